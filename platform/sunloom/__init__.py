@@ -1,0 +1,3 @@
+"""Sunloom: features, fine-tuning, agents and serving on Ray, behind one gateway."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,271 @@
+"""Every error that Sunloom raises on purpose.
+
+::
+
+    SunloomError
+    ├── UsageError             wrong arguments or a file that is not there     exit 2
+    │   └── ConfigError        a configuration value, with file and key        exit 2
+    ├── DependencyError        a package or program is missing                 exit 2
+    ├── NotFoundError          a name that nothing bears; lists the known ones
+    ├── ConflictError          the thing is in another state than required
+    ├── PluginError            an entry point that cannot be used
+    ├── ClusterError           Ray cannot be reached or refuses
+    │   └── JobError           a submitted job failed
+    ├── ArtifactError          an artifact is damaged or cannot be written
+    ├── DataError              a source or table is not what was declared
+    │   └── DataQualityError   too many rows failed a check
+    ├── FeatureError
+    │   ├── DefinitionError    a Chalk construct that cannot be bound
+    │   └── StoreError         the online or offline store refuses
+    ├── TrainingError
+    │   ├── DivergedError      the loss is NaN or infinite
+    │   └── CheckpointError    a checkpoint is truncated or does not fit
+    ├── AgentError
+    │   ├── ToolError          a tool refused or failed
+    │   └── GuardrailError     a guardrail stopped the task
+    └── ServingError           a request that cannot be answered
+        ├── AuthenticationError
+        ├── PermissionDeniedError
+        ├── RateLimitError
+        └── RequestError       the request itself is wrong
+
+HTTP codes are mapped in ``sunloom.serving`` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+
+class SunloomWarning(UserWarning):
+    """A condition that a user should know of and that stops nothing."""
+
+
+class SunloomError(Exception):
+    """Base of all errors raised on purpose; says what happened and what to do.
+
+    Args:
+        message: What happened, with the names and values involved.
+        hint: What to do about it; empty where the message already says it.
+        param: The argument, key or field that is at fault, if one is.
+    """
+
+    code: ClassVar[str] = "internal"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "", param: str | None = None) -> None:
+        super().__init__(message, hint, param)
+        self.message = message
+        self.hint = hint
+        self.param = param
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+    # Ray and multiprocessing rebuild an exception from its class and positional arguments.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message, self.hint, self.param, self._extra()))
+
+    def _extra(self) -> dict[str, Any]:
+        known = {"message", "hint", "param"}
+        return {key: value for key, value in self.__dict__.items() if key not in known}
+
+
+def _rebuild(
+    kind: type[SunloomError], message: str, hint: str, param: str | None, extra: dict[str, Any]
+) -> SunloomError:
+    error = kind.__new__(kind)
+    SunloomError.__init__(error, message, hint, param)
+    error.__dict__.update(extra)
+    return error
+
+
+class UsageError(SunloomError):
+    """Wrong arguments, or a file that is not there."""
+
+    code = "usage"
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration value that cannot be used; the message names file and key."""
+
+    code = "config"
+
+
+class DependencyError(SunloomError):
+    """A package or program is missing; the hint is the install line."""
+
+    code = "dependency"
+    exit_code = 2
+
+
+class NotFoundError(SunloomError):
+    """A name that nothing bears.
+
+    Args:
+        message: What was looked for and where.
+        hint: Overrides the list of known names.
+        param: The field that held the name.
+        known: Names that exist; the nearest is suggested.
+        name: The name that was asked for.
+    """
+
+    code = "not_found"
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        param: str | None = None,
+        *,
+        known: Iterable[str] = (),
+        name: str = "",
+    ) -> None:
+        self.known = sorted(known)
+        super().__init__(message, hint or known_names_hint(name, self.known), param)
+
+
+class ConflictError(SunloomError):
+    """The thing is in another state than the operation requires."""
+
+    code = "conflict"
+
+
+class PluginError(SunloomError):
+    """An entry point that cannot be loaded or has the wrong type."""
+
+    code = "plugin"
+
+
+class ClusterError(SunloomError):
+    """Ray cannot be reached, or refuses."""
+
+    code = "cluster"
+
+
+class JobError(ClusterError):
+    """A submitted job failed."""
+
+    code = "job"
+
+
+class ArtifactError(SunloomError):
+    """An artifact is damaged, or cannot be read or written."""
+
+    code = "artifact"
+
+
+class DataError(SunloomError):
+    """A source or a table is not what was declared."""
+
+    code = "data"
+
+
+class DataQualityError(DataError):
+    """More rows failed a check than the threshold allows."""
+
+    code = "data_quality"
+
+
+class FeatureError(SunloomError):
+    """A feature cannot be defined, computed or stored."""
+
+    code = "feature"
+
+
+class DefinitionError(FeatureError):
+    """A Chalk construct that cannot be bound; names feature, construct, file and line."""
+
+    code = "definition"
+    exit_code = 2
+
+
+class StoreError(FeatureError):
+    """The online or offline store refuses."""
+
+    code = "store"
+
+
+class TrainingError(SunloomError):
+    """A training run cannot go on."""
+
+    code = "training"
+
+
+class DivergedError(TrainingError):
+    """The loss became NaN or infinite; the last good checkpoint is kept."""
+
+    code = "diverged"
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint is truncated or does not fit the run."""
+
+    code = "checkpoint"
+
+
+class AgentError(SunloomError):
+    """An agent's task cannot go on."""
+
+    code = "agent"
+
+
+class ToolError(AgentError):
+    """A tool refused or failed."""
+
+    code = "tool"
+
+
+class GuardrailError(AgentError):
+    """A guardrail stopped the task."""
+
+    code = "guardrail"
+
+
+class ServingError(SunloomError):
+    """A request that cannot be answered."""
+
+    code = "serving"
+
+
+class AuthenticationError(ServingError):
+    """No key, or one that is unknown, expired or revoked."""
+
+    code = "unauthenticated"
+
+
+class PermissionDeniedError(ServingError):
+    """The key lacks the scope that the route needs."""
+
+    code = "permission_denied"
+
+
+class RateLimitError(ServingError):
+    """The key's limit or quota is used up."""
+
+    code = "rate_limited"
+
+
+class RequestError(ServingError):
+    """The request itself is wrong."""
+
+    code = "invalid_request"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name closest to ``name``, or None when nothing is close."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def known_names_hint(name: str, known: Iterable[str]) -> str:
+    """A hint that suggests the nearest known name and lists the others."""
+    names = sorted(known)
+    if not names:
+        return "There are none yet."
+    close = nearest(name, names)
+    listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+    return f"Did you mean {close!r}? Known: {listed}" if close else f"Known: {listed}"
