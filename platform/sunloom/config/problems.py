@@ -1,0 +1,93 @@
+"""Turns pydantic's validation errors into sentences that name file, key and what would fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from sunloom.errors import nearest
+
+
+def describe_problems(
+    error: ValidationError, kind: type[BaseModel], origins: Mapping[str, str]
+) -> str:
+    """One line a problem: where the value came from, its key, and what is wrong with it."""
+    lines = [_describe(problem, kind, origins) for problem in error.errors()]
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _describe(problem: Any, kind: type[BaseModel], origins: Mapping[str, str]) -> str:
+    location, models = _walk(kind, problem["loc"])
+    key = ".".join(location)
+    source = _origin(key, origins)
+    if problem["type"] == "extra_forbidden":
+        return f"{source}: unknown key {key!r}.{_suggest(location, models)}"
+    if problem["type"] == "missing":
+        return f"{source}: key {key!r} is missing."
+    given = problem.get("input")
+    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return f"{source}: key {key!r}: {problem['msg']}{shown}"
+
+
+def _origin(key: str, origins: Mapping[str, str]) -> str:
+    parts = key.split(".")
+    for length in range(len(parts), 0, -1):
+        prefix = ".".join(parts[:length])
+        if prefix in origins:
+            return origins[prefix]
+        below = [origins[name] for name in origins if name.startswith(prefix + ".")]
+        if below:
+            return below[0]
+    return "configuration"
+
+
+def _suggest(location: list[str], models: list[type[BaseModel]]) -> str:
+    known = sorted({name for model in models for name in model.model_fields})
+    if not known:
+        return ""
+    close = nearest(location[-1], known)
+    parent = ".".join(location[:-1])
+    if close:
+        return f" Did you mean {f'{parent}.{close}' if parent else close!r}?"
+    return f" Known here: {', '.join(known)}"
+
+
+def _walk(
+    kind: type[BaseModel], path: tuple[int | str, ...]
+) -> tuple[list[str], list[type[BaseModel]]]:
+    """The dotted key without union tags, and the models that could hold its last part."""
+    here: list[type[BaseModel]] = [kind]
+    parents, location = here, list[str]()
+    for part in path:
+        text = str(part)
+        fields = [model.model_fields[text] for model in here if text in model.model_fields]
+        if not fields and here and _is_tag(text, here):
+            here = [model for model in here if _bears_tag(model, text)] or here
+            parents = here
+            continue
+        location.append(text)
+        parents = here
+        if fields:
+            here = [model for field in fields for model in _models(field.annotation)]
+    return location or ["(root)"], parents
+
+
+def _is_tag(text: str, models: list[type[BaseModel]]) -> bool:
+    return any(_bears_tag(model, text) or model.__name__ == text for model in models)
+
+
+def _bears_tag(model: type[BaseModel], text: str) -> bool:
+    field = model.model_fields.get("type")
+    return field is not None and text in get_args(field.annotation)
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Every model class inside an annotation, through unions, lists, mappings and Annotated."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, UnionType, Annotated, list, dict, tuple):
+        return [model for argument in get_args(annotation) for model in _models(argument)]
+    return []
