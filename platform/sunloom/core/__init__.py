@@ -1,0 +1,1 @@
+"""What every room stands on: cluster, artifacts, database, runs, telemetry, plugins."""

@@ -1,0 +1,358 @@
+"""Artifacts by URI, and the registry of model versions and their aliases."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from sqlalchemy import JSON, Integer, String, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from sunloom.config import Settings
+from sunloom.core.database import Base, Database, UtcDateTime, now, open_database
+from sunloom.errors import ArtifactError, NotFoundError, UsageError
+
+PRODUCTION = "production"
+
+
+class ModelVersionRow(Base):
+    """One registered version of a model."""
+
+    __tablename__ = "model_versions"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(40))
+    uri: Mapped[str] = mapped_column(String(2000))
+    metrics: Mapped[dict[str, Any]] = mapped_column(JSON)
+    lineage: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class AliasRow(Base):
+    """A movable name for a version, such as ``production``."""
+
+    __tablename__ = "model_aliases"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    alias: Mapped[str] = mapped_column(String(60), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer)
+    moved_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A registered model version.
+
+    Attributes:
+        name: Model name.
+        version: Counts from 1 within the name.
+        kind: ``llm``, ``adapter``, ``tabular`` or a plugin's own.
+        uri: Where its files lie.
+        metrics: What evaluation found.
+        lineage: What it was made from; ``fingerprint`` identifies recipe and inputs.
+        created_at: UTC.
+    """
+
+    name: str
+    version: int
+    kind: str
+    uri: str
+    metrics: Mapping[str, Any]
+    lineage: Mapping[str, Any]
+    created_at: datetime
+
+    @property
+    def ref(self) -> str:
+        """``name@version``."""
+        return f"{self.name}@{self.version}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "kind": self.kind,
+            "uri": self.uri,
+            "metrics": dict(self.metrics),
+            "lineage": dict(self.lineage),
+            "created_at": self.created_at.isoformat(),
+        }
+
+
+class ArtifactStore:
+    """Immutable folders under one root, local or any fsspec URI.
+
+    Args:
+        uri: Root folder or URI.
+        cache: Local folder for copies of remote artifacts.
+    """
+
+    def __init__(self, uri: str, cache: Path) -> None:
+        self.uri = uri.rstrip("/")
+        self._cache = cache
+
+    def put(self, local: Path, name: str) -> str:
+        """Copy a folder into the store; readers see all of it or nothing.
+
+        Args:
+            local: Folder to copy.
+            name: Leading part of the artifact's name.
+
+        Returns:
+            The artifact's URI.
+
+        Raises:
+            ArtifactError: The folder is missing or empty, or the store cannot be written.
+        """
+        if not local.is_dir() or not any(local.iterdir()):
+            raise ArtifactError(f"There is nothing to store in {local}.")
+        target = f"{self.uri}/{name}/{uuid.uuid4().hex[:12]}"
+        try:
+            _copy_in(local, target, _manifest(local))
+        except OSError as error:
+            raise ArtifactError(
+                f"The artifact {name!r} cannot be written to {self.uri}: {error}",
+                "Earlier artifacts are whole. Free space or fix the permission and run again.",
+            ) from error
+        return target
+
+    def fetch(self, uri: str) -> Path:
+        """A local folder with the artifact's files, checked against its manifest.
+
+        Raises:
+            ArtifactError: The artifact is missing, or a file is missing, cut off or changed.
+        """
+        local = Path(uri) if _is_local(uri) else self._download(uri)
+        _check(local, uri)
+        return local
+
+    def _download(self, uri: str) -> Path:
+        target = self._cache / hashlib.sha256(uri.encode()).hexdigest()[:24]
+        if not target.is_dir():
+            self._cache.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(dir=self._cache))
+            filesystem, path = fsspec.core.url_to_fs(uri)
+            filesystem.get(f"{path}/", f"{staging}/", recursive=True)
+            _publish(staging, target)
+        return target
+
+
+class ModelRegistry:
+    """Model versions, their metrics and lineage, and the aliases that point at them."""
+
+    def __init__(self, database: Database, store: ArtifactStore) -> None:
+        self.store = store
+        self._database = database
+        database.ensure(ModelVersionRow, AliasRow)
+
+    def register(
+        self,
+        name: str,
+        kind: str,
+        path: Path,
+        metrics: Mapping[str, Any] | None = None,
+        lineage: Mapping[str, Any] | None = None,
+    ) -> ModelVersion:
+        """Store a folder and give it the name's next version number."""
+        uri = self.store.put(path, name)
+        for _ in range(20):
+            try:
+                with self._database.session() as session:
+                    row = ModelVersionRow(
+                        name=name,
+                        version=_last_version(session, name) + 1,
+                        kind=kind,
+                        uri=uri,
+                        metrics=dict(metrics or {}),
+                        lineage=dict(lineage or {}),
+                        created_at=now(),
+                    )
+                    session.add(row)
+                return _version(row)
+            except IntegrityError:
+                continue  # another process took the number: take the next
+        raise ArtifactError(f"No version number for {name!r} after 20 tries.")
+
+    def get(self, ref: str) -> ModelVersion:
+        """The version that ``name``, ``name@3`` or ``name@alias`` means.
+
+        A bare name means its ``production`` alias and, where there is none, its latest version.
+
+        Raises:
+            NotFoundError: No such name, version or alias; the known ones are listed.
+        """
+        name, _, selector = ref.partition("@")
+        with self._database.session() as session:
+            aliases = _aliases(session, name)
+            last = _last_version(session, name)
+            if last == 0:
+                names = session.scalars(select(ModelVersionRow.name).distinct()).all()
+                raise NotFoundError(f"There is no model {name!r}.", known=names, name=name)
+            version = _select(name, selector, aliases, last)
+            row = session.get(ModelVersionRow, (name, version))
+            if row is None:
+                raise NotFoundError(f"{name!r} has no version {version}; the latest is {last}.")
+            return _version(row)
+
+    def list(self, kind: str | None = None, name: str | None = None) -> list[ModelVersion]:
+        """All versions, by name and version."""
+        query = select(ModelVersionRow).order_by(ModelVersionRow.name, ModelVersionRow.version)
+        if kind is not None:
+            query = query.where(ModelVersionRow.kind == kind)
+        if name is not None:
+            query = query.where(ModelVersionRow.name == name)
+        with self._database.session() as session:
+            return [_version(row) for row in session.scalars(query)]
+
+    def find(self, name: str, fingerprint: str) -> ModelVersion | None:
+        """The newest version of ``name`` made from these inputs whose files are whole."""
+        for version in reversed(self.list(name=name)):
+            if version.lineage.get("fingerprint") == fingerprint and self._is_whole(version):
+                return version
+        return None
+
+    def promote(self, name: str, version: int, alias: str = PRODUCTION) -> ModelVersion:
+        """Point ``alias`` at a version; readers of the alias follow within seconds.
+
+        Raises:
+            NotFoundError: No such version.
+            UsageError: The alias is a number, which would shadow a version.
+        """
+        if not alias or alias.isdigit():
+            raise UsageError(f"An alias cannot be {alias!r}.", "Use a word such as production.")
+        found = self.get(f"{name}@{version}")
+        with self._database.session() as session:
+            row = AliasRow(name=name, alias=alias, version=version, moved_at=now())
+            session.merge(row)
+        return found
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Alias to version."""
+        with self._database.session() as session:
+            return _aliases(session, name)
+
+    def path(self, version: ModelVersion) -> Path:
+        """A local folder with the version's files."""
+        return self.store.fetch(version.uri)
+
+    def _is_whole(self, version: ModelVersion) -> bool:
+        try:
+            self.path(version)
+        except ArtifactError:
+            return False
+        return True
+
+
+def open_registry(settings: Settings) -> ModelRegistry:
+    """The registry of these settings."""
+    cache = (settings.paths.state / "artifact-cache").absolute()
+    return ModelRegistry(open_database(settings), ArtifactStore(settings.artifacts_uri(), cache))
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short stable hash of plain data: equal inputs, equal artifact."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new content, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    Path(name).replace(path)
+
+
+MANIFEST = "artifact.manifest.json"
+
+
+def _manifest(folder: Path) -> dict[str, int]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in files
+        if path.name != MANIFEST
+    }
+
+
+def _copy_in(local: Path, target: str, manifest: Mapping[str, int]) -> None:
+    text = json.dumps(manifest, indent=1)
+    if _is_local(target):
+        destination = Path(target)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=destination.parent, prefix=".staging-"))
+        shutil.copytree(local, staging, dirs_exist_ok=True)
+        (staging / MANIFEST).write_text(text)
+        _publish(staging, destination)
+        return
+    filesystem, path = fsspec.core.url_to_fs(target)
+    filesystem.put(f"{local}/", f"{path}/", recursive=True)
+    # The manifest goes last: an artifact without one is not whole.
+    with filesystem.open(f"{path}/{MANIFEST}", "w") as file:
+        file.write(text)
+
+
+def _publish(staging: Path, destination: Path) -> None:
+    staging.chmod(0o755)
+    try:
+        staging.rename(destination)
+    except OSError:
+        shutil.rmtree(staging)
+        if not destination.is_dir():
+            raise
+
+
+def _check(local: Path, uri: str) -> None:
+    manifest = local / MANIFEST
+    if not manifest.is_file():
+        raise ArtifactError(f"The artifact {uri} is missing or was never finished.")
+    for name, size in json.loads(manifest.read_text()).items():
+        path = local / name
+        if not path.is_file() or path.stat().st_size != size:
+            raise ArtifactError(
+                f"The artifact {uri} is damaged: {name} is missing or not {size} bytes long.",
+                "Register it again, or promote another version.",
+            )
+
+
+def _is_local(uri: str) -> bool:
+    return "://" not in uri
+
+
+def _last_version(session: Session, name: str) -> int:
+    query = select(ModelVersionRow.version).where(ModelVersionRow.name == name)
+    return max(session.scalars(query), default=0)
+
+
+def _aliases(session: Session, name: str) -> dict[str, int]:
+    rows = session.scalars(select(AliasRow).where(AliasRow.name == name))
+    return {row.alias: row.version for row in rows}
+
+
+def _select(name: str, selector: str, aliases: Mapping[str, int], last: int) -> int:
+    if not selector:
+        return aliases.get(PRODUCTION, last)
+    if selector.isdigit():
+        return int(selector)
+    if selector not in aliases:
+        raise NotFoundError(f"{name!r} has no alias {selector!r}.", known=aliases, name=selector)
+    return aliases[selector]
+
+
+def _version(row: ModelVersionRow) -> ModelVersion:
+    return ModelVersion(
+        row.name, row.version, row.kind, row.uri, row.metrics, row.lineage, row.created_at
+    )

@@ -1,0 +1,130 @@
+"""One relational database behind SQLAlchemy: SQLite by default, PostgreSQL by URL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from sqlalchemy import DateTime, Engine, create_engine, event, inspect
+from sqlalchemy.engine import Dialect, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, ProgrammingError
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
+from sqlalchemy.types import TypeDecorator
+
+from sunloom.config import Settings
+from sunloom.errors import ConfigError
+
+
+class Base(DeclarativeBase):
+    """Base of every table; each room declares its own."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A timestamp that is UTC on both sides; SQLite alone would drop the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse naive timestamps and store UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive timestamp {value!r}: every stored time is UTC")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give the stored time its zone back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def now() -> datetime:
+    """The present, UTC."""
+    return datetime.now(UTC)
+
+
+class Database:
+    """An engine and its sessions.
+
+    Args:
+        url: SQLAlchemy URL. A SQLite file's folder is created.
+        pool_size: Connections kept open (PostgreSQL).
+
+    Raises:
+        ConfigError: The URL cannot be parsed or its driver is not installed.
+    """
+
+    def __init__(self, url: str, pool_size: int = 5) -> None:
+        self.engine = _build_engine(url, pool_size)
+        self._sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A session that commits at the end and rolls back on an error."""
+        with self._sessions() as session, session.begin():
+            yield session
+
+    def ensure(self, *models: type[Base]) -> None:
+        """Create the tables of ``models`` where they are missing; safe from several processes."""
+        tables: list[Any] = [model.__table__ for model in models]
+        try:
+            Base.metadata.create_all(self.engine, tables=tables)
+        except (OperationalError, ProgrammingError):
+            # Another process may have created them between the check and the statement.
+            present = set(inspect(self.engine).get_table_names())
+            if any(table.name not in present for table in tables):
+                raise
+
+
+_open: dict[tuple[int, str], Database] = {}
+_lock = Lock()
+
+
+def open_database(settings: Settings) -> Database:
+    """The process's database for these settings; opened once a process and URL."""
+    url = settings.database_url()
+    # A forked child must not share its parent's connections.
+    key = (os.getpid(), url)
+    with _lock:
+        if key not in _open:
+            _open[key] = Database(url, settings.database.pool_size)
+        return _open[key]
+
+
+def _build_engine(url: str, pool_size: int) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            return _sqlite_engine(url, parsed.database)
+        return create_engine(url, pool_size=pool_size, pool_pre_ping=True)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise ConfigError(
+            f"database.url cannot be used: {type(error).__name__}.",
+            "Use sqlite:///file.db or postgresql+psycopg://user:password@host/name "
+            "(pip install 'sunloom[postgres]').",
+            "database.url",
+        ) from error
+
+
+def _sqlite_engine(url: str, path: str | None) -> Engine:
+    if path and path != ":memory:":
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout=30000")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    return engine
