@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from sunloom.config.base import Model
 from sunloom.config.serving import ServingConfig
 
 
 class Paths(Model):
-    """Where runs write."""
+    """Where runs write; relative paths lie below ``SUNLOOM_HOME``, else the working directory.
+
+    They become absolute at once: Ray's workers and jobs have other working directories.
+    """
+
+    model_config = ConfigDict(validate_default=True)
 
     state: Path = Path(".sunloom")
-    """Database, artifacts, online store and process records; relative to the working directory."""
+    """Database, artifacts, online store and process records."""
     outputs: Path = Path("outputs")
     """Tables, reports, plots and run folders."""
+
+    @field_validator("state", "outputs")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return (Path(os.environ.get("SUNLOOM_HOME", ".")) / value.expanduser()).absolute()
 
 
 class DatabaseConfig(Model):
@@ -77,7 +88,7 @@ class Settings(Model):
     """Chooses ``conf/env/<environment>.yaml``; ``development`` makes a first key on start."""
     seed: int = 0
     """Seed of every random choice in a run."""
-    paths: Paths = Paths()
+    paths: Paths = Field(default_factory=Paths)
     """Folders that runs write to."""
     database: DatabaseConfig = DatabaseConfig()
     """The relational database."""
@@ -108,7 +119,7 @@ def known_top_level_keys() -> frozenset[str]:
 
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
-    kinds = [Settings, *_subclasses(Settings)]
+    kinds: list[type[Settings]] = [Settings, *_subclasses(Settings)]
     return frozenset(name for kind in kinds for name in kind.model_fields)
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Dialect, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
+from typing_extensions import override
 
 from sunloom.config import Settings
 from sunloom.errors import ConfigError
@@ -30,6 +31,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
+    @override
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Refuse naive timestamps and store UTC."""
         if value is None:
@@ -38,6 +40,7 @@ class UtcDateTime(TypeDecorator[datetime]):
             raise ValueError(f"naive timestamp {value!r}: every stored time is UTC")
         return value.astimezone(UTC)
 
+    @override
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Give the stored time its zone back."""
         if value is None:

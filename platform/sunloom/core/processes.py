@@ -1,0 +1,126 @@
+"""Leave no process behind: everything that this process started ends with it.
+
+HAProxy and vLLM's engine core outlive the Ray workers that started them when those are killed.
+As a subreaper, this process inherits such orphans, so it can find and end them by pid.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from sunloom.core.telemetry import get_logger
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> bool:
+    """Make this process the parent of its orphaned descendants (Linux); False elsewhere."""
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        return int(libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
+    except (OSError, AttributeError):
+        return False
+
+
+def end_descendants(grace_s: float = 5.0, keep: frozenset[int] = frozenset()) -> list[str]:
+    """End every descendant of this process and reap it.
+
+    Args:
+        grace_s: Seconds between SIGTERM and SIGKILL.
+        keep: Pids to leave alone, such as those that ran before the work began.
+
+    Returns:
+        Names of the processes that had to be ended.
+    """
+    found = [child for child in psutil.Process().children(recursive=True) if child.pid not in keep]
+    names = [_name(child) for child in found if child.status() != psutil.STATUS_ZOMBIE]
+    _signal(found, signal.SIGTERM)
+    _, alive = psutil.wait_procs(found, timeout=grace_s)
+    _signal(alive, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=grace_s)
+    _reap()
+    return names
+
+
+def descendants() -> frozenset[int]:
+    """Pids of all descendants of this process."""
+    return frozenset(child.pid for child in psutil.Process().children(recursive=True))
+
+
+@contextmanager
+def own_processes() -> Iterator[None]:
+    """End whatever was started inside the block, however the block ends."""
+    adopt_orphans()
+    before = descendants()
+    try:
+        yield
+    finally:
+        names = end_descendants(keep=before)
+        if names:
+            get_logger("processes").debug("ended %s", ", ".join(sorted(set(names))))
+
+
+@contextmanager
+def interrupt_on_sigterm() -> Iterator[None]:
+    """Treat SIGTERM and SIGHUP like Ctrl-C inside the block, so that clean-up runs."""
+
+    def interrupt(_signum: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    watched = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in watched}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port that nothing listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether a server could listen on the port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return str(process.name())
+    except psutil.NoSuchProcess:
+        return str(process.pid)
+
+
+def _reap() -> None:
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return

@@ -1,0 +1,46 @@
+"""Fixtures that every test may use; the environment is set before any library reads it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sunloom.config import Settings, load_config
+from sunloom.core.telemetry import silence_libraries
+
+silence_libraries()
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("SUNLOOM_ENV", "test")
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings whose state and outputs lie in the test's own folder."""
+    sets = [f"paths.state={tmp_path / 'state'}", f"paths.outputs={tmp_path / 'outputs'}"]
+    return load_config(Settings, sets=sets, conf_dir=ROOT / "conf").config
+
+
+@pytest.fixture(scope="session")
+def ray_local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One private Ray for the whole session; gives its address."""
+    from sunloom.core.cluster import connect, disconnect
+    from sunloom.core.processes import own_processes
+
+    folder = tmp_path_factory.mktemp("ray")
+    sets = [f"paths.state={folder / 'state'}", f"paths.outputs={folder / 'outputs'}"]
+    sets += ["cluster.object_store_bytes=300000000", "cluster.num_cpus=4"]
+    with own_processes():
+        yield connect(load_config(Settings, sets=sets, conf_dir=ROOT / "conf").config).address
+        disconnect()
