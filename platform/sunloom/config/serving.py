@@ -2,15 +2,90 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from sunloom.config.base import Model
+
+
+class LlmServing(Model):
+    """The language model app: one base model and every adapter trained on it."""
+
+    enabled: bool = True
+    """Whether the app is deployed; without a base model in the registry it is left out."""
+    model: str = "tool-base"
+    """Base model: a name or ``name@version`` of the registry, a folder, or a hub id."""
+    adapters: tuple[str, ...] = ()
+    """Adapters that must have answered before ``/readyz`` says yes; all promoted ones when
+    empty."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of weights and activations; ``auto`` asks the probe of this machine."""
+    max_model_len: int = Field(default=1024, ge=16)
+    """Longest prompt and answer together, tokens."""
+    max_num_seqs: int = Field(default=64, ge=1)
+    """Requests that one engine step works on at most."""
+    max_lora_rank: int = Field(default=32, ge=1)
+    """Highest rank of an adapter that can be loaded."""
+    max_loras: int = Field(default=4, ge=1)
+    """Different adapters in one engine step."""
+    tool_parser: str = "hermes"
+    """vLLM's parser for tool calls in the model's text."""
+    kv_cache_gib: int = Field(default=1, ge=1)
+    """Key-value cache on CPU, GiB."""
+    threads: int = Field(default=1, ge=1)
+    """OpenMP threads of the engine on CPU."""
+    accelerator: str | None = None
+    """Ray's accelerator type, such as ``H100``; CPU when empty."""
+    replicas: int = Field(default=1, ge=1)
+    """Engines."""
+    engine: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Further arguments of vLLM's engine, passed on as they are."""
+
+
+class AppServing(Model):
+    """An app without a model of its own."""
+
+    enabled: bool = True
+    """Whether the app is deployed."""
+    replicas: int = Field(default=1, ge=1)
+    """Processes that answer."""
+
+
+class KeyConfig(Model):
+    """Defaults of keys and how long a process trusts what it has read."""
+
+    requests_per_minute: int = Field(default=6000, ge=1)
+    """Limit of a key that names none."""
+    delegated_ttl_s: int = Field(default=900, ge=1)
+    """Life of a key that an agent hands on, seconds."""
+    cache_s: float = Field(default=2.0, ge=0)
+    """How long a process answers from memory; a revoked key may live on so long."""
 
 
 class ServingConfig(Model):
     """One port for models, features, agents and tabular models."""
 
     host: str = "127.0.0.1"
-    """Interface of the gateway."""
+    """Interface of the gateway and of the replicas' own ports."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port of the gateway; 0 picks a free one."""
+    keys: KeyConfig = KeyConfig()
+    """Keys and limits."""
+    gateway: AppServing = AppServing()
+    """The app at ``/``: health, docs, models, training, monitoring."""
+    llm: LlmServing = LlmServing()
+    """The app at ``/v1``."""
+    features: AppServing = AppServing()
+    """The app at ``/features``."""
+    tabular: AppServing = AppServing()
+    """The app at ``/predict``."""
+    agents: AppServing = AppServing()
+    """The app at ``/agents``."""
+    throughput: bool = True
+    """Ray Serve's throughput switch: user code on the server's own event loop."""
+    loopback_only: bool = True
+    """Keep HAProxy's statistics and metrics on loopback and hide its route list; switch off on
+    clusters of several machines, where the wrapper script is not on every node."""
+    ready_timeout_s: float = Field(default=300.0, gt=0)
+    """How long a start waits for ``/readyz``."""

@@ -1,0 +1,1 @@
+"""Everything that talks HTTP: one guard, one gateway, the apps behind it."""
