@@ -1,0 +1,132 @@
+"""CDNOW: every purchase that 23,570 customers of a music shop made from 1997-01 to 1998-06.
+
+The log has one line a purchase and days for times. What is done with its oddities:
+
+* 470 of 69,659 rows stand in 215 groups of exact duplicates (customer, day, quantity, amount).
+  The log cannot tell a repeated record from a repeated purchase, so one row of each group stays
+  as the purchase and the surplus 255 are quarantined as ``duplicate``.
+* 80 purchases have amount 0, all of one item. They are visits that took place, so they stay and
+  count; ``summary.json`` reports them under ``kept``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+
+import polars as pl
+
+from sunloom.data.datasets import POSITION, REASON
+from sunloom.errors import DataError, DependencyError
+
+HORIZON = timedelta(days=180)
+_FIELDS = ("customer_id", "day", "quantity", "amount")
+_ID, _DAY, _QUANTITY, _AMOUNT = (pl.col("fields").list.get(i, null_on_oob=True) for i in range(4))
+
+
+@dataclass(frozen=True)
+class CdnowPurchases:
+    """The data set plugin ``cdnow``.
+
+    Attributes:
+        path: The log; the copy in the package ``lifetimes`` when empty.
+    """
+
+    path: Path | None = None
+    name: str = "cdnow"
+    table: str = "purchases"
+    identity: Sequence[str] = ("customer_id", "timestamp", "quantity", "amount")
+    label: str = "bought_180d"
+
+    def raw(self) -> pl.DataFrame:
+        """Lines of the log after its header; ``position`` is the line's number in the file."""
+        path = self.path or packaged_log()
+        if not path.is_file():
+            raise DataError(f"The purchase log {path} is not there.")
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        frame = pl.DataFrame({"line": lines}, schema={"line": pl.String})
+        return frame.with_row_index(POSITION, offset=1).cast({POSITION: pl.Int64}).slice(1)
+
+    def parse(self, raw: pl.DataFrame) -> pl.DataFrame:
+        """Typed purchases; ``reason`` says why a line is none."""
+        fields = raw.with_columns(pl.col("line").str.extract_all(r"\S+").alias("fields"))
+        typed = fields.select(
+            pl.col(POSITION).alias("id"),
+            _ID.cast(pl.Int64, strict=False).alias("customer_id"),
+            _DAY.str.to_datetime("%Y%m%d", strict=False, time_unit="us")
+            .dt.replace_time_zone("UTC")
+            .alias("timestamp"),
+            _QUANTITY.cast(pl.Int64, strict=False).alias("quantity"),
+            _AMOUNT.cast(pl.Float64, strict=False).alias("amount"),
+            pl.col(POSITION),
+            (pl.col("fields").list.len() != len(_FIELDS)).alias("misshapen"),
+        )
+        return typed.with_columns(_reason().alias(REASON)).drop("misshapen")
+
+    def notes(self, rows: pl.DataFrame) -> dict[str, int]:
+        """Purchases of amount zero, which stay."""
+        return {"zero_amount": rows.filter(pl.col("amount") == 0).height}
+
+    def derive(self, main: pl.LazyFrame) -> Mapping[str, pl.LazyFrame]:
+        """Customers with the moment they were first seen."""
+        first = main.group_by("customer_id").agg(pl.col("timestamp").min().alias("first_seen"))
+        return {"customers": first.rename({"customer_id": "id"}).sort("id")}
+
+    def entities(self, tables: Mapping[str, pl.LazyFrame], moment: datetime) -> pl.DataFrame:
+        """Customers first seen by the moment."""
+        known = tables["customers"].filter(pl.col("first_seen") <= moment).select("id").sort("id")
+        when = pl.lit(moment).cast(pl.Datetime("us", "UTC")).alias("event_time")
+        return known.with_columns(when).collect()
+
+    def outcomes(self, tables: Mapping[str, pl.LazyFrame], rows: pl.DataFrame) -> pl.Series:
+        """1 where the customer buys in the 180 days after ``event_time``, else 0."""
+        asked = rows.select("id", "event_time").with_row_index("row")
+        bought = (
+            asked.lazy()
+            .join(tables["purchases"], left_on="id", right_on="customer_id")
+            .filter(
+                pl.col("timestamp") > pl.col("event_time"),
+                pl.col("timestamp") <= pl.col("event_time") + HORIZON,
+            )
+            .select("row")
+            .unique()
+            .collect()
+        )
+        return asked["row"].is_in(bought["row"].implode()).cast(pl.Int64).alias(self.label)
+
+
+def packaged_log() -> Path:
+    """The log inside the package ``lifetimes``, found without importing it (it needs autograd).
+
+    Raises:
+        DependencyError: The package is not installed.
+    """
+    spec = find_spec("lifetimes")
+    if spec is None or spec.origin is None:
+        raise DependencyError(
+            "The CDNOW log comes with the package lifetimes, which is not installed.",
+            "pip install 'sunloom[retail]'",
+        )
+    return Path(spec.origin).parent / "datasets" / "CDNOW_master.txt"
+
+
+def _reason() -> pl.Expr:
+    return (
+        pl.when(pl.col("misshapen"))
+        .then(pl.lit("not four fields"))
+        .when(pl.col("customer_id").is_null())
+        .then(pl.lit("customer is not a number"))
+        .when(pl.col("timestamp").is_null())
+        .then(pl.lit("day is not yyyymmdd"))
+        .when(pl.col("quantity").is_null() | (pl.col("quantity") < 1))
+        .then(pl.lit("quantity is not a positive number"))
+        .when(pl.col("amount").is_null() | ~pl.col("amount").is_finite() | (pl.col("amount") < 0))
+        .then(pl.lit("amount is not a number from zero up"))
+        .otherwise(pl.lit(None, pl.String))
+    )
+
+
+CDNOW = CdnowPurchases()
