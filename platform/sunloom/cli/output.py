@@ -1,0 +1,100 @@
+"""Results for people (tables) or programs (one JSON document on standard output)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_json_stream: TextIO | None = None
+
+
+def claim_stdout() -> None:
+    """Keep standard output for the JSON document; what libraries print goes to standard error."""
+    global _json_stream
+    _json_stream = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+
+def print_json(result: Any) -> None:
+    """Print one JSON document."""
+    stream = _json_stream or sys.stdout
+    stream.write(json.dumps(plain(result), indent=2, ensure_ascii=False) + "\n")
+    stream.flush()
+
+
+def plain(value: Any) -> Any:
+    """``value`` as data that JSON can hold."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        # JSON has no NaN; a missing figure is null.
+        return value if value == value and abs(value) != float("inf") else None
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None
+) -> None:
+    """Print rows as a table; nothing in a cell is read as markup."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(shown(cell)) for cell in row))
+    console().print(table)
+
+
+def print_mapping(values: Mapping[str, Any], title: str | None = None) -> None:
+    """Print names and values as a two-column table."""
+    print_table(("", ""), values.items(), title)
+
+
+def print_line(text: str) -> None:
+    """Print one line as it is."""
+    print(text, flush=True)
+
+
+def print_note(text: str) -> None:
+    """Print one line to standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_error(message: str, hint: str = "") -> None:
+    """Print what went wrong and what to do, without a traceback."""
+    err = Console(stderr=True, highlight=False, soft_wrap=True)
+    err.print(Text("error: ", style="bold red") + Text(message))
+    if hint:
+        err.print(Text(f"  {hint}"))
+
+
+def shown(value: Any) -> str:
+    """One cell of a table."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(plain(value), ensure_ascii=False)
+    return str(value)
+
+
+def console() -> Console:
+    """A console on standard output; wide where it is a file, so no value is cut."""
+    width = None if sys.stdout.isatty() else 160
+    return Console(highlight=False, width=width)
