@@ -12,7 +12,8 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,23 +110,55 @@ def _start(settings: Settings, variables: Mapping[str, str]) -> None:
     import ray
 
     config = settings.cluster
-    for name, value in variables.items():
+    for name, value in {**variables, **_own_ports()}.items():
         os.environ.setdefault(name, value)
     _put_interpreter_on_path()
-    ray.init(
-        address="local",
-        num_cpus=config.num_cpus,
-        object_store_memory=config.object_store_bytes,
-        include_dashboard=config.dashboard,
-        dashboard_host=config.dashboard_host,
-        dashboard_port=config.dashboard_port or free_port(config.dashboard_host),
-        namespace="sunloom",
-        # Everything of a private cluster stays on loopback.
-        _node_ip_address="127.0.0.1",
-        log_to_driver=settings.telemetry.log_level == "debug",
-        logging_level="warning",
-        _temp_dir=str(_temp_dir(settings)),
-    )
+    with _loopback_only():
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus,
+            object_store_memory=config.object_store_bytes,
+            include_dashboard=config.dashboard,
+            dashboard_host=config.dashboard_host,
+            dashboard_port=config.dashboard_port or free_port(config.dashboard_host),
+            namespace="sunloom",
+            log_to_driver=settings.telemetry.log_level == "debug",
+            logging_level="warning",
+            _temp_dir=str(_temp_dir(settings)),
+        )
+
+
+def _own_ports() -> dict[str, str]:
+    """Ports that are fixed in Ray and would collide with another cluster's on this machine."""
+    names = ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")
+    return {name: str(free_port()) for name in names}
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Make a private cluster listen on loopback alone, its job agent on a port of its own.
+
+    Ray binds its gRPC servers to all interfaces unless it believes that no other node can join
+    (its name for the switch speaks of Windows and macOS, where that is the default), and
+    ``ray.init`` offers no argument for the agent's port: a second head on the machine would
+    refuse every job.
+    """
+    from ray._private import parameter, ray_constants
+
+    original, could_join = parameter.RayParams, ray_constants.ENABLE_RAY_CLUSTER
+
+    def params(**arguments: Any) -> Any:
+        return original(dashboard_agent_listen_port=free_port(), **arguments)
+
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    parameter.RayParams = params
+    try:
+        yield
+    finally:
+        parameter.RayParams = original
+        ray_constants.ENABLE_RAY_CLUSTER = could_join
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
 
 
 def _join(address: str, variables: Mapping[str, str]) -> None:
