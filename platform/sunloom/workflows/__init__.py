@@ -1,0 +1,1 @@
+"""What joins the pillars: jobs and the end-to-end demo."""

@@ -1,0 +1,106 @@
+"""The shared frame of every entry point in ``jobs/``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sunloom.config import Settings, load_config
+from sunloom.core.cluster import connect
+from sunloom.core.runs import start_run
+from sunloom.core.telemetry import configure_logging, get_logger
+from sunloom.errors import SunloomError
+
+R = TypeVar("R", bound=Settings)
+
+
+@dataclass(frozen=True)
+class JobOutcome:
+    """What a job's function gives back.
+
+    Attributes:
+        metrics: Figures computed in the run.
+        artifacts: Name to path, URI or ``name@version``.
+    """
+
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    artifacts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_job(
+    kind: str,
+    recipe: type[R],
+    function: Callable[[R], JobOutcome],
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Parse the command line, connect, call one library function, print its result and exit.
+
+    The last line of the log is ``{"run_id", "status", "artifacts", "metrics"}``. The exit status
+    is 0, 1 when the work failed, or 2 for a wrong configuration.
+
+    Args:
+        kind: Leading part of the run's id.
+        recipe: The recipe class.
+        function: Does the work.
+        arguments: Command line; the process's own by default.
+    """
+    options = _parse(kind, arguments)
+    _choose_home()
+    try:
+        config = load_config(
+            recipe, recipe=options.config, env=options.env, sets=options.set
+        ).config
+    except SunloomError as error:
+        _finish({"run_id": None, "status": "failed", "artifacts": {}, "metrics": {}}, error)
+        sys.exit(error.exit_code)
+    configure_logging(config)
+    sys.exit(_run(kind, config, function))
+
+
+def _run(kind: str, config: R, function: Callable[[R], JobOutcome]) -> int:
+    run = start_run(config, kind, config)
+    get_logger("job").info("run %s writes to %s", run.run_id, run.directory)
+    try:
+        connect(config)
+        outcome = function(config)
+    except SunloomError as error:
+        _finish(run.finish("failed"), error)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - the record and the last line must say that it failed
+        traceback.print_exc()
+        _finish(run.finish("failed"), error)
+        return 1
+    _finish(run.finish("succeeded", outcome.metrics, outcome.artifacts))
+    return 0
+
+
+def _finish(result: dict[str, Any], error: Exception | None = None) -> None:
+    if error is not None:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        result["error"] = str(error)
+    print(json.dumps(result, default=str), flush=True)
+
+
+def _parse(kind: str, arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"jobs ({kind})")
+    parser.add_argument("--config", type=Path, help="recipe file")
+    parser.add_argument("--env", help="development, test, staging or production")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c")
+    return parser.parse_args(arguments)
+
+
+def _choose_home() -> None:
+    """A job's working directory is a copy that Ray deletes: results must not land in it."""
+    inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    named = {"SUNLOOM_HOME", "SUNLOOM__PATHS__STATE", "SUNLOOM__PATHS__OUTPUTS"} & set(os.environ)
+    if inside_job and not named:
+        home = Path.home() / "sunloom"
+        os.environ["SUNLOOM_HOME"] = str(home)
+        print(f"SUNLOOM_HOME is not set: results go to {home}", flush=True)
