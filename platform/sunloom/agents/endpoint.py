@@ -1,0 +1,141 @@
+"""The way out of an agent: one HTTP client to the gateway, for its model and its tools."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from sunloom.errors import AgentError, ToolError
+
+_RETRIED = frozenset({429, 502, 503, 504})
+_PAUSES_S = (0.2, 1.0)
+_OUR_FAULT = frozenset({401, 403})
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The gateway as an agent sees it.
+
+    Attributes:
+        base_url: Root of the gateway, such as ``http://127.0.0.1:8000``.
+        api_key: Key delegated to the agent.
+    """
+
+    base_url: str
+    api_key: str
+
+    @property
+    def model_url(self) -> str:
+        """Base URL of the OpenAI-compatible API."""
+        return f"{self.base_url.rstrip('/')}/v1"
+
+    def __repr__(self) -> str:
+        return f"Endpoint(base_url={self.base_url!r}, api_key=***)"
+
+
+class GatewayClient:
+    """HTTP to the gateway with the delegated key, retried where repeating is safe.
+
+    Args:
+        endpoint: Gateway and key; the key may be renewed with ``renew``.
+        timeout_s: Longest wait for one answer, seconds.
+    """
+
+    def __init__(self, endpoint: Endpoint, timeout_s: float = 120.0) -> None:
+        self._endpoint = endpoint
+        self._client = _build_client(timeout_s)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Gateway and the key in use."""
+        return self._endpoint
+
+    def renew(self, endpoint: Endpoint) -> None:
+        """Use another key from now on."""
+        self._endpoint = endpoint
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def complete(self, body: bytes) -> httpx.Response:
+        """One chat completion.
+
+        Raises:
+            AgentError: The gateway refused or did not answer.
+        """
+        url = f"{self._endpoint.model_url}/chat/completions"
+        response = await self._send("POST", url, content=body)
+        if response.status_code >= 400:
+            raise AgentError(f"The model call failed: {_explain(response)}")
+        return response
+
+    async def get(self, path: str, params: dict[str, Any]) -> Any:
+        """GET from the gateway; returns the decoded JSON.
+
+        Raises:
+            ToolError: The gateway refused; the message is its own.
+            AgentError: The key is not good for this route, or nobody answered.
+        """
+        return _decode(await self._send("GET", self._url(path), params=params))
+
+    async def post(self, path: str, body: dict[str, Any], key: str) -> Any:
+        """POST to the gateway with an idempotency key; returns the decoded JSON.
+
+        Raises:
+            ToolError: The gateway refused; the message is its own.
+            AgentError: The key is not good for this route, or nobody answered.
+        """
+        headers = {"Idempotency-Key": key}
+        return _decode(await self._send("POST", self._url(path), json=body, headers=headers))
+
+    def _url(self, path: str) -> str:
+        return f"{self._endpoint.base_url.rstrip('/')}{path}"
+
+    async def _send(self, method: str, url: str, **options: Any) -> httpx.Response:
+        headers = {
+            "Authorization": f"Bearer {self._endpoint.api_key}",
+            "Content-Type": "application/json",
+            **options.pop("headers", {}),
+        }
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                response = await self._client.request(method, url, headers=headers, **options)
+            except httpx.HTTPError as error:
+                if pause_s is None:
+                    raise AgentError(
+                        f"{method} {url} was not answered: {type(error).__name__}: {error}"
+                    ) from error
+            else:
+                if response.status_code not in _RETRIED or pause_s is None:
+                    return response
+            await asyncio.sleep(pause_s)
+        raise AssertionError("unreachable")
+
+
+def _build_client(timeout_s: float) -> httpx.AsyncClient:
+    try:
+        # Near 64 calls at once httpx's own transport is the bottleneck, aiohttp's is not.
+        from httpx_aiohttp import AiohttpTransport
+    except ImportError:
+        return httpx.AsyncClient(timeout=timeout_s)
+    return httpx.AsyncClient(transport=AiohttpTransport(), timeout=timeout_s)
+
+
+def _decode(response: httpx.Response) -> Any:
+    if response.status_code in _OUR_FAULT:
+        raise AgentError(f"The gateway refused the agent's key: {_explain(response)}")
+    if response.status_code >= 400:
+        raise ToolError(_explain(response))
+    return response.json()
+
+
+def _explain(response: httpx.Response) -> str:
+    try:
+        error = response.json()["error"]
+        return " ".join(part for part in (error["message"], error.get("hint")) if part)
+    except (ValueError, KeyError, TypeError):
+        return f"status {response.status_code}: {response.text[:200]}"

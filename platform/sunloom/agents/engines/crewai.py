@@ -1,0 +1,105 @@
+"""CrewAI: ``Agent.kickoff`` in a thread a task, on the task's scope."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+from openai import OpenAI
+
+from sunloom.agents.scope import ScopedThreadTransport, TaskScope, current_scope
+from sunloom.agents.tools.tool import Tool
+from sunloom.config.agents import AgentSpec
+from sunloom.core.telemetry import silence_libraries
+
+# CrewAI reads its switches when it is imported.
+silence_libraries()
+
+from crewai import Agent  # noqa: E402
+from crewai.events.utils.console_formatter import set_suppress_console_output  # noqa: E402
+from crewai.llms.providers.openai.completion import OpenAICompletion  # noqa: E402
+from crewai.tools import BaseTool  # noqa: E402
+
+_STOP_WAIT_S = 5.0
+
+
+class CrewAIEngine:
+    """Runs tasks on CrewAI.
+
+    Args:
+        spec: The agent.
+        model_url: Base URL of the OpenAI-compatible API.
+    """
+
+    def __init__(self, spec: AgentSpec, model_url: str) -> None:
+        self._spec = spec
+        # One for all tasks: building it costs 60 ms, an agent around it almost nothing.
+        self._llm = _ScopedCompletion(
+            model=spec.model,
+            custom_openai=True,
+            base_url=model_url,
+            api_key="delegated",
+            temperature=spec.temperature,
+            max_tokens=spec.max_tokens,
+            max_retries=0,
+        )
+        # The library blocks a thread for each running task; the loop's own executor has few.
+        self._threads = ThreadPoolExecutor(spec.concurrency, thread_name_prefix="crewai")
+
+    async def run(self, scope: TaskScope) -> str:
+        """Work on the scope's task."""
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._threads, context.run, self._kickoff, scope)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            scope.close()
+            # The thread ends at its next call; its own error is of no interest any more.
+            await asyncio.wait({work}, timeout=_STOP_WAIT_S)
+            raise
+
+    def _kickoff(self, scope: TaskScope) -> str:
+        current_scope.set(scope)
+        set_suppress_console_output(True)
+        spec = self._spec
+        agent = Agent(
+            role=spec.role,
+            goal=spec.goal,
+            backstory=spec.backstory,
+            llm=self._llm,
+            tools=[_wrap(scope, tool) for tool in scope.toolbox.tools],
+            # One more than the scope allows, so that the scope's error comes first.
+            max_iter=spec.max_steps + 1,
+            cache=False,
+            verbose=False,
+        )
+        return str(agent.kickoff(scope.text).raw)
+
+
+class _ScopedCompletion(OpenAICompletion):  # type: ignore[misc]
+    """CrewAI's OpenAI client with our transport under it.
+
+    ``client_params`` cannot carry it: the same dictionary also builds the async client.
+    """
+
+    def _build_sync_client(self) -> Any:
+        http_client = httpx.Client(transport=ScopedThreadTransport())
+        return OpenAI(**self._get_client_params(), http_client=http_client)
+
+
+class _ScopedTool(BaseTool):  # type: ignore[misc]
+    scope: Any
+
+    def _run(self, **arguments: Any) -> str:
+        scope: TaskScope = self.scope
+        return scope.from_thread(scope.call_tool(self.name, arguments))
+
+
+def _wrap(scope: TaskScope, tool: Tool[Any, Any]) -> BaseTool:
+    return _ScopedTool(
+        name=tool.name, description=tool.description, args_schema=tool.parameters, scope=scope
+    )

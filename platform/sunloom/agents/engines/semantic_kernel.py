@@ -1,0 +1,96 @@
+"""Semantic Kernel: a ``ChatCompletionAgent`` a task, on the task's scope."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from openai import AsyncOpenAI
+from semantic_kernel.agents import ChatCompletionAgent
+from semantic_kernel.connectors.ai.function_choice_behavior import FunctionChoiceBehavior
+from semantic_kernel.connectors.ai.open_ai import (
+    OpenAIChatCompletion,
+    OpenAIChatPromptExecutionSettings,
+)
+from semantic_kernel.functions import (
+    KernelArguments,
+    KernelFunction,
+    KernelFunctionFromMethod,
+    KernelParameterMetadata,
+    KernelPlugin,
+    kernel_function,
+)
+
+from sunloom.agents.scope import ScopedTransport, TaskScope, current_scope
+from sunloom.agents.tools.tool import Tool
+from sunloom.config.agents import AgentSpec
+
+PLUGIN = "tools"
+
+
+class SemanticKernelEngine:
+    """Runs tasks on Semantic Kernel.
+
+    Args:
+        spec: The agent.
+        model_url: Base URL of the OpenAI-compatible API.
+    """
+
+    def __init__(self, spec: AgentSpec, model_url: str) -> None:
+        self._spec = spec
+        client = AsyncOpenAI(
+            base_url=model_url,
+            # The scope adds the real key; retries are the scope's too, so that each is journalled.
+            api_key="delegated",
+            max_retries=0,
+            http_client=httpx.AsyncClient(transport=ScopedTransport()),
+        )
+        self._service = OpenAIChatCompletion(ai_model_id=spec.model, async_client=client)
+
+    async def run(self, scope: TaskScope) -> str:
+        """Work on the scope's task."""
+        token = current_scope.set(scope)
+        try:
+            response = await self._agent(scope).get_response(scope.text)
+        finally:
+            current_scope.reset(token)
+        return str(response.message.content)
+
+    def _agent(self, scope: TaskScope) -> ChatCompletionAgent:
+        spec = self._spec
+        settings = OpenAIChatPromptExecutionSettings(
+            temperature=spec.temperature, max_tokens=spec.max_tokens
+        )
+        functions = [_function(scope, tool) for tool in scope.toolbox.tools]
+        return ChatCompletionAgent(
+            service=self._service,
+            name=spec.name,
+            instructions=spec.instructions or spec.system_text(),
+            arguments=KernelArguments(settings=settings),
+            plugins=[KernelPlugin(name=PLUGIN, functions=functions)] if functions else None,
+            # One more than the scope allows: past its own limit this library would silently take
+            # whatever the model says, while the scope raises.
+            function_choice_behavior=FunctionChoiceBehavior.Auto(
+                maximum_auto_invoke_attempts=spec.max_steps + 1
+            ),
+        )
+
+
+def _function(scope: TaskScope, tool: Tool[Any, Any]) -> KernelFunction:
+    @kernel_function(name=tool.name, description=tool.description)
+    async def call(**arguments: Any) -> str:
+        return await scope.call_tool(tool.name, arguments)
+
+    schema = tool.schema()
+    # No type_object: values stay as the model gave them, and the toolbox validates.
+    parameters = [
+        KernelParameterMetadata(
+            name=name,
+            type=str(entry.get("type", "object")),
+            type_object=None,
+            is_required=name in schema["required"],
+            schema_data=entry,
+        )
+        for name, entry in schema["properties"].items()
+    ]
+    return KernelFunctionFromMethod(method=call, plugin_name=PLUGIN, parameters=parameters)

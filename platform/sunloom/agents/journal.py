@@ -1,0 +1,94 @@
+"""The journal of a task's calls: what has finished once is replayed, not repeated.
+
+Agent libraries cannot resume in the middle of a run. So after a crash the run starts over, and
+the calls that it makes to the outside, to the model and to tools, are answered from here as long
+as they are the same calls. The library's code is unchanged and sees no difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sunloom.agents.store import AgentStore
+from sunloom.agents.tables import JournalRow
+
+CallKind = Literal["model", "tool", "approval"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call ended.
+
+    Attributes:
+        data: What was recorded.
+        seq: The call's number in its task.
+        replayed: Whether it was answered from the journal.
+    """
+
+    data: dict[str, Any]
+    seq: int
+    replayed: bool
+
+
+class Journal:
+    """Calls of one attempt at one task.
+
+    A call is known by its content and by how many calls with the same content came before it in
+    the attempt, so parallel calls may begin in any order.
+
+    Args:
+        store: Where the entries lie.
+        task_id: The task.
+    """
+
+    def __init__(self, store: AgentStore, task_id: str) -> None:
+        self._store = store
+        self._task_id = task_id
+        self._seen: Counter[tuple[str, str]] = Counter()
+
+    async def begin(self, kind: CallKind, request: dict[str, Any]) -> JournalRow:
+        """Open the entry of a call, or find the one that an earlier attempt opened."""
+        digest = _digest(request)
+        occurrence = self._seen[kind, digest]
+        self._seen[kind, digest] += 1
+        entry = JournalRow(
+            task_id=self._task_id,
+            kind=kind,
+            digest=digest,
+            occurrence=occurrence,
+            request=request,
+        )
+        return await asyncio.to_thread(self._store.open_entry, entry)
+
+    async def once(
+        self,
+        kind: CallKind,
+        request: dict[str, Any],
+        make: Callable[[str], Awaitable[dict[str, Any]]],
+    ) -> Outcome:
+        """Make the call, unless an earlier attempt finished it.
+
+        Args:
+            kind: Model or tool.
+            request: All that tells this call from another.
+            make: Makes the call; receives the call's idempotency key, the same in every attempt,
+                so a receiver that honours keys does the work once even when the crash fell
+                between its answer and our record of it.
+        """
+        entry = await self.begin(kind, request)
+        if entry.outcome is not None:
+            return Outcome(entry.outcome, entry.seq, replayed=True)
+        outcome = await make(f"{self._task_id}:{entry.seq}")
+        await asyncio.to_thread(self._store.close_entry, self._task_id, entry.seq, outcome)
+        return Outcome(outcome, entry.seq, replayed=False)
+
+
+def _digest(request: dict[str, Any]) -> str:
+    canonical = json.dumps(request, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()

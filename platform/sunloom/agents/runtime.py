@@ -1,0 +1,197 @@
+"""The runtime of one agent: takes tasks from the queue, runs them, records what happens.
+
+Plain asyncio; it needs no cluster. ``actors`` puts it into a Ray actor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from sunloom.agents.approval import ApprovalHook
+from sunloom.agents.endpoint import Endpoint, GatewayClient
+from sunloom.agents.engines import Engine, build_engine
+from sunloom.agents.journal import Journal
+from sunloom.agents.scope import TaskScope
+from sunloom.agents.states import TaskStatus
+from sunloom.agents.store import AgentStore
+from sunloom.agents.tables import TaskRow
+from sunloom.agents.tools.toolbox import Hook, Toolbox, bind_tools
+from sunloom.config.agents import AgentSpec
+from sunloom.core.telemetry import get_logger
+from sunloom.errors import AgentError, ConflictError, SunloomError
+
+_POLL_S = 1.0
+_log = get_logger(__name__)
+
+
+class AgentRuntime:
+    """Runs the tasks of one agent.
+
+    Args:
+        agent_id: The agent.
+        spec: Its specification.
+        store: Queue, events and journal.
+        endpoint: Gateway and delegated key.
+        hooks: Asked before every tool call, before approval.
+        engine: Replaces the engine that the specification names.
+
+    Raises:
+        NotFoundError: The specification names a tool that does not exist.
+    """
+
+    def __init__(
+        self,
+        agent_id: str,
+        spec: AgentSpec,
+        store: AgentStore,
+        endpoint: Endpoint,
+        hooks: tuple[Hook, ...] = (),
+        engine: Engine | None = None,
+    ) -> None:
+        self._agent_id = agent_id
+        self._spec = spec
+        self._store = store
+        self._tools = bind_tools(spec.tools)
+        self._engine = engine or build_engine(spec, endpoint.model_url)
+        self._hooks = hooks
+        self._gateway = GatewayClient(endpoint, timeout_s=spec.timeout_s)
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Work until cancelled; unfinished tasks of an earlier life are queued again first."""
+        await asyncio.to_thread(
+            self._store.requeue_unfinished, self._agent_id, self._spec.max_attempts
+        )
+        try:
+            while True:
+                await self._start_queued()
+                await self._stop_unwanted()
+                await self._sleep()
+        finally:
+            await self._stop_all()
+
+    def wake(self, endpoint: Endpoint | None = None) -> None:
+        """Look at the queue now; with ``endpoint``, use its key from now on."""
+        if endpoint is not None:
+            self._gateway.renew(endpoint)
+        self._wake.set()
+
+    @property
+    def running(self) -> list[str]:
+        """Tasks under way."""
+        return sorted(self._running)
+
+    async def run_one(self, row: TaskRow) -> None:
+        """Run a claimed task to its end and record how it ended."""
+        journal = Journal(self._store, row.id)
+
+        async def emit(event: str, data: dict[str, Any]) -> None:
+            await asyncio.to_thread(self._store.append_event, row.id, event, data)
+
+        limit = asyncio.timeout(self._spec.timeout_s)
+        approval = ApprovalHook(self._store, row.id, journal, limit)
+        hooks = (*self._hooks, approval)
+        toolbox = Toolbox(self._tools, self._gateway, journal, emit, hooks)
+        scope = TaskScope(row.input, toolbox, self._gateway, journal, emit, self._spec.max_steps)
+        try:
+            async with limit:
+                answer = _checked(scope, await self._engine.run(scope))
+        except asyncio.CancelledError:
+            await self._finish_cancelled(row.id, scope)
+            raise
+        except TimeoutError:
+            await self._fail(row.id, scope, AgentError(_too_slow(self._spec.timeout_s)))
+        # Libraries raise what they like, and a task's failure must never end the runtime.
+        except Exception as error:
+            await self._fail(row.id, scope, _own_error(scope, error))
+        else:
+            await self._move(
+                row.id, TaskStatus.SUCCEEDED, "succeeded", {"answer": answer}, scope, answer=answer
+            )
+        finally:
+            scope.close()
+
+    async def _start_queued(self) -> None:
+        while len(self._running) < self._spec.concurrency:
+            row = await asyncio.to_thread(self._store.claim, self._agent_id)
+            if row is None:
+                return
+            task = asyncio.create_task(self.run_one(row), name=row.id)
+            self._running[row.id] = task
+            task.add_done_callback(self._forget)
+
+    async def _stop_unwanted(self) -> None:
+        for task_id in await asyncio.to_thread(self._store.cancel_requests, self._agent_id):
+            if (task := self._running.get(task_id)) is not None:
+                task.cancel()
+
+    async def _sleep(self) -> None:
+        try:
+            async with asyncio.timeout(_POLL_S):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _stop_all(self) -> None:
+        for task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await self._gateway.close()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._running.pop(task.get_name(), None)
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("task %s could not be recorded: %s", task.get_name(), error)
+
+    async def _fail(self, task_id: str, scope: TaskScope, error: SunloomError) -> None:
+        shown = {"code": error.code, "message": error.message, "hint": error.hint}
+        await self._move(
+            task_id, TaskStatus.FAILED, "failed", {"error": shown}, scope, error=shown
+        )
+
+    async def _finish_cancelled(self, task_id: str, scope: TaskScope) -> None:
+        row = await asyncio.to_thread(self._store.task, task_id)
+        # Without a request the process is going down: the task is queued again at the next start.
+        if row.cancel_requested:
+            await self._move(task_id, TaskStatus.CANCELLED, "cancelled", {}, scope)
+
+    async def _move(
+        self,
+        task_id: str,
+        then: TaskStatus,
+        event: str,
+        data: dict[str, Any],
+        scope: TaskScope,
+        **fields: Any,
+    ) -> None:
+        data = {**data, "steps": scope.steps, "usage": scope.usage}
+        try:
+            await asyncio.to_thread(
+                self._store.transition, task_id, then, event, data, usage=scope.usage, **fields
+            )
+        except ConflictError as error:
+            _log.warning("%s", error)
+
+
+def _checked(scope: TaskScope, answer: str) -> str:
+    if scope.failure is not None:
+        raise scope.failure
+    if not answer.strip():
+        raise AgentError("The model's answer is empty.")
+    return answer.strip()
+
+
+def _own_error(scope: TaskScope, error: Exception) -> SunloomError:
+    if scope.failure is not None:
+        return scope.failure
+    if isinstance(error, SunloomError):
+        return error
+    return AgentError(f"The engine failed: {type(error).__name__}: {error}")
+
+
+def _too_slow(timeout_s: float) -> str:
+    return f"The task took longer than {timeout_s:g} s (the agent's timeout_s)."

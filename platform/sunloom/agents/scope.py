@@ -1,0 +1,164 @@
+"""What an engine may do within one attempt at one task: call the model and call tools.
+
+The scope of the running task is a context variable, so that one shared model client in a library
+serves many tasks at once and each call still counts for its own task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import httpx
+
+from sunloom.agents.endpoint import GatewayClient
+from sunloom.agents.journal import Journal
+from sunloom.agents.tools.toolbox import Emit, Toolbox
+from sunloom.errors import AgentError, SunloomError
+
+R = TypeVar("R")
+current_scope: ContextVar[TaskScope] = ContextVar("sunloom_task_scope")
+_USAGE = ("prompt_tokens", "completion_tokens")
+
+
+@dataclass
+class TaskScope:
+    """One attempt at one task.
+
+    Attributes:
+        text: The task.
+        toolbox: Its tools.
+        gateway: Way to the model.
+        journal: Finished calls.
+        emit: Where events go.
+        max_steps: Model calls allowed.
+        steps: Model calls made.
+        usage: Tokens used, replayed calls included.
+        failure: The first error of ours; libraries wrap it, the runtime reports this one.
+    """
+
+    text: str
+    toolbox: Toolbox
+    gateway: GatewayClient
+    journal: Journal
+    emit: Emit
+    max_steps: int
+    steps: int = 0
+    usage: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_USAGE, 0))
+    failure: SunloomError | None = None
+    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    _pending: set[Future[Any]] = field(default_factory=set)
+    _closed: bool = False
+
+    async def complete(self, body: bytes) -> httpx.Response:
+        """One chat completion, journalled, counted and metered.
+
+        Raises:
+            AgentError: Too many steps, a refusal of the gateway, or a cut-off answer.
+        """
+        self._check_open()
+        self.steps += 1
+        step = self.steps
+        began = time.perf_counter()
+        try:
+            if step > self.max_steps:
+                raise AgentError(
+                    f"The task is not done after {self.max_steps} model calls.",
+                    "Raise the agent's max_steps, or give it a smaller task.",
+                )
+            outcome = await self.journal.once(
+                "model", json.loads(body), lambda _key: self._ask_model(body)
+            )
+        except SunloomError as error:
+            self.failure = self.failure or error
+            raise
+        self._meter(outcome.data)
+        if not outcome.replayed:
+            await self._report(step, outcome.data, (time.perf_counter() - began) * 1000)
+        return httpx.Response(200, json=outcome.data)
+
+    async def call_tool(self, name: str, arguments: dict[str, Any]) -> str:
+        """One tool call; the answer is what the model gets to read.
+
+        Raises:
+            AgentError: The task cannot go on.
+        """
+        self._check_open()
+        try:
+            return await self.toolbox.call(name, arguments)
+        except SunloomError as error:
+            self.failure = self.failure or error
+            raise
+
+    def from_thread(self, work: Coroutine[Any, Any, R]) -> R:
+        """Run one of the calls above from a library's own thread, and wait for it."""
+        if self._closed:
+            work.close()
+            raise AgentError("The task was stopped.")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._pending.add(future)
+        try:
+            return future.result()
+        finally:
+            self._pending.discard(future)
+
+    def close(self) -> None:
+        """Stop: calls under way are cancelled, further ones are refused."""
+        self._closed = True
+        for future in list(self._pending):
+            future.cancel()
+
+    async def _ask_model(self, body: bytes) -> dict[str, Any]:
+        reply: dict[str, Any] = (await self.gateway.complete(body)).json()
+        if reply["choices"][0].get("finish_reason") == "length":
+            raise AgentError(
+                "The model's answer was cut off at max_tokens.", "Raise the agent's max_tokens."
+            )
+        return reply
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise AgentError("The task was stopped.")
+
+    def _meter(self, reply: dict[str, Any]) -> None:
+        used = reply.get("usage") or {}
+        for name in _USAGE:
+            self.usage[name] += int(used.get(name) or 0)
+
+    async def _report(self, step: int, reply: dict[str, Any], ms: float) -> None:
+        message = reply["choices"][0]["message"]
+        calls = [call["function"]["name"] for call in message.get("tool_calls") or ()]
+        await self.emit(
+            "model_call",
+            {"step": step, "ms": round(ms, 1), "tool_calls": calls, "usage": reply.get("usage")},
+        )
+
+
+class ScopedTransport(httpx.AsyncBaseTransport):
+    """httpx transport of an async library: its model calls go through the running task's scope."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer a chat completion; anything else is refused."""
+        _check_path(request)
+        return await current_scope.get().complete(await request.aread())
+
+
+class ScopedThreadTransport(httpx.BaseTransport):
+    """httpx transport of a blocking library that runs in threads."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Answer a chat completion; anything else is refused."""
+        _check_path(request)
+        scope = current_scope.get()
+        return scope.from_thread(scope.complete(request.read()))
+
+
+def _check_path(request: httpx.Request) -> None:
+    if request.method != "POST" or not request.url.path.endswith("/chat/completions"):
+        raise AgentError(f"Agents may not call {request.method} {request.url.path}.")

@@ -1,0 +1,296 @@
+"""Agents, tasks, events and journal in the database: the queue and the memory of the runtime."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.orm import Session
+
+from sunloom.agents.states import FINAL, TaskStatus, check_transition, is_final
+from sunloom.agents.tables import TABLES, AgentRow, EventRow, JournalRow, TaskRow
+from sunloom.config.agents import AgentSpec
+from sunloom.core.database import Database, now
+from sunloom.errors import NotFoundError
+
+R = TypeVar("R")
+_UNFINISHED = (TaskStatus.QUEUED, TaskStatus.RUNNING, TaskStatus.AWAITING_APPROVAL)
+
+
+class AgentStore:
+    """Everything about agents that outlives a process.
+
+    Args:
+        database: Where the tables are; they are created when missing.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.ensure(*TABLES)
+
+    def create_agent(self, spec: AgentSpec, tenant: str) -> AgentRow:
+        """Record a new agent of ``tenant``."""
+        row = AgentRow(id=_new_id("agent"), tenant=tenant, spec=spec.model_dump(mode="json"))
+        with self._database.session() as session:
+            session.add(row)
+        return row
+
+    def agent(self, agent_id: str, tenant: str | None = None) -> AgentRow:
+        """The agent; with ``tenant``, another tenant's agent does not exist.
+
+        Raises:
+            NotFoundError: There is no such agent.
+        """
+        with self._database.session() as session:
+            row = session.get(AgentRow, agent_id)
+        if row is None or (tenant is not None and row.tenant != tenant):
+            known = [agent.id for agent in self.agents(tenant)]
+            raise NotFoundError(
+                f"There is no agent {agent_id!r}.", param="agent_id", known=known, name=agent_id
+            )
+        return row
+
+    def agents(self, tenant: str | None = None) -> list[AgentRow]:
+        """Agents, oldest first; of one tenant if given."""
+        query = select(AgentRow).order_by(AgentRow.created_at, AgentRow.id)
+        if tenant is not None:
+            query = query.where(AgentRow.tenant == tenant)
+        with self._database.session() as session:
+            return list(session.scalars(query))
+
+    def add_task(self, agent_id: str, text: str) -> TaskRow:
+        """Queue a task; its first event is ``queued``."""
+        row = TaskRow(
+            id=_new_id("task"), agent_id=agent_id, input=text, status=TaskStatus.QUEUED, usage={}
+        )
+        with self._database.session() as session:
+            session.add(row)
+            session.flush()
+            _append(session, row.id, "queued", {"input": text})
+        return row
+
+    def task(self, task_id: str, agent_id: str | None = None) -> TaskRow:
+        """The task, if it is the agent's.
+
+        Raises:
+            NotFoundError: There is no such task.
+        """
+        with self._database.session() as session:
+            row = session.get(TaskRow, task_id)
+        if row is None or (agent_id is not None and row.agent_id != agent_id):
+            raise NotFoundError(
+                f"There is no task {task_id!r}.", "List tasks with GET /agents/{agent_id}/status."
+            )
+        return row
+
+    def tasks(self, agent_id: str, limit: int = 100) -> list[TaskRow]:
+        """The agent's latest tasks, newest first."""
+        query = select(TaskRow).where(TaskRow.agent_id == agent_id)
+        query = query.order_by(TaskRow.created_at.desc(), TaskRow.id).limit(limit)
+        with self._database.session() as session:
+            return list(session.scalars(query))
+
+    def counts(self, agent_id: str) -> dict[str, int]:
+        """Number of the agent's tasks by status."""
+        query = select(TaskRow.status, func.count()).where(TaskRow.agent_id == agent_id)
+        with self._database.session() as session:
+            found = dict(session.execute(query.group_by(TaskRow.status)).tuples().all())
+        return {status.value: found.get(status.value, 0) for status in TaskStatus}
+
+    def claim(self, agent_id: str) -> TaskRow | None:
+        """Take the oldest queued task and mark it running; None when there is none."""
+        return self._retried(lambda session: _claim(session, agent_id))
+
+    def requeue_unfinished(self, agent_id: str, max_attempts: int) -> list[str]:
+        """After a restart: queue the tasks again that were running, or fail the worn-out ones."""
+        return self._retried(lambda session: _requeue(session, agent_id, max_attempts))
+
+    def transition(
+        self, task_id: str, then: TaskStatus, event: str, data: dict[str, Any], **fields: Any
+    ) -> TaskRow:
+        """Move a task on, set ``fields`` and log ``event``, all in one transaction.
+
+        Raises:
+            ConflictError: The task cannot go there from where it is.
+        """
+
+        def move(session: Session) -> TaskRow:
+            row = session.get_one(TaskRow, task_id, with_for_update=True)
+            check_transition(task_id, TaskStatus(row.status), then)
+            _set(row, then, fields)
+            _append(session, task_id, event, data)
+            return row
+
+        return self._retried(move)
+
+    def request_cancel(self, task_id: str) -> TaskRow:
+        """Cancel a queued task at once; tell a running one to stop. Idempotent."""
+
+        def cancel(session: Session) -> TaskRow:
+            row = session.get_one(TaskRow, task_id, with_for_update=True)
+            status = TaskStatus(row.status)
+            if is_final(status) or row.cancel_requested:
+                return row
+            row.cancel_requested = True
+            if status is TaskStatus.QUEUED:
+                _set(row, TaskStatus.CANCELLED, {})
+                _append(session, task_id, "cancelled", {})
+            else:
+                _append(session, task_id, "cancel_requested", {})
+            return row
+
+        return self._retried(cancel)
+
+    def cancel_requests(self, agent_id: str) -> list[str]:
+        """Unfinished tasks of the agent that someone wants stopped."""
+        query = select(TaskRow.id).where(
+            TaskRow.agent_id == agent_id,
+            TaskRow.cancel_requested.is_(True),
+            TaskRow.status.in_(_UNFINISHED),
+        )
+        with self._database.session() as session:
+            return list(session.scalars(query))
+
+    def append_event(self, task_id: str, event: str, data: dict[str, Any]) -> int:
+        """Add an event and return its number."""
+        return self._retried(lambda session: _append(session, task_id, event, data))
+
+    def events(self, task_id: str, after: int = 0, limit: int = 500) -> list[EventRow]:
+        """Events numbered above ``after``, in order."""
+        query = select(EventRow).where(EventRow.task_id == task_id, EventRow.seq > after)
+        with self._database.session() as session:
+            return list(session.scalars(query.order_by(EventRow.seq).limit(limit)))
+
+    def journal(self, task_id: str) -> list[JournalRow]:
+        """The task's calls in the order in which they began."""
+        query = select(JournalRow).where(JournalRow.task_id == task_id)
+        with self._database.session() as session:
+            return list(session.scalars(query.order_by(JournalRow.seq)))
+
+    def open_entry(self, entry: JournalRow) -> JournalRow:
+        """Record that a call is about to be made; an entry of a lost attempt is taken up again."""
+
+        def add(session: Session) -> JournalRow:
+            held = session.scalars(_same_call(entry)).one_or_none()
+            if held is not None:
+                return held
+            fresh = _copy(entry)
+            fresh.seq = _next(session, JournalRow, entry.task_id)
+            session.add(fresh)
+            return fresh
+
+        return self._retried(add)
+
+    def close_entry(self, task_id: str, seq: int, outcome: dict[str, Any]) -> None:
+        """Record how a call ended; the first outcome stands."""
+        with self._database.session() as session:
+            session.execute(
+                update(JournalRow)
+                .where(
+                    JournalRow.task_id == task_id,
+                    JournalRow.seq == seq,
+                    JournalRow.outcome.is_(None),
+                )
+                .values(outcome=outcome)
+            )
+
+    def _retried(self, work: Callable[[Session], R], attempts: int = 20) -> R:
+        # Two writers of one task may pick the same number: the loser picks again.
+        for attempt in range(attempts):
+            try:
+                with self._database.session() as session:
+                    return work(session)
+            except (IntegrityError, OperationalError):
+                if attempt == attempts - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+
+def _new_id(kind: str) -> str:
+    return f"{kind}_{secrets.token_hex(12)}"
+
+
+def _next(session: Session, table: type[EventRow] | type[JournalRow], task_id: str) -> int:
+    query = select(func.coalesce(func.max(table.seq), 0)).where(table.task_id == task_id)
+    return int(session.scalar(query) or 0) + 1
+
+
+def _append(session: Session, task_id: str, event: str, data: dict[str, Any]) -> int:
+    seq = _next(session, EventRow, task_id)
+    session.add(EventRow(task_id=task_id, seq=seq, type=event, data=data))
+    session.flush()
+    return seq
+
+
+def _set(row: TaskRow, then: TaskStatus, fields: dict[str, Any]) -> None:
+    row.status = then
+    if then in FINAL:
+        row.finished_at = now()
+    for name, value in fields.items():
+        setattr(row, name, value)
+
+
+def _claim(session: Session, agent_id: str) -> TaskRow | None:
+    oldest = (
+        select(TaskRow.id)
+        .where(TaskRow.agent_id == agent_id, TaskRow.status == TaskStatus.QUEUED)
+        .order_by(TaskRow.created_at, TaskRow.id)
+        .limit(1)
+    )
+    task_id = session.scalar(oldest)
+    if task_id is None:
+        return None
+    taken = session.execute(
+        update(TaskRow)
+        .where(TaskRow.id == task_id, TaskRow.status == TaskStatus.QUEUED)
+        .values(status=TaskStatus.RUNNING, attempts=TaskRow.attempts + 1, started_at=now())
+        .returning(TaskRow.attempts)
+    ).scalar_one_or_none()
+    if taken is None:
+        return None
+    _append(session, task_id, "started", {"attempt": taken})
+    return session.get_one(TaskRow, task_id, populate_existing=True)
+
+
+def _requeue(session: Session, agent_id: str, max_attempts: int) -> list[str]:
+    query = select(TaskRow).where(
+        TaskRow.agent_id == agent_id,
+        TaskRow.status.in_((TaskStatus.RUNNING, TaskStatus.AWAITING_APPROVAL)),
+    )
+    queued = []
+    for row in session.scalars(query):
+        if row.cancel_requested:
+            _set(row, TaskStatus.CANCELLED, {})
+            _append(session, row.id, "cancelled", {})
+        elif row.attempts >= max_attempts:
+            error = {"code": "agent", "message": f"The actor died {row.attempts} times."}
+            _set(row, TaskStatus.FAILED, {"error": error})
+            _append(session, row.id, "failed", {"error": error})
+        else:
+            _set(row, TaskStatus.QUEUED, {})
+            _append(session, row.id, "requeued", {"attempts": row.attempts})
+            queued.append(row.id)
+    return queued
+
+
+def _same_call(entry: JournalRow) -> Any:
+    return select(JournalRow).where(
+        JournalRow.task_id == entry.task_id,
+        JournalRow.kind == entry.kind,
+        JournalRow.digest == entry.digest,
+        JournalRow.occurrence == entry.occurrence,
+    )
+
+
+def _copy(entry: JournalRow) -> JournalRow:
+    return JournalRow(
+        task_id=entry.task_id,
+        kind=entry.kind,
+        digest=entry.digest,
+        occurrence=entry.occurrence,
+        request=entry.request,
+        outcome=None,
+    )

@@ -1,0 +1,79 @@
+"""What a tool is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from sunloom.agents.endpoint import GatewayClient
+
+P = TypeVar("P", bound=BaseModel)
+O = TypeVar("O", bound=BaseModel)
+
+
+class Parameters(BaseModel):
+    """Base of a tool's parameters: closed, so that a misspelt argument is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class NoOptions(Parameters):
+    """Options of a tool that has none."""
+
+
+@dataclass(frozen=True)
+class ToolCall(Generic[P, O]):
+    """One call, as the tool's function receives it.
+
+    Attributes:
+        arguments: The validated arguments.
+        options: The validated options from the agent's specification.
+        gateway: Client with the agent's delegated key.
+        key: Idempotency key of the call, the same when a crashed task calls again.
+    """
+
+    arguments: P
+    options: O
+    gateway: GatewayClient
+    key: str
+
+
+@dataclass(frozen=True)
+class Tool(Generic[P, O]):
+    """A function that a model may call.
+
+    Attributes:
+        name: Name that the model uses.
+        description: What it does, for the model.
+        parameters: Its arguments; their order is the order in the schema.
+        function: The work; raises ``ToolError`` for what the model may react to.
+        scopes: Scopes that the delegated key needs.
+        effect: ``write`` when it changes something outside.
+        options: What an agent's specification may set.
+    """
+
+    name: str
+    description: str
+    parameters: type[P]
+    function: Callable[[ToolCall[P, O]], Awaitable[Any]]
+    scopes: frozenset[str] = frozenset()
+    effect: Literal["read", "write"] = "read"
+    options: type[O] = field(default=NoOptions)  # type: ignore[assignment]
+
+    def schema(self) -> dict[str, Any]:
+        """JSON schema of the parameters, without titles."""
+        schema = self.parameters.model_json_schema()
+        properties = {
+            name: {key: value for key, value in entry.items() if key != "title"}
+            for name, entry in schema.get("properties", {}).items()
+        }
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": schema.get("required", []),
+            "additionalProperties": False,
+            **({"$defs": schema["$defs"]} if "$defs" in schema else {}),
+        }

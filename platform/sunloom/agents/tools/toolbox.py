@@ -1,0 +1,182 @@
+"""The gate between an agent and its tools: names, arguments, hooks, journal, events."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from sunloom.agents.endpoint import GatewayClient
+from sunloom.agents.journal import Journal
+from sunloom.agents.tools.tool import Tool, ToolCall
+from sunloom.config.agents import ToolConfig
+from sunloom.core.plugins import load_plugin
+from sunloom.errors import ConfigError, NotFoundError, SunloomError, ToolError
+
+Emit = Callable[[str, dict[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class BoundTool:
+    """A tool with an agent's options.
+
+    Attributes:
+        tool: The declaration.
+        options: Its validated options.
+        approval: Whether a person must approve every call.
+    """
+
+    tool: Tool[Any, Any]
+    options: BaseModel
+    approval: bool = False
+
+
+@dataclass(frozen=True)
+class PendingCall:
+    """A call that hooks may still refuse.
+
+    Attributes:
+        bound: The tool.
+        arguments: Validated arguments as plain data.
+    """
+
+    bound: BoundTool
+    arguments: dict[str, Any]
+
+
+Hook = Callable[[PendingCall], Awaitable[None]]
+"""Looks at a call before it is made; any exception refuses the call."""
+
+
+def bind_tools(configured: Iterable[ToolConfig]) -> dict[str, BoundTool]:
+    """Load the configured tools from their entry points, in order.
+
+    Raises:
+        NotFoundError: There is no such tool; the known ones are listed.
+        ConfigError: The tool does not take these options.
+    """
+    return {bound.tool.name: bound for bound in map(_bind, configured)}
+
+
+def needed_scopes(bound: Iterable[BoundTool]) -> frozenset[str]:
+    """Scopes that a key needs to call all of these tools."""
+    return frozenset(scope for entry in bound for scope in entry.tool.scopes)
+
+
+def _bind(config: ToolConfig) -> BoundTool:
+    tool: Tool[Any, Any] = load_plugin("sunloom.tools", config.name, Tool)
+    try:
+        return BoundTool(tool, tool.options.model_validate(config.options), config.approval)
+    except ValidationError as error:
+        raise ConfigError(
+            f"Tool {config.name!r} does not take these options: {_first_problem(error)}",
+            f"Options: {', '.join(tool.options.model_fields) or 'none'}",
+            "tools",
+        ) from error
+
+
+class Toolbox:
+    """Makes an agent's tool calls.
+
+    Args:
+        tools: The bound tools by name.
+        gateway: HTTP client that tools use.
+        journal: Journal of the task.
+        emit: Where events go.
+        hooks: Asked in order before every call.
+    """
+
+    def __init__(
+        self,
+        tools: Mapping[str, BoundTool],
+        gateway: GatewayClient,
+        journal: Journal,
+        emit: Emit,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        self._tools = tools
+        self._gateway = gateway
+        self._journal = journal
+        self._emit = emit
+        self._hooks = hooks
+
+    @property
+    def tools(self) -> list[Tool[Any, Any]]:
+        """The declarations, in the order in which the model sees them."""
+        return [bound.tool for bound in self._tools.values()]
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> str:
+        """Call a tool and return what the model gets to read: compact JSON.
+
+        What the model may react to (wrong name or arguments, a refusal, a tool's own error)
+        comes back as ``{"error": …}``; everything else is raised and ends the task.
+        """
+        try:
+            return _compact(await self._call(name, dict(arguments)))
+        except (ToolError, NotFoundError) as error:
+            return _compact({"error": str(error.message)})
+
+    async def _call(self, name: str, arguments: dict[str, Any]) -> Any:
+        if name not in self._tools:
+            raise NotFoundError(
+                f"There is no tool {name!r}. Known: {', '.join(self._tools)}.",
+                known=self._tools,
+                name=name,
+            )
+        bound = self._tools[name]
+        validated = _validate(bound.tool, arguments)
+        request = {"tool": name, "arguments": validated.model_dump(mode="json")}
+        await self._ask_hooks(PendingCall(bound, request["arguments"]))
+        began = time.perf_counter()
+        outcome = await self._journal.once(
+            "tool", request, lambda key: self._make(bound, validated, key)
+        )
+        if not outcome.replayed:
+            ms = round((time.perf_counter() - began) * 1000, 1)
+            await self._emit("tool_call", {**request, **outcome.data, "ms": ms})
+        if "error" in outcome.data:
+            raise ToolError(outcome.data["error"])
+        return outcome.data["result"]
+
+    async def _ask_hooks(self, call: PendingCall) -> None:
+        for hook in self._hooks:
+            try:
+                await hook(call)
+            except ToolError:
+                raise
+            # A hook that breaks has not agreed: the call is refused.
+            except Exception as error:
+                raise ToolError(f"The call was refused: {error}") from error
+
+    async def _make(self, bound: BoundTool, arguments: BaseModel, key: str) -> dict[str, Any]:
+        call = ToolCall(arguments, bound.options, self._gateway, key)
+        try:
+            return {"result": await bound.tool.function(call)}
+        except ToolError as error:
+            return {"error": error.message}
+        except SunloomError:
+            raise
+        except Exception as error:
+            raise ToolError(f"{bound.tool.name} failed: {type(error).__name__}: {error}") from error
+
+
+def _validate(tool: Tool[Any, Any], arguments: dict[str, Any]) -> BaseModel:
+    try:
+        validated: BaseModel = tool.parameters.model_validate(arguments)
+    except ValidationError as error:
+        raise ToolError(f"Wrong arguments for {tool.name}: {_first_problem(error)}") from error
+    return validated
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: {problem['msg']}" if where else str(problem["msg"])
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,124 @@
+"""Agents, their tools and how several of them work together."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from sunloom.config.base import Model
+from sunloom.config.settings import Settings
+from sunloom.errors import NotFoundError
+
+EngineName = Literal["crewai", "semantic_kernel"]
+
+
+class ToolConfig(Model):
+    """A tool that an agent may call; a bare name stands for ``{name: …}``."""
+
+    name: str = Field(min_length=1, max_length=64)
+    """Entry point in the group ``sunloom.tools``."""
+    options: dict[str, Any] = {}
+    """The tool's own options, checked against its declaration."""
+    approval: bool = False
+    """Whether a person must approve every call before it is made."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class AgentProfile(Model):
+    """Who an agent is and how far it may go."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")
+    """Name in events and, with Semantic Kernel, in the system message."""
+    engine: EngineName = "crewai"
+    """Library that runs the loop of model and tools."""
+    model: str = Field(default="retail-agent", min_length=1)
+    """Name of the model at the gateway's ``/v1``."""
+    role: str = Field(default="Assistant", min_length=1, max_length=2000)
+    """``You are {role}.`` opens the system message."""
+    goal: str = Field(default="Answer the task", min_length=1, max_length=2000)
+    """``Your personal goal is: {goal}`` ends it."""
+    backstory: str = Field(default="You use the tools.", min_length=1, max_length=4000)
+    """What the agent knows of itself and its task."""
+    instructions: str | None = Field(default=None, max_length=8000)
+    """Replaces the whole system message on Semantic Kernel."""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """Sampling temperature; 0 is greedy."""
+    max_tokens: int = Field(default=96, ge=1)
+    """Longest answer of one model call, tokens; a cut-off answer fails the task."""
+    max_steps: int = Field(default=8, ge=1, le=200)
+    """Model calls in one task."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Running time of one attempt at a task, seconds."""
+    concurrency: int = Field(default=4, ge=1, le=64)
+    """Tasks that the agent works on at once."""
+    max_attempts: int = Field(default=3, ge=1)
+    """Attempts at a task whose actor died; finished calls are replayed, not repeated."""
+
+    def system_text(self) -> str:
+        """The system message that both engines send."""
+        return f"You are {self.role}. {self.backstory}\nYour personal goal is: {self.goal}"
+
+
+class AgentSpec(AgentProfile):
+    """A whole agent: the body of ``POST /agents/create`` and all that its actor is built from."""
+
+    tools: tuple[ToolConfig, ...] = ()
+    """Tools that it may call."""
+
+
+class AgentConfig(AgentProfile):
+    """An agent of a recipe."""
+
+    tools: tuple[str, ...] | None = None
+    """Names from the recipe's ``tools``; all of them when empty."""
+
+
+class CoordinationConfig(Model):
+    """How the recipe's agents share a task."""
+
+    strategy: Literal["single"] = "single"
+    """``single``: each task goes to one agent."""
+
+
+class AgentsRecipe(Settings):
+    """Recipe of agents, tools and coordination."""
+
+    agents: tuple[AgentConfig, ...] = Field(default=(), max_length=64)
+    """The agents."""
+    tools: tuple[ToolConfig, ...] = ()
+    """The tools that they choose from."""
+    coordination: CoordinationConfig = CoordinationConfig()
+    """How they work together."""
+
+    def spec(self, name: str | None = None) -> AgentSpec:
+        """The agent called ``name``, or the first one, with its tools filled in.
+
+        Raises:
+            NotFoundError: No agent or tool of that name in the recipe.
+        """
+        known = {agent.name: agent for agent in self.agents}
+        chosen = name if name is not None else next(iter(known), "")
+        if chosen not in known:
+            raise NotFoundError(
+                f"The recipe has no agent {chosen!r}.", param="agents", known=known, name=chosen
+            )
+        return self._fill(known[chosen])
+
+    def _fill(self, agent: AgentConfig) -> AgentSpec:
+        offered = {tool.name: tool for tool in self.tools}
+        names = agent.tools if agent.tools is not None else tuple(offered)
+        for name in names:
+            if name not in offered:
+                raise NotFoundError(
+                    f"Agent {agent.name!r} names the tool {name!r}, which is not under `tools`.",
+                    param="tools",
+                    known=offered,
+                    name=name,
+                )
+        profile = agent.model_dump(exclude={"tools"})
+        return AgentSpec(**profile, tools=tuple(offered[name] for name in names))

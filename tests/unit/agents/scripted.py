@@ -1,0 +1,181 @@
+"""A gateway for tests: an OpenAI-compatible model that follows a script, features, predictions.
+
+It is a real HTTP server on loopback in a thread, bounded by the test that starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlparse
+
+Script = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def say(text: str, finish_reason: str = "stop") -> dict[str, Any]:
+    return {"message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+
+
+def call(name: str, number: int = 0, **arguments: Any) -> dict[str, Any]:
+    return calls([(name, arguments)], number)
+
+
+def calls(wanted: list[tuple[str, dict[str, Any]]], number: int = 0) -> dict[str, Any]:
+    listed = [
+        {
+            "id": f"call_{number}_{i}",
+            "type": "function",
+            "function": {"name": name, "arguments": json.dumps(arguments)},
+        }
+        for i, (name, arguments) in enumerate(wanted)
+    ]
+    message = {"role": "assistant", "content": None, "tool_calls": listed}
+    return {"message": message, "finish_reason": "tool_calls"}
+
+
+def tool_name(body: dict[str, Any], bare: str) -> str:
+    """The name under which the engine offers the tool."""
+    names = [tool["function"]["name"] for tool in body.get("tools", [])]
+    return next(name for name in names if name.split("-")[-1] == bare)
+
+
+def results(body: dict[str, Any]) -> list[Any]:
+    """Tool results so far, decoded."""
+    return [json.loads(m["content"]) for m in body["messages"] if m["role"] == "tool"]
+
+
+def voucher(body: dict[str, Any]) -> dict[str, Any]:
+    """Looks up features, then the prediction, then says yes for those who lapse."""
+    had = results(body)
+    customer = int(re.findall(r"\d+", body["messages"][1]["content"])[-1])
+    if not had:
+        return call(
+            tool_name(body, "get_features"), 0, feature_set="customer", entity_id=customer
+        )
+    if len(had) == 1:
+        return call(tool_name(body, "predict"), 1, model="repurchase", entity_id=customer)
+    return say("Yes." if had[1]["prediction"] == "lapse" else "No.")
+
+
+class ScriptedGateway:
+    """What was asked of the gateway, and its address."""
+
+    def __init__(self, script: Script, delay_s: float = 0.0) -> None:
+        self.script = script
+        self.delay_s = delay_s
+        self.completions: list[dict[str, Any]] = []
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.lock = threading.Lock()
+        self.url = ""
+
+    def paths(self, prefix: str) -> list[str]:
+        return [path for _, path, _ in self.requests if path.startswith(prefix)]
+
+    def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        url = urlparse(path)
+        if url.path == "/v1/chat/completions":
+            return self._complete(body)
+        if method == "GET" and url.path.startswith("/features/"):
+            entity = int(parse_qs(url.query)["entity_id"][0])
+            return _features(url.path.split("/")[2], entity)
+        if url.path.startswith("/predict/"):
+            return _predictions(url.path.split("/")[2], body["entity_ids"])
+        return 404, _error("not_found", f"no route {url.path}")
+
+    def _complete(self, body: dict[str, Any]) -> tuple[int, Any]:
+        with self.lock:
+            self.completions.append(body)
+        time.sleep(self.delay_s)
+        choice = self.script(body)
+        if "status" in choice:
+            return choice["status"], _error("invalid_request", choice["text"])
+        return 200, {
+            "id": "cmpl-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": body["model"],
+            "choices": [{"index": 0, **choice}],
+            "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+        }
+
+
+def _features(feature_set: str, entity: int) -> tuple[int, Any]:
+    if feature_set != "customer":
+        return 404, _error("not_found", f"There is no feature set {feature_set!r}.")
+    found = entity < 90_000
+    values = {"purchase_count": 12, "recency_days": 45, "total_amount": 352.1749, "extra": 1}
+    return 200, {
+        "feature_set": feature_set,
+        "entity_id": entity,
+        "found": found,
+        "features": values if found else dict.fromkeys(values),
+    }
+
+
+def _predictions(model: str, entities: list[int]) -> tuple[int, Any]:
+    if model != "repurchase":
+        return 404, _error("not_found", f"There is no model {model!r}.")
+    listed = [
+        {
+            "entity_id": entity,
+            "probability": 0.1234 if entity % 2 else 0.8,
+            "prediction": "lapse" if entity % 2 else "return",
+        }
+        for entity in entities
+    ]
+    return 200, {"model": "repurchase@1", "predictions": listed}
+
+
+def _error(code: str, message: str) -> dict[str, Any]:
+    return {"error": {"type": code, "code": code, "message": message, "hint": "", "param": None}}
+
+
+@contextmanager
+def serve(script: Script = voucher, delay_s: float = 0.0) -> Iterator[ScriptedGateway]:
+    gateway = ScriptedGateway(script, delay_s)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None:
+            return
+
+        def do_GET(self) -> None:
+            self._handle("GET", None)
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("Content-Length", 0))
+            self._handle("POST", json.loads(self.rfile.read(length) or b"{}"))
+
+        def _handle(self, method: str, body: Any) -> None:
+            with gateway.lock:
+                gateway.requests.append((method, self.path, dict(self.headers.items())))
+            status, answer = gateway.answer(method, self.path, body)
+            data = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            try:
+                self.wfile.write(data)
+            except (BrokenPipeError, ConnectionResetError):
+                # A cancelled task has hung up.
+                self.close_connection = True
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    gateway.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield gateway
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
