@@ -1,0 +1,70 @@
+"""SQLite by default, PostgreSQL by URL; times are UTC."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Integer, text
+from sqlalchemy.exc import StatementError
+from sqlalchemy.orm import Mapped, mapped_column
+
+from sunloom.config import Settings
+from sunloom.core.database import Base, Database, UtcDateTime, open_database
+from sunloom.errors import ConfigError
+
+
+class MomentRow(Base):
+    __tablename__ = "test_moments"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+def test_times_come_back_in_utc(settings: Settings) -> None:
+    database = open_database(settings)
+    database.ensure(MomentRow)
+    berlin = timezone(timedelta(hours=2))
+    with database.session() as session:
+        session.add(MomentRow(id=1, at=datetime(2026, 7, 1, 12, tzinfo=berlin)))
+    with database.session() as session:
+        row = session.get(MomentRow, 1)
+        assert row is not None
+        assert row.at == datetime(2026, 7, 1, 10, tzinfo=UTC)
+
+
+def test_naive_times_are_refused(settings: Settings) -> None:
+    database = open_database(settings)
+    database.ensure(MomentRow)
+    with pytest.raises(StatementError, match="naive"), database.session() as session:
+        session.add(MomentRow(id=2, at=datetime(2026, 7, 1)))
+
+
+def test_a_failed_session_leaves_nothing(settings: Settings) -> None:
+    database = open_database(settings)
+    database.ensure(MomentRow)
+    with pytest.raises(RuntimeError), database.session() as session:
+        session.add(MomentRow(id=3, at=datetime.now(UTC)))
+        session.flush()
+        raise RuntimeError
+    with database.session() as session:
+        assert session.get(MomentRow, 3) is None
+
+
+def test_ensure_is_safe_from_many_threads(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'x.db'}")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: database.ensure(MomentRow), range(16)))
+    with database.session() as session:
+        assert session.execute(text("select count(*) from test_moments")).scalar() == 0
+
+
+def test_one_database_a_process(settings: Settings) -> None:
+    assert open_database(settings) is open_database(settings)
+
+
+def test_an_unusable_url_says_which_forms_work() -> None:
+    with pytest.raises(ConfigError, match="sqlite:///"):
+        Database("nonsense")

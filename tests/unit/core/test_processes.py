@@ -1,0 +1,59 @@
+"""Whatever a block starts ends with it, orphans included."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from sunloom.core.processes import free_port, is_port_free, own_processes
+
+
+def test_children_and_orphans_end_with_the_block() -> None:
+    # The middle process ends at once, so its sleeping child is an orphan.
+    script = "import subprocess; p = subprocess.Popen(['sleep', '60']); print(p.pid)"
+    with own_processes():
+        direct = subprocess.Popen(["sleep", "60"])
+        out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        orphan = int(out.stdout)
+        time.sleep(0.1)
+        assert psutil.pid_exists(orphan)
+    assert not psutil.pid_exists(orphan)
+    assert not psutil.pid_exists(direct.pid)
+
+
+def test_what_ran_before_is_left_alone() -> None:
+    earlier = subprocess.Popen(["sleep", "60"])
+    try:
+        with own_processes():
+            pass
+        assert earlier.poll() is None
+    finally:
+        earlier.kill()
+        earlier.wait()
+
+
+def test_the_block_cleans_up_after_an_error() -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def work() -> None:
+        with own_processes():
+            started.append(subprocess.Popen(["sleep", "60"]))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert not psutil.pid_exists(started[0].pid)
+
+
+def test_free_ports_are_free_until_bound() -> None:
+    port = free_port()
+    assert is_port_free(port)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", port))
+        server.listen()
+        assert not is_port_free(port)

@@ -1,0 +1,62 @@
+"""Alerts are stored once while open; runs leave a record."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from sunloom.config import Settings
+from sunloom.core.runs import start_run
+from sunloom.core.telemetry import (
+    Alert,
+    configure_logging,
+    emit_alert,
+    list_alerts,
+    progress,
+    resolve_alert,
+)
+
+DRIFT = Alert("feature_drift", "warning", "amount drifted", {"feature": "amount"}, 0.3, 0.1)
+
+
+def test_an_open_alert_counts_up_and_resolves(settings: Settings) -> None:
+    assert emit_alert(settings, DRIFT)
+    assert not emit_alert(settings, DRIFT)
+    [held] = list_alerts(settings)
+    assert (held["count"], held["status"], held["value"]) == (2, "open", 0.3)
+    assert resolve_alert(settings, DRIFT)
+    assert not resolve_alert(settings, DRIFT)
+    assert list_alerts(settings, "open") == []
+    assert emit_alert(settings, DRIFT)
+    assert [row["status"] for row in list_alerts(settings)] == ["open", "resolved"]
+
+
+def test_other_labels_are_another_alert(settings: Settings) -> None:
+    emit_alert(settings, DRIFT)
+    emit_alert(settings, Alert("feature_drift", "warning", "x", {"feature": "quantity"}))
+    assert len(list_alerts(settings, "open")) == 2
+
+
+def test_a_run_leaves_config_and_record(settings: Settings) -> None:
+    run = start_run(settings, "toy")
+    result = run.finish("succeeded", {"auc": 0.8}, {"model": "m@1"})
+    record = json.loads((run.directory / "run.json").read_text())
+    assert result == {key: record[key] for key in ("run_id", "status", "artifacts", "metrics")}
+    assert record["seconds"] >= 0
+    assert (run.directory / "config.resolved.yaml").is_file()
+    assert start_run(settings, "toy").run_id != run.run_id
+
+
+def test_progress_logs_quarters_without_a_terminal(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure_logging(settings)
+    logger = logging.getLogger("sunloom")
+    logger.propagate = True
+    with caplog.at_level("INFO", "sunloom.progress"), progress("train", 8) as bar:
+        for _ in range(8):
+            bar.advance()
+    shares = [record.getMessage().split()[1] for record in caplog.records]
+    assert shares == ["25%", "50%", "75%", "100%"]

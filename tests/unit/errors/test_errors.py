@@ -1,0 +1,50 @@
+"""Every error survives the wire and says what to do."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from sunloom import errors
+from sunloom.errors import NotFoundError, SunloomError, nearest
+
+
+def _subclasses(kind: type[SunloomError]) -> list[type[SunloomError]]:
+    return [deep for sub in kind.__subclasses__() for deep in (sub, *_subclasses(sub))]
+
+
+KINDS = [SunloomError, *_subclasses(SunloomError)]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_pickles_whole(kind: type[SunloomError]) -> None:
+    error = kind("what happened", "what to do", "field")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind
+    assert (again.message, again.hint, again.param) == (error.message, error.hint, error.param)
+    assert str(again) == str(error)
+
+
+def test_extra_attributes_pickle_too() -> None:
+    again = pickle.loads(pickle.dumps(NotFoundError("no model 'agnt'", known=["agent", "base"])))
+    assert again.known == ["agent", "base"]
+
+
+def test_codes_are_distinct() -> None:
+    codes = [kind.code for kind in KINDS]
+    assert len(set(codes)) == len(codes)
+
+
+def test_the_tree_at_the_top_names_every_class() -> None:
+    assert all(kind.__name__ in (errors.__doc__ or "") for kind in KINDS)
+
+
+def test_not_found_suggests_the_nearest_name() -> None:
+    error = NotFoundError("no model 'agnt'", known=["agent", "base"], name="agnt")
+    assert "Did you mean 'agent'?" in str(error)
+    assert "base" in str(error)
+
+
+def test_nearest_is_none_when_nothing_is_close() -> None:
+    assert nearest("zzz", ["agent", "base"]) is None
