@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -59,6 +60,23 @@ def check(
         raise typer.Exit(2)
 
 
+@app.command()
+def reference(
+    write: Annotated[bool, typer.Option(help="Write conf/README.md instead of printing.")] = False,
+) -> None:
+    """Print the reference of all keys, made from the schema."""
+    from sunloom.cli.reference import render
+
+    conf = find_conf_dir(os.environ)
+    if not write:
+        output.print_line(render())
+    elif conf is None:
+        raise UsageError("There is no conf/ folder here.", "Run it in the project's root.")
+    else:
+        (conf / "README.md").write_text(render())
+        output.print_line(f"wrote {conf / 'README.md'}")
+
+
 def _load(
     recipe: Path | None, kind: str | None, sets: list[str] | None, env: str | None
 ) -> Loaded[Settings]:
@@ -85,11 +103,8 @@ def _check_one(
 
 
 def _all_recipes() -> list[Path]:
-    import os
-
-    conf = find_conf_dir(os.environ)
-    found = (
-        [path for kind in KINDS for path in sorted(conf.glob(f"{kind}/**/*.yaml"))] if conf else []
-    )
+    if (conf := find_conf_dir(os.environ)) is None:
+        return []
+    found = [path for kind in KINDS for path in sorted(conf.glob(f"{kind}/**/*.yaml"))]
     cwd = Path.cwd()
     return [path.relative_to(cwd) if path.is_relative_to(cwd) else path for path in found]

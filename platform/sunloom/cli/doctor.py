@@ -50,9 +50,7 @@ class Check:
 
 
 def doctor(
-    probe: Annotated[
-        bool, typer.Option(help="Measure which dtype is fast (imports torch).")
-    ] = True,
+    probe: Annotated[bool, typer.Option(help="Measure which dtype is fast.")] = True,
     sets: Sets = None,
     env: Env = None,
     json: Json = False,

@@ -86,7 +86,7 @@ def print_error(message: str, hint: str = "") -> None:
 def shown(value: Any) -> str:
     """One cell of a table."""
     if value is None:
-        return "–"
+        return "-"
     if isinstance(value, float):
         return f"{value:,.4g}"
     if isinstance(value, Mapping | list | tuple):

