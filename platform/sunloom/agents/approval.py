@@ -106,9 +106,7 @@ def decide(
     if status != TaskStatus.AWAITING_APPROVAL:
         raise ConflictError(f"Task {task_id} is {status} and waits for no approval.")
     waiting = [
-        row.seq
-        for row in store.journal(task_id)
-        if row.kind == "approval" and row.outcome is None
+        row.seq for row in store.journal(task_id) if row.kind == "approval" and row.outcome is None
     ]
     if not waiting or (call is not None and call not in waiting):
         raise NotFoundError(

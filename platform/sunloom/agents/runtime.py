@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from sunloom.agents.approval import ApprovalHook
 from sunloom.agents.endpoint import Endpoint, GatewayClient
 from sunloom.agents.engines import Engine, build_engine
@@ -66,8 +68,7 @@ class AgentRuntime:
         )
         try:
             while True:
-                await self._start_queued()
-                await self._stop_unwanted()
+                await self._turn()
                 await self._sleep()
         finally:
             await self._stop_all()
@@ -92,7 +93,7 @@ class AgentRuntime:
 
         limit = asyncio.timeout(self._spec.timeout_s)
         approval = ApprovalHook(self._store, row.id, journal, limit)
-        hooks = (*self._hooks, approval)
+        hooks: list[Hook] = [*self._hooks, approval]
         toolbox = Toolbox(self._tools, self._gateway, journal, emit, hooks)
         scope = TaskScope(row.input, toolbox, self._gateway, journal, emit, self._spec.max_steps)
         try:
@@ -104,7 +105,7 @@ class AgentRuntime:
         except TimeoutError:
             await self._fail(row.id, scope, AgentError(_too_slow(self._spec.timeout_s)))
         # Libraries raise what they like, and a task's failure must never end the runtime.
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             await self._fail(row.id, scope, _own_error(scope, error))
         else:
             await self._move(
@@ -112,6 +113,14 @@ class AgentRuntime:
             )
         finally:
             scope.close()
+
+    async def _turn(self) -> None:
+        try:
+            await self._start_queued()
+            await self._stop_unwanted()
+        except SQLAlchemyError as error:
+            # Tasks under way go on; the queue is looked at again in a moment.
+            _log.warning("the database does not answer, trying again: %s", error)
 
     async def _start_queued(self) -> None:
         while len(self._running) < self._spec.concurrency:
@@ -149,9 +158,7 @@ class AgentRuntime:
 
     async def _fail(self, task_id: str, scope: TaskScope, error: SunloomError) -> None:
         shown = {"code": error.code, "message": error.message, "hint": error.hint}
-        await self._move(
-            task_id, TaskStatus.FAILED, "failed", {"error": shown}, scope, error=shown
-        )
+        await self._move(task_id, TaskStatus.FAILED, "failed", {"error": shown}, scope, error=shown)
 
     async def _finish_cancelled(self, task_id: str, scope: TaskScope) -> None:
         row = await asyncio.to_thread(self._store.task, task_id)

@@ -174,7 +174,7 @@ class AgentStore:
         """Record that a call is about to be made; an entry of a lost attempt is taken up again."""
 
         def add(session: Session) -> JournalRow:
-            held = session.scalars(_same_call(entry)).one_or_none()
+            held: JournalRow | None = session.scalars(_same_call(entry)).one_or_none()
             if held is not None:
                 return held
             fresh = _copy(entry)

@@ -18,7 +18,7 @@ class ToolConfig(Model):
 
     name: str = Field(min_length=1, max_length=64)
     """Entry point in the group ``sunloom.tools``."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """The tool's own options, checked against its declaration."""
     approval: bool = False
     """Whether a person must approve every call before it is made."""

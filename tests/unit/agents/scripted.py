@@ -55,9 +55,7 @@ def voucher(body: dict[str, Any]) -> dict[str, Any]:
     had = results(body)
     customer = int(re.findall(r"\d+", body["messages"][1]["content"])[-1])
     if not had:
-        return call(
-            tool_name(body, "get_features"), 0, feature_set="customer", entity_id=customer
-        )
+        return call(tool_name(body, "get_features"), 0, feature_set="customer", entity_id=customer)
     if len(had) == 1:
         return call(tool_name(body, "predict"), 1, model="repurchase", entity_id=customer)
     return say("Yes." if had[1]["prediction"] == "lapse" else "No.")

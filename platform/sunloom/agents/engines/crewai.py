@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,6 +25,8 @@ from crewai.llms.providers.openai.completion import OpenAICompletion  # noqa: E4
 from crewai.tools import BaseTool  # noqa: E402
 
 _STOP_WAIT_S = 5.0
+# It warns in every call that it guesses the number of tokens; the usage is metered in our scope.
+logging.getLogger("crewai").setLevel(logging.ERROR)
 
 
 class CrewAIEngine:
@@ -80,7 +83,7 @@ class CrewAIEngine:
         return str(agent.kickoff(scope.text).raw)
 
 
-class _ScopedCompletion(OpenAICompletion):  # type: ignore[misc]
+class _ScopedCompletion(OpenAICompletion):
     """CrewAI's OpenAI client with our transport under it.
 
     ``client_params`` cannot carry it: the same dictionary also builds the async client.
@@ -91,7 +94,7 @@ class _ScopedCompletion(OpenAICompletion):  # type: ignore[misc]
         return OpenAI(**self._get_client_params(), http_client=http_client)
 
 
-class _ScopedTool(BaseTool):  # type: ignore[misc]
+class _ScopedTool(BaseTool):
     scope: Any
 
     def _run(self, **arguments: Any) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from sunloom.agents.endpoint import GatewayClient
 
 P = TypeVar("P", bound=BaseModel)
-O = TypeVar("O", bound=BaseModel)
+Opt = TypeVar("Opt", bound=BaseModel)
 
 
 class Parameters(BaseModel):
@@ -25,7 +25,7 @@ class NoOptions(Parameters):
 
 
 @dataclass(frozen=True)
-class ToolCall(Generic[P, O]):
+class ToolCall(Generic[P, Opt]):
     """One call, as the tool's function receives it.
 
     Attributes:
@@ -36,13 +36,13 @@ class ToolCall(Generic[P, O]):
     """
 
     arguments: P
-    options: O
+    options: Opt
     gateway: GatewayClient
     key: str
 
 
 @dataclass(frozen=True)
-class Tool(Generic[P, O]):
+class Tool(Generic[P, Opt]):
     """A function that a model may call.
 
     Attributes:
@@ -58,10 +58,10 @@ class Tool(Generic[P, O]):
     name: str
     description: str
     parameters: type[P]
-    function: Callable[[ToolCall[P, O]], Awaitable[Any]]
+    function: Callable[[ToolCall[P, Opt]], Awaitable[Any]]
     scopes: frozenset[str] = frozenset()
     effect: Literal["read", "write"] = "read"
-    options: type[O] = field(default=NoOptions)  # type: ignore[assignment]
+    options: type[Opt] = field(default=NoOptions)  # type: ignore[assignment]
 
     def schema(self) -> dict[str, Any]:
         """JSON schema of the parameters, without titles."""

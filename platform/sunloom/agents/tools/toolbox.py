@@ -129,7 +129,7 @@ class Toolbox:
             )
         bound = self._tools[name]
         validated = _validate(bound.tool, arguments)
-        request = {"tool": name, "arguments": validated.model_dump(mode="json")}
+        request: dict[str, Any] = {"tool": name, "arguments": validated.model_dump(mode="json")}
         await self._ask_hooks(PendingCall(bound, request["arguments"]))
         began = time.perf_counter()
         outcome = await self._journal.once(

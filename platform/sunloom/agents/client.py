@@ -1,0 +1,185 @@
+"""A client of the agents' routes: create an agent, give it tasks, follow their events."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from sunloom.config.agents import AgentSpec, EngineName
+from sunloom.errors import AgentError, ServingError
+
+OnEvent = Callable[[str, dict[str, Any]], None]
+_FINAL = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """How a task ended.
+
+    Attributes:
+        task_id: The task.
+        status: ``succeeded``, ``failed`` or ``cancelled``.
+        answer: The final answer, if there is one.
+        error: Code, message and hint, if it failed.
+        usage: Tokens used.
+        events: The task's events in order, each with ``seq``, ``type`` and ``data``.
+    """
+
+    task_id: str
+    status: str
+    answer: str | None
+    error: dict[str, Any] | None
+    usage: dict[str, int]
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+
+class AgentsClient:
+    """The agents' routes of a gateway.
+
+    Args:
+        base_url: Root of the gateway.
+        api_key: A key with the scope ``agents`` and those that the agent's tools need.
+        timeout_s: Longest wait for one answer, seconds.
+    """
+
+    def __init__(self, base_url: str, api_key: str, timeout_s: float = 60.0) -> None:
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers={"Authorization": f"Bearer {api_key}"},
+            timeout=timeout_s,
+        )
+
+    def __enter__(self) -> AgentsClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def create(self, spec: AgentSpec, key: str | None = None) -> str:
+        """Create an agent; returns its id."""
+        answer = self._post("/agents/create", spec.model_dump(mode="json"), key)
+        return str(answer["agent_id"])
+
+    def post_task(self, agent_id: str, task: str, key: str | None = None) -> str:
+        """Give the agent a task; returns its id."""
+        answer = self._post(f"/agents/{agent_id}/task", {"task": task}, key)
+        return str(answer["task_id"])
+
+    def task(self, agent_id: str, task_id: str) -> dict[str, Any]:
+        """The task as it stands."""
+        return _checked(self._http.get(f"/agents/{agent_id}/tasks/{task_id}"))
+
+    def cancel(self, agent_id: str, task_id: str) -> dict[str, Any]:
+        """Stop a task."""
+        return self._post(f"/agents/{agent_id}/tasks/{task_id}/cancel", {})
+
+    def approve(
+        self, agent_id: str, task_id: str, approved: bool = True, note: str = ""
+    ) -> dict[str, Any]:
+        """Decide on the call that a task waits with."""
+        body = {"approved": approved, "note": note}
+        return self._post(f"/agents/{agent_id}/tasks/{task_id}/approve", body)
+
+    def events(self, agent_id: str, task_id: str, after: int = 0) -> Iterator[dict[str, Any]]:
+        """One connection's worth of events numbered above ``after``."""
+        url = f"/agents/{agent_id}/tasks/{task_id}/events"
+        headers = {"Last-Event-ID": str(after)}
+        with self._http.stream("GET", url, headers=headers) as response:
+            if response.status_code >= 400:
+                response.read()
+                _checked(response)
+            for line in response.iter_lines():
+                if line.startswith("data:"):
+                    yield json.loads(line.removeprefix("data:"))
+
+    def follow(
+        self, agent_id: str, task_id: str, timeout_s: float, on_event: OnEvent | None = None
+    ) -> TaskResult:
+        """Read a task's events to its end, reconnecting where the stream breaks.
+
+        Raises:
+            AgentError: The task did not end in time.
+        """
+        seen: list[dict[str, Any]] = []
+        deadline = time.monotonic() + timeout_s
+        while not seen or seen[-1]["type"] not in _FINAL:
+            if time.monotonic() > deadline:
+                raise AgentError(f"Task {task_id} did not end within {timeout_s:g} s.")
+            self._read_on(agent_id, task_id, seen, deadline, on_event)
+        row = self.task(agent_id, task_id)
+        return TaskResult(
+            task_id, row["status"], row["answer"], row["error"], row["usage"], events=seen
+        )
+
+    def _read_on(
+        self,
+        agent_id: str,
+        task_id: str,
+        seen: list[dict[str, Any]],
+        deadline: float,
+        on_event: OnEvent | None,
+    ) -> None:
+        try:
+            for event in self.events(agent_id, task_id, after=len(seen)):
+                seen.append(event)
+                if on_event is not None:
+                    on_event(task_id, event)
+                if time.monotonic() > deadline:
+                    return
+        except (httpx.ReadError, httpx.RemoteProtocolError, httpx.ReadTimeout):
+            time.sleep(0.2)
+
+    def _post(self, path: str, body: dict[str, Any], key: str | None = None) -> dict[str, Any]:
+        headers = {"Idempotency-Key": key} if key else {}
+        return _checked(self._http.post(path, json=body, headers=headers))
+
+
+def run_tasks(
+    base_url: str,
+    api_key: str,
+    engine: EngineName,
+    tasks: Sequence[str],
+    *,
+    spec: AgentSpec,
+    timeout_s: float = 300.0,
+    on_event: OnEvent | None = None,
+) -> list[TaskResult]:
+    """Create an agent over HTTP, post the tasks, follow them, and return how they ended, in order.
+
+    Args:
+        base_url: Root of the gateway.
+        api_key: Key with the scopes ``agents``, ``llm`` and those of the tools.
+        engine: ``crewai`` or ``semantic_kernel``; replaces the specification's.
+        tasks: Task texts.
+        spec: The agent.
+        timeout_s: Longest wait for all of them, seconds.
+        on_event: Called with task id and event as they come.
+
+    Raises:
+        ServingError: The gateway refused a request; the message is its own.
+        AgentError: The tasks did not end in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    with AgentsClient(base_url, api_key) as client:
+        agent_id = client.create(spec.model_copy(update={"engine": engine}))
+        ids = [client.post_task(agent_id, task) for task in tasks]
+        return [
+            client.follow(agent_id, task_id, max(1.0, deadline - time.monotonic()), on_event)
+            for task_id in ids
+        ]
+
+
+def _checked(response: httpx.Response) -> dict[str, Any]:
+    if response.status_code < 400:
+        decoded: dict[str, Any] = response.json()
+        return decoded
+    try:
+        error = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        error = {"message": f"Status {response.status_code}: {response.text[:200]}"}
+    raise ServingError(str(error["message"]), str(error.get("hint") or ""), error.get("param"))

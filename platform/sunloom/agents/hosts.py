@@ -1,0 +1,48 @@
+"""Where agents live: something that keeps a runtime per agent and can wake it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from sunloom.agents.endpoint import Endpoint
+from sunloom.agents.runtime import AgentRuntime
+from sunloom.agents.store import AgentStore
+from sunloom.agents.tables import AgentRow
+from sunloom.config.agents import AgentSpec
+
+
+class Hosts(Protocol):
+    """Keeps agents running. The queue is in the database: waking only saves time."""
+
+    async def wake(self, agent: AgentRow, endpoint: Endpoint) -> None:
+        """See that the agent runs, uses this key, and looks at its queue now."""
+        ...
+
+
+class LocalHosts:
+    """Runs agents in this process, on its event loop; for tests and for use without a cluster.
+
+    Args:
+        store: Queue, events and journal.
+    """
+
+    def __init__(self, store: AgentStore) -> None:
+        self._store = store
+        self._runtimes: dict[str, AgentRuntime] = {}
+        self._serving: dict[str, asyncio.Task[None]] = {}
+
+    async def wake(self, agent: AgentRow, endpoint: Endpoint) -> None:
+        """See that the agent runs, uses this key, and looks at its queue now."""
+        if agent.id not in self._runtimes:
+            spec = AgentSpec.model_validate(agent.spec)
+            runtime = AgentRuntime(agent.id, spec, self._store, endpoint)
+            self._runtimes[agent.id] = runtime
+            self._serving[agent.id] = asyncio.create_task(runtime.serve())
+        self._runtimes[agent.id].wake(endpoint)
+
+    async def close(self) -> None:
+        """Stop all agents; their unfinished tasks are queued again at the next start."""
+        for task in self._serving.values():
+            task.cancel()
+        await asyncio.gather(*self._serving.values(), return_exceptions=True)

@@ -1,0 +1,56 @@
+"""A task's events as a server-sent event stream that can be taken up again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+
+from sunloom.agents.store import AgentStore
+from sunloom.agents.tables import EventRow
+
+FINAL_EVENTS = frozenset({"succeeded", "failed", "cancelled"})
+_POLL_S = 0.15
+_HEARTBEAT_S = 15.0
+
+
+async def stream_events(store: AgentStore, task_id: str, after: int) -> AsyncIterator[str]:
+    """Events numbered above ``after``, as they come, up to the one that ends the task.
+
+    Every event has its number as SSE id, so a client that lost the connection continues with
+    ``Last-Event-ID`` and misses nothing. The log lies in the database: any replica can stream.
+    """
+    last_sent = time.monotonic()
+    while True:
+        events = await asyncio.to_thread(store.events, task_id, after)
+        for event in events:
+            yield _encode(event)
+            after = event.seq
+            last_sent = time.monotonic()
+            if event.type in FINAL_EVENTS:
+                return
+        if not events and await asyncio.to_thread(_is_over, store, task_id, after):
+            return
+        if time.monotonic() - last_sent > _HEARTBEAT_S:
+            yield ": still running\n\n"
+            last_sent = time.monotonic()
+        await asyncio.sleep(_POLL_S)
+
+
+def _is_over(store: AgentStore, task_id: str, after: int) -> bool:
+    """Whether the client has seen the last event already; it then asked for what follows it."""
+    if after == 0:
+        return False
+    last = store.events(task_id, after - 1, limit=1)
+    return not last or last[0].type in FINAL_EVENTS
+
+
+def _encode(event: EventRow) -> str:
+    data = {
+        "seq": event.seq,
+        "type": event.type,
+        "created_at": event.created_at.isoformat(),
+        "data": event.data,
+    }
+    return f"id: {event.seq}\nevent: {event.type}\ndata: {json.dumps(data)}\n\n"

@@ -1,0 +1,132 @@
+"""Agents as Ray actors behind the guarded app, on a scripted model, and a real kill -9."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+
+from sunloom.agents.actors import describe_actor, stop_actor
+from sunloom.agents.client import AgentsClient, run_tasks
+from sunloom.config import Settings
+from sunloom.config.agents import AgentSpec
+from sunloom.core.processes import free_port
+from sunloom.serving.apps.agents import build_agents_app
+from sunloom.serving.auth import create_key
+from sunloom.serving.gate import Gate
+from sunloom.serving.guard import Guard
+from tests.unit.agents import scripted
+
+pytestmark = pytest.mark.integration
+
+ENGINES = ("semantic_kernel", "crewai")
+TASKS = [f"Should customer {number} get a voucher?" for number in (4711, 4712)]
+
+
+def _spec(engine: str, **changes: Any) -> AgentSpec:
+    return AgentSpec.model_validate(
+        {
+            "name": "retail",
+            "engine": engine,
+            "tools": [
+                {"name": "get_features", "options": {"features": ["recency_days"]}},
+                "predict",
+            ],
+            **changes,
+        }
+    )
+
+
+@contextmanager
+def _agents_app(settings: Settings, gateway_url: str) -> Iterator[str]:
+    """The agents' app behind its guard on a free port; its agents call ``gateway_url``."""
+    serving = settings.serving.model_copy(update={"port": int(gateway_url.rsplit(":", 1)[1])})
+    settings = settings.model_copy(update={"serving": serving})
+    app = Guard(build_agents_app(settings), Gate(settings, "agents"), "agents")
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    _wait(lambda: server.started, 20)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+def _wait(done: Callable[[], Any], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_tasks_run_in_an_actor_and_stream_their_events(
+    ray_local: str, settings: Settings, engine: str
+) -> None:
+    key, _ = create_key(settings, ["agents", "llm", "features", "models"])
+    with scripted.serve() as gateway, _agents_app(settings, gateway.url) as url:
+        results = run_tasks(url, key, engine, TASKS, spec=_spec(engine), timeout_s=120)
+        with AgentsClient(url, key) as client:
+            agents = client._http.get("/agents").json()["agents"]
+        assert describe_actor(agents[0]["agent_id"])["pid"] != os.getpid()
+        assert stop_actor(agents[0]["agent_id"])
+    assert [result.answer for result in results] == ["Yes.", "No."]
+    assert all(result.usage["prompt_tokens"] == 30 for result in results)
+    for result in results:
+        assert [event["seq"] for event in result.events] == list(range(1, 9))
+        types = [event["type"] for event in result.events]
+        assert types == [
+            "queued", "started", "model_call", "tool_call", "model_call", "tool_call",
+            "model_call", "succeeded",
+        ]  # fmt: skip
+    bearer = {headers.get("Authorization") for _, _, headers in gateway.requests}
+    assert len(bearer) == 1, "one delegated key for all calls of this agent"
+    assert bearer != {f"Bearer {key}"}, "the caller's own key never reaches the agent"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_killed_actor_resumes_and_repeats_no_finished_call(
+    ray_local: str, settings: Settings, engine: str
+) -> None:
+    key, _ = create_key(settings, ["agents", "llm", "features", "models"])
+    held = threading.Event()
+
+    def script(body: dict[str, Any]) -> dict[str, Any]:
+        if len(scripted.results(body)) == 2 and not held.is_set():
+            # The third model call hangs until the actor is dead.
+            held.wait(60)
+        return scripted.voucher(body)
+
+    with scripted.serve(script) as gateway, _agents_app(settings, gateway.url) as url:
+        with AgentsClient(url, key) as client:
+            agent_id = client.create(_spec(engine))
+            task_id = client.post_task(agent_id, TASKS[0])
+            _wait(lambda: len(gateway.completions) == 3, 90)
+            first = describe_actor(agent_id)
+            assert first["running"] == [task_id]
+            os.kill(first["pid"], signal.SIGKILL)
+            _wait(lambda: not os.path.exists(f"/proc/{first['pid']}"), 20)
+            held.set()
+            result = client.follow(agent_id, task_id, timeout_s=120)
+            assert describe_actor(agent_id)["pid"] != first["pid"]
+            assert client.task(agent_id, task_id)["attempts"] == 2
+            stop_actor(agent_id)
+    assert (result.status, result.answer) == ("succeeded", "Yes.")
+    assert len(gateway.completions) == 4, "only the call that was under way is made again"
+    assert len(gateway.paths("/features/")) == 1
+    assert len(gateway.paths("/predict/")) == 1
+    types = [event["type"] for event in result.events]
+    assert types.count("requeued") == 1
+    assert types.count("tool_call") == 2
+    assert types.count("model_call") == 3
+    assert result.usage == {"prompt_tokens": 30, "completion_tokens": 15}
