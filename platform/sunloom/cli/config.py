@@ -96,7 +96,7 @@ def _check_one(
 ) -> tuple[str, str]:
     name = str(recipe) if recipe else "settings"
     try:
-        _load(recipe, kind, sets, env)
+        _load(recipe, kind if recipe else None, sets, env)
     except SunloomError as error:
         return name, str(error)
     return name, ""

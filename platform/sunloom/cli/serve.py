@@ -2,17 +2,84 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+import time
+from typing import Annotated, Any
 
 import typer
 
 from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Sets, load_settings
+from sunloom.cli.serving_record import ServingRecord
+from sunloom.cli.work import cluster
 from sunloom.config.settings import Settings
+from sunloom.errors import NotFoundError, UsageError
 
 app = typer.Typer(help="Run the gateway and the apps behind it.", no_args_is_help=True)
 
 Port = Annotated[int | None, typer.Option(help="Port of the gateway; 0 picks a free one.")]
+
+
+@app.command()
+def run(port: Port = None, sets: Sets = None, env: Env = None, json: Json = False) -> None:
+    """Serve in the foreground until Ctrl-C; everything that was started ends with it."""
+    from sunloom.serving.deploy import shutdown
+    from sunloom.serving.environment import serving_environment
+
+    settings = _settings(port, sets, env)
+    with cluster(settings, serving_environment(settings)):
+        try:
+            url = _deploy(settings, json)
+            with ServingRecord.held(settings, url):
+                _rest()
+        except KeyboardInterrupt:
+            output.print_note("stopping")
+        finally:
+            shutdown(settings)
+
+
+@app.command()
+def deploy(port: Port = None, sets: Sets = None, env: Env = None, json: Json = False) -> None:
+    """Serve on a running cluster (cluster.address or RAY_ADDRESS) and return once it is ready."""
+    settings = _settings(port, sets, env)
+    _require_address(settings)
+    _deploy(settings, json)
+
+
+@app.command()
+def status(sets: Sets = None, env: Env = None, json: Json = False) -> None:
+    """Show what runs: on the configured cluster, else what `serve run` holds on this machine."""
+    settings = load_settings(sets, env)
+    found = _cluster_status(settings) if _address(settings) else _local_status(settings)
+    if found is None:
+        raise NotFoundError("Nothing is served.", "Start it with `sunloom serve run`.")
+    if json:
+        output.print_json(found)
+    else:
+        output.print_mapping(found)
+
+
+@app.command()
+def shutdown(sets: Sets = None, env: Env = None, json: Json = False) -> None:
+    """Stop what `deploy` or `run` started; the cluster itself stays."""
+    settings = load_settings(sets, env)
+    if _address(settings):
+        from sunloom.core.cluster import connect
+        from sunloom.serving.deploy import shutdown as stop
+
+        connect(settings)
+        stop(settings)
+        stopped = {"stopped": str(_address(settings))}
+    else:
+        record = ServingRecord.read(settings)
+        if record is None:
+            raise NotFoundError("Nothing is served.", "Start it with `sunloom serve run`.")
+        record.end()
+        stopped = {"stopped": record.url}
+    if json:
+        output.print_json(stopped)
+    else:
+        output.print_line(f"stopped {stopped['stopped']}")
 
 
 def _settings(port: int | None, sets: list[str] | None, env: str | None) -> Settings:
@@ -20,7 +87,54 @@ def _settings(port: int | None, sets: list[str] | None, env: str | None) -> Sett
     return load_settings([*(sets or ()), *extra], env)
 
 
-@app.command()
-def run(port: Port = None, sets: Sets = None, env: Env = None) -> None:
-    """Serve in the foreground until Ctrl-C; everything started ends with it."""
-    raise NotImplementedError
+def _deploy(settings: Settings, json: bool) -> str:
+    from sunloom.serving.auth import ensure_first_key
+    from sunloom.serving.deploy import deploy as start
+
+    first = ensure_first_key(settings)
+    output.print_note("starting: about two minutes where a language model is served")
+    deployment = start(settings)
+    result: dict[str, Any] = deployment.to_dict() | {"key": first[0] if first else None}
+    if json:
+        output.print_json(result)
+        return deployment.url
+    output.print_mapping({"gateway": deployment.url, "documentation": f"{deployment.url}/docs"})
+    output.print_table(("app", "state"), deployment.apps.items())
+    if first:
+        output.print_line(f"first key, shown once: {first[0]}")
+    return deployment.url
+
+
+def _rest() -> None:
+    output.print_note("Ctrl-C stops it")
+    while True:
+        time.sleep(3600)
+
+
+def _address(settings: Settings) -> str | None:
+    return settings.cluster.address or os.environ.get("RAY_ADDRESS")
+
+
+def _require_address(settings: Settings) -> None:
+    if not _address(settings):
+        raise UsageError(
+            "`serve deploy` needs a running cluster.",
+            "Set cluster.address (--set cluster.address=auto), or use `sunloom serve run`.",
+            "cluster.address",
+        )
+
+
+def _cluster_status(settings: Settings) -> dict[str, Any] | None:
+    from sunloom.core.cluster import connect
+    from sunloom.serving.deploy import status as look
+
+    connect(settings)
+    found = look(settings)
+    return found.to_dict() if found else None
+
+
+def _local_status(settings: Settings) -> dict[str, Any] | None:
+    record = ServingRecord.read(settings)
+    if record is None:
+        return None
+    return {"url": record.url, "pid": record.pid, "ready": record.is_ready()}

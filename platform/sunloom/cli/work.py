@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from sunloom.config.settings import Settings
 
 
 @contextmanager
-def cluster(settings: Settings) -> Iterator[None]:
-    """Connect to the configured cluster, or start a private one that ends with the block."""
+def cluster(settings: Settings, environment: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Connect to the configured cluster, or start a private one that ends with the block.
+
+    Args:
+        settings: Which cluster.
+        environment: Variables that workers need from their start.
+    """
     from sunloom.core.cluster import connect, disconnect
     from sunloom.core.processes import interrupt_on_sigterm, own_processes
 
     with own_processes(), interrupt_on_sigterm():
-        connect(settings)
+        connect(settings, environment)
         try:
             yield
         finally:
