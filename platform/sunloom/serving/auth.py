@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import JSON, Integer, String, select, update
+from sqlalchemy import JSON, Integer, String, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.config import Settings
@@ -159,6 +159,17 @@ def delegate(
         parent.account,
         purpose,
     )
+
+
+def system_key(settings: Settings, scopes: Sequence[str], life: timedelta) -> str:
+    """A short-lived key for the platform's own requests, such as the readiness probe."""
+    limit = settings.serving.keys.requests_per_minute
+    database = open_keys(settings)
+    with database.session() as session:
+        old = (KeyRow.parent.is_not(None), KeyRow.expires_at < now() - timedelta(days=1))
+        session.execute(delete(KeyRow).where(*old))
+    secret, _ = _insert(database, scopes, "system", life, limit, None, "system", "probe")
+    return secret
 
 
 def list_keys(settings: Settings, *, delegated: bool = False) -> list[KeyRecord]:

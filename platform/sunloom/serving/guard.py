@@ -67,13 +67,17 @@ class Guard:
     Args:
         app: The app behind.
         gate: Who may pass.
+        name: The app's name, sent as ``X-Sunloom-App``.
         server_sets_request_id: Ray Serve's own server makes and echoes ``X-Request-ID``;
             behind another server the guard does.
     """
 
-    def __init__(self, app: App, gate: Admission, *, server_sets_request_id: bool = False) -> None:
+    def __init__(
+        self, app: App, gate: Admission, name: str, *, server_sets_request_id: bool = False
+    ) -> None:
         self._app = app
         self._gate = gate
+        self._name = name.encode()
         self._echo = not server_sets_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,15 +96,19 @@ class Guard:
         # Serve mounts an app at its prefix; the apps here know their whole path.
         scope = {**scope, "root_path": ""}
         rule = find_rule(scope["method"], scope["path"])
-        answer = _Answer(send, _request_id(headers), self._echo, scope["method"] == "HEAD")
+        request_id = _request_id(headers)
+        added = [(b"x-sunloom-app", self._name)]
+        if self._echo:
+            added.append((b"x-request-id", request_id.encode()))
+        answer = _Answer(send, request_id, added, is_head=scope["method"] == "HEAD")
         began = time.perf_counter()
         try:
-            scope[_CALLER] = await self._admit(scope, headers, rule.scope, answer.request_id)
+            scope[_CALLER] = await self._admit(scope, headers, rule.scope, request_id)
             await self._app(scope, receive, answer.send)
         except SunloomError as error:
             await answer.fail(problem_of(error), error)
         except Exception as error:
-            _logger.exception("request %s failed", answer.request_id)
+            _logger.exception("request %s failed", request_id)
             await answer.fail(problem_of(error), error)
         finally:
             elapsed = time.perf_counter() - began
@@ -119,14 +127,16 @@ class Guard:
 class _Answer:
     """Passes an answer through; errors are held back and sent in the one body."""
 
-    def __init__(self, send: Send, request_id: str, echo: bool, is_head: bool) -> None:
+    def __init__(
+        self, send: Send, request_id: str, added: list[tuple[bytes, bytes]], *, is_head: bool
+    ) -> None:
         self._send = send
-        self._echo = echo
+        self._added = added
         self._is_head = is_head
         self._held: Message | None = None
         self._body = bytearray()
         self._started = False
-        self.request_id = request_id
+        self._request_id = request_id
         self.status = 500
 
     async def send(self, message: Message) -> None:
@@ -152,7 +162,7 @@ class _Answer:
             self._held = message
             return
         self._started = True
-        await self._send({**message, "headers": [*message.get("headers", ()), *self._extra()]})
+        await self._send({**message, "headers": [*message.get("headers", ()), *self._added]})
 
     async def _collect(self, message: Message) -> None:
         self._body += message.get("body", b"")
@@ -167,19 +177,16 @@ class _Answer:
     async def _problem(self, problem: Problem, headers: Any) -> None:
         self._started = True
         self.status = problem.status
-        body = problem.encoded(self.request_id)
+        body = problem.encoded(self._request_id)
         sent = [
             *headers,
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             *_ADDED.get(problem.status, ()),
-            *self._extra(),
+            *self._added,
         ]
         await self._send({"type": "http.response.start", "status": problem.status, "headers": sent})
         await self._send({"type": "http.response.body", "body": b"" if self._is_head else body})
-
-    def _extra(self) -> list[tuple[bytes, bytes]]:
-        return [(b"x-request-id", self.request_id.encode())] if self._echo else []
 
 
 _REPLACED = frozenset({b"content-type", b"content-length", b"content-encoding"})

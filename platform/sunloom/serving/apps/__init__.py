@@ -1,0 +1,1 @@
+"""The apps behind the gateway, each a Serve application with the guard in front."""

@@ -1,0 +1,65 @@
+"""The outermost layer of each replica's own port, before Serve's routing.
+
+Serve answers a route list and a 404 of its own there, ahead of the app and its guard.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from starlette.middleware import Middleware
+
+from sunloom.serving.problems import Problem
+from sunloom.serving.routes import PUBLIC
+
+_OPEN = PUBLIC | {"/-/healthz"}
+_REFUSAL = Problem(
+    401, "unauthenticated", "This route needs a key.", "Send the header Authorization: Bearer KEY."
+)
+_Message = MutableMapping[str, Any]
+_Send = Callable[[_Message], Awaitable[None]]
+_App = Callable[[_Message, Callable[[], Awaitable[_Message]], _Send], Awaitable[None]]
+
+
+class Door:
+    """Turns away whoever brings no key at all; the guard behind checks the key."""
+
+    def __init__(self, app: _App) -> None:
+        self._app = app
+
+    async def __call__(
+        self, scope: _Message, receive: Callable[[], Awaitable[_Message]], send: _Send
+    ) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "http" and not _may_pass(scope):
+            await _refuse(send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def middlewares() -> list[Middleware]:
+    """What ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` names."""
+    return [Middleware(Door)]
+
+
+def _may_pass(scope: _Message) -> bool:
+    path = scope["path"]
+    if path in _OPEN:
+        return True
+    has_key = any(name == b"authorization" and value for name, value in scope["headers"])
+    return has_key and path != "/-/routes"
+
+
+async def _refuse(send: _Send) -> None:
+    request_id = secrets.token_hex(12)
+    body = _REFUSAL.encoded(request_id)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"www-authenticate", b'Bearer realm="sunloom"'),
+        (b"x-request-id", request_id.encode()),
+    ]
+    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

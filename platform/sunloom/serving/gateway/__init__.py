@@ -1,0 +1,1 @@
+"""The app at ``/``: health, docs over all apps, registry, keys, training, monitoring."""

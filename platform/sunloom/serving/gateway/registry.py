@@ -1,0 +1,57 @@
+"""``/models``: what is registered, and which version an alias means."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from sunloom.config import Settings
+from sunloom.core.artifacts import open_registry
+
+
+class Promotion(BaseModel):
+    """Which version an alias shall mean."""
+
+    version: int = Field(ge=1)
+
+
+def build_router(settings: Settings) -> APIRouter:
+    """Routes of the model registry."""
+    router = APIRouter(prefix="/models", tags=["models"])
+
+    def listed(kind: str | None) -> list[dict[str, Any]]:
+        registry = open_registry(settings)
+        versions = registry.list(kind)
+        aliases = {version.name: registry.aliases(version.name) for version in versions}
+        return [
+            version.to_dict() | {"aliases": _bearing(aliases[version.name], version.version)}
+            for version in versions
+        ]
+
+    @router.get("")
+    async def list_models(kind: str | None = None) -> dict[str, Any]:
+        """All model versions with their aliases."""
+        return {"models": await asyncio.to_thread(listed, kind)}
+
+    @router.get("/{name}")
+    async def show_model(name: str) -> dict[str, Any]:
+        """What ``name``, ``name@version`` or ``name@alias`` means now."""
+        registry = open_registry(settings)
+        version = await asyncio.to_thread(registry.get, name)
+        return version.to_dict() | {"all_aliases": registry.aliases(version.name)}
+
+    @router.post("/{name}/aliases/{alias}")
+    async def promote(name: str, alias: str, body: Promotion) -> dict[str, Any]:
+        """Point an alias at a version; the apps follow within seconds, without a restart."""
+        registry = open_registry(settings)
+        version = await asyncio.to_thread(registry.promote, name, body.version, alias)
+        return {"name": name, "alias": alias, "version": version.version}
+
+    return router
+
+
+def _bearing(aliases: dict[str, int], version: int) -> list[str]:
+    return sorted(alias for alias, at in aliases.items() if at == version)

@@ -1,0 +1,25 @@
+"""FastAPI as every app here uses it: errors raised on purpose get their status and body."""
+
+from __future__ import annotations
+
+import json
+
+from fastapi import FastAPI, Request, Response
+
+import sunloom
+from sunloom.errors import SunloomError
+from sunloom.serving.guard import caller
+from sunloom.serving.problems import problem_of
+
+
+def build_fastapi(title: str) -> FastAPI:
+    """An app without docs of its own: the gateway serves one document over all apps."""
+    app = FastAPI(title=title, version=sunloom.__version__, docs_url=None, redoc_url=None)
+    app.add_exception_handler(SunloomError, _answer)
+    return app
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    body = json.dumps(problem.body(caller(request.scope).request_id))
+    return Response(body, problem.status, media_type="application/json")
