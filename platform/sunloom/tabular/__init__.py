@@ -1,0 +1,41 @@
+"""Tabular models: algorithms behind one Protocol, search on Ray Tune, evaluation, storage.
+
+Cheap to import: scikit-learn, XGBoost, LightGBM, Ray and Matplotlib load when they are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sunloom.tabular.evaluation import Evaluation, evaluate
+    from sunloom.tabular.model import TabularModel, load_model, predictions
+    from sunloom.tabular.trainer import TabularResult, train_tabular
+
+__all__ = [
+    "Evaluation",
+    "TabularModel",
+    "TabularResult",
+    "evaluate",
+    "load_model",
+    "predictions",
+    "train_tabular",
+]
+
+_HOMES = {
+    "Evaluation": "evaluation",
+    "TabularModel": "model",
+    "TabularResult": "trainer",
+    "evaluate": "evaluation",
+    "load_model": "model",
+    "predictions": "model",
+    "train_tabular": "trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

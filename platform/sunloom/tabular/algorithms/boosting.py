@@ -1,0 +1,111 @@
+"""Gradient-boosted trees: XGBoost stored as its JSON, LightGBM as its text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sunloom.errors import ArtifactError
+from sunloom.tabular.algorithms.protocol import Parameters
+from sunloom.tabular.arrays import FloatArray
+
+ROUNDS = 100
+
+
+@dataclass(frozen=True)
+class FittedXGBoost:
+    """An XGBoost booster."""
+
+    booster: Any
+
+    def predict(self, matrix: FloatArray) -> FloatArray:
+        """Probability of label 1 for each row."""
+        return np.asarray(self.booster.inplace_predict(matrix), dtype=np.float64)
+
+    def dump(self) -> str:
+        """XGBoost's own JSON."""
+        return bytes(self.booster.save_raw(raw_format="json")).decode()
+
+
+class XGBoost:
+    """Gradient-boosted trees by XGBoost.
+
+    Parameters: ``rounds`` (trees, default 100), ``threads`` (default 1), the rest as XGBoost
+    names them (``max_depth``, ``eta``, ``min_child_weight``, ``subsample``, …).
+    """
+
+    name = "xgboost"
+    complexity = 2
+    suffix = "json"
+
+    def fit(self, matrix: FloatArray, target: FloatArray, parameters: Parameters) -> FittedXGBoost:
+        """Fit with the logistic objective."""
+        import xgboost
+
+        settings, rounds, threads = _split(parameters)
+        settings = {"objective": "binary:logistic", "nthread": threads, "verbosity": 0} | settings
+        return FittedXGBoost(xgboost.train(settings, xgboost.DMatrix(matrix, target), rounds))
+
+    def load(self, text: str) -> FittedXGBoost:
+        """Read XGBoost's JSON."""
+        import xgboost
+
+        try:
+            booster = xgboost.Booster(model_file=bytearray(text.encode()))
+        except xgboost.core.XGBoostError as error:
+            raise ArtifactError("The XGBoost model is damaged.") from error
+        booster.set_param({"nthread": 1})
+        return FittedXGBoost(booster)
+
+
+@dataclass(frozen=True)
+class FittedLightGBM:
+    """A LightGBM booster."""
+
+    booster: Any
+
+    def predict(self, matrix: FloatArray) -> FloatArray:
+        """Probability of label 1 for each row."""
+        return np.asarray(self.booster.predict(matrix, num_threads=1), dtype=np.float64)
+
+    def dump(self) -> str:
+        """LightGBM's own text."""
+        return str(self.booster.model_to_string())
+
+
+class LightGBM:
+    """Gradient-boosted trees by LightGBM.
+
+    Parameters: ``rounds`` (trees, default 100), ``threads`` (default 1), the rest as LightGBM
+    names them (``num_leaves``, ``learning_rate``, ``min_data_in_leaf``, …).
+    """
+
+    name = "lightgbm"
+    complexity = 2
+    suffix = "txt"
+
+    def fit(self, matrix: FloatArray, target: FloatArray, parameters: Parameters) -> FittedLightGBM:
+        """Fit with the logistic objective; deterministic for a seed."""
+        import lightgbm
+
+        settings, rounds, threads = _split(parameters)
+        defaults = {"objective": "binary", "num_threads": threads, "verbosity": -1}
+        settings = defaults | {"deterministic": True, "force_row_wise": True} | settings
+        return FittedLightGBM(lightgbm.train(settings, lightgbm.Dataset(matrix, target), rounds))
+
+    def load(self, text: str) -> FittedLightGBM:
+        """Read LightGBM's text."""
+        import lightgbm
+
+        try:
+            return FittedLightGBM(lightgbm.Booster(model_str=text))
+        except lightgbm.basic.LightGBMError as error:
+            raise ArtifactError("The LightGBM model is damaged.") from error
+
+
+def _split(parameters: Parameters) -> tuple[dict[str, Any], int, int]:
+    settings = dict(parameters)
+    rounds = int(settings.pop("rounds", ROUNDS))
+    return settings, rounds, int(settings.pop("threads", 1))

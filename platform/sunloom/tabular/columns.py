@@ -1,0 +1,136 @@
+"""From a table to the matrix that algorithms read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sunloom.config.tabular import RatioConfig, RowsConfig
+from sunloom.errors import DataError, known_names_hint
+from sunloom.tabular.arrays import FloatArray
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A derived column, ``numerator / (denominator + plus)``."""
+
+    name: str
+    numerator: str
+    denominator: str
+    plus: float
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns a model reads and which it derives from them.
+
+    Attributes:
+        features: Input columns, in order.
+        ratios: Columns appended to the matrix after the inputs.
+    """
+
+    features: tuple[str, ...]
+    ratios: tuple[Ratio, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the matrix's columns."""
+        return (*self.features, *(ratio.name for ratio in self.ratios))
+
+    def matrix(self, frame: pl.DataFrame) -> FloatArray:
+        """The frame's features and ratios as ``[rows, columns]``; null becomes NaN.
+
+        Raises:
+            DataError: A column is missing or holds no numbers.
+        """
+        inputs = [_numbers(frame, name) for name in self.features]
+        by_name = dict(zip(self.features, inputs, strict=True))
+        derived = [_ratio(by_name, ratio) for ratio in self.ratios]
+        if not inputs:
+            return np.empty((frame.height, 0))
+        return np.column_stack([*inputs, *derived]).astype(np.float64, copy=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the model's manifest."""
+        ratios = [vars(ratio) for ratio in self.ratios]
+        return {"features": list(self.features), "ratios": ratios}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Columns:
+        """Undo ``to_dict``."""
+        return cls(tuple(data["features"]), tuple(Ratio(**ratio) for ratio in data["ratios"]))
+
+
+def build_columns(frame: pl.DataFrame, config: RowsConfig) -> Columns:
+    """The columns that a recipe means, checked against the training rows.
+
+    Raises:
+        DataError: A feature or a ratio's part is not a numeric column of the rows.
+    """
+    numeric = feature_columns(frame, config)
+    features = config.features or numeric
+    parts = [part for ratio in config.ratios for part in (ratio.numerator, ratio.denominator)]
+    _require(features, numeric)
+    _require(parts, features)
+    return Columns(tuple(features), tuple(_build_ratio(ratio) for ratio in config.ratios))
+
+
+def feature_columns(frame: pl.DataFrame, config: RowsConfig) -> tuple[str, ...]:
+    """Every numeric or boolean column that is neither entity, time nor label."""
+    left_out = {config.entity, config.event_time, config.label}
+    return tuple(
+        name
+        for name, kind in frame.schema.items()
+        if name not in left_out and (kind.is_numeric() or kind == pl.Boolean)
+    )
+
+
+def target(frame: pl.DataFrame, label: str) -> FloatArray:
+    """The label as 0.0 and 1.0.
+
+    Raises:
+        DataError: The label is missing, null, not 0 or 1, or the same in every row.
+    """
+    values = _numbers(frame, label)
+    found = set(np.unique(values[~np.isnan(values)]).tolist())
+    if np.isnan(values).any() or not found <= {0.0, 1.0}:
+        raise DataError(f"The label {label!r} must be 0 or 1 in every row, found {sorted(found)}.")
+    if len(found) < 2:
+        raise DataError(f"The label {label!r} is the same in all {len(values)} rows.")
+    return values
+
+
+def _build_ratio(config: RatioConfig) -> Ratio:
+    return Ratio(config.name, config.numerator, config.denominator, config.plus)
+
+
+def _require(names: Iterable[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            hint = known_names_hint(name, known)
+            raise DataError(f"There is no numeric feature {name!r}.", hint, name)
+
+
+def _numbers(frame: pl.DataFrame, name: str) -> FloatArray:
+    if name not in frame.columns:
+        hint = known_names_hint(name, frame.columns)
+        raise DataError(f"The column {name!r} is missing.", hint, name)
+    try:
+        cast = frame[name].cast(pl.Float64)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"The column {name!r} holds values that are no numbers.", param=name) from (
+            error
+        )
+    return cast.fill_null(float("nan")).to_numpy()
+
+
+def _ratio(inputs: Mapping[str, FloatArray], ratio: Ratio) -> FloatArray:
+    below = inputs[ratio.denominator] + ratio.plus
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotient: FloatArray = inputs[ratio.numerator] / below
+    quotient[~np.isfinite(quotient)] = np.nan
+    return quotient

@@ -1,0 +1,97 @@
+"""Cross-validation inside the training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sunloom.errors import DataError
+from sunloom.tabular.algorithms import Algorithm, Parameters
+from sunloom.tabular.arrays import FloatArray
+from sunloom.tabular.evaluation import row_losses
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a trial needs.
+
+    Attributes:
+        matrix: ``[rows, columns]``, NaN for missing.
+        target: ``[rows]`` of 0.0 and 1.0.
+        fold: ``[rows]``, number of the fold that a row is held out in.
+    """
+
+    matrix: FloatArray
+    target: FloatArray
+    fold: NDArray[np.int64]
+
+    @property
+    def folds(self) -> int:
+        """Number of folds."""
+        return int(self.fold.max()) + 1
+
+
+@dataclass(frozen=True)
+class FoldScore:
+    """Log loss over the rows held out so far.
+
+    Attributes:
+        folds: Folds done.
+        loss: Mean over the rows.
+        standard_error: Of that mean.
+    """
+
+    folds: int
+    loss: float
+    standard_error: float
+
+
+def assign_folds(target: FloatArray, folds: int, seed: int) -> NDArray[np.int64]:
+    """A fold number a row, with the same share of each label in every fold.
+
+    Raises:
+        DataError: A label has fewer rows than there are folds.
+    """
+    generator = np.random.default_rng(seed)
+    fold = np.empty(len(target), dtype=np.int64)
+    for label in (0.0, 1.0):
+        rows = np.flatnonzero(target == label)
+        if len(rows) < folds:
+            raise DataError(f"{len(rows)} rows with label {label:.0f} do not fill {folds} folds.")
+        fold[generator.permutation(rows)] = np.arange(len(rows)) % folds
+    return fold
+
+
+def held_out_scores(
+    algorithm: Algorithm, data: TrainingData, parameters: Parameters
+) -> Iterator[FoldScore]:
+    """The score after each fold, so that a scheduler can end a hopeless trial."""
+    losses: list[FloatArray] = []
+    for fold in range(data.folds):
+        held = data.fold == fold
+        probability = _predict_fold(algorithm, data, parameters, held)
+        losses.append(row_losses(data.target[held], probability))
+        rows = np.concatenate(losses)
+        error = float(rows.std(ddof=1) / np.sqrt(len(rows)))
+        yield FoldScore(fold + 1, float(rows.mean()), error)
+
+
+def held_out_probabilities(
+    algorithm: Algorithm, data: TrainingData, parameters: Parameters
+) -> FloatArray:
+    """Each row's probability from the model that did not see its fold."""
+    result = np.empty(len(data.target))
+    for fold in range(data.folds):
+        held = data.fold == fold
+        result[held] = _predict_fold(algorithm, data, parameters, held)
+    return result
+
+
+def _predict_fold(
+    algorithm: Algorithm, data: TrainingData, parameters: Parameters, held: NDArray[np.bool_]
+) -> FloatArray:
+    fitted = algorithm.fit(data.matrix[~held], data.target[~held], parameters)
+    return fitted.predict(data.matrix[held])

@@ -1,0 +1,145 @@
+"""A trained tabular model: a folder of text files, and what answers from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sunloom.core.artifacts import write_atomic
+from sunloom.errors import ArtifactError, DataError
+from sunloom.tabular.algorithms import Fitted, load_algorithm
+from sunloom.tabular.arrays import FloatArray
+from sunloom.tabular.columns import Columns
+
+MANIFEST = "model.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TabularModel:
+    """A binary classifier with its columns, labels and threshold.
+
+    Attributes:
+        algorithm: Name of the algorithm.
+        parameters: Hyperparameters that it was fitted with.
+        columns: Inputs and derived columns.
+        fitted: The classifier.
+        labels: Names of the outcomes 0 and 1.
+        threshold: Probability from which the answer is ``labels[1]``.
+        about: What it was trained on.
+    """
+
+    algorithm: str
+    parameters: Mapping[str, Any]
+    columns: Columns
+    fitted: Fitted
+    labels: tuple[str, str]
+    threshold: float
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Columns that a row must have, in order."""
+        return self.columns.features
+
+    def predict(self, frame: pl.DataFrame) -> FloatArray:
+        """Probability of label 1 for each row; null is a missing value.
+
+        Raises:
+            DataError: A column is missing or holds no numbers.
+        """
+        matrix = self.columns.matrix(frame)
+        return self.fitted.predict(matrix) if len(matrix) else np.empty(0)
+
+    def label(self, probability: float) -> str:
+        """The outcome's name for a probability."""
+        return self.labels[int(probability >= self.threshold)]
+
+    def save(self, folder: Path) -> Path:
+        """Write manifest and classifier as text files."""
+        algorithm = load_algorithm(self.algorithm)
+        file = f"{self.algorithm}.{algorithm.suffix}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / file, self.fitted.dump())
+        manifest = {
+            "format": FORMAT,
+            "algorithm": self.algorithm,
+            "parameters": dict(self.parameters),
+            "classifier": file,
+            "columns": self.columns.to_dict(),
+            "labels": list(self.labels),
+            "threshold": self.threshold,
+            "about": dict(self.about),
+        }
+        write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1))
+        return folder
+
+
+def load_model(path: Path | str) -> TabularModel:
+    """Read a model's folder; nothing in it is executed.
+
+    Raises:
+        ArtifactError: The folder holds no tabular model, or a damaged one.
+        NotFoundError: Its algorithm is a plugin that is not installed.
+    """
+    folder = Path(path)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        algorithm = load_algorithm(manifest["algorithm"])
+        # Only a file of the folder itself, whatever the manifest says.
+        text = (folder / Path(manifest["classifier"]).name).read_text()
+        return _build(manifest, algorithm.load(text))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{folder} holds no whole tabular model: {type(error).__name__}: {error}",
+            "Train again with `sunloom tabular train`, or take another version.",
+        ) from error
+
+
+def _build(manifest: Mapping[str, Any], fitted: Fitted) -> TabularModel:
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"format {manifest['format']} is not {FORMAT}")
+    return TabularModel(
+        algorithm=manifest["algorithm"],
+        parameters=manifest["parameters"],
+        columns=Columns.from_dict(manifest["columns"]),
+        fitted=fitted,
+        labels=(manifest["labels"][0], manifest["labels"][1]),
+        threshold=float(manifest["threshold"]),
+        about=manifest["about"],
+    )
+
+
+def predictions(
+    model: TabularModel, rows: pl.DataFrame | Sequence[Mapping[str, Any]], entity: str = "id"
+) -> list[dict[str, Any]]:
+    """Answers in the order of the rows, for a person or an agent to read.
+
+    Args:
+        model: The model.
+        rows: A frame or a list of rows with the model's features.
+        entity: Column that names the entity; ``entity_id`` counts too, and None where neither is.
+
+    Raises:
+        DataError: A feature is missing, or the rows do not form a table.
+    """
+    frame = rows if isinstance(rows, pl.DataFrame) else _frame(rows)
+    key = next((name for name in (entity, "entity_id") if name in frame.columns), None)
+    entities = frame[key].to_list() if key else [None] * frame.height
+    return [
+        {"entity_id": name, "probability": float(value), "prediction": model.label(float(value))}
+        for name, value in zip(entities, model.predict(frame), strict=True)
+    ]
+
+
+def _frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    try:
+        return pl.DataFrame([dict(row) for row in rows], infer_schema_length=None)
+    except (pl.exceptions.PolarsError, TypeError) as error:
+        raise DataError(f"The rows do not form a table: {error}", param="rows") from error

@@ -1,0 +1,187 @@
+"""The search over algorithms and hyperparameters, on Ray Tune.
+
+Each trial is one algorithm with one draw of its hyperparameters, run as a Ray actor; it reports
+its log loss after every fold. Nothing here sees the judging rows.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sunloom.config.tabular import AlgorithmConfig, RangeConfig, TuningConfig
+from sunloom.core.telemetry import get_logger
+from sunloom.errors import TrainingError
+from sunloom.tabular.algorithms import load_algorithm
+from sunloom.tabular.crossvalidation import TrainingData
+from sunloom.tabular.trials import Trial, run_trial
+
+
+@dataclass(frozen=True)
+class TrialScore:
+    """What a trial reached in cross-validation.
+
+    Attributes:
+        trial: What was tried.
+        loss: Mean log loss over the held-out rows.
+        standard_error: Of that mean.
+        folds: Folds done; fewer than asked for when a scheduler ended it.
+        seconds: Wall time of its folds.
+    """
+
+    trial: Trial
+    loss: float
+    standard_error: float
+    folds: int
+    seconds: float
+
+
+def draw_trials(algorithms: Sequence[AlgorithmConfig], seed: int) -> list[Trial]:
+    """The trials of a recipe; the same seed draws the same ones."""
+    generator = np.random.default_rng(seed)
+    return [
+        Trial(config.name, {"seed": seed, **config.fixed, **_draw(config, generator)})
+        for config in algorithms
+        for _ in range(config.trials)
+    ]
+
+
+def search(
+    trials: Sequence[Trial], data: TrainingData, tuning: TuningConfig, folder: Path
+) -> list[TrialScore]:
+    """Run the trials on Ray Tune.
+
+    Args:
+        trials: What to try.
+        data: Training rows with their folds.
+        tuning: Resources, scheduler and time budget.
+        folder: Tune's own records while it runs; removed afterwards.
+
+    Returns:
+        Scores of the trials that finished every fold, lowest loss first.
+
+    Raises:
+        TrainingError: No trial finished.
+    """
+    from ray import tune
+
+    # JSON records are enough; CSV and TensorBoard ones would be written and thrown away.
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    space = [{"algorithm": trial.algorithm, "parameters": trial.parameters} for trial in trials]
+    trainable = tune.with_resources(
+        tune.with_parameters(run_trial, data=data), {"cpu": tuning.cpus_per_trial}
+    )
+    tuner = tune.Tuner(
+        trainable,
+        param_space={"trial": tune.grid_search(space)},
+        tune_config=_tune_config(tuning),
+        run_config=_run_config(folder),
+    )
+    try:
+        results = tuner.fit()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return _scores(results, tuning.folds)
+
+
+def choose(scores: Sequence[TrialScore], tuning: TuningConfig) -> TrialScore:
+    """The winner by the recipe's rule; ``scores`` have the lowest loss first."""
+    best = scores[0]
+    if tuning.selection == "lowest_loss":
+        return best
+    close = [score for score in scores if score.loss <= best.loss + best.standard_error]
+    return min(
+        close, key=lambda score: (load_algorithm(score.trial.algorithm).complexity, score.loss)
+    )
+
+
+def best_of_each(scores: Sequence[TrialScore]) -> dict[str, TrialScore]:
+    """Each algorithm's best trial; ``scores`` have the lowest loss first."""
+    best: dict[str, TrialScore] = {}
+    for score in scores:
+        best.setdefault(score.trial.algorithm, score)
+    return best
+
+
+def _run_config(folder: Path) -> Any:
+    from ray import tune
+    from ray.tune.logger import JsonLoggerCallback
+
+    return tune.RunConfig(
+        name="search",
+        storage_path=str(folder.absolute()),
+        verbose=0,
+        callbacks=[JsonLoggerCallback()],
+    )
+
+
+def _tune_config(tuning: TuningConfig) -> Any:
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    scheduler = FIFOScheduler()
+    if tuning.scheduler == "asha":
+        grace = min(tuning.grace_folds, tuning.folds)
+        scheduler = ASHAScheduler(
+            time_attr="folds", max_t=tuning.folds, grace_period=grace, reduction_factor=2
+        )
+    return tune.TuneConfig(
+        metric="loss",
+        mode="min",
+        scheduler=scheduler,
+        max_concurrent_trials=tuning.max_concurrent,
+        time_budget_s=tuning.time_budget_s,
+        # An actor costs a second of imports: the next trial takes over the finished one's.
+        reuse_actors=True,
+        trial_dirname_creator=_trial_folder,
+    )
+
+
+def _trial_folder(trial: Any) -> str:
+    return str(trial.trial_id)
+
+
+def _scores(results: Any, folds: int) -> list[TrialScore]:
+    log = get_logger("tabular")
+    for error in results.errors:
+        log.warning("a trial failed: %s", str(error).strip().splitlines()[-1])
+    done = [_score(result) for result in results if result.metrics and "loss" in result.metrics]
+    whole = [score for score in done if score.folds == folds and np.isfinite(score.loss)]
+    if not whole:
+        raise TrainingError(
+            f"None of {len(results)} trials finished its {folds} folds.",
+            "See the warnings above; raise tuning.time_budget_s if it ran out.",
+        )
+    return sorted(whole, key=lambda score: score.loss)
+
+
+def _score(result: Any) -> TrialScore:
+    tried, figures = result.config["trial"], result.metrics
+    return TrialScore(
+        Trial(tried["algorithm"], tried["parameters"]),
+        float(figures["loss"]),
+        float(figures["standard_error"]),
+        int(figures["folds"]),
+        float(figures["time_total_s"]),
+    )
+
+
+def _draw(config: AlgorithmConfig, generator: np.random.Generator) -> dict[str, Any]:
+    return {name: _draw_one(domain, generator) for name, domain in config.search.items()}
+
+
+def _draw_one(domain: RangeConfig | tuple[Any, ...], generator: np.random.Generator) -> Any:
+    if not isinstance(domain, RangeConfig):
+        return domain[int(generator.integers(len(domain)))]
+    low, high = (
+        (np.log(domain.low), np.log(domain.high)) if domain.log else (domain.low, domain.high)
+    )
+    value = float(generator.uniform(low, high))
+    value = float(np.exp(value)) if domain.log else value
+    return round(value) if domain.integer else value

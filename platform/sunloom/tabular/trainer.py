@@ -1,0 +1,285 @@
+"""Train, judge, register: the whole life of a tabular model on Ray."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sunloom.config.tabular import GateConfig, TabularRecipe
+from sunloom.core.artifacts import (
+    ModelRegistry,
+    ModelVersion,
+    fingerprint,
+    open_registry,
+    write_atomic,
+)
+from sunloom.core.cluster import connect
+from sunloom.core.telemetry import get_logger
+from sunloom.errors import UsageError
+from sunloom.tabular.algorithms import load_algorithm
+from sunloom.tabular.arrays import FloatArray
+from sunloom.tabular.columns import Columns, build_columns, target
+from sunloom.tabular.crossvalidation import TrainingData, assign_folds
+from sunloom.tabular.evaluation import Evaluation, best_threshold, evaluate
+from sunloom.tabular.model import TabularModel
+from sunloom.tabular.search import TrialScore, best_of_each, choose, draw_trials, search
+from sunloom.tabular.trials import Trial, fit_trial
+
+KIND = "tabular"
+
+
+@dataclass(frozen=True)
+class TabularResult:
+    """What a training run came to.
+
+    Attributes:
+        version: The registered winner.
+        promoted: Whether the gate held and the alias points at the version.
+        reused: Whether the version was there already, made from the same recipe and rows.
+        failures: What of the gate did not hold, in words.
+        calibration_plot: PNG.
+        report: JSON with every figure.
+    """
+
+    version: ModelVersion
+    promoted: bool
+    reused: bool
+    failures: tuple[str, ...]
+    calibration_plot: Path
+    report: Path
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """``winner``, ``auc``, ``log_loss``, ``base_rate``, … and ``algorithms`` by name."""
+        return dict(self.version.metrics) | {"promoted": self.promoted, "reused": self.reused}
+
+    @property
+    def artifacts(self) -> dict[str, str]:
+        """Where the model, the plot and the report are."""
+        return {
+            "model": self.version.ref,
+            "uri": self.version.uri,
+            "calibration_plot": str(self.calibration_plot),
+            "report": str(self.report),
+        }
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Training and judging rows, their columns and targets."""
+
+    train: pl.DataFrame
+    judge: pl.DataFrame
+    columns: Columns
+    train_target: FloatArray
+    judge_target: FloatArray
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """An algorithm's best trial, fitted to all training rows and judged."""
+
+    score: TrialScore
+    model: TabularModel
+    evaluation: Evaluation
+
+    def to_dict(self) -> dict[str, Any]:
+        figures = self.evaluation.to_dict()
+        figures |= {"cv_log_loss": self.score.loss, "cv_standard_error": self.score.standard_error}
+        return figures | {
+            "parameters": dict(self.model.parameters),
+            "threshold": self.model.threshold,
+        }
+
+
+def train_tabular(recipe: TabularRecipe) -> TabularResult:
+    """Search on Ray Tune, judge at the later cut-off, register the winner, promote it.
+
+    The winner is chosen by cross-validation inside the training cut-off alone; the judging rows
+    are read once, to report and to decide on promotion.
+
+    Args:
+        recipe: Rows, algorithms, search, gate and output.
+
+    Returns:
+        The registered version with its figures.
+
+    Raises:
+        UsageError: A rows file does not exist.
+        DataError: The rows lack a feature or a proper label.
+        TrainingError: No trial finished.
+    """
+    rows = read_rows(recipe)
+    registry = open_registry(recipe)
+    mark = _fingerprint(recipe, rows)
+    held = registry.find(recipe.output.name, mark) if recipe.output.reuse else None
+    version = held or _train(recipe, rows, registry, mark)
+    return _publish(recipe, registry, version, reused=held is not None)
+
+
+def read_rows(recipe: TabularRecipe) -> _Rows:
+    """Read both cut-offs and check them against the recipe."""
+    config = recipe.rows
+    train = _read(rows_path(recipe, config.train_cutoff, config.train_path))
+    judge = _read(rows_path(recipe, config.judge_cutoff, config.judge_path))
+    return _Rows(
+        train,
+        judge,
+        build_columns(train, config),
+        target(train, config.label),
+        target(judge, config.label),
+    )
+
+
+def rows_path(recipe: TabularRecipe, cutoff: str, override: Path | None = None) -> Path:
+    """The Parquet file with the rows of a cut-off."""
+    folder = recipe.paths.outputs / "features" / recipe.rows.feature_set
+    return override or folder / f"training_{cutoff}.parquet"
+
+
+def gate_failures(metrics: Mapping[str, Any], gate: GateConfig) -> tuple[str, ...]:
+    """What of the gate does not hold, in words; empty when all of it does."""
+    failures = []
+    if not metrics["auc"] > gate.min_auc:
+        failures.append(f"AUC {metrics['auc']:.4f} is not above {gate.min_auc}")
+    if metrics["calibration_error"] > gate.max_calibration_error:
+        error, bound = metrics["calibration_error"], gate.max_calibration_error
+        failures.append(f"calibration error {error:.4f} exceeds {bound}")
+    if gate.beat_base_rate and metrics["log_loss"] >= metrics["base_log_loss"]:
+        loss, base = metrics["log_loss"], metrics["base_log_loss"]
+        failures.append(f"log loss {loss:.4f} is not below the base rate's {base:.4f}")
+    return tuple(failures)
+
+
+def _train(recipe: TabularRecipe, rows: _Rows, registry: ModelRegistry, mark: str) -> ModelVersion:
+    connect(recipe)
+    matrix = rows.columns.matrix(rows.train)
+    folds = assign_folds(rows.train_target, recipe.tuning.folds, recipe.seed)
+    data = TrainingData(matrix, rows.train_target, folds)
+    with tempfile.TemporaryDirectory(prefix="sunloom-tune-") as folder:
+        trials = draw_trials(recipe.algorithms, recipe.seed)
+        scores = search(trials, data, recipe.tuning, Path(folder) / "tune")
+    best = best_of_each(scores)
+    candidates = _refit(recipe, rows, data, best)
+    winner = candidates[choose(list(best.values()), recipe.tuning).trial.algorithm]
+    return _register(recipe, registry, winner, candidates, mark)
+
+
+def _refit(
+    recipe: TabularRecipe, rows: _Rows, data: TrainingData, best: Mapping[str, TrialScore]
+) -> dict[str, _Candidate]:
+    """Fit each algorithm's best trial to all training rows, one Ray task each, and judge it."""
+    import ray
+
+    shared = ray.put(data)
+    task = ray.remote(num_cpus=recipe.tuning.cpus_per_trial)(fit_trial)
+    pending = {name: task.remote(score.trial, shared) for name, score in best.items()}
+    judged = rows.columns.matrix(rows.judge)
+    candidates = {}
+    for name, reference in pending.items():
+        text, held_out = ray.get(reference)
+        model = _build_model(recipe, rows, best[name].trial, text, held_out)
+        evaluation = evaluate(rows.judge_target, model.fitted.predict(judged))
+        candidates[name] = _Candidate(best[name], model, evaluation)
+    return candidates
+
+
+def _build_model(
+    recipe: TabularRecipe, rows: _Rows, trial: Trial, text: str, held_out: FloatArray
+) -> TabularModel:
+    output = recipe.output
+    threshold = output.threshold
+    return TabularModel(
+        algorithm=trial.algorithm,
+        parameters=trial.parameters,
+        columns=rows.columns,
+        fitted=load_algorithm(trial.algorithm).load(text),
+        labels=output.labels,
+        threshold=best_threshold(rows.train_target, held_out) if threshold is None else threshold,
+        about={
+            "feature_set": recipe.rows.feature_set,
+            "label": recipe.rows.label,
+            "cutoff": recipe.rows.train_cutoff,
+            "rows": len(rows.train_target),
+            "base_rate": float(rows.train_target.mean()),
+        },
+    )
+
+
+def _register(
+    recipe: TabularRecipe,
+    registry: ModelRegistry,
+    winner: _Candidate,
+    candidates: Mapping[str, _Candidate],
+    mark: str,
+) -> ModelVersion:
+    metrics = winner.to_dict() | {
+        "winner": winner.model.algorithm,
+        "algorithms": {name: candidate.to_dict() for name, candidate in candidates.items()},
+    }
+    lineage = {
+        "fingerprint": mark,
+        "feature_set": recipe.rows.feature_set,
+        "train_cutoff": recipe.rows.train_cutoff,
+        "judge_cutoff": recipe.rows.judge_cutoff,
+        "seed": recipe.seed,
+    }
+    with tempfile.TemporaryDirectory(prefix="sunloom-tabular-") as folder:
+        path = winner.model.save(Path(folder) / "model")
+        return registry.register(recipe.output.name, KIND, path, metrics, lineage)
+
+
+def _publish(
+    recipe: TabularRecipe, registry: ModelRegistry, version: ModelVersion, reused: bool
+) -> TabularResult:
+    from sunloom.tabular.plots import calibration_plot
+
+    failures = gate_failures(version.metrics, recipe.gate)
+    log = get_logger("tabular")
+    if failures:
+        log.warning("%s is not promoted: %s", version.ref, "; ".join(failures))
+    else:
+        registry.promote(version.name, version.version, recipe.output.alias)
+    figures = version.metrics
+    log.info("%s (%s): AUC %.4f", version.ref, figures["winner"], figures["auc"])
+    folder = recipe.paths.outputs / "tabular" / version.name
+    report = folder / "report.json"
+    write_atomic(report, json.dumps(version.to_dict(), indent=1))
+    plot = calibration_plot(folder / "calibration.png", figures["algorithms"], figures["winner"])
+    return TabularResult(version, not failures, reused, failures, plot, report)
+
+
+def _read(path: Path) -> pl.DataFrame:
+    if not path.is_file():
+        found = (
+            sorted(p.name for p in path.parent.glob("*.parquet")) if path.parent.is_dir() else []
+        )
+        hint = f"Found there: {', '.join(found)}" if found else "Run the features step first."
+        raise UsageError(f"There is no rows file {path}.", hint, "rows")
+    return pl.read_parquet(path)
+
+
+def _fingerprint(recipe: TabularRecipe, rows: _Rows) -> str:
+    """Identity of everything that decides the model; the gate is not part of it."""
+    used = [*rows.columns.features, recipe.rows.label]
+    parts = ("rows", "algorithms", "tuning", "output")
+    dumped = recipe.model_dump(mode="json", include=set(parts))
+    return fingerprint(
+        KIND,
+        recipe.seed,
+        dumped,
+        _content(rows.train.select(used)),
+        _content(rows.judge.select(used)),
+    )
+
+
+def _content(frame: pl.DataFrame) -> list[int]:
+    hashes = frame.hash_rows(seed=0).to_numpy()
+    return [frame.height, int(np.bitwise_xor.reduce(hashes)), int(hashes.sum(dtype=np.uint64))]
