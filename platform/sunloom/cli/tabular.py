@@ -1,11 +1,83 @@
-"""``sunloom tabular``."""
+"""``sunloom tabular``: train and judge tabular models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-app = typer.Typer(
-    help="Definitions, point-in-time rows and the online store.", no_args_is_help=True
-)
+from sunloom.cli import output
+from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe
+from sunloom.cli.work import cluster
+from sunloom.config.tabular import TabularRecipe
+
+if TYPE_CHECKING:
+    from sunloom.core.artifacts import ModelVersion
+    from sunloom.tabular.evaluation import Evaluation
+
+app = typer.Typer(help="Train and judge tabular models.", no_args_is_help=True)
 
 
-@app.callback()
-def g() -> None: ...
+@app.command()
+def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
+    """Search, judge at the later cut-off, register the winner, promote it if the gate holds."""
+    from sunloom.tabular import train_tabular
+
+    config = load_recipe(TabularRecipe, recipe, sets, env)
+    with cluster(config):
+        result = train_tabular(config)
+    for failure in result.failures:
+        output.print_note(f"not promoted: {failure}")
+    if json:
+        output.print_json({"metrics": result.metrics, "artifacts": result.artifacts})
+        return
+    figures = {name: value for name, value in result.metrics.items() if name != "algorithms"}
+    output.print_mapping(result.artifacts | _scalars(figures), title=result.version.ref)
+    competitors = result.metrics.get("algorithms", {})
+    rows = [(name, found.get("auc"), found.get("log_loss")) for name, found in competitors.items()]
+    output.print_table(("algorithm", "AUC", "log loss"), rows)
+
+
+@app.command()
+def evaluate(
+    recipe: Recipe,
+    model: Annotated[str | None, typer.Option(help="NAME[@VERSION]; the recipe's.")] = None,
+    rows: Annotated[
+        Path | None, typer.Option("--input", help="Rows with the label; the judging rows.")
+    ] = None,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Judge a registered model on labelled rows."""
+    config = load_recipe(TabularRecipe, recipe, sets, env)
+    version, found = _judge(config, model or config.output.name, rows)
+    figures = found.to_dict()
+    if json:
+        output.print_json({"model": version.ref} | figures)
+        return
+    output.print_mapping(_scalars(figures), title=version.ref)
+    columns = ("low", "high", "count", "mean_probability", "observed_rate")
+    bins = [[bin_[column] for column in columns] for bin_ in figures["reliability"]]
+    output.print_table(columns, bins, title="reliability")
+
+
+def _judge(config: TabularRecipe, ref: str, path: Path | None) -> tuple[ModelVersion, Evaluation]:
+    from sunloom.core.artifacts import open_registry
+    from sunloom.data import read_table
+    from sunloom.tabular import evaluate as judge
+    from sunloom.tabular import load_model
+    from sunloom.tabular.columns import target
+    from sunloom.tabular.trainer import rows_path
+
+    registry = open_registry(config)
+    version = registry.get(ref)
+    model = load_model(registry.path(version))
+    source = path or rows_path(config, config.rows.judge_cutoff, config.rows.judge_path)
+    table = read_table(source).rows
+    return version, judge(target(table, config.rows.label), model.predict(table))
+
+
+def _scalars(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: v for name, v in figures.items() if isinstance(v, int | float | str | bool)}

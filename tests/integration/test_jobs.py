@@ -1,0 +1,213 @@
+"""Jobs on a cluster started with ``ray start --head``, its own ports, a token before everything."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sunloom.core.processes import free_port
+
+pytestmark = pytest.mark.integration
+BIN = Path(sys.executable).parent
+START_S = 90
+ROWS_IN = 69_659
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running head and what a client needs to know of it."""
+
+    url: str
+    environ: dict[str, str]
+    home: Path
+
+    def run(self, *words: str, root: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            words,
+            cwd=root,
+            env=self.environ | environ,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            stdin=subprocess.DEVNULL,
+        )
+
+
+def start_command(folder: Path, dashboard_port: int) -> list[str]:
+    low = free_port()
+    ports = {"port": free_port(), "dashboard-port": dashboard_port}
+    ports |= {"dashboard-agent-listen-port": free_port(), "dashboard-agent-grpc-port": free_port()}
+    ports |= {"ray-client-server-port": free_port(), "metrics-export-port": free_port()}
+    low = 21000 if low > 60000 else low
+    ports |= {"min-worker-port": low + 1, "max-worker-port": low + 300}
+    options = [f"--{name}={port}" for name, port in ports.items()]
+    options += ["--node-ip-address=127.0.0.1", "--num-cpus=4", "--object-store-memory=200000000"]
+    options += [f"--temp-dir={folder}", "--disable-usage-stats", "--block"]
+    return [str(BIN / "ray"), "start", "--head", *options]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    home = tmp_path_factory.mktemp("home")
+    token = home / "token"
+    token.write_text(secrets.token_hex(32))
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SUNLOOM", "RAY_")) and name != "VIRTUAL_ENV"
+    }
+    environ = inherited | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "SUNLOOM_HOME": str(home / "sunloom"),
+    }
+    port = free_port()
+    # Ray's sockets need a short path.
+    with tempfile.TemporaryDirectory(prefix="slj-", dir="/tmp") as folder:
+        with (home / "head.log").open("w") as log:
+            head = subprocess.Popen(
+                start_command(Path(folder), port), env=environ, stdout=log, stderr=log
+            )
+        try:
+            yield wait_until_up(Cluster(f"http://127.0.0.1:{port}", environ, home), head)
+        finally:
+            end(head)
+
+
+def wait_until_up(cluster: Cluster, head: subprocess.Popen[bytes]) -> Cluster:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and head.poll() is None:
+        if (
+            cluster.run(
+                str(BIN / "sunloom"), "job", "list", root=Path.cwd(), **job_address(cluster)
+            ).returncode
+            == 0
+        ):
+            return cluster
+        time.sleep(1)
+    pytest.fail((cluster.home / "head.log").read_text()[-3000:])
+
+
+def job_address(cluster: Cluster) -> dict[str, str]:
+    return {"SUNLOOM__CLUSTER__JOB_ADDRESS": cluster.url}
+
+
+def end(head: subprocess.Popen[bytes]) -> None:
+    """End the head and what it started, by pid."""
+    family = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
+    head.send_signal(signal.SIGTERM)
+    try:
+        head.wait(20)
+    except subprocess.TimeoutExpired:
+        head.kill()
+    for process in family:
+        if process.is_running():
+            process.kill()
+    psutil.wait_procs(family, timeout=10)
+
+
+def last_line(text: str) -> dict[str, Any]:
+    lines = [line for line in text.splitlines() if line.startswith('{"run_id"')]
+    result: dict[str, Any] = json.loads(lines[-1])
+    return result
+
+
+def test_a_job_runs_as_the_readme_submits_it(cluster: Cluster, project_root: Path) -> None:
+    done = cluster.run(
+        *(str(BIN / "ray"), "job", "submit", "--address", cluster.url, "--working-dir", "."),
+        *("--", "python", "-m", "jobs.data_prepare", "--config", "conf/data/cdnow.yaml"),
+        root=project_root,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    result = last_line(done.stdout)
+    assert result["status"] == "succeeded"
+    assert result["metrics"]["rows_in"] == ROWS_IN
+
+
+def test_our_submit_follows_the_log_and_returns_the_result(
+    cluster: Cluster, project_root: Path
+) -> None:
+    done = cluster.run(
+        *(str(BIN / "sunloom"), "job", "submit", "data_prepare", "--json"),
+        *("--config", "conf/data/cdnow.yaml", "--set", "preparation.blocks=2"),
+        root=project_root,
+        **job_address(cluster),
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    job = json.loads(done.stdout)
+    assert (job["status"], job["exit_code"]) == ("SUCCEEDED", 0)
+    metrics = job["result"]["metrics"]
+    assert metrics["rows_in"] == ROWS_IN
+    assert metrics["rows_out"] + sum(metrics["quarantined"].values()) == ROWS_IN
+
+
+def test_a_wrong_key_fails_the_job_with_status_2_and_the_nearest_name(
+    cluster: Cluster, project_root: Path
+) -> None:
+    done = cluster.run(
+        *(str(BIN / "sunloom"), "job", "submit", "data_prepare"),
+        *("--config", "conf/data/cdnow.yaml", "--set", "preparation.block=2"),
+        root=project_root,
+        **job_address(cluster),
+    )
+    assert done.returncode == 1
+    assert "Did you mean 'blocks'" in (done.stdout + done.stderr).replace("preparation.", "")
+    assert last_line(done.stdout)["status"] == "failed"
+    listed = cluster.run(
+        str(BIN / "sunloom"), "job", "list", "--json", root=project_root, **job_address(cluster)
+    )
+    newest = json.loads(listed.stdout)[0]
+    assert (newest["status"], newest["exit_code"]) == ("FAILED", 2)
+
+
+def test_a_job_can_be_stopped_and_its_state_read(cluster: Cluster, project_root: Path) -> None:
+    base = (str(BIN / "sunloom"), "job")
+    submitted = cluster.run(
+        *(*base, "submit", "data_prepare", "--no-wait", "--json"),
+        *("--config", "conf/data/cdnow.yaml"),
+        root=project_root,
+        **job_address(cluster),
+    )
+    job_id = json.loads(submitted.stdout)["id"]
+    stopped = cluster.run(
+        *base, "stop", job_id, "--json", root=project_root, **job_address(cluster)
+    )
+    assert json.loads(stopped.stdout)["status"] == "STOPPED", stopped.stderr
+    unknown = cluster.run(*base, "status", "job_x", root=project_root, **job_address(cluster))
+    assert unknown.returncode == 1
+    assert job_id in unknown.stderr
+
+
+def test_without_the_token_nothing_is_answered(cluster: Cluster, project_root: Path) -> None:
+    done = cluster.run(
+        *(str(BIN / "sunloom"), "job", "list"),
+        root=project_root,
+        **job_address(cluster),
+        RAY_AUTH_TOKEN_PATH=str(cluster.home / "none"),
+    )
+    assert done.returncode != 0
+    wrong = cluster.home / "wrong"
+    wrong.write_text(secrets.token_hex(32))
+    refused = cluster.run(
+        *(str(BIN / "sunloom"), "job", "list"),
+        root=project_root,
+        **job_address(cluster),
+        RAY_AUTH_TOKEN_PATH=str(wrong),
+    )
+    assert refused.returncode != 0
+    assert "Traceback" not in refused.stderr
