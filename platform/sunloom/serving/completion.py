@@ -12,11 +12,10 @@ from typing import Any
 from sunloom.errors import NotFoundError, RequestError
 from sunloom.serving.guard import App, Message, Receive, Scope, Send
 from sunloom.serving.names import ModelDirectory, Target
-from sunloom.serving.reply import send_json
+from sunloom.serving.plain import parse_object, read_body, send_json
 
 MODELS = "/v1/models"
 ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
-_LONGEST_BODY_BYTES = 8 << 20
 _USAGE = b'"usage":'
 
 Load = Callable[[Target], Awaitable[None]]
@@ -65,7 +64,7 @@ class Completions:
         if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        request = parse_request(await _read_body(receive))
+        request = parse_request(await read_body(receive))
         check_request(request)
         target = await self._directory.resolve(request["model"])
         await self._load(target)
@@ -80,12 +79,7 @@ def parse_request(body: bytes) -> dict[str, Any]:
     Raises:
         RequestError: It is not JSON, not an object, or names no model.
     """
-    try:
-        request = json.loads(body)
-    except ValueError as error:
-        raise RequestError(f"The body is not JSON: {error}") from error
-    if not isinstance(request, dict):
-        raise RequestError("The body must be a JSON object.")
+    request = parse_object(body)
     if not isinstance(request.get("model"), str) or not request["model"]:
         raise RequestError("The body names no model.", "GET /v1/models lists them.", "model")
     return request
@@ -160,19 +154,6 @@ def _tokens(body: bytes) -> int:
     except (ValueError, AttributeError):
         return 0
     return int(usage.get("total_tokens") or 0)
-
-
-async def _read_body(receive: Receive) -> bytes:
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RequestError("The client went away before the request was complete.")
-        body += message.get("body", b"")
-        if len(body) > _LONGEST_BODY_BYTES:
-            raise RequestError(f"The body is longer than {_LONGEST_BODY_BYTES} bytes.")
-        if not message.get("more_body"):
-            return bytes(body)
 
 
 def _once(body: bytes, receive: Receive) -> Receive:

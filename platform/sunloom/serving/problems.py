@@ -9,10 +9,18 @@ from typing import Any
 
 from sunloom import errors
 
+
+class MethodNotAllowedError(errors.ServingError):
+    """The route does not take this method."""
+
+    code = "method_not_allowed"
+
+
 STATUS: Mapping[type[errors.SunloomError], int] = {
     errors.AuthenticationError: 401,
     errors.PermissionDeniedError: 403,
     errors.NotFoundError: 404,
+    MethodNotAllowedError: 405,
     errors.ConflictError: 409,
     errors.RateLimitError: 429,
     errors.RequestError: 400,

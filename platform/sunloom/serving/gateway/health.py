@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.serving.gateway.readiness import Probe
+from sunloom.serving.guard import caller
 from sunloom.serving.metrics import render_metrics
+from sunloom.serving.problems import Problem
 
 
 def build_router(settings: Settings) -> APIRouter:
@@ -24,11 +26,14 @@ def build_router(settings: Settings) -> APIRouter:
         return {"status": "ok"}
 
     @router.get("/readyz")
-    async def readyz() -> Response:
+    async def readyz(request: Request) -> Response:
         """Whether every app answers and each required model has answered once; no key."""
         readiness = await probe.check()
-        body = {"ready": readiness.ready, "parts": dict(readiness.parts)}
-        return JSONResponse(body, 200 if readiness.ready else 503)
+        if readiness.ready:
+            return JSONResponse({"ready": True, "parts": dict(readiness.parts)})
+        waiting = [f"{part}: {state}" for part, state in readiness.parts.items() if state != "ok"]
+        problem = Problem(503, "not_ready", f"Not ready. {'; '.join(waiting)}", "Ask again soon.")
+        return JSONResponse(problem.body(caller(request.scope).request_id), problem.status)
 
     @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:

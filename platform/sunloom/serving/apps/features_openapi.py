@@ -1,0 +1,97 @@
+"""OpenAPI of the features app, whose routes no framework describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_ID: dict[str, Any] = {"oneOf": [{"type": "integer"}, {"type": "string"}]}
+_NAMES: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
+_ROWS: dict[str, Any] = {
+    "type": "object",
+    "required": ["feature_set", "rows"],
+    "properties": {
+        "feature_set": {"type": "string"},
+        "rows": {"type": "array", "minItems": 1, "items": {"type": "object"}},
+    },
+}
+_ENTITY: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "entity_id": _ID,
+        "found": {"type": "boolean"},
+        "features": {"type": "object"},
+    },
+}
+
+
+def describe() -> dict[str, Any]:
+    """The app's OpenAPI document."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Sunloom features", "version": "1"},
+        "paths": {
+            "/features": {"get": _operation("list_feature_sets", "Feature sets and their types.")},
+            "/features/{feature_set}": {"get": _read_one()},
+            "/features/batch": {"post": _read_many()},
+            "/features/validate": {"post": _operation("validate_rows", "Check rows.", body=_ROWS)},
+            "/features/ingest": {"post": _operation("ingest_rows", "Write rows.", body=_ROWS)},
+        },
+    }
+
+
+def _read_one() -> dict[str, Any]:
+    parameters = [
+        {"name": "feature_set", "in": "path", "required": True, "schema": {"type": "string"}},
+        {"name": "entity_id", "in": "query", "required": True, "schema": _ID},
+        {
+            "name": "features",
+            "in": "query",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": "Names with commas between; all when left out.",
+        },
+    ]
+    read = _operation("read_features", "Features of one entity.", answer=_ENTITY)
+    return read | {"parameters": parameters}
+
+
+def _read_many() -> dict[str, Any]:
+    body = {
+        "type": "object",
+        "required": ["feature_set", "entity_ids"],
+        "properties": {
+            "feature_set": {"type": "string"},
+            "entity_ids": {"type": "array", "items": _ID},
+            "features": _NAMES,
+        },
+    }
+    answer = {
+        "type": "object",
+        "properties": {
+            "feature_set": {"type": "string"},
+            "results": {"type": "array", "items": _ENTITY},
+        },
+    }
+    return _operation("read_features_batch", "Features of entities.", body=body, answer=answer)
+
+
+def _operation(
+    name: str,
+    summary: str,
+    *,
+    body: dict[str, Any] | None = None,
+    answer: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    content = {"application/json": {"schema": answer or {"type": "object"}}}
+    operation: dict[str, Any] = {
+        "operationId": name,
+        "summary": summary,
+        "tags": ["features"],
+        "responses": {"200": {"description": "Answer", "content": content}},
+    }
+    if body is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": body}},
+        }
+    return operation

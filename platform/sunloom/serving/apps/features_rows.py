@@ -1,0 +1,107 @@
+"""Rows that come in over HTTP: checked against the stored schema, and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sunloom.errors import RequestError
+from sunloom.features.store import GroupSchema, OnlineStore
+
+TIME = "event_time"
+_MOST_ROWS = 10_000
+_SHOWN = 5
+_FITS: Mapping[str, Callable[[Any], bool]] = {
+    "int64": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "float64": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "bool": lambda value: isinstance(value, bool),
+    "string": lambda value: isinstance(value, str),
+}
+
+
+def check_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
+    """``POST /features/validate``: whether rows fit the feature set.
+
+    Raises:
+        NotFoundError: Unknown feature set.
+        RequestError: The body lacks a field.
+    """
+    schema, rows = _read(store, body)
+    checks = list(_checks(schema, rows))
+    return {"passed": all(check["passed"] for check in checks), "checks": checks, "drift": []}
+
+
+def ingest_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
+    """``POST /features/ingest``: write rows; a stored newer value stays.
+
+    Raises:
+        NotFoundError: Unknown feature set.
+        RequestError: The body lacks a field, or a row does not fit.
+    """
+    import polars as pl
+
+    schema, rows = _read(store, body)
+    failed = [check for check in _checks(schema, rows) if not check["passed"]]
+    if failed:
+        names = ", ".join(f"{check['feature']} ({check['check']})" for check in failed)
+        raise RequestError(f"Rows do not fit {schema.feature_set!r}: {names}.", param="rows")
+    arrived = datetime.now(UTC)
+    timed = [row | {TIME: _time(row.get(TIME), arrived)} for row in rows]
+    written = store.write(schema.feature_set, pl.DataFrame(timed), key=schema.key, time=TIME)
+    return {"feature_set": schema.feature_set, "rows": len(rows), "written": written}
+
+
+def _read(
+    store: OnlineStore, body: Mapping[str, Any]
+) -> tuple[GroupSchema, Sequence[dict[str, Any]]]:
+    name, rows = body.get("feature_set"), body.get("rows")
+    if not isinstance(name, str):
+        raise RequestError("feature_set must be a name.", param="feature_set")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise RequestError("rows must be a list of objects.", param="rows")
+    if len(rows) > _MOST_ROWS:
+        raise RequestError(f"At most {_MOST_ROWS} rows a request.", param="rows")
+    return store.schema(name), rows
+
+
+def _checks(schema: GroupSchema, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    known = {schema.key, TIME, *schema.names}
+    unknown = sorted({name for row in rows for name in row} - known)
+    yield _check("known_columns", "*", unknown)
+    missing = [index for index, row in enumerate(rows) if row.get(schema.key) is None]
+    yield _check("key_present", schema.key, missing)
+    for field in schema.fields:
+        yield _check("present", field.name, _lacking(rows, field.name))
+        yield _check(f"is_{field.dtype}", field.name, _misfits(rows, field.name, field.dtype))
+
+
+def _lacking(rows: Sequence[Mapping[str, Any]], name: str) -> list[int]:
+    return [index for index, row in enumerate(rows) if name not in row]
+
+
+def _misfits(rows: Sequence[Mapping[str, Any]], name: str, dtype: str) -> list[int]:
+    fits = _FITS.get(dtype, lambda _value: True)
+    values = enumerate(row.get(name) for row in rows)
+    return [index for index, value in values if value is not None and not fits(value)]
+
+
+def _check(check: str, feature: str, examples: Sequence[Any]) -> dict[str, Any]:
+    return {
+        "check": check,
+        "feature": feature,
+        "value": len(examples),
+        "threshold": 0,
+        "passed": not examples,
+        "examples": list(examples[:_SHOWN]),
+    }
+
+
+def _time(value: Any, arrived: datetime) -> datetime:
+    if value is None:
+        return arrived
+    try:
+        parsed = datetime.fromisoformat(str(value))
+    except ValueError as error:
+        raise RequestError(f"{TIME} {value!r} is not an ISO timestamp.", param=TIME) from error
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
