@@ -89,7 +89,7 @@ def test_tasks_run_in_an_actor_and_stream_their_events(
             "queued", "started", "model_call", "tool_call", "model_call", "tool_call",
             "model_call", "succeeded",
         ]  # fmt: skip
-    bearer = {headers.get("Authorization") for _, _, headers in gateway.requests}
+    bearer = {headers.get("authorization") for _, _, headers in gateway.requests}
     assert len(bearer) == 1, "one delegated key for all calls of this agent"
     assert bearer != {f"Bearer {key}"}, "the caller's own key never reaches the agent"
 
@@ -107,20 +107,23 @@ def test_a_killed_actor_resumes_and_repeats_no_finished_call(
             held.wait(60)
         return scripted.voucher(body)
 
-    with scripted.serve(script) as gateway, _agents_app(settings, gateway.url) as url:
-        with AgentsClient(url, key) as client:
-            agent_id = client.create(_spec(engine))
-            task_id = client.post_task(agent_id, TASKS[0])
-            _wait(lambda: len(gateway.completions) == 3, 90)
-            first = describe_actor(agent_id)
-            assert first["running"] == [task_id]
-            os.kill(first["pid"], signal.SIGKILL)
-            _wait(lambda: not os.path.exists(f"/proc/{first['pid']}"), 20)
-            held.set()
-            result = client.follow(agent_id, task_id, timeout_s=120)
-            assert describe_actor(agent_id)["pid"] != first["pid"]
-            assert client.task(agent_id, task_id)["attempts"] == 2
-            stop_actor(agent_id)
+    with (
+        scripted.serve(script) as gateway,
+        _agents_app(settings, gateway.url) as url,
+        AgentsClient(url, key) as client,
+    ):
+        agent_id = client.create(_spec(engine))
+        task_id = client.post_task(agent_id, TASKS[0])
+        _wait(lambda: len(gateway.completions) == 3, 90)
+        first = describe_actor(agent_id)
+        assert first["running"] == [task_id]
+        os.kill(first["pid"], signal.SIGKILL)
+        _wait(lambda: not os.path.exists(f"/proc/{first['pid']}"), 20)
+        held.set()
+        result = client.follow(agent_id, task_id, timeout_s=120)
+        assert describe_actor(agent_id)["pid"] != first["pid"]
+        assert client.task(agent_id, task_id)["attempts"] == 2
+        stop_actor(agent_id)
     assert (result.status, result.answer) == ("succeeded", "Yes.")
     assert len(gateway.completions) == 4, "only the call that was under way is made again"
     assert len(gateway.paths("/features/")) == 1

@@ -96,8 +96,9 @@ class AgentStore:
     def counts(self, agent_id: str) -> dict[str, int]:
         """Number of the agent's tasks by status."""
         query = select(TaskRow.status, func.count()).where(TaskRow.agent_id == agent_id)
+        query = query.group_by(TaskRow.status)
         with self._database.session() as session:
-            found = dict(session.execute(query.group_by(TaskRow.status)).tuples().all())
+            found = {row[0]: row[1] for row in session.execute(query)}
         return {status.value: found.get(status.value, 0) for status in TaskStatus}
 
     def claim(self, agent_id: str) -> TaskRow | None:
@@ -240,19 +241,18 @@ def _claim(session: Session, agent_id: str) -> TaskRow | None:
         .order_by(TaskRow.created_at, TaskRow.id)
         .limit(1)
     )
-    task_id = session.scalar(oldest)
-    if task_id is None:
-        return None
-    taken = session.execute(
-        update(TaskRow)
-        .where(TaskRow.id == task_id, TaskRow.status == TaskStatus.QUEUED)
-        .values(status=TaskStatus.RUNNING, attempts=TaskRow.attempts + 1, started_at=now())
-        .returning(TaskRow.attempts)
-    ).scalar_one_or_none()
-    if taken is None:
-        return None
-    _append(session, task_id, "started", {"attempt": taken})
-    return session.get_one(TaskRow, task_id, populate_existing=True)
+    # Another claimer may take the one that was found: then look for the next.
+    while (task_id := session.scalar(oldest)) is not None:
+        attempt = session.execute(
+            update(TaskRow)
+            .where(TaskRow.id == task_id, TaskRow.status == TaskStatus.QUEUED)
+            .values(status=TaskStatus.RUNNING, attempts=TaskRow.attempts + 1, started_at=now())
+            .returning(TaskRow.attempts)
+        ).scalar_one_or_none()
+        if attempt is not None:
+            _append(session, task_id, "started", {"attempt": attempt})
+            return session.get_one(TaskRow, task_id, populate_existing=True)
+    return None
 
 
 def _requeue(session: Session, agent_id: str, max_attempts: int) -> list[str]:

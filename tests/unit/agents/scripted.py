@@ -103,6 +103,10 @@ class ScriptedGateway:
         }
 
 
+def _lowered(headers: Any) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
 def _features(feature_set: str, entity: int) -> tuple[int, Any]:
     if feature_set != "customer":
         return 404, _error("not_found", f"There is no feature set {feature_set!r}.")
@@ -153,7 +157,7 @@ def serve(script: Script = voucher, delay_s: float = 0.0) -> Iterator[ScriptedGa
 
         def _handle(self, method: str, body: Any) -> None:
             with gateway.lock:
-                gateway.requests.append((method, self.path, dict(self.headers.items())))
+                gateway.requests.append((method, self.path, _lowered(self.headers)))
             status, answer = gateway.answer(method, self.path, body)
             data = json.dumps(answer).encode()
             self.send_response(status)

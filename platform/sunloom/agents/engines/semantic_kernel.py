@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 import httpx
@@ -61,7 +63,8 @@ class SemanticKernelEngine:
         settings = OpenAIChatPromptExecutionSettings(
             temperature=spec.temperature, max_tokens=spec.max_tokens
         )
-        functions = [_function(scope, tool) for tool in scope.toolbox.tools]
+        order = _InOrder()
+        functions = [_function(scope, tool, order) for tool in scope.toolbox.tools]
         return ChatCompletionAgent(
             service=self._service,
             name=spec.name,
@@ -76,10 +79,33 @@ class SemanticKernelEngine:
         )
 
 
-def _function(scope: TaskScope, tool: Tool[Any, Any]) -> KernelFunction:
+class _InOrder:
+    """Lets parallel calls end in the order in which they began.
+
+    The library appends results as they come; in another order the next model call would be
+    another call, and the journal of a crashed task could not answer it.
+    """
+
+    def __init__(self) -> None:
+        self._last: asyncio.Future[None] | None = None
+
+    async def run(self, work: Coroutine[Any, Any, str]) -> str:
+        before, mine = self._last, asyncio.get_running_loop().create_future()
+        self._last = mine
+        try:
+            result = await work
+            if before is not None:
+                await before
+            return result
+        finally:
+            if not mine.done():
+                mine.set_result(None)
+
+
+def _function(scope: TaskScope, tool: Tool[Any, Any], order: _InOrder) -> KernelFunction:
     @kernel_function(name=tool.name, description=tool.description)
     async def call(**arguments: Any) -> str:
-        return await scope.call_tool(tool.name, arguments)
+        return await order.run(scope.call_tool(tool.name, arguments))
 
     schema = tool.schema()
     # No type_object: values stay as the model gave them, and the toolbox validates.

@@ -1,0 +1,228 @@
+"""The runtime with both real engines on a scripted model: answers, limits, cancelling."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sunloom.agents.approval import decide
+from sunloom.agents.endpoint import Endpoint
+from sunloom.agents.runtime import AgentRuntime
+from sunloom.agents.store import AgentStore
+from sunloom.agents.tables import TaskRow
+from sunloom.config.agents import AgentSpec
+from sunloom.core.database import Database
+from sunloom.errors import ConflictError, NotFoundError
+from tests.unit.agents import scripted
+
+QUESTION = "Should customer 4711 get a voucher?"
+ENGINES = pytest.mark.parametrize("engine", ["semantic_kernel", "crewai"])
+Act = Callable[[AgentStore, TaskRow, scripted.ScriptedGateway], Any]
+
+
+def _spec(engine: str, **changes: Any) -> AgentSpec:
+    tools = [{"name": "get_features", "options": {"features": ["recency_days"]}}, "predict"]
+    return AgentSpec.model_validate(
+        {"name": "retail", "engine": engine, "tools": tools, "max_steps": 5, **changes}
+    )
+
+
+def _run(
+    folder: Path, spec: AgentSpec, gateway: scripted.ScriptedGateway, act: Act | None = None
+) -> tuple[AgentStore, TaskRow]:
+    """Run one task to its end, with ``act`` beside it in a thread."""
+    store = AgentStore(Database(f"sqlite:///{folder / 'agents.db'}"))
+    agent = store.create_agent(spec, "acme")
+    task = store.add_task(agent.id, QUESTION)
+
+    async def drive() -> None:
+        runtime = AgentRuntime(agent.id, spec, store, Endpoint(gateway.url, "KEY"))
+        serving = asyncio.create_task(runtime.serve())
+        acting = asyncio.create_task(asyncio.to_thread(act or _nothing, store, task, gateway))
+        async with asyncio.timeout(60):
+            while store.task(task.id).finished_at is None:
+                await asyncio.sleep(0.02)
+                runtime.wake()
+            await acting
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+    asyncio.run(drive())
+    return store, store.task(task.id)
+
+
+def _nothing(*_: Any) -> None:
+    return
+
+
+def _until(done: Callable[[], Any], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@ENGINES
+def test_one_field_chooses_the_engine_and_both_send_the_same_texts(
+    tmp_path: Path, engine: str
+) -> None:
+    spec = _spec(engine, role="Retail analyst", goal="Answer", backstory="You look up.")
+    with scripted.serve() as gateway:
+        _, task = _run(tmp_path, spec, gateway)
+    assert (task.status, task.answer, task.error) == ("succeeded", "Yes.", None)
+    assert task.usage == {"prompt_tokens": 30, "completion_tokens": 15}
+    first, last = gateway.completions[0], gateway.completions[-1]
+    system, user = first["messages"]
+    assert system["content"] == (
+        "You are Retail analyst. You look up.\nYour personal goal is: Answer"
+    )
+    assert user["content"].removeprefix("\nCurrent Task: ") == QUESTION
+    assert (first["temperature"], first["max_tokens"], first["model"]) == (0, 96, "retail-agent")
+    prefix = "" if engine == "crewai" else "tools-"
+    offered = [tool["function"]["name"] for tool in first["tools"]]
+    assert offered == [f"{prefix}get_features", f"{prefix}predict"]
+    assert [m["content"] for m in last["messages"] if m["role"] == "tool"] == [
+        '{"feature_set":"customer","entity_id":4711,"found":true,"features":{"recency_days":45}}',
+        '{"model":"repurchase@1","entity_id":4711,"probability":0.1234,"prediction":"lapse"}',
+    ]
+    sent = {headers["authorization"] for _, _, headers in gateway.requests}
+    assert sent == {"Bearer KEY"}
+
+
+@ENGINES
+def test_parallel_tool_calls_all_run(tmp_path: Path, engine: str) -> None:
+    def script(body: dict[str, Any]) -> dict[str, Any]:
+        if len(had := scripted.results(body)) == 2:
+            return scripted.say(" / ".join(result["prediction"] for result in had))
+        name = scripted.tool_name(body, "predict")
+        wanted = [(name, {"model": "repurchase", "entity_id": n}) for n in (1, 2)]
+        return scripted.calls(wanted)
+
+    with scripted.serve(script) as gateway:
+        _, task = _run(tmp_path, _spec(engine), gateway)
+    assert task.answer == "lapse / return"
+    assert len(gateway.completions) == 2
+
+
+@ENGINES
+def test_a_task_that_does_not_end_fails_at_max_steps(tmp_path: Path, engine: str) -> None:
+    def script(body: dict[str, Any]) -> dict[str, Any]:
+        number = len(scripted.results(body))
+        name = scripted.tool_name(body, "predict")
+        return scripted.call(name, number, model="repurchase", entity_id=number)
+
+    with scripted.serve(script) as gateway:
+        _, task = _run(tmp_path, _spec(engine), gateway)
+    assert task.status == "failed"
+    assert task.error is not None
+    assert task.error["message"] == "The task is not done after 5 model calls."
+    assert len(gateway.completions) == 5
+
+
+@ENGINES
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (scripted.say("Yes, customer", "length"), "cut off at max_tokens"),
+        ({"status": 404, "text": "There is no model 'x'."}, "There is no model 'x'."),
+        (scripted.say("  "), "empty"),
+    ],
+)
+def test_a_bad_answer_fails_the_task_with_its_reason(
+    tmp_path: Path, engine: str, choice: dict[str, Any], message: str
+) -> None:
+    with scripted.serve(lambda _: choice) as gateway:
+        _, task = _run(tmp_path, _spec(engine), gateway)
+    assert task.status == "failed"
+    assert task.error is not None
+    assert message in task.error["message"]
+
+
+@ENGINES
+def test_a_slow_model_runs_into_the_time_limit(tmp_path: Path, engine: str) -> None:
+    with scripted.serve(delay_s=3) as gateway:
+        began = time.monotonic()
+        _, task = _run(tmp_path, _spec(engine, timeout_s=0.5), gateway)
+        assert time.monotonic() - began < 2.9 + 20 * (engine == "crewai")
+    assert task.status == "failed"
+    assert task.error is not None
+    assert "longer than 0.5 s" in task.error["message"]
+
+
+@ENGINES
+def test_cancelling_stops_a_model_call_under_way(tmp_path: Path, engine: str) -> None:
+    def act(store: AgentStore, task: TaskRow, gateway: scripted.ScriptedGateway) -> None:
+        _until(lambda: gateway.completions)
+        store.request_cancel(task.id)
+
+    with scripted.serve(delay_s=2) as gateway:
+        store, task = _run(tmp_path, _spec(engine), gateway, act)
+    assert task.status == "cancelled"
+    assert len(gateway.completions) == 1, "no call follows"
+    assert [event.type for event in store.events(task.id)][-2:] == [
+        "cancel_requested",
+        "cancelled",
+    ]
+
+
+@ENGINES
+@pytest.mark.parametrize("approved", [True, False])
+def test_a_call_waits_for_approval(tmp_path: Path, engine: str, approved: bool) -> None:
+    def script(body: dict[str, Any]) -> dict[str, Any]:
+        if had := scripted.results(body):
+            return scripted.say(json.dumps(had[0]))
+        name = scripted.tool_name(body, "predict")
+        return scripted.call(name, model="repurchase", entity_id=1)
+
+    def act(store: AgentStore, task: TaskRow, gateway: scripted.ScriptedGateway) -> None:
+        _until(lambda: store.task(task.id).status == "awaiting_approval")
+        time.sleep(0.8)
+        assert not gateway.paths("/predict/"), "nothing happens before the decision"
+        with pytest.raises(NotFoundError, match="No call 9"):
+            decide(store, task.id, True, call=9)
+        decide(store, task.id, approved, note="too dear")
+
+    spec = _spec(engine, tools=[{"name": "predict", "approval": True}], timeout_s=0.7 + 5)
+    with scripted.serve(script) as gateway:
+        store, task = _run(tmp_path, spec, gateway, act)
+        assert len(gateway.paths("/predict/")) == int(approved)
+    assert task.status == "succeeded"
+    assert task.answer is not None
+    denied = json.loads(task.answer).get("error")
+    assert denied == (None if approved else "The call was denied: too dear.")
+    types = [event.type for event in store.events(task.id)]
+    assert types.count("approval_required") == 1
+    assert ("approved" if approved else "denied") in types
+    with pytest.raises(ConflictError, match="waits for no approval"):
+        decide(store, task.id, True)
+
+
+@ENGINES
+def test_many_tasks_share_one_engine_and_keep_apart(tmp_path: Path, engine: str) -> None:
+    spec = _spec(engine, concurrency=4)
+    store = AgentStore(Database(f"sqlite:///{tmp_path / 'agents.db'}"))
+    agent = store.create_agent(spec, "acme")
+    numbers = range(100, 108)
+    ids = [store.add_task(agent.id, f"Should customer {n} get a voucher?").id for n in numbers]
+
+    async def drive(url: str) -> None:
+        runtime = AgentRuntime(agent.id, spec, store, Endpoint(url, "KEY"))
+        serving = asyncio.create_task(runtime.serve())
+        async with asyncio.timeout(60):
+            while store.counts(agent.id)["succeeded"] < len(ids):
+                assert len(runtime.running) <= 4
+                await asyncio.sleep(0.02)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+    with scripted.serve(delay_s=0.05) as gateway:
+        asyncio.run(drive(gateway.url))
+    answers = [store.task(task_id).answer for task_id in ids]
+    assert answers == ["Yes." if n % 2 else "No." for n in numbers]
+    assert len(gateway.completions) == 3 * len(ids)
