@@ -1,0 +1,139 @@
+"""The demo as a client: it talks to the gateway like anyone else, over HTTP with a key."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from sunloom.agents.client import TaskResult, run_tasks
+from sunloom.config.agents import AgentSpec, EngineName
+from sunloom.errors import ServingError
+
+
+@dataclass(frozen=True)
+class EngineScore:
+    """How one engine did.
+
+    Attributes:
+        tasks: Tasks given.
+        right: Tasks whose answer agrees with the store and the model.
+        seconds: For all of them.
+        answers: Question, answer and verdict of each.
+    """
+
+    tasks: int
+    right: int
+    seconds: float
+    answers: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the summary."""
+        return {"tasks": self.tasks, "right": self.right, "seconds": self.seconds}
+
+
+class Gateway:
+    """The routes that the demo reads, with a key.
+
+    Args:
+        url: Root of the gateway.
+        key: A key with the scopes llm, features, agents and models.
+    """
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url, self.key = url, key
+        self._http = httpx.Client(
+            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60
+        )
+
+    def truth(self, customer_id: int, model: str, feature_set: str) -> dict[str, Any]:
+        """What the store and the model say about a customer right now."""
+        features = self._get(f"/features/{feature_set}", entity_id=customer_id)["features"]
+        body = {"entity_ids": [customer_id]}
+        [prediction] = self._post(f"/predict/{model}", body)["predictions"]
+        return dict(features) | {"prediction": prediction["prediction"]}
+
+    def refuses(self, key: str) -> bool:
+        """Whether the gateway answers 401 to a key."""
+        headers = {"Authorization": f"Bearer {key}"}
+        return httpx.get(f"{self.url}/v1/models", headers=headers, timeout=30).status_code == 401
+
+    def streamed_answer(self, model: str, question: str) -> str:
+        """One streamed answer through the official ``openai`` client."""
+        from openai import OpenAI
+
+        client = OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
+        stream = client.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": question}],
+            temperature=0,
+            max_tokens=64,
+            stream=True,
+        )
+        return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+
+    def _get(self, path: str, **parameters: Any) -> dict[str, Any]:
+        return _checked(self._http.get(path, params=parameters))
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return _checked(self._http.post(path, json=body))
+
+
+def score_engine(
+    gateway: Gateway,
+    engine: EngineName,
+    spec: AgentSpec,
+    tasks: Sequence[Any],
+    truths: Sequence[dict[str, Any]],
+    on_done: Callable[[], None],
+) -> EngineScore:
+    """Give an agent the tasks and count the right answers.
+
+    Args:
+        gateway: Where the agent runs.
+        engine: ``crewai`` or ``semantic_kernel``.
+        spec: The agent.
+        tasks: With ``question`` and ``is_right(answer, truth)``.
+        truths: What is true for each task.
+        on_done: Called as each task ends.
+    """
+
+    def on_event(_task_id: str, event: dict[str, Any]) -> None:
+        if event["type"] in ("succeeded", "failed", "cancelled"):
+            on_done()
+
+    start = time.monotonic()
+    questions = [task.question for task in tasks]
+    results = run_tasks(gateway.url, gateway.key, engine, questions, spec=spec, on_event=on_event)
+    answers = [
+        _verdict(task, result, truth)
+        for task, result, truth in zip(tasks, results, truths, strict=True)
+    ]
+    right = sum(answer["right"] for answer in answers)
+    return EngineScore(len(tasks), right, round(time.monotonic() - start, 2), answers)
+
+
+def _verdict(task: Any, result: TaskResult, truth: dict[str, Any]) -> dict[str, Any]:
+    answer = result.answer or ""
+    right = result.status == "succeeded" and task.is_right(answer, truth)
+    return {
+        "question": task.question,
+        "answer": answer,
+        "right": bool(right),
+        "status": result.status,
+        "error": result.error,
+        "events": dict(Counter(event["type"] for event in result.events)),
+    }
+
+
+def _checked(response: httpx.Response) -> dict[str, Any]:
+    if response.status_code >= 400:
+        raise ServingError(
+            f"{response.request.url} answered {response.status_code}: {response.text}"
+        )
+    decoded: dict[str, Any] = response.json()
+    return decoded

@@ -1,0 +1,199 @@
+"""The whole loop: raw purchases to an agent that answers over HTTP, on real parts."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sunloom.config import Settings
+from sunloom.core.artifacts import write_atomic
+from sunloom.core.cluster import ClusterInfo, connect, disconnect
+from sunloom.core.processes import interrupt_on_sigterm, own_processes
+from sunloom.core.telemetry import configure_logging
+from sunloom.serving.auth import create_key, revoke_key
+from sunloom.serving.deploy import Deployment, deploy, shutdown
+from sunloom.serving.environment import serving_environment
+from sunloom.workflows.demo import steps
+from sunloom.workflows.demo.console import StepList, summary_table
+from sunloom.workflows.demo.conversation import Gateway
+from sunloom.workflows.demo.plots import plot_before_after
+from sunloom.workflows.demo.recipes import DemoRecipes, load_demo_recipes
+
+TITLES = {
+    "cluster": "Start a private Ray on loopback",
+    "data": "Validate, clean and quarantine the purchase log (Ray Data)",
+    "features": "Compute point-in-time features from Chalk classes (Polars and Ray Data)",
+    "tabular": "Tune and train the repurchase model (Ray Tune)",
+    "base_model": "Build the small tool-calling base model, once (Ray Train, FSDP2, 2 workers)",
+    "adapter": "Fine-tune the LoRA adapter and judge it (Ray Train, 2 workers)",
+    "serving": "Serve models, features, predictions and agents on one port (Ray Serve, vLLM)",
+    "agents": "Give CrewAI and Semantic Kernel ten held-out tasks each, over HTTP",
+    "monitoring": "Compare the first quarter of 1997 with the second of 1998 (Evidently)",
+}
+SCOPES = ("llm", "features", "agents", "models", "train")
+
+
+@dataclass
+class _Demo:
+    """State that the steps share."""
+
+    settings: Settings
+    recipes: DemoRecipes
+    steps: StepList
+    summary: dict[str, Any] = field(default_factory=dict)
+    plots: list[str] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """Where the demo's own files go."""
+        return self.settings.paths.outputs / "demo"
+
+    def take(self, key: str, found: steps.Figures) -> None:
+        """Keep a step's figures, note and pictures."""
+        self.summary[key] = found.figures
+        self.plots += found.plots
+        self.steps.note(found.note)
+
+
+def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()) -> dict[str, Any]:
+    """Run every room once and write ``outputs/demo/summary.json``.
+
+    Args:
+        settings: Seed, paths, port.
+        keep: Leave the gateway up until Ctrl-C.
+        sets: Assignments laid over every recipe.
+
+    Returns:
+        The summary, as CONTRACT states it.
+
+    Raises:
+        SunloomError: A step failed; nothing that it started is left running.
+    """
+    start = time.monotonic()
+    configure_logging(settings)
+    demo = _Demo(settings, load_demo_recipes(sets), StepList(TITLES))
+    demo.steps.announce(_notice(settings))
+    with own_processes(), interrupt_on_sigterm():
+        try:
+            with demo.steps.step("cluster"):
+                cluster = connect(settings, serving_environment(settings))
+                demo.steps.note(f"dashboard {cluster.dashboard_url}")
+            _train(demo)
+            deployment, key, key_id = _serve(demo)
+            _use(demo, Gateway(deployment.url, key))
+            summary = _conclude(demo, deployment, cluster, time.monotonic() - start)
+            _hold_or_revoke(demo, deployment, key, key_id, keep)
+        finally:
+            shutdown(settings)
+            disconnect()
+    return summary
+
+
+def _notice(settings: Settings) -> str:
+    return (
+        "Sunloom demo: about 1 GB below outputs/ and .sunloom/ and 12 to 25 minutes on 2 cores the "
+        f"first time, 4 to 8 after that (seed {settings.seed})."
+    )
+
+
+def _train(demo: _Demo) -> None:
+    work = {
+        "data": steps.prepare_data,
+        "features": steps.compute_features,
+        "tabular": steps.train_tabular_model,
+        "base_model": steps.train_base_model,
+        "adapter": steps.train_adapter_model,
+    }
+    for name, function in work.items():
+        with demo.steps.step(name):
+            demo.take(name, function(demo.recipes))
+
+
+def _serve(demo: _Demo) -> tuple[Deployment, str, str]:
+    with demo.steps.step("serving"):
+        steps.require_adapter(demo.settings, demo.recipes.adapter.output.name)
+        deployment = deploy(demo.settings)
+        key, record = create_key(demo.settings, SCOPES, expires="12h", purpose="demo")
+        steps.check_gateway(Gateway(deployment.url, key), demo.recipes)
+        demo.steps.note(f"{deployment.url} is ready: {', '.join(sorted(deployment.apps))}")
+    return deployment, key, record.id
+
+
+def _use(demo: _Demo, gateway: Gateway) -> None:
+    with demo.steps.step("agents"):
+        demo.take("agents", steps.ask_agents(demo.recipes, demo.settings, gateway))
+    with demo.steps.step("monitoring"):
+        demo.take("monitoring", steps.watch_drift(demo.recipes, demo.settings))
+
+
+def _conclude(
+    demo: _Demo, deployment: Deployment, cluster: ClusterInfo, total_s: float
+) -> dict[str, Any]:
+    urls = {"gateway": deployment.url, "docs": f"{deployment.url}/docs"}
+    urls["dashboard"] = cluster.dashboard_url or ""
+    summary = assemble(demo.summary, demo.settings.seed, demo.steps.seconds | {"total": total_s})
+    demo.plots.append(str(plot_before_after(summary, demo.folder / "before_after.png")))
+    summary |= {"plots": demo.plots, "urls": urls}
+    write_atomic(demo.folder / "summary.json", json.dumps(summary, indent=2, default=str))
+    write_atomic(
+        demo.folder / "answers.json", json.dumps(demo.summary["agents"]["answers"], indent=2)
+    )
+    demo.steps.console.print(summary_table(summary))
+    demo.steps.console.print(f"Figures: {demo.folder / 'summary.json'}")
+    for path in demo.plots:
+        demo.steps.console.print(f"Picture: {path}")
+    demo.steps.console.print(f"Drift report: {summary['monitoring']['report']}")
+    return summary
+
+
+def assemble(parts: dict[str, Any], seed: int, seconds: dict[str, float]) -> dict[str, Any]:
+    """Bring the steps' figures into the summary's form.
+
+    Args:
+        parts: Figures by step.
+        seed: The run's seed.
+        seconds: By step, with ``total``.
+    """
+    base, adapter = parts["base_model"], parts["adapter"]
+    monitoring = parts["monitoring"]
+    data = {key: parts["data"][key] for key in ("rows_in", "rows_out", "quarantined")}
+    return {
+        "seed": seed,
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "data": data | {"kept": parts["data"].get("kept", {})},
+        "features": parts["features"],
+        "tabular": parts["tabular"],
+        "llm": {
+            "base_parameters": base["parameters"],
+            "workers": adapter["workers"],
+            "held_out": adapter["held_out"],
+            "base_exact_match": adapter["base_exact_match"],
+            "adapter_exact_match": adapter["adapter_exact_match"],
+            "model": adapter["model"],
+            "base": base,
+            "adapter": adapter,
+        },
+        "agents": parts["agents"]["scores"],
+        "monitoring": {
+            key: monitoring[key] for key in ("drifted_features", "alerts", "report", "features")
+        },
+    }
+
+
+def _hold_or_revoke(demo: _Demo, deployment: Deployment, key: str, key_id: str, keep: bool) -> None:
+    if not keep:
+        revoke_key(demo.settings, key_id)
+        return
+    say = demo.steps.console.print
+    say(f"The gateway stays at {deployment.url} until Ctrl-C. A key for 12 hours:")
+    say(f"  export SUNLOOM_URL={deployment.url} SUNLOOM_KEY={key}", markup=False)
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        say("Stopping …")
+        revoke_key(demo.settings, key_id)

@@ -1,0 +1,61 @@
+"""The recipes that the demo runs, as they lie in ``conf/``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from sunloom.config import Settings, load_config
+from sunloom.config.agents import AgentsRecipe
+from sunloom.config.base import find_conf_dir
+from sunloom.config.data import DataRecipe
+from sunloom.config.features import FeaturesRecipe
+from sunloom.config.llm import LlmRecipe
+from sunloom.config.monitoring import MonitoringRecipe
+from sunloom.config.tabular import TabularRecipe
+from sunloom.errors import UsageError
+
+R = TypeVar("R", bound=Settings)
+
+
+@dataclass(frozen=True)
+class DemoRecipes:
+    """One recipe a room."""
+
+    data: DataRecipe
+    features: FeaturesRecipe
+    tabular: TabularRecipe
+    base_model: LlmRecipe
+    adapter: LlmRecipe
+    agents: AgentsRecipe
+    monitoring: MonitoringRecipe
+
+
+def load_demo_recipes(sets: Sequence[str] = ()) -> DemoRecipes:
+    """Load every recipe of the demo with the same assignments over it.
+
+    Raises:
+        UsageError: There is no ``conf/`` folder above the working directory.
+        ConfigError: A recipe cannot be used.
+    """
+    folder = find_conf_dir(os.environ)
+    if folder is None:
+        raise UsageError(
+            "There is no conf/ folder here or above.", "Run it in a checkout, or set SUNLOOM_CONF."
+        )
+
+    def load(kind: type[R], path: str) -> R:
+        return load_config(kind, recipe=folder / Path(path), sets=sets, conf_dir=folder).config
+
+    return DemoRecipes(
+        data=load(DataRecipe, "data/cdnow.yaml"),
+        features=load(FeaturesRecipe, "features/retail.yaml"),
+        tabular=load(TabularRecipe, "tabular/repurchase.yaml"),
+        base_model=load(LlmRecipe, "llm/tool_base.yaml"),
+        adapter=load(LlmRecipe, "llm/retail_agent.yaml"),
+        agents=load(AgentsRecipe, "agentic/retail.yaml"),
+        monitoring=load(MonitoringRecipe, "monitoring/drift.yaml"),
+    )

@@ -1,0 +1,148 @@
+"""What each step of the demo calls and which figures it brings home."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sunloom.config import Settings
+from sunloom.core.artifacts import open_registry
+from sunloom.core.plugins import load_plugin
+from sunloom.core.telemetry import list_alerts, progress
+from sunloom.errors import ServingError
+from sunloom.workflows.demo.conversation import EngineScore, Gateway, score_engine
+from sunloom.workflows.demo.recipes import DemoRecipes
+
+ENGINES = ("crewai", "semantic_kernel")
+TASKS_PER_ENGINE = 10
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A step's part of the summary.
+
+    Attributes:
+        figures: What goes under the step's key.
+        note: One line for the step list.
+        plots: Pictures that the step made.
+    """
+
+    figures: dict[str, Any]
+    note: str
+    plots: tuple[str, ...] = ()
+
+
+def prepare_data(recipes: DemoRecipes) -> Figures:
+    """Clean the purchase log and quarantine what is wrong with it."""
+    from sunloom.data.pipeline import prepare
+
+    result = prepare(recipes.data)
+    rejected = sum(result["quarantined"].values())
+    note = f"{result['rows_in']:,} rows in, {result['rows_out']:,} out, {rejected} in quarantine"
+    return Figures(result, note)
+
+
+def compute_features(recipes: DemoRecipes) -> Figures:
+    """Compute training rows and online values from the Chalk definitions, on both engines."""
+    from sunloom.features.pipeline import materialize
+
+    result = materialize(recipes.features)
+    note = (
+        f"{result['training_rows']:,} training rows, {result['online_entities']:,} entities online"
+    )
+    return Figures(result, note)
+
+
+def train_tabular_model(recipes: DemoRecipes) -> Figures:
+    """Search, judge at the later cut-off, register and promote."""
+    from sunloom.tabular.trainer import train_tabular
+
+    result = train_tabular(recipes.tabular)
+    figures = result.metrics
+    note = f"{figures['winner']} won, AUC {figures['auc']:.4f}"
+    if result.failures:
+        note += f"; not promoted: {'; '.join(result.failures)}"
+    return Figures(figures, note, (str(result.calibration_plot),))
+
+
+def train_base_model(recipes: DemoRecipes) -> Figures:
+    """Build the small base model, or take the one that the same recipe built before."""
+    from sunloom.llm.training import train_base
+
+    result = train_base(recipes.base_model)
+    made = "taken from the cache" if result.reused else "trained"
+    note = f"{result.version.ref} {made}, {result.metrics['parameters']:,} parameters"
+    return Figures(result.metrics, note, _pictures(result.artifacts))
+
+
+def train_adapter_model(recipes: DemoRecipes) -> Figures:
+    """Fine-tune the LoRA adapter and judge base and adapter on the held-out questions."""
+    from sunloom.llm.training import train_adapter
+
+    result = train_adapter(recipes.adapter)
+    figures = result.metrics
+    made = "taken from the cache" if result.reused else "trained"
+    note = (
+        f"{result.version.ref} {made}: exact calls {figures['base_exact_match']:.1%} before, "
+        f"{figures['adapter_exact_match']:.1%} after"
+    )
+    return Figures(figures | {"model": result.version.ref}, note, _pictures(result.artifacts))
+
+
+def ask_agents(recipes: DemoRecipes, settings: Settings, gateway: Gateway) -> Figures:
+    """Give both engines the same held-out tasks through the gateway."""
+    tasks = held_out_tasks(recipes, settings)
+    model, feature_set = recipes.tabular.output.name, recipes.tabular.rows.feature_set
+    truths = [gateway.truth(task.customer_id, model, feature_set) for task in tasks]
+    spec = recipes.agents.spec()
+    scores: dict[str, EngineScore] = {}
+    with progress("agents' tasks", len(ENGINES) * len(tasks)) as bar:
+        for engine in ENGINES:
+            scores[engine] = score_engine(gateway, engine, spec, tasks, truths, bar.advance)
+    note = ", ".join(f"{name} {score.right} of {score.tasks}" for name, score in scores.items())
+    figures = {name: score.to_dict() for name, score in scores.items()}
+    answers = {name: score.answers for name, score in scores.items()}
+    return Figures({"scores": figures, "answers": answers}, note + " right")
+
+
+def held_out_tasks(recipes: DemoRecipes, settings: Settings) -> Sequence[Any]:
+    """Questions in wordings, and about customers, that no training saw."""
+    source = load_plugin("sunloom.conversations", recipes.adapter.data.conversations)()
+    return list(source.tasks(TASKS_PER_ENGINE, settings.seed))
+
+
+def watch_drift(recipes: DemoRecipes, settings: Settings) -> Figures:
+    """Compare the first quarter with the last one and raise the alert."""
+    from sunloom.features.monitoring.job import run_drift
+
+    result = run_drift(recipes.monitoring)
+    raised = [alert["message"] for alert in list_alerts(settings, "open")]
+    return Figures(result, raised[0] if result["alerts"] and raised else "no alert")
+
+
+def check_gateway(gateway: Gateway, recipes: DemoRecipes) -> None:
+    """Make sure that the doors hold and that a stream arrives.
+
+    Raises:
+        ServingError: A wrong key is let in, or the stream is empty.
+    """
+    if not gateway.refuses("sl-not-a-key"):
+        raise ServingError("The gateway let a wrong key in.")
+    question = "Should customer 12 get a voucher?"
+    if not gateway.streamed_answer(recipes.adapter.output.name, question).strip():
+        raise ServingError("The adapter's stream was empty.")
+
+
+def require_adapter(settings: Settings, name: str) -> None:
+    """Fail early, with the registry's names, where the adapter is not there.
+
+    Raises:
+        NotFoundError: No such model.
+    """
+    open_registry(settings).get(name)
+
+
+def _pictures(artifacts: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(path) for path in artifacts.values() if Path(str(path)).suffix == ".png")
