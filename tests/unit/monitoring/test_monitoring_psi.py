@@ -1,0 +1,38 @@
+"""The direct PSI, against sums done by hand."""
+
+from __future__ import annotations
+
+import math
+
+import polars as pl
+import pytest
+
+from sunloom.errors import DataError
+from sunloom.features.monitoring.psi import population_stability_index
+
+
+def test_equal_samples_have_none() -> None:
+    sample = pl.Series("x", range(1000))
+    assert population_stability_index(sample, sample.sample(fraction=1, shuffle=True)) == 0.0
+
+
+def test_few_values_are_cells_of_their_own() -> None:
+    before, after = pl.Series("x", [1] * 80 + [2] * 20), pl.Series("x", [1] * 50 + [2] * 50)
+    expected = 0.3 * math.log(0.8 / 0.5) - 0.3 * math.log(0.2 / 0.5)
+    assert population_stability_index(before, after) == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_empty_cell_counts_as_one_in_ten_thousand() -> None:
+    before, after = pl.Series("x", [1] * 10), pl.Series("x", [1] * 5 + [3] * 5)
+    expected = 0.5 * math.log(1 / 0.5) + (1e-4 - 0.5) * math.log(1e-4 / 0.5)
+    assert population_stability_index(before, after) == pytest.approx(expected, abs=1e-12)
+
+
+def test_what_is_no_number_is_left_out() -> None:
+    before = pl.Series("x", [1.0, 2.0, None, math.nan, math.inf])
+    assert population_stability_index(before, pl.Series("x", [2.0, 1.0])) == 0.0
+
+
+def test_nothing_to_compare_names_the_feature() -> None:
+    with pytest.raises(DataError, match="'gap' has no value"):
+        population_stability_index(pl.Series("gap", [None, None], dtype=pl.Float64), pl.Series([1]))
