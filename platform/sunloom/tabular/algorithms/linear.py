@@ -105,7 +105,9 @@ class LogisticRegression:
 
         scaling = _Scaling.learn(matrix, bool(parameters.get("log", True)))
         solver = SklearnLogisticRegression(
-            C=float(parameters.get("c", 0.1)), max_iter=int(parameters.get("max_iterations", 1000))
+            C=float(parameters.get("c", 0.1)),
+            max_iter=int(parameters.get("max_iterations", 1000)),
+            tol=1e-6,
         )
         solver.fit(scaling.apply(matrix), target)
         return FittedLogisticRegression(
