@@ -5,24 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 
 from sunloom.agents.actors import describe_actor, stop_actor
 from sunloom.agents.client import AgentsClient, run_tasks
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec
-from sunloom.core.processes import free_port
-from sunloom.serving.apps.agents import build_agents_app
 from sunloom.serving.auth import create_key
-from sunloom.serving.gate import Gate
-from sunloom.serving.guard import Guard
 from tests.unit.agents import scripted
+from tests.unit.agents.front import agents_app, wait
 
 pytestmark = pytest.mark.integration
 
@@ -44,40 +37,15 @@ def _spec(engine: str, **changes: Any) -> AgentSpec:
     )
 
 
-@contextmanager
-def _agents_app(settings: Settings, gateway_url: str) -> Iterator[str]:
-    """The agents' app behind its guard on a free port; its agents call ``gateway_url``."""
-    serving = settings.serving.model_copy(update={"port": int(gateway_url.rsplit(":", 1)[1])})
-    settings = settings.model_copy(update={"serving": serving})
-    app = Guard(build_agents_app(settings), Gate(settings, "agents"), "agents")
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    _wait(lambda: server.started, 20)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
-
-
-def _wait(done: Callable[[], Any], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 def test_tasks_run_in_an_actor_and_stream_their_events(
     ray_local: str, settings: Settings, engine: str
 ) -> None:
     key, _ = create_key(settings, ["agents", "llm", "features", "models"])
-    with scripted.serve() as gateway, _agents_app(settings, gateway.url) as url:
+    with scripted.serve() as gateway, agents_app(settings, gateway.url) as url:
         results = run_tasks(url, key, engine, TASKS, spec=_spec(engine), timeout_s=120)
         with AgentsClient(url, key) as client:
-            agents = client._http.get("/agents").json()["agents"]
+            agents = client.agents()
         assert describe_actor(agents[0]["agent_id"])["pid"] != os.getpid()
         assert stop_actor(agents[0]["agent_id"])
     assert [result.answer for result in results] == ["Yes.", "No."]
@@ -109,16 +77,16 @@ def test_a_killed_actor_resumes_and_repeats_no_finished_call(
 
     with (
         scripted.serve(script) as gateway,
-        _agents_app(settings, gateway.url) as url,
+        agents_app(settings, gateway.url) as url,
         AgentsClient(url, key) as client,
     ):
         agent_id = client.create(_spec(engine))
         task_id = client.post_task(agent_id, TASKS[0])
-        _wait(lambda: len(gateway.completions) == 3, 90)
+        wait(lambda: len(gateway.completions) == 3, 90)
         first = describe_actor(agent_id)
         assert first["running"] == [task_id]
         os.kill(first["pid"], signal.SIGKILL)
-        _wait(lambda: not os.path.exists(f"/proc/{first['pid']}"), 20)
+        wait(lambda: not os.path.exists(f"/proc/{first['pid']}"), 20)
         held.set()
         result = client.follow(agent_id, task_id, timeout_s=120)
         assert describe_actor(agent_id)["pid"] != first["pid"]

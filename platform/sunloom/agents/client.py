@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +11,8 @@ from typing import Any
 
 import httpx
 
-from sunloom.config.agents import AgentSpec, EngineName
-from sunloom.errors import AgentError, ServingError
+from sunloom.config.agents import AgentSpec, AgentsRecipe, EngineName
+from sunloom.errors import AgentError, ServingError, UsageError
 
 OnEvent = Callable[[str, dict[str, Any]], None]
 _FINAL = frozenset({"succeeded", "failed", "cancelled"})
@@ -64,6 +65,15 @@ class AgentsClient:
         """Create an agent; returns its id."""
         answer = self._post("/agents/create", spec.model_dump(mode="json"), key)
         return str(answer["agent_id"])
+
+    def agents(self) -> list[dict[str, Any]]:
+        """The tenant's agents."""
+        agents: list[dict[str, Any]] = _checked(self._http.get("/agents"))["agents"]
+        return agents
+
+    def status(self, agent_id: str) -> dict[str, Any]:
+        """The agent and its latest tasks."""
+        return _checked(self._http.get(f"/agents/{agent_id}/status"))
 
     def post_task(self, agent_id: str, task: str, key: str | None = None) -> str:
         """Give the agent a task; returns its id."""
@@ -172,6 +182,39 @@ def run_tasks(
             client.follow(agent_id, task_id, max(1.0, deadline - time.monotonic()), on_event)
             for task_id in ids
         ]
+
+
+def run_recipe(recipe: AgentsRecipe, on_event: OnEvent | None = None) -> list[TaskResult]:
+    """Give the recipe's tasks to its first agent through the gateway.
+
+    Raises:
+        UsageError: The recipe has no tasks, or no key is to be found.
+    """
+    if not recipe.tasks:
+        raise UsageError("The recipe has no tasks.", "List them under `tasks`.", "tasks")
+    spec = recipe.spec()
+    return run_tasks(
+        recipe.gateway.url or f"http://{recipe.serving.host}:{recipe.serving.port}",
+        _api_key(recipe),
+        spec.engine,
+        recipe.tasks,
+        spec=spec,
+        timeout_s=recipe.tasks_timeout_s,
+        on_event=on_event,
+    )
+
+
+def _api_key(recipe: AgentsRecipe) -> str:
+    configured = recipe.gateway.api_key
+    key = configured.get_secret_value() if configured else os.environ.get("SUNLOOM_API_KEY", "")
+    if not key:
+        raise UsageError(
+            "There is no key for the gateway.",
+            "Set SUNLOOM_API_KEY (make a key with: sunloom keys create --scopes "
+            "agents,llm,features,models).",
+            "gateway.api_key",
+        )
+    return key
 
 
 def _checked(response: httpx.Response) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from sunloom.config.base import Model
 from sunloom.config.settings import Settings
@@ -85,6 +85,16 @@ class CoordinationConfig(Model):
     """``single``: each task goes to one agent."""
 
 
+class GatewayAccess(Model):
+    """How a run reaches the gateway."""
+
+    url: str | None = None
+    """Root of the gateway; ``serving.host`` and ``serving.port`` when empty."""
+    api_key: SecretStr | None = None
+    """Key with the scopes ``agents``, ``llm`` and those of the tools; ``SUNLOOM_API_KEY`` of the
+    environment when empty."""
+
+
 class AgentsRecipe(Settings):
     """Recipe of agents, tools and coordination."""
 
@@ -94,6 +104,12 @@ class AgentsRecipe(Settings):
     """The tools that they choose from."""
     coordination: CoordinationConfig = CoordinationConfig()
     """How they work together."""
+    tasks: tuple[str, ...] = ()
+    """Tasks that ``jobs.agents_run`` gives to the first agent."""
+    gateway: GatewayAccess = GatewayAccess()
+    """Where ``jobs.agents_run`` finds the agents' routes."""
+    tasks_timeout_s: float = Field(default=600.0, gt=0)
+    """Longest wait for all tasks of a run, seconds."""
 
     def spec(self, name: str | None = None) -> AgentSpec:
         """The agent called ``name``, or the first one, with its tools filled in.

@@ -53,7 +53,7 @@ def build_agents_app(settings: Settings, hosts: Hosts | None = None) -> FastAPI:
         settings: Database, gateway address and key defaults.
         hosts: Where agents live; actors of the connected Ray cluster by default.
     """
-    app = build_fastapi("Sunloom agents")
+    app = build_fastapi("Sunloom agents", "/agents")
     app.include_router(_build_router(AgentService(settings, hosts)))
     return app
 

@@ -1,0 +1,215 @@
+"""The agents' routes behind the real guard, over real HTTP, with agents in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from sunloom.agents.client import AgentsClient, run_recipe
+from sunloom.agents.hosts import LocalHosts
+from sunloom.agents.store import AgentStore
+from sunloom.config import Settings
+from sunloom.config.agents import AgentSpec, AgentsRecipe
+from sunloom.core.database import open_database
+from sunloom.errors import ServingError, UsageError
+from sunloom.serving.auth import create_key, list_keys
+from tests.unit.agents import scripted
+from tests.unit.agents.front import agents_app
+
+SCOPES = ["agents", "llm", "features", "models"]
+SPEC: dict[str, Any] = {
+    "name": "retail",
+    "engine": "semantic_kernel",
+    "tools": ["get_features", {"name": "predict", "options": {"decimals": 2}}],
+}
+
+
+@dataclass
+class _Front:
+    url: str
+    key: str
+    settings: Settings
+    gateway: scripted.ScriptedGateway
+
+    def client(self, key: str | None = None) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {key or self.key}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+
+
+@pytest.fixture
+def front(settings: Settings) -> Iterator[_Front]:
+    key, _ = create_key(settings, SCOPES, tenant="acme")
+    hosts = LocalHosts(AgentStore(open_database(settings)))
+    with scripted.serve() as gateway, agents_app(settings, gateway.url, hosts) as url:
+        yield _Front(url, key, settings, gateway)
+
+
+def test_the_whole_way_of_a_task(front: _Front) -> None:
+    with front.client() as http:
+        created = http.post("/agents/create", json=SPEC)
+        assert created.status_code == 201
+        agent = created.json()
+        assert (agent["name"], agent["engine"]) == ("retail", "semantic_kernel")
+        url = f"/agents/{agent['agent_id']}"
+        accepted = http.post(f"{url}/task", json={"task": "Should customer 4711 get one?"})
+        assert accepted.status_code == 202
+        body = accepted.json()
+        assert body["status"] == "queued"
+        events = http.get(body["events_url"]).text
+        task = http.get(body["url"]).json()
+        status = http.get(f"{url}/status").json()
+        listed = http.get("/agents").json()["agents"]
+    assert (task["status"], task["answer"]) == ("succeeded", "Yes.")
+    assert status["tasks"]["succeeded"] == 1
+    assert status["latest"][0]["task_id"] == body["task_id"]
+    assert [row["agent_id"] for row in listed] == [agent["agent_id"]]
+    blocks = events.strip().split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == [f"id: {n}" for n in range(1, 9)]
+    assert blocks[-1].splitlines()[1] == "event: succeeded"
+    last = json.loads(blocks[-1].splitlines()[2].removeprefix("data: "))
+    assert last["data"]["answer"] == "Yes."
+
+
+def test_the_stream_is_taken_up_after_the_last_event_seen(front: _Front) -> None:
+    with AgentsClient(front.url, front.key) as client, front.client() as http:
+        agent = client.create(AgentSpec.model_validate(SPEC))
+        task = client.post_task(agent, "Should customer 4711 get a voucher?")
+        result = client.follow(agent, task, timeout_s=30)
+        assert [event["seq"] for event in client.events(agent, task, after=6)] == [7, 8]
+        assert list(client.events(agent, task, after=8)) == []
+        url = f"/agents/{agent}/tasks/{task}/events"
+        assert http.get(url, params={"after": 7}).text.count("id: ") == 1
+    assert [event["seq"] for event in result.events] == list(range(1, 9))
+
+
+def test_an_idempotency_key_creates_once(front: _Front) -> None:
+    with front.client() as http:
+        headers = {"Idempotency-Key": "one"}
+        first = http.post("/agents/create", json=SPEC, headers=headers)
+        again = http.post("/agents/create", json=SPEC, headers=headers)
+        assert first.json() == again.json()
+        other = http.post("/agents/create", json={**SPEC, "name": "x"}, headers=headers)
+        assert other.status_code == 400
+        assert "used with another body" in other.json()["error"]["message"]
+        url = f"/agents/{first.json()['agent_id']}/task"
+        tasks = [
+            http.post(url, json={"task": "customer 1"}, headers=headers).json()["task_id"]
+            for _ in range(3)
+        ]
+        assert len(set(tasks)) == 1
+        assert http.post(url, json={"task": "customer 1"}).json()["task_id"] not in tasks
+        assert len(http.get("/agents").json()["agents"]) == 1
+
+
+def test_agents_act_with_a_short_lived_key_of_their_own(front: _Front) -> None:
+    with AgentsClient(front.url, front.key) as client:
+        agent = client.create(AgentSpec.model_validate(SPEC))
+        for number in (1, 2):
+            task = client.post_task(agent, f"customer {number}")
+            client.follow(agent, task, timeout_s=30)
+    sent = {headers["authorization"] for _, _, headers in front.gateway.requests}
+    assert len(sent) == 1
+    assert f"Bearer {front.key}" not in sent
+    delegated = [key for key in list_keys(front.settings, delegated=True) if key.parent]
+    assert len(delegated) == 1
+    assert set(delegated[0].scopes) == {"llm", "features", "models"}
+    assert delegated[0].tenant == "acme"
+    assert delegated[0].expires_at is not None
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({**SPEC, "tools": ["get_feature"]}, 404, "No plugin 'get_feature'"),
+        ({**SPEC, "engine": "langgraph"}, 422, "engine"),
+        ({**SPEC, "nmae": "x"}, 422, "nmae"),
+        ({**SPEC, "tools": [{"name": "predict", "options": {"x": 1}}]}, 400, "Options"),
+    ],
+)
+def test_a_wrong_agent_is_refused_by_name(
+    front: _Front, body: dict[str, Any], status: int, message: str
+) -> None:
+    with front.client() as http:
+        answer = http.post("/agents/create", json=body)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert message in error["message"] + error["hint"]
+
+
+def test_wrong_keys_tenants_and_ids_are_refused(front: _Front) -> None:
+    weak, _ = create_key(front.settings, ["agents", "llm"], tenant="acme")
+    stranger, _ = create_key(front.settings, SCOPES, tenant="other")
+    with front.client() as http:
+        agent = http.post("/agents/create", json=SPEC).json()["agent_id"]
+        assert http.get("/agents/agent_1/status").status_code == 404
+        assert http.get(f"/agents/{agent}/tasks/task_1").status_code == 404
+        assert http.post(f"/agents/{agent}/task", json={"task": ""}).status_code == 422
+    with front.client(weak) as http:
+        refused = http.post(f"/agents/{agent}/task", json={"task": "customer 1"})
+        assert refused.status_code == 403
+        assert "features, models" in refused.json()["error"]["message"]
+    with front.client(stranger) as http:
+        assert http.get(f"/agents/{agent}/status").status_code == 404
+        assert http.get("/agents").json() == {"agents": []}
+    with front.client("sl-wrong") as http:
+        assert http.get("/agents").status_code == 401
+    assert httpx.get(f"{front.url}/agents").status_code == 401
+
+
+def test_cancel_and_approve_over_http(front: _Front) -> None:
+    spec = {**SPEC, "tools": ["get_features", {"name": "predict", "approval": True}]}
+    with AgentsClient(front.url, front.key) as client:
+        agent = client.create(AgentSpec.model_validate(spec))
+        task = client.post_task(agent, "Should customer 4711 get a voucher?")
+        for event in client.events(agent, task):
+            if event["type"] == "approval_required":
+                assert event["data"]["tool"] == "predict"
+                client.approve(agent, task)
+        assert client.task(agent, task)["answer"] == "Yes."
+        with pytest.raises(ServingError, match="waits for no approval"):
+            client.approve(agent, task)
+        second = client.post_task(agent, "Should customer 4711 get a voucher?")
+        for event in client.events(agent, second):
+            if event["type"] == "approval_required":
+                client.cancel(agent, second)
+        assert client.task(agent, second)["status"] == "cancelled"
+
+
+def test_a_recipe_runs_through_the_gateway(front: _Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents = [{"name": "retail", "engine": "semantic_kernel"}]
+    recipe = AgentsRecipe.model_validate(
+        {
+            "agents": agents,
+            "tools": ["get_features", "predict"],
+            "tasks": ["customer 1", "customer 2"],
+            "gateway": {"url": front.url},
+        }
+    )
+    monkeypatch.delenv("SUNLOOM_API_KEY", raising=False)
+    with pytest.raises(UsageError, match="no key"):
+        run_recipe(recipe)
+    monkeypatch.setenv("SUNLOOM_API_KEY", front.key)
+    assert [result.answer for result in run_recipe(recipe)] == ["Yes.", "No."]
+
+
+def test_the_schema_names_every_route(front: _Front) -> None:
+    with front.client() as http:
+        paths = http.get("/openapi.json").json()["paths"]
+    assert sorted(paths) == [
+        "/agents",
+        "/agents/create",
+        "/agents/{agent_id}/status",
+        "/agents/{agent_id}/task",
+        "/agents/{agent_id}/tasks/{task_id}",
+        "/agents/{agent_id}/tasks/{task_id}/approve",
+        "/agents/{agent_id}/tasks/{task_id}/cancel",
+        "/agents/{agent_id}/tasks/{task_id}/events",
+    ]
+    assert all(
+        operation["description"] for methods in paths.values() for operation in methods.values()
+    )
