@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,20 +32,44 @@ class Damaged:
 
 @dataclass(frozen=True)
 class Table:
-    """What a source held: the rows that could be read and those that could not."""
+    """What a source held: the rows that could be read and those that could not.
+
+    Attributes:
+        rows: The rows in order.
+        damaged: Rows that are none.
+        positions: Where each row stands in its file, from 1; None where it is the row's number.
+    """
 
     rows: pl.DataFrame
     damaged: tuple[Damaged, ...] = field(default=())
+    positions: pl.Series | None = None
 
 
-def read_table(path: Path) -> Table:
+@dataclass(frozen=True)
+class _Request:
+    """What to read: all columns when ``columns`` is None; text columns stay text."""
+
+    columns: Sequence[str] | None
+    as_text: bool
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None, *, as_text: bool = False) -> Table:
     """Read one file, or a folder of files of one kind in name order.
+
+    Args:
+        path: A file, or a folder of them.
+        columns: Columns to read; all by default.
+        as_text: Leave the values of formats without types (CSV, JSON lines) as text, for a caller
+            that knows the types.
 
     Raises:
         UsageError: Nothing is there, or the ending is not known.
         DataError: The file cannot be read as what its ending says.
     """
-    parts = [_read_file(file) for file in data_files(path)]
+    request = _Request(columns, as_text)
+    parts = [_read_file(file, request) for file in data_files(path)]
+    if len(parts) == 1:
+        return parts[0]
     damaged = tuple(row for part in parts for row in part.damaged)
     return Table(pl.concat([part.rows for part in parts], how="vertical_relaxed"), damaged)
 
@@ -95,52 +119,77 @@ def require_columns(rows: pl.DataFrame | pl.Schema, names: Iterable[str], source
     )
 
 
-def _read_file(path: Path) -> Table:
+def _read_file(path: Path, request: _Request) -> Table:
     try:
-        return READERS[path.suffix](path)
+        return READERS[path.suffix](path, request)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
 
 
-def _read_parquet(path: Path) -> Table:
-    return Table(pl.read_parquet(path, glob=False, hive_partitioning=False))
+def _read_parquet(path: Path, request: _Request) -> Table:
+    schema = pl.read_parquet_schema(path)
+    if request.columns is not None:
+        require_columns(pl.Schema(schema), request.columns, str(path))
+    columns = None if request.columns is None else list(request.columns)
+    return Table(pl.read_parquet(path, columns=columns, glob=False, hive_partitioning=False))
 
 
-def _read_csv(path: Path) -> Table:
-    return Table(pl.read_csv(path, infer_schema_length=10_000, glob=False))
+def _read_csv(path: Path, request: _Request) -> Table:
+    frame = pl.read_csv(
+        path,
+        infer_schema=not request.as_text,
+        infer_schema_length=10_000,
+        glob=False,
+        missing_utf8_is_empty_string=False,
+    )
+    return Table(_chosen(frame, request, path))
 
 
-def _read_jsonl(path: Path) -> Table:
+def _read_jsonl(path: Path, request: _Request) -> Table:
     rows: list[Mapping[str, Any]] = []
+    positions: list[int] = []
     damaged: list[Damaged] = []
     with path.open(encoding="utf-8", errors="replace") as lines:
         for position, line in enumerate(lines, 1):
-            if line.strip():
-                _sort_line(line.rstrip("\n"), position, path, rows, damaged)
-    frame = pl.DataFrame(rows, infer_schema_length=None, strict=False)
-    return Table(frame, tuple(damaged))
+            if not line.strip():
+                continue
+            row = _parse_line(line.rstrip("\n"), position, path)
+            if isinstance(row, Damaged):
+                damaged.append(row)
+            else:
+                rows.append({k: _text(v) for k, v in row.items()} if request.as_text else row)
+                positions.append(position)
+    schema = dict.fromkeys((k for row in rows for k in row), pl.String) if request.as_text else None
+    frame = pl.DataFrame(rows, schema=schema, infer_schema_length=None, strict=False)
+    where = pl.Series(positions, dtype=pl.Int64)
+    return Table(_chosen(frame, request, path), tuple(damaged), where)
 
 
-def _sort_line(
-    line: str,
-    position: int,
-    path: Path,
-    rows: list[Mapping[str, Any]],
-    damaged: list[Damaged],
-) -> None:
+def _chosen(frame: pl.DataFrame, request: _Request, path: Path) -> pl.DataFrame:
+    if request.columns is None:
+        return frame
+    require_columns(frame, request.columns, str(path))
+    return frame.select(request.columns)
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value)
+
+
+def _parse_line(line: str, position: int, path: Path) -> Mapping[str, Any] | Damaged:
     try:
         row = json.loads(line)
     except ValueError as error:
-        damaged.append(Damaged(str(path), position, f"not JSON: {error}", line[:500]))
-        return
+        return Damaged(str(path), position, f"not JSON: {error}", line[:500])
     if isinstance(row, dict):
-        rows.append(row)
-    else:
-        reason = f"a JSON {type(row).__name__}, not an object"
-        damaged.append(Damaged(str(path), position, reason, line[:500]))
+        return row
+    reason = f"a JSON {type(row).__name__}, not an object"
+    return Damaged(str(path), position, reason, line[:500])
 
 
-READERS: Mapping[str, Callable[[Path], Table]] = {
+READERS: Mapping[str, Callable[[Path, _Request], Table]] = {
     ".parquet": _read_parquet,
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,

@@ -2,7 +2,7 @@
 
 ::
 
-    schema id u16 · feature time i64 µs · null bitmap ⌈n/8⌉ bytes · n × 8 bytes · heap
+    schema id u16 · feature time i64 µs · null bitmap ⌈n/8⌉ bytes · n x 8 bytes · heap
 
 A string's 8 bytes are offset and length (u32 each) in the heap.
 """

@@ -1,0 +1,103 @@
+"""The recipe of a feature set: where rows come from, and what is materialised."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field
+
+from sunloom.config.base import Model
+from sunloom.config.settings import Settings
+
+
+class FilesSource(Model):
+    """Rows in Parquet, CSV or JSON-lines files, or folders of them."""
+
+    type: Literal["files"] = "files"
+    tables: dict[str, Path]
+    """Namespace of a features class to its file or folder."""
+
+
+class DatasetSource(Model):
+    """Tables that ``sunloom data run`` prepared, under ``<paths.outputs>/data/<dataset>``."""
+
+    type: Literal["dataset"] = "dataset"
+    dataset: str
+    """Name of the data set."""
+    tables: dict[str, str]
+    """Namespace of a features class to the table's name."""
+
+
+class FeatureStoreConfig(Model):
+    """Where feature values come from."""
+
+    batch_source: Annotated[FilesSource | DatasetSource, Field(discriminator="type")]
+    """Rows for training and for the online store."""
+
+
+class TrainingConfig(Model):
+    """Point-in-time rows for training."""
+
+    dataset: str
+    """A labelled data set plugin: says which entities to ask about and what happened after."""
+    cutoffs: tuple[date, ...] = Field(min_length=1)
+    """Moments (midnight UTC) as of which rows are made, one file each."""
+
+
+class OnlineConfig(Model):
+    """Latest values for the online store."""
+
+    as_of: AwareDatetime
+    """The moment as of which values are written."""
+
+
+class ExecutionConfig(Model):
+    """How the work runs."""
+
+    partitions: int = Field(default=4, ge=1)
+    """Partitions by key hash on the Ray Data path."""
+    compare_engines: bool = True
+    """Whether the training rows are also computed through Ray Data and compared."""
+    max_bad_share: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Share of unreadable source rows above which the run stops."""
+
+
+class FeaturesRecipe(Settings):
+    """Materialise one feature set: training rows and online values."""
+
+    definitions: str
+    """An entry point of group ``sunloom.features``, an import path, or a ``.py`` file."""
+    feature_set: str
+    """Namespace of a features class."""
+    feature_store: FeatureStoreConfig
+    """Sources of rows."""
+    training: TrainingConfig | None = None
+    """Training rows, if any are wanted."""
+    online: OnlineConfig | None = None
+    """Online values, if any are wanted."""
+    execution: ExecutionConfig = ExecutionConfig()
+    """Engines and thresholds."""
+
+    def features_folder(self) -> Path:
+        """Where training rows lie."""
+        return self.paths.outputs / "features" / self.feature_set
+
+    def source_paths(self) -> dict[str, Path]:
+        """Namespace to the file or folder with its rows."""
+        source = self.feature_store.batch_source
+        if isinstance(source, FilesSource):
+            return dict(source.tables)
+        folder = self.paths.outputs / "data" / source.dataset
+        return {name: _table_path(folder, table) for name, table in source.tables.items()}
+
+    def moments(self) -> list[datetime]:
+        """The cut-offs as moments."""
+        days = self.training.cutoffs if self.training else ()
+        return [datetime(day.year, day.month, day.day, tzinfo=UTC) for day in days]
+
+
+def _table_path(folder: Path, table: str) -> Path:
+    single = folder / f"{table}.parquet"
+    return single if single.is_file() else folder / table

@@ -1,0 +1,122 @@
+"""Import a definitions module and list the features classes that it defines."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sunloom.core.plugins import plugin_names, plugin_value
+from sunloom.errors import DefinitionError, DependencyError, UsageError, known_names_hint
+
+GROUP = "sunloom.features"
+
+
+def import_definitions(source: str) -> ModuleType:
+    """Import definitions.
+
+    Args:
+        source: An entry point of group ``sunloom.features``, a ``.py`` file, or an import path.
+
+    Raises:
+        UsageError: Nothing of that name is there.
+        DefinitionError: The module cannot be imported, or chalkpy refuses a class in it.
+        DependencyError: chalkpy is not installed.
+    """
+    if importlib.util.find_spec("chalk") is None:
+        raise DependencyError(
+            "Feature definitions need chalkpy.", "pip install 'sunloom[features]'"
+        )
+    if source.endswith(".py"):
+        return _import_file(Path(source))
+    if source in plugin_names(GROUP):
+        source = plugin_value(GROUP, source)
+    return _import_module(source)
+
+
+def defined_classes(module: ModuleType) -> list[Any]:
+    """Features classes of the module, of its submodules, and those that their joins lead to."""
+    from chalk.features import FeatureSetBase
+
+    registry = list(FeatureSetBase.registry.values())
+    inside = [item for item in registry if _belongs(item, module)]
+    named = [item for item in registry if any(item is value for value in vars(module).values())]
+    waiting = [*inside, *(item for item in named if item not in inside)]
+    found: list[Any] = []
+    while waiting:
+        item = waiting.pop(0)
+        if any(item is known for known in found):
+            continue
+        found.append(item)
+        waiting.extend(_joined(item))
+    if not found:
+        raise DefinitionError(
+            f"{module.__name__} defines no features class.",
+            "Decorate a class with `from chalk.features import features`.",
+        )
+    return found
+
+
+def _belongs(item: Any, module: ModuleType) -> bool:
+    return bool(
+        item.__module__ == module.__name__ or item.__module__.startswith(module.__name__ + ".")
+    )
+
+
+def _joined(item: Any) -> list[Any]:
+    joins = [f for f in item.features if f.is_has_many or f.is_has_one]
+    return [feature.joined_class for feature in joins]
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        raise UsageError(
+            f"There is no definitions module {name!r}.",
+            "Give an import path, a .py file, or an entry point of group sunloom.features. "
+            + known_names_hint(name, plugin_names(GROUP)),
+            "definitions",
+        )
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise _refused(name, error, str(spec.origin)) from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"There is no definitions file {path}.", param="definitions")
+    # The content is part of the name: an edited file is a new module.
+    digest = hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:12]
+    name = f"sunloom_definitions_{path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise _refused(str(path), error, str(path.resolve())) from error
+    return module
+
+
+def _refused(name: str, error: Exception, origin: str) -> DefinitionError:
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = [frame for frame in frames if frame.filename == origin]
+    where = f"{origin}:{inside[-1].lineno}" if inside else origin
+    if isinstance(error, SyntaxError) and error.lineno:
+        where = f"{error.filename}:{error.lineno}"
+    reason = str(error).strip() or type(error).__name__
+    return DefinitionError(f"{where}: {name} cannot be imported: {type(error).__name__}: {reason}")

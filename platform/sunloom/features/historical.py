@@ -1,0 +1,214 @@
+"""Point-in-time features for rows: exactly one output row for each input row, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from sunloom.core.telemetry import get_logger
+from sunloom.data.datasets import REASON
+from sunloom.data.sources import read_table, require_columns
+from sunloom.errors import DataError, DataQualityError, NotFoundError, UsageError
+from sunloom.features.definitions import load_catalogue
+from sunloom.features.engine import Engine
+from sunloom.features.lowering import NOW
+from sunloom.features.plan import Plan
+from sunloom.features.requirements import source_needs
+from sunloom.features.tables import conform, read_source
+
+EVENT_TIME = "event_time"
+EngineName = Literal["polars", "ray"]
+MAX_BAD_SHARE = 0.01
+
+_log = get_logger("features.historical")
+
+
+@dataclass(frozen=True)
+class Historical:
+    """Features of rows, and what was set aside on the way.
+
+    Attributes:
+        table: The entities' rows with one column a feature appended.
+        damaged: Source rows that could not be read.
+    """
+
+    table: pl.DataFrame
+    damaged: pl.DataFrame
+
+
+def historical(
+    definitions: str,
+    feature_set: str,
+    sources: Mapping[str, Path],
+    entities: Path,
+    out: Path,
+    engine: EngineName = "polars",
+    *,
+    max_bad_share: float = MAX_BAD_SHARE,
+) -> dict[str, Any]:
+    """Compute point-in-time features for the rows of a file and write them to another.
+
+    Args:
+        definitions: An import path, a ``.py`` file, or an entry point of ``sunloom.features``.
+        feature_set: Namespace of a features class.
+        sources: Namespace to the file or folder with its rows.
+        entities: Rows with the primary key under its feature name, ``event_time`` (UTC), and
+            anything else, which is carried along.
+        out: A Parquet file. Rows set aside go beside it as ``<out>.quarantine.jsonl``.
+        engine: ``polars`` in this process, ``ray`` on the connected cluster.
+        max_bad_share: Share of unreadable source rows above which nothing is written.
+
+    Returns:
+        ``rows``, ``features``, ``engine``, ``out`` and ``quarantined`` (reason to count).
+    """
+    plan = load_catalogue(definitions).plan(feature_set)
+    rows = read_table(entities).rows
+    compute = historical_polars if engine == "polars" else _historical_ray
+    result = compute(plan, sources, rows)
+    counts = _settle(result.damaged, out, max_bad_share, result.table.height)
+    _write(result.table, out)
+    return {
+        "rows": result.table.height,
+        "features": list(plan.outputs),
+        "engine": engine,
+        "out": str(out),
+        "quarantined": counts,
+    }
+
+
+def historical_polars(
+    plan: Plan, sources: Mapping[str, Path], entities: pl.DataFrame
+) -> Historical:
+    """The whole computation in this process."""
+    check_sources(plan, sources)
+    questions = questions_of(plan, entities, sources)
+    tables: dict[str, pl.DataFrame] = {}
+    damaged: list[pl.DataFrame] = []
+    for namespace, need in source_needs(plan).items():
+        if namespace in sources:
+            read = read_source(plan.of(namespace), need.columns, sources[namespace])
+            tables[namespace] = read.rows
+            damaged.append(read.damaged)
+    answers = Engine(plan, tables).answer(questions)
+    aside = pl.concat(damaged) if damaged else pl.DataFrame()
+    return Historical(appended(entities, answers), aside)
+
+
+def _historical_ray(plan: Plan, sources: Mapping[str, Path], entities: pl.DataFrame) -> Historical:
+    from sunloom.features.distributed import historical_ray
+
+    return historical_ray(plan, sources, entities)
+
+
+def check_sources(plan: Plan, sources: Mapping[str, Path]) -> None:
+    """Check that every source is known and every needed one is given.
+
+    Raises:
+        NotFoundError: A source names no class of the plan's definitions.
+        UsageError: Rows that an aggregate or a join needs have no source.
+    """
+    known = [item.namespace for item in plan.classes]
+    needs = source_needs(plan)
+    for namespace in needs:
+        if namespace in sources:
+            continue
+        if namespace != plan.namespace:
+            raise UsageError(
+                f"Feature set {plan.feature_set!r} needs rows of {namespace!r}, and no source is "
+                "given for them.",
+                f"Add --source {namespace}=PATH. Given: {', '.join(sources) or 'none'}.",
+                "source",
+            )
+        _log.warning("no source for %s: its own features are null", namespace)
+    for namespace in sources:
+        if namespace not in known:
+            raise NotFoundError(
+                f"Source {namespace!r} belongs to no class that {plan.feature_set!r} uses.",
+                known=known,
+                name=namespace,
+                param="source",
+            )
+
+
+def questions_of(plan: Plan, entities: pl.DataFrame, sources: Mapping[str, Path]) -> pl.DataFrame:
+    """Key and moment of each row, and the inputs that rows bring for a class without a source.
+
+    Raises:
+        DataError: Key or ``event_time`` is missing, null, or of a wrong type; or a carried column
+            bears a feature's name.
+    """
+    root = plan.root
+    require_columns(entities, (root.key, EVENT_TIME), "The entities' table")
+    own = [f.name for f in root.features if f.expression is None and f.kind != "primary"]
+    given = [name for name in own if name in entities.columns and root.namespace not in sources]
+    clash = [n for n in plan.outputs if n in entities.columns and n not in given]
+    if clash:
+        raise DataError(
+            f"The entities' table has a column {clash[0]!r}, which is also a feature of "
+            f"{plan.feature_set!r}.",
+            "Rename the column; carried columns keep their names.",
+            clash[0],
+        )
+    inputs = conform(entities.select(root.key, *given), root, (root.key, *given), "entities")
+    if inputs.damaged.height:
+        first = inputs.damaged.row(0, named=True)
+        raise DataError(f"The entities' table, row {first['position']}: {first[REASON]}.")
+    return inputs.rows.with_columns(_moments(entities))
+
+
+def _moments(entities: pl.DataFrame) -> pl.Series:
+    column = entities[EVENT_TIME]
+    if column.dtype == pl.String:
+        from sunloom.features.tables import parse_text
+
+        column = entities.select(parse_text(pl.col(EVENT_TIME), "datetime")).to_series()
+    if not isinstance(column.dtype, pl.Datetime) or column.dtype.time_zone is None:
+        raise DataError(
+            f"The entities' event_time is {column.dtype}, not datetimes with a time zone.",
+            "Write them in UTC, such as pl.col('event_time').dt.replace_time_zone('UTC').",
+            EVENT_TIME,
+        )
+    if column.null_count():
+        row = column.is_null().arg_max()
+        raise DataError(
+            f"The entities' event_time is missing or unreadable in row {(row or 0) + 1}.",
+            "Every row needs the moment as of which it asks.",
+            EVENT_TIME,
+        )
+    return column.dt.convert_time_zone("UTC").dt.cast_time_unit("us").alias(NOW)
+
+
+def appended(entities: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
+    """The entities' rows with the answers as further columns."""
+    fresh = [name for name in answers.columns if name not in entities.columns]
+    return entities.hstack(answers.select(fresh))
+
+
+def _settle(damaged: pl.DataFrame, out: Path, max_bad_share: float, rows: int) -> dict[str, int]:
+    if not damaged.height:
+        return {}
+    path = out.with_name(out.name + ".quarantine.jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    damaged.write_ndjson(path)
+    counted = damaged[REASON].value_counts(sort=True)
+    counts = dict(zip(counted[REASON], counted["count"], strict=True))
+    read = rows + damaged.height
+    if damaged.height > max_bad_share * read:
+        raise DataQualityError(
+            f"{damaged.height} source rows cannot be read, more than {max_bad_share:.2%} "
+            f"({', '.join(f'{why}: {n}' for why, n in counts.items())}).",
+            f"Look at {path}; mend the source or raise the threshold.",
+        )
+    _log.warning("%d source rows set aside in %s", damaged.height, path)
+    return counts
+
+
+def _write(table: pl.DataFrame, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.new")
+    table.write_parquet(partial)
+    partial.replace(out)

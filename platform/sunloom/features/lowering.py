@@ -1,0 +1,61 @@
+"""Plan expressions to Polars expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from operator import and_
+
+import polars as pl
+
+from sunloom.features.functions import lower_call
+from sunloom.features.plan import Call, Column, Const, Expr, Now, Validation
+from sunloom.features.types import POLARS
+
+NOW = "__now__"
+"""Column of question frames: the moment, UTC microseconds."""
+
+
+class Lowering:
+    """Lowers expressions over a frame.
+
+    Args:
+        parts: Aggregates and lookups to the columns that hold their values already.
+    """
+
+    def __init__(self, parts: Mapping[Expr, str] | None = None) -> None:
+        self._parts = parts or {}
+
+    def expression(self, node: Expr) -> pl.Expr:
+        """The node as a Polars expression."""
+        if isinstance(node, Column):
+            return pl.col(node.name)
+        if isinstance(node, Now):
+            return pl.col(NOW)
+        if isinstance(node, Const):
+            return _constant(node)
+        if isinstance(node, Call):
+            return lower_call(node, [self.expression(arg) for arg in node.args])
+        return pl.col(self._parts[node])
+
+    @staticmethod
+    def within(value: pl.Expr, check: Validation) -> pl.Expr:
+        """Whether the value is inside the limits; null where the value is."""
+        limits = [
+            limit
+            for bound, limit in (
+                (check.min, lambda b: value >= b),
+                (check.max, lambda b: value <= b),
+                (check.min_length, lambda b: value.str.len_chars() >= b),
+                (check.max_length, lambda b: value.str.len_chars() <= b),
+            )
+            if bound is not None
+            for limit in (limit(bound),)
+        ]
+        return reduce(and_, limits, pl.lit(True))
+
+
+def _constant(node: Const) -> pl.Expr:
+    if node.dtype in ("datetime", "duration"):
+        return pl.lit(node.value, pl.Int64).cast(POLARS[node.dtype])
+    return pl.lit(node.value, POLARS[node.dtype])
