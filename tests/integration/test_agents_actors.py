@@ -12,18 +12,18 @@ import pytest
 from sunloom.agents.actors import describe_actor, stop_actor
 from sunloom.agents.client import AgentsClient, run_tasks
 from sunloom.config import Settings
-from sunloom.config.agents import AgentSpec
+from sunloom.config.agents import AgentSpec, EngineName
 from sunloom.serving.auth import create_key
 from tests.unit.agents import scripted
 from tests.unit.agents.front import agents_app, wait
 
 pytestmark = pytest.mark.integration
 
-ENGINES = ("semantic_kernel", "crewai")
+ENGINES: tuple[EngineName, ...] = ("semantic_kernel", "crewai")
 TASKS = [f"Should customer {number} get a voucher?" for number in (4711, 4712)]
 
 
-def _spec(engine: str, **changes: Any) -> AgentSpec:
+def _spec(engine: EngineName, **changes: Any) -> AgentSpec:
     return AgentSpec.model_validate(
         {
             "name": "retail",
@@ -39,7 +39,7 @@ def _spec(engine: str, **changes: Any) -> AgentSpec:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_tasks_run_in_an_actor_and_stream_their_events(
-    ray_local: str, settings: Settings, engine: str
+    ray_local: str, settings: Settings, engine: EngineName
 ) -> None:
     key, _ = create_key(settings, ["agents", "llm", "features", "models"])
     with scripted.serve() as gateway, agents_app(settings, gateway.url) as url:
@@ -64,7 +64,7 @@ def test_tasks_run_in_an_actor_and_stream_their_events(
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_killed_actor_resumes_and_repeats_no_finished_call(
-    ray_local: str, settings: Settings, engine: str
+    ray_local: str, settings: Settings, engine: EngineName
 ) -> None:
     key, _ = create_key(settings, ["agents", "llm", "features", "models"])
     held = threading.Event()

@@ -41,7 +41,7 @@ def calls(wanted: list[tuple[str, dict[str, Any]]], number: int = 0) -> dict[str
 
 def tool_name(body: dict[str, Any], bare: str) -> str:
     """The name under which the engine offers the tool."""
-    names = [tool["function"]["name"] for tool in body.get("tools", [])]
+    names: list[str] = [tool["function"]["name"] for tool in body.get("tools", [])]
     return next(name for name in names if name.split("-")[-1] == bare)
 
 

@@ -157,9 +157,6 @@ def test_a_tool_that_breaks_is_reported_with_its_name(tmp_path: Path) -> None:
     async def work(call: ToolCall[Parameters, NoOptions]) -> Any:
         raise ZeroDivisionError("by zero")
 
-    class None_(Parameters):
-        pass
-
-    tool = Tool(name="breaks", description="", parameters=None_, function=work)
+    tool = Tool(name="breaks", description="", parameters=Parameters, function=work)
     box = _Boxed(tmp_path, "http://127.0.0.1:9", {"breaks": BoundTool(tool, NoOptions())})
     assert box.call("breaks") == {"error": "breaks failed: ZeroDivisionError: by zero"}
