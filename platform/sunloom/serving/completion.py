@@ -15,6 +15,7 @@ from sunloom.serving.names import ModelDirectory, Target
 from sunloom.serving.plain import parse_object, read_body, send_json
 
 MODELS = "/v1/models"
+DOCUMENT = "/v1/openapi.json"
 ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 _USAGE = b'"usage":'
 
@@ -30,13 +31,22 @@ class Completions:
         directory: What the names mean.
         load: Puts an adapter into the engine; returns at once when it is there.
         spend: Counts the tokens of a request.
+        describe: vLLM's OpenAPI document, for the gateway.
     """
 
-    def __init__(self, app: App, directory: ModelDirectory, load: Load, spend: Spend) -> None:
+    def __init__(
+        self,
+        app: App,
+        directory: ModelDirectory,
+        load: Load,
+        spend: Spend,
+        describe: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
         self._app = app
         self._directory = directory
         self._load = load
         self._spend = spend
+        self._describe = describe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on with its model resolved."""
@@ -46,6 +56,8 @@ class Completions:
         path = scope["path"].rstrip("/")
         if path == MODELS or path.startswith(MODELS + "/"):
             await self._models(path.removeprefix(MODELS).lstrip("/"), send)
+        elif path == DOCUMENT:
+            await send_json(send, 200, self._describe())
         elif path in ROUTES:
             await self._complete(scope, receive, send)
         else:

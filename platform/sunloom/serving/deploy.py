@@ -58,8 +58,8 @@ def deploy(settings: Settings, *, wait: bool = True) -> Deployment:
         ServingError: An app does not start, or is not ready in time.
     """
     environment = serving_environment(settings)
-    connect(settings, environment)
-    settings = with_port(settings)
+    cluster = connect(settings, environment)
+    settings = _with_job_server(with_port(settings), cluster.dashboard_url)
     targets, model = _targets(settings)
     _start_serve(settings, environment)
     _run(targets)
@@ -88,6 +88,14 @@ def with_port(settings: Settings) -> Settings:
             "serving.port",
         )
     return settings
+
+
+def _with_job_server(settings: Settings, url: str | None) -> Settings:
+    """The gateway's process cannot find the dashboard by itself."""
+    if settings.cluster.job_address or url is None:
+        return settings
+    cluster = settings.cluster.model_copy(update={"job_address": url})
+    return settings.model_copy(update={"cluster": cluster})
 
 
 def wait_ready(url: str, timeout_s: float = 300.0) -> None:
@@ -124,14 +132,32 @@ def status(settings: Settings) -> Deployment | None:
 
 def shutdown(settings: Settings) -> None:
     """Stop all apps and end whatever of them is still there; Ray stays as it is."""
-    import ray
-    from ray import serve
-
-    if ray.is_initialized():
-        serve.shutdown()
+    _stop_serve()
     ended = end_leftovers(instance_folder(settings))
     if ended:
         _logger.info("ended %s", ", ".join(ended))
+
+
+def _stop_serve() -> None:
+    import ray
+    from ray import serve
+
+    # A controller that is slow to answer counts as dead at first, and nothing would be stopped.
+    for _ in range(3):
+        if not ray.is_initialized() or not _controller_lives():
+            return
+        serve.shutdown()
+
+
+def _controller_lives() -> bool:
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    try:
+        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return False
+    return True
 
 
 def _targets(settings: Settings) -> tuple[list[tuple[str, str, Callable[[], Any]]], str | None]:

@@ -16,7 +16,7 @@ from sunloom.config.serving import LlmServing
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ArtifactError, ServingError
 from sunloom.serving.apps.replica import deployment_options, portable
-from sunloom.serving.completion import Completions
+from sunloom.serving.completion import MODELS, ROUTES, Completions
 from sunloom.serving.guard import App, Guard, Scope, caller
 from sunloom.serving.names import BaseModel, Target, build_directory, required_names
 
@@ -57,17 +57,19 @@ class LlmReplica:
 
         for name in required_names(self._settings, directory):
             await self._warm(await directory.resolve(name))
-        layer = Completions(self._app, directory, self._load, spend)
+        layer = Completions(self._app, directory, self._load, spend, self._describe)
         return Guard(layer, gate, "llm", server_sets_request_id=True)
 
     async def check_health(self) -> None:
         """Called by Serve: a dead engine gets a new replica."""
         await self._server.check_health()
 
-    async def openapi(self) -> dict[str, Any]:
-        """The OpenAPI description of vLLM's app, for the gateway."""
-        schema: dict[str, Any] = self._app.openapi()
-        return schema
+    def _describe(self) -> dict[str, Any]:
+        """What vLLM's OpenAPI document says of the routes that are open here."""
+        document: dict[str, Any] = self._app.openapi()
+        offered = (MODELS, *ROUTES)
+        paths = {path: document["paths"][path] for path in offered if path in document["paths"]}
+        return document | {"paths": paths}
 
     async def _load(self, target: Target) -> None:
         """Put an adapter into the running engine; some milliseconds the first time."""

@@ -15,10 +15,9 @@ from sunloom.serving.metrics import render_metrics
 from sunloom.serving.problems import Problem
 
 
-def build_router(settings: Settings) -> APIRouter:
+def build_router(settings: Settings, probe: Probe) -> APIRouter:
     """Routes for load balancers and Prometheus."""
     router = APIRouter(tags=["health"])
-    probe = Probe(settings)
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:

@@ -1,0 +1,152 @@
+"""What the gateway knows of a Ray job: its state, and the progress that it writes down."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sunloom.config import Settings
+from sunloom.core.cluster import job_client, job_result
+from sunloom.errors import ConflictError, JobError, NotFoundError
+
+PROGRESS = "progress.jsonl"
+"""In a run's folder: one object a line with ``step``, ``loss`` and what else is known."""
+ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+_RUN = re.compile(r"run (\S+) writes to (\S+)")
+_MOST_LOSSES = 1000
+
+
+class JobDesk:
+    """Jobs of one kind.
+
+    Args:
+        settings: Where the job server is.
+        name: The module in ``jobs/``.
+    """
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._settings = settings
+        self._name = name
+
+    def list(self) -> builtins.list[dict[str, Any]]:
+        """Jobs of this kind, newest first."""
+        jobs = [job for job in job_client(self._settings).list_jobs() if self._is_ours(job)]
+        return sorted((_summary(job) for job in jobs), key=lambda job: -(job["started_s"] or 0))
+
+    def show(self, job_id: str) -> dict[str, Any]:
+        """State, progress and result of one job.
+
+        Raises:
+            NotFoundError: There is no such job; the known ones are listed.
+        """
+        job = self._find(job_id)
+        logs = str(job_client(self._settings).get_job_logs(job_id))
+        return _summary(job) | read_progress(logs) | _outcome(job, logs)
+
+    def logs(self, job_id: str) -> str:
+        """What a job has printed."""
+        self._find(job_id)
+        return str(job_client(self._settings).get_job_logs(job_id))
+
+    def stop(self, job_id: str) -> dict[str, Any]:
+        """Stop a job.
+
+        Raises:
+            ConflictError: It has ended.
+        """
+        job = self._find(job_id)
+        if _state(job) in ENDED:
+            raise ConflictError(f"Job {job_id} has ended already: {_state(job)}.")
+        job_client(self._settings).stop_job(job_id)
+        return _summary(self._find(job_id)) | {"stopping": True}
+
+    def _find(self, job_id: str) -> Any:
+        jobs = {str(job.submission_id): job for job in job_client(self._settings).list_jobs()}
+        if job_id not in jobs or not self._is_ours(jobs[job_id]):
+            known = [name for name, job in jobs.items() if self._is_ours(job)]
+            raise NotFoundError(
+                f"There is no job {job_id!r}.", known=known, name=job_id, param="job_id"
+            )
+        return jobs[job_id]
+
+    def _is_ours(self, job: Any) -> bool:
+        return (job.metadata or {}).get("sunloom_job") == self._name
+
+
+def read_progress(logs: str) -> dict[str, Any]:
+    """Step, losses, tokens a second and time left, from the folder that a log names."""
+    found = _RUN.search(logs)
+    if found is None:
+        return {"run_id": None, "step": None, "loss_history": [], "eta_s": None}
+    rows = _rows(Path(found.group(2)) / PROGRESS)
+    last = rows[-1] if rows else {}
+    return {
+        "run_id": found.group(1),
+        "step": last.get("step"),
+        "steps": last.get("steps"),
+        "loss": last.get("loss"),
+        "loss_history": _losses(rows),
+        "tokens_per_second": last.get("tokens_per_second"),
+        "eta_s": last.get("eta_s", _time_left(last)),
+    }
+
+
+def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            # The last line may be under way.
+            continue
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def _losses(rows: Sequence[Mapping[str, Any]]) -> builtins.list[dict[str, Any]]:
+    stride = max(1, len(rows) // _MOST_LOSSES)
+    kept = [row for row in rows[::stride] if "loss" in row]
+    return [{"step": row.get("step"), "loss": row["loss"]} for row in kept]
+
+
+def _time_left(row: Mapping[str, Any]) -> float | None:
+    step, steps, seconds = row.get("step"), row.get("steps"), row.get("seconds")
+    if not step or not steps or not seconds:
+        return None
+    return round(float(seconds) / step * (steps - step), 1)
+
+
+def _outcome(job: Any, logs: str) -> dict[str, Any]:
+    if _state(job) not in ENDED:
+        return {"artifacts": {}, "metrics": {}, "error": None}
+    try:
+        result = job_result(logs)
+    except JobError as error:
+        return {"artifacts": {}, "metrics": {}, "error": error.message}
+    return {
+        "artifacts": result.get("artifacts", {}),
+        "metrics": result.get("metrics", {}),
+        "error": result.get("error"),
+    }
+
+
+def _summary(job: Any) -> dict[str, Any]:
+    started = job.start_time / 1000 if job.start_time else None
+    ended = job.end_time / 1000 if job.end_time else None
+    return {
+        "job_id": job.submission_id,
+        "status": _state(job).lower(),
+        "recipe": (job.metadata or {}).get("recipe"),
+        "started_s": started,
+        "seconds": round((ended or time.time()) - started, 1) if started else None,
+    }
+
+
+def _state(job: Any) -> str:
+    return str(getattr(job.status, "value", job.status))
