@@ -21,8 +21,8 @@ LOCK = Path("requirements/cpu.lock")
 CUDA_LOCK = Path("requirements/cuda-runtime.lock")
 STAMP = Path(".venv/sunloom.stamp")
 PYTHON = Path(".venv/bin/python")
-# Measured: 4.8 GB with the CPU build of torch, 9.6 GB with PyPI's CUDA build.
-SMALL_GB, LARGE_GB = 5, 10
+# Measured: 4.8 GB with the CPU build of torch, 8.9 GB with PyPI's CUDA build.
+SMALL_GB, LARGE_GB = 5, 9
 
 
 class SetupError(Exception):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sunloom.cli import output
+from sunloom.cli.feature_rows import get, historical, materialize, monitor
 from sunloom.cli.options import Env, Json, Sets, load_settings
 
 if TYPE_CHECKING:
@@ -88,3 +89,7 @@ def made_by(feature: FeaturePlan) -> str:
     if expression.op == "lookup":
         return f"{expression.join}.{expression.feature}"
     return f"expression{window}"
+
+
+for _command in (historical, materialize, get, monitor):
+    app.command()(_command)

@@ -22,9 +22,7 @@ Url = Annotated[
     str | None,
     typer.Option(envvar="SUNLOOM_URL", help="Gateway, such as http://127.0.0.1:8000."),
 ]
-Key = Annotated[
-    str | None, typer.Option(envvar="SUNLOOM_API_KEY", help="API key.", show_envvar=True)
-]
+Key = Annotated[str | None, typer.Option(envvar="SUNLOOM_KEY", help="API key.", show_envvar=True)]
 _BY_STATUS: Mapping[int, type[ServingError]] = {
     400: RequestError,
     401: AuthenticationError,
@@ -49,7 +47,7 @@ class Gateway:
         if not key:
             raise AuthenticationError(
                 "The gateway wants a key.",
-                "Set SUNLOOM_API_KEY or --key; make one: sunloom keys create --scopes agents,llm",
+                "Set SUNLOOM_KEY or --key; make one: sunloom keys create --scopes agents,llm",
             )
         self._headers = {"Authorization": f"Bearer {key}"}
 

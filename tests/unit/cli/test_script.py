@@ -96,7 +96,7 @@ def test_an_unknown_job_is_refused_with_the_known_ones(cli: Cli) -> None:
 
 
 def test_commands_that_need_a_key_say_how_to_get_one(cli: Cli) -> None:
-    done = cli("agents", "status", "agent_1", SUNLOOM_API_KEY="")
+    done = cli("agents", "status", "agent_1", SUNLOOM_KEY="")
     assert done.status == 1
     assert "sunloom keys create" in done.err
 

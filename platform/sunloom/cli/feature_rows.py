@@ -1,0 +1,136 @@
+"""Commands of ``sunloom features`` that compute, store, read and compare values."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sunloom.cli import output
+from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe, load_settings
+from sunloom.cli.work import cluster
+from sunloom.config.features import FeaturesRecipe
+from sunloom.config.monitoring import MonitoringRecipe
+from sunloom.errors import NotFoundError, UsageError
+
+
+class Engine(StrEnum):
+    """Who computes: this process, or the cluster."""
+
+    polars = "polars"
+    ray = "ray"
+
+
+def historical(
+    definitions: Annotated[
+        str, typer.Option(help="Import path, .py file, or entry point of group sunloom.features.")
+    ],
+    feature_set: Annotated[str, typer.Option("--feature-set", help="Chalk namespace.")],
+    source: Annotated[
+        list[str], typer.Option("--source", metavar="NAME=PATH", help="Rows of a class.")
+    ],
+    entities: Annotated[Path, typer.Option(help="Rows with the key and event_time.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    engine: Annotated[Engine, typer.Option(help="Who computes.")] = Engine.polars,
+    max_bad_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Unreadable rows above which nothing is written.")
+    ] = 0.01,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Compute features as of each row's event_time; rows keep their order and number."""
+    from sunloom.features.historical import historical as compute
+
+    settings = load_settings(sets, env)
+    sources = named_paths(source)
+    with cluster(settings) if engine is Engine.ray else nullcontext():
+        result = compute(
+            definitions,
+            feature_set,
+            sources,
+            entities,
+            out,
+            engine.value,
+            max_bad_share=max_bad_share,
+        )
+    show(result, json)
+
+
+def materialize(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
+    """Write training rows at the recipe's cut-offs and the latest values online."""
+    from sunloom.features.materialize import materialize as compute
+
+    config = load_recipe(FeaturesRecipe, recipe, sets, env)
+    needs_ray = config.training is not None and config.execution.compare_engines
+    with cluster(config) if needs_ray else nullcontext():
+        result = compute(config)
+    show(result, json)
+    if result.get("engines_equal") is False:
+        raise typer.Exit(1)
+
+
+def get(
+    feature_set: Annotated[str, typer.Argument(metavar="FEATURE_SET")],
+    entity_ids: Annotated[list[str], typer.Argument(metavar="ID...")],
+    feature: Annotated[
+        list[str] | None, typer.Option("--feature", help="Only these; may be repeated.")
+    ] = None,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Read the latest values from the online store; exit 1 if an entity is not there."""
+    from sunloom.features.store import open_online_store
+
+    store = open_online_store(load_settings(sets, env))
+    ids = [_as_key(text, store.schema(feature_set).key_dtype) for text in entity_ids]
+    found = store.read(feature_set, ids, feature or None)
+    rows = [
+        {"entity_id": key, "found": values is not None, "features": values or {}}
+        for key, values in zip(ids, found, strict=True)
+    ]
+    if json:
+        output.print_json({"feature_set": feature_set, "results": rows})
+    else:
+        for row in rows:
+            output.print_mapping(row["features"], title=f"{feature_set} {row['entity_id']}")
+    if absent := [str(row["entity_id"]) for row in rows if not row["found"]]:
+        raise NotFoundError(f"No {feature_set} record of {', '.join(absent)}.", "Check the id.")
+
+
+def monitor(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
+    """Compare two periods, write the drift report, raise or resolve its alert."""
+    from sunloom.features.monitoring.job import run_drift
+
+    show(run_drift(load_recipe(MonitoringRecipe, recipe, sets, env)), json)
+
+
+def named_paths(pairs: list[str]) -> dict[str, Path]:
+    """``NAME=PATH`` options as a mapping.
+
+    Raises:
+        UsageError: A pair has no name or no path.
+    """
+    named: dict[str, Path] = {}
+    for pair in pairs:
+        name, _, path = pair.partition("=")
+        if not name or not path:
+            raise UsageError(f"--source {pair!r} is not of the form NAME=PATH.", param="source")
+        named[name] = Path(path)
+    return named
+
+
+def show(result: dict[str, Any], json: bool) -> None:
+    """Print a result in one of the two forms."""
+    if json:
+        output.print_json(result)
+    else:
+        output.print_mapping(result)
+
+
+def _as_key(text: str, key_dtype: str) -> Any:
+    return int(text) if key_dtype.startswith("int") and text.lstrip("-").isdigit() else text
