@@ -24,7 +24,7 @@ from sunloom.agents.tools import (
     bind_tools,
     needed_scopes,
 )
-from sunloom.agents.tools.gateway import GET_FEATURES, PREDICT
+from sunloom.agents.tools.gateway import GET_FEATURES, PREDICT, features_shown
 from sunloom.agents.tools.toolbox import Hook
 from sunloom.config.agents import AgentSpec, ToolConfig
 from sunloom.core.database import Database
@@ -107,6 +107,18 @@ def test_results_are_compact_and_hold_the_chosen_features_in_order(tmp_path: Pat
         "prediction": "lapse",
     }
     assert [event for event, _ in box.events] == ["tool_call"] * 3
+
+
+def test_features_are_renamed_cut_and_rounded_as_the_recipe_says() -> None:
+    tool = {
+        "name": "get_features",
+        "options": {"features": {"days": "d", "spent": "s", "n": "n", "x": "x"}, "whole": ["days"]},
+    }
+    spec = AgentSpec.model_validate({"name": "one", "tools": [tool]})
+    held = {"s": 352.17499, "d": 45.9, "n": 3, "other": 1}
+    assert features_shown(spec, held) == {"days": 45, "spent": 352.175, "n": 3}
+    assert features_shown(spec, {"d": None}) == {"days": None}
+    assert features_shown(AgentSpec(name="one"), held)["d"] == 45.9
 
 
 def test_what_the_model_can_mend_comes_back_as_an_error(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sunloom.agents.tools.tool import Parameters, Tool, ToolCall
+from sunloom.config.agents import AgentSpec
 
 
 class FeaturesArguments(Parameters):
@@ -20,10 +23,32 @@ class FeaturesArguments(Parameters):
 class FeaturesOptions(Parameters):
     """What the model gets to see of the answer."""
 
-    features: list[str] = Field(default_factory=list)
-    """Features to hand on, in this order; all when empty."""
+    features: dict[str, str] = Field(default_factory=dict)
+    """Name that the model sees to the feature's own, in this order; all as they are when empty.
+    A list stands for names that stay the same."""
+    whole: list[str] = Field(default_factory=list)
+    """Shown names whose numbers are cut to whole ones, such as days."""
     decimals: int = Field(default=4, ge=0, le=12)
-    """Decimals that numbers are rounded to."""
+    """Decimals that other numbers are rounded to."""
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _accept_list(cls, value: Any) -> Any:
+        return {name: name for name in value} if isinstance(value, list | tuple) else value
+
+    def show(self, features: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model gets to see of an entity's features; absent ones are left out."""
+        names = self.features or {name: name for name in features}
+        return {
+            shown: self._shown(shown, features[name])
+            for shown, name in names.items()
+            if name in features
+        }
+
+    def _shown(self, name: str, value: Any) -> Any:
+        if name in self.whole and isinstance(value, float) and math.isfinite(value):
+            return int(value)
+        return _rounded(value, self.decimals)
 
 
 class PredictArguments(Parameters):
@@ -44,13 +69,11 @@ async def _get_features(call: ToolCall[FeaturesArguments, FeaturesOptions]) -> d
     wanted, options = call.arguments, call.options
     path = f"/features/{quote(wanted.feature_set, safe='')}"
     answer = await call.gateway.get(path, {"entity_id": wanted.entity_id})
-    held = answer["features"] if answer["found"] else {}
-    names = [name for name in options.features or held if name in held]
     return {
         "feature_set": answer["feature_set"],
         "entity_id": wanted.entity_id,
         "found": answer["found"],
-        "features": {name: _rounded(held[name], options.decimals) for name in names},
+        "features": options.show(answer["features"]) if answer["found"] else {},
     }
 
 
@@ -90,3 +113,9 @@ PREDICT = Tool(
     scopes=frozenset({"models"}),
     options=PredictOptions,
 )
+
+
+def features_shown(spec: AgentSpec, features: Mapping[str, Any]) -> dict[str, Any]:
+    """An entity's features as this agent's model sees them; all of them without the tool."""
+    tool = next((tool for tool in spec.tools if tool.name == GET_FEATURES.name), None)
+    return FeaturesOptions.model_validate(tool.options if tool else {}).show(features)

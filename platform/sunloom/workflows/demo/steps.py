@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sunloom.agents.tools.gateway import features_shown
 from sunloom.config import Settings
 from sunloom.core.artifacts import open_registry
 from sunloom.core.plugins import load_plugin
@@ -95,8 +96,10 @@ def ask_agents(recipes: DemoRecipes, settings: Settings, gateway: Gateway) -> Fi
     """Give both engines the same held-out tasks through the gateway."""
     tasks = held_out_tasks(recipes, settings)
     model, feature_set = recipes.tabular.output.name, recipes.tabular.rows.feature_set
-    truths = [gateway.truth(task.customer_id, model, feature_set) for task in tasks]
     spec = recipes.agents.spec()
+    truths = [gateway.truth(task.customer_id, model, feature_set) for task in tasks]
+    # The agent's model sees features under the recipe's names, and so do the questions.
+    truths = [truth | features_shown(spec, truth) for truth in truths]
     scores: dict[str, EngineScore] = {}
     with progress("agents' tasks", len(ENGINES) * len(tasks)) as bar:
         for engine in ENGINES:
