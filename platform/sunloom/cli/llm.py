@@ -1,11 +1,62 @@
-"""``sunloom llm``."""
+"""``sunloom llm``: plan, train, judge and ask language models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(
-    help="Definitions, point-in-time rows and the online store.", no_args_is_help=True
-)
+from sunloom.cli import output
+from sunloom.cli.gateway import Gateway, Key, Url
+from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe, load_settings
+from sunloom.cli.recipes import recipe_class
+from sunloom.cli.work import cluster
+
+app = typer.Typer(help="Plan, train, judge and ask language models.", no_args_is_help=True)
 
 
-@app.callback()
-def g() -> None: ...
+@app.command()
+def plan(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
+    """Memory per worker, steps, tokens and time of a training, without training."""
+    from sunloom.llm.planning import plan_training
+
+    result = plan_training(load_recipe(recipe_class("llm"), recipe, sets, env))
+    _show(output.plain(result), json)
+
+
+@app.command()
+def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
+    """Train what the recipe says, judge it, register it."""
+    from sunloom.llm.training import train_adapter, train_base
+
+    config: Any = load_recipe(recipe_class("llm"), recipe, sets, env)
+    with cluster(config):
+        result = train_base(config) if config.lora is None else train_adapter(config)
+    _show({"model": result.version.ref, "metrics": result.metrics, **result.artifacts}, json)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
+    model: Annotated[str, typer.Option(help="Model or adapter of the gateway.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 96,
+    url: Url = None,
+    key: Key = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Ask a served model."""
+    gateway = Gateway(load_settings(env=env), url, key)
+    body = {"prompt": prompt, "model_name": model, "max_tokens": max_tokens}
+    answer = gateway.call("POST", "/llm/generate", body)
+    if json:
+        output.print_json(answer)
+    else:
+        output.print_line(answer["text"])
+
+
+def _show(result: dict[str, Any], json: bool) -> None:
+    if json:
+        output.print_json(result)
+    else:
+        output.print_mapping(result)
