@@ -119,7 +119,7 @@ def _time_left(row: Mapping[str, Any]) -> float | None:
     step, steps, seconds = row.get("step"), row.get("steps"), row.get("seconds")
     if not step or not steps or not seconds:
         return None
-    return round(float(seconds) / step * (steps - step), 1)
+    return round(float(seconds) / float(step) * (float(steps) - float(step)), 1)
 
 
 def _outcome(job: Any, logs: str) -> dict[str, Any]:

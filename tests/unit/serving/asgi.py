@@ -1,0 +1,59 @@
+"""Calls ASGI apps in process, and a gate that needs no database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from sunloom.core.database import now
+from sunloom.errors import AuthenticationError, PermissionDeniedError
+from sunloom.serving.auth import KeyRecord
+
+
+def record(*scopes: str, **more: Any) -> KeyRecord:
+    fields = {
+        "id": "key_1",
+        "shown": "sl-abc…",
+        "tenant": "acme",
+        "scopes": scopes,
+        "requests_per_minute": 10,
+        "token_quota": None,
+        "parent": None,
+        "purpose": "",
+        "created_at": now(),
+        "expires_at": None,
+        "revoked_at": None,
+    }
+    return KeyRecord(**fields | more)
+
+
+class OpenGate:
+    """Admits one key and remembers what it was told."""
+
+    def __init__(self, *scopes: str, secret: str = "good") -> None:
+        self.key = record(*scopes)
+        self.secret = secret
+        self.seen: list[tuple[str, str, int]] = []
+
+    async def admit(self, secret: str | None, scope: str | None) -> KeyRecord:
+        if secret != self.secret:
+            raise AuthenticationError("no", "hint")
+        if not self.key.may(scope):
+            raise PermissionDeniedError("lacks scope")
+        return self.key
+
+    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.seen.append((route, method, status))
+
+
+async def call(
+    app: Any, method: str, path: str, key: str | None = "good", **more: Any
+) -> httpx.Response:
+    headers = more.pop("headers", {})
+    if key is not None:
+        headers["Authorization"] = f"Bearer {key}"
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        return await client.request(method, path, headers=headers, **more)

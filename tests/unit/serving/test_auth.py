@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from sunloom.config import Settings
+from sunloom.core.database import now, open_database
+from sunloom.errors import (
+    AuthenticationError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    UsageError,
+)
+from sunloom.serving.auth import (
+    KeyRow,
+    create_key,
+    delegate,
+    ensure_first_key,
+    find_key,
+    list_keys,
+    parse_duration,
+    revoke_key,
+    system_key,
+)
+from sunloom.serving.gate import Gate
+from sunloom.serving.usage import Meter
+
+
+def quick(settings: Settings, **keys: object) -> Settings:
+    serving = settings.serving
+    changed = serving.model_copy(update={"keys": serving.keys.model_copy(update=keys)})
+    return settings.model_copy(update={"serving": changed})
+
+
+def test_only_a_hash_is_stored(settings: Settings) -> None:
+    secret, record = create_key(settings, ["llm"], "acme", "30d")
+    assert find_key(settings, secret) == record
+    assert find_key(settings, secret + "x") is None
+    assert record.shown == secret[:9] + "…"
+    assert record.expires_at is not None
+    assert timedelta(days=29) < record.expires_at - now() <= timedelta(days=30)
+    with open_database(settings).session() as session:
+        row = session.get_one(KeyRow, record.id)
+        assert secret not in str(vars(row))
+        assert len(row.digest) == 64
+
+
+def test_unknown_scopes_and_durations_are_named(settings: Settings) -> None:
+    with pytest.raises(UsageError, match="modles"):
+        create_key(settings, ["modles"])
+    with pytest.raises(UsageError, match="needs a scope"):
+        create_key(settings, [])
+    with pytest.raises(UsageError, match="soon"):
+        create_key(settings, ["llm"], expires="soon")
+    assert parse_duration("2w") == timedelta(weeks=2)
+    assert parse_duration(None) is None
+
+
+def test_revoking_takes_delegated_keys_along(settings: Settings) -> None:
+    _, parent = create_key(settings, ["llm", "features"])
+    secret, child = delegate(settings, parent, ["features"])
+    assert child.account == parent.id
+    assert child.expires_at is not None
+    revoke_key(settings, parent.id)
+    found = find_key(settings, secret)
+    assert found is not None
+    assert not found.is_valid(now())
+    with pytest.raises(NotFoundError, match="key_none"):
+        revoke_key(settings, "key_none")
+
+
+def test_a_key_cannot_hand_on_what_it_lacks(settings: Settings) -> None:
+    _, parent = create_key(settings, ["llm"])
+    with pytest.raises(PermissionDeniedError, match="train"):
+        delegate(settings, parent, ["llm", "train"])
+    _, admin = create_key(settings, ["admin"])
+    assert delegate(settings, admin, ["train"])[1].scopes == ("train",)
+
+
+def test_first_key_in_development_only(settings: Settings) -> None:
+    assert ensure_first_key(settings) is None
+    development = settings.model_copy(update={"environment": "development"})
+    system_key(development, ["llm"], timedelta(minutes=1))
+    made = ensure_first_key(development)
+    assert made is not None
+    assert made[1].may("train")
+    assert ensure_first_key(development) is None
+    assert [key.id for key in list_keys(development)] == [made[1].id]
+
+
+def test_the_gate_refuses_unknown_expired_and_revoked(settings: Settings) -> None:
+    settings = quick(settings, cache_s=0.0)
+    good, record = create_key(settings, ["features"])
+    old, _ = create_key(settings, ["features"], expires=timedelta(microseconds=1))
+
+    async def walk() -> None:
+        gate = Gate(settings, "test")
+        assert await gate.admit(good, "features") == record
+        for secret in (None, "sl-unknown", old):
+            with pytest.raises(AuthenticationError):
+                await gate.admit(secret, "features")
+        with pytest.raises(PermissionDeniedError, match="'llm'"):
+            await gate.admit(good, "llm")
+        revoke_key(settings, record.id)
+        with pytest.raises(AuthenticationError):
+            await gate.admit(good, "features")
+
+    asyncio.run(walk())
+
+
+def test_the_limit_holds_over_processes(settings: Settings) -> None:
+    _, key = create_key(settings, ["llm"], requests_per_minute=5)
+    first, second = Meter(open_database(settings)), Meter(open_database(settings))
+    for _ in range(3):
+        first.charge(key, at=60.0)
+    first.sync(at=60.0)
+    second.sync(key.account, at=60.0)
+    second.charge(key, at=61.0)
+    second.charge(key, at=61.0)
+    with pytest.raises(RateLimitError, match="5 requests a minute"):
+        second.charge(key, at=62.0)
+    second.charge(key, at=120.0)
+
+
+def test_delegated_keys_spend_their_parents_limit(settings: Settings) -> None:
+    _, parent = create_key(settings, ["llm"], requests_per_minute=2)
+    _, child = delegate(settings, parent, ["llm"])
+    meter = Meter(open_database(settings))
+    meter.charge(parent, at=0.0)
+    meter.charge(child, at=0.0)
+    with pytest.raises(RateLimitError):
+        meter.charge(parent, at=0.0)
+
+
+def test_the_token_quota_counts_all_minutes(settings: Settings) -> None:
+    _, key = create_key(settings, ["llm"], token_quota=100)
+    meter = Meter(open_database(settings))
+    meter.charge(key, at=0.0)
+    meter.spend(key, 60)
+    meter.sync(at=0.0)
+    meter.charge(key, at=600.0)
+    meter.spend(key, 40)
+    fresh = Meter(open_database(settings))
+    meter.sync(at=600.0)
+    fresh.sync(key.account, at=660.0)
+    with pytest.raises(RateLimitError, match="quota of 100"):
+        fresh.charge(key, at=660.0)

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from typing import Any
+
+import pytest
+from asgi import OpenGate, call
+
+from sunloom.errors import NotFoundError
+from sunloom.serving.guard import Guard, caller
+from sunloom.serving.plain import send_json
+
+BODY = {"type", "code", "message", "hint", "param", "request_id"}
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    who = caller(scope)
+    await send_json(
+        send,
+        200,
+        {"root": scope["root_path"], "id": who.request_id, "tenant": who.key and who.key.tenant},
+    )
+
+
+def answering(status: int, body: bytes, content_type: bytes = b"application/json") -> Any:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-type", content_type), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body[:3], "more_body": True})
+        await send({"type": "http.response.body", "body": body[3:]})
+
+    return app
+
+
+def get(app: Any, path: str, key: str | None = "good", **more: Any) -> Any:
+    return asyncio.run(call(app, "GET", path, key, **more))
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/metrics", "/docs", "/healthz/x", "/nope"])
+def test_nothing_without_a_key(path: str) -> None:
+    answer = get(Guard(echo, OpenGate("admin"), "t"), path, key=None)
+    assert answer.status_code == 401
+    assert set(answer.json()["error"]) == BODY
+    assert answer.json()["error"]["code"] == "unauthenticated"
+    assert "Bearer" in answer.headers["www-authenticate"]
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_health_needs_no_key(path: str) -> None:
+    assert get(Guard(echo, OpenGate(), "t"), path, key=None).json()["tenant"] is None
+
+
+def test_scope_is_checked_by_prefix() -> None:
+    guard = Guard(echo, OpenGate("features"), "t")
+    assert get(guard, "/features/customer").status_code == 200
+    assert get(guard, "/featuresx").status_code == 200  # any key: no rule but the root's
+    refused = get(guard, "/v1/models")
+    assert refused.status_code == 403
+    assert refused.json()["error"]["type"] == "permission_error"
+
+
+def test_asking_models_does_not_allow_promoting() -> None:
+    guard = Guard(echo, OpenGate("models"), "t")
+    assert get(guard, "/models").status_code == 200
+    promoted = asyncio.run(call(guard, "POST", "/models/a/aliases/production"))
+    assert promoted.status_code == 403
+
+
+def test_request_id_is_echoed_or_made() -> None:
+    guard = Guard(echo, OpenGate("admin"), "t")
+    given = get(guard, "/x", headers={"X-Request-ID": "abc-1"})
+    assert given.headers["x-request-id"] == given.json()["id"] == "abc-1"
+    made = get(guard, "/x", headers={"X-Request-ID": "not allowed {}"})
+    assert made.headers["x-request-id"] == made.json()["id"] != "not allowed {}"
+
+
+def test_serve_sets_the_header_itself() -> None:
+    guard = Guard(echo, OpenGate("admin"), "t", server_sets_request_id=True)
+    answer = get(guard, "/x", headers={"X-Request-ID": "abc"})
+    assert "x-request-id" not in answer.headers
+    assert answer.headers["x-sunloom-app"] == "t"
+
+
+def test_root_path_is_reset() -> None:
+    async def mounted(scope: Any, receive: Any, send: Any) -> None:
+        await Guard(echo, OpenGate("admin"), "t")({**scope, "root_path": "/v1"}, receive, send)
+
+    assert get(mounted, "/v1/models").json()["root"] == ""
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message", "param"),
+    [
+        (404, b'{"detail":"Not Found"}', "Not Found", None),
+        (
+            422,
+            b'{"detail":[{"loc":["body","a"],"msg":"Field required","type":"missing"}]}',
+            "body.a: Field required",
+            "a",
+        ),
+        (400, b'{"error":{"message":"too long","type":"BadRequestError","param":"p","code":400}}',
+         "too long", "p"),
+        (503, b"Traceback: secrets", "The service cannot answer at the moment.", None),
+        (404, b"Path '/x' not found", "Path '/x' not found", None),
+    ],
+)  # fmt: skip
+def test_every_error_has_the_one_body(
+    status: int, body: bytes, message: str, param: str | None
+) -> None:
+    answer = get(Guard(answering(status, body), OpenGate("admin"), "t"), "/x")
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert set(error) == BODY
+    assert (error["message"], error["param"]) == (message, param)
+    assert error["request_id"] == answer.headers["x-request-id"]
+    assert int(answer.headers["content-length"]) == len(answer.content)
+
+
+def test_own_errors_keep_hint_and_code() -> None:
+    body = json.dumps({"error": {"code": "x", "message": "m", "hint": "h", "param": None}}).encode()
+    answer = get(Guard(answering(409, body), OpenGate("admin"), "t"), "/x")
+    assert answer.json()["error"]["hint"] == "h"
+    assert answer.json()["error"]["code"] == "x"
+
+
+def test_exceptions_become_answers_and_are_counted() -> None:
+    async def missing(scope: Any, receive: Any, send: Any) -> None:
+        raise NotFoundError("no model 'a'", known=["b"], name="a", param="model")
+
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        raise KeyError("secret detail")
+
+    gate = OpenGate("admin")
+    answer = get(Guard(missing, gate, "t"), "/v1/models")
+    assert answer.status_code == 404
+    assert answer.json()["error"]["hint"] == "Known: b"
+    failed = get(Guard(broken, gate, "t"), "/v1/models")
+    assert failed.status_code == 500
+    assert "secret detail" not in failed.text
+    assert gate.seen == [("/v1", "GET", 404), ("/v1", "GET", 500)]
+
+
+def test_a_stream_that_breaks_is_not_ended_politely() -> None:
+    async def broken(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"data", "more_body": True})
+        raise RuntimeError("engine died")
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", b"Bearer good")]
+    scope = {"type": "http", "method": "GET", "path": "/x", "headers": headers}
+    with pytest.raises(RuntimeError, match="engine died"):
+        asyncio.run(Guard(broken, OpenGate("admin"), "t")(scope, None, send))  # type: ignore[arg-type]
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+
+
+def test_a_browser_may_send_the_key_as_password_for_the_docs_only() -> None:
+    guard = Guard(echo, OpenGate("admin"), "t")
+    basic = {"Authorization": "Basic " + base64.b64encode(b"me:good").decode()}
+    assert get(guard, "/docs", None, headers=dict(basic)).status_code == 200
+    assert get(guard, "/models", None, headers=dict(basic)).status_code == 401
+
+
+def test_websockets_are_refused() -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(Guard(echo, OpenGate("admin"), "t")({"type": "websocket"}, receive, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}]

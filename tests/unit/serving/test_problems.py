@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+
+from sunloom import errors
+from sunloom.serving.problems import STATUS, problem_of, status_of, translate
+from sunloom.serving.routes import find_rule
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.AuthenticationError("x"), 401),
+        (errors.ConfigError("x"), 400),
+        (errors.DataQualityError("x"), 422),
+        (errors.NotFoundError("x"), 404),
+        (errors.JobError("x"), 503),
+        (errors.ArtifactError("x"), 500),
+        (ValueError("x"), 500),
+    ],
+)
+def test_the_nearest_class_decides(error: Exception, status: int) -> None:
+    assert status_of(error) == status
+
+
+def test_every_listed_status_is_an_error() -> None:
+    assert all(400 <= status < 600 for status in STATUS.values())
+
+
+def test_unexpected_errors_say_nothing_of_themselves() -> None:
+    problem = problem_of(RuntimeError("password=1"))
+    assert problem.status == 500
+    assert "password" not in str(problem.body("r"))
+
+
+def test_html_of_a_proxy_is_not_repeated_for_server_errors() -> None:
+    assert translate(500, b"<html>stack</html>").message == "The request failed."
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [
+        ("POST", "/v1/chat/completions", "llm"),
+        ("POST", "/llm/generate", "llm"),
+        ("POST", "/llm/train", "train"),
+        ("GET", "/llm/training/x/logs", "train"),
+        ("GET", "/models/a", "models"),
+        ("POST", "/models/a/aliases/b", "train"),
+        ("POST", "/predict/repurchase", "models"),
+        ("POST", "/keys", "admin"),
+        ("GET", "/agents/a/status", "agents"),
+        ("GET", "/metrics", None),
+        ("GET", "/elsewhere", None),
+    ],
+)
+def test_rules(method: str, path: str, scope: str | None) -> None:
+    assert find_rule(method, path).scope == scope
