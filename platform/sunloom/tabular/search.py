@@ -73,6 +73,8 @@ def search(
 
     # JSON records are enough; CSV and TensorBoard ones would be written and thrown away.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    # Only the old output heeds verbose=0; the new one prints a box into the demo's step list.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     space = [{"algorithm": trial.algorithm, "parameters": trial.parameters} for trial in trials]
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, data=data), {"cpu": tuning.cpus_per_trial}
