@@ -106,8 +106,9 @@ def check_request(request: Mapping[str, Any]) -> None:
     hint = "Evaluate on an engine of its own instead: sunloom llm evaluate."
     if request.get("prompt_logprobs") is not None:
         raise RequestError("prompt_logprobs is not offered here.", hint, "prompt_logprobs")
-    wants = request.get("logprobs") not in (None, False) or request.get("top_logprobs")
-    if request.get("echo") and wants:
+    # 0 asks for them too.
+    wanted = [request.get(name) for name in ("logprobs", "top_logprobs")]
+    if request.get("echo") and any(one is not None and one is not False for one in wanted):
         raise RequestError("echo together with logprobs is not offered here.", hint, "echo")
 
 

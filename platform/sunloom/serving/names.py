@@ -95,7 +95,11 @@ class ModelDirectory:
             raise NotFoundError(
                 f"There is no model {name!r}.", known=known, name=name, param="model"
             )
-        version = self._registry.get(ref)
+        try:
+            version = self._registry.get(ref)
+        except NotFoundError as error:
+            error.param = "model"
+            raise
         if name == self.base.name:
             return self._base_version(version)
         if not self._fits(version):

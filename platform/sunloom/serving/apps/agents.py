@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Header, Query, Request
@@ -10,6 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from sunloom.agents.approval import decide
 from sunloom.agents.hosts import Hosts
+from sunloom.agents.states import TaskStatus, is_final
 from sunloom.agents.store import AgentStore
 from sunloom.agents.tables import AgentRow, TaskRow
 from sunloom.agents.tools import bind_tools
@@ -121,6 +123,11 @@ class AgentService:
         await self.agent(agent_id, key)
         return await asyncio.to_thread(self.store.task, task_id, agent_id)
 
+    async def revive(self, task: TaskRow, key: KeyRecord) -> None:
+        """See that an unfinished task has an agent: its cluster may have gone meanwhile."""
+        if not is_final(TaskStatus(task.status)):
+            await self._wake(await self.agent(task.agent_id, key), key)
+
     async def _wake(self, agent: AgentRow, key: KeyRecord) -> None:
         endpoint = await self._keys.endpoint(agent, key)
         await self._hosts.wake(agent, endpoint)
@@ -192,7 +199,9 @@ def _add_task_routes(router: APIRouter, service: AgentService) -> None:
     @router.get("/{agent_id}/tasks/{task_id}")
     async def get_task(request: Request, agent_id: str, task_id: str) -> TaskView:
         """The task as it stands."""
-        return task_view(await service.task(agent_id, task_id, _key(request)))
+        task = await service.task(agent_id, task_id, _key(request))
+        await service.revive(task, _key(request))
+        return task_view(task)
 
     @router.get("/{agent_id}/tasks/{task_id}/events", response_class=StreamingResponse)
     async def get_events(
@@ -203,10 +212,12 @@ def _add_task_routes(router: APIRouter, service: AgentService) -> None:
         after: Annotated[int, Query(ge=0, description="As Last-Event-ID, in the URL.")] = 0,
     ) -> StreamingResponse:
         """The task's events as they happen (server-sent events); ends when the task ends."""
-        await service.task(agent_id, task_id, _key(request))
+        key = _key(request)
+        task = await service.task(agent_id, task_id, key)
+        await service.revive(task, key)
         start = int(last_event_id) if last_event_id and last_event_id.isdecimal() else after
         return StreamingResponse(
-            stream_events(service.store, task_id, start),
+            stream_events(service.store, task_id, start, partial(service.revive, task, key)),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from sunloom.agents.store import AgentStore
 from sunloom.agents.tables import EventRow
@@ -13,15 +13,19 @@ from sunloom.agents.tables import EventRow
 FINAL_EVENTS = frozenset({"succeeded", "failed", "cancelled"})
 _POLL_S = 0.15
 _HEARTBEAT_S = 15.0
+_KEEP_AWAKE_S = 5.0
 
 
-async def stream_events(store: AgentStore, task_id: str, after: int) -> AsyncIterator[str]:
+async def stream_events(
+    store: AgentStore, task_id: str, after: int, keep_awake: Callable[[], Awaitable[None]]
+) -> AsyncIterator[str]:
     """Events numbered above ``after``, as they come, up to the one that ends the task.
 
     Every event has its number as SSE id, so a client that lost the connection continues with
     ``Last-Event-ID`` and misses nothing. The log lies in the database: any replica can stream.
+    As long as someone looks, the task's agent is kept awake and its key fresh.
     """
-    last_sent = time.monotonic()
+    last_sent = last_woken = time.monotonic()
     while True:
         events = await asyncio.to_thread(store.events, task_id, after)
         for event in events:
@@ -32,6 +36,9 @@ async def stream_events(store: AgentStore, task_id: str, after: int) -> AsyncIte
                 return
         if not events and await asyncio.to_thread(_is_over, store, task_id, after):
             return
+        if time.monotonic() - last_woken > _KEEP_AWAKE_S:
+            await keep_awake()
+            last_woken = time.monotonic()
         if time.monotonic() - last_sent > _HEARTBEAT_S:
             yield ": still running\n\n"
             last_sent = time.monotonic()

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asgi import OpenGate, call
+
+from sunloom.config import Settings
+from sunloom.core.artifacts import ModelRegistry, open_registry
+from sunloom.errors import NotFoundError, RequestError
+from sunloom.serving.completion import Completions, check_request
+from sunloom.serving.guard import Guard
+from sunloom.serving.names import (
+    BaseModel,
+    ModelDirectory,
+    Target,
+    build_directory,
+    find_base,
+    required_names,
+)
+from sunloom.serving.plain import read_body
+
+CHAT = "/v1/chat/completions"
+
+
+def folder(tmp_path: Path, name: str) -> Path:
+    path = tmp_path / name
+    path.mkdir()
+    (path / "weights").write_text(name)
+    return path
+
+
+@pytest.fixture
+def registry(settings: Settings, tmp_path: Path) -> ModelRegistry:
+    registry = open_registry(settings)
+    base = registry.register("tool-base", "llm", folder(tmp_path, "base"))
+    for number in (1, 2):
+        path = folder(tmp_path, f"a{number}")
+        registry.register("retail-agent", "adapter", path, lineage={"base": base.ref})
+    path = folder(tmp_path, "other")
+    registry.register("stranger", "adapter", path, lineage={"base": "tool-base@7"})
+    registry.promote("retail-agent", 1)
+    return registry
+
+
+@pytest.fixture
+def directory(settings: Settings, registry: ModelRegistry) -> ModelDirectory:
+    base = find_base(settings)
+    assert base is not None
+    assert base.ref == "tool-base@1"
+    return ModelDirectory(registry, base, cache_s=0.0)
+
+
+def resolve(directory: ModelDirectory, name: str) -> str:
+    return asyncio.run(directory.resolve(name)).served
+
+
+def test_names_follow_the_registry(directory: ModelDirectory, registry: ModelRegistry) -> None:
+    assert resolve(directory, "tool-base") == "tool-base"
+    assert resolve(directory, "tool-base@1") == "tool-base"
+    assert resolve(directory, "retail-agent") == "retail-agent@1"
+    assert resolve(directory, "retail-agent@2") == "retail-agent@2"
+    registry.promote("retail-agent", 2)
+    assert resolve(directory, "retail-agent") == "retail-agent@2"
+    assert resolve(directory, "retail-agent@production") == "retail-agent@2"
+
+
+def test_unknown_names_list_the_known(directory: ModelDirectory) -> None:
+    with pytest.raises(NotFoundError, match="Did you mean 'retail-agent'") as caught:
+        resolve(directory, "retail-agnet")
+    assert caught.value.param == "model"
+    with pytest.raises(NotFoundError, match="no version 9") as caught:
+        resolve(directory, "retail-agent@9")
+    assert caught.value.param == "model"
+    with pytest.raises(NotFoundError):
+        resolve(directory, "stranger")  # trained on another base
+
+
+def test_answers_are_trusted_for_a_moment(settings: Settings, registry: ModelRegistry) -> None:
+    base = BaseModel("tool-base", "x", "tool-base@1")
+    trusting = ModelDirectory(registry, base, cache_s=60.0)
+    assert resolve(trusting, "retail-agent") == "retail-agent@1"
+    registry.promote("retail-agent", 2)
+    assert resolve(trusting, "retail-agent") == "retail-agent@1"
+    assert resolve(build_directory(settings, base), "retail-agent") == "retail-agent@2"
+
+
+def test_promoted_adapters_are_required(settings: Settings, directory: ModelDirectory) -> None:
+    assert required_names(settings, directory) == ["retail-agent"]
+    cards = asyncio.run(directory.cards())
+    assert [(card["id"], card["root"]) for card in cards] == [
+        ("tool-base", "tool-base@1"),
+        ("retail-agent", "retail-agent@1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"prompt_logprobs": 0},
+        {"echo": True, "logprobs": 0},
+        {"echo": True, "logprobs": True},
+        {"echo": True, "top_logprobs": 2},
+    ],
+)
+def test_prompt_log_probabilities_are_refused(request_: dict[str, Any]) -> None:
+    with pytest.raises(RequestError):
+        check_request({"model": "a", **request_})
+
+
+@pytest.mark.parametrize(
+    "request_", [{}, {"logprobs": True}, {"echo": True}, {"prompt_logprobs": None}]
+)
+def test_other_requests_pass(request_: dict[str, Any]) -> None:
+    check_request({"model": "a", **request_})
+
+
+class Engine:
+    """What vLLM's app would do: remembers the request, answers with a count."""
+
+    def __init__(self, *events: bytes) -> None:
+        self.events = events
+        self.request: dict[str, Any] = {}
+        self.length = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = await read_body(receive)
+        self.length = int(dict(scope["headers"])[b"content-length"])
+        assert self.length == len(body)
+        self.request = json.loads(body)
+        parts = self.events or (json.dumps({"usage": {"total_tokens": 7}}).encode(),)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for index, part in enumerate(parts):
+            more = index + 1 < len(parts)
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+
+
+def layered(engine: Engine, directory: ModelDirectory) -> tuple[Guard, list[str], list[int]]:
+    loaded: list[str] = []
+    spent: list[int] = []
+
+    async def load(target: Target) -> None:
+        loaded.append(target.served)
+
+    layer = Completions(engine, directory, load, lambda _scope, tokens: spent.append(tokens))
+    return Guard(layer, OpenGate("llm"), "llm"), loaded, spent
+
+
+def test_the_body_gets_the_engines_name(directory: ModelDirectory) -> None:
+    engine = Engine()
+    guard, loaded, spent = layered(engine, directory)
+    body = {"model": "retail-agent", "messages": []}
+    answer = asyncio.run(call(guard, "POST", CHAT, json=body))
+    assert answer.status_code == 200
+    assert engine.request == {"model": "retail-agent@1", "messages": []}
+    assert (loaded, spent) == (["retail-agent@1"], [7])
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_streamed_tokens_are_counted(directory: ModelDirectory, asked: bool) -> None:
+    usage = b'data: {"choices":[],"usage":{"total_tokens":9}}\n\n'
+    engine = Engine(b'data: {"choices":[{"text":"a"}]}\n\n', usage + b"data: [DONE]\n\n")
+    guard, _, spent = layered(engine, directory)
+    options = {"stream_options": {"include_usage": True}} if asked else {}
+    body = {"model": "tool-base", "stream": True, **options}
+    answer = asyncio.run(call(guard, "POST", CHAT, json=body))
+    assert spent == [9]
+    assert engine.request["stream_options"] == {"include_usage": True}
+    assert (usage.strip() in answer.content) is asked
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert answer.text.startswith('data: {"choices":[{"text":"a"}]}\n\n')
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "status"),
+    [
+        (CHAT, b"{", 400),
+        (CHAT, b"[1]", 400),
+        (CHAT, b"{}", 400),
+        (CHAT, b'{"model": 3}', 400),
+        (CHAT, b'{"model": "nope"}', 404),
+        ("/v1/load_lora_adapter", b'{"model": "tool-base"}', 404),
+        ("/v1/score", b'{"model": "tool-base"}', 404),
+    ],
+)
+def test_bad_requests_never_reach_the_engine(
+    directory: ModelDirectory, path: str, content: bytes, status: int
+) -> None:
+    engine = Engine()
+    guard, _, _ = layered(engine, directory)
+    answer = asyncio.run(call(guard, "POST", path, content=content))
+    assert answer.status_code == status
+    assert engine.request == {}
+
+
+def test_one_model_can_be_looked_up(directory: ModelDirectory) -> None:
+    guard, _, _ = layered(Engine(), directory)
+    found = asyncio.run(call(guard, "GET", "/v1/models/retail-agent")).json()
+    assert (found["id"], found["root"], found["parent"]) == (
+        "retail-agent",
+        "retail-agent@1",
+        "tool-base",
+    )
+    assert asyncio.run(call(guard, "GET", "/v1/models/nope")).status_code == 404

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+import pytest
+from asgi import OpenGate, call
+
+from sunloom.config import Settings
+from sunloom.features.store import open_online_store
+from sunloom.serving.apps.features import build_features_app
+from sunloom.serving.guard import App, Guard
+
+TIME = datetime(1998, 6, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def app(settings: Settings) -> App:
+    frame = pl.DataFrame(
+        {
+            "id": [1, 2],
+            "event_time": [TIME, TIME],
+            "recency_days": [3.5, float("nan")],
+            "name": ["ann", None],
+        }
+    )
+    open_online_store(settings).write("customer", frame)
+    return Guard(build_features_app(settings), OpenGate("features"), "features")
+
+
+def get(app: App, path: str) -> Any:
+    return asyncio.run(call(app, "GET", path))
+
+
+def post(app: App, path: str, body: Any) -> Any:
+    return asyncio.run(call(app, "POST", path, json=body))
+
+
+def test_one_entity(app: App) -> None:
+    assert get(app, "/features/customer?entity_id=1").json() == {
+        "feature_set": "customer",
+        "entity_id": 1,
+        "found": True,
+        "features": {"recency_days": 3.5, "name": "ann"},
+    }
+    assert get(app, "/features/customer?entity_id=2&features=recency_days").json()["features"] == {
+        "recency_days": None
+    }
+
+
+def test_missing_entities_are_null_and_in_order(app: App) -> None:
+    body = {"feature_set": "customer", "entity_ids": [9, "2", 1]}
+    results = post(app, "/features/batch", body).json()["results"]
+    assert [(one["entity_id"], one["found"]) for one in results] == [
+        (9, False),
+        (2, True),
+        (1, True),
+    ]
+    assert results[0]["features"] == {"recency_days": None, "name": None}
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "param"),
+    [
+        ("/features/custmer?entity_id=1", 404, "feature_set"),
+        ("/features/customer?entity_id=1&features=x", 404, "features"),
+        ("/features/customer?entity_id=abc", 400, "entity_id"),
+        ("/features/customer", 400, "entity_id"),
+    ],
+)
+def test_bad_reads_name_the_field(app: App, path: str, status: int, param: str) -> None:
+    answer = get(app, path)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "feature_set"),
+        ({"feature_set": "customer"}, "entity_ids"),
+        ({"feature_set": "customer", "entity_ids": [1.5]}, "entity_ids"),
+        ({"feature_set": "customer", "entity_ids": [True]}, "entity_ids"),
+        ({"feature_set": "customer", "entity_ids": [1], "features": "a"}, "features"),
+    ],
+)
+def test_bad_batches_name_the_field(app: App, body: Any, param: str) -> None:
+    answer = post(app, "/features/batch", body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_other_methods_are_405(app: App) -> None:
+    assert asyncio.run(call(app, "DELETE", "/features/customer")).status_code == 405
+
+
+def test_rows_are_checked_and_written(app: App) -> None:
+    wrong = {"feature_set": "customer", "rows": [{"id": 3, "recency_days": "x", "extra": 1}]}
+    report = post(app, "/features/validate", wrong).json()
+    failed = {(one["check"], one["feature"]) for one in report["checks"] if not one["passed"]}
+    assert report["passed"] is False
+    assert {("known_columns", "*"), ("is_float64", "recency_days"), ("present", "name")} <= failed
+    assert post(app, "/features/ingest", wrong).status_code == 400
+    row = {"id": 1, "recency_days": 1.0, "name": "new", "event_time": "1998-07-01T00:00:00+00:00"}
+    right = {"feature_set": "customer", "rows": [row]}
+    assert post(app, "/features/validate", right).json()["passed"] is True
+    assert post(app, "/features/ingest", right).json()["written"] == 1
+    assert get(app, "/features/customer?entity_id=1").json()["features"]["name"] == "new"
+
+
+def test_sets_are_listed(app: App) -> None:
+    assert get(app, "/features").json()["feature_sets"] == [
+        {
+            "name": "customer",
+            "key": "id",
+            "key_dtype": "int64",
+            "features": {"recency_days": "float64", "name": "string"},
+        }
+    ]
