@@ -1,0 +1,1 @@
+"""Serve applications for Ray Serve's own configuration files."""
