@@ -56,7 +56,7 @@ class AgentActor:
 
     async def wake(self, endpoint: dict[str, str]) -> None:
         """Look at the queue now, and use this key from now on."""
-        self._runtime.wake(Endpoint(**endpoint))
+        await self._runtime.wake(Endpoint(**endpoint))
 
     async def describe(self) -> dict[str, Any]:
         """Process id and the tasks under way."""

@@ -13,6 +13,7 @@ from sunloom.errors import AgentError, ToolError
 _RETRIED = frozenset({429, 502, 503, 504})
 _PAUSES_S = (0.2, 1.0)
 _OUR_FAULT = frozenset({401, 403})
+_RENEWAL_WAIT_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,35 @@ class Endpoint:
 class GatewayClient:
     """HTTP to the gateway with the delegated key, retried where repeating is safe.
 
+    Delegated keys are short-lived: a request whose key has expired waits a while for the next one.
+
     Args:
         endpoint: Gateway and key; the key may be renewed with ``renew``.
         timeout_s: Longest wait for one answer, seconds.
+        renewal_wait_s: Longest wait for a new key, seconds.
     """
 
-    def __init__(self, endpoint: Endpoint, timeout_s: float = 120.0) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        timeout_s: float = 120.0,
+        renewal_wait_s: float = _RENEWAL_WAIT_S,
+    ) -> None:
         self._endpoint = endpoint
         self._client = _build_client(timeout_s)
+        self._renewal_wait_s = renewal_wait_s
+        self._renewed = asyncio.Condition()
 
     @property
     def endpoint(self) -> Endpoint:
         """Gateway and the key in use."""
         return self._endpoint
 
-    def renew(self, endpoint: Endpoint) -> None:
+    async def renew(self, endpoint: Endpoint) -> None:
         """Use another key from now on."""
-        self._endpoint = endpoint
+        async with self._renewed:
+            self._endpoint = endpoint
+            self._renewed.notify_all()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -96,14 +109,32 @@ class GatewayClient:
         return f"{self._endpoint.base_url.rstrip('/')}{path}"
 
     async def _send(self, method: str, url: str, **options: Any) -> httpx.Response:
+        used = self._endpoint
+        response = await self._send_with(used, method, url, **options)
+        if response.status_code == 401 and await self._key_after(used):
+            response = await self._send_with(self._endpoint, method, url, **options)
+        return response
+
+    async def _key_after(self, used: Endpoint) -> bool:
+        try:
+            async with asyncio.timeout(self._renewal_wait_s), self._renewed:
+                await self._renewed.wait_for(lambda: self._endpoint != used)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _send_with(
+        self, endpoint: Endpoint, method: str, url: str, **options: Any
+    ) -> httpx.Response:
         headers = {
-            "Authorization": f"Bearer {self._endpoint.api_key}",
+            "Authorization": f"Bearer {endpoint.api_key}",
             "Content-Type": "application/json",
-            **options.pop("headers", {}),
+            **options.get("headers", {}),
         }
+        options = {**options, "headers": headers}
         for pause_s in (*_PAUSES_S, None):
             try:
-                response = await self._client.request(method, url, headers=headers, **options)
+                response = await self._client.request(method, url, **options)
             except httpx.HTTPError as error:
                 if pause_s is None:
                     raise AgentError(

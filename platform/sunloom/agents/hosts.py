@@ -39,7 +39,7 @@ class LocalHosts:
             runtime = AgentRuntime(agent.id, spec, self._store, endpoint)
             self._runtimes[agent.id] = runtime
             self._serving[agent.id] = asyncio.create_task(runtime.serve())
-        self._runtimes[agent.id].wake(endpoint)
+        await self._runtimes[agent.id].wake(endpoint)
 
     async def close(self) -> None:
         """Stop all agents; their unfinished tasks are queued again at the next start."""

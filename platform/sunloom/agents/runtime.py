@@ -73,10 +73,10 @@ class AgentRuntime:
         finally:
             await self._stop_all()
 
-    def wake(self, endpoint: Endpoint | None = None) -> None:
+    async def wake(self, endpoint: Endpoint | None = None) -> None:
         """Look at the queue now; with ``endpoint``, use its key from now on."""
         if endpoint is not None:
-            self._gateway.renew(endpoint)
+            await self._gateway.renew(endpoint)
         self._wake.set()
 
     @property

@@ -71,6 +71,7 @@ class ScriptedGateway:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.lock = threading.Lock()
         self.url = ""
+        self.expired: set[str] = set()
 
     def paths(self, prefix: str) -> list[str]:
         return [path for _, path, _ in self.requests if path.startswith(prefix)]
@@ -158,7 +159,11 @@ def serve(script: Script = voucher, delay_s: float = 0.0) -> Iterator[ScriptedGa
         def _handle(self, method: str, body: Any) -> None:
             with gateway.lock:
                 gateway.requests.append((method, self.path, _lowered(self.headers)))
-            status, answer = gateway.answer(method, self.path, body)
+            key = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+            if key in gateway.expired:
+                status, answer = 401, _error("unauthenticated", "The key is expired.")
+            else:
+                status, answer = gateway.answer(method, self.path, body)
             data = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

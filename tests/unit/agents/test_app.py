@@ -199,7 +199,7 @@ def test_a_recipe_runs_through_the_gateway(front: _Front, monkeypatch: pytest.Mo
 
 def test_the_schema_names_every_route(front: _Front) -> None:
     with front.client() as http:
-        paths = http.get("/openapi.json").json()["paths"]
+        paths = http.get("/agents/openapi.json").json()["paths"]
     assert sorted(paths) == [
         "/agents",
         "/agents/create",

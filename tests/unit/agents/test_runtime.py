@@ -48,7 +48,7 @@ def _run(
         async with asyncio.timeout(60):
             while store.task(task.id).finished_at is None:
                 await asyncio.sleep(0.02)
-                runtime.wake()
+                await runtime.wake()
             await acting
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)

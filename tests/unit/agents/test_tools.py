@@ -172,3 +172,35 @@ def test_a_tool_that_breaks_is_reported_with_its_name(tmp_path: Path) -> None:
     tool = Tool(name="breaks", description="", parameters=Parameters, function=work)
     box = _Boxed(tmp_path, "http://127.0.0.1:9", {"breaks": BoundTool(tool, NoOptions())})
     assert box.call("breaks") == {"error": "breaks failed: ZeroDivisionError: by zero"}
+
+
+def test_an_expired_key_waits_for_the_next_one() -> None:
+    async def drive(url: str) -> Any:
+        gateway = GatewayClient(Endpoint(url, "OLD"), timeout_s=5, renewal_wait_s=5)
+        asking = asyncio.create_task(gateway.get("/features/customer", {"entity_id": 1}))
+        await asyncio.sleep(0.3)
+        assert not asking.done()
+        await gateway.renew(Endpoint(url, "NEW"))
+        try:
+            return await asking
+        finally:
+            await gateway.close()
+
+    with scripted.serve() as gateway:
+        gateway.expired = {"OLD"}
+        assert asyncio.run(drive(gateway.url))["found"] is True
+        sent = [headers["authorization"] for _, _, headers in gateway.requests]
+    assert sent == ["Bearer OLD", "Bearer NEW"]
+
+
+def test_without_a_new_key_the_task_fails() -> None:
+    async def drive(url: str) -> Any:
+        gateway = GatewayClient(Endpoint(url, "OLD"), timeout_s=5, renewal_wait_s=0.1)
+        try:
+            return await gateway.get("/features/customer", {"entity_id": 1})
+        finally:
+            await gateway.close()
+
+    with scripted.serve() as gateway, pytest.raises(AgentError, match="expired"):
+        gateway.expired = {"OLD"}
+        asyncio.run(drive(gateway.url))

@@ -61,7 +61,8 @@ class CrewAIEngine:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             scope.close()
-            # The thread ends at its next call; its own error is of no interest any more.
+            work.add_done_callback(_drop_error)
+            # The thread ends at its next call.
             await asyncio.wait({work}, timeout=_STOP_WAIT_S)
             raise
 
@@ -81,6 +82,12 @@ class CrewAIEngine:
             verbose=False,
         )
         return str(agent.kickoff(scope.text).raw)
+
+
+def _drop_error(work: asyncio.Future[str]) -> None:
+    """A stopped run ends with an error of no interest; unread, asyncio would log it."""
+    if not work.cancelled():
+        work.exception()
 
 
 class _ScopedCompletion(OpenAICompletion):
