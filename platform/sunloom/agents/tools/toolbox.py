@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -67,8 +68,15 @@ def needed_scopes(bound: Iterable[BoundTool]) -> frozenset[str]:
     return frozenset(scope for entry in bound for scope in entry.tool.scopes)
 
 
+@cache
+def _load(name: str) -> Tool[Any, Any]:
+    # Reading the entry points of a whole environment takes tens of milliseconds.
+    tool: Tool[Any, Any] = load_plugin("sunloom.tools", name, Tool)
+    return tool
+
+
 def _bind(config: ToolConfig) -> BoundTool:
-    tool: Tool[Any, Any] = load_plugin("sunloom.tools", config.name, Tool)
+    tool = _load(config.name)
     try:
         return BoundTool(tool, tool.options.model_validate(config.options), config.approval)
     except ValidationError as error:

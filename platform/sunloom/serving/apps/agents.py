@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Header, Query, Request
+from fastapi import APIRouter, Body, FastAPI, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
 from sunloom.agents.approval import decide
@@ -21,6 +21,7 @@ from sunloom.core.database import open_database
 from sunloom.serving.apps.agents_events import stream_events
 from sunloom.serving.apps.agents_keys import AgentKeys
 from sunloom.serving.apps.agents_views import (
+    EXAMPLES,
     AgentCreated,
     AgentList,
     AgentStatus,
@@ -149,7 +150,9 @@ def _add_agent_routes(router: APIRouter, service: AgentService) -> None:
 
     @router.post("/create", status_code=201)
     async def create_agent(
-        request: Request, spec: AgentSpec, idempotency_key: IdempotencyKey = None
+        request: Request,
+        spec: Annotated[AgentSpec, Body(openapi_examples=EXAMPLES)],
+        idempotency_key: IdempotencyKey = None,
     ) -> AgentCreated:
         """Create an agent; it starts at once and waits for tasks."""
         key = _key(request)

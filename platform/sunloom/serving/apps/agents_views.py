@@ -5,20 +5,40 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from fastapi.openapi.models import Example
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from sunloom.agents.states import TaskStatus
 from sunloom.agents.tables import AgentRow, TaskRow
 from sunloom.config.agents import AgentSpec
 
+EXAMPLES: dict[str, Example] = {
+    "retail": {
+        "summary": "An agent with two tools",
+        "value": {
+            "name": "retail",
+            "engine": "crewai",
+            "model": "retail-agent",
+            "role": "Retail analyst",
+            "goal": "Answer questions about customers with the tools",
+            "backstory": "You look up customers with the tools and answer in one sentence.",
+            "tools": [
+                {"name": "get_features", "options": {"decimals": 2}},
+                {"name": "predict", "options": {"decimals": 2}, "approval": False},
+            ],
+        },
+    }
+}
+"""Body of ``POST /agents/create`` in the docs."""
 
-class Body(BaseModel):
+
+class _Body(BaseModel):
     """A request body; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class TaskRequest(Body):
+class TaskRequest(_Body):
     """A task in plain words."""
 
     task: str = Field(
@@ -29,7 +49,7 @@ class TaskRequest(Body):
     )
 
 
-class Decision(Body):
+class Decision(_Body):
     """What a person decides on a call that waits for approval."""
 
     approved: bool = True
