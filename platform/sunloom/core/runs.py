@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -57,7 +58,12 @@ class Run:
             "machine": {"cores": os.cpu_count(), "system": platform.platform()},
         }
         write_atomic(self.directory / "run.json", json.dumps(record, indent=2, default=str))
+        _unfinished.pop(self.run_id, None)
         return result
+
+
+# Runs of this process that have begun and not finished, newest last.
+_unfinished: dict[str, Run] = {}
 
 
 def start_run(settings: Settings, kind: str, config: Settings | None = None) -> Run:
@@ -67,4 +73,27 @@ def start_run(settings: Settings, kind: str, config: Settings | None = None) -> 
     directory = (settings.paths.outputs / "runs" / run_id).absolute()
     directory.mkdir(parents=True)
     save_resolved(config or settings, directory)
-    return Run(run_id, directory, kind, started)
+    run = Run(run_id, directory, kind, started)
+    _unfinished[run_id] = run
+    return run
+
+
+@contextmanager
+def run_of_this_process(settings: Settings, kind: str) -> Iterator[Run]:
+    """The run of this kind that a job's frame has begun, else a new one that ends with the block.
+
+    So a library function writes into the folder that the job's log names, and makes a folder of
+    its own when it is called directly.
+    """
+    begun = [run for run in _unfinished.values() if run.kind == kind]
+    if begun:
+        yield begun[-1]
+        return
+    run = start_run(settings, kind, settings)
+    try:
+        yield run
+    except BaseException:
+        run.finish("failed")
+        raise
+    run.finish("succeeded")
+

@@ -1,0 +1,183 @@
+"""The recipe of a language model: model, data, training, LoRA, evaluation, output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sunloom.config.base import Model
+from sunloom.config.settings import Settings
+
+
+class Architecture(Model):
+    """A small Llama that is built where no model is named."""
+
+    hidden_size: int = Field(default=192, ge=16)
+    """Width of the residual stream."""
+    layers: int = Field(default=4, ge=1)
+    """Decoder layers."""
+    heads: int = Field(default=3, ge=1)
+    """Attention heads; the width is divided among them."""
+    intermediate_size: int = Field(default=576, ge=16)
+    """Width inside the feed-forward blocks."""
+    vocabulary: int = Field(default=1024, ge=300)
+    """Tokens of the BPE vocabulary that is trained with it, marks included."""
+    rope_theta: float = Field(default=1_000_000.0, gt=1)
+    """Base of the rotary position's wavelengths."""
+    max_length: int = Field(default=1024, ge=64)
+    """Longest prompt with answer, tokens."""
+    tokenizer_conversations: int = Field(default=4000, ge=10)
+    """Conversations that the tokenizer's merges are learned from."""
+    copying_circuit: bool = True
+    """Whether training starts from weights that hold a copying circuit."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Architecture:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError("hidden_size must be an even multiple of heads")
+        return self
+
+
+class ModelConfig(Model):
+    """The model that training starts from."""
+
+    name: str | None = None
+    """``name``, ``name@3`` or ``name@alias`` of the registry, a folder, or a hub id; empty
+    builds ``architecture``."""
+    revision: str | None = None
+    """Revision of a hub model."""
+    trust_remote_code: bool = False
+    """Whether code that comes with a model may run."""
+    architecture: Architecture = Architecture()
+    """The model that is built where ``name`` is empty."""
+
+
+class ConversationData(Model):
+    """What the model learns from."""
+
+    conversations: str = "generic"
+    """Entry point of the group ``sunloom.conversations``."""
+    max_length: int = Field(default=512, ge=16)
+    """Longest conversation, tokens; the rest of a longer one is cut off."""
+
+
+class Ddp(Model):
+    """Every worker holds the whole model."""
+
+    type: Literal["ddp"] = "ddp"
+    """Chooses this variant."""
+
+
+class Fsdp(Model):
+    """Parameters, gradients and optimizer state are sharded (FSDP2)."""
+
+    type: Literal["fsdp"] = "fsdp"
+    """Chooses this variant."""
+    reshard_after_forward: bool = True
+    """Whether gathered parameters are freed between forward and backward: less memory, one
+    more gather."""
+
+
+class DeepSpeed(Model):
+    """DeepSpeed's ZeRO."""
+
+    type: Literal["deepspeed"] = "deepspeed"
+    """Chooses this variant."""
+    zero_stage: Literal[2, 3] = 2
+    """2 shards gradients and optimizer state, 3 parameters too."""
+
+
+Distributed = Annotated[Ddp | Fsdp | DeepSpeed, Field(discriminator="type")]
+
+
+class TrainingConfig(Model):
+    """The training run."""
+
+    steps: int = Field(default=400, ge=1)
+    """Optimizer steps."""
+    batch_size: int = Field(default=16, ge=1)
+    """Conversations a step, over all workers."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak learning rate."""
+    warmup_steps: int = Field(default=20, ge=0)
+    """Steps of linear warm-up; a cosine follows."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW's weight decay."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's moments."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the matrix products; ``auto`` asks a probe on each worker."""
+    distributed: Distributed = Fsdp()
+    """How the work is divided among the workers."""
+    workers: int = Field(default=2, ge=1)
+    """Ray Train workers."""
+    use_gpu: bool = False
+    """Whether each worker gets a GPU."""
+    cpus_per_worker: int = Field(default=1, ge=1)
+    """Logical CPUs and threads of each worker."""
+    checkpoint_every: int = Field(default=200, ge=1)
+    """Steps between checkpoints; the last step always makes one."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """How many checkpoints are kept."""
+    max_failures: int = Field(default=1, ge=0)
+    """How often a broken worker group is started again from the last whole checkpoint."""
+    resume_from: Path | None = None
+    """Run folder whose newest whole checkpoint is the start."""
+
+
+class LoraSettings(Model):
+    """A low-rank adapter."""
+
+    r: int = Field(default=32, ge=1)
+    """Rank."""
+    alpha: int = Field(default=64, ge=1)
+    """Scale of the adapter, divided by the rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the adapter."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Names of the layers that get an adapter."""
+
+
+class EvaluationConfig(Model):
+    """Exact match on held-out conversations."""
+
+    conversations: str | None = None
+    """Entry point of the judging conversations; the training's when empty."""
+    held_out: int = Field(default=150, ge=1)
+    """Held-out conversations."""
+    min_exact_match: float = Field(default=0.9, ge=0, le=1)
+    """Share of exact tool calls from which an adapter may be promoted."""
+    max_new_tokens: int = Field(default=96, ge=8)
+    """Longest generated turn, tokens."""
+
+
+class LlmOutput(Model):
+    """Where the result goes."""
+
+    name: str = "tool-base"
+    """Name in the model registry."""
+    alias: str = "production"
+    """Alias that is moved to the new version when the gate holds."""
+    reuse: bool = True
+    """Whether a whole version of the same recipe, seed and base is taken instead of training."""
+
+
+class LlmRecipe(Settings):
+    """Trains a base model, or an adapter where ``lora`` is given."""
+
+    model: ModelConfig = ModelConfig()
+    """Where training starts."""
+    data: ConversationData = ConversationData()
+    """What is learned from."""
+    training: TrainingConfig = TrainingConfig()
+    """The run."""
+    lora: LoraSettings | None = None
+    """The adapter; empty trains every parameter."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """The judge and its bar."""
+    output: LlmOutput = LlmOutput()
+    """The registered result."""

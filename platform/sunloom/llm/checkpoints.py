@@ -1,0 +1,104 @@
+"""Checkpoints that are loaded whole or not at all.
+
+Every rank writes its files and a manifest of them with sizes and hashes; Ray merges the ranks'
+folders. A folder whose manifests are incomplete, or whose files differ from them, is passed over
+for the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sunloom.errors import CheckpointError
+
+_NAME = re.compile(r"checkpoint_(?P<order>.+)$")
+
+
+@dataclass(frozen=True)
+class WholeCheckpoint:
+    """A checked checkpoint.
+
+    Attributes:
+        path: Its folder.
+        step: Optimizer steps done.
+        world_size: Workers that wrote it.
+    """
+
+    path: Path
+    step: int
+    world_size: int
+
+
+def seal(folder: Path, *, rank: int, world_size: int, step: int) -> None:
+    """Write a rank's manifest over the files that it put into ``folder``."""
+    files = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": _digest(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    manifest = {"rank": rank, "world_size": world_size, "step": step, "files": files}
+    (folder / f"manifest-{rank}.json").write_text(json.dumps(manifest))
+
+
+def check(folder: Path) -> WholeCheckpoint:
+    """Compare a checkpoint with its manifests.
+
+    Raises:
+        CheckpointError: A manifest or file is missing, cut off or changed.
+    """
+    manifests = [_read(path) for path in sorted(folder.glob("manifest-*.json"))]
+    if not manifests or len(manifests) != manifests[0]["world_size"]:
+        raise CheckpointError(f"The checkpoint {folder} is not whole: manifests are missing.")
+    for manifest in manifests:
+        for name, wanted in manifest["files"].items():
+            _compare(folder / name, wanted)
+    first = manifests[0]
+    return WholeCheckpoint(folder, int(first["step"]), int(first["world_size"]))
+
+
+def newest_whole(folders: Iterable[Path]) -> WholeCheckpoint | None:
+    """The checkpoint furthest on among those that are whole.
+
+    Args:
+        folders: Folders that hold ``checkpoint_*`` folders at any depth up to two.
+    """
+    whole = [found for folder in folders for found in _whole_in(folder)]
+    return max(whole, key=lambda found: found.step, default=None)
+
+
+def _whole_in(folder: Path) -> Iterator[WholeCheckpoint]:
+    from sunloom.core.telemetry import get_logger
+
+    for path in sorted({*folder.glob("checkpoint_*"), *folder.glob("*/checkpoint_*")}):
+        if not path.is_dir() or not _NAME.search(path.name):
+            continue
+        try:
+            yield check(path)
+        except CheckpointError as error:
+            get_logger("llm").warning("passing over a checkpoint: %s", error.message)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"The checkpoint's {path} is cut off.") from error
+    return manifest
+
+
+def _compare(path: Path, wanted: dict[str, Any]) -> None:
+    if not path.is_file() or path.stat().st_size != wanted["bytes"]:
+        raise CheckpointError(f"{path} is missing or not {wanted['bytes']} bytes long.")
+    if _digest(path) != wanted["sha256"]:
+        raise CheckpointError(f"{path} is not what was written.")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,324 @@
+"""Conversations with tools: what a chat model is trained and judged on.
+
+A conversation is a list of OpenAI chat messages (assistant turns may hold ``tool_calls``, tool
+results have the role ``tool``) and the JSON schemas of the tools on offer. Where conversations
+come from is a plugin (entry point group ``sunloom.conversations``).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from sunloom.llm.vocabulary import ADJECTIVES, NAMES, NOUNS, VERBS
+
+Message = dict[str, Any]
+Tool = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages and the tools on offer.
+
+    Attributes:
+        messages: OpenAI chat messages, ending with an assistant turn.
+        tools: OpenAI function schemas.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+
+
+@runtime_checkable
+class ConversationSource(Protocol):
+    """A source of conversations; the same arguments give the same conversations."""
+
+    def train(self, n: int, seed: int) -> list[Conversation]:
+        """Conversations to learn from."""
+        ...
+
+    def held_out(self, n: int, seed: int) -> list[Conversation]:
+        """Conversations to judge on, disjoint from every training conversation."""
+        ...
+
+
+def function_tool(
+    name: str, parameters: Sequence[tuple[str, str]], description: str = ""
+) -> Tool:
+    """An OpenAI function schema whose parameters are all required.
+
+    Args:
+        name: Name the model calls it by.
+        parameters: Name and JSON type of each parameter, in order.
+        description: What it does, for models that read it.
+    """
+    schema = {
+        "type": "object",
+        "properties": {key: {"type": kind} for key, kind in parameters},
+        "required": [key for key, _ in parameters],
+    }
+    function = {"name": name, "description": description or name, "parameters": schema}
+    return {"type": "function", "function": function}
+
+
+def call_message(name: str, arguments: dict[str, Any], call_id: str = "call_0") -> Message:
+    """An assistant turn that calls one tool."""
+    function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
+    call = {"id": call_id, "type": "function", "function": function}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+def result_message(name: str, content: str, call_id: str = "call_0") -> Message:
+    """A tool's answer."""
+    return {"role": "tool", "name": name, "tool_call_id": call_id, "content": content}
+
+
+def engine_messages(rng: random.Random, engine: str, system: str, task: str) -> list[Message]:
+    """The first two messages as an agent engine sends them.
+
+    Args:
+        rng: Chooses a name for Semantic Kernel's system message.
+        engine: ``crewai``, ``semantic_kernel`` or ``plain`` (no system message).
+        system: The system text in the engine's own form.
+        task: The user's question.
+    """
+    if engine == "crewai":
+        return [
+            {"role": "system", "content": system},
+            {"role": "user", "content": f"\nCurrent Task: {task}"},
+        ]
+    if engine == "semantic_kernel":
+        name = rng.choice(NAMES)
+        return [
+            {"role": "system", "content": system, "name": name},
+            {"role": "user", "content": task},
+        ]
+    return [{"role": "user", "content": task}]
+
+
+def crewai_system(role: str, backstory: str, goal: str) -> str:
+    """CrewAI's system text."""
+    return f"You are {role}. {backstory}\nYour personal goal is: {goal}"
+
+
+class GenericConversations:
+    """Generated conversations with random tools, names and values; no subject of their own.
+
+    They teach reading a tool list, copying names and values into a call, and copying one value
+    out of a JSON result into a sentence.
+    """
+
+    def train(self, n: int, seed: int) -> list[Conversation]:
+        """``n`` conversations from the even streams of ``seed``."""
+        rng = random.Random(f"generic-train-{seed}")
+        return [_generic(rng) for _ in range(n)]
+
+    def held_out(self, n: int, seed: int) -> list[Conversation]:
+        """``n`` conversations with names and values drawn from another stream."""
+        rng = random.Random(f"generic-held-out-{seed}")
+        return [_generic(rng) for _ in range(n)]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A question about one thing, the argument values it names, and how it is answered."""
+
+    question: str
+    answer: Callable[[Any], str]
+    key: str
+    value: Any
+
+
+def _generic(rng: random.Random) -> Conversation:
+    if rng.random() < 0.06:
+        return _echo(rng)
+    prefix = f"{_capital(_word(rng))}-" if rng.random() < 0.45 else ""
+    names = _distinct(rng, _tool_name, rng.choice((1, 2, 2, 2, 3)))
+    signatures = {name: _signature(rng) for name in names}
+    tools = tuple(function_tool(prefix + name, signatures[name]) for name in names)
+    chosen = rng.choice(names)
+    arguments = {key: _argument(rng, kind) for key, kind in signatures[chosen]}
+    task = _task(rng, chosen, arguments)
+    engine = rng.choice(("crewai", "crewai", "semantic_kernel", "semantic_kernel", "plain"))
+    messages = engine_messages(rng, engine, _system(rng, engine), task.question)
+    content, answer = _outcome(rng, arguments, task)
+    call = prefix + chosen
+    messages += [call_message(call, arguments), result_message(call, content)]
+    messages.append({"role": "assistant", "content": answer})
+    return Conversation(tuple(messages), tools)
+
+
+def _echo(rng: random.Random) -> Conversation:
+    text = " ".join(str(_scalar(rng)) for _ in range(rng.randint(2, 6)))
+    tools = tuple(
+        function_tool(name, _signature(rng)) for name in _distinct(rng, _tool_name, 1)
+    )
+    question = rng.choice(("Say {}", "Repeat: {}", "Write {}", "Answer with {}")).format(text)
+    messages = engine_messages(rng, "plain", "", question)
+    return Conversation((*messages, {"role": "assistant", "content": f"{text}."}), tools)
+
+
+_NAMED = (
+    "for {}", "with {}", "where {}", "given {}", "at {}", "using {}", "of {}",
+)  # fmt: skip
+_PAIR = ("{k} {v}", "{k} {v}", "{k} = {v}", "{k} is {v}", "the {k} {v}")
+_OPENINGS = ("", "", "", "", "Please ", "Can you ", "Now ", "Help me ")
+
+
+def _task(rng: random.Random, tool: str, arguments: dict[str, Any]) -> _Task:
+    pairs = [
+        rng.choice(_PAIR).format(k=_spoken(key), v=value) for key, value in arguments.items()
+    ]
+    if rng.random() < 0.3:
+        rng.shuffle(pairs)
+    where = rng.choice(_NAMED).format(rng.choice((" and ", ", ", " and ")).join(pairs))
+    action = f"{rng.choice(_OPENINGS)}{_spoken(tool)} {where}".strip()
+    subject = str(next(reversed(arguments.values())))
+    key = _field(rng)
+    ask, value, answer = _aim(rng, key, subject)
+    question = f"{_capital(action)}. {ask}" if rng.random() < 0.5 else f"{ask} {_capital(action)}."
+    return _Task(question, answer, key, value)
+
+
+def _aim(rng: random.Random, key: str, subject: str) -> tuple[str, Any, Callable[[Any], str]]:
+    """What is asked of the result, the value it holds, and the sentence that answers."""
+    noun, name = rng.choice(NOUNS), _spoken(key)
+    draw = rng.random()
+    if draw < 0.3:
+        word, other = rng.sample(ADJECTIVES, 2)
+        held = rng.choice((word, other))
+        verdict = "Yes" if held == word else "No"
+        ask = f"Is {noun} {subject} {word}?"
+        return ask, held, lambda x: f"{verdict}. {_capital(noun)} {subject} is {x}."
+    value = _result_value(rng)
+    if draw < 0.5:
+        ask = f"What is the {name} of {noun} {subject}?"
+        return ask, value, lambda x: f"The {name} of {noun} {subject} is {x}."
+    if draw < 0.7:
+        ask = f"How many {name} has {noun} {subject}?"
+        return ask, value, lambda x: f"{_capital(noun)} {subject} has {x} {name}."
+    return f"Tell me the {name}.", value, lambda x: f"The {name} is {x}."
+
+
+def _outcome(rng: random.Random, arguments: dict[str, Any], task: _Task) -> tuple[str, str]:
+    """The tool's result as text, and the final answer."""
+    if rng.random() < 0.04:
+        subject = next(reversed(arguments.values()))
+        return _json(rng, {**arguments, "found": False}), f"{_capital(str(subject))} is not known."
+    fields = {_field(rng): _result_value(rng) for _ in range(rng.choice((0, 1, 1, 2, 3, 4)))}
+    fields.pop(task.key, None)
+    items = [*fields.items(), (task.key, task.value)]
+    rng.shuffle(items)
+    body: dict[str, Any] = dict(items)
+    if rng.random() < 0.4:
+        body = {_word(rng): body}
+    if rng.random() < 0.3:
+        body = {**arguments, **body}
+    return _json(rng, body), task.answer(json.dumps(task.value).strip('"'))
+
+
+def _json(rng: random.Random, body: dict[str, Any]) -> str:
+    separators = (",", ":") if rng.random() < 0.8 else (", ", ": ")
+    return json.dumps(body, separators=separators)
+
+
+def _system(rng: random.Random, engine: str) -> str:
+    if engine == "crewai":
+        return crewai_system(_phrase(rng, 1), _sentence(rng), _sentence(rng))
+    return f"You are {_phrase(rng, 2)}." if rng.random() < 0.5 else _sentence(rng)
+
+
+def _sentence(rng: random.Random) -> str:
+    return f"{_capital(_phrase(rng, rng.choice((1, 2, 3))))}."
+
+
+def _phrase(rng: random.Random, n: int) -> str:
+    pools = (NOUNS, ADJECTIVES, VERBS)
+    return " ".join(rng.choice(rng.choice(pools)) for _ in range(n))
+
+
+def _tool_name(rng: random.Random) -> str:
+    draw = rng.random()
+    if draw < 0.45:
+        return f"{rng.choice(VERBS)}_{rng.choice(NOUNS)}"
+    if draw < 0.75:
+        return f"{_word(rng)}_{_word(rng)}"
+    return _word(rng)
+
+
+def _signature(rng: random.Random) -> list[tuple[str, str]]:
+    keys = _distinct(rng, _field, rng.choice((1, 1, 2, 2, 2)))
+    return [(key, rng.choice(("string", "integer"))) for key in keys]
+
+
+def _field(rng: random.Random) -> str:
+    draw = rng.random()
+    if draw < 0.5:
+        return rng.choice(NOUNS)
+    if draw < 0.8:
+        return f"{rng.choice(ADJECTIVES + NOUNS)}_{rng.choice(NOUNS)}"
+    return _word(rng)
+
+
+def _argument(rng: random.Random, kind: str) -> Any:
+    return _integer(rng) if kind == "integer" else _text(rng)
+
+
+def _scalar(rng: random.Random) -> Any:
+    return _integer(rng) if rng.random() < 0.5 else _text(rng)
+
+
+def _result_value(rng: random.Random) -> Any:
+    draw = rng.random()
+    if draw < 0.4:
+        return _integer(rng)
+    if draw < 0.7:
+        return round(rng.random() * 10 ** rng.randint(0, 4), 2)
+    return _text(rng)
+
+
+def _integer(rng: random.Random) -> int:
+    digits = rng.choice((1, 2, 3, 3, 4, 4, 5, 5, 6))
+    return rng.randrange(10 ** (digits - 1), 10**digits)
+
+
+def _text(rng: random.Random) -> str:
+    draw = rng.random()
+    if draw < 0.75:
+        return _word(rng)
+    if draw < 0.9:
+        return f"{_word(rng)}-{rng.randrange(100)}"
+    return f"{_word(rng)} {_word(rng)}"
+
+
+_ONSETS = (*"bcdfghjklmnprstvwz", "br", "ch", "cl", "dr", "fl", "gr", "pl", "sh", "st", "th", "tr")
+_VOWELS = (*"aeiou", "ai", "ea", "ee", "io", "oo", "ou")
+_CODAS = ("", "", "", "n", "r", "s", "t", "l", "ck", "nd", "st", "m")
+
+
+def _word(rng: random.Random) -> str:
+    """A common word, or one that exists nowhere."""
+    if rng.random() < 0.4:
+        return rng.choice(rng.choice((NOUNS, ADJECTIVES, VERBS)))
+    return "".join(
+        rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
+        for _ in range(rng.choice((1, 1, 2, 2)))
+    )
+
+
+def _distinct(rng: random.Random, make: Callable[[random.Random], str], n: int) -> list[str]:
+    found: dict[str, None] = {}
+    while len(found) < n:
+        found[make(rng)] = None
+    return list(found)
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,220 @@
+"""DDP, FSDP2 and DeepSpeed behind one small interface.
+
+A loss summed over a worker's share is divided by the count over all workers and multiplied by
+their number, so the averaged gradient is that of the whole batch whatever the parallelism.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from sunloom.config.llm import Ddp, DeepSpeed, Distributed, Fsdp, TrainingConfig
+
+State = dict[str, Any]
+
+
+class Parallel(Protocol):
+    """A model and its optimizer, spread over the workers."""
+
+    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Summed loss over this worker's rows."""
+        ...
+
+    def step(self, loss: torch.Tensor, learning_rate: float) -> None:
+        """Backward, clip, update."""
+        ...
+
+    def save(self, folder: Path, step: int) -> None:
+        """Write this worker's part of a checkpoint."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Read model and optimizer from a whole checkpoint."""
+        ...
+
+    def full_state(self) -> State:
+        """All trained parameters on the first worker, {} on the others; call on every worker."""
+        ...
+
+
+def build_parallel(module: nn.Module, config: TrainingConfig) -> Parallel:
+    """Spread a module over the workers of the process group."""
+    kind = type(config.distributed)
+    return _BUILDERS[kind](module, config)
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> Any:
+    """AdamW over the parameters that are trained."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return torch.optim.AdamW(
+        trained, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+    )
+
+
+class TorchParallel:
+    """DDP or FSDP2: torch's own optimizer and distributed checkpoints."""
+
+    def __init__(self, module: nn.Module, wrapped: nn.Module, config: TrainingConfig) -> None:
+        self._module = wrapped
+        self._trained = [p for p in wrapped.parameters() if p.requires_grad]
+        self._optimizer = build_optimizer(self._trained, config)
+        self._max_norm = config.max_grad_norm
+
+    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Summed loss over this worker's rows."""
+        loss: torch.Tensor = self._module(ids, labels)
+        return loss
+
+    def step(self, loss: torch.Tensor, learning_rate: float) -> None:
+        """Backward, clip, update."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._trained, self._max_norm)
+        self._optimizer.step()
+
+    def save(self, folder: Path, step: int) -> None:
+        """Write this worker's part of a checkpoint."""
+        import torch.distributed.checkpoint as dcp
+
+        dcp.save({**self._state(), "step": torch.tensor(step)}, checkpoint_id=str(folder))
+
+    def load(self, folder: Path) -> None:
+        """Read model and optimizer from a whole checkpoint."""
+        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.state_dict import set_state_dict
+
+        state = self._state()
+        dcp.load(state, checkpoint_id=str(folder))
+        set_state_dict(
+            self._module,
+            self._optimizer,
+            model_state_dict=state["model"],
+            optim_state_dict=state["optimizer"],
+            options=self._options(strict=False),
+        )
+
+    def full_state(self) -> State:
+        """All trained parameters on the first worker."""
+        from torch.distributed.checkpoint.state_dict import get_model_state_dict
+
+        return get_model_state_dict(
+            self._module, options=self._options(full_state_dict=True, cpu_offload=True)
+        )
+
+    def _state(self) -> State:
+        from torch.distributed.checkpoint.state_dict import get_state_dict
+
+        model, optimizer = get_state_dict(self._module, self._optimizer, options=self._options())
+        return {"model": model, "optimizer": optimizer}
+
+    @staticmethod
+    def _options(**options: Any) -> Any:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+        return StateDictOptions(ignore_frozen_params=True, **options)
+
+
+class DeepSpeedParallel:
+    """DeepSpeed's engine with torch's AdamW inside."""
+
+    def __init__(self, module: nn.Module, config: TrainingConfig) -> None:
+        import deepspeed
+
+        assert isinstance(config.distributed, DeepSpeed)
+        self._stage = config.distributed.zero_stage
+        optimizer = build_optimizer(module.parameters(), config)
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            config=_deepspeed_config(config, self._stage),
+            dist_init_required=False,
+        )
+
+    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Summed loss over this worker's rows."""
+        loss: torch.Tensor = self._engine(ids, labels)
+        return loss
+
+    def step(self, loss: torch.Tensor, learning_rate: float) -> None:
+        """Backward, clip, update."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.backward(loss)
+        self._engine.step()
+
+    def save(self, folder: Path, step: int) -> None:
+        """Write this worker's part of a checkpoint."""
+        self._engine.save_checkpoint(
+            str(folder), tag="engine", client_state={"step": step}, exclude_frozen_parameters=False
+        )
+
+    def load(self, folder: Path) -> None:
+        """Read model and optimizer from a whole checkpoint."""
+        self._engine.load_checkpoint(str(folder), tag="engine")
+
+    def full_state(self) -> State:
+        """All trained parameters on the first worker."""
+        import deepspeed
+
+        module = self._engine.module
+        trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        with deepspeed.zero.GatheredParameters(list(trained.values()), enabled=self._stage == 3):
+            if torch.distributed.get_rank() != 0:
+                return {}
+            return {name: p.detach().cpu().clone() for name, p in trained.items()}
+
+
+def _deepspeed_config(config: TrainingConfig, stage: int) -> State:
+    workers = torch.distributed.get_world_size()
+    return {
+        "train_batch_size": workers,
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": stage, "overlap_comm": False},
+        "zero_allow_untested_optimizer": True,
+        "gradient_clipping": config.max_grad_norm,
+        "steps_per_print": 10**9,
+    }
+
+
+def _build_ddp(module: nn.Module, config: TrainingConfig) -> Parallel:
+    wrapped = nn.parallel.DistributedDataParallel(module)
+    return TorchParallel(module, wrapped, config)
+
+
+def _build_fsdp(module: nn.Module, config: TrainingConfig) -> Parallel:
+    from torch.distributed.fsdp import fully_shard
+
+    assert isinstance(config.distributed, Fsdp)
+    reshard = config.distributed.reshard_after_forward
+    for layer in _decoder_layers(module):
+        fully_shard(layer, reshard_after_forward=reshard)
+    return TorchParallel(module, fully_shard(module, reshard_after_forward=reshard), config)
+
+
+def _decoder_layers(module: nn.Module) -> list[nn.Module]:
+    """The blocks that the model's own class names as not to be split."""
+    named: set[str] = set()
+    for part in module.modules():
+        named |= set(getattr(part, "_no_split_modules", None) or ())
+    return [part for part in module.modules() if type(part).__name__ in named]
+
+
+_BUILDERS: dict[type, Callable[[nn.Module, TrainingConfig], Parallel]] = {
+    Ddp: _build_ddp,
+    Fsdp: _build_fsdp,
+    DeepSpeed: DeepSpeedParallel,
+}
+
+
+def describe(distributed: Distributed) -> str:
+    """The parallelism in a word, for logs and records."""
+    if isinstance(distributed, DeepSpeed):
+        return f"deepspeed_zero{distributed.zero_stage}"
+    return distributed.type

@@ -1,0 +1,133 @@
+"""Starting weights from which a tiny Llama learns to copy in minutes.
+
+From random weights a small transformer spends most of a short training discovering an induction
+circuit: one head that looks at the token before, one that finds where the current token stood
+earlier and copies what followed. Here the circuit is laid into the first two layers and the
+spelling variants of a word (`` word``, ``Word``) begin as neighbours. Everything is trained on
+from there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+CONSTANT = 0
+"""Residual dimension that holds the same value for every token: what a head can read to attend
+by position alone."""
+
+_TOKEN_STD = 0.04
+_CONSTANT_VALUE = 0.16
+
+
+def lay_copying_circuit(model: Any, tokenizer: Any, seed: int) -> None:
+    """Write the circuit into a freshly built Llama, in place.
+
+    The residual stream of width ``D`` is used as: dimension 0 a constant, the first two thirds
+    the token's identity, the last third what the token before was.
+
+    Args:
+        model: ``LlamaForCausalLM`` with as many key-value heads as heads.
+        tokenizer: Its tokenizer, for the spelling variants.
+        seed: Seed of the random projections.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    config = model.config
+    width, head = config.hidden_size, config.hidden_size // config.num_attention_heads
+    scratch = width - head
+    identity = slice(1, scratch)
+    with torch.no_grad():
+        _embed(model, tokenizer, identity, generator)
+        layers = model.model.layers
+        frequencies = _frequencies(config, head)
+        code = _projection(head, scratch - 1, generator)
+        _previous_token_head(layers[0].self_attn, code, frequencies, head, identity, scratch)
+        for index in range(min(2, config.num_attention_heads)):
+            _matching_head(layers[1].self_attn, index, code, frequencies, head, identity, scratch, generator)
+
+
+def _projection(rows: int, columns: int, generator: Any) -> Any:
+    """Orthonormal rows ``[rows, columns]``."""
+    import torch
+
+    square, _ = torch.linalg.qr(torch.randn(columns, columns, generator=generator))
+    return square[:rows]
+
+
+def _frequencies(config: Any, head: int) -> Any:
+    import torch
+
+    theta = config.rope_parameters["rope_theta"]
+    return theta ** (-torch.arange(0, head, 2) / head)
+
+
+def _embed(model: Any, tokenizer: Any, identity: slice, generator: Any) -> None:
+    """Token vectors; spelling variants of one word share theirs but for a common offset."""
+    import torch
+
+    weight = model.get_input_embeddings().weight
+    size = identity.stop - identity.start
+    offsets = torch.randn(2, size, generator=generator) * _TOKEN_STD * 0.5
+    bare: dict[str, Any] = {}
+    weight.zero_()
+    weight[:, CONSTANT] = _CONSTANT_VALUE
+    for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+        word = token.removeprefix("Ġ")
+        plain = word.lower() if word.isalpha() else word
+        if plain not in bare:
+            bare[plain] = torch.randn(size, generator=generator) * _TOKEN_STD
+        vector = bare[plain] + 0.3 * _TOKEN_STD * torch.randn(size, generator=generator)
+        spaced, capital = token != word and bool(word), plain != word
+        weight[index, identity] = vector + spaced * offsets[0] + capital * offsets[1]
+
+
+def _previous_token_head(
+    attention: Any, code: Any, frequencies: Any, head: int, identity: slice, scratch: int
+) -> None:
+    """Head 0 attends one position back and stores that token's code in the scratch space."""
+    import torch
+
+    half = head // 2
+    unit = _CONSTANT_VALUE / _TOKEN_STD
+    fast = torch.arange(half) < half // 3
+    strength = (11.0 * head**0.5) ** 0.5 / unit * fast
+    for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+        projection.weight[:head] = 0
+    attention.q_proj.weight[:half, CONSTANT] = strength
+    attention.k_proj.weight[:half, CONSTANT] = strength * torch.cos(frequencies)
+    attention.k_proj.weight[half:head, CONSTANT] = strength * torch.sin(frequencies)
+    attention.v_proj.weight[:head, identity] = code
+    attention.o_proj.weight[:, :head] = 0
+    attention.o_proj.weight[scratch:, :head] = torch.eye(head) * _TOKEN_STD
+
+
+def _matching_head(
+    attention: Any,
+    index: int,
+    code: Any,
+    frequencies: Any,
+    head: int,
+    identity: slice,
+    scratch: int,
+    generator: Any,
+) -> None:
+    """A head that finds where the current token stood before and copies what followed it."""
+    import torch
+
+    half, rows = head // 2, slice(index * head, (index + 1) * head)
+    # Rotary position must hardly turn the coordinates that compare content.
+    slow = (frequencies * 100 < 0.7).repeat(2)
+    order = torch.randperm(head, generator=generator)
+    gain = (3.0 * head**0.5 / float(slow.sum()) ** 0.5) ** 0.5 * slow[:, None]
+    query = torch.zeros(head, attention.q_proj.weight.shape[1])
+    query[:, identity] = code[order]
+    key = torch.zeros_like(query)
+    key[torch.arange(head), scratch + order] = 1
+    attention.q_proj.weight[rows] = query * gain
+    attention.k_proj.weight[rows] = key * gain
+    reading = _projection(head, code.shape[1], generator)
+    attention.v_proj.weight[rows] = 0
+    attention.v_proj.weight[rows, identity] = reading
+    attention.o_proj.weight[:, rows] = 0
+    attention.o_proj.weight[identity, rows] = reading.T * _TOKEN_STD * 2

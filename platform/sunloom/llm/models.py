@@ -1,0 +1,173 @@
+"""Build, load and export causal language models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sunloom.config.llm import Architecture, LoraSettings, ModelConfig
+from sunloom.core.artifacts import ModelRegistry
+from sunloom.errors import NotFoundError, UsageError
+
+
+def build_llama(architecture: Architecture, tokenizer: Any, seed: int) -> Any:
+    """A small ``LlamaForCausalLM`` with starting weights.
+
+    Args:
+        architecture: Its sizes.
+        tokenizer: Sets the vocabulary and the end and padding tokens.
+        seed: Seed of the weights.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from sunloom.llm.initialization import lay_copying_circuit
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=architecture.hidden_size,
+        intermediate_size=architecture.intermediate_size,
+        num_hidden_layers=architecture.layers,
+        num_attention_heads=architecture.heads,
+        num_key_value_heads=architecture.heads,
+        max_position_embeddings=architecture.max_length,
+        rope_parameters={"rope_type": "default", "rope_theta": architecture.rope_theta},
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    model = LlamaForCausalLM(config)
+    if architecture.copying_circuit and architecture.layers > 1:
+        lay_copying_circuit(model, tokenizer, seed)
+    return model
+
+
+def resolve_model(config: ModelConfig, registry: ModelRegistry) -> tuple[str, str]:
+    """Where a named model lies, and what lineage calls it.
+
+    Args:
+        config: ``name`` is a folder, a registry reference or a hub id, tried in this order.
+        registry: Knows the references.
+
+    Returns:
+        A folder or hub id for transformers, and ``name@version`` or the same id.
+    """
+    name = config.name or ""
+    if Path(name).is_dir():
+        return name, name
+    try:
+        version = registry.get(name)
+    except NotFoundError:
+        # Hub ids have an owner; a bare word was meant for the registry.
+        if "/" not in name:
+            raise
+        return name, name
+    return str(registry.path(version)), version.ref
+
+
+def load_model(location: str, config: ModelConfig | None = None) -> Any:
+    """A causal language model in float32, from safetensors only.
+
+    Raises:
+        UsageError: Nothing can be loaded from there.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    options = config or ModelConfig()
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            location,
+            dtype=torch.float32,
+            revision=options.revision or "main",
+            trust_remote_code=options.trust_remote_code,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"The model {location!r} cannot be loaded: {error}",
+            "Name a model of the registry, a folder with safetensors, or a hub id that this "
+            "machine reaches.",
+            "model.name",
+        ) from error
+
+
+def load_tokenizer(location: str, config: ModelConfig | None = None) -> Any:
+    """The model's tokenizer, which must bring a chat template.
+
+    Raises:
+        UsageError: There is none, or it has no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    options = config or ModelConfig()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            location,
+            revision=options.revision or "main",
+            trust_remote_code=options.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(f"No tokenizer can be loaded from {location!r}: {error}") from error
+    if not tokenizer.chat_template:
+        raise UsageError(
+            f"The tokenizer of {location!r} has no chat template.", "Choose a chat model."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def add_lora(model: Any, lora: LoraSettings, seed: int, base: str = "") -> Any:
+    """Wrap a model with a fresh adapter; only the adapter is trained.
+
+    Args:
+        model: The base.
+        lora: Rank, scale and layers.
+        seed: Every worker must begin with the same adapter.
+        base: What the exported adapter names as its base.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    modules = lora.target_modules
+    torch.manual_seed(seed)
+    wrapped = get_peft_model(
+        model,
+        LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=modules if isinstance(modules, str) else list(modules),
+            task_type="CAUSAL_LM",
+        ),
+    )
+    wrapped.peft_config["default"].base_model_name_or_path = base
+    return wrapped
+
+
+def load_adapter(model: Any, folder: Path) -> Any:
+    """The base with a trained adapter on it."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(folder))
+
+
+def parameter_count(model: Any) -> int:
+    """Parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def stored_parameter_count(folder: Path) -> int:
+    """Parameters in the safetensors of a folder, read from their headers."""
+    import math
+
+    from safetensors import safe_open
+
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            total += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    return total

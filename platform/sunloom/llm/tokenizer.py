@@ -1,0 +1,84 @@
+"""A small byte-level BPE tokenizer with chat and tool marks as single tokens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sunloom.llm import templates
+from sunloom.llm.conversations import Conversation
+
+_MARKS = (
+    templates.PAD,
+    templates.END,
+    templates.SYSTEM,
+    templates.TOOLS,
+    templates.USER,
+    templates.ASSISTANT,
+    templates.TOOL,
+)
+# Words without the space before them: a name is the same tokens after a blank, a quote or an
+# underscore, so copying is copying. Every digit stands alone.
+_PIECES = r" ?[A-Za-z]+|[0-9]| ?[^\sA-Za-z0-9]+|\s+"
+
+
+def build_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> Any:
+    """Train a tokenizer.
+
+    Args:
+        texts: Text to learn merges from, without marks.
+        vocabulary: Number of tokens, marks included.
+        max_length: Longest prompt that models with this tokenizer take.
+
+    Returns:
+        A ``PreTrainedTokenizerFast`` with the chat template set.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(_MARKS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    # Not special: a decoder that skips special tokens must keep them for the server's parser.
+    core.add_tokens(
+        [AddedToken(t, special=False, normalized=False) for t in (templates.CALL_OPEN, templates.CALL_CLOSE)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=templates.PAD,
+        eos_token=templates.END,
+        additional_special_tokens=list(_MARKS[2:]),
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = templates.CHAT_TEMPLATE
+    return tokenizer
+
+
+def conversation_texts(conversations: Iterable[Conversation]) -> Iterator[str]:
+    """The texts of conversations, for training a tokenizer."""
+    for conversation in conversations:
+        for message in conversation.messages:
+            if message.get("content"):
+                yield message["content"]
+            for call in message.get("tool_calls") or ():
+                yield f'{{"name": "{call["function"]["name"]}", "arguments": '
+                yield call["function"]["arguments"]
+        for tool in conversation.tools:
+            function = tool["function"]
+            keys = function["parameters"]["properties"].items()
+            listed = ", ".join(f"{key}: {value['type']}" for key, value in keys)
+            yield f"{function['name']}({listed})"
