@@ -47,7 +47,7 @@ def prepare_data(recipes: DemoRecipes) -> Figures:
 
 def compute_features(recipes: DemoRecipes) -> Figures:
     """Compute training rows and online values from the Chalk definitions, on both engines."""
-    from sunloom.features.pipeline import materialize
+    from sunloom.features.materialize import materialize
 
     result = materialize(recipes.features)
     note = (
