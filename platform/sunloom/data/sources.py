@@ -140,7 +140,6 @@ def _read_csv(path: Path, request: _Request) -> Table:
         infer_schema=not request.as_text,
         infer_schema_length=10_000,
         glob=False,
-        missing_utf8_is_empty_string=False,
     )
     return Table(_chosen(frame, request, path))
 

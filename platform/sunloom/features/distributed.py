@@ -25,6 +25,7 @@ DEFAULT_PARTITIONS = 4
 ROW = "__row__"
 _ENTITIES = "__entities__"
 _DAMAGED = "__damaged__"
+_READ = "__read__"
 _CHUNK_ROWS = 250_000
 
 
@@ -48,7 +49,7 @@ def historical_ray(
     questions = questions_of(plan, entities, sources).with_row_index(ROW).cast({ROW: pl.Int64})
     job = {"plan": plan.model_dump_json(), "partitions": partitions}
     asked = [_entity_packets(plan, part, partitions) for part in _slices(questions)]
-    read = ray.data.from_items(_chunks(plan, sources), override_num_blocks=None)
+    read = ray.data.from_items(_chunks(plan, sources))
     packets = read.map_batches(
         _read_packets, batch_size=1, batch_format="pyarrow", fn_kwargs=job
     ).union(ray.data.from_arrow(asked))
@@ -59,15 +60,15 @@ def historical_ray(
 
 
 def _collected(plan: Plan, entities: pl.DataFrame, done: Any) -> Historical:
-    answers: list[pl.DataFrame] = []
-    damaged: list[pl.DataFrame] = []
+    held: dict[str, list[pl.DataFrame]] = {_ENTITIES: [], _DAMAGED: [], _READ: []}
     for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
         for kind, payload in zip(batch["kind"], batch["payload"], strict=True):
             frame = _unpack(payload.as_py())
-            (damaged if kind.as_py() == _DAMAGED else answers).append(frame)
-    table = pl.concat(answers).sort(ROW).select(plan.outputs)
-    aside = pl.concat(damaged) if damaged else pl.DataFrame()
-    return Historical(appended(entities, table), aside)
+            held[kind.as_py()].append(frame)
+    table = pl.concat(held[_ENTITIES]).sort(ROW).select(plan.outputs)
+    aside = pl.concat(held[_DAMAGED]) if held[_DAMAGED] else pl.DataFrame()
+    rows_read = sum(frame["rows"].sum() for frame in held[_READ])
+    return Historical(appended(entities, table), aside, rows_read)
 
 
 def _slices(frame: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -98,6 +99,8 @@ def _read_packets(batch: pa.Table, *, plan: str, partitions: int) -> pa.Table:
     for chunk in batch.to_pylist():
         need = source_needs(bound)[chunk["source"]]
         read = _read_chunk(bound, need, chunk)
+        rows_read = pl.DataFrame({"rows": [read.rows.height + read.damaged.height]})
+        packets.append(_packet(0, _READ, chunk["seq"], rows_read))
         if read.damaged.height:
             packets.append(_packet(0, _DAMAGED, chunk["seq"], read.damaged))
         for part, rows in _cut(read.rows, need.partition_by, partitions):
@@ -145,7 +148,11 @@ def _compute_part(packets: pa.Table, *, plan: str) -> pa.Table:
     for packet in packets.to_pylist():
         frame = _unpack(packet["payload"])
         held.setdefault(packet["kind"], []).append((packet["seq"], frame))
-    results = [_packet(0, _DAMAGED, seq, frame) for seq, frame in held.pop(_DAMAGED, [])]
+    results = [
+        _packet(0, kind, seq, frame)
+        for kind in (_DAMAGED, _READ)
+        for seq, frame in held.pop(kind, [])
+    ]
     asked = held.pop(_ENTITIES, [])
     if asked:
         questions = pl.concat([frame for _, frame in asked])

@@ -13,7 +13,7 @@ from sunloom.core.telemetry import get_logger
 from sunloom.data.datasets import REASON
 from sunloom.data.sources import read_table, require_columns
 from sunloom.errors import DataError, DataQualityError, NotFoundError, UsageError
-from sunloom.features.definitions import load_catalogue
+from sunloom.features.catalogue import plan_of
 from sunloom.features.engine import Engine
 from sunloom.features.lowering import NOW
 from sunloom.features.plan import Plan
@@ -34,10 +34,12 @@ class Historical:
     Attributes:
         table: The entities' rows with one column a feature appended.
         damaged: Source rows that could not be read.
+        rows_read: Source rows that were read, damaged ones included.
     """
 
     table: pl.DataFrame
     damaged: pl.DataFrame
+    rows_read: int
 
 
 def historical(
@@ -65,11 +67,11 @@ def historical(
     Returns:
         ``rows``, ``features``, ``engine``, ``out`` and ``quarantined`` (reason to count).
     """
-    plan = load_catalogue(definitions).plan(feature_set)
+    plan = plan_of(definitions, feature_set)
     rows = read_table(entities).rows
     compute = historical_polars if engine == "polars" else _historical_ray
     result = compute(plan, sources, rows)
-    counts = _settle(result.damaged, out, max_bad_share, result.table.height)
+    counts = settle(result, out.with_name(out.name + ".quarantine.jsonl"), max_bad_share)
     _write(result.table, out)
     return {
         "rows": result.table.height,
@@ -95,7 +97,8 @@ def historical_polars(
             damaged.append(read.damaged)
     answers = Engine(plan, tables).answer(questions)
     aside = pl.concat(damaged) if damaged else pl.DataFrame()
-    return Historical(appended(entities, answers), aside)
+    read_rows = aside.height + sum(table.height for table in tables.values())
+    return Historical(appended(entities, answers), aside, read_rows)
 
 
 def _historical_ray(plan: Plan, sources: Mapping[str, Path], entities: pl.DataFrame) -> Historical:
@@ -188,22 +191,26 @@ def appended(entities: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
     return entities.hstack(answers.select(fresh))
 
 
-def _settle(damaged: pl.DataFrame, out: Path, max_bad_share: float, rows: int) -> dict[str, int]:
+def settle(result: Historical, quarantine: Path, max_bad_share: float) -> dict[str, int]:
+    """Write rows set aside, if there are any, and count their reasons.
+
+    Raises:
+        DataQualityError: Their share is above the threshold.
+    """
+    damaged = result.damaged
     if not damaged.height:
         return {}
-    path = out.with_name(out.name + ".quarantine.jsonl")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    damaged.write_ndjson(path)
+    quarantine.parent.mkdir(parents=True, exist_ok=True)
+    damaged.write_ndjson(quarantine)
     counted = damaged[REASON].value_counts(sort=True)
     counts = dict(zip(counted[REASON], counted["count"], strict=True))
-    read = rows + damaged.height
-    if damaged.height > max_bad_share * read:
+    if damaged.height > max_bad_share * result.rows_read:
         raise DataQualityError(
-            f"{damaged.height} source rows cannot be read, more than {max_bad_share:.2%} "
-            f"({', '.join(f'{why}: {n}' for why, n in counts.items())}).",
-            f"Look at {path}; mend the source or raise the threshold.",
+            f"{damaged.height} of {result.rows_read} source rows cannot be read, more than "
+            f"{max_bad_share:.2%} ({', '.join(f'{why}: {n}' for why, n in counts.items())}).",
+            f"Look at {quarantine}; mend the source or raise the threshold.",
         )
-    _log.warning("%d source rows set aside in %s", damaged.height, path)
+    _log.warning("%d source rows set aside in %s", damaged.height, quarantine)
     return counts
 
 

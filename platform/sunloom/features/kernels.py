@@ -88,7 +88,7 @@ class Timeline:
         return self._bisect(keys, times, inclusive=inclusive)
 
     def _compose(self, keys: Ints, times: Ints) -> Ints:
-        return keys * self._span + (times - self._base)
+        return np.asarray(keys * self._span + (times - self._base))
 
     def _sort(self, keys: Ints, times: Ints) -> Ints:
         if self._fits:

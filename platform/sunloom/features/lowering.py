@@ -41,18 +41,17 @@ class Lowering:
     @staticmethod
     def within(value: pl.Expr, check: Validation) -> pl.Expr:
         """Whether the value is inside the limits; null where the value is."""
-        limits = [
-            limit
-            for bound, limit in (
-                (check.min, lambda b: value >= b),
-                (check.max, lambda b: value <= b),
-                (check.min_length, lambda b: value.str.len_chars() >= b),
-                (check.max_length, lambda b: value.str.len_chars() <= b),
-            )
-            if bound is not None
-            for limit in (limit(bound),)
-        ]
-        return reduce(and_, limits, pl.lit(True))
+        size = value.str.len_chars
+        limits = [pl.lit(True)]
+        if check.min is not None:
+            limits.append(value >= check.min)
+        if check.max is not None:
+            limits.append(value <= check.max)
+        if check.min_length is not None:
+            limits.append(size() >= check.min_length)
+        if check.max_length is not None:
+            limits.append(size() <= check.max_length)
+        return reduce(and_, limits)
 
 
 def _constant(node: Const) -> pl.Expr:

@@ -15,8 +15,8 @@ from sunloom.core.telemetry import get_logger
 from sunloom.data.datasets import GROUP, LabelledDataSet
 from sunloom.data.pipeline import open_tables
 from sunloom.errors import UsageError
-from sunloom.features.definitions import load_catalogue
-from sunloom.features.historical import EVENT_TIME, check_sources, historical_polars
+from sunloom.features.catalogue import plan_of
+from sunloom.features.historical import EVENT_TIME, check_sources, historical_polars, settle
 from sunloom.features.plan import Plan
 from sunloom.features.store import open_online_store
 
@@ -32,7 +32,7 @@ def materialize(recipe: FeaturesRecipe) -> dict[str, Any]:
         ``training_rows``, ``online_entities``, and ``engines_equal``: whether the training rows
         through Ray Data are those of the one-process path; None where they were not compared.
     """
-    plan = load_catalogue(recipe.definitions).plan(recipe.feature_set)
+    plan = plan_of(recipe.definitions, recipe.feature_set)
     check_sources(plan, recipe.source_paths())
     summary: dict[str, Any] = {"training_rows": 0, "online_entities": 0, "engines_equal": None}
     if recipe.training is not None:
@@ -57,13 +57,20 @@ def _tables(recipe: FeaturesRecipe) -> dict[str, pl.LazyFrame]:
 def _training(recipe: FeaturesRecipe, plan: Plan) -> dict[str, Any]:
     dataset, tables = _labelled(recipe), _tables(recipe)
     entities = pl.concat([dataset.entities(tables, moment) for moment in recipe.moments()])
-    rows = historical_polars(plan, recipe.source_paths(), entities).table
+    rows = _computed(recipe, plan, entities)
     labelled = rows.with_columns(dataset.outcomes(tables, rows))
     for moment in recipe.moments():
         path = recipe.features_folder() / f"training_{moment.date()}.parquet"
         _write(labelled.filter(pl.col(EVENT_TIME) == moment), path)
     equal = _engines_equal(recipe, plan, entities, rows)
     return {"training_rows": rows.height, "engines_equal": equal}
+
+
+def _computed(recipe: FeaturesRecipe, plan: Plan, entities: pl.DataFrame) -> pl.DataFrame:
+    result = historical_polars(plan, recipe.source_paths(), entities)
+    quarantine = recipe.features_folder() / "quarantine.jsonl"
+    settle(result, quarantine, recipe.execution.max_bad_share)
+    return result.table
 
 
 def _engines_equal(
@@ -85,7 +92,7 @@ def _engines_equal(
 
 def _online(recipe: FeaturesRecipe, plan: Plan, as_of: datetime) -> int:
     entities = _labelled(recipe).entities(_tables(recipe), as_of)
-    rows = historical_polars(plan, recipe.source_paths(), entities).table
+    rows = _computed(recipe, plan, entities)
     store = open_online_store(recipe)
     store.write(recipe.feature_set, rows, key=plan.root.key, time=EVENT_TIME)
     return store.count(recipe.feature_set)

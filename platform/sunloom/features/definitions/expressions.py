@@ -174,7 +174,7 @@ class ExpressionBinder:
     def _bind_cast(self, raw: UnderscoreCast) -> Expr:
         value = self.bind(raw._chalk__value)
         target = arrow_dtype(raw._chalk__to_type)
-        if target is None or (value.dtype, target) not in CASTS:
+        if target is None or target not in CASTS[value.dtype]:
             raise self._refuse(
                 f"a cast from {value.dtype} to {raw._chalk__to_type} is not supported",
                 "Cast between int64, float64 and bool, or int64 to string.",

@@ -25,19 +25,15 @@ from sunloom.features.types import POLARS
 FUNCTIONS: Mapping[str, Function] = {**NUMERIC, **LOGICAL, **MOMENTS, **TEXT}
 """Every function but ``cast``, whose result type is an argument."""
 
-CASTS: frozenset[tuple[DType, DType]] = frozenset(
-    (source, target)
-    for source, targets in {
-        "int64": ("int64", "float64", "bool", "string"),
-        "float64": ("int64", "float64"),
-        "bool": ("int64", "float64", "bool"),
-        "string": ("string",),
-        "datetime": ("datetime",),
-        "duration": ("duration",),
-        "null": tuple(POLARS),
-    }.items()
-    for target in targets
-)
+CASTS: Mapping[DType, tuple[DType, ...]] = {
+    "int64": ("int64", "float64", "bool", "string"),
+    "float64": ("int64", "float64"),
+    "bool": ("int64", "float64", "bool"),
+    "string": ("string",),
+    "datetime": ("datetime",),
+    "duration": ("duration",),
+    "null": tuple(POLARS),
+}
 """Which types ``cast`` turns into which."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from sunloom.features.plan import Call
 from sunloom.features.types import EPOCH, NUMBERS
 
 _MICROSECOND = timedelta(microseconds=1)
+_SECOND = timedelta(seconds=1)
 
 
 def _part(frame: Callable[[Any], pl.Expr], scalar: Callable[[datetime], int]) -> Function:
@@ -26,15 +28,23 @@ def _part(frame: Callable[[Any], pl.Expr], scalar: Callable[[datetime], int]) ->
 
 def _from_unix(args: Frames, _: Call) -> pl.Expr:
     microseconds = (args[0].cast(pl.Float64) * 1_000_000).round(mode="half_to_even")
-    return microseconds.cast(pl.Int64).cast(pl.Datetime("us", "UTC"))
+    # NaN and infinity are no moment; Chalk's evaluator makes 1970 of them.
+    return microseconds.cast(pl.Int64, strict=False).cast(pl.Datetime("us", "UTC"))
+
+
+def _from_unix_value(value: float) -> datetime | None:
+    if not math.isfinite(value):
+        return None
+    return EPOCH + timedelta(microseconds=round(value * 1_000_000))
 
 
 MOMENTS: Mapping[str, Function] = {
+    # Whole seconds, cut toward zero, as a float.
     "total_seconds": Function(
         "a duration",
         takes(("duration",), 1, "float64"),
-        lambda args, _: args[0].dt.total_microseconds() / 1_000_000,
-        lambda value: value / _MICROSECOND / 1_000_000,
+        lambda args, _: args[0].dt.total_seconds().cast(pl.Float64),
+        lambda value: float(math.trunc(value / _SECOND)),
     ),
     "to_unixtime": Function(
         "a datetime",
@@ -46,7 +56,7 @@ MOMENTS: Mapping[str, Function] = {
         "a number",
         takes(NUMBERS, 1, "datetime"),
         _from_unix,
-        lambda value: EPOCH + timedelta(microseconds=round(value * 1_000_000)),
+        _from_unix_value,
     ),
     "year": _part(lambda dt: dt.year(), lambda v: v.year),
     "quarter": _part(lambda dt: dt.quarter(), lambda v: (v.month + 2) // 3),

@@ -15,6 +15,7 @@ from sunloom.features.functions.signature import (
     Function,
     Types,
     common,
+    is_nan,
     order_key,
     promoted,
     same_number,
@@ -78,11 +79,14 @@ def _pick(larger: bool, args: Frames, dtype: pl.DataType) -> pl.Expr:
 
 
 def _pick_known(larger: bool, args: Frames, dtype: pl.DataType) -> pl.Expr:
-    """The extreme of those that are not null."""
+    """The extreme of those that are not null; NaN where one is NaN."""
 
     def choose(a: pl.Expr, b: pl.Expr) -> pl.Expr:
         left = (a > b) if larger else (a < b)
-        return pl.when(b.is_null() | left).then(a).otherwise(b)
+        if dtype.is_float():
+            left = left | a.is_nan()
+            left = left & ~(b.is_nan() & ~a.is_nan())
+        return pl.when(b.is_null() | (a.is_not_null() & left)).then(a).otherwise(b)
 
     return reduce(choose, [arg.cast(dtype) for arg in args])
 
@@ -93,6 +97,8 @@ def _extreme(larger: bool, *, skip_nulls: bool) -> Function:
 
     def of_values(*args: Any) -> Any:
         known = [arg for arg in args if arg is not None]
+        if skip_nulls and any(map(is_nan, known)):
+            return math.nan
         return choose(known, key=order_key) if known else None
 
     return Function(

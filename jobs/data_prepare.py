@@ -1,0 +1,14 @@
+"""Prepare a data set: ``python -m jobs.data_prepare --config conf/data/cdnow.yaml``."""
+
+from sunloom.config.data import DataRecipe
+from sunloom.data.pipeline import prepare
+from sunloom.workflows.job import JobOutcome, run_job
+
+
+def run(recipe: DataRecipe) -> JobOutcome:
+    """Hand the recipe to the library and its figures to the job's frame."""
+    return JobOutcome(prepare(recipe), {"tables": str(recipe.data_folder())})
+
+
+if __name__ == "__main__":
+    run_job("data", DataRecipe, run)

@@ -1,0 +1,57 @@
+"""Duplicates, counts and thresholds of a preparation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from sunloom.data.pipeline import mark_duplicates_block
+from sunloom.data.quarantine import Summary, write_quarantine
+from sunloom.errors import DataQualityError
+from sunloom_retail.dataset import CDNOW
+
+
+def test_counts_must_add_up() -> None:
+    summary = Summary(10, 7, {"duplicate": 2, "torn": 1})
+    assert summary.bad_share == pytest.approx(0.3)
+    with pytest.raises(DataQualityError, match="lost or doubled"):
+        Summary(10, 7, {"duplicate": 2})
+
+
+def test_the_threshold_names_reasons_and_file(tmp_path: Path) -> None:
+    summary = Summary(10, 7, {"duplicate": 2, "torn": 1})
+    summary.check(0.3, tmp_path)
+    with pytest.raises(DataQualityError, match=r"30\.00%.*duplicate: 2, torn: 1") as caught:
+        summary.check(0.29, tmp_path / "quarantine.jsonl")
+    assert "quarantine.jsonl" in caught.value.hint
+
+
+def test_quarantine_stands_in_source_order(tmp_path: Path) -> None:
+    bad = pl.DataFrame({"position": [9, 2, 5], "reason": ["torn", "duplicate", "torn"]})
+    assert write_quarantine(bad, tmp_path / "q.jsonl") == {"torn": 2, "duplicate": 1}
+    assert pl.read_ndjson(tmp_path / "q.jsonl")["position"].to_list() == [2, 5, 9]
+
+
+def test_the_first_of_equal_rows_stays_whatever_the_order_of_arrival() -> None:
+    rows = pl.DataFrame(
+        {
+            "customer_id": [1, 1, 1, 2, 1],
+            "timestamp": [10, 10, 10, 10, 10],
+            "quantity": [1, 1, 1, 1, 1],
+            "amount": [5.0] * 5,
+            "position": [30, 10, 20, 40, 5],
+            "reason": [None, None, None, None, "torn"],
+            "_part": [0] * 5,
+        }
+    )
+    marked = pl.from_arrow(mark_duplicates_block(rows.to_arrow(), dataset=CDNOW))
+    assert isinstance(marked, pl.DataFrame)
+    assert dict(zip(marked["position"], marked["reason"], strict=True)) == {
+        5: "torn",
+        10: None,
+        20: "duplicate",
+        30: "duplicate",
+        40: None,
+    }

@@ -1,0 +1,139 @@
+"""What cannot be bound is refused at load time with feature, construct, file, line and a way out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sunloom.errors import DefinitionError, NotFoundError, UsageError
+from sunloom.features.catalogue import catalogue_of, list_features, plan_of, plan_text
+
+HEAD = """
+from datetime import datetime, timedelta
+from chalk import _, DataFrame, FeatureTime, Primary, Windowed, feature, windowed
+from chalk.features import features
+import chalk.functions as F, pyarrow as pa
+
+@features(name="{ns}_event")
+class Event:
+    id: Primary[int]
+    owner_id: "Owner.id"
+    at: FeatureTime
+    noted: datetime
+    amount: float
+    label: str
+
+@features(name="{ns}_owner")
+class Owner:
+    id: Primary[int]
+    score: float
+    name: str
+    events: DataFrame[Event]
+    counted: Windowed[int] = windowed("7d", expression=_.events[_.at > _.chalk_window].count())
+    bad: {annotation} = {expression}
+"""
+
+CASES = [
+    ("int", "_.nope + 1", r"no feature 'nope'", "Known"),
+    ("int", "_.scroe", r"no feature 'scroe'", "'score'"),
+    ("int", "feature(lambda: 3)", "description", r"feature\(expression="),
+    ("float", "F.md5(_.name)", "function 'md5' is not supported", "Known"),
+    ("float", "_.score // 2", "function '//' is not supported", "F.floor"),
+    ("int", "_.score * 2", "gives float64, the feature is int64", "F.cast"),
+    ("float", "_.name + 1", "takes two numbers", "F.cast"),
+    ("int", "_.counted", "is windowed", r"\[\"604800s\"\]"),
+    ("int", '_.counted["30d"]', "no window of 2592000 s", "604800"),
+    ("int", "_.events", "is a join", r"count\(\)"),
+    ("int", "_.events[_.amount]", "rows, not a value", r"\.count\(\)"),
+    ("float", "_.events[_.amount].product()", "aggregation `product`", "sum"),
+    ("float", "_.events[_.amount, _.label].sum()", "one value column, not 2", "events"),
+    ("float", "_.events[_.amount + 1].sum()", "is float64, not boolean", "select"),
+    ("int", "_.events[_.at > _.chalk_window].count()", "without windows", "Windowed"),
+    ("int", "_.events[_.noted > _.chalk_now].count()", "'noted'", "FeatureTime"),
+    ("int", "_.events[(_.at > _.chalk_now) | (_.amount > 1.0)].count()", "mixes", "alone"),
+    ("str", "_.events[_.label].sum()", "`sum` of string", "F.cast"),
+    ("Windowed[float]", 'windowed("7d", expression=_.events[_.amount].sum())', "window", "_.t >"),
+    ("float", "F.cast(_.name, pa.float64())", "cast from string", "Cast between"),
+    ("float", "feature(expression=_.score, offline_expression=_.score * 2.0)", "offline", "one"),
+    ("list[str]", "feature()", "type .*list.* is not supported", "Use int"),
+    ("int", "_.bad", "circle|depend", ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("number", "case"), list(enumerate(CASES)), ids=[case[1] for case in CASES]
+)
+def test_refusals(tmp_path: Path, number: int, case: tuple[str, str, str, str]) -> None:
+    annotation, expression, construct, instead = case
+    source = HEAD.format(ns=f"sl_bad{number}", annotation=annotation, expression=expression)
+    file = tmp_path / f"bad{number}.py"
+    file.write_text(source)
+    line = next(i for i, text in enumerate(source.splitlines(), 1) if "    bad:" in text)
+    with pytest.raises(DefinitionError) as caught:
+        catalogue_of(str(file))
+    error = caught.value
+    assert re.search(construct, error.message), error.message
+    assert re.search(instead, error.hint), error.hint
+    assert "bad" in error.message
+    if "circle" not in construct:
+        assert f"{file}:{line}" in error.message
+    assert error.exit_code == 2
+
+
+def test_what_chalkpy_itself_refuses_names_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "refused.py"
+    file.write_text(
+        "from chalk import Primary\nfrom chalk.features import features\n\n"
+        '@features(name="sl_refused")\nclass R:\n    id: Primary[int]\n    items: int\n'
+    )
+    with pytest.raises(DefinitionError, match=r"refused.py:4.*reserved name"):
+        catalogue_of(str(file))
+
+
+def test_a_syntax_error_names_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text("x = 1\nclass (:\n")
+    with pytest.raises(DefinitionError, match=r"broken.py:2"):
+        catalogue_of(str(file))
+
+
+def test_no_such_module_lists_the_entry_points() -> None:
+    with pytest.raises(UsageError, match="no definitions module") as caught:
+        catalogue_of("retial")
+    assert "'retail'" in caught.value.hint
+
+
+def test_no_such_file() -> None:
+    with pytest.raises(UsageError, match=r"nowhere\.py"):
+        catalogue_of("nowhere.py")
+
+
+def test_unknown_feature_set_lists_the_known_ones() -> None:
+    with pytest.raises(NotFoundError) as caught:
+        plan_of("retail", "custmer")
+    assert caught.value.known == ["customer", "purchase"]
+    assert "'customer'" in caught.value.hint
+
+
+def test_retail_definitions_list_and_print() -> None:
+    listed = {entry["fqn"]: entry for entry in list_features("retail")}
+    count = listed["customer.purchase_count__2592000__"]
+    assert count["dtype"] == "int64"
+    assert count["expression"] == "_.purchases[timestamp in (now - 30 d, now]].count()"
+    assert listed["customer.recency_days"]["nullable"] is True
+    text = plan_text(plan_of("retail", "customer"))
+    assert "purchases: many purchase on id = purchase.customer_id" in text
+
+
+def test_an_edited_file_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "edited.py"
+    body = (
+        "from chalk import Primary\nfrom chalk.features import features\n\n"
+        '@features(name="sl_edited")\nclass E:\n    id: Primary[int]\n    {name}: int\n'
+    )
+    file.write_text(body.format(name="one"))
+    assert plan_of(str(file), "sl_edited").outputs == ("one",)
+    file.write_text(body.format(name="two"))
+    assert plan_of(str(file), "sl_edited").outputs == ("two",)

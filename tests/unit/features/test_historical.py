@@ -1,0 +1,186 @@
+"""Historical features from files to a file."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from sunloom.errors import DataError, DataQualityError, NotFoundError, UsageError
+from sunloom.features.historical import historical
+
+CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
+DAY = timedelta(days=1)
+START = datetime(2026, 3, 1, tzinfo=UTC)
+SALES = pl.DataFrame(
+    {
+        "id": [1, 2, 3],
+        "shop_id": ["a", "a", "b"],
+        "at": [START, START + DAY, START + DAY],
+        "price": [1.5, 2.5, None],
+        "units": [1, 2, 3],
+        "paid": [True, False, None],
+        "label": ["x", "y", "007"],
+    }
+)
+ENTITIES = pl.DataFrame(
+    {
+        "target": [1, 0, 1, 0],
+        "id": ["a", "a", "nobody", "b"],
+        "event_time": [START + DAY, START, START, START + 2 * DAY],
+    }
+)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> dict[str, Path]:
+    made = {"sales": tmp_path / "sales.parquet", "entities": tmp_path / "entities.parquet"}
+    SALES.write_parquet(made["sales"])
+    ENTITIES.write_parquet(made["entities"])
+    return {**made, "out": tmp_path / "deep" / "out.parquet"}
+
+
+def _run(paths: dict[str, Path], **changes):
+    asked = {
+        "definitions": CLASSES,
+        "feature_set": "sl_shop",
+        "sources": {"sl_sale": paths["sales"]},
+        "entities": paths["entities"],
+        "out": paths["out"],
+    }
+    return historical(**(asked | changes))
+
+
+def test_rows_keep_order_number_and_columns(paths: dict[str, Path]) -> None:
+    summary = _run(paths)
+    out = pl.read_parquet(paths["out"])
+    assert out.columns[:3] == ["target", "id", "event_time"]
+    assert out.select("target", "id", "event_time").equals(ENTITIES)
+    assert out["sales__86400__"].to_list() == [1, 1, 0, 0]
+    assert out["all_sales"].to_list() == [2, 1, 0, 1]
+    assert out["revenue__604800__"].to_list() == [4.0, 1.5, 0.0, 0.0]
+    assert summary["rows"] == 4
+    assert summary["quarantined"] == {}
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_text_formats_give_the_same(paths: dict[str, Path], tmp_path: Path, ending: str) -> None:
+    _run(paths)
+    expected = pl.read_parquet(paths["out"])
+    text = SALES.with_columns(pl.col("at").dt.strftime("%Y-%m-%dT%H:%M:%S%.6f%:z"))
+    file = tmp_path / f"sales.{ending}"
+    (text.write_csv if ending == "csv" else text.write_ndjson)(file)
+    _run(paths, sources={"sl_sale": file})
+    assert pl.read_parquet(paths["out"]).equals(expected)
+    assert expected["last_label"].to_list() == ["y", "x", None, "007"]
+
+
+def test_a_folder_of_files_is_one_source(paths: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for index, part in enumerate(SALES.iter_slices(1)):
+        part.write_parquet(folder / f"{index}.parquet")
+    _run(paths, sources={"sl_sale": folder})
+    assert pl.read_parquet(paths["out"])["all_sales"].to_list() == [2, 1, 0, 1]
+
+
+def test_damaged_rows_are_set_aside_with_reason_and_position(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    good = [{**row, "at": row["at"].isoformat()} for row in SALES.to_dicts()] * 100
+    lines = [json.dumps(row) for row in good]
+    lines[10] = "{broken"
+    lines[20] = json.dumps({**good[20], "units": "many"})
+    lines[30] = json.dumps({**good[30], "at": "2026-03-01 00:00:00"})
+    file = tmp_path / "sales.jsonl"
+    file.write_text("\n".join(lines))
+    summary = _run(paths, sources={"sl_sale": file}, max_bad_share=0.02)
+    assert sum(summary["quarantined"].values()) == 3
+    aside = pl.read_ndjson(paths["out"].with_name("out.parquet.quarantine.jsonl"))
+    assert sorted(aside["position"]) == [11, 21, 31]
+    assert any("units is not a whole number" in reason for reason in aside["reason"])
+    assert any("datetime with a time zone" in reason for reason in aside["reason"])
+    paths["out"].unlink()
+    with pytest.raises(DataQualityError, match="3 of 300 source rows cannot be read"):
+        _run(paths, sources={"sl_sale": file}, max_bad_share=0.001)
+    assert not paths["out"].exists()
+
+
+def test_naive_datetimes_are_refused(paths: dict[str, Path], tmp_path: Path) -> None:
+    naive = tmp_path / "naive.parquet"
+    SALES.with_columns(pl.col("at").dt.replace_time_zone(None)).write_parquet(naive)
+    with pytest.raises(DataError, match="without a time zone"):
+        _run(paths, sources={"sl_sale": naive})
+    ENTITIES.with_columns(pl.col("event_time").dt.replace_time_zone(None)).write_parquet(naive)
+    with pytest.raises(DataError, match="not datetimes with a time zone"):
+        _run(paths, entities=naive)
+
+
+def test_another_time_zone_is_the_same_moment(paths: dict[str, Path], tmp_path: Path) -> None:
+    _run(paths)
+    expected = pl.read_parquet(paths["out"])
+    there = tmp_path / "there.parquet"
+    SALES.with_columns(
+        pl.col("at").dt.convert_time_zone("America/New_York").dt.cast_time_unit("ns")
+    ).write_parquet(there)
+    _run(paths, sources={"sl_sale": there})
+    assert pl.read_parquet(paths["out"]).equals(expected)
+
+
+def test_what_is_missing_is_named(paths: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no file .*gone\.parquet") as usage:
+        _run(paths, sources={"sl_sale": tmp_path / "gone.parquet"})
+    assert "sales.parquet" in usage.value.hint
+    other = tmp_path / "other.parquet"
+    SALES.rename({"price": "prize"}).write_parquet(other)
+    with pytest.raises(DataError, match="lacks the column price") as data:
+        _run(paths, sources={"sl_sale": other})
+    assert "'price' → 'prize'" in data.value.hint
+    with pytest.raises(UsageError, match="needs rows of 'sl_sale'"):
+        _run(paths, sources={})
+    with pytest.raises(NotFoundError, match="'sl_sail' belongs to no class"):
+        _run(paths, sources={"sl_sail": paths["sales"], "sl_sale": paths["sales"]})
+    with pytest.raises(DataError, match="lacks the column event_time"):
+        _run(paths, entities=paths["sales"])
+
+
+def test_a_wrong_column_type_names_column_and_feature(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    other = tmp_path / "other.parquet"
+    SALES.with_columns(pl.lit(True).alias("units")).write_parquet(other)
+    with pytest.raises(DataError, match=r"column 'units' is Boolean.*sl_sale\.units is int64"):
+        _run(paths, sources={"sl_sale": other})
+
+
+def test_a_carried_column_may_not_bear_a_features_name(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    clash = tmp_path / "clash.parquet"
+    ENTITIES.with_columns(pl.lit(1).alias("all_sales")).write_parquet(clash)
+    with pytest.raises(DataError, match="'all_sales', which is also a feature"):
+        _run(paths, entities=clash)
+
+
+def test_rows_may_bring_the_values_of_a_class_without_a_source(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    given = tmp_path / "given.parquet"
+    ENTITIES.with_columns(pl.lit("Ulm").alias("city")).write_parquet(given)
+    _run(paths, entities=given)
+    out = pl.read_parquet(paths["out"])
+    assert out["city"].to_list() == ["Ulm"] * 4
+    assert out["opened"].to_list() == [None] * 4
+
+
+def test_no_rows_in_no_rows_out(paths: dict[str, Path], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.parquet"
+    ENTITIES.clear().write_parquet(empty)
+    _run(paths, entities=empty)
+    assert pl.read_parquet(paths["out"]).height == 0
+    SALES.clear().write_parquet(paths["sales"])
+    _run(paths)
+    assert pl.read_parquet(paths["out"])["all_sales"].to_list() == [0, 0, 0, 0]
