@@ -52,7 +52,7 @@ def load_demo_recipes(sets: Sequence[str] = ()) -> DemoRecipes:
 
     return DemoRecipes(
         data=load(DataRecipe, "data/cdnow.yaml"),
-        features=load(FeaturesRecipe, "features/retail.yaml"),
+        features=load(FeaturesRecipe, "features/customer.yaml"),
         tabular=load(TabularRecipe, "tabular/repurchase.yaml"),
         base_model=load(LlmRecipe, "llm/tool_base.yaml"),
         adapter=load(LlmRecipe, "llm/retail_agent.yaml"),

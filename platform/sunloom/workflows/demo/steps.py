@@ -9,6 +9,7 @@ from typing import Any
 
 from sunloom.agents.tools.gateway import features_shown
 from sunloom.config import Settings
+from sunloom.config.agents import EngineName
 from sunloom.core.artifacts import open_registry
 from sunloom.core.plugins import load_plugin
 from sunloom.core.telemetry import list_alerts, progress
@@ -16,7 +17,7 @@ from sunloom.errors import ServingError
 from sunloom.workflows.demo.conversation import EngineScore, Gateway, score_engine
 from sunloom.workflows.demo.recipes import DemoRecipes
 
-ENGINES = ("crewai", "semantic_kernel")
+ENGINES: tuple[EngineName, ...] = ("crewai", "semantic_kernel")
 TASKS_PER_ENGINE = 10
 
 
