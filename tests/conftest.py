@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,12 @@ import pytest
 
 from sunloom.config import Settings, load_config
 from sunloom.core.telemetry import silence_libraries
+
+# One gateway for integration and security tests: the fixture must be known to both folders.
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+from gateway_fixture import gateway
+
+__all__ = ["gateway"]
 
 silence_libraries()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -71,23 +71,21 @@ def deploy(settings: Settings, *, wait: bool = True) -> Deployment:
 
 
 def with_port(settings: Settings) -> Settings:
-    """The settings with a port that is free.
+    """The settings with a port that is free, or the one that Serve already listens on.
 
     Raises:
-        ServingError: The configured port is in use.
+        ServingError: The configured port is in use by something else.
     """
     serving = settings.serving
-    if serving.port == 0:
-        port = free_port(serving.host)
-        serving = serving.model_copy(update={"port": port})
-        return settings.model_copy(update={"serving": serving})
-    if not _serves(settings) and not is_port_free(serving.port, serving.host):
+    port = _http_port() or serving.port or free_port(serving.host)
+    if port == serving.port and _http_port() is None and not is_port_free(port, serving.host):
         raise ServingError(
-            f"Port {serving.port} on {serving.host} is in use.",
+            f"Port {port} on {serving.host} is in use.",
             "Stop what listens there, or start with --set serving.port=0.",
             "serving.port",
         )
-    return settings
+    serving = serving.model_copy(update={"port": port})
+    return settings.model_copy(update={"serving": serving})
 
 
 def _with_job_server(settings: Settings, url: str | None) -> Settings:
@@ -180,7 +178,7 @@ def _targets(settings: Settings) -> tuple[list[tuple[str, str, Callable[[], Any]
 def _start_serve(settings: Settings, environment: dict[str, str]) -> None:
     from ray import serve
 
-    if not _serves(settings):
+    if not _states():
         end_leftovers(instance_folder(settings))
     serve.start(
         proxy_location="HeadOnly",
@@ -204,11 +202,6 @@ def _run(targets: list[tuple[str, str, Any]]) -> None:
     )
 
 
-def _serves(settings: Settings) -> bool:
-    del settings
-    return bool(_states())
-
-
 def _states() -> dict[str, str]:
     import ray
 
@@ -229,6 +222,11 @@ def _raise_failed() -> None:
 
 
 def _http_port() -> int | None:
+    """The port of a Serve that runs on the connected cluster."""
+    import ray
+
+    if not ray.is_initialized() or not _controller_lives():
+        return None
     from ray.serve.context import _get_global_client
 
     client = _get_global_client()

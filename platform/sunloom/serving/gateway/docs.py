@@ -23,6 +23,7 @@ _DOCUMENTS = {name: f"{path}/openapi.json" for name, path in PATHS.items()} | {
     "llm": "/v1/openapi.json"
 }
 _TRUSTED_S = 30.0
+_REFERENCE = re.compile(r'"#/components/schemas/([^"]+)"')
 _METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
 _PROBLEM: dict[str, Any] = {
     "type": "object",
@@ -91,6 +92,7 @@ def merge_documents(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         document = _prefixed(part, name.title())
         paths |= {path: _described(path, item) for path, item in document["paths"].items()}
         schemas |= document.get("components", {}).get("schemas", {})
+    needed = _reachable(paths, schemas)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -100,11 +102,22 @@ def merge_documents(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         },
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": schemas,
+            "schemas": {name: schemas[name] for name in sorted(needed)},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"key": []}],
     }
+
+
+def _reachable(paths: dict[str, Any], schemas: dict[str, Any]) -> set[str]:
+    """Schemas that the paths refer to, through others or not."""
+    found: set[str] = set()
+    waiting = set(_REFERENCE.findall(json.dumps(paths)))
+    while waiting:
+        found |= waiting
+        texts = [json.dumps(schemas[name]) for name in waiting]
+        waiting = {one for text in texts for one in _REFERENCE.findall(text)} - found
+    return found
 
 
 def _prefixed(document: dict[str, Any], prefix: str) -> dict[str, Any]:

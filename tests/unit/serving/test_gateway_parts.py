@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from asgi import OpenGate, call
+
+from sunloom.config import Settings
+from sunloom.core.database import open_database
+from sunloom.errors import RequestError
+from sunloom.serving.door import Door
+from sunloom.serving.gateway.app import build_gateway_app
+from sunloom.serving.gateway.docs import merge_documents, render_page
+from sunloom.serving.gateway.jobs import read_progress
+from sunloom.serving.gateway.training import assignments
+from sunloom.serving.guard import App, Guard
+from sunloom.serving.metrics import RequestMetrics, render_metrics
+
+
+@pytest.fixture
+def app(settings: Settings) -> App:
+    return Guard(build_gateway_app(settings), OpenGate("admin"), "gateway")
+
+
+def document(schema: str, path: str, kind: str) -> dict[str, Any]:
+    reference = {"$ref": f"#/components/schemas/{schema}"}
+    operation = {
+        "summary": "<b>Does</b>",
+        "responses": {
+            "200": {"content": {"application/json": {"schema": reference}}},
+            "422": {"description": "FastAPI's"},
+        },
+    }
+    return {
+        "paths": {path: {"get": operation}},
+        "components": {"schemas": {schema: {"type": kind}, "Unused": {"type": "null"}}},
+    }
+
+
+def test_documents_are_merged_without_hiding_each_other() -> None:
+    parts = {
+        "llm": document("Item", "/v1/a", "string"),
+        "tabular": document("Item", "/b", "number"),
+    }
+    merged = merge_documents(parts)
+    schemas = merged["components"]["schemas"]
+    assert schemas["LlmItem"] == {"type": "string"}
+    assert schemas["TabularItem"] == {"type": "number"}
+    assert set(schemas) == {"LlmItem", "TabularItem", "Problem"}
+    assert list(merged["paths"]) == ["/b", "/v1/a"]
+    responses = merged["paths"]["/b"]["get"]["responses"]
+    assert set(responses) == {"200", "default"}
+    assert "&lt;b&gt;Does" in render_page(merged["paths"])
+
+
+def test_progress_is_read_from_the_folder_that_the_log_names(tmp_path: Path) -> None:
+    rows = [
+        {"step": step, "steps": 40, "loss": 2.0 / step, "seconds": step * 0.5,
+         "tokens_per_second": 100.0}
+        for step in range(1, 11)
+    ]  # fmt: skip
+    text = "\n".join(json.dumps(row) for row in rows) + '\n{"step": 11, "lo'
+    (tmp_path / "progress.jsonl").write_text(text)
+    found = read_progress(f"12:00 INFO run llm-1 writes to {tmp_path}\nmore\n")
+    assert (found["run_id"], found["step"], found["steps"]) == ("llm-1", 10, 40)
+    assert found["eta_s"] == 15.0
+    assert found["loss_history"][0] == {"step": 1, "loss": 2.0}
+    assert len(found["loss_history"]) == 10
+    assert read_progress("nothing yet")["loss_history"] == []
+
+
+def test_overrides_become_assignments() -> None:
+    given = {"training": {"steps": 5, "name": "a b"}, "lora.rank": 8, "seed": 7}
+    assert assignments(given) == [
+        "training.steps=5",
+        'training.name="a b"',
+        "lora.rank=8",
+        "seed=7",
+    ]
+    for key in ("paths", "cluster.address", "database", "serving"):
+        with pytest.raises(RequestError, match=key):
+            assignments({key: 1})
+
+
+def test_metrics_add_up_over_replicas(settings: Settings) -> None:
+    database = open_database(settings)
+    first, second = RequestMetrics(database, "llm"), RequestMetrics(database, "llm")
+    first.observe("/v1", "POST", 200, 0.003)
+    first.observe("/v1", "POST", 200, 40.0)
+    first.flush()
+    first.observe("/v1", "POST", 200, 0.003)
+    first.flush()
+    second.observe("/v1", "POST", 200, 0.2)
+    second.flush()
+    text = render_metrics(database)
+    labels = 'service="llm",route="/v1",method="POST",status="200"'
+    assert f"sunloom_http_request_seconds_count{{{labels}}} 4" in text
+    assert f'sunloom_http_request_seconds_bucket{{{labels},le="0.005"}} 2' in text
+    assert f'sunloom_http_request_seconds_bucket{{{labels},le="30.0"}} 3' in text
+    assert f'sunloom_http_request_seconds_bucket{{{labels},le="+Inf"}} 4' in text
+    assert "40.206000" in text
+
+
+def test_unknown_routes_name_the_known(app: App) -> None:
+    answer = asyncio.run(call(app, "GET", "/modles"))
+    assert answer.status_code == 404
+    assert "'/models'" in answer.json()["error"]["hint"]
+    without_model = asyncio.run(call(app, "POST", "/v1/chat/completions", json={}))
+    assert "No language model" in without_model.json()["error"]["message"]
+    assert asyncio.run(call(app, "PUT", "/llm/train")).status_code == 405
+
+
+def test_keys_can_be_made_once_per_idempotency_key(app: App) -> None:
+    async def walk() -> list[httpx.Response]:
+        body = {"scopes": ["llm"], "tenant": "acme"}
+        headers = {"Idempotency-Key": "k"}
+        made = [await call(app, "POST", "/keys", json=body, headers=dict(headers)) for _ in "12"]
+        wrong = await call(app, "POST", "/keys", json={"scopes": ["all"]})
+        listed = await call(app, "GET", "/keys")
+        return [*made, wrong, listed]
+
+    first, again, wrong, listed = asyncio.run(walk())
+    assert first.status_code == 201
+    assert first.json()["key"].startswith("sl-")
+    assert again.json() == first.json() | {"key": None}
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "scopes")
+    assert [key["id"] for key in listed.json()["keys"]] == [first.json()["id"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "passes"),
+    [
+        ("/-/healthz", {}, True),
+        ("/healthz", {}, True),
+        ("/-/routes", {}, False),
+        ("/-/routes", {"Authorization": "Bearer x"}, False),
+        ("/v1/models", {}, False),
+        ("/v1/models", {"Authorization": ""}, False),
+        ("/v1/models", {"Authorization": "Bearer x"}, True),
+    ],
+)
+def test_the_door_of_a_replicas_port(path: str, headers: dict[str, str], passes: bool) -> None:
+    async def inside(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    answer = asyncio.run(call(Door(inside), "GET", path, None, headers=headers))
+    assert answer.status_code == (204 if passes else 401)
