@@ -269,4 +269,5 @@ def _features(rng: random.Random) -> dict[str, Any]:
 
 def _skewed(rng: random.Random, top: int) -> int:
     """A count between 1 and ``top``, small ones likelier."""
-    return max(1, round(float(top) ** rng.random()))
+    count: int = round(float(top) ** rng.random())
+    return max(1, count)

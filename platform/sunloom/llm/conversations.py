@@ -45,9 +45,7 @@ class ConversationSource(Protocol):
         ...
 
 
-def function_tool(
-    name: str, parameters: Sequence[tuple[str, str]], description: str = ""
-) -> Tool:
+def function_tool(name: str, parameters: Sequence[tuple[str, str]], description: str = "") -> Tool:
     """An OpenAI function schema whose parameters are all required.
 
     Args:
@@ -153,9 +151,7 @@ def _generic(rng: random.Random) -> Conversation:
 
 def _echo(rng: random.Random) -> Conversation:
     text = " ".join(str(_scalar(rng)) for _ in range(rng.randint(2, 6)))
-    tools = tuple(
-        function_tool(name, _signature(rng)) for name in _distinct(rng, _tool_name, 1)
-    )
+    tools = tuple(function_tool(name, _signature(rng)) for name in _distinct(rng, _tool_name, 1))
     question = rng.choice(("Say {}", "Repeat: {}", "Write {}", "Answer with {}")).format(text)
     messages = engine_messages(rng, "plain", "", question)
     return Conversation((*messages, {"role": "assistant", "content": f"{text}."}), tools)
@@ -169,9 +165,7 @@ _OPENINGS = ("", "", "", "", "Please ", "Can you ", "Now ", "Help me ")
 
 
 def _task(rng: random.Random, tool: str, arguments: dict[str, Any]) -> _Task:
-    pairs = [
-        rng.choice(_PAIR).format(k=_spoken(key), v=value) for key, value in arguments.items()
-    ]
+    pairs = [rng.choice(_PAIR).format(k=_spoken(key), v=value) for key, value in arguments.items()]
     if rng.random() < 0.3:
         rng.shuffle(pairs)
     where = rng.choice(_NAMED).format(rng.choice((" and ", ", ", " and ")).join(pairs))
@@ -251,7 +245,7 @@ def _tool_name(rng: random.Random) -> str:
 
 def _signature(rng: random.Random) -> list[tuple[str, str]]:
     keys = _distinct(rng, _field, rng.choice((1, 1, 2, 2, 2)))
-    return [(key, rng.choice(("string", "integer"))) for key in keys]
+    return [(key, rng.choice(("string", "integer", "integer"))) for key in keys]
 
 
 def _field(rng: random.Random) -> str:
@@ -301,7 +295,7 @@ _CODAS = ("", "", "", "n", "r", "s", "t", "l", "ck", "nd", "st", "m")
 
 def _word(rng: random.Random) -> str:
     """A common word, or one that exists nowhere."""
-    if rng.random() < 0.4:
+    if rng.random() < 0.85:
         return rng.choice(rng.choice((NOUNS, ADJECTIVES, VERBS)))
     return "".join(
         rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)

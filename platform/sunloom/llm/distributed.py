@@ -59,7 +59,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) 
 class TorchParallel:
     """DDP or FSDP2: torch's own optimizer and distributed checkpoints."""
 
-    def __init__(self, module: nn.Module, wrapped: nn.Module, config: TrainingConfig) -> None:
+    def __init__(self, wrapped: nn.Module, config: TrainingConfig) -> None:
         self._module = wrapped
         self._trained = [p for p in wrapped.parameters() if p.requires_grad]
         self._optimizer = build_optimizer(self._trained, config)
@@ -104,9 +104,9 @@ class TorchParallel:
         """All trained parameters on the first worker."""
         from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-        return get_model_state_dict(
-            self._module, options=self._options(full_state_dict=True, cpu_offload=True)
-        )
+        options = self._options(full_state_dict=True, cpu_offload=True)
+        state: State = get_model_state_dict(self._module, options=options)
+        return state
 
     def _state(self) -> State:
         from torch.distributed.checkpoint.state_dict import get_state_dict
@@ -184,8 +184,7 @@ def _deepspeed_config(config: TrainingConfig, stage: int) -> State:
 
 
 def _build_ddp(module: nn.Module, config: TrainingConfig) -> Parallel:
-    wrapped = nn.parallel.DistributedDataParallel(module)
-    return TorchParallel(module, wrapped, config)
+    return TorchParallel(nn.parallel.DistributedDataParallel(module), config)
 
 
 def _build_fsdp(module: nn.Module, config: TrainingConfig) -> Parallel:
@@ -195,7 +194,7 @@ def _build_fsdp(module: nn.Module, config: TrainingConfig) -> Parallel:
     reshard = config.distributed.reshard_after_forward
     for layer in _decoder_layers(module):
         fully_shard(layer, reshard_after_forward=reshard)
-    return TorchParallel(module, fully_shard(module, reshard_after_forward=reshard), config)
+    return TorchParallel(fully_shard(module, reshard_after_forward=reshard), config)
 
 
 def _decoder_layers(module: nn.Module) -> list[nn.Module]:

@@ -70,9 +70,7 @@ def assistant_spans(tokenizer: Any, conversation: Conversation, text: str) -> li
     return spans
 
 
-def encode(
-    tokenizer: Any, conversations: Sequence[Conversation], max_length: int
-) -> list[Encoded]:
+def encode(tokenizer: Any, conversations: Sequence[Conversation], max_length: int) -> list[Encoded]:
     """Tokenise conversations; the mask covers assistant turns only.
 
     Args:

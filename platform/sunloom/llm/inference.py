@@ -8,7 +8,9 @@ from typing import Any
 from sunloom.llm.evaluation.exact_match import Generate
 
 
-def greedy(model: Any, tokenizer: Any, *, max_new_tokens: int = 96, batch_size: int = 64) -> Generate:
+def greedy(
+    model: Any, tokenizer: Any, *, max_new_tokens: int = 96, batch_size: int = 64
+) -> Generate:
     """A function that continues prompts greedily.
 
     Args:

@@ -44,7 +44,9 @@ def lay_copying_circuit(model: Any, tokenizer: Any, seed: int) -> None:
         code = _projection(head, scratch - 1, generator)
         _previous_token_head(layers[0].self_attn, code, frequencies, head, identity, scratch)
         for index in range(min(2, config.num_attention_heads)):
-            _matching_head(layers[1].self_attn, index, code, frequencies, head, identity, scratch, generator)
+            _matching_head(
+                layers[1].self_attn, index, code, frequencies, head, identity, scratch, generator
+            )
 
 
 def _projection(rows: int, columns: int, generator: Any) -> Any:
@@ -115,7 +117,7 @@ def _matching_head(
     """A head that finds where the current token stood before and copies what followed it."""
     import torch
 
-    half, rows = head // 2, slice(index * head, (index + 1) * head)
+    rows = slice(index * head, (index + 1) * head)
     # Rotary position must hardly turn the coordinates that compare content.
     slow = (frequencies * 100 < 0.7).repeat(2)
     order = torch.randperm(head, generator=generator)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from sunloom.config.llm import LoraSettings, TrainingConfig
 from sunloom.llm.checkpoints import WholeCheckpoint, newest_whole, seal
 from sunloom.llm.distributed import Parallel, build_parallel
-from sunloom.llm.encoding import IGNORED, Encoded, batches, collate, load_encoded
+from sunloom.llm.encoding import Encoded, batches, collate, load_encoded
 from sunloom.llm.losses import ProgressLog
 from sunloom.llm.models import add_lora, load_model
 from sunloom.llm.objective import CausalLoss
@@ -123,7 +123,7 @@ class _Trainer:
         )
         whole = total.detach().clone()
         dist.all_reduce(whole)
-        loss = whole.item() / sum(counts)
+        loss = float(whole.item()) / sum(counts)
         self._tokens += sum(len(row.ids) for row in rows)
         if math.isfinite(loss):
             rate = learning_rate(step, self._work.training)

@@ -31,7 +31,9 @@ class CausalLoss(nn.Module):
                 sees the padding, so no attention mask is needed.
             labels: ``[B, S]``, ``IGNORED`` where there is no loss.
         """
-        core: Any = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        core: Any = (
+            self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        )
         targets = labels[:, 1:]
         keep = targets != IGNORED
         enabled = self._dtype != torch.float32

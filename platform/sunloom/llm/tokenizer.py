@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -54,7 +53,10 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> A
     core.train_from_iterator(texts, trainer)
     # Not special: a decoder that skips special tokens must keep them for the server's parser.
     core.add_tokens(
-        [AddedToken(t, special=False, normalized=False) for t in (templates.CALL_OPEN, templates.CALL_CLOSE)]
+        [
+            AddedToken(t, special=False, normalized=False)
+            for t in (templates.CALL_OPEN, templates.CALL_CLOSE)
+        ]
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,

@@ -229,9 +229,7 @@ def _starting_point(recipe: LlmRecipe, registry: ModelRegistry, run: Run) -> tup
     return tokenizer, str(folder)
 
 
-def _train(
-    recipe: LlmRecipe, run: Run, tokenizer: Any, location: str, base: str
-) -> dict[str, Any]:
+def _train(recipe: LlmRecipe, run: Run, tokenizer: Any, location: str, base: str) -> dict[str, Any]:
     """Encode the conversations and run the workers; the export lies in the run's folder."""
     from sunloom.llm.encoding import encode, save_encoded
     from sunloom.llm.launch import launch

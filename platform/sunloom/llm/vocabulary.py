@@ -1,5 +1,7 @@
 """Common words that generated conversations are made of; none belongs to a trade."""
 
+# Lists of words read best as prose.
+# ruff: noqa: SIM905
 from __future__ import annotations
 
 NOUNS = tuple(
@@ -18,7 +20,8 @@ NOUNS = tuple(
     sun surface system table task team temperature term test text thing time tool total tower
     town track train tree type unit user value version view village voice volume wall water
     way week weight wheel wind window winter word work world worker year zone analyst assistant
-    expert helper agent policy sum status amount count people life week mile sentence""".split()
+    expert helper agent policy sum status amount count people life week mile sentence entity feature detail member note result source target times
+key limit batch share ratio rank tenant owner total recent""".split()
 )
 
 VERBS = tuple(
