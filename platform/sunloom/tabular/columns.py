@@ -125,7 +125,8 @@ def _numbers(frame: pl.DataFrame, name: str) -> FloatArray:
         raise DataError(f"The column {name!r} holds values that are no numbers.", param=name) from (
             error
         )
-    return cast.fill_null(float("nan")).to_numpy()
+    values: FloatArray = cast.fill_null(float("nan")).to_numpy()
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _ratio(inputs: Mapping[str, FloatArray], ratio: Ratio) -> FloatArray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +89,22 @@ def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path) -> None:
     (folder / "model.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtifactError, match=r"other\.json"):
         load_model(folder)
+
+
+def test_loading_stays_cheap(tmp_path: Path) -> None:
+    folder = _model().save(tmp_path / "model")
+    program = (
+        "import sys, polars as pl; from sunloom.tabular import load_model, predictions;"
+        f"print(predictions(load_model({str(folder)!r}), [{{'id': 1, 'a': 8.5, 'b': 0.1}}]));"
+        "heavy = {'sklearn', 'xgboost', 'lightgbm', 'ray', 'matplotlib', 'scipy', 'pandas'};"
+        "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "'prediction': 'return'" in done.stdout
+
+
+def test_infinite_inputs_count_as_missing() -> None:
+    model = _model()
+    infinite, missing = ([{"a": value, "b": 0.5}] for value in (float("inf"), None))
+    assert predictions(model, infinite) == predictions(model, missing)

@@ -69,7 +69,8 @@ class FittedLogisticRegression:
     def predict(self, matrix: FloatArray) -> FloatArray:
         """Probability of label 1 for each row."""
         scores = self.scaling.apply(matrix) @ self.coefficients + self.intercept
-        return np.asarray(1.0 / (1.0 + np.exp(-scores)))
+        with np.errstate(over="ignore"):  # exp(inf) is inf, and the probability 0
+            return np.asarray(1.0 / (1.0 + np.exp(-scores)))
 
     def dump(self) -> str:
         """The classifier as JSON; ``repr`` of a float reads back to the same float."""
