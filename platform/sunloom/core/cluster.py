@@ -68,7 +68,7 @@ def connect(settings: Settings, environment: Mapping[str, str] | None = None) ->
             _join(address, variables)
         else:
             _start(settings, variables)
-    except (ConnectionError, OSError, RuntimeError, ValueError, TimeoutError) as error:
+    except Exception as error:  # Ray raises bare Exceptions when a process does not come up
         raise ClusterError(
             f"Ray {'does not answer at ' + address if address else 'did not start'}: {error}",
             "Check cluster.address, or leave it empty for a private cluster.",

@@ -43,7 +43,7 @@ class _Demo:
 
     settings: Settings
     recipes: DemoRecipes
-    list: StepList
+    console: StepList
     summary: dict[str, Any] = field(default_factory=dict)
     plots: list[str] = field(default_factory=list)
 
@@ -56,7 +56,7 @@ class _Demo:
         """Keep a step's figures, note and pictures."""
         self.summary[key] = found.figures
         self.plots += found.plots
-        self.list.note(found.note)
+        self.console.note(found.note)
 
 
 def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()) -> dict[str, Any]:
@@ -76,12 +76,12 @@ def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()
     start = time.monotonic()
     configure_logging(settings)
     demo = _Demo(settings, load_demo_recipes(sets), StepList(TITLES))
-    demo.list.announce(_notice(settings))
+    demo.console.announce(_notice(settings))
     with own_processes(), interrupt_on_sigterm():
         try:
-            with demo.list.step("cluster"):
+            with demo.console.step("cluster"):
                 cluster = connect(settings, serving_environment(settings))
-                demo.list.note(f"dashboard {cluster.dashboard_url}")
+                demo.console.note(f"dashboard {cluster.dashboard_url}")
             _train(demo)
             deployment, key, key_id = _serve(demo)
             _use(demo, Gateway(deployment.url, key))
@@ -109,24 +109,24 @@ def _train(demo: _Demo) -> None:
         "adapter": steps.train_adapter_model,
     }
     for name, function in work.items():
-        with demo.list.step(name):
+        with demo.console.step(name):
             demo.take(name, function(demo.recipes))
 
 
 def _serve(demo: _Demo) -> tuple[Deployment, str, str]:
-    with demo.list.step("serving"):
+    with demo.console.step("serving"):
         steps.require_adapter(demo.settings, demo.recipes.adapter.output.name)
         deployment = deploy(demo.settings)
         key, record = create_key(demo.settings, SCOPES, expires="12h", purpose="demo")
         steps.check_gateway(Gateway(deployment.url, key), demo.recipes)
-        demo.list.note(f"{deployment.url} is ready: {', '.join(sorted(deployment.apps))}")
+        demo.console.note(f"{deployment.url} is ready: {', '.join(sorted(deployment.apps))}")
     return deployment, key, record.id
 
 
 def _use(demo: _Demo, gateway: Gateway) -> None:
-    with demo.list.step("agents"):
+    with demo.console.step("agents"):
         demo.take("agents", steps.ask_agents(demo.recipes, demo.settings, gateway))
-    with demo.list.step("monitoring"):
+    with demo.console.step("monitoring"):
         demo.take("monitoring", steps.watch_drift(demo.recipes, demo.settings))
 
 
@@ -135,18 +135,18 @@ def _conclude(
 ) -> dict[str, Any]:
     urls = {"gateway": deployment.url, "docs": f"{deployment.url}/docs"}
     urls["dashboard"] = cluster.dashboard_url or ""
-    summary = assemble(demo.summary, demo.settings.seed, demo.list.seconds | {"total": total_s})
+    summary = assemble(demo.summary, demo.settings.seed, demo.console.seconds | {"total": total_s})
     demo.plots.append(str(plot_before_after(summary, demo.folder / "before_after.png")))
     summary |= {"plots": demo.plots, "urls": urls}
     write_atomic(demo.folder / "summary.json", json.dumps(summary, indent=2, default=str))
     write_atomic(
         demo.folder / "answers.json", json.dumps(demo.summary["agents"]["answers"], indent=2)
     )
-    demo.list.console.print(summary_table(summary))
-    demo.list.console.print(f"Figures: {demo.folder / 'summary.json'}")
+    demo.console.console.print(summary_table(summary))
+    demo.console.console.print(f"Figures: {demo.folder / 'summary.json'}")
     for path in demo.plots:
-        demo.list.console.print(f"Picture: {path}")
-    demo.list.console.print(f"Drift report: {summary['monitoring']['report']}")
+        demo.console.console.print(f"Picture: {path}")
+    demo.console.console.print(f"Drift report: {summary['monitoring']['report']}")
     return summary
 
 
@@ -188,7 +188,7 @@ def _hold_or_revoke(demo: _Demo, deployment: Deployment, key: str, key_id: str, 
     if not keep:
         revoke_key(demo.settings, key_id)
         return
-    say = demo.list.console.print
+    say = demo.console.console.print
     say(f"The gateway stays at {deployment.url} until Ctrl-C. A key for 12 hours:")
     say(f"  export SUNLOOM_URL={deployment.url} SUNLOOM_KEY={key}", markup=False)
     try:
