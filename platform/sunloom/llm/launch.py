@@ -12,7 +12,7 @@ from typing import Any
 from sunloom.core.telemetry import progress
 from sunloom.errors import DivergedError, TrainingError
 from sunloom.llm.loop import Work, run_worker
-from sunloom.llm.losses import losses
+from sunloom.llm.history import losses
 
 # By default a report waits up to two seconds for the controller's next look.
 _HEALTH_CHECK_S = "0.2"

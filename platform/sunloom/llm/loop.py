@@ -17,7 +17,7 @@ from sunloom.config.llm import LoraSettings, TrainingConfig
 from sunloom.llm.checkpoints import WholeCheckpoint, newest_whole, seal
 from sunloom.llm.distributed import Parallel, build_parallel
 from sunloom.llm.encoding import Encoded, batches, collate, load_encoded
-from sunloom.llm.losses import ProgressLog
+from sunloom.llm.history import ProgressLog
 from sunloom.llm.models import add_lora, load_model
 from sunloom.llm.objective import CausalLoss
 from sunloom.llm.probe import probe_dtype

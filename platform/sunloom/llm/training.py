@@ -303,6 +303,6 @@ def _promote(
 
 
 def _picture(run: Run, title: str) -> dict[str, str]:
-    from sunloom.llm.losses import plot_losses
+    from sunloom.llm.history import plot_losses
 
     return {"loss_plot": str(plot_losses([run.directory], run.directory / "loss.png", [title]))}
