@@ -6,7 +6,7 @@ Names become adapters, some requests are refused, tokens are counted.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from sunloom.errors import NotFoundError, RequestError
@@ -32,6 +32,7 @@ class Completions:
         load: Puts an adapter into the engine; returns at once when it is there.
         spend: Counts the tokens of a request.
         describe: vLLM's OpenAPI document, for the gateway.
+        offered: Routes that vLLM has for this kind of model.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class Completions:
         load: Load,
         spend: Spend,
         describe: Callable[[], dict[str, Any]] = dict,
+        offered: Collection[str] = ROUTES,
     ) -> None:
         self._app = app
         self._directory = directory
         self._load = load
         self._spend = spend
         self._describe = describe
+        self._offered = frozenset(offered)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on with its model resolved."""
@@ -58,8 +61,14 @@ class Completions:
             await self._models(path.removeprefix(MODELS).lstrip("/"), send)
         elif path == DOCUMENT:
             await send_json(send, 200, self._describe())
-        elif path in ROUTES:
+        elif path in ROUTES and path in self._offered:
             await self._complete(scope, receive, send)
+        elif path in ROUTES:
+            raise RequestError(
+                f"{self._directory.base.name!r} does not answer {path}.",
+                f"It answers {', '.join(sorted(self._offered))}.",
+                "model",
+            )
         else:
             raise NotFoundError(f"There is no route {path}.", known=(MODELS, *ROUTES), name=path)
 

@@ -46,6 +46,9 @@ def serving_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         # One log line a request, parsed in Python: the guard counts instead.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # On a busy machine a process needs longer than Serve's five seconds to be there.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
     }
     if settings.environment in ("development", "test"):

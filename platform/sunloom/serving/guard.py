@@ -96,7 +96,7 @@ class Guard:
         # Serve mounts an app at its prefix; the apps here know their whole path.
         scope = {**scope, "root_path": ""}
         rule = find_rule(scope["method"], scope["path"])
-        request_id = _request_id(headers)
+        request_id = _request_id(headers, as_given=not self._echo)
         added = [(b"x-sunloom-app", self._name)]
         if self._echo:
             added.append((b"x-request-id", request_id.encode()))
@@ -196,9 +196,11 @@ _ADDED = {
 }
 
 
-def _request_id(headers: dict[bytes, bytes]) -> str:
+def _request_id(headers: dict[bytes, bytes], *, as_given: bool) -> str:
     given = headers.get(b"x-request-id", b"")
-    return given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
+    if given and (as_given or _REQUEST_ID.fullmatch(given)):
+        return given.decode("latin-1")
+    return secrets.token_hex(12)
 
 
 def _secret(headers: dict[bytes, bytes], *, browsed: bool) -> str | None:

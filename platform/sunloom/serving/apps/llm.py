@@ -57,7 +57,8 @@ class LlmReplica:
 
         for name in required_names(self._settings, directory):
             await self._warm(await directory.resolve(name))
-        layer = Completions(self._app, directory, self._load, spend, self._describe)
+        offered = [path for path in ROUTES if path in self._document()["paths"]]
+        layer = Completions(self._app, directory, self._load, spend, self._describe, offered)
         return Guard(layer, gate, "llm", server_sets_request_id=True)
 
     async def check_health(self) -> None:
@@ -66,10 +67,14 @@ class LlmReplica:
 
     def _describe(self) -> dict[str, Any]:
         """What vLLM's OpenAPI document says of the routes that are open here."""
-        document: dict[str, Any] = self._app.openapi()
+        document = self._document()
         offered = (MODELS, *ROUTES)
         paths = {path: document["paths"][path] for path in offered if path in document["paths"]}
         return document | {"paths": paths}
+
+    def _document(self) -> dict[str, Any]:
+        document: dict[str, Any] = self._app.openapi()
+        return document
 
     async def _load(self, target: Target) -> None:
         """Put an adapter into the running engine; some milliseconds the first time."""
