@@ -67,7 +67,7 @@ def _collected(plan: Plan, entities: pl.DataFrame, done: Any) -> Historical:
             held[kind.as_py()].append(frame)
     table = pl.concat(held[_ENTITIES]).sort(ROW).select(plan.outputs)
     aside = pl.concat(held[_DAMAGED]) if held[_DAMAGED] else pl.DataFrame()
-    rows_read = sum(frame["rows"].sum() for frame in held[_READ])
+    rows_read = sum(int(frame["rows"][0]) for frame in held[_READ])
     return Historical(appended(entities, table), aside, rows_read)
 
 

@@ -1,4 +1,4 @@
-"""What cannot be bound is refused at load time with feature, construct, file, line and a way out."""
+"""What cannot be bound is refused at load time: feature, construct, file, line, a way out."""
 
 from __future__ import annotations
 

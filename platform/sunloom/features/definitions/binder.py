@@ -9,6 +9,7 @@ from sunloom.features.definitions.aggregates import has_window_mark
 from sunloom.features.definitions.expressions import ExpressionBinder, constant
 from sunloom.features.definitions.loading import defined_classes, import_definitions
 from sunloom.features.definitions.locations import refuse
+from sunloom.features.definitions.scope import feature_dtype
 from sunloom.features.plan import (
     Aggregate,
     Catalogue,
@@ -23,7 +24,6 @@ from sunloom.features.plan import (
     own_columns,
     walk,
 )
-from sunloom.features.types import arrow_dtype
 
 # Their result is a whole number, whatever its type.
 _WHOLE = frozenset({"round", "floor", "ceil", "sign"})
@@ -84,22 +84,6 @@ def _bind_feature(feature: Any) -> FeaturePlan:
         owner=feature.owner,
         tags=tuple(feature.tags or ()),
     )
-
-
-def feature_dtype(feature: Any) -> DType:
-    """The feature's type in a plan.
-
-    Raises:
-        DefinitionError: The type has no column form here.
-    """
-    dtype = arrow_dtype(feature.converter.pyarrow_dtype)
-    if dtype is None:
-        raise refuse(
-            feature,
-            f"type {feature.converter.pyarrow_dtype} is not supported",
-            "Use int, float, bool, str, datetime or timedelta.",
-        )
-    return dtype
 
 
 def _refuse_silences(feature: Any) -> None:

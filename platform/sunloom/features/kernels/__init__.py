@@ -1,0 +1,27 @@
+"""Point-in-time kernels on NumPy arrays.
+
+Rows are sorted once by (key, time). The rows of a key that lie in a window are then one range
+``[start, stop)`` found by binary search, and every aggregation is a function of such ranges:
+O(n log n + q log n), however many rows a key has.
+"""
+
+from sunloom.features.kernels.arrays import Array, Bools, Floats, Ints, Ranges
+from sunloom.features.kernels.distinct import first_occurrences, range_distinct
+from sunloom.features.kernels.sums import range_sums, range_variances
+from sunloom.features.kernels.timeline import Timeline
+from sunloom.features.kernels.trees import RangeTree, RankIndex
+
+__all__ = [
+    "Array",
+    "Bools",
+    "Floats",
+    "Ints",
+    "RangeTree",
+    "Ranges",
+    "RankIndex",
+    "Timeline",
+    "first_occurrences",
+    "range_distinct",
+    "range_sums",
+    "range_variances",
+]

@@ -1,0 +1,85 @@
+"""Index structures over sorted rows that answer any range in logarithmic time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sunloom.features.kernels.arrays import Array, Ints, Ranges
+
+
+class RangeTree:
+    """A segment tree: folds any range without subtraction, so one row cannot spoil another range.
+
+    Args:
+        values: The rows.
+        combine: An associative ufunc.
+        neutral: Its neutral value.
+    """
+
+    def __init__(self, values: Array, combine: np.ufunc, neutral: Any) -> None:
+        self._combine = combine
+        self._neutral = neutral
+        self._size = 1 << max(0, (len(values) - 1).bit_length())
+        nodes = np.full(2 * self._size, neutral, dtype=values.dtype)
+        nodes[self._size : self._size + len(values)] = values
+        level = self._size
+        while level > 1:
+            half = level >> 1
+            nodes[half:level] = combine(
+                nodes[level : 2 * level : 2], nodes[level + 1 : 2 * level : 2]
+            )
+            level = half
+        self._nodes = nodes
+
+    def fold(self, start: Ints, stop: Ints) -> Array:
+        """The fold of each range; the neutral value where it is empty."""
+        left = np.full(len(start), self._neutral, dtype=self._nodes.dtype)
+        right = left.copy()
+        low, high = start + self._size, stop + self._size
+        rows = np.flatnonzero(low < high)
+        low, high = low[rows], high[rows]
+        while len(rows):
+            odd = (low & 1).astype(bool)
+            left[rows[odd]] = self._combine(left[rows[odd]], self._nodes[low[odd]])
+            low = (low + odd) >> 1
+            odd = (high & 1).astype(bool)
+            right[rows[odd]] = self._combine(self._nodes[high[odd] - 1], right[rows[odd]])
+            high = (high - odd) >> 1
+            unfinished = low < high
+            rows, low, high = rows[unfinished], low[unfinished], high[unfinished]
+        return np.asarray(self._combine(left, right))
+
+
+class RankIndex:
+    """A wavelet matrix: counts, in any range, the values below a bound, in log(values) steps.
+
+    Args:
+        values: Whole numbers from 0 up.
+    """
+
+    def __init__(self, values: Ints) -> None:
+        self._bits = max(1, int(values.max() if len(values) else 0).bit_length())
+        self._zeros: list[Ints] = []
+        current = values
+        for bit in reversed(range(self._bits)):
+            zero = (current >> bit) & 1 == 0
+            prefix = np.zeros(len(current) + 1, dtype=np.int64)
+            np.cumsum(zero, out=prefix[1:])
+            self._zeros.append(prefix)
+            current = np.concatenate([current[zero], current[~zero]])
+
+    def below(self, bounds: Ints, ranges: Ranges) -> Ints:
+        """How many values of each range are less than its bound."""
+        start, stop = ranges.start, ranges.stop
+        found = np.where(bounds >> self._bits > 0, ranges.counts, 0)
+        for level, prefix in enumerate(self._zeros):
+            one = (bounds >> (self._bits - 1 - level)) & 1 == 1
+            zeros_start, zeros_stop = prefix[start], prefix[stop]
+            small = bounds >> self._bits == 0
+            found = found + np.where(one & small, zeros_stop - zeros_start, 0)
+            total = prefix[-1]
+            start = np.where(one, total + start - zeros_start, zeros_start)
+            stop = np.where(one, total + stop - zeros_stop, zeros_stop)
+        return np.asarray(found)
