@@ -20,7 +20,7 @@ from typing import Any
 
 import sunloom
 from sunloom.config import Settings
-from sunloom.core.processes import free_port
+from sunloom.core.processes import descendants, end_descendants, free_port
 from sunloom.core.telemetry import QUIET_ENVIRONMENT, get_logger, silence_libraries
 from sunloom.errors import ClusterError, JobError, NotFoundError
 
@@ -109,10 +109,24 @@ def package_folders() -> list[str]:
 def _start(settings: Settings, variables: Mapping[str, str]) -> None:
     import ray
 
-    config = settings.cluster
-    for name, value in {**variables, **_own_ports()}.items():
+    for name, value in {**variables, **_own_ports(), **_PATIENCE}.items():
         os.environ.setdefault(name, value)
     _put_interpreter_on_path()
+    before = descendants()
+    try:
+        _init(settings)
+    except Exception as error:
+        # Ray waits a fixed 30 s for its node, too short on a machine that is busy elsewhere.
+        get_logger("cluster").warning("Ray did not start, trying once more: %s", error)
+        ray.shutdown()
+        end_descendants(keep=before)
+        _init(settings)
+
+
+def _init(settings: Settings) -> None:
+    import ray
+
+    config = settings.cluster
     with _loopback_only():
         ray.init(
             address="local",
@@ -126,6 +140,10 @@ def _start(settings: Settings, variables: Mapping[str, str]) -> None:
             logging_level="warning",
             _temp_dir=str(_temp_dir(settings)),
         )
+
+
+# A busy machine starts Ray's dashboard and servers slowly; that is no failure.
+_PATIENCE = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180", "RAY_gcs_server_port_wait_time_s": "120"}
 
 
 def _own_ports() -> dict[str, str]:
