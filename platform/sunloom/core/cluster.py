@@ -115,7 +115,7 @@ def _start(settings: Settings, variables: Mapping[str, str]) -> None:
     before = descendants()
     try:
         _init(settings)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - Ray raises bare Exceptions
         # Ray waits a fixed 30 s for its node, too short on a machine that is busy elsewhere.
         get_logger("cluster").warning("Ray did not start, trying once more: %s", error)
         ray.shutdown()
