@@ -9,8 +9,8 @@ import typer
 from sunloom.cli import output
 from sunloom.cli.gateway import Gateway, Key, Url
 from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe, load_settings
-from sunloom.cli.recipes import recipe_class
 from sunloom.cli.work import cluster
+from sunloom.config.llm import LlmRecipe
 
 app = typer.Typer(help="Plan, train, judge and ask language models.", no_args_is_help=True)
 
@@ -20,7 +20,7 @@ def plan(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False)
     """Memory per worker, steps, tokens and time of a training, without training."""
     from sunloom.llm.planning import plan_training
 
-    result = plan_training(load_recipe(recipe_class("llm"), recipe, sets, env))
+    result = plan_training(load_recipe(LlmRecipe, recipe, sets, env))
     _show(output.plain(result), json)
 
 
@@ -29,10 +29,20 @@ def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False
     """Train what the recipe says, judge it, register it."""
     from sunloom.llm.training import train_adapter, train_base
 
-    config: Any = load_recipe(recipe_class("llm"), recipe, sets, env)
+    config = load_recipe(LlmRecipe, recipe, sets, env)
     with cluster(config):
         result = train_base(config) if config.lora is None else train_adapter(config)
-    _show({"model": result.version.ref, "metrics": result.metrics, **result.artifacts}, json)
+    if not result.promoted:
+        output.print_note(f"{result.version.ref} is not promoted: below the recipe's bar")
+    _show({"metrics": result.metrics, "artifacts": result.artifacts}, json)
+
+
+@app.command()
+def evaluate(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
+    """Judge the recipe's registered model on its held-out questions."""
+    from sunloom.llm.training import evaluate as judge
+
+    _show(judge(load_recipe(LlmRecipe, recipe, sets, env)), json)
 
 
 @app.command()
@@ -58,5 +68,8 @@ def generate(
 def _show(result: dict[str, Any], json: bool) -> None:
     if json:
         output.print_json(result)
-    else:
-        output.print_mapping(result)
+        return
+    for name, value in result.items():
+        if isinstance(value, dict):
+            output.print_mapping(value, title=name)
+    output.print_mapping({k: v for k, v in result.items() if not isinstance(v, dict)})

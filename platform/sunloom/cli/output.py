@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from datetime import date, datetime
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -45,6 +46,8 @@ def plain(value: Any) -> Any:
         return value if value == value and abs(value) != float("inf") else None
     if value is None or isinstance(value, str | int | bool):
         return value
+    if isinstance(value, datetime | date):
+        return value.isoformat()
     return value.item() if hasattr(value, "item") else str(value)
 
 
@@ -52,7 +55,9 @@ def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None
 ) -> None:
     """Print rows as a table; nothing in a cell is read as markup."""
-    table = Table(title=title, title_justify="left", header_style="bold")
+    if title:
+        print_line(title)
+    table = Table(header_style="bold", show_header=any(columns))
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
