@@ -150,7 +150,13 @@ class Engine:
         Args:
             frame: The key under its feature name, ``NOW``, and given inputs.
         """
-        return self._answer(self._plan.namespace, frame, self._plan.outputs)
+        if frame.height < _WORTH_SORTING:
+            return self._answer(self._plan.namespace, frame, self._plan.outputs)
+        # Neighbouring questions then look at neighbouring rows: several times faster.
+        keys = [self._plan.root.key, NOW]
+        ordered = frame.with_row_index(_ROW).sort(keys)
+        answers = self._answer(self._plan.namespace, ordered.drop(_ROW), self._plan.outputs)
+        return answers.select(pl.all().gather(ordered[_ROW].arg_sort()))
 
     def _answer(self, namespace: str, frame: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
         item = self._plan.of(namespace)
@@ -235,6 +241,8 @@ class Engine:
         return answers.set(asked[target.key].is_null(), None)
 
 
+_ROW = "__row__"
+_WORTH_SORTING = 1_000
 _NOW_BOUND = Bound(ago_us=0, inclusive=True)
 
 

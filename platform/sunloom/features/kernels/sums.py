@@ -10,7 +10,7 @@ from sunloom.features.kernels.trees import RangeTree
 
 # Where the rounding of a prefix difference could exceed this share of the result, the range is
 # summed by itself.
-_TOLERANCE = 1e-11
+_TOLERANCE = 1e-10
 _EPSILON = float(np.finfo(np.float64).eps)
 
 

@@ -32,16 +32,21 @@ class Timeline:
         self.keys: Ints = keys[order]
         self._times = times[order]
         self._composite = self._compose(self.keys, self._times) if self._fits else None
+        self._starts = _starts(self.keys, highest)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def first_of(self, keys: Ints) -> Ints:
         """Where each key's rows begin."""
+        if self._starts is not None:
+            return np.asarray(self._starts[np.clip(keys, -1, len(self._starts) - 3) + 1])
         return np.searchsorted(self.keys, keys, side="left").astype(np.int64)
 
     def end_of(self, keys: Ints) -> Ints:
         """Where each key's rows end."""
+        if self._starts is not None:
+            return np.asarray(self._starts[np.clip(keys, -1, len(self._starts) - 3) + 2])
         return np.searchsorted(self.keys, keys, side="right").astype(np.int64)
 
     def until(self, keys: Ints, times: Ints, *, inclusive: bool) -> Ints:
@@ -50,8 +55,8 @@ class Timeline:
         if self._composite is not None:
             clipped = np.clip(times, self._base, self._base + self._span - 1)
             wanted = self._compose(keys, clipped)
-            found = np.searchsorted(self._composite, wanted, side=side)
-            return np.asarray(found, dtype=np.int64)
+            found: Ints = np.searchsorted(self._composite, wanted, side=side).astype(np.int64)
+            return found
         return self._bisect(keys, times, inclusive=inclusive)
 
     def _compose(self, keys: Ints, times: Ints) -> Ints:
@@ -59,7 +64,7 @@ class Timeline:
 
     def _sort(self, keys: Ints, times: Ints) -> Ints:
         if self._fits:
-            return np.argsort(self._compose(keys, times), kind="stable").astype(np.int64)
+            return _stable_order(self._compose(keys, times))
         return np.lexsort((times, keys)).astype(np.int64)
 
     def _bisect(self, keys: Ints, times: Ints, *, inclusive: bool) -> Ints:
@@ -72,3 +77,27 @@ class Timeline:
             low = np.where(open_ & before, middle + 1, low)
             high = np.where(open_ & ~before, middle, high)
         return low
+
+
+def _stable_order(values: Ints) -> Ints:
+    """A stable argsort: the fast unstable one, then equal values put back in order."""
+    order = np.argsort(values).astype(np.int64)
+    ordered = values[order]
+    same = ordered[1:] == ordered[:-1]
+    if same.any():
+        tied = np.zeros(len(order), dtype=bool)
+        tied[1:] |= same
+        tied[:-1] |= same
+        places = np.flatnonzero(tied)
+        order[places] = order[places][np.lexsort((order[places], ordered[places]))]
+    return order
+
+
+def _starts(keys: Ints, highest: int) -> Ints | None:
+    """Where each key begins: one before the first key, every key, one past the last, the end."""
+    if highest > 4 * len(keys) + 1024:
+        return None
+    starts = np.zeros(highest + 4, dtype=np.int64)
+    np.cumsum(np.bincount(keys, minlength=highest + 1), out=starts[2:-1])
+    starts[-1] = len(keys)
+    return starts
