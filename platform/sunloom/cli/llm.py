@@ -18,9 +18,9 @@ app = typer.Typer(help="Plan, train, judge and ask language models.", no_args_is
 @app.command()
 def plan(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Memory per worker, steps, tokens and time of a training, without training."""
-    from sunloom.llm.planning import plan_training
+    from sunloom.llm.planning import plan as estimate
 
-    result = plan_training(load_recipe(LlmRecipe, recipe, sets, env))
+    result = estimate(load_recipe(LlmRecipe, recipe, sets, env))
     _show(output.plain(result), json)
 
 
