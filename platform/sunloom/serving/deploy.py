@@ -177,16 +177,21 @@ def _targets(settings: Settings) -> tuple[list[tuple[str, str, Callable[[], Any]
 
 def _start_serve(settings: Settings, environment: dict[str, str]) -> None:
     from ray import serve
+    from ray.exceptions import GetTimeoutError, RayActorError
 
     if not _states():
         end_leftovers(instance_folder(settings))
-    serve.start(
-        proxy_location="HeadOnly",
-        http_options={"host": settings.serving.host, "port": settings.serving.port},
-        logging_config={"enable_access_log": False, "log_level": "WARNING"},
-        # Also holds where Ray was started before, without these variables.
-        controller_options={"runtime_env": {"env_vars": environment}},
-    )
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": settings.serving.host, "port": settings.serving.port},
+            logging_config={"enable_access_log": False, "log_level": "WARNING"},
+            # Also holds where Ray was started before, without these variables.
+            controller_options={"runtime_env": {"env_vars": environment}},
+        )
+    except (GetTimeoutError, RayActorError) as error:
+        # A proxy that is slow to start is started again by the controller.
+        _logger.warning("Serve's proxies take long to start: %s", type(error).__name__)
 
 
 def _run(targets: list[tuple[str, str, Any]]) -> None:
