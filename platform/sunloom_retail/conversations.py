@@ -54,11 +54,10 @@ _SIGNATURES = {
 _ANSWERS = {
     ("voucher", "lapse"): "Yes. Customer {id} is predicted to lapse, so offer a voucher.",
     ("voucher", "return"): "No. Customer {id} is predicted to return, so no voucher is needed.",
-    ("returns", "return"): "Yes. Customer {id} is predicted to return.",
-    ("returns", "lapse"): "No. Customer {id} is predicted to lapse.",
-    ("lapses", "lapse"): "Yes. Customer {id} is predicted to lapse.",
-    ("lapses", "return"): "No. Customer {id} is predicted to return.",
 }
+_OUTCOME = "Customer {id} is predicted to {label}."
+# The label for which the question is answered with yes; only a voucher's answer must say so.
+_CONFIRMING = {"voucher": "lapse", "returns": "return", "lapses": "lapse"}
 _COPIED = {
     "purchases": ("purchase_count", "Customer {id} has made {value} purchases."),
     "spending": ("total_amount", "Customer {id} has spent {value} dollars."),
@@ -95,7 +94,9 @@ class Task:
             truth: ``{"prediction": ...}`` for the kinds that predict, else the features.
         """
         if self.kind in PREDICTED:
-            return _ANSWERS[self.kind, str(truth["prediction"])].format(id=self.customer_id)
+            label = str(truth["prediction"])
+            sentence = _ANSWERS.get((self.kind, label), _OUTCOME)
+            return sentence.format(id=self.customer_id, label=label)
         key, sentence = _COPIED[self.kind]
         return sentence.format(id=self.customer_id, value=json.dumps(truth[key]))
 
@@ -110,9 +111,12 @@ class Task:
         if self.customer_id not in numbers:
             return False
         if self.kind in PREDICTED:
-            verdict = self.expected_answer(truth).split(".")[0].lower()
             said = re.findall(r"[a-z]+", answer.lower())
-            return bool(said) and said[0] == verdict and str(truth["prediction"]) in said
+            label = str(truth["prediction"])
+            verdicts = {said[0]} & {"yes", "no"} if said else set()
+            wanted = "yes" if label == _CONFIRMING[self.kind] else "no"
+            is_consistent = verdicts == {wanted} if self.kind == "voucher" else verdicts <= {wanted}
+            return is_consistent and label in said and _other(label) not in said
         numbers.remove(self.customer_id)
         value = float(truth[_COPIED[self.kind][0]])
         return any(abs(number - value) < 0.005 for number in numbers)
@@ -179,6 +183,10 @@ def render_prediction(customer_id: int, probability: float | None, label: str = 
     if probability is None:
         return _compact({**body, "found": False})
     return _compact({**body, "probability": round(probability, 2), "prediction": label})
+
+
+def _other(label: str) -> str:
+    return "return" if label == "lapse" else "lapse"
 
 
 def _compact(body: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ class Architecture(Model):
     """Attention heads; the width is divided among them."""
     intermediate_size: int = Field(default=576, ge=16)
     """Width inside the feed-forward blocks."""
-    vocabulary: int = Field(default=1024, ge=300)
+    vocabulary: int = Field(default=2048, ge=300)
     """Tokens of the BPE vocabulary that is trained with it, marks included."""
     rope_theta: float = Field(default=1_000_000.0, gt=1)
     """Base of the rotary position's wavelengths."""
@@ -31,12 +31,15 @@ class Architecture(Model):
     tokenizer_conversations: int = Field(default=4000, ge=10)
     """Conversations that the tokenizer's merges are learned from."""
     copying_circuit: bool = True
-    """Whether training starts from weights that hold a copying circuit."""
+    """Whether training starts from weights that hold a copying circuit: takes two layers and
+    three heads."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Architecture:
         if self.hidden_size % (2 * self.heads):
             raise ValueError("hidden_size must be an even multiple of heads")
+        if self.copying_circuit and (self.layers < 2 or self.heads < 3):
+            raise ValueError("copying_circuit takes at least 2 layers and 3 heads")
         return self
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from sunloom.core.telemetry import progress
 from sunloom.errors import DivergedError, TrainingError
-from sunloom.llm.loop import Work, run_worker
 from sunloom.llm.history import losses
+from sunloom.llm.loop import Work, run_worker
 
 # By default a report waits up to two seconds for the controller's next look.
 _HEALTH_CHECK_S = "0.2"

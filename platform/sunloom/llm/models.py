@@ -39,7 +39,7 @@ def build_llama(architecture: Architecture, tokenizer: Any, seed: int) -> Any:
         bos_token_id=None,
     )
     model = LlamaForCausalLM(config)
-    if architecture.copying_circuit and architecture.layers > 1:
+    if architecture.copying_circuit:
         lay_copying_circuit(model, tokenizer, seed)
     return model
 

@@ -20,8 +20,9 @@ NOUNS = tuple(
     sun surface system table task team temperature term test text thing time tool total tower
     town track train tree type unit user value version view village voice volume wall water
     way week weight wheel wind window winter word work world worker year zone analyst assistant
-    expert helper agent policy sum status amount count people life week mile sentence entity feature detail member note result source target times
-key limit batch share ratio rank tenant owner total recent""".split()
+    expert helper agent policy sum status amount count people life mile
+    entity feature detail member note result source target times limit batch share ratio rank
+    owner money dollars risk share times""".split()
 )
 
 VERBS = tuple(
@@ -30,7 +31,9 @@ VERBS = tuple(
     get give go help hold inspect keep know learn leave lift list load look make mark measure
     meet move name need offer open paint pass pick plan play point put query read record reply
     report run say search see send set show solve start stay stop study take talk tell think
-    track try turn use wait walk watch will work write""".split()
+    track try turn use wait walk watch will work write has have had did does was were made seen
+    spend spent buy bought receive expect lose went came come would could should shall can must
+    be is are""".split()
 )
 
 ADJECTIVES = tuple(
@@ -42,7 +45,8 @@ ADJECTIVES = tuple(
     raw real recent red regular rich right round safe same sharp short silent simple single slow
     small smart soft solid some special stable steady still strange strong sure sweet tall thick
     thin tiny tired true upper useful usual warm weak wet whole wide wild wise wrong yellow
-    young""".split()
+    young often ago since whether again back much many long recent away brief most how when what
+    our us we you them they there who if to from in on no not yes so only""".split()
 )
 
 NAMES = tuple(

@@ -1,0 +1,159 @@
+"""Training on a real Ray: the same losses whatever the parallelism, resume, divergence, export."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sunloom.config.llm import (
+    Architecture,
+    Ddp,
+    DeepSpeed,
+    Distributed,
+    Fsdp,
+    LoraSettings,
+    TrainingConfig,
+)
+from sunloom.errors import DivergedError
+from sunloom.llm.checkpoints import newest_whole
+from sunloom.llm.conversations import GenericConversations
+from sunloom.llm.encoding import encode, save_encoded
+from sunloom.llm.history import losses, plot_losses
+from sunloom.llm.launch import launch
+from sunloom.llm.loop import Work
+from sunloom.llm.models import build_llama, load_adapter, load_model
+from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
+
+pytestmark = pytest.mark.integration
+
+STEPS = 10
+KINDS: dict[str, Distributed] = {
+    "ddp": Ddp(),
+    "fsdp": Fsdp(),
+    "zero2": DeepSpeed(zero_stage=2),
+    "zero3": DeepSpeed(zero_stage=3),
+}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, its tokenizer and encoded conversations."""
+    folder = tmp_path_factory.mktemp("llm")
+    conversations = GenericConversations().train(40, 0)
+    tokenizer = build_tokenizer(conversation_texts(conversations), 500, 512)
+    shape = Architecture(hidden_size=48, layers=2, heads=3, intermediate_size=64, max_length=512)
+    tokenizer.save_pretrained(str(folder / "model"))
+    build_llama(shape, tokenizer, 0).save_pretrained(str(folder / "model"))
+    save_encoded(encode(tokenizer, conversations, 256), folder / "rows.npz")
+    return folder
+
+
+def _work(
+    start: Path,
+    directory: Path,
+    distributed: Distributed,
+    lora: LoraSettings | None = None,
+    **more: Any,
+) -> Work:
+    directory.mkdir(parents=True, exist_ok=True)
+    options = {
+        "steps": STEPS,
+        "batch_size": 4,
+        "learning_rate": 3e-3,
+        "warmup_steps": 2,
+        "dtype": "float32",
+        "checkpoint_every": 5,
+        "max_failures": 0,
+        "distributed": distributed,
+    }
+    training = TrainingConfig.model_validate(options | more)
+    model = str(start / "model")
+    return Work(model, "tiny@1", start / "rows.npz", directory, 0, 0, training, lora)
+
+
+@pytest.fixture(scope="module")
+def unbroken(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The run that others are compared with."""
+    directory = tmp_path_factory.mktemp("ddp")
+    return directory, launch(_work(start, directory, KINDS["ddp"]), "ddp")
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "zero2", "zero3"])
+def test_ten_losses_are_the_same_for_each_parallelism(
+    kind: str, unbroken: Any, start: Path, tmp_path: Path
+) -> None:
+    _, reference = unbroken
+    outcome = launch(_work(start, tmp_path, KINDS[kind]), kind)
+    assert len(outcome["losses"]) == STEPS
+    assert outcome["losses"] == pytest.approx(reference["losses"], abs=1e-4)
+    assert outcome["losses"][-1] < outcome["losses"][0]
+    trained, wanted = (
+        load_model(str(folder / "export")).state_dict() for folder in (tmp_path, unbroken[0])
+    )
+    assert trained.keys() == wanted.keys()
+    assert all((trained[key] - wanted[key]).abs().max() < 1e-3 for key in wanted)
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "zero3"])
+def test_a_truncated_checkpoint_is_passed_over_and_the_losses_go_on(
+    kind: str, unbroken: Any, start: Path, tmp_path: Path
+) -> None:
+    _, reference = unbroken
+    first = tmp_path / "first"
+    launch(_work(start, first, KINDS[kind]), kind)
+    newest = newest_whole([first / "train"])
+    assert newest is not None
+    assert (newest.step, newest.world_size) == (10, 2)
+    victim = max(newest.path.rglob("*"), key=lambda path: path.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[:-7])
+    before = newest_whole([first / "train"])
+    assert before is not None
+    assert before.step == 5
+    again = _work(start, tmp_path / "again", KINDS[kind], resume_from=first)
+    outcome = launch(again, kind)
+    assert outcome["first_step"] == 6
+    assert outcome["losses"] == pytest.approx(reference["losses"][5:], abs=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    ray_local: str, start: Path, tmp_path: Path
+) -> None:
+    work = _work(start, tmp_path, Fsdp(), learning_rate=1e38, warmup_steps=0, checkpoint_every=1)
+    with pytest.raises(DivergedError, match=r"at step \d+; training stopped") as caught:
+        launch(work, "diverges")
+    kept = newest_whole([tmp_path / "train"])
+    assert kept is not None
+    assert str(kept.path) in caught.value.hint
+    assert not (tmp_path / "export").exists()
+
+
+def test_an_adapter_is_exported_as_a_peft_folder(
+    ray_local: str, start: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    work = _work(start, tmp_path, Fsdp(), lora=LoraSettings(r=4, alpha=8))
+    outcome = launch(work, "adapter")
+    assert outcome["losses"][-1] < outcome["losses"][0]
+    names = {path.name for path in (tmp_path / "export").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
+    base = load_model(work.model)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    before = base(ids).logits
+    adapted = load_adapter(base, tmp_path / "export")
+    assert adapted.peft_config["default"].base_model_name_or_path == "tiny@1"
+    assert (adapted(ids).logits - before).abs().max() > 1e-3
+
+
+def test_the_loss_history_is_readable_and_drawn(unbroken: Any, tmp_path: Path) -> None:
+    directory, reference = unbroken
+    rows = losses(directory)
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert [row["loss"] for row in rows] == pytest.approx(reference["losses"], abs=1e-5)
+    assert all(math.isfinite(row["tokens_per_second"]) for row in rows)
+    picture = plot_losses([directory], tmp_path / "loss.png")
+    assert picture.read_bytes()[:4] == b"\x89PNG"
