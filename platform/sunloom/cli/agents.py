@@ -147,7 +147,7 @@ def _finish(gateway: Gateway, agent_id: str, task_id: str, json: bool) -> None:
     if json:
         output.print_json(found)
     else:
-        output.print_line(str(found.get("output") or found.get("error") or found["status"]))
+        output.print_line(found["answer"] or output.shown(found["error"] or found["status"]))
     if found["status"] != "succeeded":
         raise typer.Exit(1)
 

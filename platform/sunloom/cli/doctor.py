@@ -196,4 +196,5 @@ def _dtype(settings: Settings) -> Check:
         line = "pip install 'sunloom[llm]'"
         return Check("machine", "dtype", "missing", f"torch cannot be imported: {error}", line)
     found = probe_dtype(settings.paths.state)
-    return Check("machine", "dtype", "ok", str(found))
+    speeds = f"float32 {found.float32_gflops:g}, bfloat16 {found.bfloat16_gflops:g} GFLOP/s"
+    return Check("machine", "dtype", "ok", f"{found.dtype} on {found.device}: {speeds}")

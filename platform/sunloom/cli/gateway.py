@@ -47,7 +47,8 @@ class Gateway:
         if not key:
             raise AuthenticationError(
                 "The gateway wants a key.",
-                "Set SUNLOOM_KEY or --key; make one: sunloom keys create --scopes agents,llm",
+                "Set SUNLOOM_KEY or --key. Make one: "
+                "sunloom keys create --scopes llm,features,models,agents",
             )
         self._headers = {"Authorization": f"Bearer {key}"}
 

@@ -62,7 +62,7 @@ def generate(
     if json:
         output.print_json(answer)
     else:
-        output.print_line(answer["text"])
+        output.print_line(answer["text"] or output.shown(answer["tool_calls"]))
 
 
 def _show(result: dict[str, Any], json: bool) -> None:

@@ -1,0 +1,119 @@
+"""Commands that talk to the gateway, against a small HTTP server that answers as it does."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+
+import pytest
+
+from sunloom.cli.gateway import parse_events, refusal
+from sunloom.errors import AuthenticationError, NotFoundError, RateLimitError, ServingError
+from tests.unit.cli.conftest import Cli
+
+EVENTS = (
+    'id: 1\nevent: queued\ndata: {"seq": 1}\n\n: still running\n\nid: 2\nevent: {end}\ndata: {}\n\n'
+)
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Routes of the agents app, with one agent and one task."""
+
+    end: ClassVar[str] = "succeeded"
+    seen: ClassVar[list[tuple[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.seen.append((self.path, body))
+        if self.headers["Authorization"] != "Bearer sl-right":
+            error = {"message": "This route needs a key.", "hint": "Send one.", "param": None}
+            return self.answer(401, {"error": error})
+        if self.path == "/agents/create":
+            return self.answer(201, {"agent_id": "agent_1"})
+        return self.answer(202, {"task_id": "task_1"})
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/events"):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(EVENTS.replace("{end}", self.end).encode())
+            return
+        self.answer(200, {"status": self.end, "answer": "Yes, a voucher.", "error": None})
+
+    def answer(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    Answers.seen, Answers.end = [], "succeeded"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+
+
+def run(cli: Cli, url: str, *more: str, key: str = "sl-right") -> Any:
+    words = ("agents", "run", "conf/agentic/retail.yaml", "Should customer 1 get a voucher?")
+    return cli(*words, *more, SUNLOOM_URL=url, SUNLOOM_KEY=key)
+
+
+def test_run_creates_asks_follows_and_prints_the_answer(cli: Cli, url: str) -> None:
+    done = run(cli, url, "--engine", "semantic_kernel")
+    assert (done.status, done.out.strip()) == (0, "Yes, a voucher.")
+    assert [path for path, _ in Answers.seen] == ["/agents/create", "/agents/agent_1/task"]
+    spec, task = (body for _, body in Answers.seen)
+    assert spec["engine"] == "semantic_kernel"
+    assert task == {"task": "Should customer 1 get a voucher?"}
+    assert "queued" in done.err
+
+
+def test_a_failed_task_exits_1(cli: Cli, url: str) -> None:
+    Answers.end = "failed"
+    done = run(cli, url, "--json")
+    assert done.status == 1
+    assert done.json["status"] == "failed"
+
+
+def test_a_wrong_key_is_reported_in_the_gateways_words(cli: Cli, url: str) -> None:
+    done = run(cli, url, key="sl-wrong")
+    assert done.status == 1
+    assert done.err.strip().splitlines() == ["error: This route needs a key.", "  Send one."]
+
+
+def test_no_gateway_says_how_to_start_one(cli: Cli) -> None:
+    done = run(cli, "http://127.0.0.1:9")
+    assert done.status == 1
+    assert "sunloom serve run" in done.err
+
+
+def test_events_are_parsed_as_the_standard_says() -> None:
+    text = 'id: 7\nevent: note\ndata: {"a":\ndata: 1}\n\n: comment\n\ndata: plain\n\nid: 9\n\n'
+    assert list(parse_events(iter(text.split("\n")))) == [
+        {"id": "7", "event": "note", "data": {"a": 1}},
+        {"data": "plain"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(401, AuthenticationError), (404, NotFoundError), (429, RateLimitError), (500, ServingError)],
+)
+def test_statuses_become_errors(status: int, kind: type[Exception]) -> None:
+    body = {"error": {"message": "No.", "hint": "Do this.", "param": "x"}}
+    error = refusal(status, json.dumps(body))
+    assert type(error) is kind
+    assert (error.message, error.hint, error.param) == ("No.", "Do this.", "x")
+    assert "500" in str(refusal(500, "<html>oops"))
