@@ -234,7 +234,8 @@ def _system(rng: random.Random, engine: str) -> str:
     role, goal, backstory = (
         rng.choice(pool) for pool in (wordings.ROLES, wordings.GOALS, wordings.BACKSTORIES)
     )
-    if engine == "crewai":
+    # An agent's three texts reach either engine in the same form unless it has instructions.
+    if engine == "crewai" or rng.random() < 0.5:
         return crewai_system(role, backstory, goal)
     return rng.choice((f"You are a {role.lower()}. {goal}", f"You are {role}. {backstory}", goal))
 

@@ -166,6 +166,7 @@ ROLES = (
 )
 GOALS = (
     "Answer questions about customers with the tools.",
+    "Answer questions about customers with the tools",
     "Use the tools, then answer in one sentence.",
     "Help the shop with its customers.",
     "Answer the question.",
@@ -183,7 +184,20 @@ BACKSTORIES = (
     "You are careful and brief.",
     "You answer from the tools' results only.",
 )
-PLUGINS = ("Sunloom", "Tools", "Gateway", "Retail", "Shop", "Platform", "Features", "Plugin", "P")
+PLUGINS = (
+    "tools",
+    "tools",
+    "Sunloom",
+    "Tools",
+    "sunloom",
+    "Gateway",
+    "Retail",
+    "Shop",
+    "Platform",
+    "Features",
+    "Plugin",
+    "P",
+)
 
 
 def compose(rng: random.Random, kind: str) -> str:

@@ -1,0 +1,180 @@
+"""Judge, schedule, probe, plan, starting weights and loss history."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sunloom.config import load_config
+from sunloom.config.llm import Architecture, LlmRecipe, ModelConfig, TrainingConfig
+from sunloom.core.artifacts import open_registry
+from sunloom.errors import ConfigError, NotFoundError, UsageError
+from sunloom.llm import evaluation, plan, probe_dtype
+from sunloom.llm.conversations import GenericConversations
+from sunloom.llm.encoding import render
+from sunloom.llm.evaluation import exact_match, parse_calls
+from sunloom.llm.history import ProgressLog, losses
+from sunloom.llm.loop import plan_batches
+from sunloom.llm.models import build_llama, load_model, load_tokenizer, resolve_model
+from sunloom.llm.schedule import learning_rate
+from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
+from sunloom_retail.conversations import RetailConversations
+
+CONF = Path(__file__).parents[3] / "conf"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return build_tokenizer(conversation_texts(GenericConversations().train(300, 0)), 700, 512)
+
+
+def test_exact_match_counts_turns_and_whole_conversations(tokenizer: Any) -> None:
+    held_out = RetailConversations().held_out(10, 0)
+    texts = {}
+    for conversation in held_out:
+        whole = render(tokenizer, conversation)
+        for part in whole.split("<|assistant|>")[1:]:
+            texts[whole[: whole.index(part)]] = part.split("<|end|>")[0]
+
+    def perfect(prompts: Sequence[str]) -> list[str]:
+        return [texts[prompt] for prompt in prompts]
+
+    def wrong_number(prompts: Sequence[str]) -> list[str]:
+        return [texts[prompt].replace("entity_id", "entity") for prompt in prompts]
+
+    best = exact_match(perfect, tokenizer, held_out)
+    assert (best.calls, best.answers, best.whole, best.held_out) == (1.0, 1.0, 1.0, 10)
+    assert len(best.examples) == 20
+    worst = exact_match(wrong_number, tokenizer, held_out)
+    assert (worst.calls, worst.answers, worst.whole) == (0.0, 1.0, 0.0)
+
+
+def test_calls_are_read_whatever_their_spacing() -> None:
+    text = '<tool_call>\n{"name":"f","arguments":{"x":1}}\n</tool_call>'
+    assert parse_calls(text) == [("f", {"x": 1})]
+    assert parse_calls('<tool_call>{"name": "f"}</tool_call>') == []
+    assert parse_calls("no call") == []
+    assert evaluation.ExactMatch(0, 0, 0, 0, ()).examples == ()
+
+
+def test_the_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
+    config = TrainingConfig(steps=100, warmup_steps=10, learning_rate=1.0)
+    assert learning_rate(0, config) == pytest.approx(0.1)
+    assert learning_rate(9, config) == pytest.approx(1.0)
+    assert learning_rate(55, config) == pytest.approx(0.505)
+    assert learning_rate(99, config) < 0.02
+
+
+def test_the_plan_of_batches_repeats_with_other_orders() -> None:
+    config = TrainingConfig(steps=25, batch_size=4)
+    made = plan_batches(list(range(10, 50)), config, 7)
+    assert len(made) == 25
+    assert made == plan_batches(list(range(10, 50)), config, 7)
+    first, second = made[:10], made[10:20]
+    assert sorted(chain.from_iterable(first)) == list(range(40))
+    assert sorted(chain.from_iterable(second)) == list(range(40))
+    assert first != second
+
+
+def test_the_probe_measures_and_remembers(tmp_path: Path) -> None:
+    found = probe_dtype(tmp_path)
+    assert found.float32_gflops > 0
+    assert found.bfloat16_gflops > 0
+    faster = found.bfloat16_gflops > 1.3 * found.float32_gflops
+    assert str(found) == ("bfloat16" if faster else "float32")
+    assert json.loads((tmp_path / "dtype_probe.json").read_text()) == found.to_dict()
+
+
+@pytest.mark.parametrize("circuit", [True, False])
+def test_the_starting_weights_copy_what_stood_before(circuit: bool, tokenizer: Any) -> None:
+    import torch
+
+    shape = Architecture(copying_circuit=circuit)
+    model = build_llama(shape, tokenizer, 0).eval()
+    generator = torch.Generator().manual_seed(1)
+    half = torch.randint(270, len(tokenizer), (8, 20), generator=generator)
+    ids = torch.cat([half, half], dim=1)
+    with torch.no_grad():
+        scores = model(ids).logits.log_softmax(-1)
+    right = scores[:, 20:39].gather(-1, ids[:, 21:, None]).mean().item()
+    chance = -torch.log(torch.tensor(float(len(tokenizer)))).item()
+    assert (right - chance > 0.5) is circuit
+
+
+def test_a_folder_of_ours_loads_as_any_hugging_face_model(tokenizer: Any, tmp_path: Path) -> None:
+    model = build_llama(Architecture(), tokenizer, 0)
+    model.save_pretrained(str(tmp_path))
+    tokenizer.save_pretrained(str(tmp_path))
+    again = load_model(str(tmp_path))
+    assert type(again).__name__ == "LlamaForCausalLM"
+    assert all((a == b).all() for a, b in zip(again.parameters(), model.parameters(), strict=True))
+    assert load_tokenizer(str(tmp_path)).chat_template == tokenizer.chat_template
+    assert {p.suffix for p in tmp_path.iterdir()} <= {".json", ".safetensors", ".jinja"}
+
+
+def test_a_model_is_a_folder_a_reference_or_a_hub_id(settings: Any, tmp_path: Path) -> None:
+    registry = open_registry(settings)
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    registry.register("tool-base", "llm", tmp_path / "m")
+    folder = str(tmp_path / "m")
+    assert resolve_model(ModelConfig(name=folder), registry) == (folder, folder)
+    assert resolve_model(ModelConfig(name="tool-base"), registry)[1] == "tool-base@1"
+    hub = "Qwen/Qwen3-0.6B"
+    assert resolve_model(ModelConfig(name=hub), registry) == (hub, hub)
+    with pytest.raises(NotFoundError, match="tool-base"):
+        resolve_model(ModelConfig(name="tool-bse"), registry)
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["tool_base", "retail_agent"])
+def test_the_recipes_load(name: str) -> None:
+    recipe = load_config(LlmRecipe, recipe=CONF / "llm" / f"{name}.yaml", conf_dir=CONF).config
+    assert (recipe.lora is None) is (name == "tool_base")
+    assert recipe.evaluation.held_out >= 100
+
+
+def test_a_mistyped_parallelism_names_the_key() -> None:
+    with pytest.raises(ConfigError, match=r"training\.distributed"):
+        load_config(LlmRecipe, sets=["training.distributed={type: fsdpp}"], conf_dir=CONF)
+
+
+def test_a_plan_counts_parameters_tokens_and_memory_without_training(settings: Any) -> None:
+    sets = ["training.steps=10", "training.batch_size=8", "training.workers=2"]
+    sets.append(f"paths.state={settings.paths.state}")
+    made = {}
+    for kind in ("ddp", "fsdp"):
+        chosen = [*sets, f"training.distributed={{type: {kind}}}"]
+        made[kind] = plan(load_config(LlmRecipe, sets=chosen, conf_dir=CONF).config)
+    sharded, whole = made["fsdp"], made["ddp"]
+    assert 2_000_000 < sharded.parameters == sharded.trained_parameters < 10_000_000
+    assert sharded.tokens == pytest.approx(80 * sharded.tokens_per_conversation, rel=0.01)
+    # Weights, gradients and two moments are 16 bytes a parameter; two workers hold half each.
+    saved = whole.memory_bytes_per_worker - sharded.memory_bytes_per_worker
+    assert saved == pytest.approx(8 * sharded.parameters, rel=0.01)
+    assert sharded.seconds > 0
+
+
+def test_the_history_drops_rows_that_a_resumed_run_writes_again(tmp_path: Path) -> None:
+    log = ProgressLog(tmp_path, 0)
+    for step in (1, 2, 3):
+        log.add({"step": step, "loss": 1.0 / step})
+    log.close()
+    again = ProgressLog(tmp_path, 2)
+    again.add({"step": 3, "loss": 0.5})
+    again.close()
+    assert losses(tmp_path) == [
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": 0.5},
+        {"step": 3, "loss": 0.5},
+    ]
+    with (tmp_path / "progress.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert len(losses(tmp_path)) == 3
+    assert losses(tmp_path / "absent") == []
