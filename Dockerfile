@@ -6,7 +6,7 @@ ARG LOCK=cpu
 
 # g++: DeepSpeed compiles an operator at first use. wget: KubeRay's probes call it.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends g++=4:12.2.0-3 wget=1.21.3-1+deb12u1 \
+    && apt-get install -y --no-install-recommends g++ wget \
     && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /opt/sunloom

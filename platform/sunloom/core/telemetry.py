@@ -26,6 +26,9 @@ Severity = Literal["info", "warning", "critical"]
 QUIET_ENVIRONMENT: Mapping[str, str] = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
+    # A table's progress is ours to show; Ray Data prints a page a step.
+    "RAY_DATA_LOG_LEVEL": "WARNING",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_DO_NOT_TRACK": "1",
     "DO_NOT_TRACK": "1",
