@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -158,13 +157,13 @@ def _controller_lives() -> bool:
     return True
 
 
-def _targets(settings: Settings) -> tuple[list[tuple[str, str, Callable[[], Any]]], str | None]:
+def _targets(settings: Settings) -> tuple[list[tuple[str, str, Any]], str | None]:
     from sunloom.serving.apps.llm import build_llm_application
     from sunloom.serving.apps.replica import build_application
 
     serving = settings.serving
     base = find_base(settings) if serving.llm.enabled else None
-    targets: list[tuple[str, str, Callable[[], Any]]] = []
+    targets: list[tuple[str, str, Any]] = []
     for name in ("features", "tabular", "agents", "gateway"):
         config = getattr(serving, name)
         if config.enabled:
