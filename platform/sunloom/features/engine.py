@@ -41,7 +41,9 @@ class Rows:
 
     def __init__(self, item: ClassPlan, frame: pl.DataFrame) -> None:
         self.item = item
-        self.frame = frame
+        checked = [f for f in item.features if f.name in frame.columns]
+        limited = [f for f in checked if f.validations or f.default is not None]
+        self.frame = frame.with_columns([finished(f, pl.col(f.name)) for f in limited])
         self._values: dict[Expr, pl.Series] = {}
         self._timelines: dict[tuple[tuple[str, ...], str | None], JoinedRows] = {}
 
@@ -189,9 +191,10 @@ class Engine:
         found = np.where(ranges.counts > 0, ranges.stop - 1, 0)
         order = joined.timeline.order
         places = order[found] if len(order) else found
-        index = pl.Series(places).set(pl.Series(ranges.counts == 0), None)
+        missing = pl.Series(ranges.counts == 0)
+        index = pl.Series(places).set(missing, None)
         picked = rows.frame.select(pl.col(wanted).gather(index))
-        done = [finished(item.feature(n), pl.col(n)) for n in wanted]
+        done = [_defaulted(item.feature(n), missing) for n in wanted]
         questions.frame = questions.frame.hstack(picked.select(done))
 
     def _compute(
@@ -290,11 +293,23 @@ def _own_needs(item: ClassPlan, name: str) -> set[str]:
 
 
 def finished(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
-    """The value as the feature bears it: its type, its limits, its default, its name."""
+    """The value as the feature bears it: its type, its default, its limits, its name.
+
+    The default stands for what is missing, never for what a strict limit refused.
+    """
     value = value.cast(POLARS[feature.dtype])
+    if feature.default is not None:
+        value = value.fill_null(Lowering().expression(feature.default))
     for check in feature.validations:
         if check.strict:
             value = pl.when(Lowering.within(value, check)).then(value)
-    if feature.default is not None:
-        value = value.fill_null(Lowering().expression(feature.default))
     return value.alias(feature.name)
+
+
+def _defaulted(feature: FeaturePlan, missing: pl.Series) -> pl.Expr:
+    """The feature's column, with its default where there is no row."""
+    value = pl.col(feature.name)
+    if feature.default is None:
+        return value
+    default = Lowering().expression(feature.default)
+    return pl.when(pl.lit(missing)).then(default).otherwise(value).alias(feature.name)

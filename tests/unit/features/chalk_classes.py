@@ -57,3 +57,19 @@ class Shop:
     ratio: float | None = _.sold[_.price].sum() / _.sold.count()
     size: str = F.when(_.all_sales > 3).then("big").otherwise("small")
     capped: float | None = feature(expression=_.mean_price, max=50.0, strict=True)
+
+
+@features(name="sl_sale_limit")
+class LimitedSale:
+    id: Primary[int]
+    till_id: "Till.id"
+    at: FeatureTime
+    amount: float | None = feature(min=0.0, strict=True, default=0.5)
+
+
+@features(name="sl_till")
+class Till:
+    id: Primary[int]
+    taken: DataFrame[LimitedSale]
+    total: float = _.taken[_.amount].sum()
+    known: int = _.taken[_.amount > 0.0].count()

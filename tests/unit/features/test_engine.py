@@ -198,3 +198,20 @@ def test_a_plan_survives_json_and_hashes(plan: Plan) -> None:
     assert again == plan
     assert hash(again) == hash(plan)
     assert again.fingerprint == plan.fingerprint
+
+
+def test_a_strict_limit_holds_for_aggregates_too() -> None:
+    plan = plan_of(CLASSES, "sl_sale_limit")
+    rows = pl.DataFrame(
+        [(1, 7, START, 5.0), (2, 7, START, -3.0), (3, 7, START, None)],
+        schema={"id": pl.Int64, "till_id": pl.Int64, "at": SALES["at"], "amount": pl.Float64},
+        orient="row",
+    )
+    questions = pl.DataFrame(
+        {"id": [1, 2, 3], NOW: [START] * 3}, schema={"id": pl.Int64, NOW: SALES["at"]}
+    )
+    sources = {"sl_sale_limit": rows}
+    assert Engine(plan, sources).answer(questions)["amount"].to_list() == [5.0, None, 0.5]
+    till = pl.DataFrame({"id": [7], NOW: [START]}, schema={"id": pl.Int64, NOW: SALES["at"]})
+    found = Engine(plan_of(CLASSES, "sl_till"), sources).answer(till)
+    assert found.to_dicts() == [{"total": 5.5, "known": 2}]
