@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -57,7 +58,7 @@ def postgres() -> Iterator[str]:
         _wait(programs, port)
         yield f"postgresql+psycopg://sunloom@127.0.0.1:{port}/postgres"
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # a fast shutdown: SIGTERM would wait for clients
         server.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 
