@@ -39,12 +39,6 @@ def calls(wanted: list[tuple[str, dict[str, Any]]], number: int = 0) -> dict[str
     return {"message": message, "finish_reason": "tool_calls"}
 
 
-def tool_name(body: dict[str, Any], bare: str) -> str:
-    """The name under which the engine offers the tool."""
-    names: list[str] = [tool["function"]["name"] for tool in body.get("tools", [])]
-    return next(name for name in names if name.split("-")[-1] == bare)
-
-
 def results(body: dict[str, Any]) -> list[Any]:
     """Tool results so far, decoded."""
     return [json.loads(m["content"]) for m in body["messages"] if m["role"] == "tool"]
@@ -55,9 +49,9 @@ def voucher(body: dict[str, Any]) -> dict[str, Any]:
     had = results(body)
     customer = int(re.findall(r"\d+", body["messages"][1]["content"])[-1])
     if not had:
-        return call(tool_name(body, "get_features"), 0, feature_set="customer", entity_id=customer)
+        return call("get_features", 0, feature_set="customer", entity_id=customer)
     if len(had) == 1:
-        return call(tool_name(body, "predict"), 1, model="repurchase", entity_id=customer)
+        return call("predict", 1, model="repurchase", entity_id=customer)
     return say("Yes." if had[1]["prediction"] == "lapse" else "No.")
 
 

@@ -84,9 +84,8 @@ def test_one_field_chooses_the_engine_and_both_send_the_same_texts(
     )
     assert user["content"].removeprefix("\nCurrent Task: ") == QUESTION
     assert (first["temperature"], first["max_tokens"], first["model"]) == (0, 96, "retail-agent")
-    prefix = "" if engine == "crewai" else "tools-"
     offered = [tool["function"]["name"] for tool in first["tools"]]
-    assert offered == [f"{prefix}get_features", f"{prefix}predict"]
+    assert offered == ["get_features", "predict"], "no engine's own prefix"
     assert [m["content"] for m in last["messages"] if m["role"] == "tool"] == [
         '{"feature_set":"customer","entity_id":4711,"found":true,"features":{"recency_days":45}}',
         '{"model":"repurchase@1","entity_id":4711,"probability":0.1234,"prediction":"lapse"}',
@@ -100,8 +99,7 @@ def test_parallel_tool_calls_all_run(tmp_path: Path, engine: str) -> None:
     def script(body: dict[str, Any]) -> dict[str, Any]:
         if len(had := scripted.results(body)) == 2:
             return scripted.say(" / ".join(result["prediction"] for result in had))
-        name = scripted.tool_name(body, "predict")
-        wanted = [(name, {"model": "repurchase", "entity_id": n}) for n in (1, 2)]
+        wanted = [("predict", {"model": "repurchase", "entity_id": n}) for n in (1, 2)]
         return scripted.calls(wanted)
 
     with scripted.serve(script) as gateway:
@@ -114,8 +112,7 @@ def test_parallel_tool_calls_all_run(tmp_path: Path, engine: str) -> None:
 def test_a_task_that_does_not_end_fails_at_max_steps(tmp_path: Path, engine: str) -> None:
     def script(body: dict[str, Any]) -> dict[str, Any]:
         number = len(scripted.results(body))
-        name = scripted.tool_name(body, "predict")
-        return scripted.call(name, number, model="repurchase", entity_id=number)
+        return scripted.call("predict", number, model="repurchase", entity_id=number)
 
     with scripted.serve(script) as gateway:
         _, task = _run(tmp_path, _spec(engine), gateway)
@@ -177,8 +174,7 @@ def test_a_call_waits_for_approval(tmp_path: Path, engine: str, approved: bool) 
     def script(body: dict[str, Any]) -> dict[str, Any]:
         if had := scripted.results(body):
             return scripted.say(json.dumps(had[0]))
-        name = scripted.tool_name(body, "predict")
-        return scripted.call(name, model="repurchase", entity_id=1)
+        return scripted.call("predict", model="repurchase", entity_id=1)
 
     def act(store: AgentStore, task: TaskRow, gateway: scripted.ScriptedGateway) -> None:
         _until(lambda: store.task(task.id).status == "awaiting_approval")

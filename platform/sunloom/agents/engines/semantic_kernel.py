@@ -64,13 +64,19 @@ class SemanticKernelEngine:
             temperature=spec.temperature, max_tokens=spec.max_tokens
         )
         order = _InOrder()
-        functions = [_function(scope, tool, order) for tool in scope.toolbox.tools]
+        plugin = KernelPlugin(
+            name=PLUGIN, functions=[_function(scope, tool, order) for tool in scope.toolbox.tools]
+        )
+        for function in plugin.functions.values():
+            # Else the model would see tools-get_features where CrewAI shows get_features; the
+            # kernel finds a bare name in any plugin.
+            function.metadata.plugin_name = None
         return ChatCompletionAgent(
             service=self._service,
             name=spec.name,
             instructions=spec.instructions or spec.system_text(),
             arguments=KernelArguments(settings=settings),
-            plugins=[KernelPlugin(name=PLUGIN, functions=functions)] if functions else None,
+            plugins=[plugin] if plugin.functions else None,
             # One more than the scope allows: past its own limit this library would silently take
             # whatever the model says, while the scope raises.
             function_choice_behavior=FunctionChoiceBehavior.Auto(
