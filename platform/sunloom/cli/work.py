@@ -22,6 +22,8 @@ def cluster(settings: Settings, environment: Mapping[str, str] | None = None) ->
     with own_processes(), interrupt_on_sigterm():
         connect(settings, environment)
         try:
-            yield
+            # Ray has put its own handler in place, which exits at once.
+            with interrupt_on_sigterm():
+                yield
         finally:
             disconnect()
