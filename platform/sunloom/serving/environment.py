@@ -21,7 +21,7 @@ INSTANCE = "SUNLOOM_SERVING_FOLDER"
 def serving_environment(settings: Settings) -> dict[str, str]:
     """Variables that make Serve run behind HAProxy, apart from any other instance.
 
-    Several Serve instances on one machine would share HAProxy's folder and its two service
+    Several Serve instances on one machine would share HAProxy's folder and three service
     ports; here each state folder has its own.
 
     Args:
@@ -31,7 +31,7 @@ def serving_environment(settings: Settings) -> dict[str, str]:
         DependencyError: No HAProxy is installed.
     """
     folder = instance_folder(settings)
-    statistics, metrics = _service_ports(str(folder))
+    statistics, metrics, fallback = _service_ports(str(folder))
     variables = {
         INSTANCE: str(folder),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -44,6 +44,8 @@ def serving_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        # Serve's own proxy, for apps without a replica; two instances would share the port.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
         # One log line a request, parsed in Python: the guard counts instead.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # On a busy machine a process needs longer than Serve's five seconds to be there.
@@ -79,12 +81,13 @@ def instance_folder(settings: Settings) -> Path:
 
 
 @cache
-def _service_ports(folder: str) -> tuple[int, int]:
-    """Ports of HAProxy's statistics and metrics; once a process and instance."""
+def _service_ports(folder: str) -> tuple[int, ...]:
+    """Free ports for an instance's statistics, metrics and fallback; once a process."""
     del folder
-    first = free_port()
-    second = free_port()
-    return (first, second) if first != second else (first, free_port())
+    ports: set[int] = set()
+    while len(ports) < 3:
+        ports.add(free_port())
+    return tuple(sorted(ports))
 
 
 def haproxy_binary() -> str:

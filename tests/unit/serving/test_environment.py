@@ -19,7 +19,9 @@ def test_instances_share_nothing(settings: Settings, tmp_path: Path) -> None:
     other = settings.model_copy(update={"paths": paths})
     mine, theirs = serving_environment(settings), serving_environment(other)
     differing = {name for name in mine if mine[name] != theirs[name]}
-    assert {INSTANCE, "RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"} <= differing
+    ports = {name for name in mine if name.endswith("_PORT")}
+    assert len({mine[name] for name in ports}) == len(ports) == 3
+    assert {INSTANCE, *ports} <= differing
     assert {name for name in mine if "HAPROXY" in name and "/" in mine[name]} <= differing
     assert serving_environment(settings) == mine
 
