@@ -36,9 +36,11 @@ class LocalHosts:
         """See that the agent runs, uses this key, and looks at its queue now."""
         if agent.id not in self._runtimes:
             spec = AgentSpec.model_validate(agent.spec)
-            runtime = AgentRuntime(agent.id, spec, self._store, endpoint)
-            self._runtimes[agent.id] = runtime
-            self._serving[agent.id] = asyncio.create_task(runtime.serve())
+            # Importing an engine takes seconds: other requests go on meanwhile.
+            runtime = await asyncio.to_thread(AgentRuntime, agent.id, spec, self._store, endpoint)
+            # Another request may have been faster.
+            if self._runtimes.setdefault(agent.id, runtime) is runtime:
+                self._serving[agent.id] = asyncio.create_task(runtime.serve())
         await self._runtimes[agent.id].wake(endpoint)
 
     async def close(self) -> None:

@@ -38,7 +38,7 @@ class _Front:
 
     def client(self, key: str | None = None) -> httpx.Client:
         headers = {"Authorization": f"Bearer {key or self.key}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=120)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_the_stream_is_taken_up_after_the_last_event_seen(front: _Front) -> None
     with AgentsClient(front.url, front.key) as client, front.client() as http:
         agent = client.create(AgentSpec.model_validate(SPEC))
         task = client.post_task(agent, "Should customer 4711 get a voucher?")
-        result = client.follow(agent, task, timeout_s=30)
+        result = client.follow(agent, task, timeout_s=120)
         assert [event["seq"] for event in client.events(agent, task, after=6)] == [7, 8]
         assert list(client.events(agent, task, after=8)) == []
         url = f"/agents/{agent}/tasks/{task}/events"
@@ -111,7 +111,7 @@ def test_agents_act_with_a_short_lived_key_of_their_own(front: _Front) -> None:
         agent = client.create(AgentSpec.model_validate(SPEC))
         for number in (1, 2):
             task = client.post_task(agent, f"customer {number}")
-            client.follow(agent, task, timeout_s=30)
+            client.follow(agent, task, timeout_s=120)
     sent = {headers["authorization"] for _, _, headers in front.gateway.requests}
     assert len(sent) == 1
     assert f"Bearer {front.key}" not in sent

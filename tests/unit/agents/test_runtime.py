@@ -45,7 +45,7 @@ def _run(
         runtime = AgentRuntime(agent.id, spec, store, Endpoint(gateway.url, "KEY"))
         serving = asyncio.create_task(runtime.serve())
         acting = asyncio.create_task(asyncio.to_thread(act or _nothing, store, task, gateway))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             while store.task(task.id).finished_at is None:
                 await asyncio.sleep(0.02)
                 await runtime.wake()
@@ -143,10 +143,11 @@ def test_a_bad_answer_fails_the_task_with_its_reason(
 
 @ENGINES
 def test_a_slow_model_runs_into_the_time_limit(tmp_path: Path, engine: str) -> None:
-    with scripted.serve(delay_s=3) as gateway:
-        began = time.monotonic()
+    with scripted.serve(delay_s=20) as gateway:
         _, task = _run(tmp_path, _spec(engine, timeout_s=0.5), gateway)
-        assert time.monotonic() - began < 2.9 + 20 * (engine == "crewai")
+    assert task.finished_at is not None
+    assert task.started_at is not None
+    assert (task.finished_at - task.started_at).total_seconds() < 15, "nobody waits for the model"
     assert task.status == "failed"
     assert task.error is not None
     assert "longer than 0.5 s" in task.error["message"]
@@ -158,7 +159,7 @@ def test_cancelling_stops_a_model_call_under_way(tmp_path: Path, engine: str) ->
         _until(lambda: gateway.completions)
         store.request_cancel(task.id)
 
-    with scripted.serve(delay_s=2) as gateway:
+    with scripted.serve(delay_s=20) as gateway:
         store, task = _run(tmp_path, _spec(engine), gateway, act)
     assert task.status == "cancelled"
     assert len(gateway.completions) == 1, "no call follows"
@@ -184,7 +185,7 @@ def test_a_call_waits_for_approval(tmp_path: Path, engine: str, approved: bool) 
             decide(store, task.id, True, call=9)
         decide(store, task.id, approved, note="too dear")
 
-    spec = _spec(engine, tools=[{"name": "predict", "approval": True}], timeout_s=0.7 + 5)
+    spec = _spec(engine, tools=[{"name": "predict", "approval": True}], timeout_s=50)
     with scripted.serve(script) as gateway:
         store, task = _run(tmp_path, spec, gateway, act)
         assert len(gateway.paths("/predict/")) == int(approved)
@@ -210,7 +211,7 @@ def test_many_tasks_share_one_engine_and_keep_apart(tmp_path: Path, engine: str)
     async def drive(url: str) -> None:
         runtime = AgentRuntime(agent.id, spec, store, Endpoint(url, "KEY"))
         serving = asyncio.create_task(runtime.serve())
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             while store.counts(agent.id)["succeeded"] < len(ids):
                 assert len(runtime.running) <= 4
                 await asyncio.sleep(0.02)
