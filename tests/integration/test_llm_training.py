@@ -121,7 +121,7 @@ def test_a_truncated_checkpoint_is_passed_over_and_the_losses_go_on(
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     ray_local: str, start: Path, tmp_path: Path
 ) -> None:
-    work = _work(start, tmp_path, Fsdp(), learning_rate=1e38, warmup_steps=0, checkpoint_every=1)
+    work = _work(start, tmp_path, Fsdp(), learning_rate=1e25, warmup_steps=0, checkpoint_every=1)
     with pytest.raises(DivergedError, match=r"at step \d+; training stopped") as caught:
         launch(work, "diverges")
     kept = newest_whole([tmp_path / "train"])

@@ -196,7 +196,10 @@ def _export(parallel: Parallel, model: Any, work: Work) -> None:
     state = parallel.full_state()
     if dist.get_rank() == 0:
         weights = {_bare(name): value for name, value in state.items()}
-        model.save_pretrained(str(work.directory / "export"), state_dict=_untied(model, weights))
+        folder = work.directory / "export"
+        model.save_pretrained(str(folder), state_dict=_untied(model, weights))
+        # PEFT adds a model card that says nothing of this model.
+        (folder / "README.md").unlink(missing_ok=True)
     dist.barrier()
 
 

@@ -1,0 +1,73 @@
+"""The life of a base and its adapter: trained, judged, gated, registered, reused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sunloom.config import Settings, load_config
+from sunloom.config.llm import LlmRecipe
+from sunloom.core.artifacts import open_registry
+from sunloom.errors import NotFoundError, UsageError
+from sunloom.llm import evaluate, train_adapter, train_base
+
+pytestmark = pytest.mark.integration
+
+CONF = Path(__file__).parents[2] / "conf"
+SMALL = [
+    "training.steps=4",
+    "training.batch_size=4",
+    "training.warmup_steps=1",
+    "training.checkpoint_every=4",
+    "evaluation.held_out=4",
+    "evaluation.max_new_tokens=8",
+]
+
+
+def _recipe(name: str, settings: Settings, *sets: str) -> LlmRecipe:
+    paths = [f"paths.{key}={value}" for key, value in settings.paths.model_dump().items()]
+    chosen = [*SMALL, *paths, *sets]
+    return load_config(
+        LlmRecipe, recipe=CONF / "llm" / f"{name}.yaml", sets=chosen, conf_dir=CONF
+    ).config
+
+
+def test_base_and_adapter_are_registered_gated_and_reused(
+    ray_local: str, settings: Settings
+) -> None:
+    shape = "model.architecture={hidden_size: 48, layers: 2, heads: 3, intermediate_size: 64}"
+    base_recipe = _recipe("tool_base", settings, shape)
+    with pytest.raises(NotFoundError):
+        train_adapter(_recipe("retail_agent", settings))
+    base = train_base(base_recipe)
+    assert (base.version.ref, base.version.kind, base.reused) == ("tool-base@1", "llm", False)
+    assert base.metrics["workers"] == 2
+    assert base.metrics["dtype"] in ("float32", "bfloat16")
+    assert base.metrics["probe"]["float32_gflops"] > 0
+    assert Path(base.artifacts["loss_plot"]).is_file()
+    again = train_base(base_recipe)
+    assert again.reused
+    assert again.version.ref == "tool-base@1"
+    other_seed = _recipe("tool_base", settings, shape, "seed=1", "output.name=other")
+    assert not train_base(other_seed).reused
+
+    adapter = train_adapter(_recipe("retail_agent", settings))
+    assert (adapter.version.kind, adapter.version.lineage["base"]) == ("adapter", "tool-base@1")
+    registry = open_registry(settings)
+    # Four steps teach nothing: the gate must hold, the version is kept without the alias.
+    assert adapter.metrics["adapter_exact_match"] < 0.9
+    assert not adapter.promoted
+    assert registry.aliases("retail-agent") == {}
+    report = json.loads(Path(adapter.artifacts["adapter_report"]).read_text())
+    assert (report["held_out"], len(report["examples"])) == (4, 8)
+    judged = evaluate(_recipe("retail_agent", settings))
+    assert judged["exact_match"] == adapter.metrics["adapter_exact_match"]
+
+
+def test_a_base_with_lora_and_an_adapter_without_are_refused(settings: Settings) -> None:
+    with pytest.raises(UsageError, match="without a lora section"):
+        train_base(_recipe("retail_agent", settings))
+    with pytest.raises(UsageError, match="needs lora"):
+        train_adapter(_recipe("tool_base", settings))
