@@ -76,6 +76,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # On a busy machine the raylet would not wait for its agents, and die.
+        "RAY_agent_register_timeout_ms": str(1000 * START_S),
         "SUNLOOM_HOME": str(home / "sunloom"),
     }
     # Ray's sockets need a short path.
