@@ -142,8 +142,12 @@ def _init(settings: Settings) -> None:
         )
 
 
-# A busy machine starts Ray's dashboard and servers slowly; that is no failure.
-_PATIENCE = {"RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180", "RAY_gcs_server_port_wait_time_s": "120"}
+# A busy machine starts Ray's dashboard, agent and servers slowly; that is no failure.
+_PATIENCE = {
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
+    "RAY_gcs_server_port_wait_time_s": "120",
+    "RAY_agent_register_timeout_ms": "120000",
+}
 
 
 def _own_ports() -> dict[str, str]:

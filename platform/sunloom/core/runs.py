@@ -96,4 +96,3 @@ def run_of_this_process(settings: Settings, kind: str) -> Iterator[Run]:
         run.finish("failed")
         raise
     run.finish("succeeded")
-

@@ -82,11 +82,13 @@ def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()
             with demo.console.step("cluster"):
                 cluster = connect(settings, serving_environment(settings))
                 demo.console.note(f"dashboard {cluster.dashboard_url}")
-            _train(demo)
-            deployment, key, key_id = _serve(demo)
-            _use(demo, Gateway(deployment.url, key))
-            summary = _conclude(demo, deployment, cluster, time.monotonic() - start)
-            _hold_or_revoke(demo, deployment, key, key_id, keep)
+            # Ray has put its own SIGTERM handler in place, which exits at once.
+            with interrupt_on_sigterm():
+                _train(demo)
+                deployment, key, key_id = _serve(demo)
+                _use(demo, Gateway(deployment.url, key))
+                summary = _conclude(demo, deployment, cluster, time.monotonic() - start)
+                _hold_or_revoke(demo, deployment, key, key_id, keep)
         finally:
             shutdown(settings)
             disconnect()
