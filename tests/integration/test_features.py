@@ -28,7 +28,7 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 
 def _sales(rows: int, seed: int) -> pl.DataFrame:
     random = np.random.default_rng(seed)
-    at = START + np.array([timedelta(hours=int(h)) for h in random.integers(0, 24 * 20, rows)])
+    at = [START + timedelta(hours=int(h)) for h in random.integers(0, 24 * 20, rows)]
     return pl.DataFrame(
         {
             "id": np.arange(rows),
