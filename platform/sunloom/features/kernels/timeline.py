@@ -65,7 +65,8 @@ class Timeline:
     def _sort(self, keys: Ints, times: Ints) -> Ints:
         if self._fits:
             return _stable_order(self._compose(keys, times))
-        return np.lexsort((times, keys)).astype(np.int64)
+        order: Ints = np.lexsort((times, keys)).astype(np.int64)
+        return order
 
     def _bisect(self, keys: Ints, times: Ints, *, inclusive: bool) -> Ints:
         """Binary search of each question in its key's own rows, all at once."""
