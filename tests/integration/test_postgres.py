@@ -25,7 +25,11 @@ INSTALL = "apt-get install postgresql"
 
 def _programs() -> Path:
     found = shutil.which("initdb")
-    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    folders = (
+        [Path(found).resolve().parent]
+        if found
+        else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    )
     if not folders or not (folders[-1] / "initdb").exists():
         if os.environ.get("REQUIRE_SERVICES") == "1":
             pytest.fail(f"PostgreSQL is required and not installed: {INSTALL}")

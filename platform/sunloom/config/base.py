@@ -175,7 +175,11 @@ def _merge(
     for key, value in data.items():
         path = (*at, str(key))
         held = into.get(key)
-        if isinstance(value, Mapping) and isinstance(held, dict) and not _other_variant(held, value):
+        if (
+            isinstance(value, Mapping)
+            and isinstance(held, dict)
+            and not _other_variant(held, value)
+        ):
             _merge(held, value, origin, origins, path)
         elif isinstance(value, Mapping):
             into[key] = {}
@@ -201,7 +205,9 @@ def _forget(origins: dict[str, str], path: tuple[str, ...]) -> None:
 
 def _read_recipe(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     if not path.is_file():
-        siblings = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        siblings = (
+            sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        )
         found = f"Found there: {', '.join(siblings)}" if siblings else "The folder has no recipes."
         raise UsageError(f"There is no recipe file {path}.", found, "config")
     return _read_layer(path, environ)

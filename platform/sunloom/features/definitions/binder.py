@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from sunloom.errors import DefinitionError
 from sunloom.features.definitions.aggregates import has_window_mark
 from sunloom.features.definitions.expressions import ExpressionBinder, constant
-from sunloom.features.definitions.loading import defined_classes, import_definitions
+from sunloom.features.definitions.loading import (
+    defined_classes,
+    import_definitions,
+    refuse_resolvers,
+)
 from sunloom.features.definitions.locations import refuse
 from sunloom.features.definitions.scope import feature_dtype
 from sunloom.features.plan import (
@@ -38,7 +43,9 @@ def load_catalogue(source: str) -> Catalogue:
     Raises:
         DefinitionError: A construct cannot be bound; names feature, construct, file and line.
     """
-    classes = defined_classes(import_definitions(source))
+    module = import_definitions(source)
+    refuse_resolvers(module)
+    classes = defined_classes(module)
     catalogue = Catalogue(classes=tuple(_bind_class(item) for item in classes))
     for item in catalogue.classes:
         _check_cycles(item, catalogue)
@@ -100,6 +107,12 @@ def _refuse_silences(feature: Any) -> None:
             feature,
             "offline_expression would give training another value than serving",
             "Write one `expression`.",
+        )
+    if isinstance(feature.raw_max_staleness, str | timedelta):
+        raise refuse(
+            feature,
+            f"max_staleness={feature.raw_max_staleness!r} is not enforced here",
+            "Leave it out: values are computed as of each row's moment.",
         )
 
 
