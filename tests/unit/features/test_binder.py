@@ -143,11 +143,11 @@ def test_a_python_resolver_is_refused_with_file_and_line(tmp_path: Path) -> None
     file = tmp_path / "resolved.py"
     file.write_text(
         "from chalk import Primary, online\nfrom chalk.features import features\n\n\n"
-        '@features(name="sl_resolved")\nclass R:\n    id: Primary[int]\n    a: float\n    b: float\n'
-        "\n\n@online\ndef get_b(a: R.a) -> R.b:\n    return a * 2\n"
+        '@features(name="sl_resolved")\nclass R:\n    id: Primary[int]\n    a: float\n'
+        "    b: float\n\n\n@online\ndef get_b(a: R.a) -> R.b:\n    return a * 2\n"
     )
     with pytest.raises(DefinitionError, match=r"resolved\.py:1\d.*'get_b'"):
-        load_catalogue(str(file))
+        catalogue_of(str(file))
 
 
 def test_staleness_is_refused_rather_than_ignored(tmp_path: Path) -> None:
@@ -158,4 +158,4 @@ def test_staleness_is_refused_rather_than_ignored(tmp_path: Path) -> None:
         '    a: float = feature(max_staleness="1d")\n'
     )
     with pytest.raises(DefinitionError, match="max_staleness='1d'"):
-        load_catalogue(str(file))
+        catalogue_of(str(file))
