@@ -186,14 +186,14 @@ def _loopback_only() -> Iterator[None]:
 def _join(address: str, variables: Mapping[str, str]) -> None:
     import ray
 
-    runtime_env: dict[str, Any] = {
-        "env_vars": dict(variables),
-        "py_modules": package_folders(),
-        "excludes": list(EXCLUDES),
-    }
-    # A job's driver already runs in its shipped working directory; others ship theirs.
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
-        runtime_env["working_dir"] = str(source_root())
+    runtime_env: dict[str, Any] = {"env_vars": dict(variables), "py_modules": package_folders()}
+    job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    if job is None:
+        runtime_env |= {"working_dir": str(source_root()), "excludes": list(EXCLUDES)}
+    else:
+        # The driver runs in its shipped working directory; Ray refuses what the job names again.
+        named = json.loads(job).get("runtime_env", {}).get("env_vars", {})
+        runtime_env["env_vars"] = {k: v for k, v in variables.items() if k not in named}
     ray.init(
         address=address,
         namespace="sunloom",

@@ -40,7 +40,12 @@ QUIET_ENVIRONMENT: Mapping[str, str] = {
     "DS_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Its GPU kernels do not load on a CPU, and it says so once a process.
+    "TORCHAO_FORCE_SKIP_LOADING_SO_FILES": "1",
 }
+
+# Loggers whose chatter hides our own lines; their errors still show.
+_CHATTY = ("torch.utils._pytree", "torchao", "ray.serve")
 
 
 def silence_libraries() -> None:
@@ -76,6 +81,8 @@ def configure_logging(settings: Settings) -> None:
     handler.setFormatter(_JsonFormatter() if settings.telemetry.log_format == "json" else text)
     root.addHandler(handler)
     root.propagate = False
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class ProgressBar(Protocol):

@@ -15,7 +15,10 @@ from sunloom.core.processes import free_port, is_port_free, own_processes
 
 def test_children_and_orphans_end_with_the_block() -> None:
     # The middle process ends at once, so its sleeping child is an orphan.
-    script = "import subprocess; p = subprocess.Popen(['sleep', '60']); print(p.pid)"
+    script = (
+        "import subprocess as s; print(s.Popen(['sleep', '60'], stdout=s.DEVNULL, "
+        "stderr=s.DEVNULL).pid)"
+    )
     with own_processes():
         direct = subprocess.Popen(["sleep", "60"])
         out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -37,7 +37,9 @@ def test_codes_are_distinct() -> None:
 
 
 def test_the_tree_at_the_top_names_every_class() -> None:
-    assert all(kind.__name__ in (errors.__doc__ or "") for kind in KINDS)
+    own = [kind.__name__ for kind in KINDS if kind.__module__ == errors.__name__]
+    assert len(own) > 20
+    assert [name for name in own if name not in (errors.__doc__ or "")] == []
 
 
 def test_not_found_suggests_the_nearest_name() -> None:

@@ -83,7 +83,9 @@ def test_cut_rows_give_the_same_rows(tmp_path: Path, feature_set: str, partition
     assert found.rows_read == expected.rows_read == 600
 
 
-def test_without_a_cluster_it_says_so() -> None:
+def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Another test of the session may have connected this process.
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     plan = plan_of(CLASSES, "sl_shop")
     with pytest.raises(ClusterError, match="needs a connected cluster"):
         distributed.historical_ray(plan, {}, pl.DataFrame())

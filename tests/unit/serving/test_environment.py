@@ -64,9 +64,11 @@ def _config() -> str:
     )
 
 
-def test_a_used_port_is_named(settings: Settings) -> None:
+def test_a_used_port_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
+    # Another test of the session may be serving in this process.
+    monkeypatch.setattr("sunloom.serving.deploy._http_port", lambda: None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
