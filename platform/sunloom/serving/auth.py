@@ -209,8 +209,9 @@ def find_key(settings: Settings, secret: str) -> KeyRecord | None:
 
 
 def ensure_first_key(settings: Settings) -> tuple[str, KeyRecord] | None:
-    """In development, make one key with every scope where there is none yet."""
-    if settings.environment != "development" or list_keys(settings):
+    """In development, make one key with every scope where no key would be let in."""
+    usable = any(record.is_valid(now()) for record in list_keys(settings))
+    if settings.environment != "development" or usable:
         return None
     return create_key(settings, SCOPES, purpose="first key")
 

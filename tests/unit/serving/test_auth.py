@@ -89,6 +89,10 @@ def test_first_key_in_development_only(settings: Settings) -> None:
     assert made[1].may("train")
     assert ensure_first_key(development) is None
     assert [key.id for key in list_keys(development)] == [made[1].id]
+    revoke_key(development, made[1].id)
+    again = ensure_first_key(development)
+    assert again is not None, "without a usable key nobody could enter"
+    assert again[1].id != made[1].id
 
 
 def test_the_gate_refuses_unknown_expired_and_revoked(settings: Settings) -> None:
