@@ -8,7 +8,8 @@ Tool results as the model sees them are compact JSON (``json.dumps(..., separato
 * ``predict`` gives ``{"model":"repurchase@1","entity_id":4711,"probability":0.12,
   "prediction":"lapse"}``; an unknown customer has ``"found":false`` instead of the last two.
 
-The label stands beside the number because a small model copies a label and cannot compare.
+The label stands beside the number because a small model copies a label and cannot compare; an
+answer says the label before the verdict, which then follows from words already written.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ _SIGNATURES = {
     "predict": (("model", "string"), ("entity_id", "integer")),
 }
 _ANSWERS = {
-    ("voucher", "lapse"): "Yes. Customer {id} is predicted to lapse, so offer a voucher.",
-    ("voucher", "return"): "No. Customer {id} is predicted to return, so no voucher is needed.",
+    ("voucher", "lapse"): "Customer {id} is predicted to lapse, so yes, offer a voucher.",
+    ("voucher", "return"): "Customer {id} is predicted to return, so no voucher is needed.",
 }
 _OUTCOME = "Customer {id} is predicted to {label}."
 # The label for which the question is answered with yes; only a voucher's answer must say so.
@@ -113,7 +114,7 @@ class Task:
         if self.kind in PREDICTED:
             said = re.findall(r"[a-z]+", answer.lower())
             label = str(truth["prediction"])
-            verdicts = {said[0]} & {"yes", "no"} if said else set()
+            verdicts = set(said) & {"yes", "no"}
             wanted = "yes" if label == _CONFIRMING[self.kind] else "no"
             is_consistent = verdicts == {wanted} if self.kind == "voucher" else verdicts <= {wanted}
             return is_consistent and label in said and _other(label) not in said

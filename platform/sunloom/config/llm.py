@@ -154,6 +154,9 @@ class EvaluationConfig(Model):
     """Held-out conversations."""
     min_exact_match: float = Field(default=0.9, ge=0, le=1)
     """Share of exact tool calls from which an adapter may be promoted."""
+    min_whole: float = Field(default=0.0, ge=0, le=1)
+    """Share of conversations with every turn right, final answer included, from which an adapter
+    may be promoted."""
     max_new_tokens: int = Field(default=96, ge=8)
     """Longest generated turn, tokens."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def train_adapter(recipe: LlmRecipe) -> LlmResult:
         figures = _figures(export, outcome, recipe) | _scores(before, after)
         lineage = {"fingerprint": identity, "run": run.run_id, "base": base}
         version = registry.register(recipe.output.name, ADAPTER_KIND, export, figures, lineage)
-        promoted = _promote(recipe, registry, version, after)
+        promoted = _promote(recipe, registry, version)
         files = reports | _picture(run, f"{recipe.output.name}: adapter")
         return LlmResult(version, promoted, False, run.directory, files)
 
@@ -184,7 +184,9 @@ def _identity(recipe: LlmRecipe, base: str | None) -> str:
         training.pop(key)
     parts = recipe.model_dump(mode="json", include={"seed", "model", "data", "lora", "evaluation"})
     source = plugin_value("sunloom.conversations", recipe.data.conversations)
-    return fingerprint(parts, training, source, base)
+    # A changed source of the same name is another model.
+    sample = [asdict(one) for one in load_source(recipe.data.conversations).train(64, recipe.seed)]
+    return fingerprint(parts, training, source, sample, base)
 
 
 def _reuse(recipe: LlmRecipe, registry: ModelRegistry, identity: str) -> LlmResult | None:
@@ -194,7 +196,7 @@ def _reuse(recipe: LlmRecipe, registry: ModelRegistry, identity: str) -> LlmResu
     if version is None:
         return None
     get_logger("llm").info("%s was made from the same recipe: reused", version.ref)
-    passed = version.metrics.get("adapter_exact_match", 1.0) >= recipe.evaluation.min_exact_match
+    passed = _passes(recipe, version)
     if passed:
         registry.promote(version.name, version.version, recipe.output.alias)
     files = _kept_files(recipe.paths.outputs / "runs" / str(version.lineage.get("run", "")))
@@ -289,17 +291,29 @@ def _scores(before: ExactMatch, after: ExactMatch) -> dict[str, Any]:
     }
 
 
-def _promote(
-    recipe: LlmRecipe, registry: ModelRegistry, version: ModelVersion, found: ExactMatch
-) -> bool:
-    bar = recipe.evaluation.min_exact_match
-    if found.calls < bar:
+def _promote(recipe: LlmRecipe, registry: ModelRegistry, version: ModelVersion) -> bool:
+    passed = _passes(recipe, version)
+    if passed:
+        registry.promote(version.name, version.version, recipe.output.alias)
+    return passed
+
+
+def _passes(recipe: LlmRecipe, version: ModelVersion) -> bool:
+    """Whether every judged share reaches its bar; a base model has none."""
+    bars = {
+        "adapter_exact_match": recipe.evaluation.min_exact_match,
+        "adapter_whole": recipe.evaluation.min_whole,
+    }
+    low = {n: bar for n, bar in bars.items() if version.metrics.get(n, 1.0) < bar}
+    for name, bar in low.items():
         get_logger("llm").warning(
-            "%s is not promoted: exact match %.3f is below %.3f", version.ref, found.calls, bar
+            "%s is not promoted: %s %.3f is below %.3f",
+            version.ref,
+            name,
+            version.metrics[name],
+            bar,
         )
-        return False
-    registry.promote(version.name, version.version, recipe.output.alias)
-    return True
+    return not low
 
 
 def _picture(run: Run, title: str) -> dict[str, str]:

@@ -114,7 +114,7 @@ def test_the_expected_answer_is_right_and_others_are_not(kind: str) -> None:
     assert not task.is_right("", truth)
     if kind in PREDICTED:
         assert not task.is_right(answer, {"prediction": "return"})
-        assert not task.is_right(answer.replace("Yes", "No"), truth) or "Yes" not in answer
+        assert kind != "voucher" or not task.is_right(answer.replace("yes", "no"), truth)
     else:
         wrong = {key: value + 1 for key, value in FEATURES.items()}
         assert not task.is_right(answer, wrong)
