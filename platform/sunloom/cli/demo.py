@@ -19,11 +19,13 @@ def demo(
     json: Json = False,
 ) -> None:
     """Run every room once on real parts and write outputs/demo/summary.json."""
+    from sunloom.config.settings import Settings
     from sunloom.workflows.demo import run_demo
+    from sunloom.workflows.demo.recipes import relevant
 
     chosen = list(sets or ())
     chosen += [f"seed={seed}"] if seed is not None else []
     chosen += [f"serving.port={port}"] if port is not None else []
-    summary = run_demo(load_settings(chosen, env), keep=keep, sets=tuple(chosen))
+    summary = run_demo(load_settings(relevant(Settings, chosen), env), keep=keep, sets=tuple(chosen))
     if json:
         output.print_json(summary)

@@ -19,6 +19,17 @@ def describe_problems(
     return "\n".join(dict.fromkeys(lines))
 
 
+def is_known(kind: type[BaseModel], key: str) -> bool:
+    """Whether a dotted key names a field of the configuration class."""
+    here: list[type[BaseModel]] = [kind]
+    for part in key.split("."):
+        fields = [model.model_fields[part] for model in here if part in model.model_fields]
+        if not fields:
+            return False
+        here = [model for field in fields for model in _models(field.annotation)]
+    return True
+
+
 def _describe(problem: Any, kind: type[BaseModel], origins: Mapping[str, str]) -> str:
     location, models = _walk(kind, problem["loc"])
     key = ".".join(location)

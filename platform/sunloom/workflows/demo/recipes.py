@@ -15,6 +15,7 @@ from sunloom.config.data import DataRecipe
 from sunloom.config.features import FeaturesRecipe
 from sunloom.config.llm import LlmRecipe
 from sunloom.config.monitoring import MonitoringRecipe
+from sunloom.config.problems import is_known
 from sunloom.config.tabular import TabularRecipe
 from sunloom.errors import UsageError
 
@@ -34,8 +35,28 @@ class DemoRecipes:
     monitoring: MonitoringRecipe
 
 
+KINDS = (
+    DataRecipe,
+    FeaturesRecipe,
+    TabularRecipe,
+    LlmRecipe,
+    AgentsRecipe,
+    MonitoringRecipe,
+)
+
+
+def relevant(kind: type[Settings], sets: Sequence[str]) -> list[str]:
+    """Assignments for a class: those whose key it has, and those whose key no recipe has.
+
+    The latter reach the loader, which says what is wrong with them.
+    """
+    keys = {one: one.partition("=")[0] for one in sets}
+    strangers = {one for one, key in keys.items() if not any(is_known(k, key) for k in KINDS)}
+    return [one for one in sets if one in strangers or is_known(kind, keys[one])]
+
+
 def load_demo_recipes(sets: Sequence[str] = ()) -> DemoRecipes:
-    """Load every recipe of the demo with the same assignments over it.
+    """Load every recipe of the demo, each with the assignments whose keys it has.
 
     Raises:
         UsageError: There is no ``conf/`` folder above the working directory.
@@ -48,7 +69,8 @@ def load_demo_recipes(sets: Sequence[str] = ()) -> DemoRecipes:
         )
 
     def load(kind: type[R], path: str) -> R:
-        return load_config(kind, recipe=folder / Path(path), sets=sets, conf_dir=folder).config
+        own = relevant(kind, sets)
+        return load_config(kind, recipe=folder / Path(path), sets=own, conf_dir=folder).config
 
     return DemoRecipes(
         data=load(DataRecipe, "data/cdnow.yaml"),
