@@ -1,6 +1,7 @@
 """The embedded online store on LMDB: one file, many reading processes, one writer at a time.
 
-Keys: ``m/<feature set>`` holds the set's schemas as JSON; ``d/<set number><entity>`` one record.
+Keys: ``m/<feature set>`` holds the set's schemas as JSON; ``d/<set number><entity>`` one record;
+``k/<space>``, NUL and the key a plain value.
 """
 
 from __future__ import annotations
@@ -8,24 +9,28 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lmdb
 import polars as pl
 
 from sunloom.data.sources import require_columns
 from sunloom.errors import NotFoundError, StoreError, UsageError
+from sunloom.features.store.keyvalue import Write, check_key, check_space
 from sunloom.features.store.online import Field, GroupSchema
 from sunloom.features.store.packing import RecordCodec, field_dtype, schema_id_of, time_of
 
 FIRST_MAP_BYTES = 256 * 1024 * 1024
 _CHUNK_ROWS = 20_000
+_SCAN_PAIRS = 1_000
 _INT_KEY = struct.Struct(">Q")
 _SIGN = 1 << 63
+
+_T = TypeVar("_T")
 
 
 def embedded_store(folder: Path) -> EmbeddedStore:
@@ -138,6 +143,32 @@ class EmbeddedStore:
             prefix = self._group(txn, feature_set).prefix
             return sum(1 for _ in _keys_from(txn, prefix))
 
+    def get_many(self, space: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The value of each key of that space, in order; None where none is."""
+        prefix = _space_prefix(space)
+        with self._reading() as txn:
+            values = (txn.get(prefix + check_key(key)) for key in keys)
+            return [None if value is None else bytes(value) for value in values]
+
+    def apply(self, writes: Sequence[Write]) -> None:
+        """Write all of these or none, in one transaction and in this order."""
+        packed = [(_space_prefix(space) + check_key(key), value) for space, key, value in writes]
+        self._transact(lambda txn: _put_all(txn, packed))
+
+    def scan(self, space: str) -> Iterator[tuple[bytes, bytes]]:
+        """Every key and value of that space, by key."""
+        prefix = _space_prefix(space)
+        after = prefix
+        while True:
+            # A transaction held open between yields would keep every page written since then.
+            with self._reading() as txn:
+                pairs = _pairs_after(txn, prefix, after)
+            for key, value in pairs:
+                yield key[len(prefix) :], value
+            if len(pairs) < _SCAN_PAIRS:
+                return
+            after = pairs[-1][0]
+
     def _write_chunk(
         self,
         feature_set: str,
@@ -146,11 +177,17 @@ class EmbeddedStore:
         values: pl.DataFrame,
         chunk: pl.DataFrame,
     ) -> int:
+        def put(txn: Any) -> int:
+            return _put_rows(txn, self._evolve(txn, feature_set, fields, meta), values, chunk)
+
+        return self._transact(put)
+
+    def _transact(self, work: Callable[[Any], _T]) -> _T:
+        """Do the work in one write transaction; again from its start when the map had to grow."""
         while True:
             try:
                 with self._env.begin(write=True) as txn:
-                    group = self._evolve(txn, feature_set, fields, meta)
-                    return _put_rows(txn, group, values, chunk)
+                    return work(txn)
             except lmdb.MapFullError:
                 self._env.set_mapsize(self._env.info()["map_size"] * 2)
             except lmdb.MapResizedError:
@@ -219,6 +256,31 @@ def _put_rows(txn: Any, group: _Group, values: pl.DataFrame, chunk: pl.DataFrame
             txn.put(key, record)
             written += 1
     return written
+
+
+def _space_prefix(space: str) -> bytes:
+    return b"k/" + check_space(space) + b"\0"
+
+
+def _put_all(txn: Any, packed: Sequence[tuple[bytes, bytes | None]]) -> None:
+    for key, value in packed:
+        if value is None:
+            txn.delete(key)
+        else:
+            txn.put(key, value)
+
+
+def _pairs_after(txn: Any, prefix: bytes, after: bytes) -> list[tuple[bytes, bytes]]:
+    cursor = txn.cursor()
+    pairs: list[tuple[bytes, bytes]] = []
+    # No key is empty, so the prefix itself is never one.
+    if not cursor.set_range(after + b"\0"):
+        return pairs
+    for key, value in cursor:
+        if len(pairs) == _SCAN_PAIRS or bytes(key[: len(prefix)]) != prefix:
+            break
+        pairs.append((bytes(key), bytes(value)))
+    return pairs
 
 
 def _meta_key(feature_set: str) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -49,7 +49,11 @@ class GroupSchema:
 
 @runtime_checkable
 class OnlineStore(Protocol):
-    """The latest values of each entity; many processes may read while one writes."""
+    """The latest values of each entity; many processes may read while others write.
+
+    Beneath the records lie plain keys and values in named spaces (``get_many``, ``apply``,
+    ``scan``), for what else must live and change together, such as a stream's tiles and offsets.
+    """
 
     def write(
         self, feature_set: str, table: pl.DataFrame, *, key: str = "id", time: str = "event_time"
@@ -97,6 +101,33 @@ class OnlineStore(Protocol):
 
     def count(self, feature_set: str) -> int:
         """Number of entities with a record."""
+        ...
+
+    def get_many(self, space: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The value of each key of that space, in order, in one round trip; None where none is.
+
+        Raises:
+            UsageError: A space that is empty or holds a NUL, or an empty or overlong key.
+        """
+        ...
+
+    def apply(self, writes: Sequence[tuple[str, bytes, bytes | None]]) -> None:
+        """Write all of these or none, in one transaction and in this order.
+
+        Args:
+            writes: Space, key and value; a value of None deletes the key.
+
+        Raises:
+            UsageError: As ``get_many``.
+            StoreError: The store cannot be written; nothing was.
+        """
+        ...
+
+    def scan(self, space: str) -> Iterator[tuple[bytes, bytes]]:
+        """Every key and value of that space.
+
+        Changes made while it runs may or may not be seen; what stays unchanged comes exactly once.
+        """
         ...
 
 

@@ -1,0 +1,40 @@
+"""Names of spaces and keys beneath the records, with the limits that hold in every store."""
+
+from __future__ import annotations
+
+from sunloom.errors import UsageError
+
+Write = tuple[str, bytes, bytes | None]
+"""Space, key and value; None deletes."""
+
+MAX_SPACE_BYTES = 128
+# LMDB's keys end at 511 bytes, the space's name and separators included.
+MAX_KEY_BYTES = 376
+
+
+def check_space(space: str) -> bytes:
+    """The space's name as bytes.
+
+    Raises:
+        UsageError: It is empty, too long, or holds a NUL.
+    """
+    encoded = space.encode()
+    if not 0 < len(encoded) <= MAX_SPACE_BYTES or b"\0" in encoded:
+        raise UsageError(
+            f"A space's name has 1 to {MAX_SPACE_BYTES} bytes and no NUL, not {space!r}.",
+            param="space",
+        )
+    return encoded
+
+
+def check_key(key: bytes) -> bytes:
+    """The key itself.
+
+    Raises:
+        UsageError: It is empty or too long.
+    """
+    if not 0 < len(key) <= MAX_KEY_BYTES:
+        raise UsageError(
+            f"A key has 1 to {MAX_KEY_BYTES} bytes, not {len(key)}: {key[:40]!r}.", param="key"
+        )
+    return key
