@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sunloom.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from sunloom.features.catalogue import catalogue_of, list_features, plan_of, plan_text
@@ -31,8 +32,4 @@ _HOMES = {
     "plan_text": "catalogue",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_exports(__name__, _HOMES)

@@ -5,7 +5,9 @@ Cheap to import: torch, transformers, PEFT, Ray and Matplotlib load when they ar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sunloom.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from sunloom.llm.conversations import Conversation, ConversationSource, GenericConversations
@@ -51,10 +53,4 @@ _HOMES = {
     "train_base": "training",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy_exports(__name__, _HOMES)

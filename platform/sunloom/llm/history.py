@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PROGRESS_FILE = "progress.jsonl"
+from sunloom.core.runs import PROGRESS_FILE, read_progress
 
 
 class ProgressLog:
@@ -39,17 +39,7 @@ def losses(run_dir: Path) -> list[dict[str, Any]]:
     Args:
         run_dir: A run's folder; one that has not begun gives [].
     """
-    path = run_dir / PROGRESS_FILE
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            # The last line may be under way.
-            break
-    return rows
+    return read_progress(run_dir)
 
 
 def plot_losses(run_dirs: Sequence[Path], path: Path, titles: Sequence[str] = ()) -> Path:

@@ -5,7 +5,9 @@ Cheap to import: scikit-learn, XGBoost, LightGBM, Ray and Matplotlib load when t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sunloom.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from sunloom.tabular.evaluation import Evaluation, evaluate
@@ -32,10 +34,4 @@ _HOMES = {
     "train_tabular": "trainer",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        from importlib import import_module
-
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_exports(__name__, _HOMES)

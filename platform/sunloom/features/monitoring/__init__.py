@@ -5,7 +5,9 @@ Cheap to import; Evidently loads inside the report.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sunloom.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from sunloom.features.monitoring.drift import DriftReport, FeatureDrift, drift_report
@@ -38,10 +40,4 @@ _HOMES = {
     "run_drift": "job",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        from importlib import import_module
-
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_exports(__name__, _HOMES)

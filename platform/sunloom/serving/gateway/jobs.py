@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,9 @@ from typing import Any
 
 from sunloom.config import Settings
 from sunloom.core.cluster import job_client, job_result
+from sunloom.core.runs import read_progress as run_progress
 from sunloom.errors import ConflictError, JobError, NotFoundError
 
-PROGRESS = "progress.jsonl"
-"""In a run's folder: one object a line with ``step``, ``loss`` and what else is known."""
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 _RUN = re.compile(r"run (\S+) writes to (\S+)")
 _MOST_LOSSES = 1000
@@ -83,7 +81,7 @@ def read_progress(logs: str) -> dict[str, Any]:
     found = _RUN.search(logs)
     if found is None:
         return {"run_id": None, "step": None, "loss_history": [], "eta_s": None}
-    rows = _rows(Path(found.group(2)) / PROGRESS)
+    rows = run_progress(Path(found.group(2)))
     last = rows[-1] if rows else {}
     return {
         "run_id": found.group(1),
@@ -94,19 +92,6 @@ def read_progress(logs: str) -> dict[str, Any]:
         "tokens_per_second": last.get("tokens_per_second"),
         "eta_s": last.get("eta_s", _time_left(last)),
     }
-
-
-def _rows(path: Path) -> Sequence[Mapping[str, Any]]:
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            # The last line may be under way.
-            continue
-    return [row for row in rows if isinstance(row, dict)]
 
 
 def _losses(rows: Sequence[Mapping[str, Any]]) -> builtins.list[dict[str, Any]]:
