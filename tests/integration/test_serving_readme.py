@@ -1,7 +1,8 @@
-"""The README's curl lines and its agent run as printed, against a real gateway."""
+"""The README's curl lines, openai client and agent run as printed, against a real gateway."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -44,6 +45,13 @@ def test_the_curl_lines_answer(gateway: RunningGateway, project_root: Path) -> N
     assert '"feature_set":"customer"' in out
     assert '"predictions":' in out
     assert '"error"' not in out
+
+
+def test_the_openai_block_gets_an_answer(gateway: RunningGateway, project_root: Path) -> None:
+    text = block(project_root, "python", "from openai import OpenAI")
+    message = json.loads(run([sys.executable, "-"], text, gateway))
+    assert message["role"] == "assistant"
+    assert message["content"] or message["tool_calls"]
 
 
 def test_the_agent_block_streams_its_events(gateway: RunningGateway, project_root: Path) -> None:
