@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +17,7 @@ from sunloom.config import Settings
 from sunloom.errors import NotFoundError, StoreError, UsageError
 from sunloom.features.store import Field, open_online_store
 from sunloom.features.store.embedded import EmbeddedStore
+from sunloom.features.store.schemas import meta_key
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 UTC_US = pl.Datetime("us", "UTC")
@@ -86,10 +89,27 @@ def test_a_changed_type_is_refused_with_the_way_out(store: EmbeddedStore) -> Non
     assert store.read("s", [1]) == [{"a": 1}]
 
 
-def test_what_cannot_be_packed_is_refused(store: EmbeddedStore) -> None:
+@pytest.mark.parametrize("value", [Decimal("0.1"), b"raw", [b"raw"]])
+def test_what_cannot_be_packed_is_refused(store: EmbeddedStore, value: object) -> None:
     with pytest.raises(StoreError, match="'a' has type"):
-        store.write("s", _table([1], a=[[1, 2]]))
+        store.write("s", _table([1], a=[value]))
     assert store.feature_sets() == []
+
+
+def test_a_whole_number_beyond_64_bits_is_refused(store: EmbeddedStore) -> None:
+    with pytest.raises(StoreError, match="'a' holds a whole number beyond"):
+        store.write("s", _table([1], a=[2**63]))
+    assert store.count("s") == 0
+
+
+def test_schemas_that_take_turns_are_kept_once(store: EmbeddedStore) -> None:
+    for turn in range(4):
+        store.write("s", _table([turn], **{"ab"[turn % 2]: [turn]}))
+    assert store.schema("s").names == ("b",)
+    assert store.read("s", [0, 1]) == [{"b": None}, {"b": 1}]
+    [raw] = store._backend.fetch([meta_key("s")])
+    assert raw is not None
+    assert len(json.loads(raw)["schemas"]) == 2
 
 
 def test_unknown_names_list_the_known_ones(store: EmbeddedStore) -> None:

@@ -39,7 +39,7 @@ def test_later_writes_of_one_call_win_and_none_deletes(store: EmbeddedStore) -> 
 def test_all_or_nothing(store: EmbeddedStore) -> None:
     with pytest.raises(UsageError, match="A key has"):
         store.apply([("s", b"a", b"1"), ("s", b"", b"2")])
-    with pytest.raises(TypeError):
+    with pytest.raises(UsageError, match="not str"):
         store.apply([("s", b"a", b"1"), ("s", b"b", "not bytes")])  # type: ignore[list-item]
     assert list(store.scan("s")) == []
 

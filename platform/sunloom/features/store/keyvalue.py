@@ -38,3 +38,14 @@ def check_key(key: bytes) -> bytes:
             f"A key has 1 to {MAX_KEY_BYTES} bytes, not {len(key)}: {key[:40]!r}.", param="key"
         )
     return key
+
+
+def check_value(value: bytes | None) -> bytes | None:
+    """The value itself.
+
+    Raises:
+        UsageError: It is neither bytes nor None.
+    """
+    if value is not None and not isinstance(value, bytes):
+        raise UsageError(f"A value is bytes or None, not {type(value).__name__}.", param="value")
+    return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from sunloom.config.settings import Settings
@@ -18,7 +19,8 @@ class Field:
 
     Attributes:
         name: The feature's name without its namespace.
-        dtype: ``int64``, ``float64``, ``bool``, ``string`` or ``datetime``.
+        dtype: ``int64``, ``float64``, ``bool``, ``string``, ``datetime``, ``date``, ``duration``,
+            ``list[…]`` or ``struct[name: …, …]``.
     """
 
     name: str
@@ -100,7 +102,17 @@ class OnlineStore(Protocol):
         ...
 
     def count(self, feature_set: str) -> int:
-        """Number of entities with a record."""
+        """Number of entities with a record that holds."""
+        ...
+
+    def set_ttl(self, feature_set: str, ttl: timedelta | None) -> None:
+        """Let the set's records hold so long after their feature time; None: for ever.
+
+        A record that holds no more is not found, and is dropped in time.
+
+        Raises:
+            NotFoundError: Unknown feature set; lists the known ones.
+        """
         ...
 
     def get_many(self, space: str, keys: Sequence[bytes]) -> list[bytes | None]:
