@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 PUBLIC = frozenset({"/healthz", "/readyz"})
 """Answered to everyone."""
@@ -45,6 +46,7 @@ RULES = (
 )
 
 
+@lru_cache(maxsize=4096)
 def find_rule(method: str, path: str) -> Rule:
     """The rule for a request."""
     matching = [rule for rule in RULES if _matches(rule, method, path)]
