@@ -33,9 +33,12 @@ class KeyCodec:
         """One code a row."""
         if self._offset is not None:
             column = columns[0]
-            keys = column.fill_null(self._offset - 1).to_numpy()
-            inside = (keys >= self._offset) & (keys <= self._highest)
-            return np.asarray(np.where(inside, keys - self._offset, NO_KEY))
+            keys = column.fill_null(self._offset - 1) if column.null_count() else column
+            codes = np.asarray(keys.to_numpy() - self._offset)
+            outside = (codes < 0) | (codes > self._highest - self._offset)
+            if outside.any():
+                codes[outside] = NO_KEY
+            return codes
         assert self._known is not None
         named = _named(columns)
         joined = named.join(self._known, on=named.columns, how="left", maintain_order="left")

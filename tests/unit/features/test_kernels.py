@@ -18,7 +18,9 @@ from sunloom.features.kernels import (
     range_distinct,
     range_sums,
     range_variances,
+    stable_order,
 )
+from sunloom.features.kernels.prefixes import key_bounds, sums_before
 
 W = 1_000
 _times = st.integers(-3 * W, 3 * W)
@@ -65,13 +67,64 @@ def test_ranges_hold_exactly_the_window(events: list, asked: list, width: int | 
 @given(_events, _asked, st.sampled_from([None, W]))
 @settings(max_examples=100, deadline=None)
 def test_bisection_equals_the_composite_key(events: list, asked: list, width: int | None) -> None:
-    timeline = _timeline(events)
-    expected = _ranges(timeline, asked, width)
-    timeline._composite = None
+    expected = _ranges(_timeline(events), asked, width)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sunloom.features.kernels.timeline._LARGEST", 0)
+        timeline = _timeline(events)
+    assert timeline._composite is None
     found = _ranges(timeline, asked, width)
     assert found.counts.tolist() == expected.counts.tolist()
     nonempty = expected.counts > 0
     assert found.start[nonempty].tolist() == expected.start[nonempty].tolist()
+
+
+@given(
+    st.lists(st.integers(0, 2**62), max_size=60),
+    st.lists(st.integers(0, 3), max_size=60),
+    st.integers(0, 62),
+)
+@settings(max_examples=300, deadline=None)
+def test_the_order_is_stable_whatever_the_spread(
+    wide: list[int], near: list[int], shift: int
+) -> None:
+    # Groups of near values far apart: leading bits alone cannot tell them from each other.
+    values = np.array([*wide, *(n + (1 << shift) for n in near)], dtype=np.int64)
+    order, ordered = stable_order(values)
+    assert order.tolist() == np.argsort(values, kind="stable").tolist()
+    assert ordered.tolist() == sorted(values.tolist())
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 40_000])
+def test_bursts_of_near_moments_are_ordered(distinct: int) -> None:
+    random = np.random.default_rng(distinct)
+    values = random.integers(0, 50, 40_000) * 2**52 + random.integers(0, distinct, 40_000)
+    order, _ = stable_order(values)
+    assert order.tolist() == np.argsort(values, kind="stable").tolist()
+
+
+@given(_events, _asked, st.sampled_from([None, W]))
+@settings(max_examples=100, deadline=None)
+def test_sparse_key_codes_find_the_same(events: list, asked: list, width: int | None) -> None:
+    far = 10**6
+    expected = _ranges(_timeline(events), asked, width)
+    sparse = _timeline([(key * far, *rest) for key, *rest in events])
+    found = _ranges(sparse, [(key * far, time) for key, time in asked], width)
+    assert found.counts.tolist() == expected.counts.tolist()
+    assert sparse.keys.tolist() == [key * far for key in _timeline(events).keys]
+
+
+@given(_asked, _events)
+@settings(max_examples=100, deadline=None)
+def test_questions_are_searched_in_ascending_order(asked: list, events: list) -> None:
+    timeline = _timeline(events)
+    keys = np.array([a[0] for a in asked], dtype=np.int64)
+    now = np.array([a[1] for a in asked], dtype=np.int64)
+    order = timeline.search_order(keys, now)
+    if order is not None:
+        assert sorted(order.tolist()) == list(range(len(asked)))
+        keys, now = keys[order], now[order]
+    stop = timeline.until(keys, now, inclusive=True)
+    assert stop.tolist() == sorted(stop.tolist())
 
 
 def test_keys_too_wide_for_one_number_fall_back() -> None:
@@ -122,6 +175,35 @@ def test_a_spike_before_the_window_leaves_the_window_exact() -> None:
     keys = np.zeros(3, dtype=np.int64)
     values = np.array([1e17, 1.25, 2.5])
     assert range_sums(values, keys, Ranges(np.array([1]), np.array([3]))).tolist() == [3.75]
+
+
+def test_a_sum_that_overflows_before_the_window_leaves_the_window_exact() -> None:
+    keys = np.zeros(4, dtype=np.int64)
+    values = np.array([1.7e308, 1.5, 1.7e308, 2.5])
+    found = range_sums(values, keys, Ranges(np.array([0, 1, 2, 3, 0]), np.array([1, 2, 4, 4, 4])))
+    assert found.tolist() == [1.7e308, 1.5, 1.7e308, 2.5, math.inf]
+
+
+@pytest.mark.parametrize("sizes", [[5_000, 1, 3, 0, 7], [1] * 3_000, [2_048, 2_049, 2_047]])
+def test_running_sums_begin_anew_at_each_key_whatever_its_size(sizes: list[int]) -> None:
+    keys = np.repeat(np.arange(len(sizes)), sizes)
+    values = np.random.default_rng(1).integers(-50, 50, len(keys)).astype(np.float64)
+    found = sums_before(values, key_bounds(keys))
+    parts = [values[keys == key] for key in range(len(sizes))]
+    expected = np.concatenate([np.cumsum(part) - part for part in parts])
+    assert found.tolist() == expected.tolist()
+
+
+def test_long_doubtful_ranges_are_summed_without_subtraction() -> None:
+    random = np.random.default_rng(5)
+    keys = np.repeat([0, 1], 3_000)
+    values = random.normal(size=6_000)
+    values[0] = 1e17
+    starts = random.integers(1, 2_000, 50)
+    ranges = Ranges(starts, starts + random.integers(1, 1_000, 50))
+    found = range_sums(values, keys, ranges)
+    exact = [math.fsum(values[a:b]) for a, b in zip(ranges.start, ranges.stop, strict=True)]
+    assert found == pytest.approx(exact, rel=1e-9, abs=1e-11)
 
 
 def test_whole_numbers_stay_exact_beyond_what_a_float_holds() -> None:

@@ -7,6 +7,7 @@ O(n log n + q log n), however many rows a key has.
 
 from sunloom.features.kernels.arrays import Array, Bools, Floats, Ints, Ranges
 from sunloom.features.kernels.distinct import first_occurrences, range_distinct
+from sunloom.features.kernels.order import stable_order
 from sunloom.features.kernels.sums import range_sums, range_variances
 from sunloom.features.kernels.timeline import Timeline
 from sunloom.features.kernels.trees import RangeTree, RankIndex
@@ -24,4 +25,5 @@ __all__ = [
     "range_distinct",
     "range_sums",
     "range_variances",
+    "stable_order",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,16 @@ class Ranges:
     def counts(self) -> Ints:
         """Rows in each range."""
         return self.stop - self.start
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Ranges]) -> Ranges:
+        """The ranges of all parts, one part after another."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            np.concatenate([part.start for part in parts]),
+            np.concatenate([part.stop for part in parts]),
+        )
 
     def through(self, mask: Bools) -> Ranges:
         """The same ranges among the rows that the mask keeps."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 
-from sunloom.features.kernels.arrays import Array, Floats, Ints, Ranges
+from sunloom.features.kernels.arrays import Array, Bools, Floats, Ints, Ranges
+from sunloom.features.kernels.prefixes import key_bounds, sums_before
 from sunloom.features.kernels.trees import RangeTree
 
 # Where the rounding of a prefix difference could exceed this share of the result, the range is
 # summed by itself.
 _TOLERANCE = 1e-10
 _EPSILON = float(np.finfo(np.float64).eps)
+# Ranges up to this length are summed row by row rather than through a tree.
+_SHORT = 256
 
 
 def range_sums(values: Array, keys: Ints, ranges: Ranges) -> Array:
@@ -33,37 +35,51 @@ def range_sums(values: Array, keys: Ints, ranges: Ranges) -> Array:
 
 
 def _float_sums(values: Floats, keys: Ints, ranges: Ranges) -> Floats:
-    sums = np.zeros(len(ranges.start), dtype=np.float64)
-    asked = np.flatnonzero(ranges.counts > 0)
-    if not len(asked):
-        return sums
-    start, last = ranges.start[asked], ranges.stop[asked] - 1
-    prefix, weight, rank = _prefixes(values, keys)
-    # prefix[last] less everything before start in the same key
-    before = np.where(rank[start] > 0, prefix[start - 1], 0.0)
-    sums[asked] = prefix[last] - before
-    error = weight[last] * (_EPSILON * (rank[last] + 2))
-    doubtful = ~(error <= _TOLERANCE * np.abs(sums[asked])) & (rank[start] > 0)
-    if doubtful.any():
-        rows = asked[doubtful]
-        tree = RangeTree(values, np.add, 0.0)
-        sums[rows] = tree.fold(ranges.start[rows], ranges.stop[rows])
+    if not len(values):
+        return np.zeros(len(ranges.start), dtype=np.float64)
+    bounds = key_bounds(keys)
+    before = sums_before(values, bounds)
+    empty = ranges.stop <= ranges.start
+    start = np.minimum(ranges.start, len(values) - 1)
+    last = np.maximum(ranges.stop - 1, 0)
+    sums: Floats = before[last]
+    sums += values[last]
+    sums -= before[start]
+    sums[empty] = 0.0
+    rows = np.flatnonzero(_doubtful(values, bounds, sums, start) & ~empty)
+    if len(rows):
+        sums[rows] = _summed(values, Ranges(ranges.start[rows], ranges.stop[rows]))
     return sums
 
 
-def _prefixes(values: Floats, keys: Ints) -> tuple[Floats, Floats, Ints]:
-    """Running sum, running sum of sizes, and rank, each from the key's first row."""
-    frame = pl.DataFrame({"key": keys, "value": values}).with_columns(
-        pl.col("key").set_sorted(),
-    )
-    running = frame.select(
-        pl.col("value").cum_sum().over("key").alias("sum"),
-        pl.col("value").abs().cum_sum().over("key").alias("weight"),
-    )
-    first = np.flatnonzero(np.diff(keys, prepend=keys[0] - 1))
-    starts = np.repeat(first, np.diff(first, append=len(keys)))
-    rank = np.arange(len(keys), dtype=np.int64) - starts
-    return running["sum"].to_numpy(), running["weight"].to_numpy(), rank
+def _doubtful(values: Floats, bounds: Ints, sums: Floats, start: Ints) -> Bools:
+    """Where rounding in the key's running sum might show in the difference."""
+    weights = np.add.reduceat(np.abs(values), bounds[:-1])
+    errors = weights * (_EPSILON * (np.diff(bounds) + 2))
+    limits = _TOLERANCE * np.abs(sums)
+    limits[np.isinf(limits)] = np.nan
+    doubtful = np.asarray(~(limits >= errors.max()))
+    rows = np.flatnonzero(doubtful)
+    begins = start[rows]
+    key = np.searchsorted(bounds, begins, side="right") - 1
+    # A range from its key's first row on is a running sum itself: nothing cancels.
+    doubtful[rows] = ~(limits[rows] >= errors[key]) & (bounds[key] < begins)
+    return doubtful
+
+
+def _summed(values: Floats, ranges: Ranges) -> Floats:
+    """Sums of ranges that are not empty, without subtraction."""
+    sums = np.empty(len(ranges.start), dtype=np.float64)
+    short = ranges.counts <= _SHORT
+    rows = np.flatnonzero(short)
+    picked = Ranges(ranges.start[rows], ranges.stop[rows])
+    for chunk in _chunks(picked.counts):
+        flat, offsets = _expand(Ranges(picked.start[chunk], picked.stop[chunk]))
+        sums[rows[chunk]] = np.add.reduceat(values[flat], offsets)
+    if not short.all():
+        tree = RangeTree(values, np.add, 0.0)
+        sums[~short] = tree.fold(ranges.start[~short], ranges.stop[~short])
+    return sums
 
 
 def range_variances(values: Floats, ranges: Ranges) -> Floats:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from sunloom.features.kernels.arrays import Ints
+from sunloom.features.kernels.order import stable_order
 
 _LARGEST = np.iinfo(np.int64).max
 
@@ -21,55 +23,81 @@ class Timeline:
 
     def __init__(self, keys: Ints, times: Ints) -> None:
         known = keys >= 0
-        keys, times = (keys, times) if known.all() else (keys[known], times[known])
+        places = None if known.all() else np.flatnonzero(known)
+        if places is not None:
+            keys, times = keys[places], times[places]
         self._base = int(times.min()) - 1 if len(times) else 0
         # One place before the first time and one after the last, for questions from outside.
         self._span = (int(times.max()) - self._base + 2) if len(times) else 2
-        highest = int(keys.max()) if len(keys) else 0
-        self._fits = (highest + 1) <= _LARGEST // self._span
+        self._highest = int(keys.max()) if len(keys) else 0
+        self._composite: Ints | None = None
+        self._times: Ints | None = None
+        self._wide_keys: Ints = keys[:0]
+        self._starts = _starts(keys, self._highest)
         order = self._sort(keys, times)
-        self.order: Ints = order if known.all() else np.flatnonzero(known)[order]
-        self.keys: Ints = keys[order]
-        self._times = times[order]
-        self._composite = self._compose(self.keys, self._times) if self._fits else None
-        self._starts = _starts(self.keys, highest)
+        self.order: Ints = order if places is None else places[order]
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.order)
+
+    @cached_property
+    def keys(self) -> Ints:
+        """The sorted rows' keys."""
+        if self._starts is not None:
+            counts = np.diff(self._starts[1:-1])
+            return np.repeat(np.arange(self._highest + 1, dtype=np.int64), counts)
+        return self._wide_keys
 
     def first_of(self, keys: Ints) -> Ints:
         """Where each key's rows begin."""
         if self._starts is not None:
             return np.asarray(self._starts[np.clip(keys, -1, len(self._starts) - 3) + 1])
-        return np.searchsorted(self.keys, keys, side="left").astype(np.int64)
+        return np.searchsorted(self._wide_keys, keys, side="left").astype(np.int64)
 
     def end_of(self, keys: Ints) -> Ints:
         """Where each key's rows end."""
         if self._starts is not None:
             return np.asarray(self._starts[np.clip(keys, -1, len(self._starts) - 3) + 2])
-        return np.searchsorted(self.keys, keys, side="right").astype(np.int64)
+        return np.searchsorted(self._wide_keys, keys, side="right").astype(np.int64)
 
     def until(self, keys: Ints, times: Ints, *, inclusive: bool) -> Ints:
-        """Where each key's rows up to the time end."""
+        """Where each key's rows up to the time end; fastest where keys and times ascend."""
         side: Any = "right" if inclusive else "left"
         if self._composite is not None:
-            clipped = np.clip(times, self._base, self._base + self._span - 1)
-            wanted = self._compose(keys, clipped)
-            found: Ints = np.searchsorted(self._composite, wanted, side=side).astype(np.int64)
-            return found
+            wanted = self._compose(keys, times)
+            found = np.searchsorted(self._composite, wanted, side=side)
+            return found.astype(np.int64, copy=False)
         return self._bisect(keys, times, inclusive=inclusive)
 
+    def search_order(self, keys: Ints, times: Ints) -> Ints | None:
+        """An order in which neighbours look at neighbouring rows; None: as they are."""
+        wanted = keys if self._composite is None else self._compose(keys, times)
+        if (wanted[1:] >= wanted[:-1]).all():
+            return None
+        return np.argsort(wanted).astype(np.int64, copy=False)
+
     def _compose(self, keys: Ints, times: Ints) -> Ints:
-        return np.asarray(keys * self._span + (times - self._base))
+        wanted = np.clip(times, self._base, self._base + self._span - 1)
+        wanted -= self._base
+        wanted += np.minimum(keys, self._highest + 1) * self._span
+        return wanted
 
     def _sort(self, keys: Ints, times: Ints) -> Ints:
-        if self._fits:
-            return _stable_order(self._compose(keys, times))
-        order: Ints = np.lexsort((times, keys)).astype(np.int64)
+        if (self._highest + 2) <= _LARGEST // self._span:
+            composite = keys * self._span
+            composite += times
+            composite -= self._base
+            found, self._composite = stable_order(composite)
+            if self._starts is None:
+                self._wide_keys = keys[found]
+            return found
+        order: Ints = np.lexsort((times, keys)).astype(np.int64, copy=False)
+        self._times, self._wide_keys = times[order], keys[order]
         return order
 
     def _bisect(self, keys: Ints, times: Ints, *, inclusive: bool) -> Ints:
         """Binary search of each question in its key's own rows, all at once."""
+        assert self._times is not None
         low, high = self.first_of(keys), self.end_of(keys)
         while (open_ := low < high).any():
             middle = (low + high) >> 1
@@ -78,20 +106,6 @@ class Timeline:
             low = np.where(open_ & before, middle + 1, low)
             high = np.where(open_ & ~before, middle, high)
         return low
-
-
-def _stable_order(values: Ints) -> Ints:
-    """A stable argsort: the fast unstable one, then equal values put back in order."""
-    order = np.argsort(values).astype(np.int64)
-    ordered = values[order]
-    same = ordered[1:] == ordered[:-1]
-    if same.any():
-        tied = np.zeros(len(order), dtype=bool)
-        tied[1:] |= same
-        tied[:-1] |= same
-        places = np.flatnonzero(tied)
-        order[places] = order[places][np.lexsort((order[places], ordered[places]))]
-    return order
 
 
 def _starts(keys: Ints, highest: int) -> Ints | None:

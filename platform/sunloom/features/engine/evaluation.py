@@ -1,0 +1,170 @@
+"""A plan over source tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import polars as pl
+
+from sunloom.features.aggregation import aggregate_series
+from sunloom.features.engine.questions import Questions
+from sunloom.features.engine.rows import JoinedRows, Rows, finished, in_order
+from sunloom.features.kernels import Ints, Ranges
+from sunloom.features.lowering import NOW, Lowering
+from sunloom.features.plan import (
+    Aggregate,
+    Bound,
+    ClassPlan,
+    Expr,
+    FeaturePlan,
+    JoinPlan,
+    Lookup,
+    Plan,
+    Window,
+    walk,
+)
+from sunloom.features.types import POLARS
+
+
+class Engine:
+    """A plan over source tables.
+
+    Args:
+        plan: What to compute.
+        sources: Namespace to rows, conformed to the plan's types; a class may have none.
+    """
+
+    def __init__(self, plan: Plan, sources: Mapping[str, pl.DataFrame]) -> None:
+        self._plan = plan
+        self._rows = {name: Rows(plan.of(name), frame) for name, frame in sources.items()}
+
+    def answer(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The plan's outputs for each question, one row each, in order.
+
+        Args:
+            frame: The key under its feature name, ``NOW``, and given inputs.
+        """
+        return self._answer(self._plan.namespace, frame, self._plan.outputs)
+
+    def _answer(self, namespace: str, frame: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
+        item = self._plan.of(namespace)
+        order = in_order(item, names)
+        questions = Questions(frame, _aggregates(item, order))
+        self._read_sources(item, questions, order)
+        for name in order:
+            feature = item.feature(name)
+            if feature.expression is not None and name not in questions.frame.columns:
+                self._compute(item, questions, feature, feature.expression)
+        return questions.frame.select(names)
+
+    def _read_sources(self, item: ClassPlan, questions: Questions, names: Iterable[str]) -> None:
+        """The visible row of each question: the latest not after now; null where there is none."""
+        held = questions.frame.columns
+        wanted = [n for n in names if item.feature(n).expression is None and n not in held]
+        if not wanted:
+            return
+        rows = self._rows.get(item.namespace)
+        if rows is None:
+            empty = [
+                finished(item.feature(n), pl.lit(None, POLARS[item.feature(n).dtype]))
+                for n in wanted
+            ]
+            questions.frame = questions.frame.with_columns(empty)
+            return
+        latest = self._latest(questions, rows.joined((item.key,), item.time), (item.key,))
+        missing = pl.Series(latest < 0)
+        done = [_or_default(item.feature(n), missing) for n in wanted]
+        picked = _picked(rows.frame.select(wanted), latest).with_columns(done)
+        questions.frame = questions.frame.hstack(picked)
+
+    def _latest(self, questions: Questions, joined: JoinedRows, keys: tuple[str, ...]) -> Ints:
+        """Where each question's latest visible row stands in its source; -1 where there is none."""
+        time = joined.time
+        search = questions.search(joined, keys)
+        ranges = search.ranges(Window(column=time, end=_NOW_BOUND if time else None))
+        if not len(joined.timeline):
+            return np.full(len(ranges.stop), -1, dtype=np.int64)
+        places = joined.timeline.order[np.maximum(ranges.stop - 1, 0)]
+        places[ranges.counts == 0] = -1
+        return search.in_order(places)
+
+    def _compute(
+        self, item: ClassPlan, questions: Questions, feature: FeaturePlan, expression: Expr
+    ) -> None:
+        for node in walk(expression):
+            if isinstance(node, Aggregate | Lookup) and node not in questions.answers:
+                questions.add(self._parts(item, questions, node))
+        lowered = Lowering(questions.answers).expression(expression)
+        questions.frame = questions.frame.with_columns(finished(feature, lowered))
+
+    def _parts(
+        self, item: ClassPlan, questions: Questions, node: Aggregate | Lookup
+    ) -> dict[Expr, pl.Series]:
+        join = item.join(node.join)
+        if isinstance(node, Aggregate):
+            return self._aggregate(questions, join, questions.alike(node))
+        return {node: self._look_up(questions, join, node)}
+
+    def _aggregate(
+        self, questions: Questions, join: JoinPlan, nodes: Sequence[Aggregate]
+    ) -> dict[Expr, pl.Series]:
+        """Aggregations that differ only in their windows: what they have in common is done once."""
+        column = nodes[0].window.column
+        joined = self._rows[join.target].joined(join.target_keys, column)
+        search = questions.search(joined, join.own_keys)
+        every = Ranges.concatenated([search.ranges(node.window) for node in nodes])
+        found = aggregate_series(nodes[0], joined.sorted, joined.timeline.keys, every)
+        size = questions.frame.height
+        parts = [found.slice(place * size, size) for place in range(len(nodes))]
+        return {node: search.answers(part) for node, part in zip(nodes, parts, strict=True)}
+
+    def _look_up(self, questions: Questions, join: JoinPlan, node: Lookup) -> pl.Series:
+        target = self._plan.of(join.target)
+        if join.target_keys != (target.key,):
+            return self._look_up_by_keys(questions, join, target, node)
+        own = pl.col(join.own_keys[0]).alias(target.key)
+        asked = questions.frame.select(own, NOW)
+        known = asked[target.key].is_not_null()
+        answers = self._answer(target.namespace, asked, (node.feature,))[node.feature]
+        return answers.set(~known, None)
+
+    def _look_up_by_keys(
+        self, questions: Questions, join: JoinPlan, target: ClassPlan, node: Lookup
+    ) -> pl.Series:
+        """A has-one over other columns than the key: the latest visible row decides the key."""
+        joined = self._rows[join.target].joined(join.target_keys, target.time)
+        latest = self._latest(questions, joined, join.own_keys)
+        keys = _picked(joined.rows.frame.select(target.key), latest)
+        asked = questions.frame.select(NOW).hstack(keys)
+        answers = self._answer(target.namespace, asked, (node.feature,))[node.feature]
+        return answers.set(asked[target.key].is_null(), None)
+
+
+_NOW_BOUND = Bound(ago_us=0, inclusive=True)
+
+
+def _picked(rows: pl.DataFrame, places: Ints) -> pl.DataFrame:
+    """The row at each place; nulls where the place is -1."""
+    if not rows.height:
+        return rows.clear(len(places))
+    # Two steps: gathering by an index with nulls is several times slower.
+    picked = rows[np.maximum(places, 0)]
+    known = pl.Series(places >= 0)
+    return picked if known.all() else picked.select(pl.when(known).then(pl.all()))
+
+
+def _aggregates(item: ClassPlan, names: Iterable[str]) -> list[Aggregate]:
+    """Every aggregation in the features' expressions, once."""
+    expressions = [item.feature(name).expression for name in names]
+    nodes = [node for expr in expressions if expr is not None for node in walk(expr)]
+    return list(dict.fromkeys(node for node in nodes if isinstance(node, Aggregate)))
+
+
+def _or_default(feature: FeaturePlan, missing: pl.Series) -> pl.Expr:
+    """The feature's column, with its default where there is no row."""
+    value = pl.col(feature.name)
+    if feature.default is None:
+        return value
+    default = Lowering().expression(feature.default)
+    return pl.when(pl.lit(missing)).then(default).otherwise(value).alias(feature.name)
