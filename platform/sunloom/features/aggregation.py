@@ -9,20 +9,28 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
+from sunloom.errors import DataError
 from sunloom.features.kernels import (
     Array,
     Bools,
     Ints,
     Ranges,
     RangeTree,
+    expanded,
     first_occurrences,
     range_distinct,
+    range_extreme_rows,
+    range_select,
     range_sums,
+    range_top,
     range_variances,
 )
 from sunloom.features.plan import Aggregate, Expr
 from sunloom.features.types import POLARS
+
+_INT64_END = 2.0**63
 
 Sorted = Callable[[Expr], pl.Series]
 
@@ -31,7 +39,8 @@ def aggregate_series(node: Aggregate, rows: Sorted, keys: Ints, ranges: Ranges) 
     """The aggregation of each range.
 
     Args:
-        node: What to compute; nulls of the value are skipped, except by ``count``.
+        node: What to compute. Rows without a value are skipped, except by ``count`` and
+            ``array_agg``; ``min_by`` and ``max_by`` skip rows without the value they compare.
         rows: Gives an expression's value in each sorted row.
         keys: The sorted rows' keys.
         ranges: One a question.
@@ -41,11 +50,19 @@ def aggregate_series(node: Aggregate, rows: Sorted, keys: Ints, ranges: Ranges) 
         counted = ranges if kept is None else ranges.through(kept)
         return pl.Series(counted.counts)
     values = rows(node.value)
-    known = values.is_not_null().to_numpy()
-    kept = known if kept is None else known & kept
-    if not kept.all():
-        values, keys, ranges = values.filter(pl.Series(kept)), keys[kept], ranges.through(kept)
-    return _KINDS[node.kind](node, values, keys, ranges).cast(POLARS[node.dtype])
+    by = rows(node.by) if node.by is not None else values
+    if node.kind != "array_agg":
+        known = by.is_not_null().to_numpy()
+        kept = known if kept is None else known & kept
+    if kept is not None and not kept.all():
+        mask = pl.Series(kept)
+        values, by = values.filter(mask), by.filter(mask)
+        keys, ranges = keys[kept], ranges.through(kept)
+    if node.by is not None:
+        found = _at_extreme(values, by, ranges, largest=node.kind == "max_by")
+    else:
+        found = _KINDS[node.kind](node, values, keys, ranges)
+    return found.cast(POLARS[node.dtype])
 
 
 def _kept(node: Aggregate, rows: Sorted) -> Bools | None:
@@ -60,8 +77,24 @@ def _with_nulls(values: Array, missing: Bools) -> pl.Series:
     return series.set(pl.Series(missing), None) if missing.any() else series
 
 
-def _sum(_: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
+def _sum(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
+    if values.dtype == pl.Int64:
+        _refuse_overflow(node, values, keys, ranges)
     return pl.Series(range_sums(values.to_numpy(), keys, ranges))
+
+
+def _refuse_overflow(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> None:
+    floats = values.cast(pl.Float64).to_numpy()
+    if np.abs(floats).sum() < _INT64_END:
+        return
+    # Near the end itself a float cannot tell; what wraps around changes its sign there.
+    sums, exact = range_sums(floats, keys, ranges), range_sums(values.to_numpy(), keys, ranges)
+    if (np.abs(sums - exact) > _INT64_END / 2).any():
+        raise DataError(
+            f"A sum over {node.join!r} does not fit in 64 bits.",
+            "Sum F.cast(_.x, pa.float64()) instead.",
+            node.join,
+        )
 
 
 def _mean(_: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
@@ -96,7 +129,8 @@ def _extreme(
 
 
 def _variance(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
-    variances = range_variances(values.cast(pl.Float64).to_numpy(), ranges)
+    with np.errstate(invalid="ignore", over="ignore"):
+        variances = range_variances(values.cast(pl.Float64).to_numpy(), ranges)
     return _with_nulls(variances, ranges.counts < 2)
 
 
@@ -126,12 +160,73 @@ def _all(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Ser
     return pl.Series(ranges.through(values.to_numpy()).counts == ranges.counts)
 
 
+def _codes(values: pl.Series) -> Ints:
+    """Whole numbers from 0 up in the order of the values; NaN is the largest."""
+    if values.dtype == pl.Boolean:
+        return values.cast(pl.Int64).to_numpy()
+    return values.rank("dense").cast(pl.Int64).to_numpy() - 1
+
+
+def _at_extreme(values: pl.Series, by: pl.Series, ranges: Ranges, *, largest: bool) -> pl.Series:
+    """The value, null or not, in the first row with the extreme."""
+    return _at(values, range_extreme_rows(_codes(by), ranges, largest=largest), ranges)
+
+
+def _lists(values: pl.Series, counts: Ints) -> pl.Series:
+    """So many of the values a list, one list after another; null rather than an empty list."""
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    flat = values.rechunk().to_arrow()
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets), flat, mask=pa.array(counts == 0))
+    found = pl.from_arrow(lists)
+    assert isinstance(found, pl.Series)
+    return found
+
+
+def _array(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
+    return _lists(values.gather(expanded(ranges)[0]), ranges.counts)
+
+
+def _top(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
+    codes = _codes(values)
+    found, counts = range_top(codes, keys, ranges, int(node.argument or 1))
+    return _lists(values.gather(_row_of_each(codes)[found]), counts)
+
+
+def _percentile(node: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
+    codes = _codes(values)
+    # Chalk's place in the sorted rows: the share of their number, cut, and at most the last.
+    places = np.floor(float(node.argument or 0.0) * ranges.counts).astype(np.int64)
+    places = np.clip(places, 0, np.maximum(ranges.counts - 1, 0))
+    found = range_select(codes, ranges, places)
+    return _at(values, _row_of_each(codes)[np.minimum(found, codes.max(initial=0))], ranges)
+
+
+def _row_of_each(codes: Ints) -> Ints:
+    """A row that has each code."""
+    rows = np.zeros(int(codes.max(initial=0)) + 1, dtype=np.int64)
+    rows[codes[::-1]] = np.arange(len(codes) - 1, -1, -1, dtype=np.int64)
+    return rows
+
+
 def _count_distinct(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
-    codes = values.rank("dense").cast(pl.Int64).fill_null(0).to_numpy()
+    codes = _codes(values)
     if node.window.start is None:
         # From the beginning: every value counts where it first stands.
         return pl.Series(ranges.through(first_occurrences(codes, keys)).counts)
     return pl.Series(range_distinct(codes, keys, ranges))
+
+
+def _rows(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
+    counts = ranges.counts
+    before = np.cumsum(counts) - counts
+    places = np.arange(counts.sum()) + np.repeat(ranges.start - before, counts)
+    asked = np.repeat(np.arange(len(counts)), counts)
+    flat = pl.DataFrame({"asked": asked, "row": values.gather(places)})
+    lists = flat.group_by("asked").agg("row")
+    every = pl.DataFrame({"asked": np.arange(len(counts))})
+    found = every.join(lists, on="asked", how="left", maintain_order="left")["row"]
+    return found.fill_null([])
 
 
 _KINDS: Mapping[str, Callable[[Aggregate, pl.Series, Any, Ranges], pl.Series]] = {
@@ -146,4 +241,8 @@ _KINDS: Mapping[str, Callable[[Aggregate, pl.Series, Any, Ranges], pl.Series]] =
     "any": _any,
     "all": _all,
     "count_distinct": _count_distinct,
+    "array_agg": _array,
+    "approx_top_k": _top,
+    "approx_percentile": _percentile,
+    "rows": _rows,
 }

@@ -15,6 +15,7 @@ from sunloom.features.plan import (
     Lookup,
     Now,
     Plan,
+    Resolved,
     Window,
 )
 
@@ -55,7 +56,7 @@ def list_features(definitions: str) -> list[dict[str, Any]]:
             "name": feature.name,
             "fqn": feature.fqn,
             "kind": feature.kind,
-            "dtype": feature.dtype,
+            "dtype": str(feature.dtype),
             "nullable": feature.nullable,
             "expression": shown(feature.expression) if feature.expression else None,
             "description": feature.description,
@@ -97,6 +98,8 @@ def shown(node: Expr) -> str:
         return f"_.{node.join}.{node.feature}"
     if isinstance(node, Aggregate):
         return _shown_aggregate(node)
+    if isinstance(node, Resolved):
+        return _shown_resolved(node)
     return _shown_call(node)
 
 
@@ -109,11 +112,22 @@ def _shown_call(node: Call) -> str:
     return f"{node.function}({', '.join(args)})"
 
 
+def _shown_resolved(node: Resolved) -> str:
+    resolver = node.resolver
+    args = [shown(given.value) for given in resolver.args]
+    called = f"{resolver.fqn.rsplit('.', 1)[-1]}({', '.join(args)})"
+    several = f".{node.output}" if len(resolver.outputs) > 1 else ""
+    batched = ", batched" if resolver.shape == "frame" else ""
+    return f"@{resolver.kind} {called}{several}  [{resolver.place}{batched}]"
+
+
 def _shown_aggregate(node: Aggregate) -> str:
-    parts = [shown(part) for part in (node.value, *node.where) if part is not None]
+    rows = (node.value, *node.where)
+    parts = [shown(part) for part in rows if part is not None]
     window = _shown_window(node.window)
     inside = ", ".join([*parts, window] if window else parts)
-    return f"_.{node.join}[{inside}].{node.kind}()"
+    given = shown(node.by) if node.by is not None else node.argument
+    return f"_.{node.join}[{inside}].{node.kind}({'' if given is None else given})"
 
 
 def _shown_window(window: Window) -> str:

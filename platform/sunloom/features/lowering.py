@@ -34,6 +34,8 @@ class Lowering:
             return pl.col(NOW)
         if isinstance(node, Const):
             return _constant(node)
+        if isinstance(node, Call) and node.function == "rows":
+            return pl.struct(self.expression(arg) for arg in node.args)
         if isinstance(node, Call):
             return lower_call(node, [self.expression(arg) for arg in node.args])
         return pl.col(self._parts[node])
@@ -55,6 +57,8 @@ class Lowering:
 
 
 def _constant(node: Const) -> pl.Expr:
+    if isinstance(node.value, tuple):
+        return pl.lit(list(node.value), POLARS[node.dtype])
     if node.dtype in ("datetime", "duration"):
         return pl.lit(node.value, pl.Int64).cast(POLARS[node.dtype])
     return pl.lit(node.value, POLARS[node.dtype])

@@ -10,11 +10,13 @@ import hashlib
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sunloom.errors import NotFoundError
+from sunloom.features.dtypes import DType as DType
+from sunloom.features.dtypes import Node
 
-DType = Literal["int64", "float64", "bool", "string", "datetime", "duration", "null"]
+Scalar = int | float | bool | str | None
 Aggregation = Literal[
     "count",
     "sum",
@@ -28,22 +30,25 @@ Aggregation = Literal[
     "any",
     "all",
     "count_distinct",
+    "min_by",
+    "max_by",
+    "array_agg",
+    "approx_top_k",
+    "approx_percentile",
+    "rows",
 ]
+"""What an aggregate computes; ``rows`` gives the rows themselves, to Python resolvers alone."""
 
 
-class _Node(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Const(_Node):
-    """A literal; datetimes and durations are whole microseconds."""
+class Const(Node):
+    """A literal; datetimes and durations are whole microseconds, lists are tuples of scalars."""
 
     op: Literal["const"] = "const"
-    value: int | float | bool | str | None
+    value: Scalar | tuple[Scalar, ...]
     dtype: DType
 
 
-class Column(_Node):
+class Column(Node):
     """A feature of the row's class."""
 
     op: Literal["column"] = "column"
@@ -51,14 +56,14 @@ class Column(_Node):
     dtype: DType
 
 
-class Now(_Node):
+class Now(Node):
     """The moment that the row asks about."""
 
     op: Literal["now"] = "now"
     dtype: DType = "datetime"
 
 
-class Lookup(_Node):
+class Lookup(Node):
     """A feature of the one row that a has-one join leads to, as of the same moment."""
 
     op: Literal["lookup"] = "lookup"
@@ -67,7 +72,7 @@ class Lookup(_Node):
     dtype: DType
 
 
-class Call(_Node):
+class Call(Node):
     """A function of the table in ``functions``."""
 
     op: Literal["call"] = "call"
@@ -76,14 +81,14 @@ class Call(_Node):
     dtype: DType
 
 
-class Bound(_Node):
+class Bound(Node):
     """An end of a window: ``now`` less ``ago_us``, in it or not."""
 
     ago_us: int
     inclusive: bool
 
 
-class Window(_Node):
+class Window(Node):
     """Times that count: from ``start`` (None: no time is too old) to ``end`` (None: no end).
 
     ``column`` is the time that is compared; without one every row counts.
@@ -94,25 +99,84 @@ class Window(_Node):
     end: Bound | None = None
 
 
-class Aggregate(_Node):
-    """An aggregation over a has-many join."""
+class Aggregate(Node):
+    """An aggregation over a has-many join.
+
+    ``by`` is what ``min_by`` and ``max_by`` compare; ``argument`` is the ``k`` of ``approx_top_k``
+    or the quantile of ``approx_percentile``.
+    """
 
     op: Literal["aggregate"] = "aggregate"
     join: str
     kind: Aggregation
     value: Expr | None
+    by: Expr | None = None
+    argument: int | float | None = None
     where: tuple[Expr, ...] = ()
     window: Window = Window()
     dtype: DType
 
+    @property
+    def parts(self) -> tuple[Expr, ...]:
+        """Every expression of the joined class in it."""
+        return tuple(part for part in (self.value, self.by, *self.where) if part is not None)
+
+
+class Argument(Node):
+    """One input of a resolver: its value, and what stands where that is null.
+
+    Where ``required``, a null with no default means that the function is not called.
+    """
+
+    name: str
+    value: Expr
+    required: bool
+    default: Const | None = None
+
+
+class Output(Node):
+    """One feature that a resolver gives; where ``required``, a failed call is an error."""
+
+    name: str
+    dtype: DType
+    required: bool
+
+
+class Resolver(Node):
+    """A Python function of the definitions module.
+
+    It is called with the inputs as of the row's moment: once a row, or, where it takes a frame,
+    with many rows at once, each key at most once. ``digest`` changes with its source text.
+    """
+
+    definitions: str
+    fqn: str
+    digest: str
+    place: str
+    kind: Literal["online", "offline"]
+    shape: Literal["row", "frame"]
+    args: tuple[Argument, ...]
+    outputs: tuple[Output, ...]
+    timeout_s: float | None = None
+    batch_rows: int | None = None
+
+
+class Resolved(Node):
+    """One output of a Python resolver."""
+
+    op: Literal["resolved"] = "resolved"
+    resolver: Resolver
+    output: str
+    dtype: DType
+
 
 Expr = Annotated[
-    Const | Column | Now | Lookup | Call | Aggregate,
+    Const | Column | Now | Lookup | Call | Aggregate | Resolved,
     Field(discriminator="op"),
 ]
 
 
-class JoinPlan(_Node):
+class JoinPlan(Node):
     """How rows of one class find rows of another."""
 
     name: str
@@ -122,7 +186,7 @@ class JoinPlan(_Node):
     target_keys: tuple[str, ...]
 
 
-class Validation(_Node):
+class Validation(Node):
     """Limits of a feature's values; where ``strict``, a value outside them becomes null."""
 
     min: float | None = None
@@ -132,7 +196,7 @@ class Validation(_Node):
     strict: bool = False
 
 
-class FeaturePlan(_Node):
+class FeaturePlan(Node):
     """One feature: read from the source where it has no expression, else computed."""
 
     name: str
@@ -141,6 +205,8 @@ class FeaturePlan(_Node):
     nullable: bool
     kind: Literal["primary", "time", "scalar"] = "scalar"
     expression: Expr | None = None
+    online: Expr | None = None
+    """What online reads use instead, where a resolver for them and one for training are given."""
     default: Const | None = None
     validations: tuple[Validation, ...] = ()
     window_s: int | None = None
@@ -148,8 +214,13 @@ class FeaturePlan(_Node):
     owner: str | None = None
     tags: tuple[str, ...] = ()
 
+    @property
+    def resolver(self) -> Resolver | None:
+        """The Python function that the feature comes from, if it does."""
+        return self.expression.resolver if isinstance(self.expression, Resolved) else None
 
-class ClassPlan(_Node):
+
+class ClassPlan(Node):
     """One features class."""
 
     namespace: str
@@ -180,7 +251,7 @@ class ClassPlan(_Node):
         return tuple(feature.name for feature in self.features if feature.kind == "scalar")
 
 
-class Plan(_Node):
+class Plan(Node):
     """A feature set and every class that it needs."""
 
     feature_set: str
@@ -197,13 +268,17 @@ class Plan(_Node):
         """The class that the feature set is about."""
         return self.of(self.namespace)
 
+    def for_online(self) -> Plan:
+        """The plan of online reads: features with a resolver of their own use that."""
+        return self.model_copy(update={"classes": tuple(_online(item) for item in self.classes)})
+
     @property
     def fingerprint(self) -> str:
         """Changes when the meaning may have changed."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 
-class Catalogue(_Node):
+class Catalogue(Node):
     """Every features class of a definitions module, bound."""
 
     classes: tuple[ClassPlan, ...]
@@ -242,18 +317,30 @@ def walk(expression: Expr) -> Iterator[Expr]:
     if isinstance(expression, Call):
         for arg in expression.args:
             yield from walk(arg)
+    elif isinstance(expression, Resolved):
+        for given in expression.resolver.args:
+            yield from walk(given.value)
 
 
 def inner(aggregate: Aggregate) -> Iterator[Expr]:
     """Every expression inside an aggregate."""
-    for expression in (aggregate.value, *aggregate.where):
-        if expression is not None:
-            yield from walk(expression)
+    for expression in aggregate.parts:
+        yield from walk(expression)
 
 
 def own_columns(expression: Expr) -> set[str]:
     """Features of the row's own class that the expression reads directly."""
     return {node.name for node in walk(expression) if isinstance(node, Column)}
+
+
+def _online(item: ClassPlan) -> ClassPlan:
+    chosen = tuple(
+        feature.model_copy(update={"expression": feature.online, "online": None})
+        if feature.online is not None
+        else feature
+        for feature in item.features
+    )
+    return item.model_copy(update={"features": chosen})
 
 
 def _reachable(classes: dict[str, ClassPlan], start: str) -> set[str]:
@@ -268,13 +355,24 @@ def _reachable(classes: dict[str, ClassPlan], start: str) -> set[str]:
         used = {
             node.join
             for feature in item.features
-            if feature.expression is not None
-            for node in walk(feature.expression)
+            for expression in (feature.expression, feature.online)
+            if expression is not None
+            for node in walk(expression)
             if isinstance(node, Aggregate | Lookup)
         }
         waiting.extend(item.join(name).target for name in used)
     return seen
 
 
-for _model in (Call, Aggregate, FeaturePlan, ClassPlan, Plan, Catalogue):
+for _model in (
+    Call,
+    Aggregate,
+    Argument,
+    Resolver,
+    Resolved,
+    FeaturePlan,
+    ClassPlan,
+    Plan,
+    Catalogue,
+):
     _model.model_rebuild()

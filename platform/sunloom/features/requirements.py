@@ -77,7 +77,7 @@ class _Walker:
         for name in join.own_keys:
             if name != item.key:
                 self._visit(item.namespace, name)
-        roots = [own_columns(part) for part in (node.value, *node.where) if part is not None]
+        roots = [own_columns(part) for part in node.parts]
         needed = set(join.target_keys).union(*roots)
         wanted |= _sources_of(target, needed)
         self._read(join.target, wanted, join.target_keys, from_root=by_entity)

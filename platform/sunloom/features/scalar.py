@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from sunloom.features.dtypes import DType, ListType
 from sunloom.features.functions import evaluate_call
-from sunloom.features.plan import Aggregate, Call, Column, Const, Expr, Lookup, Now
+from sunloom.features.plan import Aggregate, Call, Column, Const, Expr, Lookup, Now, Resolved
 from sunloom.features.types import EPOCH
 
 
@@ -33,12 +34,32 @@ def evaluate(
         return constant_value(node)
     if isinstance(node, Call):
         return evaluate_call(node, [evaluate(arg, row, now, parts) for arg in node.args])
+    if isinstance(node, Resolved):
+        return _resolved(node, row, now, parts)
     return (parts or {})[node]
+
+
+def _resolved(
+    node: Resolved,
+    row: Mapping[str, Any],
+    now: datetime,
+    parts: Mapping[Aggregate | Lookup, Any] | None,
+) -> Any:
+    from sunloom.features.resolvers import resolve_row
+
+    values = [evaluate(given.value, row, now, parts) for given in node.resolver.args]
+    return resolve_row(node.resolver, values, now)[node.output]
 
 
 def constant_value(node: Const) -> Any:
     """The literal as a plain value; datetimes and durations as Python's own."""
-    if node.value is None or node.dtype not in ("datetime", "duration"):
-        return node.value
-    length = timedelta(microseconds=int(node.value))
-    return EPOCH + length if node.dtype == "datetime" else length
+    if isinstance(node.dtype, ListType) and isinstance(node.value, tuple):
+        return [_plain(value, node.dtype.item) for value in node.value]
+    return _plain(node.value, node.dtype)
+
+
+def _plain(value: Any, dtype: DType) -> Any:
+    if value is None or dtype not in ("datetime", "duration"):
+        return value
+    length = timedelta(microseconds=int(value))
+    return EPOCH + length if dtype == "datetime" else length

@@ -11,8 +11,10 @@ import polars as pl
 from sunloom.data.datasets import POSITION, REASON
 from sunloom.data.sources import data_files, read_table, require_columns
 from sunloom.errors import DataError
-from sunloom.features.plan import ClassPlan, DType, FeaturePlan
-from sunloom.features.types import POLARS
+from sunloom.features.dtypes import DType
+from sunloom.features.nested import conform_nested, parse_json
+from sunloom.features.plan import ClassPlan, FeaturePlan
+from sunloom.features.types import POLARS, is_scalar
 
 _DAMAGED = {"source": pl.String, POSITION: pl.Int64, REASON: pl.String, "content": pl.String}
 _DATETIME_FORMATS = ("%+", "%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f%#z")
@@ -124,6 +126,10 @@ def _typed(feature: FeaturePlan, found: pl.DataType, source: str) -> pl.Expr:
     if found.is_float() and feature.dtype == "int64":
         # Readers widen a whole-number column with gaps; a fraction is damage.
         return pl.when(column == column.round()).then(column.cast(pl.Int64, strict=False))
+    if not is_scalar(feature.dtype):
+        nested = conform_nested(column, found, feature.dtype)
+        if nested is not None:
+            return nested.alias(feature.name)
     raise DataError(
         f"{source}: column {feature.name!r} is {found}, but feature {feature.fqn} is "
         f"{feature.dtype}.",
@@ -139,6 +145,8 @@ def _is_number(dtype: pl.DataType) -> bool:
 def parse_text(column: pl.Expr, dtype: DType) -> pl.Expr:
     """Text as a value of the type; null where it is none."""
     text = column.str.strip_chars()
+    if not is_scalar(dtype):
+        return parse_json(text, dtype)
     if dtype == "datetime":
         return pl.coalesce(
             text.str.to_datetime(form, time_unit="us", strict=False).dt.convert_time_zone("UTC")
@@ -175,10 +183,10 @@ def _reasons(
 
 
 def _described(dtype: DType) -> str:
-    described: Mapping[DType, str] = {
+    described: Mapping[str, str] = {
         "datetime": "a datetime with a time zone",
         "int64": "a whole number",
         "float64": "a number",
         "bool": "true or false",
     }
-    return described.get(dtype, dtype)
+    return described.get(str(dtype), str(dtype))

@@ -8,20 +8,37 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.features.plan import DType
+from sunloom.features.dtypes import DType, ListType, StructField, StructType
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NUMBERS: Sequence[DType] = ("int64", "float64")
 
-POLARS: Mapping[DType, pl.DataType] = {
-    "int64": pl.Int64(),
-    "float64": pl.Float64(),
-    "bool": pl.Boolean(),
-    "string": pl.String(),
-    "datetime": pl.Datetime("us", "UTC"),
-    "duration": pl.Duration("us"),
-    "null": pl.Null(),
-}
+
+class _PolarsTypes(dict[DType, pl.DataType]):
+    """Scalars as listed; lists and structs from what is in them, on first use."""
+
+    def __missing__(self, dtype: DType) -> pl.DataType:
+        if isinstance(dtype, ListType):
+            self[dtype] = pl.List(self[dtype.item])
+        elif isinstance(dtype, StructType):
+            self[dtype] = pl.Struct([pl.Field(f.name, self[f.dtype]) for f in dtype.fields])
+        else:
+            raise KeyError(dtype)
+        return self[dtype]
+
+
+POLARS: Mapping[DType, pl.DataType] = _PolarsTypes(
+    {
+        "int64": pl.Int64(),
+        "float64": pl.Float64(),
+        "bool": pl.Boolean(),
+        "string": pl.String(),
+        "datetime": pl.Datetime("us", "UTC"),
+        "duration": pl.Duration("us"),
+        "null": pl.Null(),
+    }
+)
+"""The Polars form of any type, nested ones included."""
 
 
 def unify(types: Sequence[DType]) -> DType | None:
@@ -31,7 +48,16 @@ def unify(types: Sequence[DType]) -> DType | None:
         return "null" if types else None
     if len(known) == 1:
         return next(iter(known))
-    return "float64" if known <= set(NUMBERS) else None
+    if known <= set(NUMBERS):
+        return "float64"
+    items = [t.item for t in known if isinstance(t, ListType)]
+    item = unify(items) if len(items) == len(known) else None
+    return ListType(item=item) if item is not None else None
+
+
+def is_scalar(dtype: DType) -> bool:
+    """Whether it is no list and no struct."""
+    return isinstance(dtype, str)
 
 
 def arrow_dtype(arrow: Any) -> DType | None:
@@ -52,4 +78,19 @@ def arrow_dtype(arrow: Any) -> DType | None:
         return "string"
     if pa.types.is_timestamp(arrow):
         return "datetime"
-    return "duration" if pa.types.is_duration(arrow) else None
+    if pa.types.is_duration(arrow):
+        return "duration"
+    return _nested_dtype(arrow)
+
+
+def _nested_dtype(arrow: Any) -> DType | None:
+    import pyarrow as pa
+
+    if pa.types.is_list(arrow) or pa.types.is_large_list(arrow):
+        item = arrow_dtype(arrow.value_type)
+        return ListType(item=item) if item is not None else None
+    if not pa.types.is_struct(arrow):
+        return None
+    dtypes = [(field.name, arrow_dtype(field.type)) for field in arrow.fields]
+    fields = [StructField(name=name, dtype=dtype) for name, dtype in dtypes if dtype is not None]
+    return StructType(fields=tuple(fields)) if len(fields) == len(dtypes) else None

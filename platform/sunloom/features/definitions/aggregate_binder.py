@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from chalk.features.underscore import (
@@ -13,17 +13,15 @@ from chalk.features.underscore import (
 )
 
 from sunloom.errors import DefinitionError
-from sunloom.features.definitions.aggregates import aggregate_dtype, combine_filters
-from sunloom.features.plan import (
-    Aggregate,
-    Aggregation,
-    DType,
-    Expr,
-    Lookup,
-    Now,
-    own_columns,
-    walk,
+from sunloom.features.definitions.aggregates import (
+    Arguments,
+    aggregate_dtype,
+    combine_filters,
+    read_arguments,
 )
+from sunloom.features.dtypes import DType
+from sunloom.features.plan import Aggregate, Aggregation, Expr, Lookup, Now, own_columns, walk
+from sunloom.features.types import is_scalar
 
 if TYPE_CHECKING:
     from sunloom.features.definitions.expressions import ExpressionBinder
@@ -43,8 +41,11 @@ class AggregateBinder:
         self._many = many
         self._raw = raw
 
-    def bind(self, name: str, keys: Sequence[Any]) -> Aggregate:
+    def bind(
+        self, name: str, keys: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Aggregate:
         """The aggregation of that name over the rows that the keys project and filter."""
+        given = self._arguments(name, args, kwargs)
         scope = self._outer.scope
         if scope.is_inside:
             raise self._refuse(
@@ -56,15 +57,37 @@ class AggregateBinder:
         value = self._value(name, [inside.bind(_unselected(k)) for k in keys if not _is_filter(k)])
         time = next((f.name for f in self._many.joined_class.features if _is_time(f)), None)
         where, window = combine_filters(scope.feature, filters, time, self._raw)
-        self._check_row_only((value, *where))
+        by = self._by(inside, given)
+        self._check_row_only((value, by, *where))
         return Aggregate(
             join=self._many.name,
             kind=cast(Aggregation, name),
             # count counts rows, whatever the value is.
             value=None if name == "count" else value,
+            by=by,
+            argument=given.number,
             where=where,
             window=window,
             dtype=self._dtype(name, value),
+        )
+
+    def _arguments(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arguments:
+        given = read_arguments(name, args, kwargs)
+        if isinstance(given, Arguments):
+            return given
+        raise self._refuse(
+            f"the arguments of `{name}` in `{self._raw}` are not supported",
+            f"`{name}` takes {given}.",
+        )
+
+    def _by(self, inside: ExpressionBinder, given: Arguments) -> Expr | None:
+        if given.by is None:
+            return None
+        bound = inside.bind(given.by)
+        if is_scalar(bound.dtype):
+            return bound
+        raise self._refuse(
+            f"`{given.by}` is {bound.dtype}, which has no order", "Compare a scalar column."
         )
 
     def _refuse(self, construct: str, instead: str) -> DefinitionError:

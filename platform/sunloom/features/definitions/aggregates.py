@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
+
+from chalk.features.underscore import Underscore
 
 from sunloom.features.definitions.locations import refuse
-from sunloom.features.plan import Bound, Call, Column, Const, DType, Expr, Now, Window, walk
-from sunloom.features.types import NUMBERS
+from sunloom.features.dtypes import DType, ListType
+from sunloom.features.plan import Bound, Call, Column, Const, Expr, Now, Window, walk
+from sunloom.features.types import NUMBERS, is_scalar
 
 Rule = Callable[[DType], DType | None]
 
@@ -19,6 +23,10 @@ _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 def _number_to(result: DType) -> Rule:
     return lambda value: result if value in NUMBERS else None
+
+
+def _scalar_to(result: Callable[[DType], DType]) -> Rule:
+    return lambda value: result(value) if is_scalar(value) else None
 
 
 def _if_in(*allowed: DType) -> Rule:
@@ -37,9 +45,75 @@ AGGREGATIONS: Mapping[str, Rule] = {
     "last": lambda value: value,
     "any": _if_in("bool"),
     "all": _if_in("bool"),
-    "count_distinct": lambda _: "int64",
+    "count_distinct": _scalar_to(lambda _: "int64"),
+    "min_by": lambda value: value,
+    "max_by": lambda value: value,
+    "array_agg": lambda value: ListType(item=value),
+    "approx_top_k": _scalar_to(lambda value: ListType(item=value)),
+    "approx_percentile": _number_to("float64"),
 }
 """Aggregation to the type it makes of a value's type; None where it takes no such value."""
+
+ALIASES: Mapping[str, str] = {
+    "approx_count_distinct": "count_distinct",
+    "stddev": "std",
+    "stddev_sample": "std",
+    "std_sample": "std",
+    "var_sample": "var",
+}
+"""Chalk's other names of the same meaning; ours are exact where approximate ones are allowed."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What stands in an aggregation's brackets.
+
+    Attributes:
+        by: The raw expression that ``min_by`` and ``max_by`` compare.
+        number: The ``k`` of ``approx_top_k``, the quantile of ``approx_percentile``.
+    """
+
+    by: Any = None
+    number: int | float | None = None
+
+
+def read_arguments(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Arguments | str:
+    """The aggregation's arguments, or what it takes instead where they do not fit."""
+    given = dict(zip(_PARAMETERS.get(name, ()), args, strict=False)) | dict(kwargs)
+    unknown = set(given) - set(_PARAMETERS.get(name, ()))
+    if len(args) > len(_PARAMETERS.get(name, ())) or unknown:
+        return _TAKES.get(name, "no arguments")
+    if name == "approx_top_k":
+        k, counters = given.get("k", 0), given.get("counters", sys.maxsize)
+        # The size of Chalk's sketch changes nothing in an exact count.
+        fits = _is_whole(k) and k >= 1 and _is_whole(counters) and counters >= k
+        return Arguments(number=k) if fits else _TAKES[name]
+    if name == "approx_percentile":
+        share = given.get("quantile")
+        fits = isinstance(share, float | int) and not isinstance(share, bool) and 0 <= share <= 1
+        return Arguments(number=float(share)) if fits and share is not None else _TAKES[name]
+    if name in ("min_by", "max_by"):
+        by = given.get("by")
+        return Arguments(by=by) if isinstance(by, Underscore) else _TAKES[name]
+    return Arguments()
+
+
+_PARAMETERS: Mapping[str, tuple[str, ...]] = {
+    "min_by": ("by",),
+    "max_by": ("by",),
+    "approx_top_k": ("k", "counters"),
+    "approx_percentile": ("quantile",),
+}
+_TAKES: Mapping[str, str] = {
+    "min_by": "one column to compare, such as `.min_by(_.at)`",
+    "max_by": "one column to compare, such as `.max_by(_.at)`",
+    "approx_top_k": "`k`, a whole number above 0, and perhaps `counters`, at least `k`",
+    "approx_percentile": "`quantile`, a number from 0 to 1",
+}
+
+
+def _is_whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def aggregate_dtype(name: str, value: DType | None) -> DType | None:

@@ -15,12 +15,12 @@ from sunloom.features.definitions.loading import (
 )
 from sunloom.features.definitions.locations import refuse
 from sunloom.features.definitions.scope import feature_dtype
+from sunloom.features.dtypes import DType
 from sunloom.features.plan import (
     Aggregate,
     Catalogue,
     ClassPlan,
     Const,
-    DType,
     Expr,
     FeaturePlan,
     JoinPlan,
@@ -127,7 +127,7 @@ def _bind_expression(feature: Any, dtype: DType) -> Expr | None:
     raise refuse(
         feature,
         f"the expression gives {expression.dtype}, the feature is {dtype}",
-        "Cast it: F.cast(…, pa." + {"bool": "bool_"}.get(dtype, dtype) + "()).",
+        "Cast it: F.cast(…, pa." + {"bool": "bool_"}.get(str(dtype), str(dtype)) + "()).",
         raw,
     )
 
@@ -166,8 +166,8 @@ def _bind_default(feature: Any, dtype: DType) -> Const | None:
     default = constant(converter.rich_default)
     if default is None:
         raise refuse(feature, f"default {converter.primitive_default!r} has no plain form", "")
-    if default.dtype == "int64" and dtype == "float64":
-        return Const(value=float(default.value or 0), dtype="float64")
+    if default.dtype == "int64" and dtype == "float64" and isinstance(default.value, int):
+        return Const(value=float(default.value), dtype="float64")
     return default
 
 
@@ -264,6 +264,6 @@ def _needs(item: ClassPlan, name: str) -> set[tuple[str, str]]:
             found.add((item.join(node.join).target, node.feature))
         elif isinstance(node, Aggregate):
             target = item.join(node.join).target
-            for inside in (node.value, *node.where):
-                found |= {(target, column) for column in own_columns(inside)} if inside else set()
+            for inside in node.parts:
+                found |= {(target, column) for column in own_columns(inside)}
     return found

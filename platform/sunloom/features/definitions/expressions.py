@@ -20,7 +20,7 @@ from chalk.features.underscore import (
 
 from sunloom.errors import DefinitionError, known_names_hint
 from sunloom.features.definitions.aggregate_binder import AggregateBinder, value_keys
-from sunloom.features.definitions.aggregates import AGGREGATIONS, WindowFilter
+from sunloom.features.definitions.aggregates import AGGREGATIONS, ALIASES, WindowFilter
 from sunloom.features.definitions.scope import Scope, feature_dtype
 from sunloom.features.functions import CASTS, FUNCTIONS
 from sunloom.features.plan import Call, Const, Expr, Lookup, Now
@@ -30,6 +30,7 @@ _MICROSECOND = timedelta(microseconds=1)
 _INSTEAD_OF = {
     "//": "Write F.cast(F.floor(a / b), pa.int64()).",
     "^": "Write F.power(a, b).",
+    "sort_order": "Compare one column.",
 }
 
 
@@ -190,6 +191,10 @@ class ExpressionBinder:
 
     def _bind_function(self, raw: UnderscoreFunction) -> Expr:
         name = raw._chalk__function_name
+        first = raw._chalk__args[0] if raw._chalk__args else None
+        if (many := self.scope.has_many(first)) is not None:
+            # `F.max_by(_.many[_.x], _.y)` is `_.many[_.x].max_by(_.y)`.
+            return self._bind_aggregate(name, many, first, raw, raw._chalk__args[1:])
         if name not in FUNCTIONS or raw._chalk__kwargs:
             shown = name if not raw._chalk__kwargs else f"{name} with {list(raw._chalk__kwargs)}"
             raise self._refuse(
@@ -200,7 +205,7 @@ class ExpressionBinder:
         args = tuple(self.bind(arg) for arg in raw._chalk__args)
         dtype = FUNCTIONS[name].result([arg.dtype for arg in args])
         if dtype is None:
-            found = ", ".join(arg.dtype for arg in args)
+            found = ", ".join(str(arg.dtype) for arg in args)
             raise self._refuse(
                 f"function {name!r} takes {FUNCTIONS[name].accepts}, not ({found})",
                 "Cast the arguments with F.cast.",
@@ -220,11 +225,17 @@ class ExpressionBinder:
                 f"Aggregate a has-many: `_.many[_.x].{name}()`; functions are in chalk.functions.",
                 raw,
             )
-        if name not in AGGREGATIONS or raw._chalk__args or raw._chalk__kwargs:
+        return self._bind_aggregate(name, many, rows, raw, raw._chalk__args)
+
+    def _bind_aggregate(
+        self, name: str, many: Any, rows: Any, raw: Any, args: Sequence[Any]
+    ) -> Expr:
+        name = ALIASES.get(name, name)
+        if name not in AGGREGATIONS:
             raise self._refuse(
-                f"aggregation `{name}` is not supported"
-                + (" with arguments" * bool(raw._chalk__args)),
+                f"aggregation `{name}` is not supported",
                 known_names_hint(name, AGGREGATIONS),
                 raw,
             )
-        return AggregateBinder(self, many, raw).bind(name, value_keys(rows))
+        binder = AggregateBinder(self, many, raw)
+        return binder.bind(name, value_keys(rows), args, raw._chalk__kwargs)

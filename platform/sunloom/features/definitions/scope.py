@@ -8,7 +8,8 @@ from chalk.features.underscore import UnderscoreAttr, UnderscoreItem, Underscore
 
 from sunloom.errors import DefinitionError, known_names_hint
 from sunloom.features.definitions.locations import refuse
-from sunloom.features.plan import Column, DType
+from sunloom.features.dtypes import DType
+from sunloom.features.plan import Column
 from sunloom.features.types import arrow_dtype
 
 

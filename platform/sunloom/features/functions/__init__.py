@@ -14,12 +14,13 @@ from typing import Any
 
 import polars as pl
 
+from sunloom.features.dtypes import DType
 from sunloom.features.functions.logical import LOGICAL
 from sunloom.features.functions.moments import MOMENTS
 from sunloom.features.functions.numeric import NUMERIC
 from sunloom.features.functions.signature import Function
 from sunloom.features.functions.text import TEXT
-from sunloom.features.plan import Call, DType
+from sunloom.features.plan import Call
 from sunloom.features.types import POLARS
 
 FUNCTIONS: Mapping[str, Function] = {**NUMERIC, **LOGICAL, **MOMENTS, **TEXT}
@@ -67,4 +68,5 @@ def _cast_value(value: Any, target: DType) -> Any:
             return None
         return int(math.copysign(math.floor(abs(value) + 0.5), value))
     kinds: Mapping[str, type] = {"int64": int, "float64": float, "bool": bool, "string": str}
-    return kinds[target](value) if target in kinds else value
+    kind = kinds.get(str(target))
+    return kind(value) if kind is not None else value

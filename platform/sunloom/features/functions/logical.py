@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from sunloom.features.dtypes import DType
 from sunloom.features.functions.signature import (
     Frames,
     Function,
@@ -17,7 +18,7 @@ from sunloom.features.functions.signature import (
     order_key,
     takes,
 )
-from sunloom.features.plan import Call, DType
+from sunloom.features.plan import Call
 from sunloom.features.types import POLARS, unify
 
 

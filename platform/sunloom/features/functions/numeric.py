@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from sunloom.features.dtypes import DType
 from sunloom.features.functions.signature import (
     Frames,
     Function,
@@ -21,13 +22,13 @@ from sunloom.features.functions.signature import (
     same_number,
     takes,
 )
-from sunloom.features.plan import Call, DType
+from sunloom.features.plan import Call
 from sunloom.features.types import NUMBERS, POLARS
 
 
 def _added(types: Types) -> DType | None:
     pair = tuple(types)
-    special: dict[tuple[str, ...], DType] = {
+    special: dict[tuple[DType, ...], DType] = {
         ("datetime", "duration"): "datetime",
         ("duration", "datetime"): "datetime",
         ("duration", "duration"): "duration",
@@ -37,7 +38,7 @@ def _added(types: Types) -> DType | None:
 
 
 def _subtracted(types: Types) -> DType | None:
-    special: dict[tuple[str, ...], DType] = {
+    special: dict[tuple[DType, ...], DType] = {
         ("datetime", "datetime"): "duration",
         ("datetime", "duration"): "datetime",
         ("duration", "duration"): "duration",

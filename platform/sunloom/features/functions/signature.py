@@ -9,7 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.features.plan import Call, DType
+from sunloom.features.dtypes import DType
+from sunloom.features.plan import Call
 from sunloom.features.types import NUMBERS, unify
 
 Types = Sequence[DType]
@@ -43,7 +44,7 @@ class Function:
         return self.scalar(*args)
 
 
-def takes(allowed: Sequence[str], count: int, result: DType) -> Rule:
+def takes(allowed: Sequence[DType], count: int, result: DType) -> Rule:
     """So many arguments of the allowed types give the result type."""
 
     def rule(types: Types) -> DType | None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import polars as pl
 
+from sunloom.features.dtypes import DType
 from sunloom.features.functions.signature import Frames, Function, takes, takes_exactly
-from sunloom.features.plan import Call, DType
+from sunloom.features.plan import Call
 
 
 def _text(
