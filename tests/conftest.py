@@ -15,8 +15,10 @@ from sunloom.core.telemetry import silence_libraries
 # One gateway for integration and security tests: the fixture must be known to both folders.
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 from gateway_fixture import gateway
+from postgres_fixture import postgres
+from redis_fixture import redis_server
 
-__all__ = ["gateway"]
+__all__ = ["gateway", "postgres", "redis_server"]
 
 silence_libraries()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

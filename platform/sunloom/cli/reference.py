@@ -33,11 +33,14 @@ the nearest known one. `sunloom config check` loads every file here.
 A recipe has the keys of its kind and those of the settings. Its folder says its kind.
 """
 
+Row = tuple[str, str, str, str]
+"""Key, type, default and meaning."""
+
 
 def render() -> str:
     """The whole reference as Markdown."""
     parts = [INTRO, _section("Settings", "Every recipe has these keys too.", Settings, set())]
-    common = set(Settings.model_fields)
+    common = set(rows(Settings))
     for kind in KINDS:
         cls = recipe_class(kind)
         files = f"Files: `{kind}/*.yaml`. {first_paragraph(cls)}"
@@ -54,7 +57,7 @@ def first_paragraph(cls: type) -> str:
     return " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
 
 
-def rows(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+def rows(cls: type[BaseModel], prefix: str = "") -> Iterator[Row]:
     """Key, type, default and meaning of every key, nested ones after their parent."""
     for name, field in cls.model_fields.items():
         key = f"{prefix}{field.alias or name}"
@@ -62,7 +65,7 @@ def rows(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str
         yield from _nested(field.annotation, key)
 
 
-def _nested(annotation: Any, key: str) -> Iterator[tuple[str, str, str, str]]:
+def _nested(annotation: Any, key: str) -> Iterator[Row]:
     many, models = _models(annotation)
     prefix = f"{key}[]." if many else f"{key}."
     for model in models:
@@ -141,11 +144,11 @@ def _one_line(text: str | None) -> str:
     return " ".join((text or "").split()).replace("|", "\\|")
 
 
-def _section(title: str, text: str, cls: type[Settings], without: set[str]) -> str:
+def _section(title: str, text: str, cls: type[Settings], without: set[Row]) -> str:
     lines = [f"## {title}", "", text, "", "| key | type | default | meaning |", "|---|---|---|---|"]
-    for key, kind, standard, meaning in rows(cls):
-        if key.partition(".")[0].partition("[")[0] not in without:
-            bare, _, variant = key.partition(" ")
+    for row in rows(cls):
+        if row not in without:
+            bare, _, variant = row[0].partition(" ")
             shown = f"`{bare}` {variant}".strip()
-            lines.append(f"| {shown} | {kind} | {standard} | {meaning} |")
+            lines.append(f"| {shown} | {row[1]} | {row[2]} | {row[3]} |")
     return "\n".join([*lines, ""])

@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, Field
 
 from sunloom.config.base import Model
 from sunloom.config.settings import Settings
+from sunloom.config.stores import StoresConfig
 
 
 class FilesSource(Model):
@@ -30,8 +31,8 @@ class DatasetSource(Model):
     """Namespace of a features class to the table's name."""
 
 
-class FeatureStoreConfig(Model):
-    """Where feature values come from."""
+class FeatureStoreConfig(StoresConfig):
+    """Where feature values come from and where they are kept."""
 
     batch_source: Annotated[FilesSource | DatasetSource, Field(discriminator="type")]
     """Rows for training and for the online store."""

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from sunloom.config.base import Model
 from sunloom.config.serving import ServingConfig
+from sunloom.config.stores import StoresConfig
 
 
 class Paths(Model):
@@ -100,6 +101,8 @@ class Settings(Model):
     """Logs and alerts."""
     serving: ServingConfig = ServingConfig()
     """The gateway and the apps behind it."""
+    feature_store: StoresConfig = StoresConfig()
+    """Where feature values are kept."""
 
     def database_url(self) -> str:
         """The SQLAlchemy URL in clear; SQLite in the state folder by default."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_contract import check_counting, check_expectations
 
 from sunloom.errors import UsageError
 from sunloom.features.store.embedded import EmbeddedStore
@@ -42,6 +43,11 @@ def test_all_or_nothing(store: EmbeddedStore) -> None:
     with pytest.raises(UsageError, match="not str"):
         store.apply([("s", b"a", b"1"), ("s", b"b", "not bytes")])  # type: ignore[list-item]
     assert list(store.scan("s")) == []
+
+
+def test_nothing_is_written_where_something_is_not_as_expected(store: EmbeddedStore) -> None:
+    check_expectations(store)
+    check_counting(store)
 
 
 @pytest.mark.parametrize("space", ["", "a\0b", "x" * 129])

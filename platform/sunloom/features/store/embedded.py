@@ -16,14 +16,17 @@ from typing import Any, TypeVar
 import lmdb
 
 from sunloom.errors import StoreError
+from sunloom.features.store.keyvalue import RawWrite
 from sunloom.features.store.packing import time_of
 from sunloom.features.store.records import RecordStore
+from sunloom.features.store.schemas import META_PREFIX
 
 FIRST_MAP_BYTES = 256 * 1024 * 1024
 _SCAN_PAIRS = 1_000
 
 _T = TypeVar("_T")
 _Pairs = list[tuple[bytes, bytes]]
+_Values = Sequence[tuple[bytes, bytes | None]]
 
 
 def embedded_store(folder: Path) -> EmbeddedStore:
@@ -104,6 +107,10 @@ class LmdbBackend:
     def expire(self, _prefix: bytes, _ttl_us: int | None) -> None:
         """Nothing to do: readers and the sweep go by the set's description."""
 
+    def described(self) -> list[bytes]:
+        """Keys of the feature sets' descriptions."""
+        return [key for key, _ in self.items(META_PREFIX)]
+
     def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values beneath the prefix, by key."""
         after = prefix
@@ -120,10 +127,11 @@ class LmdbBackend:
         prefix = _plain(space)
         return self.fetch([prefix + key for key in keys])
 
-    def apply(self, writes: Sequence[tuple[bytes, bytes, bytes | None]]) -> None:
-        """Plain writes in one transaction."""
+    def apply(self, writes: Sequence[RawWrite], expected: Sequence[RawWrite]) -> bool:
+        """Plain writes in one transaction; none where something is not as expected."""
+        wanted = [(_plain(space) + key, value) for space, key, value in expected]
         packed = [(_plain(space) + key, value) for space, key, value in writes]
-        self._write(lambda txn: _put_all(txn, packed))
+        return self._write(lambda txn: _put_all(txn, packed, wanted))
 
     def scan(self, space: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Plain keys and values of a space, by key."""
@@ -185,12 +193,15 @@ def _plain(space: bytes) -> bytes:
     return b"k/" + space + b"\0"
 
 
-def _put_all(txn: Any, packed: Sequence[tuple[bytes, bytes | None]]) -> None:
+def _put_all(txn: Any, packed: _Values, wanted: _Values) -> bool:
+    if any(txn.get(key) != value for key, value in wanted):
+        return False
     for key, value in packed:
         if value is None:
             txn.delete(key)
         else:
             txn.put(key, value)
+    return True
 
 
 def _after(txn: Any, prefix: bytes, after: bytes, most: int) -> _Pairs:

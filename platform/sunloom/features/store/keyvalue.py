@@ -5,7 +5,9 @@ from __future__ import annotations
 from sunloom.errors import UsageError
 
 Write = tuple[str, bytes, bytes | None]
-"""Space, key and value; None deletes."""
+"""Space, key and value; None deletes, or stands for no value."""
+RawWrite = tuple[bytes, bytes, bytes | None]
+"""The same with the space's name as bytes."""
 
 MAX_SPACE_BYTES = 128
 # LMDB's keys end at 511 bytes, the space's name and separators included.
@@ -40,12 +42,13 @@ def check_key(key: bytes) -> bytes:
     return key
 
 
-def check_value(value: bytes | None) -> bytes | None:
-    """The value itself.
+def raw(write: Write) -> RawWrite:
+    """The write with its names checked.
 
     Raises:
-        UsageError: It is neither bytes nor None.
+        UsageError: A name is empty or too long, or the value is neither bytes nor None.
     """
+    space, key, value = write
     if value is not None and not isinstance(value, bytes):
         raise UsageError(f"A value is bytes or None, not {type(value).__name__}.", param="value")
-    return value
+    return check_space(space), check_key(key), value

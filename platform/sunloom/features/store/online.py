@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from sunloom.config.settings import Settings
+from sunloom.config.stores import RedisOnline
+from sunloom.features.store.keyvalue import Write
 
 if TYPE_CHECKING:
     import polars as pl
@@ -123,11 +125,16 @@ class OnlineStore(Protocol):
         """
         ...
 
-    def apply(self, writes: Sequence[tuple[str, bytes, bytes | None]]) -> None:
+    def apply(self, writes: Sequence[Write], expected: Sequence[Write] = ()) -> bool:
         """Write all of these or none, in one transaction and in this order.
 
         Args:
             writes: Space, key and value; a value of None deletes the key.
+            expected: Space, key and the value that must be there beforehand, None where none may
+                be: if one is not as expected, nothing is written.
+
+        Returns:
+            Whether it was written; always so when nothing was expected.
 
         Raises:
             UsageError: As ``get_many``.
@@ -144,10 +151,15 @@ class OnlineStore(Protocol):
 
 
 def open_online_store(settings: Settings) -> OnlineStore:
-    """The online store of these settings: embedded, in ``<paths.state>/online``.
+    """The online store of these settings: ``feature_store.online`` names its kind.
 
-    One store per folder and process; calling it again is cheap.
+    One store per place and process; calling it again is cheap.
     """
+    backend = settings.feature_store.online
+    if isinstance(backend, RedisOnline):
+        from sunloom.features.store.redis import redis_store
+
+        return redis_store(backend)
     from sunloom.features.store.embedded import embedded_store
 
     return embedded_store(settings.paths.state / "online")

@@ -12,7 +12,7 @@ import polars as pl
 
 from sunloom.data.sources import require_columns
 from sunloom.errors import NotFoundError, StoreError
-from sunloom.features.store.keyvalue import Write, check_key, check_space, check_value
+from sunloom.features.store.keyvalue import RawWrite, Write, check_key, check_space, raw
 from sunloom.features.store.online import Field, GroupSchema
 from sunloom.features.store.packing import field_dtype, time_of
 from sunloom.features.store.schemas import (
@@ -20,6 +20,7 @@ from sunloom.features.store.schemas import (
     check_names,
     evolved,
     meta_key,
+    set_name,
     with_ttl,
 )
 
@@ -54,6 +55,10 @@ class Backend(Protocol):
         """Let every record beneath the prefix hold so long after its feature time."""
         ...
 
+    def described(self) -> list[bytes]:
+        """Keys of the feature sets' descriptions."""
+        ...
+
     def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values beneath the prefix."""
         ...
@@ -62,8 +67,8 @@ class Backend(Protocol):
         """Plain values."""
         ...
 
-    def apply(self, writes: Sequence[tuple[bytes, bytes, bytes | None]]) -> None:
-        """Plain writes, all or none."""
+    def apply(self, writes: Sequence[RawWrite], expected: Sequence[RawWrite]) -> bool:
+        """Plain writes, all or none; none where something is not as expected."""
         ...
 
     def scan(self, space: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -118,8 +123,7 @@ class RecordStore:
 
     def feature_sets(self) -> list[str]:
         """Names of the feature sets that were written, sorted."""
-        prefix = meta_key("x")[:-1]
-        return sorted(key[len(prefix) :].decode() for key, _ in self._backend.items(prefix))
+        return sorted(set_name(key) for key in self._backend.described())
 
     def schema(self, feature_set: str) -> GroupSchema:
         """What the feature set's records hold."""
@@ -147,11 +151,9 @@ class RecordStore:
         """The value of each key of that space, in order; None where none is."""
         return self._backend.get_many(check_space(space), [check_key(key) for key in keys])
 
-    def apply(self, writes: Sequence[Write]) -> None:
-        """Write all of these or none, in one transaction and in this order."""
-        self._backend.apply(
-            [(check_space(space), check_key(key), check_value(v)) for space, key, v in writes]
-        )
+    def apply(self, writes: Sequence[Write], expected: Sequence[Write] = ()) -> bool:
+        """Write all of these in one transaction if everything expected is there; else nothing."""
+        return self._backend.apply([raw(one) for one in writes], [raw(one) for one in expected])
 
     def scan(self, space: str) -> Iterator[tuple[bytes, bytes]]:
         """Every key and value of that space."""

@@ -14,6 +14,7 @@ from sunloom.features.store.keyvalue import MAX_KEY_BYTES, check_space
 from sunloom.features.store.online import Field, GroupSchema
 from sunloom.features.store.packing import RecordCodec, schema_id_of, time_of
 
+META_PREFIX = b"s/"
 _INT_KEY = struct.Struct(">Q")
 _SIGN = 1 << 63
 _INTS = {int}
@@ -98,7 +99,12 @@ class Group:
 
 def meta_key(feature_set: str) -> bytes:
     """Where the feature set's description lies."""
-    return b"s/" + check_space(feature_set)
+    return META_PREFIX + check_space(feature_set)
+
+
+def set_name(key: bytes) -> str:
+    """The feature set whose description lies there."""
+    return key[len(META_PREFIX) :].decode()
 
 
 def record_prefix(feature_set: str) -> bytes:
