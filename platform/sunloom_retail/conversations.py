@@ -7,6 +7,7 @@ Tool results as the model sees them are compact JSON (``json.dumps(..., separato
   "tenure_days":533}}``; an unknown customer has ``"found":false`` and no features.
 * ``predict`` gives ``{"model":"repurchase@1","entity_id":4711,"probability":0.12,
   "prediction":"lapse"}``; an unknown customer has ``"found":false`` instead of the last two.
+* A tool that failed gives ``{"error":"…"}``, and the answer says so.
 
 The label stands beside the number because a small model copies a label and cannot compare; an
 answer says the label before the verdict, which then follows from words already written.
@@ -249,6 +250,9 @@ def _tools(rng: random.Random, prefix: str) -> tuple[Tool, ...]:
 
 def _outcome(rng: random.Random, task: Task) -> tuple[str, str]:
     """A tool result such as the gateway gives, and the answer to it."""
+    if rng.random() < 0.04:
+        body = {"error": rng.choice(wordings.FAILURES)}
+        return _compact(body), f"The tool failed for customer {task.customer_id}."
     known = rng.random() >= 0.04
     unknown = f"Customer {task.customer_id} is not known."
     if task.kind in PREDICTED:

@@ -212,3 +212,18 @@ def compose(rng: random.Random, kind: str) -> str:
 def core_count(kind: str) -> int:
     """How many cores a kind has."""
     return sum(len(cores) for cores in _CORES[kind])
+
+
+FAILURES = (
+    "There is no feature set 'customer' in the online store. There are none yet.",
+    "There is no feature set 'customer'. Known: purchase.",
+    "There is no model 'repurchase'. Known: none.",
+    "The gateway did not answer in time.",
+    "The gateway answered 503: the app is not ready.",
+    "The call was refused: the key has expired.",
+    "predict failed: ConnectError: connection refused",
+    "get_features failed: ReadTimeout",
+    "Wrong arguments: entity_id must be an integer.",
+    "The key may make 60 requests a minute.",
+)
+"""What a tool says when it fails."""
