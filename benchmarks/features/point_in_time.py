@@ -1,142 +1,177 @@
-"""Point-in-time joins and windows against Polars, in one process and one run.
+"""Point-in-time joins and windows against Polars, DuckDB and Feast, in one run.
 
-    .venv/bin/python -m benchmarks.features.point_in_time --events 1000000 --rows 200000
+    .venv/bin/python -m benchmarks.features.point_in_time --feast-python VENV/bin/python --write
 
-Prints CPU seconds and ratios as JSON; ours / peer, so below 1 is faster.
+Prints CPU seconds and ratios as JSON; ours / peer, so below 1 is faster. Feast lives in an
+environment of its own (it does not resolve beside this project's pins):
+
+    python3.11 -m venv VENV && VENV/bin/pip install feast==0.67.0 'ibis-framework[duckdb]'
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
+from benchmarks.features.data import as_events, tables
+from benchmarks.features.measure import circumstances, in_turn
+from benchmarks.features.peers import (
+    LATEST_SQL,
+    WINDOWS_DAYS,
+    WINDOWS_SQL,
+    duckdb_answers,
+    polars_latest,
+    polars_windows,
+)
 from sunloom.features.catalogue import plan_of
 from sunloom.features.engine import Engine
 from sunloom.features.lowering import NOW
 
 DEFINITIONS = "benchmarks.features.definitions"
-WINDOWS_DAYS = (1, 7, 30)
-SPAN_US = 30 * 86_400_000_000
+RESULTS = Path(__file__).parents[1] / "results" / "point_in_time.json"
+SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+FEAST_INSTALL = (
+    "python3.11 -m venv VENV && VENV/bin/pip install feast==0.67.0 ibis-framework[duckdb]"
+)
+Equal = Callable[[pl.DataFrame, pl.DataFrame], bool]
 
 
-def tables(events: int, rows: int, keys: int, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Events with ten values, and questions, both uniform over keys and 30 days."""
-    rng = np.random.default_rng(seed)
-    start = np.datetime64(datetime(2026, 1, 1), "us")
-
-    def moments(count: int) -> pl.Series:
-        drawn = start + rng.integers(0, SPAN_US, count).astype("timedelta64[us]")
-        return pl.Series(drawn).dt.replace_time_zone("UTC")
-
-    values = {f"f{i}": rng.normal(size=events) for i in range(10)}
-    log = pl.DataFrame({"id": rng.integers(0, keys, events), "at": moments(events), **values})
-    asked = pl.DataFrame({"id": rng.integers(0, keys, rows), NOW: moments(rows)})
-    return log, asked
-
-
-def latest(log: pl.DataFrame, asked: pl.DataFrame) -> dict[str, Any]:
-    """The latest of ten values at each question, against ``join_asof``."""
+def latest(log: pl.DataFrame, asked: pl.DataFrame, repeats: int = 5) -> dict[str, Any]:
+    """The latest of ten values at each question."""
     plan = plan_of(DEFINITIONS, "bench_user")
-
-    def ours() -> pl.DataFrame:
-        return Engine(plan, {"bench_user": log}).answer(asked)
-
-    def polars() -> pl.DataFrame:
-        left = asked.rename({NOW: "at"}).with_row_index().sort("at")
-        joined = left.join_asof(log.sort("at"), on="at", by="id", strategy="backward")
-        return joined.sort("index")
-
-    return _compare(ours, polars, lambda a, b: bool(a["f3"].equals(b["f3"])))
+    runs = {
+        "sunloom": lambda: Engine(plan, {"bench_user": log}).answer(asked),
+        "polars": lambda: polars_latest(log, asked),
+        "duckdb": lambda: duckdb_answers(LATEST_SQL, asked, log=log),
+    }
+    return _compared(runs, _latest_equal, repeats) | {"rows": asked.height}
 
 
-def windows(log: pl.DataFrame, asked: pl.DataFrame) -> dict[str, Any]:
-    """Three windows of sum and count, against a join and a group-by."""
+def windows(log: pl.DataFrame, asked: pl.DataFrame, repeats: int = 3) -> dict[str, Any]:
+    """Sum and count over three windows at each question."""
+    plan, events = plan_of(DEFINITIONS, "bench_account"), as_events(log)
+    runs = {
+        "sunloom": lambda: Engine(plan, {"bench_event": events}).answer(asked),
+        "polars": lambda: polars_windows(events, asked),
+        "duckdb": lambda: duckdb_answers(WINDOWS_SQL, asked, events=events),
+    }
+    return _compared(runs, _windows_equal, repeats)
+
+
+def growth(sizes: tuple[int, ...] = SIZES, repeats: int = 3) -> dict[str, Any]:
+    """CPU seconds of the windows by number of events: a fifth as many questions, 100 a key.
+
+    ``slope`` is the fitted line's on logarithmic scales (1 is linear), ``steepest`` the largest
+    between neighbouring sizes.
+    """
     plan = plan_of(DEFINITIONS, "bench_account")
-    events = log.select(
-        pl.int_range(log.height).alias("id"), pl.col("id").alias("user_id"), "at", "f0"
-    )
+    taken: dict[int, float] = {}
+    for size in sizes:
+        log, asked = tables(size, size // 5, max(1, size // 100))
+        sources = {"bench_event": as_events(log)}
+        del log
+        times, _ = in_turn({"sunloom": lambda: Engine(plan, sources).answer(asked)}, repeats)  # noqa: B023
+        taken[size] = times["sunloom"]
+    slopes = [math.log(taken[b] / taken[a]) / math.log(b / a) for a, b in pairwise(sizes)]
+    logs = [[math.log(value) for value in pair] for pair in taken.items()]
+    fitted = statistics.linear_regression(*zip(*logs, strict=True)).slope
+    return {
+        "cpu_s": {str(size): seconds for size, seconds in taken.items()},
+        "slope": round(fitted, 3),
+        "steepest": round(max(slopes), 3),
+    }
 
-    def ours() -> pl.DataFrame:
-        return Engine(plan, {"bench_event": events}).answer(asked)
 
-    def polars() -> pl.DataFrame:
-        numbered = asked.with_row_index()
-        pairs = numbered.join(events, left_on="id", right_on="user_id")
-        visible = pairs.filter(pl.col("at") <= pl.col(NOW))
-        inside = {days: pl.col("at") > pl.col(NOW) - timedelta(days=days) for days in WINDOWS_DAYS}
-        counts = [inside[days].sum().alias(f"c{days}") for days in WINDOWS_DAYS]
-        sums = [pl.col("f0").filter(inside[d]).sum().alias(f"s{d}") for d in WINDOWS_DAYS]
-        grouped = visible.group_by("index").agg(*counts, *sums)
-        return numbered.join(grouped, on="index", how="left", maintain_order="left")
+def from_files(log: pl.DataFrame, asked: pl.DataFrame, feast: Path | None) -> dict[str, Any]:
+    """Files to rows in a process of its own: CPU seconds, rows and peak memory."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        events, rows = folder / "events.parquet", folder / "rows.parquet"
+        log.write_parquet(events)
+        asked.rename({NOW: "event_timestamp"}).write_parquet(rows)
+        named = folder / "entities.parquet"
+        asked.rename({NOW: "event_time"}).write_parquet(named)
+        ours = _printed([sys.executable, "-m", f"{__package__}.one_retrieval", events, named])
+        result: dict[str, Any] = {"sunloom": ours}
+        if feast is None:
+            return result | {"feast": f"skipped; install: {FEAST_INSTALL}"}
+        script = Path(__file__).with_name("feast_peer.py")
+        for offline in ("dask", "duckdb"):
+            command = [feast, script, events, rows, folder / offline, offline]
+            result[f"feast_{offline}"] = _printed(command)
+        return result
 
-    return _compare(ours, polars, _windows_equal)
+
+def _printed(command: list[Any]) -> dict[str, Any]:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} failed:\n{done.stderr[-2000:]}")
+    printed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return printed
+
+
+def _compared(
+    runs: Mapping[str, Callable[[], pl.DataFrame]], equal: Equal, repeats: int
+) -> dict[str, Any]:
+    times, frames = in_turn(runs, repeats)
+    ours = times["sunloom"]
+    peers = [name for name in runs if name != "sunloom"]
+    return {
+        "cpu_s": times,
+        "ratio": {name: round(ours / times[name], 3) for name in peers},
+        "equal": all(equal(frames["sunloom"], frames[name]) for name in peers),
+    }
+
+
+def _latest_equal(mine: pl.DataFrame, peer: pl.DataFrame) -> bool:
+    return mine.equals(peer.select(mine.columns))
 
 
 def _windows_equal(mine: pl.DataFrame, peer: pl.DataFrame) -> bool:
     counts = all(
-        (mine[f"count__{days * 86400}__"] == peer[f"c{days}"].fill_null(0)).all()
-        for days in WINDOWS_DAYS
+        (mine[f"count__{days * 86400}__"] == peer[f"c{days}"]).all() for days in WINDOWS_DAYS
     )
     gaps = [
-        (mine[f"total__{days * 86400}__"] - peer[f"s{days}"].fill_null(0)).abs().max()
-        for days in WINDOWS_DAYS
+        (mine[f"total__{days * 86400}__"] - peer[f"s{days}"]).abs().max() for days in WINDOWS_DAYS
     ]
-    return bool(counts and max(float(gap or 0) for gap in gaps) < 1e-9)
-
-
-def _compare(
-    ours: Callable[[], pl.DataFrame],
-    peer: Callable[[], pl.DataFrame],
-    equal: Callable[[pl.DataFrame, pl.DataFrame], bool],
-    repeats: int = 3,
-) -> dict[str, Any]:
-    times: dict[str, list[float]] = {"ours": [], "polars": []}
-    frames = {}
-    for _ in range(repeats):  # in turn, so that a machine's moods meet both
-        for name, run in (("ours", ours), ("polars", peer)):
-            start = _cpu_s()
-            frames[name] = run()
-            times[name].append(_cpu_s() - start)
-    mine, other = min(times["ours"]), min(times["polars"])
-    return {
-        "ours_cpu_s": round(mine, 3),
-        "polars_cpu_s": round(other, 3),
-        "ratio": round(mine / other, 3),
-        "equal": equal(frames["ours"], frames["polars"]),
-    }
-
-
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    return bool(counts and max(float(str(gap)) for gap in gaps) < 1e-9)
 
 
 def main() -> None:
-    """Run both comparisons and print JSON."""
+    """Run all comparisons, print JSON and, if wanted, write it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--keys", type=int, default=10_000)
+    parser.add_argument("--feast-python", type=Path, help="interpreter that has Feast")
+    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     options = parser.parse_args()
-    start = time.perf_counter()
     log, asked = tables(options.events, options.rows, options.keys)
     result = {
         "events": options.events,
         "rows": options.rows,
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "keys": options.keys,
+        **circumstances("polars", "duckdb", "numpy"),
         "latest_values": latest(log, asked),
         "three_windows": windows(log, asked),
-        "wall_s": round(time.perf_counter() - start, 1),
+        "from_files": from_files(log, asked, options.feast_python),
+        "growth": growth(),
     }
-    print(json.dumps(result, indent=2))
+    text = json.dumps(result, indent=2)
+    print(text)
+    if options.write:
+        RESULTS.write_text(text + "\n")
 
 
 if __name__ == "__main__":

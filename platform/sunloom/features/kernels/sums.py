@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sunloom.features.kernels.arrays import Array, Bools, Floats, Ints, Ranges
+from sunloom.features.kernels.arrays import Array, Floats, Ints, Ranges
 from sunloom.features.kernels.prefixes import key_bounds, sums_before
 from sunloom.features.kernels.trees import RangeTree
 
@@ -14,6 +14,7 @@ _TOLERANCE = 1e-10
 _EPSILON = float(np.finfo(np.float64).eps)
 # Ranges up to this length are summed row by row rather than through a tree.
 _SHORT = 256
+_BLOCK = 1 << 16
 
 
 def range_sums(values: Array, keys: Ints, ranges: Ranges) -> Array:
@@ -35,36 +36,48 @@ def range_sums(values: Array, keys: Ints, ranges: Ranges) -> Array:
 
 
 def _float_sums(values: Floats, keys: Ints, ranges: Ranges) -> Floats:
+    sums = np.zeros(len(ranges.start), dtype=np.float64)
     if not len(values):
-        return np.zeros(len(ranges.start), dtype=np.float64)
-    bounds = key_bounds(keys)
-    before = sums_before(values, bounds)
-    empty = ranges.stop <= ranges.start
-    start = np.minimum(ranges.start, len(values) - 1)
-    last = np.maximum(ranges.stop - 1, 0)
-    sums: Floats = before[last]
-    sums += values[last]
-    sums -= before[start]
-    sums[empty] = 0.0
-    rows = np.flatnonzero(_doubtful(values, bounds, sums, start) & ~empty)
+        return sums
+    index = _RunningSums(values, keys)
+    doubtful: list[Ints] = []
+    # In blocks that stay in the cache: fresh memory costs more than the work.
+    for begin in range(0, len(sums), _BLOCK):
+        block = slice(begin, begin + _BLOCK)
+        sums[block], rows = index.differences(ranges.start[block], ranges.stop[block])
+        doubtful.append(rows + begin)
+    rows = np.concatenate(doubtful)
     if len(rows):
         sums[rows] = _summed(values, Ranges(ranges.start[rows], ranges.stop[rows]))
     return sums
 
 
-def _doubtful(values: Floats, bounds: Ints, sums: Floats, start: Ints) -> Bools:
-    """Where rounding in the key's running sum might show in the difference."""
-    weights = np.add.reduceat(np.abs(values), bounds[:-1])
-    errors = weights * (_EPSILON * (np.diff(bounds) + 2))
-    limits = _TOLERANCE * np.abs(sums)
-    limits[np.isinf(limits)] = np.nan
-    doubtful = np.asarray(~(limits >= errors.max()))
-    rows = np.flatnonzero(doubtful)
-    begins = start[rows]
-    key = np.searchsorted(bounds, begins, side="right") - 1
-    # A range from its key's first row on is a running sum itself: nothing cancels.
-    doubtful[rows] = ~(limits[rows] >= errors[key]) & (bounds[key] < begins)
-    return doubtful
+class _RunningSums:
+    """Sums of ranges as differences of running sums, and where those may be off."""
+
+    def __init__(self, values: Floats, keys: Ints) -> None:
+        self._values = values
+        self._bounds = key_bounds(keys)
+        self._before = sums_before(values, self._bounds)
+        weights = np.add.reduceat(np.abs(values), self._bounds[:-1])
+        self._errors = weights * (_EPSILON * (np.diff(self._bounds) + 2))
+        self._worst = self._errors.max()
+
+    def differences(self, start: Ints, stop: Ints) -> tuple[Floats, Ints]:
+        """Each range's sum, and the ranges in whose sum rounding might show."""
+        last = np.maximum(stop - 1, 0)
+        first = np.minimum(start, len(self._values) - 1)
+        sums: Floats = self._before[last]
+        sums += self._values[last]
+        sums -= self._before[first]
+        sums[stop <= start] = 0.0
+        limits = _TOLERANCE * np.abs(sums)
+        limits[np.isinf(limits)] = np.nan
+        rows = np.flatnonzero(~(limits >= self._worst) & (stop > start))
+        key = np.searchsorted(self._bounds, start[rows], side="right") - 1
+        # A range from its key's first row on is a running sum itself: nothing cancels.
+        cancels = self._bounds[key] < start[rows]
+        return sums, rows[cancels & ~(limits[rows] >= self._errors[key])]
 
 
 def _summed(values: Floats, ranges: Ranges) -> Floats:
