@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from sunloom.features.catalogue import plan_of
 from sunloom.features.engine import Engine
 from sunloom.features.lowering import NOW
 from sunloom.features.plan import Plan
+from sunloom.features.report import Report
 from sunloom.features.requirements import source_needs
 from sunloom.features.tables import conform, read_source
 
@@ -35,11 +36,13 @@ class Historical:
         table: The entities' rows with one column a feature appended.
         damaged: Source rows that could not be read.
         rows_read: Source rows that were read, damaged ones included.
+        report: Values outside declared limits, and resolver calls that failed.
     """
 
     table: pl.DataFrame
     damaged: pl.DataFrame
     rows_read: int
+    report: Report = field(default_factory=Report)
 
 
 def historical(
@@ -65,7 +68,9 @@ def historical(
         max_bad_share: Share of unreadable source rows above which nothing is written.
 
     Returns:
-        ``rows``, ``features``, ``engine``, ``out`` and ``quarantined`` (reason to count).
+        ``rows``, ``features``, ``engine``, ``out`` and ``quarantined`` (reason to count); where
+        there are any, ``validations`` (feature to values outside its limits) and
+        ``resolver_failures`` (function to failed calls).
     """
     plan = plan_of(definitions, feature_set)
     rows = read_table(entities).rows
@@ -79,6 +84,7 @@ def historical(
         "engine": engine,
         "out": str(out),
         "quarantined": counts,
+        **result.report.told(),
     }
 
 
@@ -95,10 +101,11 @@ def historical_polars(
             read = read_source(plan.of(namespace), need.columns, sources[namespace])
             tables[namespace] = read.rows
             damaged.append(read.damaged)
-    answers = Engine(plan, tables).answer(questions)
+    engine = Engine(plan, tables)
+    answers = engine.answer(questions)
     aside = pl.concat(damaged) if damaged else pl.DataFrame()
     read_rows = aside.height + sum(table.height for table in tables.values())
-    return Historical(appended(entities, answers), aside, read_rows)
+    return Historical(appended(entities, answers), aside, read_rows, engine.report)
 
 
 def _historical_ray(plan: Plan, sources: Mapping[str, Path], entities: pl.DataFrame) -> Historical:

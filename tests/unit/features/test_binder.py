@@ -150,17 +150,6 @@ def test_an_edited_file_is_read_again(tmp_path: Path) -> None:
     assert plan_of(str(file), "sl_edited").outputs == ("two",)
 
 
-def test_a_python_resolver_is_refused_with_file_and_line(tmp_path: Path) -> None:
-    file = tmp_path / "resolved.py"
-    file.write_text(
-        "from chalk import Primary, online\nfrom chalk.features import features\n\n\n"
-        '@features(name="sl_resolved")\nclass R:\n    id: Primary[int]\n    a: float\n'
-        "    b: float\n\n\n@online\ndef get_b(a: R.a) -> R.b:\n    return a * 2\n"
-    )
-    with pytest.raises(DefinitionError, match=r"resolved\.py:1\d.*'get_b'"):
-        catalogue_of(str(file))
-
-
 def test_staleness_is_refused_rather_than_ignored(tmp_path: Path) -> None:
     file = tmp_path / "stale.py"
     file.write_text(

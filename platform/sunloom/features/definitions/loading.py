@@ -62,25 +62,6 @@ def defined_classes(module: ModuleType) -> list[Any]:
     return found
 
 
-def refuse_resolvers(module: ModuleType) -> None:
-    """Refuse Python resolvers: unseen, their features would be read from a source instead.
-
-    Raises:
-        DefinitionError: The module defines one; names it, file and line.
-    """
-    from chalk.features.resolver import RESOLVER_REGISTRY
-
-    for resolver in RESOLVER_REGISTRY.get_all_resolvers():
-        function = getattr(resolver, "fn", None)
-        if function is not None and _belongs(function, module):
-            code = function.__code__
-            raise DefinitionError(
-                f"{code.co_filename}:{code.co_firstlineno}: the Python resolver "
-                f"{function.__name__!r} is not run by this engine.",
-                "Write its features as expressions, or give their values in the source.",
-            )
-
-
 def _belongs(item: Any, module: ModuleType) -> bool:
     return bool(
         item.__module__ == module.__name__ or item.__module__.startswith(module.__name__ + ".")

@@ -21,9 +21,11 @@ from sunloom.features.plan import (
     JoinPlan,
     Lookup,
     Plan,
+    Resolved,
     Window,
     walk,
 )
+from sunloom.features.report import Report
 from sunloom.features.types import POLARS
 
 
@@ -38,6 +40,7 @@ class Engine:
     def __init__(self, plan: Plan, sources: Mapping[str, pl.DataFrame]) -> None:
         self._plan = plan
         self._rows = {name: Rows(plan.of(name), frame) for name, frame in sources.items()}
+        self.report = Report()
 
     def answer(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The plan's outputs for each question, one row each, in order.
@@ -95,8 +98,20 @@ class Engine:
         for node in walk(expression):
             if isinstance(node, Aggregate | Lookup) and node not in questions.answers:
                 questions.add(self._parts(item, questions, node))
+        if isinstance(expression, Resolved):
+            questions.add({expression: self._resolved(item, questions, expression)})
         lowered = Lowering(questions.answers).expression(expression)
         questions.frame = questions.frame.with_columns(finished(feature, lowered))
+
+    def _resolved(self, item: ClassPlan, questions: Questions, node: Resolved) -> pl.Series:
+        from sunloom.features.resolvers import ask
+
+        if node.resolver not in questions.asked:
+            answers = ask(node.resolver, questions.frame, item.key, questions.answers)
+            questions.asked[node.resolver] = answers
+            if answers.failures:
+                self.report.resolver_failures[node.resolver.fqn] += len(answers.failures)
+        return questions.asked[node.resolver].column(node.output)
 
     def _parts(
         self, item: ClassPlan, questions: Questions, node: Aggregate | Lookup

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,10 @@ import polars as pl
 from sunloom.features.engine.rows import JoinedRows
 from sunloom.features.kernels import Ints, Ranges
 from sunloom.features.lowering import NOW
-from sunloom.features.plan import Aggregate, Bound, Expr, Window
+from sunloom.features.plan import Aggregate, Bound, Expr, Resolver, Window
+
+if TYPE_CHECKING:
+    from sunloom.features.resolvers import Answers
 
 
 class Search:
@@ -82,6 +86,7 @@ class Questions:
     def __init__(self, frame: pl.DataFrame, aggregates: Sequence[Aggregate] = ()) -> None:
         self.frame = frame
         self.answers: dict[Expr, str] = {}
+        self.asked: dict[Resolver, Answers] = {}
         self._alike: dict[Aggregate, list[Aggregate]] = {}
         for node in aggregates:
             self._alike.setdefault(_without_bounds(node), []).append(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -16,10 +17,15 @@ from sunloom.features.plan import (
     Expr,
     FeaturePlan,
     Lookup,
+    Resolved,
+    Resolver,
     own_columns,
     walk,
 )
 from sunloom.features.types import POLARS
+
+if TYPE_CHECKING:
+    from sunloom.features.resolvers import Answers
 
 
 class Rows:
@@ -36,6 +42,7 @@ class Rows:
         limited = [f for f in checked if f.validations or f.default is not None]
         self.frame = frame.with_columns([finished(f, pl.col(f.name)) for f in limited])
         self._values: dict[Expr, pl.Series] = {}
+        self._asked: dict[Resolver, Answers] = {}
         self._timelines: dict[tuple[tuple[str, ...], str | None], JoinedRows] = {}
 
     def values(self, expression: Expr) -> pl.Series:
@@ -59,9 +66,18 @@ class Rows:
         feature = self.item.feature(name)
         if name in self.frame.columns or feature.expression is None:
             return
-        self.frame = self.frame.with_columns(
-            finished(feature, Lowering().expression(feature.expression))
-        )
+        self.frame = self.frame.with_columns(finished(feature, self._lowered(feature.expression)))
+
+    def _lowered(self, expression: Expr) -> pl.Expr:
+        if not isinstance(expression, Resolved):
+            return Lowering().expression(expression)
+        from sunloom.features.resolvers import ask
+
+        if expression.resolver not in self._asked:
+            for name in in_order(self.item, own_columns(expression)):
+                self.ensure(name)
+            self._asked[expression.resolver] = ask(expression.resolver, self.frame, self.item.key)
+        return pl.lit(self._asked[expression.resolver].column(expression.output))
 
 
 class JoinedRows:

@@ -1,0 +1,48 @@
+"""What a computation has to say besides its values: limits broken, resolver calls that failed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sunloom.core.telemetry import get_logger
+
+_log = get_logger("features.report")
+
+
+@dataclass
+class Report:
+    """Counts, by name.
+
+    Attributes:
+        validations: Feature (``class.name``) to its values outside the declared limits. A source
+            feature counts once a source row, a computed one once a question.
+        resolver_failures: Resolver to its failed calls whose value is null or a default.
+    """
+
+    validations: Counter[str] = field(default_factory=Counter)
+    resolver_failures: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Report) -> None:
+        """Add another part's counts."""
+        self.validations.update(other.validations)
+        self.resolver_failures.update(other.resolver_failures)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """What was counted, without the kinds of which there is none."""
+        kinds: Mapping[str, Counter[str]] = vars(self)
+        return {kind: dict(sorted(counted.items())) for kind, counted in kinds.items() if counted}
+
+    def told(self) -> dict[str, dict[str, int]]:
+        """The same, and a line of the log for each."""
+        for name, count in sorted(self.validations.items()):
+            _log.warning("%d values of %s are outside its limits", count, name)
+        for name, count in sorted(self.resolver_failures.items()):
+            _log.warning("%d calls of resolver %s failed", count, name)
+        return self.counts()
+
+    @classmethod
+    def of(cls, counts: Mapping[str, Mapping[str, int]]) -> Report:
+        """The inverse of ``counts``."""
+        return cls(**{kind: Counter(counted) for kind, counted in counts.items()})
