@@ -207,6 +207,12 @@ class FeaturePlan(Node):
     expression: Expr | None = None
     online: Expr | None = None
     """What online reads use instead, where a resolver for them and one for training are given."""
+    max_staleness_us: int | None = None
+    """How old a value that was observed may be at the moment that asks; None: any age.
+
+    It bounds what is known of an entity. Rows that are aggregated are events: their windows say
+    which count.
+    """
     default: Const | None = None
     validations: tuple[Validation, ...] = ()
     window_s: int | None = None

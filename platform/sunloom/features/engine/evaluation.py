@@ -10,7 +10,7 @@ import polars as pl
 from sunloom.features.aggregation import aggregate_series
 from sunloom.features.engine.questions import Questions
 from sunloom.features.engine.rows import JoinedRows, Rows, finished, in_order
-from sunloom.features.kernels import Ints, Ranges
+from sunloom.features.kernels import Bools, Ints, Ranges
 from sunloom.features.lowering import NOW, Lowering
 from sunloom.features.plan import (
     Aggregate,
@@ -76,8 +76,9 @@ class Engine:
             questions.frame = questions.frame.with_columns(empty)
             return
         latest = self._latest(questions, rows.joined((item.key,), item.time), (item.key,))
-        missing = pl.Series(latest < 0)
-        done = [_or_default(item.feature(n), missing) for n in wanted]
+        missing = latest < 0
+        age = _ages(item, rows, latest, questions)
+        done = [_or_default(item.feature(n), missing, age) for n in wanted]
         picked = _picked(rows.frame.select(wanted), latest).with_columns(done)
         questions.frame = questions.frame.hstack(picked)
 
@@ -176,10 +177,22 @@ def _aggregates(item: ClassPlan, names: Iterable[str]) -> list[Aggregate]:
     return list(dict.fromkeys(node for node in nodes if isinstance(node, Aggregate)))
 
 
-def _or_default(feature: FeaturePlan, missing: pl.Series) -> pl.Expr:
-    """The feature's column, with its default where there is no row."""
+def _ages(item: ClassPlan, rows: Rows, latest: Ints, questions: Questions) -> Ints | None:
+    """How long before the moment each question's row was observed; None where nobody asks."""
+    if item.time is None or all(f.max_staleness_us is None for f in item.features):
+        return None
+    times = _picked(rows.frame.select(item.time), latest).to_series()
+    age: Ints = questions.now - times.cast(pl.Int64).fill_null(0).to_numpy()
+    return age
+
+
+def _or_default(feature: FeaturePlan, missing: Bools, age: Ints | None) -> pl.Expr:
+    """The feature's column, with its default where there is no row or it is too old."""
     value = pl.col(feature.name)
-    if feature.default is None:
+    limit = feature.max_staleness_us
+    if limit is not None and age is not None:
+        missing = missing | (age > limit)
+    elif feature.default is None:
         return value
-    default = Lowering().expression(feature.default)
-    return pl.when(pl.lit(missing)).then(default).otherwise(value).alias(feature.name)
+    default = pl.lit(None) if feature.default is None else Lowering().expression(feature.default)
+    return pl.when(pl.lit(pl.Series(missing))).then(default).otherwise(value).alias(feature.name)
