@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from sunloom.config import Settings
 from sunloom.config.base import revealed
+from sunloom.serving.door import answer_here
 from sunloom.serving.environment import serving_environment
 from sunloom.serving.guard import App, Guard
 
@@ -18,6 +19,9 @@ APPS: Mapping[str, str] = {
     "agents": "sunloom.serving.apps.agents:build_agents_app",
 }
 """App to the function that builds its ASGI app from the settings."""
+
+HOT: Mapping[str, str] = {"features": "/features"}
+"""Apps whose every request is over at once, and their prefix: they answer at the door."""
 
 
 class AsgiReplica:
@@ -44,7 +48,10 @@ def build_guarded(app: str, settings: Settings) -> App:
 
     configure_logging(settings)
     inner = load_builder(APPS[app])(settings)
-    return Guard(inner, Gate(settings, app), app, server_sets_request_id=True)
+    gate = Gate(settings, app)
+    if app in HOT:
+        answer_here(HOT[app], Guard(inner, gate, app))
+    return Guard(inner, gate, app, server_sets_request_id=True)
 
 
 def load_builder(path: str) -> Callable[[Settings], App]:
