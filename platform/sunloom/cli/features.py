@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sunloom.cli import output
+from sunloom.cli.feature_quality import validate
 from sunloom.cli.feature_rows import get, historical, materialize, monitor
 from sunloom.cli.options import Env, Json, Sets, load_settings
 
@@ -91,5 +92,5 @@ def made_by(feature: FeaturePlan) -> str:
     return f"expression{window}"
 
 
-for _command in (historical, materialize, get, monitor):
+for _command in (historical, materialize, get, validate, monitor):
     app.command()(_command)

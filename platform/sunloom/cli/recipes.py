@@ -18,6 +18,7 @@ KINDS = {
     "llm": ("sunloom.config.llm", "LlmRecipe"),
     "agentic": ("sunloom.config.agents", "AgentsRecipe"),
     "monitoring": ("sunloom.config.monitoring", "MonitoringRecipe"),
+    "validation": ("sunloom.config.validation", "ValidationRecipe"),
 }
 
 

@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, Field
 from sunloom.config.base import Model
 from sunloom.config.settings import Settings
 from sunloom.config.stores import StoresConfig
+from sunloom.config.validation import ValidationConfig
 
 
 class FilesSource(Model):
@@ -80,6 +81,8 @@ class FeaturesRecipe(Settings):
     """Online values, if any are wanted."""
     execution: ExecutionConfig = ExecutionConfig()
     """Engines and thresholds."""
+    validation: ValidationConfig | None = None
+    """What rows must be like; a batch that is not is not materialised."""
 
     def features_folder(self) -> Path:
         """Where training rows lie."""

@@ -18,6 +18,7 @@ from sunloom.errors import UsageError
 from sunloom.features.catalogue import plan_of
 from sunloom.features.historical import EVENT_TIME, check_sources, historical_polars, settle
 from sunloom.features.plan import Plan
+from sunloom.features.quality import gate, keep_rules
 from sunloom.features.store import open_online_store
 
 RELATIVE_TOLERANCE = 1e-9
@@ -59,6 +60,7 @@ def _training(recipe: FeaturesRecipe, plan: Plan) -> dict[str, Any]:
     entities = pl.concat([dataset.entities(tables, moment) for moment in recipe.moments()])
     rows = _computed(recipe, plan, entities)
     labelled = rows.with_columns(dataset.outcomes(tables, rows))
+    _admit(recipe, plan, labelled, "training")
     for moment in recipe.moments():
         path = recipe.features_folder() / f"training_{moment.date()}.parquet"
         _write(labelled.filter(pl.col(EVENT_TIME) == moment), path)
@@ -93,9 +95,17 @@ def _engines_equal(
 def _online(recipe: FeaturesRecipe, plan: Plan, as_of: datetime) -> int:
     entities = _labelled(recipe).entities(_tables(recipe), as_of)
     rows = _computed(recipe, plan, entities)
+    _admit(recipe, plan, rows, "online")
     store = open_online_store(recipe)
     store.write(recipe.feature_set, rows, key=plan.root.key, time=EVENT_TIME)
+    keep_rules(store, recipe.feature_set, recipe.validation, plan)
     return store.count(recipe.feature_set)
+
+
+def _admit(recipe: FeaturesRecipe, plan: Plan, rows: pl.DataFrame, kind: str) -> None:
+    """Stop before anything is written where the recipe's rules refuse the batch."""
+    folder = recipe.features_folder() / "quality" / kind
+    gate(recipe, recipe.validation, rows, f"{recipe.feature_set} {kind}", folder, plan)
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:

@@ -135,8 +135,36 @@ def _bound(name: str, config: DriftConfig) -> tuple[str, float]:
 def _require_values(reference: pl.DataFrame, current: pl.DataFrame, names: Sequence[str]) -> None:
     for table, frame in (("reference", reference), ("current", current)):
         for name in names:
-            if not frame[name].cast(pl.Float64).is_finite().any():
+            if not _has_value(frame[name]):
                 raise DataError(f"The feature {name!r} has no value in the {table} rows.")
+
+
+def _has_value(column: pl.Series) -> bool:
+    if not column.dtype.is_numeric():
+        return column.null_count() < len(column)
+    return bool(column.cast(pl.Float64).is_finite().any())
+
+
+def judge_columns(
+    reference: pl.DataFrame, current: pl.DataFrame, bounds: Mapping[str, tuple[str, float]]
+) -> tuple[FeatureDrift, ...]:
+    """Compare columns, numbers or text, each by its own method and threshold.
+
+    PSI is computed directly; the other statistics are Evidently's.
+
+    Args:
+        reference: Rows taken as normal.
+        current: Rows judged.
+        bounds: Column to method and threshold.
+
+    Raises:
+        DataError: A column has no value in one of the tables.
+    """
+    _require_values(reference, current, list(bounds))
+    values = _direct(reference, current, {n: b for n, b in bounds.items() if b[0] == "psi"})
+    if others := {n: b for n, b in bounds.items() if b[0] != "psi"}:
+        values |= _evidently(reference, current, others, None)[0]
+    return tuple(_judge(name, *bound, values[name]) for name, bound in bounds.items())
 
 
 def _judge(name: str, method: str, threshold: float, value: float) -> FeatureDrift:
@@ -169,9 +197,12 @@ def _evidently(
     from evidently.metrics import ValueDrift
 
     names = list(bounds)
-    definition = DataDefinition(numerical_columns=names)
+    numbers = [name for name in names if reference.schema[name].is_numeric()]
+    words = [name for name in names if name not in numbers]
+    definition = DataDefinition(numerical_columns=numbers, categorical_columns=words)
+    plain = {name: pl.Float64 if name in numbers else pl.String for name in names}
     tables = [
-        Dataset.from_pandas(frame.select(names).cast(pl.Float64).to_pandas(), definition)
+        Dataset.from_pandas(frame.select(names).cast(plain).to_pandas(), definition)  # type: ignore[arg-type]
         for frame in (current, reference)
     ]
     metrics = [

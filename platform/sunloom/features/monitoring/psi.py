@@ -1,11 +1,14 @@
 """The population stability index, computed directly.
 
 On one named binning, that of Evidently: equally wide bins by Sturges' rule over both samples
-together, or one cell a value where the reference has at most 20 of them. An empty cell counts as
-1e-4, or as a millionth of the sample's smallest share where that share is not above 1e-4.
+together, or one cell a value where the reference has at most 20 of them, and for text and truth
+values. An empty cell counts as 1e-4, or as a millionth of the sample's smallest share where that
+share is not above 1e-4.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -22,43 +25,104 @@ _ZERO = 1e-4
 FloatArray = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Shares:
+    """Two samples on the same cells.
+
+    Attributes:
+        cells: Edges of the bins (one more than there are shares), or the values.
+        reference, current: Share of each sample in each cell.
+    """
+
+    cells: NDArray[np.generic]
+    reference: FloatArray
+    current: FloatArray
+
+
 def population_stability_index(reference: pl.Series, current: pl.Series) -> float:
     """How far ``current`` has moved from ``reference``; 0 is equal.
 
     Null, NaN and infinite values are left out of both samples.
 
     Raises:
-        DataError: A sample has no finite value.
+        DataError: A sample has no value.
     """
+    found = shares(reference, current)
+    return stability_index(found.reference, found.current)
+
+
+def stability_index(expected: FloatArray, actual: FloatArray) -> float:
+    """The index of two distributions over the same cells; empty cells are filled."""
+    before, after = _fill_zeros(expected), _fill_zeros(actual)
+    return float(((before - after) * np.log(before / after)).sum())
+
+
+def shares(reference: pl.Series, current: pl.Series) -> Shares:
+    """Both samples on Evidently's cells.
+
+    Raises:
+        DataError: A sample has no value.
+    """
+    if not reference.dtype.is_numeric():
+        return _by_category(reference, current)
     before, after = _finite(reference), _finite(current)
-    expected, actual = _shares(before, after)
-    expected, actual = _fill_zeros(expected), _fill_zeros(actual)
-    return float(((expected - actual) * np.log(expected / actual)).sum())
+    values = _few_values(before)
+    if values is None:
+        edges = _sturges_edges(before, after)
+        return Shares(edges, _histogram(before, edges), _histogram(after, edges))
+    cells = np.union1d(values, after)
+    return Shares(cells, _counts(before, cells), _counts(after, cells))
+
+
+def _sturges_edges(before: FloatArray, after: FloatArray) -> FloatArray:
+    """As ``numpy.histogram_bin_edges`` of both samples together, without joining them."""
+    low, high = min(before.min(), after.min()), max(before.max(), after.max())
+    width = (high - low) / (np.log2(len(before) + len(after)) + 1.0)
+    return np.linspace(low, high, int(np.ceil((high - low) / width)) + 1)
+
+
+def _few_values(sample: FloatArray) -> FloatArray | None:
+    """The distinct values where they are at most 20."""
+    # A look at the first rows settles it for most columns without a sort of all of them.
+    if len(np.unique(sample[:1000])) > _MAX_VALUES:
+        return None
+    values: FloatArray = np.unique(sample)
+    return values if len(values) <= _MAX_VALUES else None
 
 
 def _finite(sample: pl.Series) -> FloatArray:
     values = sample.cast(pl.Float64).drop_nulls().to_numpy()
     finite: FloatArray = values[np.isfinite(values)]
     if not len(finite):
-        raise DataError(f"The feature {sample.name!r} has no value to compare.", param=sample.name)
+        raise _nothing(sample)
     return finite
 
 
-def _shares(before: FloatArray, after: FloatArray) -> tuple[FloatArray, FloatArray]:
-    values = np.unique(before)
-    if len(values) > _MAX_VALUES:
-        edges = np.histogram_bin_edges(np.concatenate([before, after]), bins="sturges")
-        return _histogram(before, edges), _histogram(after, edges)
-    cells = np.union1d(values, after)
-    return _counts(before, cells), _counts(after, cells)
+def _nothing(sample: pl.Series) -> DataError:
+    return DataError(f"The feature {sample.name!r} has no value to compare.", param=sample.name)
 
 
 def _histogram(sample: FloatArray, edges: FloatArray) -> FloatArray:
-    return np.asarray(np.histogram(sample, edges)[0] / len(sample))
+    # Told that the bins are equally wide, numpy counts without sorting, into the same cells.
+    counts = np.histogram(sample, len(edges) - 1, (edges[0], edges[-1]))[0]
+    return np.asarray(counts / len(sample))
 
 
 def _counts(sample: FloatArray, cells: FloatArray) -> FloatArray:
     return np.bincount(np.searchsorted(cells, sample), minlength=len(cells)) / len(sample)
+
+
+def _by_category(reference: pl.Series, current: pl.Series) -> Shares:
+    counted = []
+    for sample in (reference, current):
+        texts = sample.drop_nulls().cast(pl.String)
+        if texts.is_empty():
+            raise _nothing(sample)
+        shares = texts.alias("cell").value_counts(normalize=True, name="share")
+        counted.append(shares)
+    both = counted[0].join(counted[1], on="cell", how="full", coalesce=True).sort("cell")
+    before, after = (both[name].fill_null(0.0).to_numpy() for name in ("share", "share_right"))
+    return Shares(both["cell"].to_numpy(), before, after)
 
 
 def _fill_zeros(shares: FloatArray) -> FloatArray:

@@ -28,7 +28,7 @@ def check_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
         RequestError: The body lacks a field.
     """
     schema, rows = _read(store, body)
-    checks = list(_checks(schema, rows))
+    checks = [*_checks(schema, rows), *_ruled(store, schema, rows)]
     return {"passed": all(check["passed"] for check in checks), "checks": checks, "drift": []}
 
 
@@ -74,6 +74,15 @@ def _checks(schema: GroupSchema, rows: Sequence[Mapping[str, Any]]) -> Iterator[
     for field in schema.fields:
         yield _check("present", field.name, _lacking(rows, field.name))
         yield _check(f"is_{field.dtype}", field.name, _misfits(rows, field.name, field.dtype))
+
+
+def _ruled(
+    store: OnlineStore, schema: GroupSchema, rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The checks of the recipe that materialised the set, if it has any."""
+    from sunloom.features.quality import judge_records
+
+    return judge_records(store, schema.feature_set, rows)
 
 
 def _lacking(rows: Sequence[Mapping[str, Any]], name: str) -> list[int]:

@@ -1,0 +1,221 @@
+"""Files of every form, read in chunks; bad rows are set aside, and the report can be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from sunloom.config import Settings
+from sunloom.config.validation import ValidationConfig, ValidationRecipe
+from sunloom.errors import DataError, DataQualityError, NotFoundError, PluginError, UsageError
+from sunloom.features.quality import (
+    gate,
+    latest_checks,
+    rows_of_frame,
+    rows_of_path,
+    rows_of_records,
+    validate,
+    write_report,
+)
+from sunloom.features.quality.job import validate_file
+
+RULES = ValidationConfig.model_validate(
+    {"columns": {"amount": {"type": "float64", "min": 0}, "day": "datetime", "on": "bool"}}
+)
+ROWS = [
+    {"id": n, "amount": n - 1.5, "day": f"2026-01-{n + 1:02}T00:00:00Z", "on": n % 2 == 0}
+    for n in range(20)
+]
+
+
+def _write(folder: Path, form: str, rows: list[dict[str, object]] = ROWS) -> Path:
+    path = folder / f"rows.{form}"
+    frame = pl.DataFrame(rows)
+    if form == "parquet":
+        frame = frame.with_columns(pl.col("day").str.to_datetime("%+", time_unit="us"))
+        frame.write_parquet(path, row_group_size=3)
+    elif form == "csv":
+        frame.write_csv(path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("chunk_rows", [1, 7, 1000])
+def test_every_form_and_chunk_gives_the_same_verdict(
+    tmp_path: Path, form: str, chunk_rows: int
+) -> None:
+    path = _write(tmp_path, form)
+    report = validate(rows_of_path(path, chunk_rows), RULES, quarantine=tmp_path / "aside.jsonl")
+    (check,) = report.failures
+    assert (check.check, check.feature, check.failed, check.value) == ("range", "amount", 2, 0.9)
+    assert [one["row"] for one in check.examples] == [1, 2]
+    aside = [json.loads(line) for line in (tmp_path / "aside.jsonl").read_text().splitlines()]
+    assert [one["position"] for one in aside] == [1, 2]
+    assert aside[0]["reason"] == "amount is outside 0 to ∞"
+    assert float(aside[1]["content"]["amount"]) == -0.5
+
+
+def test_chunk_rows_is_what_is_in_memory(tmp_path: Path) -> None:
+    path = _write(tmp_path, "parquet")
+    assert [chunk.raw.height for chunk in rows_of_path(path, 7).chunks()] == [7, 7, 6]
+
+
+def test_a_value_that_is_none_of_its_type_is_counted_not_fatal(tmp_path: Path) -> None:
+    rows = [*ROWS, {"id": 99, "amount": "much", "day": "someday", "on": "perhaps"}]
+    for form in ("csv", "jsonl"):
+        report = validate(rows_of_path(_write_text(tmp_path, form, rows)), RULES)
+        wrong = {
+            one.feature: one.examples[0]["value"] for one in report.failures if one.check == "type"
+        }
+        assert wrong == {"amount": "much", "day": "someday", "on": "perhaps"}
+
+
+def _write_text(folder: Path, form: str, rows: list[dict[str, object]]) -> Path:
+    if form == "jsonl":
+        return _write(folder, form, rows)
+    path = folder / "rows.csv"
+    lines = [",".join(str(value) for value in row.values()) for row in rows]
+    path.write_text("\n".join([",".join(rows[0]), *lines]) + "\n")
+    return path
+
+
+def test_damaged_lines_are_counted_and_set_aside(tmp_path: Path) -> None:
+    path = _write(tmp_path, "jsonl")
+    path.write_text(path.read_text() + "{torn\n")
+    report = validate(rows_of_path(path), ValidationConfig(), quarantine=tmp_path / "aside.jsonl")
+    (check,) = report.failures
+    assert (check.check, check.failed, check.rows) == ("readable", 1, 21)
+    (entry,) = [json.loads(line) for line in (tmp_path / "aside.jsonl").read_text().splitlines()]
+    assert (entry["position"], entry["content"]) == (21, "{torn")
+
+
+def test_a_torn_parquet_file_is_named(tmp_path: Path) -> None:
+    path = _write(tmp_path, "parquet")
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(DataError, match=r"rows\.parquet cannot be read as parquet"):
+        validate(rows_of_path(path), RULES)
+
+
+def test_a_folder_whose_files_differ_is_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"a": [1], "b": [1]}).write_parquet(tmp_path / "0.parquet")
+    pl.DataFrame({"a": [2]}).write_parquet(tmp_path / "1.parquet")
+    with pytest.raises(DataError, match=r"1\.parquet lacks the column b"):
+        validate(rows_of_path(tmp_path), ValidationConfig())
+
+
+def test_records_are_judged_by_jsons_types() -> None:
+    rules = ValidationConfig.model_validate(
+        {"columns": {"n": "int64", "x": "float64", "s": "string", "at": "datetime"}, "min_rows": 0}
+    )
+    records = [
+        {"n": 1, "x": 1, "s": "a", "at": "2026-01-01T00:00:00Z"},
+        {"n": "1", "x": 1.5, "s": 3, "at": "2026-01-01"},
+        {"n": 1.5, "x": True, "s": "b"},
+    ]
+    report = validate(rows_of_records(records, "set"), rules)
+    wrong = {
+        one.feature: [e["row"] for e in one.examples]
+        for one in report.failures
+        if one.check == "type"
+    }
+    assert wrong == {"n": [2, 3], "x": [3], "s": [2], "at": [2]}
+    right = validate(rows_of_records(records[:1], "set"), rules)
+    assert right.passed
+    assert validate(rows_of_records([{"n": 2**70}, {"n": [1]}, {"n": None}], "set"), rules).failures
+
+
+def test_a_check_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_checks.py").write_text(
+        "import polars as pl\n"
+        "def even(rows, options):\n    return rows[options['column']] % 2 == 0\n"
+        "def broken(rows, options):\n    raise RuntimeError('boom')\n"
+        "def wrong(rows, options):\n    return 3\n"
+    )
+    (tmp_path / "pyproject.toml").write_text(
+        '[project.entry-points."sunloom.checks"]\neven = "own_checks:even"\n'
+        'broken = "own_checks:broken"\nwrong = "own_checks:wrong"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = rows_of_frame(pl.DataFrame({"id": [1, 2, 3, 4]}), "rows")
+
+    def rules(check: str, **more: object) -> ValidationConfig:
+        own = {"check": check, "options": {"column": "id"}} | more
+        return ValidationConfig.model_validate({"checks": [own]})
+
+    (found,) = validate(rows, rules("even")).failures
+    assert (found.check, found.value, [one["row"] for one in found.examples]) == (
+        "even",
+        0.5,
+        [1, 3],
+    )
+    assert validate(rows, rules("even", threshold=0.5)).passed
+    with pytest.raises(PluginError, match="boom"):
+        validate(rows, rules("broken"))
+    with pytest.raises(PluginError, match="Boolean series of 4"):
+        validate(rows, rules("wrong"))
+    with pytest.raises(NotFoundError, match="evn"):
+        validate(rows, rules("evn"))
+
+
+def test_the_page_stands_alone_and_shows_what_failed(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"id": range(50), "<b>x": [float(n % 7) - 1 for n in range(50)]})
+    rules = ValidationConfig.model_validate({"columns": {"<b>x": {"min": 0}}})
+    moved = rows_of_frame(frame.with_columns(pl.col("<b>x") * 3), "moved")
+    report = validate(rows_of_frame(frame, "a & b"), rules, moved)
+    written = write_report(report, tmp_path)
+    assert written.html is not None
+    page = written.html.read_text()
+    assert not re.search(r"""(src|href)=|@import|url\(""", page)
+    assert "<b>x" not in page
+    assert "a &amp; b" in page
+    assert page.count("<svg class='drift'") == 1
+    assert "8 of 50 rows" in page
+    assert written.json is not None
+    plain = json.loads(written.json.read_text())
+    assert plain["passed"] is False
+    assert {"check", "feature", "value", "threshold", "passed", "examples"} <= set(
+        plain["checks"][0]
+    )
+    assert {"feature", "method", "value", "threshold", "drifted"} <= set(plain["drift"][0])
+
+
+def test_a_file_by_a_recipe_is_kept_in_the_database(settings: Settings, tmp_path: Path) -> None:
+    path = _write(tmp_path, "parquet")
+    recipe = ValidationRecipe(paths=settings.paths, validation=RULES)
+    report = validate_file(recipe, path)
+    assert report.html == settings.paths.outputs / "quality" / "rows" / "report.html"
+    assert report.quarantine is not None
+    (kept,) = latest_checks(settings)
+    assert (kept["name"], kept["passed"], kept["rows"]) == ("rows", False, 20)
+    mended = pl.read_parquet(path).with_columns(pl.col("amount").abs())
+    mended.write_parquet(path)
+    again = validate_file(recipe, path)
+    assert again.passed
+    assert again.quarantine is None
+    assert not os.path.exists(report.quarantine)
+    assert [one["passed"] for one in latest_checks(settings)] == [True]
+    with pytest.raises(UsageError, match=r"no file .*absent\.parquet"):
+        validate_file(recipe, tmp_path / "absent.parquet")
+
+
+def test_the_gate_refuses_whole_and_says_why(settings: Settings, tmp_path: Path) -> None:
+    batch = pl.DataFrame(ROWS).select("id", "amount")
+    assert gate(settings, None, batch, "customer", tmp_path) is None
+    rules = ValidationConfig.model_validate({"columns": {"amount": {"min": 0}}})
+    with pytest.raises(DataQualityError, match="customer is not written") as caught:
+        gate(settings, rules, batch, "customer", tmp_path)
+    assert "amount: range 0.9" in caught.value.message
+    assert "rejected.jsonl" in caught.value.hint
+    assert len((tmp_path / "rejected.jsonl").read_text().splitlines()) == 2
+    passed = gate(settings, rules, batch.filter(pl.col("amount") >= 0), "customer", tmp_path)
+    assert passed is not None
+    assert passed.passed
+    assert not (tmp_path / "rejected.jsonl").exists()
