@@ -20,6 +20,7 @@ from sunloom.features.plan import Plan
 from sunloom.features.report import Report
 from sunloom.features.requirements import source_needs
 from sunloom.features.tables import conform, read_source
+from sunloom.features.validations import count_rows
 
 EVENT_TIME = "event_time"
 EngineName = Literal["polars", "ray"]
@@ -102,6 +103,8 @@ def historical_polars(
             tables[namespace] = read.rows
             damaged.append(read.damaged)
     engine = Engine(plan, tables)
+    for namespace, table in tables.items():
+        engine.report.validations.update(count_rows(plan, namespace, table))
     answers = engine.answer(questions)
     aside = pl.concat(damaged) if damaged else pl.DataFrame()
     read_rows = aside.height + sum(table.height for table in tables.values())

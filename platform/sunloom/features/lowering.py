@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
-from operator import and_
 
 import polars as pl
 
 from sunloom.features.functions import lower_call
-from sunloom.features.plan import Call, Column, Const, Expr, Now, Validation
+from sunloom.features.plan import Call, Column, Const, Expr, Now
 from sunloom.features.types import POLARS
 
 NOW = "__now__"
@@ -39,21 +37,6 @@ class Lowering:
         if isinstance(node, Call):
             return lower_call(node, [self.expression(arg) for arg in node.args])
         return pl.col(self._parts[node])
-
-    @staticmethod
-    def within(value: pl.Expr, check: Validation) -> pl.Expr:
-        """Whether the value is inside the limits; null where the value is."""
-        size = value.str.len_chars
-        limits = [pl.lit(True)]
-        if check.min is not None:
-            limits.append(value >= check.min)
-        if check.max is not None:
-            limits.append(value <= check.max)
-        if check.min_length is not None:
-            limits.append(size() >= check.min_length)
-        if check.max_length is not None:
-            limits.append(size() <= check.max_length)
-        return reduce(and_, limits)
 
 
 def _constant(node: Const) -> pl.Expr:

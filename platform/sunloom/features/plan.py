@@ -187,12 +187,17 @@ class JoinPlan(Node):
 
 
 class Validation(Node):
-    """Limits of a feature's values; where ``strict``, a value outside them becomes null."""
+    """Limits of a feature's values: one outside is counted, and where ``strict`` becomes null.
+
+    Lengths are characters of a string or values of a list; ``contains`` is a part of the one, a
+    value of the other.
+    """
 
     min: float | None = None
     max: float | None = None
     min_length: int | None = None
     max_length: int | None = None
+    contains: Scalar = None
     strict: bool = False
 
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from sunloom.features.aggregation import aggregate_series
 from sunloom.features.engine.questions import Questions
-from sunloom.features.engine.rows import JoinedRows, Rows, finished, in_order
+from sunloom.features.engine.rows import JoinedRows, Rows, filled, finished, in_order
 from sunloom.features.kernels import Bools, Ints, Ranges
 from sunloom.features.lowering import NOW, Lowering
 from sunloom.features.plan import (
@@ -27,6 +27,7 @@ from sunloom.features.plan import (
 )
 from sunloom.features.report import Report
 from sunloom.features.types import POLARS
+from sunloom.features.validations import outside
 
 
 class Engine:
@@ -54,6 +55,9 @@ class Engine:
         item = self._plan.of(namespace)
         order = in_order(item, names)
         questions = Questions(frame, _aggregates(item, order))
+        for name in order:
+            if name in frame.columns:
+                self._finish(questions, item.feature(name), pl.col(name))
         self._read_sources(item, questions, order)
         for name in order:
             feature = item.feature(name)
@@ -102,7 +106,14 @@ class Engine:
         if isinstance(expression, Resolved):
             questions.add({expression: self._resolved(item, questions, expression)})
         lowered = Lowering(questions.answers).expression(expression)
-        questions.frame = questions.frame.with_columns(finished(feature, lowered))
+        self._finish(questions, feature, lowered)
+
+    def _finish(self, questions: Questions, feature: FeaturePlan, value: pl.Expr) -> None:
+        if feature.validations:
+            broken = questions.frame.select(outside(feature, filled(feature, value))).item()
+            if broken:
+                self.report.validations[feature.fqn] += broken
+        questions.frame = questions.frame.with_columns(finished(feature, value))
 
     def _resolved(self, item: ClassPlan, questions: Questions, node: Resolved) -> pl.Series:
         from sunloom.features.resolvers import ask

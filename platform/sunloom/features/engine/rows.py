@@ -23,6 +23,7 @@ from sunloom.features.plan import (
     walk,
 )
 from sunloom.features.types import POLARS
+from sunloom.features.validations import limited, outside
 
 if TYPE_CHECKING:
     from sunloom.features.resolvers import Answers
@@ -67,6 +68,15 @@ class Rows:
         if name in self.frame.columns or feature.expression is None:
             return
         self.frame = self.frame.with_columns(finished(feature, self._lowered(feature.expression)))
+
+    def outside(self, feature: FeaturePlan) -> int:
+        """How many rows' values of a computed feature lie outside its limits."""
+        if feature.expression is None:
+            return 0
+        for name in in_order(self.item, own_columns(feature.expression)):
+            self.ensure(name)
+        value = filled(feature, self._lowered(feature.expression))
+        return int(self.frame.select(outside(feature, value)).item())
 
     def _lowered(self, expression: Expr) -> pl.Expr:
         if not isinstance(expression, Resolved):
@@ -144,10 +154,12 @@ def finished(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
 
     The default stands for what is missing, never for what a strict limit refused.
     """
+    return limited(feature, filled(feature, value)).alias(feature.name)
+
+
+def filled(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
+    """The value in the feature's type, and its default where there is none."""
     value = value.cast(POLARS[feature.dtype])
-    if feature.default is not None:
-        value = value.fill_null(Lowering().expression(feature.default))
-    for check in feature.validations:
-        if check.strict:
-            value = pl.when(Lowering.within(value, check)).then(value)
-    return value.alias(feature.name)
+    if feature.default is None:
+        return value
+    return value.fill_null(Lowering().expression(feature.default))
