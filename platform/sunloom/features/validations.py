@@ -25,7 +25,7 @@ from sunloom.features.plan import (
 
 def within(value: pl.Expr, check: Validation, dtype: DType) -> pl.Expr:
     """Whether the value is inside the limits; null where the value is."""
-    limits = [pl.when(value.is_not_null()).then(True)]
+    limits: list[pl.Expr] = [pl.when(value.is_not_null()).then(True)]
     if check.min is not None:
         limits.append(value >= check.min)
     if check.max is not None:
