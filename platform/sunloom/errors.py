@@ -16,7 +16,8 @@
     │   └── DataQualityError   too many rows failed a check
     ├── FeatureError
     │   ├── DefinitionError    a Chalk construct that cannot be bound
-    │   └── StoreError         the online or offline store refuses
+    │   ├── StoreError         the online or offline store refuses
+    │   └── StreamError        a stream of events cannot go on
     ├── TrainingError
     │   ├── DivergedError      the loss is NaN or infinite
     │   └── CheckpointError    a checkpoint is truncated or does not fit
@@ -187,6 +188,12 @@ class StoreError(FeatureError):
     """The online or offline store refuses."""
 
     code = "store"
+
+
+class StreamError(FeatureError):
+    """A stream of events cannot go on; what was stored is whole."""
+
+    code = "stream"
 
 
 class TrainingError(SunloomError):

@@ -1,0 +1,18 @@
+"""Stream events into the online store: ``python -m jobs.features_stream --config RECIPE``.
+
+Ends when everything that is in the topics has been read; a stopped job ends between two batches.
+"""
+
+from sunloom.config.features import FeaturesRecipe
+from sunloom.features.streaming.run import stream
+from sunloom.workflows.job import JobOutcome, run_job
+
+
+def run(recipe: FeaturesRecipe) -> JobOutcome:
+    """Hand the recipe to the library and its figures to the job's frame."""
+    artifacts = {"log": str(recipe.features_folder() / "log"), "online": str(recipe.paths.state)}
+    return JobOutcome(stream(recipe, until_end=True), artifacts)
+
+
+if __name__ == "__main__":
+    run_job("features-stream", FeaturesRecipe, run)

@@ -1,0 +1,73 @@
+"""``sunloom features stream``: events from Kafka into the online store."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sunloom.cli import output
+from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe
+from sunloom.cli.work import cluster
+from sunloom.config.features import FeaturesRecipe
+
+if TYPE_CHECKING:
+    from sunloom.features.streaming.consumer import Report
+
+
+def stream(
+    recipe: Recipe,
+    until_end: Annotated[
+        bool,
+        typer.Option("--until-end/--follow", help="Leave at the topics' end, or wait for more."),
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Consumers; more than one run as actors on Ray.")
+    ] = 1,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Consume the recipe's topics into the online store, each event exactly once."""
+    from sunloom.features.streaming.run import stream as consume
+
+    config = load_recipe(FeaturesRecipe, recipe, sets, env)
+    with cluster(config) if workers > 1 else nullcontext():
+        result = consume(
+            config,
+            until_end=until_end,
+            listener=_show_progress,
+            workers=workers,
+            on_start=_stop_on_signals if workers == 1 else None,
+        )
+    if json:
+        output.print_json(result)
+    else:
+        output.print_mapping(result)
+
+
+def _show_progress(report: Report) -> None:
+    rate = report.events / report.seconds if report.seconds else 0.0
+    line = (
+        f"{report.events:,} events, {rate:,.0f}/s, lag {report.lag:,}, late {report.late:,}, "
+        f"quarantined {report.quarantined:,}, {report.partitions} partitions"
+    )
+    if sys.stderr.isatty():
+        print(f"\r{line:<100}", end="", file=sys.stderr, flush=True)
+    else:
+        output.print_note(line)
+
+
+def _stop_on_signals(stop: Callable[[], None]) -> None:
+    """The first signal lets the batch at hand end; a second one interrupts."""
+
+    def handle(number: int, _frame: object) -> None:
+        stop()
+        signal.signal(number, signal.default_int_handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)

@@ -1,0 +1,101 @@
+"""Plan expressions as plain functions, made once a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sunloom.errors import FeatureError
+from sunloom.features.functions import evaluate_call
+from sunloom.features.plan import (
+    Aggregate,
+    Call,
+    Column,
+    Const,
+    DType,
+    Expr,
+    FeaturePlan,
+    Lookup,
+    Now,
+    Validation,
+)
+from sunloom.features.scalar import constant_value
+from sunloom.features.types import EPOCH
+
+Parts = Sequence[Any]
+Evaluate = Callable[[Mapping[str, Any], datetime, Parts], Any]
+
+
+def compiled(node: Expr, places: Mapping[Aggregate | Lookup, int]) -> Evaluate:
+    """The expression as a function of a row, the moment, and values of aggregates and lookups.
+
+    Args:
+        node: The expression.
+        places: Where each aggregate's and lookup's value stands.
+
+    Raises:
+        FeatureError: The expression cannot be evaluated at a read.
+    """
+    if isinstance(node, Column):
+        name = node.name
+        return lambda row, _now, _parts: row[name]
+    if isinstance(node, Now):
+        return lambda _row, now, _parts: now
+    if isinstance(node, Const):
+        value = constant_value(node)
+        return lambda _row, _now, _parts: value
+    if isinstance(node, Call):
+        return _call(node, [compiled(arg, places) for arg in node.args])
+    if isinstance(node, Aggregate | Lookup):
+        place = places[node]
+        return lambda _row, _now, parts: parts[place]
+    raise FeatureError(f"An online read cannot evaluate {node.op!r} expressions.")
+
+
+def _call(node: Call, args: Sequence[Evaluate]) -> Evaluate:
+    if len(args) == 1:
+        only = args[0]
+        return lambda row, now, parts: evaluate_call(node, (only(row, now, parts),))
+    if len(args) == 2:
+        a, b = args
+        return lambda row, now, parts: evaluate_call(node, (a(row, now, parts), b(row, now, parts)))
+    return lambda row, now, parts: evaluate_call(node, [arg(row, now, parts) for arg in args])
+
+
+def finishing(feature: FeaturePlan) -> Callable[[Any], Any]:
+    """Gives a value the feature's type, its default where it is missing, and its strict limits."""
+    default = None if feature.default is None else constant_value(feature.default)
+    strict = [check for check in feature.validations if check.strict]
+    is_float = feature.dtype == "float64"
+
+    def finish(value: Any) -> Any:
+        if value is None:
+            value = default
+        elif is_float and not isinstance(value, float):
+            value = float(value)
+        if strict and value is not None and not all(_is_within(value, one) for one in strict):
+            return None
+        return value
+
+    return finish
+
+
+def _is_within(value: Any, check: Validation) -> bool:
+    # As the engine's comparisons: NaN is larger than every number.
+    is_nan = value != value
+    if check.min is not None and not (is_nan or value >= check.min):
+        return False
+    if check.max is not None and (is_nan or value > check.max):
+        return False
+    if check.min_length is not None and len(value) < check.min_length:
+        return False
+    return check.max_length is None or len(value) <= check.max_length
+
+
+def stored_value(value: Any, dtype: DType) -> Any:
+    """A value as tiles hold it, as the plain value it stands for."""
+    if value is None or dtype not in ("datetime", "duration"):
+        return value
+    length = timedelta(microseconds=value)
+    return EPOCH + length if dtype == "datetime" else length

@@ -1,0 +1,167 @@
+"""What a read does for one class, made once a plan: which values are stored, looked up, folded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sunloom.features.engine.rows import in_order
+from sunloom.features.online.compiled import Evaluate, compiled, finishing
+from sunloom.features.online.entities import Finish
+from sunloom.features.online.entities import finishing as finishing_aggregate
+from sunloom.features.plan import (
+    Aggregate,
+    Call,
+    ClassPlan,
+    Column,
+    Const,
+    Expr,
+    FeaturePlan,
+    JoinPlan,
+    Lookup,
+    Now,
+    walk,
+)
+from sunloom.features.streaming.layout import Layout, Reading
+
+
+@dataclass(frozen=True)
+class Folded:
+    """An aggregate: which index by which of the row's values, and how its value is made."""
+
+    node: Aggregate
+    own_keys: tuple[str, ...]
+    reading: Reading
+    finish: Finish | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A lookup: another class's program, by its key or by the latest row of other columns."""
+
+    join: JoinPlan
+    target_key: str
+    feature: str
+    by_row: int | None
+    program: Program
+
+
+@dataclass(frozen=True)
+class Step:
+    """One feature that is computed."""
+
+    name: str
+    parts: tuple[Folded | Found, ...]
+    evaluate: Evaluate
+    finish: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Program:
+    """How one class's features are made.
+
+    Attributes:
+        item: The class.
+        row_index: The index that holds its latest rows; None where it is not streamed.
+        sources: Features read from such a row, each with its default.
+        stored: Features taken from the stored record.
+        steps: The others, each after what it needs.
+    """
+
+    item: ClassPlan
+    row_index: int | None
+    sources: Mapping[str, Any]
+    stored: tuple[str, ...]
+    steps: tuple[Step, ...]
+
+
+def build_program(
+    layout: Layout, namespace: str, names: Sequence[str], recorded: Collection[str] = ()
+) -> Program:
+    """The program of one class's features.
+
+    Args:
+        layout: What the stream keeps.
+        namespace: The class.
+        names: The wanted features.
+        recorded: Features that a stored record of the class holds.
+    """
+    item = layout.plan.of(namespace)
+    live = _Live(layout, item, recorded)
+    order = in_order(item, names)
+    features = [item.feature(name) for name in order]
+    computed = [f for f in features if f.expression is not None and live.is_live(f)]
+    is_streamed = namespace in layout.streamed
+    sources = [f for f in features if f.expression is None and is_streamed]
+    taken = {f.name for f in (*computed, *sources)}
+    return Program(
+        item=item,
+        row_index=layout.rows.get((namespace, (item.key,))) if sources else None,
+        sources={f.name: finishing(f)(None) for f in sources},
+        stored=tuple(name for name in order if name not in taken),
+        steps=tuple(_step(layout, item, feature) for feature in computed),
+    )
+
+
+class _Live:
+    """Which features can be computed at a read."""
+
+    def __init__(self, layout: Layout, item: ClassPlan, recorded: Collection[str]) -> None:
+        self._layout = layout
+        self._item = item
+        self._recorded = recorded
+
+    def is_live(self, feature: FeaturePlan) -> bool:
+        """Whether everything that the feature needs is at hand."""
+        if feature.expression is None:
+            return True
+        return self._is_live(feature.expression)
+
+    def _is_live(self, node: Expr) -> bool:
+        if isinstance(node, Call):
+            return all(self._is_live(arg) for arg in node.args)
+        if isinstance(node, Column):
+            feature = self._item.feature(node.name)
+            return feature.name in self._recorded or self.is_live(feature)
+        if isinstance(node, Aggregate):
+            return node in self._layout.readings
+        if isinstance(node, Lookup):
+            join = self._item.join(node.join)
+            return join.target in self._layout.streamed or self._from_elsewhere(join, node)
+        return isinstance(node, Const | Now)
+
+    def _from_elsewhere(self, join: JoinPlan, node: Lookup) -> bool:
+        """A computed feature of a class that has no rows of its own."""
+        feature = self._layout.plan.of(join.target).feature(node.feature)
+        other = _Live(self._layout, self._layout.plan.of(join.target), ())
+        return feature.expression is not None and other.is_live(feature)
+
+
+def _step(layout: Layout, item: ClassPlan, feature: FeaturePlan) -> Step:
+    assert feature.expression is not None
+    nodes = [n for n in walk(feature.expression) if isinstance(n, Aggregate | Lookup)]
+    places: dict[Aggregate | Lookup, int] = {}
+    for node in nodes:
+        places.setdefault(node, len(places))
+    return Step(
+        name=feature.name,
+        parts=tuple(_part(layout, item, node) for node in places),
+        evaluate=compiled(feature.expression, places),
+        finish=finishing(feature),
+    )
+
+
+def _part(layout: Layout, item: ClassPlan, node: Aggregate | Lookup) -> Folded | Found:
+    join = item.join(node.join)
+    if isinstance(node, Aggregate):
+        reading = layout.readings[node]
+        kinds = [layout.indexes[reading.index].slots[place].kind for place in reading.slots]
+        finish = finishing_aggregate(node, kinds) if kinds else None
+        return Folded(node, join.own_keys, reading, finish)
+    target = layout.plan.of(join.target)
+    by_row = None
+    if join.target_keys != (target.key,):
+        by_row = layout.rows[join.target, join.target_keys]
+    program = build_program(layout, join.target, (node.feature,))
+    return Found(join, target.key, node.feature, by_row, program)

@@ -1,0 +1,42 @@
+"""Events as Parquet files: what was merged, in the plan's types, for batch work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+OFFSET = "__offset"
+
+
+class EventLog:
+    """One folder a class and partition; a batch that is replayed overwrites its file.
+
+    A batch always starts at the stored place, so a file that begins there is the only one that a
+    crashed attempt can have left.
+
+    Args:
+        folder: Where the classes' folders lie; each can be given to ``--source NAME=PATH``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, namespace: str, source: str, first_offset: int, events: pl.DataFrame) -> None:
+        """Keep one batch.
+
+        Args:
+            namespace: The class.
+            source: ``topic/partition``.
+            first_offset: Of the batch, whether or not its first message was usable.
+            events: Rows with ``OFFSET``.
+        """
+        folder = self.folder / namespace
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{source.replace('/', '-')}-{first_offset:020d}.parquet"
+        if not events.height:
+            file.unlink(missing_ok=True)
+            return
+        partial = folder / f".{file.name}.new"
+        events.write_parquet(partial, compression="lz4")
+        partial.replace(file)

@@ -1,0 +1,219 @@
+"""One partition's messages into the store, each exactly once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from sunloom.errors import DataQualityError
+from sunloom.features.plan import ClassPlan
+from sunloom.features.requirements import source_needs
+from sunloom.features.store import OnlineStore
+from sunloom.features.streaming.ingest import Ingest
+from sunloom.features.streaming.layout import Layout
+from sunloom.features.streaming.log import OFFSET, EventLog
+from sunloom.features.streaming.messages import MessageReader
+from sunloom.features.streaming.progress import Place, Progress
+
+_LEAST_SEEN = 1_000
+_US = 1_000_000
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a partition."""
+
+    offset: int
+    value: bytes | None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A message that cannot be used, and why."""
+
+    source: str
+    offset: int
+    reason: str
+    value: bytes | None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What happens to events out of time, and to messages that cannot be used.
+
+    Attributes:
+        lateness_us: How far behind the latest event an event is not late.
+        drops_late: Whether later ones are left out.
+        ahead_us: How far ahead of the clock an event may lie.
+        max_bad_share: Share of refused messages above which the stream stops.
+    """
+
+    lateness_us: int
+    drops_late: bool = False
+    ahead_us: int = 86_400 * _US
+    max_bad_share: float = 0.01
+
+
+class ClassStream:
+    """Everything that partitions with one class's events share.
+
+    Args:
+        store: Where tiles and places lie.
+        layout: What to keep.
+        namespace: The class.
+        policy: Late events and unusable messages.
+        refuse: Receives unusable messages, before the batch that they came in is stored.
+        log: Keeps events for batch work, if given.
+    """
+
+    def __init__(
+        self,
+        store: OnlineStore,
+        layout: Layout,
+        namespace: str,
+        policy: Policy,
+        refuse: Callable[[Sequence[Refused]], None],
+        log: EventLog | None = None,
+    ) -> None:
+        self.store = store
+        self.layout = layout
+        self.namespace = namespace
+        self.policy = policy
+        self.refuse = refuse
+        self.log = log
+        self.item = layout.plan.of(namespace)
+        self.ingest = Ingest(store, layout, policy.lateness_us)
+        self.messages = MessageReader(self.item, *message_fields(layout, namespace))
+        self.time = self.item.time
+
+
+class PartitionStream:
+    """One partition; it has one writer at a time, and a second one is found out.
+
+    Args:
+        stream: Its class's stream.
+        source: ``topic/partition``.
+    """
+
+    def __init__(self, stream: ClassStream, source: str) -> None:
+        self.source = source
+        self._stream = stream
+        self._place = Place.of(stream.layout, source)
+        self._seen = self._bad = 0
+        self.resume()
+
+    def resume(self) -> int | None:
+        """Read the stored place anew; the next offset, None before the first batch."""
+        self.progress, self._raw = self._place.read(self._stream.store)
+        return self.progress.next_offset
+
+    def process(self, messages: Sequence[Message]) -> Progress:
+        """Store one batch in one transaction.
+
+        Args:
+            messages: Consecutive messages; those before the stored place are passed over.
+
+        Returns:
+            The progress after it.
+
+        Raises:
+            ConflictError: Another writer has moved the partition on; ``resume`` before going on.
+            DataQualityError: Too many messages could not be used; the batch is stored.
+        """
+        after = self.progress.next_offset
+        fresh = [m for m in messages if after is None or m.offset >= after]
+        if not fresh:
+            return self.progress
+        stream = self._stream
+        decoded = stream.messages.decode([message.value for message in fresh])
+        offsets = pl.Series([message.offset for message in fresh])
+        events = decoded.rows.with_columns(offsets.gather(decoded.places).alias(OFFSET))
+        events, ahead = self._without_future(events)
+        refused = [
+            Refused(self.source, fresh[place].offset, reason, fresh[place].value)
+            for place, reason in decoded.bad
+        ]
+        by_offset = {message.offset: message.value for message in fresh} if ahead else {}
+        refused += [Refused(self.source, at, why, by_offset[at]) for at, why in ahead]
+        kept, late, latest_us = self._in_time(events)
+        if refused:
+            stream.refuse(sorted(refused, key=lambda one: one.offset))
+        if stream.log is not None:
+            first = fresh[0].offset if after is None else after
+            stream.log.write(stream.namespace, self.source, first, kept)
+        progress = self.progress.moved(
+            fresh[-1].offset + 1,
+            latest_us,
+            events=kept.height,
+            late=late,
+            dropped=events.height - kept.height,
+            quarantined=len(refused),
+        )
+        self._store(kept.drop(OFFSET), progress)
+        self._count(len(fresh), len(refused))
+        return progress
+
+    def _store(self, events: pl.DataFrame, progress: Progress) -> None:
+        packed = progress.packed()
+        write = (self._place.space, self._place.key, packed)
+        self._stream.ingest.apply(
+            self._stream.namespace, events, progress.latest_us, [(write, self._raw)]
+        )
+        self.progress, self._raw = progress, packed
+
+    def _without_future(self, events: pl.DataFrame) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
+        if self._stream.time is None:
+            return events, []
+        limit = time.time_ns() // 1_000 + self._stream.policy.ahead_us
+        ahead = events[self._stream.time].cast(pl.Int64) > limit
+        if not ahead.any():
+            return events, []
+        reason = f"{self._stream.time} lies in the future"
+        found = [(offset, reason) for offset in events.filter(ahead)[OFFSET]]
+        return events.filter(~ahead), found
+
+    def _in_time(self, events: pl.DataFrame) -> tuple[pl.DataFrame, int, int | None]:
+        """Events to merge, how many were late, and the latest time now.
+
+        Each is measured against all before it in the partition, so where batches end has no say.
+        """
+        latest_us = self.progress.latest_us
+        if self._stream.time is None or not events.height:
+            return events, 0, latest_us
+        times = events[self._stream.time].cast(pl.Int64)
+        running = times.cum_max()
+        if latest_us is not None:
+            running = running.clip(lower_bound=latest_us)
+        late = times < running - self._stream.policy.lateness_us
+        kept = events.filter(~late) if self._stream.policy.drops_late and late.any() else events
+        return kept, int(late.sum()), int(running[-1])
+
+    def _count(self, seen: int, bad: int) -> None:
+        self._seen, self._bad = self._seen + seen, self._bad + bad
+        share = self._stream.policy.max_bad_share
+        if self._bad > share * max(self._seen, _LEAST_SEEN):
+            raise DataQualityError(
+                f"{self._bad} of {self._seen} messages of {self.source} could not be used, more "
+                f"than {share:.2%}.",
+                "Look at the quarantine; mend the producer or raise max_bad_share.",
+            )
+
+
+def message_fields(layout: Layout, namespace: str) -> tuple[list[str], list[str]]:
+    """Features that a message may hold, and those that it must."""
+    item = layout.plan.of(namespace)
+    wanted = set(source_needs(layout.plan)[namespace].columns)
+    indexes = layout.of(namespace)
+    wanted |= {name for index in indexes for name in index.columns}
+    times = {index.time for index in indexes if index.time is not None}
+    keys = {key for index in indexes for key in index.keys}
+    names = [f.name for f in item.features if f.expression is None and f.name in wanted | times]
+    return names, [name for name in names if name in times or _always_keyed(item, keys, name)]
+
+
+def _always_keyed(item: ClassPlan, keys: set[str], name: str) -> bool:
+    """A key without which no index finds the event: where there is but one."""
+    return keys == {name} and item.feature(name).expression is None
