@@ -9,6 +9,7 @@ import typer
 from sunloom.cli import output
 from sunloom.cli.feature_quality import validate
 from sunloom.cli.feature_rows import get, historical, materialize, monitor
+from sunloom.cli.feature_stream import stream
 from sunloom.cli.options import Env, Json, Sets, load_settings
 
 if TYPE_CHECKING:
@@ -92,5 +93,5 @@ def made_by(feature: FeaturePlan) -> str:
     return f"expression{window}"
 
 
-for _command in (historical, materialize, get, validate, monitor):
+for _command in (historical, materialize, get, validate, monitor, stream):
     app.command()(_command)

@@ -11,7 +11,9 @@ from pydantic import AwareDatetime, Field
 from sunloom.config.base import Model
 from sunloom.config.settings import Settings
 from sunloom.config.stores import StoresConfig
+from sunloom.config.streaming import KafkaSource
 from sunloom.config.validation import ValidationConfig
+from sunloom.errors import ConfigError
 
 
 class FilesSource(Model):
@@ -37,6 +39,8 @@ class FeatureStoreConfig(StoresConfig):
 
     batch_source: Annotated[FilesSource | DatasetSource, Field(discriminator="type")]
     """Rows for training and for the online store."""
+    streaming_source: KafkaSource | None = None
+    """Events as they happen, for ``features stream``."""
 
 
 class TrainingConfig(Model):
@@ -87,6 +91,21 @@ class FeaturesRecipe(Settings):
     def features_folder(self) -> Path:
         """Where training rows lie."""
         return self.paths.outputs / "features" / self.feature_set
+
+    def kafka_source(self) -> KafkaSource:
+        """Where events come from.
+
+        Raises:
+            ConfigError: The recipe names no such place.
+        """
+        source = self.feature_store.streaming_source
+        if source is None:
+            raise ConfigError(
+                "The recipe has no feature_store.streaming_source.",
+                "Name brokers and topics there, as conf/README.md lists them.",
+                "feature_store.streaming_source",
+            )
+        return source
 
     def source_paths(self) -> dict[str, Path]:
         """Namespace to the file or folder with its rows."""
