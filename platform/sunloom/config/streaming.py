@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
 from sunloom.config.base import Model
+from sunloom.config.durations import Length
 
 
 class KafkaSecurity(Model):
@@ -63,13 +65,13 @@ class KafkaSource(Model):
     """How long a batch waits to fill."""
     session_timeout_ms: int = Field(default=10_000, ge=1_000)
     """How long a consumer may be silent before its partitions go to others."""
-    tile_s: int | None = Field(default=None, ge=1)
-    """Width of a tile, seconds; by default a thirty-second part of the longest window or less."""
-    lateness_s: float = Field(default=86_400.0, ge=0)
+    tile: Length | None = None
+    """Width of a tile, whole seconds; a thirty-second part of the longest window when empty."""
+    lateness: Length = timedelta(days=1)
     """How far behind a partition's latest event an event is not late."""
     late_policy: Literal["accept", "drop"] = "accept"
     """Whether later events are merged or only counted."""
-    ahead_s: float = Field(default=86_400.0, ge=0)
+    ahead: Length = timedelta(days=1)
     """How far ahead of the clock an event may lie; one further ahead is quarantined."""
     quarantine_topic: str | None = None
     """Topic for messages that cannot be used; a JSON-lines file beside the log when empty."""
@@ -79,3 +81,8 @@ class KafkaSource(Model):
     """Whether events are also kept as Parquet under ``<paths.outputs>/features/<set>/log``."""
     security: KafkaSecurity = KafkaSecurity()
     """Encryption and log-in."""
+
+    @property
+    def tile_s(self) -> int | None:
+        """The tile's width in seconds, if one is given."""
+        return None if self.tile is None else max(1, round(self.tile.total_seconds()))

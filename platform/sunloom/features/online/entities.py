@@ -159,7 +159,7 @@ class Entity:
             raise UsageError(
                 f"The moment asked about is too far back: events before "
                 f"{stored_value(floor, 'datetime').isoformat()} are kept as totals only.",
-                "Ask about a later moment, use `features historical`, or raise lateness_s.",
+                "Ask about a later moment, use `features historical`, or allow more lateness.",
                 "now",
             )
 

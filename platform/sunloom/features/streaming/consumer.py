@@ -258,8 +258,8 @@ def class_streams(
 def policy_of(source: KafkaSource) -> Policy:
     """The configured policies."""
     return Policy(
-        lateness_us=round(source.lateness_s * _US),
+        lateness_us=round(source.lateness.total_seconds() * _US),
         drops_late=source.late_policy == "drop",
-        ahead_us=round(source.ahead_s * _US),
+        ahead_us=round(source.ahead.total_seconds() * _US),
         max_bad_share=source.max_bad_share,
     )
