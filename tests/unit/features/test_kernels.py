@@ -250,4 +250,6 @@ def test_empty_timeline() -> None:
     assert timeline.until(np.array([0]), np.array([0]), inclusive=True).tolist() == [0]
     none = Ranges(np.array([0]), np.array([0]))
     assert range_sums(np.array([]), timeline.keys, none).tolist() == [0.0]
+    nothing = Ranges(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    assert range_sums(np.array([1.5]), np.array([0]), nothing).tolist() == []
     assert pl.Series(none.counts).to_list() == [0]

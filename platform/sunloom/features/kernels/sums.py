@@ -37,7 +37,7 @@ def range_sums(values: Array, keys: Ints, ranges: Ranges) -> Array:
 
 def _float_sums(values: Floats, keys: Ints, ranges: Ranges) -> Floats:
     sums = np.zeros(len(ranges.start), dtype=np.float64)
-    if not len(values):
+    if not len(values) or not len(sums):
         return sums
     index = _RunningSums(values, keys)
     doubtful: list[Ints] = []
