@@ -1,0 +1,62 @@
+"""Which columns are numbers and which are categories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import polars as pl
+
+from sunloom.errors import DataError
+
+Kind = Literal["number", "category", "bool", "time", "other"]
+
+
+def kind_of(dtype: pl.DataType) -> Kind:
+    """A column's kind: what a step without ``columns`` goes by."""
+    if dtype.is_integer() or dtype.is_float() or dtype.is_decimal() or dtype == pl.Null:
+        return "number"
+    if dtype == pl.Boolean:
+        return "bool"
+    if dtype == pl.String or isinstance(dtype, pl.Categorical | pl.Enum):
+        return "category"
+    if isinstance(dtype, pl.Datetime) or dtype == pl.Date:
+        return "time"
+    return "other"
+
+
+def level_dtype(dtype: pl.DataType) -> pl.DataType:
+    """The type in which a column's levels are kept: text, int64, float64 or bool."""
+    if dtype.is_integer():
+        return pl.Int64()
+    if dtype.is_float() or dtype.is_decimal():
+        return pl.Float64()
+    return pl.Boolean() if dtype == pl.Boolean else pl.String()
+
+
+def require_kind(
+    schema: Mapping[str, pl.DataType], columns: Iterable[str], kinds: Iterable[Kind], step: str
+) -> None:
+    """Check that every column is of one of these kinds.
+
+    Raises:
+        DataError: Names the step, the column, its type and what would fit.
+    """
+    wanted = tuple(kinds)
+    for name in columns:
+        # A column without any value has no type of its own.
+        if schema[name] != pl.Null and kind_of(schema[name]) not in wanted:
+            raise DataError(
+                f"{step} needs {_WORDS[wanted[0]]}, but column {name!r} is {schema[name]}.",
+                f"It takes {' or '.join(_WORDS[kind] for kind in wanted)}: name other columns.",
+                name,
+            )
+
+
+_WORDS: Mapping[Kind, str] = {
+    "number": "numbers",
+    "category": "text or categories",
+    "bool": "true and false",
+    "time": "dates or datetimes",
+    "other": "other values",
+}

@@ -1,0 +1,403 @@
+"""Operations on one number column."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import NormalDist
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import polars as pl
+
+from sunloom.errors import DataError
+from sunloom.features.transformers.numbers import (
+    FloatArray,
+    array_of,
+    as_numbers,
+    column_of,
+    mapped,
+)
+from sunloom.features.transformers.operations.protocol import RowFunction, Training
+
+_BOUNDS_THRESHOLD = 1e-7
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """A column that keeps its name and place."""
+
+    column: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Columns that it reads."""
+        return (self.column,)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Columns that it makes."""
+        return (self.column,)
+
+    @property
+    def removes(self) -> tuple[str, ...]:
+        """Columns that are gone afterwards."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Affine(InPlace):
+    """``(x - center) / scale + shift``, held between ``low`` and ``high`` where they are given."""
+
+    op: ClassVar[str] = "affine"
+    center: float = 0.0
+    scale: float = 1.0
+    shift: float = 0.0
+    low: float | None = None
+    high: float | None = None
+
+    def columns(self, _frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Expr]:
+        """The scaled column."""
+        found = (as_numbers(self.column) - self.center) / self.scale
+        if self.shift:
+            found = found + self.shift
+        if self.low is not None and self.high is not None:
+            found = found.clip(self.low, self.high)
+        return [found.alias(self.column)]
+
+    def scalar(self) -> RowFunction:
+        """The same for one row."""
+        name, center, scale, shift = self.column, self.center, self.scale, self.shift
+        low, high = self.low, self.high
+        if low is not None and high is not None:
+
+            def clipped(row: dict[str, Any]) -> None:
+                if (x := row[name]) is not None:
+                    row[name] = min(max((x - center) / scale + shift, low), high)
+
+            return clipped
+
+        def scaled(row: dict[str, Any]) -> None:
+            if (x := row[name]) is not None:
+                row[name] = (x - center) / scale + shift
+
+        return scaled
+
+
+@dataclass(frozen=True)
+class Fill(InPlace):
+    """A value in place of a missing one."""
+
+    op: ClassVar[str] = "fill"
+    value: str | float | bool = 0.0
+
+    def columns(self, _frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Expr]:
+        """The filled column; numbers become float64."""
+        text = isinstance(self.value, str)
+        column = pl.col(self.column).cast(pl.String) if text else as_numbers(self.column)
+        return [column.fill_null(self.value).alias(self.column)]
+
+    def scalar(self) -> RowFunction:
+        """The same for one row."""
+        name, value = self.column, self.value
+
+        def fill(row: dict[str, Any]) -> None:
+            if row[name] is None:
+                row[name] = value
+
+        return fill
+
+
+@dataclass(frozen=True)
+class Indicator:
+    """1 where a value is missing, in a column at the end."""
+
+    op: ClassVar[str] = "indicator"
+    column: str
+    name: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Columns that it reads."""
+        return (self.column,)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Columns that it makes."""
+        return (self.name,)
+
+    @property
+    def removes(self) -> tuple[str, ...]:
+        """Columns that are gone afterwards."""
+        return ()
+
+    def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Expr]:
+        """The indicator's column."""
+        column = pl.col(self.column)
+        column = column.fill_nan(None) if frame.schema[self.column].is_float() else column
+        return [column.is_null().cast(pl.Float64).alias(self.name)]
+
+    def scalar(self) -> RowFunction:
+        """The same for one row."""
+        column, name = self.column, self.name
+
+        def mark(row: dict[str, Any]) -> None:
+            row[name] = 1.0 if row[column] is None else 0.0
+
+        return mark
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A column that is left out: it had no value when fitting."""
+
+    op: ClassVar[str] = "drop"
+    column: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Nothing: the column may be missing."""
+        return ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
+    @property
+    def removes(self) -> tuple[str, ...]:
+        """The column."""
+        return (self.column,)
+
+    def columns(self, _frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Expr]:
+        """Nothing."""
+        return []
+
+    def scalar(self) -> RowFunction:
+        """The same for one row."""
+        name = self.column
+
+        def drop(row: dict[str, Any]) -> None:
+            row.pop(name, None)
+
+        return drop
+
+
+@dataclass(frozen=True)
+class Interpolate(InPlace):
+    """The value's rank among ``quantiles``, mean of both directions where they repeat."""
+
+    op: ClassVar[str] = "interpolate"
+    quantiles: pl.Series
+    distribution: Literal["uniform", "normal"] = "uniform"
+
+    @cached_property
+    def _points(self) -> tuple[FloatArray, FloatArray]:
+        points = self.quantiles.to_numpy()
+        return points, np.linspace(0, 1, len(points), endpoint=True)
+
+    def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
+        """The ranks."""
+        return [mapped(frame, self.column, self._ranks)]
+
+    def _ranks(self, values: FloatArray) -> FloatArray:
+        points, references = self._points
+        up = np.interp(values, points, references)
+        down = np.interp(-values, -points[::-1], -references[::-1])
+        ranks: FloatArray = 0.5 * (up - down)
+        # At a step of the ranks the two directions differ: the ends are exact by rule.
+        edge = _BOUNDS_THRESHOLD if self.distribution == "normal" else 0.0
+        ranks[(values >= points[-1]) | (values + edge > points[-1])] = 1.0
+        ranks[(values <= points[0]) | (values - edge < points[0])] = 0.0
+        ranks[np.isnan(values)] = np.nan
+        return ranks if self.distribution == "uniform" else _as_normal(ranks)
+
+    def scalar(self) -> RowFunction:
+        """The same for one row."""
+        points, references = (array.tolist() for array in self._points)
+        mirrored = [-point for point in reversed(points)]
+        back = [-reference for reference in reversed(references)]
+        normal = self.distribution == "normal"
+        edge = _BOUNDS_THRESHOLD if normal else 0.0
+        name, first, last = self.column, points[0], points[-1]
+
+        def rank(x: float) -> float:
+            if x <= first or x - edge < first:
+                return 0.0
+            if x >= last or x + edge > last:
+                return 1.0
+            return 0.5 * (_interpolated(x, points, references) - _interpolated(-x, mirrored, back))
+
+        def interpolate(row: dict[str, Any]) -> None:
+            if (x := row[name]) is not None:
+                row[name] = _normal_of(rank(x)) if normal else rank(x)
+
+        return interpolate
+
+
+_NORMAL = NormalDist()
+
+
+def _as_normal(ranks: FloatArray) -> FloatArray:
+    from scipy.special import ndtri
+
+    low, high = (float(ndtri(bound)) for bound in _normal_bounds())
+    found: FloatArray = np.clip(ndtri(ranks), low, high)
+    return found
+
+
+def _normal_bounds() -> tuple[float, float]:
+    least = _BOUNDS_THRESHOLD - float(np.spacing(1))
+    return least, 1 - least
+
+
+def _normal_of(rank: float) -> float:
+    low, high = _normal_bounds()
+    return _NORMAL.inv_cdf(min(max(rank, low), high))
+
+
+def _interpolated(x: float, points: list[float], values: list[float]) -> float:
+    after = bisect_right(points, x)
+    if after == 0:
+        return values[0]
+    if after == len(points):
+        return values[-1]
+    before = after - 1
+    slope = (values[after] - values[before]) / (points[after] - points[before])
+    return slope * (x - points[before]) + values[before]
+
+
+@dataclass(frozen=True)
+class Power(InPlace):
+    """Yeo-Johnson's or Box and Cox's transform with a fitted exponent, then scaled."""
+
+    op: ClassVar[str] = "power"
+    method: Literal["yeo-johnson", "box-cox"] = "yeo-johnson"
+    exponent: float = 1.0
+    center: float = 0.0
+    scale: float = 1.0
+
+    def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
+        """The transformed column.
+
+        Raises:
+            DataError: Box-Cox meets a value that is not positive.
+        """
+        values = array_of(frame, self.column)
+        if self.method == "box-cox":
+            self._require_positive(float(np.nanmin(values, initial=np.inf)))
+        return [mapped(frame, self.column, lambda x: (self.powers(x) - self.center) / self.scale)]
+
+    def powers(self, values: FloatArray) -> FloatArray:
+        """The transform alone; NaN stays."""
+        if self.method == "yeo-johnson":
+            return yeo_johnson(values, self.exponent)
+        logs = np.log(values)
+        return logs if self.exponent == 0 else np.expm1(self.exponent * logs) / self.exponent
+
+    def _require_positive(self, least: float) -> None:
+        if least <= 0:
+            raise DataError(
+                f"box-cox takes positive values; column {self.column!r} holds {least!r}.",
+                "Use method: yeo-johnson.",
+                self.column,
+            )
+
+    def scalar(self) -> RowFunction:
+        """The same for one row."""
+        name, center, scale = self.column, self.center, self.scale
+        function = self._positive() if self.method == "box-cox" else _yeo_johnson(self.exponent)
+
+        def power(row: dict[str, Any]) -> None:
+            if (x := row[name]) is not None:
+                row[name] = (function(x) - center) / scale
+
+        return power
+
+    def _positive(self) -> Callable[[float], float]:
+        exponent = self.exponent
+
+        def box_cox(x: float) -> float:
+            self._require_positive(x)
+            return math.log(x) if exponent == 0 else math.expm1(exponent * math.log(x)) / exponent
+
+        return box_cox
+
+
+def yeo_johnson(values: FloatArray, exponent: float) -> FloatArray:
+    """Yeo and Johnson's transform; NaN stays."""
+    found = np.full_like(values, np.nan)
+    up = values >= 0
+    down = values < 0
+    if abs(exponent) < np.spacing(1.0):
+        found[up] = np.log1p(values[up])
+    else:
+        found[up] = np.expm1(exponent * np.log1p(values[up])) / exponent
+    if abs(exponent - 2) > np.spacing(1.0):
+        found[down] = -np.expm1((2 - exponent) * np.log1p(-values[down])) / (2 - exponent)
+    else:
+        found[down] = -np.log1p(-values[down])
+    return found
+
+
+def _yeo_johnson(exponent: float) -> Callable[[float], float]:
+    eps, rest = float(np.spacing(1.0)), 2 - exponent
+
+    def transform(x: float) -> float:
+        if x >= 0:
+            log = math.log1p(x)
+            return log if abs(exponent) < eps else math.expm1(exponent * log) / exponent
+        log = math.log1p(-x)
+        return -math.expm1(rest * log) / rest if abs(rest) > eps else -log
+
+    return transform
+
+
+@dataclass(frozen=True)
+class Bins(InPlace):
+    """The number of the interval that a value lies in; inner edges only."""
+
+    op: ClassVar[str] = "bins"
+    edges: pl.Series
+    one_hot: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The column, or one an interval."""
+        if not self.one_hot:
+            return (self.column,)
+        return tuple(f"{self.column}_{float(i)}" for i in range(len(self.edges) + 1))
+
+    @property
+    def removes(self) -> tuple[str, ...]:
+        """The column where intervals become columns."""
+        return (self.column,) if self.one_hot else ()
+
+    def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
+        """Interval numbers, or zeros and ones; null where the value is."""
+        values = array_of(frame, self.column)
+        found = np.searchsorted(self.edges.to_numpy(), values, side="right").astype(np.float64)
+        found[np.isnan(values)] = np.nan
+        if not self.one_hot:
+            return [column_of(self.column, found)]
+        gone = np.where(np.isnan(found), np.nan, 0.0)
+        return [column_of(name, (found == i) + gone) for i, name in enumerate(self.outputs)]
+
+    def scalar(self) -> RowFunction:
+        """The same for one row."""
+        name, names, edges = self.column, self.outputs, self.edges.to_list()
+
+        def number(row: dict[str, Any]) -> None:
+            if (x := row[name]) is not None:
+                row[name] = float(bisect_right(edges, x))
+
+        def spread(row: dict[str, Any]) -> None:
+            x = row.pop(name)
+            place = None if x is None else bisect_right(edges, x)
+            for i, one in enumerate(names):
+                row[one] = None if place is None else float(place == i)
+
+        return spread if self.one_hot else number
