@@ -66,7 +66,7 @@ class KafkaSource(Model):
     session_timeout_ms: int = Field(default=10_000, ge=1_000)
     """How long a consumer may be silent before its partitions go to others."""
     tile: Length | None = None
-    """Width of a tile, whole seconds; a thirty-second part of the longest window when empty."""
+    """Width of a tile, whole seconds; a thirtieth of the longest window when empty."""
     lateness: Length = timedelta(days=1)
     """How far behind a partition's latest event an event is not late."""
     late_policy: Literal["accept", "drop"] = "accept"

@@ -30,7 +30,7 @@ from sunloom.features.plan import (
 
 HEADS, TILES, OFFSETS = "stream-head", "stream-tile", "stream-offset"
 _SECOND_US = 1_000_000
-_TILES_A_WINDOW = 32
+_TILES_A_WINDOW = 30
 _WIDTHS_S = (1, 10, 60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400, 604_800, 2_592_000)
 _KEPT = ("int64", "float64", "bool", "string", "datetime", "duration")
 _SLOTS: Mapping[str, tuple[str, ...]] = {
@@ -157,7 +157,7 @@ def build_layout(plan: Plan, streamed: Iterable[str], tile_s: int | None = None)
     Args:
         plan: The feature set.
         streamed: Namespaces whose events come by the stream.
-        tile_s: Width of a tile, seconds; by default a thirty-second part of each index's longest
+        tile_s: Width of a tile, seconds; by default a thirtieth of each index's longest
             window or less.
 
     Raises:

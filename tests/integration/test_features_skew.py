@@ -1,0 +1,103 @@
+"""One meaning online and offline: CDNOW replayed through the stream, and read on the way."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from sunloom.config import Settings
+from sunloom.features.catalogue import plan_of
+from sunloom.features.engine import Engine
+from sunloom.features.lowering import NOW
+from sunloom.features.online import OnlineReader
+from sunloom.features.store import open_online_store
+from sunloom.features.streaming.layout import build_layout
+from sunloom.features.streaming.partition import ClassStream, Message, PartitionStream, Policy
+from sunloom_retail.dataset import CDNOW
+
+pytestmark = pytest.mark.integration
+QUESTIONS = 1_000
+UTC_US = pl.Datetime("us", "UTC")
+
+
+def _purchases() -> pl.DataFrame:
+    parsed = CDNOW.parse(CDNOW.raw())
+    kept = parsed.unique(CDNOW.identity, keep="first", maintain_order=True)
+    return kept.select("id", "customer_id", "timestamp", "quantity", "amount").sort(
+        "timestamp", maintain_order=True
+    )
+
+
+def _questions(purchases: pl.DataFrame) -> pl.DataFrame:
+    """Random customers at random moments, most of them known by then, by moment."""
+    random = np.random.default_rng(5)
+    first, last = purchases["timestamp"].min(), purchases["timestamp"].max()
+    span_us = int((last - first) / timedelta(microseconds=1)) + 40 * 86_400_000_000
+    ago = random.integers(0, span_us, QUESTIONS)
+    moments = [first + timedelta(microseconds=int(us)) for us in ago]
+    # A tenth exactly at a purchase's own moment, where a window begins and ends.
+    places = random.integers(0, purchases.height, QUESTIONS)
+    at = purchases["timestamp"].gather(places).to_list()
+    moments = [
+        at[i] + timedelta(days=30 * (i % 3)) if i % 10 == 0 else m for i, m in enumerate(moments)
+    ]
+    known = purchases["customer_id"].gather(places).to_list()
+    anyone = random.integers(1, 23_571, QUESTIONS).tolist()
+    ids = [anyone[i] if i % 5 == 1 else known[i] for i in range(QUESTIONS)]
+    asked = pl.DataFrame({"id": ids, NOW: moments}, schema={"id": pl.Int64, NOW: UTC_US})
+    return asked.sort(NOW, maintain_order=True)
+
+
+def _messages(purchases: pl.DataFrame) -> list[Message]:
+    rows = purchases.with_columns(pl.col("timestamp").dt.strftime("%Y-%m-%dT%H:%M:%S%:z"))
+    return [
+        Message(i, json.dumps(row).encode()) for i, row in enumerate(rows.iter_rows(named=True))
+    ]
+
+
+def _is_same(found: Any, expected: Any) -> bool:
+    if isinstance(expected, float) and isinstance(found, float):
+        return math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-12)
+    return type(found) is type(expected) and bool(found == expected)
+
+
+def test_every_online_value_equals_historical_at_its_moment(settings: Settings) -> None:
+    plan = plan_of("retail", "customer")
+    purchases = _purchases()
+    asked = _questions(purchases)
+    store = open_online_store(settings)
+    layout = build_layout(plan, ("purchase",))
+    refused: list[Any] = []
+    stream = ClassStream(store, layout, "purchase", Policy(lateness_us=0), refused.extend)
+    partition = PartitionStream(stream, "purchases/0")
+    messages = _messages(purchases)
+    visible = purchases["timestamp"].search_sorted(asked[NOW], side="right").to_list()
+    reader = OnlineReader(store, plan, layout)
+    online: list[dict[str, Any] | None] = []
+    done = 0
+    for (customer, moment), end in zip(asked.iter_rows(), visible, strict=True):
+        partition.process(messages[done:end])
+        done = end
+        online += reader.read([customer], moment)
+    assert not refused
+    assert partition.progress.events == done > 69_000
+
+    truth = Engine(plan, {"purchase": purchases}).answer(asked).to_dicts()
+    known = sum(row is not None for row in online)
+    assert known > 600
+    differences = [
+        (question, name, found[name], value)
+        for question, found, row in zip(asked.iter_rows(), online, truth, strict=True)
+        for name, value in row.items()
+        if found is not None and not _is_same(found[name], value)
+    ]
+    assert differences == []
+    # Nobody is unknown who has bought.
+    unknown = [row["frequency"] for found, row in zip(online, truth, strict=True) if found is None]
+    assert set(unknown) <= {0}
