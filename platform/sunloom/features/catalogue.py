@@ -108,8 +108,20 @@ def _shown_call(node: Call) -> str:
     if node.function in _INFIX and len(args) == 2:
         return f"({args[0]} {node.function} {args[1]})"
     if node.function == "cast":
-        return f"cast({args[0]}, {node.dtype})"
-    return f"{node.function}({', '.join(args)})"
+        return f"cast({unwrapped(args[0])}, {node.dtype})"
+    return f"{node.function}({', '.join(unwrapped(arg) for arg in args)})"
+
+
+def unwrapped(text: str) -> str:
+    """The text of an expression without brackets around the whole of it."""
+    if not text.startswith("("):
+        return text
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return text[1:-1] if place == len(text) - 1 else text
+    return text
 
 
 def _shown_resolved(node: Resolved) -> str:
@@ -122,6 +134,8 @@ def _shown_resolved(node: Resolved) -> str:
 
 
 def _shown_aggregate(node: Aggregate) -> str:
+    if node.kind == "rows" and isinstance(node.value, Call):
+        return f"_.{node.join}[{', '.join(shown(column) for column in node.value.args)}]"
     rows = (node.value, *node.where)
     parts = [shown(part) for part in rows if part is not None]
     window = _shown_window(node.window)

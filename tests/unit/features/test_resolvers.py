@@ -145,7 +145,7 @@ def test_listing_and_text_name_the_functions(plan: Plan) -> None:
     text = plan_text(plan)
     assert "batched" in text
     assert f"{CLASSES}:" in text
-    assert "rows()" in text
+    assert "spend(_.visits[_.paid, _.at], now).last_at" in text
 
 
 def test_the_plan_changes_with_the_function(tmp_path: Path) -> None:
