@@ -54,8 +54,8 @@ def cards_of(plan: Plan) -> dict[CardId, Card]:
         builder.visit(plan.namespace, name)
     builder.mark_outputs()
     levels = _levels(builder.cards)
-    for name, card in builder.cards.items():
-        card.level = levels[name]
+    for card_id, card in builder.cards.items():
+        card.level = levels[card_id]
     return builder.cards
 
 
