@@ -11,6 +11,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, SecretStr, field_validator
 
+from sunloom.config.alerts import WebhookConfig
 from sunloom.config.base import Model
 from sunloom.config.serving import ServingConfig
 from sunloom.config.stores import StoresConfig
@@ -79,7 +80,11 @@ class TelemetryConfig(Model):
     log_format: Literal["text", "json"] = "text"
     """``json`` writes one object a line."""
     alert_sinks: tuple[str, ...] = ("log",)
-    """Names of alert sinks, built in (``log``) or from entry points."""
+    """Names of alert sinks, built in (``log``, ``webhook``, ``slack``) or from entry points."""
+    webhook: WebhookConfig | None = None
+    """Where the sink ``webhook`` posts alerts as JSON."""
+    slack: WebhookConfig | None = None
+    """Where the sink ``slack`` posts alerts in the form of Slack's incoming webhooks."""
 
 
 class Settings(Model):

@@ -1,4 +1,4 @@
-"""Logs, progress and alerts; nothing leaves the machine unless a sink says so."""
+"""Logs and progress; alerts lie in ``alerts``. Nothing leaves the machine unless a sink says so."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from typing import Any, Literal, Protocol, runtime_checkable
-
-from sqlalchemy import JSON, Float, Integer, String, select
-from sqlalchemy.orm import Mapped, mapped_column
+from typing import Any, Protocol
 
 from sunloom.config import Settings
-from sunloom.core.artifacts import fingerprint
-from sunloom.core.database import Base, UtcDateTime, now, open_database
-from sunloom.core.plugins import load_plugin
-
-Severity = Literal["info", "warning", "critical"]
+from sunloom.core.alerts import Alert as Alert
+from sunloom.core.alerts import AlertSink as AlertSink
+from sunloom.core.alerts import Severity as Severity
+from sunloom.core.alerts import emit_alert as emit_alert
+from sunloom.core.alerts import list_alerts as list_alerts
+from sunloom.core.alerts import resolve_alert as resolve_alert
 
 # Off before any of these libraries is imported: they read the variables at import.
 QUIET_ENVIRONMENT: Mapping[str, str] = {
@@ -146,131 +142,3 @@ def progress(description: str, total: float) -> Iterator[ProgressBar]:
     console = Console(stderr=True)
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
         yield _RichBar(bars, bars.add_task(description, total=total), description)
-
-
-@dataclass(frozen=True)
-class Alert:
-    """Something that a person should look at.
-
-    Attributes:
-        name: Rule, such as ``feature_drift``.
-        severity: info, warning or critical.
-        message: One sentence with the figures.
-        labels: What it is about; name and labels identify the alert.
-        value: The figure that raised it.
-        threshold: The bound that it passed.
-    """
-
-    name: str
-    severity: Severity
-    message: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-    value: float | None = None
-    threshold: float | None = None
-
-    @property
-    def key(self) -> str:
-        """Identity: the same rule about the same thing."""
-        return fingerprint(self.name, dict(self.labels))
-
-
-@runtime_checkable
-class AlertSink(Protocol):
-    """Where alerts go; a plugin of group ``sunloom.alert_sinks``."""
-
-    def send(self, alert: Alert) -> None:
-        """Deliver one alert; raise on failure."""
-
-
-class AlertRow(Base):
-    """One alert, open or resolved; raised again it counts up instead of repeating."""
-
-    __tablename__ = "alerts"
-
-    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
-    key: Mapped[str] = mapped_column(String(32), index=True)
-    name: Mapped[str] = mapped_column(String(100))
-    severity: Mapped[str] = mapped_column(String(20))
-    message: Mapped[str] = mapped_column(String(4000))
-    labels: Mapped[dict[str, str]] = mapped_column(JSON)
-    value: Mapped[float | None] = mapped_column(Float)
-    threshold: Mapped[float | None] = mapped_column(Float)
-    status: Mapped[str] = mapped_column(String(20))
-    count: Mapped[int] = mapped_column(Integer)
-    first_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    last_at: Mapped[datetime] = mapped_column(UtcDateTime)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        names = ("id", "name", "severity", "message", "labels", "value", "threshold")
-        plain: dict[str, Any] = {name: getattr(self, name) for name in names}
-        plain |= {"status": self.status, "count": self.count}
-        return plain | {
-            "first_at": self.first_at.isoformat(),
-            "last_at": self.last_at.isoformat(),
-        }
-
-
-def emit_alert(settings: Settings, alert: Alert) -> bool:
-    """Store an alert and send it to the configured sinks, once while it is open.
-
-    Returns:
-        Whether it is new; an open alert of the same name and labels is counted up instead.
-    """
-    database = open_database(settings)
-    database.ensure(AlertRow)
-    with database.session() as session:
-        held = session.scalar(
-            select(AlertRow).where(AlertRow.key == alert.key, AlertRow.status == "open")
-        )
-        if held is not None:
-            held.count += 1
-            held.last_at, held.message, held.value = now(), alert.message, alert.value
-            return False
-        moment = now()
-        columns = asdict(alert) | {"labels": dict(alert.labels)}
-        session.add(
-            AlertRow(
-                **columns, key=alert.key, status="open", count=1, first_at=moment, last_at=moment
-            )
-        )
-    _send(settings, alert)
-    return True
-
-
-def resolve_alert(settings: Settings, alert: Alert) -> bool:
-    """Close the open alert of this name and labels; False where none is open."""
-    database = open_database(settings)
-    database.ensure(AlertRow)
-    with database.session() as session:
-        held = session.scalar(
-            select(AlertRow).where(AlertRow.key == alert.key, AlertRow.status == "open")
-        )
-        if held is None:
-            return False
-        held.status, held.last_at = "resolved", now()
-        return True
-
-
-def list_alerts(settings: Settings, status: str | None = None) -> list[dict[str, Any]]:
-    """Alerts, newest first; ``status`` is open or resolved."""
-    database = open_database(settings)
-    database.ensure(AlertRow)
-    query = select(AlertRow).order_by(AlertRow.last_at.desc(), AlertRow.id.desc())
-    if status is not None:
-        query = query.where(AlertRow.status == status)
-    with database.session() as session:
-        return [row.to_dict() for row in session.scalars(query)]
-
-
-def _send(settings: Settings, alert: Alert) -> None:
-    log = get_logger("alerts")
-    for name in settings.telemetry.alert_sinks:
-        if name == "log":
-            log.warning("%s [%s] %s", alert.name, alert.severity, alert.message)
-            continue
-        sink: AlertSink = load_plugin("sunloom.alert_sinks", name, AlertSink)
-        try:
-            sink.send(alert)
-        except Exception as error:  # noqa: BLE001 - one sink's failure must not silence the others
-            log.error("alert sink %s failed: %s", name, error)
