@@ -18,8 +18,9 @@ from sunloom.errors import NotFoundError, UsageError
 
 
 class Engine(StrEnum):
-    """Who computes: this process, or the cluster."""
+    """Who computes: this process, the cluster, or the first if everything fits into it."""
 
+    auto = "auto"
     polars = "polars"
     ray = "ray"
 
@@ -34,7 +35,7 @@ def historical(
     ],
     entities: Annotated[Path, typer.Option(help="Rows with the key and event_time.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
-    engine: Annotated[Engine, typer.Option(help="Who computes.")] = Engine.polars,
+    engine: Annotated[Engine, typer.Option(help="Who computes.")] = Engine.auto,
     max_bad_share: Annotated[
         float, typer.Option(min=0, max=1, help="Unreadable rows above which nothing is written.")
     ] = 0.01,
@@ -43,30 +44,32 @@ def historical(
     json: Json = False,
 ) -> None:
     """Compute features as of each row's event_time; rows keep their order and number."""
+    from sunloom.features.historical import engine_for
     from sunloom.features.historical import historical as compute
 
     settings = load_settings(sets, env)
     sources = named_paths(source)
-    with cluster(settings) if engine is Engine.ray else nullcontext():
+    choice = engine_for(definitions, feature_set, sources, entities, engine.value)
+    with cluster(settings) if choice.engine == "ray" else nullcontext():
         result = compute(
             definitions,
             feature_set,
             sources,
             entities,
             out,
-            engine.value,
+            choice.engine,
             max_bad_share=max_bad_share,
         )
-    show(result, json)
+    show(result | {"why": choice.why}, json)
 
 
 def materialize(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Write training rows at the recipe's cut-offs and the latest values online."""
     from sunloom.features.materialize import materialize as compute
+    from sunloom.features.materialize import needs_cluster
 
     config = load_recipe(FeaturesRecipe, recipe, sets, env)
-    needs_ray = config.training is not None and config.execution.compare_engines
-    with cluster(config) if needs_ray else nullcontext():
+    with cluster(config) if needs_cluster(config) else nullcontext():
         result = compute(config)
     show(result, json)
     if result.get("engines_equal") is False:

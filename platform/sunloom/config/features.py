@@ -62,8 +62,10 @@ class OnlineConfig(Model):
 class ExecutionConfig(Model):
     """How the work runs."""
 
+    engine: Literal["auto", "polars", "ray"] = "auto"
+    """Who computes: this process, the cluster, or this process if everything fits into memory."""
     partitions: int = Field(default=4, ge=1)
-    """Partitions by key hash on the Ray Data path."""
+    """Partitions by key hash on the cluster at least; more where the sources are large."""
     compare_engines: bool = True
     """Whether the training rows are also computed through Ray Data and compared."""
     max_bad_share: float = Field(default=0.01, ge=0.0, le=1.0)

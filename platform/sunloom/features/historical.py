@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
 from sunloom.core.telemetry import get_logger
 from sunloom.data.datasets import REASON
-from sunloom.data.sources import read_table, require_columns
+from sunloom.data.sources import data_files, read_table, require_columns
 from sunloom.errors import DataError, DataQualityError, NotFoundError, UsageError
 from sunloom.features.catalogue import plan_of
 from sunloom.features.engine import Engine
@@ -19,11 +19,11 @@ from sunloom.features.lowering import NOW
 from sunloom.features.plan import Plan
 from sunloom.features.report import Report
 from sunloom.features.requirements import source_needs
+from sunloom.features.sizing import Choice, EngineName, choose_engine
 from sunloom.features.tables import conform, read_source
 from sunloom.features.validations import count_rows
 
 EVENT_TIME = "event_time"
-EngineName = Literal["polars", "ray"]
 MAX_BAD_SHARE = 0.01
 
 _log = get_logger("features.historical")
@@ -52,7 +52,7 @@ def historical(
     sources: Mapping[str, Path],
     entities: Path,
     out: Path,
-    engine: EngineName = "polars",
+    engine: EngineName = "auto",
     *,
     max_bad_share: float = MAX_BAD_SHARE,
 ) -> dict[str, Any]:
@@ -65,28 +65,79 @@ def historical(
         entities: Rows with the primary key under its feature name, ``event_time`` (UTC), and
             anything else, which is carried along.
         out: A Parquet file. Rows set aside go beside it as ``<out>.quarantine.jsonl``.
-        engine: ``polars`` in this process, ``ray`` on the connected cluster.
+        engine: ``polars`` in this process, ``ray`` on the connected cluster, ``auto`` in this
+            process if it has the memory.
         max_bad_share: Share of unreadable source rows above which nothing is written.
 
     Returns:
-        ``rows``, ``features``, ``engine``, ``out`` and ``quarantined`` (reason to count); where
-        there are any, ``validations`` (feature to values outside its limits) and
-        ``resolver_failures`` (function to failed calls).
+        ``rows``, ``features``, ``engine`` and ``why`` that one, ``out`` and ``quarantined``
+        (reason to count); where there are any, ``validations`` (feature to values outside its
+        limits) and ``resolver_failures`` (function to failed calls).
     """
     plan = plan_of(definitions, feature_set)
     rows = read_table(entities).rows
-    compute = historical_polars if engine == "polars" else _historical_ray
-    result = compute(plan, sources, rows)
+    choice = choose_engine(plan, sources, rows.height, engine)
+    result = computed(plan, sources, rows, choice)
     counts = settle(result, out.with_name(out.name + ".quarantine.jsonl"), max_bad_share)
     _write(result.table, out)
     return {
         "rows": result.table.height,
         "features": list(plan.outputs),
-        "engine": engine,
+        "engine": choice.engine,
+        "why": choice.why,
         "out": str(out),
         "quarantined": counts,
         **result.report.told(),
     }
+
+
+def computed(
+    plan: Plan,
+    sources: Mapping[str, Path],
+    entities: pl.DataFrame,
+    choice: Choice,
+    partitions: int | None = None,
+) -> Historical:
+    """The computation by the chosen engine.
+
+    Args:
+        plan: What to compute.
+        sources: Namespace to the file or folder with its rows.
+        entities: Key and ``event_time`` of each row, and what is carried along.
+        choice: Who computes; ``ray`` needs a connected cluster.
+        partitions: Partitions on the cluster at least.
+    """
+    if choice.engine == "polars":
+        return historical_polars(plan, sources, entities)
+    from sunloom.features.distributed import DEFAULT_PARTITIONS, historical_ray
+
+    return historical_ray(plan, sources, entities, partitions or DEFAULT_PARTITIONS)
+
+
+def engine_for(
+    definitions: str,
+    feature_set: str,
+    sources: Mapping[str, Path],
+    entities: Path,
+    wanted: EngineName = "auto",
+) -> Choice:
+    """The engine that ``historical`` would choose, before anything is read.
+
+    A Parquet file says how many rows it has; another kind counts as one row for 32 bytes.
+    """
+    if wanted != "auto":
+        return Choice(wanted, f"engine: {wanted}")
+    plan = plan_of(definitions, feature_set)
+    check_sources(plan, sources)
+    rows = 0
+    for file in data_files(entities):
+        parquet = file.suffix == ".parquet"
+        rows += _parquet_rows(file) if parquet else file.stat().st_size // 32
+    return choose_engine(plan, sources, rows)
+
+
+def _parquet_rows(file: Path) -> int:
+    return int(pl.scan_parquet(file).select(pl.len()).collect().item())
 
 
 def historical_polars(
@@ -109,12 +160,6 @@ def historical_polars(
     aside = pl.concat(damaged) if damaged else pl.DataFrame()
     read_rows = aside.height + sum(table.height for table in tables.values())
     return Historical(appended(entities, answers), aside, read_rows, engine.report)
-
-
-def _historical_ray(plan: Plan, sources: Mapping[str, Path], entities: pl.DataFrame) -> Historical:
-    from sunloom.features.distributed import historical_ray
-
-    return historical_ray(plan, sources, entities)
 
 
 def check_sources(plan: Plan, sources: Mapping[str, Path]) -> None:

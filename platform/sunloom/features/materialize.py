@@ -16,9 +16,10 @@ from sunloom.data.datasets import GROUP, LabelledDataSet
 from sunloom.data.pipeline import open_tables
 from sunloom.errors import UsageError
 from sunloom.features.catalogue import plan_of
-from sunloom.features.historical import EVENT_TIME, check_sources, historical_polars, settle
+from sunloom.features.historical import EVENT_TIME, check_sources, computed, settle
 from sunloom.features.plan import Plan
 from sunloom.features.quality import gate, keep_rules
+from sunloom.features.sizing import Choice, choose_engine
 from sunloom.features.store import open_online_store
 
 RELATIVE_TOLERANCE = 1e-9
@@ -41,6 +42,17 @@ def materialize(recipe: FeaturesRecipe) -> dict[str, Any]:
     if recipe.online is not None:
         summary["online_entities"] = _online(recipe, plan, recipe.online.as_of)
     return summary
+
+
+def needs_cluster(recipe: FeaturesRecipe) -> bool:
+    """Whether Ray computes or is compared with."""
+    if recipe.training is not None and recipe.execution.compare_engines:
+        return True
+    return _choice(recipe, plan_of(recipe.definitions, recipe.feature_set)).engine == "ray"
+
+
+def _choice(recipe: FeaturesRecipe, plan: Plan) -> Choice:
+    return choose_engine(plan, recipe.source_paths(), wanted=recipe.execution.engine)
 
 
 def _labelled(recipe: FeaturesRecipe) -> LabelledDataSet:
@@ -69,7 +81,10 @@ def _training(recipe: FeaturesRecipe, plan: Plan) -> dict[str, Any]:
 
 
 def _computed(recipe: FeaturesRecipe, plan: Plan, entities: pl.DataFrame) -> pl.DataFrame:
-    result = historical_polars(plan, recipe.source_paths(), entities)
+    choice = _choice(recipe, plan)
+    _log.info("computed by %s: %s", choice.engine, choice.why)
+    partitions = recipe.execution.partitions
+    result = computed(plan, recipe.source_paths(), entities, choice, partitions)
     quarantine = recipe.features_folder() / "quarantine.jsonl"
     settle(result, quarantine, recipe.execution.max_bad_share)
     return result.table

@@ -1,35 +1,53 @@
-"""The pieces that Ray Data runs, put together in this process: cutting changes no row."""
+"""The pieces that Ray runs, put together in this process: cutting changes no row."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.compute
 import pytest
 from polars.testing import assert_frame_equal
 
 from sunloom.errors import ClusterError
-from sunloom.features import distributed
 from sunloom.features.catalogue import plan_of
+from sunloom.features.chunks import Chunk, chunks_of, read_chunk
+from sunloom.features.distributed import exchange, historical_ray, run
+from sunloom.features.distributed.exchange import ROW, Notes
 from sunloom.features.historical import historical_polars, questions_of
+from sunloom.features.plan import Plan
+from sunloom.features.requirements import source_needs
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
 START = datetime(2026, 3, 1, tzinfo=UTC)
 UTC_US = pl.Datetime("us", "UTC")
 
 
-class _Batches:
-    def __init__(self, tables: list[pa.Table]) -> None:
-        self.tables = tables
-
-    def iter_batches(self, **_: object) -> list[pa.Table]:
-        return self.tables
+def in_parts(
+    plan: Plan, sources: Mapping[str, Path], entities: pl.DataFrame, partitions: int
+) -> tuple[pl.DataFrame, int]:
+    """What the cluster does, one piece after another: answers in order, and rows read."""
+    text = plan.model_dump_json()
+    needs = source_needs(plan)
+    packets: dict[str, list[list]] = {n: [[] for _ in range(partitions)] for n in sources}
+    rows_read = 0
+    for chunk in chunks_of(plan, sources):
+        notes, *cut = exchange.read_and_cut(text, chunk, partitions)
+        assert isinstance(notes, Notes)
+        rows_read += notes.rows_read
+        shared = needs[chunk.source].partition_by is None
+        for part, held in enumerate(packets[chunk.source]):
+            held.append(cut[0] if shared else cut[part])
+    asked = questions_of(plan, entities, sources).with_row_index(ROW)
+    answers = []
+    for part, rows in enumerate(exchange.cut(asked, (plan.root.key,), partitions)):
+        of_part = {name: held[part] for name, held in packets.items()}
+        answers.append(exchange.unpacked(exchange.compute(text, exchange.packed(rows), of_part)[0]))
+    return pl.concat(answers).sort(ROW).drop(ROW), rows_read
 
 
 def _sales(rows: int) -> pl.DataFrame:
@@ -47,40 +65,94 @@ def _sales(rows: int) -> pl.DataFrame:
     ).with_columns(pl.col("at").cast(UTC_US))
 
 
+def _asked(feature_set: str, rows: int) -> pl.DataFrame:
+    keys = np.random.default_rng(8).integers(0, 25, rows)
+    return pl.DataFrame(
+        {
+            "id": [f"shop {i}" for i in keys] if feature_set == "sl_shop" else keys,
+            "event_time": [START + timedelta(hours=int(h) * 20) for h in keys],
+        }
+    ).with_columns(pl.col("event_time").cast(UTC_US))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sunloom.features.chunks.CHUNK_ROWS", 150)
+
+
+@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("feature_set", ["sl_shop", "sl_sale"])
 @pytest.mark.parametrize("partitions", [1, 3, 50])
 def test_cut_rows_give_the_same_rows(tmp_path: Path, feature_set: str, partitions: int) -> None:
     folder = tmp_path / "sales"
     folder.mkdir()
     _sales(600).write_parquet(folder / "a.parquet", row_group_size=100)
-    keys = np.random.default_rng(8).integers(0, 25, 200)
-    entities = pl.DataFrame(
-        {
-            "id": [f"shop {i}" for i in keys] if feature_set == "sl_shop" else keys,
-            "event_time": [START + timedelta(hours=int(h) * 20) for h in keys],
-        }
-    ).with_columns(pl.col("event_time").cast(UTC_US))
-    plan = plan_of(CLASSES, feature_set)
-    sources = {"sl_sale": folder}
-    job = {"plan": plan.model_dump_json(), "partitions": partitions}
-    chunks = distributed._chunks(plan, sources)
-    assert len(chunks) == 6
-    packets = [distributed._read_packets(pa.Table.from_pylist([c]), **job) for c in chunks]
-    asked = questions_of(plan, entities, sources).with_row_index(distributed.ROW)
-    asked = asked.cast({distributed.ROW: pl.Int64})
-    packets.append(distributed._entity_packets(plan, asked, partitions))
-    every = pa.concat_tables(reversed(packets))
-    parts = sorted(set(every["part"].to_pylist()))
-    done = [
-        distributed._compute_part(
-            every.filter(pa.compute.equal(every["part"], part)), plan=job["plan"]
-        )
-        for part in parts
-    ]
-    found = distributed._collected(plan, entities, _Batches(done))
+    plan, sources = plan_of(CLASSES, feature_set), {"sl_sale": folder}
+    assert [chunk.groups for chunk in chunks_of(plan, sources)] == [(0, 1), (2, 3), (4, 5)]
+    entities = _asked(feature_set, 200)
+    found, rows_read = in_parts(plan, sources, entities, partitions)
     expected = historical_polars(plan, sources, entities)
-    assert_frame_equal(found.table, expected.table, rel_tol=1e-9, abs_tol=1e-12)
-    assert found.rows_read == expected.rows_read == 600
+    kept = [name for name in found.columns if name not in entities.columns]
+    assert_frame_equal(found.select(kept), expected.table.select(kept), rel_tol=1e-9, abs_tol=1e-12)
+    assert rows_read == expected.rows_read == 600
+
+
+def test_one_key_with_everything_is_one_part(tmp_path: Path) -> None:
+    sales = _sales(2_000).with_columns(pl.lit("shop 1").alias("shop_id"))
+    sales.write_parquet(tmp_path / "a.parquet", row_group_size=500)
+    plan, sources = plan_of(CLASSES, "sl_shop"), {"sl_sale": tmp_path / "a.parquet"}
+    entities = _asked("sl_shop", 100).with_columns(pl.lit("shop 1").alias("id"))
+    found, _ = in_parts(plan, sources, entities, 8)
+    expected = historical_polars(plan, sources, entities).table
+    assert_frame_equal(found, expected.select(found.columns), rel_tol=1e-9, abs_tol=1e-12)
+
+
+def test_rows_that_cannot_be_cut_are_there_once_for_every_part(tmp_path: Path) -> None:
+    _sales(50).write_parquet(tmp_path / "a.parquet")
+    plan, sources = plan_of(CLASSES, "sl_sale"), {"sl_sale": tmp_path / "a.parquet"}
+    (chunk,) = chunks_of(plan, sources)
+    whole = [n for n, need in source_needs(plan).items() if need.partition_by is None]
+    returned = exchange.read_and_cut(plan.model_dump_json(), chunk, 7)
+    assert len(returned) == (2 if chunk.source in whole else 8)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_damaged_row_says_where_it_stands_in_its_file(tmp_path: Path) -> None:
+    sales = _sales(600).with_columns(
+        pl.when(pl.col("id") == 431).then(None).otherwise("at").alias("at")
+    )
+    sales.write_parquet(tmp_path / "a.parquet", row_group_size=100)
+    plan = plan_of(CLASSES, "sl_shop")
+    chunks = chunks_of(plan, {"sl_sale": tmp_path / "a.parquet"})
+    read = [read_chunk(plan, source_needs(plan)["sl_sale"], chunk) for chunk in chunks]
+    assert [p for part in read for p in part.damaged["position"]] == [432]
+    assert sum(part.rows.height for part in read) == 599
+
+
+@pytest.mark.parametrize("keys", [["k"], ["k", "s"]])
+@pytest.mark.parametrize("partitions", [1, 2, 9])
+def test_cutting_keeps_every_row_and_its_order(keys: list[str], partitions: int) -> None:
+    random = np.random.default_rng(3)
+    rows = pl.DataFrame({"k": random.integers(0, 9, 500), "s": ["a", "b"] * 250, "n": range(500)})
+    parts = list(exchange.cut(rows, keys, partitions))
+    assert len(parts) == partitions
+    assert sorted(n for part in parts for n in part["n"]) == list(range(500))
+    assert all(part["n"].is_sorted() for part in parts)
+    found = [set(part.select(keys).iter_rows()) for part in parts]
+    assert sum(map(len, found)) == len(set().union(*found))
+
+
+def test_a_packet_brings_back_the_table() -> None:
+    frame = _sales(20).with_columns(pl.Series("list", [[1, None]] * 20))
+    assert exchange.unpacked(exchange.packed(frame.slice(3, 9))).equals(frame.slice(3, 9))
+
+
+def test_parts_are_small_beside_the_object_store() -> None:
+    chunks = [Chunk("a", "f", (i,), 0, 100 << 20) for i in range(10)]
+    assert run.partitions_for(chunks, 4, store_bytes=10 << 30) == 8
+    assert run.partitions_for(chunks, 4, store_bytes=100 << 20) == 100
+    assert run.partitions_for(chunks, 200, store_bytes=10 << 30) == 200
+    assert run.partitions_for([], 4, store_bytes=1) == 4
 
 
 def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +160,7 @@ def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     plan = plan_of(CLASSES, "sl_shop")
     with pytest.raises(ClusterError, match="needs a connected cluster"):
-        distributed.historical_ray(plan, {}, pl.DataFrame())
+        historical_ray(plan, {}, pl.DataFrame())
 
 
 def test_workers_do_not_import_chalkpy() -> None:

@@ -1,0 +1,123 @@
+"""What workers do, as plain functions: read a chunk and cut it, put a part together and compute.
+
+Tables travel as Arrow IPC, so that a worker copies them into its own memory and the object store
+may drop or spill them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from sunloom.features.chunks import Chunk, read_chunk
+from sunloom.features.engine import Engine
+from sunloom.features.plan import Plan
+from sunloom.features.report import Report
+from sunloom.features.requirements import source_needs
+from sunloom.features.types import POLARS
+
+Packet = NDArray[np.uint8]
+
+ROW = "__row__"
+"""Column of questions and answers: the row's number."""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What reading a chunk has to say besides its rows."""
+
+    rows_read: int
+    damaged: Packet | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part's questions, and the packets of its rows by source, in order of insertion."""
+
+    questions: Packet
+    rows: Mapping[str, Sequence[Packet]] = field(default_factory=dict)
+
+
+def read_and_cut(plan_json: str, chunk: Chunk, partitions: int) -> list[Notes | Packet]:
+    """Notes and one packet a partition; one for all where the rows cannot be cut by key."""
+    plan = plan_from(plan_json)
+    need = source_needs(plan)[chunk.source]
+    read = read_chunk(plan, need, chunk)
+    damaged = packed(read.damaged) if read.damaged.height else None
+    notes = Notes(read.rows.height + read.damaged.height, damaged)
+    if need.partition_by is None:
+        return [notes, packed(read.rows)]
+    return [notes, *(packed(rows) for rows in cut(read.rows, need.partition_by, partitions))]
+
+
+def compute(
+    plan_json: str, questions: Packet, rows: Mapping[str, Iterable[Packet]]
+) -> tuple[Packet, dict[str, dict[str, int]]]:
+    """A part's answers with ``ROW``, and the counts of its report.
+
+    Args:
+        plan_json: The plan.
+        questions: The part's questions with ``ROW``.
+        rows: Namespace to packets in order of insertion, taken one after another.
+    """
+    plan = plan_from(plan_json)
+    asked = unpacked(questions)
+    engine = Engine(plan, {name: _table(plan, name, held) for name, held in rows.items()})
+    answers = engine.answer(asked.drop(ROW)).hstack([asked[ROW]])
+    return packed(answers), engine.report.counts()
+
+
+def _table(plan: Plan, namespace: str, packets: Iterable[Packet]) -> pl.DataFrame:
+    frames = [unpacked(packet) for packet in packets]
+    if frames:
+        return pl.concat(frames)
+    item, names = plan.of(namespace), source_needs(plan)[namespace].columns
+    return pl.DataFrame(schema={name: POLARS[item.feature(name).dtype] for name in names})
+
+
+def cut(rows: pl.DataFrame, keys: Sequence[str], partitions: int) -> Iterator[pl.DataFrame]:
+    """One table a partition, by the hash of the keys; rows keep their order."""
+    if partitions == 1:
+        yield rows
+        return
+    named = [pl.col(name).alias(f"k{index}") for index, name in enumerate(keys)]
+    key = pl.struct(named) if len(named) > 1 else named[0]
+    part = rows.select((key.hash(seed=0) % partitions).cast(pl.UInt16)).to_series().to_numpy()
+    # Sorting 16-bit numbers is one pass of counting.
+    order = np.argsort(part, kind="stable")
+    ends = np.cumsum(np.bincount(part, minlength=partitions)).tolist()
+    ordered = rows[order]
+    for start, end in zip([0, *ends], ends, strict=False):
+        yield ordered.slice(start, end - start)
+
+
+def packed(frame: pl.DataFrame) -> Packet:
+    """The table as bytes that the object store shares between processes without a copy."""
+    buffer = io.BytesIO()
+    frame.write_ipc(buffer, compression="uncompressed")
+    return np.frombuffer(buffer.getbuffer(), dtype=np.uint8)
+
+
+def unpacked(packet: Packet) -> pl.DataFrame:
+    """The table in this process's own memory."""
+    return pl.read_ipc(io.BytesIO(packet.tobytes()))
+
+
+def reported(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> Report:
+    """The parts' reports as one."""
+    whole = Report()
+    for one in counts:
+        whole.add(Report.of(one))
+    return whole
+
+
+@lru_cache(maxsize=8)
+def plan_from(plan_json: str) -> Plan:
+    """The plan; a worker meets the same one many times."""
+    return Plan.model_validate_json(plan_json)

@@ -1,0 +1,178 @@
+"""The exchange on a connected Ray cluster.
+
+Read tasks leave one packet a partition in the object store, which spills to disk what does not
+fit; compute tasks collect a partition's packets one by one. Ray Data's own shuffle does the same
+through actors and several more processes: on one node it was many times slower.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sunloom.errors import ClusterError
+from sunloom.features.chunks import Chunk, chunks_of
+from sunloom.features.distributed import exchange
+from sunloom.features.distributed.exchange import ROW, Notes, Packet
+from sunloom.features.historical import Historical, appended, check_sources, questions_of
+from sunloom.features.plan import Plan
+from sunloom.features.requirements import source_needs
+
+DEFAULT_PARTITIONS = 4
+MOST_PARTITIONS = 4_096
+_PART_BYTES = 128 << 20
+# Packets of the parts under way lie in the object store beside those still to come.
+_STORE_SHARE = 10
+
+
+def historical_ray(
+    plan: Plan,
+    sources: Mapping[str, Path],
+    entities: pl.DataFrame,
+    partitions: int = DEFAULT_PARTITIONS,
+) -> Historical:
+    """Compute on the connected cluster; rows and order are those of the one-process path.
+
+    Files are read, and partitions computed, by workers; the entities' rows go out from and come
+    back to this process.
+
+    Args:
+        plan: What to compute.
+        sources: Namespace to the file or folder with its rows.
+        entities: Key and ``event_time`` of each row, and what is carried along.
+        partitions: Partitions by key hash at least; more where the sources are large.
+
+    Raises:
+        ClusterError: No cluster is connected.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        raise ClusterError("The Ray engine needs a connected cluster.", "Connect first.")
+    check_sources(plan, sources)
+    questions = questions_of(plan, entities, sources).with_row_index(ROW)
+    chunks = chunks_of(plan, sources)
+    parts = partitions_for(chunks, partitions, _store_bytes())
+    with _causes():
+        return _Exchange(plan, list(sources), parts).run(entities, questions, chunks)
+
+
+def partitions_for(chunks: Sequence[Chunk], least: int, store_bytes: float) -> int:
+    """So many partitions that one is small beside a worker's memory and the object store."""
+    part = min(_PART_BYTES, store_bytes / _STORE_SHARE)
+    size = sum(chunk.size for chunk in chunks)
+    return min(MOST_PARTITIONS, max(least, math.ceil(size / part)))
+
+
+class _Exchange:
+    """One computation.
+
+    Args:
+        plan: What to compute.
+        given: Namespaces that have a source.
+        partitions: How many parts.
+    """
+
+    def __init__(self, plan: Plan, given: Sequence[str], partitions: int) -> None:
+        import ray
+
+        self._plan = plan
+        self._needs = {name: need for name, need in source_needs(plan).items() if name in given}
+        self._partitions = partitions
+        self._json = plan.model_dump_json()
+        self._read = ray.remote(exchange.read_and_cut)
+        self._compute = ray.remote(_compute)
+
+    def run(
+        self, entities: pl.DataFrame, questions: pl.DataFrame, chunks: Sequence[Chunk]
+    ) -> Historical:
+        """Read, cut, compute, collect."""
+        import ray
+
+        notes, packets = self._cut(chunks)
+        # A task that waited for packets would give its core away, and Ray start one more worker.
+        read: list[Notes] = ray.get(notes)
+        asked = exchange.cut(questions, (self._plan.root.key,), self._partitions)
+        answered = []
+        for part, rows in enumerate(asked):
+            # A part without questions has nothing to answer; one always gives the columns.
+            if rows.height or part == 0:
+                of_part = {name: held[part] for name, held in packets.items()}
+                packet = exchange.packed(rows)
+                answered.append(self._compute.remote(self._json, ray.put(packet), of_part))
+        del packets
+        answers, counts = _collected(answered)
+        damaged = [exchange.unpacked(n.damaged) for n in read if n.damaged is not None]
+        return Historical(
+            appended(entities, answers),
+            pl.concat(damaged) if damaged else pl.DataFrame(),
+            sum(note.rows_read for note in read),
+            exchange.reported(counts),
+        )
+
+    def _cut(self, chunks: Sequence[Chunk]) -> tuple[list[Any], dict[str, list[list[Any]]]]:
+        """References to each chunk's notes, and by source and part to its packets."""
+        notes: list[Any] = []
+        packets: dict[str, list[list[Any]]] = {
+            name: [[] for _ in range(self._partitions)] for name in self._needs
+        }
+        for chunk in chunks:
+            shared = self._needs[chunk.source].partition_by is None
+            returns = 1 + (1 if shared else self._partitions)
+            read = self._read.options(num_returns=returns)
+            note, *cut = read.remote(self._json, chunk, self._partitions)
+            notes.append(note)
+            for part, held in enumerate(packets[chunk.source]):
+                held.append(cut[0] if shared else cut[part])
+        return notes, packets
+
+
+def _compute(
+    plan_json: str, questions: Packet, rows: Mapping[str, Sequence[Any]]
+) -> tuple[Packet, dict[str, dict[str, int]]]:
+    """In a worker: the packets are taken one by one, so that never all are pinned at once."""
+    import ray
+
+    taken = {name: (ray.get(packet) for packet in held) for name, held in rows.items()}
+    return exchange.compute(plan_json, questions, taken)
+
+
+def _collected(answered: Sequence[Any]) -> tuple[pl.DataFrame, list[dict[str, dict[str, int]]]]:
+    """All answers in the order of the questions, and the parts' counts."""
+    import ray
+
+    frames, counts = [], []
+    for reference in answered:
+        packet, counted = ray.get(reference)
+        frames.append(exchange.unpacked(packet))
+        counts.append(counted)
+    table = pl.concat(frames)
+    order = np.empty(table.height, dtype=np.int64)
+    order[table[ROW].to_numpy()] = np.arange(table.height)
+    return table.drop(ROW)[order], counts
+
+
+def _store_bytes() -> float:
+    import ray
+
+    stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes()]
+    return min((size for size in stores if size), default=float(_PART_BYTES * _STORE_SHARE))
+
+
+@contextmanager
+def _causes() -> Iterator[None]:
+    """Raise what a worker raised, without Ray's wrapping."""
+    from ray.exceptions import RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, Exception):
+            raise error.cause from error
+        raise
