@@ -9,6 +9,8 @@ from sunloom.cli.feature_plan import Definitions, describe, plan
 from sunloom.cli.feature_quality import validate
 from sunloom.cli.feature_rows import get, historical, materialize, monitor
 from sunloom.cli.feature_stream import stream
+from sunloom.cli.feature_transform import fit, transform
+from sunloom.cli.feature_versions import rows, versions
 from sunloom.cli.options import Env, Json, Sets, load_settings
 
 app = typer.Typer(
@@ -33,5 +35,17 @@ def list_features(
     output.print_table(columns, [[row[column] for column in columns] for row in rows])
 
 
-for _command in (plan, historical, materialize, get, validate, monitor, stream):
+for _command in (
+    plan,
+    historical,
+    materialize,
+    get,
+    validate,
+    monitor,
+    versions,
+    rows,
+    stream,
+    fit,
+    transform,
+):
     app.command()(_command)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field
 
 from sunloom.config.base import Model
+from sunloom.config.durations import Length
 from sunloom.config.settings import Settings
 from sunloom.config.stores import StoresConfig
 from sunloom.config.streaming import KafkaSource
@@ -39,6 +40,9 @@ class FeatureStoreConfig(StoresConfig):
 
     batch_source: Annotated[FilesSource | DatasetSource, Field(discriminator="type")]
     """Rows for training and for the online store."""
+    ttl: Length | None = None
+    """How long a record of the online store holds after its feature time, such as ``30d``; then
+    the entity is not found. For ever when empty."""
     streaming_source: KafkaSource | None = None
     """Events as they happen, for ``features stream``."""
 
@@ -57,6 +61,9 @@ class OnlineConfig(Model):
 
     as_of: AwareDatetime
     """The moment as of which values are written."""
+    entities: Path | None = None
+    """A file with the entities' keys under their feature name. When empty: those of the training
+    data set, else every key that the sources bear by that moment."""
 
 
 class ExecutionConfig(Model):

@@ -50,3 +50,6 @@ class StoresConfig(Model):
 
     online: OnlineBackend = EmbeddedOnline()
     """The latest values. Serving reads it too: name it in ``conf/base.yaml`` or ``conf/env/``."""
+    offline: str | None = None
+    """Every version of materialised rows: a folder or an fsspec URI (``s3://…``, ``gs://…``);
+    ``<paths.outputs>/offline`` when empty."""

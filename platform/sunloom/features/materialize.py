@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from polars.testing import assert_frame_equal
 
-from sunloom.config.features import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe, OnlineConfig
 from sunloom.core.plugins import load_plugin
 from sunloom.core.telemetry import get_logger
 from sunloom.data.datasets import GROUP, LabelledDataSet
 from sunloom.data.pipeline import open_tables
+from sunloom.data.sources import read_table
 from sunloom.errors import UsageError
 from sunloom.features.catalogue import plan_of
+from sunloom.features.entities import known_entities
 from sunloom.features.historical import EVENT_TIME, check_sources, computed, settle
 from sunloom.features.plan import Plan
 from sunloom.features.quality import gate, keep_rules
 from sunloom.features.sizing import Choice, choose_engine
 from sunloom.features.store import open_online_store
+from sunloom.features.store.offline import open_offline_store
 
 RELATIVE_TOLERANCE = 1e-9
 
@@ -31,16 +34,23 @@ def materialize(recipe: FeaturesRecipe) -> dict[str, Any]:
     """Compute and write what the recipe wants.
 
     Returns:
-        ``training_rows``, ``online_entities``, and ``engines_equal``: whether the training rows
-        through Ray Data are those of the one-process path; None where they were not compared.
+        ``training_rows``, ``online_entities``, ``offline_version``: the offline store's version
+        that holds all of them; and ``engines_equal``: whether the training rows through Ray Data
+        are those of the one-process path, None where they were not compared.
     """
     plan = plan_of(recipe.definitions, recipe.feature_set)
     check_sources(plan, recipe.source_paths())
     summary: dict[str, Any] = {"training_rows": 0, "online_entities": 0, "engines_equal": None}
+    made: list[pl.DataFrame] = []
     if recipe.training is not None:
-        summary |= _training(recipe, plan)
+        rows, equal = _training(recipe, plan)
+        made.append(rows)
+        summary |= {"training_rows": rows.height, "engines_equal": equal}
     if recipe.online is not None:
-        summary["online_entities"] = _online(recipe, plan, recipe.online.as_of)
+        made.append(_latest(recipe, plan, recipe.online))
+        summary["online_entities"] = _online(recipe, plan, made[-1])
+    if made:
+        summary["offline_version"] = _offline(recipe, plan, made)
     return summary
 
 
@@ -67,7 +77,7 @@ def _tables(recipe: FeaturesRecipe) -> dict[str, pl.LazyFrame]:
     return dict(open_tables(recipe.paths.outputs / "data" / recipe.training.dataset))
 
 
-def _training(recipe: FeaturesRecipe, plan: Plan) -> dict[str, Any]:
+def _training(recipe: FeaturesRecipe, plan: Plan) -> tuple[pl.DataFrame, bool | None]:
     dataset, tables = _labelled(recipe), _tables(recipe)
     entities = pl.concat([dataset.entities(tables, moment) for moment in recipe.moments()])
     rows = _computed(recipe, plan, entities)
@@ -76,8 +86,7 @@ def _training(recipe: FeaturesRecipe, plan: Plan) -> dict[str, Any]:
     for moment in recipe.moments():
         path = recipe.features_folder() / f"training_{moment.date()}.parquet"
         _write(labelled.filter(pl.col(EVENT_TIME) == moment), path)
-    equal = _engines_equal(recipe, plan, entities, rows)
-    return {"training_rows": rows.height, "engines_equal": equal}
+    return rows, _engines_equal(recipe, plan, entities, rows)
 
 
 def _computed(recipe: FeaturesRecipe, plan: Plan, entities: pl.DataFrame) -> pl.DataFrame:
@@ -107,14 +116,42 @@ def _engines_equal(
     return True
 
 
-def _online(recipe: FeaturesRecipe, plan: Plan, as_of: datetime) -> int:
-    entities = _labelled(recipe).entities(_tables(recipe), as_of)
-    rows = _computed(recipe, plan, entities)
+def _latest(recipe: FeaturesRecipe, plan: Plan, online: OnlineConfig) -> pl.DataFrame:
+    return _computed(recipe, plan, _known(recipe, plan, online))
+
+
+def _known(recipe: FeaturesRecipe, plan: Plan, online: OnlineConfig) -> pl.DataFrame:
+    """Key and moment of the entities to write."""
+    if online.entities is not None:
+        given = read_table(online.entities, [plan.root.key]).rows.unique(maintain_order=True)
+        when = pl.lit(online.as_of).cast(pl.Datetime("us", "UTC")).alias(EVENT_TIME)
+        return given.with_columns(when)
+    if recipe.training is not None:
+        return _labelled(recipe).entities(_tables(recipe), online.as_of)
+    return known_entities(plan, recipe.source_paths(), online.as_of)
+
+
+def _online(recipe: FeaturesRecipe, plan: Plan, rows: pl.DataFrame) -> int:
     _admit(recipe, plan, rows, "online")
-    store = open_online_store(recipe)
+    store, ttl = open_online_store(recipe), recipe.feature_store.ttl
+    # Before the write, or rows that an earlier, shorter time to live has ended would be dropped.
+    if recipe.feature_set in store.feature_sets():
+        store.set_ttl(recipe.feature_set, ttl)
     store.write(recipe.feature_set, rows, key=plan.root.key, time=EVENT_TIME)
+    store.set_ttl(recipe.feature_set, ttl)
+    store.apply([("plan", recipe.feature_set.encode(), plan.model_dump_json().encode())])
     keep_rules(store, recipe.feature_set, recipe.validation, plan)
     return store.count(recipe.feature_set)
+
+
+def _offline(recipe: FeaturesRecipe, plan: Plan, made: Sequence[pl.DataFrame]) -> int:
+    """One version with all rows; those of a day take the place of an earlier run's."""
+    key = plan.root.key
+    rows = pl.concat(made, how="diagonal").unique(
+        [key, EVENT_TIME], keep="last", maintain_order=True
+    )
+    store = open_offline_store(recipe)
+    return store.write(recipe.feature_set, rows, key=key, time=EVENT_TIME, mode="dates").number
 
 
 def _admit(recipe: FeaturesRecipe, plan: Plan, rows: pl.DataFrame, kind: str) -> None:

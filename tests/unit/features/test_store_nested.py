@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sunloom.errors import StoreError
 from sunloom.features.store import Field
 from sunloom.features.store.embedded import EmbeddedStore
-from sunloom.features.store.nested import spell, value_codec
+from sunloom.features.store.nested import canonical, parse, spell, value_codec
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 1, tzinfo=UTC)
 UTC_US = pl.Datetime("us", "UTC")
@@ -35,6 +35,8 @@ NAMED = [
 @pytest.mark.parametrize(("dtype", "name"), NAMED)
 def test_the_spelling_of_types(dtype: pl.DataType, name: str | None) -> None:
     assert spell(dtype) == name
+    if name is not None:
+        assert parse(name) == canonical(dtype)
 
 
 def test_records_of_every_nested_kind(tmp_path: Path) -> None:

@@ -60,13 +60,36 @@ def _spell_name(name: str) -> str:
     return name if _PLAIN_NAME.fullmatch(name) else json.dumps(name)
 
 
+def canonical(dtype: pl.DataType) -> pl.DataType:
+    """The widest type of the same name: 64 bits, microseconds, UTC, lists."""
+    if dtype.is_integer():
+        return pl.Int64()
+    if dtype.is_float():
+        return pl.Float64()
+    if isinstance(dtype, pl.Datetime):
+        return _UTC
+    if isinstance(dtype, pl.Duration):
+        return pl.Duration("us")
+    if isinstance(dtype, pl.List | pl.Array):
+        return pl.List(canonical(dtype.inner))  # type: ignore[arg-type]
+    if isinstance(dtype, pl.Struct):
+        return pl.Struct([pl.Field(f.name, canonical(f.dtype)) for f in dtype.fields])  # type: ignore[arg-type]
+    return dtype
+
+
+@lru_cache(maxsize=256)
+def parse(spelled: str) -> pl.DataType:
+    """The canonical type of a name that ``spell`` made."""
+    dtype, rest = _parse(spelled)
+    assert not rest, spelled
+    return dtype
+
+
 @lru_cache(maxsize=256)
 def value_codec(dtype: str) -> ValueCodec:
     """The codec of a spelled list or struct."""
-    dump, load, rest = _converters(dtype)
-    assert not rest, dtype
     form = {"list[int64]": "q", "list[float64]": "d"}.get(dtype)
-    return _json_codec(dump, load) if form is None else _number_codec(form)
+    return _json_codec(*_converters(parse(dtype))) if form is None else _number_codec(form)
 
 
 def _number_codec(form: str) -> ValueCodec:
@@ -96,26 +119,39 @@ def _json_codec(dump: _Convert, load: _Convert) -> ValueCodec:
     return ValueCodec(encode, decode)
 
 
-def _converters(dtype: str) -> tuple[_Convert, _Convert, str]:
-    """To JSON, from JSON, and what of the text comes after this type."""
-    if dtype.startswith("list["):
-        dump, load, rest = _converters(dtype[len("list[") :])
-        return _each(dump), _each(load), rest[1:]
-    if dtype.startswith("struct["):
-        return _struct_converters(dtype[len("struct[") :])
-    name = next(name for name in _TO_JSON if dtype.startswith(name))
-    return _or_none(_TO_JSON[name]), _or_none(_FROM_JSON[name]), dtype[len(name) :]
+def _parse(text: str) -> tuple[pl.DataType, str]:
+    """A type, and what of the text comes after it."""
+    if text.startswith("list["):
+        inner, rest = _parse(text[len("list[") :])
+        return pl.List(inner), rest[1:]
+    if text.startswith("struct["):
+        return _parse_struct(text[len("struct[") :])
+    name = next(name for name in _TYPES if text.startswith(name))
+    return _TYPES[name], text[len(name) :]
 
 
-def _struct_converters(text: str) -> tuple[_Convert, _Convert, str]:
-    dumps: dict[str, _Convert] = {}
-    loads: dict[str, _Convert] = {}
+def _parse_struct(text: str) -> tuple[pl.DataType, str]:
+    fields: list[pl.Field] = []
     while not text.startswith("]"):
         plain = _PLAIN_NAME.match(text)
         name, end = (plain[0], plain.end()) if plain else json.JSONDecoder().raw_decode(text)
-        dumps[name], loads[name], text = _converters(text[end + 2 :])
+        dtype, text = _parse(text[end + 2 :])
+        fields.append(pl.Field(name, dtype))
         text = text.removeprefix(", ")
-    return _fields(dumps), _fields(loads), text[1:]
+    return pl.Struct(fields), text[1:]
+
+
+def _converters(dtype: pl.DataType) -> tuple[_Convert, _Convert]:
+    """To JSON and from JSON."""
+    if isinstance(dtype, pl.List):
+        dump, load = _converters(dtype.inner)  # type: ignore[arg-type]
+        return _each(dump), _each(load)
+    if isinstance(dtype, pl.Struct):
+        both = {field.name: _converters(field.dtype) for field in dtype.fields}  # type: ignore[arg-type]
+        dumps, loads = ({name: two[i] for name, two in both.items()} for i in (0, 1))
+        return _fields(dumps), _fields(loads)
+    name = spell(dtype)
+    return _or_none(_TO_JSON.get(name or "", _same)), _or_none(_FROM_JSON.get(name or "", _same))
 
 
 def _each(convert: _Convert) -> _Convert:
@@ -147,21 +183,23 @@ _SCALARS: tuple[tuple[Callable[[pl.DataType], bool], str], ...] = (
     (lambda dtype: dtype == pl.Date, "date"),
     (lambda dtype: isinstance(dtype, pl.Duration), "duration"),
 )
+_UTC = pl.Datetime("us", "UTC")
 # A name that another begins with stands after it.
+_TYPES: Mapping[str, pl.DataType] = {
+    "int64": pl.Int64(),
+    "float64": pl.Float64(),
+    "bool": pl.Boolean(),
+    "string": pl.String(),
+    "datetime": _UTC,
+    "date": pl.Date(),
+    "duration": pl.Duration("us"),
+}
 _TO_JSON: Mapping[str, _Convert] = {
-    "int64": _same,
-    "float64": _same,
-    "bool": _same,
-    "string": _same,
     "datetime": lambda value: (value - _EPOCH) // _MICROSECOND,
     "date": lambda value: (value - _EPOCH_DAY).days,
     "duration": lambda value: value // _MICROSECOND,
 }
 _FROM_JSON: Mapping[str, _Convert] = {
-    "int64": _same,
-    "float64": _same,
-    "bool": _same,
-    "string": _same,
     "datetime": lambda value: _EPOCH + timedelta(microseconds=value),
     "date": lambda value: _EPOCH_DAY + timedelta(days=value),
     "duration": lambda value: timedelta(microseconds=value),
