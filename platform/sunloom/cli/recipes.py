@@ -19,6 +19,7 @@ KINDS = {
     "agentic": ("sunloom.config.agents", "AgentsRecipe"),
     "monitoring": ("sunloom.config.monitoring", "MonitoringRecipe"),
     "validation": ("sunloom.config.validation", "ValidationRecipe"),
+    "preparation": ("sunloom.config.transformations", "PreparationRecipe"),
 }
 
 

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from sunloom.config.base import Model
 from sunloom.config.settings import Settings
 from sunloom.config.transformers import Step
+from sunloom.config.validation import ValidationConfig
 
 Method = Literal[
     "target_encoding",
@@ -148,3 +149,5 @@ class PreparationRecipe(Settings):
     """The short form, or a list of steps."""
     preparation: PreparationConfig = PreparationConfig()
     """Input, artifact, output."""
+    validation: ValidationConfig | None = None
+    """What ``sunloom features validate`` asks of the same rows; not read by preparation."""

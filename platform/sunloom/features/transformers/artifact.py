@@ -16,7 +16,8 @@ import polars as pl
 from sunloom.core.artifacts import fingerprint
 from sunloom.errors import ArtifactError, UsageError
 from sunloom.features.transformers.fitted import FittedRecipe
-from sunloom.features.transformers.operations import OPERATIONS, Operation
+from sunloom.features.transformers.operations import Operation
+from sunloom.features.transformers.operations.table import OPERATIONS
 
 FORMAT = 1
 DOCUMENT = "transform.json"

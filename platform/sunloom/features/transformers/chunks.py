@@ -134,7 +134,7 @@ class FileSource:
         """Batches of at most ``CHUNK_ROWS`` rows."""
         first = 0
         for file in self.files:
-            for rows in _batches(file, columns):
+            for rows in file_batches(file, columns):
                 yield Chunk(rows, first)
                 first += rows.height
 
@@ -154,7 +154,19 @@ def open_source(table: pl.DataFrame | pl.LazyFrame | Path | str) -> Source:
     return source
 
 
-def _batches(file: Path, columns: Sequence[str] | None) -> Iterator[pl.DataFrame]:
+def file_batches(
+    file: Path, columns: Sequence[str] | None, groups: list[int] | None = None
+) -> Iterator[pl.DataFrame]:
+    """A file's rows in order, at most ``CHUNK_ROWS`` at a time.
+
+    Args:
+        file: The file.
+        columns: Columns to read; all by default.
+        groups: Row groups of a Parquet file; all by default.
+
+    Raises:
+        DataError: The file cannot be read as what its ending says.
+    """
     if file.suffix != ".parquet":
         frame = _whole(file)
         frame = frame if columns is None else frame.select(columns)
@@ -164,7 +176,7 @@ def _batches(file: Path, columns: Sequence[str] | None) -> Iterator[pl.DataFrame
 
     with pq.ParquetFile(file, pre_buffer=False) as opened:
         names = None if columns is None else list(columns)
-        for batch in opened.iter_batches(CHUNK_ROWS, columns=names):
+        for batch in opened.iter_batches(CHUNK_ROWS, columns=names, row_groups=groups):
             rows = pl.from_arrow(batch)
             assert isinstance(rows, pl.DataFrame)
             yield rows if names is None else rows.select(names)

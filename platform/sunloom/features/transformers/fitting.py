@@ -165,7 +165,10 @@ def fit(
     parsed = parse_recipe(recipe)
     source = open_source(table)
     schema = pl.Schema(dict(source.schema))
-    fitting = _Fitting(steps_of(parsed, schema, keep), schema, tuple(keep))
+    steps = steps_of(parsed, schema, keep)
+    # A step without columns leaves every step's target alone.
+    kept = (*keep, *(name for step in steps for name in _target(step)))
+    fitting = _Fitting(steps, schema, kept)
     while len(fitting.done) < len(fitting.steps):
         reading, columns = fitting.next_pass()
         reading.limit(memory_bytes)

@@ -1,0 +1,37 @@
+"""The closed list of operations that an artifact may hold."""
+
+from collections.abc import Mapping
+
+from sunloom.features.transformers.operations.combine import Chain, Polynomial, Product, Ratio
+from sunloom.features.transformers.operations.curves import Interpolate, Power
+from sunloom.features.transformers.operations.hashing import Hash
+from sunloom.features.transformers.operations.levels import Lookup, OneHot
+from sunloom.features.transformers.operations.numeric import (
+    Affine,
+    Bins,
+    Drop,
+    Fill,
+    Indicator,
+)
+from sunloom.features.transformers.operations.protocol import Operation
+
+OPERATIONS: Mapping[str, type[Operation]] = {
+    kind.op: kind
+    for kind in (
+        Affine,
+        Bins,
+        Chain,
+        Drop,
+        Fill,
+        Hash,
+        Indicator,
+        Interpolate,
+        Lookup,
+        OneHot,
+        Polynomial,
+        Power,
+        Product,
+        Ratio,
+    )
+}
+"""Name in an artifact to class: a closed list, so that reading one runs no foreign code."""

@@ -1,0 +1,24 @@
+"""For each type of step: what it learns, and which operations that makes."""
+
+from collections.abc import Mapping
+
+from sunloom.errors import NotFoundError
+from sunloom.features.transformers.rules.categorical import CATEGORICAL
+from sunloom.features.transformers.rules.combining import COMBINING
+from sunloom.features.transformers.rules.imputing import IMPUTING
+from sunloom.features.transformers.rules.numeric import NUMERIC
+from sunloom.features.transformers.rules.protocol import Rule, StepLike
+
+RULES: Mapping[str, Rule] = {**NUMERIC, **IMPUTING, **COMBINING, **CATEGORICAL}
+"""Type of a step to its rule."""
+
+
+def rule_of(step: StepLike) -> Rule:
+    """The rule of a step's type.
+
+    Raises:
+        NotFoundError: No such type.
+    """
+    if step.type not in RULES:
+        raise NotFoundError(f"There is no step {step.type!r}.", known=RULES, name=step.type)
+    return RULES[step.type]

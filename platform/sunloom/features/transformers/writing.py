@@ -1,0 +1,92 @@
+"""Prepared rows into one Parquet file, chunk by chunk: whole or not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+
+from sunloom.errors import ArtifactError, UsageError
+from sunloom.features.transformers.chunks import FileSource, Source
+from sunloom.features.transformers.fitted import FittedRecipe
+
+
+def prepared_chunks(
+    fitted: FittedRecipe, source: Source, *, training: bool = False
+) -> Iterator[pl.DataFrame]:
+    """Prepared rows in order, in this process.
+
+    Args:
+        fitted: The recipe.
+        source: The rows.
+        training: Whether they are the rows it was fitted on: target encodings are out-of-fold.
+    """
+    for chunk in source.chunks():
+        yield fitted.training_frame(chunk) if training else fitted.apply_frame(chunk.rows)
+
+
+def write_prepared(
+    fitted: FittedRecipe, source: Source, chunks: Iterable[pl.DataFrame], out: Path
+) -> int:
+    """Write prepared rows.
+
+    Args:
+        fitted: Names and types of an empty table.
+        source: What the rows come from.
+        chunks: Prepared rows, in order.
+        out: A ``.parquet`` file, replaced as a whole.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        UsageError: The file does not end in ``.parquet``, or is the input itself.
+        ArtifactError: It cannot be written.
+    """
+    require_writable(source, out)
+    # An empty table has its columns too, and a bad input is refused before a file is begun.
+    empty = fitted.apply_frame(pl.DataFrame(schema=dict(source.schema)))
+    try:
+        return _write(empty, chunks, out)
+    except OSError as error:
+        raise ArtifactError(
+            f"{out} cannot be written: {error}", "An earlier file is whole. Run again."
+        ) from error
+
+
+def require_writable(source: Source, out: Path) -> None:
+    """Check where rows are to go, before any work.
+
+    Raises:
+        UsageError: The file does not end in ``.parquet``, or is the input itself.
+    """
+    if out.suffix != ".parquet":
+        raise UsageError(f"{out} does not end in .parquet.", "Prepared rows are Parquet.", "out")
+    if isinstance(source, FileSource) and out.absolute() in {f.absolute() for f in source.files}:
+        raise UsageError(f"{out} is the input itself.", "Name another file.", "out")
+
+
+def _write(empty: pl.DataFrame, chunks: Iterable[pl.DataFrame], out: Path) -> int:
+    import pyarrow.parquet as pq
+
+    schema, rows = empty.to_arrow().schema, 0
+    with _replacing(out) as partial, pq.ParquetWriter(partial, schema) as writer:
+        for chunk in chunks:
+            # A later file may hold integers where the first one held floats.
+            fitting = chunk if chunk.schema == empty.schema else chunk.cast(empty.schema)
+            writer.write_table(fitting.to_arrow().cast(schema))
+            rows += chunk.height
+    return rows
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.new")
+    try:
+        yield partial
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
