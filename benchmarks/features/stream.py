@@ -34,7 +34,7 @@ from sunloom.features.streaming.consumer import StreamConsumer
 from sunloom.features.streaming.ingest import Ingest
 from sunloom.features.streaming.layout import Layout, build_layout
 from sunloom.features.streaming.log import EventLog
-from sunloom.features.streaming.partition import ClassStream, Message, PartitionStream, Policy
+from sunloom.features.streaming.partition import ClassStream, PartitionStream, Policy
 
 DEFINITIONS = "benchmarks.features.definitions"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -80,7 +80,7 @@ def from_messages(
     watch = _Watch()
     for at in range(0, len(messages), batch):
         part = messages[at : at + batch]
-        partition.process([Message(at + i, value) for i, value in enumerate(part)])
+        partition.process(range(at, at + len(part)), part)
     return watch.result(len(messages))
 
 

@@ -18,7 +18,7 @@ from sunloom.features.lowering import NOW
 from sunloom.features.online import OnlineReader
 from sunloom.features.store import open_online_store
 from sunloom.features.streaming.layout import build_layout
-from sunloom.features.streaming.partition import ClassStream, Message, PartitionStream, Policy
+from sunloom.features.streaming.partition import ClassStream, PartitionStream, Policy
 from sunloom_retail.dataset import CDNOW
 
 pytestmark = pytest.mark.integration
@@ -54,11 +54,9 @@ def _questions(purchases: pl.DataFrame) -> pl.DataFrame:
     return asked.sort(NOW, maintain_order=True)
 
 
-def _messages(purchases: pl.DataFrame) -> list[Message]:
+def _messages(purchases: pl.DataFrame) -> list[bytes]:
     rows = purchases.with_columns(pl.col("timestamp").dt.strftime("%Y-%m-%dT%H:%M:%S%:z"))
-    return [
-        Message(i, json.dumps(row).encode()) for i, row in enumerate(rows.iter_rows(named=True))
-    ]
+    return [json.dumps(row).encode() for row in rows.iter_rows(named=True)]
 
 
 def _is_same(found: Any, expected: Any) -> bool:
@@ -82,7 +80,7 @@ def test_every_online_value_equals_historical_at_its_moment(settings: Settings) 
     online: list[dict[str, Any] | None] = []
     done = 0
     for (customer, moment), end in zip(asked.iter_rows(), visible, strict=True):
-        partition.process(messages[done:end])
+        partition.process(range(done, end), messages[done:end])
         done = end
         online += reader.read([customer], moment)
     assert not refused

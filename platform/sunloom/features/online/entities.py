@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,19 +15,19 @@ from sunloom.features.aggregation import aggregate_series
 from sunloom.features.kernels import Ranges
 from sunloom.features.online.compiled import stored_value
 from sunloom.features.plan import Aggregate, Expr
-from sunloom.features.streaming.heads import BEFORE_ALL, Head
-from sunloom.features.streaming.layout import Index, Reading, Span
+from sunloom.features.streaming.heads import Head
+from sunloom.features.streaming.layout import Index, Reading, visible
 from sunloom.features.streaming.slots import SlotKind, slot_kind
 from sunloom.features.types import EPOCH, POLARS
 
 Events = list[tuple[int, Sequence[Any]]]
+Value = Callable[["Entity"], Any]
 Finish = Callable[[Sequence[Any]], Any]
-NOW = Span(None, -1)
-"""What is visible at the moment: event times up to it."""
+_FIRST, _LAST = -(1 << 63), 1 << 63
 
 
 class IndexReader:
-    """Makes answers of an index's heads and events.
+    """Makes entities of an index's heads.
 
     Args:
         index: The index.
@@ -35,21 +36,22 @@ class IndexReader:
     def __init__(self, index: Index) -> None:
         self.index = index
         self.kinds: list[SlotKind] = [slot_kind(slot) for slot in index.slots]
-        self.row_slot = next((p for p, s in enumerate(index.slots) if s.kind == "row"), None)
+        self.folds = [kind.fold for kind in self.kinds]
+        self.spans = [(span.start_ago_us, span.end_ago_us) for span in index.spans]
+        self.nothing = Entity(self, None, 0)
+        self._row_slot = next((p for p, s in enumerate(index.slots) if s.kind == "row"), -1)
+        everything = visible(index.time)
+        self._row_span = index.spans.index(everything) if everything in index.spans else -1
 
     def row(self, entity: Entity) -> dict[str, Any] | None:
         """The latest visible row's features; None where there is no row."""
-        assert self.row_slot is not None
-        span = NOW if self.index.time else Span(None, None)
-        state = entity.slot(span, self.row_slot)
+        state = entity.slot(self._row_span, self._row_slot)
         if state is None:
             return None
-        measures = self.index.measures
+        index = self.index
         return {
-            name: stored_value(value, measures[place].dtype)
-            for name, place, value in zip(
-                self.index.columns, self.index.row_measures, state[1], strict=True
-            )
+            name: stored_value(value, index.measures[place].dtype)
+            for name, place, value in zip(index.columns, index.row_measures, state[1], strict=True)
         }
 
 
@@ -58,104 +60,85 @@ class Entity:
 
     Args:
         reader: The index's reader.
-        head: Its tiles; empty where the key is not known.
+        raw: Its head as stored; None where the key is not known.
         now_us: The moment.
-        is_known: Whether there is anything of the key.
     """
 
-    def __init__(self, reader: IndexReader, head: Head, now_us: int, *, is_known: bool) -> None:
-        self.reader = reader
-        self.head = head
-        self.is_known = is_known
-        self._now_us = now_us
-        self._tiles: dict[int, Events] = {}
-        self._windows: dict[Span, _Cut] = {}
-        self._slots: dict[tuple[Span, int], Any] = {}
+    __slots__ = ("_events", "_reader", "cuts", "head", "is_known")
 
-    def wants(self, spans: Sequence[Span], *, all_events: bool = False) -> list[int]:
-        """Tiles whose events the windows need, because an edge goes through them."""
-        wanted: dict[int, None] = {}
-        for span in spans:
-            cut = self._cut(span)
-            for place in range(cut.low, cut.high):
-                if all_events or place in cut.partial:
-                    wanted[self.head.tiles[place]] = None
-        return list(wanted)
+    def __init__(self, reader: IndexReader, raw: bytes | None, now_us: int) -> None:
+        self._reader = reader
+        self.is_known = raw is not None
+        self.head = Head(raw, len(reader.index.slots))
+        self._events: dict[int, Events] = {}
+        self.cuts = [self._cut(start, end, now_us) for start, end in reader.spans]
+
+    def wants(self) -> dict[int, None]:
+        """Tiles whose events are needed: an edge goes through them, or the events are read."""
+        tiles = self.head.tiles
+        if self._reader.index.reads_events:
+            return dict.fromkeys(tile for cut in self.cuts for tile in tiles[cut[0] : cut[1]])
+        return dict.fromkeys(tiles[place] for cut in self.cuts for place in cut[2])
 
     def give(self, tile: int, columns: Sequence[Sequence[Any]]) -> None:
         """The events of a tile that was wanted, in order of arrival."""
         times, *measures = columns
         rows = zip(*measures, strict=True) if measures else ((),) * len(times)
-        self._tiles[tile] = sorted(zip(times, rows, strict=True), key=_time)
+        self._events[tile] = sorted(zip(times, rows, strict=True), key=_time)
 
-    def slot(self, span: Span, place: int) -> Any:
+    def slot(self, span: int, place: int) -> Any:
         """A slot's partial result over a window."""
-        if (span, place) not in self._slots:
-            self._slots[span, place] = self._folded(span, place)
-        return self._slots[span, place]
-
-    def events(self, span: Span) -> Events:
-        """Every event in a window, by time, then arrival."""
-        cut = self._cut(span)
-        return [
-            event
-            for place in range(cut.low, cut.high)
-            for event in self._inside(self.head.tiles[place], cut)
-        ]
-
-    def _folded(self, span: Span, place: int) -> Any:
-        cut = self._cut(span)
-        slot, kind = self.reader.index.slots[place], self.reader.kinds[place]
-        column = self.head.states[place]
-        parts = column[cut.low : cut.high]
-        for partial in cut.partial:
-            events = self._inside(self.head.tiles[partial], cut)
-            timed: list[tuple[int, Any]]
-            if slot.kind == "row":
-                timed = [
-                    (t, [values[m] for m in self.reader.index.row_measures]) for t, values in events
-                ]
-            elif slot.measure < 0:
-                timed = list(events)
-            else:
-                measured = slot.measure
-                timed = [
-                    (t, values[measured]) for t, values in events if values[measured] is not None
-                ]
-            parts[partial - cut.low] = kind.events(timed)
-        if cut.with_life and self.head.life is not None:
+        cut = self.cuts[span]
+        parts = self.head.states[place][cut[0] : cut[1]]
+        for partial in cut[2]:
+            parts[partial - cut[0]] = self._of_events(partial, cut, place)
+        if cut[5] and self.head.life is not None:
             parts.insert(0, self.head.life[1 + place])
-        return kind.fold(parts)
+        return self._reader.folds[place](parts)
 
-    def _inside(self, tile: int, cut: _Cut) -> Events:
-        events = self._tiles[tile]
-        return [e for e in events if cut.start <= e[0] < cut.end]
+    def events(self, span: int) -> Events:
+        """Every event in a window, by time, then arrival."""
+        cut = self.cuts[span]
+        return [event for place in range(cut[0], cut[1]) for event in self._inside(place, cut)]
 
-    def _cut(self, span: Span) -> _Cut:
-        if span not in self._windows:
-            self._windows[span] = self._cut_at(span)
-        return self._windows[span]
+    def _of_events(self, tile: int, cut: _Cut, place: int) -> Any:
+        index = self._reader.index
+        slot, events = index.slots[place], self._inside(tile, cut)
+        timed: list[tuple[int, Any]]
+        if slot.kind == "row":
+            timed = [(at, [values[m] for m in index.row_measures]) for at, values in events]
+        elif slot.measure < 0:
+            timed = list(events)
+        else:
+            measure = slot.measure
+            timed = [(at, row[measure]) for at, row in events if row[measure] is not None]
+        return self._reader.kinds[place].events(timed)
 
-    def _cut_at(self, span: Span) -> _Cut:
-        head, width = self.head, self.reader.index.tile_us
-        start = None if span.start_ago_us is None else self._now_us - span.start_ago_us
-        end = None if span.end_ago_us is None else self._now_us - span.end_ago_us
-        self._check(start, end)
-        low, high = head.between(start, end, width)
-        first, last = -math.inf if start is None else start, math.inf if end is None else end
-        partial = [
-            place
-            for place in dict.fromkeys((low, high - 1))
-            if low <= place < high and (head.starts[place] < first or head.ends[place] >= last)
-        ]
-        return _Cut(low, high, partial, first, last, with_life=start is None)
+    def _inside(self, place: int, cut: _Cut) -> Events:
+        start, end = cut[3], cut[4]
+        return [event for event in self._events[self.head.tiles[place]] if start <= event[0] < end]
 
-    def _check(self, start: int | None, end: int | None) -> None:
+    def _cut(self, start_ago: int | None, end_ago: int | None, now_us: int) -> _Cut:
+        head = self.head
+        start = _FIRST if start_ago is None else now_us - start_ago
+        end = _LAST if end_ago is None else now_us - end_ago
+        if head.life is not None:
+            self._check(end if start_ago is None else start)
+        tiles, width = head.tiles, self._reader.index.tile_us
+        low = 0 if start_ago is None else bisect_left(tiles, start // width)
+        high = len(tiles) if end_ago is None else bisect_right(tiles, (end - 1) // width)
+        if low >= high:
+            return low, low, (), start, end, start_ago is None
+        partial: tuple[int, ...] = ()
+        if head.starts[low] < start or head.ends[low] >= end:
+            partial = (low,)
+        if low < high - 1 and head.ends[high - 1] >= end:
+            partial = (*partial, high - 1)
+        return low, high, partial, start, end, start_ago is None
+
+    def _check(self, edge: int) -> None:
         floor = self.head.floor_us
-        if floor == BEFORE_ALL or self.head.life is None:
-            return
-        edge = end if start is None else start
-        if edge is not None and edge < floor:
+        if edge < floor:
             raise UsageError(
                 f"The moment asked about is too far back: events before "
                 f"{stored_value(floor, 'datetime').isoformat()} are kept as totals only.",
@@ -164,44 +147,47 @@ class Entity:
             )
 
 
-class _Cut:
-    """Tiles of a window: places, those that an edge goes through, and the edges."""
-
-    __slots__ = ("end", "high", "low", "partial", "start", "with_life")
-
-    def __init__(
-        self,
-        low: int,
-        high: int,
-        partial: list[int],
-        start: float,
-        end: float,
-        *,
-        with_life: bool,
-    ) -> None:
-        self.low = low
-        self.high = high
-        self.partial = partial
-        self.start = start
-        self.end = end
-        self.with_life = with_life
+_Cut = tuple[int, int, tuple[int, ...], int, int, bool]
+"""A window's tiles: from, to, those that an edge goes through; its edges; whether all before."""
 
 
-def finishing(node: Aggregate, slots: Sequence[str]) -> Finish:
-    """Turns a window's partial results into the aggregation's value."""
-    assert slots
-    dtype = node.value.dtype if node.value is not None else "int64"
+def aggregation(node: Aggregate, reading: Reading, index: Index) -> Value:
+    """The aggregation of an entity's events, made once a plan."""
+    span, slots = reading.span, reading.slots
+    if not slots:
+        return lambda entity: from_events(node, reading, index, entity.events(span))
+    finish = finishing(node)
+    if finish is None:
+        only = slots[0]
+        return lambda entity: entity.slot(span, only)
+    if len(slots) == 1:
+        only = slots[0]
+        return lambda entity: finish((entity.slot(span, only),))
+    return lambda entity: finish([entity.slot(span, place) for place in slots])
+
+
+def finishing(node: Aggregate) -> Finish | None:
+    """Turns a window's partial results into the aggregation's value; None where they are it."""
     if node.kind in ("min", "max", "first", "last"):
-        is_pair = node.kind in ("first", "last")
+        return _of_one(node)
+    if node.kind == "count" or (node.kind == "sum" and node.dtype == "float64"):
+        return None
+    if node.kind == "sum":
+        return lambda states: _fitting(states[0], node)
+    return _FINISHES[node.kind]
 
-        def one(states: Sequence[Any]) -> Any:
-            state = states[0]
-            value = state[1] if is_pair and state is not None else state
-            return _typed(stored_value(value, dtype), node)
 
-        return one
-    finish = _FINISHES[node.kind]
-    return lambda states: _typed(finish(states), node)
+def _of_one(node: Aggregate) -> Finish | None:
+    dtype = node.value.dtype if node.value is not None else "int64"
+    is_pair = node.kind in ("first", "last")
+    if not is_pair and dtype not in ("datetime", "duration"):
+        return None
+
+    def one(states: Sequence[Any]) -> Any:
+        state = states[0]
+        return stored_value(state[1] if is_pair and state is not None else state, dtype)
+
+    return one
 
 
 def from_events(node: Aggregate, reading: Reading, index: Index, events: Events) -> Any:
@@ -223,16 +209,14 @@ def from_events(node: Aggregate, reading: Reading, index: Index, events: Events)
     return aggregate_series(bare, given.__getitem__, keys, ranges).to_list()[0]
 
 
-def _typed(value: Any, node: Aggregate) -> Any:
-    if node.kind == "sum" and isinstance(value, str):
+def _fitting(total: Any, node: Aggregate) -> Any:
+    if isinstance(total, str):
         raise DataError(
             f"A sum over {node.join!r} does not fit in 64 bits.",
             "Sum F.cast(_.x, pa.float64()) instead.",
             node.join,
         )
-    if node.dtype == "float64" and value is not None and not isinstance(value, float):
-        return float(value)
-    return value
+    return total
 
 
 def _mean(states: Sequence[Any]) -> float | None:
@@ -253,8 +237,6 @@ def _deviation(states: Sequence[Any]) -> float | None:
 
 
 _FINISHES: Mapping[str, Finish] = {
-    "count": lambda states: states[0],
-    "sum": lambda states: states[0],
     "mean": _mean,
     "var": _variance,
     "std": _deviation,

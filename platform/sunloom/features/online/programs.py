@@ -8,8 +8,7 @@ from typing import Any
 
 from sunloom.features.engine.rows import in_order
 from sunloom.features.online.compiled import Evaluate, compiled, finishing
-from sunloom.features.online.entities import Finish
-from sunloom.features.online.entities import finishing as finishing_aggregate
+from sunloom.features.online.entities import Value, aggregation
 from sunloom.features.plan import (
     Aggregate,
     Call,
@@ -23,17 +22,16 @@ from sunloom.features.plan import (
     Now,
     walk,
 )
-from sunloom.features.streaming.layout import Layout, Reading
+from sunloom.features.streaming.layout import Layout
 
 
 @dataclass(frozen=True)
 class Folded:
     """An aggregate: which index by which of the row's values, and how its value is made."""
 
-    node: Aggregate
+    index: int
     own_keys: tuple[str, ...]
-    reading: Reading
-    finish: Finish | None
+    value: Value
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Step:
-    """One feature that is computed."""
+    """One feature that is computed; without ``evaluate`` it is its one part."""
 
     name: str
     parts: tuple[Folded | Found, ...]
-    evaluate: Evaluate
+    evaluate: Evaluate | None
     finish: Callable[[Any], Any]
 
 
@@ -147,7 +145,7 @@ def _step(layout: Layout, item: ClassPlan, feature: FeaturePlan) -> Step:
     return Step(
         name=feature.name,
         parts=tuple(_part(layout, item, node) for node in places),
-        evaluate=compiled(feature.expression, places),
+        evaluate=None if nodes == [feature.expression] else compiled(feature.expression, places),
         finish=finishing(feature),
     )
 
@@ -156,9 +154,8 @@ def _part(layout: Layout, item: ClassPlan, node: Aggregate | Lookup) -> Folded |
     join = item.join(node.join)
     if isinstance(node, Aggregate):
         reading = layout.readings[node]
-        kinds = [layout.indexes[reading.index].slots[place].kind for place in reading.slots]
-        finish = finishing_aggregate(node, kinds) if kinds else None
-        return Folded(node, join.own_keys, reading, finish)
+        value = aggregation(node, reading, layout.indexes[reading.index])
+        return Folded(reading.index, join.own_keys, value)
     target = layout.plan.of(join.target)
     by_row = None
     if join.target_keys != (target.key,):

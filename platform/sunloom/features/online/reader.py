@@ -7,19 +7,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sunloom.errors import NotFoundError, UsageError
-from sunloom.features.online.entities import NOW as VISIBLE
-from sunloom.features.online.entities import (
-    Entity,
-    IndexReader,
-    from_events,
-    microseconds,
-)
+from sunloom.features.online.entities import Entity, IndexReader, microseconds
 from sunloom.features.online.programs import Folded, Found, Program, build_program
 from sunloom.features.plan import Plan
 from sunloom.features.store import OnlineStore
-from sunloom.features.streaming.heads import Head, key_bytes, tile_key, unpack_events
+from sunloom.features.streaming.heads import key_bytes, tile_key, unpack_events
 from sunloom.features.streaming.ingest import spaces
-from sunloom.features.streaming.layout import Layout, Span, build_layout
+from sunloom.features.streaming.layout import Layout, build_layout
 
 Row = dict[str, Any]
 
@@ -37,13 +31,14 @@ class OnlineReader:
         self.plan = plan
         self.layout = layout or build_layout(plan, ())
         self.names = plan.outputs
+        self._key = plan.root.key
+        self._has_text_keys = plan.root.feature(self._key).dtype == "string"
         self._store = store
         self._is_recorded = plan.feature_set in store.feature_sets()
         recorded = store.schema(plan.feature_set).names if self._is_recorded else ()
         self._recorded = recorded
         self._programs: dict[tuple[str, ...], Program] = {}
         self._readers = [IndexReader(index) for index in self.layout.indexes]
-        self._spans = [_spans(self.layout, number) for number in range(len(self._readers))]
         self._spaces = spaces(self.layout)
 
     def read(
@@ -70,7 +65,8 @@ class OnlineReader:
         moment = _utc(now)
         names = self.names if features is None else self._checked(features)
         program = self._program(names)
-        rows: list[Row] = [{self.plan.root.key: one} for one in self._keys(ids)]
+        key = self._key
+        rows: list[Row] = [{key: one} for one in self._keys(ids)]
         known = self._take_records(program, rows, ids)
         run = _Run(self, moment)
         run.evaluate(program, rows)
@@ -99,10 +95,10 @@ class OnlineReader:
         return self._programs[names]
 
     def _keys(self, ids: Sequence[Any]) -> list[Any]:
-        root = self.plan.root
-        if root.feature(root.key).dtype == "string":
+        if self._has_text_keys:
             return [str(one) for one in ids]
-        return [_as_int(one, f"{self.plan.feature_set}.{root.key}") for one in ids]
+        name = f"{self.plan.feature_set}.{self._key}"
+        return [_as_int(one, name) for one in ids]
 
     def _take_records(self, program: Program, rows: list[Row], ids: Sequence[Any]) -> list[bool]:
         """Stored values into the rows; which rows have a record."""
@@ -130,6 +126,7 @@ class _Run:
         self._now = now
         self._now_us = microseconds(now)
         self._entities: dict[int, dict[tuple[Any, ...], Entity]] = {}
+        self._lists: dict[tuple[int, tuple[str, ...], int], tuple[Any, list[Entity]]] = {}
 
     def known(self, rows: Sequence[Row], program: Program) -> list[bool]:
         """Whether the stream has anything of each row's key."""
@@ -145,43 +142,33 @@ class _Run:
         """Fill the rows with the program's features."""
         if program.sources:
             self._read_rows(program, rows)
+        now = self._now
         for step in program.steps:
             columns = [self._part(part, rows) for part in step.parts]
             evaluate, finish, name = step.evaluate, step.finish, step.name
-            for place, row in enumerate(rows):
-                parts = [column[place] for column in columns]
-                row[name] = finish(evaluate(row, self._now, parts))
+            if evaluate is None:
+                for row, value in zip(rows, columns[0], strict=True):
+                    row[name] = finish(value)
+            elif columns:
+                for row, parts in zip(rows, zip(*columns, strict=True), strict=True):
+                    row[name] = finish(evaluate(row, now, parts))
+            else:
+                for row in rows:
+                    row[name] = finish(evaluate(row, now, ()))
 
     def _read_rows(self, program: Program, rows: list[Row]) -> None:
         assert program.row_index is not None
         reader = self._reader._readers[program.row_index]
-        for row, entity in zip(
-            rows, self._at(program.row_index, (program.item.key,), rows), strict=True
-        ):
-            latest = None if entity is None else reader.row(entity)
-            for name, default in program.sources.items():
-                row[name] = default if latest is None else latest[name]
+        entities = self._at(program.row_index, (program.item.key,), rows)
+        for row, entity in zip(rows, entities, strict=True):
+            latest = reader.row(entity)
+            row.update(program.sources if latest is None else latest)
 
     def _part(self, part: Folded | Found, rows: list[Row]) -> list[Any]:
         if isinstance(part, Found):
             return self._look_up(part, rows)
-        reading = part.reading
-        entities = self._at(reading.index, part.own_keys, rows)
-        if part.finish is None:
-            index = self._reader._readers[reading.index].index
-            return [
-                from_events(part.node, reading, index, [] if e is None else e.events(reading.span))
-                for e in entities
-            ]
-        return [self._folded(part, entity) for entity in entities]
-
-    def _folded(self, part: Folded, entity: Entity | None) -> Any:
-        assert part.finish is not None
-        reading = part.reading
-        if entity is None:
-            kinds = self._reader._readers[reading.index].kinds
-            return part.finish([kinds[place].fold(()) for place in reading.slots])
-        return part.finish([entity.slot(reading.span, place) for place in reading.slots])
+        value = part.value
+        return [value(entity) for entity in self._at(part.index, part.own_keys, rows)]
 
     def _look_up(self, part: Found, rows: list[Row]) -> list[Any]:
         if part.by_row is None:
@@ -189,7 +176,7 @@ class _Run:
         else:
             reader = self._reader._readers[part.by_row]
             found = self._at(part.by_row, part.join.own_keys, rows)
-            latest = [None if entity is None else reader.row(entity) for entity in found]
+            latest = [reader.row(entity) for entity in found]
             keys = [None if row is None else row[part.target_key] for row in latest]
         asked = [{part.target_key: key} for key in keys if key is not None]
         for row in asked:
@@ -198,43 +185,38 @@ class _Run:
         answers = iter(asked)
         return [None if key is None else next(answers)[part.feature] for key in keys]
 
-    def _at(self, index: int, keys: tuple[str, ...], rows: Sequence[Row]) -> list[Entity | None]:
-        """The index's entity of each row; None where a key is null."""
-        wanted = [tuple(row[name] for name in keys) for row in rows]
+    def _at(self, index: int, keys: tuple[str, ...], rows: Sequence[Row]) -> list[Entity]:
+        """The index's entity of each row; one without events where a key is null."""
+        place = (index, keys, id(rows))
+        if place in self._lists:
+            return self._lists[place][1]
+        wanted = [tuple([row[name] for name in keys]) for row in rows]
         held = self._entities.setdefault(index, {})
         missing = [k for k in dict.fromkeys(wanted) if k not in held and None not in k]
         if missing:
             held.update(self._fetched(index, missing))
-        return [held.get(key) for key in wanted]
+        nothing = self._reader._readers[index].nothing
+        found = [held.get(key, nothing) for key in wanted]
+        # The rows are kept with it, so that no other list gets their id.
+        self._lists[place] = (rows, found)
+        return found
 
     def _fetched(self, number: int, keys: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], Entity]:
         reader = self._reader._readers[number]
         heads, tiles = self._reader._spaces
+        store, now_us = self._reader._store, self._now_us
         packed = [key_bytes(reader.index, key) for key in keys]
-        slots = len(reader.index.slots)
-        entities = [
-            Entity(reader, Head(raw, slots), self._now_us, is_known=raw is not None)
-            for raw in self._reader._store.get_many(heads, packed)
-        ]
-        spans, all_events = self._reader._spans[number]
+        entities = [Entity(reader, raw, now_us) for raw in store.get_many(heads, packed)]
         wanted = [
             (entity, tile, tile_key(key, tile))
             for key, entity in zip(packed, entities, strict=True)
-            for tile in entity.wants(spans, all_events=all_events)
+            for tile in entity.wants()
         ]
-        blobs = self._reader._store.get_many(tiles, [place for _, _, place in wanted])
-        for (entity, tile, _), blob in zip(wanted, blobs, strict=True):
-            entity.give(tile, unpack_events(blob) if blob else [[]])
+        if wanted:
+            blobs = store.get_many(tiles, [place for _, _, place in wanted])
+            for (entity, tile, _), blob in zip(wanted, blobs, strict=True):
+                entity.give(tile, unpack_events(blob) if blob else [[]])
         return dict(zip(keys, entities, strict=True))
-
-
-def _spans(layout: Layout, number: int) -> tuple[tuple[Span, ...], bool]:
-    """An index's windows, and whether an aggregation needs all events in them."""
-    readings = [r for r in layout.readings.values() if r.index == number]
-    spans = dict.fromkeys(reading.span for reading in readings)
-    if layout.indexes[number].columns:
-        spans[VISIBLE if layout.indexes[number].time else Span(None, None)] = None
-    return tuple(spans), any(not reading.slots for reading in readings)
 
 
 def _utc(now: datetime | None) -> datetime:

@@ -22,7 +22,7 @@ from sunloom.features.streaming.kafka import (
 )
 from sunloom.features.streaming.layout import Layout
 from sunloom.features.streaming.log import EventLog
-from sunloom.features.streaming.partition import ClassStream, Message, PartitionStream, Policy
+from sunloom.features.streaming.partition import ClassStream, PartitionStream, Policy
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, TopicPartition
@@ -31,6 +31,8 @@ _log = get_logger("features.streaming")
 _REPORT_S = 1.0
 _US = 1_000_000
 Partition = tuple[str, int]
+Batch = tuple[list[int], list[bytes | None]]
+"""Offsets and values."""
 
 
 @dataclass(frozen=True)
@@ -127,21 +129,22 @@ class StreamConsumer:
         found = consumer.consume(self._source.batch_size, timeout_s)
         if self._failed is not None:
             raise self._failed
-        for partition, messages in self._sorted(found).items():
+        for partition, batch in self._sorted(found).items():
             stream = self._partitions.get(partition)
             # A rebalance within the call may have taken the partition away.
             if stream is not None:
-                self._process(consumer, partition, stream, messages)
+                self._process(consumer, partition, stream, batch)
 
-    def _sorted(self, found: list[Any]) -> Mapping[Partition, list[Message]]:
+    def _sorted(self, found: list[Any]) -> Mapping[Partition, Batch]:
         from confluent_kafka import KafkaError
 
-        batches: defaultdict[Partition, list[Message]] = defaultdict(list)
+        batches: defaultdict[Partition, Batch] = defaultdict(lambda: ([], []))
         for message in found:
             error = message.error()
             if error is None:
-                partition = (message.topic(), message.partition())
-                batches[partition].append(Message(message.offset(), message.value()))
+                offsets, values = batches[message.topic(), message.partition()]
+                offsets.append(message.offset())
+                values.append(message.value())
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._at_end.add((message.topic(), message.partition()))
             elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
@@ -160,11 +163,11 @@ class StreamConsumer:
         consumer: Consumer,
         partition: Partition,
         stream: PartitionStream,
-        messages: list[Message],
+        batch: Batch,
     ) -> None:
         before = stream.progress
         try:
-            stream.process(messages)
+            stream.process(*batch)
         except ConflictError as conflict:
             _log.warning("%s: %s", stream.source, conflict.message)
             self._seek(consumer, partition, stream)
@@ -174,7 +177,6 @@ class StreamConsumer:
             for name in ("events", "late", "dropped", "quarantined"):
                 self._totals[name] += getattr(after, name) - getattr(before, name)
         self._totals["batches"] += 1
-        self._at_end.discard(partition) if not messages else None
         self._commit(consumer, partition, stream)
 
     def _commit(self, consumer: Consumer, partition: Partition, stream: PartitionStream) -> None:

@@ -7,15 +7,15 @@ slice of each.
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from sunloom.features.store.keyvalue import MAX_KEY_BYTES
-from sunloom.features.streaming.layout import Index, Slot
-from sunloom.features.streaming.slots import SlotKind, slot_kind
+from sunloom.features.streaming.layout import Index
+from sunloom.features.streaming.slots import slot_kind
 
 _SIGN = 1 << 63
 _TILE_BYTES = 8
@@ -77,26 +77,9 @@ class Head:
         columns = (self.tiles, self.starts, self.ends, self.counts, self.states)
         return _encoder.encode((self.floor_us, self.life, *columns))
 
-    def between(self, start_us: int | None, end_us: int | None, tile_us: int) -> tuple[int, int]:
-        """Places of the tiles that the range touches, by the tiles' own numbers."""
-        low = 0 if start_us is None else bisect_left(self.tiles, start_us // tile_us)
-        high = (
-            len(self.tiles) if end_us is None else bisect_right(self.tiles, (end_us - 1) // tile_us)
-        )
-        return low, max(low, high)
 
-
-class Tile:
-    """What a batch adds to one tile of one key: as a head keeps it."""
-
-    __slots__ = ("count", "end", "number", "start", "states")
-
-    def __init__(self, number: int, start: int, end: int, count: int, states: list[Any]) -> None:
-        self.number = number
-        self.start = start
-        self.end = end
-        self.count = count
-        self.states = states
+Addition = tuple[int, int, int, int, Sequence[Any]]
+"""What a batch adds to a tile: its number, first and last time, number of events, states."""
 
 
 class HeadMerger:
@@ -108,55 +91,58 @@ class HeadMerger:
 
     def __init__(self, index: Index) -> None:
         self.index = index
-        self.kinds = [_kind(slot) for slot in index.slots]
+        self._merges = [slot_kind(slot).merge for slot in index.slots]
 
-    def add(self, head: Head, tile: Tile) -> bool:
-        """Merge a tile's addition; False where its events need not be kept."""
-        if (tile.number + 1) * self.index.tile_us <= head.floor_us:
-            self._into_life(head, tile)
+    def add(self, head: Head, addition: Addition) -> bool:
+        """Merge what comes to a tile; False where its events need not be kept."""
+        number, start, end, count, states = addition
+        if (number + 1) * self.index.tile_us <= head.floor_us:
+            self._into_life(head, count, states)
             return False
-        place = bisect_left(head.tiles, tile.number)
-        if place < len(head.tiles) and head.tiles[place] == tile.number:
-            head.starts[place] = min(head.starts[place], tile.start)
-            head.ends[place] = max(head.ends[place], tile.end)
-            head.counts[place] += tile.count
-            for kind, column, state in zip(self.kinds, head.states, tile.states, strict=True):
-                column[place] = kind.fold((column[place], state))
+        tiles = head.tiles
+        # Nearly always the latest tile, or the one after it.
+        place = len(tiles) - 1 if tiles and tiles[-1] == number else bisect_left(tiles, number)
+        if place < len(tiles) and tiles[place] == number:
+            head.starts[place] = min(head.starts[place], start)
+            head.ends[place] = max(head.ends[place], end)
+            head.counts[place] += count
+            for merge, column, state in zip(self._merges, head.states, states, strict=True):
+                column[place] = merge(column[place], state)
             return True
-        head.tiles.insert(place, tile.number)
-        head.starts.insert(place, tile.start)
-        head.ends.insert(place, tile.end)
-        head.counts.insert(place, tile.count)
-        for kind, column, state in zip(self.kinds, head.states, tile.states, strict=True):
-            column.insert(place, kind.fold((state,)))
+        tiles.insert(place, number)
+        head.starts.insert(place, start)
+        head.ends.insert(place, end)
+        head.counts.insert(place, count)
+        for column, state in zip(head.states, states, strict=True):
+            column.insert(place, state)
         return True
 
     def raise_floor(self, head: Head, moment_us: int) -> list[int]:
         """Let tiles that end by the moment go into ``life``; their numbers."""
-        floor = moment_us // self.index.tile_us * self.index.tile_us
+        width = self.index.tile_us
+        floor = moment_us // width * width
         if floor <= head.floor_us:
             return []
-        gone = bisect_left(head.tiles, floor // self.index.tile_us)
+        head.floor_us = floor
+        gone = bisect_left(head.tiles, floor // width)
+        if not gone:
+            return []
         for place in range(gone):
-            states = [column[place] for column in head.states]
-            self._into_life(head, Tile(0, 0, 0, head.counts[place], states))
+            self._into_life(head, head.counts[place], [column[place] for column in head.states])
         numbers = head.tiles[:gone]
         for column in (head.tiles, head.starts, head.ends, head.counts, *head.states):
             del column[:gone]
-        head.floor_us = floor
         return numbers
 
-    def _into_life(self, head: Head, tile: Tile) -> None:
+    def _into_life(self, head: Head, count: int, states: Sequence[Any]) -> None:
         held = head.life
         if held is None:
-            states = [kind.fold((s,)) for kind, s in zip(self.kinds, tile.states, strict=True)]
-            head.life = [tile.count, *states]
+            head.life = [count, *states]
             return
-        folded = [
-            kind.fold((old, new))
-            for kind, old, new in zip(self.kinds, held[1:], tile.states, strict=True)
+        merged = [
+            merge(old, new) for merge, old, new in zip(self._merges, held[1:], states, strict=True)
         ]
-        head.life = [held[0] + tile.count, *folded]
+        head.life = [held[0] + count, *merged]
 
 
 def pack_events(columns: Sequence[Sequence[Any]]) -> bytes:
@@ -168,7 +154,3 @@ def unpack_events(raw: bytes) -> list[list[Any]]:
     """Times and measures of a tile's events, in order of arrival."""
     events: list[list[Any]] = _decoder.decode(raw)
     return events
-
-
-def _kind(slot: Slot) -> SlotKind:
-    return slot_kind(slot)

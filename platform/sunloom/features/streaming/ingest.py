@@ -14,16 +14,16 @@ from sunloom.features.plan import Expr
 from sunloom.features.store import OnlineStore
 from sunloom.features.store.keyvalue import Write
 from sunloom.features.streaming.heads import (
+    Addition,
     Head,
     HeadMerger,
-    Tile,
     key_bytes,
     pack_events,
     tile_key,
     unpack_events,
 )
 from sunloom.features.streaming.layout import HEADS, TILES, Index, Layout
-from sunloom.features.streaming.slots import TIME, slot_kind
+from sunloom.features.streaming.slots import TIME, distinct, slot_kind
 
 _MOST_TRIES = 50
 
@@ -98,26 +98,31 @@ class Ingest:
                 )
 
     def _merge(self, groups: Groups, latest_us: int | None, changes: Changes) -> None:
-        index, merger = groups.index, self._mergers[groups.index.number]
         heads, tiles = self._spaces
-        keys = list(dict.fromkeys(groups.keys))
-        held = dict(zip(keys, self._store.get_many(heads, keys), strict=True))
-        opened = {key: Head(raw, len(index.slots)) for key, raw in held.items()}
-        places = [tile_key(k, t) for k, t in zip(groups.keys, groups.tiles, strict=True)]
+        held = self._store.get_many(heads, groups.keys)
+        places = groups.places()
         blobs = self._store.get_many(tiles, places)
-        for number, (key, tile) in enumerate(groups.additions()):
-            if merger.add(opened[key], tile):
-                events = groups.events(number)
-                if (blob := blobs[number]) is not None:
-                    events = [a + b for a, b in zip(unpack_events(blob), events, strict=True)]
-                changes.writes.append((tiles, places[number], pack_events(events)))
-        for key, head in opened.items():
-            if latest_us is not None and not index.keeps_events and index.time is not None:
-                past = latest_us - self._lateness_us - index.horizon_us
-                for gone in merger.raise_floor(head, past):
-                    changes.writes.append((tiles, tile_key(key, gone), None))
-            changes.writes.append((heads, key, head.packed()))
-            changes.expected.append((heads, key, held[key]))
+        floor = self._floor(groups.index, latest_us)
+        writes = changes.writes
+        # One key at a time: thousands of heads held at once would busy the garbage collector.
+        for key, raw, (low, high) in zip(groups.keys, held, groups.runs, strict=True):
+            head = Head(raw, len(groups.index.slots))
+            merger = self._mergers[groups.index.number]
+            for number in range(low, high):
+                if merger.add(head, groups.addition(number)):
+                    events = groups.packed(number, blobs[number])
+                    writes.append((tiles, places[number], events))
+            if floor is not None:
+                gone = merger.raise_floor(head, floor)
+                writes += [(tiles, tile_key(key, number), None) for number in gone]
+            writes.append((heads, key, head.packed()))
+            changes.expected.append((heads, key, raw))
+
+    def _floor(self, index: Index, latest_us: int | None) -> int | None:
+        """The moment before which no window can have an edge; None where events must stay."""
+        if latest_us is None or index.keeps_events or index.time is None:
+            return None
+        return latest_us - self._lateness_us - index.horizon_us
 
 
 def spaces(layout: Layout) -> tuple[str, str]:
@@ -125,58 +130,75 @@ def spaces(layout: Layout) -> tuple[str, str]:
     return f"{HEADS}/{layout.fingerprint}", f"{TILES}/{layout.fingerprint}"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Groups:
     """A batch's events by key and tile.
 
     Attributes:
         index: Where they belong.
-        keys: Each group's stored key.
+        keys: Each stored key once.
+        runs: Where each key's groups begin and end.
         tiles: Each group's tile.
         starts: Where each group's events begin in ``columns``, and the end of the last.
         columns: Times and measures of all events.
-        states: One list a slot, one value a group.
+        states: Each group's partial results.
     """
 
     index: Index
     keys: list[bytes]
+    runs: list[tuple[int, int]]
     tiles: list[int]
     starts: list[int]
     columns: list[list[Any]]
-    states: list[list[Any]]
+    states: list[tuple[Any, ...]]
 
-    def additions(self) -> Iterator[tuple[bytes, Tile]]:
-        """Each group's key and what it adds to its head."""
-        times = self.columns[0]
-        for number, (key, tile) in enumerate(zip(self.keys, self.tiles, strict=True)):
-            low, high = self.starts[number], self.starts[number + 1]
-            states = [column[number] for column in self.states]
-            yield key, Tile(tile, times[low], times[high - 1], high - low, states)
+    def places(self) -> list[bytes]:
+        """Each group's stored tile."""
+        return [
+            tile_key(key, tile)
+            for key, (low, high) in zip(self.keys, self.runs, strict=True)
+            for tile in self.tiles[low:high]
+        ]
 
-    def events(self, number: int) -> list[list[Any]]:
-        """Times and measures of one group."""
+    def addition(self, number: int) -> Addition:
+        """What one group adds to its key's head."""
         low, high = self.starts[number], self.starts[number + 1]
-        return [column[low:high] for column in self.columns]
+        times = self.columns[0]
+        return self.tiles[number], times[low], times[high - 1], high - low, self.states[number]
+
+    def packed(self, number: int, blob: bytes | None) -> bytes:
+        """One group's events after those that the tile holds already."""
+        low, high = self.starts[number], self.starts[number + 1]
+        events = [column[low:high] for column in self.columns]
+        if blob is not None:
+            events = [a + b for a, b in zip(unpack_events(blob), events, strict=True)]
+        return pack_events(events)
 
 
 def _grouped(index: Index, rows: Rows) -> Groups:
     frame = _events(index, rows)
     names = [f"k{place}" for place in range(len(index.keys))]
     runs = frame.group_by("group", maintain_order=True).agg(
-        *(pl.col(name).first() for name in (*names, "tile")),
+        *(pl.col(name).first() for name in (*names, "tile", "key")),
         pl.len().alias("size"),
         *_slot_columns(index),
     )
+    by_key = runs.group_by("key", maintain_order=True).agg(
+        *(pl.col(name).first() for name in names), pl.len().alias("groups")
+    )
+    ends = by_key["groups"].cast(pl.Int64).cum_sum().to_list()
     sizes = runs["size"].cast(pl.Int64).cum_sum().to_list()
     columns = [f"m{place}" for place in range(len(index.measures))]
-    keys = zip(*(runs[name].to_list() for name in names), strict=True)
+    keys = zip(*(by_key[name].to_list() for name in names), strict=True)
+    slots = [_states(index, runs, place) for place in range(len(index.slots))]
     return Groups(
         index=index,
         keys=[key_bytes(index, key) for key in keys],
+        runs=list(zip([0, *ends], ends, strict=False)),
         tiles=runs["tile"].to_list(),
         starts=[0, *sizes],
         columns=[frame[name].to_list() for name in (TIME, *columns)],
-        states=[_states(index, runs, place) for place in range(len(index.slots))],
+        states=list(zip(*slots, strict=True)) if slots else [()] * runs.height,
     )
 
 
@@ -195,7 +217,10 @@ def _events(index: Index, rows: Rows) -> pl.DataFrame:
     frame = pl.DataFrame({**keys, TIME: time, **measures}).drop_nulls([*keys, TIME])
     frame = frame.sort([*keys, TIME], maintain_order=True)
     tile = (pl.col(TIME) // index.tile_us).alias("tile")
-    return frame.with_columns(tile).with_columns(pl.struct(*keys, "tile").rle_id().alias("group"))
+    key = pl.struct(*keys).rle_id().alias("key")
+    return frame.with_columns(tile, key).with_columns(
+        pl.struct("key", "tile").rle_id().alias("group")
+    )
 
 
 def _measured(rows: Rows, value: Expr, where: tuple[Expr, ...]) -> pl.Series:
@@ -228,6 +253,8 @@ def _states(index: Index, runs: pl.DataFrame, place: int) -> list[Any]:
     columns = [runs[name].to_list() for name in runs.columns if name.startswith(prefix)]
     if index.slots[place].kind == "row":
         return [[time, values] for time, *values in zip(*columns, strict=True)]
+    if index.slots[place].kind == "distinct":
+        return [distinct(values) for values in columns[0]]
     if len(columns) == 1:
         return columns[0]
     return [

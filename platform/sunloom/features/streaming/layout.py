@@ -87,10 +87,17 @@ class Span:
 
 @dataclass(frozen=True)
 class Reading:
-    """How one aggregation is answered: from slots, or from events where it has none."""
+    """How one aggregation is answered: from slots, or from events where it has none.
+
+    Attributes:
+        index: The index's number.
+        span: The window's place among the index's spans.
+        slots: Places of its partial results.
+        measures: Places of what it reads of events.
+    """
 
     index: int
-    span: Span
+    span: int
     slots: tuple[int, ...]
     measures: tuple[int, ...]
 
@@ -110,7 +117,9 @@ class Index:
         row_measures: Their places among the measures.
         tile_us: Width of a tile.
         horizon_us: How far before ``now`` an edge of a window may lie.
-        keeps_events: Whether an aggregation without partial results needs every event ever.
+        spans: Every window that is read.
+        reads_events: Whether an aggregation without partial results reads the events themselves.
+        keeps_events: Whether one needs every event ever.
     """
 
     number: int
@@ -123,6 +132,8 @@ class Index:
     row_measures: tuple[int, ...]
     tile_us: int
     horizon_us: int
+    spans: tuple[Span, ...]
+    reads_events: bool
     keeps_events: bool
 
 
@@ -185,7 +196,8 @@ class _Draft:
     measures: dict[Measure, int] = field(default_factory=dict)
     slots: dict[Slot, int] = field(default_factory=dict)
     columns: dict[str, int] = field(default_factory=dict)
-    spans: list[Span] = field(default_factory=list)
+    spans: dict[Span, int] = field(default_factory=dict)
+    reads_events: bool = False
     keeps_events: bool = False
 
     def measure(self, value: Expr, where: tuple[Expr, ...]) -> int:
@@ -200,12 +212,16 @@ class _Draft:
     def slot(self, kind: str, measure: int, dtype: DType) -> int:
         return self.slots.setdefault(Slot(kind, measure, dtype), len(self.slots))
 
+    def span(self, span: Span) -> int:
+        return self.spans.setdefault(span, len(self.spans))
+
     def add(self, node: Aggregate) -> Reading:
-        span = Span.of(node.window)
-        self.spans.append(span)
+        window = Span.of(node.window)
+        span = self.span(window)
         kinds = _SLOTS.get(node.kind)
         if kinds is None:
-            self.keeps_events = self.keeps_events or span.start_ago_us is None
+            self.reads_events = True
+            self.keeps_events = self.keeps_events or window.start_ago_us is None
             return Reading(self.number, span, (), self._event_measures(node))
         value = node.value
         if value is None:
@@ -229,6 +245,7 @@ class _Draft:
             dtype = self.item.feature(name).dtype
             self.columns.setdefault(name, self.measure(Column(name=name, dtype=dtype), ()))
         self.slot("row", -1, "null")
+        self.span(visible(self.time))
 
     def finished(self, tile_s: int | None) -> Index:
         windows = [span.start_ago_us for span in self.spans if span.start_ago_us is not None]
@@ -245,6 +262,8 @@ class _Draft:
             row_measures=tuple(self.columns.values()),
             tile_us=width,
             horizon_us=max(edges, default=0),
+            spans=tuple(self.spans),
+            reads_events=self.reads_events,
             keeps_events=self.keeps_events,
         )
 
@@ -300,6 +319,11 @@ class _Drafts:
         if join.target_keys != (target.key,):
             self._keep_row(target, join.target_keys, (target.key,))
         self.visit(join.target, (node.feature,))
+
+
+def visible(time: str | None) -> Span:
+    """What is visible at the moment: times up to it, or everything where there is no time."""
+    return Span(None, -1 if time else None)
 
 
 def _tile_us(longest_us: int) -> int:

@@ -57,7 +57,6 @@ class MessageReader:
             rename={f"f{place}": name for place, name in enumerate(names)},
         )
         self._decoder = msgspec.json.Decoder(self._shape)
-        self._get = [f"f{place}" for place in range(len(names))]
 
     def decode(self, messages: Sequence[bytes | None]) -> Decoded:
         """Read the messages."""
@@ -89,12 +88,10 @@ class MessageReader:
         return events, places, odd
 
     def _typed_frame(self, events: Sequence[Any], places: Sequence[int]) -> pl.DataFrame:
+        values = zip(*map(msgspec.structs.astuple, events), strict=True)
         columns = {
-            name: pl.Series(
-                [getattr(event, attribute) for event in events],
-                dtype=_frame_type(self._item.feature(name).dtype),
-            )
-            for name, attribute in zip(self._names, self._get, strict=True)
+            name: pl.Series(column, dtype=_frame_type(self._item.feature(name).dtype))
+            for name, column in zip(self._names, values, strict=bool(events))
         }
         return pl.DataFrame({**columns, _PLACE: pl.Series(places, dtype=pl.Int64)})
 

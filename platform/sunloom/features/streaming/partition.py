@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,14 +21,6 @@ from sunloom.features.streaming.progress import Place, Progress
 
 _LEAST_SEEN = 1_000
 _US = 1_000_000
-
-
-@dataclass(frozen=True)
-class Message:
-    """One message of a partition."""
-
-    offset: int
-    value: bytes | None
 
 
 @dataclass(frozen=True)
@@ -110,11 +103,12 @@ class PartitionStream:
         self.progress, self._raw = self._place.read(self._stream.store)
         return self.progress.next_offset
 
-    def process(self, messages: Sequence[Message]) -> Progress:
+    def process(self, offsets: Sequence[int], values: Sequence[bytes | None]) -> Progress:
         """Store one batch in one transaction.
 
         Args:
-            messages: Consecutive messages; those before the stored place are passed over.
+            offsets: Of consecutive messages; those before the stored place are passed over.
+            values: What they hold.
 
         Returns:
             The progress after it.
@@ -124,28 +118,19 @@ class PartitionStream:
             DataQualityError: Too many messages could not be used; the batch is stored.
         """
         after = self.progress.next_offset
-        fresh = [m for m in messages if after is None or m.offset >= after]
-        if not fresh:
+        known = 0 if after is None else bisect_left(offsets, after)
+        offsets, values = offsets[known:], values[known:]
+        if not offsets:
             return self.progress
-        stream = self._stream
-        decoded = stream.messages.decode([message.value for message in fresh])
-        offsets = pl.Series([message.offset for message in fresh])
-        events = decoded.rows.with_columns(offsets.gather(decoded.places).alias(OFFSET))
-        events, ahead = self._without_future(events)
-        refused = [
-            Refused(self.source, fresh[place].offset, reason, fresh[place].value)
-            for place, reason in decoded.bad
-        ]
-        by_offset = {message.offset: message.value for message in fresh} if ahead else {}
-        refused += [Refused(self.source, at, why, by_offset[at]) for at, why in ahead]
+        events, refused = self._usable(offsets, values)
         kept, late, latest_us = self._in_time(events)
         if refused:
-            stream.refuse(sorted(refused, key=lambda one: one.offset))
-        if stream.log is not None:
-            first = fresh[0].offset if after is None else after
-            stream.log.write(stream.namespace, self.source, first, kept)
+            self._stream.refuse(refused)
+        if self._stream.log is not None:
+            first = offsets[0] if after is None else after
+            self._stream.log.write(self._stream.namespace, self.source, first, kept)
         progress = self.progress.moved(
-            fresh[-1].offset + 1,
+            offsets[-1] + 1,
             latest_us,
             events=kept.height,
             late=late,
@@ -153,8 +138,29 @@ class PartitionStream:
             quarantined=len(refused),
         )
         self._store(kept.drop(OFFSET), progress)
-        self._count(len(fresh), len(refused))
+        self._count(len(offsets), len(refused))
         return progress
+
+    def _usable(
+        self, offsets: Sequence[int], values: Sequence[bytes | None]
+    ) -> tuple[pl.DataFrame, list[Refused]]:
+        """Rows with their offsets, and the messages that are none."""
+        decoded = self._stream.messages.decode(values)
+        at = pl.Series(OFFSET, offsets, dtype=pl.Int64).gather(decoded.places)
+        events = decoded.rows.with_columns(at)
+        bad = list(decoded.bad)
+        if self._stream.time is not None and events.height:
+            limit = time.time_ns() // 1_000 + self._stream.policy.ahead_us
+            ahead = events[self._stream.time].cast(pl.Int64) > limit
+            if ahead.any():
+                reason = f"{self._stream.time} lies in the future"
+                bad += [(place, reason) for place in decoded.places.filter(ahead)]
+                events = events.filter(~ahead)
+        refused = [
+            Refused(self.source, offsets[place], reason, values[place])
+            for place, reason in sorted(bad)
+        ]
+        return events, refused
 
     def _store(self, events: pl.DataFrame, progress: Progress) -> None:
         packed = progress.packed()
@@ -163,17 +169,6 @@ class PartitionStream:
             self._stream.namespace, events, progress.latest_us, [(write, self._raw)]
         )
         self.progress, self._raw = progress, packed
-
-    def _without_future(self, events: pl.DataFrame) -> tuple[pl.DataFrame, list[tuple[int, str]]]:
-        if self._stream.time is None:
-            return events, []
-        limit = time.time_ns() // 1_000 + self._stream.policy.ahead_us
-        ahead = events[self._stream.time].cast(pl.Int64) > limit
-        if not ahead.any():
-            return events, []
-        reason = f"{self._stream.time} lies in the future"
-        found = [(offset, reason) for offset in events.filter(ahead)[OFFSET]]
-        return events.filter(~ahead), found
 
     def _in_time(self, events: pl.DataFrame) -> tuple[pl.DataFrame, int, int | None]:
         """Events to merge, how many were late, and the latest time now.

@@ -7,6 +7,7 @@ and durations are whole microseconds.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -31,11 +32,13 @@ class SlotKind:
             are several, stand in one list.
         events: Of events as plain values.
         fold: Of partial results, in the order in which their events came.
+        merge: Of two of them.
     """
 
     frame: Callable[[str], tuple[pl.Expr, ...]]
     events: Callable[[Timed], Any]
     fold: Callable[[Sequence[Any]], Any]
+    merge: Callable[[Any, Any], Any]
 
 
 def slot_kind(slot: Slot) -> SlotKind:
@@ -109,13 +112,19 @@ def _moments(events: Timed) -> Any:
     return [len(values), mean, _float_sum([(value - mean) * (value - mean) for value in values])]
 
 
-def _distinct(values: Iterable[Any]) -> list[Any]:
+def distinct(values: Iterable[Any]) -> list[Any]:
+    """Each value once."""
     # NaN equals itself here; None stands for it, as nulls are not counted.
     return list({None if value != value else value for value in values})
 
 
-def _folding(pair: Callable[[Any, Any], Any]) -> Callable[[Sequence[Any]], Any]:
-    return lambda parts: reduce(pair, parts, None)
+def _chain(
+    frame: Callable[[str], tuple[pl.Expr, ...]],
+    events: Callable[[Timed], Any],
+    merge: Callable[[Any, Any], Any],
+) -> SlotKind:
+    """A kind that is folded pair by pair from None."""
+    return SlotKind(frame, events, lambda parts: reduce(merge, parts, None), merge)
 
 
 def _end(column: str, first: bool) -> tuple[pl.Expr, ...]:
@@ -132,42 +141,39 @@ def _moment_frame(column: str) -> tuple[pl.Expr, ...]:
     return count.cast(pl.Int64), mean, squares
 
 
-def _max(frame: Callable[[pl.Expr], pl.Expr]) -> SlotKind:
-    return SlotKind(
-        lambda c: (frame(pl.col(c)),),
-        lambda e: reduce(_larger, _values(e), None),
-        _folding(_larger),
-    )
+def _extreme(frame: Callable[[pl.Expr], pl.Expr], choose: Callable[[Any, Any], Any]) -> SlotKind:
+    return _chain(lambda c: (frame(pl.col(c)),), lambda e: reduce(choose, _values(e), None), choose)
 
 
 _INT_SUM = SlotKind(
-    lambda c: (pl.col(c).cast(pl.Int128).sum(),), lambda e: _int_sum(_values(e)), _int_sum
+    lambda c: (pl.col(c).cast(pl.Int128).sum(),),
+    lambda e: _int_sum(_values(e)),
+    _int_sum,
+    lambda a, b: _int_sum((a, b)),
 )
-_FLOAT_SUM = SlotKind(lambda c: (pl.col(c).sum(),), lambda e: _float_sum(_values(e)), _float_sum)
+_FLOAT_SUM = SlotKind(
+    lambda c: (pl.col(c).sum(),), lambda e: _float_sum(_values(e)), _float_sum, operator.add
+)
 # A NaN is the largest; Polars' own maximum passes over it.
-_FLOAT_MAX = _max(lambda column: column.nan_max())
+_FLOAT_MAX = _extreme(lambda column: column.nan_max(), _larger)
 _KINDS: Mapping[str, SlotKind] = {
-    "n": SlotKind(lambda c: (pl.col(c).count().cast(pl.Int64),), len, sum),
+    "n": SlotKind(lambda c: (pl.col(c).count().cast(pl.Int64),), len, sum, operator.add),
     "true": SlotKind(
-        lambda c: (pl.col(c).sum().cast(pl.Int64),), lambda e: sum(map(bool, _values(e))), sum
+        lambda c: (pl.col(c).sum().cast(pl.Int64),),
+        lambda e: sum(map(bool, _values(e))),
+        sum,
+        operator.add,
     ),
-    "min": SlotKind(
-        lambda c: (pl.col(c).min(),),
-        lambda e: reduce(_smaller, _values(e), None),
-        _folding(_smaller),
-    ),
-    "max": _max(lambda column: column.max()),
-    "moments": SlotKind(_moment_frame, _moments, _folding(_joined_moments)),
-    "first": SlotKind(
-        lambda c: _end(c, first=True), lambda e: list(e[0]) if e else None, _folding(_earlier)
-    ),
-    "last": SlotKind(
-        lambda c: _end(c, first=False), lambda e: list(e[-1]) if e else None, _folding(_later)
-    ),
-    "row": SlotKind(lambda _: (), lambda e: list(e[-1]) if e else None, _folding(_later)),
+    "min": _extreme(lambda column: column.min(), _smaller),
+    "max": _extreme(lambda column: column.max(), _larger),
+    "moments": _chain(_moment_frame, _moments, _joined_moments),
+    "first": _chain(lambda c: _end(c, first=True), lambda e: list(e[0]) if e else None, _earlier),
+    "last": _chain(lambda c: _end(c, first=False), lambda e: list(e[-1]) if e else None, _later),
+    "row": _chain(lambda _: (), lambda e: list(e[-1]) if e else None, _later),
     "distinct": SlotKind(
         lambda c: (pl.col(c).drop_nulls().unique(),),
-        lambda e: _distinct(_values(e)),
-        lambda parts: _distinct(value for part in parts for value in part),
+        lambda e: distinct(_values(e)),
+        lambda parts: distinct(value for part in parts for value in part),
+        lambda a, b: distinct((*a, *b)),
     ),
 }
