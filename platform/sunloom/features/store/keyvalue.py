@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sunloom.errors import UsageError
 
 Write = tuple[str, bytes, bytes | None]
@@ -14,6 +16,7 @@ MAX_SPACE_BYTES = 128
 MAX_KEY_BYTES = 376
 
 
+@lru_cache(maxsize=256)
 def check_space(space: str) -> bytes:
     """The space's name as bytes.
 
