@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-ScalarType = Literal["int64", "float64", "bool", "string", "datetime", "duration", "null"]
+ScalarType = Literal["int64", "float64", "bool", "string", "datetime", "duration", "bytes", "null"]
 
 
 class Node(BaseModel):

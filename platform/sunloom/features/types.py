@@ -35,6 +35,7 @@ POLARS: Mapping[DType, pl.DataType] = _PolarsTypes(
         "string": pl.String(),
         "datetime": pl.Datetime("us", "UTC"),
         "duration": pl.Duration("us"),
+        "bytes": pl.Binary(),
         "null": pl.Null(),
     }
 )
@@ -50,9 +51,10 @@ def unify(types: Sequence[DType]) -> DType | None:
         return next(iter(known))
     if known <= set(NUMBERS):
         return "float64"
-    items = [t.item for t in known if isinstance(t, ListType)]
-    item = unify(items) if len(items) == len(known) else None
-    return ListType(item=item) if item is not None else None
+    items = {t.item for t in known if isinstance(t, ListType)}
+    # An empty list fits any list.
+    filled = [t for t in known if t != ListType(item="null")]
+    return filled[0] if len(items) == len(known) and len(filled) == 1 else None
 
 
 def is_scalar(dtype: DType) -> bool:
@@ -80,6 +82,8 @@ def arrow_dtype(arrow: Any) -> DType | None:
         return "datetime"
     if pa.types.is_duration(arrow):
         return "duration"
+    if pa.types.is_binary(arrow) or pa.types.is_large_binary(arrow):
+        return "bytes"
     return _nested_dtype(arrow)
 
 

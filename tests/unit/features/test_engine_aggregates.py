@@ -126,7 +126,7 @@ def _brute(readings: list[dict[str, Any]], meter: str, now: datetime) -> dict[st
         "level_max": max(levels, key=_order, default=None),
         "level_min_in__86400__": min(of("level", day), key=_order, default=None),
         "level_std": _deviation(levels),
-        "units_var": statistics.variance(units) if len(units) > 1 else None,
+        "units_var": float(statistics.variance(units)) if len(units) > 1 else None,
         "first_label": next(iter(of("label")), None),
         "last_level_in__86400__": next(reversed(of("level", day)), None),
         "any_flag": any(of("flag")),

@@ -14,6 +14,7 @@ from sunloom.features.definitions.locations import refuse
 from sunloom.features.definitions.resolvers import Made, bind_resolvers, check_inside_aggregates
 from sunloom.features.definitions.scope import feature_dtype
 from sunloom.features.dtypes import DType
+from sunloom.features.functions.documents import json_as
 from sunloom.features.plan import (
     Aggregate,
     Catalogue,
@@ -27,6 +28,7 @@ from sunloom.features.plan import (
     own_columns,
     walk,
 )
+from sunloom.features.types import is_scalar, unify
 
 # Their result is a whole number, whatever its type.
 _WHOLE = frozenset({"round", "floor", "ceil", "sign"})
@@ -121,15 +123,22 @@ def _bind_expression(feature: Any, dtype: DType) -> Expr | None:
     if raw is None:
         return None
     expression = ExpressionBinder(feature).bind(raw)
+    expression = json_as(expression, dtype) or expression
     _check_window_use(feature, raw, expression)
     if _assignable(expression, dtype):
         return expression
     raise refuse(
         feature,
         f"the expression gives {expression.dtype}, the feature is {dtype}",
-        "Cast it: F.cast(…, pa." + {"bool": "bool_"}.get(str(dtype), str(dtype)) + "()).",
+        _cast_hint(dtype),
         raw,
     )
+
+
+def _cast_hint(dtype: DType) -> str:
+    if not is_scalar(dtype):
+        return "Change the annotation, or the expression."
+    return "Cast it: F.cast(…, pa." + {"bool": "bool_"}.get(str(dtype), str(dtype)) + "())."
 
 
 def _check_window_use(feature: Any, raw: Any, expression: Expr) -> None:
@@ -168,7 +177,13 @@ def _bind_default(feature: Any, dtype: DType) -> Const | None:
         raise refuse(feature, f"default {converter.primitive_default!r} has no plain form", "")
     if default.dtype == "int64" and dtype == "float64" and isinstance(default.value, int):
         return Const(value=float(default.value), dtype="float64")
-    return default
+    if unify([default.dtype, dtype]) == dtype:
+        return default.model_copy(update={"dtype": dtype})
+    raise refuse(
+        feature,
+        f"default {converter.primitive_default!r} is {default.dtype}, the feature is {dtype}",
+        "Give a default of the feature's type.",
+    )
 
 
 def _bind_validations(feature: Any) -> tuple[Validation, ...]:

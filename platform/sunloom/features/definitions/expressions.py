@@ -21,21 +21,24 @@ from chalk.features.underscore import (
 from sunloom.errors import DefinitionError, known_names_hint
 from sunloom.features.definitions.aggregate_binder import AggregateBinder, value_keys
 from sunloom.features.definitions.aggregates import AGGREGATIONS, ALIASES, WindowFilter
+from sunloom.features.definitions.function_binder import FunctionBinder
 from sunloom.features.definitions.scope import Scope, feature_dtype
-from sunloom.features.functions import CASTS, FUNCTIONS
+from sunloom.features.dtypes import DType, ListType, StructType
+from sunloom.features.functions import CASTS, can_cast
+from sunloom.features.functions.documents import json_as
+from sunloom.features.functions.structs import field_of
 from sunloom.features.plan import Call, Const, Expr, Lookup, Now
-from sunloom.features.types import EPOCH, arrow_dtype
+from sunloom.features.types import EPOCH, arrow_dtype, unify
 
 _MICROSECOND = timedelta(microseconds=1)
-_INSTEAD_OF = {
-    "//": "Write F.cast(F.floor(a / b), pa.int64()).",
-    "^": "Write F.power(a, b).",
-    "sort_order": "Compare one column.",
-}
 
 
 def constant(value: Any) -> Const | None:
-    """A literal, or None where the value has no plain form."""
+    """A literal, or None where the value has no plain form; a list of scalars is one."""
+    if isinstance(value, list | tuple):
+        return _constant_list(value)
+    if isinstance(value, set | frozenset):
+        return _constant_list(sorted(value, key=repr))
     if value is None:
         return Const(value=None, dtype="null")
     if isinstance(value, bool):
@@ -51,6 +54,20 @@ def constant(value: Any) -> Const | None:
     if isinstance(value, datetime) and value.tzinfo is not None:
         return Const(value=(value.astimezone(UTC) - EPOCH) // _MICROSECOND, dtype="datetime")
     return None
+
+
+def _constant_list(values: Sequence[Any]) -> Const | None:
+    items = [constant(value) for value in values]
+    known = [item for item in items if item is not None and not isinstance(item.value, tuple)]
+    item_type = unify([item.dtype for item in known] or ["null"])
+    if len(known) < len(items) or item_type is None or item_type in ("datetime", "duration"):
+        return None
+    plain = tuple(_widened(item, item_type) for item in known)
+    return Const(value=plain, dtype=ListType(item=item_type))
+
+
+def _widened(item: Const, dtype: DType) -> Any:
+    return float(item.value) if isinstance(item.value, int) and dtype == "float64" else item.value
 
 
 class ExpressionBinder:
@@ -123,11 +140,7 @@ class ExpressionBinder:
     def _bind_path(self, parent: Any, name: str, raw: Any) -> Expr:
         join = self.scope.feature_at(parent)
         if join is None or not join.is_has_one:
-            raise self._refuse(
-                f"`{raw}` does not lead through a has-one",
-                "Write `_.other.feature`, or aggregate a has-many: `_.many[_.x].sum()`.",
-                raw,
-            )
+            return self._bind_field(parent, name, raw)
         if self.scope.is_inside:
             raise self._refuse(
                 f"`{raw}` follows a join inside an aggregate",
@@ -137,6 +150,23 @@ class ExpressionBinder:
         target = self.scope.scalar(join.joined_class, name, raw)
         return Lookup(join=join.name, feature=target.name, dtype=feature_dtype(target))
 
+    def _bind_field(self, parent: Any, name: str, raw: Any) -> Expr:
+        many = self.scope.has_many(parent)
+        value = self.bind(parent) if many is None else None
+        found = field_of(value, name) if value is not None else None
+        if found is not None:
+            return found
+        if value is not None and isinstance(value.dtype, StructType):
+            known = [field.name for field in value.dtype.fields]
+            raise self._refuse(
+                f"`{raw}`: the struct has no field {name!r}", known_names_hint(name, known), raw
+            )
+        raise self._refuse(
+            f"`{raw}` does not lead through a has-one or a struct",
+            "Write `_.other.feature`, or aggregate a has-many: `_.many[_.x].sum()`.",
+            raw,
+        )
+
     def _bind_item(self, raw: UnderscoreItem) -> Expr:
         parent, keys = raw._chalk__parent, raw._chalk__key
         if (
@@ -144,6 +174,12 @@ class ExpressionBinder:
             and (windowed := self.scope.windowed(parent)) is not None
         ):
             return self._bind_window(windowed, keys, parent, raw)
+        if self.scope.has_many(parent) is None:
+            raise self._refuse(
+                f"`{raw}` takes an item of something that is no window and no has-many",
+                f"Write `F.element_at({parent}, 0)` for a list, `{parent}.x` for a struct.",
+                raw,
+            )
         raise self._refuse(
             f"`{raw}` is rows, not a value", f"Aggregate them: `{raw}.count()`.", raw
         )
@@ -181,37 +217,25 @@ class ExpressionBinder:
     def _bind_cast(self, raw: UnderscoreCast) -> Expr:
         value = self.bind(raw._chalk__value)
         target = arrow_dtype(raw._chalk__to_type)
-        if target is None or target not in CASTS[value.dtype]:
+        if target is not None and (typed := json_as(value, target)) is not None:
+            return typed
+        if target is None or not can_cast(value.dtype, target):
+            known = ", ".join(map(str, CASTS.get(value.dtype, ()))) or "nothing else"
             raise self._refuse(
                 f"a cast from {value.dtype} to {raw._chalk__to_type} is not supported",
-                "Cast between int64, float64 and bool, or int64 to string.",
+                f"{value.dtype} becomes: {known}.",
                 raw,
             )
         return Call(function="cast", args=(value,), dtype=target)
 
     def _bind_function(self, raw: UnderscoreFunction) -> Expr:
-        name = raw._chalk__function_name
         first = raw._chalk__args[0] if raw._chalk__args else None
         if (many := self.scope.has_many(first)) is not None:
             # `F.max_by(_.many[_.x], _.y)` is `_.many[_.x].max_by(_.y)`.
-            return self._bind_aggregate(name, many, first, raw, raw._chalk__args[1:])
-        if name not in FUNCTIONS or raw._chalk__kwargs:
-            shown = name if not raw._chalk__kwargs else f"{name} with {list(raw._chalk__kwargs)}"
-            raise self._refuse(
-                f"function {shown!r} is not supported",
-                _INSTEAD_OF.get(name) or known_names_hint(name, FUNCTIONS),
-                raw,
+            return self._bind_aggregate(
+                raw._chalk__function_name, many, first, raw, raw._chalk__args[1:]
             )
-        args = tuple(self.bind(arg) for arg in raw._chalk__args)
-        dtype = FUNCTIONS[name].result([arg.dtype for arg in args])
-        if dtype is None:
-            found = ", ".join(str(arg.dtype) for arg in args)
-            raise self._refuse(
-                f"function {name!r} takes {FUNCTIONS[name].accepts}, not ({found})",
-                "Cast the arguments with F.cast.",
-                raw,
-            )
-        return Call(function=name, args=args, dtype=dtype)
+        return FunctionBinder(self, raw).bind()
 
     def _bind_call(self, raw: UnderscoreCall) -> Expr:
         method = raw._chalk__parent

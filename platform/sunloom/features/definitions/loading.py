@@ -69,8 +69,17 @@ def _belongs(item: Any, module: ModuleType) -> bool:
 
 
 def _joined(item: Any) -> list[Any]:
-    joins = [f for f in item.features if f.is_has_many or f.is_has_one]
-    return [feature.joined_class for feature in joins]
+    try:
+        joins = [f for f in item.features if f.is_has_many or f.is_has_one]
+        return [feature.joined_class for feature in joins]
+    except Exception as error:
+        # chalkpy resolves annotations and joins only now.
+        file = getattr(item, "__chalk_filename__", item.__module__)
+        reason = str(error).strip() or type(error).__name__
+        raise DefinitionError(
+            f"{file}: class {item.__name__}: {reason}",
+            "Use int, float, bool, str, datetime, timedelta, or lists and dataclasses of them.",
+        ) from error
 
 
 def _import_module(name: str) -> ModuleType:

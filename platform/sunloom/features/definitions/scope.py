@@ -19,12 +19,18 @@ def feature_dtype(feature: Any) -> DType:
     Raises:
         DefinitionError: The type has no column form here.
     """
-    dtype = arrow_dtype(feature.converter.pyarrow_dtype)
+    try:
+        arrow = feature.converter.pyarrow_dtype
+    except (TypeError, ValueError) as error:
+        raise refuse(
+            feature, f"its type and its default do not fit: {error}", "Give a default of its type."
+        ) from error
+    dtype = arrow_dtype(arrow)
     if dtype is None:
         raise refuse(
             feature,
-            f"type {feature.converter.pyarrow_dtype} is not supported",
-            "Use int, float, bool, str, datetime or timedelta.",
+            f"type {arrow} is not supported",
+            "Use int, float, bool, str, datetime, timedelta, or lists and dataclasses of them.",
         )
     return dtype
 

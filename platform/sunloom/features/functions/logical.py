@@ -82,6 +82,13 @@ LOGICAL: Mapping[str, Function] = {
         lambda a, b: not _equal(a, b),
         sees_nulls=True,
     ),
+    "distinct_from": Function(
+        "two values of one type",
+        comparable,
+        lambda args, _: args[0].ne_missing(args[1]),
+        lambda a, b: not _equal(a, b),
+        sees_nulls=True,
+    ),
     "&": Function(
         "two booleans",
         takes(("bool",), 2, "bool"),

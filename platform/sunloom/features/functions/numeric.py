@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from sunloom.features.dtypes import DType
@@ -23,7 +24,10 @@ from sunloom.features.functions.signature import (
     takes,
 )
 from sunloom.features.plan import Call
-from sunloom.features.types import NUMBERS, POLARS
+from sunloom.features.types import NUMBERS, POLARS, unify
+
+_LEAST = -(2**63)
+_INT64_END = 2.0**63
 
 
 def _added(types: Types) -> DType | None:
@@ -52,20 +56,79 @@ def _floats(args: Frames) -> list[pl.Expr]:
 
 def _divided(a: float, b: float) -> float:
     if b == 0:
-        return math.nan if a == 0 or math.isnan(a) else math.copysign(math.inf, a)
+        if a == 0 or math.isnan(a):
+            return math.nan
+        return math.copysign(math.inf, a) * math.copysign(1.0, b)
     return float(a) / float(b)
 
 
 def _remainder(args: Frames, call: Call) -> pl.Expr:
     """The dividend's sign, as in C; nothing where a whole number is divided by zero."""
     a, b = (arg.cast(POLARS[call.dtype]) for arg in args)
-    return (a.sign() * (a.abs() % b.abs())).cast(POLARS[call.dtype])
+    if call.dtype == "int64":
+        return (a.sign() * (a.abs() % b.abs())).cast(pl.Int64)
+    # Polars subtracts a rounded multiple; only C's own function is exact.
+    pair = pl.struct(a.alias("a"), b.alias("b"))
+    found = pair.map_batches(_exact_remainders, return_dtype=pl.Float64)
+    return pl.when(a.is_not_null() & b.is_not_null()).then(found)
+
+
+def _exact_remainders(pairs: pl.Series) -> pl.Series:
+    a, b = (pairs.struct.field(name).fill_null(math.nan).to_numpy() for name in ("a", "b"))
+    with np.errstate(invalid="ignore"):
+        return pl.Series(np.fmod(a, b))
 
 
 def _remainder_of(a: float, b: float) -> float | None:
     if isinstance(a, int) and isinstance(b, int):
         return int(math.copysign(abs(a) % abs(b), a)) if b else None
-    return math.fmod(a, b) if b else math.nan
+    return math.fmod(a, b) if b and not math.isinf(a) else math.nan
+
+
+def _added_wraps(a: pl.Expr, b: pl.Expr, found: pl.Expr) -> pl.Expr:
+    return ((a >= 0) == (b >= 0)) & ((found >= 0) != (a >= 0))
+
+
+def _subtracted_wraps(a: pl.Expr, b: pl.Expr, found: pl.Expr) -> pl.Expr:
+    return ((a >= 0) != (b >= 0)) & ((found >= 0) != (a >= 0))
+
+
+def _multiplied_wraps(a: pl.Expr, b: pl.Expr, found: pl.Expr) -> pl.Expr:
+    about = a.cast(pl.Float64) * b.cast(pl.Float64)
+    # Near the end itself a float cannot tell; what wraps around there changes its sign.
+    turned = (about.abs() > _INT64_END / 2) & ((about > 0) != (found > 0))
+    return (about.abs() > 1.5 * _INT64_END) | turned
+
+
+def _whole_or_null(
+    function: Callable[[Any, Any], Any],
+    wraps: Callable[[pl.Expr, pl.Expr, pl.Expr], pl.Expr],
+) -> tuple[Callable[[Frames, Call], pl.Expr], Callable[[Any, Any], Any]]:
+    """Both lowerings; a whole number that does not fit in 64 bits is null."""
+
+    def frame(args: Frames, call: Call) -> pl.Expr:
+        found: pl.Expr = function(args[0], args[1])
+        if call.dtype != "int64":
+            return found
+        return pl.when(~wraps(args[0], args[1], found)).then(found)
+
+    def scalar(a: Any, b: Any) -> Any:
+        found = function(a, b)
+        fits = not isinstance(found, int) or -(2**63) <= found < 2**63
+        return found if fits else None
+
+    return frame, scalar
+
+
+def _size(args: Frames, call: Call) -> pl.Expr:
+    size = args[0].abs()
+    return pl.when(size >= 0).then(size) if call.dtype == "int64" else size
+
+
+def _opposite(args: Frames, call: Call) -> pl.Expr:
+    if call.dtype != "int64":
+        return -args[0]
+    return pl.when(args[0] != _LEAST).then(-args[0])
 
 
 def _pick(larger: bool, args: Frames, dtype: pl.DataType) -> pl.Expr:
@@ -111,50 +174,63 @@ def _extreme(larger: bool, *, skip_nulls: bool) -> Function:
     )
 
 
-def _math(frame: Callable[[pl.Expr], pl.Expr], scalar: Callable[[float], float]) -> Function:
-    def guarded(value: float) -> float:
-        try:
-            return scalar(float(value))
-        except ValueError:
-            return -math.inf if value == 0 else math.nan
-        except OverflowError:
-            return math.inf
-
-    return Function(
-        "a number",
-        takes(NUMBERS, 1, "float64"),
-        lambda args, _: frame(args[0].cast(pl.Float64)),
-        guarded,
-    )
-
-
-def _whole(function: Callable[[float], int]) -> Callable[[float], float]:
-    return lambda value: float(function(value)) if math.isfinite(value) else value
-
-
-def _half_up(value: float) -> float:
-    rounded = math.copysign(math.floor(abs(value) + 0.5), value)
-    return rounded if math.isfinite(value) else value
-
-
 def _sign(value: float) -> float:
     return value if value != value else type(value)((value > 0) - (value < 0))
 
+
+def _raised(a: float, b: float) -> float:
+    try:
+        return math.pow(a, b)
+    except ValueError:
+        # A zero to a negative power, or a negative number to a broken one.
+        return math.inf if a == 0 else math.nan
+    except OverflowError:
+        return -math.inf if a < 0 and b % 2 == 1 else math.inf
+
+
+def _clamped(types: Types) -> DType | None:
+    fits = len(types) == 3 and all(t in NUMBERS for t in types)
+    return unify(types) if fits else None
+
+
+def _clamp(args: Frames, call: Call) -> pl.Expr:
+    value, low, high = (arg.cast(POLARS[call.dtype]) for arg in args)
+    raised = pl.when(value < low).then(low).otherwise(value)
+    lowered = pl.when(raised > high).then(high).otherwise(raised)
+    known = value.is_not_null() & low.is_not_null() & high.is_not_null()
+    return pl.when(known & _is_nan(value, call)).then(value).when(known).then(lowered)
+
+
+def _is_nan(value: pl.Expr, call: Call) -> pl.Expr:
+    return value.is_nan() if call.dtype == "float64" else pl.lit(False)
+
+
+def _clamp_value(value: Any, low: Any, high: Any) -> Any:
+    if is_nan(value):
+        return value
+    raised = low if order_key(value) < order_key(low) else value
+    return high if order_key(raised) > order_key(high) else raised
+
+
+_POWER = Function(
+    "two numbers",
+    takes(NUMBERS, 2, "float64"),
+    lambda args, _: operator.pow(*_floats(args)),
+    _raised,
+)
 
 NUMERIC: Mapping[str, Function] = {
     "+": Function(
         "two numbers, two strings, or a datetime and a duration",
         _added,
-        lambda args, _: args[0] + args[1],
-        operator.add,
+        *_whole_or_null(operator.add, _added_wraps),
     ),
     "-": Function(
         "two numbers, datetimes or durations",
         _subtracted,
-        lambda args, _: args[0] - args[1],
-        operator.sub,
+        *_whole_or_null(operator.sub, _subtracted_wraps),
     ),
-    "*": Function("two numbers", promoted, lambda args, _: args[0] * args[1], operator.mul),
+    "*": Function("two numbers", promoted, *_whole_or_null(operator.mul, _multiplied_wraps)),
     "/": Function(
         "two numbers",
         takes(NUMBERS, 2, "float64"),
@@ -162,29 +238,14 @@ NUMERIC: Mapping[str, Function] = {
         _divided,
     ),
     "%": Function("two numbers", promoted, _remainder, _remainder_of),
-    "power": Function(
-        "two numbers",
-        takes(NUMBERS, 2, "float64"),
-        lambda args, _: operator.pow(*_floats(args)),
-        lambda a, b: float(a) ** float(b),
-    ),
-    "negate": Function("a number", same_number, lambda args, _: -args[0], operator.neg),
-    "abs": Function("a number", same_number, lambda args, _: args[0].abs(), abs),
+    "power": _POWER,
+    "**": _POWER,
+    "clamp": Function("three numbers", _clamped, _clamp, _clamp_value),
+    "negate": Function("a number", same_number, _opposite, lambda v: None if v == _LEAST else -v),
+    "abs": Function("a number", same_number, _size, lambda v: None if v == _LEAST else abs(v)),
     "sign": Function("a number", same_number, lambda args, _: args[0].sign(), _sign),
-    # Halves go away from zero.
-    "round": _math(lambda x: x.round(mode="half_away_from_zero"), _half_up),
-    "floor": _math(lambda x: x.floor(), _whole(math.floor)),
-    "ceil": _math(lambda x: x.ceil(), _whole(math.ceil)),
-    "sqrt": _math(lambda x: x.sqrt(), math.sqrt),
-    "exp": _math(lambda x: x.exp(), math.exp),
-    "ln": _math(lambda x: x.log(), math.log),
-    "log10": _math(lambda x: x.log10(), math.log10),
-    "sin": _math(lambda x: x.sin(), math.sin),
-    "cos": _math(lambda x: x.cos(), math.cos),
-    "asin": _math(lambda x: x.arcsin(), math.asin),
     "greatest": _extreme(True, skip_nulls=False),
     "least": _extreme(False, skip_nulls=False),
     "scalar_max": _extreme(True, skip_nulls=True),
     "scalar_min": _extreme(False, skip_nulls=True),
 }
-NUMERIC = {**NUMERIC, "**": NUMERIC["power"]}

@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 
 from sunloom.features.dtypes import DType
-from sunloom.features.plan import Call
-from sunloom.features.types import NUMBERS, unify
+from sunloom.features.plan import Call, Expr
+from sunloom.features.types import NUMBERS, POLARS, is_scalar, unify
 
 Types = Sequence[DType]
 Frames = Sequence[pl.Expr]
@@ -29,6 +29,7 @@ class Function:
         scalar: Lowering to a plain Python function of plain values.
         sees_nulls: Whether it decides about nulls itself; else a null argument makes the result
             null.
+        check: What to write instead where an argument's own value will not do, else None.
     """
 
     accepts: str
@@ -36,12 +37,33 @@ class Function:
     frame: Callable[[Frames, Call], pl.Expr]
     scalar: Callable[..., Any]
     sees_nulls: bool = False
+    check: Callable[[Sequence[Expr]], str | None] | None = None
 
     def evaluate(self, *args: Any) -> Any:
         """The function of plain values."""
         if not self.sees_nulls and any(arg is None for arg in args):
             return None
         return self.scalar(*args)
+
+
+def by_value(scalar: Callable[..., Any]) -> Callable[[Frames, Call], pl.Expr]:
+    """A frame lowering that calls the scalar one: for what has no Polars form."""
+
+    def frame(args: Frames, call: Call) -> pl.Expr:
+        dtype = POLARS[call.dtype]
+
+        def each(rows: pl.Series) -> pl.Series:
+            columns = [rows.struct.field(name).to_list() for name in rows.struct.fields]
+            values = [
+                None if any(arg is None for arg in row) else scalar(*row)
+                for row in zip(*columns, strict=True)
+            ]
+            return pl.Series(values, dtype=dtype)
+
+        named = [arg.alias(f"a{place}") for place, arg in enumerate(args)]
+        return pl.struct(named).map_batches(each, return_dtype=dtype)
+
+    return frame
 
 
 def takes(allowed: Sequence[DType], count: int, result: DType) -> Rule:
@@ -76,7 +98,8 @@ def common(types: Types) -> DType | None:
 
 def comparable(types: Types) -> DType | None:
     """Two values of one type give a boolean."""
-    return "bool" if len(types) == 2 and unify(types) is not None else None
+    ordered = all(is_scalar(t) for t in types) or "null" in types
+    return "bool" if len(types) == 2 and ordered and unify(types) is not None else None
 
 
 def is_nan(value: Any) -> bool:
