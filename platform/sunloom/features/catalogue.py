@@ -48,6 +48,17 @@ def plan_of(definitions: str, feature_set: str) -> Plan:
     return catalogue_of(definitions).plan(feature_set)
 
 
+def outline_of(definitions: str, feature_set: str) -> Plan:
+    """Names and types of one feature set, whatever computes it.
+
+    Raises:
+        NotFoundError: No class has that namespace; lists the known ones.
+    """
+    from sunloom.features.definitions.outline import load_outline
+
+    return load_outline(definitions, feature_set)
+
+
 def list_features(definitions: str) -> list[dict[str, Any]]:
     """One entry a feature: set, name, type, whether it may be null, and its expression as text."""
     return [

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
+
+from chalk.utils.duration import CHALK_MAX_TIMEDELTA
 
 from sunloom.errors import DefinitionError
 from sunloom.features.definitions.aggregates import has_window_mark
@@ -13,6 +14,7 @@ from sunloom.features.definitions.loading import defined_classes, import_definit
 from sunloom.features.definitions.locations import refuse
 from sunloom.features.definitions.resolvers import Made, bind_resolvers, check_inside_aggregates
 from sunloom.features.definitions.scope import feature_dtype
+from sunloom.features.definitions.staleness import bind_staleness
 from sunloom.features.dtypes import DType
 from sunloom.features.functions.documents import json_as
 from sunloom.features.plan import (
@@ -86,6 +88,7 @@ def _bind_feature(feature: Any, made: Made | None) -> FeaturePlan:
         kind="primary" if feature.primary else "time" if feature.is_feature_time else "scalar",
         expression=expression if made is None else made.expression,
         online=made.online if made is not None else None,
+        max_staleness_us=bind_staleness(feature, is_read=made is None and expression is None),
         default=_bind_default(feature, dtype),
         validations=_bind_validations(feature),
         window_s=feature.window_duration,
@@ -110,11 +113,11 @@ def _refuse_silences(feature: Any) -> None:
             "offline_expression would give training another value than serving",
             "Write one `expression`.",
         )
-    if isinstance(feature.raw_max_staleness, str | timedelta):
+    if feature.offline_ttl != CHALK_MAX_TIMEDELTA:
         raise refuse(
             feature,
-            f"max_staleness={feature.raw_max_staleness!r} is not enforced here",
-            "Leave it out: values are computed as of each row's moment.",
+            f"offline_ttl={feature.offline_ttl} would give training another value than serving",
+            "Write `max_staleness`, which holds in both.",
         )
 
 
@@ -189,16 +192,13 @@ def _bind_default(feature: Any, dtype: DType) -> Const | None:
 def _bind_validations(feature: Any) -> tuple[Validation, ...]:
     bound = []
     for check in feature.all_validations or ():
-        if check.contains is not None:
-            raise refuse(
-                feature, "validation `contains` is not supported", "Use min, max or lengths."
-            )
         bound.append(
             Validation(
                 min=check.min,
                 max=check.max,
                 min_length=check.min_length,
                 max_length=check.max_length,
+                contains=check.contains,
                 strict=bool(check.strict),
             )
         )

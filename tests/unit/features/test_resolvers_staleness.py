@@ -1,0 +1,153 @@
+"""A value older than its feature allows is null, or the default, as of every moment."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sunloom.errors import DefinitionError
+from sunloom.features.catalogue import catalogue_of, plan_of
+from sunloom.features.engine import Engine
+from sunloom.features.lowering import NOW
+from sunloom.features.plan import Plan
+
+US = timedelta(microseconds=1)
+HOUR = timedelta(hours=1)
+START = datetime(2026, 3, 28, 23, tzinfo=UTC)
+UTC_US = pl.Datetime("us", "UTC")
+
+SOURCE = """
+from datetime import timedelta
+from chalk import _, DataFrame, FeatureTime, Primary, feature, online
+from chalk.features import features
+
+@features(name="sl_age", max_staleness="3h")
+class Reading:
+    id: Primary[int]
+    at: FeatureTime
+    plain: float | None
+    always: float | None = feature(max_staleness="infinity")
+    exact: float | None = feature(max_staleness="0s")
+    hour: float | None = feature(max_staleness=timedelta(hours=1))
+    filled: float = feature(max_staleness="1h", default=-1.0)
+    limited: float | None = feature(max_staleness="1h", max=5.0, strict=True)
+    twice: float | None = _.hour * 2.0
+    asked: float | None = feature(max_staleness="1h")
+
+@online
+def ask(value: Reading.hour) -> Reading.asked:
+    return value + 1
+
+@features(name="sl_age_site")
+class Site:
+    id: Primary[int]
+    reading_id: Reading.id
+    reading: Reading
+    seen: float | None = _.reading.hour
+"""
+READ = ("plain", "always", "exact", "hour", "filled", "limited")
+
+
+@pytest.fixture(scope="module")
+def definitions(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("age") / "ages.py"
+    file.write_text(SOURCE)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def plan(definitions: str) -> Plan:
+    return Plan.model_validate_json(plan_of(definitions, "sl_age").model_dump_json())
+
+
+def _answer(plan: Plan, seen: list[tuple[datetime, float | None]], asked: list[datetime]):
+    readings = pl.DataFrame(
+        {"id": [1] * len(seen), "at": [at for at, _ in seen]},
+        schema={"id": pl.Int64, "at": UTC_US},
+    ).with_columns(pl.Series(name, [v for _, v in seen], pl.Float64) for name in READ)
+    sites = pl.DataFrame({"id": [1], "reading_id": [1]})
+    questions = pl.DataFrame({"id": [1] * len(asked), NOW: asked}, schema_overrides={NOW: UTC_US})
+    tables = {"sl_age": readings, "sl_age_site": sites}
+    return (
+        Engine(plan, {n: tables[n] for n in tables if n in {c.namespace for c in plan.classes}})
+        .answer(questions)
+        .to_dicts()
+    )
+
+
+def _brute(seen: list[tuple[datetime, float | None]], now: datetime) -> dict[str, float | None]:
+    visible = [pair for pair in seen if pair[0] <= now]
+    at, value = max(visible, key=lambda pair: pair[0]) if visible else (START, None)
+    within = {
+        name: value if now - at <= limit else None
+        for name, limit in (
+            ("plain", 3 * HOUR),
+            ("always", timedelta.max),
+            ("exact", timedelta(0)),
+            ("hour", HOUR),
+            ("filled", HOUR),
+        )
+    }
+    within["filled"] = -1.0 if within["filled"] is None else within["filled"]
+    hour = within["hour"]
+    return within | {
+        "limited": hour if hour is not None and hour <= 5 else None,
+        "twice": None if hour is None else hour * 2,
+        "asked": None if hour is None else hour + 1,
+    }
+
+
+_moments = st.builds(
+    lambda hours, us: START + hours * HOUR + us * US, st.integers(0, 6), st.integers(-1, 1)
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seen=st.lists(
+        st.tuples(_moments, st.sampled_from([None, 1.0, 9.0])), unique_by=lambda p: p[0], max_size=6
+    ),
+    asked=st.lists(_moments, min_size=1, max_size=6),
+)
+def test_every_age_is_judged_as_of_the_moment(
+    plan: Plan, seen: list[tuple[datetime, float | None]], asked: list[datetime]
+) -> None:
+    for now, found in zip(asked, _answer(plan, seen, asked), strict=True):
+        expected = _brute(seen, now)
+        assert {name: found[name] for name in expected} == expected
+
+
+def test_exactly_as_old_as_allowed_counts(plan: Plan) -> None:
+    at_edge, after = _answer(plan, [(START, 2.0)], [START + HOUR, START + HOUR + US])
+    assert (at_edge["hour"], at_edge["filled"]) == (2.0, 2.0)
+    assert (after["hour"], after["filled"], after["always"]) == (None, -1.0, 2.0)
+
+
+def test_through_a_has_one_too(definitions: str) -> None:
+    site = plan_of(definitions, "sl_age_site")
+    found = _answer(site, [(START, 2.0)], [START + HOUR, START + HOUR + US])
+    assert [row["seen"] for row in found] == [2.0, None]
+
+
+@pytest.mark.parametrize(
+    ("declared", "construct"),
+    [
+        ('feature(max_staleness="1d")', "needs to know when"),
+        ('feature(offline_ttl="1d")', "offline_ttl=1 day"),
+    ],
+)
+def test_what_cannot_be_told_is_refused(tmp_path: Path, declared: str, construct: str) -> None:
+    name = f"sl_stale_{declared[8:15]}".replace("(", "")
+    file = tmp_path / "stale.py"
+    file.write_text(
+        "from chalk import Primary, feature\nfrom chalk.features import features\n\n\n"
+        f'@features(name="{name}")\nclass R:\n    id: Primary[int]\n    a: float = {declared}\n'
+    )
+    with pytest.raises(DefinitionError, match=rf"stale\.py:8.*{construct}") as caught:
+        catalogue_of(str(file))
+    assert "FeatureTime" in caught.value.hint or "max_staleness" in caught.value.hint
