@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, model_validator
 
 from sunloom.config.base import Model
+from sunloom.config.chalk import ChalkConfig
 from sunloom.config.durations import Length
 from sunloom.config.settings import Settings
 from sunloom.config.stores import StoresConfig
@@ -69,8 +70,9 @@ class OnlineConfig(Model):
 class ExecutionConfig(Model):
     """How the work runs."""
 
-    engine: Literal["auto", "polars", "ray"] = "auto"
-    """Who computes: this process, the cluster, or this process if everything fits into memory."""
+    engine: Literal["auto", "polars", "ray", "chalk"] = "auto"
+    """Who computes: this process, the cluster, this process if everything fits into memory, or
+    the Chalk environment that ``chalk`` names."""
     partitions: int = Field(default=4, ge=1)
     """Partitions by key hash on the cluster at least; more where the sources are large."""
     compare_engines: bool = True
@@ -96,6 +98,14 @@ class FeaturesRecipe(Settings):
     """Engines and thresholds."""
     validation: ValidationConfig | None = None
     """What rows must be like; a batch that is not is not materialised."""
+    chalk: ChalkConfig | None = None
+    """The Chalk environment that computes the set where ``execution.engine`` is ``chalk``."""
+
+    @model_validator(mode="after")
+    def _chalk_is_named(self) -> Self:
+        if self.execution.engine == "chalk" and self.chalk is None:
+            raise ValueError("execution.engine is chalk: name the environment under chalk")
+        return self
 
     def features_folder(self) -> Path:
         """Where training rows lie."""

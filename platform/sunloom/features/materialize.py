@@ -16,11 +16,12 @@ from sunloom.data.datasets import GROUP, LabelledDataSet
 from sunloom.data.pipeline import open_tables
 from sunloom.data.sources import read_table
 from sunloom.errors import UsageError
-from sunloom.features.catalogue import plan_of
+from sunloom.features.catalogue import outline_of, plan_of
 from sunloom.features.entities import known_entities
 from sunloom.features.historical import EVENT_TIME, check_sources, computed, settle
 from sunloom.features.plan import Plan
 from sunloom.features.quality import gate, keep_rules
+from sunloom.features.report import Report
 from sunloom.features.sizing import Choice, choose_engine
 from sunloom.features.store import open_online_store
 from sunloom.features.store.offline import open_offline_store
@@ -36,32 +37,46 @@ def materialize(recipe: FeaturesRecipe) -> dict[str, Any]:
     Returns:
         ``training_rows``, ``online_entities``, ``offline_version``: the offline store's version
         that holds all of them; and ``engines_equal``: whether the training rows through Ray Data
-        are those of the one-process path, None where they were not compared.
+        are those of the one-process path, None where they were not compared. Where there are any:
+        ``validations`` (feature to values outside its limits) and ``resolver_failures``.
     """
-    plan = plan_of(recipe.definitions, recipe.feature_set)
-    check_sources(plan, recipe.source_paths())
+    plan = _plan(recipe)
     summary: dict[str, Any] = {"training_rows": 0, "online_entities": 0, "engines_equal": None}
     made: list[pl.DataFrame] = []
+    report = Report()
     if recipe.training is not None:
-        rows, equal = _training(recipe, plan)
+        rows, equal = _training(recipe, plan, report)
         made.append(rows)
         summary |= {"training_rows": rows.height, "engines_equal": equal}
     if recipe.online is not None:
-        made.append(_latest(recipe, plan, recipe.online))
-        summary["online_entities"] = _online(recipe, plan, made[-1])
+        served = plan.for_online()
+        made.append(_latest(recipe, served, recipe.online, report))
+        summary["online_entities"] = _online(recipe, served, made[-1])
     if made:
         summary["offline_version"] = _offline(recipe, plan, made)
-    return summary
+    return summary | report.told()
+
+
+def _plan(recipe: FeaturesRecipe) -> Plan:
+    if recipe.execution.engine == "chalk":
+        # Chalk may compute what cannot be bound here: names and types are enough.
+        return outline_of(recipe.definitions, recipe.feature_set)
+    plan = plan_of(recipe.definitions, recipe.feature_set)
+    check_sources(plan, recipe.source_paths())
+    return plan
 
 
 def needs_cluster(recipe: FeaturesRecipe) -> bool:
     """Whether Ray computes or is compared with."""
+    if recipe.execution.engine == "chalk":
+        return False
     if recipe.training is not None and recipe.execution.compare_engines:
         return True
     return _choice(recipe, plan_of(recipe.definitions, recipe.feature_set)).engine == "ray"
 
 
 def _choice(recipe: FeaturesRecipe, plan: Plan) -> Choice:
+    assert recipe.execution.engine != "chalk"
     return choose_engine(plan, recipe.source_paths(), wanted=recipe.execution.engine)
 
 
@@ -77,10 +92,12 @@ def _tables(recipe: FeaturesRecipe) -> dict[str, pl.LazyFrame]:
     return dict(open_tables(recipe.paths.outputs / "data" / recipe.training.dataset))
 
 
-def _training(recipe: FeaturesRecipe, plan: Plan) -> tuple[pl.DataFrame, bool | None]:
+def _training(
+    recipe: FeaturesRecipe, plan: Plan, report: Report
+) -> tuple[pl.DataFrame, bool | None]:
     dataset, tables = _labelled(recipe), _tables(recipe)
     entities = pl.concat([dataset.entities(tables, moment) for moment in recipe.moments()])
-    rows = _computed(recipe, plan, entities)
+    rows = _computed(recipe, plan, entities, report)
     labelled = rows.with_columns(dataset.outcomes(tables, rows))
     _admit(recipe, plan, labelled, "training")
     for moment in recipe.moments():
@@ -89,20 +106,27 @@ def _training(recipe: FeaturesRecipe, plan: Plan) -> tuple[pl.DataFrame, bool | 
     return rows, _engines_equal(recipe, plan, entities, rows)
 
 
-def _computed(recipe: FeaturesRecipe, plan: Plan, entities: pl.DataFrame) -> pl.DataFrame:
+def _computed(
+    recipe: FeaturesRecipe, plan: Plan, entities: pl.DataFrame, report: Report
+) -> pl.DataFrame:
+    if recipe.execution.engine == "chalk" and recipe.chalk is not None:
+        from sunloom.features.delegate import historical_chalk
+
+        return historical_chalk(recipe.chalk, plan, entities).table
     choice = _choice(recipe, plan)
     _log.info("computed by %s: %s", choice.engine, choice.why)
     partitions = recipe.execution.partitions
     result = computed(plan, recipe.source_paths(), entities, choice, partitions)
     quarantine = recipe.features_folder() / "quarantine.jsonl"
     settle(result, quarantine, recipe.execution.max_bad_share)
+    report.add(result.report)
     return result.table
 
 
 def _engines_equal(
     recipe: FeaturesRecipe, plan: Plan, entities: pl.DataFrame, rows: pl.DataFrame
 ) -> bool | None:
-    if not recipe.execution.compare_engines:
+    if not recipe.execution.compare_engines or recipe.execution.engine == "chalk":
         return None
     from sunloom.features.distributed import historical_ray
 
@@ -116,8 +140,10 @@ def _engines_equal(
     return True
 
 
-def _latest(recipe: FeaturesRecipe, plan: Plan, online: OnlineConfig) -> pl.DataFrame:
-    return _computed(recipe, plan, _known(recipe, plan, online))
+def _latest(
+    recipe: FeaturesRecipe, plan: Plan, online: OnlineConfig, report: Report
+) -> pl.DataFrame:
+    return _computed(recipe, plan, _known(recipe, plan, online), report)
 
 
 def _known(recipe: FeaturesRecipe, plan: Plan, online: OnlineConfig) -> pl.DataFrame:
