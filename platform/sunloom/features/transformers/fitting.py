@@ -113,18 +113,22 @@ class _Fitting:
         learnt: dict[int, Learnt] = {}
         columns: dict[int, tuple[str, ...]] = {}
         waiting: set[str] = set()
+        is_known = True
         for place, step in enumerate(self.steps):
             if place in self.done:
                 continue
+            if not is_known and not set(step.columns or ("",)) <= set(now):
+                # It means columns that an earlier step is still to make.
+                break
+            is_known = is_known and rule_of(step).in_place(step)
+            if {*(step.columns or ()), *_target(step)} & waiting:
+                waiting |= set(step.columns or now)
+                continue
             chosen = columns_of(step, now, tuple(self.gone), self.keep)
-            reads = {*chosen, *_target(step)}
-            if not reads & waiting:
+            if not set(chosen) & waiting:
                 columns[place] = chosen
                 learnt[place] = rule_of(step).observe(step, chosen, now)
             waiting |= set(chosen)
-            if not rule_of(step).in_place(step):
-                # What comes after may mean columns that are not there yet.
-                break
         wanted = {name for one in learnt.values() for s in one.values() for name in s.columns}
         before, raw = needed_stages(self.stages(), wanted)
         return Pass(before, tuple(n for n in self.schema if n in raw), learnt), columns
