@@ -73,7 +73,8 @@ def _joined(item: Any) -> list[Any]:
         joins = [f for f in item.features if f.is_has_many or f.is_has_one]
         return [feature.joined_class for feature in joins]
     except Exception as error:
-        # chalkpy resolves annotations and joins only now.
+        # chalkpy resolves annotations and joins only now, and would not complain a second time.
+        sys.modules.pop(item.__module__, None)
         file = getattr(item, "__chalk_filename__", item.__module__)
         reason = str(error).strip() or type(error).__name__
         raise DefinitionError(
