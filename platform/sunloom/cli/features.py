@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from sunloom.cli import output
+from sunloom.cli.feature_backfill import backfill
 from sunloom.cli.feature_plan import Definitions, describe, plan
 from sunloom.cli.feature_quality import validate
 from sunloom.cli.feature_rows import get, historical, materialize, monitor
@@ -39,6 +40,7 @@ for _command in (
     plan,
     historical,
     materialize,
+    backfill,
     get,
     validate,
     monitor,

@@ -67,6 +67,31 @@ class OnlineConfig(Model):
     data set, else every key that the sources bear by that moment."""
 
 
+class BackfillConfig(Model):
+    """A range of time over which values are computed, chunk by chunk."""
+
+    start: AwareDatetime
+    """First moment."""
+    end: AwareDatetime
+    """The end of the range, not in it."""
+    every: Length | None = None
+    """Between the moments of the grid, such as ``1d``; without it the entities' own
+    ``event_time`` counts."""
+    entities: Path | None = None
+    """A file with the entities' keys, and ``event_time`` where ``every`` is empty. Without it,
+    every key that the sources bear by the moment."""
+    chunk: Length | None = None
+    """Length of a chunk, the unit that is written at once; a sixteenth of the range when empty."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.end <= self.start:
+            raise ValueError(f"end {self.end} is not after start {self.start}")
+        if self.every is None and self.entities is None:
+            raise ValueError("every is missing, or entities with their own event_time")
+        return self
+
+
 class ExecutionConfig(Model):
     """How the work runs."""
 
@@ -94,6 +119,8 @@ class FeaturesRecipe(Settings):
     """Training rows, if any are wanted."""
     online: OnlineConfig | None = None
     """Online values, if any are wanted."""
+    backfill: BackfillConfig | None = None
+    """A range of time for ``features backfill``."""
     execution: ExecutionConfig = ExecutionConfig()
     """Engines and thresholds."""
     validation: ValidationConfig | None = None

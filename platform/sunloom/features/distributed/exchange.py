@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -36,14 +36,6 @@ class Notes:
     damaged: Packet | None
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part's questions, and the packets of its rows by source, in order of insertion."""
-
-    questions: Packet
-    rows: Mapping[str, Sequence[Packet]] = field(default_factory=dict)
-
-
 def read_and_cut(plan_json: str, chunk: Chunk, partitions: int) -> list[Notes | Packet]:
     """Notes and one packet a partition; one for all where the rows cannot be cut by key."""
     plan = plan_from(plan_json)
@@ -68,12 +60,13 @@ def compute(
     """
     plan = plan_from(plan_json)
     asked = unpacked(questions)
-    engine = Engine(plan, {name: _table(plan, name, held) for name, held in rows.items()})
+    engine = Engine(plan, {name: table_of(plan, name, held) for name, held in rows.items()})
     answers = engine.answer(asked.drop(ROW)).hstack([asked[ROW]])
     return packed(answers), engine.report.counts()
 
 
-def _table(plan: Plan, namespace: str, packets: Iterable[Packet]) -> pl.DataFrame:
+def table_of(plan: Plan, namespace: str, packets: Iterable[Packet]) -> pl.DataFrame:
+    """A source's rows, put together; with the declared columns where there is no packet."""
     frames = [unpacked(packet) for packet in packets]
     if frames:
         return pl.concat(frames)

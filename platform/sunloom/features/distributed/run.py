@@ -59,8 +59,8 @@ def historical_ray(
     questions = questions_of(plan, entities, sources).with_row_index(ROW)
     chunks = chunks_of(plan, sources)
     parts = partitions_for(chunks, partitions, _store_bytes())
-    with _causes():
-        return _Exchange(plan, list(sources), parts).run(entities, questions, chunks)
+    with causes():
+        return _run(plan, chunks, parts, entities, questions)
 
 
 def partitions_for(chunks: Sequence[Chunk], least: int, store_bytes: float) -> int:
@@ -70,77 +70,69 @@ def partitions_for(chunks: Sequence[Chunk], least: int, store_bytes: float) -> i
     return min(MOST_PARTITIONS, max(least, math.ceil(size / part)))
 
 
-class _Exchange:
-    """One computation.
+def _run(
+    plan: Plan,
+    chunks: Sequence[Chunk],
+    partitions: int,
+    entities: pl.DataFrame,
+    questions: pl.DataFrame,
+) -> Historical:
+    """Read, cut, compute, collect."""
+    import ray
 
-    Args:
-        plan: What to compute.
-        given: Namespaces that have a source.
-        partitions: How many parts.
-    """
+    notes, packets = cut_on_cluster(plan, chunks, partitions)
+    # A task that waited for packets would give its core away, and Ray start one more worker.
+    read: list[Notes] = ray.get(notes)
+    text, compute = plan.model_dump_json(), ray.remote(_compute)
+    answered = []
+    for part, rows in enumerate(exchange.cut(questions, (plan.root.key,), partitions)):
+        # A part without questions has nothing to answer; one always gives the columns.
+        if rows.height or part == 0:
+            of_part = {name: held[part] for name, held in packets.items()}
+            answered.append(compute.remote(text, ray.put(exchange.packed(rows)), of_part))
+    del packets
+    answers, counts = _collected(answered)
+    damaged = [exchange.unpacked(n.damaged) for n in read if n.damaged is not None]
+    return Historical(
+        appended(entities, answers),
+        pl.concat(damaged) if damaged else pl.DataFrame(),
+        sum(note.rows_read for note in read),
+        exchange.reported(counts),
+    )
 
-    def __init__(self, plan: Plan, given: Sequence[str], partitions: int) -> None:
-        import ray
 
-        self._plan = plan
-        self._needs = {name: need for name, need in source_needs(plan).items() if name in given}
-        self._partitions = partitions
-        self._json = plan.model_dump_json()
-        self._read = ray.remote(exchange.read_and_cut)
-        self._compute = ray.remote(_compute)
+def cut_on_cluster(
+    plan: Plan, chunks: Sequence[Chunk], partitions: int
+) -> tuple[list[Any], dict[str, list[list[Any]]]]:
+    """References to each chunk's notes, and by source and partition to its packets."""
+    import ray
 
-    def run(
-        self, entities: pl.DataFrame, questions: pl.DataFrame, chunks: Sequence[Chunk]
-    ) -> Historical:
-        """Read, cut, compute, collect."""
-        import ray
+    text, needs = plan.model_dump_json(), source_needs(plan)
+    task = ray.remote(exchange.read_and_cut)
+    notes: list[Any] = []
+    packets: dict[str, list[list[Any]]] = {}
+    for chunk in chunks:
+        shared = needs[chunk.source].partition_by is None
+        read = task.options(num_returns=2 if shared else 1 + partitions)
+        note, *cut = read.remote(text, chunk, partitions)
+        notes.append(note)
+        of_source = packets.setdefault(chunk.source, [[] for _ in range(partitions)])
+        for part, held in enumerate(of_source):
+            held.append(cut[0] if shared else cut[part])
+    return notes, packets
 
-        notes, packets = self._cut(chunks)
-        # A task that waited for packets would give its core away, and Ray start one more worker.
-        read: list[Notes] = ray.get(notes)
-        asked = exchange.cut(questions, (self._plan.root.key,), self._partitions)
-        answered = []
-        for part, rows in enumerate(asked):
-            # A part without questions has nothing to answer; one always gives the columns.
-            if rows.height or part == 0:
-                of_part = {name: held[part] for name, held in packets.items()}
-                packet = exchange.packed(rows)
-                answered.append(self._compute.remote(self._json, ray.put(packet), of_part))
-        del packets
-        answers, counts = _collected(answered)
-        damaged = [exchange.unpacked(n.damaged) for n in read if n.damaged is not None]
-        return Historical(
-            appended(entities, answers),
-            pl.concat(damaged) if damaged else pl.DataFrame(),
-            sum(note.rows_read for note in read),
-            exchange.reported(counts),
-        )
 
-    def _cut(self, chunks: Sequence[Chunk]) -> tuple[list[Any], dict[str, list[list[Any]]]]:
-        """References to each chunk's notes, and by source and part to its packets."""
-        notes: list[Any] = []
-        packets: dict[str, list[list[Any]]] = {
-            name: [[] for _ in range(self._partitions)] for name in self._needs
-        }
-        for chunk in chunks:
-            shared = self._needs[chunk.source].partition_by is None
-            returns = 1 + (1 if shared else self._partitions)
-            read = self._read.options(num_returns=returns)
-            note, *cut = read.remote(self._json, chunk, self._partitions)
-            notes.append(note)
-            for part, held in enumerate(packets[chunk.source]):
-                held.append(cut[0] if shared else cut[part])
-        return notes, packets
+def taken(rows: Mapping[str, Sequence[Any]]) -> dict[str, Iterator[Packet]]:
+    """In a worker: packets one after another, so that never all are pinned at once."""
+    import ray
+
+    return {name: (ray.get(packet) for packet in held) for name, held in rows.items()}
 
 
 def _compute(
     plan_json: str, questions: Packet, rows: Mapping[str, Sequence[Any]]
 ) -> tuple[Packet, dict[str, dict[str, int]]]:
-    """In a worker: the packets are taken one by one, so that never all are pinned at once."""
-    import ray
-
-    taken = {name: (ray.get(packet) for packet in held) for name, held in rows.items()}
-    return exchange.compute(plan_json, questions, taken)
+    return exchange.compute(plan_json, questions, taken(rows))
 
 
 def _collected(answered: Sequence[Any]) -> tuple[pl.DataFrame, list[dict[str, dict[str, int]]]]:
@@ -166,7 +158,7 @@ def _store_bytes() -> float:
 
 
 @contextmanager
-def _causes() -> Iterator[None]:
+def causes() -> Iterator[None]:
     """Raise what a worker raised, without Ray's wrapping."""
     from ray.exceptions import RayTaskError
 

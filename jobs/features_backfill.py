@@ -1,0 +1,15 @@
+"""Backfill a feature set: ``python -m jobs.features_backfill --config RECIPE``."""
+
+from sunloom.config.features import FeaturesRecipe
+from sunloom.features.backfill import backfill
+from sunloom.workflows.job import JobOutcome, run_job
+
+
+def run(recipe: FeaturesRecipe) -> JobOutcome:
+    """Hand the recipe to the library and its figures to the job's frame."""
+    done = backfill(recipe)
+    return JobOutcome(done, {"rows": done["folder"]})
+
+
+if __name__ == "__main__":
+    run_job("features", FeaturesRecipe, run)
