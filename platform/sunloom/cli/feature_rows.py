@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -31,7 +32,13 @@ def historical(
     ],
     feature_set: Annotated[str, typer.Option("--feature-set", help="Chalk namespace.")],
     source: Annotated[
-        list[str], typer.Option("--source", metavar="NAME=PATH", help="Rows of a class.")
+        list[str],
+        typer.Option(
+            "--source",
+            metavar="NAME=PATH",
+            help="Rows of a class: a file, a folder, or a database such as "
+            "postgresql://user:${PASSWORD}@host/db?table=orders.",
+        ),
     ],
     entities: Annotated[Path, typer.Option(help="Rows with the key and event_time.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
@@ -48,9 +55,11 @@ def historical(
     from sunloom.features.historical import historical as compute
 
     settings = load_settings(sets, env)
-    sources = named_paths(source)
-    choice = engine_for(definitions, feature_set, sources, entities, engine.value)
-    with cluster(settings) if choice.engine == "ray" else nullcontext():
+    with TemporaryDirectory(prefix="sunloom-") as scratch, ExitStack() as stack:
+        sources = named_sources(source, Path(scratch))
+        choice = engine_for(definitions, feature_set, sources, entities, engine.value)
+        if choice.engine == "ray":
+            stack.enter_context(cluster(settings))
         result = compute(
             definitions,
             feature_set,
@@ -65,12 +74,14 @@ def historical(
 
 def materialize(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Write training rows at the recipe's cut-offs and the latest values online."""
+    from sunloom.features.batch_sources import fetch_sources
     from sunloom.features.materialize import materialize as compute
     from sunloom.features.materialize import needs_cluster
 
     config = load_recipe(FeaturesRecipe, recipe, sets, env)
+    fetch_sources(config)
     with cluster(config) if needs_cluster(config) else nullcontext():
-        result = compute(config)
+        result = compute(config, fetched=True)
     show(result, json)
     if result.get("engines_equal") is False:
         raise typer.Exit(1)
@@ -112,18 +123,24 @@ def monitor(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = Fal
     show(run_drift(load_recipe(MonitoringRecipe, recipe, sets, env)), json)
 
 
-def named_paths(pairs: list[str]) -> dict[str, Path]:
-    """``NAME=PATH`` options as a mapping.
+def named_sources(pairs: list[str], scratch: Path) -> dict[str, Path]:
+    """``NAME=PATH`` options as a mapping; what lies in a database is fetched to ``scratch``.
 
     Raises:
         UsageError: A pair has no name or no path.
+        DataError: A database cannot be reached or refuses.
     """
+    from sunloom.data.sources.fetching import fetch_address, is_address
+
     named: dict[str, Path] = {}
     for pair in pairs:
         name, _, path = pair.partition("=")
         if not name or not path:
             raise UsageError(f"--source {pair!r} is not of the form NAME=PATH.", param="source")
         named[name] = Path(path)
+        if is_address(path):
+            named[name] = scratch / f"source-{len(named)}"
+            fetch_address(path, named[name])
     return named
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
@@ -12,34 +12,17 @@ from sunloom.config.base import Model
 from sunloom.config.chalk import ChalkConfig
 from sunloom.config.durations import Length
 from sunloom.config.settings import Settings
+from sunloom.config.sources import BatchSource, DatasetSource, FilesSource
 from sunloom.config.stores import StoresConfig
 from sunloom.config.streaming import KafkaSource
 from sunloom.config.validation import ValidationConfig
 from sunloom.errors import ConfigError
 
 
-class FilesSource(Model):
-    """Rows in Parquet, CSV or JSON-lines files, or folders of them."""
-
-    type: Literal["files"] = "files"
-    tables: dict[str, Path]
-    """Namespace of a features class to its file or folder."""
-
-
-class DatasetSource(Model):
-    """Tables that ``sunloom data run`` prepared, under ``<paths.outputs>/data/<dataset>``."""
-
-    type: Literal["dataset"] = "dataset"
-    dataset: str
-    """Name of the data set."""
-    tables: dict[str, str]
-    """Namespace of a features class to the table's name."""
-
-
 class FeatureStoreConfig(StoresConfig):
     """Where feature values come from and where they are kept."""
 
-    batch_source: Annotated[FilesSource | DatasetSource, Field(discriminator="type")]
+    batch_source: BatchSource
     """Rows for training and for the online store."""
     ttl: Length | None = None
     """How long a record of the online store holds after its feature time, such as ``30d``; then
@@ -154,10 +137,12 @@ class FeaturesRecipe(Settings):
         return source
 
     def source_paths(self) -> dict[str, Path]:
-        """Namespace to the file or folder with its rows."""
+        """Namespace to the file or folder with its rows; a database's after ``fetch_sources``."""
         source = self.feature_store.batch_source
         if isinstance(source, FilesSource):
             return dict(source.tables)
+        if not isinstance(source, DatasetSource):
+            return {name: self.features_folder() / "sources" / name for name in source.tables}
         folder = self.paths.outputs / "data" / source.dataset
         return {name: _table_path(folder, table) for name, table in source.tables.items()}
 

@@ -16,6 +16,7 @@ from sunloom.data.datasets import GROUP, LabelledDataSet
 from sunloom.data.pipeline import open_tables
 from sunloom.data.sources import read_table
 from sunloom.errors import UsageError
+from sunloom.features.batch_sources import fetch_sources
 from sunloom.features.catalogue import outline_of, plan_of
 from sunloom.features.entities import known_entities
 from sunloom.features.historical import EVENT_TIME, check_sources, computed, settle
@@ -31,8 +32,12 @@ RELATIVE_TOLERANCE = 1e-9
 _log = get_logger("features.materialize")
 
 
-def materialize(recipe: FeaturesRecipe) -> dict[str, Any]:
+def materialize(recipe: FeaturesRecipe, *, fetched: bool = False) -> dict[str, Any]:
     """Compute and write what the recipe wants.
+
+    Args:
+        recipe: The recipe.
+        fetched: Whether ``fetch_sources`` has been called for this run.
 
     Returns:
         ``training_rows``, ``online_entities``, ``offline_version``: the offline store's version
@@ -40,6 +45,8 @@ def materialize(recipe: FeaturesRecipe) -> dict[str, Any]:
         are those of the one-process path, None where they were not compared. Where there are any:
         ``validations`` (feature to values outside its limits) and ``resolver_failures``.
     """
+    if not fetched:
+        fetch_sources(recipe)
     plan = _plan(recipe)
     summary: dict[str, Any] = {"training_rows": 0, "online_entities": 0, "engines_equal": None}
     made: list[pl.DataFrame] = []
@@ -67,7 +74,7 @@ def _plan(recipe: FeaturesRecipe) -> Plan:
 
 
 def needs_cluster(recipe: FeaturesRecipe) -> bool:
-    """Whether Ray computes or is compared with."""
+    """Whether Ray computes or is compared with; the sources must have been fetched."""
     if recipe.execution.engine == "chalk":
         return False
     if recipe.training is not None and recipe.execution.compare_engines:
