@@ -1,0 +1,199 @@
+"""Expressions of features; names follow Chalk.
+
+An expression's columns are features of its own class; inside an aggregate they are features of the
+joined class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sunloom.features.dtypes import DType, Node
+
+Scalar = int | float | bool | str | None
+Aggregation = Literal[
+    "count",
+    "sum",
+    "mean",
+    "min",
+    "max",
+    "std",
+    "var",
+    "first",
+    "last",
+    "any",
+    "all",
+    "count_distinct",
+    "min_by",
+    "max_by",
+    "array_agg",
+    "approx_top_k",
+    "approx_percentile",
+    "rows",
+]
+"""What an aggregate computes; ``rows`` gives the rows themselves, to Python resolvers alone."""
+
+
+class Const(Node):
+    """A literal; datetimes and durations are whole microseconds, lists are tuples of scalars."""
+
+    op: Literal["const"] = "const"
+    value: Scalar | tuple[Scalar, ...]
+    dtype: DType
+
+
+class Column(Node):
+    """A feature of the row's class."""
+
+    op: Literal["column"] = "column"
+    name: str
+    dtype: DType
+
+
+class Now(Node):
+    """The moment that the row asks about."""
+
+    op: Literal["now"] = "now"
+    dtype: DType = "datetime"
+
+
+class Lookup(Node):
+    """A feature of the one row that a has-one join leads to, as of the same moment."""
+
+    op: Literal["lookup"] = "lookup"
+    join: str
+    feature: str
+    dtype: DType
+
+
+class Call(Node):
+    """A function of the table in ``functions``."""
+
+    op: Literal["call"] = "call"
+    function: str
+    args: tuple[Expr, ...]
+    dtype: DType
+
+
+class Bound(Node):
+    """An end of a window: ``now`` less ``ago_us``, in it or not."""
+
+    ago_us: int
+    inclusive: bool
+
+
+class Window(Node):
+    """Times that count: from ``start`` (None: no time is too old) to ``end`` (None: no end).
+
+    ``column`` is the time that is compared; without one every row counts.
+    """
+
+    column: str | None = None
+    start: Bound | None = None
+    end: Bound | None = None
+
+
+class Aggregate(Node):
+    """An aggregation over a has-many join.
+
+    ``by`` is what ``min_by`` and ``max_by`` compare; ``argument`` is the ``k`` of ``approx_top_k``
+    or the quantile of ``approx_percentile``.
+    """
+
+    op: Literal["aggregate"] = "aggregate"
+    join: str
+    kind: Aggregation
+    value: Expr | None
+    by: Expr | None = None
+    argument: int | float | None = None
+    where: tuple[Expr, ...] = ()
+    window: Window = Window()
+    dtype: DType
+
+    @property
+    def parts(self) -> tuple[Expr, ...]:
+        """Every expression of the joined class in it."""
+        return tuple(part for part in (self.value, self.by, *self.where) if part is not None)
+
+
+class Argument(Node):
+    """One input of a resolver: its value, and what stands where that is null.
+
+    Where ``required``, a null with no default means that the function is not called.
+    """
+
+    name: str
+    value: Expr
+    required: bool
+    default: Const | None = None
+
+
+class Output(Node):
+    """One feature that a resolver gives; where ``required``, a failed call is an error."""
+
+    name: str
+    dtype: DType
+    required: bool
+
+
+class Resolver(Node):
+    """A Python function of the definitions module.
+
+    It is called with the inputs as of the row's moment: once a row, or, where it takes a frame,
+    with many rows at once, each key at most once. ``digest`` changes with its source text.
+    """
+
+    definitions: str
+    fqn: str
+    digest: str
+    place: str
+    kind: Literal["online", "offline"]
+    shape: Literal["row", "frame"]
+    args: tuple[Argument, ...]
+    outputs: tuple[Output, ...]
+    timeout_s: float | None = None
+    batch_rows: int | None = None
+
+
+class Resolved(Node):
+    """One output of a Python resolver."""
+
+    op: Literal["resolved"] = "resolved"
+    resolver: Resolver
+    output: str
+    dtype: DType
+
+
+Expr = Annotated[
+    Const | Column | Now | Lookup | Call | Aggregate | Resolved,
+    Field(discriminator="op"),
+]
+
+
+def walk(expression: Expr) -> Iterator[Expr]:
+    """The expression and everything below it; an aggregate's inside is the other class's."""
+    yield expression
+    if isinstance(expression, Call):
+        for arg in expression.args:
+            yield from walk(arg)
+    elif isinstance(expression, Resolved):
+        for given in expression.resolver.args:
+            yield from walk(given.value)
+
+
+def inner(aggregate: Aggregate) -> Iterator[Expr]:
+    """Every expression inside an aggregate."""
+    for expression in aggregate.parts:
+        yield from walk(expression)
+
+
+def own_columns(expression: Expr) -> set[str]:
+    """Features of the row's own class that the expression reads directly."""
+    return {node.name for node in walk(expression) if isinstance(node, Column)}
+
+
+for _model in (Call, Aggregate, Argument, Resolver, Resolved):
+    _model.model_rebuild()
