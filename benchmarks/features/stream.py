@@ -34,7 +34,8 @@ from sunloom.features.streaming.consumer import StreamConsumer
 from sunloom.features.streaming.ingest import Ingest
 from sunloom.features.streaming.layout import Layout, build_layout
 from sunloom.features.streaming.log import EventLog
-from sunloom.features.streaming.partition import ClassStream, PartitionStream, Policy
+from sunloom.features.streaming.partition import ClassStream, PartitionStream
+from sunloom.features.streaming.policy import Policy
 
 DEFINITIONS = "benchmarks.features.definitions"
 START = datetime(2026, 1, 1, tzinfo=UTC)

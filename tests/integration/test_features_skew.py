@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from same_values import differences
 
 from sunloom.config import Settings
 from sunloom.features.catalogue import plan_of
@@ -18,7 +18,8 @@ from sunloom.features.lowering import NOW
 from sunloom.features.online import OnlineReader
 from sunloom.features.store import open_online_store
 from sunloom.features.streaming.layout import build_layout
-from sunloom.features.streaming.partition import ClassStream, PartitionStream, Policy
+from sunloom.features.streaming.partition import ClassStream, PartitionStream
+from sunloom.features.streaming.policy import Policy
 from sunloom_retail.dataset import CDNOW
 
 pytestmark = pytest.mark.integration
@@ -59,12 +60,6 @@ def _messages(purchases: pl.DataFrame) -> list[bytes]:
     return [json.dumps(row).encode() for row in rows.iter_rows(named=True)]
 
 
-def _is_same(found: Any, expected: Any) -> bool:
-    if isinstance(expected, float) and isinstance(found, float):
-        return math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-12)
-    return type(found) is type(expected) and bool(found == expected)
-
-
 def test_every_online_value_equals_historical_at_its_moment(settings: Settings) -> None:
     plan = plan_of("retail", "customer")
     purchases = _purchases()
@@ -89,13 +84,12 @@ def test_every_online_value_equals_historical_at_its_moment(settings: Settings) 
     truth = Engine(plan, {"purchase": purchases}).answer(asked).to_dicts()
     known = sum(row is not None for row in online)
     assert known > 600
-    differences = [
-        (question, name, found[name], value)
+    different = {
+        question: differences(found, row)
         for question, found, row in zip(asked.iter_rows(), online, truth, strict=True)
-        for name, value in row.items()
-        if found is not None and not _is_same(found[name], value)
-    ]
-    assert differences == []
+        if found is not None and differences(found, row)
+    }
+    assert different == {}
     # Nobody is unknown who has bought.
     unknown = [row["frequency"] for found, row in zip(online, truth, strict=True) if found is None]
     assert set(unknown) <= {0}

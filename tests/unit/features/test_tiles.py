@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_store import MemoryStore
+from same_values import differences
 
 from sunloom.errors import ConflictError, UsageError
 from sunloom.features.catalogue import plan_of
@@ -76,14 +77,6 @@ def plan(request: pytest.FixtureRequest) -> Plan:
     return plan_of(CLASSES, request.param)
 
 
-def _same(found: Any, expected: Any) -> bool:
-    if isinstance(expected, float) and isinstance(found, float):
-        if math.isnan(expected):
-            return math.isnan(found)
-        return math.isclose(found, expected, rel_tol=1e-9, abs_tol=1e-9)
-    return type(found) is type(expected) and bool(found == expected)
-
-
 def _differences(plan: Plan, read: list, sources: dict, ids: list, now: datetime) -> dict:
     key = pl.String if plan.root.feature(plan.root.key).dtype == "string" else pl.Int64
     asked = pl.DataFrame({"id": ids, NOW: [now] * len(ids)}, schema={"id": key, NOW: UTC_US})
@@ -91,9 +84,8 @@ def _differences(plan: Plan, read: list, sources: dict, ids: list, now: datetime
     for one, found, row in zip(
         ids, read, Engine(plan, sources).answer(asked).to_dicts(), strict=True
     ):
-        if found is not None:
-            assert set(found) == set(row)
-            wrong |= {(one, n): (found[n], row[n]) for n in row if not _same(found[n], row[n])}
+        if found is not None and (other := differences(found, row)):
+            wrong[one] = other
     return wrong
 
 

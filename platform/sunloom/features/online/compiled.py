@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sunloom.errors import FeatureError
 from sunloom.features.functions import evaluate_call
 from sunloom.features.plan import (
     Aggregate,
@@ -18,13 +17,14 @@ from sunloom.features.plan import (
     FeaturePlan,
     Lookup,
     Now,
-    Validation,
+    Resolved,
 )
 from sunloom.features.scalar import constant_value
 from sunloom.features.types import EPOCH
+from sunloom.features.validations import is_within
 
 Parts = Sequence[Any]
-Evaluate = Callable[[Mapping[str, Any], datetime, Parts], Any]
+Evaluate = Callable[[dict[str, Any], datetime, Parts], Any]
 
 
 def compiled(node: Expr, places: Mapping[Aggregate | Lookup, int]) -> Evaluate:
@@ -33,9 +33,6 @@ def compiled(node: Expr, places: Mapping[Aggregate | Lookup, int]) -> Evaluate:
     Args:
         node: The expression.
         places: Where each aggregate's and lookup's value stands.
-
-    Raises:
-        FeatureError: The expression cannot be evaluated at a read.
     """
     if isinstance(node, Column):
         name = node.name
@@ -50,7 +47,21 @@ def compiled(node: Expr, places: Mapping[Aggregate | Lookup, int]) -> Evaluate:
     if isinstance(node, Aggregate | Lookup):
         place = places[node]
         return lambda _row, _now, parts: parts[place]
-    raise FeatureError(f"An online read cannot evaluate {node.op!r} expressions.")
+    return _resolved(node, [compiled(given.value, places) for given in node.resolver.args])
+
+
+def _resolved(node: Resolved, args: Sequence[Evaluate]) -> Evaluate:
+    """One call gives all outputs: they wait in the row under a name that no feature bears."""
+    from sunloom.features.resolvers import resolve_row
+
+    resolver, output, held = node.resolver, node.output, f"@{node.resolver.fqn}"
+
+    def evaluate(row: dict[str, Any], now: datetime, parts: Parts) -> Any:
+        if held not in row:
+            row[held] = resolve_row(resolver, [arg(row, now, parts) for arg in args], now)
+        return row[held][output]
+
+    return evaluate
 
 
 def _call(node: Call, args: Sequence[Evaluate]) -> Evaluate:
@@ -74,23 +85,11 @@ def finishing(feature: FeaturePlan) -> Callable[[Any], Any]:
             value = default
         elif is_float and not isinstance(value, float):
             value = float(value)
-        if strict and value is not None and not all(_is_within(value, one) for one in strict):
+        if strict and value is not None and not all(is_within(value, one) for one in strict):
             return None
         return value
 
     return finish
-
-
-def _is_within(value: Any, check: Validation) -> bool:
-    # As the engine's comparisons: NaN is larger than every number.
-    is_nan = value != value
-    if check.min is not None and not (is_nan or value >= check.min):
-        return False
-    if check.max is not None and (is_nan or value > check.max):
-        return False
-    if check.min_length is not None and len(value) < check.min_length:
-        return False
-    return check.max_length is None or len(value) <= check.max_length
 
 
 def stored_value(value: Any, dtype: DType) -> Any:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
+from sunloom.errors import NotFoundError
 from sunloom.features.online.reader import OnlineReader
 from sunloom.features.plan import Plan
-from sunloom.features.store import OnlineStore
+from sunloom.features.store import Field, GroupSchema, OnlineStore
 from sunloom.features.streaming.layout import Layout, build_layout
+from sunloom.features.streaming.policy import Policy
 
 PLANS, STREAMS = "plan", "stream"
-_readers: dict[tuple[int, str], tuple[list[bytes | None], OnlineReader]] = {}
+_TRUSTED_S = 1.0
+_MOST_HELD = 1_000
 
 
 def store_plan(store: OnlineStore, plan: Plan) -> None:
@@ -21,11 +27,16 @@ def store_plan(store: OnlineStore, plan: Plan) -> None:
 
 
 def store_stream(
-    store: OnlineStore, plan: Plan, streamed: Iterable[str], tile_s: int | None
+    store: OnlineStore,
+    plan: Plan,
+    streamed: Iterable[str],
+    tile_s: int | None = None,
+    policy: Policy | None = None,
 ) -> Layout:
-    """Keep the plan of a set that is streamed, and what its tiles hold; the layout."""
+    """Keep the plan of a set that is streamed, and how; what its tiles hold."""
     layout = build_layout(plan, streamed, tile_s)
-    stream = {"streamed": list(layout.streamed), "tile_s": tile_s}
+    policy = policy or Policy()
+    stream = {"streamed": list(layout.streamed), "tile_s": tile_s, "policy": asdict(policy)}
     name = plan.feature_set.encode()
     store.apply(
         [
@@ -36,29 +47,142 @@ def store_stream(
     return layout
 
 
-def stored_sets(store: OnlineStore) -> list[str]:
-    """Names of feature sets with a plan, sorted."""
-    return sorted(key.decode() for key, _ in store.scan(PLANS))
+class Definition:
+    """A feature set as the store knows it.
+
+    Attributes:
+        reader: Reads it; compiled once.
+        policy: How its events are taken; None where it is not streamed.
+        schema: Key and features.
+    """
+
+    def __init__(self, store: OnlineStore, plan: Plan, stream: dict[str, Any] | None) -> None:
+        held = stream or {"streamed": ()}
+        layout = build_layout(plan, held["streamed"], held.get("tile_s"))
+        self.reader = OnlineReader(store, plan, layout)
+        self.policy = Policy(**stream["policy"]) if stream else None
+        self.schema = _schema(plan)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether reads without a moment are as of the present."""
+        return self.policy is not None
+
+
+class Definitions:
+    """The feature sets of one store with a plan, each compiled once.
+
+    What is held is trusted for a second before the store is asked whether it still holds.
+
+    Args:
+        store: The store.
+    """
+
+    def __init__(self, store: OnlineStore) -> None:
+        self._store = store
+        self._held: dict[str, tuple[float, tuple[bytes | None, ...], Definition | None]] = {}
+
+    def get(self, feature_set: str) -> Definition | None:
+        """The feature set, or None where no plan is stored for it."""
+        held = self._held.get(feature_set)
+        now = time.monotonic()
+        if held is not None and now - held[0] < _TRUSTED_S:
+            return held[2]
+        name = feature_set.encode()
+        plan, stream = (self._store.get_many(space, [name])[0] for space in (PLANS, STREAMS))
+        recorded = feature_set.encode() if feature_set in self._store.feature_sets() else None
+        raw = (plan, stream, recorded)
+        same = held is not None and held[1] == raw
+        found = held[2] if held is not None and same else _compiled(self._store, plan, stream)
+        if len(self._held) >= _MOST_HELD:
+            self._held.clear()
+        self._held[feature_set] = (now, raw, found)
+        return found
+
+    def streamed(self) -> dict[str, Definition]:
+        """Every feature set that is streamed, by name."""
+        names = sorted(key.decode() for key, _ in self._store.scan(STREAMS))
+        found = {name: self.get(name) for name in names}
+        return {name: one for name, one in found.items() if one is not None}
+
+
+def definitions_of(store: OnlineStore) -> Definitions:
+    """The definitions of a store; the same for the same store."""
+    # Each holds its store, so that no other gets its id.
+    if id(store) not in _by_store:
+        _by_store[id(store)] = Definitions(store)
+    return _by_store[id(store)]
+
+
+_by_store: dict[int, Definitions] = {}
 
 
 def open_reader(store: OnlineStore, feature_set: str) -> OnlineReader | None:
-    """The reader of a feature set, compiled once; None where no plan is stored for it.
+    """The reader of a feature set, compiled once; None where no plan is stored for it."""
+    found = definitions_of(store).get(feature_set)
+    return None if found is None else found.reader
 
-    Another plan in the store, or a first record, makes a new reader.
+
+def schema_of(store: OnlineStore, feature_set: str) -> GroupSchema:
+    """Key and features of a set, streamed or written.
+
+    Raises:
+        NotFoundError: Unknown feature set; lists the known ones.
     """
-    name = feature_set.encode()
-    raw = [store.get_many(space, [name])[0] for space in (PLANS, STREAMS)]
-    held = _readers.get((id(store), feature_set))
-    if held is None or held[0] != raw:
-        if raw[0] is None:
-            return None
-        held = (raw, _compiled(store, raw[0], raw[1]))
-        _readers[id(store), feature_set] = held
-    return held[1]
+    found = definitions_of(store).get(feature_set)
+    if found is not None and found.is_streamed:
+        return found.schema
+    try:
+        return store.schema(feature_set)
+    except NotFoundError as error:
+        raise _unknown(store, feature_set, error) from error
 
 
-def _compiled(store: OnlineStore, plan_json: bytes, stream_json: bytes | None) -> OnlineReader:
-    plan = Plan.model_validate_json(plan_json)
-    stream: dict[str, Any] = json.loads(stream_json) if stream_json else {"streamed": []}
-    layout = build_layout(plan, stream["streamed"], stream.get("tile_s"))
-    return OnlineReader(store, plan, layout)
+def read_online(
+    store: OnlineStore,
+    feature_set: str,
+    ids: Sequence[Any],
+    features: Sequence[str] | None = None,
+    now: datetime | None = None,
+) -> list[dict[str, Any] | None]:
+    """The features of each id: from the stream's tiles, the stored records, or both.
+
+    Args:
+        store: The store.
+        feature_set: The feature set.
+        ids: Entities.
+        features: Only these.
+        now: The moment; by default the present for a streamed set, else as records were written.
+
+    Raises:
+        NotFoundError: Unknown feature set or feature.
+        UsageError: An id is not of the key's type, or the moment cannot be answered.
+    """
+    found = definitions_of(store).get(feature_set)
+    if found is not None and (found.is_streamed or now is not None):
+        return found.reader.read(ids, now, features)
+    try:
+        return store.read(feature_set, ids, features)
+    except NotFoundError as error:
+        raise _unknown(store, feature_set, error) from error
+
+
+def _compiled(store: OnlineStore, plan: bytes | None, stream: bytes | None) -> Definition | None:
+    if plan is None:
+        return None
+    held = None if stream is None else json.loads(stream)
+    return Definition(store, Plan.model_validate_json(plan), held)
+
+
+def _schema(plan: Plan) -> GroupSchema:
+    root = plan.root
+    fields = tuple(Field(name, str(root.feature(name).dtype)) for name in plan.outputs)
+    return GroupSchema(plan.feature_set, root.key, str(root.feature(root.key).dtype), fields)
+
+
+def _unknown(store: OnlineStore, name: str, error: NotFoundError) -> NotFoundError:
+    """The error with streamed sets among the known names."""
+    if error.param != "feature_set":
+        return error
+    known = {*error.known, *definitions_of(store).streamed()}
+    return NotFoundError(error.message, known=known, name=name, param="feature_set")

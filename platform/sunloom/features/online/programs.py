@@ -20,6 +20,7 @@ from sunloom.features.plan import (
     JoinPlan,
     Lookup,
     Now,
+    Resolved,
     walk,
 )
 from sunloom.features.streaming.layout import Layout
@@ -120,20 +121,34 @@ class _Live:
         if isinstance(node, Call):
             return all(self._is_live(arg) for arg in node.args)
         if isinstance(node, Column):
-            feature = self._item.feature(node.name)
-            return feature.name in self._recorded or self.is_live(feature)
-        if isinstance(node, Aggregate):
-            return node in self._layout.readings
-        if isinstance(node, Lookup):
+            return self._is_at_hand(node.name)
+        if isinstance(node, Resolved):
+            given = (one.value for one in node.resolver.args)
+            return node.resolver.kind == "online" and all(self._is_live(one) for one in given)
+        if isinstance(node, Aggregate | Lookup):
             join = self._item.join(node.join)
-            return join.target in self._layout.streamed or self._from_elsewhere(join, node)
+            if not all(self._is_at_hand(name) for name in join.own_keys):
+                return False
+            if isinstance(node, Aggregate):
+                return node in self._layout.readings
+            return self._is_found(join, node)
         return isinstance(node, Const | Now)
 
-    def _from_elsewhere(self, join: JoinPlan, node: Lookup) -> bool:
-        """A computed feature of a class that has no rows of its own."""
-        feature = self._layout.plan.of(join.target).feature(node.feature)
-        other = _Live(self._layout, self._layout.plan.of(join.target), ())
-        return feature.expression is not None and other.is_live(feature)
+    def _is_at_hand(self, name: str) -> bool:
+        if name == self._item.key or name in self._recorded:
+            return True
+        feature = self._item.feature(name)
+        if feature.expression is None:
+            return self._item.namespace in self._layout.streamed
+        return self._is_live(feature.expression)
+
+    def _is_found(self, join: JoinPlan, node: Lookup) -> bool:
+        """The other class has no records of its own: its rows are streamed, or it is computed."""
+        target = self._layout.plan.of(join.target)
+        is_by_key = join.target_keys == (target.key,)
+        if not is_by_key and join.target not in self._layout.streamed:
+            return False
+        return _Live(self._layout, target, ())._is_at_hand(node.feature)
 
 
 def _step(layout: Layout, item: ClassPlan, feature: FeaturePlan) -> Step:

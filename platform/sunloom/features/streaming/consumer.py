@@ -22,7 +22,8 @@ from sunloom.features.streaming.kafka import (
 )
 from sunloom.features.streaming.layout import Layout
 from sunloom.features.streaming.log import EventLog
-from sunloom.features.streaming.partition import ClassStream, PartitionStream, Policy
+from sunloom.features.streaming.partition import ClassStream, PartitionStream
+from sunloom.features.streaming.policy import Policy
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, TopicPartition

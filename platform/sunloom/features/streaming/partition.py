@@ -17,10 +17,10 @@ from sunloom.features.streaming.ingest import Ingest
 from sunloom.features.streaming.layout import Layout
 from sunloom.features.streaming.log import OFFSET, EventLog
 from sunloom.features.streaming.messages import MessageReader
+from sunloom.features.streaming.policy import Policy
 from sunloom.features.streaming.progress import Place, Progress
 
 _LEAST_SEEN = 1_000
-_US = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,6 @@ class Refused:
     offset: int
     reason: str
     value: bytes | None
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What happens to events out of time, and to messages that cannot be used.
-
-    Attributes:
-        lateness_us: How far behind the latest event an event is not late.
-        drops_late: Whether later ones are left out.
-        ahead_us: How far ahead of the clock an event may lie.
-        max_bad_share: Share of refused messages above which the stream stops.
-    """
-
-    lateness_us: int
-    drops_late: bool = False
-    ahead_us: int = 86_400 * _US
-    max_bad_share: float = 0.01
 
 
 class ClassStream:

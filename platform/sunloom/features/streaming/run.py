@@ -10,11 +10,11 @@ from typing import Any
 from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import NotFoundError, UsageError
 from sunloom.features.catalogue import plan_of
-from sunloom.features.online.definitions import store_stream
+from sunloom.features.online import store_stream
 from sunloom.features.plan import Plan
 from sunloom.features.requirements import source_needs
 from sunloom.features.store import OnlineStore, open_online_store
-from sunloom.features.streaming.consumer import Report, StreamConsumer
+from sunloom.features.streaming.consumer import Report, StreamConsumer, policy_of
 from sunloom.features.streaming.layout import Layout
 from sunloom.features.streaming.progress import all_progress
 
@@ -32,7 +32,7 @@ def prepare_stream(recipe: FeaturesRecipe, store: OnlineStore) -> Layout:
     source = recipe.kafka_source()
     plan = plan_of(recipe.definitions, recipe.feature_set).for_online()
     check_streamed(plan, source.topics)
-    return store_stream(store, plan, source.topics, source.tile_s)
+    return store_stream(store, plan, source.topics, source.tile_s, policy_of(source))
 
 
 def check_streamed(plan: Plan, streamed: Iterable[str]) -> None:

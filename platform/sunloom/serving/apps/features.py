@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from sunloom.config import Settings
 from sunloom.errors import RequestError
+from sunloom.features.online import definitions_of, read_online, schema_of
 from sunloom.features.store import OnlineStore, open_online_store
+from sunloom.serving.apps.features_events import ingest
 from sunloom.serving.apps.features_openapi import describe
-from sunloom.serving.apps.features_rows import check_rows, ingest_rows
+from sunloom.serving.apps.features_rows import check_rows
 from sunloom.serving.guard import App, Receive, Scope, Send
 from sunloom.serving.plain import allow, answer_lifespan, read_json, send_json
 
@@ -27,7 +30,7 @@ def build_features_app(settings: Settings) -> App:
     store = open_online_store(settings)
     posts: Mapping[str, Handler] = {
         "batch": read_batch,
-        "ingest": ingest_rows,
+        "ingest": ingest,
         "validate": check_rows,
     }
 
@@ -48,21 +51,23 @@ def build_features_app(settings: Settings) -> App:
 
 def _get(store: OnlineStore, name: str, scope: Scope) -> dict[str, Any]:
     if not name:
-        return {"feature_sets": [list_set(store, one) for one in store.feature_sets()]}
+        names = sorted({*store.feature_sets(), *definitions_of(store).streamed()})
+        return {"feature_sets": [list_set(store, one) for one in names]}
     if name == "openapi.json":
         return describe()
     query = parse_qs(scope["query_string"].decode("latin-1"))
     if "entity_id" not in query:
-        store.schema(name)
+        schema_of(store, name)
         raise RequestError("The query names no entity_id.", param="entity_id")
     wanted = query["features"][0].split(",") if "features" in query else None
+    now = moment(query["now"][0]) if "now" in query else None
     entity_id = query["entity_id"][0]
-    return {"feature_set": name} | read_entities(store, name, [entity_id], wanted)[0]
+    return {"feature_set": name} | read_entities(store, name, [entity_id], wanted, now)[0]
 
 
 def list_set(store: OnlineStore, name: str) -> dict[str, Any]:
     """What a feature set holds."""
-    schema = store.schema(name)
+    schema = schema_of(store, name)
     fields = {field.name: field.dtype for field in schema.fields}
     return {"name": name, "key": schema.key, "key_dtype": schema.key_dtype, "features": fields}
 
@@ -82,15 +87,20 @@ def read_batch(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
         raise RequestError(f"At most {_MOST_ENTITIES} entities a request.", param="entity_ids")
     if wanted is not None and not _are_names(wanted):
         raise RequestError("features must be a list of names.", param="features")
-    return {"feature_set": name, "results": read_entities(store, name, ids, wanted)}
+    now = moment(body["now"]) if body.get("now") is not None else None
+    return {"feature_set": name, "results": read_entities(store, name, ids, wanted, now)}
 
 
 def read_entities(
-    store: OnlineStore, name: str, ids: Sequence[int | str], wanted: Sequence[str] | None
+    store: OnlineStore,
+    name: str,
+    ids: Sequence[int | str],
+    wanted: Sequence[str] | None,
+    now: datetime | None = None,
 ) -> list[dict[str, Any]]:
     """One entry an entity; an unknown one is not found and all its features are null."""
-    rows = store.read(name, ids, features=wanted)
-    schema = store.schema(name)
+    rows = read_online(store, name, ids, wanted, now)
+    schema = schema_of(store, name)
     nothing = dict.fromkeys(wanted if wanted is not None else schema.names)
     is_number = schema.key_dtype == "int64"
     return [
@@ -101,6 +111,26 @@ def read_entities(
         }
         for one, row in zip(ids, rows, strict=True)
     ]
+
+
+def moment(value: object) -> datetime:
+    """A moment in a request.
+
+    Raises:
+        RequestError: It is no ISO timestamp with a zone.
+    """
+    try:
+        # A plus sign that was not escaped arrives as a space.
+        found = datetime.fromisoformat(str(value).replace(" ", "+"))
+    except ValueError:
+        found = datetime.min
+    if found.tzinfo is None:
+        raise RequestError(
+            f"now {value!r} is not an ISO timestamp with a time zone.",
+            "Write it like 2026-03-01T12:00:00Z.",
+            "now",
+        )
+    return found
 
 
 async def _call(handler: Handler, store: OnlineStore, body: Mapping[str, Any]) -> Any:

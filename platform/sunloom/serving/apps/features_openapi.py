@@ -14,6 +14,22 @@ _ROWS: dict[str, Any] = {
         "rows": {"type": "array", "minItems": 1, "items": {"type": "object"}},
     },
 }
+_EVENTS: dict[str, Any] = {
+    "type": "object",
+    "required": ["rows"],
+    "properties": {
+        **_ROWS["properties"],
+        "source": {
+            "type": "string",
+            "description": "The streamed class whose events the rows are.",
+        },
+    },
+}
+_NOW: dict[str, Any] = {
+    "type": "string",
+    "format": "date-time",
+    "description": "As of this moment; by default the present, or as records were written.",
+}
 _ENTITY: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -34,7 +50,13 @@ def describe() -> dict[str, Any]:
             "/features/{feature_set}": {"get": _read_one()},
             "/features/batch": {"post": _read_many()},
             "/features/validate": {"post": _operation("validate_rows", "Check rows.", body=_ROWS)},
-            "/features/ingest": {"post": _operation("ingest_rows", "Write rows.", body=_ROWS)},
+            "/features/ingest": {
+                "post": _operation(
+                    "ingest_rows",
+                    "Write rows: events of a streamed class, or one record a row.",
+                    body=_EVENTS,
+                )
+            },
         },
     }
 
@@ -50,6 +72,7 @@ def _read_one() -> dict[str, Any]:
             "schema": {"type": "string"},
             "description": "Names with commas between; all when left out.",
         },
+        {"name": "now", "in": "query", "required": False, "schema": _NOW},
     ]
     read = _operation("read_features", "Features of one entity.", answer=_ENTITY)
     return read | {"parameters": parameters}
@@ -63,6 +86,7 @@ def _read_many() -> dict[str, Any]:
             "feature_set": {"type": "string"},
             "entity_ids": {"type": "array", "items": _ID},
             "features": _NAMES,
+            "now": _NOW,
         },
     }
     answer = {

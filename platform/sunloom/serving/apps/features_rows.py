@@ -55,14 +55,24 @@ def ingest_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
 def _read(
     store: OnlineStore, body: Mapping[str, Any]
 ) -> tuple[GroupSchema, Sequence[dict[str, Any]]]:
-    name, rows = body.get("feature_set"), body.get("rows")
+    name = body.get("feature_set")
     if not isinstance(name, str):
         raise RequestError("feature_set must be a name.", param="feature_set")
+    return store.schema(name), rows_of(body)
+
+
+def rows_of(body: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+    """The rows of a request.
+
+    Raises:
+        RequestError: They are no list of objects, or too many.
+    """
+    rows = body.get("rows")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise RequestError("rows must be a list of objects.", param="rows")
     if len(rows) > _MOST_ROWS:
         raise RequestError(f"At most {_MOST_ROWS} rows a request.", param="rows")
-    return store.schema(name), rows
+    return rows
 
 
 def _checks(schema: GroupSchema, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,268 @@
+"""Messages, late events, quarantine and the log, of one partition without a broker."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from memory_store import MemoryStore
+from pydantic import ValidationError
+from same_values import differences
+
+from sunloom.config.streaming import KafkaSecurity, KafkaSource
+from sunloom.errors import ConflictError, DataQualityError, NotFoundError, UsageError
+from sunloom.features.catalogue import plan_of
+from sunloom.features.engine import Engine
+from sunloom.features.lowering import NOW
+from sunloom.features.online.reader import OnlineReader
+from sunloom.features.plan import Plan
+from sunloom.features.store.embedded import EmbeddedStore
+from sunloom.features.streaming.kafka import client_settings
+from sunloom.features.streaming.layout import build_layout
+from sunloom.features.streaming.log import EventLog
+from sunloom.features.streaming.partition import ClassStream, PartitionStream, Refused
+from sunloom.features.streaming.policy import Policy
+from sunloom.features.streaming.progress import Place, Progress
+from sunloom.features.streaming.run import check_streamed
+
+CLASSES = str(Path(__file__).with_name("stream_classes.py"))
+START = datetime(2026, 3, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+HOUR_US = 3_600_000_000
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return plan_of(CLASSES, "st_rider")
+
+
+def _message(number: int, at: datetime | str, **values: Any) -> bytes:
+    when = at if isinstance(at, str) else at.isoformat()
+    return json.dumps({"id": number, "rider_id": 1, "at": when, "fare": 1.0} | values).encode()
+
+
+def _stream(
+    plan: Plan, store: Any, policy: Policy | None = None, log: EventLog | None = None
+) -> tuple[ClassStream, list[Refused]]:
+    refused: list[Refused] = []
+    policy = policy or Policy(HOUR_US)
+    layout = build_layout(plan, ("st_trip",))
+    return ClassStream(store, layout, "st_trip", policy, refused.extend, log), refused
+
+
+def _ever(plan: Plan, store: Any, now: datetime) -> int:
+    found = OnlineReader(store, plan, build_layout(plan, ("st_trip",))).read([1], now)
+    return 0 if found[0] is None else int(found[0]["trips_ever"])
+
+
+def test_poison_is_named_and_the_stream_goes_on(plan: Plan) -> None:
+    store = MemoryStore()
+    stream, refused = _stream(plan, store, Policy(HOUR_US, max_bad_share=1.0))
+    values = [
+        _message(0, START),
+        b"not json",
+        b"[1, 2]",
+        None,
+        b"\xff\xfe",
+        _message(5, START, fare="dear"),
+        _message(6, START, rider_id=None),
+        _message(7, "2026-03-01 10:00"),
+        _message(8, START, rider_id=2**70),
+        json.dumps({"id": 9, "rider_id": 1}).encode(),
+        _message(10, "2999-01-01T00:00:00Z"),
+        # Odd, but not wrong: a table of text has it so, too.
+        _message(11, "2026-03-01T05:00:00+02:00", fare="2.5", seats=3.0, extra={"a": 1}),
+    ]
+    progress = PartitionStream(stream, "trips/0").process(range(12), values)
+    assert {one.offset: one.reason.split(":")[0] for one in refused} == {
+        1: "not JSON",
+        2: "not a JSON object",
+        3: "empty message",
+        4: "not JSON",
+        5: "fare is not a number",
+        6: "rider_id is missing",
+        7: "at is not a datetime with a time zone",
+        8: "rider_id is not a whole number",
+        9: "at is missing",
+        10: "at lies in the future",
+    }
+    assert [one.value for one in refused][:2] == [b"not json", b"[1, 2]"]
+    assert (progress.events, progress.quarantined, progress.next_offset) == (2, 10, 12)
+    reader = OnlineReader(store, plan, stream.layout)
+    found = reader.read([1], START + 5 * HOUR)[0]
+    assert found is not None
+    assert (found["trips_ever"], found["spent__86400__"], found["most_seats"]) == (2, 3.5, 3)
+
+
+def test_too_much_poison_stops_the_stream(plan: Plan) -> None:
+    store = MemoryStore()
+    partition = PartitionStream(_stream(plan, store)[0], "trips/0")
+    partition.process(range(10), [b"?"] * 10)
+    with pytest.raises(DataQualityError, match=r"11 of 11 messages of trips/0"):
+        partition.process([10], [b"?"])
+    # What was counted is stored all the same, so the same messages do not come again.
+    assert PartitionStream(_stream(plan, store)[0], "trips/0").progress.next_offset == 11
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize(("drops", "counted"), [(True, 3), (False, 5)])
+def test_late_events_are_those_behind_all_before_them(
+    plan: Plan, drops: bool, counted: int, size: int
+) -> None:
+    hours = [0, 5, 4, 3, 2]
+    store = MemoryStore()
+    stream, _ = _stream(plan, store, Policy(HOUR_US, drops_late=drops))
+    partition = PartitionStream(stream, "trips/0")
+    values = [_message(i, START + hour * HOUR) for i, hour in enumerate(hours)]
+    for at in range(0, 5, size):
+        partition.process(range(at, min(at + size, 5)), values[at : at + size])
+    assert partition.progress.late == 2
+    assert partition.progress.dropped == (2 if drops else 0)
+    assert partition.progress.latest_us == int((START + 5 * HOUR).timestamp() * 1e6)
+    assert _ever(plan, store, START + 9 * HOUR) == counted
+
+
+def test_a_replayed_batch_changes_nothing_and_overwrites_its_log(
+    plan: Plan, tmp_path: Path
+) -> None:
+    store = MemoryStore()
+    values = [_message(i, START + i * HOUR) for i in range(10)]
+    # An attempt that came to its log and no further.
+    log = EventLog(tmp_path)
+    crashed, _ = _stream(plan, MemoryStore(), log=log)
+    PartitionStream(crashed, "trips/0").process(range(10), values)
+    partition = PartitionStream(_stream(plan, store, log=log)[0], "trips/0")
+    partition.process(range(4), values[:4])
+    partition.process(range(2, 10), values[2:])
+    partition.process(range(10), values)
+    assert partition.progress.events == 10
+    assert _ever(plan, store, START + 99 * HOUR) == 10
+    files = sorted((tmp_path / "st_trip").iterdir())
+    assert [file.name for file in files] == [f"trips-0-{first:020d}.parquet" for first in (0, 4)]
+    logged = pl.concat([pl.read_parquet(file) for file in files])
+    assert logged["__offset"].to_list() == list(range(10))
+    # The log is a source like any other.
+    asked = pl.DataFrame({"id": [1], NOW: [START + 99 * HOUR]})
+    assert Engine(plan, {"st_trip": logged}).answer(asked)["trips_ever"].item() == 10
+
+
+def test_a_writer_that_was_replaced_writes_nothing(plan: Plan) -> None:
+    store = MemoryStore()
+    values = [_message(i, START) for i in range(6)]
+    old = PartitionStream(_stream(plan, store)[0], "trips/0")
+    new = PartitionStream(_stream(plan, store)[0], "trips/0")
+    new.process(range(4), values[:4])
+    with pytest.raises(ConflictError, match="moved trips/0 on"):
+        old.process(range(3), values[:3])
+    assert old.resume() == 4
+    old.process(range(6), values)
+    assert _ever(plan, store, START) == 6
+
+
+def test_what_is_streamed_is_what_the_set_reads(plan: Plan) -> None:
+    with pytest.raises(NotFoundError, match="reads no rows of 'st_nobody'"):
+        check_streamed(plan, ["st_trip", "st_nobody"])
+    with pytest.raises(UsageError, match="needs rows of 'st_trip'"):
+        check_streamed(plan, [])
+
+
+def test_security_reaches_the_client_and_nothing_else() -> None:
+    topics = {"st_trip": "trips"}
+    security = KafkaSecurity(
+        protocol="sasl_ssl", username="ann", password="secret", ca_file=Path("ca.pem")
+    )
+    source = KafkaSource(brokers="b:9092", topics=topics, security=security)
+    settings = client_settings(source)
+    assert settings["sasl.password"] == "secret"
+    assert settings["ssl.ca.location"] == "ca.pem"
+    assert "secret" not in repr(source)
+    for wrong in ({"protocol": "sasl_ssl"}, {"username": "ann", "password": "x"}, {"ca_file": "x"}):
+        with pytest.raises(ValidationError, match="belong"):
+            KafkaSecurity(**wrong)
+
+
+KILLS = 20
+EVENTS = 3_000
+
+
+def _consume(folder: str, tmp: str, plan_json: str, values: list[bytes], seed: int) -> None:
+    """A consumer as a process of its own: batches of random sizes from the stored place on."""
+    chosen = random.Random(seed)
+    store = EmbeddedStore(Path(folder))
+    plan = Plan.model_validate_json(plan_json)
+    partition = PartitionStream(_stream(plan, store, log=EventLog(Path(tmp)))[0], "trips/0")
+    while (at := partition.progress.next_offset or 0) < len(values):
+        end = min(len(values), at + chosen.randint(1, 40))
+        partition.process(range(at, end), values[at:end])
+
+
+def test_killed_at_twenty_moments_no_event_is_lost_or_counted_twice(
+    plan: Plan, tmp_path: Path
+) -> None:
+    chosen = random.Random(3)
+    moments = [START + timedelta(seconds=60 * i + chosen.randint(-7_000, 0)) for i in range(EVENTS)]
+    values = [
+        _message(i, at, rider_id=chosen.randint(1, 9), fare=chosen.random(), note=f"n{i % 7}")
+        for i, at in enumerate(moments)
+    ]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    folder, log = str(tmp_path / "online"), str(tmp_path / "log")
+    arguments = (folder, log, plan.model_dump_json(), values)
+    kills = 0
+    while True:
+        consumer = context.Process(target=_consume, args=(*arguments, kills))
+        consumer.start()
+        if kills == KILLS:
+            consumer.join(30)
+            break
+        # After it has begun to store, at any moment of a batch.
+        _wait_for_progress(plan, folder)
+        time.sleep(chosen.uniform(0, 0.05))
+        assert consumer.pid is not None
+        assert consumer.is_alive(), "the stream ended before it was killed often enough"
+        os.kill(consumer.pid, signal.SIGKILL)
+        consumer.join()
+        kills += 1
+    assert consumer.exitcode == 0
+
+    store = EmbeddedStore(Path(folder))
+    layout = build_layout(plan, ("st_trip",))
+    place = Place.of(layout, "trips/0")
+    assert place.read(store)[0].events == EVENTS
+    logged = pl.read_parquet(tmp_path / "log" / "st_trip" / "*.parquet").sort("__offset")
+    assert logged["__offset"].to_list() == list(range(EVENTS))
+    now = max(moments)
+    asked = pl.DataFrame({"id": list(range(1, 10)), NOW: [now] * 9})
+    truth = Engine(plan, {"st_trip": logged}).answer(asked).to_dicts()
+    for found, row in zip(
+        OnlineReader(store, plan, layout).read(range(1, 10), now), truth, strict=True
+    ):
+        assert found is not None
+        assert differences(found, row) == {}
+
+
+_seen: dict[str, int] = {}
+
+
+def _wait_for_progress(plan: Plan, folder: str) -> None:
+    """Until the new consumer has stored something after what the last one left."""
+    store = EmbeddedStore(Path(folder))
+    place = Place.of(build_layout(plan, ("st_trip",)), "trips/0")
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        progress: Progress = place.read(store)[0]
+        if (progress.next_offset or 0) > _seen.get(folder, 0):
+            _seen[folder] = progress.next_offset or 0
+            return
+        time.sleep(0.002)
+    raise AssertionError("no progress")
