@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -21,6 +21,7 @@ from sunloom.features.plan import Plan
 from sunloom.features.report import Report
 from sunloom.features.requirements import source_needs
 from sunloom.features.types import POLARS
+from sunloom.features.validations import count_rows
 
 Packet = NDArray[np.uint8]
 
@@ -34,6 +35,7 @@ class Notes:
 
     rows_read: int
     damaged: Packet | None
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def read_and_cut(plan_json: str, chunk: Chunk, partitions: int) -> list[Notes | Packet]:
@@ -42,7 +44,8 @@ def read_and_cut(plan_json: str, chunk: Chunk, partitions: int) -> list[Notes | 
     need = source_needs(plan)[chunk.source]
     read = read_chunk(plan, need, chunk)
     damaged = packed(read.damaged) if read.damaged.height else None
-    notes = Notes(read.rows.height + read.damaged.height, damaged)
+    report = Report(count_rows(plan, chunk.source, read.rows))
+    notes = Notes(read.rows.height + read.damaged.height, damaged, report.counts())
     if need.partition_by is None:
         return [notes, packed(read.rows)]
     return [notes, *(packed(rows) for rows in cut(read.rows, need.partition_by, partitions))]

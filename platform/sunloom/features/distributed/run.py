@@ -97,7 +97,7 @@ def _run(
         appended(entities, answers),
         pl.concat(damaged) if damaged else pl.DataFrame(),
         sum(note.rows_read for note in read),
-        exchange.reported(counts),
+        exchange.reported([*counts, *(note.counts for note in read)]),
     )
 
 
