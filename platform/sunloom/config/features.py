@@ -15,6 +15,7 @@ from sunloom.config.settings import Settings
 from sunloom.config.sources import BatchSource, DatasetSource, FilesSource
 from sunloom.config.stores import StoresConfig
 from sunloom.config.streaming import KafkaSource
+from sunloom.config.transformations import FeatureTransformations, PreparedConfig
 from sunloom.config.validation import ValidationConfig
 from sunloom.errors import ConfigError
 
@@ -108,6 +109,11 @@ class FeaturesRecipe(Settings):
     """Engines and thresholds."""
     validation: ValidationConfig | None = None
     """What rows must be like; a batch that is not is not materialised."""
+    transformations: FeatureTransformations | None = None
+    """How features are prepared for models: the short form or a list of steps, fitted on training
+    rows, or a fitted ``artifact``. What comes out is a set of its own."""
+    prepared: PreparedConfig = PreparedConfig()
+    """The prepared set: name, rows learnt from, registry."""
     chalk: ChalkConfig | None = None
     """The Chalk environment that computes the set where ``execution.engine`` is ``chalk``."""
 

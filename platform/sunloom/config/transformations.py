@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -121,6 +122,40 @@ Transformations = Annotated[
     | Annotated[tuple[Step, ...], AfterValidator(_some), Tag("StandardScaler")],
     Discriminator(_form),
 ]
+
+
+class FittedForm(Model):
+    """A recipe that was fitted before."""
+
+    artifact: str
+    """Its folder, or ``name``, ``name@version`` or ``name@alias`` of the registry."""
+
+
+def _feature_form(value: Any) -> str:
+    named = isinstance(value, dict) and "artifact" in value
+    return "FittedForm" if named or isinstance(value, FittedForm) else _form(value)
+
+
+FeatureTransformations = Annotated[
+    Annotated[FittedForm, Tag("FittedForm")]
+    | Annotated[ShortForm, Tag("ShortForm")]
+    | Annotated[tuple[Step, ...], AfterValidator(_some), Tag("StandardScaler")],
+    Discriminator(_feature_form),
+]
+
+
+class PreparedConfig(Model):
+    """The prepared form of a feature set: written beside it, under a name of its own."""
+
+    feature_set: str | None = None
+    """Name of the prepared set in the online store; ``<feature_set>_prepared`` when empty."""
+    cutoffs: tuple[date, ...] = ()
+    """Cut-offs whose rows are learnt from. When empty: all but the latest, which models are judged
+    on, or the only one."""
+    name: str | None = None
+    """Name in the registry for what was fitted; nothing is registered when empty."""
+    alias: str | None = None
+    """Alias that moves to the new version."""
 
 
 class PreparationConfig(Model):

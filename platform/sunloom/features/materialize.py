@@ -21,6 +21,7 @@ from sunloom.features.catalogue import outline_of, plan_of
 from sunloom.features.entities import known_entities
 from sunloom.features.historical import EVENT_TIME, check_sources, computed, settle
 from sunloom.features.plan import Plan
+from sunloom.features.prepared import Preparation
 from sunloom.features.quality import gate, keep_rules
 from sunloom.features.report import Report
 from sunloom.features.sizing import Choice, choose_engine
@@ -43,7 +44,8 @@ def materialize(recipe: FeaturesRecipe, *, fetched: bool = False) -> dict[str, A
         ``training_rows``, ``online_entities``, ``offline_version``: the offline store's version
         that holds all of them; and ``engines_equal``: whether the training rows through Ray Data
         are those of the one-process path, None where they were not compared. Where there are any:
-        ``validations`` (feature to values outside its limits) and ``resolver_failures``.
+        ``validations`` (feature to values outside its limits) and ``resolver_failures``; and
+        what ``Preparation.told`` says of the prepared set.
     """
     if not fetched:
         fetch_sources(recipe)
@@ -51,17 +53,19 @@ def materialize(recipe: FeaturesRecipe, *, fetched: bool = False) -> dict[str, A
     summary: dict[str, Any] = {"training_rows": 0, "online_entities": 0, "engines_equal": None}
     made: list[pl.DataFrame] = []
     report = Report()
+    preparation = Preparation(recipe, plan.root.key)
     if recipe.training is not None:
-        rows, equal = _training(recipe, plan, report)
+        rows, equal = _training(recipe, plan, report, preparation)
         made.append(rows)
         summary |= {"training_rows": rows.height, "engines_equal": equal}
     if recipe.online is not None:
         served = plan.for_online()
         made.append(_latest(recipe, served, recipe.online, report))
         summary["online_entities"] = _online(recipe, served, made[-1])
+        preparation.serve(open_online_store(recipe), made[-1])
     if made:
         summary["offline_version"] = _offline(recipe, plan, made)
-    return summary | report.told()
+    return summary | report.told() | preparation.told
 
 
 def _plan(recipe: FeaturesRecipe) -> Plan:
@@ -100,7 +104,7 @@ def _tables(recipe: FeaturesRecipe) -> dict[str, pl.LazyFrame]:
 
 
 def _training(
-    recipe: FeaturesRecipe, plan: Plan, report: Report
+    recipe: FeaturesRecipe, plan: Plan, report: Report, preparation: Preparation
 ) -> tuple[pl.DataFrame, bool | None]:
     dataset, tables = _labelled(recipe), _tables(recipe)
     entities = pl.concat([dataset.entities(tables, moment) for moment in recipe.moments()])
@@ -110,6 +114,7 @@ def _training(
     for moment in recipe.moments():
         path = recipe.features_folder() / f"training_{moment.date()}.parquet"
         _write(labelled.filter(pl.col(EVENT_TIME) == moment), path)
+    preparation.train(labelled, dataset.label)
     return rows, _engines_equal(recipe, plan, entities, rows)
 
 
