@@ -128,9 +128,9 @@ def _extreme(
     return folded.cast(values.dtype)
 
 
-def _variance(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
+def _variance(_: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
     with np.errstate(invalid="ignore", over="ignore"):
-        variances = range_variances(values.cast(pl.Float64).to_numpy(), ranges)
+        variances = range_variances(values.cast(pl.Float64).to_numpy(), keys, ranges)
     return _with_nulls(variances, ranges.counts < 2)
 
 

@@ -222,7 +222,7 @@ def test_tree_distinct_and_variance(events: list, asked: list, width: int | None
     tree = RangeTree(values, np.minimum, np.iinfo(np.int64).max)
     smallest = tree.fold(ranges.start, ranges.stop)
     distinct = range_distinct(values + 5, timeline.keys, ranges)
-    variances = range_variances(values.astype(np.float64), ranges)
+    variances = range_variances(values.astype(np.float64), timeline.keys, ranges)
     for row in range(len(asked)):
         inside = values[ranges.start[row] : ranges.stop[row]]
         assert smallest[row] == (inside.min() if len(inside) else np.iinfo(np.int64).max)

@@ -12,9 +12,10 @@ from sunloom.features.kernels.extremes import range_extreme_rows
 from sunloom.features.kernels.frequencies import range_top
 from sunloom.features.kernels.order import stable_order
 from sunloom.features.kernels.percentiles import range_select
-from sunloom.features.kernels.sums import range_sums, range_variances
+from sunloom.features.kernels.sums import range_sums
 from sunloom.features.kernels.timeline import Timeline
 from sunloom.features.kernels.trees import RangeTree, RankIndex
+from sunloom.features.kernels.variances import range_variances
 
 __all__ = [
     "Array",

@@ -1,10 +1,11 @@
-"""Sums and variances of ranges; one key's spike never reaches another's result."""
+"""Sums of ranges; one key's spike never reaches another's result."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from sunloom.features.kernels.arrays import Array, Floats, Ints, Ranges
+from sunloom.features.kernels.expansion import chunks, expanded
 from sunloom.features.kernels.prefixes import key_bounds, sums_before
 from sunloom.features.kernels.trees import RangeTree
 
@@ -86,50 +87,10 @@ def _summed(values: Floats, ranges: Ranges) -> Floats:
     short = ranges.counts <= _SHORT
     rows = np.flatnonzero(short)
     picked = Ranges(ranges.start[rows], ranges.stop[rows])
-    for chunk in _chunks(picked.counts):
-        flat, offsets = _expand(Ranges(picked.start[chunk], picked.stop[chunk]))
+    for chunk in chunks(picked.counts):
+        flat, offsets = expanded(Ranges(picked.start[chunk], picked.stop[chunk]))
         sums[rows[chunk]] = np.add.reduceat(values[flat], offsets)
     if not short.all():
         tree = RangeTree(values, np.add, 0.0)
         sums[~short] = tree.fold(ranges.start[~short], ranges.stop[~short])
     return sums
-
-
-def range_variances(values: Floats, ranges: Ranges) -> Floats:
-    """Sample variance of each range (divisor n - 1); NaN where it has fewer than two rows."""
-    variances = np.full(len(ranges.start), np.nan)
-    rows = np.flatnonzero(ranges.counts > 1)
-    if not len(rows):
-        return variances
-    picked = Ranges(ranges.start[rows], ranges.stop[rows])
-    # Deviations from each range's own mean: squares of large offsets would cancel badly.
-    for chunk in _chunks(picked.counts):
-        part = Ranges(picked.start[chunk], picked.stop[chunk])
-        flat, offsets = _expand(part)
-        values_of = values[flat]
-        counts = part.counts
-        means = np.add.reduceat(values_of, offsets) / counts
-        squares = (values_of - np.repeat(means, counts)) ** 2
-        variances[rows[chunk]] = np.add.reduceat(squares, offsets) / (counts - 1)
-    return variances
-
-
-def _chunks(counts: Ints, budget: int = 4_000_000) -> list[slice]:
-    """Consecutive questions whose rows together stay below the budget (or one alone)."""
-    total = np.cumsum(counts)
-    slices: list[slice] = []
-    start = 0
-    while start < len(counts):
-        done = total[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(total, done + budget, side="right")))
-        slices.append(slice(start, stop))
-        start = stop
-    return slices
-
-
-def _expand(ranges: Ranges) -> tuple[Ints, Ints]:
-    """Every row of every range, one range after another, and where each range begins."""
-    counts = ranges.counts
-    offsets = np.cumsum(counts) - counts
-    flat = np.arange(int(counts.sum()), dtype=np.int64) + np.repeat(ranges.start - offsets, counts)
-    return flat, offsets
