@@ -25,6 +25,7 @@ from sunloom.features.prepared import Preparation
 from sunloom.features.quality import gate, keep_rules
 from sunloom.features.report import Report
 from sunloom.features.sizing import Choice, choose_engine
+from sunloom.features.staleness import is_until, with_ends
 from sunloom.features.store import open_online_store
 from sunloom.features.store.offline import open_offline_store
 
@@ -60,8 +61,9 @@ def materialize(recipe: FeaturesRecipe, *, fetched: bool = False) -> dict[str, A
         summary |= {"training_rows": rows.height, "engines_equal": equal}
     if recipe.online is not None:
         served = plan.for_online()
-        made.append(_latest(recipe, served, recipe.online, report))
-        summary["online_entities"] = _online(recipe, served, made[-1])
+        latest = _latest(recipe, with_ends(served), recipe.online, report)
+        summary["online_entities"] = _online(recipe, served, latest)
+        made.append(latest.drop(name for name in latest.columns if is_until(name)))
         preparation.serve(open_online_store(recipe), made[-1])
     if made:
         summary["offline_version"] = _offline(recipe, plan, made)

@@ -9,12 +9,21 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory_store import MemoryStore
 
+from sunloom.config import load_config
+from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import DefinitionError
 from sunloom.features.catalogue import catalogue_of, plan_of
 from sunloom.features.engine import Engine
+from sunloom.features.historical import historical_polars
 from sunloom.features.lowering import NOW
+from sunloom.features.materialize import materialize
+from sunloom.features.online import read_online, schema_of, store_stream
 from sunloom.features.plan import Plan
+from sunloom.features.store import open_online_store
+from sunloom.features.store.offline import open_offline_store
+from sunloom.features.streaming.ingest import Ingest
 
 US = timedelta(microseconds=1)
 HOUR = timedelta(hours=1)
@@ -151,3 +160,61 @@ def test_what_cannot_be_told_is_refused(tmp_path: Path, declared: str, construct
     with pytest.raises(DefinitionError, match=rf"stale\.py:8.*{construct}") as caught:
         catalogue_of(str(file))
     assert "FeatureTime" in caught.value.hint or "max_staleness" in caught.value.hint
+
+
+def _recipe(tmp_path: Path, definitions: str) -> FeaturesRecipe:
+    readings = pl.DataFrame(
+        {"id": [1, 2, 3], "at": [START, START - HOUR, START - 4 * HOUR]},
+        schema={"id": pl.Int64, "at": UTC_US},
+    ).with_columns(pl.Series(name, [2.0, 2.0, 2.0], pl.Float64) for name in READ)
+    readings.write_parquet(tmp_path / "readings.parquet")
+    recipe = tmp_path / "ages.yaml"
+    recipe.write_text(
+        f"definitions: {definitions}\nfeature_set: sl_age\n"
+        "feature_store: {batch_source: {type: files, tables: "
+        f"{{sl_age: {tmp_path / 'readings.parquet'}}}}}}}\n"
+        f"online: {{as_of: {START.isoformat()}}}\nexecution: {{engine: polars}}\n"
+    )
+    sets = [f"paths.state={tmp_path / 'state'}", f"paths.outputs={tmp_path / 'outputs'}"]
+    return load_config(FeaturesRecipe, recipe=recipe, sets=sets).config
+
+
+@pytest.mark.parametrize("later", [timedelta(0), HOUR, HOUR + US, 3 * HOUR, 3 * HOUR + US])
+def test_stored_values_grow_stale_as_historical_ones_do(
+    plan: Plan,
+    definitions: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    project_root: Path,
+    later: timedelta,
+) -> None:
+    monkeypatch.setenv("SUNLOOM_CONF", str(project_root / "conf"))
+    recipe = _recipe(tmp_path, definitions)
+    assert materialize(recipe)["online_entities"] == 3
+    store = open_online_store(recipe)
+    ids, now = [1, 2, 3], START + later
+    read = read_online(store, "sl_age", ids, now=now)
+    entities = pl.DataFrame({"id": ids, "event_time": [now] * 3}).cast({"event_time": UTC_US})
+    sources = {"sl_age": tmp_path / "readings.parquet"}
+    expected = historical_polars(plan, sources, entities).table.select(plan.outputs).to_dicts()
+    assert read == expected
+    assert schema_of(store, "sl_age").names == plan.outputs
+    assert "hour__until__" not in open_offline_store(recipe).read("sl_age").columns
+    # Without a moment the present counts: all but what holds for ever has ended.
+    [present, *_] = read_online(store, "sl_age", ids)
+    assert present is not None
+    assert {name for name, value in present.items() if value is not None} == {"always", "filled"}
+    assert present["filled"] == -1.0
+
+
+def test_streamed_values_grow_stale_too(plan: Plan) -> None:
+    store = MemoryStore()
+    events = [(START, 2.0), (START + HOUR, 3.0)]
+    layout = store_stream(store, plan, ["sl_age"])
+    rows = pl.DataFrame(
+        {"id": [1, 1], "at": [at for at, _ in events]}, schema={"id": pl.Int64, "at": UTC_US}
+    ).with_columns(pl.Series(name, [v for _, v in events], pl.Float64) for name in READ)
+    Ingest(store, layout, 10**17).apply("sl_age", rows, None)
+    for now in (START, START + HOUR - US, START + HOUR, START + 2 * HOUR, START + 2 * HOUR + US):
+        [expected] = _answer(plan, events, [now])
+        assert read_online(store, "sl_age", [1], now=now) == [expected]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
 from sunloom.errors import NotFoundError
 from sunloom.features.online.reader import OnlineReader
 from sunloom.features.plan import Plan
+from sunloom.features.staleness import is_until
 from sunloom.features.store import Field, GroupSchema, OnlineStore
 from sunloom.features.streaming.layout import Layout, build_layout
 from sunloom.features.streaming.policy import Policy
@@ -133,7 +134,9 @@ def schema_of(store: OnlineStore, feature_set: str) -> GroupSchema:
     if found is not None and found.is_streamed:
         return found.schema
     try:
-        return store.schema(feature_set)
+        schema = store.schema(feature_set)
+        fields = tuple(field for field in schema.fields if not is_until(field.name))
+        return schema if len(fields) == len(schema.fields) else replace(schema, fields=fields)
     except NotFoundError as error:
         raise _unknown(store, feature_set, error) from error
 
@@ -152,14 +155,15 @@ def read_online(
         feature_set: The feature set.
         ids: Entities.
         features: Only these.
-        now: The moment; by default the present for a streamed set, else as records were written.
+        now: The moment; by default the present for a streamed set and for one whose values grow
+            stale, else as records were written.
 
     Raises:
         NotFoundError: Unknown feature set or feature.
         UsageError: An id is not of the key's type, or the moment cannot be answered.
     """
     found = definitions_of(store).get(feature_set)
-    if found is not None and (found.is_streamed or now is not None):
+    if found is not None and (found.is_streamed or now is not None or found.reader.grows_stale):
         return found.reader.read(ids, now, features)
     try:
         return store.read(feature_set, ids, features)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from sunloom.features.engine.rows import in_order
@@ -64,6 +65,7 @@ class Program:
         item: The class.
         row_index: The index that holds its latest rows; None where it is not streamed.
         sources: Features read from such a row, each with its default.
+        limits: How old the row may be for a feature of it; older, its default stands.
         stored: Features taken from the stored record.
         steps: The others, each after what it needs.
     """
@@ -71,6 +73,7 @@ class Program:
     item: ClassPlan
     row_index: int | None
     sources: Mapping[str, Any]
+    limits: Mapping[str, timedelta]
     stored: tuple[str, ...]
     steps: tuple[Step, ...]
 
@@ -98,6 +101,11 @@ def build_program(
         item=item,
         row_index=layout.rows.get((namespace, (item.key,))) if sources else None,
         sources={f.name: finishing(f)(None) for f in sources},
+        limits={
+            f.name: timedelta(microseconds=f.max_staleness_us)
+            for f in sources
+            if f.max_staleness_us is not None
+        },
         stored=tuple(name for name in order if name not in taken),
         steps=tuple(_step(layout, item, feature) for feature in computed),
     )

@@ -7,9 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sunloom.errors import NotFoundError, UsageError
+from sunloom.features.online.compiled import finishing
 from sunloom.features.online.entities import Entity, IndexReader, microseconds
 from sunloom.features.online.programs import Folded, Found, Program, build_program
 from sunloom.features.plan import Plan
+from sunloom.features.staleness import ends_of, has_ended, is_until
 from sunloom.features.store import OnlineStore
 from sunloom.features.streaming.heads import key_bytes, tile_key, unpack_events
 from sunloom.features.streaming.ingest import spaces
@@ -37,9 +39,17 @@ class OnlineReader:
         self._is_recorded = plan.feature_set in store.feature_sets()
         recorded = store.schema(plan.feature_set).names if self._is_recorded else ()
         self._recorded = recorded
+        ends = ends_of(plan).items() if any(is_until(name) for name in recorded) else ()
+        self._ends = {output: names for output, names in ends if set(names) & set(recorded)}
+        self._defaults = {name: finishing(plan.root.feature(name))(None) for name in self._ends}
         self._programs: dict[tuple[str, ...], Program] = {}
         self._readers = [IndexReader(index) for index in self.layout.indexes]
         self._spaces = spaces(self.layout)
+
+    @property
+    def grows_stale(self) -> bool:
+        """Whether a stored value may be too old at the present."""
+        return bool(self._ends)
 
     def read(
         self,
@@ -51,8 +61,8 @@ class OnlineReader:
 
         Args:
             ids: Entities; a number may come as its digits.
-            now: The moment, with a time zone. By default the present for a streamed set; else
-                each record as it was written.
+            now: The moment, with a time zone. By default the present for a streamed set and
+                for one whose values grow stale; else each record as it was written.
             features: Only these.
 
         Raises:
@@ -60,14 +70,14 @@ class OnlineReader:
             UsageError: An id is not of the key's type, or the moment has no zone or lies before
                 what is kept.
         """
-        if now is None and not self.layout.streamed:
+        if now is None and not self.layout.streamed and not self._ends:
             return self._store.read(self.plan.feature_set, ids, features)
         moment = _utc(now)
         names = self.names if features is None else self._checked(features)
         program = self._program(names)
         key = self._key
         rows: list[Row] = [{key: one} for one in self._keys(ids)]
-        known = self._take_records(program, rows, ids)
+        known = self._take_records(program, rows, ids, moment)
         run = _Run(self, moment)
         run.evaluate(program, rows)
         is_known = [a or b for a, b in zip(known, run.known(rows, program), strict=True)]
@@ -100,7 +110,9 @@ class OnlineReader:
         name = f"{self.plan.feature_set}.{self._key}"
         return [_as_int(one, name) for one in ids]
 
-    def _take_records(self, program: Program, rows: list[Row], ids: Sequence[Any]) -> list[bool]:
+    def _take_records(
+        self, program: Program, rows: list[Row], ids: Sequence[Any], now: datetime
+    ) -> list[bool]:
         """Stored values into the rows; which rows have a record."""
         if not program.stored or not self._is_recorded:
             for row in rows:
@@ -110,6 +122,9 @@ class OnlineReader:
         for row, record in zip(rows, records, strict=True):
             held = record or {}
             row.update({name: held.get(name) for name in program.stored})
+            for name in program.stored if self._ends else ():
+                if name in self._ends and has_ended(held, self._ends[name], now):
+                    row[name] = self._defaults[name]
         return [record is not None for record in records]
 
 
@@ -163,6 +178,10 @@ class _Run:
         for row, entity in zip(rows, entities, strict=True):
             latest = reader.row(entity)
             row.update(program.sources if latest is None else latest)
+            if latest is not None and program.limits:
+                age = self._now - latest[program.item.time or ""]
+                late = [name for name, limit in program.limits.items() if age > limit]
+                row.update({name: program.sources[name] for name in late})
 
     def _part(self, part: Folded | Found, rows: list[Row]) -> list[Any]:
         if isinstance(part, Found):

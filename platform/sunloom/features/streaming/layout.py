@@ -285,9 +285,12 @@ class _Drafts:
             if (namespace, name) in self._seen:
                 continue
             self._seen.add((namespace, name))
-            expression = item.feature(name).expression
+            feature = item.feature(name)
+            expression = feature.expression
             if expression is None:
-                self._keep_row(item, (item.key,), (name,))
+                # How old the value is, where that matters, the row's own time tells.
+                timed = item.time if feature.max_staleness_us is not None else None
+                self._keep_row(item, (item.key,), (name, timed) if timed else (name,))
                 continue
             for node in walk(expression):
                 if isinstance(node, Aggregate):
