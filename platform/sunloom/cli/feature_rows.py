@@ -98,11 +98,12 @@ def get(
     json: Json = False,
 ) -> None:
     """Read the latest values from the online store; exit 1 if an entity is not there."""
+    from sunloom.features.online import read_online, schema_of
     from sunloom.features.store import open_online_store
 
     store = open_online_store(load_settings(sets, env))
-    ids = [_as_key(text, store.schema(feature_set).key_dtype) for text in entity_ids]
-    found = store.read(feature_set, ids, feature or None)
+    ids = [_as_key(text, schema_of(store, feature_set).key_dtype) for text in entity_ids]
+    found = read_online(store, feature_set, ids, feature or None)
     rows = [
         {"entity_id": key, "found": values is not None, "features": values or {}}
         for key, values in zip(ids, found, strict=True)
