@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sunloom.config.streaming import KafkaSource
+from sunloom.core.telemetry import get_logger
 from sunloom.errors import DependencyError, NotFoundError, StreamError
 from sunloom.features.streaming.partition import Refused
 
@@ -24,6 +25,7 @@ def client_settings(source: KafkaSource) -> dict[str, Any]:
         "bootstrap.servers": source.brokers,
         "security.protocol": security.protocol,
         "client.id": "sunloom",
+        "logger": get_logger("features.kafka"),
         # Brokers close idle connections; that is no news.
         "log.connection.close": False,
     }

@@ -1,4 +1,4 @@
-"""Events as Parquet files: what was merged, in the plan's types, for batch work."""
+"""Events as Parquet files: what was merged, in the plan's types and as it came."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-OFFSET = "__offset"
+OFFSET, MESSAGE = "__offset", "__message"
 
 
 class EventLog:
@@ -29,7 +29,7 @@ class EventLog:
             namespace: The class.
             source: ``topic/partition``.
             first_offset: Of the batch, whether or not its first message was usable.
-            events: Rows with ``OFFSET``.
+            events: Rows with ``OFFSET`` and ``MESSAGE``, the message as it came.
         """
         folder = self.folder / namespace
         folder.mkdir(parents=True, exist_ok=True)

@@ -15,12 +15,13 @@ from sunloom.features.requirements import source_needs
 from sunloom.features.store import OnlineStore
 from sunloom.features.streaming.ingest import Ingest
 from sunloom.features.streaming.layout import Layout
-from sunloom.features.streaming.log import OFFSET, EventLog
+from sunloom.features.streaming.log import MESSAGE, OFFSET, EventLog
 from sunloom.features.streaming.messages import MessageReader
 from sunloom.features.streaming.policy import Policy
 from sunloom.features.streaming.progress import Place, Progress
 
 _LEAST_SEEN = 1_000
+_PLACE = "__place__"
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ class PartitionStream:
             self._stream.refuse(refused)
         if self._stream.log is not None:
             first = offsets[0] if after is None else after
-            self._stream.log.write(self._stream.namespace, self.source, first, kept)
+            logged = _logged(kept, offsets, values)
+            self._stream.log.write(self._stream.namespace, self.source, first, logged)
         progress = self.progress.moved(
             offsets[-1] + 1,
             latest_us,
@@ -120,17 +122,16 @@ class PartitionStream:
             dropped=events.height - kept.height,
             quarantined=len(refused),
         )
-        self._store(kept.drop(OFFSET), progress)
+        self._store(kept.drop(_PLACE), progress)
         self._count(len(offsets), len(refused))
         return progress
 
     def _usable(
         self, offsets: Sequence[int], values: Sequence[bytes | None]
     ) -> tuple[pl.DataFrame, list[Refused]]:
-        """Rows with their offsets, and the messages that are none."""
+        """Rows with their places in the batch, and the messages that are none."""
         decoded = self._stream.messages.decode(values)
-        at = pl.Series(OFFSET, offsets, dtype=pl.Int64).gather(decoded.places)
-        events = decoded.rows.with_columns(at)
+        events = decoded.rows.with_columns(decoded.places.alias(_PLACE))
         bad = list(decoded.bad)
         if self._stream.time is not None and events.height:
             limit = time.time_ns() // 1_000 + self._stream.policy.ahead_us
@@ -178,6 +179,17 @@ class PartitionStream:
                 f"than {share:.2%}.",
                 "Look at the quarantine; mend the producer or raise max_bad_share.",
             )
+
+
+def _logged(
+    kept: pl.DataFrame, offsets: Sequence[int], values: Sequence[bytes | None]
+) -> pl.DataFrame:
+    """Rows with offset and message, for the log."""
+    places = kept[_PLACE]
+    return kept.drop(_PLACE).with_columns(
+        pl.Series(OFFSET, offsets, dtype=pl.Int64).gather(places),
+        pl.Series(MESSAGE, values, dtype=pl.Binary).gather(places),
+    )
 
 
 def message_fields(layout: Layout, namespace: str) -> tuple[list[str], list[str]]:

@@ -1,0 +1,73 @@
+"""What happened before the stream began, merged from the recipe's batch source."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import polars as pl
+
+from sunloom.config.features import FeaturesRecipe
+from sunloom.core.telemetry import get_logger
+from sunloom.features.batch_sources import fetch_sources
+from sunloom.features.chunks import Chunk, chunks_of, read_chunk
+from sunloom.features.requirements import source_needs
+from sunloom.features.store import OnlineStore
+from sunloom.features.streaming.ingest import Ingest
+from sunloom.features.streaming.layout import Layout
+from sunloom.features.streaming.progress import Place
+
+_log = get_logger("features.streaming")
+
+
+def merge_history(recipe: FeaturesRecipe, store: OnlineStore, layout: Layout) -> int:
+    """Merge the batch source's rows up to ``streaming_source.history``; how many were merged now.
+
+    Each chunk of the source is one transaction with its number, so a start that was cut off goes
+    on where it stopped, and a second one finds all done.
+
+    Raises:
+        DataError: A file cannot be read, or lacks a column.
+    """
+    until = recipe.kafka_source().history
+    if until is None:
+        return 0
+    fetch_sources(recipe)
+    paths = recipe.source_paths()
+    sources = {name: paths[name] for name in layout.streamed if name in paths}
+    chunks = chunks_of(layout.plan, sources)
+    merged = sum(
+        _merge(store, layout, [chunk for chunk in chunks if chunk.source == name], name, until)
+        for name in sources
+    )
+    if merged:
+        _log.info("merged %d rows of history up to %s", merged, until.isoformat())
+    return merged
+
+
+def _merge(
+    store: OnlineStore, layout: Layout, chunks: list[Chunk], namespace: str, until: datetime
+) -> int:
+    place = Place.of(layout, f"history/{namespace}")
+    progress, raw = place.read(store)
+    ingest = Ingest(store, layout, 0)
+    merged = 0
+    for number in range(progress.next_offset or 0, len(chunks)):
+        rows = read_chunk(layout.plan, source_needs(layout.plan)[namespace], chunks[number])
+        events = _until(rows.rows, layout.plan.of(namespace).time, until)
+        progress = progress.moved(
+            number + 1,
+            None,
+            events=events.height,
+            late=0,
+            dropped=0,
+            quarantined=rows.damaged.height,
+        )
+        packed = progress.packed()
+        # No latest time: later chunks may hold older events, so no tile is closed yet.
+        ingest.apply(namespace, events, None, [((place.space, place.key, packed), raw)])
+        raw, merged = packed, merged + events.height
+    return merged
+
+
+def _until(rows: pl.DataFrame, time: str | None, until: datetime) -> pl.DataFrame:
+    return rows if time is None else rows.filter(pl.col(time) <= until)
