@@ -219,6 +219,21 @@ def test_it_comes_back_with_the_server_and_says_what_is_wrong() -> None:
             assert "word'" not in str(caught.value).replace("password", "")
 
 
+def test_an_answer_that_came_too_late_is_nobody_elses(
+    config: RedisOnline, redis_server: RedisServer
+) -> None:
+    import redis
+
+    store = RedisStore(config.model_copy(update={"timeout_s": 0.05}))
+    store.write("s", _table([1, 2], a=[1, 2]))
+    assert store.read("s", [1]) == [{"a": 1}]
+    redis.Redis(port=redis_server.port).client_pause(700)
+    with pytest.raises(StoreError, match="does not answer"):
+        store.read("s", [1])
+    time.sleep(0.8)
+    assert store.read("s", [2]) == [{"a": 2}]
+
+
 def test_settings_choose_it(redis_server: RedisServer, tmp_path: Path, project_root: Path) -> None:
     sets = [
         f"paths.state={tmp_path}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,6 +20,7 @@ from sunloom.errors import DependencyError, StoreError
 from sunloom.features.store.keyvalue import RawWrite
 from sunloom.features.store.packing import time_of
 from sunloom.features.store.records import RecordStore
+from sunloom.features.store.redis_scripts import APPLY, PUT_NEWER, SWAP
 
 if TYPE_CHECKING:
     import redis
@@ -26,48 +28,6 @@ if TYPE_CHECKING:
 _SCAN_COUNT = 1_000
 _CHUNK = 500
 _RETRIES = 3
-# A Lua number cannot hold every time exactly, so its two halves are compared.
-_PUT_NEWER = """
-local written = 0
-for i, key in ipairs(KEYS) do
-  local record, expiry = ARGV[2 * i - 1], ARGV[2 * i]
-  local held = redis.call('GETRANGE', key, 0, 7)
-  local keep = false
-  if #held == 8 then
-    local held_low, held_high = struct.unpack('<I4i4', held)
-    local low, high = struct.unpack('<I4i4', record)
-    keep = held_high > high or (held_high == high and held_low > low)
-  end
-  if not keep then
-    if expiry == '' then redis.call('SET', key, record)
-    else redis.call('SET', key, record, 'PXAT', expiry) end
-    written = written + 1
-  end
-end
-return written
-"""
-_SWAP = """
-if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2])
-redis.call('SADD', KEYS[2], KEYS[1])
-return 1
-"""
-# Values come with a mark before them, so that an empty one differs from none.
-_APPLY = """
-local at = 2
-for _ = 1, tonumber(ARGV[1]) do
-  local held = redis.call('HGET', KEYS[tonumber(ARGV[at])], ARGV[at + 1])
-  if (held and '=' .. held or '') ~= ARGV[at + 2] then return 0 end
-  at = at + 3
-end
-while at < #ARGV do
-  local space, key, value = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
-  if value == '' then redis.call('HDEL', space, key)
-  else redis.call('HSET', space, key, string.sub(value, 2)) end
-  at = at + 3
-end
-return 1
-"""
 
 
 def redis_store(config: RedisOnline) -> RedisStore:
@@ -106,15 +66,21 @@ class RedisBackend:
         self._prefix = config.prefix.encode()
         self._shown = _shown(config.url)
         self._client = _connect(config)
-        self._put = self._client.register_script(_PUT_NEWER)
-        self._apply = self._client.register_script(_APPLY)
-        self._swap = self._client.register_script(_SWAP)
+        self._errors = _errors()
+        self._local = threading.local()
+        self._put = self._client.register_script(PUT_NEWER)
+        self._apply = self._client.register_script(APPLY)
+        self._swap = self._client.register_script(SWAP)
 
     def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The value of each key in one round trip."""
-        prefix = self._prefix
+        named = [self._prefix + key for key in keys]
+        try:
+            return self._ask(named)
+        except self._errors:
+            pass  # the client's own way tries again, and says what is wrong
         with self._speaking():
-            found: list[bytes | None] = self._client.mget([prefix + key for key in keys])
+            found: list[bytes | None] = self._client.mget(named)
         return found
 
     def swap(self, key: bytes, held: bytes | None, value: bytes) -> bool:
@@ -197,6 +163,32 @@ class RedisBackend:
                     seen.add(key)
                     yield key, value
 
+    def _ask(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """``MGET`` on this thread's connection, past what the client does about each command.
+
+        For one entity that is most of the time of a read.
+        """
+        connection = self._connection()
+        parts = [b"*%d\r\n$4\r\nMGET\r\n" % (len(keys) + 1)]
+        parts += [b"$%d\r\n%b\r\n" % (len(key), key) for key in keys]
+        try:
+            connection.send_packed_command((b"".join(parts),), check_health=False)
+            found: list[bytes | None] = connection.read_response()
+        except BaseException:
+            # The next reader must not get the answer to this question.
+            connection.disconnect()
+            raise
+        return found
+
+    def _connection(self) -> Any:
+        held = self._local.__dict__
+        # A forked process must not speak on its parent's connection.
+        if held.get("process") != os.getpid():
+            held["process"] = os.getpid()
+            pool = self._client.connection_pool
+            held["connection"] = pool.connection_class(**pool.connection_kwargs)
+        return held["connection"]
+
     def _space(self, space: bytes) -> bytes:
         return self._prefix + b"k/" + space
 
@@ -251,6 +243,13 @@ def _connect(config: RedisOnline) -> redis.Redis:
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), _RETRIES),
         **options,
     )
+
+
+def _errors() -> type[Exception]:
+    import redis
+
+    raised: type[Exception] = redis.exceptions.RedisError
+    return raised
 
 
 def _expiry(record: bytes, ttl_us: int | None) -> bytes:

@@ -1,0 +1,44 @@
+"""What the Redis server does in one step, in its Lua."""
+
+# A Lua number cannot hold every time exactly, so its two halves are compared.
+PUT_NEWER = """
+local written = 0
+for i, key in ipairs(KEYS) do
+  local record, expiry = ARGV[2 * i - 1], ARGV[2 * i]
+  local held = redis.call('GETRANGE', key, 0, 7)
+  local keep = false
+  if #held == 8 then
+    local held_low, held_high = struct.unpack('<I4i4', held)
+    local low, high = struct.unpack('<I4i4', record)
+    keep = held_high > high or (held_high == high and held_low > low)
+  end
+  if not keep then
+    if expiry == '' then redis.call('SET', key, record)
+    else redis.call('SET', key, record, 'PXAT', expiry) end
+    written = written + 1
+  end
+end
+return written
+"""
+SWAP = """
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+redis.call('SADD', KEYS[2], KEYS[1])
+return 1
+"""
+# Values come with a mark before them, so that an empty one differs from none.
+APPLY = """
+local at = 2
+for _ = 1, tonumber(ARGV[1]) do
+  local held = redis.call('HGET', KEYS[tonumber(ARGV[at])], ARGV[at + 1])
+  if (held and '=' .. held or '') ~= ARGV[at + 2] then return 0 end
+  at = at + 3
+end
+while at < #ARGV do
+  local space, key, value = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
+  if value == '' then redis.call('HDEL', space, key)
+  else redis.call('HSET', space, key, string.sub(value, 2)) end
+  at = at + 3
+end
+return 1
+"""
