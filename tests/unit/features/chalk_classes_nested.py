@@ -1,6 +1,7 @@
 """Definitions with lists, structs, composite keys and features on features through joins."""
 
 import dataclasses
+import enum
 from datetime import datetime
 
 import chalk.functions as F
@@ -61,6 +62,34 @@ class Visit:
     person_tags: list[str] | None = _.person.tags
     person_address: Address | None = _.person.address
     person_city: str | None = _.person.city
+
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@features(name="sl_ball")
+class Ball:
+    id: Primary[int]
+    box_id: "Box.id"
+    at: FeatureTime
+    color: Color | None
+
+
+@features(name="sl_box")
+class Box:
+    id: Primary[int]
+    label: str | None = feature(version=2, default_version=1)
+    color: Color = Color.BLUE
+    balls: DataFrame[Ball]
+    both: str | None = _.label + "/" + F.coalesce(_.label @ 2, "none")
+    reds: int = _.balls[_.color == Color.RED].count()
+    matching: bool = _.color == Color.BLUE
+    counted: Windowed[int] = windowed(
+        "1d", "all", expression=_.balls[_.at > _.chalk_window].count()
+    )
+    ever: int = _.counted["all"] + 0
 
 
 @features(name="sl_offer")

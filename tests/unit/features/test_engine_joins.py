@@ -300,6 +300,29 @@ def test_a_column_of_another_nested_type_is_an_error(tmp_path: Path) -> None:
         read_source(plan.root, ("id", "at", "tags"), path)
 
 
+def test_versions_enumerations_and_the_window_of_all_time() -> None:
+    plan = plan_of(CLASSES, "sl_box")
+    box = {"label": "a", "label@2": "b", "color": None}
+    times = [datetime(1900, 1, 1, tzinfo=UTC), START - DAY, START]
+    balls = [{"box_id": 0, "at": at, "color": "red" if i else "blue"} for i, at in enumerate(times)]
+    tables = {"sl_box": _frame(plan, "sl_box", [box, {"label": "c"}])}
+    tables["sl_ball"] = _frame(plan, "sl_ball", balls)
+    found = Engine(plan, tables).answer(_questions([(0, START), (1, START)])).to_dicts()
+    assert found[0] == {
+        "label": "a",
+        "label@2": "b",
+        "color": "blue",
+        "both": "a/b",
+        "reds": 2,
+        "matching": True,
+        "counted__86400__": 1,
+        "counted__all__": 3,
+        "ever": 3,
+    }
+    assert found[1]["both"] == "c/none"
+    assert found[1]["counted__all__"] == 0
+
+
 def test_a_plan_with_nested_types_survives_json() -> None:
     plan = plan_of(CLASSES, "sl_person")
     again = Plan.model_validate_json(plan.model_dump_json())

@@ -171,7 +171,7 @@ _ROW = st.fixed_dictionaries(
 
 
 @given(st.lists(_ROW, min_size=1, max_size=12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_frames_and_single_values_agree(rows: list[dict[str, Any]]) -> None:
     for case in GOLDEN["cases"]:
         bound = _bind(case["expression"])

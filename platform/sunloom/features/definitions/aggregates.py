@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeGuard
 
 from chalk.features.underscore import Underscore
+from chalk.utils.duration import CHALK_MAX_TIMEDELTA
 
 from sunloom.features.definitions.locations import refuse
 from sunloom.features.dtypes import DType, ListType
@@ -17,6 +19,7 @@ from sunloom.features.types import NUMBERS, is_scalar
 Rule = Callable[[DType], DType | None]
 
 WINDOW_START = "chalk_window"
+_FOREVER_US = CHALK_MAX_TIMEDELTA // timedelta(microseconds=1)
 _NOW = Bound(ago_us=0, inclusive=True)
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
@@ -244,7 +247,10 @@ def _window(feature: Any, limits: Sequence[_Limit], time: str | None, raw: Any) 
     # Only a FeatureTime hides the future by itself.
     ends = [_NOW] if time is not None else []
     ends += [limit.bound for limit in limits if not limit.is_start]
-    starts = [limit.bound for limit in limits if limit.is_start]
+    # The window "all" is a hundred years to chalkpy; it leaves nothing out.
+    starts = [
+        limit.bound for limit in limits if limit.is_start and limit.bound.ago_us < _FOREVER_US
+    ]
     return Window(column=axis, start=_latest(starts), end=_earliest(ends))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any
 
 from chalk.features.underscore import (
@@ -17,6 +18,7 @@ from chalk.features.underscore import (
     UnderscoreItem,
     UnderscoreRoot,
 )
+from chalk.streams import get_name_with_duration
 
 from sunloom.errors import DefinitionError, known_names_hint
 from sunloom.features.definitions.aggregate_binder import AggregateBinder, value_keys
@@ -41,6 +43,8 @@ def constant(value: Any) -> Const | None:
         return _constant_list(sorted(value, key=repr))
     if value is None:
         return Const(value=None, dtype="null")
+    if isinstance(value, Enum):
+        return constant(value.value)
     if isinstance(value, bool):
         return Const(value=value, dtype="bool")
     if isinstance(value, int):
@@ -128,7 +132,8 @@ class ExpressionBinder:
     def _bind_attr(self, raw: UnderscoreAttr) -> Expr:
         parent, name = raw._chalk__parent, raw._chalk__attr
         if raw._chalk__version is not None:
-            raise self._refuse(f"the pinned version {raw}", "Name the feature itself.", raw)
+            # chalkpy keeps each version as a feature of its own.
+            name = f"{name}_v{raw._chalk__version}"
         if isinstance(parent, UnderscoreRoot):
             if name == "chalk_now":
                 return Now()
@@ -193,7 +198,7 @@ class ExpressionBinder:
                 f"Its windows in seconds: {', '.join(map(str, known))}.",
                 raw,
             )
-        name = f"{windowed.name}__{seconds}__"
+        name = get_name_with_duration(windowed.name, seconds)
         if isinstance(parent._chalk__parent, UnderscoreRoot):
             return self.scope.column(self.scope.scalar(self.scope.owner, name, raw))
         return self._bind_path(parent._chalk__parent, name, raw)

@@ -30,7 +30,7 @@ def feature_dtype(feature: Any) -> DType:
         raise refuse(
             feature,
             f"type {arrow} is not supported",
-            "Use int, float, bool, str, datetime, timedelta, or lists and dataclasses of them.",
+            "Use int, float, bool, str, datetime, or lists and dataclasses of them.",
         )
     return dtype
 
