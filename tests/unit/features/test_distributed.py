@@ -4,50 +4,25 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from feature_parts import in_parts
 from polars.testing import assert_frame_equal
 
 from sunloom.errors import ClusterError
 from sunloom.features.catalogue import plan_of
 from sunloom.features.chunks import Chunk, chunks_of, read_chunk
 from sunloom.features.distributed import exchange, historical_ray, run
-from sunloom.features.distributed.exchange import ROW, Notes
-from sunloom.features.historical import historical_polars, questions_of
-from sunloom.features.plan import Plan
+from sunloom.features.historical import historical_polars
 from sunloom.features.requirements import source_needs
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
 START = datetime(2026, 3, 1, tzinfo=UTC)
 UTC_US = pl.Datetime("us", "UTC")
-
-
-def in_parts(
-    plan: Plan, sources: Mapping[str, Path], entities: pl.DataFrame, partitions: int
-) -> tuple[pl.DataFrame, int]:
-    """What the cluster does, one piece after another: answers in order, and rows read."""
-    text = plan.model_dump_json()
-    needs = source_needs(plan)
-    packets: dict[str, list[list]] = {n: [[] for _ in range(partitions)] for n in sources}
-    rows_read = 0
-    for chunk in chunks_of(plan, sources):
-        notes, *cut = exchange.read_and_cut(text, chunk, partitions)
-        assert isinstance(notes, Notes)
-        rows_read += notes.rows_read
-        shared = needs[chunk.source].partition_by is None
-        for part, held in enumerate(packets[chunk.source]):
-            held.append(cut[0] if shared else cut[part])
-    asked = questions_of(plan, entities, sources).with_row_index(ROW)
-    answers = []
-    for part, rows in enumerate(exchange.cut(asked, (plan.root.key,), partitions)):
-        of_part = {name: held[part] for name, held in packets.items()}
-        answers.append(exchange.unpacked(exchange.compute(text, exchange.packed(rows), of_part)[0]))
-    return pl.concat(answers).sort(ROW).drop(ROW), rows_read
 
 
 def _sales(rows: int) -> pl.DataFrame:

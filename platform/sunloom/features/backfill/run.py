@@ -27,6 +27,7 @@ from sunloom.features.backfill.publish import (
     whole_rows,
 )
 from sunloom.features.backfill.workers import Filled, fill_here, fill_on_cluster
+from sunloom.features.batch_sources import fetch_sources
 from sunloom.features.catalogue import plan_of
 from sunloom.features.chunks import Chunk, chunks_of
 from sunloom.features.distributed.exchange import cut, packed, unpacked
@@ -69,7 +70,8 @@ def backfill(recipe: FeaturesRecipe) -> dict[str, Any]:
     """Compute a feature set over a range of time; what is there already is left as it is.
 
     The folder's name depends on the plan, the range and the sources: the same recipe goes on
-    where it was ended, another or changed sources begin anew.
+    where it was ended, another or changed sources begin anew. Tables of a database are fetched
+    once; remove the fetched files, or materialise, for newer rows.
 
     Args:
         recipe: With ``backfill``.
@@ -83,6 +85,7 @@ def backfill(recipe: FeaturesRecipe) -> dict[str, Any]:
         DataQualityError: Too many source rows cannot be read; nothing is computed then.
     """
     plan, config = plan_of(recipe.definitions, recipe.feature_set), _config(recipe)
+    fetch_missing(recipe)
     sources = recipe.source_paths()
     check_sources(plan, sources)
     choice = choose_engine(plan, sources, wanted=_wanted(recipe))
@@ -92,8 +95,15 @@ def backfill(recipe: FeaturesRecipe) -> dict[str, Any]:
     return _finished(work, choice, filled)
 
 
+def fetch_missing(recipe: FeaturesRecipe) -> None:
+    """Fetch tables of a database, unless they have been: a resumed backfill keeps its rows."""
+    if not all(path.exists() for path in recipe.source_paths().values()):
+        fetch_sources(recipe)
+
+
 def needs_cluster(recipe: FeaturesRecipe) -> bool:
     """Whether Ray computes."""
+    fetch_missing(recipe)
     plan = plan_of(recipe.definitions, recipe.feature_set)
     choice = choose_engine(plan, recipe.source_paths(), wanted=_wanted(recipe))
     return choice.engine == "ray"

@@ -1,0 +1,119 @@
+"""Backfills on real Ray, and files beyond the object store."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from sunloom.config.features import FeaturesRecipe
+from sunloom.features.backfill import backfill
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
+CLASSES = str(ROOT / "tests" / "unit" / "features" / "chalk_classes.py")
+START = datetime(2026, 3, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def _recipe(folder: Path, engine: str) -> dict:
+    folder.mkdir(exist_ok=True)
+    file = folder.parent / "sales.parquet"
+    if not file.exists():
+        draw = np.random.default_rng(1)
+        rows = 3_000
+        at = [START + timedelta(minutes=int(m)) for m in draw.integers(0, 40 * 1440, rows)]
+        frame = {
+            "id": np.arange(rows),
+            "shop_id": [f"shop {i}" for i in draw.integers(0, 40, rows)],
+            "at": at,
+            "price": draw.normal(20, 9, rows),
+            "units": draw.integers(-3, 9, rows),
+            "paid": draw.random(rows) < 0.5,
+            "label": [f"l{i}" for i in draw.integers(0, 5, rows)],
+        }
+        table = pl.DataFrame(frame).with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
+        table.write_parquet(file, row_group_size=700)
+    return {
+        "paths": {"outputs": str(folder / "outputs"), "state": str(folder / "state")},
+        "cluster": {"num_cpus": 2, "object_store_bytes": 100_000_000},
+        "definitions": CLASSES,
+        "feature_set": "sl_shop",
+        "feature_store": {"batch_source": {"type": "files", "tables": {"sl_sale": str(file)}}},
+        "backfill": {
+            "start": str(START + 5 * DAY),
+            "end": str(START + 35 * DAY),
+            "every": "6h",
+            "chunk": "12h",
+        },
+        "execution": {"engine": engine, "partitions": 6},
+    }
+
+
+def _published(folder: Path) -> dict[str, tuple[int, int]]:
+    files = folder.glob("outputs/features/*/backfill/*/data/*/part*.parquet")
+    return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {"/".join(Path(f).parts[-2:]): Path(f).read_bytes() for f in _published(folder)}
+
+
+@pytest.mark.timeout(300)
+def test_killed_on_ray_and_resumed_it_is_the_unbroken_run(ray_local: str, tmp_path: Path) -> None:
+    here, there = tmp_path / "polars", tmp_path / "ray"
+    unbroken = backfill(FeaturesRecipe.model_validate(_recipe(here, "polars")))
+    recipe = _recipe(there, "ray")
+    (there / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    # A process of its own with a cluster of its own, as a user has; both end with the kill.
+    command = [Path(sys.executable).with_name("sunloom"), "features", "backfill"]
+    process = subprocess.Popen(
+        [*map(str, command), "--recipe", str(there / "recipe.yaml")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    deadline = time.monotonic() + 200
+    while len(_published(there)) < 20 and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(1.0)  # workers notice
+    whole = _published(there)
+    assert len(whole) >= 20
+    done = backfill(FeaturesRecipe.model_validate(recipe))
+    assert done["engine"] == "ray"
+    assert done["chunks"] == unbroken["chunks"] == 60 * 6
+    assert done["kept"] == len(whole)
+    after = _published(there)
+    assert {name: after[name] for name in whole} == whole
+    assert _contents(there) == _contents(here)
+    assert (done["rows"], done["computed"]) == (unbroken["rows"], 360 - len(whole))
+
+
+@pytest.mark.timeout(300)
+def test_a_file_four_times_the_object_store() -> None:
+    options = ["--only-spill", "--store-mb", "80", "--times", "4.05"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.features.ray_path", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout[done.stdout.index("{") :])["beyond_the_store"]
+    assert result["equal"]
+    assert result["times_the_store"] >= 4
+    assert result["largest_worker_mb"] < 1_000

@@ -1,0 +1,37 @@
+"""The cluster's computation, one piece after another in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from sunloom.features.chunks import chunks_of
+from sunloom.features.distributed import exchange
+from sunloom.features.distributed.exchange import ROW, Notes
+from sunloom.features.historical import questions_of
+from sunloom.features.plan import Plan
+from sunloom.features.requirements import source_needs
+
+
+def in_parts(
+    plan: Plan, sources: Mapping[str, Path], entities: pl.DataFrame, partitions: int
+) -> tuple[pl.DataFrame, int]:
+    """What the cluster does: answers in order, and source rows read."""
+    text, needs = plan.model_dump_json(), source_needs(plan)
+    packets: dict[str, list[list]] = {n: [[] for _ in range(partitions)] for n in sources}
+    rows_read = 0
+    for chunk in chunks_of(plan, sources):
+        notes, *cut = exchange.read_and_cut(text, chunk, partitions)
+        assert isinstance(notes, Notes)
+        rows_read += notes.rows_read
+        shared = needs[chunk.source].partition_by is None
+        for part, held in enumerate(packets[chunk.source]):
+            held.append(cut[0] if shared else cut[part])
+    asked = questions_of(plan, entities, sources).with_row_index(ROW)
+    answers = []
+    for part, rows in enumerate(exchange.cut(asked, (plan.root.key,), partitions)):
+        of_part = {name: held[part] for name, held in packets.items()}
+        answers.append(exchange.unpacked(exchange.compute(text, exchange.packed(rows), of_part)[0]))
+    return pl.concat(answers).sort(ROW).drop(ROW), rows_read
