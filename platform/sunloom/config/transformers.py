@@ -11,6 +11,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from sunloom.config.base import Model
+from sunloom.config.time_steps import (
+    Calendar,
+    Cyclic,
+    Expanding,
+    ExponentiallyWeighted,
+    Lags,
+    Rolling,
+    TimeSince,
+)
 
 Columns = tuple[str, ...] | None
 Level = str | int | float | bool
@@ -308,7 +317,8 @@ NumericStep = (
     | KBinsDiscretizer
 )
 CategoricalStep = OneHotEncoder | OrdinalEncoder | TargetEncoder | FrequencyEncoder | FeatureHasher
-Step = Annotated[NumericStep | CategoricalStep, Field(discriminator="type")]
+TimeStep = Lags | Rolling | Expanding | ExponentiallyWeighted | Calendar | Cyclic | TimeSince
+Step = Annotated[NumericStep | CategoricalStep | TimeStep, Field(discriminator="type")]
 
 
 def step_of(plain: Any) -> Step:

@@ -139,6 +139,14 @@ class FileSource:
                 first += rows.height
 
 
+def whole_table(source: Source, columns: Sequence[str] | None = None) -> Chunk:
+    """All rows at once, in memory."""
+    parts = [chunk.rows for chunk in source.chunks(columns)]
+    names = list(source.schema) if columns is None else list(columns)
+    empty = pl.DataFrame(schema={name: source.schema[name] for name in names})
+    return Chunk(pl.concat(parts) if parts else empty)
+
+
 def open_source(table: pl.DataFrame | pl.LazyFrame | Path | str) -> Source:
     """A table's source: a frame, or the path of a file or folder.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from sunloom.errors import ClusterError
+from sunloom.errors import ClusterError, UsageError
 from sunloom.features.transformers.chunks import (
     Chunk,
     FileSource,
@@ -23,6 +23,7 @@ from sunloom.features.transformers.chunks import (
 )
 from sunloom.features.transformers.fitted import FittedRecipe
 from sunloom.features.transformers.fitting import Pass, read_here
+from sunloom.features.transformers.stages import Stage, need_whole_table
 from sunloom.features.transformers.writing import prepared_chunks
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def read_ray(source: Source, reading: Pass) -> Pass:
     and sums stay small; values for exact quantiles come here as long as they fit into the pass's
     memory, and as sketches beyond.
     """
+    _require_chunks(reading.before)
     if not isinstance(source, FileSource):
         return read_here(source, reading)
     pieces = _shares(_pieces(source), _cpus() * _TASKS_A_CPU)
@@ -55,6 +57,7 @@ def prepared_ray(
     fitted: FittedRecipe, source: Source, *, training: bool = False
 ) -> Iterator[pl.DataFrame]:
     """Prepared rows in order, made on the connected cluster; a frame's are made here."""
+    _require_chunks(fitted.stages)
     if not isinstance(source, FileSource):
         yield from prepared_chunks(fitted, source, training=training)
         return
@@ -69,6 +72,15 @@ def prepared_ray(
         for batch in made.iter_batches(batch_size=None, batch_format="pyarrow"):
             for payload in batch["payload"]:
                 yield pl.read_ipc(io.BytesIO(payload.as_py()))
+
+
+def _require_chunks(stages: Sequence[Stage]) -> None:
+    if need_whole_table(stages):
+        raise UsageError(
+            "Lags, windows and decaying means need the whole table.",
+            "Use --engine polars, or define them as windowed features.",
+            "engine",
+        )
 
 
 def _dataset(pieces: Sequence[Sequence[dict[str, Any]]]) -> Any:

@@ -12,7 +12,7 @@ import polars as pl
 
 from sunloom.config.transformers import Step
 from sunloom.errors import DataError
-from sunloom.features.transformers.chunks import Chunk, Source, open_source
+from sunloom.features.transformers.chunks import Chunk, Source, open_source, whole_table
 from sunloom.features.transformers.fitted import FittedRecipe, finished
 from sunloom.features.transformers.recipe import Recipe, columns_of, parse_recipe, steps_of
 from sunloom.features.transformers.rules import Fitted, rule_of
@@ -20,6 +20,7 @@ from sunloom.features.transformers.rules.protocol import Learnt
 from sunloom.features.transformers.stages import (
     Stage,
     apply_stages,
+    need_whole_table,
     needed_stages,
     schema_after,
 )
@@ -77,7 +78,10 @@ Reader: TypeAlias = Callable[[Source, Pass], Pass]
 
 
 def read_here(source: Source, reading: Pass) -> Pass:
-    """Read in this process, chunk by chunk."""
+    """Read in this process, chunk by chunk; as a whole where a step looks at other rows."""
+    if need_whole_table(reading.before):
+        reading.observe(whole_table(source, reading.columns))
+        return reading
     for chunk in source.chunks(reading.columns):
         reading.observe(chunk)
     return reading
@@ -198,6 +202,8 @@ def fit_transform(
 ) -> tuple[FittedRecipe, pl.DataFrame]:
     """Fit, and prepare the rows it was fitted on: target encodings are out-of-fold."""
     fitted = fit(recipe, table, **options)
+    if need_whole_table(fitted.stages):
+        return fitted, fitted.training_frame(Chunk(table))
     parts = [fitted.training_frame(chunk) for chunk in open_source(table).chunks()]
     return fitted, pl.concat(parts)
 

@@ -124,7 +124,8 @@ def columns_of(
         require_columns(pl.Schema(dict(schema)), [target], f"The table for {step.type}")
     if step.columns is None:
         kinds = rule.default_kinds(step)
-        kept = {*keep, target}
+        # The columns that say whose and when a row is are no values of it.
+        kept = {*keep, target, getattr(step, "time", None), *getattr(step, "by", ())}
         found = tuple(n for n, d in schema.items() if kind_of(d) in kinds and n not in kept)
         if not found:
             raise DataError(

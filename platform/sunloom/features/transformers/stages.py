@@ -91,6 +91,11 @@ def schema_after(schema: Mapping[str, pl.DataType], stages: Sequence[Stage]) -> 
     return apply_stages(pl.DataFrame(schema=dict(schema)), stages).schema
 
 
+def need_whole_table(stages: Iterable[Stage]) -> bool:
+    """Whether an operation looks at other rows than its own: chunks will not do."""
+    return any(getattr(operation, "whole", False) for stage in stages for operation in stage)
+
+
 def row_functions(stages: Iterable[Stage]) -> list[RowFunction]:
     """One function an operation, in order."""
     return [operation.scalar() for stage in stages for operation in stage]

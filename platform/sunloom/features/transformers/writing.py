@@ -9,8 +9,9 @@ from pathlib import Path
 import polars as pl
 
 from sunloom.errors import ArtifactError, UsageError
-from sunloom.features.transformers.chunks import FileSource, Source
+from sunloom.features.transformers.chunks import FileSource, Source, whole_table
 from sunloom.features.transformers.fitted import FittedRecipe
+from sunloom.features.transformers.stages import need_whole_table
 
 
 def prepared_chunks(
@@ -23,7 +24,8 @@ def prepared_chunks(
         source: The rows.
         training: Whether they are the rows it was fitted on: target encodings are out-of-fold.
     """
-    for chunk in source.chunks():
+    whole = need_whole_table(fitted.stages)
+    for chunk in [whole_table(source)] if whole else source.chunks():
         yield fitted.training_frame(chunk) if training else fitted.apply_frame(chunk.rows)
 
 

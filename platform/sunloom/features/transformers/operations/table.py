@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from sunloom.features.transformers.operations.combine import Chain, Polynomial, Product, Ratio
 from sunloom.features.transformers.operations.curves import Interpolate, Power
 from sunloom.features.transformers.operations.hashing import Hash
+from sunloom.features.transformers.operations.history import History
 from sunloom.features.transformers.operations.levels import Lookup, OneHot
+from sunloom.features.transformers.operations.moments import CalendarParts, Cycle, Since
 from sunloom.features.transformers.operations.numeric import (
     Affine,
     Bins,
@@ -20,10 +22,13 @@ OPERATIONS: Mapping[str, type[Operation]] = {
     for kind in (
         Affine,
         Bins,
+        CalendarParts,
         Chain,
+        Cycle,
         Drop,
         Fill,
         Hash,
+        History,
         Indicator,
         Interpolate,
         Lookup,
@@ -32,6 +37,7 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         Power,
         Product,
         Ratio,
+        Since,
     )
 }
 """Name in an artifact to class: a closed list, so that reading one runs no foreign code."""

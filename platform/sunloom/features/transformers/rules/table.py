@@ -8,8 +8,9 @@ from sunloom.features.transformers.rules.combining import COMBINING
 from sunloom.features.transformers.rules.imputing import IMPUTING
 from sunloom.features.transformers.rules.numeric import NUMERIC
 from sunloom.features.transformers.rules.protocol import Rule, StepLike
+from sunloom.features.transformers.rules.temporal import TEMPORAL
 
-RULES: Mapping[str, Rule] = {**NUMERIC, **IMPUTING, **COMBINING, **CATEGORICAL}
+RULES: Mapping[str, Rule] = {**NUMERIC, **IMPUTING, **COMBINING, **CATEGORICAL, **TEMPORAL}
 """Type of a step to its rule."""
 
 
