@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sunloom.errors import RequestError
 from sunloom.features.store import GroupSchema, OnlineStore
 
+if TYPE_CHECKING:
+    import polars as pl
+
 TIME = "event_time"
 _MOST_ROWS = 10_000
 _SHOWN = 5
-_FITS: Mapping[str, Callable[[Any], bool]] = {
-    "int64": lambda value: isinstance(value, int) and not isinstance(value, bool),
-    "float64": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
-    "bool": lambda value: isinstance(value, bool),
-    "string": lambda value: isinstance(value, str),
-}
 
 
 def check_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,16 +36,14 @@ def ingest_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
         NotFoundError: Unknown feature set.
         RequestError: The body lacks a field, or a row does not fit.
     """
-    import polars as pl
-
     schema, rows = _read(store, body)
     failed = [check for check in _checks(schema, rows) if not check["passed"]]
     if failed:
         names = ", ".join(f"{check['feature']} ({check['check']})" for check in failed)
         raise RequestError(f"Rows do not fit {schema.feature_set!r}: {names}.", param="rows")
     arrived = datetime.now(UTC)
-    timed = [row | {TIME: _time(row.get(TIME), arrived)} for row in rows]
-    written = store.write(schema.feature_set, pl.DataFrame(timed), key=schema.key, time=TIME)
+    table = _table(schema, rows, [_time(row.get(TIME), arrived) for row in rows])
+    written = store.write(schema.feature_set, table, key=schema.key, time=TIME)
     return {"feature_set": schema.feature_set, "rows": len(rows), "written": written}
 
 
@@ -100,9 +95,31 @@ def _lacking(rows: Sequence[Mapping[str, Any]], name: str) -> list[int]:
 
 
 def _misfits(rows: Sequence[Mapping[str, Any]], name: str, dtype: str) -> list[int]:
-    fits = _FITS.get(dtype, lambda _value: True)
-    values = enumerate(row.get(name) for row in rows)
-    return [index for index, value in values if value is not None and not fits(value)]
+    from sunloom.features.store.plain import from_plain
+
+    convert = from_plain(dtype)
+    return [index for index, row in enumerate(rows) if not _fits(convert, row.get(name))]
+
+
+def _fits(convert: Callable[[Any], Any], value: Any) -> bool:
+    try:
+        convert(value)
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
+def _table(
+    schema: GroupSchema, rows: Sequence[Mapping[str, Any]], times: Sequence[datetime]
+) -> pl.DataFrame:
+    from sunloom.features.store.plain import typed_table
+
+    try:
+        return typed_table(schema, rows, times, TIME)
+    except (ValueError, OverflowError) as error:
+        raise RequestError(
+            f"A row's {schema.key!r} is no {schema.key_dtype}.", param="rows"
+        ) from error
 
 
 def _check(check: str, feature: str, examples: Sequence[Any]) -> dict[str, Any]:
