@@ -28,6 +28,7 @@ from sunloom.features.delegate import historical_chalk, online_chalk
 from sunloom.features.materialize import materialize
 from sunloom.features.plan import Plan
 from sunloom.features.store import open_online_store
+from sunloom.features.types import POLARS
 
 SECRET, CLIENT = "s3cr3t-never-shown", "token-client-never-shown"
 START = datetime(2026, 4, 1, 12, tzinfo=UTC)
@@ -379,3 +380,42 @@ def test_engine_chalk_without_an_environment_is_refused(
     recipe_file.write_text(recipe_file.read_text().split("chalk:\n")[0])
     with pytest.raises(ConfigError, match="name the environment under chalk"):
         load_config(FeaturesRecipe, recipe=recipe_file)
+
+
+def test_the_shipped_recipe_asks_chalk_for_training_and_online_rows(
+    chalk: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project_root: Path
+) -> None:
+    monkeypatch.setenv("SUNLOOM_CONF", str(project_root / "conf"))
+    monkeypatch.setenv("CHALK_CLIENT_ID", CLIENT)
+    monkeypatch.setenv("CHALK_CLIENT_SECRET", SECRET)
+    folder = tmp_path / "outputs" / "data" / "cdnow"
+    folder.mkdir(parents=True)
+    moments = [datetime(1997, 1, 2, tzinfo=UTC) + timedelta(days=n) for n in range(9)]
+    purchases = pl.DataFrame(
+        {"id": range(9), "customer_id": [1, 2, 3] * 3, "timestamp": moments, "amount": [1.0] * 9},
+        schema_overrides={"timestamp": pl.Datetime("us", "UTC")},
+    ).with_columns(quantity=1)
+    purchases.write_parquet(folder / "purchases.parquet")
+    first = purchases.group_by(pl.col("customer_id").alias("id"), maintain_order=True)
+    first.agg(first_seen=pl.col("timestamp").min()).write_parquet(folder / "customers.parquet")
+    plan = load_outline("retail", "customer")
+
+    def answer(inputs: dict[str, list[Any]], query: dict[str, Any]) -> pa.Table:
+        ids = inputs["customer.id"]
+        types = {f.fqn: POLARS[f.dtype] for f in plan.root.features}
+        frame = pl.DataFrame({name: [None] * len(ids) for name in query["outputs"]})
+        frame = frame.cast({name: types[name] for name in frame.columns})
+        made = [pl.Series("customer.id", ids), pl.lit(7).alias("customer.frequency")]
+        return frame.with_columns(made).to_arrow()
+
+    chalk.answer = answer
+    sets = [f"paths.state={tmp_path / 'state'}", f"paths.outputs={tmp_path / 'outputs'}"]
+    sets += [f"chalk.api_server={chalk.url}"]
+    recipe_file = project_root / "conf" / "features" / "customer_chalk.yaml"
+    recipe = load_config(FeaturesRecipe, recipe=recipe_file, sets=sets).config
+    result = materialize(recipe)
+    assert (result["training_rows"], result["online_entities"]) == (12, 3)
+    trained = pl.read_parquet(recipe.features_folder() / "training_1997-03-31.parquet")
+    assert trained["frequency"].to_list() == [7, 7, 7]
+    assert chalk.requests[1]["headers"]["X-Chalk-Env-Id"] == "production"
+    assert len(set(chalk.requests[1]["query"]["now"])) == 4
