@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from readings import DAY, LARGE, MOMENTS, ONE_READING, READINGS, START, US
 
 from sunloom.errors import DataError
 from sunloom.features.aggregation import _KINDS
@@ -24,38 +25,7 @@ from sunloom.features.lowering import NOW
 from sunloom.features.plan import Aggregate, Aggregation, Plan, walk
 
 CLASSES = str(Path(__file__).with_name("chalk_classes_aggregates.py"))
-# The night in which Europe's clocks skip an hour: windows are lengths of time, not of days.
-START = datetime(2026, 3, 28, 22, tzinfo=UTC)
-DAY = timedelta(days=1)
-US = timedelta(microseconds=1)
-READINGS = {
-    "id": pl.Int64,
-    "meter_id": pl.String,
-    "at": pl.Datetime("us", "UTC"),
-    "level": pl.Float64,
-    "units": pl.Int64,
-    "flag": pl.Boolean,
-    "label": pl.String,
-    "seen": pl.Datetime("us", "UTC"),
-}
-LARGE = 2**62
-
-_moments = st.builds(
-    lambda days, us: START + days * DAY + us * US, st.integers(0, 4), st.integers(-1, 1)
-)
-_levels = st.sampled_from([None, 1.5, 2.0, 2.0, -3.25, 0.0, math.nan, math.inf, -math.inf, 1e17])
-_reading = st.fixed_dictionaries(
-    {
-        "meter_id": st.sampled_from(["a", "a", "ä", "", None]),
-        "at": st.one_of(_moments, _moments, st.none()),
-        "level": _levels,
-        "units": st.sampled_from([None, 1, 2, 3, -3, LARGE, -LARGE]),
-        "flag": st.sampled_from([None, True, False]),
-        "label": st.sampled_from([None, "x", "y", "é", ""]),
-        "seen": st.one_of(_moments, st.none()),
-    }
-)
-_question = st.tuples(st.sampled_from(["a", "ä", "", "nobody"]), _moments)
+_question = st.tuples(st.sampled_from(["a", "ä", "", "nobody"]), MOMENTS)
 
 
 @pytest.fixture(scope="module")
@@ -172,14 +142,14 @@ def _check(plan: Plan, readings: list[dict[str, Any]], asked: list[Any]) -> None
         assert not wrong, (meter, now)
 
 
-@given(st.lists(_reading, max_size=25), st.lists(_question, min_size=1, max_size=12))
+@given(st.lists(ONE_READING, max_size=25), st.lists(_question, min_size=1, max_size=12))
 @settings(max_examples=150, deadline=None)
 def test_every_aggregation_equals_brute_force(plan: Plan, readings: list, asked: list) -> None:
     small = [r | {"units": r["units"] and max(-9, min(9, r["units"]))} for r in readings]
     _check(plan, small, asked)
 
 
-@given(st.lists(_reading, min_size=30, max_size=120), st.lists(_moments, min_size=1, max_size=40))
+@given(st.lists(ONE_READING, min_size=30, max_size=120), st.lists(MOMENTS, min_size=1, max_size=40))
 @settings(max_examples=25, deadline=None)
 def test_one_key_with_everything(plan: Plan, readings: list, moments: list) -> None:
     one = [r | {"meter_id": "a", "units": r["units"] and r["units"] % 5} for r in readings]
