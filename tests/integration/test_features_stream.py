@@ -29,6 +29,7 @@ from sunloom.features.lowering import NOW
 from sunloom.features.online import open_reader
 from sunloom.features.store import open_online_store
 from sunloom.features.streaming.run import StreamWorker, stream
+from sunloom.features.streaming.skew import compare
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -188,15 +189,15 @@ def _check_poison(brokers: str) -> None:
     assert {one.key().decode().rsplit("/", 1)[0] for one in found} == {lacking["source"].decode()}
 
 
-def test_the_command_streams_into_redis_and_goes_on_where_it_stopped(
+def test_the_command_streams_into_redis_as_its_log_has_it(
     brokers: str, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     make_topics(brokers, ["cli-trips"])
     prefix = f"stream-{uuid.uuid4().hex[:8]}:"
     online = json.dumps({"type": "redis", "url": redis_server.url, "prefix": prefix})
     file = _recipe(tmp_path, brokers, "cli-trips", online)
-    rows = _trips(range(600))
-    produce(brokers, "cli-trips", [*_encoded(rows[:400]), (None, b"?")])
+    rows = _trips(range(400))
+    produce(brokers, "cli-trips", [*_encoded(rows), (None, b"?")])
     sunloom = str(Path(sys.executable).with_name("sunloom"))
     command = [sunloom, "features", "stream", str(file)]
     done = subprocess.run(
@@ -208,13 +209,18 @@ def test_the_command_streams_into_redis_and_goes_on_where_it_stopped(
     quarantined = tmp_path / "outputs" / "features" / "st_rider" / "stream-quarantine.jsonl"
     entry = json.loads(quarantined.read_text())
     assert (entry["source"], entry["position"], entry["content"]) == ("cli-trips/0", 400, "?")
-    produce(brokers, "cli-trips", _encoded(rows[400:]))
     recipe = _load(file)
-    again = stream(recipe, until_end=True)
-    assert (again["events"], again["total"]["events"]) == (200, 600)
     _check(recipe, rows)
     logged = pl.read_parquet(tmp_path / "outputs" / "features" / "st_rider" / "log" / "st_trip")
-    assert sorted(json.loads(message)["id"] for message in logged["__message"]) == list(range(600))
+    assert sorted(json.loads(message)["id"] for message in logged["__message"]) == list(range(400))
+    compared = compare(recipe, questions=200)
+    assert (compared["differences"], compared["questions"]) == (0, 200)
+    # An event that the log lacks is found out.
+    (tmp_path / "outputs/features/st_rider/log/st_trip").joinpath(
+        f"cli-trips-0-{0:020d}.parquet"
+    ).unlink()
+    logged.slice(1).write_parquet(tmp_path / "outputs/features/st_rider/log/st_trip/x.parquet")
+    assert compare(recipe, questions=200)["passed"] is False
 
 
 def test_a_broker_or_topic_that_is_not_there_is_named(

@@ -50,6 +50,28 @@ def stream(
         output.print_mapping(result)
 
 
+def skew(
+    recipe: Recipe,
+    questions: Annotated[
+        int, typer.Option(min=1, help="Entities and moments to ask about.")
+    ] = 1_000,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Compare what the stream answers with what its log gives in batch; exit 1 if they differ."""
+    from sunloom.features.streaming.skew import compare
+
+    config = load_recipe(FeaturesRecipe, recipe, sets, env)
+    result = compare(config, questions, config.seed)
+    if json:
+        output.print_json(result)
+    else:
+        output.print_mapping(result)
+    if not result["passed"]:
+        raise typer.Exit(1)
+
+
 def _show_progress(report: Report) -> None:
     rate = report.events / report.seconds if report.seconds else 0.0
     line = (

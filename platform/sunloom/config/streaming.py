@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AwareDatetime, Field, SecretStr, model_validator
 
 from sunloom.config.base import Model
 from sunloom.config.durations import Length
@@ -59,6 +59,9 @@ class KafkaSource(Model):
     """Consumer group; ``sunloom-<feature set>`` when empty."""
     start: Literal["earliest", "latest"] = "earliest"
     """Where a partition without a stored place begins."""
+    history: AwareDatetime | None = None
+    """The moment up to which the batch source holds the events: they are merged first, and those
+    of the topics up to it are left out. Without it everything comes from the topics."""
     batch_size: int = Field(default=50_000, ge=1)
     """Most messages in one transaction."""
     batch_timeout_ms: int = Field(default=500, ge=1)

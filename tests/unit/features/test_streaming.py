@@ -18,6 +18,7 @@ from memory_store import MemoryStore
 from pydantic import ValidationError
 from same_values import differences
 
+from sunloom.config.features import FeaturesRecipe
 from sunloom.config.streaming import KafkaSecurity, KafkaSource
 from sunloom.errors import ConflictError, DataQualityError, NotFoundError, UsageError
 from sunloom.features.catalogue import plan_of
@@ -26,6 +27,8 @@ from sunloom.features.lowering import NOW
 from sunloom.features.online.reader import OnlineReader
 from sunloom.features.plan import Plan
 from sunloom.features.store.embedded import EmbeddedStore
+from sunloom.features.streaming.consumer import policy_of
+from sunloom.features.streaming.history import merge_history
 from sunloom.features.streaming.kafka import client_settings
 from sunloom.features.streaming.layout import build_layout
 from sunloom.features.streaming.log import EventLog
@@ -166,6 +169,31 @@ def test_a_writer_that_was_replaced_writes_nothing(plan: Plan) -> None:
     assert old.resume() == 4
     old.process(range(6), values)
     assert _ever(plan, store, START) == 6
+
+
+def test_history_comes_first_and_no_event_twice(plan: Plan, tmp_path: Path) -> None:
+    cut = START + 4 * HOUR
+    rows = [{"id": i, "rider_id": 1, "at": START + i * HOUR, "fare": 1.0} for i in range(8)]
+    missing = {"seats": pl.Int64, "paid": pl.Boolean, "note": pl.String, "tip": pl.Float64}
+    nothing = [pl.lit(None, dtype).alias(name) for name, dtype in missing.items()]
+    table = pl.DataFrame(rows).with_columns(nothing, until=pl.lit(None, pl.Datetime("us", "UTC")))
+    for part in range(2):
+        table.slice(part * 4, 4).write_parquet(tmp_path / f"{part}.parquet")
+    source = {"type": "kafka", "brokers": "b", "topics": {"st_trip": "t"}, "history": cut}
+    files = {"type": "files", "tables": {"st_trip": tmp_path}}
+    stores = {"batch_source": files, "streaming_source": source}
+    recipe = FeaturesRecipe.model_validate(
+        {"definitions": CLASSES, "feature_set": "st_rider", "feature_store": stores}
+    )
+    store = MemoryStore()
+    stream, _ = _stream(plan, store, policy_of(recipe.kafka_source()))
+    assert merge_history(recipe, store, stream.layout) == 5
+    assert merge_history(recipe, store, stream.layout) == 0
+    assert _ever(plan, store, START + 99 * HOUR) == 5
+    partition = PartitionStream(stream, "t/0")
+    partition.process(range(8), [_message(i, START + i * HOUR) for i in range(8)])
+    assert (partition.progress.events, partition.progress.dropped) == (3, 5)
+    assert _ever(plan, store, START + 99 * HOUR) == 8
 
 
 def test_what_is_streamed_is_what_the_set_reads(plan: Plan) -> None:

@@ -37,14 +37,11 @@ def store_stream(
     """Keep the plan of a set that is streamed, and how; what its tiles hold."""
     layout = build_layout(plan, streamed, tile_s)
     policy = policy or Policy()
+    name, text = plan.feature_set.encode(), plan.model_dump_json()
     stream = {"streamed": list(layout.streamed), "tile_s": tile_s, "policy": asdict(policy)}
-    name = plan.feature_set.encode()
-    store.apply(
-        [
-            (PLANS, name, plan.model_dump_json().encode()),
-            (STREAMS, name, json.dumps(stream).encode()),
-        ]
-    )
+    # The stream's own plan: what is materialised beside it may be of another day's definitions.
+    packed = json.dumps(stream | {"plan": text}).encode()
+    store.apply([(PLANS, name, text.encode()), (STREAMS, name, packed)])
     return layout
 
 
@@ -175,7 +172,7 @@ def _compiled(store: OnlineStore, plan: bytes | None, stream: bytes | None) -> D
     if plan is None:
         return None
     held = None if stream is None else json.loads(stream)
-    return Definition(store, Plan.model_validate_json(plan), held)
+    return Definition(store, Plan.model_validate_json(held["plan"] if held else plan), held)
 
 
 def _schema(plan: Plan) -> GroupSchema:

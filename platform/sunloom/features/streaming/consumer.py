@@ -13,6 +13,7 @@ from sunloom.config.features import FeaturesRecipe
 from sunloom.config.streaming import KafkaSource
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConflictError, StreamError
+from sunloom.features.online.entities import microseconds
 from sunloom.features.store import OnlineStore
 from sunloom.features.streaming.kafka import (
     check_topics,
@@ -265,4 +266,5 @@ def policy_of(source: KafkaSource) -> Policy:
         drops_late=source.late_policy == "drop",
         ahead_us=round(source.ahead.total_seconds() * _US),
         max_bad_share=source.max_bad_share,
+        after_us=None if source.history is None else microseconds(source.history),
     )

@@ -8,6 +8,7 @@ import polars as pl
 
 from sunloom.config.features import FeaturesRecipe
 from sunloom.core.telemetry import get_logger
+from sunloom.errors import ConflictError
 from sunloom.features.batch_sources import fetch_sources
 from sunloom.features.chunks import Chunk, chunks_of, read_chunk
 from sunloom.features.requirements import source_needs
@@ -48,13 +49,14 @@ def _merge(
     store: OnlineStore, layout: Layout, chunks: list[Chunk], namespace: str, until: datetime
 ) -> int:
     place = Place.of(layout, f"history/{namespace}")
-    progress, raw = place.read(store)
     ingest = Ingest(store, layout, 0)
+    need, time = source_needs(layout.plan)[namespace], layout.plan.of(namespace).time
     merged = 0
-    for number in range(progress.next_offset or 0, len(chunks)):
-        rows = read_chunk(layout.plan, source_needs(layout.plan)[namespace], chunks[number])
-        events = _until(rows.rows, layout.plan.of(namespace).time, until)
-        progress = progress.moved(
+    while (progress := place.read(store))[0].next_offset != len(chunks):
+        number = progress[0].next_offset or 0
+        rows = read_chunk(layout.plan, need, chunks[number])
+        events = _until(rows.rows, time, until)
+        after = progress[0].moved(
             number + 1,
             None,
             events=events.height,
@@ -62,10 +64,14 @@ def _merge(
             dropped=0,
             quarantined=rows.damaged.height,
         )
-        packed = progress.packed()
-        # No latest time: later chunks may hold older events, so no tile is closed yet.
-        ingest.apply(namespace, events, None, [((place.space, place.key, packed), raw)])
-        raw, merged = packed, merged + events.height
+        write = (place.space, place.key, after.packed())
+        try:
+            # No latest time: later chunks may hold older events, so no tile is closed yet.
+            ingest.apply(namespace, events, None, [(write, progress[1])])
+        except ConflictError:
+            # Another consumer of the group has merged this chunk.
+            continue
+        merged += events.height
     return merged
 
 

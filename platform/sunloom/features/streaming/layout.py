@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from sunloom.errors import FeatureError
 from sunloom.features.engine.rows import in_order
@@ -25,6 +26,7 @@ from sunloom.features.plan import (
     Lookup,
     Plan,
     Window,
+    own_columns,
     walk,
 )
 
@@ -338,6 +340,17 @@ def _tile_us(longest_us: int) -> int:
 
 
 def _fingerprint(plan: Plan, indexes: Sequence[Index]) -> str:
-    kept = [asdict(index) for index in indexes]
-    text = json.dumps([plan.fingerprint, kept], default=lambda node: node.model_dump())
+    """Of what is kept alone: a new description or another derived feature keeps the tiles."""
+    kept = [[asdict(index), _made_of(plan.of(index.namespace), index)] for index in indexes]
+    text = json.dumps([plan.feature_set, kept], default=lambda node: node.model_dump())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _made_of(item: ClassPlan, index: Index) -> list[dict[str, Any]]:
+    """What the index's keys, time and measures mean."""
+    measured = [m.value for m in index.measures] + [w for m in index.measures for w in m.where]
+    names = {*index.keys, *(name for node in measured for name in own_columns(node))}
+    names |= {index.time} if index.time else set()
+    meaning = {"name", "dtype", "expression", "default", "validations"}
+    features = [item.feature(name) for name in in_order(item, sorted(names))]
+    return [feature.model_dump(mode="json", include=meaning) for feature in features]

@@ -167,7 +167,10 @@ class PartitionStream:
         if latest_us is not None:
             running = running.clip(lower_bound=latest_us)
         late = times < running - self._stream.policy.lateness_us
-        kept = events.filter(~late) if self._stream.policy.drops_late and late.any() else events
+        unwanted = late if self._stream.policy.drops_late else late & False
+        if (after := self._stream.policy.after_us) is not None:
+            unwanted |= times <= after
+        kept = events.filter(~unwanted) if unwanted.any() else events
         return kept, int(late.sum()), int(running[-1])
 
     def _count(self, seen: int, bad: int) -> None:

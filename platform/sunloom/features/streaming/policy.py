@@ -16,9 +16,11 @@ class Policy:
         drops_late: Whether later ones are left out.
         ahead_us: How far ahead of the clock an event may lie.
         max_bad_share: Share of refused messages above which the stream stops.
+        after_us: Events up to this moment are left out, because history holds them.
     """
 
     lateness_us: int = _DAY_US
     drops_late: bool = False
     ahead_us: int = _DAY_US
     max_bad_share: float = 0.01
+    after_us: int | None = None

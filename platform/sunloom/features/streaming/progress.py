@@ -18,7 +18,7 @@ class Progress:
         latest_us: Latest event time seen, microseconds.
         events: Events merged.
         late: Events that came later than allowed.
-        dropped: Late events that were not merged.
+        dropped: Events that were not merged: late ones, and those that history holds.
         quarantined: Messages that could not be used.
     """
 

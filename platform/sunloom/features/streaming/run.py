@@ -15,6 +15,7 @@ from sunloom.features.plan import Plan
 from sunloom.features.requirements import source_needs
 from sunloom.features.store import OnlineStore, open_online_store
 from sunloom.features.streaming.consumer import Report, StreamConsumer, policy_of
+from sunloom.features.streaming.history import merge_history
 from sunloom.features.streaming.layout import Layout
 from sunloom.features.streaming.progress import all_progress
 
@@ -72,6 +73,7 @@ class StreamWorker:
         self._store = open_online_store(recipe)
         self._latest = Report()
         self.layout = prepare_stream(recipe, self._store)
+        merge_history(recipe, self._store, self.layout)
         self._consumer = StreamConsumer(recipe, self._store, self.layout, self._keep)
         self._listener: Callable[[Report], None] | None = None
 

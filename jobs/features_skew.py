@@ -1,0 +1,21 @@
+"""Compare online with offline values: ``python -m jobs.features_skew --config RECIPE``."""
+
+from sunloom.config.features import FeaturesRecipe
+from sunloom.errors import DataQualityError
+from sunloom.features.streaming.skew import compare
+from sunloom.workflows.job import JobOutcome, run_job
+
+
+def run(recipe: FeaturesRecipe) -> JobOutcome:
+    """Hand the recipe to the library; a difference fails the job."""
+    result = compare(recipe, seed=recipe.seed)
+    if not result["passed"]:
+        raise DataQualityError(
+            f"{result['differences']} of {result['values']} online values differ from offline.",
+            f"The first: {result['examples'][0]}",
+        )
+    return JobOutcome(result)
+
+
+if __name__ == "__main__":
+    run_job("features-skew", FeaturesRecipe, run)
