@@ -9,7 +9,7 @@ from sunloom.cli.feature_backfill import backfill
 from sunloom.cli.feature_plan import Definitions, describe, plan
 from sunloom.cli.feature_quality import validate
 from sunloom.cli.feature_rows import get, historical, materialize, monitor
-from sunloom.cli.feature_stream import stream
+from sunloom.cli.feature_stream import skew, stream
 from sunloom.cli.feature_transform import fit, transform
 from sunloom.cli.feature_versions import rows, versions
 from sunloom.cli.options import Env, Json, Sets, load_settings
@@ -47,6 +47,7 @@ for _command in (
     versions,
     rows,
     stream,
+    skew,
     fit,
     transform,
 ):
