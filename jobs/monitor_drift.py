@@ -1,15 +1,15 @@
-"""Compare two periods and raise an alert: ``python -m jobs.monitor_drift --config RECIPE``."""
+"""Compare distributions and raise alerts: ``python -m jobs.monitor_drift --config RECIPE``."""
 
 from sunloom.config.monitoring import MonitoringRecipe
-from sunloom.features.monitoring import run_drift
+from sunloom.features.monitoring.service import run_monitoring
 from sunloom.workflows.job import JobOutcome, run_job
 
 
 def monitor(recipe: MonitoringRecipe) -> JobOutcome:
     """Hand the recipe to the library and its figures to the job's frame."""
-    result = run_drift(recipe)
-    artifacts = {"report": result.pop("report"), "numbers": result.pop("numbers")}
-    return JobOutcome(result, artifacts)
+    result = run_monitoring(recipe, kinds=("drift",))
+    files = {name: result.pop(name) for name in ("report", "numbers") if name in result}
+    return JobOutcome(result, files)
 
 
 if __name__ == "__main__":

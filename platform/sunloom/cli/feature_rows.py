@@ -14,7 +14,6 @@ from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe, load_settings
 from sunloom.cli.work import cluster
 from sunloom.config.features import FeaturesRecipe
-from sunloom.config.monitoring import MonitoringRecipe
 from sunloom.errors import NotFoundError, UsageError
 
 
@@ -115,13 +114,6 @@ def get(
             output.print_mapping(row["features"], title=f"{feature_set} {row['entity_id']}")
     if absent := [str(row["entity_id"]) for row in rows if not row["found"]]:
         raise NotFoundError(f"No {feature_set} record of {', '.join(absent)}.", "Check the id.")
-
-
-def monitor(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
-    """Compare two periods, write the drift report, raise or resolve its alert."""
-    from sunloom.features.monitoring.job import run_drift
-
-    show(run_drift(load_recipe(MonitoringRecipe, recipe, sets, env)), json)
 
 
 def named_sources(pairs: list[str], scratch: Path) -> dict[str, Path]:

@@ -6,9 +6,10 @@ import typer
 
 from sunloom.cli import output
 from sunloom.cli.feature_backfill import backfill
+from sunloom.cli.feature_monitor import monitor
 from sunloom.cli.feature_plan import Definitions, describe, plan
 from sunloom.cli.feature_quality import validate
-from sunloom.cli.feature_rows import get, historical, materialize, monitor
+from sunloom.cli.feature_rows import get, historical, materialize
 from sunloom.cli.feature_stream import skew, stream
 from sunloom.cli.feature_transform import fit, transform
 from sunloom.cli.feature_versions import rows, versions

@@ -10,12 +10,11 @@ from pydantic import Field, model_validator
 
 from sunloom.config.base import Model
 from sunloom.config.settings import Settings
+from sunloom.config.watch import Severity, WatchConfig
+from sunloom.errors import ConfigError
 
 DriftMethod = Literal["psi", "jensenshannon", "kl_div", "wasserstein", "ks"]
 """Evidently's names; ``ks`` gives a p-value, the others a distance."""
-
-Severity = Literal["info", "warning", "critical"]
-"""How much an alert matters."""
 
 
 class PeriodConfig(Model):
@@ -114,3 +113,20 @@ class MonitoringRecipe(Settings):
     """The comparison."""
     alert: AlertConfig = AlertConfig()
     """The alert."""
+    watch: WatchConfig | None = None
+    """A table watched window by window; with it, ``events``, ``drift`` and ``alert`` are not
+    used."""
+
+    def watched(self) -> WatchConfig:
+        """What is watched.
+
+        Raises:
+            ConfigError: The recipe has no ``watch``.
+        """
+        if self.watch is None:
+            raise ConfigError(
+                "The recipe has no `watch`, which names the rows to watch.",
+                "See conf/monitoring/watch.yaml.",
+                "watch",
+            )
+        return self.watch

@@ -148,3 +148,10 @@ class ValidationRecipe(Settings):
     """The rules."""
     transformations: Any = None
     """What ``sunloom features fit`` does with the same rows; not read by the checks."""
+
+
+class ValidationJob(ValidationRecipe):
+    """The rules and the rows to judge, for a job."""
+
+    input: Path
+    """A Parquet, CSV or JSON-lines file, or a folder of them."""

@@ -72,3 +72,12 @@ def latest_drift(settings: Settings) -> list[dict[str, Any]]:
     query = select(DriftRow).where(DriftRow.id.in_(newest)).order_by(DriftRow.name)
     with database.session() as session:
         return [row.to_dict() for row in session.scalars(query)]
+
+
+def drift_over_time(settings: Settings, name: str, most: int = 500) -> list[dict[str, Any]]:
+    """A name's reports, newest first."""
+    database = open_database(settings)
+    database.ensure(DriftRow)
+    query = select(DriftRow).where(DriftRow.name == name).order_by(DriftRow.id.desc()).limit(most)
+    with database.session() as session:
+        return [row.to_dict() for row in session.scalars(query)]

@@ -36,8 +36,14 @@ def build_router(settings: Settings, probe: Probe) -> APIRouter:
 
     @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        """Requests of all apps and replicas, as Prometheus text."""
-        text = await asyncio.to_thread(render_metrics, open_database(settings))
+        """Requests of all apps and replicas, and what monitors found, as Prometheus text."""
+        text = await asyncio.to_thread(_metrics, settings)
         return Response(text, media_type="text/plain; version=0.0.4")
 
     return router
+
+
+def _metrics(settings: Settings) -> str:
+    from sunloom.features.monitoring import render_monitoring
+
+    return render_metrics(open_database(settings)) + render_monitoring(settings)

@@ -8,29 +8,32 @@ from typing import Any, Literal
 from fastapi import APIRouter
 
 from sunloom.config import Settings
-from sunloom.core.telemetry import list_alerts
+from sunloom.core.alerts import list_alerts
+from sunloom.core.database import open_database
+from sunloom.serving.latencies import route_latencies
 
 
 def build_router(settings: Settings) -> APIRouter:
     """Routes of drift, quality, performance and alerts."""
-    from sunloom.features.monitoring import latest_drift, latest_performance, latest_quality
-
     router = APIRouter(prefix="/monitoring", tags=["monitoring"])
 
     @router.get("/drift")
-    async def drift() -> dict[str, Any]:
-        """The newest drift report of each name."""
-        return {"reports": await asyncio.to_thread(latest_drift, settings)}
+    async def drift(monitor: str | None = None) -> dict[str, Any]:
+        """The newest drift report of each name, or one monitor's reports, newest first."""
+        return {"reports": await asyncio.to_thread(_drift, settings, monitor)}
 
     @router.get("/quality")
-    async def quality() -> dict[str, Any]:
-        """Row counts and quarantine reasons of each data set."""
-        return {"datasets": await asyncio.to_thread(latest_quality, settings)}
+    async def quality(monitor: str | None = None) -> dict[str, Any]:
+        """Data sets' counts, verdicts of checks, and rates of watched features.
+
+        With ``monitor``, all its windows, newest first.
+        """
+        return await asyncio.to_thread(_quality, settings, monitor)
 
     @router.get("/performance")
-    async def performance() -> dict[str, Any]:
-        """What evaluation found of each model's newest version."""
-        return {"models": await asyncio.to_thread(latest_performance, settings)}
+    async def performance(monitor: str | None = None) -> dict[str, Any]:
+        """Models' figures, lag and speed of watched features, latency of routes."""
+        return await asyncio.to_thread(_performance, settings, monitor)
 
     @router.get("/alerts")
     async def alerts(status: Literal["open", "resolved"] | None = None) -> dict[str, Any]:
@@ -38,3 +41,38 @@ def build_router(settings: Settings) -> APIRouter:
         return {"alerts": await asyncio.to_thread(list_alerts, settings, status)}
 
     return router
+
+
+def _drift(settings: Settings, monitor: str | None) -> list[dict[str, Any]]:
+    from sunloom.features.monitoring import drift_over_time, latest_drift
+
+    return latest_drift(settings) if monitor is None else drift_over_time(settings, monitor)
+
+
+def _quality(settings: Settings, monitor: str | None) -> dict[str, Any]:
+    from sunloom.features.monitoring import latest_quality
+    from sunloom.features.quality import latest_checks
+
+    return {
+        "datasets": latest_quality(settings),
+        "checks": latest_checks(settings),
+        "features": _windows(settings, "quality", monitor),
+    }
+
+
+def _performance(settings: Settings, monitor: str | None) -> dict[str, Any]:
+    from sunloom.features.monitoring import latest_performance
+
+    return {
+        "models": latest_performance(settings),
+        "features": _windows(settings, "performance", monitor),
+        "serving": route_latencies(open_database(settings)),
+    }
+
+
+def _windows(settings: Settings, kind: str, monitor: str | None) -> list[dict[str, Any]]:
+    from sunloom.features.monitoring import latest_results, results_over_time
+
+    if monitor is None:
+        return latest_results(settings, kind)
+    return results_over_time(settings, kind, monitor)

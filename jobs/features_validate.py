@@ -1,0 +1,19 @@
+"""Judge rows: ``python -m jobs.features_validate --config RECIPE --set input=FILE``."""
+
+from sunloom.config.validation import ValidationJob
+from sunloom.errors import DataQualityError
+from sunloom.features.quality.job import validate_file
+from sunloom.workflows.job import JobOutcome, run_job
+
+
+def validate(recipe: ValidationJob) -> JobOutcome:
+    """Hand the recipe to the library; rows that do not pass fail the job."""
+    report = validate_file(recipe, recipe.input)
+    if not report.passed:
+        raise DataQualityError(f"{recipe.input}: {report.summary()}.", f"Read {report.html}.")
+    metrics = {"rows": report.rows, "checks": len(report.checks)}
+    return JobOutcome(metrics, {"report": str(report.html)})
+
+
+if __name__ == "__main__":
+    run_job("validate", ValidationJob, validate)

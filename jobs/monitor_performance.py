@@ -1,0 +1,14 @@
+"""Lag and speed of watched features: ``python -m jobs.monitor_performance --config RECIPE``."""
+
+from sunloom.config.monitoring import MonitoringRecipe
+from sunloom.features.monitoring.watch import run_watch
+from sunloom.workflows.job import JobOutcome, run_job
+
+
+def monitor(recipe: MonitoringRecipe) -> JobOutcome:
+    """Hand the recipe to the library and its figures to the job's frame."""
+    return JobOutcome(run_watch(recipe, kinds=("performance",)))
+
+
+if __name__ == "__main__":
+    run_job("performance", MonitoringRecipe, monitor)

@@ -1,0 +1,14 @@
+"""Watch a table until the job is stopped: ``python -m jobs.monitor_service --config RECIPE``."""
+
+from sunloom.config.monitoring import MonitoringRecipe
+from sunloom.features.monitoring.service import keep_monitoring
+from sunloom.workflows.job import JobOutcome, run_job
+
+
+def monitor(recipe: MonitoringRecipe) -> JobOutcome:
+    """Go on at the recipe's pace; a stopped job ends after its round."""
+    return JobOutcome(keep_monitoring(recipe, recipe.watched().every))
+
+
+if __name__ == "__main__":
+    run_job("monitor", MonitoringRecipe, monitor)

@@ -1,0 +1,174 @@
+"""Counts merge: parts count as the whole, in memory, in bytes and in the database."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from sunloom.config import Settings
+from sunloom.core.database import open_database
+from sunloom.errors import DataError
+from sunloom.features.monitoring.cells import Cells, cells_of
+from sunloom.features.monitoring.histograms import (
+    DEFAULT,
+    MISSING,
+    OUTSIDE,
+    ROWS,
+    Histogram,
+    counted,
+    counted_by_group,
+    merged,
+    nothing,
+)
+from sunloom.features.monitoring.history import History
+
+RANDOM = np.random.default_rng(3)
+REFERENCE = pl.DataFrame(
+    {
+        "size": RANDOM.normal(10, 3, 3_000),
+        "few": RANDOM.integers(0, 6, 3_000),
+        "kind": RANDOM.choice(["a", "b", "c"], 3_000),
+        "on": RANDOM.random(3_000) < 0.3,
+    }
+)
+NAMES = ["size", "few", "kind", "on"]
+CELLS = cells_of(REFERENCE, NAMES, defaults={"few": 0.0, "kind": "c"})
+HOUR = timedelta(hours=1)
+START = datetime(2026, 1, 5, tzinfo=UTC)
+
+ROW = st.fixed_dictionaries(
+    {
+        "size": st.none() | st.floats(allow_nan=True, allow_infinity=True),
+        "few": st.none() | st.integers(-2, 8),
+        "kind": st.none() | st.sampled_from(["a", "b", "c", "new", "\0other"]),
+        "on": st.none() | st.booleans(),
+    }
+)
+TYPES = {"size": pl.Float64, "few": pl.Int64, "kind": pl.String, "on": pl.Boolean}
+
+
+def _frame(rows: list[dict[str, object]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=TYPES)
+
+
+def same(one: Histogram, other: Histogram) -> bool:
+    return (
+        np.array_equal(one.counts, other.counts)
+        and np.array_equal(one.tallies, other.tallies)
+        and np.array_equal(one.extremes, other.extremes, equal_nan=True)
+    )
+
+
+def test_cells_hold_equally_many_rows_or_one_value() -> None:
+    whole = counted(REFERENCE, CELLS)
+    assert [len(whole.of(CELLS, n)) for n in range(4)] == [20, 7, 4, 3]
+    assert set(whole.of(CELLS, 0)) == {150}
+    assert list(whole.of(CELLS, 1)) == [*REFERENCE["few"].value_counts().sort("few")["count"], 0]
+    assert whole.of(CELLS, 2).sum() == 3_000
+    assert list(whole.tallies[:, OUTSIDE]) == [0, 0, 0, 0]
+    assert whole.extremes[0].tolist() == [REFERENCE["size"].min(), REFERENCE["size"].max()]
+
+
+def test_a_value_that_many_share_has_one_cell() -> None:
+    column = pl.DataFrame({"x": [0.0] * 900 + [float(n) for n in range(1, 101)]})
+    cells = cells_of(column, ["x"], 20)
+    counts = counted(column, cells).of(cells, 0)
+    assert counts[0] == 900 + 50 or counts.max() >= 900
+    assert counts.sum() == 1_000
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(ROW, max_size=12), min_size=1, max_size=5))
+def test_merged_parts_are_a_single_pass(parts: list[list[dict[str, object]]]) -> None:
+    whole = counted(_frame([row for part in parts for row in part]), CELLS)
+    in_parts = merged([counted(_frame(part), CELLS) for part in parts], CELLS)
+    assert same(whole, in_parts)
+    assert same(Histogram.unpacked(whole.packed(), CELLS), whole)
+    group = np.array([n for n, part in enumerate(parts) for _ in part], dtype=np.int64)
+    frame = _frame([row for part in parts for row in part])
+    by_group = counted_by_group(frame, CELLS, group, len(parts))
+    assert all(
+        same(one, counted(_frame(part), CELLS)) for one, part in zip(by_group, parts, strict=True)
+    )
+
+
+@hypothesis_settings(max_examples=100, deadline=None)
+@given(st.lists(ROW, max_size=40))
+def test_tallies_are_what_a_loop_counts(rows: list[dict[str, object]]) -> None:
+    tallies = counted(_frame(rows), CELLS).tallies
+    size, few, kind = ([row[name] for row in rows] for name in ("size", "few", "kind"))
+    low, high = REFERENCE["size"].min(), REFERENCE["size"].max()
+    given_sizes = [v for v in size if isinstance(v, float) and v == v]
+    assert tallies[0, MISSING] == len(rows) - len(given_sizes)
+    assert tallies[0, OUTSIDE] == sum(v < low or v > high for v in given_sizes)  # type: ignore[operator]
+    assert tallies[1, DEFAULT] == few.count(0)
+    assert tallies[1, OUTSIDE] == sum(v is not None and not 0 <= v <= 5 for v in few)  # type: ignore[operator]
+    assert tallies[2, DEFAULT] == kind.count("c")
+    assert tallies[2, OUTSIDE] == sum(v is not None and v not in ("a", "b", "c") for v in kind)
+    assert list(tallies[:, ROWS]) == [len(rows)] * 4
+
+
+def test_cells_travel_as_json_and_have_an_identity() -> None:
+    again = Cells.from_json(CELLS.to_json())
+    assert again == CELLS
+    assert again.id == CELLS.id
+    assert cells_of(REFERENCE, NAMES, 10).id != CELLS.id
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (REFERENCE.drop("few"), "no feature 'few'"),
+        (REFERENCE.with_columns(pl.col("few").cast(pl.String)), "'few' is String, but .* numbers"),
+        (REFERENCE.with_columns(kind=pl.lit(1)), "'kind' is Int32, but .* text"),
+    ],
+)
+def test_other_columns_are_named(frame: pl.DataFrame, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        counted(frame, CELLS)
+
+
+def test_what_has_no_cells_is_named() -> None:
+    for column in (pl.Series("x", [None], dtype=pl.Float64), pl.Series("x", [START])):
+        with pytest.raises(DataError, match="'x'"):
+            cells_of(column.to_frame(), ["x"])
+
+
+def _hours(count: int) -> dict[datetime, Histogram]:
+    return {START + n * HOUR: counted(REFERENCE.slice(n * 50, 50), CELLS) for n in range(count)}
+
+
+def test_history_keeps_hours_and_merges_them_into_days(settings: Settings) -> None:
+    history = History(open_database(settings), "orders", CELLS)
+    hours = _hours(60)
+    history.put(hours)
+    history.put(hours)
+    assert same(history.between(START, START + 60 * HOUR), counted(REFERENCE, CELLS))
+    some = merged(list(hours.values())[3:7], CELLS)
+    assert same(history.between(START + 3 * HOUR, START + 7 * HOUR), some)
+    assert history.roll_up(START + 49 * HOUR) == 2
+    assert same(history.between(START, START + 60 * HOUR), counted(REFERENCE, CELLS))
+    day = merged(list(hours.values())[24:48], CELLS)
+    assert same(history.between(START + 24 * HOUR, START + 48 * HOUR), day)
+    assert history.roll_up(START + 49 * HOUR) == 0
+    history.forget(START + 24 * HOUR)
+    assert history.between(START, START + 24 * HOUR).rows == 0
+    assert same(history.between(START + 24 * HOUR, START + 48 * HOUR), day)
+
+
+def test_counts_on_other_cells_are_not_seen(settings: Settings) -> None:
+    database = open_database(settings)
+    History(database, "orders", CELLS).put(_hours(3))
+    other = History(database, "orders", cells_of(REFERENCE, NAMES, 10))
+    assert other.between(START, START + 3 * HOUR).rows == 0
+    assert same(other.reference(), nothing(other.cells))
+    other.put_reference(counted(REFERENCE, other.cells))
+    assert other.reference().rows == 3_000
+    with pytest.raises(DataError, match="does not fit"):
+        Histogram.unpacked(nothing(CELLS).packed(), other.cells)

@@ -1,0 +1,96 @@
+"""``/monitoring`` and ``/metrics`` answer from the database."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from asgi import call
+from fastapi import FastAPI
+
+from sunloom.config import Settings
+from sunloom.config.monitoring import MonitoringRecipe
+from sunloom.config.validation import ValidationConfig
+from sunloom.config.watch import WatchConfig
+from sunloom.core.database import open_database
+from sunloom.features.monitoring import run_watch
+from sunloom.features.quality import rows_of_frame, store_checks, validate
+from sunloom.serving.gateway import monitoring
+from sunloom.serving.gateway.health import _metrics
+from sunloom.serving.latencies import quantile_ms
+from sunloom.serving.metrics import RequestMetrics, Series
+
+START = datetime(2026, 1, 5, tzinfo=UTC)
+
+
+def get(settings: Settings, path: str) -> Any:
+    app = FastAPI()
+    app.include_router(monitoring.build_router(settings))
+    return asyncio.run(call(app, "GET", path)).json()
+
+
+@pytest.fixture
+def watched(settings: Settings, tmp_path: Path) -> Settings:
+    random = np.random.default_rng(1)
+    at = [START + timedelta(minutes=n) for n in range(3 * 1440)]
+    x = random.normal(0, 1, len(at)) + np.repeat([0.0, 0.0, 2.0], 1440)
+    pl.DataFrame({"event_time": at, "x": x}).write_parquet(tmp_path / "rows.parquet")
+    source = {"path": str(tmp_path / "rows.parquet")}
+    reference = {"type": "trailing", "length": "1d"}
+    config = WatchConfig.model_validate({"name": "w", "source": source, "reference": reference})
+    run_watch(MonitoringRecipe(paths=settings.paths, watch=config), START + timedelta(days=3))
+    return settings
+
+
+def test_drift_of_now_and_over_time(watched: Settings) -> None:
+    (latest,) = get(watched, "/monitoring/drift")["reports"]
+    assert (latest["report"], latest["drifted_features"]) == ("w", 1)
+    assert latest["current"] == "2026-01-07T00/2026-01-08T00"
+    reports = get(watched, "/monitoring/drift?monitor=w")["reports"]
+    assert [one["drifted_features"] for one in reports] == [1, 0]
+
+
+def test_quality_and_verdicts(watched: Settings) -> None:
+    rows = rows_of_frame(pl.DataFrame({"id": [1, 1]}), "r")
+    store_checks(watched, "batch", validate(rows, ValidationConfig()))
+    found = get(watched, "/monitoring/quality")
+    assert [(one["name"], one["passed"]) for one in found["checks"]] == [("batch", False)]
+    (window,) = found["features"]
+    assert window["features"][0]["null_rate"] == 0.0
+    assert window["window"] == "2026-01-07T00:00:00+00:00/2026-01-08T00:00:00+00:00"
+    assert len(get(watched, "/monitoring/quality?monitor=w")["features"]) == 2
+
+
+def test_performance_of_monitors_and_routes(watched: Settings) -> None:
+    counters = RequestMetrics(open_database(watched), "features")
+    for status in (200, 200, 200, 503):
+        counters.observe("/features", "GET", status, 0.004)
+    counters.flush()
+    found = get(watched, "/monitoring/performance")
+    assert found["features"][0]["freshness_lag_s"] == 60.0
+    (route,) = found["serving"]
+    assert (route["service"], route["requests"], route["failed"]) == ("features", 4, 1)
+    assert 2.5 <= route["p50_ms"] <= route["p99_ms"] <= 5.0
+
+
+def test_alerts_and_metrics(watched: Settings) -> None:
+    (alert,) = get(watched, "/monitoring/alerts?status=open")["alerts"]
+    assert alert["labels"] == {"monitor": "w", "feature": "x"}
+    assert get(watched, "/monitoring/alerts?status=resolved")["alerts"] == []
+    text = _metrics(watched)
+    assert 'sunloom_feature_drift{monitor="w",feature="x",method="psi"}' in text
+    assert 'sunloom_alerts_open{severity="warning"} 1' in text
+
+
+def test_a_quantile_lies_within_its_bucket() -> None:
+    series = Series()
+    for seconds in [0.0005] * 50 + [0.3] * 50:
+        series.add(seconds)
+    assert quantile_ms(series, 0.25) == pytest.approx(0.5)
+    assert quantile_ms(series, 0.75) == pytest.approx(375.0)
+    assert quantile_ms(Series(), 0.5) is None
