@@ -1,4 +1,4 @@
-"""Backfills on real Ray, and files beyond the object store."""
+"""Backfills and data sets on real Ray, and files beyond the object store."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from polars.testing import assert_frame_equal
 
 from sunloom.config.features import FeaturesRecipe
 from sunloom.features.backfill import backfill
+from sunloom.features.catalogue import plan_of
+from sunloom.features.distributed import historical_dataset
+from sunloom.features.historical import historical_polars
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -100,6 +104,28 @@ def test_killed_on_ray_and_resumed_it_is_the_unbroken_run(ray_local: str, tmp_pa
     assert {name: after[name] for name in whole} == whole
     assert _contents(there) == _contents(here)
     assert (done["rows"], done["computed"]) == (unbroken["rows"], 360 - len(whole))
+
+
+def test_a_ray_dataset_holds_the_rows_of_one_process(ray_local: str, tmp_path: Path) -> None:
+    _recipe(tmp_path / "any", "polars")
+    plan, sources = plan_of(CLASSES, "sl_shop"), {"sl_sale": tmp_path / "sales.parquet"}
+    draw = np.random.default_rng(3)
+    moments = [START + timedelta(hours=int(h)) for h in draw.integers(0, 900, 400)]
+    entities = pl.DataFrame(
+        {
+            "label": np.arange(400),
+            "id": [f"shop {i}" for i in draw.integers(0, 45, 400)],
+            "event_time": moments,
+        }
+    ).with_columns(pl.col("event_time").cast(pl.Datetime("us", "UTC")))
+    data = historical_dataset(plan, sources, entities, partitions=5)
+    assert data.count() == 400
+    found = pl.concat(
+        [pl.from_arrow(b) for b in data.iter_batches(batch_format="pyarrow", batch_size=None)]
+    )
+    expected = historical_polars(plan, sources, entities).table
+    assert found.columns == expected.columns
+    assert_frame_equal(found.sort("label"), expected, rel_tol=1e-9, abs_tol=1e-12)
 
 
 @pytest.mark.timeout(300)

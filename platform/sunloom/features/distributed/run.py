@@ -58,7 +58,7 @@ def historical_ray(
     check_sources(plan, sources)
     questions = questions_of(plan, entities, sources).with_row_index(ROW)
     chunks = chunks_of(plan, sources)
-    parts = partitions_for(chunks, partitions, _store_bytes())
+    parts = partitions_for(chunks, partitions, store_bytes())
     with causes():
         return _run(plan, chunks, parts, entities, questions)
 
@@ -150,7 +150,8 @@ def _collected(answered: Sequence[Any]) -> tuple[pl.DataFrame, list[dict[str, di
     return table.drop(ROW)[order], counts
 
 
-def _store_bytes() -> float:
+def store_bytes() -> float:
+    """The smallest object store of the cluster's nodes."""
     import ray
 
     stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes()]
