@@ -6,6 +6,8 @@ import json
 import math
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -161,3 +163,26 @@ def test_other_processes_read_while_one_writes(settings: Settings) -> None:
         reader.stdin.flush()
         assert reader.stdout.readline() == "2\n"
     assert reader.returncode == 0
+
+
+def test_threads_read_while_the_map_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sunloom.features.store.embedded.FIRST_MAP_BYTES", 1 << 20)
+    store = EmbeddedStore(tmp_path / "online")
+    store.write("s", _table([0], a=["first"]))
+    done = threading.Event()
+
+    def reads() -> int:
+        count = 0
+        while not done.is_set():
+            assert store.read("s", [0]) == [{"a": "first"}]
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(reads) for _ in range(3)]
+        for batch in range(1, 6):
+            ids = list(range(batch * 1_000, batch * 1_000 + 1_000))
+            store.write("s", _table(ids, a=["x" * 2_000] * 1_000))
+        done.set()
+        assert all(reader.result(30) > 0 for reader in readers)
+    assert store.count("s") == 5_001

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -16,6 +17,10 @@ from sunloom.errors import DependencyError, StoreError
 
 # Whose ``pipe_file(mode="create")`` lets exactly one of several writers through.
 _EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "memory"}
+
+_AT_ONCE = 8
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _log = get_logger("features.offline")
 
@@ -44,6 +49,13 @@ class Files:
         protocol = self._fs.protocol
         self._protocols = {protocol} if isinstance(protocol, str) else set(protocol)
         self._is_local = "file" in self._protocols
+
+    def each(self, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+        """The work on each item, in order; several at once where a server's answers take time."""
+        if self._is_local:
+            return [work(item) for item in items]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(work, items))
 
     def names(self, folder: str) -> list[str]:
         """Names in a folder, sorted; none where there is no such folder."""
@@ -97,14 +109,15 @@ class Files:
         self.write(path, buffer.getvalue())
 
     def read_parquet(
-        self, path: str, columns: Sequence[str], bounds: tuple[str, Any, Any]
+        self, path: str, columns: Sequence[str], bounds: tuple[str, int | None, int | None]
     ) -> pl.DataFrame:
         """Those of the columns that the file has, of the row groups that may meet the bounds.
 
         Args:
             path: The file.
             columns: Names.
-            bounds: Column, first value and the value behind the last; either may be None.
+            bounds: Time column, first moment and the moment behind the last, in microseconds
+                since the epoch; either may be None.
 
         Raises:
             StoreError: The file is gone or damaged.
@@ -148,13 +161,15 @@ def _create_local(path: Path, content: bytes) -> bool:
     return True
 
 
-def _groups_within(file: Any, column: str, first: Any, behind: Any) -> list[int]:
+def _groups_within(file: Any, column: str, first: int | None, behind: int | None) -> list[int]:
     number = file.schema_arrow.names.index(column)
     kept = []
     for group in range(file.metadata.num_row_groups):
         held = file.metadata.row_group(group).column(number).statistics
+        # Raw ones: as moments they would cost an import of pandas.
         outside = held is not None and (
-            (first is not None and held.max < first) or (behind is not None and held.min >= behind)
+            (first is not None and held.max_raw < first)
+            or (behind is not None and held.min_raw >= behind)
         )
         if not outside:
             kept.append(group)

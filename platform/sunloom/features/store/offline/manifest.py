@@ -37,8 +37,8 @@ class DataFile:
 
     def meets(self, start: datetime | None, end: datetime | None) -> bool:
         """Whether a row of it may lie at or after ``start`` and before ``end``."""
-        return (start is None or self.last_us >= _microseconds(start)) and (
-            end is None or self.first_us < _microseconds(end)
+        return (start is None or self.last_us >= microseconds_of(start)) and (
+            end is None or self.first_us < microseconds_of(end)
         )
 
 
@@ -179,6 +179,7 @@ class Draft:
         return [file for file in held if self.mode == "dates" and file.date not in days]
 
 
-def _microseconds(moment: datetime) -> int:
+def microseconds_of(moment: datetime) -> int:
+    """Microseconds since the epoch, exactly."""
     whole = moment - _EPOCH
     return (whole.days * 86_400 + whole.seconds) * 1_000_000 + whole.microseconds

@@ -15,6 +15,7 @@ import re
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import polars as pl
 
@@ -22,7 +23,14 @@ from sunloom.config.settings import Settings
 from sunloom.errors import NotFoundError, StoreError, UsageError
 from sunloom.features.store.nested import parse
 from sunloom.features.store.offline.files import Files
-from sunloom.features.store.offline.manifest import MODES, DataFile, Draft, Mode, Version
+from sunloom.features.store.offline.manifest import (
+    MODES,
+    DataFile,
+    Draft,
+    Mode,
+    Version,
+    microseconds_of,
+)
 from sunloom.features.store.offline.rows import prepared
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -119,11 +127,13 @@ class OfflineStore:
         start, end = _utc(start, "start"), _utc(end, "end")
         names = _chosen(found, columns)
         types = {name: parse(found.columns[name]) for name in names}
+        bounds = found.time, _microseconds(start), _microseconds(end)
         folder = self._folder(feature_set)
-        parts = [
-            self._files.read_parquet(f"{folder}/{file.path}", names, (found.time, start, end))
-            for file in found.files_within(start, end)
-        ]
+
+        def part(file: DataFile) -> pl.DataFrame:
+            return self._files.read_parquet(f"{folder}/{file.path}", names, bounds)
+
+        parts = self._files.each(part, found.files_within(start, end))
         frame = pl.concat([pl.DataFrame(schema=types), *parts], how="diagonal").select(names)
         moment = pl.col(found.time)
         if start is not None:
@@ -197,16 +207,18 @@ class OfflineStore:
     def _put_days(
         self, folder: str, rows: pl.DataFrame, time: str, write_id: str
     ) -> list[DataFile]:
-        dated = rows.with_columns(pl.col(time).dt.date().alias(_DATE))
-        files = []
-        for (day,), part in dated.sort(time, maintain_order=True).group_by(
-            [_DATE], maintain_order=True
-        ):
+        dated = rows.with_columns(pl.col(time).dt.date().alias(_DATE)).sort(
+            time, maintain_order=True
+        )
+
+        def put(part: tuple[tuple[Any, ...], pl.DataFrame]) -> DataFile:
+            (day,), held = part
             path = f"data/date={day}/{write_id}.parquet"
-            self._files.write_parquet(f"{folder}/{path}", part.drop(_DATE))
-            times = part[time].cast(pl.Int64)
-            files.append(DataFile(path, str(day), part.height, times[0], times[-1]))
-        return files
+            self._files.write_parquet(f"{folder}/{path}", held.drop(_DATE))
+            times = held[time].cast(pl.Int64)
+            return DataFile(path, str(day), held.height, times[0], times[-1])
+
+        return self._files.each(put, dated.group_by([_DATE], maintain_order=True))
 
     def _latest(self, feature_set: str) -> Version | None:
         numbers = self._numbers(feature_set)
@@ -252,3 +264,7 @@ def _utc(moment: datetime | None, name: str) -> datetime | None:
     if moment is not None and moment.tzinfo is None:
         raise UsageError(f"{name} {moment} has no time zone.", "Say UTC: …+00:00 or …Z.", name)
     return None if moment is None else moment.astimezone(UTC)
+
+
+def _microseconds(moment: datetime | None) -> int | None:
+    return None if moment is None else microseconds_of(moment)
