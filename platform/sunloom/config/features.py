@@ -66,6 +66,9 @@ class BackfillConfig(Model):
     every key that the sources bear by the moment."""
     chunk: Length | None = None
     """Length of a chunk, the unit that is written at once; a sixteenth of the range when empty."""
+    into_store: bool = False
+    """Whether the rows become the offline store's of their days (UTC), a version each chunk. The
+    range then starts at midnight UTC and chunks are whole days."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:

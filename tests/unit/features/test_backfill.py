@@ -27,6 +27,7 @@ from sunloom.features.backfill import backfill
 from sunloom.features.backfill.grid import grid_of
 from sunloom.features.catalogue import plan_of
 from sunloom.features.historical import historical_polars
+from sunloom.features.store.offline import open_offline_store
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -142,6 +143,29 @@ def test_what_is_whole_is_kept_and_what_is_gone_or_torn_is_made_again(tmp_path: 
     assert {n for n in names if after[n] != before[n]} == {names[3], names[20]}
     assert not list(Path(again["folder"]).rglob("*.new"))
     assert backfill(recipe)["computed"] == 0
+
+
+def test_rows_become_the_stores_and_a_second_run_adds_nothing(tmp_path: Path) -> None:
+    config = {"start": START + 5 * DAY, "end": START + 9 * DAY, "every": "6h", "into_store": True}
+    recipe = recipe_of(tmp_path, backfill=config)
+    done = backfill(recipe)
+    assert done["stored"] == 4
+    store = open_offline_store(recipe)
+    expected = written(done["folder"]).sort("event_time", "id")
+    assert store.read("sl_shop").select(expected.columns).sort("event_time", "id").equals(expected)
+    # As if it had been ended after a write and before the mark of it.
+    marks = sorted(Path(done["folder"]).glob("stored/*.json"))
+    marks[2].unlink()
+    assert backfill(recipe)["stored"] == 1
+    assert store.read("sl_shop").height == expected.height
+    assert backfill(recipe)["stored"] == 0
+
+
+@pytest.mark.parametrize("change", [{"start": START + DAY / 2}, {"chunk": "36h"}])
+def test_chunks_that_share_a_day_do_not_go_into_the_store(tmp_path: Path, change: dict) -> None:
+    config = {"start": START, "end": START + 9 * DAY, "every": "6h", "into_store": True}
+    with pytest.raises(UsageError, match="needs whole days"):
+        backfill(recipe_of(tmp_path, backfill=config | change))
 
 
 def test_other_sources_or_another_range_begin_anew(tmp_path: Path) -> None:

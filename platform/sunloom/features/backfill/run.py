@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from sunloom.features.backfill.publish import (
     remove_partial,
     whole_rows,
 )
+from sunloom.features.backfill.storing import check_whole_days, store_rows
 from sunloom.features.backfill.workers import Filled, fill_here, fill_on_cluster
 from sunloom.features.batch_sources import fetch_sources
 from sunloom.features.catalogue import plan_of
@@ -78,7 +81,8 @@ def backfill(recipe: FeaturesRecipe) -> dict[str, Any]:
 
     Returns:
         ``rows``, ``chunks`` (files in all), ``computed`` (by this run), ``kept`` (whole before),
-        ``engine`` and ``why``, ``folder`` and ``quarantined``.
+        ``engine`` and ``why``, ``folder`` and ``quarantined``; with ``into_store`` also
+        ``stored``, the chunks that became the offline store's by this run.
 
     Raises:
         UsageError: The recipe has no ``backfill``, or nothing says which entities there are.
@@ -138,15 +142,24 @@ def _begun(
             "Name a file with the entities' keys in backfill.entities.",
             "backfill.entities",
         )
-    grid = grid_of(
-        config.start, config.end, config.every, config.chunk, recipe.execution.partitions
-    )
+    grid = _grid(config, recipe.execution.partitions)
     parameters = _parameters(recipe, plan, grid)
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()[:16]
     folder = recipe.features_folder() / "backfill" / digest
     remove_partial(folder)
     publish_json(parameters, folder / PARAMETERS)
     return _Backfill(recipe, plan, grid, folder, chunks)
+
+
+def _grid(config: BackfillConfig, partitions: int) -> Grid:
+    grid = grid_of(config.start, config.end, config.every, config.chunk, partitions)
+    if not config.into_store:
+        return grid
+    if config.chunk is None:
+        days = math.ceil(grid.chunk / timedelta(days=1))
+        grid = replace(grid, chunk=timedelta(days=days))
+    check_whole_days(grid)
+    return grid
 
 
 def _parameters(recipe: FeaturesRecipe, plan: Plan, grid: Grid) -> dict[str, Any]:
@@ -217,6 +230,9 @@ def _finished(work: _Backfill, choice: Choice, filled: Filled) -> dict[str, Any]
     parameters = json.loads((work.folder / PARAMETERS).read_text())
     rows = sum(int(str(file["rows"])) for file in files)
     publish_json({**parameters, "rows": rows, "files": files}, work.folder / MANIFEST)
+    stored: dict[str, Any] = {}
+    if _config(work.recipe).into_store:
+        stored["stored"] = store_rows(work.recipe, work.plan, work.grid, work.folder)
     return {
         "rows": rows,
         "chunks": len(files),
@@ -225,5 +241,6 @@ def _finished(work: _Backfill, choice: Choice, filled: Filled) -> dict[str, Any]
         **asdict(choice),
         "folder": str(work.folder),
         "quarantined": dict(filled.quarantined),
+        **stored,
         **filled.report.told(),
     }
