@@ -87,9 +87,20 @@ REFUSED = [
     ("@online\ndef f(x: int) -> Actor.score: ...", "must be Features or DataFrame", "Annotate"),
     ("@online\ndef f(x: Actor.name): ...", "return annotation", "Annotate"),
     (
-        "@online\ndef f(x: Actor.deeds[Deed.size, Deed.size > 3]) -> Actor.score: ...",
-        "filtered in the annotation",
-        "in the function",
+        "@online\ndef f(x: Actor.deeds[Deed.size, after(days_ago=3)]) -> Actor.score: ...",
+        "a filter of .*deeds compares more than",
+        "chalk.Now",
+    ),
+    (
+        "@online\ndef f(x: Actor.deeds[:2]) -> Actor.score: ...",
+        "deeds are cut in the annotation",
+        "Cut them",
+    ),
+    (
+        "@online\ndef twin(x: Actor.name) -> Actor.score: ...\n"
+        "@online\ndef twin(x: Actor.name) -> Actor.rank: ...",
+        "the resolver at .* bears its name",
+        "Rename",
     ),
     (
         "@online\ndef f(x: Actor.deeds[Deed.size, Deed.late]) -> Actor.score: ...",
@@ -289,6 +300,23 @@ def test_a_sql_query_that_a_function_returns_is_refused_and_never_null(tmp_path:
     )
     with pytest.raises(DefinitionError, match="returns a SQL query"):
         _answer(file, namespace, ["ann"])
+
+
+def test_rows_are_filtered_as_the_annotation_says(tmp_path: Path) -> None:
+    file, namespace = _module(
+        tmp_path,
+        "@online\ndef f(x: Actor.deeds[Deed.size, Deed.age > 4.0, Deed.size < 9.0]) -> Actor.score:"
+        "\n    assert [c.name for c in x.columns] == ['size'], x.columns\n"
+        "    return x[Deed.size].sum() if len(x) else -1.0",
+    )
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    deeds = pl.DataFrame(
+        {"id": range(5), "actor_id": [0, 0, 0, 0, 1], "size": [1.0, 3.0, 5.0, 20.0, 2.0]}
+    ).with_columns(at=pl.lit(start, pl.Datetime("us", "UTC")))
+    plan = plan_of(str(file), f"{namespace}_actor")
+    asked = pl.DataFrame({"id": [0, 1, 2], NOW: [start] * 3}).cast({NOW: pl.Datetime("us", "UTC")})
+    found = Engine(plan, {f"{namespace}_deed": deeds}).answer(asked)
+    assert found["score"].to_list() == [8.0, -1.0, -1.0]
 
 
 def test_a_changed_function_is_noticed(tmp_path: Path) -> None:

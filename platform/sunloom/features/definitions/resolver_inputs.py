@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sunloom.features.definitions.expressions import constant
@@ -150,15 +150,16 @@ def _rows(raw: Any, owner: Any, given: Any) -> Aggregate:
             f"it takes {given.root_fqn}, a has-many of another class",
             f"Take one of {owner.__name__}.",
         )
-    if frame.filters or frame.__limit__ is not None:
+    if frame.__limit__ is not None:
         raise refuse_resolver(
-            raw,
-            f"the rows of {given.fqn} are filtered in the annotation",
-            "Take the columns alone and filter in the function; `now: chalk.Now` is the moment.",
+            raw, f"the rows of {given.fqn} are cut in the annotation", "Cut them in the function."
         )
+    filtered = [f for one in frame.filters for f in _filtered(raw, given, one)]
+    read = {feature.fqn: feature for feature in (*frame.columns, *filtered)}
     time = next((f.name for f in given.joined_class.features if _is_time(f)), None)
     columns = tuple(
-        Column(name=f.name, dtype=feature_dtype(f)) for f in _scalars(raw, given, frame.columns)
+        Column(name=f.name, dtype=feature_dtype(f))
+        for f in _scalars(raw, given, list(read.values()))
     )
     fields = tuple(StructField(name=column.name, dtype=column.dtype) for column in columns)
     row = StructType(fields=fields)
@@ -169,6 +170,24 @@ def _rows(raw: Any, owner: Any, given: Any) -> Aggregate:
         window=Window(column=time, end=Bound(ago_us=0, inclusive=True) if time else None),
         dtype=ListType(item=row),
     )
+
+
+def _filtered(raw: Any, given: Any, condition: Any) -> Iterator[Any]:
+    """Features that a filter in the annotation compares."""
+    from chalk.features import Feature
+    from chalk.features.filter import Filter, TimeDelta
+
+    if isinstance(condition, Filter):
+        yield from _filtered(raw, given, condition.lhs)
+        yield from _filtered(raw, given, condition.rhs)
+    elif isinstance(condition, Feature) and condition.namespace == given.joined_class.namespace:
+        yield condition
+    elif isinstance(condition, Feature | TimeDelta):
+        raise refuse_resolver(
+            raw,
+            f"a filter of {given.fqn} compares more than its rows' values with literals",
+            "Filter by time in the function; `now: chalk.Now` is the moment.",
+        )
 
 
 def _scalars(raw: Any, given: Any, columns: Sequence[Any]) -> list[Any]:

@@ -98,8 +98,13 @@ def bind_resolvers(source: str, module: ModuleType, classes: Sequence[Any]) -> M
     """
     offline: dict[str, Resolved] = {}
     online: dict[str, Resolved] = {}
+    named: dict[str, Any] = {}
     for raw in resolvers_of(module):
         check_kind(raw)
+        other = named.setdefault(resolver_name(source, raw), raw)
+        if other is not raw:
+            where = f"{other.filename}:{other.fn.__code__.co_firstlineno}"
+            raise refuse_resolver(raw, f"the resolver at {where} bears its name", "Rename it.")
         bound = _bind(source, raw, classes)
         held = offline if bound.kind == "offline" else online
         owner = raw.flattened_output[0].namespace
