@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -194,6 +195,7 @@ def main() -> None:
     layout = build_layout(plan_of(DEFINITIONS, "bench_account"), ("bench_event",))
     rows = events(options.events)
     result: dict[str, Any] = {"events": options.events, "keys": KEYS, "batch": options.batch}
+    result |= {"cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 1)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         result["frames"] = from_frames(layout, rows, options.batch, folder)
