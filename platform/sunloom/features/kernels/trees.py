@@ -8,6 +8,8 @@ import numpy as np
 
 from sunloom.features.kernels.arrays import Array, Ints, Ranges
 
+_BLOCK = 1 << 15
+
 
 class RangeTree:
     """A segment tree: folds any range without subtraction, so one row cannot spoil another range.
@@ -22,8 +24,9 @@ class RangeTree:
         self._combine = combine
         self._neutral = neutral
         self._size = 1 << max(0, (len(values) - 1).bit_length())
-        nodes = np.full(2 * self._size, neutral, dtype=values.dtype)
+        nodes = np.empty(2 * self._size, dtype=values.dtype)
         nodes[self._size : self._size + len(values)] = values
+        nodes[self._size + len(values) :] = neutral
         level = self._size
         while level > 1:
             half = level >> 1
@@ -35,6 +38,14 @@ class RangeTree:
 
     def fold(self, start: Ints, stop: Ints) -> Array:
         """The fold of each range; the neutral value where it is empty."""
+        folded = np.empty(len(start), dtype=self._nodes.dtype)
+        # In blocks that stay in the cache.
+        for begin in range(0, len(start), _BLOCK):
+            block = slice(begin, begin + _BLOCK)
+            folded[block] = self._fold(start[block], stop[block])
+        return folded
+
+    def _fold(self, start: Ints, stop: Ints) -> Array:
         left = np.full(len(start), self._neutral, dtype=self._nodes.dtype)
         right = left.copy()
         low, high = start + self._size, stop + self._size
