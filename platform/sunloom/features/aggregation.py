@@ -22,7 +22,7 @@ from sunloom.features.kernels import (
     first_occurrences,
     range_distinct,
     range_extreme_rows,
-    range_select,
+    range_rows_in_order,
     range_sums,
     range_top,
     range_variances,
@@ -193,13 +193,11 @@ def _top(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.S
     return _lists(values.gather(_row_of_each(codes)[found]), counts)
 
 
-def _percentile(node: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
-    codes = _codes(values)
+def _percentile(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
     # Chalk's place in the sorted rows: the share of their number, cut, and at most the last.
     places = np.floor(float(node.argument or 0.0) * ranges.counts).astype(np.int64)
     places = np.clip(places, 0, np.maximum(ranges.counts - 1, 0))
-    found = range_select(codes, ranges, places)
-    return _at(values, _row_of_each(codes)[np.minimum(found, codes.max(initial=0))], ranges)
+    return _at(values, range_rows_in_order(values.to_numpy(), keys, ranges, places), ranges)
 
 
 def _row_of_each(codes: Ints) -> Ints:

@@ -11,7 +11,7 @@ from sunloom.features.kernels.expansion import expanded
 from sunloom.features.kernels.extremes import range_extreme_rows
 from sunloom.features.kernels.frequencies import range_top
 from sunloom.features.kernels.order import stable_order
-from sunloom.features.kernels.percentiles import range_select
+from sunloom.features.kernels.percentiles import range_rows_in_order, range_select
 from sunloom.features.kernels.sums import range_sums
 from sunloom.features.kernels.timeline import Timeline
 from sunloom.features.kernels.trees import RangeTree, RankIndex
@@ -30,6 +30,7 @@ __all__ = [
     "first_occurrences",
     "range_distinct",
     "range_extreme_rows",
+    "range_rows_in_order",
     "range_select",
     "range_sums",
     "range_top",
