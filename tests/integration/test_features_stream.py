@@ -232,3 +232,15 @@ def test_a_broker_or_topic_that_is_not_there_is_named(
     monkeypatch.setattr("sunloom.features.streaming.kafka._WAIT_S", 1.0)
     with pytest.raises(StreamError, match=r"127\.0\.0\.1:1 do not answer"):
         stream(_load(_recipe(tmp_path, "127.0.0.1:1", "some-trips")), until_end=True)
+
+
+def test_a_group_of_actors_shares_the_partitions(
+    brokers: str, ray_local: str, tmp_path: Path
+) -> None:
+    make_topics(brokers, ["ray-trips"], partitions=4)
+    rows = _trips(range(1_000))
+    produce(brokers, "ray-trips", _encoded(rows))
+    recipe = _load(_recipe(tmp_path, brokers, "ray-trips"))
+    result = stream(recipe, until_end=True, workers=2)
+    assert (result["events"], result["total"]["events"]) == (1_000, 1_000)
+    _check(recipe, rows)
