@@ -81,6 +81,15 @@ class History:
         """All rows of several such spans."""
         return merged(self._read((HOUR, DAY), spans), self.cells)
 
+    def starts(self, start: datetime, end: datetime) -> list[datetime]:
+        """Hours and days in between that have counts."""
+        span = (HistogramRow.start >= start, HistogramRow.start < end, HistogramRow.rows > 0)
+        query = select(HistogramRow.start).where(
+            *self._mine(), HistogramRow.grain.in_((HOUR, DAY)), *span
+        )
+        with self._database.session() as session:
+            return list(session.scalars(query))
+
     def reference(self) -> Histogram:
         """The counts of the reference table; none where it was not counted."""
         found = list(self._read((REFERENCE,), [(EPOCH, EPOCH + timedelta(hours=1))]))

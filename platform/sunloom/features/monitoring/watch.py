@@ -21,7 +21,7 @@ from sunloom.features.monitoring import feed
 from sunloom.features.monitoring.cells import Cells, cells_of
 from sunloom.features.monitoring.drift import DriftReport
 from sunloom.features.monitoring.histograms import Histogram, counted, merged
-from sunloom.features.monitoring.history import History, MonitorRow, floor_hour, floor_to
+from sunloom.features.monitoring.history import EPOCH, History, MonitorRow, floor_hour, floor_to
 from sunloom.features.monitoring.judge import (
     Finding,
     as_drift,
@@ -160,22 +160,17 @@ def _count_new(work: _Round) -> tuple[feed.Recorded, list[Span]]:
     recorded = feed.record(config, work.history.cells, since, work.moment)
     work.history.put(recorded.hours)
     work.row.recorded_until = work.moment
-    return recorded, _spans(work, recorded)
+    return recorded, _spans(work)
 
 
-def _spans(work: _Round, recorded: feed.Recorded) -> list[Span]:
-    """Windows that are over and not judged, the newest ``catch_up`` of them, oldest first."""
+def _spans(work: _Round) -> list[Span]:
+    """Windows with rows that are over and not judged: the newest ``catch_up``, oldest first."""
     length = work.config.window
     end = floor_to(work.moment, length)
     done = [work.row.judged[kind] for kind in work.kinds if kind in work.row.judged]
-    if done:
-        start = min(datetime.fromisoformat(text) for text in done)
-    elif recorded.hours:
-        start = floor_to(min(recorded.hours), length)
-    else:
-        return []
-    start = max(start, end - work.config.catch_up * length)
-    return [(start + n * length, start + (n + 1) * length) for n in range((end - start) // length)]
+    start = min((datetime.fromisoformat(text) for text in done), default=EPOCH)
+    starts = {floor_to(hour, length) for hour in work.history.starts(start, end)}
+    return [(one, one + length) for one in sorted(starts)[-work.config.catch_up :]]
 
 
 def _judge_window(work: _Round, span: Span, summary: dict[str, Any]) -> None:

@@ -1,0 +1,167 @@
+"""A stranger's Parquet and recipe through the command line: a broken column, a report, a gate."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+pytestmark = pytest.mark.integration
+SUNLOOM = Path(sys.executable).parent / "sunloom"
+RECIPE = """
+transformations:
+  numerical_scaling: {method: robust_scaler}
+validation:
+  completeness_threshold: 0.95
+  uniqueness_threshold: 0.99
+  drift_threshold: 0.1
+  columns:
+    price: {type: float64, min: 0, max: 500}
+    country: {allowed: [de, fr, pl]}
+"""
+
+
+def _table(rows: int = 2_000, seed: int = 0) -> pl.DataFrame:
+    random = np.random.default_rng(seed)
+    return pl.DataFrame(
+        {
+            "id": np.arange(rows),
+            "price": random.gamma(4, 20, rows).clip(0, 500),
+            "country": random.choice(["de", "fr", "pl"], rows),
+            "weight": random.normal(5, 1, rows),
+        }
+    )
+
+
+def sunloom(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environ = os.environ | {"SUNLOOM_HOME": str(folder / "home")}
+    return subprocess.run(
+        [str(SUNLOOM), *words],
+        cwd=folder,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    _table().write_parquet(tmp_path / "normal.parquet")
+    return tmp_path
+
+
+def validated(folder: Path, *more: str) -> tuple[int, dict[str, Any]]:
+    words = ("--recipe", "recipe.yaml", "--input", "rows.parquet", "--json")
+    done = sunloom(folder, "features", "validate", *words, *more)
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_good_rows_pass(folder: Path) -> None:
+    _table(seed=1).write_parquet(folder / "rows.parquet")
+    status, found = validated(folder, "--reference", "normal.parquet")
+    assert (status, found["passed"]) == (0, True)
+    assert [one["feature"] for one in found["drift"]] == ["price", "country", "weight"]
+    assert {"feature", "method", "value", "threshold", "drifted"} <= set(found["drift"][0])
+    assert found["quarantine"] is None
+
+
+def test_a_broken_column_is_in_the_report(folder: Path) -> None:
+    broken = _table(seed=1).with_columns(
+        price=pl.when(pl.col("id") % 10 == 0).then(None).otherwise(pl.col("price") + 60)
+    )
+    broken.write_parquet(folder / "rows.parquet")
+    status, found = validated(folder, "--reference", "normal.parquet")
+    assert (status, found["passed"]) == (1, False)
+    failed = [(one["check"], one["feature"]) for one in found["checks"] if not one["passed"]]
+    assert failed == [("completeness", "price")]
+    drifted = {one["feature"]: one["drifted"] for one in found["drift"]}
+    assert drifted == {"price": True, "country": False, "weight": False}
+    page = Path(found["report"]).read_text()
+    assert "200 of 2,000 rows" in page
+    assert "<svg class='drift'" in page
+    aside = Path(found["quarantine"]).read_text().splitlines()
+    assert len(aside) == 200
+    assert json.loads(aside[1]) == {
+        "position": 11,
+        "reason": "price is missing",
+        "content": {
+            "id": 10,
+            "price": None,
+            "country": broken["country"][10],
+            "weight": broken["weight"][10],
+        },
+    }
+    shown = sunloom(
+        folder, "features", "validate", "--recipe", "recipe.yaml", "--input", "rows.parquet"
+    )
+    assert shown.returncode == 1
+    assert "price is missing" in shown.stdout
+
+
+@pytest.mark.parametrize("method", ["jensenshannon", "wasserstein", "ks", "kl_div"])
+def test_evidentlys_other_methods(folder: Path, method: str) -> None:
+    from sunloom.config.validation import ValidationConfig
+    from sunloom.features.quality import rows_of_frame, rows_of_path, validate
+
+    moved = _table(seed=1).with_columns(pl.col("price") + 60)
+    config = ValidationConfig.model_validate({"drift_method": method})
+    rows = rows_of_frame(moved, "rows")
+    found = validate(rows, config, rows_of_path(folder / "normal.parquet")).drift
+    numbers = {one.feature: (one.method, one.drifted) for one in found}
+    assert numbers["price"] == (method, True)
+    assert numbers["weight"] == (method, False)
+    assert numbers["country"][0] == (method if method in ("jensenshannon", "kl_div") else "psi")
+
+
+def test_psi_of_text_is_evidentlys() -> None:
+    from sunloom.features.monitoring.drift import _evidently
+    from sunloom.features.monitoring.psi import population_stability_index
+
+    random = np.random.default_rng(3)
+    before = pl.DataFrame({"kind": random.choice(["a", "b", "c"], 900, p=[0.5, 0.3, 0.2])})
+    after = pl.DataFrame({"kind": [*random.choice(["a", "b", "new"], 700), None, None]})
+    values, _ = _evidently(before, after, {"kind": ("psi", 0.1)}, None)
+    ours = population_stability_index(before["kind"], after["kind"])
+    assert ours == pytest.approx(values["kind"], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ("validation: {completness_threshold: 1}", "validation.completeness_threshold"),
+        ("validation: {drift_threshold: 0}", "validation.drift_threshold"),
+        ("validation: [1", "not valid YAML"),
+        ("paths: {}", "validation"),
+        ("validation: {columns: {price: {min: 2026-01-01}}}", "does not fit a column of Float64"),
+    ],
+)
+def test_a_wrong_recipe_is_usage(folder: Path, recipe: str, words: str) -> None:
+    (folder / "recipe.yaml").write_text(recipe)
+    _table(50).write_parquet(folder / "rows.parquet")
+    done = sunloom(
+        folder, "features", "validate", "--recipe", "recipe.yaml", "--input", "rows.parquet"
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_missing_files_are_usage(folder: Path) -> None:
+    for words in (
+        ("--recipe", "none.yaml", "--input", "normal.parquet"),
+        ("--recipe", "recipe.yaml", "--input", "none.parquet"),
+        ("--recipe", "recipe.yaml", "--input", "normal.parquet", "--reference", "none.parquet"),
+    ):
+        done = sunloom(folder, "features", "validate", *words)
+        assert done.returncode == 2, done.stderr
+        assert "none." in done.stderr
