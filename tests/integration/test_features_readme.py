@@ -1,0 +1,90 @@
+"""The README's features page, followed by a stranger in an empty folder, word by word."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from broker import broker
+
+pytestmark = pytest.mark.integration
+BLOCK = re.compile(r"^```(bash|python|yaml)\n(.*?)^```", re.M | re.S)
+NAME = re.compile(r"# (\S+\.(?:py|yaml))\n")
+Run = Callable[[str], str]
+
+
+def page(root: Path) -> str:
+    text = (root / "README.md").read_text()
+    return text.split("### Features from your own files\n")[1].split("\n### ")[0].split("\n## ")[0]
+
+
+@pytest.fixture
+def run(tmp_path: Path, project_root: Path) -> Run:
+    """Runs a block's lines in the stranger's folder, with nothing of the checkout's."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environ = os.environ | {"PATH": path, "SUNLOOM_CONF": str(project_root / "conf")}
+    environ.pop("SUNLOOM_HOME", None)
+
+    def run(text: str) -> str:
+        done = subprocess.run(
+            ["bash", "-e"],
+            input=text,
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_the_features_page(project_root: Path, tmp_path: Path, run: Run) -> None:
+    with broker(tmp_path) as address:
+        blocks = [
+            (language, text.replace("127.0.0.1:9092", address))
+            for language, text in BLOCK.findall(page(project_root))
+        ]
+        for language, text in blocks:
+            if language != "bash":
+                named = NAME.match(text)
+                assert named, text
+                (tmp_path / named[1]).write_text(text)
+        first, second = (text for language, text in blocks if language == "bash")
+        before = run(first)
+        after = run(second)
+    check_training(tmp_path)
+    assert (tmp_path / "plan.svg").read_text().startswith("<")
+    counts = [
+        int(re.findall(r"departures_count__604800__\D+(\d+) ", out)[-1]) for out in (before, after)
+    ]
+    departures = pl.read_parquet(tmp_path / "departures.parquet")
+    day = pl.lit("2026-11-21T00:00:00Z").str.to_datetime(time_unit="us", time_zone="UTC")
+    week = (pl.col("left_at") > day - pl.duration(days=7)) & (pl.col("left_at") <= day)
+    assert counts[0] == departures.filter(week & (pl.col("airport_id") == "JFK")).height
+    # The stream's own event is the only one of the last day, and history still counts.
+    assert re.findall(r"departures_count__86400__\D+(\d+) ", after)[-1] == "1"
+    assert re.search(r'"history/departure": 1', after)
+
+
+def check_training(folder: Path) -> None:
+    moments = pl.read_parquet(folder / "moments.parquet")
+    training = pl.read_parquet(folder / "training.parquet")
+    assert training.select(moments.columns).equals(moments)
+    departures = pl.read_parquet(folder / "departures.parquet")
+    for row in training.head(20).iter_rows(named=True):
+        seen = departures.filter(
+            (pl.col("airport_id") == row["id"]) & (pl.col("left_at") <= row["event_time"])
+        )
+        recent = seen.filter(pl.col("left_at") > pl.lit(row["event_time"]) - pl.duration(days=1))
+        assert row["departures_count__86400__"] == recent.height
+        expected = seen["delay_minutes"].mean()
+        assert row["mean_delay"] == (None if expected is None else pytest.approx(expected))
