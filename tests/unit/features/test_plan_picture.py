@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from itertools import combinations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from sunloom.cli.main import app
 from sunloom.errors import UsageError
 from sunloom.features.catalogue import plan_of
 from sunloom.features.picture import draw_plan
@@ -67,15 +67,16 @@ def test_files(tmp_path: Path, customer: Plan) -> None:
 
 
 def test_the_command_draws_and_still_prints(tmp_path: Path) -> None:
-    drawn = _run("plan", "customer", "--picture", str(tmp_path / "plan.svg"), "--json")
-    assert drawn.returncode == 0, drawn.stderr
+    run = CliRunner()
+    drawing = ["features", "plan", "customer", "--picture", str(tmp_path / "plan.svg"), "--json"]
+    drawn = run.invoke(app, drawing)
+    assert drawn.exit_code == 0, drawn.output
     assert json.loads(drawn.stdout)["picture"].endswith("plan.svg")
     assert (tmp_path / "plan.svg").is_file()
-    text = _run("plan", "--feature-set", "customer", "--text")
+    text = run.invoke(app, ["features", "plan", "--feature-set", "customer", "--text"])
     assert "purchases: many purchase on id = purchase.customer_id" in text.stdout
-    assert _run("plan").returncode == 2
-
-
-def _run(*args: str) -> subprocess.CompletedProcess[str]:
-    command = [str(Path(sys.executable).with_name("sunloom")), "features", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    with pytest.raises(UsageError, match="No feature set is named"):
+        run.invoke(app, ["features", "plan"], catch_exceptions=False)
+    twice = ["features", "plan", "customer", "--feature-set", "purchase"]
+    with pytest.raises(UsageError, match="given twice"):
+        run.invoke(app, twice, catch_exceptions=False)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from sunloom.cli.main import app
 from sunloom.errors import DataError, DefinitionError
 from sunloom.features.catalogue import catalogue_of, plan_of
 from sunloom.features.engine import Engine
@@ -338,14 +340,17 @@ def test_commands_list_and_plan_and_exit_2_with_the_place(tmp_path: Path) -> Non
         tmp_path, "@online\ndef f(x: Actor.name) -> Actor.score:\n    return 1.0"
     )
     bad, _ = _module(tmp_path, "@offline\ndef g() -> DataFrame[Actor.id, Actor.name]: ...")
-    listed = _run("list", "--definitions", str(good), "--json")
-    assert listed.returncode == 0, listed.stderr
+    run = CliRunner()
+    listed = run.invoke(app, ["features", "list", "--definitions", str(good), "--json"])
+    assert listed.exit_code == 0, listed.output
     rows = {row["feature"]: row for row in json.loads(listed.stdout)["features"]}
     row = rows[f"{namespace}_actor.score"]
     assert row["made by"] == "@online f"
     assert row["resolvers"][0]["place"].startswith(f"{good}:")
-    planned = _run("plan", "--definitions", str(good), "--feature-set", f"{namespace}_actor")
-    assert planned.returncode == 0, planned.stderr
+    planned = run.invoke(
+        app, ["features", "plan", f"{namespace}_actor", "--definitions", str(good)]
+    )
+    assert planned.exit_code == 0, planned.output
     assert "@online f" in planned.stdout
     refused = _run("list", "--definitions", str(bad))
     assert refused.returncode == 2
@@ -354,4 +359,4 @@ def test_commands_list_and_plan_and_exit_2_with_the_place(tmp_path: Path) -> Non
 
 def _run(*args: str) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("sunloom")), "features", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
