@@ -11,6 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from sunloom.config.base import Model
+from sunloom.config.text_steps import (
+    HashingVectorizer,
+    SentenceEmbeddings,
+    TextStatistics,
+    TfidfVectorizer,
+)
 from sunloom.config.time_steps import (
     Calendar,
     Cyclic,
@@ -317,8 +323,9 @@ NumericStep = (
     | KBinsDiscretizer
 )
 CategoricalStep = OneHotEncoder | OrdinalEncoder | TargetEncoder | FrequencyEncoder | FeatureHasher
+TextStep = TextStatistics | TfidfVectorizer | HashingVectorizer | SentenceEmbeddings
 TimeStep = Lags | Rolling | Expanding | ExponentiallyWeighted | Calendar | Cyclic | TimeSince
-Step = Annotated[NumericStep | CategoricalStep | TimeStep, Field(discriminator="type")]
+Step = Annotated[NumericStep | CategoricalStep | TimeStep | TextStep, Field(discriminator="type")]
 
 
 def step_of(plain: Any) -> Step:

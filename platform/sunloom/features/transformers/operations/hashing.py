@@ -41,6 +41,8 @@ def _scrambled(block: int) -> int:
 def place_of(text: str, count: int, alternate: bool) -> tuple[int, float]:
     """Which of ``count`` features a text counts for, and with which sign."""
     hashed = murmur3(text)
+    if hashed == -(1 << 31):  # has no absolute value in 32 bits; scikit-learn's way out
+        return ((1 << 31) - 1 - (count - 1)) % count, -1.0 if alternate else 1.0
     return abs(hashed) % count, -1.0 if alternate and hashed < 0 else 1.0
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from sunloom.features.transformers.operations.combine import Chain, Polynomial, Product, Ratio
 from sunloom.features.transformers.operations.curves import Interpolate, Power
+from sunloom.features.transformers.operations.embedding import Embed
 from sunloom.features.transformers.operations.hashing import Hash
 from sunloom.features.transformers.operations.history import History
 from sunloom.features.transformers.operations.levels import Lookup, OneHot
@@ -16,6 +17,7 @@ from sunloom.features.transformers.operations.numeric import (
     Indicator,
 )
 from sunloom.features.transformers.operations.protocol import Operation
+from sunloom.features.transformers.operations.texts import TermVector, TextFigures
 
 OPERATIONS: Mapping[str, type[Operation]] = {
     kind.op: kind
@@ -26,6 +28,7 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         Chain,
         Cycle,
         Drop,
+        Embed,
         Fill,
         Hash,
         History,
@@ -38,6 +41,8 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         Product,
         Ratio,
         Since,
+        TermVector,
+        TextFigures,
     )
 }
 """Name in an artifact to class: a closed list, so that reading one runs no foreign code."""

