@@ -22,7 +22,8 @@ import pyarrow as pa
 from chalk.features import _
 from chalk.features.eval_underscore import eval_underscore
 from chalkdf import DataFrame
-from golden_cases import AGGREGATIONS, DOCUMENTED, EVENTS, FUNCTIONS, ROWS
+from golden_cases import FUNCTIONS, ROWS
+from golden_events import AGGREGATIONS, DOCUMENTED, EVENTS
 
 UNIT = Path(__file__).parents[1] / "unit" / "features"
 TIME = pa.timestamp("us", "UTC")

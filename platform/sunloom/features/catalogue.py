@@ -118,6 +118,8 @@ def _shown_call(node: Call) -> str:
     args = [shown(arg) for arg in node.args]
     if node.function in _INFIX and len(args) == 2:
         return f"({args[0]} {node.function} {args[1]})"
+    if node.function == "struct_field" and isinstance(node.args[1], Const):
+        return f"{args[0]}.{node.args[1].value}"
     if node.function == "cast":
         return f"cast({unwrapped(args[0])}, {node.dtype})"
     return f"{node.function}({', '.join(unwrapped(arg) for arg in args)})"

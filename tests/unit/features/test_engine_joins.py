@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sunloom.errors import DataError
-from sunloom.features.catalogue import plan_of
+from sunloom.features.catalogue import plan_of, plan_text
 from sunloom.features.engine import Engine
 from sunloom.features.historical import historical_polars
 from sunloom.features.lowering import NOW
@@ -323,8 +323,11 @@ def test_versions_enumerations_and_the_window_of_all_time() -> None:
     assert found[1]["counted__all__"] == 0
 
 
-def test_a_plan_with_nested_types_survives_json() -> None:
+def test_a_plan_with_nested_types_survives_json_and_prints() -> None:
     plan = plan_of(CLASSES, "sl_person")
+    text = plan_text(plan)
+    assert "places: list[struct[town: string, code: int64]]? = read from the source" in text
+    assert "town: string? = upper(_.address.place.town)" in text
     again = Plan.model_validate_json(plan.model_dump_json())
     assert again == plan
     assert hash(again) == hash(plan)
