@@ -18,6 +18,7 @@ import yaml
 from polars.testing import assert_frame_equal
 
 from sunloom.config.features import FeaturesRecipe
+from sunloom.errors import DataError
 from sunloom.features.backfill import backfill
 from sunloom.features.catalogue import plan_of
 from sunloom.features.distributed import historical_dataset
@@ -126,6 +127,15 @@ def test_a_ray_dataset_holds_the_rows_of_one_process(ray_local: str, tmp_path: P
     expected = historical_polars(plan, sources, entities).table
     assert found.columns == expected.columns
     assert_frame_equal(found.sort("label"), expected, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def test_a_workers_error_is_raised_as_it_was(ray_local: str, tmp_path: Path) -> None:
+    recipe = FeaturesRecipe.model_validate(_recipe(tmp_path / "any", "ray"))
+    file = tmp_path / "sales.parquet"
+    pl.read_parquet(file).with_columns(pl.lit(True).alias("units")).write_parquet(file)
+    with pytest.raises(DataError, match=r"column 'units' is Boolean.*sl_sale\.units is int64"):
+        backfill(recipe)
+    assert not _published(tmp_path / "any")
 
 
 @pytest.mark.timeout(300)
