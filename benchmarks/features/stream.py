@@ -32,8 +32,9 @@ from sunloom.features.lowering import NOW
 from sunloom.features.online import OnlineReader
 from sunloom.features.store.embedded import EmbeddedStore
 from sunloom.features.streaming.consumer import StreamConsumer
+from sunloom.features.streaming.index import Layout
 from sunloom.features.streaming.ingest import Ingest
-from sunloom.features.streaming.layout import Layout, build_layout
+from sunloom.features.streaming.layout import build_layout
 from sunloom.features.streaming.log import EventLog
 from sunloom.features.streaming.partition import ClassStream, PartitionStream
 from sunloom.features.streaming.policy import Policy

@@ -14,7 +14,8 @@ from sunloom.features.online.reader import OnlineReader
 from sunloom.features.plan import Plan
 from sunloom.features.staleness import is_until
 from sunloom.features.store import Field, GroupSchema, OnlineStore
-from sunloom.features.streaming.layout import Layout, build_layout
+from sunloom.features.streaming.index import Layout
+from sunloom.features.streaming.layout import build_layout
 from sunloom.features.streaming.policy import Policy
 
 PLANS, STREAMS = "plan", "stream"

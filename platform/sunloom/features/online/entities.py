@@ -16,7 +16,7 @@ from sunloom.features.kernels import Ranges
 from sunloom.features.online.compiled import stored_value
 from sunloom.features.plan import Aggregate, Expr
 from sunloom.features.streaming.heads import Head
-from sunloom.features.streaming.layout import Index, Reading, visible
+from sunloom.features.streaming.index import Index, Reading, visible
 from sunloom.features.streaming.slots import SlotKind, slot_kind
 from sunloom.features.types import EPOCH, POLARS
 

@@ -24,7 +24,7 @@ from sunloom.features.plan import (
     Resolved,
     walk,
 )
-from sunloom.features.streaming.layout import Layout
+from sunloom.features.streaming.index import Layout
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from sunloom.features.plan import Plan
 from sunloom.features.staleness import ends_of, has_ended, is_until
 from sunloom.features.store import OnlineStore
 from sunloom.features.streaming.heads import key_bytes, tile_key, unpack_events
+from sunloom.features.streaming.index import Layout
 from sunloom.features.streaming.ingest import spaces
-from sunloom.features.streaming.layout import Layout, build_layout
+from sunloom.features.streaming.layout import build_layout
 
 Row = dict[str, Any]
 

@@ -15,13 +15,13 @@ from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConflictError, StreamError
 from sunloom.features.online.entities import microseconds
 from sunloom.features.store import OnlineStore
+from sunloom.features.streaming.index import Layout
 from sunloom.features.streaming.kafka import (
     check_topics,
     open_consumer,
     quarantine_into_file,
     quarantine_into_topic,
 )
-from sunloom.features.streaming.layout import Layout
 from sunloom.features.streaming.log import EventLog
 from sunloom.features.streaming.partition import ClassStream, PartitionStream
 from sunloom.features.streaming.policy import Policy

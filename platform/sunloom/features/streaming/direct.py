@@ -8,7 +8,7 @@ from typing import Any
 
 from sunloom.errors import ConflictError, DataError
 from sunloom.features.store import OnlineStore
-from sunloom.features.streaming.layout import Layout
+from sunloom.features.streaming.index import Layout
 from sunloom.features.streaming.partition import ClassStream, PartitionStream, Refused
 from sunloom.features.streaming.policy import Policy
 

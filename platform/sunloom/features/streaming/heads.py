@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from sunloom.features.store.keyvalue import MAX_KEY_BYTES
-from sunloom.features.streaming.layout import Index
+from sunloom.features.streaming.index import Index
 from sunloom.features.streaming.slots import slot_kind
 
 _SIGN = 1 << 63

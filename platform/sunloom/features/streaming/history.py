@@ -13,8 +13,8 @@ from sunloom.features.batch_sources import fetch_sources
 from sunloom.features.chunks import Chunk, chunks_of, read_chunk
 from sunloom.features.requirements import source_needs
 from sunloom.features.store import OnlineStore
+from sunloom.features.streaming.index import Layout
 from sunloom.features.streaming.ingest import Ingest
-from sunloom.features.streaming.layout import Layout
 from sunloom.features.streaming.progress import Place
 
 _log = get_logger("features.streaming")

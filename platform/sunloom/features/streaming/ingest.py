@@ -22,7 +22,7 @@ from sunloom.features.streaming.heads import (
     tile_key,
     unpack_events,
 )
-from sunloom.features.streaming.layout import HEADS, TILES, Index, Layout
+from sunloom.features.streaming.index import HEADS, TILES, Index, Layout
 from sunloom.features.streaming.slots import TIME, distinct, slot_kind
 
 _MOST_TRIES = 50

@@ -13,8 +13,8 @@ from sunloom.errors import DataQualityError
 from sunloom.features.plan import ClassPlan
 from sunloom.features.requirements import source_needs
 from sunloom.features.store import OnlineStore
+from sunloom.features.streaming.index import Layout
 from sunloom.features.streaming.ingest import Ingest
-from sunloom.features.streaming.layout import Layout
 from sunloom.features.streaming.log import MESSAGE, OFFSET, EventLog
 from sunloom.features.streaming.messages import MessageReader
 from sunloom.features.streaming.policy import Policy

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 
 from sunloom.features.store import OnlineStore
-from sunloom.features.streaming.layout import OFFSETS, Layout
+from sunloom.features.streaming.index import OFFSETS, Layout
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from sunloom.features.requirements import source_needs
 from sunloom.features.store import OnlineStore, open_online_store
 from sunloom.features.streaming.consumer import Report, StreamConsumer, policy_of
 from sunloom.features.streaming.history import merge_history
-from sunloom.features.streaming.layout import Layout
+from sunloom.features.streaming.index import Layout
 from sunloom.features.streaming.progress import all_progress
 
 _POLL_S = 1.0

@@ -19,7 +19,7 @@ from sunloom.features.online import OnlineReader
 from sunloom.features.plan import Plan
 from sunloom.features.requirements import source_needs
 from sunloom.features.store import OnlineStore, open_online_store
-from sunloom.features.streaming.layout import Layout
+from sunloom.features.streaming.index import Layout
 from sunloom.features.streaming.progress import all_progress
 from sunloom.features.streaming.run import prepare_stream
 from sunloom.features.tables import read_source

@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.features.streaming.layout import Slot
+from sunloom.features.streaming.index import Slot
 
 TIME = "__time__"
 _INT64_END = 1 << 63
