@@ -148,6 +148,8 @@ class ValidationRecipe(Settings):
     """The rules."""
     transformations: Any = None
     """What ``sunloom features fit`` does with the same rows; not read by the checks."""
+    preparation: Any = None
+    """Belongs to ``transformations``; not read by the checks."""
 
 
 class ValidationJob(ValidationRecipe):

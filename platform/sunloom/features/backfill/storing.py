@@ -13,6 +13,7 @@ from sunloom.features.backfill.grid import Grid
 from sunloom.features.backfill.publish import chunk_path, publish_json
 from sunloom.features.historical import EVENT_TIME
 from sunloom.features.plan import Plan
+from sunloom.features.quality import gate
 from sunloom.features.store.offline import open_offline_store
 
 _DAY = timedelta(days=1)
@@ -42,6 +43,9 @@ def store_rows(recipe: FeaturesRecipe, plan: Plan, grid: Grid, folder: Path) -> 
 
     Returns:
         Chunks that were stored now.
+
+    Raises:
+        DataQualityError: The recipe's rules refuse a chunk; those before it are stored.
     """
     store, stored = open_offline_store(recipe), 0
     for span in grid.spans():
@@ -52,6 +56,8 @@ def store_rows(recipe: FeaturesRecipe, plan: Plan, grid: Grid, folder: Path) -> 
         rows = pl.concat([pl.read_parquet(file, hive_partitioning=False) for file in files])
         version = None
         if rows.height:
+            name, checked = f"{plan.feature_set} {span.name}", folder / "quality" / span.name
+            gate(recipe, recipe.validation, rows, name, checked, plan)
             names = {"key": plan.root.key, "time": EVENT_TIME}
             version = store.write(plan.feature_set, rows, mode="dates", **names).number
             stored += 1
