@@ -99,9 +99,10 @@ class _Chalk:
         self._meta = {"client": "sunloom"}
         if config.project_id is not None:
             self._meta["project_id"] = config.project_id
+        client_id, client_secret = config.credentials()
         self._client = ChalkClient(
-            client_id=config.client_id.get_secret_value(),
-            client_secret=config.client_secret.get_secret_value(),
+            client_id=client_id,
+            client_secret=client_secret,
             environment=config.environment,
             api_server=config.api_server,
             default_request_timeout=config.timeout_s,

@@ -372,6 +372,18 @@ def test_a_recipe_with_engine_chalk_materialises_what_chalk_answers(
     assert stored == [{"score": None, "odd": "odd 3"}, {"score": 2.0, "odd": "odd 4"}]
 
 
+@pytest.mark.parametrize("missing", ["CHALK_CLIENT_ID", "CHALK_CLIENT_SECRET"])
+def test_a_missing_token_is_named(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    for name in ("CHALK_CLIENT_ID", "CHALK_CLIENT_SECRET"):
+        monkeypatch.setenv(name, "there")
+    monkeypatch.delenv(missing)
+    config = ChalkConfig(environment="staging")
+    with pytest.raises(ConfigError, match=f"{missing} is not set"):
+        historical_chalk(config, plan, _entities([1]))
+
+
 def test_engine_chalk_without_an_environment_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project_root: Path
 ) -> None:
