@@ -55,6 +55,8 @@ class MessageReader:
                 for place, name in enumerate(names)
             ],
             rename={f"f{place}": name for place, name in enumerate(names)},
+            # They hold plain values alone, and there are many of them.
+            gc=False,
         )
         self._decoder = msgspec.json.Decoder(self._shape)
 
