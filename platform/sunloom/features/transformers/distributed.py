@@ -64,10 +64,12 @@ def prepared_ray(
     pieces = [[piece] for piece in _pieces(source)]
     with _in_order():
         made = _dataset(pieces).map_batches(
-            _prepare,
+            _Preparer,
             batch_size=1,
             batch_format="pyarrow",
-            fn_kwargs={"fitted": fitted, "training": training},
+            fn_constructor_args=(fitted, training),
+            # Actors stay: a model is loaded once for each, not once a piece.
+            concurrency=(1, max(1, min(len(pieces), _cpus() - 1))),
         )
         for batch in made.iter_batches(batch_size=None, batch_format="pyarrow"):
             for payload in batch["payload"]:
@@ -153,16 +155,25 @@ def _observe(batch: pa.Table, *, state: bytes) -> pa.Table:
     return _payloads([pickle.dumps(reading)])
 
 
-def _prepare(batch: pa.Table, *, fitted: FittedRecipe, training: bool) -> pa.Table:
-    made = []
-    for share in batch["pieces"].to_pylist():
-        for piece in share:
-            for chunk in _chunks(piece, None):
-                frame = fitted.training_frame(chunk) if training else fitted.apply_frame(chunk.rows)
-                buffer = io.BytesIO()
-                frame.write_ipc(buffer, compression="lz4")
-                made.append(buffer.getvalue())
-    return _payloads(made)
+class _Preparer:
+    """Prepares pieces of files, one after another."""
+
+    def __init__(self, fitted: FittedRecipe, training: bool) -> None:
+        self._fitted, self._training = fitted, training
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        made = []
+        for share in batch["pieces"].to_pylist():
+            for piece in share:
+                made += [self._one(chunk) for chunk in _chunks(piece, None)]
+        return _payloads(made)
+
+    def _one(self, chunk: Chunk) -> bytes:
+        fitted = self._fitted
+        frame = fitted.training_frame(chunk) if self._training else fitted.apply_frame(chunk.rows)
+        buffer = io.BytesIO()
+        frame.write_ipc(buffer, compression="lz4")
+        return buffer.getvalue()
 
 
 def _payloads(payloads: list[bytes]) -> pa.Table:
