@@ -20,6 +20,9 @@ from sunloom.config.watch import WatchConfig
 from sunloom.core.database import open_database
 from sunloom.features.monitoring import run_watch
 from sunloom.features.quality import rows_of_frame, store_checks, validate
+from sunloom.features.store import open_online_store
+from sunloom.serving.answers import Answers, answer_rates, render_answers
+from sunloom.serving.apps import features
 from sunloom.serving.gateway import monitoring
 from sunloom.serving.gateway.health import _metrics
 from sunloom.serving.latencies import quantile_ms
@@ -76,6 +79,46 @@ def test_performance_of_monitors_and_routes(watched: Settings) -> None:
     (route,) = found["serving"]
     assert (route["service"], route["requests"], route["failed"]) == ("features", 4, 1)
     assert 2.5 <= route["p50_ms"] <= route["p99_ms"] <= 5.0
+
+
+def test_nulls_and_defaults_at_serving_are_counted_from_a_sample(settings: Settings) -> None:
+    answers = Answers(open_database(settings), lambda _name: {"n": 0})
+    known = {"found": True, "features": {"n": 0, "x": None}}
+    other = {"found": True, "features": {"n": 3, "x": 1.5}}
+    unknown = {"found": False, "features": {"n": None, "x": None}}
+    for _ in range(16):
+        answers.observe("s", [known, other, unknown, unknown])
+    answers.flush()
+    answers.flush()
+    (found,) = get(settings, "/monitoring/performance")["answers"]
+    assert (found["feature_set"], found["sampled_entities"], found["unknown_rate"]) == ("s", 8, 0.5)
+    assert found["features"] == [
+        {"feature": "n", "null_rate": 0.0, "default_rate": 0.5},
+        {"feature": "x", "null_rate": 0.5, "default_rate": 0.0},
+    ]
+    text = render_answers(open_database(settings))
+    assert 'sunloom_feature_served_null_rate{feature_set="s",feature="x"} 0.5' in text
+
+
+def test_the_features_app_counts_its_answers(settings: Settings) -> None:
+    frame = pl.DataFrame(
+        {"id": [1], "event_time": [START], "x": [None]}, schema_overrides={"x": pl.Float64}
+    )
+    open_online_store(settings).write("customer", frame)
+    made: list[Answers] = []
+
+    class Kept(Answers):
+        def __init__(self, *words: Any) -> None:
+            super().__init__(*words)
+            made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "Answers", Kept)
+        app = features.build_features_app(settings)
+    assert asyncio.run(call(app, "GET", "/features/customer?entity_id=1")).status_code == 200
+    made[0].flush()
+    (found,) = answer_rates(open_database(settings))
+    assert found["features"] == [{"feature": "x", "null_rate": 1.0, "default_rate": 0.0}]
 
 
 def test_alerts_and_metrics(watched: Settings) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from sunloom.config import Settings
+from sunloom.core.database import open_database
 from sunloom.errors import RequestError
 from sunloom.features.online import definitions_of, read_online, schema_of
 from sunloom.features.store import OnlineStore, open_online_store
+from sunloom.serving.answers import Answers, StoredDefaults
 from sunloom.serving.apps.features_events import ingest
 from sunloom.serving.apps.features_openapi import describe
 from sunloom.serving.apps.features_rows import check_rows
@@ -28,6 +30,7 @@ Handler = Callable[[OnlineStore, Mapping[str, Any]], Any]
 def build_features_app(settings: Settings) -> App:
     """The features' ASGI app; the guard goes in front of it."""
     store = open_online_store(settings)
+    answers = Answers(open_database(settings), StoredDefaults(store))
     posts: Mapping[str, Handler] = {
         "batch": read_batch,
         "ingest": ingest,
@@ -41,10 +44,16 @@ def build_features_app(settings: Settings) -> App:
         name = unquote(scope["path"].removeprefix("/features").strip("/"))
         if scope["method"] == "POST" and name in posts:
             body = await read_json(receive)
-            await send_json(send, 200, await _call(posts[name], store, body))
+            found = await _call(posts[name], store, body)
+            await send_json(send, 200, found)
+            if name == "batch":
+                answers.observe(found["feature_set"], found["results"])
             return
         allow(scope, "GET")
-        await send_json(send, 200, _get(store, name, scope))
+        found = _get(store, name, scope)
+        await send_json(send, 200, found)
+        if "entity_id" in found:
+            answers.observe(found["feature_set"], [found])
 
     return app
 

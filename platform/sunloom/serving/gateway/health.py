@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from sunloom.config import Settings
 from sunloom.core.database import open_database
+from sunloom.serving.answers import render_answers
 from sunloom.serving.gateway.readiness import Probe
 from sunloom.serving.guard import caller
 from sunloom.serving.metrics import render_metrics
@@ -46,4 +47,5 @@ def build_router(settings: Settings, probe: Probe) -> APIRouter:
 def _metrics(settings: Settings) -> str:
     from sunloom.features.monitoring import render_monitoring
 
-    return render_metrics(open_database(settings)) + render_monitoring(settings)
+    database = open_database(settings)
+    return render_metrics(database) + render_answers(database) + render_monitoring(settings)

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from sunloom.config import Settings
 from sunloom.core.alerts import list_alerts
 from sunloom.core.database import open_database
+from sunloom.serving.answers import answer_rates
 from sunloom.serving.latencies import route_latencies
 
 
@@ -32,7 +33,7 @@ def build_router(settings: Settings) -> APIRouter:
 
     @router.get("/performance")
     async def performance(monitor: str | None = None) -> dict[str, Any]:
-        """Models' figures, lag and speed of watched features, latency of routes."""
+        """Models' figures, lag and speed of watched features, latency of routes, answered nulls."""
         return await asyncio.to_thread(_performance, settings, monitor)
 
     @router.get("/alerts")
@@ -67,6 +68,7 @@ def _performance(settings: Settings, monitor: str | None) -> dict[str, Any]:
         "models": latest_performance(settings),
         "features": _windows(settings, "performance", monitor),
         "serving": route_latencies(open_database(settings)),
+        "answers": answer_rates(open_database(settings)),
     }
 
 
