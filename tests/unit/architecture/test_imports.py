@@ -82,7 +82,8 @@ def packages() -> list[str]:
 def test_a_public_door_is_sorted_complete_and_documented(name: str) -> None:
     package = importlib.import_module(name)
     public = list(getattr(package, "__all__", []))
-    assert public == sorted(public)
+    # Constants, classes, functions: as the linter sorts them.
+    assert public == sorted(public, key=lambda entry: (not entry.isupper(), entry))
     undocumented = []
     for entry in public:
         member = getattr(package, entry)
