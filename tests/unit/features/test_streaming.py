@@ -158,14 +158,18 @@ def test_a_replayed_batch_changes_nothing_and_overwrites_its_log(
     assert Engine(plan, {"st_trip": logged}).answer(asked)["trips_ever"].item() == 10
 
 
-def test_a_writer_that_was_replaced_writes_nothing(plan: Plan) -> None:
+@pytest.mark.parametrize("logs", [True, False])
+def test_a_writer_that_was_replaced_writes_nothing(plan: Plan, tmp_path: Path, logs: bool) -> None:
     store = MemoryStore()
     values = [_message(i, START) for i in range(6)]
-    old = PartitionStream(_stream(plan, store)[0], "trips/0")
-    new = PartitionStream(_stream(plan, store)[0], "trips/0")
+    log = EventLog(tmp_path) if logs else None
+    old = PartitionStream(_stream(plan, store, log=log)[0], "trips/0")
+    new = PartitionStream(_stream(plan, store, log=log)[0], "trips/0")
     new.process(range(4), values[:4])
     with pytest.raises(ConflictError, match="moved trips/0 on"):
         old.process(range(3), values[:3])
+    kept = [pl.read_parquet(file).height for file in tmp_path.rglob("*.parquet")]
+    assert kept == ([4] if logs else [])
     assert old.resume() == 4
     old.process(range(6), values)
     assert _ever(plan, store, START) == 6

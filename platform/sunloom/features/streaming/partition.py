@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from sunloom.errors import DataQualityError
+from sunloom.errors import ConflictError, DataQualityError
 from sunloom.features.plan import ClassPlan
 from sunloom.features.requirements import source_needs
 from sunloom.features.store import OnlineStore
@@ -111,6 +111,7 @@ class PartitionStream:
         if refused:
             self._stream.refuse(refused)
         if self._stream.log is not None:
+            self._check_place()
             first = offsets[0] if after is None else after
             logged = _logged(kept, offsets, values)
             self._stream.log.write(self._stream.namespace, self.source, first, logged)
@@ -125,6 +126,14 @@ class PartitionStream:
         self._store(kept.drop(_PLACE), progress)
         self._count(len(offsets), len(refused))
         return progress
+
+    def _check_place(self) -> None:
+        """A writer that was replaced must not overwrite the log of the one that came after it."""
+        if self._place.read(self._stream.store)[1] != self._raw:
+            raise ConflictError(
+                f"Another writer has moved {self.source} on.",
+                "It goes on from there; this one must read its place anew.",
+            )
 
     def _usable(
         self, offsets: Sequence[int], values: Sequence[bytes | None]
