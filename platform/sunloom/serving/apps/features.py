@@ -20,6 +20,7 @@ from sunloom.serving.answers import Answers, StoredDefaults
 from sunloom.serving.apps.features_events import ingest
 from sunloom.serving.apps.features_openapi import describe
 from sunloom.serving.apps.features_rows import check_rows
+from sunloom.serving.apps.features_transform import prepare_rows
 from sunloom.serving.guard import App, Receive, Scope, Send
 from sunloom.serving.plain import allow, answer_lifespan, read_json, send_json
 
@@ -35,6 +36,7 @@ def build_features_app(settings: Settings) -> App:
         "batch": read_batch,
         "ingest": ingest,
         "validate": check_rows,
+        "transform": prepare_rows(settings),
     }
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -40,6 +40,16 @@ _ENTITY: dict[str, Any] = {
 }
 
 
+_TO_PREPARE: dict[str, Any] = {
+    "type": "object",
+    "required": ["artifact", "rows"],
+    "properties": {
+        "artifact": {"type": "string", "description": "A fitted artifact of the registry."},
+        "rows": {"type": "array", "items": {"type": "object"}},
+    },
+}
+
+
 def describe() -> dict[str, Any]:
     """The app's OpenAPI document."""
     return {
@@ -50,6 +60,9 @@ def describe() -> dict[str, Any]:
             "/features/{feature_set}": {"get": _read_one()},
             "/features/batch": {"post": _read_many()},
             "/features/validate": {"post": _operation("validate_rows", "Check rows.", body=_ROWS)},
+            "/features/transform": {
+                "post": _operation("transform_rows", "Prepare rows.", body=_TO_PREPARE)
+            },
             "/features/ingest": {
                 "post": _operation(
                     "ingest_rows",

@@ -1,0 +1,104 @@
+"""``POST /features/transform``: one row over HTTP is the row of the file."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import polars as pl
+import pytest
+
+from sunloom.config import Settings
+from sunloom.core.artifacts import open_registry
+from sunloom.features.transformers import FittedRecipe, fit, save
+from sunloom.features.transformers.job import register
+from sunloom.serving.apps.features import build_features_app
+from sunloom.serving.guard import App, Guard
+from tests.unit.features.transformers.tables import colours
+
+STEPS: list[dict[str, Any]] = [
+    {"type": "simple_imputer", "columns": ["amount"]},
+    {"type": "target_encoder", "columns": ["colour"], "target": "bought"},
+    {"type": "one_hot_encoder", "columns": ["size"], "handle_unknown": "error"},
+    {"type": "calendar", "columns": ["at"], "parts": ["hour"]},
+]
+
+
+def rows() -> pl.DataFrame:
+    moment = pl.lit("2026-01-05T13:00:00Z").str.to_datetime(time_zone="UTC")
+    return colours().select("colour", "size", "amount", "bought").with_columns(at=moment)
+
+
+@pytest.fixture
+def fitted(settings: Settings, tmp_path: Path) -> FittedRecipe:
+    found = fit(STEPS, rows())
+    save(found, tmp_path / "fitted")
+    register(settings, found, tmp_path / "fitted", "colours", "production")
+    return found
+
+
+@pytest.fixture
+def app(settings: Settings, fitted: FittedRecipe) -> App:
+    from tests.unit.serving.asgi import OpenGate
+
+    return Guard(build_features_app(settings), OpenGate("features"), "features")
+
+
+def post(app: App, body: Any) -> Any:
+    async def send() -> Any:
+        transport = httpx.ASGITransport(app=app)
+        headers = {"Authorization": "Bearer good"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.post("/features/transform", json=body, headers=headers)
+
+    return asyncio.run(send())
+
+
+def json_row(place: int) -> dict[str, Any]:
+    row = rows().row(place, named=True)
+    return row | {"at": row["at"].isoformat()}
+
+
+def test_a_row_is_prepared_as_in_a_file(app: App, fitted: FittedRecipe) -> None:
+    answer = post(app, {"artifact": "colours", "rows": [json_row(0), json_row(1)]})
+    assert answer.status_code == 200
+    assert answer.json()["artifact"] == "colours@1"
+    wanted = fitted.apply_frame(rows().head(2)).drop("at").to_dicts()
+    found = [{k: v for k, v in row.items() if k != "at"} for row in answer.json()["rows"]]
+    assert found == [pytest.approx(row, rel=1e-12) for row in wanted]
+    assert found[0]["at_hour"] == 13
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [
+        ({"artifact": None}, 400, "artifact must be a name"),
+        ({"rows": "all"}, 400, "rows must be a list"),
+        ({"rows": [{}] * 10_001}, 400, "At most 10000 rows"),
+        ({"artifact": "colour"}, 404, "There is no model 'colour'"),
+        ({"artifact": "adapter"}, 404, "is a model of kind adapter"),
+        ({"rows": [{"size": "M"}]}, 422, "rows[0]: The row lacks the column amount"),
+    ],
+)
+def test_a_bad_request_is_told(
+    app: App, settings: Settings, tmp_path: Path, change: Any, status: int, words: str
+) -> None:
+    open_registry(settings).register("adapter", "adapter", tmp_path / "fitted")
+    answer = post(app, {"artifact": "colours", "rows": [json_row(0)]} | change)
+    assert (answer.status_code, words in answer.json()["error"]["message"]) == (status, True)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"size": "XXL"}, "rows[0]: Column 'size' holds 'XXL'"),
+        ({"amount": "much"}, "'amount' is a number"),
+        ({"at": "noon"}, "no ISO date"),
+        ({"at": "2026-01-05T13:00:00"}, "without a time zone"),
+    ],
+)
+def test_a_bad_value_is_told(app: App, value: Any, words: str) -> None:
+    answer = post(app, {"artifact": "colours", "rows": [json_row(0) | value]})
+    assert (answer.status_code, words in answer.json()["error"]["message"]) == (422, True)
