@@ -7,7 +7,7 @@ leave here too: Serve's own bookkeeping costs more than the read itself.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from starlette.middleware import Middleware
@@ -24,19 +24,21 @@ _Send = Callable[[_Message], Awaitable[None]]
 _App = Callable[[_Message, Callable[[], Awaitable[_Message]], _Send], Awaitable[None]]
 
 
-_direct: dict[str, _App] = {}
+_direct: dict[str, tuple[_App, frozenset[str]]] = {}
 
 
-def answer_here(prefix: str, app: _App) -> None:
-    """Let an app of this replica answer a prefix at the door, without Serve's layers.
+def answer_here(prefix: str, app: _App, reads: Iterable[str] = ()) -> None:
+    """Let an app of this replica answer reads at the door, without Serve's layers.
 
-    Serve then neither counts nor limits these requests: only for reads that are over at once.
+    Serve then neither counts nor limits them, nor waits for them at shutdown: only for what is
+    over at once.
 
     Args:
-        prefix: The app's route prefix.
+        prefix: The app's route prefix; its GET requests are answered here.
         app: The app behind its guard, which makes request ids itself.
+        reads: Paths whose other methods only read, too.
     """
-    _direct[prefix] = app
+    _direct[prefix] = app, frozenset(reads)
 
 
 class Door:
@@ -49,12 +51,10 @@ class Door:
         self, scope: _Message, receive: Callable[[], Awaitable[_Message]], send: _Send
     ) -> None:
         """Answer a hot read, pass a request on, or refuse it."""
-        if _direct and scope["type"] == "http":
-            path = scope["path"]
-            for prefix, app in _direct.items():
-                if path.startswith(prefix) and path[len(prefix) :][:1] in ("", "/"):
-                    await app(scope, receive, send)
-                    return
+        direct = _direct_app(scope) if _direct and scope["type"] == "http" else None
+        if direct is not None:
+            await direct(scope, receive, send)
+            return
         if scope["type"] == "http" and not _may_pass(scope):
             await _refuse(send)
         else:
@@ -64,6 +64,16 @@ class Door:
 def middlewares() -> list[Middleware]:
     """What ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` names."""
     return [Middleware(Door)]
+
+
+def _direct_app(scope: _Message) -> _App | None:
+    path = scope["path"]
+    for prefix, (app, reads) in _direct.items():
+        if not path.startswith(prefix) or path[len(prefix) :][:1] not in ("", "/"):
+            continue
+        if scope["method"] == "GET" or path in reads:
+            return app
+    return None
 
 
 def _may_pass(scope: _Message) -> bool:

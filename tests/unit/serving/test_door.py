@@ -17,7 +17,9 @@ def no_direct_apps() -> Iterator[None]:
     door._direct.clear()
 
 
-def ask(path: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> list[str | int]:
+def ask(
+    path: str, headers: tuple[tuple[bytes, bytes], ...] = (), method: str = "GET"
+) -> list[str | int]:
     """Who answers: the app behind the door, the direct app, or the door itself (a status)."""
     answered: list[str | int] = []
 
@@ -28,7 +30,7 @@ def ask(path: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> list[str | 
         if message["type"] == "http.response.start":
             answered.append(message["status"])
 
-    scope = {"type": "http", "path": path, "headers": headers}
+    scope = {"type": "http", "method": method, "path": path, "headers": headers}
     asyncio.run(door.Door(behind)(scope, None, send))  # type: ignore[arg-type]
     return answered
 
@@ -49,10 +51,12 @@ def test_a_direct_app_answers_its_prefix_and_no_other() -> None:
     async def direct(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["path"])
 
-    door.answer_here("/features", direct)
+    door.answer_here("/features", direct, ["/features/batch"])
     assert ask("/features/customer", KEY) == []
     assert ask("/features") == []
     assert ask("/featuresque", KEY) == ["behind"]
     assert ask("/predict/x", KEY) == ["behind"]
     assert ask("/predict/x") == [401]
-    assert seen == ["/features/customer", "/features"]
+    assert ask("/features/batch", KEY, "POST") == []
+    assert ask("/features/ingest", KEY, "POST") == ["behind"]
+    assert seen == ["/features/customer", "/features", "/features/batch"]

@@ -20,8 +20,8 @@ APPS: Mapping[str, str] = {
 }
 """App to the function that builds its ASGI app from the settings."""
 
-HOT: Mapping[str, str] = {"features": "/features"}
-"""Apps whose every request is over at once, and their prefix: they answer at the door."""
+HOT: Mapping[str, tuple[str, str]] = {"features": ("/features", "/features/batch")}
+"""Apps that answer reads at the door: their prefix, and what reads by POST."""
 
 
 class AsgiReplica:
@@ -50,7 +50,8 @@ def build_guarded(app: str, settings: Settings) -> App:
     inner = load_builder(APPS[app])(settings)
     gate = Gate(settings, app)
     if app in HOT:
-        answer_here(HOT[app], Guard(inner, gate, app))
+        prefix, read = HOT[app]
+        answer_here(prefix, Guard(inner, gate, app), (read,))
     return Guard(inner, gate, app, server_sets_request_id=True)
 
 
