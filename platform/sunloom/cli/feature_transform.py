@@ -69,7 +69,7 @@ def transform(
 def load_preparation(
     recipe: Path, sets: list[str] | None = None, env: str | None = None
 ) -> tuple[Any, tuple[str, ...]]:
-    """The recipe, and the columns that are no features: its key and event time.
+    """The recipe, and the columns that are no features: its key, event time and label.
 
     A recipe with ``definitions`` is a feature set's; any other is for a table alone.
 
@@ -82,7 +82,16 @@ def load_preparation(
 
     config = load_recipe(FeaturesRecipe, recipe, sets, env)
     plan = plan_of(config.definitions, config.feature_set)
-    return config, (plan.root.key, "event_time")
+    return config, (plan.root.key, "event_time", *_label(config))
+
+
+def _label(config: FeaturesRecipe) -> tuple[str, ...]:
+    if config.training is None:
+        return ()
+    from sunloom.core.plugins import load_plugin
+    from sunloom.data.datasets import GROUP, LabelledDataSet
+
+    return (load_plugin(GROUP, config.training.dataset, LabelledDataSet).label,)
 
 
 def _defines_features(recipe: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from sunloom.config.settings import Settings
-from sunloom.config.transformations import PreparationConfig
+from sunloom.config.transformations import FittedForm, PreparationConfig
 from sunloom.core.artifacts import open_registry
 from sunloom.errors import ConfigError, UsageError
 from sunloom.features.transformers.artifact import DOCUMENT, KIND, load, save
@@ -25,7 +25,10 @@ from sunloom.features.transformers.writing import (
 
 
 def fit_file(
-    settings: Settings, recipe: Recipe | None, request: PreparationConfig, keep: Sequence[str] = ()
+    settings: Settings,
+    recipe: Recipe | FittedForm | None,
+    request: PreparationConfig,
+    keep: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Fit, save, and register where the request names a model.
 
@@ -44,6 +47,12 @@ def fit_file(
         UsageError: A file is not there.
         DataError: The rows cannot be learnt from.
     """
+    if isinstance(recipe, FittedForm):
+        raise ConfigError(
+            f"The recipe's transformations are fitted: the artifact {recipe.artifact}.",
+            "Give the short form or a list of steps to fit anew.",
+            "transformations.artifact",
+        )
     if recipe is None:
         raise ConfigError(
             "The recipe has no `transformations`.",

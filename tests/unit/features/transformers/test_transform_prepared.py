@@ -11,14 +11,18 @@ import httpx
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 from polars.testing import assert_frame_equal
 
+from sunloom.cli.feature_transform import load_preparation
 from sunloom.config.features import FeaturesRecipe
+from sunloom.config.transformations import PreparationConfig
 from sunloom.core.artifacts import open_registry
 from sunloom.errors import ConfigError, DataError, UsageError
 from sunloom.features.materialize import materialize
 from sunloom.features.store import open_online_store
 from sunloom.features.transformers import load
+from sunloom.features.transformers.job import fit_file
 from sunloom.serving.apps.features import build_features_app
 
 DAYS = ["1997-03-31", "1997-06-30", "1997-09-30"]
@@ -147,3 +151,25 @@ def test_what_cannot_be_prepared_is_said(tree: dict[str, Any]) -> None:
         run(transformations=[{"type": "standard_scaler", "columns": ["frequenzy"]}])
     with pytest.raises(UsageError, match="no fitted artifact"):
         run(transformations={"artifact": "./nowhere"})
+
+
+def test_a_feature_sets_recipe_fits_a_file_too(
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUNLOOM_HOME", str(tmp_path))
+    recipe = FeaturesRecipe.model_validate(tree)
+    materialize(recipe)
+    path = tmp_path / "recipe.yaml"
+    plain = {key: value for key, value in tree.items() if key != "paths"}
+    path.write_text(yaml.safe_dump(plain))
+    config, keep = load_preparation(path)
+    assert keep == ("id", "event_time", "bought_180d")
+    rows = recipe.features_folder() / f"training_{DAYS[0]}.parquet"
+    request = PreparationConfig(input=rows, artifact=tmp_path / "fitted")
+    fit_file(config, config.transformations, request, keep)
+    prepared = load(tmp_path / "fitted").apply_frame(pl.read_parquet(rows))
+    assert prepared.select(keep).equals(pl.read_parquet(rows).select(keep))
+    path.write_text(yaml.safe_dump(plain | {"transformations": {"artifact": "ready"}}))
+    named, _ = load_preparation(path)
+    with pytest.raises(ConfigError, match="are fitted: the artifact ready"):
+        fit_file(named, named.transformations, request, keep)
