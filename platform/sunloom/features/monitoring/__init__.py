@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sunloom.core.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from sunloom.features.monitoring.costs import feature_costs
     from sunloom.features.monitoring.drift import DriftReport, FeatureDrift, drift_report
     from sunloom.features.monitoring.job import run_drift
     from sunloom.features.monitoring.metrics import render_monitoring
@@ -26,6 +27,7 @@ __all__ = [
     "FeatureDrift",
     "drift_over_time",
     "drift_report",
+    "feature_costs",
     "keep_monitoring",
     "latest_drift",
     "latest_performance",
@@ -45,6 +47,7 @@ _HOMES = {
     "FeatureDrift": "drift",
     "drift_over_time": "records",
     "drift_report": "drift",
+    "feature_costs": "costs",
     "keep_monitoring": "service",
     "latest_drift": "records",
     "latest_performance": "summaries",

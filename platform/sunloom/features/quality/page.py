@@ -152,8 +152,7 @@ def _checks(checks: Sequence[Outcome]) -> str:
             f"<td class='n'>{_found(check)}</td><td class='n'>{_wanted(check)}</td>"
             f"<td class='n'>{check.failed:,}</td></tr>"
         )
-    names = ("", "column", "check", "", "found", "wanted", "rows failing")
-    head = "".join(f"<th>{name}</th>" for name in names)
+    head = _head(("", "column", "check", ""), ("found", "wanted", "rows failing"))
     return (
         f"<section><h2>All checks</h2><div class='wide'><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div></section>"
@@ -172,12 +171,17 @@ def _columns(profiles: Sequence[Profile]) -> str:
             f"<tr><td><code>{escape(one.feature)}</code></td><td>{escape(_type(one.dtype))}</td>"
             f"<td>{share_bar(there, True)} {_percent(there)}</td>{cells}<td>{picture}</td></tr>"
         )
-    names = ("column", "type", "there", "least", "mean", "greatest", "values")
-    head = "".join(f"<th>{name}</th>" for name in names)
+    head = _head(("column", "type", "there"), ("least", "mean", "greatest"), ("values",))
     return (
         f"<section><h2>Columns</h2><div class='wide'><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )
+
+
+def _head(words: Sequence[str], numbers: Sequence[str], more_words: Sequence[str] = ()) -> str:
+    left = "".join(f"<th>{name}</th>" for name in words)
+    right = "".join(f"<th class='n'>{name}</th>" for name in numbers)
+    return left + right + "".join(f"<th>{name}</th>" for name in more_words)
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> str:

@@ -67,6 +67,7 @@ def _performance(settings: Settings, monitor: str | None) -> dict[str, Any]:
     return {
         "models": latest_performance(settings),
         "features": _windows(settings, "performance", monitor),
+        "costs": _windows(settings, "cost", monitor),
         "serving": route_latencies(open_database(settings)),
         "answers": answer_rates(open_database(settings)),
     }

@@ -17,6 +17,7 @@ from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import DataQualityError
 from sunloom.features.backfill import backfill
 from sunloom.features.materialize import materialize
+from sunloom.features.monitoring import feature_costs, latest_results
 from sunloom.features.quality import latest_checks
 from sunloom.features.store import open_online_store
 from sunloom.features.store.offline import open_offline_store
@@ -126,3 +127,13 @@ def test_http_rows_meet_the_same_rules(folder: Path) -> None:
     assert ("type", "takings", 0.0) in judged(right | {"takings": "3"})[1]
     materialize(recipe(folder, ""))
     assert judged(right | {"takings": -1.0}) == (True, [])
+
+
+def test_costs_of_each_feature_are_measured_and_kept(folder: Path) -> None:
+    found = feature_costs(recipe(folder, ""), rows=3)
+    assert found["rows"] == 3
+    assert {one["feature"] for one in found["features"]} == {"takings", "dearest"}
+    assert sum(one["share"] for one in found["features"]) == pytest.approx(1.0)
+    assert found["whole_ms"] > 0
+    (kept,) = latest_results(recipe(folder, ""), "cost")
+    assert (kept["monitor"], kept["features"]) == ("qg_shop", found["features"])
