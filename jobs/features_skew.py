@@ -1,14 +1,19 @@
-"""Compare online with offline values: ``python -m jobs.features_skew --config RECIPE``."""
+"""Compare online with offline values: ``python -m jobs.features_skew --config RECIPE``.
+
+A set without a streaming source has no log to ask about: answers that were served are replayed.
+"""
 
 from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import DataQualityError
+from sunloom.features.monitoring.replay import compare_served
 from sunloom.features.streaming.skew import compare
 from sunloom.workflows.job import JobOutcome, run_job
 
 
 def run(recipe: FeaturesRecipe) -> JobOutcome:
     """Hand the recipe to the library; a difference fails the job."""
-    result = compare(recipe, seed=recipe.seed)
+    is_streamed = recipe.feature_store.streaming_source is not None
+    result = compare(recipe, seed=recipe.seed) if is_streamed else compare_served(recipe)
     if not result["passed"]:
         raise DataQualityError(
             f"{result['differences']} of {result['values']} online values differ from offline.",

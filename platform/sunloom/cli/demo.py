@@ -26,6 +26,8 @@ def demo(
     chosen = list(sets or ())
     chosen += [f"seed={seed}"] if seed is not None else []
     chosen += [f"serving.port={port}"] if port is not None else []
-    summary = run_demo(load_settings(relevant(Settings, chosen), env), keep=keep, sets=tuple(chosen))
+    summary = run_demo(
+        load_settings(relevant(Settings, chosen), env), keep=keep, sets=tuple(chosen)
+    )
     if json:
         output.print_json(summary)

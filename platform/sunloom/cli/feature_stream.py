@@ -55,15 +55,26 @@ def skew(
     questions: Annotated[
         int, typer.Option(min=1, help="Entities and moments to ask about.")
     ] = 1_000,
+    served: Annotated[
+        bool, typer.Option("--served", help="Replay answers that the gateway gave instead.")
+    ] = False,
     sets: Sets = None,
     env: Env = None,
     json: Json = False,
 ) -> None:
-    """Compare what the stream answers with what its log gives in batch; exit 1 if they differ."""
+    """Compare online values with what batch gives for the same moments; exit 1 if they differ.
+
+    Without --served the stream is asked about random entities and moments; with it a sample of
+    the answers that the gateway gave is computed anew.
+    """
+    from sunloom.features.monitoring.replay import compare_served
     from sunloom.features.streaming.skew import compare
 
     config = load_recipe(FeaturesRecipe, recipe, sets, env)
-    result = compare(config, questions, config.seed)
+    if served:
+        result = compare_served(config, questions)
+    else:
+        result = compare(config, questions, config.seed)
     if json:
         output.print_json(result)
     else:

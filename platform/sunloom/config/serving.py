@@ -52,6 +52,14 @@ class AppServing(Model):
     """Processes that answer."""
 
 
+class FeaturesServing(AppServing):
+    """The features app."""
+
+    keep_answers: bool = True
+    """Whether a sample of answers is kept, with the moment of each, for ``features skew
+    --served``."""
+
+
 class KeyConfig(Model):
     """Defaults of keys and how long a process trusts what it has read."""
 
@@ -76,7 +84,7 @@ class ServingConfig(Model):
     """The app at ``/``: health, docs, models, training, monitoring."""
     llm: LlmServing = LlmServing()
     """The app at ``/v1``."""
-    features: AppServing = AppServing()
+    features: FeaturesServing = FeaturesServing()
     """The app at ``/features``."""
     tabular: AppServing = AppServing()
     """The app at ``/predict``."""

@@ -1,10 +1,13 @@
-"""What feature reads answered: unknown entities, nulls and defaults, from a sample of the reads."""
+"""What feature reads answered, from a sample: unknown entities, nulls, defaults, and answers whole.
+
+The whole answers are replayed offline: ``sunloom features skew --served``.
+"""
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Thread
@@ -16,15 +19,21 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.core.database import Base, Database, UtcDateTime, now
 from sunloom.core.telemetry import get_logger
+from sunloom.features.monitoring.served import Served, keep_served
 from sunloom.features.plan import Plan
 from sunloom.features.store import OnlineStore
+from sunloom.serving.plain import encode, parse_object
 
 _ONE_IN = 8
 _MOST_ENTITIES = 50
 _FLUSH_S = 15.0
 
+_MOST_WAITING = 500
+
 Defaults = Callable[[str], Mapping[str, Any]]
 """Gives a feature set's defaults by feature."""
+RecordTime = Callable[[str, Any], datetime | None]
+"""Gives the moment as of which an entity's stored record holds."""
 
 
 class AnswersRow(Base):
@@ -78,21 +87,38 @@ class Answers:
     Args:
         database: Where the replicas' counts meet.
         defaults: What a feature has where nothing is known.
+        record_time: When given, one entity of each sampled answer is kept with its moment.
     """
 
-    def __init__(self, database: Database, defaults: Defaults) -> None:
+    def __init__(
+        self, database: Database, defaults: Defaults, record_time: RecordTime | None = None
+    ) -> None:
         self._database = database
         self._defaults = defaults
+        self._record_time = record_time
+        self._waiting: list[Served] = []
         self._replica = secrets.token_hex(8)
         self._sets: dict[str, _Set] = {}
         self._calls = 0
         self._written = time.monotonic()
 
-    def observe(self, feature_set: str, results: Iterable[Mapping[str, Any]]) -> None:
-        """Look at one answer in eight; costs next to nothing on the others."""
+    def observe(
+        self,
+        feature_set: str,
+        results: Sequence[Mapping[str, Any]],
+        moment: datetime | None = None,
+    ) -> None:
+        """Look at one answer in eight; costs next to nothing on the others.
+
+        Args:
+            feature_set: What was read.
+            results: One entry an entity.
+            moment: As of when; None where stored records were answered as they are.
+        """
         self._calls += 1
         if self._calls % _ONE_IN != 1:
             return
+        self._keep(feature_set, results, moment)
         held = self._sets.setdefault(feature_set, _Set())
         defaults = self._defaults(feature_set)
         for number, result in enumerate(results):
@@ -111,6 +137,18 @@ class Answers:
             self._written = time.monotonic()
             Thread(target=self._flush_or_warn, daemon=True).start()
 
+    def _keep(
+        self, feature_set: str, results: Sequence[Mapping[str, Any]], moment: datetime | None
+    ) -> None:
+        known = [result for result in results[:_MOST_ENTITIES] if result["found"]]
+        if self._record_time is None or not known or len(self._waiting) >= _MOST_WAITING:
+            return
+        one = known[self._calls // _ONE_IN % len(known)]
+        at = moment or self._record_time(feature_set, one["entity_id"])
+        if at is not None:
+            values = parse_object(encode(one["features"]))
+            self._waiting.append(Served(feature_set, one["entity_id"], at, values))
+
     def _flush_or_warn(self) -> None:
         try:
             self.flush()
@@ -118,7 +156,7 @@ class Answers:
             get_logger("answers").warning("counts are not written: %s", type(error).__name__)
 
     def flush(self) -> None:
-        """Write the counts; blocking."""
+        """Write counts and kept answers; blocking."""
         data = {
             name: {"entities": one.entities, "unknown": one.unknown, "features": one.features}
             for name, one in list(self._sets.items())
@@ -126,6 +164,9 @@ class Answers:
         self._database.ensure(AnswersRow)
         with self._database.session() as session:
             session.merge(AnswersRow(replica=self._replica, data=data, updated_at=now()))
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            keep_served(self._database, waiting)
 
 
 def answer_rates(database: Database) -> list[dict[str, Any]]:

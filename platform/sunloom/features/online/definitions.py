@@ -64,8 +64,13 @@ class Definition:
 
     @property
     def is_streamed(self) -> bool:
-        """Whether reads without a moment are as of the present."""
+        """Whether its events come by a stream."""
         return self.policy is not None
+
+    @property
+    def is_of_the_present(self) -> bool:
+        """Whether reads without a moment are as of the present."""
+        return self.is_streamed or self.reader.grows_stale
 
 
 class Definitions:
@@ -161,7 +166,7 @@ def read_online(
         UsageError: An id is not of the key's type, or the moment cannot be answered.
     """
     found = definitions_of(store).get(feature_set)
-    if found is not None and (found.is_streamed or now is not None or found.reader.grows_stale):
+    if found is not None and (now is not None or found.is_of_the_present):
         return found.reader.read(ids, now, features)
     try:
         return store.read(feature_set, ids, features)

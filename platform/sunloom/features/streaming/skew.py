@@ -60,7 +60,7 @@ def compare(recipe: FeaturesRecipe, questions: int = 1_000, seed: int = 0) -> di
     """
     store = open_online_store(recipe)
     layout = prepare_stream(recipe, store)
-    tables = _logged(recipe, layout)
+    tables = logged_tables(recipe, layout)
     asked = _questions(recipe, store, layout, tables, questions, seed)
     reader = OnlineReader(store, layout.plan, layout)
     online = [reader.read([entity], moment)[0] for entity, moment in asked]
@@ -90,7 +90,12 @@ def agree(online: Any, offline: Any) -> bool:
     return type(online) is type(offline) and bool(online == offline)
 
 
-def _logged(recipe: FeaturesRecipe, layout: Layout) -> dict[str, pl.DataFrame]:
+def logged_tables(recipe: FeaturesRecipe, layout: Layout) -> dict[str, pl.DataFrame]:
+    """Rows of the streamed classes as the log has them, after those of the history.
+
+    Raises:
+        NotFoundError: No log was kept.
+    """
     needs = source_needs(layout.plan)
     tables: dict[str, pl.DataFrame] = {}
     for namespace in layout.streamed:

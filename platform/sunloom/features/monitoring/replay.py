@@ -1,0 +1,98 @@
+"""Training-serving skew: answers that were served, computed anew from the offline data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from sunloom.config.features import FeaturesRecipe
+from sunloom.core.database import open_database
+from sunloom.errors import NotFoundError
+from sunloom.features.batch_sources import fetch_sources
+from sunloom.features.catalogue import plan_of
+from sunloom.features.engine import Engine
+from sunloom.features.lowering import NOW
+from sunloom.features.monitoring.served import Served, served_answers
+from sunloom.features.plan import Plan
+from sunloom.features.requirements import source_needs
+from sunloom.features.store import open_online_store
+from sunloom.features.streaming.run import prepare_stream
+from sunloom.features.streaming.skew import Difference, agree, logged_tables
+from sunloom.features.tables import read_source
+from sunloom.features.types import POLARS
+
+_SHOWN = 20
+
+
+def compare_served(recipe: FeaturesRecipe, count: int = 1_000) -> dict[str, Any]:
+    """Compute a sample of served answers anew, each as of its own moment.
+
+    An event that arrived only after an answer was given shows as a difference: what was served
+    is not what training sees.
+
+    Args:
+        recipe: The feature set, with the sources that its training rows come from.
+        count: At most this many answers, the newest.
+
+    Returns:
+        ``questions``, ``values``, ``differences`` (their number), ``examples``, ``passed``.
+
+    Raises:
+        NotFoundError: No answer of the set was kept yet.
+    """
+    answers = served_answers(open_database(recipe), recipe.feature_set, count)
+    if not answers:
+        raise NotFoundError(
+            f"No answer of {recipe.feature_set!r} was kept yet.",
+            "Serve it with serving.features.keep_answers: true, and read it through the gateway.",
+        )
+    plan, tables = _offline(recipe)
+    offline = Engine(plan, tables).answer(_asked(plan, answers)).to_dicts()
+    found = [
+        Difference(one.entity_id, one.moment, name, value, _as_served(truth[name]))
+        for one, truth in zip(answers, offline, strict=True)
+        for name, value in one.features.items()
+        if name in truth and not agree(value, _as_served(truth[name]))
+    ]
+    return {
+        "questions": len(answers),
+        "values": sum(len(one.features) for one in answers),
+        "differences": len(found),
+        "examples": [vars(one) for one in found[:_SHOWN]],
+        "passed": not found,
+    }
+
+
+def _offline(recipe: FeaturesRecipe) -> tuple[Plan, dict[str, pl.DataFrame]]:
+    if recipe.feature_store.streaming_source is not None:
+        layout = prepare_stream(recipe, open_online_store(recipe))
+        return layout.plan, logged_tables(recipe, layout)
+    fetch_sources(recipe)
+    plan, paths = plan_of(recipe.definitions, recipe.feature_set), recipe.source_paths()
+    tables = {
+        name: read_source(plan.of(name), need.columns, paths[name]).rows
+        for name, need in source_needs(plan).items()
+        if name in paths
+    }
+    return plan, tables
+
+
+def _asked(plan: Plan, answers: Sequence[Served]) -> pl.DataFrame:
+    key = plan.root.feature(plan.root.key)
+    rows = [(one.entity_id, one.moment) for one in answers]
+    schema = {key.name: POLARS[key.dtype], NOW: POLARS["datetime"]}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _as_served(value: Any) -> Any:
+    """A value as it looks after its way through JSON."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return json.loads(json.dumps(value, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if hasattr(value, "isoformat") else value.total_seconds()
