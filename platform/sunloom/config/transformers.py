@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from sunloom.config.base import Model
+from sunloom.config.image_steps import ImageStatistics
 from sunloom.config.text_steps import (
     HashingVectorizer,
     SentenceEmbeddings,
@@ -325,7 +326,10 @@ NumericStep = (
 CategoricalStep = OneHotEncoder | OrdinalEncoder | TargetEncoder | FrequencyEncoder | FeatureHasher
 TextStep = TextStatistics | TfidfVectorizer | HashingVectorizer | SentenceEmbeddings
 TimeStep = Lags | Rolling | Expanding | ExponentiallyWeighted | Calendar | Cyclic | TimeSince
-Step = Annotated[NumericStep | CategoricalStep | TimeStep | TextStep, Field(discriminator="type")]
+Step = Annotated[
+    NumericStep | CategoricalStep | TimeStep | TextStep | ImageStatistics,
+    Field(discriminator="type"),
+]
 
 
 def step_of(plain: Any) -> Step:

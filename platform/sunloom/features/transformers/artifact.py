@@ -203,6 +203,6 @@ def _dtype(text: str) -> pl.DataType:
     numbers = ("Int", "UInt", "Float", "Decimal", "Null")
     if kind.startswith(numbers):
         return pl.Float64() if kind.startswith(("Float", "Decimal")) else pl.Int64()
-    return {"Boolean": pl.Boolean(), "Date": pl.Date(), "Datetime": pl.Datetime()}.get(
-        kind, pl.String()
-    )
+    others = {"Boolean": pl.Boolean(), "Date": pl.Date(), "Datetime": pl.Datetime()}
+    others |= {"Binary": pl.Binary()}
+    return others.get(kind, pl.String())

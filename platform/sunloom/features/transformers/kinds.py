@@ -9,7 +9,7 @@ import polars as pl
 
 from sunloom.errors import DataError
 
-Kind = Literal["number", "category", "bool", "time", "other"]
+Kind = Literal["number", "category", "bool", "time", "bytes", "other"]
 
 
 def kind_of(dtype: pl.DataType) -> Kind:
@@ -22,6 +22,8 @@ def kind_of(dtype: pl.DataType) -> Kind:
         return "category"
     if isinstance(dtype, pl.Datetime) or dtype == pl.Date:
         return "time"
+    if dtype == pl.Binary:
+        return "bytes"
     return "other"
 
 
@@ -58,5 +60,6 @@ _WORDS: Mapping[Kind, str] = {
     "category": "text or categories",
     "bool": "true and false",
     "time": "dates or datetimes",
+    "bytes": "bytes",
     "other": "other values",
 }

@@ -16,6 +16,7 @@ _TYPES: Mapping[Kind, tuple[type, ...]] = {
     "category": (str,),
     "bool": (bool,),
     "time": (date,),
+    "bytes": (bytes,),
     "other": (object,),
 }
 _WORDS = {"number": "a number", "category": "text", "bool": "true or false", "time": "a date"}

@@ -7,6 +7,7 @@ from sunloom.features.transformers.operations.curves import Interpolate, Power
 from sunloom.features.transformers.operations.embedding import Embed
 from sunloom.features.transformers.operations.hashing import Hash
 from sunloom.features.transformers.operations.history import History
+from sunloom.features.transformers.operations.images import ImageFigures
 from sunloom.features.transformers.operations.levels import Lookup, OneHot
 from sunloom.features.transformers.operations.moments import CalendarParts, Cycle, Since
 from sunloom.features.transformers.operations.numeric import (
@@ -32,6 +33,7 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         Fill,
         Hash,
         History,
+        ImageFigures,
         Indicator,
         Interpolate,
         Lookup,

@@ -10,6 +10,7 @@ from sunloom.features.transformers.rules.numeric import NUMERIC
 from sunloom.features.transformers.rules.protocol import Rule, StepLike
 from sunloom.features.transformers.rules.temporal import TEMPORAL
 from sunloom.features.transformers.rules.textual import TEXTUAL
+from sunloom.features.transformers.rules.visual import VISUAL
 
 RULES: Mapping[str, Rule] = {
     **NUMERIC,
@@ -18,6 +19,7 @@ RULES: Mapping[str, Rule] = {
     **CATEGORICAL,
     **TEMPORAL,
     **TEXTUAL,
+    **VISUAL,
 }
 """Type of a step to its rule."""
 

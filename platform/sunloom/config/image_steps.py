@@ -1,0 +1,38 @@
+"""Steps of ``transformations`` about images."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from sunloom.config.base import Model
+
+Figure = Literal[
+    "width",
+    "height",
+    "aspect",
+    "brightness",
+    "contrast",
+    "red",
+    "green",
+    "blue",
+    "difference_hash",
+]
+
+
+class ImageStatistics(Model):
+    """Figures about an encoded image (PNG, JPEG, …), in the column's place.
+
+    They are named ``<column>_<figure>``; all are null for a missing image and for one that cannot
+    be opened. Brightness, contrast and colours lie between 0 and 1.
+    """
+
+    type: Literal["image_statistics"] = "image_statistics"
+    columns: tuple[str, ...] = Field(min_length=1)
+    """Columns of bytes."""
+    figures: tuple[Figure, ...] = ("width", "height", "brightness", "contrast", "difference_hash")
+    """Which figures; ``difference_hash`` is 16 hexadecimal digits, near for images that look
+    alike."""
+    histogram_bins: int = Field(default=0, ge=0, le=256)
+    """Shares of the pixels by brightness, in ``<column>_histogram_<n>``; none at 0."""
