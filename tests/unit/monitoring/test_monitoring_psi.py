@@ -36,3 +36,10 @@ def test_what_is_no_number_is_left_out() -> None:
 def test_nothing_to_compare_names_the_feature() -> None:
     with pytest.raises(DataError, match="'gap' has no value"):
         population_stability_index(pl.Series("gap", [None, None], dtype=pl.Float64), pl.Series([1]))
+
+
+def test_values_that_no_cells_can_cut_are_cells_themselves() -> None:
+    close = pl.Series("x", [1e300 * (1 + n * 2.3e-16) for n in range(60)])
+    assert population_stability_index(close, close) == 0.0
+    far = pl.Series("x", [-1.7e308, *[float(n) for n in range(30)], 1.7e308])
+    assert population_stability_index(far, far) == 0.0

@@ -67,18 +67,25 @@ def shares(reference: pl.Series, current: pl.Series) -> Shares:
         return _by_category(reference, current)
     before, after = _finite(reference), _finite(current)
     values = _few_values(before)
-    if values is None:
-        edges = _sturges_edges(before, after)
+    edges = _sturges_edges(before, after) if values is None else None
+    if edges is not None:
         return Shares(edges, _histogram(before, edges), _histogram(after, edges))
-    cells = np.union1d(values, after)
+    cells = np.union1d(before if values is None else values, after)
     return Shares(cells, _counts(before, cells), _counts(after, cells))
 
 
-def _sturges_edges(before: FloatArray, after: FloatArray) -> FloatArray:
-    """As ``numpy.histogram_bin_edges`` of both samples together, without joining them."""
+def _sturges_edges(before: FloatArray, after: FloatArray) -> FloatArray | None:
+    """As ``numpy.histogram_bin_edges`` of both samples together, without joining them.
+
+    None where the values lie too close together, or too far apart, for floats to cut.
+    """
     low, high = min(before.min(), after.min()), max(before.max(), after.max())
-    width = (high - low) / (np.log2(len(before) + len(after)) + 1.0)
-    return np.linspace(low, high, int(np.ceil((high - low) / width)) + 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        width = (high - low) / (np.log2(len(before) + len(after)) + 1.0)
+        if not np.isfinite(width):
+            return None
+        edges = np.linspace(low, high, int(np.ceil((high - low) / width)) + 1)
+    return edges if (np.diff(edges) > 0).all() else None
 
 
 def _few_values(sample: FloatArray) -> FloatArray | None:

@@ -106,7 +106,9 @@ def _open(
         return _Round(recipe, config, database, history, row, moment, kinds)
     cells = _cells(config)
     fresh = MonitorRow(
-        name=config.name, cells=cells.to_json(), basis=basis, recorded_until=None, judged={},
+        name=config.name, cells=cells.to_json(), basis=basis, recorded_until=None,
+        # A new reference says nothing about windows that were judged by the old one.
+        judged=row.judged if row is not None else {},
         streaks=row.streaks if row is not None else {},
     )  # fmt: skip
     history = History(database, config.name, cells)

@@ -83,8 +83,16 @@ def _add_numbers(one: _Column, series: pl.Series) -> None:
     one.total += float(values.sum())
     one.finite += len(values)
     if one.edges is None:
-        one.edges = np.histogram_bin_edges(values, _CELLS)
+        one.edges = _edges(low, high)
         one.counts = np.zeros(len(one.edges) - 1, dtype=np.int64)
     one.counts = (
         one.counts + np.histogram(np.clip(values, one.edges[0], one.edges[-1]), one.edges)[0]
     )
+
+
+def _edges(low: float, high: float) -> Any:
+    """Equally wide cells; one for values too close together, or too far apart, to be cut."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        edges = np.linspace(low, high, _CELLS + 1)
+    can_be_cut = np.isfinite(edges).all() and (np.diff(edges) > 0).all()
+    return edges if can_be_cut else np.array([low, max(high, np.nextafter(low, np.inf))])

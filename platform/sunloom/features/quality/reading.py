@@ -64,7 +64,7 @@ def _parsed(column: pl.Expr, declared: str) -> pl.Expr:
         return column.str.strip_chars().str.to_date("%Y-%m-%d", strict=False)
     if declared == "duration":
         seconds = column.str.strip_chars().cast(pl.Float64, strict=False)
-        return pl.duration(microseconds=(seconds * 1_000_000).round().cast(pl.Int64))
+        return pl.duration(microseconds=(seconds * 1_000_000).round().cast(pl.Int64, strict=False))
     return parse_text(column, declared)  # type: ignore[arg-type]
 
 

@@ -219,3 +219,13 @@ def test_the_gate_refuses_whole_and_says_why(settings: Settings, tmp_path: Path)
     assert passed is not None
     assert passed.passed
     assert not (tmp_path / "rejected.jsonl").exists()
+
+
+@pytest.mark.parametrize("value", [2**65, 1e308, float("nan"), "1e400", [1], {"a": 1}, True])
+@pytest.mark.parametrize(
+    "kind", ["int64", "float64", "string", "datetime", "date", "duration", "bool"]
+)
+def test_no_value_breaks_the_judge(value: object, kind: str) -> None:
+    rules = ValidationConfig.model_validate({"columns": {"a": kind}, "min_rows": 0})
+    for records in ([{"a": value}], [{"a": value}, {"a": 1}, {"a": "x"}, {"b": value}]):
+        assert validate(rows_of_records(records, "r"), rules).rows == len(records)
