@@ -75,7 +75,9 @@ def _show(report: QualityReport) -> None:
         output.print_table(names, rows)
     passed = len(report.checks) - len(report.failures)
     verdict = "passed" if report.passed else "failed"
-    output.print_line(f"{verdict}: {passed} of {len(report.checks)} checks, {report.rows:,} rows")
+    line = f"{verdict}: {passed} of {len(report.checks)} checks passed on {report.rows:,} rows"
+    moved = f", {len(report.drifted)} of {len(report.drift)} columns drifted"
+    output.print_line(line + moved if report.drift else line)
     output.print_line(f"report: {report.html}")
     if report.quarantine:
         output.print_line(f"failing rows: {report.quarantine}")
