@@ -58,9 +58,10 @@ def test_the_features_page(project_root: Path, tmp_path: Path, run: Run) -> None
                 named = NAME.match(text)
                 assert named, text
                 (tmp_path / named[1]).write_text(text)
-        first, second = (text for language, text in blocks if language == "bash")
+        first, second, third = (text for language, text in blocks if language == "bash")
         before = run(first)
         after = run(second)
+    checked = run(third)
     check_training(tmp_path)
     assert (tmp_path / "plan.svg").read_text().startswith("<")
     counts = [
@@ -73,6 +74,8 @@ def test_the_features_page(project_root: Path, tmp_path: Path, run: Run) -> None
     # The stream's own event is the only one of the last day, and history still counts.
     assert re.findall(r"departures_count__86400__\D+(\d+) ", after)[-1] == "1"
     assert re.search(r'"history/departure": 1', after)
+    assert "checks passed on 5,000 rows" in checked
+    check_preparation(departures["delay_minutes"], tmp_path / "ready.parquet")
 
 
 def check_training(folder: Path) -> None:
@@ -88,3 +91,14 @@ def check_training(folder: Path) -> None:
         assert row["departures_count__86400__"] == recent.height
         expected = seen["delay_minutes"].mean()
         assert row["mean_delay"] == (None if expected is None else pytest.approx(expected))
+
+
+def check_preparation(delays: pl.Series, path: Path) -> None:
+    low, middle, high = (
+        delays.quantile(share, interpolation="linear") for share in (0.25, 0.5, 0.75)
+    )
+    assert low is not None
+    assert middle is not None
+    assert high is not None
+    ready = pl.read_parquet(path)["delay_minutes"]
+    assert ready.to_list() == pytest.approx(((delays - middle) / (high - low)).to_list(), rel=1e-9)
