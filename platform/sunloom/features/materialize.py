@@ -30,6 +30,7 @@ from sunloom.features.store import open_online_store
 from sunloom.features.store.offline import open_offline_store
 
 RELATIVE_TOLERANCE = 1e-9
+_POSITION = "__position__"
 
 _log = get_logger("features.materialize")
 
@@ -142,9 +143,7 @@ def _engines_equal(
 ) -> bool | None:
     if not recipe.execution.compare_engines or recipe.execution.engine == "chalk":
         return None
-    from sunloom.features.distributed import historical_ray
-
-    other = historical_ray(plan, recipe.source_paths(), entities, recipe.execution.partitions).table
+    other = _through_ray_data(recipe, plan, entities).select(rows.columns)
     try:
         # Whole numbers, strings and moments must be the same; floats to nine digits.
         assert_frame_equal(rows, other, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-12)
@@ -152,6 +151,20 @@ def _engines_equal(
         _log.error("the engines differ: %s", difference)
         return False
     return True
+
+
+def _through_ray_data(recipe: FeaturesRecipe, plan: Plan, entities: pl.DataFrame) -> pl.DataFrame:
+    """The same rows from the Ray Dataset, whose blocks stand by partition, put in order again."""
+    import ray
+
+    from sunloom.features.distributed import historical_dataset
+
+    numbered = entities.with_row_index(_POSITION)
+    partitions = recipe.execution.partitions
+    dataset = historical_dataset(plan, recipe.source_paths(), numbered, partitions)
+    blocks = [pl.from_arrow(block) for block in ray.get(dataset.to_arrow_refs())]
+    filled = [block for block in blocks if isinstance(block, pl.DataFrame)]
+    return pl.concat(filled).sort(_POSITION).drop(_POSITION)
 
 
 def _latest(
