@@ -70,6 +70,17 @@ def _published(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
 
 
+def _settled(folder: Path) -> dict[str, tuple[int, int]]:
+    """What is published once the killed process's workers have noticed."""
+    before = _published(folder)
+    while True:
+        time.sleep(3.0)
+        after = _published(folder)
+        if after == before:
+            return after
+        before = after
+
+
 def _contents(folder: Path) -> dict[str, bytes]:
     return {"/".join(Path(f).parts[-2:]): Path(f).read_bytes() for f in _published(folder)}
 
@@ -94,8 +105,7 @@ def test_killed_on_ray_and_resumed_it_is_the_unbroken_run(ray_local: str, tmp_pa
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    time.sleep(1.0)  # workers notice
-    whole = _published(there)
+    whole = _settled(there)
     assert len(whole) >= 20
     done = backfill(FeaturesRecipe.model_validate(recipe))
     assert done["engine"] == "ray"
