@@ -200,8 +200,15 @@ def _customer(rng: random.Random, held_out: bool) -> int:
         # Small numbers are rare among uniform draws, and customers have them too.
         top = rng.choice((100, 1_000, 10_000, CUSTOMERS, CUSTOMERS, CUSTOMERS))
         customer_id = rng.randint(1, top)
-        if is_held_out_customer(customer_id) is held_out:
+        if not held_out and rng.random() < _REPETITIVE:
+            # Numbers such as 11414 are hard to copy: what follows "14" is not always the same.
+            digits = rng.sample("0123456789", 2)
+            customer_id = int("".join(rng.choice(digits) for _ in range(rng.choice((3, 4, 5)))))
+        if 1 <= customer_id <= CUSTOMERS and is_held_out_customer(customer_id) is held_out:
             return customer_id
+
+
+_REPETITIVE = 0.3
 
 
 def _task(rng: random.Random, kind: str, customer_id: int, held_out: bool) -> Task:
