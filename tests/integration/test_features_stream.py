@@ -170,6 +170,34 @@ def test_consumers_join_and_leave_and_no_event_is_lost_or_counted_twice(
     _check_poison(brokers)
 
 
+def test_a_consumer_killed_in_mid_stream_is_replaced_and_no_event_counts_twice(
+    brokers: str, tmp_path: Path
+) -> None:
+    make_topics(brokers, ["killed-trips"], partitions=4)
+    file = _recipe(tmp_path, brokers, "killed-trips", batch_size=50)
+    recipe, rows, chosen = _load(file), _trips(range(16_000)), random.Random(7)
+    command = [str(Path(sys.executable).with_name("sunloom")), "features", "stream", str(file)]
+    survivor = _Running(recipe)
+    for part in (rows[:8_000], rows[8_000:]):
+        before = survivor.worker.totals()["events"]
+        # A process of its own takes half of the partitions, and dies in the middle of its work.
+        with (tmp_path / "killed.log").open("w") as log:
+            victim = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+        _until(lambda: survivor.worker.report().partitions == 2, 60)
+        produce(brokers, "killed-trips", _encoded(part))
+        enough = before + chosen.randint(1_000, 4_000)
+        _until(lambda: survivor.worker.totals()["events"] >= enough)  # noqa: B023
+        victim.kill()
+        victim.wait()
+        left = before + len(part) - survivor.worker.totals()["events"]
+        assert left > 0, "it was killed too late"
+        _until(lambda: survivor.worker.totals()["events"] >= before + len(part), 60)  # noqa: B023
+    survivor.stop()
+    totals = survivor.worker.totals()
+    assert (totals["events"], sum(totals["offsets"].values())) == (16_000, 16_000)
+    _check(recipe, rows)
+
+
 def _check_poison(brokers: str) -> None:
     from confluent_kafka import Consumer
 
@@ -223,15 +251,13 @@ def test_the_command_streams_into_redis_as_its_log_has_it(
     assert compare(recipe, questions=200)["passed"] is False
 
 
-def test_a_broker_or_topic_that_is_not_there_is_named(
-    brokers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broker_or_topic_that_is_not_there_is_named(brokers: str, tmp_path: Path) -> None:
     make_topics(brokers, ["some-trips"])
     with pytest.raises(NotFoundError, match="no topic 'same-trips'"):
         stream(_load(_recipe(tmp_path, brokers, "same-trips")), until_end=True)
-    monkeypatch.setattr("sunloom.features.streaming.kafka._WAIT_S", 1.0)
+    silent = _recipe(tmp_path, "127.0.0.1:1", "some-trips", answer_timeout_s=1.0)
     with pytest.raises(StreamError, match=r"127\.0\.0\.1:1 do not answer"):
-        stream(_load(_recipe(tmp_path, "127.0.0.1:1", "some-trips")), until_end=True)
+        stream(_load(silent), until_end=True)
 
 
 def test_a_group_of_actors_shares_the_partitions(

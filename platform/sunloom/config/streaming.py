@@ -66,6 +66,8 @@ class KafkaSource(Model):
     """Most messages in one transaction."""
     batch_timeout_ms: int = Field(default=500, ge=1)
     """How long a batch waits to fill."""
+    answer_timeout_s: float = Field(default=10.0, gt=0)
+    """How long the brokers may take to answer before the stream stops, seconds."""
     session_timeout_ms: int = Field(default=10_000, ge=1_000)
     """How long a consumer may be silent before its partitions go to others."""
     tile: Length | None = None

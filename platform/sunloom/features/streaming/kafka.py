@@ -15,8 +15,6 @@ from sunloom.features.streaming.partition import Refused
 if TYPE_CHECKING:
     from confluent_kafka import Consumer
 
-_WAIT_S = 10.0
-
 
 def client_settings(source: KafkaSource) -> dict[str, Any]:
     """What every client of these brokers is told."""
@@ -77,7 +75,7 @@ def check_topics(consumer: Consumer, source: KafkaSource) -> dict[str, int]:
         *([source.quarantine_topic] if source.quarantine_topic else []),
     ]
     try:
-        known = consumer.list_topics(timeout=_WAIT_S).topics
+        known = consumer.list_topics(timeout=source.answer_timeout_s).topics
     except KafkaException as error:
         raise StreamError(
             f"The brokers at {source.brokers} do not answer: {error.args[0].str()}",
@@ -107,7 +105,7 @@ def quarantine_into_topic(source: KafkaSource, topic: str) -> Callable[[Sequence
                 key=f"{one.source}/{one.offset}",
                 headers={"reason": one.reason, "source": one.source, "offset": str(one.offset)},
             )
-        if left := producer.flush(_WAIT_S):
+        if left := producer.flush(source.answer_timeout_s):
             raise StreamError(
                 f"{left} messages could not be sent to the quarantine topic {topic!r}.",
                 "The batch that they came in is not stored; it comes again.",
