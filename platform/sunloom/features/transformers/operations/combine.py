@@ -12,6 +12,7 @@ import polars as pl
 
 from sunloom.features.transformers.numbers import array_of, as_numbers, column_of
 from sunloom.features.transformers.operations.protocol import RowFunction, Training
+from sunloom.features.transformers.operations.shapes import Pairing
 
 
 @dataclass(frozen=True)
@@ -76,27 +77,11 @@ class Polynomial:
 
 
 @dataclass(frozen=True)
-class Product:
+class Product(Pairing):
     """``a*b`` in a column at the end."""
 
     op: ClassVar[str] = "product"
-    left: str
-    right: str
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return (self.left, self.right)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Columns that it makes."""
-        return (f"{self.left}*{self.right}",)
-
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """Columns that are gone afterwards."""
-        return ()
+    sign: ClassVar[str] = "*"
 
     def columns(self, _frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Expr]:
         """The product."""
@@ -114,27 +99,11 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Ratio:
+class Ratio(Pairing):
     """``a/b`` in a column at the end; null where b is 0."""
 
     op: ClassVar[str] = "ratio"
-    left: str
-    right: str
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return (self.left, self.right)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Columns that it makes."""
-        return (f"{self.left}/{self.right}",)
-
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """Columns that are gone afterwards."""
-        return ()
+    sign: ClassVar[str] = "/"
 
     def columns(self, _frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Expr]:
         """The ratio."""

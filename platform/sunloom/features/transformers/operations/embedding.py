@@ -14,6 +14,7 @@ import polars as pl
 
 from sunloom.errors import DependencyError, NotFoundError
 from sunloom.features.transformers.operations.protocol import RowFunction, Training
+from sunloom.features.transformers.operations.shapes import Expansion
 
 
 @lru_cache(maxsize=4)
@@ -54,7 +55,7 @@ def _place(name: str) -> str | Path:
 
 
 @dataclass(frozen=True)
-class Embed:
+class Embed(Expansion):
     """A text's vector in the column's place; zeros where there is no text.
 
     Attributes:
@@ -66,26 +67,9 @@ class Embed:
     """
 
     op: ClassVar[str] = "embed"
-    column: str
-    names: tuple[str, ...]
     model: str
     batch_size: int = 32
     normalize: bool = True
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return (self.column,)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Columns that it makes."""
-        return self.names
-
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """The column."""
-        return (self.column,)
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
         """One column a dimension."""

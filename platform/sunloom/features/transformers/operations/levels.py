@@ -12,6 +12,7 @@ import polars as pl
 
 from sunloom.errors import DataError
 from sunloom.features.transformers.operations.protocol import RowFunction, Training
+from sunloom.features.transformers.operations.shapes import Expansion
 from sunloom.features.transformers.statistics.counts import levels_of
 
 _DTYPES = {"uint8": pl.UInt8, "float32": pl.Float32, "float64": pl.Float64}
@@ -120,7 +121,7 @@ class Lookup:
 
 
 @dataclass(frozen=True)
-class OneHot:
+class OneHot(Expansion):
     """Zeros and ones.
 
     Attributes:
@@ -133,27 +134,10 @@ class OneHot:
     """
 
     op: ClassVar[str] = "one_hot"
-    column: str
-    names: tuple[str, ...]
     levels: pl.Series
     places: pl.Series
     unseen: Literal["value", "error"] = "value"
     dtype: Literal["uint8", "float32", "float64"] = "uint8"
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return (self.column,)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Columns that it makes."""
-        return self.names
-
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """The column."""
-        return (self.column,)
 
     @cached_property
     def _missing_is_unseen(self) -> bool:

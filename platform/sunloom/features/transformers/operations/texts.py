@@ -15,6 +15,7 @@ import polars as pl
 from sunloom.features.transformers.numbers import FloatArray
 from sunloom.features.transformers.operations.hashing import place_of
 from sunloom.features.transformers.operations.protocol import RowFunction, Training
+from sunloom.features.transformers.operations.shapes import Expansion
 from sunloom.features.transformers.terms import Terms, length_of, sublinear
 
 _PUNCTUATION = r"""[!-/:-@\[-`{-~]"""
@@ -104,7 +105,7 @@ class TextFigures:
 
 
 @dataclass(frozen=True)
-class TermVector:
+class TermVector(Expansion):
     """A text as numbers, one a term or a hashed place; takes the column's place.
 
     Attributes:
@@ -119,29 +120,12 @@ class TermVector:
     """
 
     op: ClassVar[str] = "term_vector"
-    column: str
-    names: tuple[str, ...]
     terms: tuple[Any, ...]
     vocabulary: pl.Series
     weights: pl.Series
     norm: Literal["l1", "l2"] | None = "l2"
     sublinear: bool = False
     alternate: bool = True
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return (self.column,)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Columns that it makes."""
-        return self.names
-
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """The column."""
-        return (self.column,)
 
     @cached_property
     def _vector(self) -> _Weigh:
