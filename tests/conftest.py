@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 from gateway_fixture import gateway
 from postgres_fixture import postgres
 from redis_fixture import redis_server
+from webhook_receiver import receiver
 
-__all__ = ["gateway", "postgres", "redis_server"]
+__all__ = ["gateway", "postgres", "receiver", "redis_server"]
 
 silence_libraries()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -6,13 +6,11 @@ import hashlib
 import hmac
 import json
 import logging
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
+from webhook_receiver import Receiver
 
 from sunloom.config import Settings
 from sunloom.config.alerts import WebhookConfig
@@ -20,50 +18,6 @@ from sunloom.config.base import masked
 from sunloom.core.alerts import Alert, deliver_alerts, emit_alert, list_alerts, resolve_alert
 
 DRIFT = Alert("feature_drift", "warning", "amount <drifted>", {"feature": "amount"}, 0.3, 0.1)
-
-
-class Receiver(ThreadingHTTPServer):
-    """Takes posts; answers with the queued statuses first, then 204."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.bodies: list[bytes] = []
-        self.headers: list[dict[str, str]] = []
-        self.statuses: list[int] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/hook/t0ken"
-
-    @property
-    def alerts(self) -> list[dict[str, Any]]:
-        return [json.loads(body) for body in self.bodies]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.headers.append(dict(self.headers))
-        status = self.server.statuses.pop(0) if self.server.statuses else 204
-        self.send_response(status)
-        if status == 302:
-            self.send_header("Location", self.server.url)
-        self.end_headers()
-
-    def log_message(self, *_args: Any) -> None:
-        return
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join(5)
 
 
 def sending(settings: Settings, receiver: Receiver, sink: str = "webhook", **more: Any) -> Settings:

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from pydantic import ValidationError
 
 from sunloom.config import Settings
 from sunloom.config.monitoring import MonitoringRecipe
 from sunloom.config.watch import WatchConfig
 from sunloom.core.alerts import list_alerts
-from sunloom.errors import ConfigError, DataError, UsageError
 from sunloom.features.monitoring.cells import Cells, FeatureCells
 from sunloom.features.monitoring.histograms import Histogram
 from sunloom.features.monitoring.judge import drift_findings
@@ -365,53 +363,3 @@ def test_statistics_by_hand() -> None:
     assert rate_chance((5, 100), (20, 100)) == pytest.approx(corrected.pvalue)
     assert chance(before, before) == 1.0
     assert rate_chance((0, 10), (0, 10)) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("watch", "error", "message"),
-    [
-        ({"features": ["f9"]}, DataError, "no column 'f9' to watch"),
-        ({"source": {"path": "{tmp}/none.parquet"}}, UsageError, "no file"),
-        (
-            {"source": {"path": "{tmp}/rows.parquet", "event_time": "at"}},
-            DataError,
-            "lacks the column",
-        ),
-        ({"source": {"path": "{tmp}/rows.parquet", "event_time": "id"}}, DataError, "time zone"),
-        ({"reference": {"type": "table", "path": "{tmp}/none.parquet"}}, UsageError, "no file"),
-    ],
-)
-def test_bad_recipes_are_named(
-    settings: Settings, tmp_path: Path, watch: Any, error: type[Exception], message: str
-) -> None:
-    source = tmp_path / "rows.parquet"
-    _rows(1, 200, 2).write_parquet(source)
-    filled = _filled(watch, str(tmp_path))
-    with pytest.raises(error, match=message):
-        run_watch(recipe(settings, source, **filled), START + DAY)
-
-
-def _filled(value: Any, folder: str) -> Any:
-    if isinstance(value, dict):
-        return {name: _filled(item, folder) for name, item in value.items()}
-    return value.replace("{tmp}", folder) if isinstance(value, str) else value
-
-
-def test_a_recipe_without_watch_says_so(settings: Settings) -> None:
-    with pytest.raises(ConfigError, match="no `watch`"):
-        run_watch(MonitoringRecipe(paths=settings.paths))
-
-
-@pytest.mark.parametrize(
-    "watch",
-    [
-        {"window": "90m"},
-        {"window": "36h", "reference": {"type": "same_weekday"}},
-        {"reference": {"type": "yesterday"}},
-        {"alerts": {"raise_afer": 2}},
-        {"threshold": 0},
-    ],
-)
-def test_a_watch_that_cannot_be_is_refused(watch: Any) -> None:
-    with pytest.raises(ValidationError):
-        WatchConfig.model_validate({"name": "x", "source": {"path": "y"}} | watch)
