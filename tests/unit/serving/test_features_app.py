@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import parse_qs
 
 import polars as pl
 import pytest
@@ -10,7 +11,7 @@ from asgi import OpenGate, call
 
 from sunloom.config import Settings
 from sunloom.features.store import open_online_store
-from sunloom.serving.apps.features import build_features_app
+from sunloom.serving.apps.features import build_features_app, read_query
 from sunloom.serving.guard import App, Guard
 
 TIME = datetime(1998, 6, 30, tzinfo=UTC)
@@ -117,3 +118,20 @@ def test_sets_are_listed(app: App) -> None:
             "features": {"recency_days": "float64", "name": "string"},
         }
     ]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "entity_id=12",
+        "entity_id=12&features=a,b",
+        "features=&entity_id=12&entity_id=13",
+        "entity_id=a%20b+c&now=1998-06-30T00:00:00%2B00:00",
+        "entity_id",
+        "&&entity_id=x=y&",
+        "",
+    ],
+)
+def test_queries_are_read_as_the_standard_library_reads_them(query: str) -> None:
+    expected = {name: values[0] for name, values in parse_qs(query).items()}
+    assert read_query(query) == expected

@@ -85,6 +85,7 @@ class Definitions:
     def __init__(self, store: OnlineStore) -> None:
         self._store = store
         self._held: dict[str, tuple[float, tuple[bytes | None, ...], Definition | None]] = {}
+        self._schemas: dict[str, tuple[float, GroupSchema]] = {}
 
     def get(self, feature_set: str) -> Definition | None:
         """The feature set, or None where no plan is stored for it."""
@@ -101,6 +102,24 @@ class Definitions:
         if len(self._held) >= _MOST_HELD:
             self._held.clear()
         self._held[feature_set] = (now, raw, found)
+        return found
+
+    def recorded_schema(self, feature_set: str) -> GroupSchema:
+        """Key and features of a written set, without what only says how long a value holds.
+
+        Raises:
+            NotFoundError: It was never written.
+        """
+        held = self._schemas.get(feature_set)
+        now = time.monotonic()
+        if held is not None and now - held[0] < _TRUSTED_S:
+            return held[1]
+        schema = self._store.schema(feature_set)
+        fields = tuple(field for field in schema.fields if not is_until(field.name))
+        found = schema if len(fields) == len(schema.fields) else replace(schema, fields=fields)
+        if len(self._schemas) >= _MOST_HELD:
+            self._schemas.clear()
+        self._schemas[feature_set] = (now, found)
         return found
 
     def streamed(self) -> dict[str, Definition]:
@@ -133,13 +152,12 @@ def schema_of(store: OnlineStore, feature_set: str) -> GroupSchema:
     Raises:
         NotFoundError: Unknown feature set; lists the known ones.
     """
-    found = definitions_of(store).get(feature_set)
+    definitions = definitions_of(store)
+    found = definitions.get(feature_set)
     if found is not None and found.is_streamed:
         return found.schema
     try:
-        schema = store.schema(feature_set)
-        fields = tuple(field for field in schema.fields if not is_until(field.name))
-        return schema if len(fields) == len(schema.fields) else replace(schema, fields=fields)
+        return definitions.recorded_schema(feature_set)
     except NotFoundError as error:
         raise _unknown(store, feature_set, error) from error
 

@@ -70,14 +70,14 @@ def _get(store: OnlineStore, name: str, scope: Scope) -> tuple[dict[str, Any], d
         return {"feature_sets": [list_set(store, one) for one in names]}, None
     if name == "openapi.json":
         return describe(), None
-    query = parse_qs(scope["query_string"].decode("latin-1"))
+    query = read_query(scope["query_string"].decode("latin-1"))
     if "entity_id" not in query:
         schema_of(store, name)
         raise RequestError("The query names no entity_id.", param="entity_id")
-    wanted = query["features"][0].split(",") if "features" in query else None
-    now = moment(query["now"][0]) if "now" in query else None
+    wanted = query["features"].split(",") if "features" in query else None
+    now = moment(query["now"]) if "now" in query else None
     at = moment_of(store, name, now)
-    [found] = read_entities(store, name, [query["entity_id"][0]], wanted, at)
+    [found] = read_entities(store, name, [query["entity_id"]], wanted, at)
     return {"feature_set": name} | found, at
 
 
@@ -86,6 +86,18 @@ def list_set(store: OnlineStore, name: str) -> dict[str, Any]:
     schema = schema_of(store, name)
     fields = {field.name: field.dtype for field in schema.fields}
     return {"name": name, "key": schema.key, "key_dtype": schema.key_dtype, "features": fields}
+
+
+def read_query(text: str) -> dict[str, str]:
+    """A query's parameters, each with its first value; blank ones are left out."""
+    if "%" in text or "+" in text:
+        return {name: values[0] for name, values in parse_qs(text).items()}
+    found: dict[str, str] = {}
+    for part in text.split("&"):
+        name, _, value = part.partition("=")
+        if value:
+            found.setdefault(name, value)
+    return found
 
 
 def moment_of(store: OnlineStore, name: str, now: datetime | None) -> datetime | None:
