@@ -1,6 +1,6 @@
 """Evaluates a plan on tables in memory: one process, Polars frames around NumPy kernels.
 
-Every executor calls this: the one-node path on whole tables, the Ray Data path on each partition.
+Every executor calls this: the one-node path on whole tables, the Ray path on each partition.
 """
 
 from sunloom.features.engine.evaluation import Engine
