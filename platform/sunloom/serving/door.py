@@ -6,19 +6,21 @@ leave here too: Serve's own bookkeeping costs more than the read itself.
 
 from __future__ import annotations
 
-import secrets
+from asyncio import Transport
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 from starlette.middleware import Middleware
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from sunloom.serving.problems import Problem
+from sunloom.serving.problems import Problem, new_request_id
 from sunloom.serving.routes import PUBLIC
 
 _OPEN = PUBLIC | {"/-/healthz"}
 _REFUSAL = Problem(
     401, "unauthenticated", "This route needs a key.", "Send the header Authorization: Bearer KEY."
 )
+_CONTINUE = b"HTTP/1.1 100 "
 _Message = MutableMapping[str, Any]
 _Send = Callable[[_Message], Awaitable[None]]
 _App = Callable[[_Message, Callable[[], Awaitable[_Message]], _Send], Awaitable[None]]
@@ -53,6 +55,7 @@ class Door:
         """Answer a hot read, pass a request on, or refuse it."""
         direct = _direct_app(scope) if _direct and scope["type"] == "http" else None
         if direct is not None:
+            _join_writes(send)
             await direct(scope, receive, send)
             return
         if scope["type"] == "http" and not _may_pass(scope):
@@ -76,6 +79,35 @@ def _direct_app(scope: _Message) -> _App | None:
     return None
 
 
+class _Joined:
+    """A transport that writes an answer's head together with what follows it.
+
+    uvicorn writes head and body apart, and each write is a system call here and a wake-up at the
+    proxy: together a fifth of a hot read.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Hold the head back until there is more; let everything else through."""
+        if self._head is None and not data.startswith(_CONTINUE):
+            self._head = data
+        else:
+            self._transport.write((self._head or b"") + data)
+            self._head = self._head and b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+def _join_writes(send: _Send) -> None:
+    cycle = getattr(send, "__self__", None)
+    if isinstance(cycle, RequestResponseCycle):
+        cycle.transport = cast(Transport, _Joined(cycle.transport))
+
+
 def _may_pass(scope: _Message) -> bool:
     path = scope["path"]
     if path in _OPEN:
@@ -85,7 +117,7 @@ def _may_pass(scope: _Message) -> bool:
 
 
 async def _refuse(send: _Send) -> None:
-    request_id = secrets.token_hex(12)
+    request_id = new_request_id()
     body = _REFUSAL.encoded(request_id)
     headers = [
         (b"content-type", b"application/json"),

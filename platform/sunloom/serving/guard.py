@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any, Protocol
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import SunloomError
 from sunloom.serving.auth import KeyRecord
-from sunloom.serving.problems import Problem, problem_of, translate
+from sunloom.serving.problems import Problem, new_request_id, problem_of, translate
 from sunloom.serving.routes import BROWSED, PUBLIC, find_rule
 
 Scope = MutableMapping[str, Any]
@@ -200,7 +199,7 @@ def _request_id(headers: dict[bytes, bytes], *, as_given: bool) -> str:
     given = headers.get(b"x-request-id", b"")
     if given and (as_given or _REQUEST_ID.fullmatch(given)):
         return given.decode("latin-1")
-    return secrets.token_hex(12)
+    return new_request_id()
 
 
 def _secret(headers: dict[bytes, bytes], *, browsed: bool) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,18 @@ _CODES = {
     429: "rate_limited",
     503: "unavailable",
 }
+
+
+_draw = random.Random(random.SystemRandom().getrandbits(128))
+
+
+def new_request_id() -> str:
+    """An id for a request that brought none.
+
+    It names a request and opens nothing, so a generator seeded once by the system's does: asking
+    the system each time is a tenth of a hot read.
+    """
+    return f"{_draw.getrandbits(96):024x}"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sunloom.serving import door
 
@@ -60,3 +62,62 @@ def test_a_direct_app_answers_its_prefix_and_no_other() -> None:
     assert ask("/features/batch", KEY, "POST") == []
     assert ask("/features/ingest", KEY, "POST") == ["behind"]
     assert seen == ["/features/customer", "/features", "/features/batch"]
+
+
+class Wire(asyncio.Transport):
+    """The socket's side of a connection: what is written to it, write by write."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self.writes: list[bytes] = []
+
+    def write(self, data: Any) -> None:
+        self.writes.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        raise AssertionError("the connection was to stay open")
+
+
+def written(*requests: bytes) -> list[bytes]:
+    """What uvicorn's protocol writes when it is given these bytes, piece by piece."""
+
+    async def direct(scope: Any, receive: Any, send: Any) -> None:
+        body = (await receive())["body"]
+        headers = [(b"content-length", b"%d" % (2 + len(body)))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"<", "more_body": True})
+        await send({"type": "http.response.body", "body": body + b">"})
+
+    async def run() -> list[bytes]:
+        config = uvicorn.Config(door.Door(direct), http="httptools", ws="none")
+        config.load()
+        protocol = HttpToolsProtocol(config, uvicorn.server.ServerState(), {})
+        wire = Wire()
+        protocol.connection_made(wire)
+        for request in requests:
+            protocol.data_received(request)
+            await asyncio.sleep(0.05)
+        return wire.writes
+
+    door.answer_here("/features", direct, ["/features/batch"])
+    return asyncio.run(run())
+
+
+def test_a_direct_answer_s_head_travels_with_its_body() -> None:
+    one = b"GET /features/x HTTP/1.1\r\nhost: h\r\n\r\n"
+    first, rest, again, last = written(one, one)
+    assert first.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert first.endswith(b"\r\n\r\n<")
+    assert rest == last == b">"
+    assert again == first
+
+
+def test_a_client_that_waits_to_send_its_body_is_told_to_go_on() -> None:
+    head = b"POST /features/batch HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n"
+    go_on, answer, rest = written(head + b"expect: 100-continue\r\n\r\n", b"ab")
+    assert go_on == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert answer.endswith(b"\r\n\r\n<")
+    assert rest == b"ab>"
