@@ -124,18 +124,6 @@ def test_evidentlys_other_methods(folder: Path, method: str) -> None:
     assert numbers["country"][0] == (method if method in ("jensenshannon", "kl_div") else "psi")
 
 
-def test_psi_of_text_is_evidentlys() -> None:
-    from sunloom.features.monitoring.drift import _evidently
-    from sunloom.features.monitoring.psi import population_stability_index
-
-    random = np.random.default_rng(3)
-    before = pl.DataFrame({"kind": random.choice(["a", "b", "c"], 900, p=[0.5, 0.3, 0.2])})
-    after = pl.DataFrame({"kind": [*random.choice(["a", "b", "new"], 700), None, None]})
-    values, _ = _evidently(before, after, {"kind": ("psi", 0.1)}, None)
-    ours = population_stability_index(before["kind"], after["kind"])
-    assert ours == pytest.approx(values["kind"], abs=1e-9)
-
-
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [

@@ -10,6 +10,8 @@ import pytest
 
 from sunloom.config.monitoring import DriftConfig, FeatureBound
 from sunloom.features.monitoring import BINNING, drift_report
+from sunloom.features.monitoring.distances import column_distance
+from sunloom.features.monitoring.drift import _evidently
 
 pytestmark = pytest.mark.integration
 
@@ -43,6 +45,24 @@ def test_direct_psi_equals_evidentlys() -> None:
         feature.drifted for feature in theirs.features
     ]
     assert {feature.binning for feature in theirs.features} == {BINNING}
+
+
+@pytest.mark.parametrize("method", ["psi", "jensenshannon", "kl_div", "wasserstein", "ks"])
+def test_every_statistic_computed_directly_equals_evidentlys(method: str) -> None:
+    reference, current = _table(0, 9_000), _table(1, 4_000)
+    names = ["skewed", "rare", "few", "holed", "apart"]
+    theirs = _evidently(reference, current, dict.fromkeys(names, (method, 0.1)), None)[0]
+    ours = {name: column_distance(method, reference[name], current[name]) for name in names}
+    assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", ["psi", "jensenshannon", "kl_div"])
+def test_statistics_of_text_equal_evidentlys(method: str) -> None:
+    random = np.random.default_rng(3)
+    before = pl.DataFrame({"kind": random.choice(["a", "b", "c"], 900, p=[0.5, 0.3, 0.2])})
+    after = pl.DataFrame({"kind": [*random.choice(["a", "b", "new"], 700), None, None]})
+    theirs = _evidently(before, after, {"kind": (method, 0.1)}, None)[0]["kind"]
+    assert column_distance(method, before["kind"], after["kind"]) == pytest.approx(theirs, abs=1e-9)
 
 
 def test_methods_thresholds_and_html(tmp_path: Path) -> None:

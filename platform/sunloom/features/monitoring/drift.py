@@ -14,6 +14,7 @@ import polars as pl
 from sunloom.config.monitoring import DriftConfig
 from sunloom.core.artifacts import write_atomic
 from sunloom.errors import ConfigError, DataError, known_names_hint
+from sunloom.features.monitoring.distances import column_distance
 from sunloom.features.monitoring.psi import BINNING, population_stability_index
 
 # A p-value: the smaller, the surer the drift.
@@ -150,7 +151,7 @@ def judge_columns(
 ) -> tuple[FeatureDrift, ...]:
     """Compare columns, numbers or text, each by its own method and threshold.
 
-    PSI is computed directly; the other statistics are Evidently's.
+    The numbers are Evidently's, computed directly.
 
     Args:
         reference: Rows taken as normal.
@@ -161,10 +162,10 @@ def judge_columns(
         DataError: A column has no value in one of the tables.
     """
     _require_values(reference, current, list(bounds))
-    values = _direct(reference, current, {n: b for n, b in bounds.items() if b[0] == "psi"})
-    if others := {n: b for n, b in bounds.items() if b[0] != "psi"}:
-        values |= _evidently(reference, current, others, None)[0]
-    return tuple(_judge(name, *bound, values[name]) for name, bound in bounds.items())
+    return tuple(
+        _judge(name, *bound, column_distance(bound[0], reference[name], current[name]))
+        for name, bound in bounds.items()
+    )
 
 
 def _judge(name: str, method: str, threshold: float, value: float) -> FeatureDrift:

@@ -53,7 +53,7 @@ def population_stability_index(reference: pl.Series, current: pl.Series) -> floa
 
 def stability_index(expected: FloatArray, actual: FloatArray) -> float:
     """The index of two distributions over the same cells; empty cells are filled."""
-    before, after = _fill_zeros(expected), _fill_zeros(actual)
+    before, after = fill_zeros(expected), fill_zeros(actual)
     return float(((before - after) * np.log(before / after)).sum())
 
 
@@ -65,7 +65,7 @@ def shares(reference: pl.Series, current: pl.Series) -> Shares:
     """
     if not reference.dtype.is_numeric():
         return _by_category(reference, current)
-    before, after = _finite(reference), _finite(current)
+    before, after = finite_values(reference), finite_values(current)
     values = _few_values(before)
     edges = _sturges_edges(before, after) if values is None else None
     if edges is not None:
@@ -97,7 +97,12 @@ def _few_values(sample: FloatArray) -> FloatArray | None:
     return values if len(values) <= _MAX_VALUES else None
 
 
-def _finite(sample: pl.Series) -> FloatArray:
+def finite_values(sample: pl.Series) -> FloatArray:
+    """The numbers of a sample, without null, NaN and infinite ones.
+
+    Raises:
+        DataError: There is none.
+    """
     values = sample.cast(pl.Float64).drop_nulls().to_numpy()
     finite: FloatArray = values[np.isfinite(values)]
     if not len(finite):
@@ -132,6 +137,7 @@ def _by_category(reference: pl.Series, current: pl.Series) -> Shares:
     return Shares(both["cell"].to_numpy(), before, after)
 
 
-def _fill_zeros(shares: FloatArray) -> FloatArray:
+def fill_zeros(shares: FloatArray) -> FloatArray:
+    """The shares, with what an empty cell counts as."""
     smallest = float(shares[shares != 0].min())
     return np.where(shares == 0, smallest / 1e6 if smallest <= _ZERO else _ZERO, shares)

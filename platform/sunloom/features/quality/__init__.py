@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sunloom.features.quality.page import write_report
     from sunloom.features.quality.records import latest_checks, store_checks
     from sunloom.features.quality.report import Outcome, QualityReport
-    from sunloom.features.quality.requests import judge_records, keep_rules
+    from sunloom.features.quality.requests import Verdict, judge_records, keep_rules
     from sunloom.features.quality.rows import Rows, rows_of_frame, rows_of_path, rows_of_records
     from sunloom.features.quality.run import validate
 
@@ -21,6 +21,7 @@ __all__ = [
     "OwnCheck",
     "QualityReport",
     "Rows",
+    "Verdict",
     "gate",
     "judge_records",
     "keep_rules",
@@ -38,6 +39,7 @@ _HOMES = {
     "OwnCheck": "own",
     "QualityReport": "report",
     "Rows": "rows",
+    "Verdict": "requests",
     "gate": "batches",
     "judge_records": "requests",
     "keep_rules": "requests",

@@ -21,38 +21,20 @@ _FOR_TEXT = frozenset({"psi", "jensenshannon", "kl_div"})
 def compare(
     rows: Rows, reference: Rows, config: ValidationConfig, keys: Sequence[str]
 ) -> tuple[tuple[FeatureDrift, ...], dict[str, DriftShape]]:
-    """Each compared column's drift and both its distributions.
-
-    PSI reads one column at a time; what Evidently computes reads the compared columns together.
+    """Each compared column's drift and both its distributions, one column in memory at a time.
 
     Raises:
         DataError: A column that the rules name is not in the reference, or has no value.
     """
     reference = reference.declared(rows.types)
-    bounds = {
-        name: _bound(name, rows.dtype(name), config)
-        for name in _compared(rows, reference, config, keys)
-    }
-    found: dict[str, FeatureDrift] = {}
+    found: list[FeatureDrift] = []
     shapes: dict[str, DriftShape] = {}
-    together = [name for name, (method, _) in bounds.items() if method != "psi"]
-    for name in bounds:
+    for name in _compared(rows, reference, config, keys):
+        bound = _bound(name, rows.dtype(name), config)
         before, after = reference.column(name).to_frame(), rows.column(name).to_frame()
-        if name not in together:
-            found |= _judged(before, after, {name: bounds[name]})
+        found += judge_columns(before, after, {name: bound})
         shapes[name] = _shape(before[name], after[name])
-    if together:
-        before, after = (
-            pl.DataFrame([side.column(name) for name in together]) for side in (reference, rows)
-        )
-        found |= _judged(before, after, {name: bounds[name] for name in together})
-    return tuple(found[name] for name in bounds), shapes
-
-
-def _judged(
-    before: pl.DataFrame, after: pl.DataFrame, bounds: dict[str, tuple[str, float]]
-) -> dict[str, FeatureDrift]:
-    return {one.feature: one for one in judge_columns(before, after, bounds)}
+    return tuple(found), shapes
 
 
 def _bound(name: str, dtype: pl.DataType, config: ValidationConfig) -> tuple[str, float]:
@@ -75,30 +57,44 @@ def _compared(
                 name,
             )
     aside = {*keys, *config.drift_exclude}
-    for name in config.drift_columns or rows.schema:
-        if config.drift_columns or (name not in aside and name in reference.schema):
-            kinds = (rows.dtype(name), reference.dtype(name))
-            if bool(config.drift_columns) or _is_comparable(name, kinds, rows, reference):
-                yield name
+    for name in config.drift_columns:
+        _require_same_kind(name, rows, reference)
+        yield name
+    for name in rows.schema if not config.drift_columns else ():
+        if name not in aside and name in reference.schema and _is_comparable(name, rows, reference):
+            yield name
 
 
-def _is_comparable(
-    name: str, kinds: tuple[pl.DataType, pl.DataType], rows: Rows, reference: Rows
-) -> bool:
-    if all(kind.is_numeric() for kind in kinds):
-        return all(_has_value(side.column(name)) for side in (rows, reference))
-    words = (pl.Boolean, pl.String, pl.Categorical, pl.Enum)
-    if not all(isinstance(kind, words) for kind in kinds):
+def _require_same_kind(name: str, rows: Rows, reference: Rows) -> None:
+    mine, normal = rows.dtype(name), reference.dtype(name)
+    if mine.is_numeric() != normal.is_numeric():
+        raise DataError(
+            f"validation.drift_columns: {name} is {mine}, but {normal} in {reference.name}.",
+            "Give the column's type, or compare columns of one kind.",
+            name,
+        )
+
+
+def _is_comparable(name: str, rows: Rows, reference: Rows) -> bool:
+    kinds = (rows.dtype(name), reference.dtype(name))
+    if not (all(kind.is_numeric() for kind in kinds) or all(map(_is_word, kinds))):
         return False
-    before = reference.column(name)
-    return (
-        0 < before.n_unique() <= _MOST_VALUES
-        and _has_value(before)
-        and _has_value(rows.column(name))
-    )
+    return has_value(rows.column(name)) and is_comparable(reference.column(name))
 
 
-def _has_value(column: pl.Series) -> bool:
+def is_comparable(column: pl.Series) -> bool:
+    """Whether a column of the reference is compared where the rules name none."""
+    if _is_word(column.dtype):
+        return has_value(column) and column.n_unique() <= _MOST_VALUES
+    return column.dtype.is_numeric() and has_value(column)
+
+
+def _is_word(kind: pl.DataType) -> bool:
+    return isinstance(kind, pl.Boolean | pl.String | pl.Categorical | pl.Enum)
+
+
+def has_value(column: pl.Series) -> bool:
+    """Whether there is anything to compare."""
     given = column.drop_nulls()
     return bool(given.is_finite().any()) if given.dtype.is_float() else not given.is_empty()
 

@@ -12,21 +12,30 @@ from sunloom.features.store import GroupSchema, OnlineStore
 if TYPE_CHECKING:
     import polars as pl
 
+    from sunloom.features.quality import Verdict
+
 TIME = "event_time"
 _MOST_ROWS = 10_000
 _SHOWN = 5
 
 
 def check_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
-    """``POST /features/validate``: whether rows fit the feature set.
+    """``POST /features/validate``: whether rows fit the feature set, and have drifted.
+
+    ``drift_skipped`` says what was not compared, and why.
 
     Raises:
         NotFoundError: Unknown feature set.
         RequestError: The body lacks a field.
     """
     schema, rows = _read(store, body)
-    checks = [*_checks(schema, rows), *_ruled(store, schema, rows)]
-    return {"passed": all(check["passed"] for check in checks), "checks": checks, "drift": []}
+    checks, ruled = list(_checks(schema, rows)), _ruled(store, schema, rows)
+    return {
+        "passed": ruled.passed and all(check["passed"] for check in checks),
+        "checks": [*checks, *ruled.checks],
+        "drift": ruled.drift,
+        "drift_skipped": ruled.drift_skipped,
+    }
 
 
 def ingest_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,10 +90,8 @@ def _checks(schema: GroupSchema, rows: Sequence[Mapping[str, Any]]) -> Iterator[
         yield _check(f"is_{field.dtype}", field.name, _misfits(rows, field.name, field.dtype))
 
 
-def _ruled(
-    store: OnlineStore, schema: GroupSchema, rows: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """The checks of the recipe that materialised the set, if it has any."""
+def _ruled(store: OnlineStore, schema: GroupSchema, rows: Sequence[Mapping[str, Any]]) -> Verdict:
+    """What the recipe that materialised the set says, if it has rules."""
     from sunloom.features.quality import judge_records
 
     return judge_records(store, schema.feature_set, rows)

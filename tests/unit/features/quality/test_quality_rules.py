@@ -304,6 +304,14 @@ def test_drift_columns_and_exclusions() -> None:
     assert own["amount"] == ("psi", False)
 
 
+def test_a_column_of_another_kind_than_the_references_is_named() -> None:
+    reference = rows_of_frame(_shifted(0).with_columns(amount=pl.lit("much")), "normal")
+    with pytest.raises(DataError, match="amount is Float64, but String in normal"):
+        judged({"drift_columns": ["amount"]}, _shifted(1), reference=reference)
+    left_out = judged({}, _shifted(1), reference=reference).drift
+    assert [one.feature for one in left_out] == ["steady", "kind"]
+
+
 def test_the_reference_of_the_recipe(tmp_path: Path) -> None:
     path = tmp_path / "normal.parquet"
     _shifted(0).write_parquet(path)
@@ -366,4 +374,5 @@ def test_this_file_knows_every_key() -> None:
     text = Path(__file__).read_text()
     for model in (ValidationConfig, ColumnRule):
         assert [name for name in model.model_fields if name not in text] == []
-    # Tried beside files: chunk_rows, checks.
+    # Tried beside files: chunk_rows, checks. Over HTTP, in test_monitoring_requests.py:
+    # drift_sample, drift_min_rows.

@@ -1,0 +1,39 @@
+"""A uniform sample of rows that come in parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+_KEY, _AT = "\0key", "\0at"
+
+
+class RowSample:
+    """Keeps so many rows of all that were added, each as likely as any other.
+
+    Every row draws a number in turn, and those of the smallest stay: the same rows, in the same
+    order and with the same seed, give the same sample, whatever parts they come in.
+
+    Args:
+        rows: How many to keep; all where there are no more.
+        seed: Of the draws.
+    """
+
+    def __init__(self, rows: int, seed: int) -> None:
+        self._rows = rows
+        self._random = np.random.default_rng(seed)
+        self._kept: pl.DataFrame | None = None
+        self.seen = 0
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Let the rows of a part take part in the draw."""
+        keys = self._random.random(frame.height)
+        at = np.arange(self.seen, self.seen + frame.height)
+        self.seen += frame.height
+        marked = frame.with_columns(pl.Series(_KEY, keys), pl.Series(_AT, at))
+        held = marked if self._kept is None else pl.concat([self._kept, marked])
+        self._kept = held.bottom_k(self._rows, by=_KEY)
+
+    def taken(self) -> pl.DataFrame | None:
+        """The sample in the order of the rows; None where no part was added."""
+        return None if self._kept is None else self._kept.sort(_AT).drop(_KEY, _AT)
