@@ -11,6 +11,7 @@ from sunloom.features.backfill.part import Counts, Work, fill
 from sunloom.features.chunks import Chunk
 from sunloom.features.distributed import exchange
 from sunloom.features.distributed.exchange import Notes, Packet
+from sunloom.features.distributed.mapping import over_parts
 from sunloom.features.distributed.run import causes, cut_on_cluster, taken
 from sunloom.features.plan import Plan
 from sunloom.features.report import Report
@@ -67,7 +68,7 @@ def fill_here(plan: Plan, chunks: Sequence[Chunk], works: Sequence[Work], judge:
 def fill_on_cluster(
     plan: Plan, chunks: Sequence[Chunk], works: Sequence[Work], judge: Judge
 ) -> Filled:
-    """The same by Ray tasks: one cuts a chunk of the sources, one fills a partition."""
+    """The same on Ray: one task cuts a chunk of the sources, one of Ray Data fills a partition."""
     import ray
 
     if not ray.is_initialized():
@@ -76,15 +77,14 @@ def fill_on_cluster(
         notes, packets = cut_on_cluster(plan, chunks, works[0].grid.partitions)
         filled = Filled.of(ray.get(notes))
         filled.quarantined = judge(filled)
-        task = ray.remote(_fill)
-        under_way = [
-            task.remote(work, {name: held[work.part] for name, held in packets.items()})
-            for work in works
+        parts = [
+            (work, {name: held[work.part] for name, held in packets.items()}) for work in works
         ]
-        for done in under_way:
-            filled.add(ray.get(done))
+        for done in over_parts(_fill, parts):
+            filled.add(done)
     return filled
 
 
-def _fill(work: Work, rows: Mapping[str, Sequence[Any]]) -> tuple[int, Counts]:
+def _fill(part: tuple[Work, Mapping[str, Sequence[Any]]]) -> tuple[int, Counts]:
+    work, rows = part
     return fill(work, taken(rows))

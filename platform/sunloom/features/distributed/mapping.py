@@ -1,0 +1,68 @@
+"""One task of Ray Data for each part, its packets by reference.
+
+Ray Data starts the tasks, holds them back while the object store is full, tries them again and
+shows them; the packets go straight from the store to the worker.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Part = TypeVar("Part")
+Done = TypeVar("Done")
+
+
+def over_parts(task: Callable[[Part], Done], parts: Sequence[Part]) -> Iterator[Done]:
+    """What the task makes of each part, as the parts are done: in no order.
+
+    Args:
+        task: Runs in a worker.
+        parts: What it is given; may hold references to objects of Ray.
+
+    Raises:
+        Exception: What the task raised, as it was.
+    """
+    import ray.data
+
+    numbers = ray.data.from_items(
+        [{"part": number} for number in range(len(parts))], override_num_blocks=len(parts)
+    )
+    made = numbers.map_batches(
+        # References inside arguments are counted; inside rows they would never be given back.
+        _do,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_kwargs={"task": task, "parts": list(parts)},
+    )
+    for batch in made.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for payload in batch["done"]:
+            done = pickle.loads(payload.as_buffer())  # noqa: S301 - our worker's, just made
+            if isinstance(done, _Failed):
+                raise done.error
+            yield done
+
+
+@dataclass(frozen=True)
+class _Failed:
+    error: Exception
+
+
+def _do(batch: pa.Table, *, task: Callable[[Part], Done], parts: Sequence[Part]) -> pa.Table:
+    import pyarrow as pa
+
+    made = [pickle.dumps(_tried(task, parts[n]), 5) for n in batch["part"].to_pylist()]
+    return pa.table({"done": pa.array(made, pa.large_binary())})
+
+
+def _tried(task: Callable[[Part], Done], part: Part) -> Done | _Failed:
+    try:
+        return task(part)
+    except Exception as error:  # noqa: BLE001 - raised where the result is asked for
+        # Ray Data would tell of it in words of its own, and its type would be lost.
+        return _Failed(error)
