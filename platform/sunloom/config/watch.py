@@ -78,6 +78,18 @@ class WatchAlerts(Model):
     feature."""
 
 
+class WatchReport(Model):
+    """Evidently's report of the newest window judged, from a sample of its rows."""
+
+    rows: int = Field(default=2_000, ge=10, le=100_000)
+    """Rows of the window, and of its reference, drawn at random by ``seed`` and not kept."""
+    path: Path | None = None
+    """Folder of the reports, with one folder a window that holds ``drift.html`` and
+    ``drift.json``; ``<outputs>/monitoring/<name>`` when empty."""
+    keep: int = Field(default=30, ge=1)
+    """Newest reports kept, of some 5 MB each."""
+
+
 class WatchConfig(Model):
     """A table watched window by window: drift, quality, performance."""
 
@@ -114,6 +126,8 @@ class WatchConfig(Model):
     """Age of the newest row from which an alert is raised; never when empty."""
     alerts: WatchAlerts = WatchAlerts()
     """How findings become alerts."""
+    report: WatchReport | None = None
+    """Evidently's report from a sample; none when empty."""
     every: Length = timedelta(hours=1)
     """Pause between the rounds of ``jobs/monitor_service.py``."""
     catch_up: int = Field(default=60, ge=1)

@@ -193,19 +193,11 @@ def _evidently(
     bounds: Mapping[str, tuple[str, float]],
     folder: Path | None,
 ) -> tuple[dict[str, float], Path | None]:
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # read when Evidently is imported
-    from evidently import DataDefinition, Dataset, Report
+    names = list(bounds)
+    tables = datasets(reference, current, names)
+    from evidently import Report
     from evidently.metrics import ValueDrift
 
-    names = list(bounds)
-    numbers = [name for name in names if reference.schema[name].is_numeric()]
-    words = [name for name in names if name not in numbers]
-    definition = DataDefinition(numerical_columns=numbers, categorical_columns=words)
-    plain = {name: pl.Float64 if name in numbers else pl.String for name in names}
-    tables = [
-        Dataset.from_pandas(frame.select(names).cast(plain).to_pandas(), definition)  # type: ignore[arg-type]
-        for frame in (current, reference)
-    ]
     metrics = [
         ValueDrift(column=name, method=method, threshold=threshold)
         for name, (method, threshold) in bounds.items()
@@ -218,6 +210,21 @@ def _evidently(
         html = folder / "drift.html"
         snapshot.save_html(str(html))
     return dict(zip(names, values, strict=True)), html
+
+
+def datasets(reference: pl.DataFrame, current: pl.DataFrame, names: Sequence[str]) -> list[Any]:
+    """The columns as Evidently's data sets, in the order in which it takes them."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # read when Evidently is imported
+    from evidently import DataDefinition, Dataset
+
+    numbers = [name for name in names if reference.schema[name].is_numeric()]
+    words = [name for name in names if name not in numbers]
+    definition = DataDefinition(numerical_columns=numbers, categorical_columns=words)
+    plain = {name: pl.Float64 if name in numbers else pl.String for name in names}
+    return [
+        Dataset.from_pandas(frame.select(names).cast(plain).to_pandas(), definition)  # type: ignore[arg-type]
+        for frame in (current, reference)
+    ]
 
 
 def _write(report: DriftReport, folder: Path) -> DriftReport:

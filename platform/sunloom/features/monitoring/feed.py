@@ -82,15 +82,31 @@ def record(config: WatchConfig, cells: Cells, start: datetime | None, end: datet
     moment = config.source.event_time
     assert moment is not None
     found = Recorded()
-    for frame in _frames(config.source.path, moment):
-        require_columns(frame, (moment, *cells.names), str(config.source.path))
-        times = _times(frame[moment])
-        kept = frame.with_columns(times.alias(moment)).filter(
-            pl.col(moment) < end, pl.col(moment) >= (start or EPOCH)
-        )
+    for frame in timed_rows(config, cells):
+        kept = frame.filter(within([(start or EPOCH, end)], moment))
         if kept.height:
             _add(found, kept, moment, cells)
     return found
+
+
+def timed_rows(config: WatchConfig, cells: Cells) -> Iterator[pl.DataFrame]:
+    """Every row of the source, in parts, with its time in UTC.
+
+    Raises:
+        UsageError: The source is not there.
+        DataError: A column is missing or is no time with a zone.
+    """
+    moment = config.source.event_time
+    assert moment is not None
+    for frame in _frames(config.source.path, moment):
+        require_columns(frame, (moment, *cells.names), str(config.source.path))
+        yield frame.with_columns(_times(frame[moment]).alias(moment))
+
+
+def within(spans: Sequence[tuple[datetime, datetime]], moment: str) -> pl.Expr:
+    """Whether a row lies in one of the spans, whose ends do not belong to them."""
+    at = pl.col(moment)
+    return pl.any_horizontal([(at >= start) & (at < end) for start, end in spans])
 
 
 def _add(found: Recorded, frame: pl.DataFrame, moment: str, cells: Cells) -> None:

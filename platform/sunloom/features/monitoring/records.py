@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Integer, String, func, select
+from sqlalchemy import JSON, Integer, String, func, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.config import Settings
@@ -39,6 +41,7 @@ class DriftRow(Base):
             "drifted_features": sum(feature["drifted"] for feature in self.features),
             "features": self.features,
             "html": self.html,
+            "json": str(Path(self.html).with_suffix(".json")) if self.html else None,
             "created_at": self.created_at.isoformat(),
         }
 
@@ -62,6 +65,22 @@ def store_drift(
                 created_at=now(),
             )
         )
+
+
+def link_report(settings: Settings, name: str, current: str, html: Path) -> None:
+    """Name the page of a stored report, the newest of that name and window."""
+    newest = select(func.max(DriftRow.id)).where(DriftRow.name == name, DriftRow.current == current)
+    with open_database(settings).session() as session:
+        session.execute(
+            update(DriftRow).where(DriftRow.id == newest.scalar_subquery()).values(html=str(html))
+        )
+
+
+def unlink_reports(settings: Settings, pages: Sequence[Path]) -> None:
+    """Name pages no longer that are gone."""
+    gone = [str(page) for page in pages]
+    with open_database(settings).session() as session:
+        session.execute(update(DriftRow).where(DriftRow.html.in_(gone)).values(html=None))
 
 
 def latest_drift(settings: Settings) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from sunloom.features.monitoring.judge import (
     quality_findings,
     quality_of,
 )
-from sunloom.features.monitoring.records import store_drift
+from sunloom.features.monitoring.records import link_report, store_drift, unlink_reports
 from sunloom.features.monitoring.results import forget_results, store_result
 from sunloom.features.monitoring.streaks import Streaks, lag_alert, settle
 
@@ -64,7 +64,8 @@ def run_watch(
 
     Returns:
         ``rows`` counted, ``windows`` judged, ``drifted``: features by window, ``raised``: features
-        with an alert, ``skipped``: windows with too few rows.
+        with an alert, ``skipped``: windows with too few rows; ``report`` and ``numbers``: files of
+        Evidently's report, where one was made.
 
     Raises:
         ConfigError: The recipe has no ``watch``.
@@ -78,12 +79,14 @@ def run_watch(
     counting_s = time.perf_counter() - began
     summary: dict[str, Any] = {"rows": recorded.rows, "windows": 0, "drifted": {}, "raised": []}
     summary["skipped"] = 0
-    for span in spans if {"drift", "quality"} & set(kinds) else ():
-        _judge_window(work, span, summary)
+    due = spans if {"drift", "quality"} & set(kinds) else ()
+    judged = [span for span in due if _judge_window(work, span, summary)]
     if "performance" in kinds:
         _performance(work, recorded, counting_s, summary)
     _keep(work)
     deliver_alerts(recipe)
+    if judged and config.report is not None and "drift" in kinds:
+        summary |= _report(work, judged[-1])
     get_logger("monitoring").info(
         "%s: %d rows, %d windows, alerts: %s", config.name, summary["rows"], summary["windows"],
         ", ".join(summary["raised"]) or "none",
@@ -175,7 +178,8 @@ def _spans(work: _Round) -> list[Span]:
     return [(one, one + length) for one in sorted(starts)[-work.config.catch_up :]]
 
 
-def _judge_window(work: _Round, span: Span, summary: dict[str, Any]) -> None:
+def _judge_window(work: _Round, span: Span, summary: dict[str, Any]) -> bool:
+    """Whether there were rows enough to judge."""
     config, cells = work.config, work.history.cells
     current = work.history.between(*span)
     reference = _reference(work, span)
@@ -184,8 +188,8 @@ def _judge_window(work: _Round, span: Span, summary: dict[str, Any]) -> None:
             work.row.judged = work.row.judged | {kind: span[1].isoformat()}
     if min(current.rows, reference.rows) < config.min_rows:
         summary["skipped"] += 1
-        return
-    window = f"{span[0]:%Y-%m-%dT%H}/{span[1]:%Y-%m-%dT%H}"
+        return False
+    window = _named(span)
     findings: list[Finding] = []
     if "drift" in work.kinds:
         findings += drift_findings(reference, current, cells, config)
@@ -203,17 +207,40 @@ def _judge_window(work: _Round, span: Span, summary: dict[str, Any]) -> None:
     summary["raised"] += settle(work.recipe, config, findings, streaks, window)
     work.row.streaks = streaks.held
     summary["windows"] += 1
+    return True
+
+
+def _named(span: Span) -> str:
+    return f"{span[0]:%Y-%m-%dT%H}/{span[1]:%Y-%m-%dT%H}"
 
 
 def _reference(work: _Round, span: Span) -> Histogram:
-    rule = work.config.reference
+    spans = _reference_spans(work.config, span)
+    return work.history.reference() if spans is None else work.history.within(spans)
+
+
+def _reference_spans(config: WatchConfig, span: Span) -> list[Span] | None:
+    """What is normal for a window; None where it is a table."""
+    rule = config.reference
     if isinstance(rule, TableReference):
-        return work.history.reference()
+        return None
     if isinstance(rule, TrailingReference):
-        return work.history.between(span[0] - rule.length, span[0])
+        return [(span[0] - rule.length, span[0])]
     week = timedelta(days=7)
-    spans = [(span[0] - n * week, span[1] - n * week) for n in range(1, rule.weeks + 1)]
-    return work.history.within(spans)
+    return [(span[0] - n * week, span[1] - n * week) for n in range(1, rule.weeks + 1)]
+
+
+def _report(work: _Round, span: Span) -> dict[str, str]:
+    from sunloom.features.monitoring.sampled import draw, write_pages
+
+    config = work.config
+    samples = draw(work.recipe, work.history.cells, span, _reference_spans(config, span))
+    pages = write_pages(work.recipe, samples, span[0], _named(span)) if samples else None
+    if pages is None:
+        return {}
+    link_report(work.recipe, config.name, _named(span), pages.html)
+    unlink_reports(work.recipe, pages.gone)
+    return {"report": str(pages.html), "numbers": str(pages.json)}
 
 
 def _shown(config: WatchConfig) -> str:
