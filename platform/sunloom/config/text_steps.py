@@ -30,6 +30,39 @@ class TextStatistics(Model):
     """Which figures; words are what blanks divide, shares are of the characters."""
 
 
+class Language(Model):
+    """The language of a text by its ISO 639 code, appended as ``<column>_language``.
+
+    A text in which nothing tells (none, blanks, numbers) is ``und``, undetermined; a missing one
+    has no language.
+    """
+
+    type: Literal["language"] = "language"
+    columns: Columns = None
+    """Text columns; all of them when empty."""
+    languages: tuple[str, ...] | None = Field(default=None, min_length=2)
+    """The languages to choose among; all that py3langid knows when empty."""
+    min_confidence: float = Field(default=0.0, ge=0, le=1)
+    """Below it the language is ``und``."""
+    confidence: bool = False
+    """Whether ``<column>_language_confidence`` is appended: 0 to 1, 0 where nothing tells."""
+
+
+class Sentiment(Model):
+    """The mood of an English text by VADER, appended as ``<column>_<figure>``.
+
+    All figures are 0 for a text without words, and null for a missing one.
+    """
+
+    type: Literal["sentiment"] = "sentiment"
+    columns: Columns = None
+    """Text columns; all of them when empty."""
+    figures: tuple[Literal["compound", "positive", "negative", "neutral"], ...] = Field(
+        default=("compound",), min_length=1
+    )
+    """``compound`` lies between -1 and 1; the others are shares of the words."""
+
+
 class _Terms(Model):
     columns: Columns = None
     """Text columns; all of them when empty. Each is encoded by itself and removed."""

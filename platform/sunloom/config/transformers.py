@@ -11,10 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from sunloom.config.base import Model
-from sunloom.config.image_steps import ImageStatistics
+from sunloom.config.embedding_steps import EmbeddingTable, NearestNeighbors
+from sunloom.config.image_steps import ImageEmbeddings, ImageStatistics
 from sunloom.config.text_steps import (
     HashingVectorizer,
+    Language,
     SentenceEmbeddings,
+    Sentiment,
     TextStatistics,
     TfidfVectorizer,
 )
@@ -324,10 +327,14 @@ NumericStep = (
     | KBinsDiscretizer
 )
 CategoricalStep = OneHotEncoder | OrdinalEncoder | TargetEncoder | FrequencyEncoder | FeatureHasher
-TextStep = TextStatistics | TfidfVectorizer | HashingVectorizer | SentenceEmbeddings
+TextStep = (
+    TextStatistics | Language | Sentiment | TfidfVectorizer | HashingVectorizer | SentenceEmbeddings
+)
+ImageStep = ImageStatistics | ImageEmbeddings
+VectorStep = EmbeddingTable | NearestNeighbors
 TimeStep = Lags | Rolling | Expanding | ExponentiallyWeighted | Calendar | Cyclic | TimeSince
 Step = Annotated[
-    NumericStep | CategoricalStep | TimeStep | TextStep | ImageStatistics,
+    NumericStep | CategoricalStep | TimeStep | TextStep | ImageStep | VectorStep,
     Field(discriminator="type"),
 ]
 

@@ -27,6 +27,7 @@ _TYPES: Mapping[str, Any] = {
     "String": pl.String,
     "Int64": pl.Int64,
     "Float64": pl.Float64,
+    "Float32": pl.Float32,
     "Boolean": pl.Boolean,
 }
 

@@ -101,7 +101,7 @@ def opened(data: bytes | None) -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise DependencyError("image_statistics needs Pillow.", "pip install pillow") from error
+        raise DependencyError("Images need Pillow.", "pip install pillow") from error
     try:
         image = Image.open(io.BytesIO(data))
         image.load()

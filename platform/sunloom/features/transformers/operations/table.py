@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from sunloom.features.transformers.operations.backbone import EmbedImage
 from sunloom.features.transformers.operations.combine import Chain, Polynomial, Product, Ratio
 from sunloom.features.transformers.operations.curves import Interpolate, Power
 from sunloom.features.transformers.operations.embedding import Embed
@@ -10,6 +11,7 @@ from sunloom.features.transformers.operations.history import History
 from sunloom.features.transformers.operations.images import ImageFigures
 from sunloom.features.transformers.operations.levels import Lookup, OneHot
 from sunloom.features.transformers.operations.moments import CalendarParts, Cycle, Since
+from sunloom.features.transformers.operations.nearest import Nearest
 from sunloom.features.transformers.operations.numeric import (
     Affine,
     Bins,
@@ -18,7 +20,9 @@ from sunloom.features.transformers.operations.numeric import (
     Indicator,
 )
 from sunloom.features.transformers.operations.protocol import Operation
+from sunloom.features.transformers.operations.spoken import LanguageCode, Mood
 from sunloom.features.transformers.operations.texts import TermVector, TextFigures
+from sunloom.features.transformers.operations.vectors import VectorLookup
 
 OPERATIONS: Mapping[str, type[Operation]] = {
     kind.op: kind
@@ -30,13 +34,17 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         Cycle,
         Drop,
         Embed,
+        EmbedImage,
         Fill,
         Hash,
         History,
         ImageFigures,
         Indicator,
         Interpolate,
+        LanguageCode,
         Lookup,
+        Mood,
+        Nearest,
         OneHot,
         Polynomial,
         Power,
@@ -45,6 +53,7 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         Since,
         TermVector,
         TextFigures,
+        VectorLookup,
     )
 }
 """Name in an artifact to class: a closed list, so that reading one runs no foreign code."""

@@ -6,6 +6,7 @@ from sunloom.errors import NotFoundError
 from sunloom.features.transformers.rules.categorical import CATEGORICAL
 from sunloom.features.transformers.rules.combining import COMBINING
 from sunloom.features.transformers.rules.imputing import IMPUTING
+from sunloom.features.transformers.rules.neighbours import NEIGHBOURS
 from sunloom.features.transformers.rules.numeric import NUMERIC
 from sunloom.features.transformers.rules.protocol import Rule, StepLike
 from sunloom.features.transformers.rules.temporal import TEMPORAL
@@ -20,6 +21,7 @@ RULES: Mapping[str, Rule] = {
     **TEMPORAL,
     **TEXTUAL,
     **VISUAL,
+    **NEIGHBOURS,
 }
 """Type of a step to its rule."""
 

@@ -10,12 +10,20 @@ import polars as pl
 
 from sunloom.config.text_steps import (
     HashingVectorizer,
+    Language,
     SentenceEmbeddings,
+    Sentiment,
     TextStatistics,
     TfidfVectorizer,
 )
 from sunloom.errors import DataError
 from sunloom.features.transformers.operations.embedding import Embed, sentence_model
+from sunloom.features.transformers.operations.spoken import (
+    LanguageCode,
+    Mood,
+    language_identifier,
+    sentiment_analyzer,
+)
 from sunloom.features.transformers.operations.texts import TermVector, TextFigures, plain_terms
 from sunloom.features.transformers.rules.protocol import Fitted, Learnt, Rule, Schema, always
 from sunloom.features.transformers.statistics.documents import Documents
@@ -102,6 +110,19 @@ def _statistics(step: TextStatistics, columns: Sequence[str], _learnt: Learnt) -
     return Fitted([TextFigures(name, step.figures) for name in columns])
 
 
+def _language(step: Language, columns: Sequence[str], _learnt: Learnt) -> Fitted:
+    languages = step.languages or ()
+    # What is missing or unknown is told when fitting, not at the first row.
+    language_identifier(languages)
+    made = (LanguageCode(n, languages, step.min_confidence, step.confidence) for n in columns)
+    return Fitted(list(made))
+
+
+def _sentiment(step: Sentiment, columns: Sequence[str], _learnt: Learnt) -> Fitted:
+    sentiment_analyzer()
+    return Fitted([Mood(name, step.figures) for name in columns])
+
+
 def _embeddings(step: SentenceEmbeddings, columns: Sequence[str], _learnt: Learnt) -> Fitted:
     size = int(sentence_model(step.model).get_sentence_embedding_dimension())
     fitted = Fitted()
@@ -117,6 +138,8 @@ def _nothing(_step: Any, _columns: Sequence[str], _schema: Schema) -> Learnt:
 
 TEXTUAL: Mapping[str, Rule] = {
     "text_statistics": Rule(("category",), _nothing, _statistics, always("category")),
+    "language": Rule(("category",), _nothing, _language, always("category")),
+    "sentiment": Rule(("category",), _nothing, _sentiment, always("category")),
     "tfidf_vectorizer": Rule(("category",), _documents, _tfidf, always("category")),
     "hashing_vectorizer": Rule(("category",), _nothing, _hashing, always("category")),
     "sentence_embeddings": Rule(("category",), _nothing, _embeddings, always("category")),

@@ -51,10 +51,15 @@ class Sample:
 
     def finish(self) -> pl.DataFrame:
         """The rows, in their order."""
+        return self.numbered()[0]
+
+    def numbered(self) -> tuple[pl.DataFrame, pl.Series]:
+        """The rows, in their order, and each one's number in the table."""
         self._shrink()
         if not self._parts:
             raise DataError("There are no rows to learn from.")
-        return self._parts[0].sort(_ROW).select(self.names)
+        rows = self._parts[0].sort(_ROW)
+        return rows.select(self.names), rows[_ROW]
 
     def _take(self, part: pl.DataFrame) -> None:
         self._parts.append(part)

@@ -1,0 +1,221 @@
+"""Vectors of a vision model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import polars as pl
+
+from sunloom.errors import ArtifactError, DataError, DependencyError, NotFoundError
+from sunloom.features.transformers.numbers import FloatArray
+from sunloom.features.transformers.operations.images import opened
+from sunloom.features.transformers.operations.protocol import RowFunction, Training
+from sunloom.features.transformers.operations.shapes import Expansion
+
+Pooling = Literal["pooler", "cls", "mean"]
+_FOLDER = "sha256:"
+
+
+@lru_cache(maxsize=4)
+def vision_model(name: str, revision: str | None) -> tuple[Any, Any, frozenset[str]]:
+    """Image processor, model and the weights that its file lacks, once a process.
+
+    The processor is the one of Pillow and numpy, whatever else is installed: its numbers are the
+    same where a model is fitted and where it serves.
+
+    Args:
+        name: A folder, or a name on the hub.
+        revision: Branch, tag or commit on the hub, or a folder's fingerprint.
+
+    Raises:
+        DependencyError: transformers is not installed.
+        NotFoundError: There is no such model, or the hub cannot be reached.
+        ArtifactError: The folder's files are not those of the fingerprint.
+    """
+    try:
+        from transformers import AutoImageProcessor, AutoModel
+    except ImportError as error:
+        raise DependencyError(
+            "image_embeddings needs transformers and torch.", "pip install 'sunloom[preparation]'"
+        ) from error
+    options: dict[str, Any] = {"revision": revision}
+    if revision is not None and revision.startswith(_FOLDER):
+        options = {}
+        if revision != _folder_mark(Path(name)):
+            raise ArtifactError(
+                f"The model in {name} is not the one that was there when fitting.",
+                "Put that one back, or fit again.",
+                "model",
+            )
+    try:
+        processor = AutoImageProcessor.from_pretrained(name, backend="pil", **options)
+        model, loaded = AutoModel.from_pretrained(name, output_loading_info=True, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise _no_model(name, error) from error
+    return processor, model.eval(), frozenset(loaded["missing_keys"])
+
+
+def pinned(name: str, revision: str | None) -> str:
+    """What a model is now: a folder's fingerprint, or the commit on the hub.
+
+    Raises:
+        NotFoundError: There is no such model, or the hub cannot be reached.
+    """
+    if Path(name).is_dir():
+        return _folder_mark(Path(name))
+    try:
+        from huggingface_hub import hf_hub_download
+
+        # A file's place in the cache bears its commit.
+        return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
+    except ImportError as error:
+        raise DependencyError(
+            "image_embeddings needs transformers and torch.", "pip install 'sunloom[preparation]'"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise _no_model(name, error) from error
+
+
+def dimensions(name: str, revision: str, pooling: Pooling) -> int:
+    """Numbers of a vector, by way of one grey image.
+
+    Raises:
+        DataError: The model's file lacks weights that its vectors depend on.
+    """
+    from PIL import Image
+
+    lacking = vision_model(name, revision)[2]
+    used = [one for one in lacking if pooling == "pooler" or "pooler" not in one]
+    if used:
+        raise DataError(
+            f"The model {name!r} has no weights {min(used)}: its vectors would be random.",
+            "Set pooling to cls or mean." if all("pooler" in one for one in used) else "",
+            "pooling",
+        )
+    return int(forward(name, revision, pooling, [Image.new("RGB", (64, 64), (128,) * 3)]).shape[1])
+
+
+def forward(name: str, revision: str, pooling: Pooling, images: Sequence[Any]) -> FloatArray:
+    """Vectors of decoded images of any size; shape [images, dimensions]."""
+    processor = vision_model(name, revision)[0]
+    pixels = [
+        processor(images=[image.convert("RGB")], return_tensors="np")["pixel_values"]
+        for image in images
+    ]
+    # A processor may keep the images' proportions: only equal shapes go through together.
+    shapes = [one.shape for one in pixels]
+    found: list[Any] = [None] * len(pixels)
+    for shape in dict.fromkeys(shapes):
+        places = [i for i, one in enumerate(shapes) if one == shape]
+        vectors = _pooled(name, revision, pooling, np.concatenate([pixels[i] for i in places]))
+        for place, vector in zip(places, vectors, strict=True):
+            found[place] = vector
+    return np.array(found, dtype=np.float64)
+
+
+def _pooled(name: str, revision: str, pooling: Pooling, pixels: Any) -> Any:
+    import torch
+
+    model = vision_model(name, revision)[1]
+    with torch.inference_mode():
+        given = torch.from_numpy(pixels).to(model.dtype)
+        # A model of images and texts has a way of its own to ask for an image.
+        ask = getattr(model, "get_image_features", model)
+        made = ask(pixel_values=given)
+        if pooling == "pooler":
+            chosen = getattr(made, "pooler_output", None)
+            if chosen is None:
+                raise DataError(
+                    f"The model {name!r} has no pooled output.",
+                    "Set pooling to cls or mean.",
+                    "pooling",
+                )
+        else:
+            last = made.last_hidden_state
+            # [B, C, H, W] of a convolution, or [B, tokens, D].
+            tokens = last.flatten(2).transpose(1, 2) if last.ndim == 4 else last
+            chosen = tokens[:, 0] if pooling == "cls" else tokens.mean(dim=1)
+        return chosen.flatten(1).float().numpy()
+
+
+def _folder_mark(folder: Path) -> str:
+    """A fingerprint of a model's files; of no folder, none."""
+    seen = hashlib.sha256()
+    kinds = (".json", ".safetensors", ".bin")
+    for file in sorted(f for f in folder.glob("*") if f.suffix in kinds):
+        with file.open("rb") as opened_file:
+            digest = hashlib.file_digest(opened_file, "sha256")
+        seen.update(f"{file.name} {digest.hexdigest()}\n".encode())
+    return f"{_FOLDER}{seen.hexdigest()[:32]}"
+
+
+def _no_model(name: str, error: Exception) -> NotFoundError:
+    return NotFoundError(
+        f"There is no vision model {name!r}: {str(error).splitlines()[0]}",
+        "Name a folder that holds one with its preprocessor_config.json, or a model of the hub "
+        "where it can be reached.",
+        "model",
+    )
+
+
+@dataclass(frozen=True)
+class EmbedImage(Expansion):
+    """An image's vector in the column's place; null where no image can be opened.
+
+    Attributes:
+        column: The column.
+        names: One a dimension.
+        model: The model's name.
+        revision: Its commit, or its folder's fingerprint.
+        pooling: Which of the model's outputs.
+        batch_size: Images that go through the model at a time.
+        normalize: Whether vectors have length 1.
+    """
+
+    op: ClassVar[str] = "embed_image"
+    model: str
+    revision: str
+    pooling: Pooling = "pooler"
+    batch_size: int = 16
+    normalize: bool = False
+
+    def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
+        """One column a dimension."""
+        table = np.full((frame.height, len(self.names)), np.nan)
+        column = frame[self.column]
+        for start in range(0, frame.height, self.batch_size):
+            batch = column[start : start + self.batch_size].to_list()
+            images = {start + i: opened(data) for i, data in enumerate(batch)}
+            places = [place for place, image in images.items() if image is not None]
+            if places:
+                table[places] = self._vectors([images[place] for place in places])
+        return [
+            pl.Series(name, table[:, i], dtype=pl.Float64, nan_to_null=True)
+            for i, name in enumerate(self.names)
+        ]
+
+    def scalar(self) -> RowFunction:
+        """The same for one row."""
+        column, names = self.column, self.names
+
+        def embed(row: dict[str, Any]) -> None:
+            image = opened(row.pop(column))
+            if image is None:
+                row.update(dict.fromkeys(names))
+            else:
+                row.update(zip(names, self._vectors([image])[0].tolist(), strict=True))
+
+        return embed
+
+    def _vectors(self, images: Sequence[Any]) -> FloatArray:
+        found = forward(self.model, self.revision, self.pooling, images)
+        if self.normalize:
+            lengths = np.sqrt(np.square(found).sum(axis=1, keepdims=True))
+            found = found / np.where(lengths == 0, 1.0, lengths)
+        return found
