@@ -45,10 +45,10 @@ def _resolved(
     now: datetime,
     parts: Mapping[Aggregate | Lookup, Any] | None,
 ) -> Any:
-    from sunloom.features.resolvers import resolve_row
+    from sunloom.features.resolvers import resolve_rows
 
     values = [evaluate(given.value, row, now, parts) for given in node.resolver.args]
-    return resolve_row(node.resolver, values, now)[node.output]
+    return resolve_rows(node.resolver, [values], now)[0][node.output]
 
 
 def constant_value(node: Const) -> Any:

@@ -25,6 +25,7 @@ from sunloom.features.validations import is_within
 
 Parts = Sequence[Any]
 Evaluate = Callable[[dict[str, Any], datetime, Parts], Any]
+Ask = Callable[[Sequence[dict[str, Any]], datetime, Sequence[Parts]], list[Any]]
 
 
 def compiled(node: Expr, places: Mapping[Aggregate | Lookup, int]) -> Evaluate:
@@ -44,24 +45,31 @@ def compiled(node: Expr, places: Mapping[Aggregate | Lookup, int]) -> Evaluate:
         return lambda _row, _now, _parts: value
     if isinstance(node, Call):
         return _call(node, [compiled(arg, places) for arg in node.args])
-    if isinstance(node, Aggregate | Lookup):
-        place = places[node]
-        return lambda _row, _now, parts: parts[place]
-    return _resolved(node, [compiled(given.value, places) for given in node.resolver.args])
+    # A function's answer is a whole feature: see ``asking``.
+    assert isinstance(node, Aggregate | Lookup)
+    place = places[node]
+    return lambda _row, _now, parts: parts[place]
 
 
-def _resolved(node: Resolved, args: Sequence[Evaluate]) -> Evaluate:
-    """One call gives all outputs: they wait in the row under a name that no feature bears."""
-    from sunloom.features.resolvers import resolve_row
+def asking(node: Resolved, places: Mapping[Aggregate | Lookup, int]) -> Ask:
+    """A function's answers about rows that are asked about together.
+
+    One call gives all outputs: they wait in the row under a name that no feature bears.
+    """
+    from sunloom.features.resolvers import resolve_rows
 
     resolver, output, held = node.resolver, node.output, f"@{node.resolver.fqn}"
+    args = [compiled(given.value, places) for given in resolver.args]
 
-    def evaluate(row: dict[str, Any], now: datetime, parts: Parts) -> Any:
-        if held not in row:
-            row[held] = resolve_row(resolver, [arg(row, now, parts) for arg in args], now)
-        return row[held][output]
+    def ask(rows: Sequence[dict[str, Any]], now: datetime, parts: Sequence[Parts]) -> list[Any]:
+        if rows and held not in rows[0]:
+            pairs = list(zip(rows, parts, strict=True))
+            given = [[arg(row, now, own) for arg in args] for row, own in pairs]
+            for row, answer in zip(rows, resolve_rows(resolver, given, now), strict=True):
+                row[held] = answer
+        return [row[held][output] for row in rows]
 
-    return evaluate
+    return ask
 
 
 def _call(node: Call, args: Sequence[Evaluate]) -> Evaluate:

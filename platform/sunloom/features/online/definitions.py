@@ -72,6 +72,10 @@ class Definition:
         """Whether reads without a moment are as of the present."""
         return self.is_streamed or self.reader.grows_stale
 
+    def calls_functions(self, now: datetime | None) -> bool:
+        """Whether a read as of that moment calls the user's functions, which may take long."""
+        return (now is not None or self.is_of_the_present) and self.reader.calls_functions
+
 
 class Definitions:
     """The feature sets of one store with a plan, each compiled once.

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from sunloom.features.engine.rows import in_order
-from sunloom.features.online.compiled import Evaluate, compiled, finishing
+from sunloom.features.online.compiled import Ask, Evaluate, asking, compiled, finishing
 from sunloom.features.online.entities import Value, aggregation
 from sunloom.features.plan import (
     Aggregate,
@@ -49,11 +49,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Step:
-    """One feature that is computed; without ``evaluate`` it is its one part."""
+    """One feature that is computed; without ``evaluate`` and ``ask`` it is its one part."""
 
     name: str
     parts: tuple[Folded | Found, ...]
     evaluate: Evaluate | None
+    ask: Ask | None
     finish: Callable[[Any], Any]
 
 
@@ -165,10 +166,12 @@ def _step(layout: Layout, item: ClassPlan, feature: FeaturePlan) -> Step:
     places: dict[Aggregate | Lookup, int] = {}
     for node in nodes:
         places.setdefault(node, len(places))
+    made = feature.expression
     return Step(
         name=feature.name,
         parts=tuple(_part(layout, item, node) for node in places),
-        evaluate=None if nodes == [feature.expression] else compiled(feature.expression, places),
+        evaluate=None if isinstance(made, Resolved) or nodes == [made] else compiled(made, places),
+        ask=asking(made, places) if isinstance(made, Resolved) else None,
         finish=finishing(feature),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from sunloom.errors import NotFoundError, UsageError
@@ -51,6 +52,12 @@ class OnlineReader:
     def grows_stale(self) -> bool:
         """Whether a stored value may be too old at the present."""
         return bool(self._ends)
+
+    @cached_property
+    def calls_functions(self) -> bool:
+        """Whether a read at a moment calls functions of the user's, which may take their time."""
+        features = [one for item in self.plan.classes for one in item.features]
+        return any(one.resolver is not None and one.resolver.kind == "online" for one in features)
 
     def read(
         self,
@@ -162,7 +169,13 @@ class _Run:
         for step in program.steps:
             columns = [self._part(part, rows) for part in step.parts]
             evaluate, finish, name = step.evaluate, step.finish, step.name
-            if evaluate is None:
+            if step.ask is not None:
+                own: list[Sequence[Any]] = [()] * len(rows)
+                if columns:
+                    own = list(zip(*columns, strict=True))
+                for row, value in zip(rows, step.ask(rows, now, own), strict=True):
+                    row[name] = finish(value)
+            elif evaluate is None:
                 for row, value in zip(rows, columns[0], strict=True):
                     row[name] = finish(value)
             elif columns:

@@ -6,6 +6,6 @@ null where the feature is nullable or has a default, else the whole computation 
 
 from sunloom.features.resolvers.answers import Answers
 from sunloom.features.resolvers.ask import ask
-from sunloom.features.resolvers.resolve import resolve, resolve_row
+from sunloom.features.resolvers.resolve import resolve, resolve_rows
 
-__all__ = ["Answers", "ask", "resolve", "resolve_row"]
+__all__ = ["Answers", "ask", "resolve", "resolve_rows"]

@@ -33,24 +33,28 @@ def resolve(resolver: Resolver, args: pl.DataFrame, label: Label = str) -> Answe
     return _by_rows(resolver, loaded, list(_rows(resolver, args)), label)
 
 
-def resolve_row(resolver: Resolver, values: Sequence[Any], now: datetime) -> Mapping[str, Any]:
-    """Ask about one row of plain values; raises as ``Answers.column`` does.
+def resolve_rows(
+    resolver: Resolver, rows: Sequence[Sequence[Any]], now: datetime
+) -> list[Mapping[str, Any]]:
+    """Ask about rows of plain values, together; raises as ``Answers.column`` does.
 
     Args:
         resolver: Whom to ask.
-        values: One an argument.
-        now: The row's moment, for messages.
+        rows: For each, one value an argument.
+        now: The rows' moment, for messages.
     """
+
+    def label(row: int) -> str:
+        return f"{tuple(rows[row])!r} at {now.isoformat()}"
+
     if resolver.shape == "frame":
-        names = [given.name for given in resolver.args]
         schema = {given.name: POLARS[given.value.dtype] for given in resolver.args}
-        args = pl.DataFrame([dict(zip(names, values, strict=True))], schema=schema)
-        answers = resolve(resolver, args, lambda _: f"{values[0]!r} at {now.isoformat()}")
+        answers = resolve(resolver, pl.DataFrame(rows, schema=schema, orient="row"), label)
     else:
-        label = f"{tuple(values)!r} at {now.isoformat()}"
-        loaded = load_resolver(resolver)
-        answers = _by_rows(resolver, loaded, [values], lambda _: label)
-    return {one.name: answers.column(one.name)[0] for one in resolver.outputs}
+        answers = _by_rows(resolver, load_resolver(resolver), rows, label)
+    names = [one.name for one in resolver.outputs]
+    columns = [answers.column(name).to_list() for name in names]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _rows(resolver: Resolver, args: pl.DataFrame) -> Iterator[tuple[Any, ...]]:

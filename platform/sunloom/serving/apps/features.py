@@ -49,14 +49,14 @@ def build_features_app(settings: Settings) -> App:
         if scope["method"] == "POST" and (name == "batch" or name in posts):
             body = await read_json(receive)
             if name == "batch":
-                found, at = read_batch(store, body)
+                found, at = await read_batch(store, body)
                 await send_json(send, 200, found)
                 answers.observe(found["feature_set"], found["results"], at)
                 return
             await send_json(send, 200, await asyncio.to_thread(posts[name], store, body))
             return
         allow(scope, "GET")
-        found, at = _get(store, name, scope)
+        found, at = await _get(store, name, scope)
         await send_json(send, 200, found)
         if "entity_id" in found:
             answers.observe(found["feature_set"], [found], at)
@@ -64,7 +64,9 @@ def build_features_app(settings: Settings) -> App:
     return app
 
 
-def _get(store: OnlineStore, name: str, scope: Scope) -> tuple[dict[str, Any], datetime | None]:
+async def _get(
+    store: OnlineStore, name: str, scope: Scope
+) -> tuple[dict[str, Any], datetime | None]:
     if not name:
         names = sorted({*store.feature_sets(), *definitions_of(store).streamed()})
         return {"feature_sets": [list_set(store, one) for one in names]}, None
@@ -77,7 +79,7 @@ def _get(store: OnlineStore, name: str, scope: Scope) -> tuple[dict[str, Any], d
     wanted = query["features"].split(",") if "features" in query else None
     now = moment(query["now"]) if "now" in query else None
     at = moment_of(store, name, now)
-    [found] = read_entities(store, name, [query["entity_id"]], wanted, at)
+    [found] = await _entities(store, name, [query["entity_id"]], wanted, at)
     return {"feature_set": name} | found, at
 
 
@@ -113,7 +115,7 @@ def stored_moment(store: OnlineStore, name: str, entity_id: Any) -> datetime | N
     return None if microseconds is None else EPOCH + timedelta(microseconds=microseconds)
 
 
-def read_batch(
+async def read_batch(
     store: OnlineStore, body: Mapping[str, Any]
 ) -> tuple[dict[str, Any], datetime | None]:
     """``POST /features/batch``: many entities, in their order, and as of when.
@@ -132,7 +134,21 @@ def read_batch(
         raise RequestError("features must be a list of names.", param="features")
     now = moment(body["now"]) if body.get("now") is not None else None
     at = moment_of(store, name, now)
-    return {"feature_set": name, "results": read_entities(store, name, ids, wanted, at)}, at
+    return {"feature_set": name, "results": await _entities(store, name, ids, wanted, at)}, at
+
+
+async def _entities(
+    store: OnlineStore,
+    name: str,
+    ids: Sequence[int | str],
+    wanted: Sequence[str] | None,
+    at: datetime | None,
+) -> list[dict[str, Any]]:
+    """Read here; in a thread where the user's functions are called: others must not wait."""
+    held = definitions_of(store).get(name)
+    if held is not None and held.calls_functions(at):
+        return await asyncio.to_thread(read_entities, store, name, ids, wanted, at)
+    return read_entities(store, name, ids, wanted, at)
 
 
 def read_entities(
