@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from functools import lru_cache
@@ -83,16 +84,19 @@ def _require_kind(registry: ModelRegistry, version: ModelVersion) -> None:
 
 def _prepared(fitted: FittedRecipe, row: Mapping[str, Any], place: int) -> dict[str, Any]:
     try:
-        return fitted.apply_row(_with_moments(fitted, row))
+        return fitted.apply_row(_typed(fitted, row))
     except DataError as error:
         raise DataError(f"rows[{place}]: {error.message}", error.hint, error.param) from error
 
 
-def _with_moments(fitted: FittedRecipe, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """JSON has no moments: ISO text in a column of moments becomes one."""
-    times = [name for name, kind in fitted.kinds.items() if kind == "time"]
-    texts = [name for name in times if isinstance(row.get(name), str)]
-    return row if not texts else {**row, **{name: _moment(name, row[name]) for name in texts}}
+def _typed(fitted: FittedRecipe, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """JSON has neither moments nor bytes: text in a column of them becomes one."""
+    made = {
+        name: _READERS[kind](name, row[name])
+        for name, kind in fitted.kinds.items()
+        if kind in _READERS and isinstance(row.get(name), str)
+    }
+    return {**row, **made} if made else row
 
 
 def _moment(name: str, text: str) -> datetime | date:
@@ -104,3 +108,17 @@ def _moment(name: str, text: str) -> datetime | date:
             "Write 2026-01-31T12:00:00Z.",
             name,
         ) from error
+
+
+def _bytes(name: str, text: str) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except ValueError as error:
+        raise DataError(
+            f"Column {name!r} holds text that is no base64.",
+            "Send bytes, such as an image's, as base64.",
+            name,
+        ) from error
+
+
+_READERS: Mapping[str, Callable[[str, str], Any]] = {"time": _moment, "bytes": _bytes}

@@ -102,3 +102,28 @@ def test_a_bad_request_is_told(
 def test_a_bad_value_is_told(app: App, value: Any, words: str) -> None:
     answer = post(app, {"artifact": "colours", "rows": [json_row(0) | value]})
     assert (answer.status_code, words in answer.json()["error"]["message"]) == (422, True)
+
+
+def test_an_image_comes_as_base64(settings: Settings, tmp_path: Path) -> None:
+    from base64 import b64encode
+
+    from tests.unit.features.transformers.test_transform_images import encoded, picture
+    from tests.unit.serving.asgi import OpenGate
+
+    data = encoded(picture())
+    fitted = fit([{"type": "image_statistics", "columns": ["i"]}], pl.DataFrame({"i": [data]}))
+    save(fitted, tmp_path / "fitted")
+    register(settings, fitted, tmp_path / "fitted", "pictures", "production")
+    app = Guard(build_features_app(settings), OpenGate("features"), "features")
+    sent = [{"i": b64encode(data).decode()}, {"i": None}, {"i": b64encode(b"none").decode()}]
+    answer = post(app, {"artifact": "pictures", "rows": sent})
+    assert answer.json()["rows"][0] == pytest.approx(fitted.apply_row({"i": data}))
+    assert (
+        set(answer.json()["rows"][1].values()) == {None} == set(answer.json()["rows"][2].values())
+    )
+    refused = post(app, {"artifact": "pictures", "rows": [{"i": "no base64!"}]})
+    message = refused.json()["error"]["message"]
+    assert (refused.status_code, message) == (
+        422,
+        "rows[0]: Column 'i' holds text that is no base64.",
+    )
