@@ -6,6 +6,7 @@ import typer
 
 from sunloom.cli import output
 from sunloom.cli.feature_backfill import backfill
+from sunloom.cli.feature_graph import graph
 from sunloom.cli.feature_monitor import monitor
 from sunloom.cli.feature_plan import Definitions, describe, plan
 from sunloom.cli.feature_quality import validate
@@ -51,5 +52,6 @@ for _command in (
     skew,
     fit,
     transform,
+    graph,
 ):
     app.command()(_command)

@@ -33,9 +33,9 @@ def load_settings(sets: list[str] | None = None, env: str | None = None) -> Sett
 
 
 def load_recipe(
-    kind: type[S], recipe: Path, sets: list[str] | None = None, env: str | None = None
+    kind: type[S], recipe: Path | None, sets: list[str] | None = None, env: str | None = None
 ) -> S:
-    """A recipe through all its layers."""
+    """A recipe through all its layers; without a file, its defaults take the file's place."""
     loaded: Loaded[S] = load_config(kind, recipe=recipe, sets=sets or (), env=env)
     _prepare(loaded.config)
     return loaded.config

@@ -20,6 +20,7 @@ KINDS = {
     "monitoring": ("sunloom.config.monitoring", "MonitoringRecipe"),
     "validation": ("sunloom.config.validation", "ValidationRecipe"),
     "preparation": ("sunloom.config.transformations", "PreparationRecipe"),
+    "graph": ("sunloom.config.graph", "GraphRecipe"),
 }
 
 

@@ -1,57 +1,65 @@
-"""Degree, components, PageRank, clustering and neighbours' values of every node."""
+"""Degree, components, PageRank and clustering of every node."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from sunloom.data.sources import require_columns
+from sunloom.config.graph import NodeFeature
 from sunloom.errors import DataError
 from sunloom.features.graph.matrix import Graph
-from sunloom.features.transformers.numbers import FloatArray
-
-Feature = Literal["degree", "strength", "component", "pagerank", "clustering"]
-ALL: tuple[Feature, ...] = ("degree", "strength", "component", "pagerank", "clustering")
+from sunloom.features.transformers.numbers import FloatArray, IntArray
 
 
 def graph_features(
     graph: Graph,
-    wanted: Sequence[Feature] = ALL,
-    values: pl.DataFrame | None = None,
+    wanted: Sequence[NodeFeature] | None = None,
     *,
     key: str = "node",
+    damping: float = 0.85,
+    tolerance: float = 1e-12,
+    most: int = 1000,
 ) -> pl.DataFrame:
-    """One row a node.
+    """One row a node, one column a feature.
 
-    ``degree`` counts edges, and those that leave and reach a node where they have a direction;
-    one from a node to itself counts twice. ``strength`` sums their weights. ``component`` is the
-    number of the connected part, from 0 by its least node, with ``component_size``. ``pagerank``
-    sums to 1. ``clustering`` is the share of a node's neighbours that are neighbours of each other,
+    ``degree`` counts edges to different nodes, and ``out_degree`` and ``in_degree`` those that
+    leave and reach a node; one from a node to itself counts twice. ``strength`` sums weights.
+    ``component`` is the number of the connected part, from 0 by its least node. ``pagerank`` sums
+    to 1. ``clustering`` is the share of a node's neighbours that are neighbours of each other,
     without directions and weights.
 
     Args:
         graph: The graph.
-        wanted: Which features.
-        values: Numbers of the nodes: for each column ``neighbour_mean_<column>`` and
-            ``neighbour_sum_<column>`` over the nodes that an edge leads to; null without any.
-        key: Name of the nodes' column, here and in ``values``.
+        wanted: Which features; all that the graph has by default.
+        key: Name of the nodes' column.
+        damping: Of ``pagerank``, as the others.
+        tolerance: As there.
+        most: As there.
 
     Raises:
-        DataError: ``values`` lacks the key, names a node twice, or holds something but numbers.
+        DataError: ``pagerank`` has not settled after ``most`` steps.
     """
+    names = features_of(graph) if wanted is None else wanted
     made: dict[str, Any] = {key: graph.nodes}
-    for feature in wanted:
-        made |= _FEATURES[feature](graph)
-    if values is not None:
-        made |= _neighbours(graph, values, key)
-    return pl.DataFrame(made)
+    for name in names:
+        if name == "pagerank":
+            made[name] = pagerank(graph, damping, tolerance, most)
+        elif name not in made:
+            made |= _FEATURES[name](graph, name)
+    return pl.DataFrame(made).select(key, *names)
+
+
+def features_of(graph: Graph) -> list[NodeFeature]:
+    """Which features the graph's nodes have: a direction's only where edges have one."""
+    every: list[NodeFeature] = [*_FEATURES, "pagerank"]
+    return [name for name in every if graph.directed or not name.startswith(("in_", "out_"))]
 
 
 def pagerank(
-    graph: Graph, damping: float = 0.85, tolerance: float = 1e-12, most: int = 500
+    graph: Graph, damping: float = 0.85, tolerance: float = 1e-12, most: int = 1000
 ) -> FloatArray:
     """Where a walker is who follows weighted edges, and jumps anywhere else now and then.
 
@@ -59,29 +67,37 @@ def pagerank(
         graph: The graph.
         damping: Share of steps along an edge.
         tolerance: Change of all ranks together below which it stops.
-        most: Steps after which it stops anyway.
+        most: Steps.
+
+    Raises:
+        DataError: It has not stopped after so many steps.
     """
     if not graph.size:
         return np.empty(0)
     out = _sums(graph.weights, 1)
     dangling = np.flatnonzero(out == 0)
-    share = np.divide(1.0, out, out=np.zeros_like(out), where=out > 0)
-    back = graph.weights.T.tocsr()
+    share = np.divide(damping, out, out=np.zeros_like(out), where=out > 0)
+    back = graph.arrivals
     ranks: FloatArray = np.full(graph.size, 1.0 / graph.size)
     for _ in range(most):
         lost = ranks[dangling].sum()
-        after = damping * (back @ (ranks * share) + lost / graph.size) + (1 - damping) / graph.size
+        after: FloatArray = back @ (ranks * share)
+        after += (damping * lost + 1 - damping) / graph.size
         change = float(np.abs(after - ranks).sum())
         ranks = after
         if change < tolerance:
-            break
-    return ranks
+            return ranks
+    raise DataError(
+        f"PageRank changes by {change:.2g} still after {most} steps.",
+        "Raise graph.pagerank.max_iter or tol, or lower damping.",
+        "graph.pagerank.max_iter",
+    )
 
 
 def clustering(graph: Graph) -> FloatArray:
     """Share of each node's pairs of neighbours that touch; 0 for fewer than two neighbours."""
     simple = graph.simple
-    degrees = _sums(simple, 1)
+    degrees = np.diff(simple.indptr)
     # From the node with fewer neighbours to the one with more: no row of it is long.
     order = np.lexsort((np.arange(graph.size), degrees))
     rank = np.empty(graph.size, dtype=np.int64)
@@ -92,7 +108,7 @@ def clustering(graph: Graph) -> FloatArray:
     first = (upward @ upward).multiply(upward)
     middle = (upward.T @ upward).multiply(upward)
     triangles = _sums(first, 1) + _sums(first, 0) + _sums(middle, 1)
-    pairs = degrees * (degrees - 1) / 2
+    pairs = degrees * (degrees - 1.0) / 2
     found: FloatArray = np.divide(triangles, pairs, out=np.zeros(graph.size), where=pairs > 0)
     return found
 
@@ -108,34 +124,27 @@ def _sums(matrix: Any, axis: int) -> FloatArray:
     return found
 
 
-def _degree(graph: Graph) -> dict[str, Any]:
-    return _ends(graph, graph.links, "degree")
+def _ends(graph: Graph, name: str) -> dict[str, Any]:
+    """The edges of each node: counted, or their weights summed; out, in, or both."""
+    counted = name.endswith("degree")
+    matrix = graph.links if counted else graph.weights
+    if name.startswith("in_"):
+        found = _sums(matrix, 0)
+    else:
+        found = _sums(matrix, 1)
+        if not name.startswith("out_"):
+            # Without directions the row holds both ends, but of an edge to itself only one.
+            found = found + (_sums(matrix, 0) if graph.directed else matrix.diagonal())
+    return {name: found.astype(np.int64) if counted else found}
 
 
-def _strength(graph: Graph) -> dict[str, Any]:
-    return _ends(graph, graph.weights, "strength")
-
-
-def _ends(graph: Graph, matrix: Any, name: str) -> dict[str, Any]:
-    out = _sums(matrix, 1)
-    if not graph.directed:
-        return {name: _whole(out + matrix.diagonal(), name)}
-    into = _sums(matrix, 0)
-    return {
-        name: _whole(out + into, name),
-        f"out_{name}": _whole(out, name),
-        f"in_{name}": _whole(into, name),
-    }
-
-
-def _whole(values: FloatArray, name: str) -> Any:
-    return values.astype(np.int64) if name == "degree" else values
-
-
-def _component(graph: Graph) -> dict[str, Any]:
+def _component(graph: Graph, _name: str) -> dict[str, Any]:
     from scipy.sparse.csgraph import connected_components
 
-    _, labels = connected_components(graph.weights, directed=True, connection="weak")
+    if not graph.size:
+        nothing: IntArray = np.empty(0, dtype=np.int64)
+        return {"component": nothing, "component_size": nothing}
+    _, labels = connected_components(graph.weights, directed=graph.directed, connection="weak")
     # The library's own numbers depend on its search: ours go by the least node.
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     place = np.empty(len(first), dtype=np.int64)
@@ -145,32 +154,17 @@ def _component(graph: Graph) -> dict[str, Any]:
     return {"component": numbers, "component_size": sizes[numbers]}
 
 
-def _neighbours(graph: Graph, values: pl.DataFrame, key: str) -> dict[str, Any]:
-    require_columns(values, [key], "The nodes' values")
-    if values[key].is_duplicated().any():
-        raise DataError("The nodes' values name a node twice.", param=key)
-    names = [name for name in values.columns if name != key]
-    if bad := [name for name in names if not values.schema[name].is_numeric()]:
-        raise DataError(f"The nodes' value {bad[0]!r} is {values.schema[bad[0]]}, no number.")
-    nodes = pl.DataFrame({key: graph.nodes})
-    known = nodes.join(values, on=key, how="left", maintain_order="left")
-    made: dict[str, Any] = {}
-    for name in names:
-        column = known[name].cast(pl.Float64).fill_nan(None)
-        there = column.is_not_null().cast(pl.Float64).to_numpy()
-        count = graph.links @ there
-        total = graph.links @ column.fill_null(0.0).to_numpy()
-        gone = np.where(count > 0, 0.0, np.nan)
-        mean = np.divide(total, count, out=np.full(graph.size, np.nan), where=count > 0)
-        made[f"neighbour_mean_{name}"] = pl.Series(mean, nan_to_null=True)
-        made[f"neighbour_sum_{name}"] = pl.Series(total + gone, nan_to_null=True)
-    return made
-
-
-_FEATURES: Mapping[Feature, Callable[[Graph], dict[str, Any]]] = {
-    "degree": _degree,
-    "strength": _strength,
+_END_FEATURES: tuple[NodeFeature, ...] = (
+    "degree",
+    "in_degree",
+    "out_degree",
+    "strength",
+    "in_strength",
+    "out_strength",
+)
+_FEATURES: Mapping[NodeFeature, Callable[[Graph, str], dict[str, Any]]] = {
+    **dict.fromkeys(_END_FEATURES, _ends),
     "component": _component,
-    "pagerank": lambda graph: {"pagerank": pagerank(graph)},
-    "clustering": lambda graph: {"clustering": clustering(graph)},
+    "component_size": _component,
+    "clustering": lambda graph, name: {name: clustering(graph)},
 }

@@ -1,4 +1,4 @@
-"""Every figure of a node equals networkx's, and a loop's."""
+"""Every figure of a node equals networkx's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from sunloom.errors import DataError
 from sunloom.features.graph import graph_features, graph_of
+from sunloom.features.graph.features import features_of, pagerank
 
 nx = pytest.importorskip("networkx", reason="pip install networkx")
 
@@ -47,6 +48,10 @@ def test_figures_equal_networkx(directed: bool, seed: int) -> None:
     if directed:
         assert found["in_degree"].to_list() == [peer.in_degree(node) for node in nodes]
         assert found["out_degree"].to_list() == [peer.out_degree(node) for node in nodes]
+        into = [peer.in_degree(node, weight="weight") for node in nodes]
+        assert found["in_strength"].to_list() == pytest.approx(into)
+        out = [peer.out_degree(node, weight="weight") for node in nodes]
+        assert found["out_strength"].to_list() == pytest.approx(out)
     ranks = nx.pagerank(peer, tol=1e-12, max_iter=1000)
     assert found["pagerank"].to_list() == pytest.approx([ranks[n] for n in nodes], abs=1e-9)
     plain = nx.Graph(peer)
@@ -60,39 +65,100 @@ def test_figures_equal_networkx(directed: bool, seed: int) -> None:
     assert found["component"][0] == 0
 
 
-def test_neighbours_values() -> None:
-    edges = pl.DataFrame({"source": ["a", "a", "b", "c"], "target": ["b", "c", "c", "d"]})
-    values = pl.DataFrame({"node": ["a", "b", "c"], "x": [1.0, 2.0, None]})
-    found = graph_features(graph_of(edges, directed=True), (), values)
-    assert found.to_dict(as_series=False) == {
-        "node": ["a", "b", "c", "d"],
-        "neighbour_mean_x": [2.0, None, None, None],
-        "neighbour_sum_x": [2.0, None, None, None],
-    }
-    both = graph_features(graph_of(edges), (), values)
-    assert both["neighbour_mean_x"].to_list() == [2.0, 1.0, 1.5, None]
+def test_only_what_is_wanted_in_its_order() -> None:
+    graph = graph_of(random_edges())
+    wanted = ["component_size", "degree"]
+    assert graph_features(graph, wanted, key="id").columns == ["id", *wanted]
+    every = graph_features(graph)
+    assert every.columns == ["node", *features_of(graph)]
+    assert not [name for name in every.columns if name.startswith(("in_", "out_"))]
 
 
-def test_odd_graphs() -> None:
+def test_repeated_edges_and_edges_to_oneself() -> None:
+    edges = pl.DataFrame({"source": [1, 1, 2, 3], "target": [2, 2, 1, 3]})
+    found = graph_features(graph_of(edges), ["degree", "strength", "clustering"])
+    assert found.rows() == [(1, 1, 3.0, 0.0), (2, 1, 3.0, 0.0), (3, 2, 2.0, 0.0)]
+    found = graph_features(graph_of(edges, directed=True), ["degree", "out_degree", "out_strength"])
+    assert found.rows() == [(1, 2, 1, 2.0), (2, 2, 1, 1.0), (3, 2, 1, 1.0)]
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.5, 0.99])
+def test_damping(damping: float) -> None:
+    edges = random_edges()
+    ranks = pagerank(graph_of(edges, directed=True), damping, most=5000)
+    peer = nx.from_pandas_edgelist(
+        edges.group_by("source", "target").len("weight").to_pandas(),
+        edge_attr="weight",
+        create_using=nx.DiGraph,
+    )
+    theirs = nx.pagerank(peer, alpha=damping, tol=1e-13, max_iter=5000)
+    assert ranks.tolist() == pytest.approx([theirs[node] for node in sorted(peer)], rel=1e-7)
+    assert ranks.sum() == pytest.approx(1.0)
+
+
+def test_ranks_that_do_not_settle_are_said() -> None:
+    graph = graph_of(random_edges(), directed=True)
+    with pytest.raises(DataError, match=r"still after 3 steps"):
+        pagerank(graph, most=3)
+    loose = pagerank(graph, tolerance=0.5, most=3)
+    assert 1e-6 < np.abs(loose - pagerank(graph)).max() < 0.5
+
+
+@pytest.mark.parametrize("directed", [False, True])
+def test_text_and_numbers_name_the_same_nodes(directed: bool) -> None:
+    edges = random_edges()
+    ends = ("source", "target")
+    digits = [pl.format("{}", pl.col(end).cast(pl.String).str.zfill(5)).alias(end) for end in ends]
+    numbers = graph_features(graph_of(edges, directed=directed)).drop("node")
+    named = edges.with_columns(digits)
+    texts = graph_features(graph_of(named, directed=directed))
+    assert texts["node"].dtype == pl.String
+    assert texts.drop("node").equals(numbers)
+    levels = named.with_columns(pl.col(ends).cast(pl.Categorical))
+    assert graph_features(graph_of(levels, directed=directed)).equals(texts)
+    far = edges.with_columns(pl.col(end).cast(pl.Int64) * 10**15 - 7 for end in ends)
+    assert graph_features(graph_of(far, directed=directed)).drop("node").equals(numbers)
+    narrow = edges.with_columns(pl.col("source").cast(pl.UInt16), pl.col("target").cast(pl.Int32))
+    assert graph_features(graph_of(narrow, directed=directed)).drop("node").equals(numbers)
+
+
+def test_an_empty_graph_and_a_lonely_node() -> None:
     empty = pl.DataFrame(schema={"source": pl.Int64, "target": pl.Int64})
-    assert graph_features(graph_of(empty)).height == 0
+    for directed in (False, True):
+        nothing = graph_features(graph_of(empty, directed=directed))
+        assert nothing.height == 0
+        assert nothing["component"].dtype == pl.Int64
     alone = graph_features(graph_of(empty, nodes=[7]))
-    assert alone.row(0) == (7, 0, 0.0, 0, 1, 1.0, 0.0)
+    figures = {"degree": 0, "strength": 0.0, "component": 0, "component_size": 1}
+    assert alone.row(0, named=True) == {"node": 7, **figures, "clustering": 0.0, "pagerank": 1.0}
+    untyped = pl.DataFrame({"source": [], "target": []})
+    assert graph_of(untyped, nodes=["a"]).nodes.to_list() == ["a"]
+
+
+def test_edges_that_are_none() -> None:
     with pytest.raises(DataError, match="lacks the column target"):
         graph_of(pl.DataFrame({"source": [1]}))
-    with pytest.raises(DataError, match="no 'target'"):
-        graph_of(pl.DataFrame({"source": [1], "target": [None]}, schema_overrides={"target": int}))
-    for bad in (0.0, -1.0, float("nan"), float("inf"), None):
-        edges = pl.DataFrame(
-            {"source": [1], "target": [2], "w": [bad]}, schema_overrides={"w": float}
-        )
+    for ends in ([1, None], [None, None]):
+        with pytest.raises(DataError, match=r"'target' is missing in \d of 2 rows"):
+            graph_of(pl.DataFrame({"source": [1, 2], "target": ends}))
+    with pytest.raises(DataError, match="'source' is Float64; nodes are whole numbers"):
+        graph_of(pl.DataFrame({"source": [1.5], "target": [1]}))
+    with pytest.raises(DataError, match="'source' is UInt64; nodes are whole numbers"):
+        large = pl.Series("source", [2**63], dtype=pl.UInt64)
+        graph_of(pl.DataFrame([large, pl.Series("target", [1])]))
+    with pytest.raises(DataError, match="the same node would be two"):
+        graph_of(pl.DataFrame({"source": ["1"], "target": [1]}))
+    with pytest.raises(DataError, match="the same node would be two"):
+        graph_of(pl.DataFrame({"source": [1], "target": [2]}), nodes=pl.Series(["a"]))
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf"), None])
+def test_weights_that_are_none(bad: float | None) -> None:
+    edges = pl.DataFrame(
+        {"source": [1, 2], "target": [2, 1], "w": [1.0, bad]}, schema_overrides={"w": float}
+    )
+    with pytest.raises(DataError, match=r"finite number above 0: .* \(row 1\)"):
+        graph_of(edges, weight="w")
+    for column in ("a", None):
         with pytest.raises(DataError, match="finite number above 0"):
-            graph_of(edges, weight="w")
-    edges = pl.DataFrame({"source": [1], "target": [2]})
-    for values, words in (
-        ({"node": [1, 1], "x": [1, 2]}, "twice"),
-        ({"node": [1], "x": ["a"]}, "no number"),
-        ({"id": [1], "x": [1]}, "lacks the column node"),
-    ):
-        with pytest.raises(DataError, match=words):
-            graph_features(graph_of(edges), (), pl.DataFrame(values))
+            graph_of(edges.with_columns(pl.lit(column).alias("w")), weight="w")

@@ -1,0 +1,16 @@
+"""Features of a graph's nodes: ``python -m jobs.features_graph --config RECIPE``."""
+
+from sunloom.config.graph import GraphRecipe
+from sunloom.features.graph.job import graph_file
+from sunloom.workflows.job import JobOutcome, run_job
+
+
+def run(recipe: GraphRecipe) -> JobOutcome:
+    """Hand the recipe to the library and its figures to the job's frame."""
+    result = graph_file(recipe)
+    artifacts = {name: result.pop(name) for name in {"out", "feature_set"} & set(result)}
+    return JobOutcome(result, artifacts)
+
+
+if __name__ == "__main__":
+    run_job("graph", GraphRecipe, run)
