@@ -14,7 +14,7 @@ from sunloom.features.transformers.numbers import FloatArray, IntArray, array_of
 from sunloom.features.transformers.operations.protocol import RowFunction, Training
 
 Metric = Literal["euclidean", "cosine"]
-_CELLS = 4_000_000
+_CELLS = 1_000_000
 _LARGEST = 1e150
 _Found: TypeAlias = tuple[FloatArray, IntArray]
 
@@ -118,22 +118,26 @@ def neighbours_of(
     It takes vectors [Q, D] and for each the row that does not count (-1: all count), and gives
     distances [Q, count], rising, and rows of the table [Q, count]; of equally near rows the first.
 
-    A matrix product ranks the rows; those within its rounding of the last neighbour are measured
-    one by one, so that the result depends neither on the size of a batch nor on the library.
+    A matrix product ranks the rows; those that may be near enough, its rounding allowed for, are
+    measured one by one, so that the result depends neither on the size of a batch nor on the
+    library.
 
     Args:
         table: Shape [N, D] with N > count.
         count: Neighbours of each vector.
         metric: What near means.
     """
-    center = table.mean(axis=0) if metric == "euclidean" else np.zeros(table.shape[1])
-    prepared = _scaled(table) if metric == "cosine" else table
-    shifted = np.ascontiguousarray((prepared - center).T)
-    lengths = np.square(shifted).sum(axis=0)
-    scale = float(lengths.max())
-    # Vectors of length 1 are ranked by the product alone; one of zeros has no other length.
-    squares = lengths if metric == "euclidean" else np.zeros(len(table))
+    known = _scaled(table) if metric == "cosine" else table
+    ranking = _Ranking.of(known, count, metric)
     step = max(1, _CELLS // len(table))
+
+    def part(queries: FloatArray, own: IntArray | None) -> _Found:
+        rows, places = ranking.candidates(queries, own)
+        exact = _measured(queries, known, rows, places, metric)
+        order = np.lexsort((places, exact, rows))
+        starts = np.searchsorted(rows, np.arange(len(queries)))
+        chosen = order[starts[:, None] + np.arange(count)]
+        return exact[chosen], places[chosen]
 
     def search(vectors: FloatArray, own: IntArray | None = None) -> _Found:
         queries = _scaled(vectors) if metric == "cosine" else vectors
@@ -145,22 +149,61 @@ def neighbours_of(
             return np.zeros((0, count)), np.zeros((0, count), dtype=np.int64)
         return np.vstack([one for one, _ in parts]), np.vstack([one for _, one in parts])
 
-    def part(queries: FloatArray, own: IntArray | None) -> _Found:
-        moved = queries - center
-        gaps = squares - 2 * (moved @ shifted)
+    return search
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """A table laid out so that a product tells which of its rows may be near.
+
+    Attributes:
+        table: Rows without their mean and then what each adds to -2 times the product, infinite
+            for those that fill up the last block; [D + 1, N].
+        center: The mean.
+        count: Neighbours that are wanted.
+        width: Rows of a block.
+        reach: Greatest squared length of a row.
+    """
+
+    table: FloatArray
+    center: FloatArray
+    count: int
+    width: int
+    reach: float
+
+    @classmethod
+    def of(cls, table: FloatArray, count: int, metric: Metric) -> _Ranking:
+        width = max(1, min(64, len(table) // (2 * count)))
+        center = table.mean(axis=0) if metric == "euclidean" else np.zeros(table.shape[1])
+        moved = table - center
+        lengths = np.square(moved).sum(axis=1)
+        # Vectors of length 1 are ranked by the product alone; one of zeros has no other length.
+        squares = lengths if metric == "euclidean" else np.zeros(len(table))
+        more = -len(table) % width
+        rows = np.pad(moved, ((0, more), (0, 0))).T
+        laid = np.vstack([rows, np.pad(squares, (0, more), constant_values=np.inf)])
+        return cls(laid, center, count, width, float(lengths.max()))
+
+    def candidates(self, queries: FloatArray, own: IntArray | None) -> tuple[IntArray, IntArray]:
+        """Pairs of a query, rising, and a row: among them each query's nearest rows."""
+        moved = queries - self.center
+        gaps = np.column_stack([-2 * moved, np.ones(len(moved))]) @ self.table
         if own is not None:
             gaps[np.flatnonzero(own >= 0), own[own >= 0]] = np.inf
-        last = np.partition(gaps, count - 1, axis=1)[:, count - 1]
-        reach = scale + np.square(moved).sum(axis=1)
-        slack = 8 * (table.shape[1] + 4) * np.finfo(np.float64).eps * reach
-        rows, places = np.nonzero(gaps <= (last + slack)[:, None])
-        exact = _measured(queries, prepared, rows, places, metric)
-        order = np.lexsort((places, exact, rows))
-        starts = np.searchsorted(rows, np.arange(len(queries)))
-        chosen = order[starts[:, None] + np.arange(count)]
-        return exact[chosen], places[chosen]
+        blocks = gaps.reshape(len(queries), -1, self.width)
+        least = blocks.min(axis=2)
+        # So many blocks have a row at least as near: no farther row can be among the nearest.
+        last = np.partition(least, self.count - 1, axis=1)[:, self.count - 1]
+        bound = last + self._rounding(np.square(moved).sum(axis=1))
+        rows, hit = np.nonzero(least <= bound[:, None])
+        pairs, inside = np.nonzero(blocks[rows, hit] <= bound[rows, None])
+        return rows[pairs], hit[pairs] * self.width + inside
 
-    return search
+    def _rounding(self, lengths: FloatArray) -> FloatArray:
+        """More than the product's error, for queries of these squared lengths."""
+        size = 8 * (len(self.table) + 4) * np.finfo(np.float64).eps
+        found: FloatArray = size * (self.reach + lengths)
+        return found
 
 
 def _scaled(vectors: FloatArray) -> FloatArray:
