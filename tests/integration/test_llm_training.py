@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -74,36 +77,41 @@ def _work(
     return Work(model, "tiny@1", start / "rows.npz", directory, 0, 0, training, lora)
 
 
+Trained = Callable[[str], tuple[Path, dict[str, Any]]]
+
+
 @pytest.fixture(scope="module")
-def unbroken(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The run that others are compared with."""
-    directory = tmp_path_factory.mktemp("ddp")
-    return directory, launch(_work(start, directory, KINDS["ddp"]), "ddp")
+def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Folder and outcome of the unbroken run of a parallelism, trained when first asked for."""
+
+    @cache
+    def run(kind: str) -> tuple[Path, dict[str, Any]]:
+        directory = tmp_path_factory.mktemp(kind)
+        return directory, launch(_work(start, directory, KINDS[kind]), kind)
+
+    return run
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "zero2", "zero3"])
-def test_ten_losses_are_the_same_for_each_parallelism(
-    kind: str, unbroken: Any, start: Path, tmp_path: Path
-) -> None:
-    _, reference = unbroken
-    outcome = launch(_work(start, tmp_path, KINDS[kind]), kind)
+def test_ten_losses_are_the_same_for_each_parallelism(kind: str, trained: Trained) -> None:
+    folder, outcome = trained(kind)
+    reference_folder, reference = trained("ddp")
     assert len(outcome["losses"]) == STEPS
     assert outcome["losses"] == pytest.approx(reference["losses"], abs=1e-4)
     assert outcome["losses"][-1] < outcome["losses"][0]
-    trained, wanted = (
-        load_model(str(folder / "export")).state_dict() for folder in (tmp_path, unbroken[0])
+    found, wanted = (
+        load_model(str(one / "export")).state_dict() for one in (folder, reference_folder)
     )
-    assert trained.keys() == wanted.keys()
-    assert all((trained[key] - wanted[key]).abs().max() < 1e-3 for key in wanted)
+    assert found.keys() == wanted.keys()
+    assert all((found[key] - wanted[key]).abs().max() < 1e-3 for key in wanted)
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "zero3"])
 def test_a_truncated_checkpoint_is_passed_over_and_the_losses_go_on(
-    kind: str, unbroken: Any, start: Path, tmp_path: Path
+    kind: str, trained: Trained, start: Path, tmp_path: Path
 ) -> None:
-    _, reference = unbroken
-    first = tmp_path / "first"
-    launch(_work(start, first, KINDS[kind]), kind)
+    _, reference = trained("ddp")
+    first = Path(shutil.copytree(trained(kind)[0], tmp_path / "first"))
     newest = newest_whole([first / "train"])
     assert newest is not None
     assert (newest.step, newest.world_size) == (10, 2)
@@ -149,8 +157,8 @@ def test_an_adapter_is_exported_as_a_peft_folder(
     assert (adapted(ids).logits - before).abs().max() > 1e-3
 
 
-def test_the_loss_history_is_readable_and_drawn(unbroken: Any, tmp_path: Path) -> None:
-    directory, reference = unbroken
+def test_the_loss_history_is_readable_and_drawn(trained: Trained, tmp_path: Path) -> None:
+    directory, reference = trained("ddp")
     rows = losses(directory)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert [row["loss"] for row in rows] == pytest.approx(reference["losses"], abs=1e-5)
