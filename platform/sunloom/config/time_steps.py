@@ -33,7 +33,7 @@ Unit = Literal["days", "hours", "minutes", "seconds"]
 class Lags(Model):
     """Values of the same entity's earlier rows, in columns ``<column>_lag_<n>``.
 
-    Needs the whole table: not for one row at serving, nor for the Ray engine.
+    Needs the whole table: not for one row at serving.
     """
 
     type: Literal["lags"] = "lags"

@@ -141,10 +141,18 @@ class FileSource:
 
 def whole_table(source: Source, columns: Sequence[str] | None = None) -> Chunk:
     """All rows at once, in memory."""
-    parts = [chunk.rows for chunk in source.chunks(columns)]
-    names = list(source.schema) if columns is None else list(columns)
-    empty = pl.DataFrame(schema={name: source.schema[name] for name in names})
+    schema = pl.Schema(dict(source.schema))
+    names = list(schema) if columns is None else list(columns)
+    parts = [fitting_rows(chunk.rows, schema) for chunk in source.chunks(columns)]
+    empty = pl.DataFrame(schema={name: schema[name] for name in names})
     return Chunk(pl.concat(parts) if parts else empty)
+
+
+def fitting_rows(rows: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    """Rows of a later file, which may hold whole numbers where the first one held floats."""
+    whole = [name for name, dtype in rows.schema.items() if dtype.is_integer()]
+    casts = {name: schema[name] for name in whole if schema[name] != rows.schema[name]}
+    return rows.cast({name: dtype for name, dtype in casts.items() if dtype.is_numeric()})
 
 
 def open_source(table: pl.DataFrame | pl.LazyFrame | Path | str) -> Source:

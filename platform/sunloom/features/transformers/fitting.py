@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,17 +44,18 @@ class Pass:
     learnt: dict[int, Learnt]
     rows: int = 0
 
-    def observe(self, chunk: Chunk) -> None:
-        """Take some rows of the table in."""
-        rows = apply_stages(chunk.rows, self.before, chunk)
+    def observe(self, chunk: Chunk, before: Sequence[Stage] | None = None) -> None:
+        """Take some rows of the table in.
+
+        Args:
+            chunk: The rows.
+            before: What they are looked at through instead of ``before``.
+        """
+        rows = apply_stages(chunk.rows, self.before if before is None else before, chunk)
         seen = chunk.with_rows(rows)
         for statistic in self._statistics():
             statistic.update(seen)
         self.rows += chunk.rows.height
-
-    def fresh(self) -> Pass:
-        """The same pass with nothing learnt: what a worker starts from."""
-        return copy.deepcopy(self)
 
     def merge(self, other: Pass) -> None:
         """Take in the same pass over other rows."""
@@ -68,6 +68,17 @@ class Pass:
         keeping = [one for one in self._statistics() if isinstance(one, Values)]
         for one in keeping:
             one.most_bytes = memory_bytes // len(keeping)
+
+    def bytes_kept(self, rows: int) -> int:
+        """Bytes of each row that are kept; 0 where so many rows are more than the memory holds."""
+        keeping = [one for one in self._statistics() if isinstance(one, Values)]
+        return 8 * len(keeping) if all(8 * rows <= one.most_bytes for one in keeping) else 0
+
+    def lend(self, share: float) -> None:
+        """Keep to that share of the memory: others read the rest of the rows."""
+        for one in self._statistics():
+            if isinstance(one, Values):
+                one.share = share
 
     def _statistics(self) -> list[Statistic]:
         return [one for learnt in self.learnt.values() for one in learnt.values()]

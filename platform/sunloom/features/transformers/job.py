@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from sunloom.config.settings import Settings
 from sunloom.config.transformations import FittedForm, PreparationConfig
@@ -19,6 +17,7 @@ from sunloom.features.transformers.fitting import fit, read_here
 from sunloom.features.transformers.recipe import Recipe
 from sunloom.features.transformers.writing import (
     prepared_chunks,
+    prepared_schema,
     require_writable,
     write_prepared,
 )
@@ -77,8 +76,7 @@ def fit_file(
     if request.name is not None:
         result["model"] = register(settings, fitted, folder, request.name, request.alias)
     if request.out is not None:
-        chunks = _prepared(fitted, source, request.engine, training=True)
-        written = write_prepared(fitted, source, chunks, request.out)
+        written = _written(fitted, source, request, training=True)
         result |= {"out": str(request.out), "rows_out": written}
     return result
 
@@ -99,8 +97,8 @@ def transform_file(fitted: FittedRecipe, request: PreparationConfig) -> dict[str
     """
     source, out = open_source(_given(request.input, "input")), _given(request.out, "out")
     require_writable(source, out)
-    rows = write_prepared(fitted, source, _prepared(fitted, source, request.engine), out)
-    names = fitted.apply_frame(pl.DataFrame(schema=dict(source.schema))).columns
+    rows = _written(fitted, source, request)
+    names = prepared_schema(fitted, source).names()
     return {"out": str(out), "rows_out": rows, "outputs": names}
 
 
@@ -154,11 +152,13 @@ def _reader(engine: str) -> Any:
     return read_ray
 
 
-def _prepared(
-    fitted: FittedRecipe, source: Source, engine: str, *, training: bool = False
-) -> Iterator[pl.DataFrame]:
-    if engine == "polars":
-        return prepared_chunks(fitted, source, training=training)
-    from sunloom.features.transformers.distributed import prepared_ray
+def _written(
+    fitted: FittedRecipe, source: Source, request: PreparationConfig, *, training: bool = False
+) -> int:
+    out = _given(request.out, "out")
+    if request.engine == "polars":
+        chunks = prepared_chunks(fitted, source, training=training)
+        return write_prepared(fitted, source, chunks, out)
+    from sunloom.features.transformers.distributed import prepare_ray
 
-    return prepared_ray(fitted, source, training=training)
+    return prepare_ray(fitted, source, out, training=training)

@@ -96,6 +96,11 @@ def need_whole_table(stages: Iterable[Stage]) -> bool:
     return any(getattr(operation, "whole", False) for stage in stages for operation in stage)
 
 
+def load_models(stages: Iterable[Stage]) -> bool:
+    """Whether an operation loads a model, which a process had better keep."""
+    return any(getattr(operation, "model", None) for stage in stages for operation in stage)
+
+
 def row_functions(stages: Iterable[Stage]) -> list[RowFunction]:
     """One function an operation, in order."""
     return [operation.scalar() for stage in stages for operation in stage]

@@ -48,10 +48,10 @@ def write_prepared(
         ArtifactError: It cannot be written.
     """
     require_writable(source, out)
-    # An empty table has its columns too, and a bad input is refused before a file is begun.
-    empty = fitted.apply_frame(pl.DataFrame(schema=dict(source.schema)))
+    schema = prepared_schema(fitted, source)
     try:
-        return _write(empty, chunks, out)
+        with replacing(out) as partial:
+            return write_chunks(schema, chunks, partial)
     except OSError as error:
         raise ArtifactError(
             f"{out} cannot be written: {error}", "An earlier file is whole. Run again."
@@ -70,21 +70,28 @@ def require_writable(source: Source, out: Path) -> None:
         raise UsageError(f"{out} is the input itself.", "Name another file.", "out")
 
 
-def _write(empty: pl.DataFrame, chunks: Iterable[pl.DataFrame], out: Path) -> int:
+def prepared_schema(fitted: FittedRecipe, source: Source) -> pl.Schema:
+    """Names and types of prepared rows; a bad input is refused before a file is begun."""
+    return fitted.apply_frame(pl.DataFrame(schema=dict(source.schema))).schema
+
+
+def write_chunks(schema: pl.Schema, chunks: Iterable[pl.DataFrame], path: Path) -> int:
+    """Write chunks of rows as one Parquet file, and give the number of rows."""
     import pyarrow.parquet as pq
 
-    schema, rows = empty.to_arrow().schema, 0
-    with _replacing(out) as partial, pq.ParquetWriter(partial, schema) as writer:
+    arrow, rows = pl.DataFrame(schema=schema).to_arrow().schema, 0
+    with pq.ParquetWriter(path, arrow) as writer:
         for chunk in chunks:
             # A later file may hold integers where the first one held floats.
-            fitting = chunk if chunk.schema == empty.schema else chunk.cast(empty.schema)
-            writer.write_table(fitting.to_arrow().cast(schema))
+            fitting = chunk if chunk.schema == schema else chunk.cast(schema)
+            writer.write_table(fitting.to_arrow().cast(arrow))
             rows += chunk.height
     return rows
 
 
 @contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
+def replacing(out: Path) -> Iterator[Path]:
+    """A file that takes the other's place once the block has ended without an error."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.new")
     try:

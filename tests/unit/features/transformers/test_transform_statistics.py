@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -158,7 +159,7 @@ def test_parts_in_any_order_make_one_pass() -> None:
     def reader(source: Source, reading: Pass) -> Pass:
         parts = []
         for start in range(0, 2000, 300):
-            part = reading.fresh()
+            part = copy.deepcopy(reading)
             part.observe(Chunk(frame.slice(start, 300).select(reading.columns), start))
             parts.append(part)
         for part in reversed(parts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def test_terms_merge() -> None:
     frame = texts()
 
     def reader(source: Source, reading: Pass) -> Pass:
-        parts = [reading.fresh() for _ in range(0, frame.height, 5)]
+        parts = [copy.deepcopy(reading) for _ in range(0, frame.height, 5)]
         for i, part in enumerate(parts):
             part.observe(Chunk(frame.slice(5 * i, 5).select(reading.columns), 5 * i))
             reading.merge(part)

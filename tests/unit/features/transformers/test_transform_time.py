@@ -11,9 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sunloom.errors import ConfigError, DataError, UsageError
+from sunloom.errors import ConfigError, DataError
 from sunloom.features.transformers import fit, load, save
-from sunloom.features.transformers.distributed import read_ray
 from sunloom.features.transformers.holidays import easter, holidays_of
 from tests.unit.features.transformers.tables import assert_same_everywhere
 
@@ -146,8 +145,6 @@ def test_history_needs_the_whole_table(tmp_path: Path) -> None:
     assert load(tmp_path / "a").apply_frame(frame).equals(fitted.apply_frame(frame))
     with pytest.raises(DataError, match="one row cannot be prepared"):
         fitted.apply_row(frame.row(0, named=True))
-    with pytest.raises(UsageError, match="whole table"):
-        fit(steps, path, reader=read_ray)
 
 
 def moments() -> pl.DataFrame:

@@ -126,8 +126,10 @@ class History:
         found: list[float | None] = []
         before, per_us = 0, 1 / (half_life * 1_000_000)
         for moment, value, is_new in zip(micros.to_list(), values, keys, strict=True):
-            decay = 0.0 if is_new else 0.5 ** ((moment - before) * per_us)
-            total, weight, before = total * decay, weight * decay, moment
+            decay = 1.0 if is_new else 0.5 ** ((moment - before) * per_us)
+            # From nothing, not times nothing: an infinite total would not go away.
+            total, weight = (0.0, 0.0) if is_new else (total * decay, weight * decay)
+            before = moment
             if value is not None:
                 total, weight = total + value, weight + 1.0
             found.append(total / weight if weight > 0 else None)

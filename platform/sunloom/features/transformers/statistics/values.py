@@ -48,11 +48,13 @@ class Values:
         column: The column.
         most_bytes: Memory for the values, eight bytes each.
         missing: Rows without a value.
+        share: Of the memory, what a worker may use that reads this share of the rows.
     """
 
     column: str
     most_bytes: int
     missing: int = 0
+    share: float = 1.0
     _parts: dict[int, FloatArray] = field(default_factory=dict)
     _sketch: Sketch | None = None
 
@@ -90,12 +92,12 @@ class Values:
             self._sketch.add(values)
             return
         self._parts[first] = values
-        if 8 * sum(len(part) for part in self._parts.values()) > self.most_bytes:
+        if 8 * sum(len(part) for part in self._parts.values()) > self.most_bytes * self.share:
             self._condense()
 
     def _condense(self) -> None:
         if self._sketch is None:
-            self._sketch = Sketch(max(_SKETCH_SIZE, self.most_bytes // 256))
+            self._sketch = Sketch(max(_SKETCH_SIZE, self.most_bytes // 1024))
             for first in sorted(self._parts):
                 self._sketch.add(self._parts[first])
             self._parts = {}

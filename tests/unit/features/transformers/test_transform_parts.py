@@ -1,0 +1,137 @@
+"""Parts of a table: what one worker reads, part files into one, columns that are made before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from sunloom.errors import ArtifactError, DataError
+from sunloom.features.transformers import fit
+from sunloom.features.transformers.chunks import Chunk, open_source, whole_table
+from sunloom.features.transformers.joining import decode, encode, join_parquet
+from sunloom.features.transformers.pieces import Piece, pieces_of, shares_of
+from sunloom.features.transformers.recalled import recalled, remembered
+from sunloom.features.transformers.stages import apply_stages
+from sunloom.features.transformers.statistics import Values
+
+
+def table(rows: int = 5_000) -> pl.DataFrame:
+    rng = np.random.default_rng(0)
+    return pl.DataFrame(
+        {f"x{i}": rng.normal(size=rows) for i in range(20)}
+        | {"row": np.arange(rows), "even": np.arange(rows) % 2 == 0}
+        | {"name": [None if i % 9 == 0 else f"name {i % 31}" for i in range(rows)]}
+        | {"pair": [[float(i), 1.0] for i in range(rows)]}
+    )
+
+
+def written(folder: Path, frame: pl.DataFrame, parts: int, groups: int, **how: bool) -> list[Path]:
+    """The frame in part files of so many row groups each."""
+    schema, size = frame.to_arrow().schema, -(-frame.height // (parts * groups))
+    paths = [folder / f"{part}.parquet" for part in range(parts)]
+    for part, path in enumerate(paths):
+        with pq.ParquetWriter(path, schema, **how) as writer:
+            for group in range(part * groups, (part + 1) * groups):
+                writer.write_table(frame.slice(group * size, size).to_arrow().cast(schema))
+    return paths
+
+
+@pytest.mark.parametrize("how", [{}, {"write_page_index": True}, {"use_dictionary": False}])
+@pytest.mark.parametrize(("parts", "groups"), [(1, 1), (3, 20)])
+def test_part_files_become_one(
+    tmp_path: Path, parts: int, groups: int, how: dict[str, bool]
+) -> None:
+    frame = table()
+    paths = written(tmp_path, frame, parts, groups, **how)
+    out = tmp_path / "out.parquet"
+    assert join_parquet(paths, out) == frame.height
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+    assert pl.read_parquet(out).equals(frame)
+    with pq.ParquetFile(out) as opened:
+        assert (opened.metadata.num_rows, opened.num_row_groups) == (5_000, parts * groups)
+        assert pl.DataFrame(opened.read_row_group(parts * groups - 1)).equals(
+            frame.slice(frame.height - opened.metadata.row_group(parts * groups - 1).num_rows)
+        )
+    # Statistics lie in the moved descriptions too: groups that cannot match are passed over.
+    late = pl.scan_parquet(out).filter(pl.col("row") >= 4_990).collect()
+    assert late["row"].to_list() == list(range(4_990, 5_000))
+
+
+def test_a_description_is_the_same_after_reading(tmp_path: Path) -> None:
+    (path,) = written(tmp_path, table(), 1, 17)
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[-8:-4], "little")
+    about = decode(raw[-8 - size : -8])
+    assert about[3] == (6, 5_000)
+    assert encode(about) == raw[-8 - size : -8]
+
+
+def test_what_is_no_parquet_file_is_not_joined(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"PAR1 and what a full disk has left of the rest")
+    with pytest.raises(ArtifactError, match="no Parquet file"):
+        join_parquet([tmp_path / "a"], tmp_path / "out.parquet")
+
+
+def test_a_table_in_pieces(tmp_path: Path) -> None:
+    frame = table(1_000)
+    frame.head(400).write_parquet(tmp_path / "a.parquet", row_group_size=150)
+    frame.clear().write_parquet(tmp_path / "b.parquet")
+    frame.slice(400).write_parquet(tmp_path / "c.parquet", row_group_size=600)
+    pieces = pieces_of(open_source(tmp_path))  # type: ignore[arg-type]
+    assert [(piece.group, piece.first, piece.rows) for piece in pieces] == [
+        (0, 0, 150),
+        (1, 150, 150),
+        (2, 300, 100),
+        (0, 400, 600),
+    ]
+    for shares in (shares_of(pieces, 2, 10_000), shares_of(pieces, 1, 300), shares_of([], 2, 9)):
+        chunks = [chunk for share in shares for chunk in share.chunks(["row"])]
+        for chunk in chunks:
+            assert chunk.rows["row"][0] == chunk.first
+        assert sum(share.rows for share in shares) == sum(chunk.rows.height for chunk in chunks)
+    assert [share.rows for share in shares_of(pieces, 2, 10_000)] == [400, 600]
+    assert [share.first for share in shares_of(pieces, 1, 300)] == [0, 300, 400]
+    assert len(shares_of([Piece("a", 0, 0, 10)], 4, 3)) == 1
+
+
+def test_a_file_without_row_groups_is_one_piece(tmp_path: Path) -> None:
+    pl.DataFrame({"a": range(7)}).write_csv(tmp_path / "a.csv")
+    (piece,) = pieces_of(open_source(tmp_path / "a.csv"))  # type: ignore[arg-type]
+    assert (piece.group, piece.rows) == (-1, 7)
+    (chunk,) = piece.chunks()
+    assert chunk.rows["a"].to_list() == list(range(7))
+
+
+def test_later_files_may_hold_whole_numbers(tmp_path: Path) -> None:
+    pl.DataFrame({"a": [0.5, 1.5]}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame({"a": [2, 3]}).write_parquet(tmp_path / "b.parquet")
+    rows = whole_table(open_source(tmp_path)).rows
+    assert rows["a"].to_list() == [0.5, 1.5, 2.0, 3.0]
+
+
+def test_a_worker_keeps_to_its_share_of_the_memory() -> None:
+    values = Values("a", most_bytes=8_000, share=0.25)
+    values.update(Chunk(pl.DataFrame({"a": np.arange(250.0)})))
+    assert values.finish().weights is None
+    values.update(Chunk(pl.DataFrame({"a": np.arange(1.0)}), first=250))
+    assert values.finish().weights is not None
+
+
+def test_columns_that_were_made_before_are_recalled() -> None:
+    frame = pl.DataFrame({"x": [1.0, 2.0, 4.0], "at": pl.date_range(
+        pl.date(2026, 1, 1), pl.date(2026, 1, 3), eager=True)})  # fmt: skip
+    steps = [
+        {"type": "lags", "columns": ["x"], "time": "at"},
+        {"type": "min_max_scaler", "columns": ["x", "x_lag_1"]},
+    ]
+    fitted = fit(steps, frame)
+    stages = recalled(fitted.stages)
+    with pytest.raises(DataError, match="not known"):
+        apply_stages(frame, stages)
+    made = frame.select(pl.col("x").shift().alias("0:x_lag_1"))
+    tail = apply_stages(frame[1:], remembered(stages, made[1:]))
+    assert tail.equals(fitted.apply_frame(frame)[1:])
