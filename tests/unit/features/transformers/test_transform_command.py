@@ -152,6 +152,26 @@ def test_the_example_recipes_fit(place: Path, project_root: Path) -> None:
     assert set(prepared.apply_row(row)) == set(prepared.outputs) - {"target"}
 
 
+def test_the_example_of_reviews_fits(place: Path, project_root: Path) -> None:
+    tree = yaml.safe_load((project_root / "conf/preparation/reviews.yaml").read_text())
+    vectors = [[0.5, 1.0], [2.0, -1.0]]
+    pl.DataFrame({"artist": [1, 2], "vector": vectors}).write_parquet("artists.parquet")
+    frame = pl.DataFrame(
+        {
+            "review": ["I love this record", "Das ist eine schlechte Platte", None] * 10,
+            "artist": [1, 2, 3] * 10,
+            "recency": [float(i) for i in range(30)],
+            "amount": [float(i % 7) for i in range(30)],
+            "bought": [i % 2 for i in range(30)],
+        }
+    )
+    prepared = fit(tree["transformations"], frame).apply_frame(frame)
+    assert prepared["review_language"].to_list()[:3] == ["en", "de", None]
+    assert prepared.select("artist_0", "artist_1").rows()[:3] == [(0.5, 1), (2, -1), (0, 0)]
+    assert prepared["review_compound"][0] == pytest.approx(0.6369)
+    assert prepared["neighbor_bought"].is_between(0, 1).all()
+
+
 def test_jobs_do_the_same(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     from jobs.features_fit import run as fit_job
     from jobs.features_transform import run as transform_job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sunloom.errors import DataError
+from sunloom.errors import DataError, DependencyError
 from sunloom.features.transformers import fit
 from tests.unit.features.transformers.tables import assert_same_everywhere
 
@@ -66,3 +67,11 @@ def test_images_that_look_alike_have_near_hashes() -> None:
 def test_other_columns_are_refused() -> None:
     with pytest.raises(DataError, match="image_statistics needs bytes"):
         fit([{"type": "image_statistics", "columns": ["i"]}], pl.DataFrame({"i": ["a.png"]}))
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    step = {"type": "image_embeddings", "columns": ["i"], "model": str(tmp_path)}
+    with pytest.raises(DependencyError, match="needs transformers and torch") as caught:
+        fit([step], pl.DataFrame({"i": [encoded(picture())]}))
+    assert caught.value.hint == "pip install 'sunloom[preparation]'"

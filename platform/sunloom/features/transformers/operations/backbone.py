@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,14 +11,18 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import polars as pl
 
-from sunloom.errors import ArtifactError, DataError, DependencyError, NotFoundError
+from sunloom.errors import DataError, DependencyError, NotFoundError
 from sunloom.features.transformers.numbers import FloatArray
 from sunloom.features.transformers.operations.images import opened
+from sunloom.features.transformers.operations.pinning import (
+    folder_mark,
+    hub_commit,
+    hub_revision,
+)
 from sunloom.features.transformers.operations.protocol import RowFunction, Training
 from sunloom.features.transformers.operations.shapes import Expansion
 
 Pooling = Literal["pooler", "cls", "mean"]
-_FOLDER = "sha256:"
 
 
 @lru_cache(maxsize=4)
@@ -41,21 +44,11 @@ def vision_model(name: str, revision: str | None) -> tuple[Any, Any, frozenset[s
     try:
         from transformers import AutoImageProcessor, AutoModel
     except ImportError as error:
-        raise DependencyError(
-            "image_embeddings needs transformers and torch.", "pip install 'sunloom[preparation]'"
-        ) from error
-    options: dict[str, Any] = {"revision": revision}
-    if revision is not None and revision.startswith(_FOLDER):
-        options = {}
-        if revision != _folder_mark(Path(name)):
-            raise ArtifactError(
-                f"The model in {name} is not the one that was there when fitting.",
-                "Put that one back, or fit again.",
-                "model",
-            )
+        raise _missing_package() from error
+    asked = hub_revision(name, revision)
     try:
-        processor = AutoImageProcessor.from_pretrained(name, backend="pil", **options)
-        model, loaded = AutoModel.from_pretrained(name, output_loading_info=True, **options)
+        processor = AutoImageProcessor.from_pretrained(name, backend="pil", revision=asked)
+        model, loaded = AutoModel.from_pretrained(name, output_loading_info=True, revision=asked)
     except (OSError, ValueError, ImportError) as error:
         raise _no_model(name, error) from error
     return processor, model.eval(), frozenset(loaded["missing_keys"])
@@ -65,19 +58,13 @@ def pinned(name: str, revision: str | None) -> str:
     """What a model is now: a folder's fingerprint, or the commit on the hub.
 
     Raises:
+        DependencyError: transformers is not installed.
         NotFoundError: There is no such model, or the hub cannot be reached.
     """
-    if Path(name).is_dir():
-        return _folder_mark(Path(name))
     try:
-        from huggingface_hub import hf_hub_download
-
-        # A file's place in the cache bears its commit.
-        return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
+        return folder_mark(Path(name)) if Path(name).is_dir() else hub_commit(name, revision)
     except ImportError as error:
-        raise DependencyError(
-            "image_embeddings needs transformers and torch.", "pip install 'sunloom[preparation]'"
-        ) from error
+        raise _missing_package() from error
     except (OSError, ValueError) as error:
         raise _no_model(name, error) from error
 
@@ -144,15 +131,10 @@ def _pooled(name: str, revision: str, pooling: Pooling, pixels: Any) -> Any:
         return chosen.flatten(1).float().numpy()
 
 
-def _folder_mark(folder: Path) -> str:
-    """A fingerprint of a model's files; of no folder, none."""
-    seen = hashlib.sha256()
-    kinds = (".json", ".safetensors", ".bin")
-    for file in sorted(f for f in folder.glob("*") if f.suffix in kinds):
-        with file.open("rb") as opened_file:
-            digest = hashlib.file_digest(opened_file, "sha256")
-        seen.update(f"{file.name} {digest.hexdigest()}\n".encode())
-    return f"{_FOLDER}{seen.hexdigest()[:32]}"
+def _missing_package() -> DependencyError:
+    return DependencyError(
+        "image_embeddings needs transformers and torch.", "pip install 'sunloom[preparation]'"
+    )
 
 
 def _no_model(name: str, error: Exception) -> NotFoundError:

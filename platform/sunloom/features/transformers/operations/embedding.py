@@ -13,20 +13,27 @@ import numpy as np
 import polars as pl
 
 from sunloom.errors import DependencyError, NotFoundError
+from sunloom.features.transformers.operations.pinning import (
+    folder_mark,
+    hub_commit,
+    hub_revision,
+)
 from sunloom.features.transformers.operations.protocol import RowFunction, Training
 from sunloom.features.transformers.operations.shapes import Expansion
 
 
 @lru_cache(maxsize=4)
-def sentence_model(name: str) -> Any:
+def sentence_model(name: str, revision: str | None = None) -> Any:
     """The model, once a process.
 
     Args:
         name: An installed package that carries one, a folder, or a name on the hub.
+        revision: The commit or fingerprint that it must be.
 
     Raises:
         DependencyError: sentence-transformers is not installed.
         NotFoundError: There is no such model, or the hub cannot be reached.
+        ArtifactError: The folder's files are not those of the fingerprint.
     """
     try:
         from sentence_transformers import SentenceTransformer
@@ -34,8 +41,10 @@ def sentence_model(name: str) -> Any:
         raise DependencyError(
             "sentence_embeddings needs sentence-transformers.", "pip install sentence-transformers"
         ) from error
+    place = _place(name)
+    asked = hub_revision(place, revision)
     try:
-        return SentenceTransformer(str(_place(name)))
+        return SentenceTransformer(str(place), revision=asked)
     except (OSError, ValueError) as error:
         raise NotFoundError(
             f"There is no sentence model {name!r}: {str(error).splitlines()[0]}",
@@ -43,6 +52,20 @@ def sentence_model(name: str) -> Any:
             "model of the hub where it can be reached.",
             "model",
         ) from error
+
+
+def pinned_sentences(name: str) -> str | None:
+    """What a model is now: its folder's fingerprint, or its commit on the hub.
+
+    None where the hub's cache does not tell, as for a model under an old short name.
+    """
+    place = _place(name)
+    if Path(place).is_dir():
+        return folder_mark(Path(place))
+    try:
+        return hub_commit(str(place), None)
+    except (OSError, ValueError):
+        return None
 
 
 def _place(name: str) -> str | Path:
@@ -64,12 +87,14 @@ class Embed(Expansion):
         model: The model's name.
         batch_size: Texts that go through the model at a time.
         normalize: Whether vectors have length 1.
+        revision: What the model was when fitting.
     """
 
     op: ClassVar[str] = "embed"
     model: str
     batch_size: int = 32
     normalize: bool = True
+    revision: str | None = None
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
         """One column a dimension."""
@@ -81,7 +106,7 @@ class Embed(Expansion):
         return [pl.Series(name, table[:, i].copy()) for i, name in enumerate(self.names)]
 
     def _vectors(self, texts: list[str]) -> Any:
-        return sentence_model(self.model).encode(
+        return sentence_model(self.model, self.revision).encode(
             texts,
             batch_size=self.batch_size,
             normalize_embeddings=self.normalize,

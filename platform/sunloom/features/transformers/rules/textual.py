@@ -17,7 +17,11 @@ from sunloom.config.text_steps import (
     TfidfVectorizer,
 )
 from sunloom.errors import DataError
-from sunloom.features.transformers.operations.embedding import Embed, sentence_model
+from sunloom.features.transformers.operations.embedding import (
+    Embed,
+    pinned_sentences,
+    sentence_model,
+)
 from sunloom.features.transformers.operations.spoken import (
     LanguageCode,
     Mood,
@@ -124,11 +128,16 @@ def _sentiment(step: Sentiment, columns: Sequence[str], _learnt: Learnt) -> Fitt
 
 
 def _embeddings(step: SentenceEmbeddings, columns: Sequence[str], _learnt: Learnt) -> Fitted:
-    size = int(sentence_model(step.model).get_sentence_embedding_dimension())
+    revision = pinned_sentences(step.model)
+    model = sentence_model(step.model, revision)
+    # sentence-transformers 6 has another name for it.
+    ask = getattr(model, "get_embedding_dimension", None)
+    size = int(ask() if ask else model.get_sentence_embedding_dimension())
+    how = (step.model, step.batch_size, step.normalize, revision)
     fitted = Fitted()
     for name in columns:
         names = tuple(f"{name}_{i}" for i in range(size))
-        fitted.operations.append(Embed(name, names, step.model, step.batch_size, step.normalize))
+        fitted.operations.append(Embed(name, names, *how))
     return fitted
 
 
