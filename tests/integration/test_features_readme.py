@@ -16,6 +16,7 @@ from broker import broker
 pytestmark = pytest.mark.integration
 BLOCK = re.compile(r"^```(bash|python|yaml)\n(.*?)^```", re.M | re.S)
 NAME = re.compile(r"# (\S+\.(?:py|yaml))\n")
+AIRPORTS = ["BER", "CDG", "JFK", "NRT"]
 Run = Callable[[str], str]
 
 
@@ -58,10 +59,11 @@ def test_the_features_page(project_root: Path, tmp_path: Path, run: Run) -> None
                 named = NAME.match(text)
                 assert named, text
                 (tmp_path / named[1]).write_text(text)
-        first, second, third = (text for language, text in blocks if language == "bash")
+        first, second, third, fourth = (text for language, text in blocks if language == "bash")
         before = run(first)
         after = run(second)
     checked = run(third)
+    of_nodes = run(fourth)
     check_training(tmp_path)
     assert (tmp_path / "plan.svg").read_text().startswith("<")
     counts = [
@@ -76,6 +78,11 @@ def test_the_features_page(project_root: Path, tmp_path: Path, run: Run) -> None
     assert re.search(r'"history/departure": 1', after)
     assert "checks passed on 5,000 rows" in checked
     check_preparation(departures["delay_minutes"], tmp_path / "ready.parquet")
+    assert pl.read_parquet(tmp_path / "airports.parquet")["id"].to_list() == AIRPORTS
+    routes = pl.read_parquet(tmp_path / "routes.parquet").rows()
+    near = {other for ends in routes if "JFK" in ends for other in ends} - {"JFK"}
+    loops = 2 * (("JFK", "JFK") in routes)
+    assert re.findall(r"degree\D+(\d+) ", of_nodes)[-1] == str(len(near) + loops)
 
 
 def check_training(folder: Path) -> None:

@@ -111,10 +111,10 @@ class GraphConfig(Model):
     embedding: EmbeddingConfig | None = None
     """Coordinates of each node; none when empty."""
     out: Path | None = None
-    """Parquet file to write."""
+    """Parquet file to write. A submitted job needs an absolute path: it works in a copy."""
     feature_set: str | None = Field(default=None, min_length=1)
     """Name of a feature set in the online store to write the rows to, as of ``as_of`` or, when
-    that is empty, now."""
+    that is empty, now. Records of nodes that an earlier run had stay."""
 
     @field_validator("features", mode="before")
     @classmethod

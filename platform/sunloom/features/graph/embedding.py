@@ -36,7 +36,7 @@ def graph_embedding(graph: Graph, dimensions: int = 16, *, key: str = "node") ->
     if graph.size and graph.mutual.nnz:
         values, vectors = _leading(_normalised(graph.mutual), min(dimensions, graph.size))
         scale = np.sqrt(np.maximum(values, 0.0) * graph.size)
-        made[:, : len(values)] = _signed(vectors) * scale
+        made[:, : len(values)] = _signed(vectors) * scale + 0.0  # no column of -0
     columns = {f"embedding_{number}": made[:, number] for number in range(dimensions)}
     return pl.DataFrame({key: graph.nodes, **columns})
 

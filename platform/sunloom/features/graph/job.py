@@ -169,14 +169,15 @@ def _write(table: pl.DataFrame, out: Path) -> None:
     partial = out.with_name(f".{out.name}.new")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        table.write_parquet(partial)
-        partial.replace(out)
+        try:
+            table.write_parquet(partial)
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise ArtifactError(
             f"{out} cannot be written: {error}", "An earlier file is whole. Run again."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _store(settings: Settings, graph: GraphConfig, table: pl.DataFrame) -> int:

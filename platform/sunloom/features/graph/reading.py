@@ -7,9 +7,10 @@ from datetime import datetime
 from pathlib import Path
 
 import polars as pl
+from polars import selectors
 
 from sunloom.config.graph import GraphConfig, NodesConfig
-from sunloom.data.sources import read_table, require_columns
+from sunloom.data.sources import data_files, read_table, require_columns
 from sunloom.errors import DataError
 from sunloom.features.tables import parse_text
 
@@ -24,6 +25,8 @@ def read_edges(graph: GraphConfig) -> pl.DataFrame:
     ends = [graph.source, graph.target, *([graph.weight] if graph.weight else [])]
     names = [*ends, *([graph.time] if graph.time else [])]
     rows = _read(graph.edge_files(), list(dict.fromkeys(names)))
+    # Two columns' levels cannot be compared.
+    rows = rows.with_columns(selectors.by_dtype(pl.Categorical, pl.Enum).cast(pl.String))
     if not rows.height:
         raise DataError("The table of edges is empty.", "Nothing was written.", "graph.edges")
     if graph.time is None or graph.as_of is None:
@@ -35,7 +38,7 @@ def read_edges(graph: GraphConfig) -> pl.DataFrame:
             "Choose a later moment; nothing was written.",
             "graph.as_of",
         )
-    return seen.select(dict.fromkeys(ends))
+    return seen.select(list(dict.fromkeys(ends)))
 
 
 def read_nodes(nodes: NodesConfig, key: str, as_of: datetime | None) -> pl.DataFrame:
@@ -62,14 +65,30 @@ def read_nodes(nodes: NodesConfig, key: str, as_of: datetime | None) -> pl.DataF
 
 
 def _read(paths: Sequence[Path], columns: list[str] | None) -> pl.DataFrame:
-    tables = [read_table(path, columns) for path in paths]
+    files = [file for path in paths for file in data_files(path)]
+    tables = [read_table(file, columns) for file in files]
     for row in (row for table in tables for row in table.damaged):
         raise DataError(f"{row.source}, line {row.position}: {row.reason}.", "Correct the line.")
-    try:
-        return pl.concat([table.rows for table in tables], how="vertical_relaxed")
-    except pl.exceptions.PolarsError as error:
-        files = ", ".join(map(str, paths))
-        raise DataError(f"The columns of {files} differ: {error}", "Cast them alike.") from error
+    filled = [(str(file), table.rows) for file, table in zip(files, tables, strict=True)]
+    filled = [(file, rows) for file, rows in filled if rows.height] or filled[:1]
+    for file, rows in filled[1:]:
+        _require_alike(filled[0], (file, rows))
+    names = filled[0][1].columns
+    return pl.concat([rows.select(names) for _, rows in filled], how="vertical_relaxed")
+
+
+def _require_alike(first: tuple[str, pl.DataFrame], other: tuple[str, pl.DataFrame]) -> None:
+    """Columns and kinds of two files; numbers may be of different width."""
+    require_columns(other[1], first[1].columns, other[0])
+    for name, dtype in first[1].schema.items():
+        found = other[1].schema[name]
+        alike = dtype == found or (dtype.is_numeric() and found.is_numeric())
+        if not alike and pl.Null not in (dtype, found):
+            raise DataError(
+                f"{name!r} is {dtype} in {first[0]}, {found} in {other[0]}.",
+                "Cast them alike.",
+                name,
+            )
 
 
 def _latest(rows: pl.DataFrame, key: str, time: str, as_of: datetime, what: str) -> pl.DataFrame:
