@@ -19,7 +19,10 @@ from typing import Any
 import polars as pl
 import psutil
 import pytest
+from monitored_shops import NEWEST, SHOPS, VISITS, write_shops
+from small_gateway import small_gateway
 
+from sunloom.config import Settings, load_config
 from sunloom.core.processes import free_port
 
 pytestmark = pytest.mark.integration
@@ -190,6 +193,56 @@ def test_our_submit_follows_the_log_and_returns_the_result(
     assert (job["status"], job["exit_code"]) == ("SUCCEEDED", 0)
     assert job["result"]["metrics"]["drifted_features"] == 1
     assert job["result"]["metrics"]["alerts"] == 1
+
+
+def submitted(cluster: Cluster, root: Path, name: str, recipe: Path) -> dict[str, Any]:
+    """Run a job to its end; its metrics."""
+    done = cluster.run(
+        *(str(BIN / "ray"), "job", "submit", "--address", cluster.url, "--working-dir", "."),
+        *("--", "python", "-m", f"jobs.{name}", "--config", str(recipe)),
+        root=root,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    metrics: dict[str, Any] = last_line(done.stdout)["metrics"]
+    return metrics
+
+
+def test_what_features_cost_and_how_late_rows_are_is_at_the_gateway(
+    cluster: Cluster, project_root: Path, tmp_path: Path
+) -> None:
+    write_shops(tmp_path)
+    sets = [f"paths.state={cluster.home / 'sunloom' / '.sunloom'}"]
+    settings = load_config(Settings, sets=sets, conf_dir=project_root / "conf").config
+    costs = submitted(cluster, project_root, "monitor_cost", tmp_path / "shop.yaml")
+    began = datetime.now(UTC)
+    figures = submitted(cluster, project_root, "monitor_performance", tmp_path / "watch.yaml")
+    ended = datetime.now(UTC)
+    with small_gateway(settings) as client:
+        shown = client.get("/monitoring/performance").json()
+        alerts = client.get("/monitoring/alerts?status=open").json()["alerts"]
+        text = client.get("/metrics").text
+    assert costs["rows"] == SHOPS
+    assert {one["feature"] for one in costs["features"]} == {"town", "size", "spent"}
+    assert sum(one["share"] for one in costs["features"]) == pytest.approx(1.0)
+    assert costs["whole_ms"] > 0
+    (cost,) = shown["costs"]
+    assert cost["monitor"] == "mj_shop"
+    assert {name: cost[name] for name in ("rows", "whole_ms", "features")} == costs
+    dearest = costs["features"][0]
+    line = f'sunloom_feature_cost_ms{{feature_set="mj_shop",feature="{dearest["feature"]}"}} '
+    assert float(text.split(line)[1].split()[0]) == pytest.approx(dearest["alone_ms"], rel=1e-6)
+
+    least, most = ((moment - NEWEST).total_seconds() for moment in (began, ended))
+    assert least <= figures["freshness_lag_s"] <= most
+    assert (figures["rows"], figures["windows"], figures["raised"]) == (VISITS, 0, ["freshness"])
+    (lag,) = shown["features"]
+    assert (lag["monitor"], lag["rows"], lag["features"]) == ("visits", VISITS, 1)
+    assert lag["freshness_lag_s"] == figures["freshness_lag_s"]
+    assert lag["rows_per_s"] == pytest.approx(VISITS / lag["counting_s"])
+    assert lag["microseconds_per_value"] == pytest.approx(1e6 * lag["counting_s"] / VISITS)
+    assert 'feature_rows_per_second{monitor="visits"}' in text
+    late = [one for one in alerts if one["name"] == "feature_freshness"]
+    assert [(one["threshold"], one["labels"]) for one in late] == [(3600.0, {"monitor": "visits"})]
 
 
 def test_a_wrong_key_fails_the_job_with_status_2_and_the_nearest_name(

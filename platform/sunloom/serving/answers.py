@@ -6,11 +6,10 @@ The whole answers are replayed offline: ``sunloom features skew --served``.
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from threading import Thread
+from threading import Timer
 from typing import Any
 
 from sqlalchemy import JSON, String, select
@@ -26,7 +25,7 @@ from sunloom.serving.plain import encode, parse_object
 
 _ONE_IN = 8
 _MOST_ENTITIES = 50
-_FLUSH_S = 15.0
+_FLUSH_S = 5.0
 
 _MOST_WAITING = 500
 
@@ -100,7 +99,7 @@ class Answers:
         self._replica = secrets.token_hex(8)
         self._sets: dict[str, _Set] = {}
         self._calls = 0
-        self._written = time.monotonic()
+        self._is_due = False
 
     def observe(
         self,
@@ -133,9 +132,11 @@ class Answers:
                 counts[0] += 1
                 counts[1] += value is None
                 counts[2] += name in defaults and value == defaults[name]
-        if time.monotonic() - self._written > _FLUSH_S:
-            self._written = time.monotonic()
-            Thread(target=self._flush_or_warn, daemon=True).start()
+        if not self._is_due:
+            self._is_due = True
+            timer = Timer(_FLUSH_S, self._flush_or_warn)
+            timer.daemon = True
+            timer.start()
 
     def _keep(
         self, feature_set: str, results: Sequence[Mapping[str, Any]], moment: datetime | None
@@ -150,6 +151,7 @@ class Answers:
             self._waiting.append(Served(feature_set, one["entity_id"], at, values))
 
     def _flush_or_warn(self) -> None:
+        self._is_due = False
         try:
             self.flush()
         except SQLAlchemyError as error:
@@ -158,7 +160,11 @@ class Answers:
     def flush(self) -> None:
         """Write counts and kept answers; blocking."""
         data = {
-            name: {"entities": one.entities, "unknown": one.unknown, "features": one.features}
+            name: {
+                "entities": one.entities,
+                "unknown": one.unknown,
+                "features": {feature: list(n) for feature, n in list(one.features.items())},
+            }
             for name, one in list(self._sets.items())
         }
         self._database.ensure(AnswersRow)

@@ -43,6 +43,8 @@ def _gauges(settings: Settings) -> Iterator[tuple[str, str, Samples]]:
         ("feature_rows_per_second", "rows_per_s", "Rows that a monitor counts in a second."),
     ):
         yield name, meaning, _figure(performance, key)
+    costs = latest_results(settings, "cost")
+    yield "feature_cost_ms", "CPU time of a feature computed alone, on a sample.", _costs(costs)
     yield "alerts_open", "Open alerts by severity.", _alerts(settings)
 
 
@@ -63,6 +65,12 @@ def _figure(results: list[dict[str, Any]], key: str) -> Samples:
     for result in results:
         if result[key] is not None:
             yield _labels(monitor=result["monitor"]), result[key]
+
+
+def _costs(results: list[dict[str, Any]]) -> Samples:
+    for result in results:
+        for one in result["features"]:
+            yield _labels(feature_set=result["monitor"], feature=one["feature"]), one["alone_ms"]
 
 
 def _alerts(settings: Settings) -> Samples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +15,7 @@ from sunloom.config import Settings
 from sunloom.config.validation import ValidationConfig, ValidationRecipe
 from sunloom.errors import DataError, DataQualityError, NotFoundError, PluginError, UsageError
 from sunloom.features.quality import (
+    Rows,
     gate,
     latest_checks,
     rows_of_frame,
@@ -23,6 +25,7 @@ from sunloom.features.quality import (
     write_report,
 )
 from sunloom.features.quality.job import validate_file
+from sunloom.features.quality.rows import Chunk
 
 RULES = ValidationConfig.model_validate(
     {"columns": {"amount": {"type": "float64", "min": 0}, "day": "datetime", "on": "bool"}}
@@ -204,6 +207,48 @@ def test_a_file_by_a_recipe_is_kept_in_the_database(settings: Settings, tmp_path
     assert [one["passed"] for one in latest_checks(settings)] == [True]
     with pytest.raises(UsageError, match=r"no file .*absent\.parquet"):
         validate_file(recipe, tmp_path / "absent.parquet")
+
+
+def test_the_recipes_reference_is_read_unless_another_is_given(
+    settings: Settings, tmp_path: Path
+) -> None:
+    frames = {
+        "normal": pl.DataFrame({"x": [float(n % 50) for n in range(500)]}),
+        "moved": pl.DataFrame({"x": [float(n % 50) + 40 for n in range(500)]}),
+    }
+    for name, frame in frames.items():
+        frame.write_parquet(tmp_path / f"{name}.parquet")
+    rules = ValidationConfig.model_validate(
+        {"reference": str(tmp_path / "normal.parquet"), "uniqueness_threshold": 0}
+    )
+    recipe = ValidationRecipe(paths=settings.paths, validation=rules)
+    assert [one.drifted for one in validate_file(recipe, tmp_path / "moved.parquet").drift] == [
+        True
+    ]
+    same = validate_file(recipe, tmp_path / "moved.parquet", tmp_path / "moved.parquet")
+    assert [one.value for one in same.drift] == [0.0]
+    plain = ValidationRecipe(paths=settings.paths, validation=ValidationConfig())
+    assert validate_file(plain, tmp_path / "moved.parquet").drift == ()
+
+
+@pytest.mark.parametrize("chunk_rows", [3, 100])
+def test_chunk_rows_of_the_recipe(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_rows: int
+) -> None:
+    heights: list[int] = []
+    chunks = Rows.chunks
+
+    def counted(rows: Rows) -> Iterator[Chunk]:
+        for chunk in chunks(rows):
+            heights.append(chunk.raw.height)
+            yield chunk
+
+    monkeypatch.setattr(Rows, "chunks", counted)
+    rules = ValidationConfig.model_validate({"chunk_rows": chunk_rows})
+    recipe = ValidationRecipe(paths=settings.paths, validation=rules)
+    pl.DataFrame({"id": range(20)}).write_parquet(tmp_path / "rows.parquet")
+    assert validate_file(recipe, tmp_path / "rows.parquet").passed
+    assert heights == ([20] if chunk_rows == 100 else [3] * 6 + [2])
 
 
 def test_the_gate_refuses_whole_and_says_why(settings: Settings, tmp_path: Path) -> None:
