@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from sunloom.config import Settings
 from sunloom.config.transformations import PreparationConfig, PreparationRecipe
 from sunloom.errors import ArtifactError, DataError, NotFoundError
 from sunloom.features.transformers import fit, fit_transform, load, save
-from sunloom.features.transformers.job import fit_file, transform_file
+from sunloom.features.transformers.job import fit_file, register, transform_file
+from sunloom.serving.apps.features_transform import prepare_rows
 
 pytestmark = pytest.mark.integration
 
@@ -46,11 +49,19 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "vit": transformers.ViTModel,
         "classifier": transformers.ViTForImageClassification,
         "resnet": transformers.ResNetModel,
+        "clip": transformers.CLIPModel,
     }
+    encoder = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    encoder["num_attention_heads"] = 2
+    clip = transformers.CLIPConfig(
+        text_config=encoder | {"vocab_size": 50},
+        vision_config=encoder | {"image_size": 32, "patch_size": 8},
+        projection_dim=12,
+    )
+    configs = {"resnet": transformers.ResNetConfig(**resnet), "clip": clip}
     for name, kind in made.items():
         torch.manual_seed(0)
-        config = transformers.ResNetConfig(**resnet) if name == "resnet" else vit_config
-        kind(config).save_pretrained(folder / name)
+        kind(configs.get(name, vit_config)).save_pretrained(folder / name)
         crop = {"size": {"shortest_edge": 40}, "do_center_crop": False}
         options = crop if name == "resnet" else {"size": square}
         processor = transformers.models.vit.image_processing_pil_vit.ViTImageProcessorPil(**options)
@@ -58,32 +69,36 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def bare(folder: Path, kind: Any, image: bytes) -> Any:
+def bare(folder: Path, image: bytes, ask: str = "__call__") -> Any:
     """What the model says to one image, by hand."""
     processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
     decoded = Image.open(io.BytesIO(image)).convert("RGB")
-    pixels = processor(images=decoded, return_tensors="np")["pixel_values"]
+    pixels = processor(images=decoded, return_tensors="pt")["pixel_values"]
+    model = transformers.AutoModel.from_pretrained(folder).eval()
     with torch.inference_mode():
-        return kind.from_pretrained(folder).eval()(torch.from_numpy(pixels))
+        return getattr(model, ask)(pixel_values=pixels)
 
 
-@pytest.mark.parametrize("name", ["vit", "resnet"])
-def test_image_vectors_are_the_bare_models(backbones: Path, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "size", "ask"),
+    [("vit", 16, "__call__"), ("resnet", 12, "__call__"), ("clip", 12, "get_image_features")],
+)
+def test_image_vectors_are_the_bare_models(
+    backbones: Path, name: str, size: int, ask: str, tmp_path: Path
+) -> None:
     frame = pl.DataFrame({"i": IMAGES, "n": range(5)})
     place = backbones / name
     step = {"type": "image_embeddings", "columns": ["i"], "model": str(place), "batch_size": 2}
     fitted = fit([step], frame)
     prepared = fitted.apply_frame(frame)
-    kind = transformers.ViTModel if name == "vit" else transformers.ResNetModel
-    size = 16 if name == "vit" else 12
     assert prepared.columns == [*(f"i_{i}" for i in range(size)), "n"]
     found = prepared.drop("n").to_numpy()
     for row, image in enumerate(IMAGES):
-        if row in (1, 3):
+        if image in (None, b"no image"):
             assert prepared.drop("n").row(row) == (None,) * size
         else:
             assert image is not None
-            wanted = bare(place, kind, image).pooler_output.flatten().numpy()
+            wanted = bare(place, image, ask).pooler_output.flatten().numpy()
             np.testing.assert_allclose(found[row], wanted, atol=1e-6)
     save(fitted, tmp_path / "a")
     again = load(tmp_path / "a")
@@ -95,6 +110,28 @@ def test_image_vectors_are_the_bare_models(backbones: Path, name: str, tmp_path:
         np.testing.assert_allclose(vector, found[row], atol=1e-6)
 
 
+def test_an_image_may_stay_for_another_step(
+    backbones: Path, settings: Settings, tmp_path: Path
+) -> None:
+    frame = pl.DataFrame({"i": IMAGES})
+    vectors = {"type": "image_embeddings", "columns": ["i"], "model": str(backbones / "vit")}
+    figures = {"type": "image_statistics", "columns": ["i"], "figures": ["width"]}
+    fitted = fit([vectors | {"keep": True}, figures], frame)
+    prepared = fitted.apply_frame(frame)
+    assert prepared.columns == ["i_width", *(f"i_{i}" for i in range(16))]
+    assert prepared["i_width"].to_list() == [60, None, 32, None, 20]
+    assert fitted.apply_row({"i": IMAGES[2]})["i_width"] == 32
+    kept = fit([vectors | {"keep": True}], frame)
+    row = kept.apply_row({"i": IMAGES[0]})
+    assert row["i"] == IMAGES[0]
+    # Over HTTP an image comes and goes as base64.
+    save(kept, tmp_path / "kept")
+    register(settings, kept, tmp_path / "kept", "pictures", "production")
+    sent = {"i": b64encode(row["i"]).decode()}
+    answer = prepare_rows(settings)(None, {"artifact": "pictures", "rows": [sent]})  # type: ignore[arg-type]
+    assert answer["rows"] == [row | sent]
+
+
 def test_other_outputs_of_a_model(backbones: Path) -> None:
     frame = pl.DataFrame({"i": IMAGES[:1]})
     step = {"type": "image_embeddings", "columns": ["i"], "model": str(backbones / "classifier")}
@@ -103,7 +140,7 @@ def test_other_outputs_of_a_model(backbones: Path) -> None:
     assert caught.value.hint == "Set pooling to cls or mean."
     image = IMAGES[0]
     assert image is not None
-    last = bare(backbones / "classifier", transformers.AutoModel, image).last_hidden_state[0]
+    last = bare(backbones / "classifier", image).last_hidden_state[0]
     for pooling, wanted in [("cls", last[0]), ("mean", last.mean(dim=0))]:
         found = fit([step | {"pooling": pooling}], frame).apply_frame(frame).to_numpy()[0]
         np.testing.assert_allclose(found, wanted.numpy(), atol=1e-6)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sunloom.config.base import Model
 
@@ -42,6 +43,22 @@ class EmbeddingTable(Model):
         return self
 
 
+_RANGE = re.compile(r"(.*)\{(\d+)\.\.(\d+)\}(.*)")
+_MOST_COLUMNS = 100_000
+
+
+def _spelled_out(columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """``review_{0..383}`` as 384 names."""
+    names: list[str] = []
+    for name in columns or ():
+        found = _RANGE.fullmatch(name)
+        first, last = (int(found[2]), int(found[3])) if found else (0, 0)
+        if first > last or last - first >= _MOST_COLUMNS:
+            raise ValueError(f"the range in {name} must rise, to {_MOST_COLUMNS:,} columns at most")
+        names += [f"{found[1]}{i}{found[4]}" for i in range(first, last + 1)] if found else [name]
+    return columns if columns is None else tuple(names)
+
+
 class NearestNeighbors(Model):
     """Distances to the nearest of the rows seen when fitting, appended; the search is exact.
 
@@ -52,8 +69,9 @@ class NearestNeighbors(Model):
     """
 
     type: Literal["nearest_neighbors"] = "nearest_neighbors"
-    columns: tuple[str, ...] | None = None
-    """The vector's number columns; all of them when empty. Scale them first."""
+    columns: Annotated[tuple[str, ...] | None, AfterValidator(_spelled_out)] = None
+    """The vector's number columns; all of them when empty. Scale them first. ``review_{0..383}``
+    means 384 columns, such as a step before made."""
     n_neighbors: int = Field(default=5, ge=1)
     """How many."""
     metric: Literal["euclidean", "cosine"] = "euclidean"

@@ -58,3 +58,5 @@ class ImageEmbeddings(Model):
     """Images that go through the model at a time."""
     normalize: bool = False
     """Whether vectors have length 1."""
+    keep: bool = False
+    """Whether the column stays, for a later step or for whoever reads the rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from functools import lru_cache
@@ -84,9 +84,17 @@ def _require_kind(registry: ModelRegistry, version: ModelVersion) -> None:
 
 def _prepared(fitted: FittedRecipe, row: Mapping[str, Any], place: int) -> dict[str, Any]:
     try:
-        return fitted.apply_row(_typed(fitted, row))
+        return _plain(fitted.apply_row(_typed(fitted, row)))
     except DataError as error:
         raise DataError(f"rows[{place}]: {error.message}", error.hint, error.param) from error
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """Bytes as the text that they came as."""
+    for name, value in row.items():
+        if value.__class__ is bytes:
+            row[name] = b64encode(value).decode()
+    return row
 
 
 def _typed(fitted: FittedRecipe, row: Mapping[str, Any]) -> Mapping[str, Any]:

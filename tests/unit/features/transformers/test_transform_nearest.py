@@ -125,6 +125,16 @@ def test_vectors_made_by_an_earlier_step() -> None:
     assert fit(scaled, frame).apply_frame(frame).equals(wanted)
 
 
+def test_columns_may_be_a_range() -> None:
+    frame = pl.DataFrame(np.random.default_rng(0).normal(size=(40, 5))).with_columns(x=pl.lit(9.0))
+    named = fit([STEP | {"columns": ["column_1", "column_2", "column_3"]}], frame)
+    short = fit([STEP | {"columns": ["column_{1..3}"]}], frame)
+    assert short.apply_frame(frame).equals(named.apply_frame(frame))
+    assert short.recipe[0]["columns"] == ["column_1", "column_2", "column_3"]
+    with pytest.raises(ValueError, match="must rise"):
+        fit([STEP | {"columns": ["column_{3..1}"]}], frame)
+
+
 @pytest.mark.parametrize(
     ("frame", "options", "words"),
     [

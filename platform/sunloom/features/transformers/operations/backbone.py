@@ -158,6 +158,7 @@ class EmbedImage(Expansion):
         pooling: Which of the model's outputs.
         batch_size: Images that go through the model at a time.
         normalize: Whether vectors have length 1.
+        keep: Whether the column stays.
     """
 
     op: ClassVar[str] = "embed_image"
@@ -166,6 +167,12 @@ class EmbedImage(Expansion):
     pooling: Pooling = "pooler"
     batch_size: int = 16
     normalize: bool = False
+    keep: bool = False
+
+    @property
+    def removes(self) -> tuple[str, ...]:
+        """The column, unless it is kept."""
+        return () if self.keep else (self.column,)
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
         """One column a dimension."""
@@ -184,10 +191,10 @@ class EmbedImage(Expansion):
 
     def scalar(self) -> RowFunction:
         """The same for one row."""
-        column, names = self.column, self.names
+        column, names, keep = self.column, self.names, self.keep
 
         def embed(row: dict[str, Any]) -> None:
-            image = opened(row.pop(column))
+            image = opened(row[column] if keep else row.pop(column))
             if image is None:
                 row.update(dict.fromkeys(names))
             else:

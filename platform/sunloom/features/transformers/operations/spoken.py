@@ -43,6 +43,13 @@ def language_identifier(languages: tuple[str, ...]) -> Any:
     return identifier
 
 
+@lru_cache(maxsize=8)
+def _untold(languages: tuple[str, ...]) -> tuple[str, float]:
+    """What the identifier says of a text in which nothing tells, whatever its length."""
+    code, sure = language_identifier(languages).classify("")
+    return code, sure
+
+
 @lru_cache(maxsize=1)
 def sentiment_analyzer() -> Any:
     """VADER's analyzer, once a process.
@@ -111,10 +118,8 @@ class LanguageCode:
     def _classified(self, text: str | None) -> tuple[str | None, float | None]:
         if text is None:
             return None, None
-        identifier = language_identifier(self.languages)
-        code, sure = identifier.classify(text)
-        # A text in which nothing tells is classified exactly as an empty one is.
-        if (code, sure) == identifier.classify(""):
+        code, sure = language_identifier(self.languages).classify(text)
+        if (code, sure) == _untold(self.languages):
             return UNDETERMINED, 0.0
         return (UNDETERMINED if sure < self.min_confidence else code), sure
 

@@ -21,7 +21,7 @@ def _embeddings(step: ImageEmbeddings, columns: Sequence[str], _learnt: Learnt) 
     fitted = Fitted()
     for name in columns:
         names = tuple(f"{name}_{i}" for i in range(size))
-        how = (step.model, revision, step.pooling, step.batch_size, step.normalize)
+        how = (step.model, revision, step.pooling, step.batch_size, step.normalize, step.keep)
         fitted.operations.append(EmbedImage(name, names, *how))
     return fitted
 
