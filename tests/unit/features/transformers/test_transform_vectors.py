@@ -85,6 +85,21 @@ def test_a_rows_number_is_its_key_where_none_is_named(tmp_path: Path) -> None:
     assert fit(step(tmp_path / "t.safetensors"), frame.clear()).apply_frame(frame).height == 3
 
 
+def test_several_columns_share_a_table_and_one_may_be_empty(tmp_path: Path) -> None:
+    path, options = tables(tmp_path)["wide"]
+    frame = ROWS.select("who", whom=pl.lit(None), other=pl.lit(None, dtype=pl.String))
+    columns = {"columns": ["who", "whom", "other"]}
+    prepared = fit(step(path, **options, **columns), frame).apply_frame(frame)
+    assert prepared.columns == ["who_0", "who_1", "whom_0", "whom_1", "other_0", "other_1"]
+    assert prepared.null_count().row(0) == (2, 2, 4, 4, 4, 4)
+    with pytest.raises(DataError, match="lacks"):
+        fit(step(path, columns=["nobody"]), frame)
+    with pytest.raises(DataError, match="embedding_table needs text"):
+        fit(step(path), frame.with_columns(who=pl.lit(True)))
+    with pytest.raises(ValueError, match="prefix goes with one column"):
+        fit(step(path, prefix="v", **columns), frame)
+
+
 def test_equal_tables_make_equal_artifacts(tmp_path: Path) -> None:
     path, options = tables(tmp_path)["wide"]
     marks = [save(fit(step(path, **options), ROWS), tmp_path / name) for name in ("a", "b")]
