@@ -115,7 +115,7 @@ def test_method_and_threshold(settings: Settings, source: Path, method: str) -> 
 def test_false_alarms(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     late = pl.col("event_time") >= START + 5 * DAY
-    rows(6).with_columns(f0=pl.col("f0") + 0.3 * late).write_parquet(path)
+    rows(6).with_columns(f0=pl.col("f0") + 0.4 * late).write_parquet(path)
     found = {}
     for chance in (1e-9, 0.1):
         config = watched(settings, path, name=str(chance), false_alarms=chance, threshold=0.05)
@@ -161,6 +161,21 @@ def test_each_bound_of_quality(settings: Settings, tmp_path: Path, bound: str, a
         run_watch(config, START + 3 * DAY)
         mine = {a["name"] for a in list_alerts(settings) if a["labels"]["monitor"] == name}
         assert mine == (raised if name == "all" else everything - raised)
+
+
+def test_the_range_of_a_trailing_reference_is_that_of_the_past(
+    settings: Settings, tmp_path: Path
+) -> None:
+    late = pl.col("event_time") >= START + 2 * DAY
+    some = late & (pl.col("id") % 5 == 0)
+    frame = rows(3).with_columns(
+        f0=pl.when(some).then(99.0).otherwise("f0"),
+        f1=pl.when(some).then(pl.lit("new")).otherwise(pl.lit("old")),
+    )
+    frame.write_parquet(tmp_path / "rows.parquet")
+    run_watch(watched(settings, tmp_path / "rows.parquet", threshold=50.0), START + 3 * DAY)
+    raised = {(one["name"], one["labels"]["feature"]) for one in list_alerts(settings)}
+    assert raised == {("feature_range", "f0"), ("feature_range", "f1")}
 
 
 def test_catch_up(settings: Settings, source: Path) -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 from asgi import OpenGate, call
+from fastapi import FastAPI
 
 from sunloom.config import Settings
 from sunloom.config.features import FeaturesRecipe
+from sunloom.core.alerts import list_alerts
 from sunloom.core.database import open_database
 from sunloom.errors import NotFoundError
 from sunloom.features.materialize import materialize
@@ -20,6 +22,8 @@ from sunloom.features.monitoring.replay import compare_served
 from sunloom.features.monitoring.served import KEPT, Served, keep_served, served_answers
 from sunloom.serving import answers
 from sunloom.serving.apps.features import build_features_app
+from sunloom.serving.gateway import monitoring
+from sunloom.serving.gateway.health import _metrics
 from sunloom.serving.guard import Guard
 
 DEFINITIONS = Path(__file__).parent / "served_shops.py"
@@ -85,6 +89,7 @@ def test_served_answers_are_those_of_batch(
     assert found["passed"]
     assert found["questions"] == 5
     assert found["values"] == 20
+    assert list_alerts(settings) == []
     # Sources that no longer say what was served are found out, feature by feature.
     visits(2.0).write_parquet(tmp_path / "visits.parquet")
     found = compare_served(recipe)
@@ -94,6 +99,20 @@ def test_served_answers_are_those_of_batch(
     first = found["examples"][0]
     assert first["moment"] == AS_OF
     assert first["offline"] == pytest.approx(2 * first["online"])
+    gateway = FastAPI()
+    gateway.include_router(monitoring.build_router(settings))
+    (kept,) = asyncio.run(call(gateway, "GET", "/monitoring/quality")).json()["skew"]
+    assert (kept["monitor"], kept["questions"], kept["differences"]) == ("served_shop", 5, 5)
+    rates = {one["feature"]: one["skew_rate"] for one in kept["features"]}
+    assert rates.pop("spent") == 1.0
+    assert set(rates.values()) == {0.0}
+    assert 'feature_skew_rate{feature_set="served_shop",feature="spent"} 1' in _metrics(settings)
+    (alert,) = list_alerts(settings, "open")
+    assert (alert["name"], alert["labels"]) == ("feature_skew", {"feature_set": "served_shop"})
+    assert "5 of 20 served values of served_shop differ from offline: spent (5)" in alert["message"]
+    visits(1.0).write_parquet(tmp_path / "visits.parquet")
+    assert compare_served(recipe)["passed"]
+    assert list_alerts(settings, "open") == []
 
 
 def test_nothing_is_kept_where_the_settings_say_so(

@@ -48,6 +48,18 @@ def sample_rows(path: Path, event_time: str | None) -> pl.DataFrame:
     return pl.concat(list(_frames(path, event_time))).head(_SAMPLE_ROWS)
 
 
+def rows_before(frame: pl.DataFrame, event_time: str, end: datetime, least: int) -> pl.DataFrame:
+    """The rows before ``end`` where there are so many, else all.
+
+    So what is new in the newest window lies outside the range that its past gives.
+    """
+    column = frame[event_time] if event_time in frame.columns else None
+    if column is None or not isinstance(column.dtype, pl.Datetime) or not column.dtype.time_zone:
+        return frame
+    earlier = frame.filter(column < end)
+    return earlier if earlier.height >= least else frame
+
+
 def whole_table(path: Path) -> Iterator[pl.DataFrame]:
     """Every row, in parts."""
     return _frames(path, None)

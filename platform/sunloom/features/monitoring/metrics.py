@@ -44,7 +44,14 @@ def _gauges(settings: Settings) -> Iterator[tuple[str, str, Samples]]:
     ):
         yield name, meaning, _figure(performance, key)
     costs = latest_results(settings, "cost")
-    yield "feature_cost_ms", "CPU time of a feature computed alone, on a sample.", _costs(costs)
+    yield (
+        "feature_cost_ms",
+        "CPU time of a feature computed alone, on a sample.",
+        _rate(costs, "alone_ms", "feature_set"),
+    )
+    skew = latest_results(settings, "skew")
+    meaning = "Share of a feature's served values that differ from offline."
+    yield "feature_skew_rate", meaning, _rate(skew, "skew_rate", "feature_set")
     yield "alerts_open", "Open alerts by severity.", _alerts(settings)
 
 
@@ -55,22 +62,16 @@ def _drift(reports: list[dict[str, Any]]) -> Samples:
             yield labels, one["value"]
 
 
-def _rate(results: list[dict[str, Any]], rate: str) -> Samples:
+def _rate(results: list[dict[str, Any]], rate: str, of: str = "monitor") -> Samples:
     for result in results:
         for one in result["features"]:
-            yield _labels(monitor=result["monitor"], feature=one["feature"]), one[rate]
+            yield _labels(**{of: result["monitor"], "feature": one["feature"]}), one[rate]
 
 
 def _figure(results: list[dict[str, Any]], key: str) -> Samples:
     for result in results:
         if result[key] is not None:
             yield _labels(monitor=result["monitor"]), result[key]
-
-
-def _costs(results: list[dict[str, Any]]) -> Samples:
-    for result in results:
-        for one in result["features"]:
-            yield _labels(feature_set=result["monitor"], feature=one["feature"]), one["alone_ms"]
 
 
 def _alerts(settings: Settings) -> Samples:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
 from sunloom.config.features import FeaturesRecipe
-from sunloom.core.database import open_database
+from sunloom.core.alerts import Alert, emit_alert, resolve_alert
+from sunloom.core.database import now, open_database
 from sunloom.errors import NotFoundError
 from sunloom.features.batch_sources import fetch_sources
 from sunloom.features.catalogue import plan_of
 from sunloom.features.engine import Engine
 from sunloom.features.lowering import NOW
+from sunloom.features.monitoring.history import floor_hour
+from sunloom.features.monitoring.results import store_result
 from sunloom.features.monitoring.served import Served, served_answers
 from sunloom.features.plan import Plan
 from sunloom.features.requirements import source_needs
@@ -25,13 +29,14 @@ from sunloom.features.tables import read_source
 from sunloom.features.types import POLARS
 
 _SHOWN = 20
+_NAMED = 10
 
 
 def compare_served(recipe: FeaturesRecipe, count: int = 1_000) -> dict[str, Any]:
-    """Compute a sample of served answers anew, each as of its own moment.
+    """Compute a sample of served answers anew, each as of its own moment, and keep the figures.
 
     An event that arrived only after an answer was given shows as a difference: what was served
-    is not what training sees.
+    is not what training sees. Differences raise the alert ``feature_skew``; none resolves it.
 
     Args:
         recipe: The feature set, with the sources that its training rows come from.
@@ -57,13 +62,41 @@ def compare_served(recipe: FeaturesRecipe, count: int = 1_000) -> dict[str, Any]
         for name, value in one.features.items()
         if name in truth and not agree(value, _as_served(truth[name]))
     ]
+    asked = Counter(name for one in answers for name in one.features)
+    _keep(recipe, len(answers), asked, Counter(one.feature for one in found))
     return {
         "questions": len(answers),
-        "values": sum(len(one.features) for one in answers),
+        "values": asked.total(),
         "differences": len(found),
         "examples": [vars(one) for one in found[:_SHOWN]],
         "passed": not found,
     }
+
+
+def _keep(
+    recipe: FeaturesRecipe, questions: int, asked: Counter[str], differing: Counter[str]
+) -> None:
+    shares = [
+        {"feature": name, "values": count, "skew_rate": differing[name] / count}
+        for name, count in asked.items()
+    ]
+    data = {"questions": questions, "differences": differing.total(), "features": shares}
+    span = (floor_hour(now()), now())
+    store_result(open_database(recipe), recipe.feature_set, "skew", span, data)
+    names = ", ".join(f"{name} ({count})" for name, count in differing.most_common(_NAMED))
+    alert = Alert(
+        "feature_skew",
+        "warning",
+        f"{differing.total()} of {asked.total()} served values of {recipe.feature_set} differ from "
+        f"offline: {names or 'none'}",
+        {"feature_set": recipe.feature_set},
+        float(differing.total()),
+        0.0,
+    )
+    if differing:
+        emit_alert(recipe, alert)
+    else:
+        resolve_alert(recipe, alert)
 
 
 def _offline(recipe: FeaturesRecipe) -> tuple[Plan, dict[str, pl.DataFrame]]:

@@ -107,7 +107,7 @@ def _open(
     if row is not None and row.basis == basis:
         history = History(database, config.name, Cells.from_json(row.cells))
         return _Round(recipe, config, database, history, row, moment, kinds)
-    cells = _cells(config)
+    cells = _cells(config, moment)
     fresh = MonitorRow(
         name=config.name, cells=cells.to_json(), basis=basis, recorded_until=None,
         # A new reference says nothing about windows that were judged by the old one.
@@ -133,12 +133,15 @@ def _basis(config: WatchConfig) -> str:
     return fingerprint(str(parts), str(config.source), config.reference.type, str(files))
 
 
-def _cells(config: WatchConfig) -> Cells:
-    is_table = isinstance(config.reference, TableReference)
-    path = config.reference.path if isinstance(config.reference, TableReference) else None
-    sample = feed.sample_rows(
-        path or config.source.path, None if is_table else config.source.event_time
-    )
+def _cells(config: WatchConfig, moment: datetime) -> Cells:
+    rule, at = config.reference, config.source.event_time
+    if isinstance(rule, TableReference):
+        sample = feed.sample_rows(rule.path, None)
+    else:
+        sample = feed.sample_rows(config.source.path, at)
+        if at is not None:
+            newest = floor_to(moment, config.window) - config.window
+            sample = feed.rows_before(sample, at, newest, config.min_rows)
     names = feed.watched_features(sample, config)
     defaults: dict[str, float | str] = {
         name: value if isinstance(value, str) else _plain(value, sample[name])

@@ -25,7 +25,7 @@ def build_router(settings: Settings) -> APIRouter:
 
     @router.get("/quality")
     async def quality(monitor: str | None = None) -> dict[str, Any]:
-        """Data sets' counts, verdicts of checks, and rates of watched features.
+        """Data sets' counts, verdicts of checks, rates of watched features, and skew.
 
         With ``monitor``, all its windows, newest first.
         """
@@ -58,6 +58,7 @@ def _quality(settings: Settings, monitor: str | None) -> dict[str, Any]:
         "datasets": latest_quality(settings),
         "checks": latest_checks(settings),
         "features": _windows(settings, "quality", monitor),
+        "skew": _windows(settings, "skew", monitor),
     }
 
 
