@@ -86,7 +86,7 @@ class DriftConfig(Model):
     per_feature: dict[str, FeatureBound] = Field(default_factory=dict)
     """Features with a method or threshold of their own."""
     engine: Literal["evidently", "direct"] = "evidently"
-    """``direct`` computes PSI alone, in a fraction of the time and without HTML."""
+    """``direct`` computes the same numbers in a fraction of the time and writes no HTML."""
     exclude: tuple[str, ...] = ("id", "entity_id", "customer_id")
     """Columns that name things; never compared and never in a report."""
 

@@ -13,7 +13,7 @@ import pytest
 from sunloom.config import Settings
 from sunloom.config.monitoring import DriftConfig, EventsConfig, FeatureBound, MonitoringRecipe
 from sunloom.core.telemetry import list_alerts
-from sunloom.errors import ConfigError, DataError
+from sunloom.errors import DataError
 from sunloom.features.monitoring import drift_report, latest_drift, latest_quality, run_drift
 
 DIRECT = DriftConfig(engine="direct", method="psi", threshold=0.2)
@@ -51,10 +51,20 @@ def test_a_threshold_of_its_own() -> None:
     assert drift_report(_table(0), _table(1), config).drifted == ()
 
 
-def test_the_direct_engine_knows_psi_alone() -> None:
-    config = DIRECT.model_copy(update={"method": "wasserstein"})
-    with pytest.raises(ConfigError, match="direct computes psi only"):
-        drift_report(_table(0), _table(1), config)
+def test_the_direct_engine_knows_every_method() -> None:
+    from scipy.stats import ks_2samp, wasserstein_distance
+
+    config = DIRECT.model_copy(
+        update={"method": "wasserstein", "per_feature": {"still": FeatureBound(method="ks")}}
+    )
+    before, after = _table(0), _table(1)
+    found = {
+        one.feature: (one.method, one.value) for one in drift_report(before, after, config).features
+    }
+    distance = wasserstein_distance(before["moved"], after["moved"])
+    assert found["moved"] == ("wasserstein", pytest.approx(distance / before["moved"].std(ddof=0)))
+    chance = ks_2samp(before["still"], after["still"]).pvalue
+    assert found["still"] == ("ks", pytest.approx(chance))
 
 
 @pytest.mark.parametrize("name", ["moved_", "word", "customer_id"])

@@ -13,9 +13,9 @@ import polars as pl
 
 from sunloom.config.monitoring import DriftConfig
 from sunloom.core.artifacts import write_atomic
-from sunloom.errors import ConfigError, DataError, known_names_hint
+from sunloom.errors import DataError, known_names_hint
 from sunloom.features.monitoring.distances import column_distance
-from sunloom.features.monitoring.psi import BINNING, population_stability_index
+from sunloom.features.monitoring.psi import BINNING
 
 # A p-value: the smaller, the surer the drift.
 LOW_IS_DRIFT = frozenset({"ks"})
@@ -95,17 +95,16 @@ def drift_report(
         folder: Where ``drift.html`` (Evidently's engine) and ``drift.json`` are written.
 
     Raises:
-        ConfigError: The direct engine is asked for another statistic than PSI.
         DataError: A feature is missing, is no number, or has no value in one of the tables.
     """
     names = compared_features(reference, current, config)
     bounds = {name: _bound(name, config) for name in names}
-    _require_values(reference, current, names)
     if config.engine == "direct":
-        values, html = _direct(reference, current, bounds), None
+        features, html = judge_columns(reference, current, bounds), None
     else:
+        _require_values(reference, current, names)
         values, html = _evidently(reference, current, bounds, folder)
-    features = tuple(_judge(name, *bounds[name], values[name]) for name in names)
+        features = tuple(_judge(name, *bounds[name], values[name]) for name in names)
     report = DriftReport(features, reference.height, current.height, html)
     return report if folder is None else _write(report, folder)
 
@@ -172,19 +171,6 @@ def _judge(name: str, method: str, threshold: float, value: float) -> FeatureDri
     drifted = value < threshold if method in LOW_IS_DRIFT else value >= threshold
     binning = BINNING if method in BINNED else None
     return FeatureDrift(name, method, value, threshold, drifted, binning)
-
-
-def _direct(
-    reference: pl.DataFrame, current: pl.DataFrame, bounds: Mapping[str, tuple[str, float]]
-) -> dict[str, float]:
-    for name, (method, _) in bounds.items():
-        if method != "psi":
-            raise ConfigError(
-                f"drift.engine: direct computes psi only, not {method!r} for {name!r}.",
-                "Use engine: evidently, or method: psi.",
-                "drift.engine",
-            )
-    return {name: population_stability_index(reference[name], current[name]) for name in bounds}
 
 
 def _evidently(

@@ -40,6 +40,31 @@ _ENTITY: dict[str, Any] = {
 }
 
 
+_VERDICT: dict[str, Any] = {
+    "type": "object",
+    "required": ["passed", "checks", "drift", "drift_skipped"],
+    "properties": {
+        "passed": {"type": "boolean"},
+        "checks": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["check", "feature", "value", "threshold", "passed", "examples"],
+            },
+        },
+        "drift": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["feature", "method", "value", "threshold", "drifted"],
+            },
+        },
+        "drift_skipped": {
+            "type": ["string", "null"],
+            "description": "What was not compared, and why.",
+        },
+    },
+}
 _TO_PREPARE: dict[str, Any] = {
     "type": "object",
     "required": ["artifact", "rows"],
@@ -59,7 +84,14 @@ def describe() -> dict[str, Any]:
             "/features": {"get": _operation("list_feature_sets", "Feature sets and their types.")},
             "/features/{feature_set}": {"get": _read_one()},
             "/features/batch": {"post": _read_many()},
-            "/features/validate": {"post": _operation("validate_rows", "Check rows.", body=_ROWS)},
+            "/features/validate": {
+                "post": _operation(
+                    "validate_rows",
+                    "Check rows, and compare them with the set's reference.",
+                    body=_ROWS,
+                    answer=_VERDICT,
+                )
+            },
             "/features/transform": {
                 "post": _operation("transform_rows", "Prepare rows.", body=_TO_PREPARE)
             },
