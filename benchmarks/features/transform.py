@@ -34,6 +34,11 @@ STEPS: list[dict[str, Any]] = [
 
 
 def make_rows(path: Path, rows: int, seed: int = 0) -> None:
+    """A Parquet file of ``frame_of``."""
+    frame_of(rows, seed).write_parquet(path)
+
+
+def frame_of(rows: int, seed: int = 0) -> pl.DataFrame:
     """Twenty numbers with gaps, three categories of 1,000 levels, two of 20, a 0/1 target."""
     rng = np.random.default_rng(seed)
     columns: dict[str, Any] = {}
@@ -46,7 +51,7 @@ def make_rows(path: Path, rows: int, seed: int = 0) -> None:
             rng.integers(0, levels, rows)
         )
     columns["y"] = (rng.random(rows) < 0.3).astype(np.int64)
-    pl.DataFrame(columns).write_parquet(path)
+    return pl.DataFrame(columns)
 
 
 def ours(path: Path) -> dict[str, Any]:
@@ -132,8 +137,8 @@ def main() -> None:
     parser.add_argument("--arm", nargs=2, metavar=("NAME", "FILE"))
     options = parser.parse_args()
     if options.arm:
-        arm = {"ours": ours, "sklearn": peer}[options.arm[0]]
-        print(json.dumps(arm(Path(options.arm[1]))))
+        run = {"ours": ours, "sklearn": peer}[options.arm[0]]
+        print(json.dumps(run(Path(options.arm[1]))))
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"

@@ -5,7 +5,8 @@
 The recipe and the rows are those of ``benchmarks.features.transform``. Each arm runs in a process
 of its own, fits, and writes the prepared training rows to one file; both may use all cores. Ray's
 cluster is up before the clock starts, its workers are not: their imports count. CPU seconds are
-those of the driver and of every process under it, Ray's own included.
+those of the driver and of every process under it, Ray's own included. Then a file several times as
+large as the object store is prepared, with what looks back over an entity's rows too.
 """
 
 from __future__ import annotations
@@ -23,16 +24,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import psutil
 from polars.testing import assert_frame_equal
 
 from benchmarks.features.measure import circumstances, peak_bytes
 from benchmarks.features.ray_path import cluster
-from benchmarks.features.transform import STEPS, make_rows
+from benchmarks.features.transform import STEPS, frame_of, make_rows
 
 RESULTS = Path(__file__).parents[1] / "results" / "transform_ray.json"
+HISTORY: list[dict[str, Any]] = [
+    {"type": kind, "columns": columns, "time": "at", "by": ["c0"], **how}
+    for kind, columns, how in (
+        ("lags", ["n0"], {"periods": [1, 2]}),
+        ("rolling", ["n1"], {"windows": ["7d"]}),
+        ("expanding", ["n1"], {"aggregations": ["max"]}),
+    )
+]
 _FILE_ROWS = 1_000_000
+_GROUP_ROWS = 100_000
+_YEAR_S = 365 * 86_400
 _EVERY_S = 0.2
 
 
@@ -154,6 +166,57 @@ def in_own_process(engine: str, rows: Path, out: Path, store_mb: int) -> dict[st
     return found
 
 
+def beyond_the_store(folder: Path, store_mb: int, times: float) -> dict[str, Any]:
+    """Rows that many times the object store: prepared as the Polars engine does, to the bit."""
+    from sunloom.features.transformers import fit
+    from sunloom.features.transformers.chunks import open_source
+    from sunloom.features.transformers.distributed import prepare_ray, read_ray
+    from sunloom.features.transformers.writing import prepared_chunks, write_prepared
+
+    source, out = folder / "large.parquet", folder / "out.parquet"
+    size = _large_file(source, int(store_mb * times) << 20)
+    fitted = {}
+    with cluster(folder / "ray", store_mb << 20, 2), watched(with_store=True) as watch:
+        start = time.perf_counter()
+        for name, steps in (("recipe.parquet", STEPS), ("history.parquet", HISTORY)):
+            fitted[name] = fit(steps, source, reader=read_ray)
+            prepare_ray(fitted[name], open_source(source), folder / name, training=True)
+        wall_s = time.perf_counter() - start
+    peak = peak_bytes()
+    for name, one in fitted.items():
+        chunks = prepared_chunks(one, open_source(source), training=True)
+        rows = write_prepared(one, open_source(source), chunks, out)
+        assert pl.read_parquet(folder / name).equals(pl.read_parquet(out)), name
+    return {
+        "store_mib": store_mb,
+        "file_mib": size >> 20,
+        "times_the_store": round(size / (store_mb << 20), 1),
+        "rows": rows,
+        "wall_s": round(wall_s, 1),
+        "driver_peak_mib": peak >> 20,
+        "largest_worker_mib": watch.worker_bytes >> 20,
+        "store_peak_mib": watch.store_bytes >> 20,
+        "spilled_mib": watch.spilled_bytes >> 20,
+        "equal": True,
+    }
+
+
+def _large_file(path: Path, size: int) -> int:
+    """Rows with moments until the file is that large, written group by group."""
+    import pyarrow.parquet as pq
+
+    writer, seed = None, 0
+    while writer is None or path.stat().st_size < size:
+        seconds = np.random.default_rng(seed).integers(0, _YEAR_S, _GROUP_ROWS)
+        at = pl.Series("at", seconds * 1_000_000).cast(pl.Datetime("us", "UTC"))
+        rows = frame_of(_GROUP_ROWS, seed).with_columns(at).to_arrow()
+        writer = writer or pq.ParquetWriter(path, rows.schema, compression="none")
+        writer.write_table(rows)
+        seed += 1
+    writer.close()
+    return path.stat().st_size
+
+
 def _require_same(a: Path, b: Path) -> None:
     """The rows of both files, a few at a time; numbers that no sketch is behind, to 1e-9."""
     sizes = [pl.scan_parquet(path).select(pl.len()).collect().item() for path in (a, b)]
@@ -192,6 +255,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--store-mb", type=int, default=200)
+    parser.add_argument("--beyond-mb", type=int, default=80, help="store for the large file")
+    parser.add_argument("--times", type=float, default=4.1)
+    parser.add_argument("--only-spill", action="store_true", help="only the file beyond the store")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     parser.add_argument("--arm", nargs=3, metavar=("ENGINE", "ROWS", "OUT"))
     options = parser.parse_args()
@@ -199,14 +265,16 @@ def main() -> None:
         engine, rows, out = options.arm
         print(json.dumps(arm(engine, Path(rows), Path(out), options.store_mb)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        found = compare(Path(folder), options.rows, options.repeats, options.store_mb)
-    result = {
+    result: dict[str, Any] = {
         "rows": options.rows,
         "columns": "20 numbers (5 % gaps), 3 categories of 1,000 levels, 2 of 20",
         **circumstances("ray", "polars", "numpy"),
-        **found,
     }
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if not options.only_spill:
+            result |= compare(folder, options.rows, options.repeats, options.store_mb)
+        result["beyond_the_store"] = beyond_the_store(folder, options.beyond_mb, options.times)
     text = json.dumps(result, indent=2)
     print(text)
     if options.write:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +91,25 @@ def test_rows_as_csv_are_read_by_a_worker(ray_local: str, folder: Path, tmp_path
     fitted = fit(STEPS, tmp_path / "b.csv", reader=read_ray)
     wanted = fit(STEPS, frame).apply_frame(frame)
     assert_frame_equal(fitted.apply_frame(frame), wanted, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def test_a_file_four_times_the_store_is_prepared(project_root: Path) -> None:
+    """On a cluster of its own; the benchmark compares every row with the Polars engine's."""
+    command = [sys.executable, "-m", "benchmarks.features.transform_ray", "--only-spill"]
+    done = subprocess.run(
+        command,
+        cwd=project_root,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3_000:]
+    found = json.loads(done.stdout[done.stdout.index("{") :])["beyond_the_store"]
+    assert (found["store_mib"], found["rows"], found["equal"]) == (80, 1_700_000, True)
+    assert found["times_the_store"] >= 4
+    assert found["store_peak_mib"] <= 80
+    # A worker begins with about 200 MiB of libraries; the file would be 338 more.
+    assert found["largest_worker_mib"] < 500
 
 
 def test_embeddings_are_the_bare_models(ray_local: str, tmp_path: Path) -> None:

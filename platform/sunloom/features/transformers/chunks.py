@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import polars as pl
 
-from sunloom.data.sources import data_files, read_table
+from sunloom.data.sources import data_files, read_table, require_columns
 from sunloom.errors import DataError
+from sunloom.features.transformers.kinds import kind_of
 from sunloom.features.transformers.numbers import FloatArray, IntArray, mixed
 
 CHUNK_ROWS = 131_072
@@ -130,10 +131,32 @@ class FileSource:
                 raise DataError(f"{file} cannot be read as parquet: {error}") from error
         return dict(_whole(file).schema)
 
+    def require_alike(self, file: Path, columns: Sequence[str] | None = None) -> None:
+        """Check that a Parquet file has these columns, of the kinds that the first file has.
+
+        Raises:
+            DataError: Names the file and the column.
+        """
+        if file == self.files[0] or file.suffix != ".parquet":
+            return
+        names = self.schema if columns is None else columns
+        found = FileSource(file).schema
+        require_columns(pl.Schema(dict(found)), names, str(file))
+        for name in names:
+            mine, first = found[name], self.schema[name]
+            kinds = {kind_of(dtype) for dtype in (mine, first) if dtype != pl.Null}
+            if len(kinds) > 1 and kinds != {"number", "bool"}:
+                raise DataError(
+                    f"Column {name!r} is {mine} in {file}, but {first} in {self.files[0].name}.",
+                    "Write it with one type in all files.",
+                    name,
+                )
+
     def chunks(self, columns: Sequence[str] | None = None) -> Iterator[Chunk]:
         """Batches of at most ``CHUNK_ROWS`` rows."""
         first = 0
         for file in self.files:
+            self.require_alike(file, columns)
             for rows in file_batches(file, columns):
                 yield Chunk(rows, first)
                 first += rows.height
@@ -143,7 +166,7 @@ def whole_table(source: Source, columns: Sequence[str] | None = None) -> Chunk:
     """All rows at once, in memory."""
     schema = pl.Schema(dict(source.schema))
     names = list(schema) if columns is None else list(columns)
-    parts = [fitting_rows(chunk.rows, schema) for chunk in source.chunks(columns)]
+    parts = [fitting_rows(chunk.rows, schema) for chunk in source.chunks(names)]
     empty = pl.DataFrame(schema={name: schema[name] for name in names})
     return Chunk(pl.concat(parts) if parts else empty)
 
@@ -185,7 +208,9 @@ def file_batches(
     """
     if file.suffix != ".parquet":
         frame = _whole(file)
-        frame = frame if columns is None else frame.select(columns)
+        if columns is not None:
+            require_columns(frame, columns, str(file))
+            frame = frame.select(columns)
         yield from frame.iter_slices(CHUNK_ROWS)
         return
     import pyarrow.parquet as pq

@@ -63,7 +63,7 @@ def read_ray(source: Source, reading: Pass) -> Pass:
     if not isinstance(source, FileSource):
         return read_here(source, reading)
     _require_cluster()
-    pieces = pieces_of(source)
+    pieces = pieces_of(source, reading.columns)
     rows = sum(piece.rows for piece in pieces)
     # Values that are all kept travel in small packets; a sketch is small whatever it has seen.
     width = max(width_of(reading.before), reading.bytes_kept(rows))

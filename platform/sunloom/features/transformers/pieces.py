@@ -58,13 +58,22 @@ class Share:
             yield from piece.chunks(columns)
 
 
-def pieces_of(source: FileSource) -> list[Piece]:
-    """The pieces in order; those without rows are left out."""
+def pieces_of(source: FileSource, columns: Sequence[str] | None = None) -> list[Piece]:
+    """The pieces in order; those without rows are left out.
+
+    Args:
+        source: The table.
+        columns: Columns that will be read; all by default.
+
+    Raises:
+        DataError: A file lacks one of them, or has it with another type than the first file.
+    """
     import pyarrow.parquet as pq
 
     found: list[Piece] = []
     first = 0
     for file in source.files:
+        source.require_alike(file, columns)
         place = str(file.absolute())
         if file.suffix == ".parquet":
             about = pq.read_metadata(file)

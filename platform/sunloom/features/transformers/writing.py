@@ -82,8 +82,8 @@ def write_chunks(schema: pl.Schema, chunks: Iterable[pl.DataFrame], path: Path) 
     arrow, rows = pl.DataFrame(schema=schema).to_arrow().schema, 0
     with pq.ParquetWriter(path, arrow) as writer:
         for chunk in chunks:
-            # A later file may hold integers where the first one held floats.
-            fitting = chunk if chunk.schema == schema else chunk.cast(schema)
+            # A later file may hold integers where the first one held floats, and more columns.
+            fitting = chunk if chunk.schema == schema else chunk.select(list(schema)).cast(schema)
             writer.write_table(fitting.to_arrow().cast(arrow))
             rows += chunk.height
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ from sunloom.features.transformers.pieces import Piece, pieces_of, shares_of
 from sunloom.features.transformers.recalled import recalled, remembered
 from sunloom.features.transformers.stages import apply_stages
 from sunloom.features.transformers.statistics import Values
+from sunloom.features.transformers.writing import prepared_chunks, write_prepared
 
 
 def table(rows: int = 5_000) -> pl.DataFrame:
@@ -106,11 +108,38 @@ def test_a_file_without_row_groups_is_one_piece(tmp_path: Path) -> None:
     assert chunk.rows["a"].to_list() == list(range(7))
 
 
-def test_later_files_may_hold_whole_numbers(tmp_path: Path) -> None:
-    pl.DataFrame({"a": [0.5, 1.5]}).write_parquet(tmp_path / "a.parquet")
-    pl.DataFrame({"a": [2, 3]}).write_parquet(tmp_path / "b.parquet")
-    rows = whole_table(open_source(tmp_path)).rows
-    assert rows["a"].to_list() == [0.5, 1.5, 2.0, 3.0]
+def test_later_files_may_hold_whole_numbers_and_more_columns(tmp_path: Path) -> None:
+    folder, out = tmp_path / "rows", tmp_path / "out.parquet"
+    folder.mkdir()
+    pl.DataFrame({"a": [0.5, 1.5], "s": ["x", "y"]}).write_parquet(folder / "a.parquet")
+    pl.DataFrame({"s": ["z"] * 2, "b": [0, 0], "a": [2, 3]}).write_parquet(folder / "b.parquet")
+    source = open_source(folder)
+    assert whole_table(source).rows["a"].to_list() == [0.5, 1.5, 2.0, 3.0]
+    fitted = fit([{"type": "min_max_scaler", "columns": ["a"]}], folder)
+    assert write_prepared(fitted, source, prepared_chunks(fitted, source), out) == 4
+    assert pl.read_parquet(out).columns == ["a", "s"]
+    assert pl.read_parquet(out)["a"].to_list() == pytest.approx([0, 0.4, 0.6, 1])
+
+
+@pytest.mark.parametrize(
+    ("later", "words"),
+    [
+        ({"a": ["x"], "b": [1]}, "Column 'a' is String in .*b.parquet, but Float64 in a.parquet"),
+        ({"b": [1]}, "b.parquet lacks the column a"),
+    ],
+)
+def test_a_later_file_of_another_shape_is_refused(
+    tmp_path: Path, later: dict[str, list[Any]], words: str
+) -> None:
+    pl.DataFrame({"a": [0.5], "b": [1]}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame(later).write_parquet(tmp_path / "b.parquet")
+    source = open_source(tmp_path)
+    for read in (whole_table, pieces_of):
+        with pytest.raises(DataError, match=words):
+            read(source)  # type: ignore[arg-type]
+    assert whole_table(source, ["b"]).rows["b"].to_list() == [1, 1]
+    with pytest.raises(DataError, match=words):
+        fit([{"type": "standard_scaler", "columns": ["a"]}], tmp_path)
 
 
 def test_a_worker_keeps_to_its_share_of_the_memory() -> None:
