@@ -104,6 +104,16 @@ def test_ranks_that_do_not_settle_are_said() -> None:
     assert 1e-6 < np.abs(loose - pagerank(graph)).max() < 0.5
 
 
+def test_a_node_with_very_many_edges_settles_as_far_as_rounding_lets_it() -> None:
+    leaves = 200_000
+    star = pl.DataFrame({"source": [0] * leaves, "target": range(1, leaves + 1)})
+    ranks = pagerank(graph_of(star), tolerance=1e-14)
+    # Of h = 0.15 / n + 0.85 (1 - h): all that the leaves have goes to the hub.
+    hub = (0.15 / (leaves + 1) + 0.85) / 1.85
+    assert ranks[0] == pytest.approx(hub, rel=1e-9)
+    assert ranks.sum() == pytest.approx(1.0, abs=1e-9)
+
+
 @pytest.mark.parametrize("directed", [False, True])
 def test_text_and_numbers_name_the_same_nodes(directed: bool) -> None:
     edges = random_edges()
