@@ -361,3 +361,21 @@ def test_a_folder_of_nodes_whose_files_differ_in_order_and_width(run: Run, tmp_p
     found = run(nodes={"table": str(tmp_path / "nodes"), "aggregations": ["sum"]})
     assert column(found, "neighbour_sum_x") == {"a": 0.5, "b": 1.0, "c": 1.5, "d": None, "e": 1.0}
     assert column(found, "neighbour_sum_y")["a"] == 2.0
+
+
+def test_the_example_runs(
+    tmp_path: Path, project_root: Path, payments: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(payments.parent)
+    conf = project_root / "conf"
+    example = load_config(
+        GraphRecipe,
+        recipe=conf / "graph" / "payments.yaml",
+        sets=[f"paths.state={tmp_path / 'state'}", "graph.as_of=2026-11-09T00:00:00Z"],
+        conf_dir=conf,
+    ).config
+    told = graph_file(example)
+    assert (told["nodes"], told["records"]) == (5, 5)
+    found = pl.read_parquet("accounts.parquet")
+    assert found.columns[:3] == ["account_id", "event_time", "in_degree"]
+    assert column(found, "in_strength", "account_id")["b"] == 3.0
