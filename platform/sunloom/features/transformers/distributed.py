@@ -209,7 +209,7 @@ def _mapped(blocks: Blocks, work: Work, has_models: bool) -> Iterator[Any]:
         most = max(1, min(len(blocks), _cpus() - 1))
         how |= {"compute": ray.data.ActorPoolStrategy(min_size=1, max_size=most)}
     done = shares.map_batches(
-        _Actor if has_models else _do, batch_size=1, batch_format="pyarrow", **how
+        _Actor if has_models else worked, batch_size=1, batch_format="pyarrow", **how
     )
     for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
         for payload in batch["payload"]:
@@ -219,7 +219,7 @@ def _mapped(blocks: Blocks, work: Work, has_models: bool) -> Iterator[Any]:
             yield found
 
 
-def _do(batch: pa.Table, *, work: Work) -> pa.Table:
+def worked(batch: pa.Table, *, work: Work) -> pa.Table:
     """In a worker: work on the shares of a block; an error of ours is a result too."""
     import pyarrow as pa
 
@@ -227,6 +227,10 @@ def _do(batch: pa.Table, *, work: Work) -> pa.Table:
         done = [pickle.dumps(work(*share), protocol=5) for share in shares_in(batch)]
     except SunloomError as error:
         done = [pickle.dumps(error)]
+    except OSError as error:
+        reason = f"A worker could not read or write: {error}"
+        hint = "Input and output must lie where every worker reaches them, with room left."
+        done = [pickle.dumps(ClusterError(reason, hint))]
     return pa.table({"payload": pa.array(done, pa.large_binary())})
 
 
@@ -234,4 +238,4 @@ class _Actor:
     """Works on one block after another in one process."""
 
     def __call__(self, batch: pa.Table, *, work: Work) -> pa.Table:
-        return _do(batch, work=work)
+        return worked(batch, work=work)

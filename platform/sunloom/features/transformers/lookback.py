@@ -95,7 +95,7 @@ def blocks_of(shares: Sequence[Share], stages: Sequence[Stage], schema: pl.Schem
     """
     import ray
 
-    blocks: Blocks = [ray.put(_block(share, None)) for share in shares]
+    blocks: Blocks = [ray.put(block_of(share, None)) for share in shares]
     known = recalled(stages)
     for one in _rounds(stages) if blocks else ():
         blocks = _looked_back(blocks, shares, known[: one.first], one, schema)
@@ -227,10 +227,11 @@ def _gather(block: pa.Table, packets: Sequence[Any]) -> pa.Table:
 
     ((share, history),) = shares_in(block)
     table = pl.concat([unpacked(ray.get(packet)) for packet in packets]).sort(_ROW).drop(_ROW)
-    return _block(share, table if history is None else history.hstack(table))
+    return block_of(share, table if history is None else history.hstack(table))
 
 
-def _block(share: Share, history: pl.DataFrame | None) -> pa.Table:
+def block_of(share: Share, history: pl.DataFrame | None) -> pa.Table:
+    """A share and what looks back from its rows, as a table of one row."""
     import pyarrow as pa
 
     held = None if history is None else packed(history).tobytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from sunloom.errors import ArtifactError, DataError
+from sunloom.errors import ArtifactError, ClusterError, DataError
 from sunloom.features.transformers import fit
 from sunloom.features.transformers.chunks import Chunk, open_source, whole_table
+from sunloom.features.transformers.distributed import worked
 from sunloom.features.transformers.joining import decode, encode, join_parquet
-from sunloom.features.transformers.pieces import Piece, pieces_of, shares_of
+from sunloom.features.transformers.lookback import block_of
+from sunloom.features.transformers.pieces import Piece, Share, pieces_of, shares_of
 from sunloom.features.transformers.recalled import recalled, remembered
 from sunloom.features.transformers.stages import apply_stages
 from sunloom.features.transformers.statistics import Values
@@ -148,6 +151,26 @@ def test_a_worker_keeps_to_its_share_of_the_memory() -> None:
     assert values.finish().weights is None
     values.update(Chunk(pl.DataFrame({"a": np.arange(1.0)}), first=250))
     assert values.finish().weights is not None
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "words"),
+    [
+        (DataError("Column 'a' is text.", param="a"), DataError, "Column 'a' is text"),
+        (OSError(28, "No space left on device"), ClusterError, "could not read or write.*No space"),
+    ],
+)
+def test_an_error_in_a_worker_is_a_result(
+    raised: Exception, expected: type[Exception], words: str
+) -> None:
+    def work(*_: Any) -> int:
+        raise raised
+
+    (payload,) = worked(block_of(Share((Piece("a", 0, 0, 1),)), None), work=work)["payload"]
+    error = pickle.loads(payload.as_buffer())
+    assert type(error) is expected
+    with pytest.raises(expected, match=words):
+        raise error
 
 
 def test_columns_that_were_made_before_are_recalled() -> None:
