@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 from polars.testing import assert_frame_equal
 
@@ -136,3 +140,31 @@ def test_what_a_worker_refuses_is_said_here(
     # Nothing is left of a file that was begun.
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"fitted", "gap.parquet", "inf.parquet"}
+
+
+def test_a_killed_workers_share_is_prepared_again(
+    ray_local: str, frame: pl.DataFrame, tmp_path: Path
+) -> None:
+    many = pl.concat([frame] * 40).with_columns(pl.int_range(pl.len()).alias("row"))
+    path, out = tmp_path / "many.parquet", tmp_path / "out.parquet"
+    many.write_parquet(path, row_group_size=60_000)
+    steps = [
+        {"type": "rolling", "columns": ["x"], "windows": ["2d"]} | COMMON,
+        {"type": "quantile_transformer", "columns": ["x", "y"]},
+    ]
+    fitted = fit(steps, frame)
+    killed: list[int] = []
+    with ThreadPoolExecutor() as pool:
+        prepared = pool.submit(prepare_ray, fitted, open_source(path), out)
+        while not prepared.done() and not killed:
+            sleep(0.02)
+            for worker in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if worker.name().startswith("ray::Map"):
+                        worker.kill()
+                        killed.append(worker.pid)
+                        break
+        assert prepared.result() == many.height
+    assert len(killed) == 1
+    assert_frame_equal(pl.read_parquet(out), fitted.apply_frame(many), check_exact=True)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["many.parquet", "out.parquet"]
