@@ -35,6 +35,34 @@ class Expansion:
 
 
 @dataclass(frozen=True)
+class Description:
+    """Figures about a column, appended.
+
+    Attributes:
+        column: The column.
+        figures: Which figures.
+    """
+
+    column: str
+    figures: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Columns that it reads."""
+        return (self.column,)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Columns that it makes."""
+        return tuple(f"{self.column}_{figure}" for figure in self.figures)
+
+    @property
+    def removes(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
+
+@dataclass(frozen=True)
 class Pairing:
     """Two columns make one more, at the end.
 

@@ -11,6 +11,7 @@ import polars as pl
 
 from sunloom.errors import DataError, DependencyError
 from sunloom.features.transformers.operations.protocol import RowFunction, Training
+from sunloom.features.transformers.operations.shapes import Description
 
 UNDETERMINED = "und"
 _SCORES = {"compound": "compound", "positive": "pos", "negative": "neg", "neutral": "neu"}
@@ -125,32 +126,10 @@ class LanguageCode:
 
 
 @dataclass(frozen=True)
-class Mood:
-    """VADER's figures of an English text, appended; null for no text.
-
-    Attributes:
-        column: The column.
-        figures: Which figures.
-    """
+class Mood(Description):
+    """VADER's figures of an English text, appended; null for no text."""
 
     op: ClassVar[str] = "mood"
-    column: str
-    figures: tuple[str, ...]
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return (self.column,)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Columns that it makes."""
-        return tuple(f"{self.column}_{figure}" for figure in self.figures)
-
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """Columns that are gone afterwards."""
-        return ()
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
         """One column a figure."""

@@ -15,7 +15,7 @@ import polars as pl
 from sunloom.features.transformers.numbers import FloatArray
 from sunloom.features.transformers.operations.hashing import place_of
 from sunloom.features.transformers.operations.protocol import RowFunction, Training
-from sunloom.features.transformers.operations.shapes import Expansion
+from sunloom.features.transformers.operations.shapes import Description, Expansion
 from sunloom.features.transformers.terms import Terms, length_of, sublinear
 
 _PUNCTUATION = r"""[!-/:-@\[-`{-~]"""
@@ -57,27 +57,10 @@ def _ratio(part: int, whole: int) -> float:
 
 
 @dataclass(frozen=True)
-class TextFigures:
+class TextFigures(Description):
     """Figures about a text, appended; null for no text."""
 
     op: ClassVar[str] = "text_figures"
-    column: str
-    figures: tuple[str, ...]
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return (self.column,)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Columns that it makes."""
-        return tuple(f"{self.column}_{figure}" for figure in self.figures)
-
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """Columns that are gone afterwards."""
-        return ()
 
     def columns(self, _frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Expr]:
         """The figures."""
