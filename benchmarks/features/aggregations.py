@@ -8,7 +8,6 @@ Prints CPU seconds and ratios as JSON; ours / peer, so below 1 is faster.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from benchmarks.features.data import as_events, tables
-from benchmarks.features.measure import circumstances, in_turn
+from benchmarks.features.measure import circumstances, in_turn, report
 from benchmarks.features.peers import duckdb_answers
 from sunloom.features.catalogue import plan_of
 from sunloom.features.engine import Engine
@@ -131,10 +130,7 @@ def main() -> None:
         **circumstances("polars", "duckdb", "numpy"),
         "seven_days": compared(readings, asked, options.repeats),
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.write:
-        RESULTS.write_text(text + "\n")
+    report(result, RESULTS if options.write else None)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Evidently's binning and compared with its own; the stored histograms have cells 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.features.measure import circumstances, in_turn, wall_s
+from benchmarks.features.measure import circumstances, in_turn, report, wall_s
 from sunloom.config import load_config
 from sunloom.config.monitoring import DriftConfig
 from sunloom.config.settings import Settings
@@ -145,10 +144,7 @@ def main() -> None:
             "tables": from_tables(reference, current, options.repeats),
             "histograms": from_histograms(reference, current, Path(folder), options.repeats),
         }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.write:
-        RESULTS.write_text(text + "\n")
+    report(result, RESULTS if options.write else None)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Any
 import polars as pl
 
 from benchmarks.features.data import as_events, tables
-from benchmarks.features.measure import circumstances, in_turn
+from benchmarks.features.measure import circumstances, in_turn, report
 from benchmarks.features.peers import (
     LATEST_SQL,
     WINDOWS_DAYS,
@@ -168,10 +168,7 @@ def main() -> None:
         "from_files": from_files(log, asked, options.feast_python),
         "growth": growth(),
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.write:
-        RESULTS.write_text(text + "\n")
+    report(result, RESULTS if options.write else None)
 
 
 if __name__ == "__main__":

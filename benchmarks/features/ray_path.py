@@ -8,7 +8,6 @@ Wall seconds, the best of several turns; both may use all cores. Starts private 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +21,7 @@ import psutil
 from polars.testing import assert_frame_equal
 
 from benchmarks.features.data import as_events, tables
-from benchmarks.features.measure import circumstances, wall_s
+from benchmarks.features.measure import circumstances, report, wall_s
 from sunloom.config import Settings, load_config
 from sunloom.core.cluster import connect, disconnect
 from sunloom.core.processes import own_processes
@@ -171,10 +170,7 @@ def main() -> None:
             with cluster(folder / "even", 1 << 30, cores=2):
                 result |= against_polars(folder, options.events, options.repeats)
         large = beyond_the_store(folder, options.store_mb << 20, options.times)
-        text = json.dumps(result | {"beyond_the_store": large}, indent=2)
-    print(text)
-    if options.write:
-        RESULTS.write_text(text + "\n")
+        report(result | {"beyond_the_store": large}, RESULTS if options.write else None)
 
 
 if __name__ == "__main__":

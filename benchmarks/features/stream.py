@@ -11,7 +11,6 @@ at a time. CPU seconds are of this process; the bar is 100,000 events a second.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from benchmarks.features.measure import report
 from sunloom.config import load_config
 from sunloom.config.features import FeaturesRecipe
 from sunloom.features.catalogue import plan_of
@@ -212,10 +212,7 @@ def main() -> None:
         result["reads"] = reads(layout, rows, store)
         if options.broker:
             result["broker"] = from_broker(layout, messages, options.batch, folder)
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    report(result, options.out)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import polars as pl
 import psutil
 from polars.testing import assert_frame_equal
 
-from benchmarks.features.measure import circumstances, peak_bytes
+from benchmarks.features.measure import circumstances, peak_bytes, report
 from benchmarks.features.ray_path import cluster
 from benchmarks.features.transform import NUMBERS, STEPS, frame_of, make_rows
 
@@ -277,10 +277,7 @@ def main() -> None:
         if not options.only_spill:
             result |= compare(folder, options.rows, options.repeats, options.store_mb)
         result["beyond_the_store"] = beyond_the_store(folder, options.beyond_mb, options.times)
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.write:
-        RESULTS.write_text(text + "\n")
+    report(result, RESULTS if options.write else None)
 
 
 if __name__ == "__main__":
