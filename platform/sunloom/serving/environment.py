@@ -122,14 +122,16 @@ _RULES = r"""
 s|^\( *\)bind \**:\([0-9]*\)$|\1bind 127.0.0.1:\2\n\1http-request deny deny_status 401|
 s|^\( *http-request return\) .* if routes$|\1 status 401 TYPE string "REFUSAL" if routes|
 """
+# A line for each request to a syslog port that nobody reads; failures are still told.
+_QUIET = r"s|^\( *\)option httplog$|&\n\1option dontlog-normal|" + "\n"
 
 
 def _write_wrapper(folder: Path) -> Path:
     rules, wrapper = folder / "close.sed", folder / "haproxy"
     refusal = _REFUSAL.replace('"', r"\\\"")
-    write_atomic(
-        rules, _RULES.replace("REFUSAL", refusal).replace("TYPE", "content-type application/json")
-    )
+    text = _RULES.replace("REFUSAL", refusal).replace("TYPE", "content-type application/json")
+    is_read = "RAY_SERVE_HAPROXY_LOG_TARGET" in os.environ
+    write_atomic(rules, text if is_read else text + _QUIET)
     write_atomic(
         wrapper,
         _WRAPPER.format(rules=shlex.quote(str(rules)), haproxy=shlex.quote(haproxy_binary())),

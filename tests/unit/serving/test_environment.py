@@ -44,6 +44,15 @@ def test_the_wrapper_closes_what_ray_opens(settings: Settings, tmp_path: Path) -
     assert "gateway" not in text
     assert r"{\"error\": {\"type\": \"authentication_error\"" in text
     assert 'string "success" if healthcheck' in text
+    assert text.startswith("defaults\n    option httplog\n    option dontlog-normal\n")
+
+
+def test_requests_are_logged_where_somebody_reads(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_LOG_TARGET", "/dev/log")
+    folder = Path(serving_environment(settings)[INSTANCE])
+    assert "dontlog" not in (folder / "close.sed").read_text()
 
 
 def _config() -> str:
@@ -54,7 +63,9 @@ def _config() -> str:
     assert "    bind :{{ config.metrics_port }}\n" in template
     assert "  bind *:{{ config.stats_port }}\n" in template
     assert 'string "{{ route_info.routes_message }}" if routes\n' in template
+    assert "    option httplog\n" in template
     return (
+        "defaults\n    option httplog\n"
         "frontend prometheus\n    bind :9101\n    mode http\n"
         "frontend http_frontend\n    bind 127.0.0.1:8000\n"
         '    http-request return status 200 string "success" if healthcheck\n'

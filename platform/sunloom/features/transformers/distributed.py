@@ -1,8 +1,8 @@
 """Fit and prepare through Ray Data: workers read the files, and write what they made.
 
-What is learnt comes to this process as statistics, prepared rows not at all: workers write part
-files beside the output, which are joined there without being decoded. Input and output lie where
-every worker and this process can reach them.
+What is learnt comes to this process as statistics. Prepared rows are written by the workers, into
+part files beside the output, which this process joins a row group at a time. Input and output lie
+where every worker and this process can reach them.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from sunloom.errors import ArtifactError, ClusterError, DataError
 from sunloom.features.transformers import fit
 from sunloom.features.transformers.chunks import Chunk, open_source, whole_table
 from sunloom.features.transformers.distributed import worked
-from sunloom.features.transformers.joining import decode, encode, join_parquet
+from sunloom.features.transformers.joining import join_parquet
 from sunloom.features.transformers.lookback import block_of
 from sunloom.features.transformers.pieces import Piece, Share, pieces_of, shares_of
 from sunloom.features.transformers.recalled import recalled, remembered
@@ -34,24 +34,21 @@ def table(rows: int = 5_000) -> pl.DataFrame:
     )
 
 
-def written(folder: Path, frame: pl.DataFrame, parts: int, groups: int, **how: bool) -> list[Path]:
+def written(folder: Path, frame: pl.DataFrame, parts: int, groups: int) -> list[Path]:
     """The frame in part files of so many row groups each."""
     schema, size = frame.to_arrow().schema, -(-frame.height // (parts * groups))
     paths = [folder / f"{part}.parquet" for part in range(parts)]
     for part, path in enumerate(paths):
-        with pq.ParquetWriter(path, schema, **how) as writer:
+        with pq.ParquetWriter(path, schema) as writer:
             for group in range(part * groups, (part + 1) * groups):
                 writer.write_table(frame.slice(group * size, size).to_arrow().cast(schema))
     return paths
 
 
-@pytest.mark.parametrize("how", [{}, {"write_page_index": True}, {"use_dictionary": False}])
 @pytest.mark.parametrize(("parts", "groups"), [(1, 1), (3, 20)])
-def test_part_files_become_one(
-    tmp_path: Path, parts: int, groups: int, how: dict[str, bool]
-) -> None:
+def test_part_files_become_one(tmp_path: Path, parts: int, groups: int) -> None:
     frame = table()
-    paths = written(tmp_path, frame, parts, groups, **how)
+    paths = written(tmp_path, frame, parts, groups)
     out = tmp_path / "out.parquet"
     assert join_parquet(paths, out) == frame.height
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
@@ -61,18 +58,6 @@ def test_part_files_become_one(
         assert pl.DataFrame(opened.read_row_group(parts * groups - 1)).equals(
             frame.slice(frame.height - opened.metadata.row_group(parts * groups - 1).num_rows)
         )
-    # Statistics lie in the moved descriptions too: groups that cannot match are passed over.
-    late = pl.scan_parquet(out).filter(pl.col("row") >= 4_990).collect()
-    assert late["row"].to_list() == list(range(4_990, 5_000))
-
-
-def test_a_description_is_the_same_after_reading(tmp_path: Path) -> None:
-    (path,) = written(tmp_path, table(), 1, 17)
-    raw = path.read_bytes()
-    size = int.from_bytes(raw[-8:-4], "little")
-    about = decode(raw[-8 - size : -8])
-    assert about[3] == (6, 5_000)
-    assert encode(about) == raw[-8 - size : -8]
 
 
 def test_what_is_no_parquet_file_is_not_joined(tmp_path: Path) -> None:
