@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from broker import broker
+from small_gateway import small_gateway
+
+from sunloom.config import Settings, load_config
 
 pytestmark = pytest.mark.integration
 BLOCK = re.compile(r"^```(bash|python|yaml)\n(.*?)^```", re.M | re.S)
@@ -60,10 +65,14 @@ def test_the_features_page(project_root: Path, tmp_path: Path, run: Run) -> None
                 named = NAME.match(text)
                 assert named, text
                 (tmp_path / named[1]).write_text(text)
-        first, second, third, fourth = (text for language, text in blocks if language == "bash")
+        bash = [text for language, text in blocks if language == "bash"]
+        first, second, third, served, fourth = bash
         before = run(first)
         after = run(second)
     checked = run(third)
+    with small_gateway(settings_in(tmp_path)) as client:
+        key, url = client.headers["Authorization"].removeprefix("Bearer "), str(client.base_url)
+        row = run(f"SUNLOOM_KEY={key} SUNLOOM_URL={url}\n{served}")
     of_nodes = run(fourth)
     check_training(tmp_path)
     assert (tmp_path / "plan.svg").read_text().startswith("<")
@@ -79,11 +88,26 @@ def test_the_features_page(project_root: Path, tmp_path: Path, run: Run) -> None
     assert re.search(r'"history/departure": 1', after)
     assert "checks passed on 5,000 rows" in checked
     check_preparation(departures["delay_minutes"], tmp_path / "ready.parquet")
+    check_served(json.loads(row), departures, pl.read_parquet(tmp_path / "ready.parquet"))
     assert pl.read_parquet(tmp_path / "airports.parquet")["id"].to_list() == AIRPORTS
     routes = pl.read_parquet(tmp_path / "routes.parquet").rows()
     near = {other for ends in routes if "JFK" in ends for other in ends} - {"JFK"}
     loops = 2 * (("JFK", "JFK") in routes)
     assert re.findall(r"degree\D+(\d+) ", of_nodes)[-1] == str(len(near) + loops)
+
+
+def settings_in(folder: Path) -> Settings:
+    sets = [f"paths.state={folder / '.sunloom'}", f"paths.outputs={folder / 'outputs'}"]
+    return load_config(Settings, sets=sets).config
+
+
+def check_served(answer: Any, raw: pl.DataFrame, ready: pl.DataFrame) -> None:
+    """A row over HTTP is on the line through two rows of the file: scaling is linear."""
+    assert answer["artifact"] == "departures@1"
+    [row] = answer["rows"]
+    (a, b), (x, y) = ((t["delay_minutes"].min(), t["delay_minutes"].max()) for t in (raw, ready))
+    assert row["delay_minutes"] == pytest.approx(x + (90.0 - a) * (y - x) / (b - a), rel=1e-9)
+    assert (row["id"], row["airport_id"]) == (1, "JFK")
 
 
 def check_training(folder: Path) -> None:

@@ -15,7 +15,7 @@ from sunloom.config.monitoring import DriftConfig
 from sunloom.core.artifacts import write_atomic
 from sunloom.errors import DataError, known_names_hint
 from sunloom.features.monitoring.distances import column_distance
-from sunloom.features.monitoring.psi import BINNING
+from sunloom.features.monitoring.psi import BINNING, has_value
 
 # A p-value: the smaller, the surer the drift.
 LOW_IS_DRIFT = frozenset({"ks"})
@@ -135,14 +135,8 @@ def _bound(name: str, config: DriftConfig) -> tuple[str, float]:
 def _require_values(reference: pl.DataFrame, current: pl.DataFrame, names: Sequence[str]) -> None:
     for table, frame in (("reference", reference), ("current", current)):
         for name in names:
-            if not _has_value(frame[name]):
+            if not has_value(frame[name]):
                 raise DataError(f"The feature {name!r} has no value in the {table} rows.")
-
-
-def _has_value(column: pl.Series) -> bool:
-    if not column.dtype.is_numeric():
-        return column.null_count() < len(column)
-    return bool(column.cast(pl.Float64).is_finite().any())
 
 
 def judge_columns(

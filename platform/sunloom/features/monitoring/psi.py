@@ -97,6 +97,13 @@ def _few_values(sample: FloatArray) -> FloatArray | None:
     return values if len(values) <= _MAX_VALUES else None
 
 
+def has_value(sample: pl.Series) -> bool:
+    """Whether there is anything to compare; of numbers, a finite one."""
+    if not sample.dtype.is_numeric():
+        return sample.null_count() < len(sample)
+    return bool(sample.cast(pl.Float64).is_finite().any())
+
+
 def finite_values(sample: pl.Series) -> FloatArray:
     """The numbers of a sample, without null, NaN and infinite ones.
 

@@ -20,6 +20,7 @@ from sunloom.errors import DataError
 from sunloom.features.monitoring.cells import Cells
 from sunloom.features.monitoring.drift import datasets
 from sunloom.features.monitoring.feed import timed_rows, whole_table, within
+from sunloom.features.monitoring.psi import has_value
 from sunloom.features.monitoring.samples import RowSample
 
 HTML, JSON = "drift.html", "drift.json"
@@ -168,12 +169,7 @@ def _compared(samples: Samples, names: Sequence[str], config: WatchConfig) -> An
 
 
 def _can_compare(name: str, samples: Samples) -> bool:
-    return all(_has_value(side[name]) for side in (samples.reference, samples.current))
-
-
-def _has_value(column: pl.Series) -> bool:
-    given = column.drop_nulls()
-    return bool(given.is_finite().any()) if given.dtype.is_float() else not given.is_empty()
+    return all(has_value(side[name]) for side in (samples.reference, samples.current))
 
 
 def _thin_out(newest: Path, keep: int) -> list[Path]:

@@ -10,7 +10,7 @@ import polars as pl
 from sunloom.config.validation import ValidationConfig
 from sunloom.errors import DataError, known_names_hint
 from sunloom.features.monitoring.drift import FeatureDrift, judge_columns
-from sunloom.features.monitoring.psi import shares
+from sunloom.features.monitoring.psi import has_value, shares
 from sunloom.features.quality.report import DriftShape
 from sunloom.features.quality.rows import Rows
 
@@ -91,12 +91,6 @@ def is_comparable(column: pl.Series) -> bool:
 
 def _is_word(kind: pl.DataType) -> bool:
     return isinstance(kind, pl.Boolean | pl.String | pl.Categorical | pl.Enum)
-
-
-def has_value(column: pl.Series) -> bool:
-    """Whether there is anything to compare."""
-    given = column.drop_nulls()
-    return bool(given.is_finite().any()) if given.dtype.is_float() else not given.is_empty()
 
 
 def _shape(before: pl.Series, after: pl.Series) -> DriftShape:

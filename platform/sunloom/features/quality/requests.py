@@ -10,9 +10,10 @@ from typing import Any
 import polars as pl
 
 from sunloom.config.validation import ValidationConfig
+from sunloom.features.monitoring.psi import has_value
 from sunloom.features.monitoring.samples import RowSample
 from sunloom.features.plan import Plan
-from sunloom.features.quality.compare import compare, has_value, is_comparable
+from sunloom.features.quality.compare import compare, is_comparable
 from sunloom.features.quality.page import finite
 from sunloom.features.quality.rows import Rows, rows_of_frame, rows_of_path, rows_of_records
 from sunloom.features.quality.rules import declared_types, keys_of, with_plan
