@@ -221,7 +221,7 @@ def test_keys_over_http(gateway: RunningGateway) -> None:
 def test_monitoring_routes_answer(gateway: RunningGateway) -> None:
     assert gateway.call("GET", "/monitoring/drift").json() == {"reports": []}
     quality = gateway.call("GET", "/monitoring/quality").json()
-    assert quality == {"datasets": [], "checks": [], "features": []}
+    assert quality == {"datasets": [], "checks": [], "features": [], "skew": []}
     assert gateway.call("GET", "/monitoring/alerts").json() == {"alerts": []}
     models = gateway.call("GET", "/monitoring/performance").json()["models"]
     assert {"repurchase@2", "tool-base@1"} <= {model["model"] for model in models}
