@@ -31,7 +31,8 @@ def texts() -> pl.DataFrame:
 
 
 def test_the_language_is_py3langids(tmp_path: Path) -> None:
-    langid = pytest.importorskip("py3langid.langid", reason="pip install py3langid")
+    from py3langid import langid
+
     peer = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
     step = {"type": "language", "confidence": True}
     prepared = assert_same_everywhere(fit([step], texts()), texts(), tmp_path / "a")
@@ -58,14 +59,13 @@ def test_languages_and_confidence_bound_the_answer() -> None:
 
 
 def test_the_mood_is_vaders(tmp_path: Path) -> None:
-    vader = pytest.importorskip(
-        "vaderSentiment.vaderSentiment", reason="pip install vaderSentiment"
-    )
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
     figures = ["compound", "positive", "negative", "neutral"]
     step = {"type": "sentiment", "figures": figures}
     prepared = assert_same_everywhere(fit([step], texts()), texts(), tmp_path / "a")
     names = [f"t_{figure}" for figure in figures]
-    peer = vader.SentimentIntensityAnalyzer()
+    peer = SentimentIntensityAnalyzer()
     for i, text in enumerate(TEXTS):
         scores = peer.polarity_scores(text)
         wanted = tuple(scores[key] for key in ("compound", "pos", "neg", "neu"))

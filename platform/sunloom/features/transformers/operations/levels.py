@@ -36,7 +36,7 @@ def codes_of(series: pl.Series, levels: pl.Series) -> Any:
 
 
 @dataclass(frozen=True)
-class Lookup:
+class Lookup(Expansion):
     """A number for each level.
 
     Attributes:
@@ -49,23 +49,11 @@ class Lookup:
     """
 
     op: ClassVar[str] = "lookup"
-    column: str
-    names: tuple[str, ...]
     levels: pl.Series
     table: pl.DataFrame
     unseen: Literal["value", "error"] = "value"
     folds: tuple[pl.DataFrame, ...] = field(default=(), metadata={"stored": False})
     cv: tuple[int, int] = field(default=(0, 0), metadata={"stored": False})
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return (self.column,)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Columns that it makes."""
-        return self.names
 
     @property
     def removes(self) -> tuple[str, ...]:
