@@ -1,6 +1,6 @@
 """Prepare a data set: ``python -m jobs.data_prepare --config conf/data/cdnow.yaml``."""
 
-from sunloom.config.data import DataRecipe
+from sunloom.config.data.cleaning import DataRecipe
 from sunloom.data.pipeline import prepare
 from sunloom.workflows.job import JobOutcome, run_job
 

@@ -1,7 +1,7 @@
 """Fit a preparation recipe: ``python -m jobs.features_fit --config RECIPE``."""
 
-from sunloom.config.transformations import PreparationRecipe
-from sunloom.features.transformers.job import fit_file
+from sunloom.config.preprocessing.transformations import PreparationRecipe
+from sunloom.preprocessing.job import fit_file
 from sunloom.workflows.job import JobOutcome, run_job
 
 

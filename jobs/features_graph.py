@@ -1,7 +1,7 @@
 """Features of a graph's nodes: ``python -m jobs.features_graph --config RECIPE``."""
 
-from sunloom.config.graph import GraphRecipe
-from sunloom.features.graph.job import graph_file
+from sunloom.config.preprocessing.graph import GraphRecipe
+from sunloom.feature_store.materialization.graph_features import graph_file
 from sunloom.workflows.job import JobOutcome, run_job
 
 

@@ -3,10 +3,10 @@
 A set without a streaming source has no log to ask about: answers that were served are replayed.
 """
 
-from sunloom.config.features import FeaturesRecipe
+from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import DataQualityError
-from sunloom.features.monitoring.replay import compare_served
-from sunloom.features.streaming.skew import compare
+from sunloom.monitoring.served_skew import compare_served
+from sunloom.monitoring.stream_skew import compare
 from sunloom.workflows.job import JobOutcome, run_job
 
 

@@ -3,8 +3,8 @@
 Ends when everything that is in the topics has been read; a stopped job ends between two batches.
 """
 
-from sunloom.config.features import FeaturesRecipe
-from sunloom.features.streaming.run import stream
+from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.feature_store.streaming.job import stream
 from sunloom.workflows.job import JobOutcome, run_job
 
 

@@ -1,7 +1,7 @@
 """Prepare rows with a fitted artifact: ``python -m jobs.features_transform --config RECIPE``."""
 
-from sunloom.config.transformations import PreparationRecipe
-from sunloom.features.transformers.job import open_fitted, transform_file
+from sunloom.config.preprocessing.transformations import PreparationRecipe
+from sunloom.preprocessing.job import open_fitted, transform_file
 from sunloom.workflows.job import JobOutcome, run_job
 
 

@@ -1,8 +1,8 @@
 """Judge rows: ``python -m jobs.features_validate --config RECIPE --set input=FILE``."""
 
-from sunloom.config.validation import ValidationJob
+from sunloom.config.data.validation import ValidationJob
+from sunloom.data.quality.job import validate_file
 from sunloom.errors import DataQualityError
-from sunloom.features.quality.job import validate_file
 from sunloom.workflows.job import JobOutcome, run_job
 
 

@@ -1,7 +1,7 @@
 """What each feature costs to compute: ``python -m jobs.monitor_cost --config RECIPE``."""
 
-from sunloom.config.features import FeaturesRecipe
-from sunloom.features.monitoring import feature_costs
+from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.monitoring.feature_costs import feature_costs
 from sunloom.workflows.job import JobOutcome, run_job
 
 

@@ -1,7 +1,7 @@
 """Compare distributions and raise alerts: ``python -m jobs.monitor_drift --config RECIPE``."""
 
-from sunloom.config.monitoring import MonitoringRecipe
-from sunloom.features.monitoring.service import run_monitoring
+from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.monitoring.service import run_monitoring
 from sunloom.workflows.job import JobOutcome, run_job
 
 

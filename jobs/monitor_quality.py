@@ -1,7 +1,7 @@
 """Rates and ranges of watched features: ``python -m jobs.monitor_quality --config RECIPE``."""
 
-from sunloom.config.monitoring import MonitoringRecipe
-from sunloom.features.monitoring.watch import run_watch
+from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.monitoring.watch import run_watch
 from sunloom.workflows.job import JobOutcome, run_job
 
 

@@ -1,7 +1,7 @@
 """Watch a table until the job is stopped: ``python -m jobs.monitor_service --config RECIPE``."""
 
-from sunloom.config.monitoring import MonitoringRecipe
-from sunloom.features.monitoring.service import keep_monitoring
+from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.monitoring.service import keep_monitoring
 from sunloom.workflows.job import JobOutcome, run_job
 
 

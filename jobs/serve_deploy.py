@@ -1,7 +1,7 @@
 """Deploy the gateway and its apps on the cluster: ``python -m jobs.serve_deploy``."""
 
 from sunloom.config import Settings
-from sunloom.serving.deploy import deploy
+from sunloom.serving.deploy.deploy import deploy
 from sunloom.workflows.job import JobOutcome, run_job
 
 

@@ -1,7 +1,7 @@
 """Train, judge and register a tabular model: ``python -m jobs.tabular_train --config RECIPE``."""
 
 from sunloom.config.tabular import TabularRecipe
-from sunloom.tabular import train_tabular
+from sunloom.tabular.trainer import train_tabular
 from sunloom.workflows.job import JobOutcome, run_job
 
 

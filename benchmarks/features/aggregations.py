@@ -18,10 +18,10 @@ import polars as pl
 from benchmarks.features.data import as_events, tables
 from benchmarks.features.measure import circumstances, in_turn, report
 from benchmarks.features.peers import duckdb_answers
-from sunloom.features.catalogue import plan_of
-from sunloom.features.engine import Engine
-from sunloom.features.lowering import NOW
-from sunloom.features.plan import Plan
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.explain import plan_of
+from sunloom.features.plan.feature_sets import Plan
 
 DEFINITIONS = "benchmarks.features.aggregation_definitions"
 RESULTS = Path(__file__).parents[1] / "results" / "aggregations.json"

@@ -21,16 +21,16 @@ import polars as pl
 
 from benchmarks.features.measure import circumstances, in_turn, report, wall_s
 from sunloom.config import load_config
-from sunloom.config.monitoring import DriftConfig
+from sunloom.config.monitoring.service import DriftConfig
+from sunloom.config.monitoring.watch import WatchConfig
 from sunloom.config.settings import Settings
-from sunloom.config.watch import WatchConfig
 from sunloom.core.database import open_database
 from sunloom.core.telemetry import silence_libraries
-from sunloom.features.monitoring import drift_report
-from sunloom.features.monitoring.cells import Cells, cells_of
-from sunloom.features.monitoring.histograms import counted
-from sunloom.features.monitoring.history import History
-from sunloom.features.monitoring.judge import drift_findings
+from sunloom.data.quality.drift.compare import drift_report
+from sunloom.monitoring.bins import Cells, cells_of
+from sunloom.monitoring.findings import drift_findings
+from sunloom.monitoring.histogram_store import History
+from sunloom.monitoring.histograms import counted
 
 RESULTS = Path(__file__).parents[1] / "results" / "drift.json"
 START = datetime(2026, 1, 5, tzinfo=UTC)

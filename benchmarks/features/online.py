@@ -34,12 +34,12 @@ import polars as pl
 import redis
 
 from benchmarks.features.measure import circumstances
-from sunloom.config.stores import RedisOnline
+from sunloom.config.features.stores import RedisOnline
 from sunloom.core.processes import free_port
-from sunloom.features.store import OnlineStore
-from sunloom.features.store.embedded import EmbeddedStore
-from sunloom.features.store.redis import RedisStore
-from sunloom.features.store.schemas import record_prefix
+from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
+from sunloom.feature_store.stores.online.protocol import OnlineStore
+from sunloom.feature_store.stores.online.redis import RedisStore
+from sunloom.feature_store.stores.online.stored_feature_set import record_prefix
 
 ENTITIES = 20_000
 NAMES = tuple(f"f{i}" for i in range(10))

@@ -34,9 +34,9 @@ from benchmarks.features.peers import (
     polars_latest,
     polars_windows,
 )
-from sunloom.features.catalogue import plan_of
-from sunloom.features.engine import Engine
-from sunloom.features.lowering import NOW
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.explain import plan_of
 
 DEFINITIONS = "benchmarks.features.definitions"
 RESULTS = Path(__file__).parents[1] / "results" / "point_in_time.json"

@@ -25,19 +25,19 @@ import polars as pl
 
 from benchmarks.features.measure import report
 from sunloom.config import load_config
-from sunloom.config.features import FeaturesRecipe
-from sunloom.features.catalogue import plan_of
-from sunloom.features.engine import Engine
-from sunloom.features.lowering import NOW
-from sunloom.features.online import OnlineReader
-from sunloom.features.store.embedded import EmbeddedStore
-from sunloom.features.streaming.consumer import StreamConsumer
-from sunloom.features.streaming.index import Layout
-from sunloom.features.streaming.ingest import Ingest
-from sunloom.features.streaming.layout import build_layout
-from sunloom.features.streaming.log import EventLog
-from sunloom.features.streaming.partition import ClassStream, PartitionStream
-from sunloom.features.streaming.policy import Policy
+from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.feature_store.online.reader import OnlineReader
+from sunloom.feature_store.online.tiles.index import Layout
+from sunloom.feature_store.online.tiles.layout import build_layout
+from sunloom.feature_store.online.tiles.policy import Policy
+from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
+from sunloom.feature_store.streaming.consumer import StreamConsumer
+from sunloom.feature_store.streaming.event_log import EventLog
+from sunloom.feature_store.streaming.ingest import Ingest
+from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.explain import plan_of
 
 DEFINITIONS = "benchmarks.features.definitions"
 START = datetime(2026, 1, 1, tzinfo=UTC)

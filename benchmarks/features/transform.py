@@ -56,9 +56,9 @@ def frame_of(rows: int, seed: int = 0) -> pl.DataFrame:
 
 def ours(path: Path) -> dict[str, Any]:
     """Fit, and write the prepared training rows."""
-    from sunloom.features.transformers import fit
-    from sunloom.features.transformers.chunks import open_source
-    from sunloom.features.transformers.writing import prepared_chunks, write_prepared
+    from sunloom.preprocessing.fit import fit
+    from sunloom.preprocessing.tables.batches import open_source
+    from sunloom.preprocessing.tables.parquet_output import prepared_chunks, write_prepared
 
     start = _used()
     fitted = fit(STEPS, path)

@@ -125,8 +125,8 @@ def _stores() -> list[tuple[str, int]]:
 def arm(engine: str, rows: Path, out: Path, store_mb: int) -> dict[str, Any]:
     """One engine's figures."""
     from sunloom.config import Settings, load_config
-    from sunloom.config.transformations import PreparationConfig, PreparationRecipe
-    from sunloom.features.transformers.job import fit_file
+    from sunloom.config.preprocessing.transformations import PreparationConfig, PreparationRecipe
+    from sunloom.preprocessing.job import fit_file
 
     recipe = PreparationRecipe.model_validate({"transformations": STEPS})
     request = PreparationConfig(
@@ -168,10 +168,10 @@ def in_own_process(engine: str, rows: Path, out: Path, store_mb: int) -> dict[st
 
 def beyond_the_store(folder: Path, store_mb: int, times: float) -> dict[str, Any]:
     """Rows that many times the object store: prepared as the Polars engine does, to the bit."""
-    from sunloom.features.transformers import fit
-    from sunloom.features.transformers.chunks import open_source
-    from sunloom.features.transformers.distributed import prepare_ray, read_ray
-    from sunloom.features.transformers.writing import prepared_chunks, write_prepared
+    from sunloom.preprocessing.cluster.fit_transform import prepare_ray, read_ray
+    from sunloom.preprocessing.fit import fit
+    from sunloom.preprocessing.tables.batches import open_source
+    from sunloom.preprocessing.tables.parquet_output import prepared_chunks, write_prepared
 
     source, out = folder / "large.parquet", folder / "out.parquet"
     size = _large_file(source, int(store_mb * times) << 20)

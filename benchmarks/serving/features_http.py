@@ -29,9 +29,9 @@ import polars as pl
 from sunloom.config import Settings, load_config
 from sunloom.core.cluster import disconnect
 from sunloom.core.processes import free_port, own_processes
-from sunloom.features.store import open_online_store
-from sunloom.serving.auth import create_key
-from sunloom.serving.deploy import deploy, shutdown
+from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.serving.auth.keys import create_key
+from sunloom.serving.deploy.deploy import deploy, shutdown
 
 HERE = Path(__file__).parent
 ENTITIES, FEATURES, CONNECTIONS = 10_000, 10, 16

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 import orjson
 import uvicorn
 
-from sunloom.features.store.embedded import embedded_store
+from sunloom.feature_store.stores.online.lmdb import embedded_store
 
 
 def build(folder: Path) -> Any:

@@ -13,7 +13,7 @@ from sunloom.agents.actors import describe_actor, stop_actor
 from sunloom.agents.client import AgentsClient, run_tasks
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec, EngineName
-from sunloom.serving.auth import create_key
+from sunloom.serving.auth.keys import create_key
 from tests.unit.agents import scripted
 from tests.unit.agents.front import agents_app, wait
 

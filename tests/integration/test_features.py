@@ -11,15 +11,15 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from sunloom.config import load_config
-from sunloom.config.data import DataRecipe
-from sunloom.config.features import FeaturesRecipe
+from sunloom.config.data.cleaning import DataRecipe
+from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.data.pipeline import prepare
 from sunloom.errors import DataQualityError
-from sunloom.features.catalogue import plan_of
-from sunloom.features.distributed import historical_ray
-from sunloom.features.historical import historical_polars
-from sunloom.features.materialize import materialize
-from sunloom.features.store import open_online_store
+from sunloom.feature_store.materialization.materialize import materialize
+from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.features.historical.cluster import historical_ray
+from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.plan.explain import plan_of
 
 pytestmark = pytest.mark.integration
 CLASSES = str(Path(__file__).parents[1] / "unit" / "features" / "chalk_classes.py")

@@ -17,12 +17,12 @@ import pytest
 import yaml
 from polars.testing import assert_frame_equal
 
-from sunloom.config.features import FeaturesRecipe
+from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import DataError
-from sunloom.features.backfill import backfill
-from sunloom.features.catalogue import plan_of
-from sunloom.features.distributed import historical_dataset
-from sunloom.features.historical import historical_polars
+from sunloom.feature_store.materialization.backfill.run import backfill
+from sunloom.features.historical.dataset import historical_dataset
+from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.plan.explain import plan_of
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]

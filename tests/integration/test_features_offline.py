@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sunloom.core.processes import free_port
-from sunloom.features.store.offline import OfflineStore
+from sunloom.feature_store.stores.offline.offline_store import OfflineStore
 
 pytestmark = pytest.mark.integration
 INSTALL = "pip install s3fs 'moto[server,s3]'"

@@ -111,8 +111,9 @@ def test_a_broken_column_is_in_the_report(folder: Path) -> None:
 
 @pytest.mark.parametrize("method", ["jensenshannon", "wasserstein", "ks", "kl_div"])
 def test_evidentlys_other_methods(folder: Path, method: str) -> None:
-    from sunloom.config.validation import ValidationConfig
-    from sunloom.features.quality import rows_of_frame, rows_of_path, validate
+    from sunloom.config.data.validation import ValidationConfig
+    from sunloom.data.quality.batches import rows_of_frame, rows_of_path
+    from sunloom.data.quality.validate import validate
 
     moved = _table(seed=1).with_columns(pl.col("price") + 60)
     config = ValidationConfig.model_validate({"drift_method": method})

@@ -17,13 +17,13 @@ from redis_fixture import RedisServer, private_redis
 from store_contract import check_counting, check_expectations
 
 from sunloom.config import Settings, load_config
-from sunloom.config.stores import RedisOnline
+from sunloom.config.features.stores import RedisOnline
 from sunloom.errors import NotFoundError, StoreError, UsageError
-from sunloom.features.store import open_online_store
-from sunloom.features.store.embedded import EmbeddedStore
-from sunloom.features.store.records import RecordStore
-from sunloom.features.store.redis import RedisStore
-from sunloom.features.store.schemas import record_prefix
+from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
+from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.record_store import RecordStore
+from sunloom.feature_store.stores.online.redis import RedisStore
+from sunloom.feature_store.stores.online.stored_feature_set import record_prefix
 
 pytestmark = pytest.mark.integration
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

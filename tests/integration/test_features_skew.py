@@ -12,14 +12,14 @@ import pytest
 from same_values import differences
 
 from sunloom.config import Settings
-from sunloom.features.catalogue import plan_of
-from sunloom.features.engine import Engine
-from sunloom.features.lowering import NOW
-from sunloom.features.online import OnlineReader
-from sunloom.features.store import open_online_store
-from sunloom.features.streaming.layout import build_layout
-from sunloom.features.streaming.partition import ClassStream, PartitionStream
-from sunloom.features.streaming.policy import Policy
+from sunloom.feature_store.online.reader import OnlineReader
+from sunloom.feature_store.online.tiles.layout import build_layout
+from sunloom.feature_store.online.tiles.policy import Policy
+from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.explain import plan_of
 from sunloom_retail.dataset import CDNOW
 
 pytestmark = pytest.mark.integration

@@ -21,15 +21,15 @@ from redis_fixture import RedisServer
 from same_values import differences
 
 from sunloom.config import load_config
-from sunloom.config.features import FeaturesRecipe
+from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import NotFoundError, StreamError
-from sunloom.features.catalogue import plan_of
-from sunloom.features.engine import Engine
-from sunloom.features.lowering import NOW
-from sunloom.features.online import open_reader
-from sunloom.features.store import open_online_store
-from sunloom.features.streaming.run import StreamWorker, stream
-from sunloom.features.streaming.skew import compare
+from sunloom.feature_store.online.registry import open_reader
+from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.streaming.job import StreamWorker, stream
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.explain import plan_of
+from sunloom.monitoring.stream_skew import compare
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]

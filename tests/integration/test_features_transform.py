@@ -13,11 +13,12 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from sunloom.config.transformations import PreparationConfig, PreparationRecipe
+from sunloom.config.preprocessing.transformations import PreparationConfig, PreparationRecipe
 from sunloom.errors import NotFoundError
-from sunloom.features.transformers import fit, fit_transform, load, save
-from sunloom.features.transformers.distributed import read_ray
-from sunloom.features.transformers.job import fit_file, transform_file
+from sunloom.preprocessing.artifact import load, save
+from sunloom.preprocessing.cluster.fit_transform import read_ray
+from sunloom.preprocessing.fit import fit, fit_transform
+from sunloom.preprocessing.job import fit_file, transform_file
 
 pytestmark = pytest.mark.integration
 

@@ -15,12 +15,13 @@ import psutil
 import pytest
 from polars.testing import assert_frame_equal
 
-from sunloom.config.transformations import PreparationConfig, PreparationRecipe
+from sunloom.config.preprocessing.transformations import PreparationConfig, PreparationRecipe
 from sunloom.errors import DataError
-from sunloom.features.transformers import fit, load, save
-from sunloom.features.transformers.chunks import open_source
-from sunloom.features.transformers.distributed import prepare_ray, read_ray
-from sunloom.features.transformers.job import fit_file, transform_file
+from sunloom.preprocessing.artifact import load, save
+from sunloom.preprocessing.cluster.fit_transform import prepare_ray, read_ray
+from sunloom.preprocessing.fit import fit
+from sunloom.preprocessing.job import fit_file, transform_file
+from sunloom.preprocessing.tables.batches import open_source
 
 pytestmark = pytest.mark.integration
 

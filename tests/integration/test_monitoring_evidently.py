@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sunloom.config.monitoring import DriftConfig, FeatureBound
-from sunloom.features.monitoring import BINNING, drift_report
-from sunloom.features.monitoring.distances import column_distance
-from sunloom.features.monitoring.drift import _evidently
+from sunloom.config.monitoring.service import DriftConfig, FeatureBound
+from sunloom.data.quality.drift.compare import _evidently, drift_report
+from sunloom.data.quality.drift.distances import column_distance
+from sunloom.data.quality.drift.psi import BINNING
 
 pytestmark = pytest.mark.integration
 

@@ -9,10 +9,12 @@ import polars as pl
 import pytest
 
 from sunloom.config import load_config
-from sunloom.config.monitoring import MonitoringRecipe
-from sunloom.config.watch import WatchConfig
-from sunloom.core.alerts import list_alerts
-from sunloom.features.monitoring import render_monitoring, results_over_time, run_watch
+from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.watch import WatchConfig
+from sunloom.core.alerts.delivery import list_alerts
+from sunloom.monitoring.prometheus import render_monitoring
+from sunloom.monitoring.results_table import results_over_time
+from sunloom.monitoring.watch import run_watch
 
 pytestmark = pytest.mark.integration
 START = datetime(2026, 1, 5, tzinfo=UTC)

@@ -13,11 +13,13 @@ import pytest
 from small_gateway import small_gateway
 
 from sunloom.config import Settings, load_config
-from sunloom.config.monitoring import MonitoringRecipe
-from sunloom.config.watch import WatchConfig
+from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.watch import WatchConfig
 from sunloom.core.database import open_database
-from sunloom.features.monitoring import drift_over_time, population_stability_index, run_watch
-from sunloom.features.monitoring.samples import RowSample
+from sunloom.data.quality.drift.psi import population_stability_index
+from sunloom.data.quality.drift.sampling import RowSample
+from sunloom.monitoring.drift_table import drift_over_time
+from sunloom.monitoring.watch import run_watch
 
 pytestmark = pytest.mark.integration
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -142,7 +144,7 @@ def test_the_seed_and_the_rows_decide_the_sample(settings: Settings, folder: Pat
 
 @pytest.mark.parametrize("method", ["jensenshannon", "kl_div"])
 def test_the_method_is_the_watchs(settings: Settings, folder: Path, method: str) -> None:
-    from sunloom.features.monitoring.distances import column_distance
+    from sunloom.data.quality.drift.distances import column_distance
 
     table = {"type": "table", "path": str(folder / "training.parquet")}
     watched = recipe(settings, folder, reference=table, method=method, report={"rows": 5_000})

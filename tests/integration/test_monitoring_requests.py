@@ -14,12 +14,12 @@ import pytest
 from small_gateway import small_gateway
 
 from sunloom.config import load_config
-from sunloom.config.features import FeaturesRecipe
+from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.data.quality.drift.compare import _evidently
+from sunloom.data.quality.drift.sampling import RowSample
+from sunloom.data.quality.job import validate_file
 from sunloom.errors import DataError, UsageError
-from sunloom.features.materialize import materialize
-from sunloom.features.monitoring.drift import _evidently
-from sunloom.features.monitoring.samples import RowSample
-from sunloom.features.quality.job import validate_file
+from sunloom.feature_store.materialization.materialize import materialize
 
 pytestmark = pytest.mark.integration
 START = datetime(2026, 3, 1, tzinfo=UTC)

@@ -16,13 +16,13 @@ from typer.testing import CliRunner
 
 from sunloom.cli.main import app
 from sunloom.config import load_config
-from sunloom.config.features import FeaturesRecipe
+from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.data.sources.fetching import fetch_address
 from sunloom.data.sources.snowflake import snowflake_batches
 from sunloom.data.sources.sql import sql_batches
 from sunloom.errors import DataError
-from sunloom.features.materialize import materialize
-from sunloom.features.store import open_online_store
+from sunloom.feature_store.materialization.materialize import materialize
+from sunloom.feature_store.stores.online.protocol import open_online_store
 
 pytestmark = [
     pytest.mark.integration,

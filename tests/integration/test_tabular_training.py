@@ -13,7 +13,8 @@ from sunloom.config import Settings, load_config
 from sunloom.config.tabular import TabularRecipe
 from sunloom.core.artifacts import open_registry
 from sunloom.errors import DataError, UsageError
-from sunloom.tabular import load_model, predictions, train_tabular
+from sunloom.tabular.model import load_model, predictions
+from sunloom.tabular.trainer import train_tabular
 
 pytestmark = pytest.mark.integration
 

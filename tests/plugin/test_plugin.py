@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 SCRIPT = """
 from sunloom.config import Settings, load_config
 from sunloom.core.plugins import plugin_names
-from sunloom.core.telemetry import Alert, emit_alert
+from sunloom.core.alerts.delivery import Alert, emit_alert
 from sunloom.llm.training import load_source
 
 assert "weather" in plugin_names("sunloom.conversations")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import polars as pl
 
-from sunloom.features.chunks import chunks_of
-from sunloom.features.distributed import exchange
-from sunloom.features.distributed.exchange import ROW, Notes
-from sunloom.features.historical import questions_of
-from sunloom.features.plan import Plan
-from sunloom.features.requirements import source_needs
+from sunloom.features.historical import worker as exchange
+from sunloom.features.historical.retrieve import questions_of
+from sunloom.features.historical.worker import ROW, Notes
+from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.projection import source_needs
+from sunloom.features.sources.splits import chunks_of
 
 
 def in_parts(

@@ -36,8 +36,8 @@ class RunningGateway:
 @pytest.fixture(scope="session")
 def gateway(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """The gateway, ready."""
-    from sunloom.serving.auth import create_key
-    from sunloom.serving.deploy import deploy, shutdown
+    from sunloom.serving.auth.keys import create_key
+    from sunloom.serving.deploy.deploy import deploy, shutdown
 
     folder = tmp_path_factory.mktemp("gateway")
     settings = _settings(folder)
@@ -87,7 +87,7 @@ def _tabular(folder: Path, label_of_recent: int) -> Path:
     """A model that tells recent from old customers; the second version says the opposite."""
     import numpy as np
 
-    from sunloom.tabular.algorithms import load_algorithm
+    from sunloom.tabular.algorithms.table import load_algorithm
     from sunloom.tabular.columns import Columns
     from sunloom.tabular.model import TabularModel
 
@@ -104,7 +104,7 @@ def _tabular(folder: Path, label_of_recent: int) -> Path:
 def _fill_store(settings: Settings) -> None:
     import polars as pl
 
-    from sunloom.features.store import open_online_store
+    from sunloom.feature_store.stores.online.protocol import open_online_store
 
     frame = pl.DataFrame(
         {

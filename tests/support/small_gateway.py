@@ -13,10 +13,10 @@ import uvicorn
 
 from sunloom.config import Settings
 from sunloom.core.processes import free_port
-from sunloom.serving.apps.replica import APPS, load_builder
-from sunloom.serving.auth import create_key
-from sunloom.serving.gate import Gate
-from sunloom.serving.guard import App, Guard, Receive, Scope, Send
+from sunloom.serving.auth.admission import Gate
+from sunloom.serving.auth.keys import create_key
+from sunloom.serving.auth.middleware import App, Guard, Receive, Scope, Send
+from sunloom.serving.deploy.replica import APPS, load_builder
 
 
 @contextmanager

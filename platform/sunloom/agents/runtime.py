@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sunloom.agents.approval import ApprovalHook
 from sunloom.agents.endpoint import Endpoint, GatewayClient
-from sunloom.agents.engines import Engine, build_engine
+from sunloom.agents.engines.table import Engine, build_engine
 from sunloom.agents.journal import Journal
 from sunloom.agents.scope import TaskScope
 from sunloom.agents.states import TaskStatus

@@ -11,7 +11,7 @@ import typer
 from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Sets
 from sunloom.cli.recipes import KINDS, kind_of, recipe_class
-from sunloom.config.base import Loaded, find_conf_dir, leaves, load_config, masked
+from sunloom.config.loading.load import Loaded, find_conf_dir, leaves, load_config, masked
 from sunloom.config.settings import Settings
 from sunloom.errors import SunloomError, UsageError
 

@@ -20,7 +20,7 @@ def demo(
 ) -> None:
     """Run every room once on real parts and write outputs/demo/summary.json."""
     from sunloom.config.settings import Settings
-    from sunloom.workflows.demo import run_demo
+    from sunloom.workflows.demo.flow import run_demo
     from sunloom.workflows.demo.recipes import relevant
 
     chosen = list(sets or ())

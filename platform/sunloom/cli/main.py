@@ -20,7 +20,7 @@ from sunloom.cli.config import app as config
 from sunloom.cli.data import app as data
 from sunloom.cli.demo import demo
 from sunloom.cli.doctor import doctor
-from sunloom.cli.features import app as features
+from sunloom.cli.features.app import app as features
 from sunloom.cli.job import app as job
 from sunloom.cli.keys import app as keys
 from sunloom.cli.llm import app as llm

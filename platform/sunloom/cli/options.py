@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from sunloom.config.base import Loaded, load_config
+from sunloom.config.loading.load import Loaded, load_config
 from sunloom.config.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]

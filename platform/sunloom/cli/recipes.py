@@ -12,15 +12,15 @@ from sunloom.errors import NotFoundError
 
 # Folder under conf/ to the class that its files load through.
 KINDS = {
-    "data": ("sunloom.config.data", "DataRecipe"),
-    "features": ("sunloom.config.features", "FeaturesRecipe"),
+    "data": ("sunloom.config.data.cleaning", "DataRecipe"),
+    "features": ("sunloom.config.features.materialization", "FeaturesRecipe"),
     "tabular": ("sunloom.config.tabular", "TabularRecipe"),
     "llm": ("sunloom.config.llm", "LlmRecipe"),
     "agentic": ("sunloom.config.agents", "AgentsRecipe"),
-    "monitoring": ("sunloom.config.monitoring", "MonitoringRecipe"),
-    "validation": ("sunloom.config.validation", "ValidationRecipe"),
-    "preparation": ("sunloom.config.transformations", "PreparationRecipe"),
-    "graph": ("sunloom.config.graph", "GraphRecipe"),
+    "monitoring": ("sunloom.config.monitoring.service", "MonitoringRecipe"),
+    "validation": ("sunloom.config.data.validation", "ValidationRecipe"),
+    "preparation": ("sunloom.config.preprocessing.transformations", "PreparationRecipe"),
+    "graph": ("sunloom.config.preprocessing.graph", "GraphRecipe"),
 }
 
 

@@ -23,8 +23,8 @@ Port = Annotated[int | None, typer.Option(help="Port of the gateway; 0 picks a f
 @app.command()
 def run(port: Port = None, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Serve in the foreground until Ctrl-C; everything that was started ends with it."""
-    from sunloom.serving.deploy import shutdown
-    from sunloom.serving.environment import serving_environment
+    from sunloom.serving.deploy.deploy import shutdown
+    from sunloom.serving.deploy.environment import serving_environment
 
     settings = _settings(port, sets, env)
     with cluster(settings, serving_environment(settings)):
@@ -65,7 +65,7 @@ def shutdown(sets: Sets = None, env: Env = None, json: Json = False) -> None:
     settings = load_settings(sets, env)
     if _address(settings):
         from sunloom.core.cluster import connect
-        from sunloom.serving.deploy import shutdown as stop
+        from sunloom.serving.deploy.deploy import shutdown as stop
 
         connect(settings)
         stop(settings)
@@ -88,8 +88,8 @@ def _settings(port: int | None, sets: list[str] | None, env: str | None) -> Sett
 
 
 def _deploy(settings: Settings, json: bool) -> str:
-    from sunloom.serving.auth import ensure_first_key
-    from sunloom.serving.deploy import deploy as start
+    from sunloom.serving.auth.keys import ensure_first_key
+    from sunloom.serving.deploy.deploy import deploy as start
 
     first = ensure_first_key(settings)
     output.print_note("starting: about two minutes where a language model is served")
@@ -126,7 +126,7 @@ def _require_address(settings: Settings) -> None:
 
 def _cluster_status(settings: Settings) -> dict[str, Any] | None:
     from sunloom.core.cluster import connect
-    from sunloom.serving.deploy import status as look
+    from sunloom.serving.deploy.deploy import status as look
 
     connect(settings)
     found = look(settings)

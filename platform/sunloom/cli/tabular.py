@@ -22,7 +22,7 @@ app = typer.Typer(help="Train and judge tabular models.", no_args_is_help=True)
 @app.command()
 def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Search, judge at the later cut-off, register the winner, promote it if the gate holds."""
-    from sunloom.tabular import train_tabular
+    from sunloom.tabular.trainer import train_tabular
 
     config = load_recipe(TabularRecipe, recipe, sets, env)
     with cluster(config):
@@ -65,10 +65,10 @@ def evaluate(
 
 def _judge(config: TabularRecipe, ref: str, path: Path | None) -> tuple[ModelVersion, Evaluation]:
     from sunloom.core.artifacts import open_registry
-    from sunloom.data import read_table
-    from sunloom.tabular import evaluate as judge
-    from sunloom.tabular import load_model
+    from sunloom.data.sources.files import read_table
     from sunloom.tabular.columns import target
+    from sunloom.tabular.evaluation import evaluate as judge
+    from sunloom.tabular.model import load_model
     from sunloom.tabular.trainer import rows_path
 
     registry = open_registry(config)

@@ -1,6 +1,6 @@
 """Typed, layered configuration."""
 
-from sunloom.config.base import Loaded, Model, load_config, save_resolved
+from sunloom.config.loading.load import Loaded, Model, load_config, save_resolved
 from sunloom.config.settings import Settings
 
 __all__ = ["Loaded", "Model", "Settings", "load_config", "save_resolved"]

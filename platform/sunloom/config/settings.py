@@ -11,10 +11,10 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, SecretStr, field_validator
 
-from sunloom.config.alerts import WebhookConfig
-from sunloom.config.base import Model
+from sunloom.config.alert_sinks import WebhookConfig
+from sunloom.config.features.stores import StoresConfig
+from sunloom.config.loading.load import Model
 from sunloom.config.serving import ServingConfig
-from sunloom.config.stores import StoresConfig
 
 
 class Paths(Model):

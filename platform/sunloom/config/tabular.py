@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from sunloom.config.base import Model
+from sunloom.config.loading.load import Model
 from sunloom.config.settings import Settings
 
 
@@ -76,7 +76,7 @@ class AlgorithmConfig(Model):
     """One algorithm and what is searched of it."""
 
     name: str
-    """A name of ``sunloom.tabular.algorithms.ALGORITHMS`` or of a plugin."""
+    """A name of ``sunloom.tabular.algorithms.table.ALGORITHMS`` or of a plugin."""
     trials: int = Field(default=4, ge=1)
     """Draws from the search space."""
     fixed: dict[str, Scalar] = Field(default_factory=dict)

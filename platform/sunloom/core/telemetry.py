@@ -11,12 +11,6 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from sunloom.config import Settings
-from sunloom.core.alerts import Alert as Alert
-from sunloom.core.alerts import AlertSink as AlertSink
-from sunloom.core.alerts import Severity as Severity
-from sunloom.core.alerts import emit_alert as emit_alert
-from sunloom.core.alerts import list_alerts as list_alerts
-from sunloom.core.alerts import resolve_alert as resolve_alert
 
 # Off before any of these libraries is imported: they read the variables at import.
 QUIET_ENVIRONMENT: Mapping[str, str] = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from sunloom.config.data import DataRecipe
+from sunloom.config.data.cleaning import DataRecipe
 from sunloom.data.datasets import POSITION, REASON, DataSet, open_dataset
 from sunloom.data.quarantine import Summary, write_quarantine
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sunloom.errors import DataError
-from sunloom.tabular.algorithms import Algorithm, Parameters
+from sunloom.tabular.algorithms.protocol import Algorithm, Parameters
 from sunloom.tabular.arrays import FloatArray
 from sunloom.tabular.evaluation import row_losses
 

@@ -13,7 +13,8 @@ import polars as pl
 
 from sunloom.core.artifacts import write_atomic
 from sunloom.errors import ArtifactError, DataError
-from sunloom.tabular.algorithms import Fitted, load_algorithm
+from sunloom.tabular.algorithms.protocol import Fitted
+from sunloom.tabular.algorithms.table import load_algorithm
 from sunloom.tabular.arrays import FloatArray
 from sunloom.tabular.columns import Columns
 

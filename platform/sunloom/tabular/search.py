@@ -18,7 +18,7 @@ import numpy as np
 from sunloom.config.tabular import AlgorithmConfig, RangeConfig, TuningConfig
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import TrainingError
-from sunloom.tabular.algorithms import load_algorithm
+from sunloom.tabular.algorithms.table import load_algorithm
 from sunloom.tabular.crossvalidation import TrainingData
 from sunloom.tabular.trials import Trial, run_trial
 

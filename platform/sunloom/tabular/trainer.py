@@ -23,7 +23,7 @@ from sunloom.core.artifacts import (
 from sunloom.core.cluster import connect
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import UsageError
-from sunloom.tabular.algorithms import load_algorithm
+from sunloom.tabular.algorithms.table import load_algorithm
 from sunloom.tabular.arrays import FloatArray
 from sunloom.tabular.columns import Columns, build_columns, target
 from sunloom.tabular.crossvalidation import TrainingData, assign_folds

@@ -13,9 +13,9 @@ import uvicorn
 from sunloom.agents.hosts import Hosts
 from sunloom.config import Settings
 from sunloom.core.processes import free_port
-from sunloom.serving.apps.agents import build_agents_app
-from sunloom.serving.gate import Gate
-from sunloom.serving.guard import Guard
+from sunloom.serving.apps.agents.app import build_agents_app
+from sunloom.serving.auth.admission import Gate
+from sunloom.serving.auth.middleware import Guard
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec, AgentsRecipe
 from sunloom.core.database import open_database
 from sunloom.errors import ServingError, UsageError
-from sunloom.serving.auth import create_key, list_keys
+from sunloom.serving.auth.keys import create_key, list_keys
 from tests.unit.agents import scripted
 from tests.unit.agents.front import agents_app
 

@@ -13,19 +13,16 @@ import pytest
 from sunloom.agents.endpoint import Endpoint, GatewayClient
 from sunloom.agents.journal import Journal
 from sunloom.agents.store import AgentStore
-from sunloom.agents.tools import (
+from sunloom.agents.tools.gateway import GET_FEATURES, PREDICT, features_shown
+from sunloom.agents.tools.tool import NoOptions, Parameters, Tool, ToolCall
+from sunloom.agents.tools.toolbox import (
     BoundTool,
-    NoOptions,
-    Parameters,
+    Hook,
     PendingCall,
-    Tool,
     Toolbox,
-    ToolCall,
     bind_tools,
     needed_scopes,
 )
-from sunloom.agents.tools.gateway import GET_FEATURES, PREDICT, features_shown
-from sunloom.agents.tools.toolbox import Hook
 from sunloom.config.agents import AgentSpec, ToolConfig
 from sunloom.core.database import Database
 from sunloom.errors import AgentError, ConfigError, NotFoundError

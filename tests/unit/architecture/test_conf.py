@@ -10,7 +10,7 @@ import yaml
 from sunloom.cli.recipes import KINDS, kind_of, recipe_class
 from sunloom.cli.reference import render
 from sunloom.config import Settings, load_config
-from sunloom.config.base import ENVIRONMENTS
+from sunloom.config.loading.load import ENVIRONMENTS
 
 CONF = Path(__file__).parents[3] / "conf"
 RECIPES = sorted(CONF.glob("*/*.yaml"))

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, SecretStr
 
 from sunloom.config import Model, Settings, load_config, save_resolved
-from sunloom.config.base import revealed
+from sunloom.config.loading.load import revealed
 from sunloom.errors import ConfigError, UsageError
 
 

@@ -13,9 +13,15 @@ from pydantic import SecretStr, ValidationError
 from webhook_receiver import Receiver
 
 from sunloom.config import Settings
-from sunloom.config.alerts import WebhookConfig
-from sunloom.config.base import masked
-from sunloom.core.alerts import Alert, deliver_alerts, emit_alert, list_alerts, resolve_alert
+from sunloom.config.alert_sinks import WebhookConfig
+from sunloom.config.loading.load import masked
+from sunloom.core.alerts.delivery import (
+    Alert,
+    deliver_alerts,
+    emit_alert,
+    list_alerts,
+    resolve_alert,
+)
 
 DRIFT = Alert("feature_drift", "warning", "amount <drifted>", {"feature": "amount"}, 0.3, 0.1)
 

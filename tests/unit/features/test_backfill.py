@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from pydantic import ValidationError
 
-from sunloom.config.features import BackfillConfig, FeaturesRecipe
+from sunloom.config.features.materialization import BackfillConfig, FeaturesRecipe
 from sunloom.errors import DataQualityError, UsageError
-from sunloom.features.backfill import backfill
-from sunloom.features.backfill.grid import grid_of
-from sunloom.features.catalogue import plan_of
-from sunloom.features.historical import historical_polars
-from sunloom.features.store.offline import open_offline_store
+from sunloom.feature_store.materialization.backfill.grid import grid_of
+from sunloom.feature_store.materialization.backfill.run import backfill
+from sunloom.feature_store.stores.offline.offline_store import open_offline_store
+from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.plan.explain import plan_of
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -183,7 +183,8 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_backfill import recipe_of
-from sunloom.features.backfill import backfill, part
+from sunloom.features.backfill import part
+from sunloom.features.backfill.run import backfill
 publish = part.publish
 def slowly(frame, path):
     publish(frame, path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sunloom.errors import DefinitionError, NotFoundError, UsageError
-from sunloom.features.catalogue import catalogue_of, list_features, plan_of, plan_text
+from sunloom.features.plan.explain import catalogue_of, list_features, plan_of, plan_text
 
 HEAD = """
 import dataclasses

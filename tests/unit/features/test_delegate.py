@@ -17,15 +17,15 @@ from chalk_recorder import Recorder
 from pydantic import SecretStr
 
 from sunloom.config import load_config
-from sunloom.config.chalk import ChalkConfig
-from sunloom.config.features import FeaturesRecipe
+from sunloom.config.features.chalk import ChalkConfig
+from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import ConfigError, DataError, FeatureError, NotFoundError
+from sunloom.feature_store.materialization.materialize import materialize
+from sunloom.feature_store.stores.online.protocol import open_online_store
 from sunloom.features.definitions.outline import load_outline
-from sunloom.features.delegate import historical_chalk, online_chalk
-from sunloom.features.materialize import materialize
-from sunloom.features.plan import Plan
-from sunloom.features.store import open_online_store
-from sunloom.features.types import POLARS
+from sunloom.features.historical.chalk_query import historical_chalk, online_chalk
+from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.polars_dtypes import POLARS
 
 SECRET, CLIENT = "s3cr3t-never-shown", "token-client-never-shown"
 START = datetime(2026, 4, 1, 12, tzinfo=UTC)

@@ -14,11 +14,13 @@ from feature_parts import in_parts
 from polars.testing import assert_frame_equal
 
 from sunloom.errors import ClusterError
-from sunloom.features.catalogue import plan_of
-from sunloom.features.chunks import Chunk, chunks_of, read_chunk
-from sunloom.features.distributed import exchange, historical_ray, run
-from sunloom.features.historical import historical_polars
-from sunloom.features.requirements import source_needs
+from sunloom.features.historical import cluster as run
+from sunloom.features.historical import worker as exchange
+from sunloom.features.historical.cluster import historical_ray
+from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.plan.explain import plan_of
+from sunloom.features.plan.projection import source_needs
+from sunloom.features.sources.splits import Chunk, chunks_of, read_chunk
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -52,7 +54,7 @@ def _asked(feature_set: str, rows: int) -> pl.DataFrame:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sunloom.features.chunks.CHUNK_ROWS", 150)
+    monkeypatch.setattr("sunloom.features.sources.splits.CHUNK_ROWS", 150)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -140,7 +142,7 @@ def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_workers_do_not_import_chalkpy() -> None:
     code = (
-        "import sys, sunloom.features.distributed, sunloom.features.materialize\n"
+        "import sys, sunloom.features.historical, sunloom.feature_store.materialization.materialize\n"
         "print([m for m in ('chalk', 'ray', 'torch', 'lmdb') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -15,23 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from sunloom.features.historical import historical_polars
-from sunloom.features.plan import (
+from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.plan.expressions import (
     Aggregate,
     Bound,
     Call,
-    ClassPlan,
     Column,
     Const,
     Expr,
-    FeaturePlan,
-    JoinPlan,
     Lookup,
     Now,
-    Plan,
     Window,
 )
-from sunloom.features.types import POLARS
+from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, JoinPlan, Plan
+from sunloom.features.plan.polars_dtypes import POLARS
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HOUR = 3_600_000_000
@@ -184,7 +181,7 @@ def test_any_plan_in_any_number_of_parts(
         schema={"id": dtype, "event_time": POLARS["datetime"]},
     )
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sunloom.features.chunks.CHUNK_ROWS", chunk_rows)
+        patch.setattr("sunloom.features.sources.splits.CHUNK_ROWS", chunk_rows)
         sources = {"sale": Path(folder) / "sale.parquet", "shop": Path(folder) / "shop.parquet"}
         sales.write_parquet(sources["sale"], row_group_size=chunk_rows)
         seen.write_parquet(sources["shop"], row_group_size=chunk_rows)

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sunloom.features.catalogue import plan_of
-from sunloom.features.engine import Engine
-from sunloom.features.lowering import NOW
-from sunloom.features.plan import Plan
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.explain import plan_of
+from sunloom.features.plan.feature_sets import Plan
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
 START = datetime(2026, 3, 28, 22, tzinfo=UTC)

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from readings import DAY, LARGE, MOMENTS, ONE_READING, READINGS, START, US
 
 from sunloom.errors import DataError
-from sunloom.features.aggregation import _KINDS
-from sunloom.features.catalogue import plan_of
-from sunloom.features.definitions.aggregates import AGGREGATIONS
-from sunloom.features.engine import Engine
-from sunloom.features.lowering import NOW
-from sunloom.features.plan import Aggregate, Aggregation, Plan, walk
+from sunloom.features.definitions.aggregate_rules import AGGREGATIONS
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.kernels.aggregates import _KINDS
+from sunloom.features.plan.explain import plan_of
+from sunloom.features.plan.expressions import Aggregate, Aggregation, walk
+from sunloom.features.plan.feature_sets import Plan
 
 CLASSES = str(Path(__file__).with_name("chalk_classes_aggregates.py"))
 _question = st.tuples(st.sampled_from(["a", "ä", "", "nobody"]), MOMENTS)

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from memory_store import MemoryStore
 from readings import MOMENTS, ONE_READING, READINGS, START
 
-from sunloom.features.catalogue import plan_of
-from sunloom.features.engine import Engine
-from sunloom.features.historical import historical_polars
-from sunloom.features.lowering import NOW
-from sunloom.features.online.reader import OnlineReader
-from sunloom.features.streaming.ingest import Ingest
-from sunloom.features.streaming.layout import build_layout
+from sunloom.feature_store.online.reader import OnlineReader
+from sunloom.feature_store.online.tiles.layout import build_layout
+from sunloom.feature_store.streaming.ingest import Ingest
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.plan.explain import plan_of
 
 HERE = Path(__file__).parent
 AGGREGATES = str(HERE / "chalk_classes_aggregates.py")

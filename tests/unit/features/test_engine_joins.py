@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sunloom.errors import DataError
-from sunloom.features.catalogue import plan_of, plan_text
-from sunloom.features.engine import Engine
-from sunloom.features.historical import historical_polars
-from sunloom.features.lowering import NOW
-from sunloom.features.plan import Plan
-from sunloom.features.tables import read_source
-from sunloom.features.types import POLARS
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.plan.explain import plan_of, plan_text
+from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.polars_dtypes import POLARS
+from sunloom.features.sources.typed_rows import read_source
 
 CLASSES = str(Path(__file__).with_name("chalk_classes_nested.py"))
 START = datetime(2026, 10, 24, 22, tzinfo=UTC)

@@ -19,13 +19,13 @@ from chalk.features.feature_wrapper import unwrap_feature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sunloom.features.catalogue import catalogue_of
-from sunloom.features.definitions.expressions import ExpressionBinder
-from sunloom.features.functions import FUNCTIONS
-from sunloom.features.lowering import NOW, Lowering
-from sunloom.features.plan import Call, Expr, walk
-from sunloom.features.scalar import evaluate
-from sunloom.features.types import POLARS
+from sunloom.features.definitions.bind_expressions import ExpressionBinder
+from sunloom.features.expressions.functions.table import FUNCTIONS
+from sunloom.features.expressions.literals import evaluate
+from sunloom.features.expressions.to_polars import NOW, Lowering
+from sunloom.features.plan.explain import catalogue_of
+from sunloom.features.plan.expressions import Call, Expr, walk
+from sunloom.features.plan.polars_dtypes import POLARS
 
 HERE = Path(__file__).parent
 GOLDEN = json.loads((HERE / "golden_functions.json").read_text())

@@ -14,13 +14,14 @@ import pytest
 from chalk import _
 from chalk.features.feature_wrapper import unwrap_feature
 
-from sunloom.features.catalogue import catalogue_of
-from sunloom.features.definitions.aggregates import AGGREGATIONS
-from sunloom.features.definitions.expressions import ExpressionBinder
-from sunloom.features.engine import Engine
-from sunloom.features.lowering import NOW
-from sunloom.features.plan import Aggregate, ClassPlan, FeaturePlan, Plan
-from sunloom.features.types import POLARS
+from sunloom.features.definitions.aggregate_rules import AGGREGATIONS
+from sunloom.features.definitions.bind_expressions import ExpressionBinder
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.explain import catalogue_of
+from sunloom.features.plan.expressions import Aggregate
+from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, Plan
+from sunloom.features.plan.polars_dtypes import POLARS
 
 HERE = Path(__file__).parent
 GOLDEN = json.loads((HERE / "golden_aggregations.json").read_text())

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from sunloom.errors import DataError, DataQualityError, NotFoundError, UsageError
-from sunloom.features.historical import historical
+from sunloom.features.historical.retrieve import historical
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
 DAY = timedelta(days=1)

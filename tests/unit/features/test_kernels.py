@@ -10,17 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sunloom.features.kernels import (
-    Ranges,
-    RangeTree,
-    Timeline,
-    first_occurrences,
-    range_distinct,
-    range_sums,
-    range_variances,
-    stable_order,
-)
+from sunloom.features.kernels.arrays import Ranges
+from sunloom.features.kernels.distinct import first_occurrences, range_distinct
+from sunloom.features.kernels.order import stable_order
 from sunloom.features.kernels.prefixes import key_bounds, sums_before
+from sunloom.features.kernels.sums import range_sums
+from sunloom.features.kernels.timeline import Timeline
+from sunloom.features.kernels.trees import RangeTree
+from sunloom.features.kernels.variances import range_variances
 
 W = 1_000
 _times = st.integers(-3 * W, 3 * W)

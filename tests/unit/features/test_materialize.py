@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 from sunloom.cli.main import app
 from sunloom.config import load_config
-from sunloom.config.features import FeaturesRecipe
+from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import ConfigError, UsageError
-from sunloom.features.materialize import materialize
-from sunloom.features.plan import Plan
-from sunloom.features.store import open_online_store
-from sunloom.features.store.offline import open_offline_store
+from sunloom.feature_store.materialization.materialize import materialize
+from sunloom.feature_store.stores.offline.offline_store import open_offline_store
+from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.features.plan.feature_sets import Plan
 
 MARCH, JUNE = datetime(1997, 3, 31, tzinfo=UTC), datetime(1997, 6, 30, tzinfo=UTC)
 

@@ -19,7 +19,7 @@ from polars.testing import assert_frame_equal
 
 from sunloom.config import Settings
 from sunloom.errors import DataError, DependencyError, NotFoundError, StoreError, UsageError
-from sunloom.features.store.offline import OfflineStore, open_offline_store
+from sunloom.feature_store.stores.offline.offline_store import OfflineStore, open_offline_store
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from sunloom.cli.main import app
 from sunloom.errors import UsageError
-from sunloom.features.catalogue import plan_of
-from sunloom.features.picture import draw_plan
+from sunloom.features.picture.drawing import draw_plan
 from sunloom.features.picture.graph import cards_of
 from sunloom.features.picture.layout import place_cards
-from sunloom.features.plan import Plan
+from sunloom.features.plan.explain import plan_of
+from sunloom.features.plan.feature_sets import Plan
 
 RESOLVERS = str(Path(__file__).with_name("resolver_classes.py"))
 

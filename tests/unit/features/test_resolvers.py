@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sunloom.features.catalogue import list_features, plan_of, plan_text
-from sunloom.features.engine import Engine
-from sunloom.features.lowering import NOW
-from sunloom.features.plan import Plan, Resolved
-from sunloom.features.scalar import evaluate
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.literals import evaluate
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.explain import list_features, plan_of, plan_text
+from sunloom.features.plan.expressions import Resolved
+from sunloom.features.plan.feature_sets import Plan
 
 CLASSES = str(Path(__file__).with_name("resolver_classes.py"))
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)

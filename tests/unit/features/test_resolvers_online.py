@@ -10,12 +10,12 @@ import pytest
 from memory_store import MemoryStore
 
 from sunloom.errors import FeatureError
-from sunloom.features.catalogue import plan_of
-from sunloom.features.engine import Engine
-from sunloom.features.lowering import NOW
-from sunloom.features.online import read_online, store_plan, store_stream
-from sunloom.features.store.embedded import EmbeddedStore
-from sunloom.features.streaming.ingest import Ingest
+from sunloom.feature_store.online.registry import read_online, store_plan, store_stream
+from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
+from sunloom.feature_store.streaming.ingest import Ingest
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.explain import plan_of
 
 CLASSES = str(Path(__file__).with_name("resolver_classes.py"))
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)

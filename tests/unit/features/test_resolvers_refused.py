@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from sunloom.cli.main import app
 from sunloom.errors import DataError, DefinitionError
-from sunloom.features.catalogue import catalogue_of, plan_of
-from sunloom.features.engine import Engine
-from sunloom.features.lowering import NOW
-from sunloom.features.types import POLARS
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.explain import catalogue_of, plan_of
+from sunloom.features.plan.polars_dtypes import POLARS
 
 HEAD = """
 import asyncio

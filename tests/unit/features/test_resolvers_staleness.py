@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from memory_store import MemoryStore
 
 from sunloom.config import load_config
-from sunloom.config.features import FeaturesRecipe
+from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import DefinitionError
-from sunloom.features.catalogue import catalogue_of, plan_of
-from sunloom.features.engine import Engine
-from sunloom.features.historical import historical_polars
-from sunloom.features.lowering import NOW
-from sunloom.features.materialize import materialize
-from sunloom.features.online import read_online, schema_of, store_stream
-from sunloom.features.plan import Plan
-from sunloom.features.store import open_online_store
-from sunloom.features.store.offline import open_offline_store
-from sunloom.features.streaming.ingest import Ingest
+from sunloom.feature_store.materialization.materialize import materialize
+from sunloom.feature_store.online.registry import read_online, schema_of, store_stream
+from sunloom.feature_store.stores.offline.offline_store import open_offline_store
+from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.streaming.ingest import Ingest
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.plan.explain import catalogue_of, plan_of
+from sunloom.features.plan.feature_sets import Plan
 
 US = timedelta(microseconds=1)
 HOUR = timedelta(hours=1)

@@ -17,9 +17,9 @@ import pytest
 
 from sunloom.config import Settings
 from sunloom.errors import NotFoundError, StoreError, UsageError
-from sunloom.features.store import Field, open_online_store
-from sunloom.features.store.embedded import EmbeddedStore
-from sunloom.features.store.schemas import meta_key
+from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
+from sunloom.feature_store.stores.online.protocol import Field, open_online_store
+from sunloom.feature_store.stores.online.stored_feature_set import meta_key
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 UTC_US = pl.Datetime("us", "UTC")
@@ -128,7 +128,7 @@ def test_unknown_names_list_the_known_ones(store: EmbeddedStore) -> None:
 
 
 def test_the_map_grows_when_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sunloom.features.store.embedded.FIRST_MAP_BYTES", 1 << 20)
+    monkeypatch.setattr("sunloom.feature_store.stores.online.lmdb.FIRST_MAP_BYTES", 1 << 20)
     store = EmbeddedStore(tmp_path / "online")
     ids = list(range(20_000))
     store.write("s", _table(ids, a=[f"value {i}" * 10 for i in ids]))
@@ -141,7 +141,7 @@ def test_other_processes_read_while_one_writes(settings: Settings) -> None:
     store.write("s", _table([1], a=[1]))
     code = (
         "import sys; from pathlib import Path\n"
-        "from sunloom.features.store.embedded import embedded_store\n"
+        "from sunloom.feature_store.stores.online.lmdb import embedded_store\n"
         "store = embedded_store(Path(sys.argv[1]))\n"
         "print(store.read('s', [1])[0]['a'], flush=True)\n"
         "sys.stdin.readline()\n"
@@ -166,7 +166,7 @@ def test_other_processes_read_while_one_writes(settings: Settings) -> None:
 
 
 def test_threads_read_while_the_map_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sunloom.features.store.embedded.FIRST_MAP_BYTES", 1 << 20)
+    monkeypatch.setattr("sunloom.feature_store.stores.online.lmdb.FIRST_MAP_BYTES", 1 << 20)
     store = EmbeddedStore(tmp_path / "online")
     store.write("s", _table([0], a=["first"]))
     done = threading.Event()

@@ -8,10 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from sunloom.config import Settings, load_config
-from sunloom.config.stores import EmbeddedOnline, RedisOnline
+from sunloom.config.features.stores import EmbeddedOnline, RedisOnline
 from sunloom.errors import ConfigError, StoreError
-from sunloom.features.store import open_online_store
-from sunloom.features.store.embedded import EmbeddedStore
+from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
+from sunloom.feature_store.stores.online.protocol import open_online_store
 
 
 def test_embedded_is_the_default(settings: Settings) -> None:

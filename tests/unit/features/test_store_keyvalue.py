@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from store_contract import check_counting, check_expectations
 
 from sunloom.errors import UsageError
-from sunloom.features.store.embedded import EmbeddedStore
-from sunloom.features.store.keyvalue import MAX_KEY_BYTES, Write
+from sunloom.feature_store.stores.online.key_value import MAX_KEY_BYTES, Write
+from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 
 _KEYS = st.binary(min_size=1, max_size=3)
 _WRITES = st.lists(

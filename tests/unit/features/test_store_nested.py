@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sunloom.errors import StoreError
-from sunloom.features.store import Field
-from sunloom.features.store.embedded import EmbeddedStore
-from sunloom.features.store.nested import canonical, parse, spell, value_codec
+from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
+from sunloom.feature_store.stores.online.protocol import Field
+from sunloom.feature_store.stores.online.type_codec import canonical, parse, spell, value_codec
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 1, tzinfo=UTC)
 UTC_US = pl.Datetime("us", "UTC")

@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 
 from sunloom.errors import RequestError
-from sunloom.features.store.embedded import EmbeddedStore
-from sunloom.features.store.plain import from_plain
-from sunloom.serving.apps.features_rows import check_rows, ingest_rows
-from sunloom.serving.plain import encode, parse_object
+from sunloom.feature_store.stores.online.json_values import from_plain
+from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
+from sunloom.serving.apps.features.rows import check_rows, ingest_rows
+from sunloom.serving.asgi.bodies import encode, parse_object
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from sunloom.errors import NotFoundError
-from sunloom.features.store.embedded import EmbeddedStore
-from sunloom.features.store.records import RecordStore
-from sunloom.features.store.schemas import record_prefix
+from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
+from sunloom.feature_store.stores.online.record_store import RecordStore
+from sunloom.feature_store.stores.online.stored_feature_set import record_prefix
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

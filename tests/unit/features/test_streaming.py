@@ -18,24 +18,24 @@ from memory_store import MemoryStore
 from pydantic import ValidationError
 from same_values import differences
 
-from sunloom.config.features import FeaturesRecipe
-from sunloom.config.streaming import KafkaSecurity, KafkaSource
+from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features.streaming import KafkaSecurity, KafkaSource
 from sunloom.errors import ConflictError, DataQualityError, NotFoundError, UsageError
-from sunloom.features.catalogue import plan_of
-from sunloom.features.engine import Engine
-from sunloom.features.lowering import NOW
-from sunloom.features.online.reader import OnlineReader
-from sunloom.features.plan import Plan
-from sunloom.features.store.embedded import EmbeddedStore
-from sunloom.features.streaming.consumer import policy_of
-from sunloom.features.streaming.history import merge_history
-from sunloom.features.streaming.kafka import client_settings
-from sunloom.features.streaming.layout import build_layout
-from sunloom.features.streaming.log import EventLog
-from sunloom.features.streaming.partition import ClassStream, PartitionStream, Refused
-from sunloom.features.streaming.policy import Policy
-from sunloom.features.streaming.progress import Place, Progress
-from sunloom.features.streaming.run import check_streamed
+from sunloom.feature_store.online.reader import OnlineReader
+from sunloom.feature_store.online.tiles.layout import build_layout
+from sunloom.feature_store.online.tiles.policy import Policy
+from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
+from sunloom.feature_store.streaming.bootstrap import merge_history
+from sunloom.feature_store.streaming.consumer import policy_of
+from sunloom.feature_store.streaming.event_log import EventLog
+from sunloom.feature_store.streaming.job import check_streamed
+from sunloom.feature_store.streaming.kafka import client_settings
+from sunloom.feature_store.streaming.offsets import Place, Progress
+from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream, Refused
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.explain import plan_of
+from sunloom.features.plan.feature_sets import Plan
 
 CLASSES = str(Path(__file__).with_name("stream_classes.py"))
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -247,7 +247,9 @@ def test_killed_at_twenty_moments_no_event_is_lost_or_counted_twice(
         for i, at in enumerate(moments)
     ]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sunloom.features.streaming.partition", "hypothesis", "pytest"])
+    context.set_forkserver_preload(
+        ["sunloom.feature_store.streaming.partition", "hypothesis", "pytest"]
+    )
     folder, log = str(tmp_path / "online"), str(tmp_path / "log")
     arguments = (folder, log, plan.model_dump_json(), values)
     kills = 0

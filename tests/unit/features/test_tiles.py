@@ -15,13 +15,13 @@ from memory_store import MemoryStore
 from same_values import differences
 
 from sunloom.errors import ConflictError, UsageError
-from sunloom.features.catalogue import plan_of
-from sunloom.features.engine import Engine
-from sunloom.features.lowering import NOW
-from sunloom.features.online.reader import OnlineReader
-from sunloom.features.plan import Plan
-from sunloom.features.streaming.ingest import Ingest
-from sunloom.features.streaming.layout import build_layout
+from sunloom.feature_store.online.reader import OnlineReader
+from sunloom.feature_store.online.tiles.layout import build_layout
+from sunloom.feature_store.streaming.ingest import Ingest
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.explain import plan_of
+from sunloom.features.plan.feature_sets import Plan
 
 CLASSES = str(Path(__file__).with_name("stream_classes.py"))
 START = datetime(2026, 3, 28, 22, tzinfo=UTC)

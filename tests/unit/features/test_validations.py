@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sunloom.features.catalogue import plan_of
-from sunloom.features.historical import historical, historical_polars
-from sunloom.features.plan import Plan
-from sunloom.features.validations import is_within
+from sunloom.features.expressions.validations import is_within
+from sunloom.features.historical.retrieve import historical, historical_polars
+from sunloom.features.plan.explain import plan_of
+from sunloom.features.plan.feature_sets import Plan
 
 SOURCE = """
 from chalk import _, DataFrame, FeatureTime, Primary, Validation, feature, online

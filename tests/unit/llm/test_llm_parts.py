@@ -14,13 +14,16 @@ from sunloom.config import load_config
 from sunloom.config.llm import Architecture, LlmRecipe, ModelConfig, TrainingConfig
 from sunloom.core.artifacts import open_registry
 from sunloom.errors import ConfigError, NotFoundError, UsageError
-from sunloom.llm import evaluation, plan, probe_dtype
+from sunloom.llm import evaluation
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import render
-from sunloom.llm.evaluation import exact_match, parse_calls
+from sunloom.llm.evaluation import exact_match
+from sunloom.llm.evaluation.exact_match import parse_calls
 from sunloom.llm.history import ProgressLog, losses
 from sunloom.llm.loop import plan_batches
 from sunloom.llm.models import build_llama, load_model, load_tokenizer, resolve_model
+from sunloom.llm.planning import plan
+from sunloom.llm.probe import probe_dtype
 from sunloom.llm.schedule import learning_rate
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 from sunloom_retail.conversations import RetailConversations

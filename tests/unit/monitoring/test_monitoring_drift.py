@@ -11,10 +11,18 @@ import polars as pl
 import pytest
 
 from sunloom.config import Settings
-from sunloom.config.monitoring import DriftConfig, EventsConfig, FeatureBound, MonitoringRecipe
-from sunloom.core.telemetry import list_alerts
+from sunloom.config.monitoring.service import (
+    DriftConfig,
+    EventsConfig,
+    FeatureBound,
+    MonitoringRecipe,
+)
+from sunloom.core.alerts.delivery import list_alerts
+from sunloom.data.quality.drift.compare import drift_report
 from sunloom.errors import DataError
-from sunloom.features.monitoring import drift_report, latest_drift, latest_quality, run_drift
+from sunloom.monitoring.drift_job import run_drift
+from sunloom.monitoring.drift_table import latest_drift
+from sunloom.monitoring.summaries import latest_quality
 
 DIRECT = DriftConfig(engine="direct", method="psi", threshold=0.2)
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from sunloom.config.monitoring import (
+from sunloom.config.monitoring.service import (
     EventsConfig,
     MonitoringRecipe,
     PeriodConfig,
     QuotientConfig,
 )
 from sunloom.errors import DataError, UsageError
-from sunloom.features.monitoring.events import event_features, in_period, read_events
+from sunloom.monitoring.event_features import event_features, in_period, read_events
 
 CONFIG = EventsConfig(
     quotients=(QuotientConfig(name="unit_price", numerator="amount", denominator="quantity"),)

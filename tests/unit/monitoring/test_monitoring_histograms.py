@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.errors import DataError
-from sunloom.features.monitoring.cells import Cells, cells_of
-from sunloom.features.monitoring.histograms import (
+from sunloom.monitoring.bins import Cells, cells_of
+from sunloom.monitoring.histogram_store import History
+from sunloom.monitoring.histograms import (
     DEFAULT,
     MISSING,
     OUTSIDE,
@@ -26,7 +27,6 @@ from sunloom.features.monitoring.histograms import (
     merged,
     nothing,
 )
-from sunloom.features.monitoring.history import History
 
 RANDOM = np.random.default_rng(3)
 REFERENCE = pl.DataFrame(

@@ -11,9 +11,10 @@ import pytest
 
 from jobs import monitor_drift, monitor_performance, monitor_quality, monitor_service
 from sunloom.config import Settings
-from sunloom.config.monitoring import MonitoringRecipe
-from sunloom.config.watch import WatchConfig
-from sunloom.features.monitoring import latest_drift, latest_results
+from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.watch import WatchConfig
+from sunloom.monitoring.drift_table import latest_drift
+from sunloom.monitoring.results_table import latest_results
 
 DAY = timedelta(days=1)
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -7,8 +7,8 @@ import math
 import polars as pl
 import pytest
 
+from sunloom.data.quality.drift.psi import population_stability_index
 from sunloom.errors import DataError
-from sunloom.features.monitoring.psi import population_stability_index
 
 
 def test_equal_samples_have_none() -> None:

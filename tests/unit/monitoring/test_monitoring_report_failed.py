@@ -11,11 +11,12 @@ import polars as pl
 import pytest
 
 from sunloom.config import Settings
-from sunloom.config.monitoring import MonitoringRecipe
-from sunloom.config.watch import WatchConfig
-from sunloom.core.alerts import list_alerts
+from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.watch import WatchConfig
+from sunloom.core.alerts.delivery import list_alerts
 from sunloom.errors import DataError
-from sunloom.features.monitoring import run_watch, sampled
+from sunloom.monitoring import evidently_report as sampled
+from sunloom.monitoring.watch import run_watch
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 DAY = timedelta(days=1)

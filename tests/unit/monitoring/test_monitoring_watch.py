@@ -11,17 +11,17 @@ import polars as pl
 import pytest
 
 from sunloom.config import Settings
-from sunloom.config.monitoring import MonitoringRecipe
-from sunloom.config.watch import WatchConfig
-from sunloom.core.alerts import list_alerts
-from sunloom.features.monitoring.cells import Cells, FeatureCells
-from sunloom.features.monitoring.histograms import Histogram
-from sunloom.features.monitoring.judge import drift_findings
-from sunloom.features.monitoring.metrics import render_monitoring
-from sunloom.features.monitoring.records import latest_drift
-from sunloom.features.monitoring.results import latest_results, results_over_time
-from sunloom.features.monitoring.statistics import chance, distance, rate_chance
-from sunloom.features.monitoring.watch import run_watch
+from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.watch import WatchConfig
+from sunloom.core.alerts.delivery import list_alerts
+from sunloom.monitoring.bins import Cells, FeatureCells
+from sunloom.monitoring.drift_table import latest_drift
+from sunloom.monitoring.findings import drift_findings
+from sunloom.monitoring.histogram_distances import chance, distance, rate_chance
+from sunloom.monitoring.histograms import Histogram
+from sunloom.monitoring.prometheus import render_monitoring
+from sunloom.monitoring.results_table import latest_results, results_over_time
+from sunloom.monitoring.watch import run_watch
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import select
 
 from sunloom.config import Settings
-from sunloom.config.monitoring import MonitoringRecipe
-from sunloom.config.watch import (
+from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.watch import (
     QualityBounds,
     TableReference,
     TrailingReference,
@@ -25,13 +25,15 @@ from sunloom.config.watch import (
     WatchSource,
     WeekdayReference,
 )
-from sunloom.core.alerts import list_alerts
+from sunloom.core.alerts.delivery import list_alerts
 from sunloom.core.database import open_database
-from sunloom.features.monitoring import drift_over_time, keep_monitoring, latest_drift, run_watch
-from sunloom.features.monitoring.cells import Cells
-from sunloom.features.monitoring.history import HistogramRow, MonitorRow
-from sunloom.features.monitoring.results import latest_results, results_over_time
-from sunloom.features.monitoring.statistics import distance
+from sunloom.monitoring.bins import Cells
+from sunloom.monitoring.drift_table import drift_over_time, latest_drift
+from sunloom.monitoring.histogram_distances import distance
+from sunloom.monitoring.histogram_store import HistogramRow, MonitorRow
+from sunloom.monitoring.results_table import latest_results, results_over_time
+from sunloom.monitoring.service import keep_monitoring
+from sunloom.monitoring.watch import run_watch
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)

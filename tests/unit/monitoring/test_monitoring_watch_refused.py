@@ -11,10 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from sunloom.config import Settings
-from sunloom.config.monitoring import MonitoringRecipe
-from sunloom.config.watch import WatchConfig
+from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.watch import WatchConfig
 from sunloom.errors import ConfigError, DataError, UsageError
-from sunloom.features.monitoring.watch import run_watch
+from sunloom.monitoring.watch import run_watch
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 

@@ -14,7 +14,8 @@ from sunloom.errors import (
     RateLimitError,
     UsageError,
 )
-from sunloom.serving.auth import (
+from sunloom.serving.auth.admission import Gate
+from sunloom.serving.auth.keys import (
     KeyRow,
     create_key,
     delegate,
@@ -25,8 +26,7 @@ from sunloom.serving.auth import (
     revoke_key,
     system_key,
 )
-from sunloom.serving.gate import Gate
-from sunloom.serving.usage import Meter
+from sunloom.serving.auth.rate_limits import Meter
 
 
 def quick(settings: Settings, **keys: object) -> Settings:

@@ -11,9 +11,8 @@ from asgi import OpenGate, call
 from sunloom.config import Settings
 from sunloom.core.artifacts import ModelRegistry, open_registry
 from sunloom.errors import NotFoundError, RequestError
-from sunloom.serving.completion import Completions, check_request
-from sunloom.serving.guard import Guard
-from sunloom.serving.names import (
+from sunloom.serving.apps.llm.completions import Completions, check_request
+from sunloom.serving.apps.llm.models import (
     BaseModel,
     ModelDirectory,
     Target,
@@ -21,7 +20,8 @@ from sunloom.serving.names import (
     find_base,
     required_names,
 )
-from sunloom.serving.plain import read_body
+from sunloom.serving.asgi.bodies import read_body
+from sunloom.serving.auth.middleware import Guard
 
 CHAT = "/v1/chat/completions"
 

@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from sunloom.serving import door
+from sunloom.serving.deploy import fast_path as door
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ import pytest
 from sunloom.config import Settings
 from sunloom.core.processes import free_port
 from sunloom.errors import ServingError
-from sunloom.serving.deploy import with_port
-from sunloom.serving.environment import INSTANCE, instance_folder, serving_environment
+from sunloom.serving.deploy.deploy import with_port
+from sunloom.serving.deploy.environment import INSTANCE, instance_folder, serving_environment
 
 
 def test_instances_share_nothing(settings: Settings, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_used_port_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatc
     import socket
 
     # Another test of the session may be serving in this process.
-    monkeypatch.setattr("sunloom.serving.deploy._http_port", lambda: None)
+    monkeypatch.setattr("sunloom.serving.deploy.deploy._http_port", lambda: None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -10,9 +10,9 @@ import pytest
 from asgi import OpenGate, call
 
 from sunloom.config import Settings
-from sunloom.features.store import open_online_store
-from sunloom.serving.apps.features import build_features_app, read_query
-from sunloom.serving.guard import App, Guard
+from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.serving.apps.features.app import build_features_app, read_query
+from sunloom.serving.auth.middleware import App, Guard
 
 TIME = datetime(1998, 6, 30, tzinfo=UTC)
 

@@ -12,11 +12,11 @@ import pytest
 from asgi import OpenGate, call
 
 from sunloom.config import Settings
-from sunloom.features.catalogue import plan_of
-from sunloom.features.online import store_plan
-from sunloom.features.store import open_online_store
-from sunloom.serving.apps.features import build_features_app
-from sunloom.serving.guard import App, Guard
+from sunloom.feature_store.online.registry import store_plan
+from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.features.plan.explain import plan_of
+from sunloom.serving.apps.features.app import build_features_app
+from sunloom.serving.auth.middleware import App, Guard
 
 TIME = datetime(2026, 6, 30, tzinfo=UTC)
 NOW = "2026-07-01T00:00:00Z"

@@ -11,11 +11,11 @@ import pytest
 from asgi import OpenGate, call
 
 from sunloom.config import Settings
-from sunloom.features.catalogue import plan_of
-from sunloom.features.online import store_plan, store_stream
-from sunloom.features.store import open_online_store
-from sunloom.serving.apps.features import build_features_app
-from sunloom.serving.guard import App, Guard
+from sunloom.feature_store.online.registry import store_plan, store_stream
+from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.features.plan.explain import plan_of
+from sunloom.serving.apps.features.app import build_features_app
+from sunloom.serving.auth.middleware import App, Guard
 
 CLASSES = str(Path(__file__).parents[1] / "features" / "stream_classes.py")
 NOW = datetime.now(UTC).replace(microsecond=0)

@@ -12,13 +12,13 @@ from asgi import OpenGate, call
 from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.errors import RequestError
-from sunloom.serving.door import Door
-from sunloom.serving.gateway.app import build_gateway_app
-from sunloom.serving.gateway.docs import merge_documents, render_page
-from sunloom.serving.gateway.jobs import read_progress
-from sunloom.serving.gateway.training import assignments
-from sunloom.serving.guard import App, Guard
-from sunloom.serving.metrics import RequestMetrics, render_metrics
+from sunloom.serving.apps.gateway.app import build_gateway_app
+from sunloom.serving.apps.gateway.docs import merge_documents, render_page
+from sunloom.serving.apps.gateway.jobs import read_progress
+from sunloom.serving.apps.gateway.training import assignments
+from sunloom.serving.auth.middleware import App, Guard
+from sunloom.serving.deploy.fast_path import Door
+from sunloom.serving.metrics.requests import RequestMetrics, render_metrics
 
 
 @pytest.fixture

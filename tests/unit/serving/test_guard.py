@@ -9,8 +9,8 @@ import pytest
 from asgi import OpenGate, call
 
 from sunloom.errors import NotFoundError
-from sunloom.serving.guard import Guard, caller
-from sunloom.serving.plain import send_json
+from sunloom.serving.asgi.bodies import send_json
+from sunloom.serving.auth.middleware import Guard, caller
 
 BODY = {"type", "code", "message", "hint", "param", "request_id"}
 

@@ -14,19 +14,21 @@ from asgi import call
 from fastapi import FastAPI
 
 from sunloom.config import Settings
-from sunloom.config.monitoring import MonitoringRecipe
-from sunloom.config.validation import ValidationConfig
-from sunloom.config.watch import WatchConfig
+from sunloom.config.data.validation import ValidationConfig
+from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.watch import WatchConfig
 from sunloom.core.database import open_database
-from sunloom.features.monitoring import run_watch
-from sunloom.features.quality import rows_of_frame, store_checks, validate
-from sunloom.features.store import open_online_store
-from sunloom.serving.answers import Answers, answer_rates, render_answers
-from sunloom.serving.apps import features
-from sunloom.serving.gateway import monitoring
-from sunloom.serving.gateway.health import _metrics
-from sunloom.serving.latencies import quantile_ms
-from sunloom.serving.metrics import RequestMetrics, Series
+from sunloom.data.quality.batches import rows_of_frame
+from sunloom.data.quality.results_table import store_checks
+from sunloom.data.quality.validate import validate
+from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.monitoring.watch import run_watch
+from sunloom.serving.apps.features import app as features
+from sunloom.serving.apps.gateway import monitoring
+from sunloom.serving.apps.gateway.health import _metrics
+from sunloom.serving.metrics.latencies import quantile_ms
+from sunloom.serving.metrics.requests import RequestMetrics, Series
+from sunloom.serving.metrics.served_features import Answers, answer_rates, render_answers
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 

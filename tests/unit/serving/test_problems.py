@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from sunloom import errors
-from sunloom.serving.problems import STATUS, problem_of, status_of, translate
-from sunloom.serving.routes import find_rule
+from sunloom.serving.asgi.errors import STATUS, problem_of, status_of, translate
+from sunloom.serving.auth.scopes import find_rule
 
 
 @pytest.mark.parametrize(

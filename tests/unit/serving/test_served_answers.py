@@ -13,18 +13,18 @@ from asgi import OpenGate, call
 from fastapi import FastAPI
 
 from sunloom.config import Settings
-from sunloom.config.features import FeaturesRecipe
-from sunloom.core.alerts import list_alerts
+from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.core.alerts.delivery import list_alerts
 from sunloom.core.database import open_database
 from sunloom.errors import NotFoundError
-from sunloom.features.materialize import materialize
-from sunloom.features.monitoring.replay import compare_served
-from sunloom.features.monitoring.served import KEPT, Served, keep_served, served_answers
-from sunloom.serving import answers
-from sunloom.serving.apps.features import build_features_app
-from sunloom.serving.gateway import monitoring
-from sunloom.serving.gateway.health import _metrics
-from sunloom.serving.guard import Guard
+from sunloom.feature_store.materialization.materialize import materialize
+from sunloom.monitoring.served_answers import KEPT, Served, keep_served, served_answers
+from sunloom.monitoring.served_skew import compare_served
+from sunloom.serving.apps.features.app import build_features_app
+from sunloom.serving.apps.gateway import monitoring
+from sunloom.serving.apps.gateway.health import _metrics
+from sunloom.serving.auth.middleware import Guard
+from sunloom.serving.metrics import served_features as answers
 
 DEFINITIONS = Path(__file__).parent / "served_shops.py"
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)

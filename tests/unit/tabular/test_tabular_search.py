@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from sunloom.config.tabular import AlgorithmConfig, GateConfig, RangeConfig, TuningConfig
 from sunloom.errors import DataError
-from sunloom.tabular.algorithms import load_algorithm
+from sunloom.tabular.algorithms.table import load_algorithm
 from sunloom.tabular.crossvalidation import (
     TrainingData,
     assign_folds,

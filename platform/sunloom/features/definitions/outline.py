@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from sunloom.errors import NotFoundError
-from sunloom.features.definitions.loading import defined_classes, import_definitions
+from sunloom.features.definitions.load import defined_classes, import_definitions
 from sunloom.features.definitions.scope import feature_dtype
-from sunloom.features.plan import ClassPlan, FeaturePlan, Plan
+from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, Plan
 
 
 def load_outline(source: str, feature_set: str) -> Plan:

@@ -16,9 +16,9 @@ import polars as pl
 from polars.exceptions import PerformanceWarning
 
 from sunloom.errors import DefinitionError
-from sunloom.features.definitions.loading import import_definitions
-from sunloom.features.definitions.resolvers import find_resolver, source_digest
-from sunloom.features.plan import Aggregate, Resolver
+from sunloom.features.definitions.bind_resolvers import find_resolver, source_digest
+from sunloom.features.definitions.load import import_definitions
+from sunloom.features.plan.expressions import Aggregate, Resolver
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 from chalk.features.underscore import UnderscoreAttr, UnderscoreItem, UnderscoreRoot
 
 from sunloom.errors import DefinitionError, known_names_hint
-from sunloom.features.definitions.locations import refuse
-from sunloom.features.dtypes import DType
-from sunloom.features.plan import Column
-from sunloom.features.types import arrow_dtype
+from sunloom.features.definitions.source_locations import refuse
+from sunloom.features.plan.dtypes import DType
+from sunloom.features.plan.expressions import Column
+from sunloom.features.plan.polars_dtypes import arrow_dtype
 
 
 def feature_dtype(feature: Any) -> DType:

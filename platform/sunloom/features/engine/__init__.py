@@ -2,7 +2,3 @@
 
 Every executor calls this: the one-node path on whole tables, the Ray path on each partition.
 """
-
-from sunloom.features.engine.evaluation import Engine
-
-__all__ = ["Engine"]

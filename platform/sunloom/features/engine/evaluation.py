@@ -7,27 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from sunloom.features.aggregation import aggregate_series
-from sunloom.features.engine.questions import Questions
-from sunloom.features.engine.rows import JoinedRows, Rows, filled, finished, in_order
-from sunloom.features.kernels import Bools, Ints, Ranges
-from sunloom.features.lowering import NOW, Lowering
-from sunloom.features.plan import (
-    Aggregate,
-    Bound,
-    ClassPlan,
-    Expr,
-    FeaturePlan,
-    JoinPlan,
-    Lookup,
-    Plan,
-    Resolved,
-    Window,
-    walk,
-)
-from sunloom.features.report import Report
-from sunloom.features.types import POLARS
-from sunloom.features.validations import outside
+from sunloom.features.engine.counters import Report
+from sunloom.features.engine.query import Questions
+from sunloom.features.engine.source_rows import JoinedRows, Rows, filled, finished, in_order
+from sunloom.features.expressions.to_polars import NOW, Lowering
+from sunloom.features.expressions.validations import outside
+from sunloom.features.kernels.aggregates import aggregate_series
+from sunloom.features.kernels.arrays import Bools, Ints, Ranges
+from sunloom.features.plan.expressions import Aggregate, Bound, Expr, Lookup, Resolved, Window, walk
+from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, JoinPlan, Plan
+from sunloom.features.plan.polars_dtypes import POLARS
 
 
 class Engine:
@@ -116,7 +105,7 @@ class Engine:
         questions.frame = questions.frame.with_columns(finished(feature, value))
 
     def _resolved(self, item: ClassPlan, questions: Questions, node: Resolved) -> pl.Series:
-        from sunloom.features.resolvers import ask
+        from sunloom.features.resolvers.arguments import ask
 
         if node.resolver not in questions.asked:
             answers = ask(node.resolver, questions.frame, item.key, questions.answers)

@@ -18,7 +18,7 @@ from sunloom.features.picture.layout import (
     Placed,
     place_cards,
 )
-from sunloom.features.plan import Plan
+from sunloom.features.plan.feature_sets import Plan
 
 SUFFIXES = (".svg", ".png")
 _POINTS_AN_INCH = 72

@@ -6,18 +6,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sunloom.features.catalogue import shown, unwrapped
-from sunloom.features.plan import (
-    Aggregate,
-    ClassPlan,
-    FeaturePlan,
-    Lookup,
-    Plan,
-    Resolved,
-    inner,
-    own_columns,
-    walk,
-)
+from sunloom.features.plan.explain import shown, unwrapped
+from sunloom.features.plan.expressions import Aggregate, Lookup, Resolved, inner, own_columns, walk
+from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, Plan
 
 Kind = Literal["source", "join", "aggregate", "lookup", "expression", "resolver"]
 CardId = tuple[str, str, str]

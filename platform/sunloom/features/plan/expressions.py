@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sunloom.features.dtypes import DType, Node
+from sunloom.features.plan.dtypes import DType, Node
 
 Scalar = int | float | bool | str | None
 Aggregation = Literal[

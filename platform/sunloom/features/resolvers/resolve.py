@@ -10,11 +10,11 @@ from typing import Any
 import polars as pl
 
 from sunloom.features.definitions.resolver_calls import LoadedResolver, load_resolver
-from sunloom.features.plan import Aggregate, Argument, Resolver
-from sunloom.features.resolvers.answers import Answers, Label, typed
-from sunloom.features.resolvers.calls import Outcome, TimedCaller, attempt, attempt_async
-from sunloom.features.scalar import constant_value
-from sunloom.features.types import POLARS
+from sunloom.features.expressions.literals import constant_value
+from sunloom.features.plan.expressions import Aggregate, Argument, Resolver
+from sunloom.features.plan.polars_dtypes import POLARS
+from sunloom.features.resolvers.invoke import Outcome, TimedCaller, attempt, attempt_async
+from sunloom.features.resolvers.results import Answers, Label, typed
 
 _ROW = "__row__"
 

@@ -13,9 +13,9 @@ from pydantic import BaseModel, Field, model_validator
 from sunloom.config import Settings
 from sunloom.core.artifacts import ModelVersion, open_registry
 from sunloom.errors import NotFoundError, RequestError
-from sunloom.features.store import OnlineStore, open_online_store
-from sunloom.serving.http import build_fastapi
-from sunloom.tabular import TabularModel, load_model, predictions
+from sunloom.feature_store.stores.online.protocol import OnlineStore, open_online_store
+from sunloom.serving.apps.fastapi_app import build_fastapi
+from sunloom.tabular.model import TabularModel, load_model, predictions
 
 KIND = "tabular"
 _TRUSTED_S = 1.0

@@ -14,9 +14,9 @@ from sunloom.core.artifacts import write_atomic
 from sunloom.core.cluster import ClusterInfo, connect, disconnect
 from sunloom.core.processes import interrupt_on_sigterm, own_processes
 from sunloom.core.telemetry import configure_logging
-from sunloom.serving.auth import create_key, revoke_key
-from sunloom.serving.deploy import Deployment, deploy, shutdown
-from sunloom.serving.environment import serving_environment
+from sunloom.serving.auth.keys import create_key, revoke_key
+from sunloom.serving.deploy.deploy import Deployment, deploy, shutdown
+from sunloom.serving.deploy.environment import serving_environment
 from sunloom.workflows.demo import steps
 from sunloom.workflows.demo.console import StepList, summary_table
 from sunloom.workflows.demo.conversation import Gateway

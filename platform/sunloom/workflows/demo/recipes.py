@@ -10,12 +10,12 @@ from typing import TypeVar
 
 from sunloom.config import Settings, load_config
 from sunloom.config.agents import AgentsRecipe
-from sunloom.config.base import find_conf_dir
-from sunloom.config.data import DataRecipe
-from sunloom.config.features import FeaturesRecipe
+from sunloom.config.data.cleaning import DataRecipe
+from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.config.llm import LlmRecipe
-from sunloom.config.monitoring import MonitoringRecipe
-from sunloom.config.problems import is_known
+from sunloom.config.loading.load import find_conf_dir
+from sunloom.config.loading.problems import is_known
+from sunloom.config.monitoring.service import MonitoringRecipe
 from sunloom.config.tabular import TabularRecipe
 from sunloom.errors import UsageError
 

@@ -10,9 +10,10 @@ from typing import Any
 from sunloom.agents.tools.gateway import features_shown
 from sunloom.config import Settings
 from sunloom.config.agents import EngineName
+from sunloom.core.alerts.delivery import list_alerts
 from sunloom.core.artifacts import open_registry
 from sunloom.core.plugins import load_plugin
-from sunloom.core.telemetry import list_alerts, progress
+from sunloom.core.telemetry import progress
 from sunloom.errors import ServingError
 from sunloom.workflows.demo.conversation import EngineScore, Gateway, score_engine
 from sunloom.workflows.demo.recipes import DemoRecipes
@@ -48,7 +49,7 @@ def prepare_data(recipes: DemoRecipes) -> Figures:
 
 def compute_features(recipes: DemoRecipes) -> Figures:
     """Compute training rows and online values from the Chalk definitions, on both engines."""
-    from sunloom.features.materialize import materialize
+    from sunloom.feature_store.materialization.materialize import materialize
 
     result = materialize(recipes.features)
     note = (
@@ -119,7 +120,7 @@ def held_out_tasks(recipes: DemoRecipes, settings: Settings) -> Sequence[Any]:
 
 def watch_drift(recipes: DemoRecipes, settings: Settings) -> Figures:
     """Compare the first quarter with the last one and raise the alert."""
-    from sunloom.features.monitoring.job import run_drift
+    from sunloom.monitoring.drift_job import run_drift
 
     result = run_drift(recipes.monitoring)
     raised = [alert["message"] for alert in list_alerts(settings, "open")]

@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-import sunloom.features.graph.embedding as module
-from sunloom.features.graph import graph_embedding, graph_of
+import sunloom.preprocessing.graph.embedding as module
+from sunloom.preprocessing.graph.adjacency import graph_of
+from sunloom.preprocessing.graph.embedding import graph_embedding
 
 
 def planted(

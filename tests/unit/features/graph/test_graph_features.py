@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from sunloom.errors import DataError
-from sunloom.features.graph import graph_features, graph_of
-from sunloom.features.graph.features import features_of, pagerank
+from sunloom.preprocessing.graph.adjacency import graph_of
+from sunloom.preprocessing.graph.node_features import features_of, graph_features, pagerank
 
 nx = pytest.importorskip("networkx", reason="pip install networkx")
 

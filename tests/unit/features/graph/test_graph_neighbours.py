@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sunloom.config.graph import Aggregation, Direction
+from sunloom.config.preprocessing.graph import Aggregation, Direction
 from sunloom.errors import DataError
-from sunloom.features.graph import graph_of, neighbour_features
+from sunloom.preprocessing.graph.adjacency import graph_of
+from sunloom.preprocessing.graph.neighbours import neighbour_features
 
 EVERY: tuple[Aggregation, ...] = ("mean", "sum", "min", "max", "count")
 FIGURES: dict[str, Any] = {

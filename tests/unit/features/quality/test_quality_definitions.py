@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from sunloom.config import load_config
-from sunloom.config.features import FeaturesRecipe
-from sunloom.features.quality.job import validate_file
+from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.data.quality.job import validate_file
 
 CLASSES = """
 from chalk import Primary, feature

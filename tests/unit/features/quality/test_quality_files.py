@@ -12,20 +12,14 @@ import polars as pl
 import pytest
 
 from sunloom.config import Settings
-from sunloom.config.validation import ValidationConfig, ValidationRecipe
+from sunloom.config.data.validation import ValidationConfig, ValidationRecipe
+from sunloom.data.quality.batches import Chunk, Rows, rows_of_frame, rows_of_path, rows_of_records
+from sunloom.data.quality.gate import gate
+from sunloom.data.quality.html_report import write_report
+from sunloom.data.quality.job import validate_file
+from sunloom.data.quality.results_table import latest_checks
+from sunloom.data.quality.validate import validate
 from sunloom.errors import DataError, DataQualityError, NotFoundError, PluginError, UsageError
-from sunloom.features.quality import (
-    Rows,
-    gate,
-    latest_checks,
-    rows_of_frame,
-    rows_of_path,
-    rows_of_records,
-    validate,
-    write_report,
-)
-from sunloom.features.quality.job import validate_file
-from sunloom.features.quality.rows import Chunk
 
 RULES = ValidationConfig.model_validate(
     {"columns": {"amount": {"type": "float64", "min": 0}, "day": "datetime", "on": "bool"}}

@@ -13,14 +13,15 @@ import polars as pl
 import pytest
 
 from sunloom.config import load_config
-from sunloom.config.features import FeaturesRecipe
+from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.data.quality.results_table import latest_checks
 from sunloom.errors import DataQualityError
-from sunloom.features.backfill import backfill
-from sunloom.features.materialize import materialize
-from sunloom.features.monitoring import feature_costs, latest_results
-from sunloom.features.quality import latest_checks
-from sunloom.features.store import open_online_store
-from sunloom.features.store.offline import open_offline_store
+from sunloom.feature_store.materialization.backfill.run import backfill
+from sunloom.feature_store.materialization.materialize import materialize
+from sunloom.feature_store.stores.offline.offline_store import open_offline_store
+from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.monitoring.feature_costs import feature_costs
+from sunloom.monitoring.results_table import latest_results
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 CLASSES = Path(__file__).with_name("gate_classes.py")
@@ -106,8 +107,8 @@ def test_http_rows_meet_the_same_rules(folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parents[2] / "serving"))
     from asgi import OpenGate, call
 
-    from sunloom.serving.apps.features import build_features_app
-    from sunloom.serving.guard import Guard
+    from sunloom.serving.apps.features.app import build_features_app
+    from sunloom.serving.auth.middleware import Guard
 
     config = recipe(folder)
     materialize(config)

@@ -11,9 +11,11 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from sunloom.config.validation import ColumnRule, ValidationConfig
+from sunloom.config.data.validation import ColumnRule, ValidationConfig
+from sunloom.data.quality.batches import rows_of_frame, rows_of_path
+from sunloom.data.quality.report import QualityReport
+from sunloom.data.quality.validate import validate
 from sunloom.errors import ConfigError, DataError
-from sunloom.features.quality import QualityReport, rows_of_frame, rows_of_path, validate
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 FRAME = pl.DataFrame(

@@ -11,7 +11,8 @@ import polars as pl
 from polars.testing import assert_frame_equal
 from sklearn import datasets
 
-from sunloom.features.transformers import FittedRecipe, load, save
+from sunloom.preprocessing.artifact import load, save
+from sunloom.preprocessing.pipeline import FittedRecipe
 
 
 @cache

@@ -12,8 +12,8 @@ from sklearn.feature_extraction import FeatureHasher
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, TargetEncoder
 
 from sunloom.errors import DataError
-from sunloom.features.transformers import fit, fit_transform
-from sunloom.features.transformers.chunks import Chunk
+from sunloom.preprocessing.fit import fit, fit_transform
+from sunloom.preprocessing.tables.batches import Chunk
 from tests.unit.features.transformers.tables import as_array, assert_same_everywhere, colours
 
 COLUMNS = ["colour", "size"]

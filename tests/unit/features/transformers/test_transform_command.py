@@ -15,10 +15,11 @@ import yaml
 from polars.testing import assert_frame_equal
 
 from sunloom.cli.main import run
-from sunloom.config.transformations import PreparationRecipe
+from sunloom.config.preprocessing.transformations import PreparationRecipe
 from sunloom.core.artifacts import open_registry
-from sunloom.features.transformers import fit, load
-from sunloom.features.transformers.job import open_fitted
+from sunloom.preprocessing.artifact import load
+from sunloom.preprocessing.fit import fit
+from sunloom.preprocessing.job import open_fitted
 from tests.unit.features.transformers.tables import bundled, colours
 
 RECIPE: dict[str, Any] = {

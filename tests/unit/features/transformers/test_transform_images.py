@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from sunloom.errors import DataError, DependencyError
-from sunloom.features.transformers import fit
+from sunloom.preprocessing.fit import fit
 from tests.unit.features.transformers.tables import assert_same_everywhere
 
 Image = pytest.importorskip("PIL.Image", reason="pip install pillow")

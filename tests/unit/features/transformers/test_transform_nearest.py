@@ -12,10 +12,9 @@ import pytest
 from sklearn.neighbors import KNeighborsRegressor, NearestNeighbors
 
 from sunloom.errors import DataError
-from sunloom.features.transformers import fit, fit_transform
-from sunloom.features.transformers.chunks import Chunk, Source
-from sunloom.features.transformers.fitting import Pass
-from sunloom.features.transformers.operations.nearest import neighbours_of
+from sunloom.preprocessing.fit import Pass, fit, fit_transform
+from sunloom.preprocessing.operations.neighbours import neighbours_of
+from sunloom.preprocessing.tables.batches import Chunk, Source
 from tests.unit.features.transformers.tables import as_array, assert_same_everywhere, bundled
 
 STEP: dict[str, Any] = {"type": "nearest_neighbors"}

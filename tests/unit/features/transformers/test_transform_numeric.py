@@ -14,7 +14,7 @@ from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, SimpleImputer
 
 from sunloom.errors import DataError
-from sunloom.features.transformers import fit
+from sunloom.preprocessing.fit import fit
 from tests.unit.features.transformers.tables import as_array, assert_same_everywhere, gappy, table
 
 SETS = ("wine", "diabetes", "breast_cancer", "gappy")

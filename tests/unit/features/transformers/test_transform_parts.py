@@ -12,16 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from sunloom.errors import ArtifactError, ClusterError, DataError
-from sunloom.features.transformers import fit
-from sunloom.features.transformers.chunks import Chunk, open_source, whole_table
-from sunloom.features.transformers.distributed import worked
-from sunloom.features.transformers.joining import join_parquet
-from sunloom.features.transformers.lookback import block_of
-from sunloom.features.transformers.pieces import Piece, Share, pieces_of, shares_of
-from sunloom.features.transformers.recalled import recalled, remembered
-from sunloom.features.transformers.stages import apply_stages
-from sunloom.features.transformers.statistics import Values
-from sunloom.features.transformers.writing import prepared_chunks, write_prepared
+from sunloom.preprocessing.accumulators.values import Values
+from sunloom.preprocessing.cluster.fit_transform import worked
+from sunloom.preprocessing.cluster.lookback import block_of
+from sunloom.preprocessing.cluster.precomputed import recalled, remembered
+from sunloom.preprocessing.fit import fit
+from sunloom.preprocessing.stages import apply_stages
+from sunloom.preprocessing.tables.batches import Chunk, open_source, whole_table
+from sunloom.preprocessing.tables.parquet_join import join_parquet
+from sunloom.preprocessing.tables.parquet_output import prepared_chunks, write_prepared
+from sunloom.preprocessing.tables.splits import Piece, Share, pieces_of, shares_of
 
 
 def table(rows: int = 5_000) -> pl.DataFrame:

@@ -14,16 +14,16 @@ import pytest
 import yaml
 from polars.testing import assert_frame_equal
 
-from sunloom.cli.feature_transform import load_preparation
-from sunloom.config.features import FeaturesRecipe
-from sunloom.config.transformations import PreparationConfig
+from sunloom.cli.features.transform import load_preparation
+from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.preprocessing.transformations import PreparationConfig
 from sunloom.core.artifacts import open_registry
 from sunloom.errors import ConfigError, DataError, UsageError
-from sunloom.features.materialize import materialize
-from sunloom.features.store import open_online_store
-from sunloom.features.transformers import load
-from sunloom.features.transformers.job import fit_file
-from sunloom.serving.apps.features import build_features_app
+from sunloom.feature_store.materialization.materialize import materialize
+from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.preprocessing.artifact import load
+from sunloom.preprocessing.job import fit_file
+from sunloom.serving.apps.features.app import build_features_app
 
 DAYS = ["1997-03-31", "1997-06-30", "1997-09-30"]
 SHORT = {"missing_values": {"strategy": "median"}, "numerical_scaling": {"method": "robust_scaler"}}

@@ -16,7 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, RobustScaler, TargetEncoder
 
 from sunloom.errors import ArtifactError, DataError, UsageError
-from sunloom.features.transformers import fit, fit_transform, load, save
+from sunloom.preprocessing.artifact import load, save
+from sunloom.preprocessing.fit import fit, fit_transform
 from tests.unit.features.transformers.tables import as_array, assert_same_everywhere, colours
 
 MISSION: dict[str, Any] = {

@@ -12,10 +12,12 @@ import pytest
 
 from sunloom.config import Settings
 from sunloom.core.artifacts import open_registry
-from sunloom.features.transformers import FittedRecipe, fit, save
-from sunloom.features.transformers.job import register
-from sunloom.serving.apps.features import build_features_app
-from sunloom.serving.guard import App, Guard
+from sunloom.preprocessing.artifact import save
+from sunloom.preprocessing.fit import fit
+from sunloom.preprocessing.job import register
+from sunloom.preprocessing.pipeline import FittedRecipe
+from sunloom.serving.apps.features.app import build_features_app
+from sunloom.serving.auth.middleware import App, Guard
 from tests.unit.features.transformers.tables import colours
 
 STEPS: list[dict[str, Any]] = [

@@ -10,11 +10,8 @@ import polars as pl
 import pytest
 
 from sunloom.errors import DataError, DependencyError
-from sunloom.features.transformers import fit
-from sunloom.features.transformers.operations.spoken import (
-    language_identifier,
-    sentiment_analyzer,
-)
+from sunloom.preprocessing.fit import fit
+from sunloom.preprocessing.operations.language import language_identifier, sentiment_analyzer
 from tests.unit.features.transformers.tables import assert_same_everywhere
 
 TEXTS = [

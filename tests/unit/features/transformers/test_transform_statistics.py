@@ -15,18 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from sunloom.features.transformers import fit
-from sunloom.features.transformers.chunks import Chunk, Source
-from sunloom.features.transformers.fitting import Pass
-from sunloom.features.transformers.statistics import (
-    Counts,
-    Moments,
-    Sample,
-    Statistic,
-    TargetLevels,
-    Values,
-)
-from sunloom.features.transformers.statistics.sketch import Sketch
+from sunloom.preprocessing.accumulators.counts import Counts
+from sunloom.preprocessing.accumulators.moments import Moments
+from sunloom.preprocessing.accumulators.protocol import Statistic
+from sunloom.preprocessing.accumulators.sample import Sample
+from sunloom.preprocessing.accumulators.sketch import Sketch
+from sunloom.preprocessing.accumulators.target_levels import TargetLevels
+from sunloom.preprocessing.accumulators.values import Values
+from sunloom.preprocessing.fit import Pass, fit
+from sunloom.preprocessing.tables.batches import Chunk, Source
 from tests.unit.features.transformers.tables import colours, gappy
 
 NUMBERS = st.lists(

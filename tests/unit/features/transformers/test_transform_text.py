@@ -14,9 +14,8 @@ from sklearn.datasets import load_wine
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 
 from sunloom.errors import DataError
-from sunloom.features.transformers import fit
-from sunloom.features.transformers.chunks import Chunk, Source
-from sunloom.features.transformers.fitting import Pass
+from sunloom.preprocessing.fit import Pass, fit
+from sunloom.preprocessing.tables.batches import Chunk, Source
 from tests.unit.features.transformers.tables import as_array, assert_same_everywhere
 
 

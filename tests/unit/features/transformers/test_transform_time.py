@@ -12,8 +12,9 @@ import polars as pl
 import pytest
 
 from sunloom.errors import ConfigError, DataError
-from sunloom.features.transformers import fit, load, save
-from sunloom.features.transformers.holidays import easter, holidays_of
+from sunloom.preprocessing.artifact import load, save
+from sunloom.preprocessing.fit import fit
+from sunloom.preprocessing.operations.holidays import easter, holidays_of
 from tests.unit.features.transformers.tables import assert_same_everywhere
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

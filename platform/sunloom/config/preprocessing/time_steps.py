@@ -1,0 +1,150 @@
+"""Steps of ``transformations`` about time."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, model_validator
+
+from sunloom.config.loading.durations import Length
+from sunloom.config.loading.load import Model
+
+Columns = tuple[str, ...] | None
+Aggregation = Literal["count", "sum", "mean", "min", "max", "std"]
+Part = Literal[
+    "year",
+    "quarter",
+    "month",
+    "week",
+    "day",
+    "weekday",
+    "day_of_year",
+    "hour",
+    "minute",
+    "is_weekend",
+    "is_month_start",
+    "is_month_end",
+    "is_holiday",
+]
+CyclicPart = Literal["month", "day", "weekday", "day_of_year", "hour", "minute"]
+Unit = Literal["days", "hours", "minutes", "seconds"]
+
+
+class Lags(Model):
+    """Values of the same entity's earlier rows, in columns ``<column>_lag_<n>``.
+
+    Needs the whole table: not for one row at serving.
+    """
+
+    type: Literal["lags"] = "lags"
+    columns: Columns = None
+    """Number columns; all of them when empty."""
+    time: str
+    """Column with each row's moment; rows of one moment follow their order in the table."""
+    by: tuple[str, ...] = ()
+    """Columns that say whose row it is; one series when empty."""
+    periods: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
+    """How many rows back."""
+
+
+class Rolling(Model):
+    """Aggregates over the entity's rows in (t - window, t], as ``<column>_<what>_<seconds>s``.
+
+    A row sees itself and the rows of its own moment, nothing later. Needs the whole table.
+    """
+
+    type: Literal["rolling"] = "rolling"
+    columns: Columns = None
+    """Number columns; all of them when empty."""
+    time: str
+    """Column with each row's moment."""
+    by: tuple[str, ...] = ()
+    """Columns that say whose row it is; one series when empty."""
+    windows: tuple[Length, ...] = Field(min_length=1)
+    """Lengths, such as ``7d``."""
+    aggregations: tuple[Aggregation, ...] = ("mean",)
+    """What is computed; the standard deviation divides by n - 1."""
+
+
+class Expanding(Model):
+    """Aggregates over all the entity's rows up to t, as ``<column>_<what>_so_far``.
+
+    A row sees itself and the rows of its own moment, nothing later. Needs the whole table.
+    """
+
+    type: Literal["expanding"] = "expanding"
+    columns: Columns = None
+    """Number columns; all of them when empty."""
+    time: str
+    """Column with each row's moment."""
+    by: tuple[str, ...] = ()
+    """Columns that say whose row it is; one series when empty."""
+    aggregations: tuple[Literal["count", "sum", "mean", "min", "max"], ...] = ("mean",)
+    """What is computed."""
+
+
+class ExponentiallyWeighted(Model):
+    """A mean in which the past counts half as much after each half-life, ``<column>_ewm_<s>s``.
+
+    A row sees itself and the rows of its own moment, nothing later. Needs the whole table.
+    """
+
+    type: Literal["exponentially_weighted"] = "exponentially_weighted"
+    columns: Columns = None
+    """Number columns; all of them when empty."""
+    time: str
+    """Column with each row's moment."""
+    by: tuple[str, ...] = ()
+    """Columns that say whose row it is; one series when empty."""
+    half_lives: tuple[Length, ...] = Field(min_length=1)
+    """Lengths, such as ``7d``."""
+
+
+class Calendar(Model):
+    """Parts of a moment, appended as ``<column>_<part>``."""
+
+    type: Literal["calendar"] = "calendar"
+    columns: Columns = None
+    """Date and datetime columns; all of them when empty."""
+    parts: tuple[Part, ...] = ("month", "day", "weekday", "hour")
+    """Which parts; weekdays count from Monday = 1, weeks are ISO weeks."""
+    time_zone: str = "UTC"
+    """Zone in which a datetime is read, such as ``Europe/Zurich``."""
+    holidays: tuple[str, ...] = ()
+    """For ``is_holiday``: days (``2026-07-03``), days of every year (``12-25``), Easter's
+    (``easter+39``), weekdays (``11-thu-4``: the fourth Thursday of November; -1 is the last), or
+    ``us``, the federal ones of the United States on their own dates."""
+
+
+class Cyclic(Model):
+    """Sine and cosine, so that the end of a cycle lies beside its beginning."""
+
+    type: Literal["cyclic"] = "cyclic"
+    columns: Columns = None
+    """Date and datetime columns (all of them when empty), or number columns with ``period``."""
+    parts: tuple[CyclicPart, ...] = ("month", "weekday", "hour")
+    """Which parts of a moment, as ``<column>_<part>_sin`` and ``_cos``."""
+    period: float | None = Field(default=None, gt=0)
+    """For numbers: the length of a cycle; the columns are ``<column>_sin`` and ``_cos``."""
+    time_zone: str = "UTC"
+    """Zone in which a datetime is read."""
+
+
+class TimeSince(Model):
+    """How long before another moment, appended as ``<column>_<unit>_ago``; null if it was later."""
+
+    type: Literal["time_since"] = "time_since"
+    columns: Columns = None
+    """Datetime columns; all others than ``until`` when empty."""
+    until: str | None = None
+    """The column with each row's moment."""
+    moment: AwareDatetime | None = None
+    """One moment for all rows, instead of ``until``."""
+    unit: Unit = "days"
+    """Unit of the result."""
+
+    @model_validator(mode="after")
+    def _one_end(self) -> TimeSince:
+        if (self.until is None) == (self.moment is None):
+            raise ValueError("either until (a column) or moment is needed")
+        return self

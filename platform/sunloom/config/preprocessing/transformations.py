@@ -1,0 +1,188 @@
+"""Key ``transformations``: how columns are prepared, in the short form or as a list of steps."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+
+from sunloom.config.data.validation import ValidationConfig
+from sunloom.config.loading.load import Model
+from sunloom.config.preprocessing.steps import Step
+from sunloom.config.settings import Settings
+
+Method = Literal[
+    "target_encoding",
+    "one_hot_encoding",
+    "ordinal_encoding",
+    "frequency_encoding",
+    "target_encoder",
+    "one_hot_encoder",
+    "ordinal_encoder",
+    "frequency_encoder",
+]
+Scaler = Literal[
+    "standard_scaler",
+    "min_max_scaler",
+    "max_abs_scaler",
+    "robust_scaler",
+    "quantile_transformer",
+    "power_transformer",
+]
+
+
+class CategoricalEncoding(Model):
+    """How category columns (text, categories) become numbers."""
+
+    method: Method
+    """The encoder, by the mission's name or scikit-learn's."""
+    smoothing: Literal["auto"] | Annotated[float, Field(ge=0)] | None = None
+    """Target encoding only: weight of the overall mean, in rows; ``auto`` when empty."""
+
+    @property
+    def encoder(self) -> str:
+        """The step's type."""
+        return self.method.replace("_encoding", "_encoder")
+
+    @model_validator(mode="after")
+    def _used(self) -> CategoricalEncoding:
+        if self.smoothing is not None and self.encoder != "target_encoder":
+            raise ValueError("smoothing goes with target_encoding only")
+        return self
+
+
+class NumericalScaling(Model):
+    """How number columns are scaled."""
+
+    method: Scaler
+    """The scaler, with scikit-learn's defaults."""
+
+
+class MissingValues(Model):
+    """What stands in for a missing value, before anything else is done."""
+
+    strategy: Literal["mean", "median", "most_frequent", "constant"]
+    """``mean`` and ``median`` fill number columns, the others category columns too."""
+    fill_value: str | float | None = None
+    """For ``constant``: 0 for numbers and ``missing_value`` for text when empty."""
+
+    @model_validator(mode="after")
+    def _used(self) -> MissingValues:
+        if self.fill_value is not None and self.strategy != "constant":
+            raise ValueError("fill_value goes with strategy constant only")
+        return self
+
+
+class ShortForm(Model):
+    """Every column of a kind the same way; missing values first.
+
+    Numbers are integers and floats, categories are text; true and false, dates and the target
+    stay as they are.
+    """
+
+    missing_values: MissingValues | None = None
+    """Fill gaps."""
+    categorical_encoding: CategoricalEncoding | None = None
+    """Encode categories."""
+    numerical_scaling: NumericalScaling | None = None
+    """Scale numbers."""
+    target: str | None = None
+    """The target's column: target encoding learns from it, and nothing changes it."""
+    exclude: tuple[str, ...] = ()
+    """Columns that stay as they are, such as keys."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> ShortForm:
+        parts = (self.missing_values, self.categorical_encoding, self.numerical_scaling)
+        if not any(parts):
+            raise ValueError(
+                "one of missing_values, categorical_encoding, numerical_scaling is needed"
+            )
+        encoding = self.categorical_encoding
+        if encoding is not None and encoding.encoder == "target_encoder" and self.target is None:
+            raise ValueError("target_encoding needs `target`: the column that it learns from")
+        return self
+
+
+def _some(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    if not steps:
+        raise ValueError("the list of steps is empty")
+    return steps
+
+
+def _form(value: Any) -> str:
+    return "ShortForm" if isinstance(value, dict | ShortForm) else "StandardScaler"
+
+
+# A tag that is the name of a class inside the union is left out of keys in error messages.
+Transformations = Annotated[
+    Annotated[ShortForm, Tag("ShortForm")]
+    | Annotated[tuple[Step, ...], AfterValidator(_some), Tag("StandardScaler")],
+    Discriminator(_form),
+]
+
+
+class FittedForm(Model):
+    """A recipe that was fitted before."""
+
+    artifact: str
+    """Its folder, or ``name``, ``name@version`` or ``name@alias`` of the registry."""
+
+
+def _feature_form(value: Any) -> str:
+    named = isinstance(value, dict) and "artifact" in value
+    return "FittedForm" if named or isinstance(value, FittedForm) else _form(value)
+
+
+FeatureTransformations = Annotated[
+    Annotated[FittedForm, Tag("FittedForm")]
+    | Annotated[ShortForm, Tag("ShortForm")]
+    | Annotated[tuple[Step, ...], AfterValidator(_some), Tag("StandardScaler")],
+    Discriminator(_feature_form),
+]
+
+
+class PreparedConfig(Model):
+    """The prepared form of a feature set: written beside it, under a name of its own."""
+
+    feature_set: str | None = None
+    """Name of the prepared set in the online store; ``<feature_set>_prepared`` when empty."""
+    cutoffs: tuple[date, ...] = ()
+    """Cut-offs whose rows are learnt from. When empty: all but the latest, which models are judged
+    on, or the only one."""
+    name: str | None = None
+    """Name in the registry for what was fitted; nothing is registered when empty."""
+    alias: str | None = None
+    """Alias that moves to the new version."""
+
+
+class PreparationConfig(Model):
+    """What is fitted and transformed, and where the results lie."""
+
+    input: Path | None = None
+    """Rows: a Parquet, CSV or JSON-lines file, or a folder of them."""
+    artifact: Path | None = None
+    """Folder of the fitted artifact."""
+    out: Path | None = None
+    """Parquet file of prepared rows; when fitting, the training rows (out-of-fold)."""
+    engine: Literal["polars", "ray"] = "polars"
+    """Who computes: this process, or the cluster."""
+    memory_bytes: int = Field(default=1_000_000_000, ge=1_000_000)
+    """Values kept for exact medians and quantiles; beyond it a sketch whose error is stated."""
+    name: str | None = None
+    """Name in the registry; nothing is registered when empty."""
+    alias: str | None = None
+    """Alias that moves to the new version."""
+
+
+class PreparationRecipe(Settings):
+    """Prepare the columns of a table, without feature definitions."""
+
+    transformations: Transformations | None = None
+    """The short form, or a list of steps."""
+    preparation: PreparationConfig = PreparationConfig()
+    """Input, artifact, output."""
+    validation: ValidationConfig | None = None
+    """What ``sunloom features validate`` asks of the same rows; not read by preparation."""

@@ -1,0 +1,90 @@
+"""Who does a backfill's partitions: this process, or the connected cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sunloom.core.ray_tasks import over_parts
+from sunloom.errors import ClusterError
+from sunloom.feature_store.materialization.backfill.part import Counts, Work, fill
+from sunloom.features.engine.counters import Report
+from sunloom.features.historical import worker as exchange
+from sunloom.features.historical.cluster import causes, cut_on_cluster, taken
+from sunloom.features.historical.worker import Notes, Packet
+from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.projection import source_needs
+from sunloom.features.sources.splits import Chunk
+
+
+@dataclass
+class Filled:
+    """What was read and computed."""
+
+    rows_read: int = 0
+    damaged: list[Packet] = field(default_factory=list)
+    computed: int = 0
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+    report: Report = field(default_factory=Report)
+
+    @classmethod
+    def of(cls, notes: Sequence[Notes]) -> Filled:
+        """What reading has to say."""
+        damaged = [note.damaged for note in notes if note.damaged is not None]
+        return cls(sum(note.rows_read for note in notes), damaged)
+
+    def add(self, done: tuple[int, Counts]) -> None:
+        """Add what a partition did."""
+        self.computed += done[0]
+        self.report.add(Report.of(done[1]))
+
+
+Judge = Callable[[Filled], Mapping[str, int]]
+
+
+def fill_here(plan: Plan, chunks: Sequence[Chunk], works: Sequence[Work], judge: Judge) -> Filled:
+    """All partitions in this process."""
+    text, partitions = plan.model_dump_json(), works[0].grid.partitions
+    needs = source_needs(plan)
+    notes: list[Notes] = []
+    packets: dict[str, list[list[Any]]] = {chunk.source: [] for chunk in chunks}
+    for chunk in chunks:
+        note, *cut = exchange.read_and_cut(text, chunk, partitions)
+        assert isinstance(note, Notes)
+        notes.append(note)
+        packets[chunk.source].append(cut)
+    filled = Filled.of(notes)
+    filled.quarantined = judge(filled)
+    for work in works:
+        rows = {
+            name: [cut[0 if needs[name].partition_by is None else work.part] for cut in held]
+            for name, held in packets.items()
+        }
+        filled.add(fill(work, rows))
+    return filled
+
+
+def fill_on_cluster(
+    plan: Plan, chunks: Sequence[Chunk], works: Sequence[Work], judge: Judge
+) -> Filled:
+    """The same on Ray: one task cuts a chunk of the sources, one of Ray Data fills a partition."""
+    import ray
+
+    if not ray.is_initialized():
+        raise ClusterError("The Ray engine needs a connected cluster.", "Connect first.")
+    with causes():
+        notes, packets = cut_on_cluster(plan, chunks, works[0].grid.partitions)
+        filled = Filled.of(ray.get(notes))
+        filled.quarantined = judge(filled)
+        parts = [
+            (work, {name: held[work.part] for name, held in packets.items()}) for work in works
+        ]
+        for done in over_parts(_fill, parts):
+            filled.add(done)
+    return filled
+
+
+def _fill(part: tuple[Work, Mapping[str, Sequence[Any]]]) -> tuple[int, Counts]:
+    work, rows = part
+    return fill(work, taken(rows))

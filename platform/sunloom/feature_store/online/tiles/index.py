@@ -1,0 +1,130 @@
+"""An index of a stream's events: what is kept of them, and how windows read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sunloom.features.plan.dtypes import DType
+from sunloom.features.plan.expressions import Aggregate, Expr, Window
+from sunloom.features.plan.feature_sets import Plan
+
+HEADS, TILES, OFFSETS = "stream-head", "stream-tile", "stream-offset"
+"""What the names of the spaces in the store begin with."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A value of each event: null where a filter leaves the event out."""
+
+    value: Expr
+    where: tuple[Expr, ...]
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A partial result of one measure, by its place in the index; ``row`` is of all of them."""
+
+    kind: str
+    measure: int
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class Span:
+    """A window as a half-open range of whole microseconds before ``now``; None is unbounded."""
+
+    start_ago_us: int | None
+    end_ago_us: int | None
+
+    @classmethod
+    def of(cls, window: Window) -> Span:
+        """The window; a microsecond makes an open end a closed one."""
+        start, end = window.start, window.end
+        return cls(
+            None if start is None else start.ago_us - (not start.inclusive),
+            None if end is None else end.ago_us - end.inclusive,
+        )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one aggregation is answered: from slots, or from events where it has none.
+
+    Attributes:
+        index: The index's number.
+        span: The window's place among the index's spans.
+        slots: Places of its partial results.
+        measures: Places of what it reads of events.
+    """
+
+    index: int
+    span: int
+    slots: tuple[int, ...]
+    measures: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """Events of one class by keys.
+
+    Attributes:
+        number: Its place in the layout.
+        namespace: The class.
+        keys: Columns that the events are found by.
+        time: The column that windows compare; None where every event counts at any moment.
+        measures: What is kept of an event.
+        slots: What is kept of a tile.
+        columns: Features whose latest row is kept, in the order of ``row_measures``.
+        row_measures: Their places among the measures.
+        tile_us: Width of a tile.
+        horizon_us: How far before ``now`` an edge of a window may lie.
+        spans: Every window that is read.
+        reads_events: Whether an aggregation without partial results reads the events themselves.
+        keeps_events: Whether one needs every event ever.
+    """
+
+    number: int
+    namespace: str
+    keys: tuple[str, ...]
+    time: str | None
+    measures: tuple[Measure, ...]
+    slots: tuple[Slot, ...]
+    columns: tuple[str, ...]
+    row_measures: tuple[int, ...]
+    tile_us: int
+    horizon_us: int
+    spans: tuple[Span, ...]
+    reads_events: bool
+    keeps_events: bool
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Every index of a plan's streamed classes.
+
+    Attributes:
+        plan: The plan.
+        streamed: Namespaces whose events come by the stream.
+        indexes: What is kept.
+        readings: How each aggregation over a streamed class is answered.
+        rows: Namespace and keys to the index that holds the latest rows by those keys.
+        fingerprint: Changes when what is kept changes.
+    """
+
+    plan: Plan
+    streamed: tuple[str, ...]
+    indexes: tuple[Index, ...]
+    readings: Mapping[Aggregate, Reading]
+    rows: Mapping[tuple[str, tuple[str, ...]], int]
+    fingerprint: str
+
+    def of(self, namespace: str) -> tuple[Index, ...]:
+        """The indexes of one class."""
+        return tuple(index for index in self.indexes if index.namespace == namespace)
+
+
+def visible(time: str | None) -> Span:
+    """What is visible at the moment: times up to it, or everything where there is no time."""
+    return Span(None, -1 if time else None)

@@ -1,0 +1,244 @@
+"""What a stream keeps of its events so that a plan can be answered at any moment.
+
+An *index* holds the events of one class by one set of keys: what a has-many join, a has-one over
+other columns, or a class's own latest row looks into. Time is cut into *tiles*; each holds its
+events and *slots*, partial results that merge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sunloom.errors import FeatureError
+from sunloom.feature_store.online.tiles.index import (
+    Index,
+    Layout,
+    Measure,
+    Reading,
+    Slot,
+    Span,
+    visible,
+)
+from sunloom.features.engine.source_rows import in_order
+from sunloom.features.plan.dtypes import DType
+from sunloom.features.plan.expressions import (
+    Aggregate,
+    Column,
+    Const,
+    Expr,
+    Lookup,
+    own_columns,
+    walk,
+)
+from sunloom.features.plan.feature_sets import ClassPlan, JoinPlan, Plan
+
+_SECOND_US = 1_000_000
+_TILES_A_WINDOW = 30
+_WIDTHS_S = (1, 10, 60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400, 604_800, 2_592_000)
+_KEPT = ("int64", "float64", "bool", "string", "datetime", "duration")
+_SLOTS: Mapping[str, tuple[str, ...]] = {
+    "count": ("n",),
+    "sum": ("sum",),
+    "mean": ("n", "sum"),
+    "min": ("min",),
+    "max": ("max",),
+    "std": ("moments",),
+    "var": ("moments",),
+    "first": ("first",),
+    "last": ("last",),
+    "any": ("n", "true"),
+    "all": ("n", "true"),
+    "count_distinct": ("distinct",),
+}
+"""Aggregations that partial results answer; others are computed from the events themselves."""
+
+
+def build_layout(plan: Plan, streamed: Iterable[str], tile_s: int | None = None) -> Layout:
+    """What to keep of the streamed classes' events.
+
+    Args:
+        plan: The feature set.
+        streamed: Namespaces whose events come by the stream.
+        tile_s: Width of a tile, seconds; by default a thirtieth of each index's longest
+            window or less.
+
+    Raises:
+        FeatureError: A value has a type that a stream cannot keep.
+    """
+    drafts = _Drafts(plan, tuple(sorted(streamed)))
+    drafts.visit(plan.namespace, plan.outputs)
+    indexes = tuple(draft.finished(tile_s) for draft in drafts.by_place.values())
+    return Layout(
+        plan=plan,
+        streamed=drafts.streamed,
+        indexes=indexes,
+        readings=drafts.readings,
+        rows=drafts.rows,
+        fingerprint=_fingerprint(plan, indexes),
+    )
+
+
+@dataclass
+class _Draft:
+    number: int
+    item: ClassPlan
+    keys: tuple[str, ...]
+    time: str | None
+    measures: dict[Measure, int] = field(default_factory=dict)
+    slots: dict[Slot, int] = field(default_factory=dict)
+    columns: dict[str, int] = field(default_factory=dict)
+    spans: dict[Span, int] = field(default_factory=dict)
+    reads_events: bool = False
+    keeps_events: bool = False
+
+    def measure(self, value: Expr, where: tuple[Expr, ...]) -> int:
+        if value.dtype not in _KEPT:
+            raise FeatureError(
+                f"{self.item.namespace}: a stream cannot keep values of type {value.dtype}.",
+                "Aggregate scalars, or compute this feature in batch.",
+            )
+        measure = Measure(value, where, value.dtype)
+        return self.measures.setdefault(measure, len(self.measures))
+
+    def slot(self, kind: str, measure: int, dtype: DType) -> int:
+        return self.slots.setdefault(Slot(kind, measure, dtype), len(self.slots))
+
+    def span(self, span: Span) -> int:
+        return self.spans.setdefault(span, len(self.spans))
+
+    def add(self, node: Aggregate) -> Reading:
+        window = Span.of(node.window)
+        span = self.span(window)
+        kinds = _SLOTS.get(node.kind)
+        if kinds is None:
+            self.reads_events = True
+            self.keeps_events = self.keeps_events or window.start_ago_us is None
+            return Reading(self.number, span, (), self._event_measures(node))
+        value = node.value
+        if value is None:
+            if not node.where:
+                return Reading(self.number, span, (self.slot("n", -1, "int64"),), ())
+            value = Const(value=True, dtype="bool")
+        place = self.measure(value, node.where)
+        slots = tuple(self.slot(kind, place, value.dtype) for kind in kinds)
+        return Reading(self.number, span, slots, (place,))
+
+    def _event_measures(self, node: Aggregate) -> tuple[int, ...]:
+        """Value, what is compared, and, where there are filters, whether the event counts."""
+        parts = [part for part in (node.value, node.by) if part is not None]
+        places = [self.measure(part, ()) for part in parts]
+        if node.where:
+            places.append(self.measure(Const(value=True, dtype="bool"), node.where))
+        return tuple(places)
+
+    def add_row(self, names: Iterable[str]) -> None:
+        for name in names:
+            dtype = self.item.feature(name).dtype
+            self.columns.setdefault(name, self.measure(Column(name=name, dtype=dtype), ()))
+        self.slot("row", -1, "null")
+        self.span(visible(self.time))
+
+    def finished(self, tile_s: int | None) -> Index:
+        windows = [span.start_ago_us for span in self.spans if span.start_ago_us is not None]
+        edges = [ago for s in self.spans for ago in (s.start_ago_us, s.end_ago_us) if ago]
+        width = tile_s * _SECOND_US if tile_s else _tile_us(max(windows, default=0))
+        return Index(
+            number=self.number,
+            namespace=self.item.namespace,
+            keys=self.keys,
+            time=self.time,
+            measures=tuple(self.measures),
+            slots=tuple(self.slots),
+            columns=tuple(self.columns),
+            row_measures=tuple(self.columns.values()),
+            tile_us=width,
+            horizon_us=max(edges, default=0),
+            spans=tuple(self.spans),
+            reads_events=self.reads_events,
+            keeps_events=self.keeps_events,
+        )
+
+
+class _Drafts:
+    """Walks what the outputs need and collects an index for each way of finding events."""
+
+    def __init__(self, plan: Plan, streamed: tuple[str, ...]) -> None:
+        self.plan = plan
+        self.streamed = streamed
+        self.by_place: dict[tuple[str, tuple[str, ...], str | None], _Draft] = {}
+        self.readings: dict[Aggregate, Reading] = {}
+        self.rows: dict[tuple[str, tuple[str, ...]], int] = {}
+        self._seen: set[tuple[str, str]] = set()
+
+    def visit(self, namespace: str, names: Sequence[str]) -> None:
+        item = self.plan.of(namespace)
+        for name in in_order(item, names):
+            if (namespace, name) in self._seen:
+                continue
+            self._seen.add((namespace, name))
+            feature = item.feature(name)
+            expression = feature.expression
+            if expression is None:
+                # How old the value is, where that matters, the row's own time tells.
+                timed = item.time if feature.max_staleness_us is not None else None
+                self._keep_row(item, (item.key,), (name, timed) if timed else (name,))
+                continue
+            for node in walk(expression):
+                if isinstance(node, Aggregate):
+                    self._aggregate(item.join(node.join), node)
+                elif isinstance(node, Lookup):
+                    self._look_up(item.join(node.join), node)
+
+    def _draft(self, namespace: str, keys: tuple[str, ...], time: str | None) -> _Draft:
+        place = (namespace, keys, time)
+        if place not in self.by_place:
+            self.by_place[place] = _Draft(len(self.by_place), self.plan.of(namespace), keys, time)
+        return self.by_place[place]
+
+    def _keep_row(self, item: ClassPlan, keys: tuple[str, ...], names: Sequence[str]) -> None:
+        if item.namespace not in self.streamed:
+            return
+        draft = self._draft(item.namespace, keys, item.time)
+        draft.add_row(names)
+        self.rows[item.namespace, keys] = draft.number
+
+    def _aggregate(self, join: JoinPlan, node: Aggregate) -> None:
+        if join.target not in self.streamed or node in self.readings:
+            return
+        draft = self._draft(join.target, join.target_keys, node.window.column)
+        self.readings[node] = draft.add(node)
+
+    def _look_up(self, join: JoinPlan, node: Lookup) -> None:
+        target = self.plan.of(join.target)
+        if join.target_keys != (target.key,):
+            self._keep_row(target, join.target_keys, (target.key,))
+        self.visit(join.target, (node.feature,))
+
+
+def _tile_us(longest_us: int) -> int:
+    wanted_s = longest_us / _TILES_A_WINDOW / _SECOND_US
+    if not longest_us:
+        return 86_400 * _SECOND_US
+    fitting = [width for width in _WIDTHS_S if width <= wanted_s]
+    return (fitting[-1] if fitting else 1) * _SECOND_US
+
+
+def _fingerprint(plan: Plan, indexes: Sequence[Index]) -> str:
+    """Of what is kept alone: a new description or another derived feature keeps the tiles."""
+    kept = [[asdict(index), _made_of(plan.of(index.namespace), index)] for index in indexes]
+    text = json.dumps([plan.feature_set, kept], default=lambda node: node.model_dump())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _made_of(item: ClassPlan, index: Index) -> list[dict[str, Any]]:
+    """What the index's keys, time and measures mean."""
+    measured = [m.value for m in index.measures] + [w for m in index.measures for w in m.where]
+    names = {*index.keys, *(name for node in measured for name in own_columns(node))}
+    names |= {index.time} if index.time else set()
+    meaning = {"name", "dtype", "expression", "default", "validations"}
+    features = [item.feature(name) for name in in_order(item, sorted(names))]
+    return [feature.model_dump(mode="json", include=meaning) for feature in features]

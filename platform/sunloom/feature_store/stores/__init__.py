@@ -1,0 +1,1 @@
+"""Stores: the latest values online, tables offline."""

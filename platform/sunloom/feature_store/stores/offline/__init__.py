@@ -1,0 +1,1 @@
+"""The offline store: every version of a feature set's rows, as Parquet on any URI."""

@@ -1,0 +1,232 @@
+"""One packed record an entity: time, schema, null bitmap, 8 bytes a value, then the heap.
+
+::
+
+    feature time i64 µs · schema id u16 · null bitmap ⌈n/8⌉ bytes · n x 8 bytes · heap
+
+A string, list or struct has offset and length (u32 each) in its 8 bytes; its bytes lie in the heap.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sunloom.errors import StoreError
+from sunloom.feature_store.stores.online.protocol import Field
+from sunloom.feature_store.stores.online.type_codec import NESTED, spell, value_codec
+
+TIME_BYTES = 8
+_TIME = struct.Struct("<q")
+_HEAD_AT = TIME_BYTES
+_NULLS_AT = _HEAD_AT + 2
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_DAY = date(1970, 1, 1)
+
+
+def field_dtype(dtype: pl.DataType, name: str) -> str:
+    """The packed type of a Polars type.
+
+    Raises:
+        StoreError: The type has no packed form.
+    """
+    spelled = spell(dtype)
+    if spelled is None:
+        raise StoreError(
+            f"Feature {name!r} has type {dtype}, which the online store cannot pack.",
+            "It packs integers, floats, booleans, strings, UTC datetimes, dates, durations, and "
+            "lists and structs of these.",
+            name,
+        )
+    return spelled
+
+
+def schema_id_of(record: bytes) -> int:
+    """The schema that the record was packed with."""
+    return int.from_bytes(record[_HEAD_AT:_NULLS_AT], "little")
+
+
+def time_of(record: bytes) -> int:
+    """Microseconds since the epoch as of which the record holds."""
+    time: int = _TIME.unpack_from(record)[0]
+    return time
+
+
+class RecordCodec:
+    """Packs and unpacks the records of one schema.
+
+    Args:
+        schema_id: Written into each record.
+        fields: Names and types in packed order.
+    """
+
+    def __init__(self, schema_id: int, fields: Sequence[Field]) -> None:
+        self.schema_id = schema_id
+        self.fields = tuple(fields)
+        self.names = tuple(field.name for field in self.fields)
+        self._bitmap_bytes = -(-len(self.fields) // 8)
+        self._values_at = _NULLS_AT + self._bitmap_bytes
+        self._values = struct.Struct(
+            f"<{self._values_at}x" + "".join(_form(field.dtype) for field in self.fields)
+        )
+        # What a record of this schema without nulls has after its time.
+        self._whole = schema_id.to_bytes(2, "little") + bytes(self._bitmap_bytes)
+        self._decoders = self._make_decoders()
+
+    def unpack(self, record: bytes) -> dict[str, Any]:
+        """Name to value; None where the value is null."""
+        values = dict(zip(self.names, self._values.unpack_from(record), strict=False))
+        if record[_HEAD_AT : self._values_at] != self._whole:
+            return self._with_nulls(values, record)
+        for name, decode in self._decoders:
+            values[name] = decode(values[name], record)
+        return values
+
+    def unpack_all(
+        self, records: Sequence[bytes | None], other: Callable[[bytes | None], Any]
+    ) -> list[dict[str, Any] | None]:
+        """Each record's values; ``other`` says what stands for None and other schemas' records."""
+        names, values, whole, end = (
+            self.names,
+            self._values.unpack_from,
+            self._whole,
+            self._values_at,
+        )
+        if self._decoders:
+            head = whole[:2]
+            return [self.unpack(r) if r and r[8:10] == head else other(r) for r in records]
+        # What most reads take, kept as short as Python lets it be.
+        return [
+            dict(zip(names, values(r), strict=False)) if r and r[8:end] == whole else other(r)
+            for r in records
+        ]
+
+    def _with_nulls(self, values: dict[str, Any], record: bytes) -> dict[str, Any]:
+        nulls = int.from_bytes(record[_NULLS_AT : self._values_at], "little")
+        for index, name in enumerate(self.names):
+            if nulls >> index & 1:
+                values[name] = None
+        for name, decode in self._decoders:
+            if values[name] is not None:
+                values[name] = decode(values[name], record)
+        return values
+
+    def _make_decoders(self) -> list[tuple[str, Callable[[Any, bytes], Any]]]:
+        heap_at = self._values.size
+        made: list[tuple[str, Callable[[Any, bytes], Any]]] = []
+        for field in self.fields:
+            if field.dtype in _DECODERS:
+                made.append((field.name, _DECODERS[field.dtype]))
+            elif field.dtype not in _PLAIN:
+                made.append((field.name, _heap_decoder(field.dtype, heap_at)))
+        return made
+
+    def pack(self, table: pl.DataFrame, times: pl.Series) -> list[bytes]:
+        """One record a row.
+
+        Args:
+            table: The fields as columns, of their declared types.
+            times: Microseconds since the epoch, int64.
+
+        Raises:
+            StoreError: A whole number does not fit 64 bits.
+        """
+        rows = np.zeros(table.height, dtype=self._row_dtype)
+        rows["schema"] = self.schema_id
+        rows["time"] = times.to_numpy()
+        heaps: list[bytearray] | None = None
+        for index, field in enumerate(self.fields):
+            column = table[field.name]
+            null = column.is_null().to_numpy().astype(np.uint8)
+            rows["nulls"][:, index // 8] |= null << (index % 8)
+            if _in_heap(field.dtype):
+                heaps = heaps or [bytearray() for _ in range(table.height)]
+                rows[f"v{index}"] = _append(column, field.dtype, heaps)
+            else:
+                rows[f"v{index}"] = _as_numpy(column, field)
+        return self._join(rows, heaps)
+
+    def _join(self, rows: np.ndarray[Any, Any], heaps: list[bytearray] | None) -> list[bytes]:
+        size = self._row_dtype.itemsize
+        packed = rows.tobytes()
+        records = [packed[at : at + size] for at in range(0, len(packed), size)]
+        if heaps is None:
+            return records
+        return [record + heap for record, heap in zip(records, heaps, strict=True)]
+
+    @cached_property
+    def _row_dtype(self) -> np.dtype[Any]:
+        columns: list[Any] = [
+            ("time", "<i8"),
+            ("schema", "<u2"),
+            ("nulls", "u1", (self._bitmap_bytes,)),
+        ]
+        columns += [
+            (f"v{index}", "<f8" if field.dtype == "float64" else "<i8")
+            for index, field in enumerate(self.fields)
+        ]
+        return np.dtype(columns)
+
+
+def _in_heap(dtype: str) -> bool:
+    return dtype == "string" or dtype.startswith(NESTED)
+
+
+def _form(dtype: str) -> str:
+    return "d" if dtype == "float64" else "q"
+
+
+def _as_numpy(column: pl.Series, field: Field) -> np.ndarray[Any, Any]:
+    if field.dtype == "float64":
+        return column.cast(pl.Float64).fill_null(0.0).to_numpy()
+    if field.dtype == "datetime":
+        column = column.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
+    if field.dtype == "duration":
+        column = column.dt.cast_time_unit("us")
+    try:
+        return column.cast(pl.Int64).fill_null(0).to_numpy()
+    except pl.exceptions.InvalidOperationError as error:
+        raise StoreError(
+            f"Feature {field.name!r} holds a whole number beyond 64 bits with sign.",
+            "Store it as text or as a float.",
+            field.name,
+        ) from error
+
+
+def _append(column: pl.Series, dtype: str, heaps: list[bytearray]) -> np.ndarray[Any, Any]:
+    encode = _encode_text if dtype == "string" else value_codec(dtype).encode
+    spans = np.zeros(len(heaps), dtype=np.int64)
+    for row, (value, heap) in enumerate(zip(column.to_list(), heaps, strict=True)):
+        encoded = b"" if value is None else encode(value)
+        spans[row] = len(heap) | len(encoded) << 32
+        heap += encoded
+    return spans
+
+
+def _heap_decoder(dtype: str, heap_at: int) -> Callable[[int, bytes], Any]:
+    parse = bytes.decode if dtype == "string" else value_codec(dtype).decode
+
+    def decode(span: int, record: bytes) -> Any:
+        start = heap_at + (span & 0xFFFFFFFF)
+        return parse(record[start : start + (span >> 32)])
+
+    return decode
+
+
+def _encode_text(text: str) -> bytes:
+    return text.encode()
+
+
+_PLAIN = ("int64", "float64")
+_DECODERS: dict[str, Callable[[Any, bytes], Any]] = {
+    "bool": lambda value, _record: value != 0,
+    "datetime": lambda value, _record: _EPOCH + timedelta(microseconds=value),
+    "date": lambda value, _record: _EPOCH_DAY + timedelta(days=value),
+    "duration": lambda value, _record: timedelta(microseconds=value),
+}

@@ -1,0 +1,269 @@
+"""The online store on Redis: the same records, one round trip a read, many writers.
+
+Below the configured prefix: ``s/<feature set>`` its description, ``sets`` the names of all,
+``d/<feature set>``, NUL and the entity one record; ``k/<space>`` a hash of plain values.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from sunloom.config.features.stores import RedisOnline
+from sunloom.errors import DependencyError, StoreError
+from sunloom.feature_store.stores.online.key_value import RawWrite
+from sunloom.feature_store.stores.online.record_codec import time_of
+from sunloom.feature_store.stores.online.record_store import RecordStore
+from sunloom.feature_store.stores.online.redis_scripts import APPLY, PUT_NEWER, SWAP
+
+if TYPE_CHECKING:
+    import redis
+
+_SCAN_COUNT = 1_000
+_CHUNK = 500
+_RETRIES = 3
+
+
+def redis_store(config: RedisOnline) -> RedisStore:
+    """The store of that configuration; its connections are shared within a process."""
+    return _opened(config, os.getpid())
+
+
+@lru_cache(maxsize=16)
+def _opened(config: RedisOnline, _pid: int) -> RedisStore:
+    return RedisStore(config)
+
+
+class RedisStore(RecordStore):
+    """An ``OnlineStore`` on a Redis server.
+
+    Args:
+        config: Address, user and prefix.
+        now_us: The clock that records expire by, microseconds since the epoch.
+
+    Raises:
+        DependencyError: The package ``redis`` is not installed.
+    """
+
+    def __init__(self, config: RedisOnline, now_us: Callable[[], int] | None = None) -> None:
+        super().__init__(RedisBackend(config), now_us)
+
+
+class RedisBackend:
+    """Keys and values on a Redis server.
+
+    Args:
+        config: Address, user and prefix.
+    """
+
+    def __init__(self, config: RedisOnline) -> None:
+        self._prefix = config.prefix.encode()
+        self._shown = _shown(config.url)
+        self._client = _connect(config)
+        self._errors = _errors()
+        self._local = threading.local()
+        self._put = self._client.register_script(PUT_NEWER)
+        self._apply = self._client.register_script(APPLY)
+        self._swap = self._client.register_script(SWAP)
+
+    def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The value of each key in one round trip."""
+        named = [self._prefix + key for key in keys]
+        try:
+            return self._ask(named)
+        except self._errors:
+            pass  # the client's own way tries again, and says what is wrong
+        with self._speaking():
+            found: list[bytes | None] = self._client.mget(named)
+        return found
+
+    def swap(self, key: bytes, held: bytes | None, value: bytes) -> bool:
+        """Write the value if the key still holds ``held``; whether it did."""
+        keys = [self._prefix + key, self._prefix + b"sets"]
+        with self._speaking():
+            return bool(self._swap(keys=keys, args=[held or b"", value]))
+
+    def put_newer(self, keys: Sequence[bytes], records: Sequence[bytes], ttl_us: int | None) -> int:
+        """Write each record unless its key holds one of a later time; how many were written."""
+        with self._speaking(), self._client.pipeline(transaction=False) as pipe:
+            for at in range(0, len(keys), _CHUNK):
+                chunk = records[at : at + _CHUNK]
+                arguments = [a for r in chunk for a in (r, _expiry(r, ttl_us))]
+                named = [self._prefix + key for key in keys[at : at + _CHUNK]]
+                self._put(keys=named, args=arguments, client=pipe)
+            return sum(pipe.execute())
+
+    def sweep(self, _prefix: bytes, _limit_us: int, _looks: int) -> None:
+        """Nothing to do: the server drops what expires."""
+
+    def expire(self, prefix: bytes, ttl_us: int | None) -> None:
+        """Let every record beneath the prefix hold so long after its feature time."""
+        with self._speaking(), self._client.pipeline(transaction=False) as pipe:
+            for key, record in self.items(prefix):
+                if ttl_us is None:
+                    pipe.persist(self._prefix + key)
+                else:
+                    pipe.pexpireat(self._prefix + key, int(_expiry(record, ttl_us)))
+                if len(pipe) >= _SCAN_COUNT:
+                    pipe.execute()
+            pipe.execute()
+
+    def described(self) -> list[bytes]:
+        """Keys of the feature sets' descriptions."""
+        with self._speaking():
+            return [
+                key[len(self._prefix) :] for key in self._client.smembers(self._prefix + b"sets")
+            ]
+
+    def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values beneath the prefix; walks all of the server's keys."""
+        cut = len(self._prefix)
+        pattern = _literal(self._prefix + prefix) + b"*"
+        seen: set[bytes] = set()
+        for keys in self._pages(lambda at: self._client.scan(at, pattern, _SCAN_COUNT)):
+            fresh = [key for key in dict.fromkeys(keys) if key not in seen]
+            seen.update(fresh)
+            with self._speaking():
+                values = self._client.mget(fresh) if fresh else []
+            for key, value in zip(fresh, values, strict=True):
+                if value is not None:
+                    yield key[cut:], value
+
+    def get_many(self, space: bytes, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Plain values in one round trip."""
+        if not keys:
+            return []
+        with self._speaking():
+            found: list[bytes | None] = self._client.hmget(self._space(space), list(keys))
+        return found
+
+    def apply(self, writes: Sequence[RawWrite], expected: Sequence[RawWrite]) -> bool:
+        """Plain writes by one script; none where something is not as expected."""
+        spaces = list(dict.fromkeys(space for space, _, _ in (*expected, *writes)))
+        numbers = {space: number for number, space in enumerate(spaces, 1)}
+        arguments: list[Any] = [len(expected)]
+        for space, key, value in (*expected, *writes):
+            arguments += (numbers[space], key, b"" if value is None else b"=" + value)
+        with self._speaking():
+            return bool(self._apply(keys=[self._space(one) for one in spaces], args=arguments))
+
+    def scan(self, space: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Plain keys and values of a space, each key once."""
+        name = self._space(space)
+        seen: set[bytes] = set()
+        for page in self._pages(lambda at: self._client.hscan(name, at, count=_SCAN_COUNT)):
+            for key, value in page.items():
+                if key not in seen:
+                    seen.add(key)
+                    yield key, value
+
+    def _ask(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """``MGET`` on this thread's connection, past what the client does about each command.
+
+        For one entity that is most of the time of a read.
+        """
+        connection = self._connection()
+        parts = [b"*%d\r\n$4\r\nMGET\r\n" % (len(keys) + 1)]
+        parts += [b"$%d\r\n%b\r\n" % (len(key), key) for key in keys]
+        try:
+            connection.send_packed_command((b"".join(parts),), check_health=False)
+            found: list[bytes | None] = connection.read_response()
+        except BaseException:
+            # The next reader must not get the answer to this question.
+            connection.disconnect()
+            raise
+        return found
+
+    def _connection(self) -> Any:
+        held = self._local.__dict__
+        # A forked process must not speak on its parent's connection.
+        if held.get("process") != os.getpid():
+            held["process"] = os.getpid()
+            pool = self._client.connection_pool
+            held["connection"] = pool.connection_class(**pool.connection_kwargs)
+        return held["connection"]
+
+    def _space(self, space: bytes) -> bytes:
+        return self._prefix + b"k/" + space
+
+    def _pages(self, ask: Callable[[int], Any]) -> Iterator[Any]:
+        at = 0
+        while True:
+            with self._speaking():
+                at, page = ask(at)
+            yield page
+            if at == 0:
+                return
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Turns what goes wrong with the server into an error that names it."""
+        import redis
+
+        try:
+            yield
+        except redis.exceptions.AuthenticationError as error:
+            raise StoreError(
+                f"The Redis server at {self._shown} refuses the user or password: {error}",
+                "Set feature_store.online.username and .password.",
+            ) from error
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+            raise StoreError(
+                f"The Redis server at {self._shown} does not answer: {error}",
+                "Start it, or correct feature_store.online.url.",
+            ) from error
+        except redis.exceptions.RedisError as error:
+            raise StoreError(f"The Redis server at {self._shown} refuses: {error}") from error
+
+
+def _connect(config: RedisOnline) -> redis.Redis:
+    try:
+        import redis
+        from redis.backoff import ExponentialBackoff
+        from redis.retry import Retry
+    except ImportError as error:
+        raise DependencyError(
+            "The online store on Redis needs the package redis.", "pip install 'sunloom[redis]'"
+        ) from error
+    options: dict[str, Any] = {}
+    if config.username is not None:
+        options["username"] = config.username
+    if config.password is not None:
+        options["password"] = config.password.get_secret_value()
+    return redis.Redis.from_url(
+        config.url,
+        socket_timeout=config.timeout_s,
+        socket_connect_timeout=config.timeout_s,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), _RETRIES),
+        **options,
+    )
+
+
+def _errors() -> type[Exception]:
+    import redis
+
+    raised: type[Exception] = redis.exceptions.RedisError
+    return raised
+
+
+def _expiry(record: bytes, ttl_us: int | None) -> bytes:
+    """Milliseconds since the epoch, rounded up: no record goes before it expires."""
+    if ttl_us is None:
+        return b""
+    return str(max(1, -(-(time_of(record) + ttl_us) // 1_000))).encode()
+
+
+def _literal(text: bytes) -> bytes:
+    """The text as a pattern that only it fits."""
+    return re.sub(rb"[*?\[\]^\\]", rb"\\\g<0>", text)
+
+
+def _shown(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}{parts.path}"

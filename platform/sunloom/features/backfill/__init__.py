@@ -1,5 +1,0 @@
-"""A feature set over a range of time, chunk by chunk, and resumable after whatever ended it."""
-
-from sunloom.features.backfill.run import backfill
-
-__all__ = ["backfill"]

@@ -1,0 +1,270 @@
+"""Chalk's underscore expressions to plan expressions, with types."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any
+
+from chalk.features.underscore import (
+    DoubleUnderscore,
+    Underscore,
+    UnderscoreAttr,
+    UnderscoreCall,
+    UnderscoreCast,
+    UnderscoreFunction,
+    UnderscoreItem,
+    UnderscoreRoot,
+)
+from chalk.streams import get_name_with_duration
+
+from sunloom.errors import DefinitionError, known_names_hint
+from sunloom.features.definitions.aggregate_rules import AGGREGATIONS, ALIASES, WindowFilter
+from sunloom.features.definitions.bind_aggregates import AggregateBinder, value_keys
+from sunloom.features.definitions.bind_functions import FunctionBinder
+from sunloom.features.definitions.scope import Scope, feature_dtype
+from sunloom.features.expressions.functions.casts import CASTS, can_cast
+from sunloom.features.expressions.functions.json_documents import json_as
+from sunloom.features.expressions.functions.structs import field_of
+from sunloom.features.plan.dtypes import DType, ListType, StructType
+from sunloom.features.plan.expressions import Call, Const, Expr, Lookup, Now
+from sunloom.features.plan.polars_dtypes import EPOCH, arrow_dtype, unify
+
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def constant(value: Any) -> Const | None:
+    """A literal, or None where the value has no plain form; a list of scalars is one."""
+    if isinstance(value, list | tuple):
+        return _constant_list(value)
+    if isinstance(value, set | frozenset):
+        return _constant_list(sorted(value, key=repr))
+    if value is None:
+        return Const(value=None, dtype="null")
+    if isinstance(value, Enum):
+        return constant(value.value)
+    if isinstance(value, bool):
+        return Const(value=value, dtype="bool")
+    if isinstance(value, int):
+        return Const(value=value, dtype="int64") if -(2**63) <= value < 2**63 else None
+    if isinstance(value, float):
+        return Const(value=value, dtype="float64") if math.isfinite(value) else None
+    if isinstance(value, str):
+        return Const(value=value, dtype="string")
+    if isinstance(value, timedelta):
+        return Const(value=value // _MICROSECOND, dtype="duration")
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return Const(value=(value.astimezone(UTC) - EPOCH) // _MICROSECOND, dtype="datetime")
+    return None
+
+
+def _constant_list(values: Sequence[Any]) -> Const | None:
+    items = [constant(value) for value in values]
+    known = [item for item in items if item is not None and not isinstance(item.value, tuple)]
+    item_type = unify([item.dtype for item in known] or ["null"])
+    if len(known) < len(items) or item_type is None or item_type in ("datetime", "duration"):
+        return None
+    plain = tuple(_widened(item, item_type) for item in known)
+    return Const(value=plain, dtype=ListType(item=item_type))
+
+
+def _widened(item: Const, dtype: DType) -> Any:
+    return float(item.value) if isinstance(item.value, int) and dtype == "float64" else item.value
+
+
+class ExpressionBinder:
+    """Binds the expressions of one feature.
+
+    Args:
+        feature: The chalkpy feature that the expression belongs to.
+        owner: The class that ``_`` stands for; the feature's own, or inside an aggregate the
+            joined one.
+    """
+
+    def __init__(self, feature: Any, owner: Any = None) -> None:
+        self.feature = feature
+        self.scope = Scope(feature, owner)
+
+    def within(self, owner: Any) -> ExpressionBinder:
+        """A binder of the same feature in which ``_`` is a joined class."""
+        return ExpressionBinder(self.feature, owner)
+
+    def of(self, feature: Any) -> ExpressionBinder:
+        """A binder of another feature."""
+        return ExpressionBinder(feature)
+
+    def bind(self, raw: Any) -> Expr:
+        """The expression as a plan expression.
+
+        Raises:
+            DefinitionError: A part of it has no meaning here.
+        """
+        if not isinstance(raw, Underscore):
+            return self._bind_literal(raw)
+        if isinstance(raw, UnderscoreAttr):
+            return self._bind_attr(raw)
+        if isinstance(raw, UnderscoreItem):
+            return self._bind_item(raw)
+        if isinstance(raw, UnderscoreCast):
+            return self._bind_cast(raw)
+        if isinstance(raw, UnderscoreFunction):
+            return self._bind_function(raw)
+        if isinstance(raw, UnderscoreCall):
+            return self._bind_call(raw)
+        if isinstance(raw, DoubleUnderscore):
+            raise self._refuse("`__` is not supported", "Join the classes and use `_`.", raw)
+        raise self._refuse(f"`{raw}` alone is no value", "Name a feature: `_.x`.", raw)
+
+    def _refuse(self, construct: str, instead: str, raw: Any = None) -> DefinitionError:
+        return self.scope.refuse(construct, instead, raw)
+
+    def _bind_literal(self, value: Any) -> Const:
+        found = constant(value)
+        if found is None:
+            raise self._refuse(
+                f"the literal {value!r} has no plain form",
+                "Use a finite number, a string, a boolean, a timedelta or a UTC datetime.",
+            )
+        return found
+
+    def _bind_attr(self, raw: UnderscoreAttr) -> Expr:
+        parent, name = raw._chalk__parent, raw._chalk__attr
+        if raw._chalk__version is not None:
+            # chalkpy keeps each version as a feature of its own.
+            name = f"{name}_v{raw._chalk__version}"
+        if isinstance(parent, UnderscoreRoot):
+            if name == "chalk_now":
+                return Now()
+            if name == "chalk_window":
+                return WindowFilter.start(self.feature, raw)
+            return self.scope.column(self.scope.scalar(self.scope.owner, name, raw))
+        return self._bind_path(parent, name, raw)
+
+    def _bind_path(self, parent: Any, name: str, raw: Any) -> Expr:
+        join = self.scope.feature_at(parent)
+        if join is None or not join.is_has_one:
+            return self._bind_field(parent, name, raw)
+        if self.scope.is_inside:
+            raise self._refuse(
+                f"`{raw}` follows a join inside an aggregate",
+                f"Give {self.scope.owner.__name__} a feature `x = {raw}` and aggregate that.",
+                raw,
+            )
+        target = self.scope.scalar(join.joined_class, name, raw)
+        return Lookup(join=join.name, feature=target.name, dtype=feature_dtype(target))
+
+    def _bind_field(self, parent: Any, name: str, raw: Any) -> Expr:
+        many = self.scope.has_many(parent)
+        value = self.bind(parent) if many is None else None
+        found = field_of(value, name) if value is not None else None
+        if found is not None:
+            return found
+        if value is not None and isinstance(value.dtype, StructType):
+            known = [field.name for field in value.dtype.fields]
+            raise self._refuse(
+                f"`{raw}`: the struct has no field {name!r}", known_names_hint(name, known), raw
+            )
+        raise self._refuse(
+            f"`{raw}` does not lead through a has-one or a struct",
+            "Write `_.other.feature`, or aggregate a has-many: `_.many[_.x].sum()`.",
+            raw,
+        )
+
+    def _bind_item(self, raw: UnderscoreItem) -> Expr:
+        parent, keys = raw._chalk__parent, raw._chalk__key
+        if (
+            isinstance(parent, UnderscoreAttr)
+            and (windowed := self.scope.windowed(parent)) is not None
+        ):
+            return self._bind_window(windowed, keys, parent, raw)
+        if self.scope.has_many(parent) is None:
+            raise self._refuse(
+                f"`{raw}` takes an item of something that is no window and no has-many",
+                f"Write `F.element_at({parent}, 0)` for a list, `{parent}.x` for a struct.",
+                raw,
+            )
+        raise self._refuse(
+            f"`{raw}` is rows, not a value", f"Aggregate them: `{raw}.count()`.", raw
+        )
+
+    def _bind_window(self, windowed: Any, keys: Sequence[Any], parent: Any, raw: Any) -> Expr:
+        seconds = self._window_seconds(keys, raw)
+        known = windowed.window_durations
+        if seconds not in known:
+            raise self._refuse(
+                f"{windowed.fqn} has no window of {seconds} s",
+                f"Its windows in seconds: {', '.join(map(str, known))}.",
+                raw,
+            )
+        name = get_name_with_duration(windowed.name, seconds)
+        if isinstance(parent._chalk__parent, UnderscoreRoot):
+            return self.scope.column(self.scope.scalar(self.scope.owner, name, raw))
+        return self._bind_path(parent._chalk__parent, name, raw)
+
+    def _window_seconds(self, keys: Sequence[Any], raw: Any) -> int:
+        from chalk.utils.duration import parse_chalk_duration_s
+
+        key = keys[0] if len(keys) == 1 else None
+        is_own = isinstance(key, UnderscoreAttr) and key._chalk__attr == "chalk_window"
+        if is_own and self.feature.window_duration is not None:
+            return int(self.feature.window_duration)
+        if isinstance(key, timedelta):
+            return int(key.total_seconds())
+        try:
+            return int(parse_chalk_duration_s(key))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise self._refuse(
+                f"`{raw}` does not name one window", 'Write `_.x["30d"]`.', raw
+            ) from error
+
+    def _bind_cast(self, raw: UnderscoreCast) -> Expr:
+        value = self.bind(raw._chalk__value)
+        target = arrow_dtype(raw._chalk__to_type)
+        if target is not None and (typed := json_as(value, target)) is not None:
+            return typed
+        if target is None or not can_cast(value.dtype, target):
+            known = ", ".join(map(str, CASTS.get(value.dtype, ()))) or "nothing else"
+            raise self._refuse(
+                f"a cast from {value.dtype} to {raw._chalk__to_type} is not supported",
+                f"{value.dtype} becomes: {known}.",
+                raw,
+            )
+        return Call(function="cast", args=(value,), dtype=target)
+
+    def _bind_function(self, raw: UnderscoreFunction) -> Expr:
+        first = raw._chalk__args[0] if raw._chalk__args else None
+        if (many := self.scope.has_many(first)) is not None:
+            # `F.max_by(_.many[_.x], _.y)` is `_.many[_.x].max_by(_.y)`.
+            return self._bind_aggregate(
+                raw._chalk__function_name, many, first, raw, raw._chalk__args[1:]
+            )
+        return FunctionBinder(self, raw).bind()
+
+    def _bind_call(self, raw: UnderscoreCall) -> Expr:
+        method = raw._chalk__parent
+        if not isinstance(method, UnderscoreAttr):
+            raise self._refuse(f"the call `{raw}` is not supported", "", raw)
+        name, rows = method._chalk__attr, method._chalk__parent
+        many = self.scope.has_many(rows)
+        if many is None:
+            raise self._refuse(
+                f"`{raw}` calls {name!r} on something that is not a has-many",
+                f"Aggregate a has-many: `_.many[_.x].{name}()`; functions are in chalk.functions.",
+                raw,
+            )
+        return self._bind_aggregate(name, many, rows, raw, raw._chalk__args)
+
+    def _bind_aggregate(
+        self, name: str, many: Any, rows: Any, raw: Any, args: Sequence[Any]
+    ) -> Expr:
+        name = ALIASES.get(name, name)
+        if name not in AGGREGATIONS:
+            raise self._refuse(
+                f"aggregation `{name}` is not supported",
+                known_names_hint(name, AGGREGATIONS),
+                raw,
+            )
+        binder = AggregateBinder(self, many, raw)
+        return binder.bind(name, value_keys(rows), args, raw._chalk__kwargs)

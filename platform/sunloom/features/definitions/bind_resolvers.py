@@ -1,0 +1,251 @@
+"""Python resolvers of a definitions module, bound: what each reads, gives, and how it is called."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from sunloom.errors import DefinitionError
+from sunloom.features.definitions.resolver_inputs import (
+    bind_argument,
+    bind_frame_arguments,
+    is_frame,
+)
+from sunloom.features.definitions.scope import feature_dtype
+from sunloom.features.definitions.unsupported_resolvers import check_kind, refuse_resolver
+from sunloom.features.plan.expressions import (
+    Aggregate,
+    Expr,
+    Lookup,
+    Now,
+    Output,
+    Resolved,
+    Resolver,
+    inner,
+    own_columns,
+    walk,
+)
+from sunloom.features.plan.feature_sets import Catalogue, ClassPlan
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a feature is made by Python: in training, and where it differs online."""
+
+    expression: Expr
+    online: Expr | None = None
+
+
+def resolvers_of(module: ModuleType) -> list[Any]:
+    """Every chalkpy resolver that the module and its submodules define, in order of source.
+
+    chalkpy's registry leaves out, without a word, a function whose name another module's bears.
+    """
+    from chalk.features.resolver import RESOLVER_REGISTRY
+    from chalk.features.resolver import Resolver as ChalkResolver
+
+    found: dict[int, Any] = {}
+    for name, inside in list(sys.modules.items()):
+        if name == module.__name__ or name.startswith(module.__name__ + "."):
+            held = [v for v in vars(inside).values() if isinstance(v, ChalkResolver)]
+            found |= {id(one): one for one in held}
+    for one in RESOLVER_REGISTRY.get_all_resolvers():
+        found[id(one)] = one
+    mine = [one for one in found.values() if _is_inside(one, module)]
+    return sorted(mine, key=lambda one: (one.filename, one.fn.__code__.co_firstlineno))
+
+
+def find_resolver(source: str, module: ModuleType, fqn: str) -> Any:
+    """The chalkpy resolver of that name, or None."""
+    found = (one for one in resolvers_of(module) if resolver_name(source, one) == fqn)
+    return next(found, None)
+
+
+def resolver_name(source: str, raw: Any) -> str:
+    """Chalk's name of the function: module and function; of a file, its name and the function's.
+
+    The module that a file becomes bears a digest of path and content, which differ by machine.
+    """
+    return f"{Path(source).stem}.{raw.name}" if source.endswith(".py") else str(raw.fqn)
+
+
+def source_digest(resolver: Any) -> str:
+    """Changes with the text of the function."""
+    try:
+        text = inspect.getsource(resolver.fn)
+    except (OSError, TypeError):
+        text = resolver.fqn
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def bind_resolvers(source: str, module: ModuleType, classes: Sequence[Any]) -> Mapping[str, Made]:
+    """Features' names to how Python makes them.
+
+    Args:
+        source: The definitions, as the user named them: workers import them by it.
+        module: The imported definitions.
+        classes: The features classes that are bound.
+
+    Raises:
+        DefinitionError: A resolver has no meaning here; names function, file and line.
+    """
+    offline: dict[str, Resolved] = {}
+    online: dict[str, Resolved] = {}
+    named: dict[str, Any] = {}
+    for raw in resolvers_of(module):
+        check_kind(raw)
+        other = named.setdefault(resolver_name(source, raw), raw)
+        if other is not raw:
+            where = f"{other.filename}:{other.fn.__code__.co_firstlineno}"
+            raise refuse_resolver(raw, f"the resolver at {where} bears its name", "Rename it.")
+        bound = _bind(source, raw, classes)
+        held = offline if bound.kind == "offline" else online
+        owner = raw.flattened_output[0].namespace
+        for output in bound.outputs:
+            fqn = f"{owner}.{output.name}"
+            if fqn in held:
+                raise _given_twice(raw, fqn, held[fqn].resolver)
+            held[fqn] = Resolved(resolver=bound, output=output.name, dtype=output.dtype)
+    return {fqn: _made(offline.get(fqn), online.get(fqn)) for fqn in offline | online}
+
+
+def _made(offline: Resolved | None, online: Resolved | None) -> Made:
+    if offline is None:
+        assert online is not None
+        return Made(online)
+    return Made(offline, online)
+
+
+def _given_twice(raw: Any, fqn: str, other: Resolver) -> DefinitionError:
+    return refuse_resolver(
+        raw,
+        f"it gives {fqn}, which the {other.kind} resolver at {other.place} also gives",
+        "Leave one of them out; one @online and one @offline may stand side by side.",
+    )
+
+
+def _is_inside(resolver: Any, module: ModuleType) -> bool:
+    home = str(resolver.__module__)
+    return home == module.__name__ or home.startswith(module.__name__ + ".")
+
+
+def _bind(source: str, raw: Any, classes: Sequence[Any]) -> Resolver:
+    outputs = [feature for feature in raw.flattened_output if not feature.is_autogenerated]
+    owner = _owner(raw, outputs, classes)
+    framed = is_frame(raw.output.features[0])
+    args = (
+        bind_frame_arguments(raw, owner)
+        if framed
+        else tuple(
+            bind_argument(raw, owner, name, given, fallback)
+            for name, given, fallback in _inputs(raw)
+        )
+    )
+    kind: Literal["online", "offline"] = (
+        "offline" if type(raw).__name__ == "OfflineResolver" else "online"
+    )
+    return Resolver(
+        definitions=source,
+        fqn=resolver_name(source, raw),
+        digest=source_digest(raw),
+        place=f"{raw.filename}:{raw.fn.__code__.co_firstlineno}",
+        kind=kind,
+        shape="frame" if framed else "row",
+        args=args,
+        outputs=tuple(_output(raw, owner, one) for one in outputs if not _is_key(framed, one)),
+        timeout_s=raw.timeout.total_seconds() if raw.timeout else None,
+        batch_rows=raw.max_batch_size,
+    )
+
+
+def _inputs(raw: Any) -> Iterator[tuple[str, Any, Any]]:
+    names = inspect.signature(raw.fn).parameters
+    return zip(names, raw.inputs, raw.default_args, strict=True)
+
+
+def _is_key(framed: bool, feature: Any) -> bool:
+    return framed and bool(feature.primary)
+
+
+def _owner(raw: Any, outputs: Sequence[Any], classes: Sequence[Any]) -> Any:
+    if any(feature.path for feature in outputs):
+        raise refuse_resolver(
+            raw,
+            "it gives features of a joined class",
+            "Give features of one class: write a resolver with the joined class's own key.",
+        )
+    names = {feature.namespace for feature in outputs}
+    owner = next((one for one in classes if one.namespace in names), None)
+    if owner is None or len(names) != 1:
+        raise refuse_resolver(
+            raw,
+            f"it gives features of {', '.join(sorted(names)) or 'no class'}",
+            "Give features of one class of these definitions.",
+        )
+    return owner
+
+
+def _output(raw: Any, owner: Any, feature: Any) -> Output:
+    if feature.primary or feature.is_feature_time:
+        what = "key" if feature.primary else "event time"
+        raise refuse_resolver(
+            raw,
+            f"it gives {feature.fqn}, the {what} of {owner.__name__}",
+            f"List what it computes: `-> Features[{owner.__name__}.x, {owner.__name__}.y]`; rows "
+            f"come from a source: `--source {owner.namespace}=PATH`.",
+        )
+    if feature.is_has_many or feature.is_has_one:
+        raise refuse_resolver(
+            raw,
+            f"it gives the join {feature.fqn}",
+            f"Give the joined rows as a source: `--source {feature.joined_class.namespace}=PATH`.",
+        )
+    if feature.underscore_expression is not None:
+        raise refuse_resolver(
+            raw,
+            f"it gives {feature.fqn}, which has an expression",
+            "Leave out the expression or the output.",
+        )
+    required = not (feature.typ.is_nullable or feature.converter.has_default)
+    return Output(name=feature.name, dtype=feature_dtype(feature), required=required)
+
+
+def check_inside_aggregates(catalogue: Catalogue) -> None:
+    """Rows that are aggregated, or given to a resolver, are computed once, whatever the moment.
+
+    Raises:
+        DefinitionError: A resolver's feature among them needs the moment or other rows.
+    """
+    classes = {item.namespace: item for item in catalogue.classes}
+    for item in catalogue.classes:
+        for feature in item.features:
+            for expression in (feature.expression, feature.online):
+                for node in walk(expression) if expression is not None else ():
+                    if isinstance(node, Aggregate):
+                        place = feature.resolver.place if feature.resolver else feature.fqn
+                        _check_columns(classes[item.join(node.join).target], node, place)
+
+
+def _check_columns(target: ClassPlan, aggregate: Aggregate, place: str) -> None:
+    waiting = {name for part in inner(aggregate) for name in own_columns(part)}
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        expression = target.feature(name).expression
+        if expression is None:
+            continue
+        if any(isinstance(node, Aggregate | Lookup | Now) for node in walk(expression)):
+            raise DefinitionError(
+                f"{place}: it takes rows of {target.class_name} with "
+                f"{target.feature(name).fqn}, which depends on the moment or on other rows.",
+                "Take features that are read, or computed from their own row.",
+                target.feature(name).fqn,
+            )
+        waiting |= own_columns(expression) - seen

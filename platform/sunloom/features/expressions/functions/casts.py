@@ -1,0 +1,147 @@
+"""``cast``: which types become which, and how."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from sunloom.features.expressions.functions.datetimes import iso_milliseconds
+from sunloom.features.plan.dtypes import DType, ListType
+from sunloom.features.plan.polars_dtypes import POLARS
+
+CASTS: Mapping[DType, tuple[DType, ...]] = {
+    "int64": ("int64", "float64", "bool", "string"),
+    "float64": ("int64", "float64", "bool"),
+    "bool": ("int64", "float64", "bool", "string"),
+    "string": ("string", "int64", "float64", "bool"),
+    "datetime": ("datetime", "string"),
+    "duration": ("duration",),
+    "bytes": ("bytes",),
+    "null": tuple(POLARS),
+}
+"""Which scalar types ``cast`` turns into which; text that is no such value becomes null."""
+
+_WHOLE = r"^[+-]?\d+$"
+_REAL = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
+_INT64 = range(-(2**63), 2**63)
+
+
+def can_cast(source: DType, target: DType) -> bool:
+    """Whether ``cast`` turns one into the other; lists go value by value."""
+    if source == target:
+        return True
+    if isinstance(source, ListType) and isinstance(target, ListType):
+        numbers = (source.item, target.item) == ("int64", "float64")
+        return numbers or source.item == "null"
+    return target in CASTS.get(source, ())
+
+
+def lower_cast(value: pl.Expr, source: DType, target: DType) -> pl.Expr:
+    """The cast as a Polars expression."""
+    special = _LOWERED.get((source, target))
+    return value.cast(POLARS[target]) if special is None else special(value)
+
+
+def cast_value(value: Any, source: DType, target: DType) -> Any:
+    """The cast of a plain value that is not null."""
+    if isinstance(target, ListType):
+        return [None if v is None else cast_value(v, source, target.item) for v in value]
+    if target == "int64":
+        return text_to_int(value) if isinstance(value, str) else whole(value)
+    if target == "float64":
+        return text_to_float(value) if isinstance(value, str) else float(value)
+    if target == "bool":
+        return _text_to_bool(value) if isinstance(value, str) else bool(value)
+    return _shown(value) if target == "string" else value
+
+
+def whole(value: float) -> int | None:
+    """Halves go away from zero; NaN and infinity have no whole number, nor has what is too far."""
+    if isinstance(value, int):
+        return int(value)
+    if not math.isfinite(value):
+        return None
+    size = abs(value)
+    cut = math.floor(size)
+    found = int(math.copysign(1, value)) * (cut + (size - cut >= 0.5))
+    return found if found in _INT64 else None
+
+
+def text_to_int(text: str) -> int | None:
+    """Digits with a sign."""
+    stripped = text.strip(_BLANKS)
+    found = int(stripped) if re.fullmatch(_WHOLE[1:-1], stripped, re.ASCII) else None
+    return found if found is not None and found in _INT64 else None
+
+
+def text_to_float(text: str) -> float | None:
+    """A decimal number, ``Infinity`` or ``NaN``."""
+    stripped = text.strip(_BLANKS)
+    if re.fullmatch(_REAL[1:-1], stripped, re.ASCII):
+        return float(stripped)
+    return _NAMED.get(stripped)
+
+
+_BLANKS = " \t\n\r"
+_NAMED = {
+    "Infinity": math.inf,
+    "+Infinity": math.inf,
+    "-Infinity": -math.inf,
+    "NaN": math.nan,
+}
+
+
+def _text_to_bool(text: str) -> bool | None:
+    lowered = text.strip(_BLANKS).lower()
+    return True if lowered in _TRUE else False if lowered in _FALSE else None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return iso_milliseconds(value, " ") if isinstance(value, datetime) else str(value)
+
+
+def _float_to_int(value: pl.Expr) -> pl.Expr:
+    rounded = pl.when(value.is_finite()).then(value.round(mode="half_away_from_zero"))
+    return rounded.cast(pl.Int64, strict=False)
+
+
+def _text_to_int_frame(value: pl.Expr) -> pl.Expr:
+    text = value.str.strip_chars(_BLANKS)
+    digits = pl.when(text.str.contains(_WHOLE.replace("\\d", "[0-9]"))).then(text)
+    return digits.str.strip_prefix("+").cast(pl.Int64, strict=False)
+
+
+def _text_to_float_frame(value: pl.Expr) -> pl.Expr:
+    text = value.str.strip_chars(_BLANKS)
+    number = pl.when(text.str.contains(_REAL.replace("\\d", "[0-9]"))).then(text)
+    read = number.str.strip_prefix("+").cast(pl.Float64, strict=False)
+    named = text.replace_strict(_NAMED, default=None, return_dtype=pl.Float64)
+    return pl.coalesce(read, named)
+
+
+def _text_to_bool_frame(value: pl.Expr) -> pl.Expr:
+    text = value.str.strip_chars(_BLANKS).str.to_lowercase()
+    return pl.when(text.is_in(_TRUE)).then(True).when(text.is_in(_FALSE)).then(False)
+
+
+def _bool_to_text(value: pl.Expr) -> pl.Expr:
+    return pl.when(value).then(pl.lit("true")).when(~value).then(pl.lit("false"))
+
+
+_LOWERED: Mapping[tuple[DType, DType], Callable[[pl.Expr], pl.Expr]] = {
+    ("float64", "int64"): _float_to_int,
+    ("float64", "bool"): lambda value: value != 0.0,
+    ("string", "int64"): _text_to_int_frame,
+    ("string", "float64"): _text_to_float_frame,
+    ("string", "bool"): _text_to_bool_frame,
+    ("bool", "string"): _bool_to_text,
+    ("datetime", "string"): lambda value: value.dt.strftime("%Y-%m-%d %H:%M:%S%.3f"),
+}

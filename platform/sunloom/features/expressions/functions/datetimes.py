@@ -1,0 +1,145 @@
+"""Datetimes (UTC) and durations."""
+
+from __future__ import annotations
+
+import math
+from calendar import monthrange
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from sunloom.features.expressions.functions.signature import Frames, Function, takes, takes_exactly
+from sunloom.features.plan.expressions import Call, Const, Expr
+from sunloom.features.plan.polars_dtypes import EPOCH, NUMBERS
+
+_MICROSECOND = timedelta(microseconds=1)
+_SECOND = timedelta(seconds=1)
+# Python's datetime ends with the year 9999; nearer to us than that on both sides.
+_FARTHEST_MS = 62_000_000_000_000
+
+
+def _part(frame: Callable[[Any], pl.Expr], scalar: Callable[[datetime], int]) -> Function:
+    return Function(
+        "a datetime",
+        takes(("datetime",), 1, "int64"),
+        lambda args, _: frame(args[0].dt).cast(pl.Int64),
+        scalar,
+    )
+
+
+def _from_unix(args: Frames, _: Call) -> pl.Expr:
+    # Whole milliseconds, halves up. NaN and infinity are no moment; Chalk makes 1970 of them.
+    milliseconds = (args[0].cast(pl.Float64) * 1_000 + 0.5).floor().cast(pl.Int64, strict=False)
+    inside = milliseconds.abs() <= _FARTHEST_MS
+    return pl.when(inside).then(milliseconds * 1_000).cast(pl.Datetime("us", "UTC"))
+
+
+def _from_unix_value(value: float) -> datetime | None:
+    if not math.isfinite(value):
+        return None
+    milliseconds = math.floor(value * 1_000 + 0.5)
+    if abs(milliseconds) > _FARTHEST_MS:
+        return None
+    return EPOCH + timedelta(milliseconds=milliseconds)
+
+
+_TRUNCATED: Mapping[str, Callable[[datetime], datetime]] = {
+    "second": lambda v: v.replace(microsecond=0),
+    "minute": lambda v: v.replace(second=0, microsecond=0),
+    "hour": lambda v: v.replace(minute=0, second=0, microsecond=0),
+    "day": lambda v: _midnight(v),
+    "week": lambda v: _midnight(v) - timedelta(days=v.weekday()),
+    "month": lambda v: _midnight(v).replace(day=1),
+    "quarter": lambda v: _midnight(v).replace(month=(v.month - 1) // 3 * 3 + 1, day=1),
+    "year": lambda v: _midnight(v).replace(month=1, day=1),
+}
+_EVERY = {
+    "second": "1s",
+    "minute": "1m",
+    "hour": "1h",
+    "day": "1d",
+    "week": "1w",
+    "month": "1mo",
+    "quarter": "1q",
+    "year": "1y",
+}
+
+
+def _midnight(value: datetime) -> datetime:
+    return value.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _truncated(args: Frames, call: Call) -> pl.Expr:
+    unit = call.args[0]
+    assert isinstance(unit, Const)
+    return args[1].dt.truncate(_EVERY[str(unit.value)])
+
+
+def _known_unit(args: Sequence[Expr]) -> str | None:
+    unit = args[0]
+    if isinstance(unit, Const) and unit.value in _EVERY:
+        return None
+    return f"Truncate to one of {', '.join(_EVERY)}."
+
+
+def _month_end(value: datetime) -> datetime:
+    return _midnight(value).replace(day=monthrange(value.year, value.month)[1])
+
+
+def iso_milliseconds(value: datetime, separator: str) -> str:
+    """The moment to the millisecond, cut."""
+    return f"{value:%Y-%m-%d}{separator}{value:%H:%M:%S}.{value.microsecond // 1000:03d}"
+
+
+MOMENTS: Mapping[str, Function] = {
+    # Whole seconds, cut toward zero, as a float.
+    "total_seconds": Function(
+        "a duration",
+        takes(("duration",), 1, "float64"),
+        lambda args, _: args[0].dt.total_seconds().cast(pl.Float64),
+        lambda value: float(math.trunc(value / _SECOND)),
+    ),
+    "to_unixtime": Function(
+        "a datetime",
+        takes(("datetime",), 1, "float64"),
+        lambda args, _: args[0].dt.epoch("us") / 1_000_000,
+        lambda value: (value - EPOCH) / _MICROSECOND / 1_000_000,
+    ),
+    "from_unixtime": Function(
+        "a number",
+        takes(NUMBERS, 1, "datetime"),
+        _from_unix,
+        _from_unix_value,
+    ),
+    "date_trunc": Function(
+        "a unit and a datetime",
+        takes_exactly(("string", "datetime"), result="datetime"),
+        _truncated,
+        lambda unit, value: _TRUNCATED[unit](value),
+        check=_known_unit,
+    ),
+    # Chalk gives a date; here it is the midnight that begins it.
+    "last_day_of_month": Function(
+        "a datetime",
+        takes(("datetime",), 1, "datetime"),
+        lambda args, _: args[0].dt.month_end().dt.truncate("1d"),
+        _month_end,
+    ),
+    "to_iso8601": Function(
+        "a datetime",
+        takes(("datetime",), 1, "string"),
+        lambda args, _: args[0].dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ"),
+        lambda value: iso_milliseconds(value, "T") + "Z",
+    ),
+    "year": _part(lambda dt: dt.year(), lambda v: v.year),
+    "quarter": _part(lambda dt: dt.quarter(), lambda v: (v.month + 2) // 3),
+    "month": _part(lambda dt: dt.month(), lambda v: v.month),
+    "day_of_month": _part(lambda dt: dt.day(), lambda v: v.day),
+    "day_of_year": _part(lambda dt: dt.ordinal_day(), lambda v: v.timetuple().tm_yday),
+    # ISO: Monday is 1.
+    "day_of_week": _part(lambda dt: dt.weekday(), lambda v: v.isoweekday()),
+    "week_of_year": _part(lambda dt: dt.week(), lambda v: v.isocalendar().week),
+    "hour": _part(lambda dt: dt.hour(), lambda v: v.hour),
+}

@@ -1,0 +1,119 @@
+"""What workers do, as plain functions: read a chunk and cut it, put a part together and compute.
+
+Tables travel as Arrow IPC, so that a worker copies them into its own memory and the object store
+may drop or spill them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from sunloom.features.engine.counters import Report
+from sunloom.features.engine.evaluation import Engine
+from sunloom.features.expressions.validations import count_rows
+from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.polars_dtypes import POLARS
+from sunloom.features.plan.projection import source_needs
+from sunloom.features.sources.splits import Chunk, read_chunk
+
+Packet = NDArray[np.uint8]
+
+ROW = "__row__"
+"""Column of questions and answers: the row's number."""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What reading a chunk has to say besides its rows."""
+
+    rows_read: int
+    damaged: Packet | None
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+def read_and_cut(plan_json: str, chunk: Chunk, partitions: int) -> list[Notes | Packet]:
+    """Notes and one packet a partition; one for all where the rows cannot be cut by key."""
+    plan = plan_from(plan_json)
+    need = source_needs(plan)[chunk.source]
+    read = read_chunk(plan, need, chunk)
+    damaged = packed(read.damaged) if read.damaged.height else None
+    report = Report(count_rows(plan, chunk.source, read.rows))
+    notes = Notes(read.rows.height + read.damaged.height, damaged, report.counts())
+    if need.partition_by is None:
+        return [notes, packed(read.rows)]
+    return [notes, *(packed(rows) for rows in cut(read.rows, need.partition_by, partitions))]
+
+
+def compute(
+    plan_json: str, questions: Packet, rows: Mapping[str, Iterable[Packet]]
+) -> tuple[Packet, dict[str, dict[str, int]]]:
+    """A part's answers with ``ROW``, and the counts of its report.
+
+    Args:
+        plan_json: The plan.
+        questions: The part's questions with ``ROW``.
+        rows: Namespace to packets in order of insertion, taken one after another.
+    """
+    plan = plan_from(plan_json)
+    asked = unpacked(questions)
+    engine = Engine(plan, {name: table_of(plan, name, held) for name, held in rows.items()})
+    answers = engine.answer(asked.drop(ROW)).hstack([asked[ROW]])
+    return packed(answers), engine.report.counts()
+
+
+def table_of(plan: Plan, namespace: str, packets: Iterable[Packet]) -> pl.DataFrame:
+    """A source's rows, put together; with the declared columns where there is no packet."""
+    frames = [unpacked(packet) for packet in packets]
+    if frames:
+        return pl.concat(frames)
+    item, names = plan.of(namespace), source_needs(plan)[namespace].columns
+    return pl.DataFrame(schema={name: POLARS[item.feature(name).dtype] for name in names})
+
+
+def cut(rows: pl.DataFrame, keys: Sequence[str], partitions: int) -> Iterator[pl.DataFrame]:
+    """One table a partition, by the hash of the keys; rows keep their order."""
+    if partitions == 1:
+        yield rows
+        return
+    named = [pl.col(name).alias(f"k{index}") for index, name in enumerate(keys)]
+    key = pl.struct(named) if len(named) > 1 else named[0]
+    part = rows.select((key.hash(seed=0) % partitions).cast(pl.UInt16)).to_series().to_numpy()
+    # Sorting 16-bit numbers is one pass of counting.
+    order = np.argsort(part, kind="stable")
+    ends = np.cumsum(np.bincount(part, minlength=partitions)).tolist()
+    ordered = rows[order]
+    for start, end in zip([0, *ends], ends, strict=False):
+        yield ordered.slice(start, end - start)
+
+
+def packed(frame: pl.DataFrame) -> Packet:
+    """The table as bytes that the object store shares between processes without a copy."""
+    buffer = io.BytesIO()
+    frame.write_ipc(buffer, compression="uncompressed")
+    return np.frombuffer(buffer.getbuffer(), dtype=np.uint8)
+
+
+def unpacked(packet: Packet) -> pl.DataFrame:
+    """The table in this process's own memory."""
+    return pl.read_ipc(io.BytesIO(packet.tobytes()))
+
+
+def reported(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> Report:
+    """The parts' reports as one."""
+    whole = Report()
+    for one in counts:
+        whole.add(Report.of(one))
+    return whole
+
+
+@lru_cache(maxsize=8)
+def plan_from(plan_json: str) -> Plan:
+    """The plan; a worker meets the same one many times."""
+    return Plan.model_validate_json(plan_json)

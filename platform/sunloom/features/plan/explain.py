@@ -1,0 +1,176 @@
+"""What a definitions module offers, as plans and as text; chalkpy is imported on first use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sunloom.features.plan.expressions import (
+    Aggregate,
+    Call,
+    Column,
+    Const,
+    Expr,
+    Lookup,
+    Now,
+    Resolved,
+    Window,
+)
+from sunloom.features.plan.feature_sets import Catalogue, FeaturePlan, Plan
+
+_INFIX = frozenset({"+", "-", "*", "/", "%", "<", "<=", ">", ">=", "==", "!=", "&", "|"})
+_HOUR_US = 3_600_000_000
+
+
+def catalogue_of(definitions: str) -> Catalogue:
+    """Every features class of a definitions module, bound.
+
+    Args:
+        definitions: An entry point of ``sunloom.features``, an import path, or a ``.py`` file.
+
+    Raises:
+        UsageError: There is no such module.
+        DefinitionError: A construct cannot be bound; names feature, construct, file and line.
+    """
+    # Workers import this module, and only who reads definitions pays for chalkpy.
+    from sunloom.features.definitions.bind_classes import load_catalogue
+
+    return load_catalogue(definitions)
+
+
+def plan_of(definitions: str, feature_set: str) -> Plan:
+    """The plan of one feature set.
+
+    Raises:
+        NotFoundError: No class has that namespace; lists the known ones.
+    """
+    return catalogue_of(definitions).plan(feature_set)
+
+
+def outline_of(definitions: str, feature_set: str) -> Plan:
+    """Names and types of one feature set, whatever computes it.
+
+    Raises:
+        NotFoundError: No class has that namespace; lists the known ones.
+    """
+    from sunloom.features.definitions.outline import load_outline
+
+    return load_outline(definitions, feature_set)
+
+
+def list_features(definitions: str) -> list[dict[str, Any]]:
+    """One entry a feature: set, name, type, whether it may be null, and its expression as text."""
+    return [
+        {
+            "feature_set": item.namespace,
+            "name": feature.name,
+            "fqn": feature.fqn,
+            "kind": feature.kind,
+            "dtype": str(feature.dtype),
+            "nullable": feature.nullable,
+            "expression": shown(feature.expression) if feature.expression else None,
+            "description": feature.description,
+            "owner": feature.owner,
+            "tags": list(feature.tags),
+        }
+        for item in catalogue_of(definitions).classes
+        for feature in item.features
+    ]
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan for people: each class with its key, event time, joins and features."""
+    lines = [f"feature set {plan.feature_set}  fingerprint {plan.fingerprint}"]
+    for item in plan.classes:
+        lines += ["", f"{item.namespace}  key {item.key}, event time {item.time or 'none'}"]
+        for join in item.joins:
+            pairs = zip(join.own_keys, join.target_keys, strict=True)
+            on = " and ".join(f"{own} = {join.target}.{other}" for own, other in pairs)
+            lines.append(f"  {join.name}: {'many' if join.many else 'one'} {join.target} on {on}")
+        lines += [_line(feature) for feature in item.features if feature.kind == "scalar"]
+    return "\n".join(lines)
+
+
+def _line(feature: FeaturePlan) -> str:
+    source = shown(feature.expression) if feature.expression else "read from the source"
+    return f"  {feature.name}: {feature.dtype}{'?' * feature.nullable} = {source}"
+
+
+def shown(node: Expr) -> str:
+    """The expression as text, near to how Chalk writes it."""
+    if isinstance(node, Column):
+        return f"_.{node.name}"
+    if isinstance(node, Now):
+        return "now"
+    if isinstance(node, Const):
+        return f"{node.value}µs" if node.dtype == "duration" else repr(node.value)
+    if isinstance(node, Lookup):
+        return f"_.{node.join}.{node.feature}"
+    if isinstance(node, Aggregate):
+        return _shown_aggregate(node)
+    if isinstance(node, Resolved):
+        return _shown_resolved(node)
+    return _shown_call(node)
+
+
+def _shown_call(node: Call) -> str:
+    args = [shown(arg) for arg in node.args]
+    if node.function in _INFIX and len(args) == 2:
+        return f"({args[0]} {node.function} {args[1]})"
+    if node.function == "struct_field" and isinstance(node.args[1], Const):
+        return f"{args[0]}.{node.args[1].value}"
+    if node.function == "cast":
+        return f"cast({unwrapped(args[0])}, {node.dtype})"
+    return f"{node.function}({', '.join(unwrapped(arg) for arg in args)})"
+
+
+def unwrapped(text: str) -> str:
+    """The text of an expression without brackets around the whole of it."""
+    if not text.startswith("("):
+        return text
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return text[1:-1] if place == len(text) - 1 else text
+    return text
+
+
+def _shown_resolved(node: Resolved) -> str:
+    resolver = node.resolver
+    args = [shown(given.value) for given in resolver.args]
+    called = f"{resolver.fqn.rsplit('.', 1)[-1]}({', '.join(args)})"
+    several = f".{node.output}" if len(resolver.outputs) > 1 else ""
+    batched = ", batched" if resolver.shape == "frame" else ""
+    return f"@{resolver.kind} {called}{several}  [{resolver.place}{batched}]"
+
+
+def _shown_aggregate(node: Aggregate) -> str:
+    if node.kind == "rows" and isinstance(node.value, Call):
+        return f"_.{node.join}[{', '.join(shown(column) for column in node.value.args)}]"
+    rows = (node.value, *node.where)
+    parts = [shown(part) for part in rows if part is not None]
+    window = _shown_window(node.window)
+    inside = ", ".join([*parts, window] if window else parts)
+    given = shown(node.by) if node.by is not None else node.argument
+    return f"_.{node.join}[{inside}].{node.kind}({'' if given is None else given})"
+
+
+def _shown_window(window: Window) -> str:
+    if window.column is None:
+        return ""
+    opening = "(-∞"
+    if window.start is not None:
+        opening = ("[" if window.start.inclusive else "(") + _moment(window.start.ago_us)
+    closing = "∞)"
+    if window.end is not None:
+        closing = _moment(window.end.ago_us) + ("]" if window.end.inclusive else ")")
+    return f"{window.column} in {opening}, {closing}"
+
+
+def _moment(ago_us: int) -> str:
+    if ago_us == 0:
+        return "now"
+    hours, rest = divmod(ago_us, _HOUR_US)
+    if rest:
+        return f"now - {ago_us / 1_000_000:g} s"
+    return f"now - {hours // 24} d" if hours % 24 == 0 else f"now - {hours} h"

@@ -1,0 +1,196 @@
+"""Features, classes of them, and the plan of a feature set."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+from sunloom.errors import NotFoundError
+from sunloom.features.plan.dtypes import DType, Node
+from sunloom.features.plan.expressions import (
+    Aggregate,
+    Const,
+    Expr,
+    Lookup,
+    Resolved,
+    Resolver,
+    Scalar,
+    walk,
+)
+
+
+class JoinPlan(Node):
+    """How rows of one class find rows of another."""
+
+    name: str
+    many: bool
+    target: str
+    own_keys: tuple[str, ...]
+    target_keys: tuple[str, ...]
+
+
+class Validation(Node):
+    """Limits of a feature's values: one outside is counted, and where ``strict`` becomes null.
+
+    Lengths are characters of a string or values of a list; ``contains`` is a part of the one, a
+    value of the other.
+    """
+
+    min: float | None = None
+    max: float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    contains: Scalar = None
+    strict: bool = False
+
+
+class FeaturePlan(Node):
+    """One feature: read from the source where it has no expression, else computed."""
+
+    name: str
+    fqn: str
+    dtype: DType
+    nullable: bool
+    kind: Literal["primary", "time", "scalar"] = "scalar"
+    expression: Expr | None = None
+    online: Expr | None = None
+    """What online reads use instead, where a resolver for them and one for training are given."""
+    max_staleness_us: int | None = None
+    """How old a value that was observed may be at the moment that asks; None: any age.
+
+    It bounds what is known of an entity. Rows that are aggregated are events: their windows say
+    which count.
+    """
+    default: Const | None = None
+    validations: tuple[Validation, ...] = ()
+    window_s: int | None = None
+    description: str | None = None
+    owner: str | None = None
+    tags: tuple[str, ...] = ()
+
+    @property
+    def resolver(self) -> Resolver | None:
+        """The Python function that the feature comes from, if it does."""
+        return self.expression.resolver if isinstance(self.expression, Resolved) else None
+
+
+class ClassPlan(Node):
+    """One features class."""
+
+    namespace: str
+    class_name: str
+    key: str
+    time: str | None
+    features: tuple[FeaturePlan, ...]
+    joins: tuple[JoinPlan, ...] = ()
+
+    def feature(self, name: str) -> FeaturePlan:
+        """The feature of that name."""
+        found = next((feature for feature in self.features if feature.name == name), None)
+        if found is None:
+            raise NotFoundError(
+                f"{self.namespace} has no feature {name!r}.",
+                known=[feature.name for feature in self.features],
+                name=name,
+            )
+        return found
+
+    def join(self, name: str) -> JoinPlan:
+        """The join of that name."""
+        return next(join for join in self.joins if join.name == name)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Scalar features in order, without key and event time."""
+        return tuple(feature.name for feature in self.features if feature.kind == "scalar")
+
+
+class Plan(Node):
+    """A feature set and every class that it needs."""
+
+    feature_set: str
+    namespace: str
+    outputs: tuple[str, ...]
+    classes: tuple[ClassPlan, ...]
+
+    def of(self, namespace: str) -> ClassPlan:
+        """The class under that namespace."""
+        return next(item for item in self.classes if item.namespace == namespace)
+
+    @property
+    def root(self) -> ClassPlan:
+        """The class that the feature set is about."""
+        return self.of(self.namespace)
+
+    def for_online(self) -> Plan:
+        """The plan of online reads: features with a resolver of their own use that."""
+        return self.model_copy(update={"classes": tuple(_online(item) for item in self.classes)})
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the meaning may have changed."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+class Catalogue(Node):
+    """Every features class of a definitions module, bound."""
+
+    classes: tuple[ClassPlan, ...]
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """Names of the feature sets."""
+        return tuple(item.namespace for item in self.classes)
+
+    def plan(self, feature_set: str) -> Plan:
+        """The plan of all scalar features of a class.
+
+        Raises:
+            NotFoundError: No class has that namespace; lists the known ones.
+        """
+        if feature_set not in self.namespaces:
+            raise NotFoundError(
+                f"There is no feature set {feature_set!r}.",
+                known=self.namespaces,
+                name=feature_set,
+                param="feature_set",
+            )
+        by_name = {item.namespace: item for item in self.classes}
+        needed = _reachable(by_name, feature_set)
+        return Plan(
+            feature_set=feature_set,
+            namespace=feature_set,
+            outputs=by_name[feature_set].outputs,
+            classes=tuple(item for item in self.classes if item.namespace in needed),
+        )
+
+
+def _online(item: ClassPlan) -> ClassPlan:
+    chosen = tuple(
+        feature.model_copy(update={"expression": feature.online, "online": None})
+        if feature.online is not None
+        else feature
+        for feature in item.features
+    )
+    return item.model_copy(update={"features": chosen})
+
+
+def _reachable(classes: dict[str, ClassPlan], start: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        namespace = waiting.pop()
+        if namespace in seen:
+            continue
+        seen.add(namespace)
+        item = classes[namespace]
+        used = {
+            node.join
+            for feature in item.features
+            for expression in (feature.expression, feature.online)
+            if expression is not None
+            for node in walk(expression)
+            if isinstance(node, Aggregate | Lookup)
+        }
+        waiting.extend(item.join(name).target for name in used)
+    return seen

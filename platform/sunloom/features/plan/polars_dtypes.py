@@ -1,0 +1,100 @@
+"""Types of plans and their forms in Polars, Arrow and Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from sunloom.features.plan.dtypes import DType, ListType, StructField, StructType
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NUMBERS: Sequence[DType] = ("int64", "float64")
+
+
+class _PolarsTypes(dict[DType, pl.DataType]):
+    """Scalars as listed; lists and structs from what is in them, on first use."""
+
+    def __missing__(self, dtype: DType) -> pl.DataType:
+        if isinstance(dtype, ListType):
+            self[dtype] = pl.List(self[dtype.item])
+        elif isinstance(dtype, StructType):
+            self[dtype] = pl.Struct([pl.Field(f.name, self[f.dtype]) for f in dtype.fields])
+        else:
+            raise KeyError(dtype)
+        return self[dtype]
+
+
+POLARS: Mapping[DType, pl.DataType] = _PolarsTypes(
+    {
+        "int64": pl.Int64(),
+        "float64": pl.Float64(),
+        "bool": pl.Boolean(),
+        "string": pl.String(),
+        "datetime": pl.Datetime("us", "UTC"),
+        "duration": pl.Duration("us"),
+        "bytes": pl.Binary(),
+        "null": pl.Null(),
+    }
+)
+"""The Polars form of any type, nested ones included."""
+
+
+def unify(types: Sequence[DType]) -> DType | None:
+    """The one type that all have, numbers widened and nulls fitting anything; else None."""
+    known = {t for t in types if t != "null"}
+    if not known:
+        return "null" if types else None
+    if len(known) == 1:
+        return next(iter(known))
+    if known <= set(NUMBERS):
+        return "float64"
+    items = {t.item for t in known if isinstance(t, ListType)}
+    # An empty list fits any list.
+    filled = [t for t in known if t != ListType(item="null")]
+    return filled[0] if len(items) == len(known) and len(filled) == 1 else None
+
+
+def is_scalar(dtype: DType) -> bool:
+    """Whether it is no list and no struct."""
+    return isinstance(dtype, str)
+
+
+def arrow_dtype(arrow: Any) -> DType | None:
+    """The plan's type of an Arrow type, or None where there is none.
+
+    Datetimes without a time zone are Chalk's way to say UTC in a definition; data is checked
+    apart.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_integer(arrow):
+        return "int64"
+    if pa.types.is_floating(arrow):
+        return "float64"
+    if pa.types.is_boolean(arrow):
+        return "bool"
+    if pa.types.is_string(arrow) or pa.types.is_large_string(arrow):
+        return "string"
+    if pa.types.is_timestamp(arrow):
+        return "datetime"
+    if pa.types.is_duration(arrow):
+        return "duration"
+    if pa.types.is_binary(arrow) or pa.types.is_large_binary(arrow):
+        return "bytes"
+    return _nested_dtype(arrow)
+
+
+def _nested_dtype(arrow: Any) -> DType | None:
+    import pyarrow as pa
+
+    if pa.types.is_list(arrow) or pa.types.is_large_list(arrow):
+        item = arrow_dtype(arrow.value_type)
+        return ListType(item=item) if item is not None else None
+    if not pa.types.is_struct(arrow):
+        return None
+    dtypes = [(field.name, arrow_dtype(field.type)) for field in arrow.fields]
+    fields = [StructField(name=name, dtype=dtype) for name, dtype in dtypes if dtype is not None]
+    return StructType(fields=tuple(fields)) if len(fields) == len(dtypes) else None

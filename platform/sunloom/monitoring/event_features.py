@@ -1,0 +1,85 @@
+"""Columns of an event log that can be compared between periods."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from sunloom.config.monitoring.service import (
+    EventsConfig,
+    MonitoringRecipe,
+    PeriodConfig,
+    QuotientConfig,
+)
+from sunloom.errors import DataError, UsageError, known_names_hint
+
+
+def read_events(recipe: MonitoringRecipe) -> pl.DataFrame:
+    """The recipe's event log, every period.
+
+    Raises:
+        UsageError: The file or folder does not exist or holds no Parquet.
+        DataError: It lacks the entity or the time.
+    """
+    path = recipe.events.path or recipe.paths.outputs / "data" / "cdnow" / "purchases"
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise UsageError(f"There are no events in {path}.", "Run the data step first.", "events")
+    frame = pl.read_parquet(files)
+    for name in (recipe.events.entity, recipe.events.event_time):
+        if name not in frame.columns:
+            hint = known_names_hint(name, frame.columns)
+            raise DataError(f"The events in {path} have no column {name!r}.", hint, name)
+    return frame
+
+
+def event_features(events: pl.DataFrame, config: EventsConfig) -> pl.DataFrame:
+    """What each event says of itself and of its entity's past.
+
+    Key: one row an event; event time ``config.event_time``. Adds ``days_since_previous``
+    (Float64, null at an entity's first event), ``days_since_first`` (Float64),
+    ``earlier_events`` (Int64), ``weekday`` (Int64, Monday 1) and the quotients (Float64). Only
+    events that are not later are looked at.
+    """
+    entity, moment = config.entity, config.event_time
+    ordered = events.sort(entity, moment, maintain_order=True)
+    day = pl.duration(days=1)
+    return ordered.with_columns(
+        ((pl.col(moment) - pl.col(moment).shift(1).over(entity)) / day).alias(
+            "days_since_previous"
+        ),
+        ((pl.col(moment) - pl.col(moment).first().over(entity)) / day).alias("days_since_first"),
+        pl.int_range(pl.len(), dtype=pl.Int64).over(entity).alias("earlier_events"),
+        pl.col(moment).dt.weekday().cast(pl.Int64).alias("weekday"),
+        *[_quotient(quotient) for quotient in config.quotients],
+    ).drop(entity)
+
+
+def in_period(events: pl.DataFrame, moment: str, period: PeriodConfig) -> pl.DataFrame:
+    """Events of the period's days.
+
+    Raises:
+        DataError: There are none.
+    """
+    start = datetime.combine(period.start, time(), UTC)
+    end = datetime.combine(period.end, time(), UTC) + timedelta(days=1)
+    chosen = events.filter(pl.col(moment) >= start, pl.col(moment) < end)
+    if chosen.is_empty():
+        span = events.select(
+            pl.col(moment).min().cast(pl.String), pl.col(moment).max().cast(pl.String).alias("last")
+        )
+        first, last = span.row(0)
+        raise DataError(f"No event lies in {period}.", f"They run from {first} to {last}.")
+    return chosen
+
+
+def _quotient(config: QuotientConfig) -> pl.Expr:
+    quotient = pl.col(config.numerator) / pl.col(config.denominator)
+    return pl.when(quotient.is_finite()).then(quotient).alias(config.name)
+
+
+def default_folder(recipe: MonitoringRecipe) -> Path:
+    """Where the recipe's report is written."""
+    return recipe.paths.outputs / "monitoring" / recipe.events.name

@@ -1,0 +1,73 @@
+"""How often each level of a column occurs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from sunloom.errors import DataError
+from sunloom.preprocessing.column_kinds import level_dtype
+from sunloom.preprocessing.tables.batches import Chunk
+
+LEVEL, COUNT = "level", "count"
+
+
+@dataclass
+class Counts:
+    """Counts of one column's levels; a missing value is a level.
+
+    Attributes:
+        column: The column.
+        dtype: Type in which levels are kept.
+        most: Levels above which fitting stops.
+    """
+
+    column: str
+    dtype: pl.DataType
+    most: int = 1_000_000
+    _parts: list[pl.DataFrame] = field(default_factory=list)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it reads."""
+        return (self.column,)
+
+    def update(self, chunk: Chunk) -> None:
+        """Take some rows in."""
+        levels = pl.DataFrame({LEVEL: levels_of(chunk.rows[self.column])})
+        self._take(levels.group_by(LEVEL).agg(pl.len().cast(pl.Int64).alias(COUNT)))
+
+    def merge(self, other: Counts) -> None:
+        """Take in what another one has learnt from other rows."""
+        for part in other._parts:
+            self._take(part)
+
+    def finish(self) -> pl.DataFrame:
+        """``level`` and ``count``, sorted by level, the missing one last."""
+        self._join()
+        if not self._parts:
+            return pl.DataFrame(schema={LEVEL: self.dtype, COUNT: pl.Int64})
+        return self._parts[0].sort(LEVEL, nulls_last=True)
+
+    def _take(self, part: pl.DataFrame) -> None:
+        self._parts.append(part)
+        if len(self._parts) > 1 and sum(p.height for p in self._parts) > 50_000:
+            self._join()
+
+    def _join(self) -> None:
+        if len(self._parts) > 1:
+            joined = pl.concat(self._parts).group_by(LEVEL).agg(pl.col(COUNT).sum())
+            self._parts = [joined]
+        if self._parts and self._parts[0].height > self.most:
+            raise DataError(
+                f"Column {self.column!r} has more than {self.most:,} levels.",
+                "It looks like a key: leave it out, or use feature_hasher.",
+                self.column,
+            )
+
+
+def levels_of(series: pl.Series) -> pl.Series:
+    """A column in the type of its levels; NaN is missing."""
+    levels = series.cast(level_dtype(series.dtype))
+    return levels.fill_nan(None) if levels.dtype == pl.Float64 else levels

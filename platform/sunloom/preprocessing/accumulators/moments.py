@@ -1,0 +1,82 @@
+"""Count, mean, variance, least and greatest value of a number column."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sunloom.preprocessing.tables.batches import Chunk
+
+
+@dataclass
+class Moments:
+    """Moments of one column; merged by Chan's formula, which does not lose digits.
+
+    Attributes:
+        column: The column.
+        count: Values that are there.
+        missing: Rows without a value.
+        mean: Mean of the values.
+        squares: Sum of squared distances from the mean.
+        least: Least value; infinite without values.
+        greatest: Greatest value; minus infinite without values.
+    """
+
+    column: str
+    count: int = 0
+    missing: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    least: float = math.inf
+    greatest: float = -math.inf
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it reads."""
+        return (self.column,)
+
+    def update(self, chunk: Chunk) -> None:
+        """Take some rows in."""
+        values = chunk.numbers(self.column)
+        part = Moments(self.column, len(values), chunk.rows.height - len(values))
+        if part.count:
+            part.mean = float(values.mean())
+            part.squares = float(np.square(values - part.mean).sum())
+            part.least, part.greatest = float(values.min()), float(values.max())
+        self.merge(part)
+
+    def merge(self, other: Moments) -> None:
+        """Take in what another one has learnt from other rows."""
+        self.missing += other.missing
+        if not other.count:
+            return
+        total = self.count + other.count
+        gap = other.mean - self.mean
+        self.squares += other.squares + gap * gap * self.count * other.count / total
+        self.mean += gap * other.count / total
+        self.count = total
+        self.least = min(self.least, other.least)
+        self.greatest = max(self.greatest, other.greatest)
+
+    def finish(self) -> Moments:
+        """Itself."""
+        return self
+
+    @property
+    def variance(self) -> float:
+        """Variance over the values, not corrected for the degree of freedom."""
+        return self.squares / self.count if self.count else 0.0
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the variance is that of rounding only (scikit-learn's bound)."""
+        eps = float(np.finfo(np.float64).eps)
+        bound = self.count * eps * self.variance + (self.count * self.mean * eps) ** 2
+        return self.variance <= bound
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation, 1 for a constant column."""
+        return 1.0 if self.is_constant else math.sqrt(self.variance)

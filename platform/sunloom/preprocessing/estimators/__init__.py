@@ -1,0 +1,1 @@
+"""For each type of step: what it learns, and which operations that makes."""

@@ -1,0 +1,37 @@
+"""For each type of step: what it learns, and which operations that makes."""
+
+from collections.abc import Mapping
+
+from sunloom.errors import NotFoundError
+from sunloom.preprocessing.estimators.categorical import CATEGORICAL
+from sunloom.preprocessing.estimators.datetimes import TEMPORAL
+from sunloom.preprocessing.estimators.images import VISUAL
+from sunloom.preprocessing.estimators.imputing import IMPUTING
+from sunloom.preprocessing.estimators.interactions import COMBINING
+from sunloom.preprocessing.estimators.numeric import NUMERIC
+from sunloom.preprocessing.estimators.protocol import Rule, StepLike
+from sunloom.preprocessing.estimators.text import TEXTUAL
+from sunloom.preprocessing.estimators.vectors import NEIGHBOURS
+
+RULES: Mapping[str, Rule] = {
+    **NUMERIC,
+    **IMPUTING,
+    **COMBINING,
+    **CATEGORICAL,
+    **TEMPORAL,
+    **TEXTUAL,
+    **VISUAL,
+    **NEIGHBOURS,
+}
+"""Type of a step to its rule."""
+
+
+def rule_of(step: StepLike) -> Rule:
+    """The rule of a step's type.
+
+    Raises:
+        NotFoundError: No such type.
+    """
+    if step.type not in RULES:
+        raise NotFoundError(f"There is no step {step.type!r}.", known=RULES, name=step.type)
+    return RULES[step.type]

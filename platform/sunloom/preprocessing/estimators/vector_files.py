@@ -1,0 +1,143 @@
+"""Tables of vectors in files: a key a row, a number a dimension."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sunloom.data.sources.files import require_columns
+from sunloom.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class VectorTable:
+    """Vectors by key.
+
+    Attributes:
+        keys: Int64 or text, each once, none missing.
+        table: A row a key; a finite Float32 or Float64 column a dimension, named as in the file.
+    """
+
+    keys: pl.Series
+    table: pl.DataFrame
+
+
+def read_vectors(
+    path: Path, key: str | None = None, vectors: Sequence[str] | None = None
+) -> VectorTable:
+    """Read and check a table.
+
+    Args:
+        path: A ``.parquet`` or ``.safetensors`` file.
+        key: Column, tensor or metadata entry with the keys. When empty: Parquet's first column, or
+            the row's number.
+        vectors: Number columns, one column of lists, or one tensor; all but the key when empty.
+
+    Raises:
+        UsageError: There is no such file.
+        DataError: It cannot be read, or a key or number in it cannot be used.
+    """
+    if not path.is_file():
+        raise UsageError(f"There is no table of vectors {path}.", "Name the file.", "table")
+    try:
+        read = _read_safetensors if path.suffix == ".safetensors" else _read_parquet
+        keys, table = read(path, key, vectors)
+    except (OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path} cannot be read as a table of vectors: {error}") from error
+    return _checked(path, keys, table)
+
+
+def _read_parquet(
+    path: Path, key: str | None, vectors: Sequence[str] | None
+) -> tuple[pl.Series, pl.DataFrame]:
+    schema = pl.read_parquet_schema(path)
+    name = next(iter(schema)) if key is None else key
+    chosen = [n for n in schema if n != name] if vectors is None else list(vectors)
+    require_columns(pl.Schema(schema), [name, *chosen], f"The table {path}")
+    frame = pl.read_parquet(path, columns=[name, *chosen])
+    lists = [n for n in chosen if isinstance(frame.schema[n], pl.List | pl.Array)]
+    if lists and len(chosen) > 1:
+        raise ValueError(f"{lists[0]} holds lists: it must be the only one of vectors")
+    return frame[name], _spread(frame[lists[0]]) if lists else frame.select(chosen)
+
+
+def _spread(column: pl.Series) -> pl.DataFrame:
+    """A column of lists of one length as columns 0, 1 and so on."""
+    lists = column if isinstance(column.dtype, pl.List) else column.arr.to_list()
+    lengths = lists.list.len().unique()
+    if len(lengths) != 1 or lists.null_count():
+        raise ValueError(f"the lists of {column.name} are not all of one length")
+    return pl.DataFrame([lists.list.get(i).alias(str(i)) for i in range(int(lengths[0]))])
+
+
+def _read_safetensors(
+    path: Path, key: str | None, vectors: Sequence[str] | None
+) -> tuple[pl.Series, pl.DataFrame]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as opened:
+            names = sorted(set(opened.keys()) - {key})
+            chosen = names if vectors is None else list(vectors)
+            if len(chosen) != 1 or chosen[0] not in names:
+                raise ValueError(f"vectors must be one of its tensors: {', '.join(names)}")
+            table = opened.get_tensor(chosen[0])
+            keys = _tensor_keys(opened, key, len(table))
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    if table.ndim != 2:
+        raise ValueError(f"{chosen[0]} has {table.ndim} dimensions, not two")
+    return keys, pl.DataFrame(table, schema=[str(i) for i in range(table.shape[1])])
+
+
+def _tensor_keys(opened: Any, key: str | None, rows: int) -> pl.Series:
+    if key is None:
+        return pl.Series(np.arange(rows, dtype=np.int64))
+    if key in opened.keys():  # noqa: SIM118 - no mapping, only this method
+        return pl.Series(opened.get_tensor(key))
+    entry = (opened.metadata() or {}).get(key)
+    if entry is None:
+        raise ValueError(f"it has neither a tensor nor a metadata entry {key!r}")
+    return pl.Series(json.loads(entry))
+
+
+def _checked(path: Path, keys: pl.Series, table: pl.DataFrame) -> VectorTable:
+    if not len(keys) or not table.width:
+        raise DataError(f"The table {path} has no vectors.", param="table")
+    if len(keys) != table.height:
+        raise DataError(f"The table {path} has {len(keys)} keys for {table.height} vectors.")
+    if keys.dtype.is_integer():
+        keys = keys.cast(pl.Int64)
+    elif keys.dtype != pl.String:
+        raise DataError(
+            f"The keys of {path} ({keys.name or 'key'}) are {keys.dtype}.",
+            "Whole numbers and text are keys.",
+            "key",
+        )
+    if keys.null_count() or keys.n_unique() < len(keys):
+        twice = keys.drop_nulls().filter(keys.drop_nulls().is_duplicated())
+        what = "a missing one" if keys.null_count() else f"{twice[0]!r} more than once"
+        raise DataError(f"The keys of {path} hold {what}.", "Keep one vector a key.", "key")
+    return VectorTable(keys.alias(""), _finite(path, keys, table))
+
+
+def _finite(path: Path, keys: pl.Series, table: pl.DataFrame) -> pl.DataFrame:
+    for name, dtype in table.schema.items():
+        if not (dtype.is_float() or dtype.is_integer()):
+            raise DataError(f"{path}: {name} is {dtype}, not a number.", param="vectors")
+    narrow = all(dtype == pl.Float32 for dtype in table.dtypes)
+    numbers = table.cast(pl.Float32 if narrow else pl.Float64)
+    whole = numbers.select(pl.all_horizontal(pl.all().is_finite().fill_null(False))).to_series()
+    if not whole.all():
+        raise DataError(
+            f"The vector of {keys.filter(~whole)[0]!r} in {path} is not all numbers.",
+            "Leave it out: its key is then unseen.",
+            "vectors",
+        )
+    return numbers

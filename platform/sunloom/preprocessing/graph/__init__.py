@@ -1,0 +1,1 @@
+"""Features of the nodes of a graph, from a table of its edges."""

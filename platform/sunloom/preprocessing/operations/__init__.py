@@ -1,0 +1,1 @@
+"""What a fitted step does to rows: in a frame, and to one row in plain Python."""

@@ -1,0 +1,101 @@
+"""Prepared rows into one Parquet file, chunk by chunk: whole or not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+
+from sunloom.errors import ArtifactError, UsageError
+from sunloom.preprocessing.pipeline import FittedRecipe
+from sunloom.preprocessing.stages import need_whole_table
+from sunloom.preprocessing.tables.batches import FileSource, Source, whole_table
+
+
+def prepared_chunks(
+    fitted: FittedRecipe, source: Source, *, training: bool = False
+) -> Iterator[pl.DataFrame]:
+    """Prepared rows in order, in this process.
+
+    Args:
+        fitted: The recipe.
+        source: The rows.
+        training: Whether they are the rows it was fitted on: target encodings are out-of-fold.
+    """
+    whole = need_whole_table(fitted.stages)
+    for chunk in [whole_table(source)] if whole else source.chunks():
+        yield fitted.training_frame(chunk) if training else fitted.apply_frame(chunk.rows)
+
+
+def write_prepared(
+    fitted: FittedRecipe, source: Source, chunks: Iterable[pl.DataFrame], out: Path
+) -> int:
+    """Write prepared rows.
+
+    Args:
+        fitted: Names and types of an empty table.
+        source: What the rows come from.
+        chunks: Prepared rows, in order.
+        out: A ``.parquet`` file, replaced as a whole.
+
+    Returns:
+        Rows written.
+
+    Raises:
+        UsageError: The file does not end in ``.parquet``, or is the input itself.
+        ArtifactError: It cannot be written.
+    """
+    require_writable(source, out)
+    schema = prepared_schema(fitted, source)
+    try:
+        with replacing(out) as partial:
+            return write_chunks(schema, chunks, partial)
+    except OSError as error:
+        raise ArtifactError(
+            f"{out} cannot be written: {error}", "An earlier file is whole. Run again."
+        ) from error
+
+
+def require_writable(source: Source, out: Path) -> None:
+    """Check where rows are to go, before any work.
+
+    Raises:
+        UsageError: The file does not end in ``.parquet``, or is the input itself.
+    """
+    if out.suffix != ".parquet":
+        raise UsageError(f"{out} does not end in .parquet.", "Prepared rows are Parquet.", "out")
+    if isinstance(source, FileSource) and out.absolute() in {f.absolute() for f in source.files}:
+        raise UsageError(f"{out} is the input itself.", "Name another file.", "out")
+
+
+def prepared_schema(fitted: FittedRecipe, source: Source) -> pl.Schema:
+    """Names and types of prepared rows; a bad input is refused before a file is begun."""
+    return fitted.apply_frame(pl.DataFrame(schema=dict(source.schema))).schema
+
+
+def write_chunks(schema: pl.Schema, chunks: Iterable[pl.DataFrame], path: Path) -> int:
+    """Write chunks of rows as one Parquet file, and give the number of rows."""
+    import pyarrow.parquet as pq
+
+    arrow, rows = pl.DataFrame(schema=schema).to_arrow().schema, 0
+    with pq.ParquetWriter(path, arrow) as writer:
+        for chunk in chunks:
+            # A later file may hold integers where the first one held floats, and more columns.
+            fitting = chunk if chunk.schema == schema else chunk.select(list(schema)).cast(schema)
+            writer.write_table(fitting.to_arrow().cast(arrow))
+            rows += chunk.height
+    return rows
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A file that takes the other's place once the block has ended without an error."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.new")
+    try:
+        yield partial
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,250 @@
+"""The app at ``/agents``: create agents, give them tasks, follow, cancel and approve."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, FastAPI, Header, Query, Request
+from fastapi.responses import StreamingResponse
+
+from sunloom.agents.approval import decide
+from sunloom.agents.hosts import Hosts
+from sunloom.agents.states import TaskStatus, is_final
+from sunloom.agents.store import AgentStore
+from sunloom.agents.tables import AgentRow, TaskRow
+from sunloom.agents.tools.toolbox import bind_tools
+from sunloom.config import Settings
+from sunloom.config.agents import AgentSpec
+from sunloom.core.database import open_database
+from sunloom.serving.apps.agents.events import stream_events
+from sunloom.serving.apps.agents.keys import AgentKeys
+from sunloom.serving.apps.agents.schemas import (
+    EXAMPLES,
+    AgentCreated,
+    AgentList,
+    AgentStatus,
+    Decision,
+    TaskAccepted,
+    TaskRequest,
+    TaskView,
+    accepted_view,
+    agent_view,
+    created_view,
+    status_view,
+    task_view,
+)
+from sunloom.serving.apps.fastapi_app import build_fastapi
+from sunloom.serving.apps.idempotency import IdempotentRequests
+from sunloom.serving.auth.keys import KeyRecord
+from sunloom.serving.auth.middleware import caller
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", description="The same key does the work once."),
+]
+LastEventId = Annotated[
+    str | None, Header(alias="Last-Event-ID", description="Number of the last event seen.")
+]
+
+
+def build_agents_app(settings: Settings, hosts: Hosts | None = None) -> FastAPI:
+    """The agents' FastAPI app; the guard goes in front of it.
+
+    Args:
+        settings: Database, gateway address and key defaults.
+        hosts: Where agents live; actors of the connected Ray cluster by default.
+    """
+    app = build_fastapi("Sunloom agents", "/agents")
+    app.include_router(_build_router(AgentService(settings, hosts)))
+    return app
+
+
+class AgentService:
+    """What the routes do, without HTTP.
+
+    Args:
+        settings: Database, gateway address and key defaults.
+        hosts: Where agents live; actors of the connected Ray cluster by default.
+    """
+
+    def __init__(self, settings: Settings, hosts: Hosts | None = None) -> None:
+        database = open_database(settings)
+        self.store = AgentStore(database)
+        self.requests = IdempotentRequests(database)
+        self._keys = AgentKeys(settings)
+        self._hosts = hosts or _ray_hosts(settings)
+
+    async def create(self, spec: AgentSpec, key: KeyRecord) -> AgentRow:
+        """Record the agent and start it.
+
+        Raises:
+            NotFoundError: It names an unknown tool.
+            PermissionDeniedError: The key lacks a scope that the agent needs.
+        """
+        await asyncio.to_thread(bind_tools, spec.tools)
+        await self._keys.check(spec, key)
+        row = await asyncio.to_thread(self.store.create_agent, spec, key.tenant)
+        await self._wake(row, key)
+        return row
+
+    async def add_task(self, agent_id: str, text: str, key: KeyRecord) -> TaskRow:
+        """Queue a task and wake its agent."""
+        agent = await self.agent(agent_id, key)
+        await self._keys.check(AgentSpec.model_validate(agent.spec), key)
+        row = await asyncio.to_thread(self.store.add_task, agent_id, text)
+        await self._wake(agent, key)
+        return row
+
+    async def cancel(self, agent_id: str, task_id: str, key: KeyRecord) -> TaskRow:
+        """Cancel a task; one that is running stops within a second."""
+        agent = await self.agent(agent_id, key)
+        await self.task(agent_id, task_id, key)
+        row = await asyncio.to_thread(self.store.request_cancel, task_id)
+        await self._wake(agent, key)
+        return row
+
+    async def approve(
+        self, agent_id: str, task_id: str, decision: Decision, key: KeyRecord
+    ) -> TaskRow:
+        """Record a decision on a call that waits."""
+        await self.task(agent_id, task_id, key)
+        await asyncio.to_thread(
+            decide, self.store, task_id, decision.approved, decision.call, decision.note
+        )
+        return await self.task(agent_id, task_id, key)
+
+    async def agent(self, agent_id: str, key: KeyRecord) -> AgentRow:
+        """The tenant's agent."""
+        return await asyncio.to_thread(self.store.agent, agent_id, key.tenant)
+
+    async def task(self, agent_id: str, task_id: str, key: KeyRecord) -> TaskRow:
+        """The tenant's task."""
+        await self.agent(agent_id, key)
+        return await asyncio.to_thread(self.store.task, task_id, agent_id)
+
+    async def revive(self, task: TaskRow, key: KeyRecord) -> None:
+        """See that an unfinished task has an agent: its cluster may have gone meanwhile."""
+        if not is_final(TaskStatus(task.status)):
+            await self._wake(await self.agent(task.agent_id, key), key)
+
+    async def _wake(self, agent: AgentRow, key: KeyRecord) -> None:
+        endpoint = await self._keys.endpoint(agent, key)
+        await self._hosts.wake(agent, endpoint)
+
+
+def _build_router(service: AgentService) -> APIRouter:
+    router = APIRouter(prefix="/agents", tags=["agents"])
+    _add_agent_routes(router, service)
+    _add_task_routes(router, service)
+    return router
+
+
+def _add_agent_routes(router: APIRouter, service: AgentService) -> None:
+    @router.get("")
+    async def list_agents(request: Request) -> AgentList:
+        """Agents of the key's tenant."""
+        rows = await asyncio.to_thread(service.store.agents, _key(request).tenant)
+        return AgentList(agents=[agent_view(row) for row in rows])
+
+    @router.post("/create", status_code=201)
+    async def create_agent(
+        request: Request,
+        spec: Annotated[AgentSpec, Body(openapi_examples=EXAMPLES)],
+        idempotency_key: IdempotencyKey = None,
+    ) -> AgentCreated:
+        """Create an agent; it starts at once and waits for tasks."""
+        key = _key(request)
+
+        async def produce() -> dict[str, Any]:
+            return created_view(await service.create(spec, key)).model_dump(mode="json")
+
+        body = spec.model_dump(mode="json")
+        return AgentCreated.model_validate(
+            await service.requests.once(
+                key.tenant, request.url.path, idempotency_key, body, produce
+            )
+        )
+
+    @router.get("/{agent_id}/status")
+    async def agent_status(
+        request: Request, agent_id: str, limit: Annotated[int, Query(ge=1, le=500)] = 20
+    ) -> AgentStatus:
+        """The agent, its number of tasks by status, and the latest of them."""
+        agent = await service.agent(agent_id, _key(request))
+        counts = await asyncio.to_thread(service.store.counts, agent_id)
+        latest = await asyncio.to_thread(service.store.tasks, agent_id, limit)
+        return status_view(agent, counts, latest)
+
+
+def _add_task_routes(router: APIRouter, service: AgentService) -> None:
+    @router.post("/{agent_id}/task", status_code=202)
+    async def post_task(
+        request: Request,
+        agent_id: str,
+        body: TaskRequest,
+        idempotency_key: IdempotencyKey = None,
+    ) -> TaskAccepted:
+        """Queue a task."""
+        key = _key(request)
+
+        async def produce() -> dict[str, Any]:
+            row = await service.add_task(agent_id, body.task, key)
+            return accepted_view(row).model_dump(mode="json")
+
+        return TaskAccepted.model_validate(
+            await service.requests.once(
+                key.tenant, request.url.path, idempotency_key, body.model_dump(), produce
+            )
+        )
+
+    @router.get("/{agent_id}/tasks/{task_id}")
+    async def get_task(request: Request, agent_id: str, task_id: str) -> TaskView:
+        """The task as it stands."""
+        task = await service.task(agent_id, task_id, _key(request))
+        await service.revive(task, _key(request))
+        return task_view(task)
+
+    @router.get("/{agent_id}/tasks/{task_id}/events", response_class=StreamingResponse)
+    async def get_events(
+        request: Request,
+        agent_id: str,
+        task_id: str,
+        last_event_id: LastEventId = None,
+        after: Annotated[int, Query(ge=0, description="As Last-Event-ID, in the URL.")] = 0,
+    ) -> StreamingResponse:
+        """The task's events as they happen (server-sent events); ends when the task ends."""
+        key = _key(request)
+        task = await service.task(agent_id, task_id, key)
+        await service.revive(task, key)
+        start = int(last_event_id) if last_event_id and last_event_id.isdecimal() else after
+        return StreamingResponse(
+            stream_events(service.store, task_id, start, partial(service.revive, task, key)),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+
+    @router.post("/{agent_id}/tasks/{task_id}/cancel", status_code=202)
+    async def cancel_task(request: Request, agent_id: str, task_id: str) -> TaskView:
+        """Stop a task; does nothing to one that has ended."""
+        return task_view(await service.cancel(agent_id, task_id, _key(request)))
+
+    @router.post("/{agent_id}/tasks/{task_id}/approve")
+    async def approve_call(
+        request: Request, agent_id: str, task_id: str, body: Decision
+    ) -> TaskView:
+        """Approve or deny the call that the task waits with."""
+        return task_view(await service.approve(agent_id, task_id, body, _key(request)))
+
+
+def _key(request: Request) -> KeyRecord:
+    found = caller(request.scope).key
+    assert found is not None, "the guard lets nobody in without a key"
+    return found
+
+
+def _ray_hosts(settings: Settings) -> Hosts:
+    from sunloom.agents.actors import RayHosts
+
+    return RayHosts(settings)

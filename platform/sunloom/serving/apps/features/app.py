@@ -1,0 +1,201 @@
+"""The app at ``/features``: reads answered where the store is, as a plain ASGI handler.
+
+A FastAPI route costs some three times as much a request; these routes are read in loops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from sunloom.config import Settings
+from sunloom.core.database import open_database
+from sunloom.errors import RequestError
+from sunloom.feature_store.online.registry import definitions_of, read_online, schema_of
+from sunloom.feature_store.stores.online.protocol import OnlineStore, open_online_store
+from sunloom.features.plan.polars_dtypes import EPOCH
+from sunloom.serving.apps.features.ingest import ingest
+from sunloom.serving.apps.features.openapi import describe
+from sunloom.serving.apps.features.rows import check_rows
+from sunloom.serving.apps.features.transform import prepare_rows
+from sunloom.serving.asgi.bodies import allow, answer_lifespan, read_json, send_json
+from sunloom.serving.auth.middleware import App, Receive, Scope, Send
+from sunloom.serving.metrics.served_features import Answers, StoredDefaults
+
+_MOST_ENTITIES = 10_000
+Handler = Callable[[OnlineStore, Mapping[str, Any]], Any]
+
+
+def build_features_app(settings: Settings) -> App:
+    """The features' ASGI app; the guard goes in front of it."""
+    store = open_online_store(settings)
+    record_time = partial(stored_moment, store) if settings.serving.features.keep_answers else None
+    answers = Answers(open_database(settings), StoredDefaults(store), record_time)
+    posts: Mapping[str, Handler] = {
+        "ingest": ingest,
+        "validate": check_rows,
+        "transform": prepare_rows(settings),
+    }
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await answer_lifespan(receive, send)
+            return
+        name = unquote(scope["path"].removeprefix("/features").strip("/"))
+        if scope["method"] == "POST" and (name == "batch" or name in posts):
+            body = await read_json(receive)
+            if name == "batch":
+                found, at = await read_batch(store, body)
+                await send_json(send, 200, found)
+                answers.observe(found["feature_set"], found["results"], at)
+                return
+            await send_json(send, 200, await asyncio.to_thread(posts[name], store, body))
+            return
+        allow(scope, "GET")
+        found, at = await _get(store, name, scope)
+        await send_json(send, 200, found)
+        if "entity_id" in found:
+            answers.observe(found["feature_set"], [found], at)
+
+    return app
+
+
+async def _get(
+    store: OnlineStore, name: str, scope: Scope
+) -> tuple[dict[str, Any], datetime | None]:
+    if not name:
+        names = sorted({*store.feature_sets(), *definitions_of(store).streamed()})
+        return {"feature_sets": [list_set(store, one) for one in names]}, None
+    if name == "openapi.json":
+        return describe(), None
+    query = read_query(scope["query_string"].decode("latin-1"))
+    if "entity_id" not in query:
+        schema_of(store, name)
+        raise RequestError("The query names no entity_id.", param="entity_id")
+    wanted = query["features"].split(",") if "features" in query else None
+    now = moment(query["now"]) if "now" in query else None
+    at = moment_of(store, name, now)
+    [found] = await _entities(store, name, [query["entity_id"]], wanted, at)
+    return {"feature_set": name} | found, at
+
+
+def list_set(store: OnlineStore, name: str) -> dict[str, Any]:
+    """What a feature set holds."""
+    schema = schema_of(store, name)
+    fields = {field.name: field.dtype for field in schema.fields}
+    return {"name": name, "key": schema.key, "key_dtype": schema.key_dtype, "features": fields}
+
+
+def read_query(text: str) -> dict[str, str]:
+    """A query's parameters, each with its first value; blank ones are left out."""
+    if "%" in text or "+" in text:
+        return {name: values[0] for name, values in parse_qs(text).items()}
+    found: dict[str, str] = {}
+    for part in text.split("&"):
+        name, _, value = part.partition("=")
+        if value:
+            found.setdefault(name, value)
+    return found
+
+
+def moment_of(store: OnlineStore, name: str, now: datetime | None) -> datetime | None:
+    """The moment of a read; None where stored records are answered as they are."""
+    if now is None and (held := definitions_of(store).get(name)) is not None:
+        return datetime.now(UTC) if held.is_of_the_present else None
+    return now
+
+
+def stored_moment(store: OnlineStore, name: str, entity_id: Any) -> datetime | None:
+    """As of when an entity's record holds."""
+    [microseconds] = store.feature_times(name, [entity_id])
+    return None if microseconds is None else EPOCH + timedelta(microseconds=microseconds)
+
+
+async def read_batch(
+    store: OnlineStore, body: Mapping[str, Any]
+) -> tuple[dict[str, Any], datetime | None]:
+    """``POST /features/batch``: many entities, in their order, and as of when.
+
+    Raises:
+        RequestError: The body lacks a field or holds too many entities.
+    """
+    name, ids, wanted = body.get("feature_set"), body.get("entity_ids"), body.get("features")
+    if not isinstance(name, str):
+        raise RequestError("feature_set must be a name.", param="feature_set")
+    if not isinstance(ids, list) or not all(_is_id(one) for one in ids):
+        raise RequestError("entity_ids must be a list of numbers or texts.", param="entity_ids")
+    if len(ids) > _MOST_ENTITIES:
+        raise RequestError(f"At most {_MOST_ENTITIES} entities a request.", param="entity_ids")
+    if wanted is not None and not _are_names(wanted):
+        raise RequestError("features must be a list of names.", param="features")
+    now = moment(body["now"]) if body.get("now") is not None else None
+    at = moment_of(store, name, now)
+    return {"feature_set": name, "results": await _entities(store, name, ids, wanted, at)}, at
+
+
+async def _entities(
+    store: OnlineStore,
+    name: str,
+    ids: Sequence[int | str],
+    wanted: Sequence[str] | None,
+    at: datetime | None,
+) -> list[dict[str, Any]]:
+    """Read here; in a thread where the user's functions are called: others must not wait."""
+    held = definitions_of(store).get(name)
+    if held is not None and held.calls_functions(at):
+        return await asyncio.to_thread(read_entities, store, name, ids, wanted, at)
+    return read_entities(store, name, ids, wanted, at)
+
+
+def read_entities(
+    store: OnlineStore,
+    name: str,
+    ids: Sequence[int | str],
+    wanted: Sequence[str] | None,
+    now: datetime | None = None,
+) -> list[dict[str, Any]]:
+    """One entry an entity; an unknown one is not found and all its features are null."""
+    rows = read_online(store, name, ids, wanted, now)
+    schema = schema_of(store, name)
+    nothing = dict.fromkeys(wanted if wanted is not None else schema.names)
+    is_number = schema.key_dtype == "int64"
+    return [
+        {
+            "entity_id": int(one) if is_number else str(one),
+            "found": row is not None,
+            "features": row if row is not None else nothing,
+        }
+        for one, row in zip(ids, rows, strict=True)
+    ]
+
+
+def moment(value: object) -> datetime:
+    """A moment in a request.
+
+    Raises:
+        RequestError: It is no ISO timestamp with a zone.
+    """
+    try:
+        # A plus sign that was not escaped arrives as a space.
+        found = datetime.fromisoformat(str(value).replace(" ", "+"))
+    except ValueError:
+        found = datetime.min
+    if found.tzinfo is None:
+        raise RequestError(
+            f"now {value!r} is not an ISO timestamp with a time zone.",
+            "Write it like 2026-03-01T12:00:00Z.",
+            "now",
+        )
+    return found
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)

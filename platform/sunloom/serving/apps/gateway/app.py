@@ -1,0 +1,55 @@
+"""Builds the gateway's FastAPI app."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+
+from sunloom.config import Settings
+from sunloom.errors import NotFoundError
+from sunloom.serving.apps.fastapi_app import answer_error, build_fastapi
+from sunloom.serving.apps.gateway import (
+    docs,
+    generate,
+    health,
+    keys,
+    monitoring,
+    registry,
+    training,
+)
+from sunloom.serving.apps.gateway.inner import InnerClient
+from sunloom.serving.apps.gateway.readiness import Probe
+
+_TOP = (
+    "/agents", "/docs", "/features", "/healthz", "/keys", "/llm/generate", "/llm/train",
+    "/llm/training", "/metrics", "/models", "/monitoring", "/openapi.json", "/predict", "/readyz",
+    "/v1",
+)  # fmt: skip
+
+
+def build_gateway_app(settings: Settings) -> FastAPI:
+    """Health, docs, registry, keys, training and monitoring."""
+    app = build_fastapi("Sunloom")
+    client = InnerClient(settings)
+    app.include_router(health.build_router(settings, Probe(settings, client)))
+    app.include_router(registry.build_router(settings))
+    app.include_router(keys.build_router(settings))
+    app.include_router(generate.build_router(settings, client))
+    app.include_router(training.build_router(settings))
+    app.include_router(monitoring.build_router(settings))
+    app.include_router(docs.build_router(settings, client, app))
+    app.add_exception_handler(404, _nothing_here)
+    return app
+
+
+async def _nothing_here(request: Request, _error: Exception) -> Response:
+    """What no route takes, and what belongs to an app that is not deployed."""
+    path = request.url.path
+    if path == "/v1" or path.startswith("/v1/"):
+        return answer_error(
+            request,
+            NotFoundError(
+                "No language model is deployed.",
+                "Register a base model (make demo does) and start the gateway again.",
+            ),
+        )
+    return answer_error(request, NotFoundError(f"There is no route {path}.", known=_TOP, name=path))

@@ -1,0 +1,77 @@
+"""``/llm/generate``: one prompt, one text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from sunloom.config import Settings
+from sunloom.errors import DependencyError
+from sunloom.serving.apps.gateway.inner import InnerClient
+from sunloom.serving.auth.middleware import caller
+
+_TIMEOUT_S = 600.0
+
+
+class GenerateRequest(BaseModel):
+    """A prompt and how to answer it."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    prompt: str = Field(min_length=1)
+    model_name: str | None = None
+    system: str | None = None
+    max_tokens: int = Field(default=128, ge=1)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    stop: list[str] | None = Field(default=None, max_length=4)
+    seed: int | None = None
+
+
+def build_router(settings: Settings, client: InnerClient) -> APIRouter:
+    """The route of single prompts."""
+    router = APIRouter(prefix="/llm", tags=["llm"])
+
+    @router.post("/generate")
+    async def generate(request: Request, body: GenerateRequest) -> Any:
+        """Answer one prompt; the chat template of the model is applied."""
+        name = body.model_name or settings.serving.llm.model.partition("@")[0]
+        secret = caller(request.scope).secret
+        try:
+            answer = await client.request(
+                "POST",
+                "/v1/chat/completions",
+                secret=secret,
+                timeout_s=_TIMEOUT_S,
+                json=_chat(body, name),
+            )
+        except httpx.HTTPError as error:
+            raise DependencyError("The language model does not answer.") from error
+        if answer.status_code != 200:
+            return Response(answer.content, answer.status_code, media_type="application/json")
+        return _result(answer.json())
+
+    return router
+
+
+def _chat(body: GenerateRequest, name: str) -> dict[str, Any]:
+    system = [{"role": "system", "content": body.system}] if body.system else []
+    options = body.model_dump(
+        include={"max_tokens", "temperature", "top_p", "stop", "seed"}, exclude_none=True
+    )
+    messages = [*system, {"role": "user", "content": body.prompt}]
+    return {"model": name, "messages": messages, **options}
+
+
+def _result(answer: dict[str, Any]) -> dict[str, Any]:
+    choice = answer["choices"][0]
+    return {
+        "model": answer["model"],
+        "text": choice["message"]["content"] or "",
+        "tool_calls": choice["message"].get("tool_calls") or [],
+        "finish_reason": choice["finish_reason"],
+        "usage": answer["usage"],
+    }

@@ -1,0 +1,51 @@
+"""``/healthz``, ``/readyz``, ``/metrics``."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+
+from sunloom.config import Settings
+from sunloom.core.database import open_database
+from sunloom.serving.apps.gateway.readiness import Probe
+from sunloom.serving.asgi.errors import Problem
+from sunloom.serving.auth.middleware import caller
+from sunloom.serving.metrics.requests import render_metrics
+from sunloom.serving.metrics.served_features import render_answers
+
+
+def build_router(settings: Settings, probe: Probe) -> APIRouter:
+    """Routes for load balancers and Prometheus."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Whether this process answers; needs no key."""
+        return {"status": "ok"}
+
+    @router.get("/readyz")
+    async def readyz(request: Request) -> Response:
+        """Whether every app answers and each required model has answered once; no key."""
+        readiness = await probe.check()
+        if readiness.ready:
+            return JSONResponse({"ready": True, "parts": dict(readiness.parts)})
+        waiting = [f"{part}: {state}" for part, state in readiness.parts.items() if state != "ok"]
+        problem = Problem(503, "not_ready", f"Not ready. {'; '.join(waiting)}", "Ask again soon.")
+        return JSONResponse(problem.body(caller(request.scope).request_id), problem.status)
+
+    @router.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Requests of all apps and replicas, and what monitors found, as Prometheus text."""
+        text = await asyncio.to_thread(_metrics, settings)
+        return Response(text, media_type="text/plain; version=0.0.4")
+
+    return router
+
+
+def _metrics(settings: Settings) -> str:
+    from sunloom.monitoring.prometheus import render_monitoring
+
+    database = open_database(settings)
+    return render_metrics(database) + render_answers(database) + render_monitoring(settings)

@@ -1,0 +1,56 @@
+"""Requests from the gateway to the apps beside it, through its own port and the same guard."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+from typing import Any
+
+import httpx
+
+from sunloom.config import Settings
+from sunloom.serving.auth.keys import system_key
+
+_KEY_LIFE = timedelta(hours=1)
+_SCOPES = ("llm", "features", "models", "agents")
+_ANY_INTERFACE = frozenset({"0.0.0.0", "::", ""})
+
+
+class InnerClient:
+    """Calls the apps with the platform's own short-lived key.
+
+    Args:
+        settings: Address of the gateway.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._secret = ("", float("-inf"))
+        self._client: httpx.AsyncClient | None = None
+
+    async def request(
+        self, method: str, path: str, *, secret: str = "", timeout_s: float = 20.0, **more: Any
+    ) -> httpx.Response:
+        """One request, with the caller's key if given.
+
+        Raises:
+            httpx.HTTPError: No answer in time.
+        """
+        if self._client is None:
+            self._client = httpx.AsyncClient(base_url=gateway_url(self._settings))
+        headers = {"authorization": f"Bearer {secret or await self._own_key()}"}
+        return await self._client.request(method, path, headers=headers, timeout=timeout_s, **more)
+
+    async def _own_key(self) -> str:
+        secret, until = self._secret
+        if time.monotonic() > until:
+            secret = await asyncio.to_thread(system_key, self._settings, _SCOPES, _KEY_LIFE)
+            self._secret = (secret, time.monotonic() + _KEY_LIFE.total_seconds() / 2)
+        return self._secret[0]
+
+
+def gateway_url(settings: Settings) -> str:
+    """Where this gateway can be reached from this machine."""
+    host = settings.serving.host
+    return f"http://{'127.0.0.1' if host in _ANY_INTERFACE else host}:{settings.serving.port}"

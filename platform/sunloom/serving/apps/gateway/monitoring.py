@@ -1,0 +1,82 @@
+"""``/monitoring``: what the last runs found."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal
+
+from fastapi import APIRouter
+
+from sunloom.config import Settings
+from sunloom.core.alerts.delivery import list_alerts
+from sunloom.core.database import open_database
+from sunloom.serving.metrics.latencies import route_latencies
+from sunloom.serving.metrics.served_features import answer_rates
+
+
+def build_router(settings: Settings) -> APIRouter:
+    """Routes of drift, quality, performance and alerts."""
+    router = APIRouter(prefix="/monitoring", tags=["monitoring"])
+
+    @router.get("/drift")
+    async def drift(monitor: str | None = None) -> dict[str, Any]:
+        """The newest drift report of each name, or one monitor's reports, newest first."""
+        return {"reports": await asyncio.to_thread(_drift, settings, monitor)}
+
+    @router.get("/quality")
+    async def quality(monitor: str | None = None) -> dict[str, Any]:
+        """Data sets' counts, verdicts of checks, rates of watched features, and skew.
+
+        With ``monitor``, all its windows, newest first.
+        """
+        return await asyncio.to_thread(_quality, settings, monitor)
+
+    @router.get("/performance")
+    async def performance(monitor: str | None = None) -> dict[str, Any]:
+        """Models' figures, lag and speed of watched features, latency of routes, answered nulls."""
+        return await asyncio.to_thread(_performance, settings, monitor)
+
+    @router.get("/alerts")
+    async def alerts(status: Literal["open", "resolved"] | None = None) -> dict[str, Any]:
+        """Alerts, newest first."""
+        return {"alerts": await asyncio.to_thread(list_alerts, settings, status)}
+
+    return router
+
+
+def _drift(settings: Settings, monitor: str | None) -> list[dict[str, Any]]:
+    from sunloom.monitoring.drift_table import drift_over_time, latest_drift
+
+    return latest_drift(settings) if monitor is None else drift_over_time(settings, monitor)
+
+
+def _quality(settings: Settings, monitor: str | None) -> dict[str, Any]:
+    from sunloom.data.quality.results_table import latest_checks
+    from sunloom.monitoring.summaries import latest_quality
+
+    return {
+        "datasets": latest_quality(settings),
+        "checks": latest_checks(settings),
+        "features": _windows(settings, "quality", monitor),
+        "skew": _windows(settings, "skew", monitor),
+    }
+
+
+def _performance(settings: Settings, monitor: str | None) -> dict[str, Any]:
+    from sunloom.monitoring.summaries import latest_performance
+
+    return {
+        "models": latest_performance(settings),
+        "features": _windows(settings, "performance", monitor),
+        "costs": _windows(settings, "cost", monitor),
+        "serving": route_latencies(open_database(settings)),
+        "answers": answer_rates(open_database(settings)),
+    }
+
+
+def _windows(settings: Settings, kind: str, monitor: str | None) -> list[dict[str, Any]]:
+    from sunloom.monitoring.results_table import latest_results, results_over_time
+
+    if monitor is None:
+        return latest_results(settings, kind)
+    return results_over_time(settings, kind, monitor)

@@ -1,0 +1,102 @@
+"""Whether everything behind the gateway answers, asked the way a client asks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httpx
+
+from sunloom.config import Settings
+from sunloom.serving.apps.gateway.inner import InnerClient
+from sunloom.serving.apps.llm.models import build_directory, find_base, required_names
+
+_TRUSTED_S = 5.0
+_APP_TIMEOUT_S = 2.0
+PATHS = {"features": "/features", "tabular": "/predict", "agents": "/agents"}
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What answers.
+
+    Attributes:
+        ready: Whether everything does.
+        parts: App or model to ``ok`` or what is wrong.
+    """
+
+    ready: bool
+    parts: Mapping[str, str]
+
+
+class Probe:
+    """Asks each app through the gateway's own port, and each required model for one token.
+
+    Args:
+        settings: Apps and models.
+        client: Reaches the apps.
+    """
+
+    def __init__(self, settings: Settings, client: InnerClient) -> None:
+        self._settings = settings
+        self._client = client
+        self._answered: set[str] = set()
+        self._last = (float("-inf"), Readiness(False, {}))
+        self._lock = asyncio.Lock()
+
+    async def check(self) -> Readiness:
+        """The present state; asked anew every few seconds at most."""
+        async with self._lock:
+            at, last = self._last
+            if not last.ready or time.monotonic() - at > _TRUSTED_S:
+                self._last = (time.monotonic(), await self._ask())
+            return self._last[1]
+
+    async def _ask(self) -> Readiness:
+        paths = await asyncio.to_thread(app_paths, self._settings)
+        states = await asyncio.gather(*(self._app(path) for path in paths.values()))
+        parts = dict(zip(paths, states, strict=True))
+        if parts.get("llm") == "ok":
+            for name in await asyncio.to_thread(self._models):
+                parts[name] = await self._model(name)
+        return Readiness(all(state == "ok" for state in parts.values()), parts)
+
+    def _models(self) -> list[str]:
+        base = find_base(self._settings)
+        if base is None:
+            return []
+        return list(required_names(self._settings, build_directory(self._settings, base)))
+
+    async def _app(self, path: str) -> str:
+        try:
+            # Serve holds a request to an app without a replica until there is one.
+            answer = await self._client.request("GET", path, timeout_s=_APP_TIMEOUT_S)
+        except httpx.HTTPError as error:
+            return f"no answer ({type(error).__name__})"
+        # Any answer of the app's own will do; the gateway would answer for a missing app.
+        served_by = answer.headers.get("x-sunloom-app")
+        return "ok" if served_by not in (None, "gateway") else f"not up ({answer.status_code})"
+
+    async def _model(self, name: str) -> str:
+        if name in self._answered:
+            return "ok"
+        body = {"model": name, "prompt": "a", "max_tokens": 1}
+        try:
+            answer = await self._client.request("POST", "/v1/completions", json=body)
+        except httpx.HTTPError as error:
+            return f"no answer ({type(error).__name__})"
+        if answer.status_code != 200:
+            return answer.text[:300]
+        self._answered.add(name)
+        return "ok"
+
+
+def app_paths(settings: Settings) -> dict[str, str]:
+    """A path of each app that should be up."""
+    serving = settings.serving
+    paths = {name: path for name, path in PATHS.items() if getattr(serving, name).enabled}
+    if serving.llm.enabled and find_base(settings) is not None:
+        paths["llm"] = "/v1/models"
+    return paths

@@ -1,0 +1,105 @@
+"""Decides who may pass: keys from the database behind a short cache, limits, counters."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+
+from sunloom.config import Settings
+from sunloom.core.database import now
+from sunloom.core.telemetry import get_logger
+from sunloom.errors import AuthenticationError, PermissionDeniedError
+from sunloom.serving.auth.keys import KeyRecord, find_key, open_keys
+from sunloom.serving.auth.rate_limits import Meter
+from sunloom.serving.metrics.requests import RequestMetrics
+
+_SYNC_S = 1.0
+_CACHED_KEYS = 10_000
+_logger = get_logger("serving.gate")
+
+
+class Gate:
+    """The guard's memory: one a process and app.
+
+    Args:
+        settings: The platform's settings.
+        service: The app's name, for metrics.
+    """
+
+    def __init__(self, settings: Settings, service: str) -> None:
+        self._settings = settings
+        self._cache_s = settings.serving.keys.cache_s
+        self._cached: OrderedDict[str, tuple[float, KeyRecord | None]] = OrderedDict()
+        database = open_keys(settings)
+        self._meter = Meter(database)
+        self._metrics = RequestMetrics(database, service)
+        self._syncing: asyncio.Task[None] | None = None
+
+    async def admit(self, secret: str | None, scope: str | None) -> KeyRecord:
+        """The key of a request that may pass, its request counted.
+
+        Raises:
+            AuthenticationError: No key, or one that is unknown, expired or revoked.
+            PermissionDeniedError: The key lacks the scope.
+            RateLimitError: A limit is used up.
+        """
+        if not secret:
+            raise AuthenticationError(
+                "This route needs a key.", "Send the header Authorization: Bearer KEY."
+            )
+        key = await self._find(secret)
+        if key is None or not key.is_valid(now()):
+            raise AuthenticationError(
+                "The key is unknown, expired or revoked.", "Make one with: sunloom keys create"
+            )
+        if not key.may(scope):
+            raise PermissionDeniedError(
+                f"Key {key.id} lacks the scope {scope!r}.",
+                f"Its scopes: {', '.join(key.scopes)}.",
+            )
+        self._meter.charge(key)
+        self._sync_soon()
+        return key
+
+    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count an answered request."""
+        self._metrics.observe(route, method, status, seconds)
+        self._sync_soon()
+
+    def spend(self, key: KeyRecord, tokens: int) -> None:
+        """Count model tokens against a key's quota."""
+        self._meter.spend(key, tokens)
+
+    async def _find(self, secret: str) -> KeyRecord | None:
+        at = time.monotonic()
+        held = self._cached.get(secret)
+        if held is not None and at - held[0] < self._cache_s:
+            return held[1]
+        key = await asyncio.to_thread(self._read, secret)
+        self._cached[secret] = (at, key)
+        self._cached.move_to_end(secret)
+        while len(self._cached) > _CACHED_KEYS:
+            self._cached.popitem(last=False)
+        return key
+
+    def _read(self, secret: str) -> KeyRecord | None:
+        key = find_key(self._settings, secret)
+        if key is not None and not self._meter.knows(key.account):
+            self._meter.sync(key.account)
+        return key
+
+    def _sync_soon(self) -> None:
+        if self._syncing is None or self._syncing.done():
+            self._syncing = asyncio.get_running_loop().create_task(self._sync())
+
+    async def _sync(self) -> None:
+        await asyncio.sleep(_SYNC_S)
+        try:
+            await asyncio.to_thread(self._exchange)
+        except Exception as error:  # noqa: BLE001 - a busy database must not stop requests
+            _logger.warning("counters could not be written, trying again: %s", error)
+
+    def _exchange(self) -> None:
+        self._meter.sync()
+        self._metrics.flush()

@@ -1,0 +1,237 @@
+"""Deploy, find and stop the apps."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from sunloom.config import Settings
+from sunloom.core.cluster import connect
+from sunloom.core.processes import free_port, is_port_free
+from sunloom.core.telemetry import get_logger
+from sunloom.errors import ServingError
+from sunloom.serving.apps.llm.models import find_base
+from sunloom.serving.deploy.environment import instance_folder, serving_environment
+from sunloom.serving.deploy.orphans import end_leftovers
+
+PREFIXES = {
+    "gateway": "/",
+    "llm": "/v1",
+    "features": "/features",
+    "tabular": "/predict",
+    "agents": "/agents",
+}
+"""App to the prefix under which HAProxy routes to it."""
+
+_logger = get_logger("serving")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What runs.
+
+    Attributes:
+        url: The gateway.
+        apps: App to its state: RUNNING, DEPLOYING, UNHEALTHY, …
+        model: Reference of the base model; None without one.
+    """
+
+    url: str
+    apps: dict[str, str]
+    model: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def deploy(settings: Settings, *, wait: bool = True) -> Deployment:
+    """Start the gateway and every enabled app; connects to Ray first if need be.
+
+    Args:
+        settings: Ports, models and replicas.
+        wait: Return when ``/readyz`` says yes; else at once.
+
+    Raises:
+        ServingError: An app does not start, or is not ready in time.
+    """
+    environment = serving_environment(settings)
+    cluster = connect(settings, environment)
+    settings = _with_job_server(with_port(settings), cluster.dashboard_url)
+    targets, model = _targets(settings)
+    _start_serve(settings, environment)
+    _run(targets)
+    url = f"http://{settings.serving.host}:{settings.serving.port}"
+    _logger.info("deploying %s at %s", ", ".join(name for name, *_ in targets), url)
+    if wait:
+        wait_ready(url, settings.serving.ready_timeout_s)
+    return replace(status(settings) or Deployment(url, {}), url=url, model=model)
+
+
+def with_port(settings: Settings) -> Settings:
+    """The settings with a port that is free, or the one that Serve already listens on.
+
+    Raises:
+        ServingError: The configured port is in use by something else.
+    """
+    serving = settings.serving
+    port = _http_port() or serving.port or free_port(serving.host)
+    if port == serving.port and _http_port() is None and not is_port_free(port, serving.host):
+        raise ServingError(
+            f"Port {port} on {serving.host} is in use.",
+            "Stop what listens there, or start with --set serving.port=0.",
+            "serving.port",
+        )
+    serving = serving.model_copy(update={"port": port})
+    return settings.model_copy(update={"serving": serving})
+
+
+def _with_job_server(settings: Settings, url: str | None) -> Settings:
+    """The gateway's process cannot find the dashboard by itself."""
+    if settings.cluster.job_address or url is None:
+        return settings
+    cluster = settings.cluster.model_copy(update={"job_address": url})
+    return settings.model_copy(update={"cluster": cluster})
+
+
+def wait_ready(url: str, timeout_s: float = 300.0) -> None:
+    """Wait until ``/readyz`` says yes.
+
+    Raises:
+        ServingError: It does not in time, or an app failed to start; names what is missing.
+    """
+    import httpx
+
+    deadline = time.monotonic() + timeout_s
+    last = "no answer"
+    while time.monotonic() < deadline:
+        try:
+            answer = httpx.get(f"{url}/readyz", timeout=30)
+            if answer.status_code == 200:
+                return
+            last = answer.text[:500]
+        except httpx.TransportError as error:
+            last = type(error).__name__
+        _raise_failed()
+        time.sleep(0.5)
+    raise ServingError(f"The gateway at {url} is not ready after {timeout_s:g} s: {last}")
+
+
+def status(settings: Settings) -> Deployment | None:
+    """What runs on the connected cluster; None when Serve does not run there."""
+    states = _states()
+    if not states:
+        return None
+    port = _http_port() or settings.serving.port
+    return Deployment(f"http://{settings.serving.host}:{port}", states)
+
+
+def shutdown(settings: Settings) -> None:
+    """Stop all apps and end whatever of them is still there; Ray stays as it is."""
+    _stop_serve()
+    ended = end_leftovers(instance_folder(settings))
+    if ended:
+        _logger.info("ended %s", ", ".join(ended))
+
+
+def _stop_serve() -> None:
+    import ray
+    from ray import serve
+
+    # A controller that is slow to answer counts as dead at first, and nothing would be stopped.
+    for _ in range(3):
+        if not ray.is_initialized() or not _controller_lives():
+            return
+        serve.shutdown()
+
+
+def _controller_lives() -> bool:
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    try:
+        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+    except ValueError:
+        return False
+    return True
+
+
+def _targets(settings: Settings) -> tuple[list[tuple[str, str, Any]], str | None]:
+    from sunloom.serving.apps.llm.app import build_llm_application
+    from sunloom.serving.deploy.replica import build_application
+
+    serving = settings.serving
+    base = find_base(settings) if serving.llm.enabled else None
+    targets: list[tuple[str, str, Any]] = []
+    for name in ("features", "tabular", "agents", "gateway"):
+        config = getattr(serving, name)
+        if config.enabled:
+            application = build_application(name, settings, config.replicas)
+            targets.append((name, PREFIXES[name], application))
+    if base is not None:
+        targets.insert(0, ("llm", PREFIXES["llm"], build_llm_application(settings, base)))
+    return targets, base.ref if base is not None else None
+
+
+def _start_serve(settings: Settings, environment: dict[str, str]) -> None:
+    from ray import serve
+    from ray.exceptions import GetTimeoutError, RayActorError
+
+    if not _states():
+        end_leftovers(instance_folder(settings))
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": settings.serving.host, "port": settings.serving.port},
+            logging_config={"enable_access_log": False, "log_level": "WARNING"},
+            # Also holds where Ray was started before, without these variables.
+            controller_options={"runtime_env": {"env_vars": environment}},
+        )
+    except (GetTimeoutError, RayActorError) as error:
+        # A proxy that is slow to start is started again by the controller.
+        _logger.warning("Serve's proxies take long to start: %s", type(error).__name__)
+
+
+def _run(targets: list[tuple[str, str, Any]]) -> None:
+    from ray import serve
+    from ray.serve import RunTarget
+
+    chosen = [
+        RunTarget(target=application, name=name, route_prefix=prefix)
+        for name, prefix, application in targets
+    ]
+    serve.run_many(
+        chosen, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+    )
+
+
+def _states() -> dict[str, str]:
+    import ray
+
+    if not ray.is_initialized():
+        return {}
+    from ray import serve
+
+    found = serve.status().applications
+    return {name: str(getattr(app.status, "value", app.status)) for name, app in found.items()}
+
+
+def _raise_failed() -> None:
+    from ray import serve
+
+    for name, app in serve.status().applications.items():
+        if str(getattr(app.status, "value", app.status)) == "DEPLOY_FAILED":
+            raise ServingError(f"The app {name} did not start: {app.message[-1500:]}")
+
+
+def _http_port() -> int | None:
+    """The port of a Serve that runs on the connected cluster."""
+    import ray
+
+    if not ray.is_initialized() or not _controller_lives():
+        return None
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client()
+    return int(client.http_config.port) if client is not None else None
