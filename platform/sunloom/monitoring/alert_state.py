@@ -8,7 +8,8 @@ from typing import Any
 
 from sunloom.config import Settings
 from sunloom.config.monitoring.watch import WatchConfig
-from sunloom.core.alerts.delivery import Alert, emit_alert, resolve_alert
+from sunloom.core.alerts.alert import Alert
+from sunloom.core.alerts.delivery import emit_alert, resolve_alert
 from sunloom.monitoring.findings import Finding
 
 SET_RULE = "feature_set_drift"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sunloom.config.monitoring.service import AlertConfig, MonitoringRecipe
-from sunloom.core.alerts.delivery import Alert, emit_alert, resolve_alert
+from sunloom.core.alerts.alert import Alert
+from sunloom.core.alerts.delivery import emit_alert, resolve_alert
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.drift.compare import DriftReport, drift_report
 from sunloom.monitoring.drift_table import store_drift

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from sunloom.config import Settings
-from sunloom.core.alerts.delivery import SEVERITIES, list_alerts
+from sunloom.core.alerts.alert import SEVERITIES
+from sunloom.core.alerts.delivery import list_alerts
 from sunloom.monitoring.drift_table import latest_drift
 from sunloom.monitoring.results_table import latest_results
 

@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 
 from sunloom.config.features.materialization import FeaturesRecipe
-from sunloom.core.alerts.delivery import Alert, emit_alert, resolve_alert
+from sunloom.core.alerts.alert import Alert
+from sunloom.core.alerts.delivery import emit_alert, resolve_alert
 from sunloom.core.database import now, open_database
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.stores.online.protocol import open_online_store

@@ -12,7 +12,8 @@ from types import FrameType
 from typing import Any
 
 from sunloom.config.monitoring.service import MonitoringRecipe
-from sunloom.core.alerts.delivery import Alert, emit_alert, resolve_alert
+from sunloom.core.alerts.alert import Alert
+from sunloom.core.alerts.delivery import emit_alert, resolve_alert
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import SunloomError
 from sunloom.monitoring.drift_job import run_drift

@@ -21,7 +21,17 @@ HEAVY = (
 # A room's door may use tables and the database, never the engines behind them.
 ENGINES = ("torch", "vllm", "transformers", "crewai", "semantic_kernel", "evidently", "matplotlib")
 ENGINES += ("chalk", "ray.data", "ray.serve", "ray.train", "deepspeed", "pandas")
-ROOMS = ("agents", "core", "data", "features", "llm", "serving", "tabular", "workflows")
+ROOMS = ("agents", "core", "data", "features", "feature_store", "llm", "monitoring")
+    "agents",
+    "core",
+    "data",
+    "features",
+    "feature_store",
+    "llm",
+    "monitoring",
+    "preprocessing",
+)
+ROOMS += ("preprocessing", "serving", "tabular", "workflows")
 
 
 def loaded_by(code: str, names: tuple[str, ...], root: Path) -> list[str]:

@@ -15,13 +15,8 @@ from webhook_receiver import Receiver
 from sunloom.config import Settings
 from sunloom.config.alert_sinks import WebhookConfig
 from sunloom.config.loading.load import masked
-from sunloom.core.alerts.delivery import (
-    Alert,
-    deliver_alerts,
-    emit_alert,
-    list_alerts,
-    resolve_alert,
-)
+from sunloom.core.alerts.alert import Alert
+from sunloom.core.alerts.delivery import deliver_alerts, emit_alert, list_alerts, resolve_alert
 
 DRIFT = Alert("feature_drift", "warning", "amount <drifted>", {"feature": "amount"}, 0.3, 0.1)
 

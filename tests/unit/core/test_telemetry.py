@@ -8,15 +8,9 @@ import logging
 import pytest
 
 from sunloom.config import Settings
+from sunloom.core.alerts import Alert, emit_alert, list_alerts, resolve_alert
 from sunloom.core.runs import start_run
-from sunloom.core.telemetry import (
-    Alert,
-    configure_logging,
-    emit_alert,
-    list_alerts,
-    progress,
-    resolve_alert,
-)
+from sunloom.core.telemetry import configure_logging, progress
 
 DRIFT = Alert("feature_drift", "warning", "amount drifted", {"feature": "amount"}, 0.3, 0.1)
 

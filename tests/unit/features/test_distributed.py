@@ -142,7 +142,8 @@ def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_workers_do_not_import_chalkpy() -> None:
     code = (
-        "import sys, sunloom.features.historical, sunloom.feature_store.materialization.materialize\n"
+        "import sys, sunloom.features.historical.retrieve\n"
+        "import sunloom.feature_store.materialization.materialize\n"
         "print([m for m in ('chalk', 'ray', 'torch', 'lmdb') if m in sys.modules])"
     )
     done = subprocess.run(

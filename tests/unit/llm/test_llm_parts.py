@@ -14,7 +14,6 @@ from sunloom.config import load_config
 from sunloom.config.llm import Architecture, LlmRecipe, ModelConfig, TrainingConfig
 from sunloom.core.artifacts import open_registry
 from sunloom.errors import ConfigError, NotFoundError, UsageError
-from sunloom.llm import evaluation
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import render
 from sunloom.llm.evaluation import exact_match
@@ -62,7 +61,7 @@ def test_calls_are_read_whatever_their_spacing() -> None:
     assert parse_calls(text) == [("f", {"x": 1})]
     assert parse_calls('<tool_call>{"name": "f"}</tool_call>') == []
     assert parse_calls("no call") == []
-    assert evaluation.ExactMatch(0, 0, 0, 0, ()).examples == ()
+    assert exact_match.ExactMatch(0, 0, 0, 0, ()).examples == ()
 
 
 def test_the_learning_rate_warms_up_and_falls_along_a_cosine() -> None:

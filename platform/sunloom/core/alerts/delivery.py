@@ -3,73 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
 from sqlalchemy import JSON, Float, ForeignKey, Integer, String, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sunloom.config import Settings
-from sunloom.core.artifacts import fingerprint
+from sunloom.core.alerts.alert import SEVERITIES, Alert
+from sunloom.core.alerts.sinks import build_sink
 from sunloom.core.database import Base, Database, UtcDateTime, now, open_database
-
-Severity = Literal["info", "warning", "critical"]
-SEVERITIES: tuple[Severity, ...] = ("info", "warning", "critical")
-Status = Literal["open", "resolved"]
+from sunloom.errors import SunloomError
 
 _MOST_ATTEMPTS = 20
 _LOST_AFTER = timedelta(minutes=5)
-
-
-@dataclass(frozen=True)
-class Alert:
-    """Something that a person should look at.
-
-    Attributes:
-        name: Rule, such as ``feature_drift``.
-        severity: info, warning or critical.
-        message: One sentence with the figures.
-        labels: What it is about; name and labels identify the alert.
-        value: The figure that raised it.
-        threshold: The bound that it passed.
-        status: ``open`` when it is raised, ``resolved`` when it is over.
-    """
-
-    name: str
-    severity: Severity
-    message: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-    value: float | None = None
-    threshold: float | None = None
-    status: Status = "open"
-
-    @property
-    def key(self) -> str:
-        """Identity: the same rule about the same thing."""
-        return fingerprint(self.name, dict(self.labels))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, as sinks send it."""
-        return {
-            "name": self.name,
-            "severity": self.severity,
-            "status": self.status,
-            "message": self.message,
-            "labels": dict(self.labels),
-            "value": self.value,
-            "threshold": self.threshold,
-            "key": self.key,
-        }
-
-
-@runtime_checkable
-class AlertSink(Protocol):
-    """Where alerts go; a plugin of group ``sunloom.alert_sinks``."""
-
-    def send(self, alert: Alert) -> None:
-        """Deliver one alert, raised or resolved; raise on failure."""
 
 
 class AlertRow(Base):
@@ -177,8 +124,6 @@ def deliver_alerts(settings: Settings) -> int:
     Returns:
         How many were sent.
     """
-    from sunloom.core.alerts.sinks import build_sink
-
     sent = 0
     for row in _claimed(settings):
         known: Any = {name: value for name, value in row.alert.items() if name != "key"}
@@ -199,8 +144,6 @@ def deliver_alerts(settings: Settings) -> int:
 
 
 def _is_ours(error: Exception) -> bool:
-    from sunloom.errors import SunloomError
-
     return isinstance(error, SunloomError)
 
 

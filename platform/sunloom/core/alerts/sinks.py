@@ -16,7 +16,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from sunloom.config import Settings
 from sunloom.config.alert_sinks import WebhookConfig
-from sunloom.core.alerts.delivery import SEVERITIES, Alert, AlertSink
+from sunloom.core.alerts.alert import SEVERITIES, Alert, AlertSink
 from sunloom.core.database import now
 from sunloom.core.plugins import load_plugin
 from sunloom.errors import ConfigError, SunloomError

@@ -37,7 +37,7 @@ from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 
-CLASSES = str(Path(__file__).with_name("stream_classes.py"))
+CLASSES = str(Path(__file__).parents[1].joinpath("features", "stream_classes.py"))
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 HOUR_US = 3_600_000_000

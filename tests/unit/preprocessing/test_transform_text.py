@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 from sunloom.errors import DataError
 from sunloom.preprocessing.fit import Pass, fit
 from sunloom.preprocessing.tables.batches import Chunk, Source
-from tests.unit.features.transformers.tables import as_array, assert_same_everywhere
+from tests.unit.preprocessing.tables import as_array, assert_same_everywhere
 
 
 def texts() -> pl.DataFrame:

@@ -12,7 +12,7 @@ import pytest
 from sunloom.errors import DataError, DependencyError
 from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.operations.language import language_identifier, sentiment_analyzer
-from tests.unit.features.transformers.tables import assert_same_everywhere
+from tests.unit.preprocessing.tables import assert_same_everywhere
 
 TEXTS = [
     "The parcel came late, but the record is great!",

@@ -13,7 +13,7 @@ import pytest
 
 from sunloom.errors import DataError, DependencyError
 from sunloom.preprocessing.fit import fit
-from tests.unit.features.transformers.tables import assert_same_everywhere
+from tests.unit.preprocessing.tables import assert_same_everywhere
 
 Image = pytest.importorskip("PIL.Image", reason="pip install pillow")
 FIGURES = ["width", "height", "aspect", "brightness", "contrast", "red", "green", "blue"]

@@ -17,7 +17,7 @@ from sunloom.features.engine.evaluation import Engine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.explain import plan_of
 
-CLASSES = str(Path(__file__).with_name("resolver_classes.py"))
+CLASSES = str(Path(__file__).parents[1].joinpath("features", "resolver_classes.py"))
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 UTC_US = pl.Datetime("us", "UTC")

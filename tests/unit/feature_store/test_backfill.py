@@ -29,7 +29,7 @@ from sunloom.feature_store.stores.offline.offline_store import open_offline_stor
 from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.plan.explain import plan_of
 
-CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
+CLASSES = str(Path(__file__).parents[1].joinpath("features", "chalk_classes.py"))
 START = datetime(2026, 3, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 CHUNKS = 13 * 3

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from sunloom.errors import DataError, UsageError
 from sunloom.preprocessing.artifact import save
 from sunloom.preprocessing.fit import fit
-from tests.unit.features.transformers.tables import assert_same_everywhere
+from tests.unit.preprocessing.tables import assert_same_everywhere
 
 NAMES = ["ada", "bob", "cy"]
 VECTORS = np.array([[0.1, 1.0], [0.2, -2.0], [0.3, 3.0]], dtype=np.float32)

@@ -14,7 +14,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, TargetEncoder
 from sunloom.errors import DataError
 from sunloom.preprocessing.fit import fit, fit_transform
 from sunloom.preprocessing.tables.batches import Chunk
-from tests.unit.features.transformers.tables import as_array, assert_same_everywhere, colours
+from tests.unit.preprocessing.tables import as_array, assert_same_everywhere, colours
 
 COLUMNS = ["colour", "size"]
 

@@ -20,7 +20,7 @@ from sunloom.core.artifacts import open_registry
 from sunloom.preprocessing.artifact import load
 from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.job import open_fitted
-from tests.unit.features.transformers.tables import bundled, colours
+from tests.unit.preprocessing.tables import bundled, colours
 
 RECIPE: dict[str, Any] = {
     "transformations": {
@@ -52,7 +52,7 @@ def document(arguments: str) -> Any:
     """The JSON document of a command in a process of its own."""
     code = "from sunloom.cli.main import run; run()"
     words = ["features", *arguments.split(), "--json"]
-    root = str(Path(__file__).parents[4] / "platform")
+    root = str(Path(__file__).parents[3] / "platform")
     environ = os.environ | {"PYTHONPATH": root}
     command = [sys.executable, "-c", code, *words]
     done = subprocess.run(command, env=environ, capture_output=True, check=True, timeout=120)

@@ -15,7 +15,7 @@ from sklearn.impute import IterativeImputer, SimpleImputer
 
 from sunloom.errors import DataError
 from sunloom.preprocessing.fit import fit
-from tests.unit.features.transformers.tables import as_array, assert_same_everywhere, gappy, table
+from tests.unit.preprocessing.tables import as_array, assert_same_everywhere, gappy, table
 
 SETS = ("wine", "diabetes", "breast_cancer", "gappy")
 SCALERS: list[tuple[dict[str, Any], Any]] = [

@@ -15,7 +15,7 @@ from sunloom.errors import ConfigError, DataError
 from sunloom.preprocessing.artifact import load, save
 from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.operations.holidays import easter, holidays_of
-from tests.unit.features.transformers.tables import assert_same_everywhere
+from tests.unit.preprocessing.tables import assert_same_everywhere
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 

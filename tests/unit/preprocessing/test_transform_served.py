@@ -18,7 +18,7 @@ from sunloom.preprocessing.job import register
 from sunloom.preprocessing.pipeline import FittedRecipe
 from sunloom.serving.apps.features.app import build_features_app
 from sunloom.serving.auth.middleware import App, Guard
-from tests.unit.features.transformers.tables import colours
+from tests.unit.preprocessing.tables import colours
 
 STEPS: list[dict[str, Any]] = [
     {"type": "simple_imputer", "columns": ["amount"]},
@@ -109,7 +109,7 @@ def test_a_bad_value_is_told(app: App, value: Any, words: str) -> None:
 def test_an_image_comes_as_base64(settings: Settings, tmp_path: Path) -> None:
     from base64 import b64encode
 
-    from tests.unit.features.transformers.test_transform_images import encoded, picture
+    from tests.unit.preprocessing.test_transform_images import encoded, picture
     from tests.unit.serving.asgi import OpenGate
 
     data = encoded(picture())

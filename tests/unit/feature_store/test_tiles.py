@@ -23,7 +23,7 @@ from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 
-CLASSES = str(Path(__file__).with_name("stream_classes.py"))
+CLASSES = str(Path(__file__).parents[1].joinpath("features", "stream_classes.py"))
 START = datetime(2026, 3, 28, 22, tzinfo=UTC)
 HOUR, DAY, US = timedelta(hours=1), timedelta(days=1), timedelta(microseconds=1)
 UTC_US = pl.Datetime("us", "UTC")

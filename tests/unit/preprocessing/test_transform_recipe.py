@@ -18,7 +18,7 @@ from sklearn.preprocessing import OneHotEncoder, RobustScaler, TargetEncoder
 from sunloom.errors import ArtifactError, DataError, UsageError
 from sunloom.preprocessing.artifact import load, save
 from sunloom.preprocessing.fit import fit, fit_transform
-from tests.unit.features.transformers.tables import as_array, assert_same_everywhere, colours
+from tests.unit.preprocessing.tables import as_array, assert_same_everywhere, colours
 
 MISSION: dict[str, Any] = {
     "categorical_encoding": {"method": "target_encoding", "smoothing": 10},

@@ -24,7 +24,7 @@ from sunloom.preprocessing.accumulators.target_levels import TargetLevels
 from sunloom.preprocessing.accumulators.values import Values
 from sunloom.preprocessing.fit import Pass, fit
 from sunloom.preprocessing.tables.batches import Chunk, Source
-from tests.unit.features.transformers.tables import colours, gappy
+from tests.unit.preprocessing.tables import colours, gappy
 
 NUMBERS = st.lists(
     st.one_of(st.none(), st.floats(-1e6, 1e6), st.integers(-3, 3).map(float)),

@@ -15,7 +15,7 @@ from sunloom.errors import DataError
 from sunloom.preprocessing.fit import Pass, fit, fit_transform
 from sunloom.preprocessing.operations.neighbours import neighbours_of
 from sunloom.preprocessing.tables.batches import Chunk, Source
-from tests.unit.features.transformers.tables import as_array, assert_same_everywhere, bundled
+from tests.unit.preprocessing.tables import as_array, assert_same_everywhere, bundled
 
 STEP: dict[str, Any] = {"type": "nearest_neighbors"}
 SETS = ["iris", "wine", "diabetes", "breast_cancer"]
