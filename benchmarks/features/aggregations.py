@@ -18,7 +18,7 @@ import polars as pl
 from benchmarks.features.data import as_events, tables
 from benchmarks.features.measure import circumstances, in_turn, report
 from benchmarks.features.peers import duckdb_answers
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
@@ -72,7 +72,7 @@ def _of(
     repeats: int,
 ) -> dict[str, Any]:
     runs: dict[str, Callable[[], pl.DataFrame]] = {
-        "sunloom": lambda: Engine(plan, {"bench_reading": readings}).answer(asked),
+        "sunloom": lambda: FeatureEngine(plan, {"bench_reading": readings}).answer(asked),
         "polars": lambda: _polars(readings, asked, names),
         "duckdb": lambda: _duckdb(readings, asked, names),
     }

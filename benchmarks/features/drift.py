@@ -27,9 +27,9 @@ from sunloom.config.settings import Settings
 from sunloom.core.database import open_database
 from sunloom.core.telemetry import silence_libraries
 from sunloom.data.quality.drift.compare import drift_report
-from sunloom.monitoring.bins import Cells, cells_of
+from sunloom.monitoring.bins import Bins, cells_of
 from sunloom.monitoring.findings import drift_findings
-from sunloom.monitoring.histogram_store import History
+from sunloom.monitoring.histogram_store import HistogramStore
 from sunloom.monitoring.histograms import counted
 
 RESULTS = Path(__file__).parents[1] / "results" / "drift.json"
@@ -100,8 +100,8 @@ def from_histograms(
     sets = [f"paths.state={folder}"]
     settings = load_config(Settings, sets=sets, environ={}).config
     config = WatchConfig.model_validate({"name": "bench", "source": {"path": "-"}})
-    cells: Cells = cells_of(reference, reference.columns)
-    history = History(open_database(settings), "bench", cells)
+    cells: Bins = cells_of(reference, reference.columns)
+    history = HistogramStore(open_database(settings), "bench", cells)
     counting_s, whole = wall_s(lambda: counted(reference, cells))
     history.put_reference(whole)
     size = -(-current.height // 24)

@@ -34,7 +34,7 @@ from benchmarks.features.peers import (
     polars_latest,
     polars_windows,
 )
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.explain import plan_of
 
@@ -51,7 +51,7 @@ def latest(log: pl.DataFrame, asked: pl.DataFrame, repeats: int = 5) -> dict[str
     """The latest of ten values at each question."""
     plan = plan_of(DEFINITIONS, "bench_user")
     runs = {
-        "sunloom": lambda: Engine(plan, {"bench_user": log}).answer(asked),
+        "sunloom": lambda: FeatureEngine(plan, {"bench_user": log}).answer(asked),
         "polars": lambda: polars_latest(log, asked),
         "duckdb": lambda: duckdb_answers(LATEST_SQL, asked, log=log),
     }
@@ -62,7 +62,7 @@ def windows(log: pl.DataFrame, asked: pl.DataFrame, repeats: int = 3) -> dict[st
     """Sum and count over three windows at each question."""
     plan, events = plan_of(DEFINITIONS, "bench_account"), as_events(log)
     runs = {
-        "sunloom": lambda: Engine(plan, {"bench_event": events}).answer(asked),
+        "sunloom": lambda: FeatureEngine(plan, {"bench_event": events}).answer(asked),
         "polars": lambda: polars_windows(events, asked),
         "duckdb": lambda: duckdb_answers(WINDOWS_SQL, asked, events=events),
     }
@@ -81,7 +81,7 @@ def growth(sizes: tuple[int, ...] = SIZES, repeats: int = 3) -> dict[str, Any]:
         log, asked = tables(size, size // 5, max(1, size // 100))
         sources = {"bench_event": as_events(log)}
         del log
-        times, _ = in_turn({"sunloom": lambda: Engine(plan, sources).answer(asked)}, repeats)  # noqa: B023
+        times, _ = in_turn({"sunloom": lambda: FeatureEngine(plan, sources).answer(asked)}, repeats)  # noqa: B023
         taken[size] = times["sunloom"]
     slopes = [math.log(taken[b] / taken[a]) / math.log(b / a) for a, b in pairwise(sizes)]
     logs = [[math.log(value) for value in pair] for pair in taken.items()]

@@ -27,7 +27,7 @@ from benchmarks.features.measure import report
 from sunloom.config import load_config
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.feature_store.online.reader import OnlineReader
-from sunloom.feature_store.online.tiles.index import Layout
+from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.online.tiles.policy import Policy
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
@@ -35,7 +35,7 @@ from sunloom.feature_store.streaming.consumer import StreamConsumer
 from sunloom.feature_store.streaming.event_log import EventLog
 from sunloom.feature_store.streaming.ingest import Ingest
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.explain import plan_of
 
@@ -61,7 +61,7 @@ def events(count: int) -> pl.DataFrame:
     return frame.with_columns(pl.col("at").cast(pl.Datetime("us", "UTC")))
 
 
-def from_frames(layout: Layout, rows: pl.DataFrame, batch: int, folder: Path) -> dict[str, Any]:
+def from_frames(layout: TileLayout, rows: pl.DataFrame, batch: int, folder: Path) -> dict[str, Any]:
     """Rows in memory into tiles."""
     ingest = Ingest(EmbeddedStore(folder / "frames"), layout, LATENESS_US)
     needed = rows.select("user_id", "at", "f0")
@@ -73,7 +73,7 @@ def from_frames(layout: Layout, rows: pl.DataFrame, batch: int, folder: Path) ->
 
 
 def from_messages(
-    layout: Layout, messages: list[bytes], batch: int, store: EmbeddedStore, folder: Path
+    layout: TileLayout, messages: list[bytes], batch: int, store: EmbeddedStore, folder: Path
 ) -> dict[str, Any]:
     """JSON messages in memory into tiles, the log and the stored offset."""
     policy = Policy(LATENESS_US)
@@ -87,7 +87,9 @@ def from_messages(
     return watch.result(len(messages))
 
 
-def from_broker(layout: Layout, messages: list[bytes], batch: int, folder: Path) -> dict[str, Any]:
+def from_broker(
+    layout: TileLayout, messages: list[bytes], batch: int, folder: Path
+) -> dict[str, Any]:
     """The same through a broker; joining the group is left out of the time."""
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "support"))
     from broker import broker, make_topics, produce
@@ -110,7 +112,7 @@ def from_broker(layout: Layout, messages: list[bytes], batch: int, folder: Path)
         return began[0].result(report.events)
 
 
-def reads(layout: Layout, rows: pl.DataFrame, store: EmbeddedStore) -> dict[str, Any]:
+def reads(layout: TileLayout, rows: pl.DataFrame, store: EmbeddedStore) -> dict[str, Any]:
     """µs of a read of one and of a hundred entities, and whether it is the engine's answer.
 
     ``p50`` is of the wall; ``cpu`` the mean of this thread, which a busy machine does not touch.
@@ -133,10 +135,10 @@ def reads(layout: Layout, rows: pl.DataFrame, store: EmbeddedStore) -> dict[str,
     return found | {"equal_to_engine": _equal(reader, layout, rows, now)}
 
 
-def _equal(reader: OnlineReader, layout: Layout, rows: pl.DataFrame, now: datetime) -> bool:
+def _equal(reader: OnlineReader, layout: TileLayout, rows: pl.DataFrame, now: datetime) -> bool:
     ids = list(range(0, KEYS, 7))
     asked = pl.DataFrame({"id": ids, NOW: [now] * len(ids)}).cast({NOW: pl.Datetime("us", "UTC")})
-    truth = Engine(layout.plan, {"bench_event": rows}).answer(asked).to_dicts()
+    truth = FeatureEngine(layout.plan, {"bench_event": rows}).answer(asked).to_dicts()
     pairs = zip(reader.read(ids, now), truth, strict=True)
     return all(
         found is not None

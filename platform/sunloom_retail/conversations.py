@@ -70,7 +70,7 @@ KINDS = (*PREDICTED, *_COPIED)
 
 
 @dataclass(frozen=True)
-class Task:
+class RetailTask:
     """One question about one customer.
 
     Attributes:
@@ -138,7 +138,7 @@ class RetailConversations:
         """``n`` conversations about held-out customers in held-out wordings."""
         return self._make(n, random.Random(f"retail-held-out-{seed}"), held_out=True)
 
-    def tasks(self, n: int, seed: int, customers: Sequence[int] = ()) -> list[Task]:
+    def tasks(self, n: int, seed: int, customers: Sequence[int] = ()) -> list[RetailTask]:
         """Held-out questions for an agent; the kinds take turns.
 
         Args:
@@ -211,14 +211,14 @@ def _customer(rng: random.Random, held_out: bool) -> int:
 _REPETITIVE = 0.3
 
 
-def _task(rng: random.Random, kind: str, customer_id: int, held_out: bool) -> Task:
+def _task(rng: random.Random, kind: str, customer_id: int, held_out: bool) -> RetailTask:
     while True:
         wording = wordings.compose(rng, kind)
         if is_held_out_wording(wording) is held_out:
-            return Task(wording.replace("{id}", str(customer_id)), customer_id, kind)
+            return RetailTask(wording.replace("{id}", str(customer_id)), customer_id, kind)
 
 
-def _conversation(rng: random.Random, task: Task) -> Conversation:
+def _conversation(rng: random.Random, task: RetailTask) -> Conversation:
     engine = rng.choice(("crewai", "crewai", "semantic_kernel", "semantic_kernel", "plain"))
     prefix = f"{rng.choice(wordings.PLUGINS)}-" if engine == "semantic_kernel" else ""
     tool, arguments = task.call()
@@ -255,7 +255,7 @@ def _tools(rng: random.Random, prefix: str) -> tuple[Tool, ...]:
     return tuple(tools)
 
 
-def _outcome(rng: random.Random, task: Task) -> tuple[str, str]:
+def _outcome(rng: random.Random, task: RetailTask) -> tuple[str, str]:
     """A tool result such as the gateway gives, and the answer to it."""
     if rng.random() < 0.04:
         body = {"error": rng.choice(wordings.FAILURES)}

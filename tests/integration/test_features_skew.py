@@ -17,7 +17,7 @@ from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.online.tiles.policy import Policy
 from sunloom.feature_store.stores.online.protocol import open_online_store
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.explain import plan_of
 from sunloom_retail.dataset import CDNOW
@@ -81,7 +81,7 @@ def test_every_online_value_equals_historical_at_its_moment(settings: Settings) 
     assert not refused
     assert partition.progress.events == done > 69_000
 
-    truth = Engine(plan, {"purchase": purchases}).answer(asked).to_dicts()
+    truth = FeatureEngine(plan, {"purchase": purchases}).answer(asked).to_dicts()
     known = sum(row is not None for row in online)
     assert known > 600
     different = {

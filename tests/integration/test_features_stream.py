@@ -26,7 +26,7 @@ from sunloom.errors import NotFoundError, StreamError
 from sunloom.feature_store.online.registry import open_reader
 from sunloom.feature_store.stores.online.protocol import open_online_store
 from sunloom.feature_store.streaming.job import StreamWorker, stream
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.explain import plan_of
 from sunloom.monitoring.stream_skew import compare
@@ -111,7 +111,7 @@ def _check(recipe: FeaturesRecipe, rows: Sequence[dict[str, Any]]) -> None:
     now = max(row["at"] for row in rows) + timedelta(hours=1)
     ids = list(range(1, RIDERS + 1))
     asked = pl.DataFrame({"id": ids, NOW: [now] * len(ids)})
-    truth = Engine(plan, {"st_trip": table}).answer(asked).to_dicts()
+    truth = FeatureEngine(plan, {"st_trip": table}).answer(asked).to_dicts()
     reader = open_reader(open_online_store(recipe), "st_rider")
     assert reader is not None
     for rider, found, row in zip(ids, reader.read(ids, now), truth, strict=True):

@@ -26,7 +26,7 @@ from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import encode, save_encoded
 from sunloom.llm.history import losses, plot_losses
 from sunloom.llm.launch import launch
-from sunloom.llm.loop import Work
+from sunloom.llm.loop import TrainingTask
 from sunloom.llm.models import build_llama, load_adapter, load_model
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 
@@ -60,7 +60,7 @@ def _work(
     distributed: Distributed,
     lora: LoraSettings | None = None,
     **more: Any,
-) -> Work:
+) -> TrainingTask:
     directory.mkdir(parents=True, exist_ok=True)
     options = {
         "steps": STEPS,
@@ -74,7 +74,7 @@ def _work(
     }
     training = TrainingConfig.model_validate(options | more)
     model = str(start / "model")
-    return Work(model, "tiny@1", start / "rows.npz", directory, 0, 0, training, lora)
+    return TrainingTask(model, "tiny@1", start / "rows.npz", directory, 0, 0, training, lora)
 
 
 Trained = Callable[[str], tuple[Path, dict[str, Any]]]

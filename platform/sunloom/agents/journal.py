@@ -22,7 +22,7 @@ CallKind = Literal["model", "tool", "approval"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CallOutcome:
     """How a call ended.
 
     Attributes:
@@ -71,7 +71,7 @@ class Journal:
         kind: CallKind,
         request: dict[str, Any],
         make: Callable[[str], Awaitable[dict[str, Any]]],
-    ) -> Outcome:
+    ) -> CallOutcome:
         """Make the call, unless an earlier attempt finished it.
 
         Args:
@@ -83,10 +83,10 @@ class Journal:
         """
         entry = await self.begin(kind, request)
         if entry.outcome is not None:
-            return Outcome(entry.outcome, entry.seq, replayed=True)
+            return CallOutcome(entry.outcome, entry.seq, replayed=True)
         outcome = await make(f"{self._task_id}:{entry.seq}")
         await asyncio.to_thread(self._store.close_entry, self._task_id, entry.seq, outcome)
-        return Outcome(outcome, entry.seq, replayed=False)
+        return CallOutcome(outcome, entry.seq, replayed=False)
 
 
 def _digest(request: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sunloom.agents.approval import ApprovalHook
 from sunloom.agents.endpoint import Endpoint, GatewayClient
-from sunloom.agents.engines.table import Engine, build_engine
+from sunloom.agents.engines.table import AgentEngine, build_engine
 from sunloom.agents.journal import Journal
 from sunloom.agents.scope import TaskScope
 from sunloom.agents.states import TaskStatus
@@ -49,7 +49,7 @@ class AgentRuntime:
         store: AgentStore,
         endpoint: Endpoint,
         hooks: tuple[Hook, ...] = (),
-        engine: Engine | None = None,
+        engine: AgentEngine | None = None,
     ) -> None:
         self._agent_id = agent_id
         self._spec = spec

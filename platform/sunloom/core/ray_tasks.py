@@ -18,7 +18,7 @@ Part = TypeVar("Part")
 Done = TypeVar("Done")
 
 
-def over_parts(task: Callable[[Part], Done], parts: Sequence[Part]) -> Iterator[Done]:
+def map_parts(task: Callable[[Part], Done], parts: Sequence[Part]) -> Iterator[Done]:
     """What the task makes of each part, as the parts are done: in no order.
 
     Args:

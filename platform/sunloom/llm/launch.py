@@ -12,13 +12,13 @@ from typing import Any
 from sunloom.core.telemetry import progress
 from sunloom.errors import DivergedError, TrainingError
 from sunloom.llm.history import losses
-from sunloom.llm.loop import Work, run_worker
+from sunloom.llm.loop import TrainingTask, run_worker
 
 # By default a report waits up to two seconds for the controller's next look.
 _HEALTH_CHECK_S = "0.2"
 
 
-def launch(work: Work, title: str) -> dict[str, Any]:
+def launch(work: TrainingTask, title: str) -> dict[str, Any]:
     """Train and return what the first worker returned.
 
     Args:
@@ -47,7 +47,7 @@ def launch(work: Work, title: str) -> dict[str, Any]:
     return outcome
 
 
-def build_trainer(work: Work) -> Any:
+def build_trainer(work: TrainingTask) -> Any:
     """The Ray Train trainer of a run."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -80,7 +80,7 @@ def _worker_variables(threads: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
 
 
-def _diverged(work: Work, outcome: dict[str, Any]) -> DivergedError:
+def _diverged(work: TrainingTask, outcome: dict[str, Any]) -> DivergedError:
     from sunloom.llm.loop import find_checkpoint
 
     kept = find_checkpoint(work)
@@ -93,7 +93,7 @@ def _diverged(work: Work, outcome: dict[str, Any]) -> DivergedError:
 
 
 @contextmanager
-def _bar(work: Work, title: str) -> Iterator[None]:
+def _bar(work: TrainingTask, title: str) -> Iterator[None]:
     """Shows the steps that the first worker has written down."""
     done = threading.Event()
     with progress(title, work.training.steps) as bar:

@@ -27,7 +27,7 @@ _REPORT_EVERY = 10
 
 
 @dataclass(frozen=True)
-class Work:
+class TrainingTask:
     """Everything a worker needs, as plain values.
 
     Attributes:
@@ -61,7 +61,7 @@ def run_worker(config: dict[str, Any]) -> dict[str, Any]:
         ``losses`` of this start, ``dtype``, ``seconds``, ``tokens`` and, when the loss was not
         finite, ``diverged_at``.
     """
-    work: Work = config["work"]
+    work: TrainingTask = config["work"]
     torch.set_num_threads(work.training.cpus_per_worker)
     dtype = agree_on_dtype(work.training.dtype)
     model = load_model(work.model)
@@ -89,7 +89,7 @@ def agree_on_dtype(wanted: str) -> str:
 class _Trainer:
     """The loop and its counters."""
 
-    def __init__(self, work: Work, parallel: Parallel, start: int) -> None:
+    def __init__(self, work: TrainingTask, parallel: Parallel, start: int) -> None:
         self._work, self._parallel, self._start = work, parallel, start
         self._rows = load_encoded(work.data)
         self._rank, self._workers = dist.get_rank(), dist.get_world_size()
@@ -175,7 +175,7 @@ def plan_batches(lengths: Sequence[int], config: TrainingConfig, seed: int) -> l
     return plan[: config.steps]
 
 
-def _resume(parallel: Parallel, work: Work) -> int:
+def _resume(parallel: Parallel, work: TrainingTask) -> int:
     """Load the newest whole checkpoint, if there is one; how many steps it had done."""
     found = find_checkpoint(work)
     if found is None:
@@ -184,14 +184,14 @@ def _resume(parallel: Parallel, work: Work) -> int:
     return found.step
 
 
-def find_checkpoint(work: Work) -> WholeCheckpoint | None:
+def find_checkpoint(work: TrainingTask) -> WholeCheckpoint | None:
     """The newest whole checkpoint of this run, else of the run to resume."""
     earlier = work.training.resume_from
     folders = [work.directory / "train"]
     return newest_whole(folders) or newest_whole([earlier / "train"] if earlier else [])
 
 
-def _export(parallel: Parallel, model: Any, work: Work) -> None:
+def _export(parallel: Parallel, model: Any, work: TrainingTask) -> None:
     """Write the model, or the adapter alone, as a Hugging Face folder with safetensors."""
     state = parallel.full_state()
     if dist.get_rank() == 0:

@@ -235,13 +235,13 @@ def _train(recipe: LlmRecipe, run: Run, tokenizer: Any, location: str, base: str
     """Encode the conversations and run the workers; the export lies in the run's folder."""
     from sunloom.llm.encoding import encode, save_encoded
     from sunloom.llm.launch import launch
-    from sunloom.llm.loop import Work
+    from sunloom.llm.loop import TrainingTask
 
     connect(recipe)
     rows = encode(tokenizer, _conversations(recipe), recipe.data.max_length)
     data = run.directory / "conversations.npz"
     save_encoded(rows, data)
-    work = Work(
+    work = TrainingTask(
         model=location,
         base=base,
         data=data,

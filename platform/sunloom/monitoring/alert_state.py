@@ -18,7 +18,7 @@ _NAMED = 10
 
 
 @dataclass
-class Streaks:
+class AlertState:
     """What went before, by rule and feature: windows with a finding, calm ones, and what is open.
 
     Attributes:
@@ -51,11 +51,11 @@ class Streaks:
         return due
 
 
-def settle(
+def update_alerts(
     settings: Settings,
     config: WatchConfig,
     findings: Sequence[Finding],
-    streaks: Streaks,
+    streaks: AlertState,
     window: str,
 ) -> list[str]:
     """Raise and resolve what is due after one window.
@@ -102,7 +102,7 @@ def _settle_set(
     drifted: Sequence[Finding],
     judged: int,
     is_set: bool,
-    streaks: Streaks,
+    streaks: AlertState,
     window: str,
     raised: list[str],
 ) -> None:

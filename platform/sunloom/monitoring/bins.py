@@ -59,7 +59,7 @@ class FeatureCells:
 
 
 @dataclass(frozen=True)
-class Cells:
+class Bins:
     """The cells of all features of a monitor, in order."""
 
     features: tuple[FeatureCells, ...]
@@ -85,13 +85,13 @@ class Cells:
         return json.dumps([asdict(feature) for feature in self.features])
 
     @staticmethod
-    def from_json(text: str) -> Cells:
+    def from_json(text: str) -> Bins:
         """What ``to_json`` wrote."""
         plain: list[dict[str, Any]] = json.loads(text)
         tuples = [
             one | {"edges": tuple(one["edges"]), "values": tuple(one["values"])} for one in plain
         ]
-        return Cells(tuple(FeatureCells(**one) for one in tuples))
+        return Bins(tuple(FeatureCells(**one) for one in tuples))
 
 
 def cells_of(
@@ -99,7 +99,7 @@ def cells_of(
     names: Sequence[str],
     count: int = 20,
     defaults: Mapping[str, float | str] | None = None,
-) -> Cells:
+) -> Bins:
     """Cells for the named features.
 
     Args:
@@ -112,7 +112,7 @@ def cells_of(
         DataError: A feature has no value, or is of a type that has no cells.
     """
     given = defaults or {}
-    return Cells(tuple(_cells(reference[name], count, given.get(name)) for name in names))
+    return Bins(tuple(_cells(reference[name], count, given.get(name)) for name in names))
 
 
 def _cells(column: pl.Series, count: int, default: float | str | None) -> FeatureCells:

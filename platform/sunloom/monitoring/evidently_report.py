@@ -20,7 +20,7 @@ from sunloom.data.quality.drift.compare import datasets
 from sunloom.data.quality.drift.psi import has_value
 from sunloom.data.quality.drift.sampling import RowSample
 from sunloom.errors import DataError
-from sunloom.monitoring.bins import Cells
+from sunloom.monitoring.bins import Bins
 from sunloom.monitoring.source_counts import timed_rows, whole_table, within
 
 HTML, JSON = "drift.html", "drift.json"
@@ -60,7 +60,7 @@ class Pages:
 
 
 def draw(
-    recipe: MonitoringRecipe, cells: Cells, span: Span, reference_spans: Sequence[Span] | None
+    recipe: MonitoringRecipe, cells: Bins, span: Span, reference_spans: Sequence[Span] | None
 ) -> Samples | None:
     """Draw ``watch.report.rows`` rows of each, by the recipe's seed.
 
@@ -98,7 +98,7 @@ def draw(
     return Samples(before, after, reference.seen, current.seen)
 
 
-def _source(config: WatchConfig, cells: Cells) -> Iterator[pl.DataFrame]:
+def _source(config: WatchConfig, cells: Bins) -> Iterator[pl.DataFrame]:
     if config.source.event_time is None:
         return whole_table(config.source.path)
     return timed_rows(config, cells)

@@ -10,7 +10,7 @@ import polars as pl
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.core.database import now, open_database
 from sunloom.errors import DataError
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.retrieve import questions_of
 from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
@@ -75,6 +75,6 @@ def _cpu_ms(plan: Plan, tables: dict[str, pl.DataFrame], questions: pl.DataFrame
     times = []
     for _ in range(_REPEATS):
         start = time.process_time()
-        Engine(plan, tables).answer(questions)
+        FeatureEngine(plan, tables).answer(questions)
         times.append(1000 * (time.process_time() - start))
     return min(times)

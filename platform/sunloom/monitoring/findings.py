@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sunloom.config.monitoring.watch import WatchConfig
 from sunloom.data.quality.drift.compare import FeatureDrift
-from sunloom.monitoring.bins import BINNING, Cells
+from sunloom.monitoring.bins import BINNING, Bins
 from sunloom.monitoring.histogram_distances import chance, distance, rate_chance
 from sunloom.monitoring.histograms import DEFAULT, MISSING, OUTSIDE, ROWS, Histogram
 
@@ -39,7 +39,7 @@ class Finding:
 
 
 def drift_findings(
-    reference: Histogram, current: Histogram, cells: Cells, config: WatchConfig
+    reference: Histogram, current: Histogram, cells: Bins, config: WatchConfig
 ) -> list[Finding]:
     """Each feature's distance from its reference.
 
@@ -75,7 +75,7 @@ def as_drift(findings: Sequence[Finding], config: WatchConfig) -> tuple[FeatureD
     )
 
 
-def quality_of(reference: Histogram, current: Histogram, cells: Cells) -> list[dict[str, Any]]:
+def quality_of(reference: Histogram, current: Histogram, cells: Bins) -> list[dict[str, Any]]:
     """Each feature's rates and range, beside the reference's rates."""
     rows = []
     for number, feature in enumerate(cells.features):
@@ -95,7 +95,7 @@ def quality_of(reference: Histogram, current: Histogram, cells: Cells) -> list[d
 
 
 def quality_findings(
-    reference: Histogram, current: Histogram, cells: Cells, config: WatchConfig
+    reference: Histogram, current: Histogram, cells: Bins, config: WatchConfig
 ) -> list[Finding]:
     """Rates that rose past their bounds, and values outside the reference's range."""
     bounds = config.quality

@@ -10,7 +10,7 @@ from sqlalchemy import JSON, Integer, LargeBinary, String, delete, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.core.database import Base, Database, UtcDateTime
-from sunloom.monitoring.bins import Cells
+from sunloom.monitoring.bins import Bins
 from sunloom.monitoring.histograms import Histogram, merged, nothing
 
 HOUR, DAY, REFERENCE = "hour", "day", "reference"
@@ -44,7 +44,7 @@ class MonitorRow(Base):
     streaks: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
-class History:
+class HistogramStore:
     """One monitor's counts.
 
     Args:
@@ -53,7 +53,7 @@ class History:
         cells: The cells that are counted; counts on other cells are not seen.
     """
 
-    def __init__(self, database: Database, monitor: str, cells: Cells) -> None:
+    def __init__(self, database: Database, monitor: str, cells: Bins) -> None:
         database.ensure(HistogramRow)
         self._database = database
         self._monitor = monitor

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from sunloom.errors import DataError
-from sunloom.monitoring.bins import Cells, FeatureCells, FloatArray, IntArray
+from sunloom.monitoring.bins import Bins, FeatureCells, FloatArray, IntArray
 
 ROWS, MISSING, DEFAULT, OUTSIDE = range(4)
 """Columns of ``tallies``."""
@@ -35,7 +35,7 @@ class Histogram:
         """Rows counted."""
         return int(self.tallies[:, ROWS].max(initial=0))
 
-    def of(self, cells: Cells, index: int) -> IntArray:
+    def of(self, cells: Bins, index: int) -> IntArray:
         """One feature's counts."""
         return self.counts[cells.starts[index] : cells.starts[index + 1]]
 
@@ -45,7 +45,7 @@ class Histogram:
         return zlib.compress(b"".join(part.tobytes() for part in parts), 1)
 
     @staticmethod
-    def unpacked(packed: bytes, cells: Cells) -> Histogram:
+    def unpacked(packed: bytes, cells: Bins) -> Histogram:
         """What ``packed`` wrote, on these cells.
 
         Raises:
@@ -62,7 +62,7 @@ class Histogram:
         )
 
 
-def nothing(cells: Cells) -> Histogram:
+def nothing(cells: Bins) -> Histogram:
     """No rows."""
     features = len(cells.features)
     return Histogram(
@@ -72,7 +72,7 @@ def nothing(cells: Cells) -> Histogram:
     )
 
 
-def merged(parts: Iterable[Histogram], cells: Cells) -> Histogram:
+def merged(parts: Iterable[Histogram], cells: Bins) -> Histogram:
     """All rows of the parts."""
     found = list(parts) or [nothing(cells)]
     extremes = np.stack([part.extremes for part in found])
@@ -83,7 +83,7 @@ def merged(parts: Iterable[Histogram], cells: Cells) -> Histogram:
     )
 
 
-def counted(frame: pl.DataFrame, cells: Cells) -> Histogram:
+def counted(frame: pl.DataFrame, cells: Bins) -> Histogram:
     """Count a table.
 
     Raises:
@@ -94,7 +94,7 @@ def counted(frame: pl.DataFrame, cells: Cells) -> Histogram:
 
 
 def counted_by_group(
-    frame: pl.DataFrame, cells: Cells, group: IntArray, groups: int
+    frame: pl.DataFrame, cells: Bins, group: IntArray, groups: int
 ) -> list[Histogram]:
     """Count a table's rows apart by group, in one pass over each column.
 

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from sunloom.config.data.validation import ValidationConfig
-from sunloom.data.quality.batches import Rows, rows_of_frame, rows_of_path, rows_of_records
+from sunloom.data.quality.batches import CheckedTable, rows_of_frame, rows_of_path, rows_of_records
 from sunloom.data.quality.drift.psi import has_value
 from sunloom.data.quality.drift.sampling import RowSample
 from sunloom.data.quality.drift_check import compare, is_comparable
@@ -107,7 +107,7 @@ def _packed_reference(rules: ValidationConfig, key: str) -> bytes | None:
 
 
 def _drift(
-    rows: Rows, sample: bytes, config: ValidationConfig
+    rows: CheckedTable, sample: bytes, config: ValidationConfig
 ) -> tuple[list[dict[str, Any]], str | None]:
     """The comparison, and which of the reference's columns could not take part."""
     reference = rows_of_frame(pl.read_parquet(BytesIO(sample)), "the reference")
@@ -123,13 +123,13 @@ def _drift(
     return plain, skipped
 
 
-def _can_compare(name: str, rows: Rows, reference: Rows) -> bool:
+def _can_compare(name: str, rows: CheckedTable, reference: CheckedTable) -> bool:
     if name not in rows.schema or not has_value(rows.column(name)):
         return False
     return rows.dtype(name).is_numeric() == reference.dtype(name).is_numeric()
 
 
-def _for_request(config: ValidationConfig, rows: Rows) -> ValidationConfig:
+def _for_request(config: ValidationConfig, rows: CheckedTable) -> ValidationConfig:
     fresh = config.freshness
     here = [rule for rule in config.references if set(rule.columns) <= set(rows.schema)]
     return config.model_copy(

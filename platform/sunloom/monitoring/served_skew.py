@@ -16,7 +16,7 @@ from sunloom.core.database import now, open_database
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.stores.online.protocol import open_online_store
 from sunloom.feature_store.streaming.job import prepare_stream
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
@@ -56,7 +56,7 @@ def compare_served(recipe: FeaturesRecipe, count: int = 1_000) -> dict[str, Any]
             "Serve it with serving.features.keep_answers: true, and read it through the gateway.",
         )
     plan, tables = _offline(recipe)
-    offline = Engine(plan, tables).answer(_asked(plan, answers)).to_dicts()
+    offline = FeatureEngine(plan, tables).answer(_asked(plan, answers)).to_dicts()
     found = [
         Difference(one.entity_id, one.moment, name, value, _as_served(truth[name]))
         for one, truth in zip(answers, offline, strict=True)

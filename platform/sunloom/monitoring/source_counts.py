@@ -14,7 +14,7 @@ from sunloom.config.monitoring.watch import WatchConfig
 from sunloom.data.quality.batches import rows_of_path
 from sunloom.data.sources.files import data_files, require_columns
 from sunloom.errors import DataError, known_names_hint
-from sunloom.monitoring.bins import Cells
+from sunloom.monitoring.bins import Bins
 from sunloom.monitoring.histogram_store import EPOCH
 from sunloom.monitoring.histograms import Histogram, counted_by_group, merged
 
@@ -84,7 +84,7 @@ def watched_features(sample: pl.DataFrame, config: WatchConfig) -> list[str]:
     return [n for n in sample.columns if n not in aside and _is_watchable(sample[n])]
 
 
-def record(config: WatchConfig, cells: Cells, start: datetime | None, end: datetime) -> Recorded:
+def record(config: WatchConfig, cells: Bins, start: datetime | None, end: datetime) -> Recorded:
     """Count the source's rows from ``start`` (None: from the first) until before ``end``.
 
     Raises:
@@ -101,7 +101,7 @@ def record(config: WatchConfig, cells: Cells, start: datetime | None, end: datet
     return found
 
 
-def timed_rows(config: WatchConfig, cells: Cells) -> Iterator[pl.DataFrame]:
+def timed_rows(config: WatchConfig, cells: Bins) -> Iterator[pl.DataFrame]:
     """Every row of the source, in parts, with its time in UTC.
 
     Raises:
@@ -121,7 +121,7 @@ def within(spans: Sequence[tuple[datetime, datetime]], moment: str) -> pl.Expr:
     return pl.any_horizontal([(at >= start) & (at < end) for start, end in spans])
 
 
-def _add(found: Recorded, frame: pl.DataFrame, moment: str, cells: Cells) -> None:
+def _add(found: Recorded, frame: pl.DataFrame, moment: str, cells: Bins) -> None:
     hours = frame[moment].dt.epoch("us").to_numpy() // _HOUR_US
     starts, group = np.unique(hours, return_inverse=True)
     counted = counted_by_group(frame, cells, group.astype(np.int64), len(starts))

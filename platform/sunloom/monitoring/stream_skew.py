@@ -14,11 +14,11 @@ import polars as pl
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.online.reader import OnlineReader
-from sunloom.feature_store.online.tiles.index import Layout
+from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.stores.online.protocol import OnlineStore, open_online_store
 from sunloom.feature_store.streaming.job import prepare_stream
 from sunloom.feature_store.streaming.offsets import all_progress
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import EPOCH, POLARS
@@ -64,7 +64,7 @@ def compare(recipe: FeaturesRecipe, questions: int = 1_000, seed: int = 0) -> di
     asked = _questions(recipe, store, layout, tables, questions, seed)
     reader = OnlineReader(store, layout.plan, layout)
     online = [reader.read([entity], moment)[0] for entity, moment in asked]
-    offline = Engine(layout.plan, tables).answer(_frame(layout.plan, asked)).to_dicts()
+    offline = FeatureEngine(layout.plan, tables).answer(_frame(layout.plan, asked)).to_dicts()
     found = [
         Difference(entity, moment, name, row[name], value)
         for (entity, moment), row, truth in zip(asked, online, offline, strict=True)
@@ -90,7 +90,7 @@ def agree(online: Any, offline: Any) -> bool:
     return type(online) is type(offline) and bool(online == offline)
 
 
-def logged_tables(recipe: FeaturesRecipe, layout: Layout) -> dict[str, pl.DataFrame]:
+def logged_tables(recipe: FeaturesRecipe, layout: TileLayout) -> dict[str, pl.DataFrame]:
     """Rows of the streamed classes as the log has them, after those of the history.
 
     Raises:
@@ -111,7 +111,7 @@ def logged_tables(recipe: FeaturesRecipe, layout: Layout) -> dict[str, pl.DataFr
 
 
 def _with_history(
-    recipe: FeaturesRecipe, layout: Layout, logged: Mapping[str, pl.DataFrame]
+    recipe: FeaturesRecipe, layout: TileLayout, logged: Mapping[str, pl.DataFrame]
 ) -> dict[str, pl.DataFrame]:
     """The logs after what the batch source holds of the time before."""
     until = recipe.kafka_source().history
@@ -130,7 +130,7 @@ def _with_history(
 def _questions(
     recipe: FeaturesRecipe,
     store: OnlineStore,
-    layout: Layout,
+    layout: TileLayout,
     tables: Mapping[str, pl.DataFrame],
     count: int,
     seed: int,

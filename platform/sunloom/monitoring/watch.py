@@ -19,8 +19,8 @@ from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.drift.compare import DriftReport
 from sunloom.data.sources.files import data_files
 from sunloom.monitoring import source_counts as feed
-from sunloom.monitoring.alert_state import Streaks, lag_alert, settle
-from sunloom.monitoring.bins import Cells, cells_of
+from sunloom.monitoring.alert_state import AlertState, lag_alert, update_alerts
+from sunloom.monitoring.bins import Bins, cells_of
 from sunloom.monitoring.drift_table import link_report, store_drift, unlink_reports
 from sunloom.monitoring.findings import (
     Finding,
@@ -29,7 +29,13 @@ from sunloom.monitoring.findings import (
     quality_findings,
     quality_of,
 )
-from sunloom.monitoring.histogram_store import EPOCH, History, MonitorRow, floor_hour, floor_to
+from sunloom.monitoring.histogram_store import (
+    EPOCH,
+    HistogramStore,
+    MonitorRow,
+    floor_hour,
+    floor_to,
+)
 from sunloom.monitoring.histograms import Histogram, counted, merged
 from sunloom.monitoring.results_table import forget_results, store_result
 
@@ -40,13 +46,13 @@ Span = tuple[datetime, datetime]
 
 
 @dataclass
-class _Round:
+class _WatchRound:
     """What a run works with."""
 
     recipe: MonitoringRecipe
     config: WatchConfig
     database: Database
-    history: History
+    history: HistogramStore
     row: MonitorRow
     moment: datetime
     kinds: Collection[str]
@@ -96,7 +102,7 @@ def run_watch(
 
 def _open(
     recipe: MonitoringRecipe, config: WatchConfig, moment: datetime, kinds: Collection[str]
-) -> _Round:
+) -> _WatchRound:
     database = open_database(recipe)
     database.ensure(MonitorRow)
     with database.session() as session:
@@ -105,8 +111,8 @@ def _open(
             session.expunge(row)
     basis = _basis(config)
     if row is not None and row.basis == basis:
-        history = History(database, config.name, Cells.from_json(row.cells))
-        return _Round(recipe, config, database, history, row, moment, kinds)
+        history = HistogramStore(database, config.name, Bins.from_json(row.cells))
+        return _WatchRound(recipe, config, database, history, row, moment, kinds)
     cells = _cells(config, moment)
     fresh = MonitorRow(
         name=config.name, cells=cells.to_json(), basis=basis, recorded_until=None,
@@ -114,11 +120,11 @@ def _open(
         judged=row.judged if row is not None else {},
         streaks=row.streaks if row is not None else {},
     )  # fmt: skip
-    history = History(database, config.name, cells)
+    history = HistogramStore(database, config.name, cells)
     if isinstance(config.reference, TableReference):
         parts = [counted(part, cells) for part in feed.whole_table(config.reference.path)]
         history.put_reference(merged(parts, cells))
-    return _Round(recipe, config, database, history, fresh, moment, kinds)
+    return _WatchRound(recipe, config, database, history, fresh, moment, kinds)
 
 
 def _basis(config: WatchConfig) -> str:
@@ -133,7 +139,7 @@ def _basis(config: WatchConfig) -> str:
     return fingerprint(str(parts), str(config.source), config.reference.type, str(files))
 
 
-def _cells(config: WatchConfig, moment: datetime) -> Cells:
+def _cells(config: WatchConfig, moment: datetime) -> Bins:
     rule, at = config.reference, config.source.event_time
     if isinstance(rule, TableReference):
         sample = feed.sample_rows(rule.path, None)
@@ -154,7 +160,7 @@ def _plain(value: float | bool, column: pl.Series) -> float | str:
     return float(value) if column.dtype.is_numeric() else str(value).lower()
 
 
-def _count_new(work: _Round) -> tuple[feed.Recorded, list[Span]]:
+def _count_new(work: _WatchRound) -> tuple[feed.Recorded, list[Span]]:
     """Count rows not counted yet, and say which windows are to be judged."""
     config = work.config
     if config.source.event_time is None:
@@ -171,7 +177,7 @@ def _count_new(work: _Round) -> tuple[feed.Recorded, list[Span]]:
     return recorded, _spans(work)
 
 
-def _spans(work: _Round) -> list[Span]:
+def _spans(work: _WatchRound) -> list[Span]:
     """Windows with rows that are over and not judged: the newest ``catch_up``, oldest first."""
     length = work.config.window
     end = floor_to(work.moment, length)
@@ -181,7 +187,7 @@ def _spans(work: _Round) -> list[Span]:
     return [(one, one + length) for one in sorted(starts)[-work.config.catch_up :]]
 
 
-def _judge_window(work: _Round, span: Span, summary: dict[str, Any]) -> bool:
+def _judge_window(work: _WatchRound, span: Span, summary: dict[str, Any]) -> bool:
     """Whether there were rows enough to judge."""
     config, cells = work.config, work.history.cells
     current = work.history.between(*span)
@@ -206,8 +212,8 @@ def _judge_window(work: _Round, span: Span, summary: dict[str, Any]) -> bool:
         flagged = [asdict(one) for one in findings if one.flagged and one.rule != "feature_drift"]
         data = {"rows": current.rows, "features": rows, "findings": flagged}
         store_result(work.database, config.name, "quality", span, data)
-    streaks = Streaks(dict(work.row.streaks))
-    summary["raised"] += settle(work.recipe, config, findings, streaks, window)
+    streaks = AlertState(dict(work.row.streaks))
+    summary["raised"] += update_alerts(work.recipe, config, findings, streaks, window)
     work.row.streaks = streaks.held
     summary["windows"] += 1
     return True
@@ -217,7 +223,7 @@ def _named(span: Span) -> str:
     return f"{span[0]:%Y-%m-%dT%H}/{span[1]:%Y-%m-%dT%H}"
 
 
-def _reference(work: _Round, span: Span) -> Histogram:
+def _reference(work: _WatchRound, span: Span) -> Histogram:
     spans = _reference_spans(work.config, span)
     return work.history.reference() if spans is None else work.history.within(spans)
 
@@ -233,7 +239,7 @@ def _reference_spans(config: WatchConfig, span: Span) -> list[Span] | None:
     return [(span[0] - n * week, span[1] - n * week) for n in range(1, rule.weeks + 1)]
 
 
-def _report(work: _Round, span: Span) -> dict[str, str]:
+def _report(work: _WatchRound, span: Span) -> dict[str, str]:
     from sunloom.monitoring.evidently_report import draw, write_pages
 
     config = work.config
@@ -256,7 +262,7 @@ def _shown(config: WatchConfig) -> str:
 
 
 def _performance(
-    work: _Round, recorded: feed.Recorded, counting_s: float, summary: dict[str, Any]
+    work: _WatchRound, recorded: feed.Recorded, counting_s: float, summary: dict[str, Any]
 ) -> None:
     config = work.config
     lag = (work.moment - recorded.newest).total_seconds() if recorded.newest else None
@@ -287,7 +293,7 @@ def _performance(
         resolve_alert(work.recipe, alert)
 
 
-def _keep(work: _Round) -> None:
+def _keep(work: _WatchRound) -> None:
     """Write down what the next run needs, and thin out what is old."""
     with work.database.session() as session:
         session.merge(work.row)

@@ -17,7 +17,7 @@ from sunloom.core.artifacts import fingerprint
 from sunloom.errors import ArtifactError, UsageError
 from sunloom.preprocessing.operations.protocol import Operation
 from sunloom.preprocessing.operations.table import OPERATIONS
-from sunloom.preprocessing.pipeline import FittedRecipe
+from sunloom.preprocessing.pipeline import FittedPipeline
 
 FORMAT = 1
 DOCUMENT = "transform.json"
@@ -32,7 +32,7 @@ _TYPES: Mapping[str, Any] = {
 }
 
 
-def save(fitted: FittedRecipe, folder: Path) -> str:
+def save(fitted: FittedPipeline, folder: Path) -> str:
     """Write the artifact; an older one in the folder is replaced as a whole.
 
     Args:
@@ -61,7 +61,7 @@ def save(fitted: FittedRecipe, folder: Path) -> str:
     return mark
 
 
-def load(folder: Path) -> FittedRecipe:
+def load(folder: Path) -> FittedPipeline:
     """Read an artifact, checked against its own sums.
 
     Raises:
@@ -81,7 +81,7 @@ def load(folder: Path) -> FittedRecipe:
             raise ArtifactError(f"{folder} is of format {plain['format']}, not {FORMAT}.")
         reader = _Reader(folder, plain["files"])
         stages = tuple(tuple(reader.operation(op) for op in stage) for stage in plain["stages"])
-        return FittedRecipe(
+        return FittedPipeline(
             recipe=plain["recipe"],
             schema={name: _dtype(text) for name, text in plain["schema"].items()},
             stages=stages,
@@ -103,7 +103,7 @@ def _require_ours(folder: Path) -> None:
         )
 
 
-def _write(fitted: FittedRecipe, folder: Path) -> str:
+def _write(fitted: FittedPipeline, folder: Path) -> str:
     writer = _Writer(folder)
     stages = [[writer.operation(op) for op in stage] for stage in fitted.stages]
     schema = {name: str(dtype) for name, dtype in fitted.schema.items()}

@@ -11,11 +11,11 @@ import polars as pl
 
 from sunloom.config.preprocessing.steps import Step
 from sunloom.errors import DataError
-from sunloom.preprocessing.accumulators.protocol import Statistic
+from sunloom.preprocessing.accumulators.protocol import Accumulator
 from sunloom.preprocessing.accumulators.values import Values
-from sunloom.preprocessing.estimators.protocol import Fitted, Learnt
+from sunloom.preprocessing.estimators.protocol import FittedStep, Learnt
 from sunloom.preprocessing.estimators.table import rule_of
-from sunloom.preprocessing.pipeline import FittedRecipe, finished
+from sunloom.preprocessing.pipeline import FittedPipeline, finished
 from sunloom.preprocessing.recipe import Recipe, columns_of, parse_recipe, steps_of
 from sunloom.preprocessing.stages import (
     Stage,
@@ -24,13 +24,13 @@ from sunloom.preprocessing.stages import (
     needed_stages,
     schema_after,
 )
-from sunloom.preprocessing.tables.batches import Chunk, Source, open_source, whole_table
+from sunloom.preprocessing.tables.batches import Batch, Source, open_source, whole_table
 
 MEMORY_BYTES = 1_000_000_000
 
 
 @dataclass
-class Pass:
+class FitPass:
     """One reading of the table.
 
     Attributes:
@@ -45,7 +45,7 @@ class Pass:
     learnt: dict[int, Learnt]
     rows: int = 0
 
-    def observe(self, chunk: Chunk, before: Sequence[Stage] | None = None) -> None:
+    def observe(self, chunk: Batch, before: Sequence[Stage] | None = None) -> None:
         """Take some rows of the table in.
 
         Args:
@@ -58,7 +58,7 @@ class Pass:
             statistic.update(seen)
         self.rows += chunk.rows.height
 
-    def merge(self, other: Pass) -> None:
+    def merge(self, other: FitPass) -> None:
         """Take in the same pass over other rows."""
         self.rows += other.rows
         for mine, theirs in zip(self._statistics(), other._statistics(), strict=True):
@@ -81,15 +81,15 @@ class Pass:
             if isinstance(one, Values):
                 one.share = share
 
-    def _statistics(self) -> list[Statistic]:
+    def _statistics(self) -> list[Accumulator]:
         return [one for learnt in self.learnt.values() for one in learnt.values()]
 
 
-Reader: TypeAlias = Callable[[Source, Pass], Pass]
+Reader: TypeAlias = Callable[[Source, FitPass], FitPass]
 """Reads the whole table once and gives the pass with what it learnt."""
 
 
-def read_here(source: Source, reading: Pass) -> Pass:
+def read_here(source: Source, reading: FitPass) -> FitPass:
     """Read in this process, chunk by chunk; as a whole where a step looks at other rows."""
     if need_whole_table(reading.before):
         reading.observe(whole_table(source, reading.columns))
@@ -114,7 +114,7 @@ class _Fitting:
     steps: Sequence[Step]
     schema: pl.Schema
     keep: tuple[str, ...]
-    done: dict[int, Fitted] = field(default_factory=dict)
+    done: dict[int, FittedStep] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     rows: int = 0
     passes: int = 0
@@ -123,7 +123,7 @@ class _Fitting:
         """The operations known so far, in the recipe's order."""
         return [tuple(self.done[place].operations) for place in sorted(self.done)]
 
-    def next_pass(self) -> tuple[Pass, dict[int, tuple[str, ...]]]:
+    def next_pass(self) -> tuple[FitPass, dict[int, tuple[str, ...]]]:
         """What can be learnt now, and the columns of each step in it."""
         now = schema_after(self.schema, self.stages())
         learnt: dict[int, Learnt] = {}
@@ -147,9 +147,9 @@ class _Fitting:
             waiting |= set(chosen)
         wanted = {name for one in learnt.values() for s in one.values() for name in s.columns}
         before, raw = needed_stages(self.stages(), wanted)
-        return Pass(before, tuple(n for n in self.schema if n in raw), learnt), columns
+        return FitPass(before, tuple(n for n in self.schema if n in raw), learnt), columns
 
-    def settle(self, reading: Pass, columns: dict[int, tuple[str, ...]]) -> None:
+    def settle(self, reading: FitPass, columns: dict[int, tuple[str, ...]]) -> None:
         """Turn what a pass has learnt into operations."""
         for place, chosen in columns.items():
             step = self.steps[place]
@@ -167,7 +167,7 @@ def fit(
     memory_bytes: int = MEMORY_BYTES,
     keep: Sequence[str] = (),
     reader: Reader = read_here,
-) -> FittedRecipe:
+) -> FittedPipeline:
     """Fit a recipe.
 
     Args:
@@ -211,11 +211,11 @@ def fit(
 
 def fit_transform(
     recipe: Recipe | Any, table: pl.DataFrame, **options: Any
-) -> tuple[FittedRecipe, pl.DataFrame]:
+) -> tuple[FittedPipeline, pl.DataFrame]:
     """Fit, and prepare the rows it was fitted on: target encodings are out-of-fold."""
     fitted = fit(recipe, table, **options)
     if need_whole_table(fitted.stages):
-        return fitted, fitted.training_frame(Chunk(table))
+        return fitted, fitted.training_frame(Batch(table))
     parts = [fitted.training_frame(chunk) for chunk in open_source(table).chunks()]
     return fitted, pl.concat(parts)
 

@@ -12,7 +12,7 @@ from sunloom.core.artifacts import open_registry
 from sunloom.errors import ConfigError, UsageError
 from sunloom.preprocessing.artifact import DOCUMENT, KIND, load, save
 from sunloom.preprocessing.fit import fit, read_here
-from sunloom.preprocessing.pipeline import FittedRecipe
+from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.preprocessing.recipe import Recipe
 from sunloom.preprocessing.tables.batches import Source, open_source
 from sunloom.preprocessing.tables.parquet_output import (
@@ -81,7 +81,7 @@ def fit_file(
     return result
 
 
-def transform_file(fitted: FittedRecipe, request: PreparationConfig) -> dict[str, Any]:
+def transform_file(fitted: FittedPipeline, request: PreparationConfig) -> dict[str, Any]:
     """Prepare a file's rows.
 
     Args:
@@ -102,7 +102,7 @@ def transform_file(fitted: FittedRecipe, request: PreparationConfig) -> dict[str
     return {"out": str(out), "rows_out": rows, "outputs": names}
 
 
-def open_fitted(settings: Settings, reference: str | Path) -> FittedRecipe:
+def open_fitted(settings: Settings, reference: str | Path) -> FittedPipeline:
     """A fitted recipe: a folder, or ``name``, ``name@3``, ``name@alias`` of the registry.
 
     Raises:
@@ -121,7 +121,7 @@ def open_fitted(settings: Settings, reference: str | Path) -> FittedRecipe:
 
 
 def register(
-    settings: Settings, fitted: FittedRecipe, folder: Path, name: str, alias: str | None = None
+    settings: Settings, fitted: FittedPipeline, folder: Path, name: str, alias: str | None = None
 ) -> str:
     """A new version in the registry; gives ``name@version``."""
     about = load(folder).about
@@ -153,7 +153,7 @@ def _reader(engine: str) -> Any:
 
 
 def _written(
-    fitted: FittedRecipe, source: Source, request: PreparationConfig, *, training: bool = False
+    fitted: FittedPipeline, source: Source, request: PreparationConfig, *, training: bool = False
 ) -> int:
     out = _given(request.out, "out")
     if request.engine == "polars":

@@ -22,11 +22,11 @@ from sunloom.preprocessing.stages import (
     row_functions,
     schema_after,
 )
-from sunloom.preprocessing.tables.batches import Chunk
+from sunloom.preprocessing.tables.batches import Batch
 
 
 @dataclass(frozen=True)
-class FittedRecipe:
+class FittedPipeline:
     """What a recipe has become.
 
     Attributes:
@@ -53,7 +53,7 @@ class FittedRecipe:
         self._check(frame)
         return apply_stages(frame, self.stages)
 
-    def training_frame(self, chunk: Chunk) -> pl.DataFrame:
+    def training_frame(self, chunk: Batch) -> pl.DataFrame:
         """Prepare rows that the recipe was fitted on: target encodings are out-of-fold.
 
         Only right after fitting: an artifact does not hold the folds.
@@ -103,7 +103,7 @@ class FittedRecipe:
 
 def finished(
     recipe: Recipe, schema: pl.Schema, stages: Sequence[Stage], **about: Any
-) -> FittedRecipe:
+) -> FittedPipeline:
     """A recipe whose steps are all fitted."""
     after = schema_after(schema, stages)
     made = {name for stage in stages for op in stage for name in (*op.outputs, *op.removes)}
@@ -112,7 +112,7 @@ def finished(
     versions["python"] = ".".join(map(str, sys.version_info[:3]))
     # What is only removed need not be there, so it is not among the columns that are read.
     reads = {name for stage in stages for op in stage for name in op.inputs}
-    return FittedRecipe(
+    return FittedPipeline(
         recipe=plain_recipe(recipe),
         schema={n: d for n, d in schema.items() if n in raw and n in reads},
         stages=tuple(stages),

@@ -15,7 +15,7 @@ from sunloom.tabular.arrays import FloatArray
 
 
 @dataclass(frozen=True)
-class Ratio:
+class RatioColumn:
     """A derived column, ``numerator / (denominator + plus)``."""
 
     name: str
@@ -34,7 +34,7 @@ class Columns:
     """
 
     features: tuple[str, ...]
-    ratios: tuple[Ratio, ...] = ()
+    ratios: tuple[RatioColumn, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,7 +62,7 @@ class Columns:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Columns:
         """Undo ``to_dict``."""
-        return cls(tuple(data["features"]), tuple(Ratio(**ratio) for ratio in data["ratios"]))
+        return cls(tuple(data["features"]), tuple(RatioColumn(**ratio) for ratio in data["ratios"]))
 
 
 def build_columns(frame: pl.DataFrame, config: RowsConfig) -> Columns:
@@ -104,8 +104,8 @@ def target(frame: pl.DataFrame, label: str) -> FloatArray:
     return values
 
 
-def _build_ratio(config: RatioConfig) -> Ratio:
-    return Ratio(config.name, config.numerator, config.denominator, config.plus)
+def _build_ratio(config: RatioConfig) -> RatioColumn:
+    return RatioColumn(config.name, config.numerator, config.denominator, config.plus)
 
 
 def _require(names: Iterable[str], known: Sequence[str]) -> None:
@@ -129,7 +129,7 @@ def _numbers(frame: pl.DataFrame, name: str) -> FloatArray:
     return np.where(np.isfinite(values), values, np.nan)
 
 
-def _ratio(inputs: Mapping[str, FloatArray], ratio: Ratio) -> FloatArray:
+def _ratio(inputs: Mapping[str, FloatArray], ratio: RatioColumn) -> FloatArray:
     below = inputs[ratio.denominator] + ratio.plus
     with np.errstate(divide="ignore", invalid="ignore"):
         quotient: FloatArray = inputs[ratio.numerator] / below

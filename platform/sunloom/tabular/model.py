@@ -13,7 +13,7 @@ import polars as pl
 
 from sunloom.core.artifacts import write_atomic
 from sunloom.errors import ArtifactError, DataError
-from sunloom.tabular.algorithms.protocol import Fitted
+from sunloom.tabular.algorithms.protocol import FittedModel
 from sunloom.tabular.algorithms.table import load_algorithm
 from sunloom.tabular.arrays import FloatArray
 from sunloom.tabular.columns import Columns
@@ -39,7 +39,7 @@ class TabularModel:
     algorithm: str
     parameters: Mapping[str, Any]
     columns: Columns
-    fitted: Fitted
+    fitted: FittedModel
     labels: tuple[str, str]
     threshold: float
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -103,7 +103,7 @@ def load_model(path: Path | str) -> TabularModel:
         ) from error
 
 
-def _build(manifest: Mapping[str, Any], fitted: Fitted) -> TabularModel:
+def _build(manifest: Mapping[str, Any], fitted: FittedModel) -> TabularModel:
     if manifest["format"] != FORMAT:
         raise ValueError(f"format {manifest['format']} is not {FORMAT}")
     return TabularModel(

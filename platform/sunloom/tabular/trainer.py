@@ -72,7 +72,7 @@ class TabularResult:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _TrainingSets:
     """Training and judging rows, their columns and targets."""
 
     train: pl.DataFrame
@@ -124,12 +124,12 @@ def train_tabular(recipe: TabularRecipe) -> TabularResult:
     return _publish(recipe, registry, version, reused=held is not None)
 
 
-def read_rows(recipe: TabularRecipe) -> _Rows:
+def read_rows(recipe: TabularRecipe) -> _TrainingSets:
     """Read both cut-offs and check them against the recipe."""
     config = recipe.rows
     train = _read(rows_path(recipe, config.train_cutoff, config.train_path))
     judge = _read(rows_path(recipe, config.judge_cutoff, config.judge_path))
-    return _Rows(
+    return _TrainingSets(
         train,
         judge,
         build_columns(train, config),
@@ -158,7 +158,9 @@ def gate_failures(metrics: Mapping[str, Any], gate: GateConfig) -> tuple[str, ..
     return tuple(failures)
 
 
-def _train(recipe: TabularRecipe, rows: _Rows, registry: ModelRegistry, mark: str) -> ModelVersion:
+def _train(
+    recipe: TabularRecipe, rows: _TrainingSets, registry: ModelRegistry, mark: str
+) -> ModelVersion:
     connect(recipe)
     matrix = rows.columns.matrix(rows.train)
     folds = assign_folds(rows.train_target, recipe.tuning.folds, recipe.seed)
@@ -173,7 +175,7 @@ def _train(recipe: TabularRecipe, rows: _Rows, registry: ModelRegistry, mark: st
 
 
 def _refit(
-    recipe: TabularRecipe, rows: _Rows, data: TrainingData, best: Mapping[str, TrialScore]
+    recipe: TabularRecipe, rows: _TrainingSets, data: TrainingData, best: Mapping[str, TrialScore]
 ) -> dict[str, _Candidate]:
     """Fit each algorithm's best trial to all training rows, one Ray task each, and judge it."""
     import ray
@@ -192,7 +194,7 @@ def _refit(
 
 
 def _build_model(
-    recipe: TabularRecipe, rows: _Rows, trial: Trial, text: str, held_out: FloatArray
+    recipe: TabularRecipe, rows: _TrainingSets, trial: Trial, text: str, held_out: FloatArray
 ) -> TabularModel:
     output = recipe.output
     threshold = output.threshold
@@ -266,7 +268,7 @@ def _read(path: Path) -> pl.DataFrame:
     return pl.read_parquet(path)
 
 
-def _fingerprint(recipe: TabularRecipe, rows: _Rows) -> str:
+def _fingerprint(recipe: TabularRecipe, rows: _TrainingSets) -> str:
     """Identity of everything that decides the model; the gate is not part of it."""
     used = [*rows.columns.features, recipe.rows.label]
     parts = ("rows", "algorithms", "tuning", "output")

@@ -14,8 +14,8 @@ from sunloom.agents.hosts import Hosts
 from sunloom.config import Settings
 from sunloom.core.processes import free_port
 from sunloom.serving.apps.agents.app import build_agents_app
-from sunloom.serving.auth.admission import Gate
-from sunloom.serving.auth.middleware import Guard
+from sunloom.serving.auth.admission import Admission
+from sunloom.serving.auth.middleware import GatewayMiddleware
 
 
 @contextmanager
@@ -23,7 +23,9 @@ def agents_app(settings: Settings, gateway_url: str, hosts: Hosts | None = None)
     """The app's address; its agents call ``gateway_url``."""
     serving = settings.serving.model_copy(update={"port": int(gateway_url.rsplit(":", 1)[1])})
     settings = settings.model_copy(update={"serving": serving})
-    app = Guard(build_agents_app(settings, hosts), Gate(settings, "agents"), "agents")
+    app = GatewayMiddleware(
+        build_agents_app(settings, hosts), Admission(settings, "agents"), "agents"
+    )
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)

@@ -22,15 +22,6 @@ HEAVY = (
 ENGINES = ("torch", "vllm", "transformers", "crewai", "semantic_kernel", "evidently", "matplotlib")
 ENGINES += ("chalk", "ray.data", "ray.serve", "ray.train", "deepspeed", "pandas")
 ROOMS = ("agents", "core", "data", "features", "feature_store", "llm", "monitoring")
-    "agents",
-    "core",
-    "data",
-    "features",
-    "feature_store",
-    "llm",
-    "monitoring",
-    "preprocessing",
-)
 ROOMS += ("preprocessing", "serving", "tabular", "workflows")
 
 

@@ -13,7 +13,7 @@ from sunloom.errors import FeatureError
 from sunloom.feature_store.online.registry import read_online, store_plan, store_stream
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.feature_store.streaming.ingest import Ingest
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.explain import plan_of
 
@@ -42,7 +42,7 @@ def test_a_streamed_class_with_functions_reads_as_historical() -> None:
     ingest = Ingest(store, layout, 10**17)
     ingest.apply("rs_visit", _visits(), None)
     ingest.apply("rs_guest", _guests(), None)
-    engine = Engine(plan, {"rs_visit": _visits(), "rs_guest": _guests()})
+    engine = FeatureEngine(plan, {"rs_visit": _visits(), "rs_guest": _guests()})
     for now in (START - HOUR, START, START + HOUR, START + 3 * HOUR):
         asked = pl.DataFrame({"id": [1, 2, 3], NOW: [now] * 3}).cast({NOW: UTC_US})
         expected = engine.answer(asked).to_dicts()
@@ -58,7 +58,7 @@ def test_records_are_completed_by_online_functions_at_the_moment(tmp_path: Path)
     hotels = pl.DataFrame(
         {"id": ["h"], "since": [START], "title": ["Grand"], "stars": [3]},
     ).cast({"since": UTC_US})
-    engine = Engine(plan, {"rs_visit": _visits(), "rs_guest": _guests(), "rs_hotel": hotels})
+    engine = FeatureEngine(plan, {"rs_visit": _visits(), "rs_guest": _guests(), "rs_hotel": hotels})
     asked = pl.DataFrame({"id": [10, 11], NOW: [START + HOUR] * 2}).cast({NOW: UTC_US})
     rows = asked.hstack(engine.answer(asked)).rename({NOW: "event_time"})
     store.write("rs_guest", rows, key="id", time="event_time")

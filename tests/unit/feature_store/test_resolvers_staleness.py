@@ -19,7 +19,7 @@ from sunloom.feature_store.online.registry import read_online, schema_of, store_
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
 from sunloom.feature_store.stores.online.protocol import open_online_store
 from sunloom.feature_store.streaming.ingest import Ingest
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.plan.explain import catalogue_of, plan_of
@@ -83,7 +83,9 @@ def _answer(plan: Plan, seen: list[tuple[datetime, float | None]], asked: list[d
     questions = pl.DataFrame({"id": [1] * len(asked), NOW: asked}, schema_overrides={NOW: UTC_US})
     tables = {"sl_age": readings, "sl_age_site": sites}
     return (
-        Engine(plan, {n: tables[n] for n in tables if n in {c.namespace for c in plan.classes}})
+        FeatureEngine(
+            plan, {n: tables[n] for n in tables if n in {c.namespace for c in plan.classes}}
+        )
         .answer(questions)
         .to_dicts()
     )

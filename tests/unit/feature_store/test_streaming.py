@@ -32,7 +32,7 @@ from sunloom.feature_store.streaming.job import check_streamed
 from sunloom.feature_store.streaming.kafka import client_settings
 from sunloom.feature_store.streaming.offsets import Place, Progress
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream, Refused
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
@@ -155,7 +155,7 @@ def test_a_replayed_batch_changes_nothing_and_overwrites_its_log(
     assert logged["__offset"].to_list() == list(range(10))
     # The log is a source like any other.
     asked = pl.DataFrame({"id": [1], NOW: [START + 99 * HOUR]})
-    assert Engine(plan, {"st_trip": logged}).answer(asked)["trips_ever"].item() == 10
+    assert FeatureEngine(plan, {"st_trip": logged}).answer(asked)["trips_ever"].item() == 10
 
 
 @pytest.mark.parametrize("logs", [True, False])
@@ -277,7 +277,7 @@ def test_killed_at_twenty_moments_no_event_is_lost_or_counted_twice(
     assert logged["__offset"].to_list() == list(range(EVENTS))
     now = max(moments)
     asked = pl.DataFrame({"id": list(range(1, 10)), NOW: [now] * 9})
-    truth = Engine(plan, {"st_trip": logged}).answer(asked).to_dicts()
+    truth = FeatureEngine(plan, {"st_trip": logged}).answer(asked).to_dicts()
     for found, row in zip(
         OnlineReader(store, plan, layout).read(range(1, 10), now), truth, strict=True
     ):

@@ -18,7 +18,7 @@ from sunloom.errors import ConflictError, UsageError
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.streaming.ingest import Ingest
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
@@ -82,7 +82,7 @@ def _differences(plan: Plan, read: list, sources: dict, ids: list, now: datetime
     asked = pl.DataFrame({"id": ids, NOW: [now] * len(ids)}, schema={"id": key, NOW: UTC_US})
     wrong = {}
     for one, found, row in zip(
-        ids, read, Engine(plan, sources).answer(asked).to_dicts(), strict=True
+        ids, read, FeatureEngine(plan, sources).answer(asked).to_dicts(), strict=True
     ):
         if found is not None and (other := differences(found, row)):
             wrong[one] = other

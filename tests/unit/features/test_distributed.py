@@ -20,7 +20,7 @@ from sunloom.features.historical.cluster import historical_ray
 from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.projection import source_needs
-from sunloom.features.sources.splits import Chunk, chunks_of, read_chunk
+from sunloom.features.sources.splits import FileSplit, chunks_of, read_chunk
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -125,7 +125,7 @@ def test_a_packet_brings_back_the_table() -> None:
 
 
 def test_parts_are_small_beside_the_object_store() -> None:
-    chunks = [Chunk("a", "f", (i,), 0, 100 << 20) for i in range(10)]
+    chunks = [FileSplit("a", "f", (i,), 0, 100 << 20) for i in range(10)]
     assert run.partitions_for(chunks, 4, store_bytes=10 << 30) == 8
     assert run.partitions_for(chunks, 4, store_bytes=100 << 20) == 100
     assert run.partitions_for(chunks, 200, store_bytes=10 << 30) == 200

@@ -18,7 +18,7 @@ from readings import DAY, LARGE, MOMENTS, ONE_READING, READINGS, START, US
 
 from sunloom.errors import DataError
 from sunloom.features.definitions.aggregate_rules import AGGREGATIONS
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.kernels.aggregates import _KINDS
 from sunloom.features.plan.explain import plan_of
@@ -38,7 +38,7 @@ def _answer(plan: Plan, readings: Sequence[dict[str, Any]], asked: Sequence[Any]
     rows = [{"id": i, **reading} for i, reading in enumerate(readings)]
     questions = pl.DataFrame(asked, schema={"id": pl.String, NOW: READINGS["at"]}, orient="row")
     frame = pl.DataFrame(rows, schema=READINGS)
-    return Engine(plan, {"sl_reading": frame}).answer(questions).to_dicts()
+    return FeatureEngine(plan, {"sl_reading": frame}).answer(questions).to_dicts()
 
 
 def _order(value: Any) -> tuple[bool, Any]:

@@ -18,7 +18,7 @@ from readings import MOMENTS, ONE_READING, READINGS, START
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.streaming.ingest import Ingest
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.plan.explain import plan_of
@@ -59,7 +59,7 @@ def test_the_stream_gives_what_the_engine_gives(readings: list, moments: list[da
     for now in moments:
         schema = {"id": pl.String, NOW: UTC_US}
         asked = pl.DataFrame({"id": METERS, NOW: [now] * len(METERS)}, schema=schema)
-        answers = Engine(plan, {"sl_reading": frame}).answer(asked).to_dicts()
+        answers = FeatureEngine(plan, {"sl_reading": frame}).answer(asked).to_dicts()
         for meter, found, row in zip(METERS, reader.read(METERS, now), answers, strict=True):
             if found is not None:
                 wrong = {n: (found[n], row[n]) for n in row if not _same(found[n], row[n])}

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sunloom.errors import DataError
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.plan.explain import plan_of, plan_text
@@ -105,7 +105,7 @@ def test_composite_has_many(orders: list, stocks: list, asked: list) -> None:
     plan = plan_of(CLASSES, "sl_stock")
     tables = {"sl_order": _frame(plan, "sl_order", orders)}
     tables["sl_stock"] = _frame(plan, "sl_stock", stocks)
-    answers = Engine(plan, tables).answer(_questions(asked)).to_dicts()
+    answers = FeatureEngine(plan, tables).answer(_questions(asked)).to_dicts()
     for (number, now), found in zip(asked, answers, strict=True):
         stock = stocks[number] if number < len(stocks) else None
         expected = _stock_at(stock, orders, now)
@@ -123,7 +123,7 @@ def test_has_one_over_composite_keys(orders: list, stocks: list, offers: list, a
     plan = plan_of(CLASSES, "sl_offer")
     names = {"sl_order": orders, "sl_stock": stocks, "sl_offer": offers}
     tables = {name: _frame(plan, name, rows) for name, rows in names.items()}
-    answers = Engine(plan, tables).answer(_questions(asked)).to_dicts()
+    answers = FeatureEngine(plan, tables).answer(_questions(asked)).to_dicts()
     for (number, now), found in zip(asked, answers, strict=True):
         offer = offers[number] if number < len(offers) else None
         visible = offer is not None and offer["at"] <= now
@@ -307,7 +307,7 @@ def test_versions_enumerations_and_the_window_of_all_time() -> None:
     balls = [{"box_id": 0, "at": at, "color": "red" if i else "blue"} for i, at in enumerate(times)]
     tables = {"sl_box": _frame(plan, "sl_box", [box, {"label": "c"}])}
     tables["sl_ball"] = _frame(plan, "sl_ball", balls)
-    found = Engine(plan, tables).answer(_questions([(0, START), (1, START)])).to_dicts()
+    found = FeatureEngine(plan, tables).answer(_questions([(0, START), (1, START)])).to_dicts()
     assert found[0] == {
         "label": "a",
         "label@2": "b",

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from sunloom.features.definitions.bind_expressions import ExpressionBinder
 from sunloom.features.expressions.functions.table import FUNCTIONS
 from sunloom.features.expressions.literals import evaluate
-from sunloom.features.expressions.to_polars import NOW, Lowering
+from sunloom.features.expressions.to_polars import NOW, ToPolars
 from sunloom.features.plan.explain import catalogue_of
 from sunloom.features.plan.expressions import Call, Expr, walk
 from sunloom.features.plan.polars_dtypes import POLARS
@@ -84,7 +84,7 @@ def _same(found: Any, expected: Any) -> bool:
 
 def _by_frame(bound: Expr, rows: list[dict[str, Any]]) -> list[Any]:
     frame = pl.DataFrame(rows, schema=SCHEMA).with_columns(pl.lit(MOMENT).alias(NOW))
-    lowered = frame.select(Lowering().expression(bound).alias("v"))["v"].to_list()
+    lowered = frame.select(ToPolars().expression(bound).alias("v"))["v"].to_list()
     # A literal alone is one value for all rows.
     repeated = lowered * (len(rows) // max(1, len(lowered)))
     return [v.astimezone(UTC) if isinstance(v, datetime) else v for v in repeated]

@@ -16,7 +16,7 @@ from chalk.features.feature_wrapper import unwrap_feature
 
 from sunloom.features.definitions.aggregate_rules import AGGREGATIONS
 from sunloom.features.definitions.bind_expressions import ExpressionBinder
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.explain import catalogue_of
 from sunloom.features.plan.expressions import Aggregate
@@ -83,7 +83,9 @@ def _same(found: Any, expected: Any) -> bool:
 def test_aggregation_means_what_chalk_means(case: dict[str, Any]) -> None:
     owners = pl.DataFrame({"id": range(len(case["values"]))}, schema={"id": pl.Int64})
     questions = owners.with_columns(pl.lit(LATER).cast(pl.Datetime("us", "UTC")).alias(NOW))
-    answers = Engine(_plan(_bind(case["expression"])), {"sl_event": _events()}).answer(questions)
+    answers = FeatureEngine(_plan(_bind(case["expression"])), {"sl_event": _events()}).answer(
+        questions
+    )
     found = answers["v"].to_list()
     expected = [_decode(value) for value in case["values"]]
     assert all(map(_same, found, expected)), f"found {found}, Chalk {expected}"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.literals import evaluate
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.explain import list_features, plan_of, plan_text
@@ -44,7 +44,7 @@ def plan() -> Plan:
     return Plan.model_validate_json(plan_of(CLASSES, "rs_guest").model_dump_json())
 
 
-def _engine(plan: Plan, visits: list[dict[str, Any]]) -> Engine:
+def _engine(plan: Plan, visits: list[dict[str, Any]]) -> FeatureEngine:
     rows = [{"id": i, **visit} for i, visit in enumerate(visits)]
     guests = [
         {"id": key, "noted": START, "name": name, "hotel_id": "h" if key < 3 else "i"}
@@ -54,7 +54,7 @@ def _engine(plan: Plan, visits: list[dict[str, Any]]) -> Engine:
         {"id": "h", "since": START, "title": "Grand", "stars": 3},
         {"id": "h", "since": START + 9 * HOUR, "title": "Old", "stars": 4},
     ]
-    return Engine(
+    return FeatureEngine(
         plan,
         {
             "rs_visit": pl.DataFrame(rows, schema=VISITS),

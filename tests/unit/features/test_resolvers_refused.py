@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from sunloom.cli.main import app
 from sunloom.errors import DataError, DefinitionError
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.explain import catalogue_of, plan_of
 from sunloom.features.plan.polars_dtypes import POLARS
@@ -157,7 +157,9 @@ def test_refusals_name_function_file_line_and_the_way_out(
         assert re.search(rf"{file}:\d+", error.message), error.message
 
 
-def _answer(file: Path, namespace: str, names: list[str | None]) -> tuple[pl.DataFrame, Engine]:
+def _answer(
+    file: Path, namespace: str, names: list[str | None]
+) -> tuple[pl.DataFrame, FeatureEngine]:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     rows = pl.DataFrame(
         {"id": range(len(names)), "ts": [start] * len(names), "name": names},
@@ -166,7 +168,7 @@ def _answer(file: Path, namespace: str, names: list[str | None]) -> tuple[pl.Dat
     plan = plan_of(str(file), f"{namespace}_actor")
     read = [f for f in plan.root.features if f.expression is None and f.name not in rows.columns]
     rows = rows.with_columns(pl.lit(None, POLARS[f.dtype]).alias(f.name) for f in read)
-    engine = Engine(plan, {f"{namespace}_actor": rows, f"{namespace}_deed": _no_deeds()})
+    engine = FeatureEngine(plan, {f"{namespace}_actor": rows, f"{namespace}_deed": _no_deeds()})
     asked = rows.select("id", pl.col("ts").alias(NOW))
     return engine.answer(asked), engine
 
@@ -266,7 +268,7 @@ def test_each_key_stands_once_in_a_batch_and_batches_are_no_larger_than_asked(
     asked = pl.DataFrame(
         {"id": [1, 2, 3, 1, 1], NOW: [start] * 5}, schema_overrides={NOW: pl.Datetime("us", "UTC")}
     )
-    engine = Engine(plan, {f"{namespace}_deed": _no_deeds()})
+    engine = FeatureEngine(plan, {f"{namespace}_deed": _no_deeds()})
     assert engine.answer(asked)["rank"].to_list() == [2, 2, 1, 1, 1]
     assert not engine.report.counts()
 
@@ -317,7 +319,7 @@ def test_rows_are_filtered_as_the_annotation_says(tmp_path: Path) -> None:
     ).with_columns(at=pl.lit(start, pl.Datetime("us", "UTC")))
     plan = plan_of(str(file), f"{namespace}_actor")
     asked = pl.DataFrame({"id": [0, 1, 2], NOW: [start] * 3}).cast({NOW: pl.Datetime("us", "UTC")})
-    found = Engine(plan, {f"{namespace}_deed": deeds}).answer(asked)
+    found = FeatureEngine(plan, {f"{namespace}_deed": deeds}).answer(asked)
     assert found["score"].to_list() == [8.0, -1.0, -1.0]
 
 
@@ -330,7 +332,7 @@ def test_a_changed_function_is_noticed(tmp_path: Path) -> None:
     text = file.read_text().replace("return 1", "return 2").replace(namespace, f"{namespace}b")
     file.write_text(text)
     asked = pl.DataFrame({"id": [1], NOW: [datetime(2026, 1, 1, tzinfo=UTC)], "name": ["a"]})
-    engine = Engine(plan, {f"{namespace}_deed": _no_deeds()})
+    engine = FeatureEngine(plan, {f"{namespace}_deed": _no_deeds()})
     with pytest.raises(DefinitionError, match="has changed"):
         engine.answer(asked)
 

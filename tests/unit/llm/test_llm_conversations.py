@@ -14,7 +14,7 @@ from sunloom_retail.conversations import (
     KINDS,
     PREDICTED,
     RetailConversations,
-    Task,
+    RetailTask,
     is_held_out_customer,
     is_held_out_wording,
 )
@@ -107,7 +107,7 @@ FEATURES = {"purchase_count": 12, "total_amount": 352.5, "recency_days": 45, "it
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_expected_answer_is_right_and_others_are_not(kind: str) -> None:
     truth = {"prediction": "lapse"} if kind in PREDICTED else FEATURES
-    task = Task("?", 4711, kind)
+    task = RetailTask("?", 4711, kind)
     answer = task.expected_answer(truth)
     assert task.is_right(answer, truth)
     assert not task.is_right(answer.replace("4711", "4712"), truth)
@@ -121,6 +121,6 @@ def test_the_expected_answer_is_right_and_others_are_not(kind: str) -> None:
 
 
 def test_the_customers_own_number_is_no_evidence() -> None:
-    task = Task("?", 12, "purchases")
+    task = RetailTask("?", 12, "purchases")
     assert not task.is_right("Customer 12 has made purchases.", FEATURES)
     assert task.is_right("Customer 12 has made 12 purchases.", FEATURES)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.errors import DataError
-from sunloom.monitoring.bins import Cells, cells_of
-from sunloom.monitoring.histogram_store import History
+from sunloom.monitoring.bins import Bins, cells_of
+from sunloom.monitoring.histogram_store import HistogramStore
 from sunloom.monitoring.histograms import (
     DEFAULT,
     MISSING,
@@ -115,7 +115,7 @@ def test_tallies_are_what_a_loop_counts(rows: list[dict[str, object]]) -> None:
 
 
 def test_cells_travel_as_json_and_have_an_identity() -> None:
-    again = Cells.from_json(CELLS.to_json())
+    again = Bins.from_json(CELLS.to_json())
     assert again == CELLS
     assert again.id == CELLS.id
     assert cells_of(REFERENCE, NAMES, 10).id != CELLS.id
@@ -145,7 +145,7 @@ def _hours(count: int) -> dict[datetime, Histogram]:
 
 
 def test_history_keeps_hours_and_merges_them_into_days(settings: Settings) -> None:
-    history = History(open_database(settings), "orders", CELLS)
+    history = HistogramStore(open_database(settings), "orders", CELLS)
     hours = _hours(60)
     history.put(hours)
     history.put(hours)
@@ -164,8 +164,8 @@ def test_history_keeps_hours_and_merges_them_into_days(settings: Settings) -> No
 
 def test_counts_on_other_cells_are_not_seen(settings: Settings) -> None:
     database = open_database(settings)
-    History(database, "orders", CELLS).put(_hours(3))
-    other = History(database, "orders", cells_of(REFERENCE, NAMES, 10))
+    HistogramStore(database, "orders", CELLS).put(_hours(3))
+    other = HistogramStore(database, "orders", cells_of(REFERENCE, NAMES, 10))
     assert other.between(START, START + 3 * HOUR).rows == 0
     assert same(other.reference(), nothing(other.cells))
     other.put_reference(counted(REFERENCE, other.cells))

@@ -14,7 +14,7 @@ from sunloom.config import Settings
 from sunloom.config.monitoring.service import MonitoringRecipe
 from sunloom.config.monitoring.watch import WatchConfig
 from sunloom.core.alerts.delivery import list_alerts
-from sunloom.monitoring.bins import Cells, FeatureCells
+from sunloom.monitoring.bins import Bins, FeatureCells
 from sunloom.monitoring.drift_table import latest_drift
 from sunloom.monitoring.findings import drift_findings
 from sunloom.monitoring.histogram_distances import chance, distance, rate_chance
@@ -84,7 +84,7 @@ def test_one_shift_among_200_features_is_one_alert_and_fifty_calm_windows_are_no
 def test_the_false_alarm_rate_is_kept_whatever_the_rows(rows: int) -> None:
     """20 cells, 200 features, 100 windows of so few rows that psi passes 0.1 by chance."""
     random = np.random.default_rng(rows)
-    cells = Cells(
+    cells = Bins(
         tuple(
             FeatureCells(f"f{n}", "edges", tuple(float(e) for e in range(19)), (), 0.0, 1.0)
             for n in range(200)
@@ -105,7 +105,7 @@ def test_the_false_alarm_rate_is_kept_whatever_the_rows(rows: int) -> None:
     assert alarms < 15
 
 
-def _counts(random: Any, rows: int, cells: Cells) -> Histogram:
+def _counts(random: Any, rows: int, cells: Bins) -> Histogram:
     counts = random.multinomial(rows, [1 / 20] * 20, size=len(cells.features))
     tallies = np.zeros((len(cells.features), 4), dtype=np.int64)
     tallies[:, 0] = rows

@@ -27,7 +27,7 @@ from sunloom.config.monitoring.watch import (
 )
 from sunloom.core.alerts.delivery import list_alerts
 from sunloom.core.database import open_database
-from sunloom.monitoring.bins import Cells
+from sunloom.monitoring.bins import Bins
 from sunloom.monitoring.drift_table import drift_over_time, latest_drift
 from sunloom.monitoring.histogram_distances import distance
 from sunloom.monitoring.histogram_store import HistogramRow, MonitorRow
@@ -93,7 +93,7 @@ def test_cells(settings: Settings, source: Path, cells: int) -> None:
     with open_database(settings).session() as session:
         held = session.get(MonitorRow, "orders")
         assert held is not None
-        assert {one.size for one in Cells.from_json(held.cells).features} == {cells}
+        assert {one.size for one in Bins.from_json(held.cells).features} == {cells}
 
 
 @pytest.mark.parametrize("method", ["psi", "jensenshannon", "kl_div"])
@@ -104,7 +104,7 @@ def test_method_and_threshold(settings: Settings, source: Path, method: str) -> 
     with open_database(settings).session() as session:
         held = session.get(MonitorRow, "orders")
         assert held is not None
-        edges = Cells.from_json(held.cells).features[0].edges
+        edges = Bins.from_json(held.cells).features[0].edges
     one, two = (
         np.bincount(np.searchsorted(edges, frame["f0"][at : at + 240], side="right"), minlength=20)
         for at in (0, 240)

@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 from sklearn import datasets
 
 from sunloom.preprocessing.artifact import load, save
-from sunloom.preprocessing.pipeline import FittedRecipe
+from sunloom.preprocessing.pipeline import FittedPipeline
 
 
 @cache
@@ -66,7 +66,9 @@ def colours(rows: int = 500, seed: int = 1) -> pl.DataFrame:
     )
 
 
-def assert_same_everywhere(fitted: FittedRecipe, frame: pl.DataFrame, folder: Path) -> pl.DataFrame:
+def assert_same_everywhere(
+    fitted: FittedPipeline, frame: pl.DataFrame, folder: Path
+) -> pl.DataFrame:
     """Frame, stored and read again, and row by row: the same; gives the frame's result."""
     prepared = fitted.apply_frame(frame)
     assert prepared.height == frame.height

@@ -13,7 +13,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, TargetEncoder
 
 from sunloom.errors import DataError
 from sunloom.preprocessing.fit import fit, fit_transform
-from sunloom.preprocessing.tables.batches import Chunk
+from sunloom.preprocessing.tables.batches import Batch
 from tests.unit.preprocessing.tables import as_array, assert_same_everywhere, colours
 
 COLUMNS = ["colour", "size"]
@@ -123,7 +123,7 @@ def test_target_encoding_equals_scikit_learns(
     np.testing.assert_allclose(
         as_array(prepared.select(names)), peer.transform(_peer(frame)), rtol=1e-9, atol=1e-12
     )
-    folds = Chunk(frame).folds(5, 0)
+    folds = Batch(frame).folds(5, 0)
     splits = [(np.flatnonzero(folds != i), np.flatnonzero(folds == i)) for i in range(5)]
     wanted = TargetEncoder(smooth=smooth, cv=splits).fit_transform(_peer(frame), y)
     np.testing.assert_allclose(as_array(training.select(names)), wanted, rtol=1e-9, atol=1e-12)

@@ -12,9 +12,9 @@ import pytest
 from sklearn.neighbors import KNeighborsRegressor, NearestNeighbors
 
 from sunloom.errors import DataError
-from sunloom.preprocessing.fit import Pass, fit, fit_transform
+from sunloom.preprocessing.fit import FitPass, fit, fit_transform
 from sunloom.preprocessing.operations.neighbours import neighbours_of
-from sunloom.preprocessing.tables.batches import Chunk, Source
+from sunloom.preprocessing.tables.batches import Batch, Source
 from tests.unit.preprocessing.tables import as_array, assert_same_everywhere, bundled
 
 STEP: dict[str, Any] = {"type": "nearest_neighbors"}
@@ -56,17 +56,17 @@ def test_a_fitted_row_is_not_its_own_neighbour(metric: str) -> None:
 def test_parts_merge_and_rows_of_any_chunk_know_their_place() -> None:
     frame = bundled("iris")
 
-    def reader(_source: Source, reading: Pass) -> Pass:
+    def reader(_source: Source, reading: FitPass) -> FitPass:
         parts = [deepcopy(reading) for _ in range(0, frame.height, 40)]
         for i, part in reversed(list(enumerate(parts))):
-            part.observe(Chunk(frame.slice(40 * i, 40).select(reading.columns), 40 * i))
+            part.observe(Batch(frame.slice(40 * i, 40).select(reading.columns), 40 * i))
             reading.merge(part)
         return reading
 
     once, whole = fit_transform([STEP], frame)
     merged = fit([STEP], frame, reader=reader)
     assert merged.apply_frame(frame).equals(once.apply_frame(frame))
-    chunks = [merged.training_frame(Chunk(frame.slice(i, 40), i)) for i in range(0, 150, 40)]
+    chunks = [merged.training_frame(Batch(frame.slice(i, 40), i)) for i in range(0, 150, 40)]
     assert pl.concat(chunks).equals(whole)
 
 

@@ -18,7 +18,7 @@ from sunloom.preprocessing.cluster.lookback import block_of
 from sunloom.preprocessing.cluster.precomputed import recalled, remembered
 from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.stages import apply_stages
-from sunloom.preprocessing.tables.batches import Chunk, open_source, whole_table
+from sunloom.preprocessing.tables.batches import Batch, open_source, whole_table
 from sunloom.preprocessing.tables.parquet_join import join_parquet
 from sunloom.preprocessing.tables.parquet_output import prepared_chunks, write_prepared
 from sunloom.preprocessing.tables.splits import Piece, Share, pieces_of, shares_of
@@ -132,9 +132,9 @@ def test_a_later_file_of_another_shape_is_refused(
 
 def test_a_worker_keeps_to_its_share_of_the_memory() -> None:
     values = Values("a", most_bytes=8_000, share=0.25)
-    values.update(Chunk(pl.DataFrame({"a": np.arange(250.0)})))
+    values.update(Batch(pl.DataFrame({"a": np.arange(250.0)})))
     assert values.finish().weights is None
-    values.update(Chunk(pl.DataFrame({"a": np.arange(1.0)}), first=250))
+    values.update(Batch(pl.DataFrame({"a": np.arange(1.0)}), first=250))
     assert values.finish().weights is not None
 
 

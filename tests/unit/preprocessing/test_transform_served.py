@@ -15,9 +15,9 @@ from sunloom.core.artifacts import open_registry
 from sunloom.preprocessing.artifact import save
 from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.job import register
-from sunloom.preprocessing.pipeline import FittedRecipe
+from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.serving.apps.features.app import build_features_app
-from sunloom.serving.auth.middleware import App, Guard
+from sunloom.serving.auth.middleware import App, GatewayMiddleware
 from tests.unit.preprocessing.tables import colours
 
 STEPS: list[dict[str, Any]] = [
@@ -34,7 +34,7 @@ def rows() -> pl.DataFrame:
 
 
 @pytest.fixture
-def fitted(settings: Settings, tmp_path: Path) -> FittedRecipe:
+def fitted(settings: Settings, tmp_path: Path) -> FittedPipeline:
     found = fit(STEPS, rows())
     save(found, tmp_path / "fitted")
     register(settings, found, tmp_path / "fitted", "colours", "production")
@@ -42,10 +42,10 @@ def fitted(settings: Settings, tmp_path: Path) -> FittedRecipe:
 
 
 @pytest.fixture
-def app(settings: Settings, fitted: FittedRecipe) -> App:
+def app(settings: Settings, fitted: FittedPipeline) -> App:
     from tests.unit.serving.asgi import OpenGate
 
-    return Guard(build_features_app(settings), OpenGate("features"), "features")
+    return GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
 
 
 def post(app: App, body: Any) -> Any:
@@ -63,7 +63,7 @@ def json_row(place: int) -> dict[str, Any]:
     return row | {"at": row["at"].isoformat()}
 
 
-def test_a_row_is_prepared_as_in_a_file(app: App, fitted: FittedRecipe) -> None:
+def test_a_row_is_prepared_as_in_a_file(app: App, fitted: FittedPipeline) -> None:
     answer = post(app, {"artifact": "colours", "rows": [json_row(0), json_row(1)]})
     assert answer.status_code == 200
     assert answer.json()["artifact"] == "colours@1"
@@ -116,7 +116,7 @@ def test_an_image_comes_as_base64(settings: Settings, tmp_path: Path) -> None:
     fitted = fit([{"type": "image_statistics", "columns": ["i"]}], pl.DataFrame({"i": [data]}))
     save(fitted, tmp_path / "fitted")
     register(settings, fitted, tmp_path / "fitted", "pictures", "production")
-    app = Guard(build_features_app(settings), OpenGate("features"), "features")
+    app = GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
     sent = [{"i": b64encode(data).decode()}, {"i": None}, {"i": b64encode(b"none").decode()}]
     answer = post(app, {"artifact": "pictures", "rows": sent})
     assert answer.json()["rows"][0] == pytest.approx(fitted.apply_row({"i": data}))

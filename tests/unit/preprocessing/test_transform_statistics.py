@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from sunloom.preprocessing.accumulators.counts import Counts
-from sunloom.preprocessing.accumulators.moments import Moments
-from sunloom.preprocessing.accumulators.protocol import Statistic
+from sunloom.preprocessing.accumulators.moments import MeanVariance
+from sunloom.preprocessing.accumulators.protocol import Accumulator
 from sunloom.preprocessing.accumulators.sample import Sample
 from sunloom.preprocessing.accumulators.sketch import Sketch
 from sunloom.preprocessing.accumulators.target_levels import TargetLevels
 from sunloom.preprocessing.accumulators.values import Values
-from sunloom.preprocessing.fit import Pass, fit
-from sunloom.preprocessing.tables.batches import Chunk, Source
+from sunloom.preprocessing.fit import FitPass, fit
+from sunloom.preprocessing.tables.batches import Batch, Source
 from tests.unit.preprocessing.tables import colours, gappy
 
 NUMBERS = st.lists(
@@ -37,10 +37,10 @@ CUTS = st.lists(st.integers(0, 60), max_size=4)
 def in_parts(make: Any, frame: pl.DataFrame, cuts: Sequence[int], order: int = 1) -> Any:
     """Learn from each part alone and merge, in one order or the other."""
     edges = sorted({0, frame.height, *(cut for cut in cuts if cut < frame.height)})
-    parts: list[Statistic] = []
+    parts: list[Accumulator] = []
     for start, end in pairwise(edges):
         one = make()
-        one.update(Chunk(frame.slice(start, end - start), start))
+        one.update(Batch(frame.slice(start, end - start), start))
         parts.append(one)
     whole = make()
     for part in parts[::order]:
@@ -53,7 +53,7 @@ def in_parts(make: Any, frame: pl.DataFrame, cuts: Sequence[int], order: int = 1
 def test_moments_and_values_merge(values: list[Any], cuts: list[int], order: int) -> None:
     frame = pl.DataFrame({"a": values}, schema={"a": pl.Float64})
     there = np.array([v for v in values if v is not None])
-    found = in_parts(lambda: Moments("a"), frame, cuts, order).finish()
+    found = in_parts(lambda: MeanVariance("a"), frame, cuts, order).finish()
     assert (found.count, found.missing) == (len(there), len(values) - len(there))
     if len(there):
         assert found.mean == pytest.approx(there.mean(), rel=1e-9, abs=1e-9)
@@ -153,11 +153,11 @@ def test_parts_in_any_order_make_one_pass() -> None:
     """As a cluster reads: each part alone, merged in another order."""
     frame = colours(2000, 5)
 
-    def reader(source: Source, reading: Pass) -> Pass:
+    def reader(source: Source, reading: FitPass) -> FitPass:
         parts = []
         for start in range(0, 2000, 300):
             part = copy.deepcopy(reading)
-            part.observe(Chunk(frame.slice(start, 300).select(reading.columns), start))
+            part.observe(Batch(frame.slice(start, 300).select(reading.columns), start))
             parts.append(part)
         for part in reversed(parts):
             reading.merge(part)

@@ -14,8 +14,8 @@ from sklearn.datasets import load_wine
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 
 from sunloom.errors import DataError
-from sunloom.preprocessing.fit import Pass, fit
-from sunloom.preprocessing.tables.batches import Chunk, Source
+from sunloom.preprocessing.fit import FitPass, fit
+from sunloom.preprocessing.tables.batches import Batch, Source
 from tests.unit.preprocessing.tables import as_array, assert_same_everywhere
 
 
@@ -68,10 +68,10 @@ def test_terms_are_named_as_scikit_learn_names_them() -> None:
 def test_terms_merge() -> None:
     frame = texts()
 
-    def reader(source: Source, reading: Pass) -> Pass:
+    def reader(source: Source, reading: FitPass) -> FitPass:
         parts = [copy.deepcopy(reading) for _ in range(0, frame.height, 5)]
         for i, part in enumerate(parts):
-            part.observe(Chunk(frame.slice(5 * i, 5).select(reading.columns), 5 * i))
+            part.observe(Batch(frame.slice(5 * i, 5).select(reading.columns), 5 * i))
             reading.merge(part)
         return reading
 

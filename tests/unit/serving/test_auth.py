@@ -14,7 +14,7 @@ from sunloom.errors import (
     RateLimitError,
     UsageError,
 )
-from sunloom.serving.auth.admission import Gate
+from sunloom.serving.auth.admission import Admission
 from sunloom.serving.auth.keys import (
     KeyRow,
     create_key,
@@ -26,7 +26,7 @@ from sunloom.serving.auth.keys import (
     revoke_key,
     system_key,
 )
-from sunloom.serving.auth.rate_limits import Meter
+from sunloom.serving.auth.rate_limits import RateLimiter
 
 
 def quick(settings: Settings, **keys: object) -> Settings:
@@ -101,7 +101,7 @@ def test_the_gate_refuses_unknown_expired_and_revoked(settings: Settings) -> Non
     old, _ = create_key(settings, ["features"], expires=timedelta(microseconds=1))
 
     async def walk() -> None:
-        gate = Gate(settings, "test")
+        gate = Admission(settings, "test")
         assert await gate.admit(good, "features") == record
         for secret in (None, "sl-unknown", old):
             with pytest.raises(AuthenticationError):
@@ -117,7 +117,7 @@ def test_the_gate_refuses_unknown_expired_and_revoked(settings: Settings) -> Non
 
 def test_the_limit_holds_over_processes(settings: Settings) -> None:
     _, key = create_key(settings, ["llm"], requests_per_minute=5)
-    first, second = Meter(open_database(settings)), Meter(open_database(settings))
+    first, second = RateLimiter(open_database(settings)), RateLimiter(open_database(settings))
     for _ in range(3):
         first.charge(key, at=60.0)
     first.sync(at=60.0)
@@ -132,7 +132,7 @@ def test_the_limit_holds_over_processes(settings: Settings) -> None:
 def test_delegated_keys_spend_their_parents_limit(settings: Settings) -> None:
     _, parent = create_key(settings, ["llm"], requests_per_minute=2)
     _, child = delegate(settings, parent, ["llm"])
-    meter = Meter(open_database(settings))
+    meter = RateLimiter(open_database(settings))
     meter.charge(parent, at=0.0)
     meter.charge(child, at=0.0)
     with pytest.raises(RateLimitError):
@@ -141,13 +141,13 @@ def test_delegated_keys_spend_their_parents_limit(settings: Settings) -> None:
 
 def test_the_token_quota_counts_all_minutes(settings: Settings) -> None:
     _, key = create_key(settings, ["llm"], token_quota=100)
-    meter = Meter(open_database(settings))
+    meter = RateLimiter(open_database(settings))
     meter.charge(key, at=0.0)
     meter.spend(key, 60)
     meter.sync(at=0.0)
     meter.charge(key, at=600.0)
     meter.spend(key, 40)
-    fresh = Meter(open_database(settings))
+    fresh = RateLimiter(open_database(settings))
     meter.sync(at=600.0)
     fresh.sync(key.account, at=660.0)
     with pytest.raises(RateLimitError, match="quota of 100"):

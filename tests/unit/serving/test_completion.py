@@ -14,14 +14,14 @@ from sunloom.errors import NotFoundError, RequestError
 from sunloom.serving.apps.llm.completions import Completions, check_request
 from sunloom.serving.apps.llm.models import (
     BaseModel,
-    ModelDirectory,
+    ModelResolver,
     Target,
     build_directory,
     find_base,
     required_names,
 )
 from sunloom.serving.asgi.bodies import read_body
-from sunloom.serving.auth.middleware import Guard
+from sunloom.serving.auth.middleware import GatewayMiddleware
 
 CHAT = "/v1/chat/completions"
 
@@ -47,18 +47,18 @@ def registry(settings: Settings, tmp_path: Path) -> ModelRegistry:
 
 
 @pytest.fixture
-def directory(settings: Settings, registry: ModelRegistry) -> ModelDirectory:
+def directory(settings: Settings, registry: ModelRegistry) -> ModelResolver:
     base = find_base(settings)
     assert base is not None
     assert base.ref == "tool-base@1"
-    return ModelDirectory(registry, base, cache_s=0.0)
+    return ModelResolver(registry, base, cache_s=0.0)
 
 
-def resolve(directory: ModelDirectory, name: str) -> str:
+def resolve(directory: ModelResolver, name: str) -> str:
     return asyncio.run(directory.resolve(name)).served
 
 
-def test_names_follow_the_registry(directory: ModelDirectory, registry: ModelRegistry) -> None:
+def test_names_follow_the_registry(directory: ModelResolver, registry: ModelRegistry) -> None:
     assert resolve(directory, "tool-base") == "tool-base"
     assert resolve(directory, "tool-base@1") == "tool-base"
     assert resolve(directory, "retail-agent") == "retail-agent@1"
@@ -68,7 +68,7 @@ def test_names_follow_the_registry(directory: ModelDirectory, registry: ModelReg
     assert resolve(directory, "retail-agent@production") == "retail-agent@2"
 
 
-def test_unknown_names_list_the_known(directory: ModelDirectory) -> None:
+def test_unknown_names_list_the_known(directory: ModelResolver) -> None:
     with pytest.raises(NotFoundError, match="Did you mean 'retail-agent'") as caught:
         resolve(directory, "retail-agnet")
     assert caught.value.param == "model"
@@ -81,14 +81,14 @@ def test_unknown_names_list_the_known(directory: ModelDirectory) -> None:
 
 def test_answers_are_trusted_for_a_moment(settings: Settings, registry: ModelRegistry) -> None:
     base = BaseModel("tool-base", "x", "tool-base@1")
-    trusting = ModelDirectory(registry, base, cache_s=60.0)
+    trusting = ModelResolver(registry, base, cache_s=60.0)
     assert resolve(trusting, "retail-agent") == "retail-agent@1"
     registry.promote("retail-agent", 2)
     assert resolve(trusting, "retail-agent") == "retail-agent@1"
     assert resolve(build_directory(settings, base), "retail-agent") == "retail-agent@2"
 
 
-def test_promoted_adapters_are_required(settings: Settings, directory: ModelDirectory) -> None:
+def test_promoted_adapters_are_required(settings: Settings, directory: ModelResolver) -> None:
     assert required_names(settings, directory) == ["retail-agent"]
     cards = asyncio.run(directory.cards())
     assert [(card["id"], card["root"]) for card in cards] == [
@@ -138,7 +138,9 @@ class Engine:
             await send({"type": "http.response.body", "body": part, "more_body": more})
 
 
-def layered(engine: Engine, directory: ModelDirectory) -> tuple[Guard, list[str], list[int]]:
+def layered(
+    engine: Engine, directory: ModelResolver
+) -> tuple[GatewayMiddleware, list[str], list[int]]:
     loaded: list[str] = []
     spent: list[int] = []
 
@@ -146,10 +148,10 @@ def layered(engine: Engine, directory: ModelDirectory) -> tuple[Guard, list[str]
         loaded.append(target.served)
 
     layer = Completions(engine, directory, load, lambda _scope, tokens: spent.append(tokens))
-    return Guard(layer, OpenGate("llm"), "llm"), loaded, spent
+    return GatewayMiddleware(layer, OpenGate("llm"), "llm"), loaded, spent
 
 
-def test_the_body_gets_the_engines_name(directory: ModelDirectory) -> None:
+def test_the_body_gets_the_engines_name(directory: ModelResolver) -> None:
     engine = Engine()
     guard, loaded, spent = layered(engine, directory)
     body = {"model": "retail-agent", "messages": []}
@@ -160,7 +162,7 @@ def test_the_body_gets_the_engines_name(directory: ModelDirectory) -> None:
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_streamed_tokens_are_counted(directory: ModelDirectory, asked: bool) -> None:
+def test_streamed_tokens_are_counted(directory: ModelResolver, asked: bool) -> None:
     usage = b'data: {"choices":[],"usage":{"total_tokens":9}}\n\n'
     engine = Engine(b'data: {"choices":[{"text":"a"}]}\n\n', usage + b"data: [DONE]\n\n")
     guard, _, spent = layered(engine, directory)
@@ -187,7 +189,7 @@ def test_streamed_tokens_are_counted(directory: ModelDirectory, asked: bool) -> 
     ],
 )
 def test_bad_requests_never_reach_the_engine(
-    directory: ModelDirectory, path: str, content: bytes, status: int
+    directory: ModelResolver, path: str, content: bytes, status: int
 ) -> None:
     engine = Engine()
     guard, _, _ = layered(engine, directory)
@@ -196,7 +198,7 @@ def test_bad_requests_never_reach_the_engine(
     assert engine.request == {}
 
 
-def test_one_model_can_be_looked_up(directory: ModelDirectory) -> None:
+def test_one_model_can_be_looked_up(directory: ModelResolver) -> None:
     guard, _, _ = layered(Engine(), directory)
     found = asyncio.run(call(guard, "GET", "/v1/models/retail-agent")).json()
     assert (found["id"], found["root"], found["parent"]) == (

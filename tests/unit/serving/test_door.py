@@ -33,7 +33,7 @@ def ask(
             answered.append(message["status"])
 
     scope = {"type": "http", "method": method, "path": path, "headers": headers}
-    asyncio.run(door.Door(behind)(scope, None, send))  # type: ignore[arg-type]
+    asyncio.run(door.FastPath(behind)(scope, None, send))  # type: ignore[arg-type]
     return answered
 
 
@@ -53,7 +53,7 @@ def test_a_direct_app_answers_its_prefix_and_no_other() -> None:
     async def direct(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["path"])
 
-    door.answer_here("/features", direct, ["/features/batch"])
+    door.register_fast_path("/features", direct, ["/features/batch"])
     assert ask("/features/customer", KEY) == []
     assert ask("/features") == []
     assert ask("/featuresque", KEY) == ["behind"]
@@ -92,7 +92,7 @@ def written(*requests: bytes) -> list[bytes]:
         await send({"type": "http.response.body", "body": body + b">"})
 
     async def run() -> list[bytes]:
-        config = uvicorn.Config(door.Door(direct), http="httptools", ws="none")
+        config = uvicorn.Config(door.FastPath(direct), http="httptools", ws="none")
         config.load()
         protocol = HttpToolsProtocol(config, uvicorn.server.ServerState(), {})
         wire = Wire()
@@ -102,7 +102,7 @@ def written(*requests: bytes) -> list[bytes]:
             await asyncio.sleep(0.05)
         return wire.writes
 
-    door.answer_here("/features", direct, ["/features/batch"])
+    door.register_fast_path("/features", direct, ["/features/batch"])
     return asyncio.run(run())
 
 

@@ -12,7 +12,7 @@ from asgi import OpenGate, call
 from sunloom.config import Settings
 from sunloom.feature_store.stores.online.protocol import open_online_store
 from sunloom.serving.apps.features.app import build_features_app, read_query
-from sunloom.serving.auth.middleware import App, Guard
+from sunloom.serving.auth.middleware import App, GatewayMiddleware
 
 TIME = datetime(1998, 6, 30, tzinfo=UTC)
 
@@ -28,7 +28,7 @@ def app(settings: Settings) -> App:
         }
     )
     open_online_store(settings).write("customer", frame)
-    return Guard(build_features_app(settings), OpenGate("features"), "features")
+    return GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
 
 
 def get(app: App, path: str) -> Any:

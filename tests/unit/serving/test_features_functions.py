@@ -16,7 +16,7 @@ from sunloom.feature_store.online.registry import store_plan
 from sunloom.feature_store.stores.online.protocol import open_online_store
 from sunloom.features.plan.explain import plan_of
 from sunloom.serving.apps.features.app import build_features_app
-from sunloom.serving.auth.middleware import App, Guard
+from sunloom.serving.auth.middleware import App, GatewayMiddleware
 
 TIME = datetime(2026, 6, 30, tzinfo=UTC)
 NOW = "2026-07-01T00:00:00Z"
@@ -83,7 +83,7 @@ def app(settings: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> A
     store_plan(
         store, plan_of(str(path), name).for_online().model_copy(update={"feature_set": "shop"})
     )
-    return Guard(build_features_app(settings), OpenGate("features"), "features")
+    return GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
 
 
 def batch(*features: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from sunloom.feature_store.online.registry import store_plan, store_stream
 from sunloom.feature_store.stores.online.protocol import open_online_store
 from sunloom.features.plan.explain import plan_of
 from sunloom.serving.apps.features.app import build_features_app
-from sunloom.serving.auth.middleware import App, Guard
+from sunloom.serving.auth.middleware import App, GatewayMiddleware
 
 CLASSES = str(Path(__file__).parents[1] / "features" / "stream_classes.py")
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -24,7 +24,7 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 @pytest.fixture
 def app(settings: Settings) -> App:
     store_stream(open_online_store(settings), plan_of(CLASSES, "st_rider"), ["st_trip"])
-    return Guard(build_features_app(settings), OpenGate("features"), "features")
+    return GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
 
 
 def _get(app: App, path: str) -> Any:
@@ -124,7 +124,7 @@ def test_a_written_set_derives_anew_only_when_a_moment_is_asked_for(settings: Se
     )
     store.write("st_rider", frame)
     store_plan(store, plan)
-    app = Guard(build_features_app(settings), OpenGate("features"), "features")
+    app = GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
     path = "/features/st_rider?entity_id=7&features=idle_hours,trips_ever"
     assert _get(app, path).json()["features"] == {"idle_hours": 5.0, "trips_ever": 4}
     later = (NOW + timedelta(hours=3)).isoformat()

@@ -16,14 +16,14 @@ from sunloom.serving.apps.gateway.app import build_gateway_app
 from sunloom.serving.apps.gateway.docs import merge_documents, render_page
 from sunloom.serving.apps.gateway.jobs import read_progress
 from sunloom.serving.apps.gateway.training import assignments
-from sunloom.serving.auth.middleware import App, Guard
-from sunloom.serving.deploy.fast_path import Door
+from sunloom.serving.auth.middleware import App, GatewayMiddleware
+from sunloom.serving.deploy.fast_path import FastPath
 from sunloom.serving.metrics.requests import RequestMetrics, render_metrics
 
 
 @pytest.fixture
 def app(settings: Settings) -> App:
-    return Guard(build_gateway_app(settings), OpenGate("admin"), "gateway")
+    return GatewayMiddleware(build_gateway_app(settings), OpenGate("admin"), "gateway")
 
 
 def document(schema: str, path: str, kind: str) -> dict[str, Any]:
@@ -148,5 +148,5 @@ def test_the_door_of_a_replicas_port(path: str, headers: dict[str, str], passes:
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    answer = asyncio.run(call(Door(inside), "GET", path, None, headers=headers))
+    answer = asyncio.run(call(FastPath(inside), "GET", path, None, headers=headers))
     assert answer.status_code == (204 if passes else 401)

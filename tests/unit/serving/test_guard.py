@@ -10,7 +10,7 @@ from asgi import OpenGate, call
 
 from sunloom.errors import NotFoundError
 from sunloom.serving.asgi.bodies import send_json
-from sunloom.serving.auth.middleware import Guard, caller
+from sunloom.serving.auth.middleware import GatewayMiddleware, caller
 
 BODY = {"type", "code", "message", "hint", "param", "request_id"}
 
@@ -40,7 +40,7 @@ def get(app: Any, path: str, key: str | None = "good", **more: Any) -> Any:
 
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/metrics", "/docs", "/healthz/x", "/nope"])
 def test_nothing_without_a_key(path: str) -> None:
-    answer = get(Guard(echo, OpenGate("admin"), "t"), path, key=None)
+    answer = get(GatewayMiddleware(echo, OpenGate("admin"), "t"), path, key=None)
     assert answer.status_code == 401
     assert set(answer.json()["error"]) == BODY
     assert answer.json()["error"]["code"] == "unauthenticated"
@@ -49,11 +49,11 @@ def test_nothing_without_a_key(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_health_needs_no_key(path: str) -> None:
-    assert get(Guard(echo, OpenGate(), "t"), path, key=None).json()["tenant"] is None
+    assert get(GatewayMiddleware(echo, OpenGate(), "t"), path, key=None).json()["tenant"] is None
 
 
 def test_scope_is_checked_by_prefix() -> None:
-    guard = Guard(echo, OpenGate("features"), "t")
+    guard = GatewayMiddleware(echo, OpenGate("features"), "t")
     assert get(guard, "/features/customer").status_code == 200
     assert get(guard, "/featuresx").status_code == 200  # any key: no rule but the root's
     refused = get(guard, "/v1/models")
@@ -62,14 +62,14 @@ def test_scope_is_checked_by_prefix() -> None:
 
 
 def test_asking_models_does_not_allow_promoting() -> None:
-    guard = Guard(echo, OpenGate("models"), "t")
+    guard = GatewayMiddleware(echo, OpenGate("models"), "t")
     assert get(guard, "/models").status_code == 200
     promoted = asyncio.run(call(guard, "POST", "/models/a/aliases/production"))
     assert promoted.status_code == 403
 
 
 def test_request_id_is_echoed_or_made() -> None:
-    guard = Guard(echo, OpenGate("admin"), "t")
+    guard = GatewayMiddleware(echo, OpenGate("admin"), "t")
     given = get(guard, "/x", headers={"X-Request-ID": "abc-1"})
     assert given.headers["x-request-id"] == given.json()["id"] == "abc-1"
     made = get(guard, "/x", headers={"X-Request-ID": "not allowed {}"})
@@ -77,7 +77,7 @@ def test_request_id_is_echoed_or_made() -> None:
 
 
 def test_serve_sets_the_header_itself() -> None:
-    guard = Guard(echo, OpenGate("admin"), "t", server_sets_request_id=True)
+    guard = GatewayMiddleware(echo, OpenGate("admin"), "t", server_sets_request_id=True)
     answer = get(guard, "/x", headers={"X-Request-ID": "abc"})
     assert "x-request-id" not in answer.headers
     assert answer.headers["x-sunloom-app"] == "t"
@@ -85,7 +85,9 @@ def test_serve_sets_the_header_itself() -> None:
 
 def test_root_path_is_reset() -> None:
     async def mounted(scope: Any, receive: Any, send: Any) -> None:
-        await Guard(echo, OpenGate("admin"), "t")({**scope, "root_path": "/v1"}, receive, send)
+        await GatewayMiddleware(echo, OpenGate("admin"), "t")(
+            {**scope, "root_path": "/v1"}, receive, send
+        )
 
     assert get(mounted, "/v1/models").json()["root"] == ""
 
@@ -109,7 +111,7 @@ def test_root_path_is_reset() -> None:
 def test_every_error_has_the_one_body(
     status: int, body: bytes, message: str, param: str | None
 ) -> None:
-    answer = get(Guard(answering(status, body), OpenGate("admin"), "t"), "/x")
+    answer = get(GatewayMiddleware(answering(status, body), OpenGate("admin"), "t"), "/x")
     assert answer.status_code == status
     error = answer.json()["error"]
     assert set(error) == BODY
@@ -120,7 +122,7 @@ def test_every_error_has_the_one_body(
 
 def test_own_errors_keep_hint_and_code() -> None:
     body = json.dumps({"error": {"code": "x", "message": "m", "hint": "h", "param": None}}).encode()
-    answer = get(Guard(answering(409, body), OpenGate("admin"), "t"), "/x")
+    answer = get(GatewayMiddleware(answering(409, body), OpenGate("admin"), "t"), "/x")
     assert answer.json()["error"]["hint"] == "h"
     assert answer.json()["error"]["code"] == "x"
 
@@ -133,10 +135,10 @@ def test_exceptions_become_answers_and_are_counted() -> None:
         raise KeyError("secret detail")
 
     gate = OpenGate("admin")
-    answer = get(Guard(missing, gate, "t"), "/v1/models")
+    answer = get(GatewayMiddleware(missing, gate, "t"), "/v1/models")
     assert answer.status_code == 404
     assert answer.json()["error"]["hint"] == "Known: b"
-    failed = get(Guard(broken, gate, "t"), "/v1/models")
+    failed = get(GatewayMiddleware(broken, gate, "t"), "/v1/models")
     assert failed.status_code == 500
     assert "secret detail" not in failed.text
     assert gate.seen == [("/v1", "GET", 404), ("/v1", "GET", 500)]
@@ -156,12 +158,12 @@ def test_a_stream_that_breaks_is_not_ended_politely() -> None:
     headers = [(b"authorization", b"Bearer good")]
     scope = {"type": "http", "method": "GET", "path": "/x", "headers": headers}
     with pytest.raises(RuntimeError, match="engine died"):
-        asyncio.run(Guard(broken, OpenGate("admin"), "t")(scope, None, send))  # type: ignore[arg-type]
+        asyncio.run(GatewayMiddleware(broken, OpenGate("admin"), "t")(scope, None, send))  # type: ignore[arg-type]
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
 
 
 def test_a_browser_may_send_the_key_as_password_for_the_docs_only() -> None:
-    guard = Guard(echo, OpenGate("admin"), "t")
+    guard = GatewayMiddleware(echo, OpenGate("admin"), "t")
     basic = {"Authorization": "Basic " + base64.b64encode(b"me:good").decode()}
     assert get(guard, "/docs", None, headers=dict(basic)).status_code == 200
     assert get(guard, "/models", None, headers=dict(basic)).status_code == 401
@@ -176,5 +178,7 @@ def test_websockets_are_refused() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(Guard(echo, OpenGate("admin"), "t")({"type": "websocket"}, receive, send))
+    asyncio.run(
+        GatewayMiddleware(echo, OpenGate("admin"), "t")({"type": "websocket"}, receive, send)
+    )
     assert sent == [{"type": "websocket.close", "code": 1008}]

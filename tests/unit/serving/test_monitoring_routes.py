@@ -28,7 +28,11 @@ from sunloom.serving.apps.gateway import monitoring
 from sunloom.serving.apps.gateway.health import _metrics
 from sunloom.serving.metrics.latencies import quantile_ms
 from sunloom.serving.metrics.requests import RequestMetrics, Series
-from sunloom.serving.metrics.served_features import Answers, answer_rates, render_answers
+from sunloom.serving.metrics.served_features import (
+    ServedFeatureSampler,
+    answer_rates,
+    render_answers,
+)
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 
@@ -84,7 +88,7 @@ def test_performance_of_monitors_and_routes(watched: Settings) -> None:
 
 
 def test_nulls_and_defaults_at_serving_are_counted_from_a_sample(settings: Settings) -> None:
-    answers = Answers(open_database(settings), lambda _name: {"n": 0})
+    answers = ServedFeatureSampler(open_database(settings), lambda _name: {"n": 0})
     known = {"found": True, "features": {"n": 0, "x": None}}
     other = {"found": True, "features": {"n": 3, "x": 1.5}}
     unknown = {"found": False, "features": {"n": None, "x": None}}
@@ -107,9 +111,9 @@ def test_the_features_app_counts_its_answers(settings: Settings) -> None:
         {"id": [1], "event_time": [START], "x": [None]}, schema_overrides={"x": pl.Float64}
     )
     open_online_store(settings).write("customer", frame)
-    made: list[Answers] = []
+    made: list[ServedFeatureSampler] = []
 
-    class Kept(Answers):
+    class Kept(ServedFeatureSampler):
         def __init__(self, *words: Any) -> None:
             super().__init__(*words)
             made.append(self)

@@ -23,7 +23,7 @@ from sunloom.monitoring.served_skew import compare_served
 from sunloom.serving.apps.features.app import build_features_app
 from sunloom.serving.apps.gateway import monitoring
 from sunloom.serving.apps.gateway.health import _metrics
-from sunloom.serving.auth.middleware import Guard
+from sunloom.serving.auth.middleware import GatewayMiddleware
 from sunloom.serving.metrics import served_features as answers
 
 DEFINITIONS = Path(__file__).parent / "served_shops.py"
@@ -64,7 +64,7 @@ def visits(factor: float) -> pl.DataFrame:
 def read_all(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forty reads of five shops, and wait for the sample to be written."""
     monkeypatch.setattr(answers, "_FLUSH_S", 0.0)
-    app = Guard(build_features_app(settings), OpenGate("features"), "features")
+    app = GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
 
     async def ask() -> None:
         for number in range(40):
@@ -124,7 +124,7 @@ def test_nothing_is_kept_where_the_settings_say_so(
     )
     monkeypatch.setattr(answers, "_FLUSH_S", 0.0)
     app = build_features_app(settings.model_copy(update={"serving": silent}))
-    guarded = Guard(app, OpenGate("features"), "features")
+    guarded = GatewayMiddleware(app, OpenGate("features"), "features")
     for number in range(10):
         asyncio.run(call(guarded, "GET", f"/features/served_shop?entity_id={number % 5}"))
     time.sleep(0.3)

@@ -13,10 +13,10 @@ import pytest
 
 from sunloom.errors import ArtifactError, DataError
 from sunloom.tabular.algorithms.table import ALGORITHMS, load_algorithm
-from sunloom.tabular.columns import Columns, Ratio
+from sunloom.tabular.columns import Columns, RatioColumn
 from sunloom.tabular.model import TabularModel, load_model, predictions
 
-COLUMNS = Columns(("a", "b"), (Ratio("share", "a", "b", 1.0),))
+COLUMNS = Columns(("a", "b"), (RatioColumn("share", "a", "b", 1.0),))
 
 
 def _frame(rows: int = 400) -> pl.DataFrame:

@@ -8,10 +8,8 @@ from typing import Protocol
 from sunloom.agents.scope import TaskScope
 from sunloom.config.agents import AgentSpec
 
-__all__ = ["Engine", "build_engine"]
 
-
-class Engine(Protocol):
+class AgentEngine(Protocol):
     """Runs tasks of one agent, several at a time."""
 
     async def run(self, scope: TaskScope) -> str:
@@ -19,7 +17,7 @@ class Engine(Protocol):
         ...
 
 
-def build_engine(spec: AgentSpec, model_url: str) -> Engine:
+def build_engine(spec: AgentSpec, model_url: str) -> AgentEngine:
     """The engine that the specification names.
 
     Args:
@@ -29,19 +27,19 @@ def build_engine(spec: AgentSpec, model_url: str) -> Engine:
     return _ENGINES[spec.engine](spec, model_url)
 
 
-def _crewai(spec: AgentSpec, model_url: str) -> Engine:
+def _crewai(spec: AgentSpec, model_url: str) -> AgentEngine:
     from sunloom.agents.engines.crewai import CrewAIEngine
 
     return CrewAIEngine(spec, model_url)
 
 
-def _semantic_kernel(spec: AgentSpec, model_url: str) -> Engine:
+def _semantic_kernel(spec: AgentSpec, model_url: str) -> AgentEngine:
     from sunloom.agents.engines.semantic_kernel import SemanticKernelEngine
 
     return SemanticKernelEngine(spec, model_url)
 
 
-_ENGINES: dict[str, Callable[[AgentSpec, str], Engine]] = {
+_ENGINES: dict[str, Callable[[AgentSpec, str], AgentEngine]] = {
     "crewai": _crewai,
     "semantic_kernel": _semantic_kernel,
 }

@@ -17,7 +17,7 @@ from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import NotFoundError, UsageError
 
 
-class Engine(StrEnum):
+class EngineOption(StrEnum):
     """Who computes: this process, the cluster, or the first if everything fits into it."""
 
     auto = "auto"
@@ -41,7 +41,7 @@ def historical(
     ],
     entities: Annotated[Path, typer.Option(help="Rows with the key and event_time.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
-    engine: Annotated[Engine, typer.Option(help="Who computes.")] = Engine.auto,
+    engine: Annotated[EngineOption, typer.Option(help="Who computes.")] = EngineOption.auto,
     max_bad_share: Annotated[
         float, typer.Option(min=0, max=1, help="Unreadable rows above which nothing is written.")
     ] = 0.01,

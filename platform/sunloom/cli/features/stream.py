@@ -16,7 +16,7 @@ from sunloom.cli.work import cluster
 from sunloom.config.features.materialization import FeaturesRecipe
 
 if TYPE_CHECKING:
-    from sunloom.feature_store.streaming.consumer import Report
+    from sunloom.feature_store.streaming.consumer import ConsumerReport
 
 
 def stream(
@@ -83,7 +83,7 @@ def skew(
         raise typer.Exit(1)
 
 
-def _show_progress(report: Report) -> None:
+def _show_progress(report: ConsumerReport) -> None:
     rate = report.events / report.seconds if report.seconds else 0.0
     line = (
         f"{report.events:,} events, {rate:,.0f}/s, lag {report.lag:,}, late {report.late:,}, "

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sunloom.cli.features.rows import Engine, show
+from sunloom.cli.features.rows import EngineOption, show
 from sunloom.cli.options import Env, Json, Sets, load_recipe, load_settings
 from sunloom.cli.work import cluster
 from sunloom.config.features.materialization import FeaturesRecipe
@@ -25,7 +25,7 @@ def fit(
     out: Annotated[
         Path | None, typer.Option(help="Parquet file for the same rows, prepared (out-of-fold).")
     ] = None,
-    engine: Annotated[Engine, typer.Option(help="Who computes.")] = Engine.polars,
+    engine: Annotated[EngineOption, typer.Option(help="Who computes.")] = EngineOption.polars,
     name: Annotated[str | None, typer.Option(help="Register the artifact under this name.")] = None,
     alias: Annotated[str | None, typer.Option(help="Alias to move to the new version.")] = None,
     sets: Sets = None,
@@ -41,7 +41,7 @@ def fit(
     given |= {"out": out} if out else {}
     base = getattr(config, "preparation", None)
     request = _request(base, given)
-    with cluster(config) if engine is Engine.ray else nullcontext():
+    with cluster(config) if engine is EngineOption.ray else nullcontext():
         result = fit_file(config, config.transformations, request, keep)
     show(result, json)
 
@@ -50,7 +50,7 @@ def transform(
     artifact: Annotated[str, typer.Option(help="Folder, or name@version of the registry.")],
     input: Rows,
     out: Annotated[Path, typer.Option(help="Parquet file to write.")],
-    engine: Annotated[Engine, typer.Option(help="Who computes.")] = Engine.polars,
+    engine: Annotated[EngineOption, typer.Option(help="Who computes.")] = EngineOption.polars,
     sets: Sets = None,
     env: Env = None,
     json: Json = False,
@@ -61,7 +61,7 @@ def transform(
     settings = load_settings(sets, env)
     fitted = open_fitted(settings, artifact)
     request = _request(None, {"input": input, "out": out, "engine": engine.value})
-    with cluster(settings) if engine is Engine.ray else nullcontext():
+    with cluster(settings) if engine is EngineOption.ray else nullcontext():
         result = transform_file(fitted, request)
     show(result, json)
 

@@ -17,7 +17,7 @@ class QualityConfig(Model):
     """Share of quarantined rows above which the run stops; the quarantine file is kept."""
 
 
-class PreparationConfig(Model):
+class CleaningConfig(Model):
     """How the work is cut."""
 
     blocks: int = Field(default=4, ge=1)
@@ -31,7 +31,7 @@ class DataRecipe(Settings):
     """Name of a data set plugin (entry point group ``sunloom.datasets``)."""
     quality: QualityConfig = QualityConfig()
     """Threshold for damage."""
-    preparation: PreparationConfig = PreparationConfig()
+    preparation: CleaningConfig = CleaningConfig()
     """Cutting of the work."""
 
     def data_folder(self) -> Path:

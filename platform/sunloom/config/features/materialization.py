@@ -32,7 +32,7 @@ class FeatureStoreConfig(StoresConfig):
     """Events as they happen, for ``features stream``."""
 
 
-class TrainingConfig(Model):
+class TrainingSetConfig(Model):
     """Point-in-time rows for training."""
 
     dataset: str
@@ -102,7 +102,7 @@ class FeaturesRecipe(Settings):
     """Namespace of a features class."""
     feature_store: FeatureStoreConfig
     """Sources of rows."""
-    training: TrainingConfig | None = None
+    training: TrainingSetConfig | None = None
     """Training rows, if any are wanted."""
     online: OnlineConfig | None = None
     """Online values, if any are wanted."""

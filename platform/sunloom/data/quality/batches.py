@@ -23,7 +23,7 @@ def present(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class TypedBatch:
     """Some consecutive rows.
 
     Attributes:
@@ -39,7 +39,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Rows:
+class CheckedTable:
     """A table that can be read more than once.
 
     Attributes:
@@ -58,11 +58,11 @@ class Rows:
     forms: Mapping[str, Form] = field(default_factory=dict)
     damaged: Sequence[Damaged] = ()
 
-    def declared(self, types: Mapping[str, str]) -> Rows:
+    def declared(self, types: Mapping[str, str]) -> CheckedTable:
         """The same rows, read as these types; text of files without types is given one."""
         return replace(self, types={**self.types, **types})
 
-    def chunks(self) -> Iterator[Chunk]:
+    def chunks(self) -> Iterator[TypedBatch]:
         """The rows in order."""
         for raw, positions in self.parts():
             columns = [
@@ -70,7 +70,7 @@ class Rows:
                 for name in raw.columns
             ]
             there = [pl.col(name).is_not_null().alias(present(name)) for name in raw.columns]
-            yield Chunk(raw.select(*columns, *there), raw, positions)
+            yield TypedBatch(raw.select(*columns, *there), raw, positions)
 
     def column(self, name: str) -> pl.Series:
         """One column in its declared type, whole."""
@@ -89,7 +89,7 @@ class Rows:
         return empty.select(column).schema[name]
 
 
-def rows_of_path(path: Path, chunk_rows: int = 131_072) -> Rows:
+def rows_of_path(path: Path, chunk_rows: int = 131_072) -> CheckedTable:
     """Rows of a Parquet, CSV or JSON-lines file or a folder of them.
 
     Parquet is read ``chunk_rows`` rows at a time; the other forms lie in memory whole.
@@ -105,7 +105,7 @@ def rows_of_path(path: Path, chunk_rows: int = 131_072) -> Rows:
     frame, positions = table.rows, table.positions
     texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
     guessed = {name: found for name in texts if (found := infer_type(frame[name]))}
-    return Rows(
+    return CheckedTable(
         str(path),
         dict(frame.schema),
         lambda: iter([(frame, _counted(frame, 1) if positions is None else positions)]),
@@ -115,12 +115,12 @@ def rows_of_path(path: Path, chunk_rows: int = 131_072) -> Rows:
     )
 
 
-def rows_of_frame(frame: pl.DataFrame, name: str) -> Rows:
+def rows_of_frame(frame: pl.DataFrame, name: str) -> CheckedTable:
     """Rows of a frame; ``name`` is shown in reports."""
-    return Rows(name, dict(frame.schema), lambda: iter([(frame, _counted(frame, 1))]))
+    return CheckedTable(name, dict(frame.schema), lambda: iter([(frame, _counted(frame, 1))]))
 
 
-def rows_of_records(records: Sequence[Mapping[str, Any]], name: str) -> Rows:
+def rows_of_records(records: Sequence[Mapping[str, Any]], name: str) -> CheckedTable:
     """Rows that came in as JSON objects; a column that some lack is null there."""
     names = list(dict.fromkeys(key for record in records for key in record))
     columns = {key: [record.get(key) for record in records] for key in names}
@@ -131,7 +131,7 @@ def rows_of_records(records: Sequence[Mapping[str, Any]], name: str) -> Rows:
     )
 
 
-def _parquet_rows(path: Path, files: Sequence[Path], chunk_rows: int) -> Rows:
+def _parquet_rows(path: Path, files: Sequence[Path], chunk_rows: int) -> CheckedTable:
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
@@ -153,7 +153,7 @@ def _parquet_rows(path: Path, files: Sequence[Path], chunk_rows: int) -> Rows:
             except (ArrowException, OSError, pl.exceptions.PolarsError) as error:
                 raise DataError(f"{file} cannot be read as parquet: {error}") from error
 
-    return Rows(str(path), dict(schema), parts)
+    return CheckedTable(str(path), dict(schema), parts)
 
 
 def _counted(frame: pl.DataFrame, start: int) -> pl.Series:

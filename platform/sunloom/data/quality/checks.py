@@ -10,12 +10,12 @@ from typing import Any
 import polars as pl
 
 from sunloom.config.data.validation import CheckRule, ColumnRule, ReferenceRule, ValidationConfig
-from sunloom.data.quality.batches import Chunk, Rows, present, rows_of_path
+from sunloom.data.quality.batches import CheckedTable, TypedBatch, present, rows_of_path
 from sunloom.data.quality.custom_checks import failing_rows
 from sunloom.data.sources.files import require_columns
 from sunloom.errors import ConfigError
 
-Mask = Callable[[Chunk], pl.Expr | pl.Series]
+Mask = Callable[[TypedBatch], pl.Expr | pl.Series]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RowCheck:
     shown: tuple[str, ...] = ()
 
 
-def row_checks(config: ValidationConfig, rows: Rows, keys: Sequence[str]) -> list[RowCheck]:
+def row_checks(config: ValidationConfig, rows: CheckedTable, keys: Sequence[str]) -> list[RowCheck]:
     """Every check of single rows that the rules ask for, column by column.
 
     Raises:
@@ -166,7 +166,7 @@ def _pattern(name: str, pattern: str) -> str:
     return pattern
 
 
-def _reference(rule: ReferenceRule, rows: Rows) -> RowCheck:
+def _reference(rule: ReferenceRule, rows: CheckedTable) -> RowCheck:
     target = list(rule.target or rule.columns)
     table = rows_of_path(rule.table)
     require_columns(pl.Schema(table.schema), target, str(rule.table))
@@ -176,7 +176,7 @@ def _reference(rule: ReferenceRule, rows: Rows) -> RowCheck:
     _require_same(rule, rows, known)
     known = known.rename(dict(zip(target, rule.columns, strict=True)), strict=True)
 
-    def mask(chunk: Chunk) -> pl.Series:
+    def mask(chunk: TypedBatch) -> pl.Series:
         own = chunk.typed.select(rule.columns)
         asked = own.cast(known.schema)
         joined = asked.join(
@@ -192,7 +192,7 @@ def _reference(rule: ReferenceRule, rows: Rows) -> RowCheck:
     return RowCheck("reference", feature, rule.threshold, reason, mask, rule.columns)
 
 
-def _require_same(rule: ReferenceRule, rows: Rows, known: pl.DataFrame) -> None:
+def _require_same(rule: ReferenceRule, rows: CheckedTable, known: pl.DataFrame) -> None:
     for own, dtype in zip(rule.columns, known.schema.values(), strict=True):
         mine = rows.dtype(own)
         if mine != dtype and not (mine.is_numeric() and dtype.is_numeric()):
@@ -204,7 +204,7 @@ def _require_same(rule: ReferenceRule, rows: Rows, known: pl.DataFrame) -> None:
 
 
 def _own(rule: CheckRule) -> RowCheck:
-    def mask(chunk: Chunk) -> pl.Series:
+    def mask(chunk: TypedBatch) -> pl.Series:
         names = [name for name in chunk.typed.columns if not name.startswith("\0")]
         return failing_rows(rule.check, chunk.typed.select(names), rule.options)
 

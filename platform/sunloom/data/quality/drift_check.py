@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from sunloom.config.data.validation import ValidationConfig
-from sunloom.data.quality.batches import Rows
+from sunloom.data.quality.batches import CheckedTable
 from sunloom.data.quality.drift.compare import FeatureDrift, judge_columns
 from sunloom.data.quality.drift.psi import has_value, shares
 from sunloom.data.quality.report import DriftShape
@@ -19,7 +19,7 @@ _FOR_TEXT = frozenset({"psi", "jensenshannon", "kl_div"})
 
 
 def compare(
-    rows: Rows, reference: Rows, config: ValidationConfig, keys: Sequence[str]
+    rows: CheckedTable, reference: CheckedTable, config: ValidationConfig, keys: Sequence[str]
 ) -> tuple[tuple[FeatureDrift, ...], dict[str, DriftShape]]:
     """Each compared column's drift and both its distributions, one column in memory at a time.
 
@@ -47,7 +47,7 @@ def _bound(name: str, dtype: pl.DataType, config: ValidationConfig) -> tuple[str
 
 
 def _compared(
-    rows: Rows, reference: Rows, config: ValidationConfig, keys: Sequence[str]
+    rows: CheckedTable, reference: CheckedTable, config: ValidationConfig, keys: Sequence[str]
 ) -> Iterator[str]:
     for name in (*config.drift_columns, *config.drift_per_column):
         if name not in reference.schema:
@@ -65,7 +65,7 @@ def _compared(
             yield name
 
 
-def _require_same_kind(name: str, rows: Rows, reference: Rows) -> None:
+def _require_same_kind(name: str, rows: CheckedTable, reference: CheckedTable) -> None:
     mine, normal = rows.dtype(name), reference.dtype(name)
     if mine.is_numeric() != normal.is_numeric():
         raise DataError(
@@ -75,7 +75,7 @@ def _require_same_kind(name: str, rows: Rows, reference: Rows) -> None:
         )
 
 
-def _is_comparable(name: str, rows: Rows, reference: Rows) -> bool:
+def _is_comparable(name: str, rows: CheckedTable, reference: CheckedTable) -> bool:
     kinds = (rows.dtype(name), reference.dtype(name))
     if not (all(kind.is_numeric() for kind in kinds) or all(map(_is_word, kinds))):
         return False

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sunloom.core.artifacts import write_atomic
-from sunloom.data.quality.report import Outcome, Profile, QualityReport
+from sunloom.data.quality.report import CheckResult, Profile, QualityReport
 from sunloom.data.quality.svg import bars, histogram, share_bar
 
 _STYLE = Path(__file__).parent / "page.css"
@@ -82,7 +82,7 @@ def _tiles(report: QualityReport) -> str:
     return f"<div class='tiles'>{cells}</div>"
 
 
-def _failure(check: Outcome) -> str:
+def _failure(check: CheckResult) -> str:
     count = f"{check.failed:,} of {check.rows:,} rows" if check.failed else ""
     return (
         f"<article><h3><code>{escape(check.feature)}</code> {escape(_words(check.check))}</h3>"
@@ -140,7 +140,7 @@ def _drift(report: QualityReport) -> str:
     return f"<section><h2>Drift</h2>{legend}<div class='cards'>{''.join(cards)}</div></section>"
 
 
-def _checks(checks: Sequence[Outcome]) -> str:
+def _checks(checks: Sequence[CheckResult]) -> str:
     rows = []
     for check in sorted(checks, key=lambda check: check.passed):
         mark = "<td class='ok'>passed</td>" if check.passed else "<td class='no'>failed</td>"
@@ -192,7 +192,7 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> st
     return f"<table class='{kind}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _found(check: Outcome) -> str:
+def _found(check: CheckResult) -> str:
     if check.check == "freshness":
         return _age(check.value)
     if check.check in ("rows", "extra_columns"):
@@ -200,7 +200,7 @@ def _found(check: Outcome) -> str:
     return _percent(check.value)
 
 
-def _wanted(check: Outcome) -> str:
+def _wanted(check: CheckResult) -> str:
     if check.check == "freshness":
         return f"at most {_age(check.threshold)}"
     if check.check in ("rows", "extra_columns"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sunloom.config.data.validation import ValidationConfig, ValidationRecipe
 from sunloom.config.features.materialization import FeaturesRecipe
-from sunloom.data.quality.batches import Rows, rows_of_path
+from sunloom.data.quality.batches import CheckedTable, rows_of_path
 from sunloom.data.quality.html_report import write_report
 from sunloom.data.quality.report import QualityReport
 from sunloom.data.quality.results_table import store_checks
@@ -48,7 +48,7 @@ def validate_file(
     return report
 
 
-def rules_of(recipe: Recipe, rows: Rows) -> ValidationConfig:
+def rules_of(recipe: Recipe, rows: CheckedTable) -> ValidationConfig:
     """The recipe's rules, filled up from its definitions where it has them."""
     config = recipe.validation or ValidationConfig()
     if isinstance(recipe, ValidationRecipe):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sunloom.data.quality.batches import Chunk, Rows
+from sunloom.data.quality.batches import CheckedTable, TypedBatch
 from sunloom.data.quality.checks import is_missing
 from sunloom.data.quality.report import Profile
 
@@ -17,7 +17,7 @@ _COMMON = 3
 
 
 @dataclass
-class _Column:
+class _ColumnProfile:
     dtype: pl.DataType
     rows: int = 0
     missing: int = 0
@@ -37,10 +37,10 @@ class Profiler:
         rows: The table whose chunks come.
     """
 
-    def __init__(self, rows: Rows) -> None:
-        self._columns = {name: _Column(rows.dtype(name)) for name in rows.schema}
+    def __init__(self, rows: CheckedTable) -> None:
+        self._columns = {name: _ColumnProfile(rows.dtype(name)) for name in rows.schema}
 
-    def add(self, chunk: Chunk) -> None:
+    def add(self, chunk: TypedBatch) -> None:
         """Count one chunk."""
         missing = chunk.typed.select(
             is_missing(name, one.dtype).sum().alias(name) for name, one in self._columns.items()
@@ -72,7 +72,7 @@ class Profiler:
         )
 
 
-def _add_numbers(one: _Column, series: pl.Series) -> None:
+def _add_numbers(one: _ColumnProfile, series: pl.Series) -> None:
     values = series.cast(pl.Float64).drop_nulls().to_numpy()
     values = values[np.isfinite(values)]
     if not len(values):

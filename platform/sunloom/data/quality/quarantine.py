@@ -11,13 +11,15 @@ from typing import IO, Any
 import polars as pl
 
 from sunloom.data.datasets import POSITION, REASON
-from sunloom.data.quality.batches import Chunk
+from sunloom.data.quality.batches import TypedBatch
 from sunloom.data.sources.files import Damaged
 
 _SHOWN_CHARACTERS = 200
 
 
-def example(chunk: Chunk, row: int, shown: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
+def example(
+    chunk: TypedBatch, row: int, shown: Sequence[str], keys: Sequence[str]
+) -> dict[str, Any]:
     """One failing row: where it stands, the value at fault as it was found, and its keys."""
     values = {name: plain(chunk.raw[name][row]) for name in shown}
     return {
@@ -39,7 +41,7 @@ def plain(value: Any) -> Any:
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 
-class Aside:
+class QuarantineWriter:
     """Writes the quarantine file, whole or not at all; there is none where no row was refused.
 
     Args:
@@ -51,7 +53,7 @@ class Aside:
         self._file: IO[str] | None = None
         self.path: Path | None = None
 
-    def __enter__(self) -> Aside:
+    def __enter__(self) -> QuarantineWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
@@ -71,7 +73,7 @@ class Aside:
         """Write a row that could not be read."""
         self._write(asdict(damaged))
 
-    def add(self, chunk: Chunk, refused: Sequence[tuple[str, pl.Series]]) -> None:
+    def add(self, chunk: TypedBatch, refused: Sequence[tuple[str, pl.Series]]) -> None:
         """Write the rows that any of the masks marks, with the reasons that apply to them."""
         if self._target is None or not refused:
             return

@@ -12,7 +12,7 @@ from sunloom.data.quality.drift.compare import FeatureDrift
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckResult:
     """One check's result.
 
     Attributes:
@@ -100,7 +100,7 @@ class QualityReport:
 
     name: str
     rows: int
-    checks: tuple[Outcome, ...]
+    checks: tuple[CheckResult, ...]
     drift: tuple[FeatureDrift, ...]
     profiles: tuple[Profile, ...]
     created_at: datetime
@@ -110,7 +110,7 @@ class QualityReport:
     json: Path | None = None
 
     @property
-    def failures(self) -> tuple[Outcome, ...]:
+    def failures(self) -> tuple[CheckResult, ...]:
         """Checks that did not pass."""
         return tuple(check for check in self.checks if not check.passed)
 

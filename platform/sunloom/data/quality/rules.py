@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_args
 
 from sunloom.config.data.validation import ColumnRule, ValidationConfig, ValueType
-from sunloom.data.quality.batches import Rows
+from sunloom.data.quality.batches import CheckedTable
 from sunloom.errors import ConfigError, DataError, known_names_hint
 from sunloom.features.plan.feature_sets import FeaturePlan, Plan
 
@@ -49,7 +49,7 @@ def _with_time(keys: tuple[str, ...], found: Collection[str]) -> tuple[str, ...]
     return (*keys, _TIME) if keys and _TIME in found and _TIME not in keys else keys
 
 
-def require_known(config: ValidationConfig, rows: Rows) -> None:
+def require_known(config: ValidationConfig, rows: CheckedTable) -> None:
     """Check that what the rules name outside ``columns`` is there.
 
     Raises:
@@ -79,7 +79,7 @@ def require_known(config: ValidationConfig, rows: Rows) -> None:
             _require_fit(name, rule, rows)
 
 
-def _require_fit(name: str, rule: ColumnRule, rows: Rows) -> None:
+def _require_fit(name: str, rule: ColumnRule, rows: CheckedTable) -> None:
     dtype = rows.dtype(name)
     is_text = dtype.is_(_string()) or str(dtype) in ("Categorical", "Enum")
     if is_text and (rule.min is not None or rule.max is not None):

@@ -12,12 +12,12 @@ import polars as pl
 
 from sunloom.config.data.validation import FreshnessRule, ValidationConfig
 from sunloom.core.database import now
-from sunloom.data.quality.batches import Chunk, Rows
+from sunloom.data.quality.batches import CheckedTable, TypedBatch
 from sunloom.data.quality.checks import RowCheck, row_checks
 from sunloom.data.quality.drift_check import compare
 from sunloom.data.quality.profiles import Profiler
-from sunloom.data.quality.quarantine import Aside, example
-from sunloom.data.quality.report import Outcome, QualityReport
+from sunloom.data.quality.quarantine import QuarantineWriter, example
+from sunloom.data.quality.report import CheckResult, QualityReport
 from sunloom.data.quality.rules import declared_types, keys_of, require_known
 from sunloom.data.sources.files import Damaged
 from sunloom.errors import DataError
@@ -35,9 +35,9 @@ class _Tally:
 
 
 def validate(
-    rows: Rows,
+    rows: CheckedTable,
     config: ValidationConfig,
-    reference: Rows | None = None,
+    reference: CheckedTable | None = None,
     quarantine: Path | None = None,
 ) -> QualityReport:
     """Judge rows by the rules.
@@ -79,7 +79,7 @@ def validate(
 
 
 def _unique_keys(
-    config: ValidationConfig, rows: Rows, keys: tuple[str, ...]
+    config: ValidationConfig, rows: CheckedTable, keys: tuple[str, ...]
 ) -> list[tuple[str, ...]]:
     single = [(n,) for n, rule in config.columns.items() if rule.unique and n in rows.schema]
     whole = keys or tuple(rows.schema)
@@ -88,7 +88,7 @@ def _unique_keys(
 
 def _count(
     tally: _Tally,
-    chunk: Chunk,
+    chunk: TypedBatch,
     checks: Sequence[RowCheck],
     unique: Sequence[tuple[str, ...]],
     freshness: FreshnessRule | None,
@@ -107,7 +107,7 @@ def _count(
         tally.newest = _newest(chunk, freshness.column, tally.newest)
 
 
-def _masks(checks: Sequence[RowCheck], chunk: Chunk) -> pl.DataFrame:
+def _masks(checks: Sequence[RowCheck], chunk: TypedBatch) -> pl.DataFrame:
     columns = [
         (mask if isinstance(mask, pl.Expr) else pl.lit(mask)).alias(str(number))
         for number, mask in enumerate(check.mask(chunk) for check in checks)
@@ -119,7 +119,7 @@ def _added(into: list[int], counts: Sequence[int]) -> list[int]:
     return [a + b for a, b in zip(into or [0] * len(counts), counts, strict=True)]
 
 
-def _hashed(chunk: Chunk, key: tuple[str, ...]) -> pl.Series:
+def _hashed(chunk: TypedBatch, key: tuple[str, ...]) -> pl.Series:
     """A number for each key; null where a part of it is missing."""
     frame = chunk.raw.select(key) if len(key) > 1 else chunk.raw.select(key[0])
     plain = frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
@@ -128,7 +128,7 @@ def _hashed(chunk: Chunk, key: tuple[str, ...]) -> pl.Series:
     return pl.select(pl.when(there).then(whole)).to_series()
 
 
-def _newest(chunk: Chunk, name: str, so_far: datetime | None) -> datetime | None:
+def _newest(chunk: TypedBatch, name: str, so_far: datetime | None) -> datetime | None:
     column = chunk.typed[name]
     if not isinstance(column.dtype, pl.Datetime | pl.Date):
         raise DataError(
@@ -147,11 +147,11 @@ def _newest(chunk: Chunk, name: str, so_far: datetime | None) -> datetime | None
 
 def _judge(
     config: ValidationConfig,
-    rows: Rows,
+    rows: CheckedTable,
     tally: _Tally,
     checks: Sequence[RowCheck],
     unique: Sequence[tuple[str, ...]],
-) -> tuple[list[RowCheck], list[Outcome]]:
+) -> tuple[list[RowCheck], list[CheckResult]]:
     """The row checks, those of uniqueness included, and what each came to."""
     outcomes = [
         _share(check, failed, judged)
@@ -165,9 +165,9 @@ def _judge(
     return everything, outcomes
 
 
-def _share(check: RowCheck, failed: int, judged: int) -> Outcome:
+def _share(check: RowCheck, failed: int, judged: int) -> CheckResult:
     value = 1 - failed / judged if judged else 1.0
-    return Outcome(
+    return CheckResult(
         check.check,
         check.feature,
         value,
@@ -180,8 +180,8 @@ def _share(check: RowCheck, failed: int, judged: int) -> Outcome:
 
 
 def _uniqueness(
-    config: ValidationConfig, rows: Rows, key: tuple[str, ...], parts: Sequence[pl.Series]
-) -> tuple[RowCheck, Outcome]:
+    config: ValidationConfig, rows: CheckedTable, key: tuple[str, ...], parts: Sequence[pl.Series]
+) -> tuple[RowCheck, CheckResult]:
     hashes = pl.concat(parts) if parts else pl.Series([], dtype=pl.UInt64)
     counts = hashes.value_counts(name="n")
     again = counts.filter(pl.col("n") > 1)
@@ -200,65 +200,69 @@ def _uniqueness(
         () if whole else key,
     )
     failed = int(again["n"].sum())
-    return check, Outcome(
+    return check, CheckResult(
         "uniqueness", feature, value, least, value >= least, failed, len(hashes), reason
     )
 
 
-def _table_checks(config: ValidationConfig, rows: Rows, tally: _Tally) -> Iterator[Outcome]:
+def _table_checks(
+    config: ValidationConfig, rows: CheckedTable, tally: _Tally
+) -> Iterator[CheckResult]:
     """Checks of the table as a whole."""
     enough = tally.rows >= config.min_rows
-    yield Outcome("rows", "*", float(tally.rows), float(config.min_rows), enough, rows=tally.rows)
+    yield CheckResult(
+        "rows", "*", float(tally.rows), float(config.min_rows), enough, rows=tally.rows
+    )
     if rows.damaged:
         yield _readable(rows.damaged, tally.rows, config)
     for name, rule in config.columns.items():
         if rule.required:
             there = name in rows.schema
             reason = "" if there else f"there is no column {name}; found: {', '.join(rows.schema)}"
-            yield Outcome("present", name, float(there), 1.0, there, reason=reason)
+            yield CheckResult("present", name, float(there), 1.0, there, reason=reason)
     if config.extra_columns == "refuse":
         extra = [name for name in rows.schema if name not in config.columns]
         reason = f"not declared: {', '.join(extra)}" if extra else ""
-        yield Outcome("extra_columns", "*", float(len(extra)), 0.0, not extra, reason=reason)
+        yield CheckResult("extra_columns", "*", float(len(extra)), 0.0, not extra, reason=reason)
     if config.freshness is not None:
         yield _freshness(config.freshness, tally.newest)
 
 
-def _readable(damaged: Sequence[Damaged], read: int, config: ValidationConfig) -> Outcome:
+def _readable(damaged: Sequence[Damaged], read: int, config: ValidationConfig) -> CheckResult:
     total = read + len(damaged)
     share, least = read / total, config.validity_threshold
     shown = tuple(
         {"row": one.position, "value": one.content, "keys": {}, "reason": one.reason}
         for one in damaged[: config.examples]
     )
-    return Outcome(
+    return CheckResult(
         "readable", "*", share, least, share >= least, len(damaged), total,
         "the row cannot be read", shown,
     )  # fmt: skip
 
 
-def _freshness(rule: FreshnessRule, newest: datetime | None) -> Outcome:
+def _freshness(rule: FreshnessRule, newest: datetime | None) -> CheckResult:
     limit = rule.max_age.total_seconds()
     if newest is None:
         reason = f"no row has a {rule.column}"
-        return Outcome("freshness", rule.column, float("inf"), limit, False, reason=reason)
+        return CheckResult("freshness", rule.column, float("inf"), limit, False, reason=reason)
     age = ((rule.as_of or now()) - newest).total_seconds()
     reason = f"the newest row is of {newest.isoformat()}"
-    return Outcome("freshness", rule.column, age, limit, age <= limit, reason=reason)
+    return CheckResult("freshness", rule.column, age, limit, age <= limit, reason=reason)
 
 
 def _look_again(
     config: ValidationConfig,
-    rows: Rows,
+    rows: CheckedTable,
     keys: Sequence[str],
     checks: Sequence[RowCheck],
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[CheckResult],
     quarantine: Path | None,
-) -> tuple[list[Outcome], Path | None]:
+) -> tuple[list[CheckResult], Path | None]:
     """Examples for checks with failing rows, and the quarantine for those that did not pass."""
     failing = [number for number, outcome in enumerate(outcomes) if outcome.failed]
     examples: dict[int, list[dict[str, Any]]] = {number: [] for number in failing}
-    with Aside(quarantine) as aside:
+    with QuarantineWriter(quarantine) as aside:
         for damaged in rows.damaged:
             aside.add_damaged(damaged)
         for chunk in rows.chunks() if failing else ():

@@ -21,9 +21,14 @@ from sunloom.feature_store.materialization.preprocessed import Preparation
 from sunloom.feature_store.online.staleness import is_until, with_ends
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
 from sunloom.feature_store.stores.online.protocol import open_online_store
-from sunloom.features.engine.counters import Report
-from sunloom.features.historical.engine_choice import Choice, choose_engine
-from sunloom.features.historical.retrieve import EVENT_TIME, check_sources, computed, settle
+from sunloom.features.engine.counters import Counters
+from sunloom.features.historical.engine_choice import EngineChoice, choose_engine
+from sunloom.features.historical.retrieve import (
+    EVENT_TIME,
+    check_sources,
+    computed,
+    quarantine_damaged,
+)
 from sunloom.features.plan.explain import outline_of, plan_of
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.sources.entity_keys import known_entities
@@ -55,7 +60,7 @@ def materialize(recipe: FeaturesRecipe, *, fetched: bool = False) -> dict[str, A
     plan = _plan(recipe)
     summary: dict[str, Any] = {"training_rows": 0, "online_entities": 0, "engines_equal": None}
     made: list[pl.DataFrame] = []
-    report = Report()
+    report = Counters()
     preparation = Preparation(recipe, plan.root.key)
     if recipe.training is not None:
         rows, equal = _training(recipe, plan, report, preparation)
@@ -90,7 +95,7 @@ def needs_cluster(recipe: FeaturesRecipe) -> bool:
     return _choice(recipe, plan_of(recipe.definitions, recipe.feature_set)).engine == "ray"
 
 
-def _choice(recipe: FeaturesRecipe, plan: Plan) -> Choice:
+def _choice(recipe: FeaturesRecipe, plan: Plan) -> EngineChoice:
     assert recipe.execution.engine != "chalk"
     return choose_engine(plan, recipe.source_paths(), wanted=recipe.execution.engine)
 
@@ -108,7 +113,7 @@ def _tables(recipe: FeaturesRecipe) -> dict[str, pl.LazyFrame]:
 
 
 def _training(
-    recipe: FeaturesRecipe, plan: Plan, report: Report, preparation: Preparation
+    recipe: FeaturesRecipe, plan: Plan, report: Counters, preparation: Preparation
 ) -> tuple[pl.DataFrame, bool | None]:
     dataset, tables = _labelled(recipe), _tables(recipe)
     entities = pl.concat([dataset.entities(tables, moment) for moment in recipe.moments()])
@@ -123,7 +128,7 @@ def _training(
 
 
 def _computed(
-    recipe: FeaturesRecipe, plan: Plan, entities: pl.DataFrame, report: Report
+    recipe: FeaturesRecipe, plan: Plan, entities: pl.DataFrame, report: Counters
 ) -> pl.DataFrame:
     if recipe.execution.engine == "chalk" and recipe.chalk is not None:
         from sunloom.features.historical.chalk_query import historical_chalk
@@ -134,7 +139,7 @@ def _computed(
     partitions = recipe.execution.partitions
     result = computed(plan, recipe.source_paths(), entities, choice, partitions)
     quarantine = recipe.features_folder() / "quarantine.jsonl"
-    settle(result, quarantine, recipe.execution.max_bad_share)
+    quarantine_damaged(result, quarantine, recipe.execution.max_bad_share)
     report.add(result.report)
     return result.table
 
@@ -169,7 +174,7 @@ def _through_ray_data(recipe: FeaturesRecipe, plan: Plan, entities: pl.DataFrame
 
 
 def _latest(
-    recipe: FeaturesRecipe, plan: Plan, online: OnlineConfig, report: Report
+    recipe: FeaturesRecipe, plan: Plan, online: OnlineConfig, report: Counters
 ) -> pl.DataFrame:
     return _computed(recipe, plan, _known(recipe, plan, online), report)
 

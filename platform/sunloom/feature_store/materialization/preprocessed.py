@@ -18,8 +18,8 @@ from sunloom.features.historical.retrieve import EVENT_TIME
 from sunloom.preprocessing.artifact import save
 from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.job import open_fitted, register
-from sunloom.preprocessing.pipeline import FittedRecipe
-from sunloom.preprocessing.tables.batches import Chunk
+from sunloom.preprocessing.pipeline import FittedPipeline
+from sunloom.preprocessing.tables.batches import Batch
 
 _log = get_logger("features.prepared")
 
@@ -38,7 +38,7 @@ class Preparation:
 
     def __init__(self, recipe: FeaturesRecipe, key: str) -> None:
         self._recipe, self._key = recipe, key
-        self._fitted: FittedRecipe | None = None
+        self._fitted: FittedPipeline | None = None
         self.told: dict[str, Any] = {}
         """What a run's summary says of it; empty where the recipe prepares nothing."""
         if isinstance(recipe.transformations, FittedForm):
@@ -70,7 +70,7 @@ class Preparation:
             training = rows.filter(when.is_in(learnt))
             fitted = self._fit(training, label)
             others = fitted.apply_frame(rows.filter(~when.is_in(learnt)))
-            prepared = pl.concat([fitted.training_frame(Chunk(training)), others])
+            prepared = pl.concat([fitted.training_frame(Batch(training)), others])
         else:
             prepared = self._fitted.apply_frame(rows)
         for moment in self._recipe.moments():
@@ -98,7 +98,7 @@ class Preparation:
     def _folder(self) -> Path:
         return self._recipe.paths.outputs / "features" / self.feature_set
 
-    def _fit(self, rows: pl.DataFrame, label: str | None) -> FittedRecipe:
+    def _fit(self, rows: pl.DataFrame, label: str | None) -> FittedPipeline:
         keep = [self._key, EVENT_TIME, *([label] if label else [])]
         recipe: Any = self._recipe.transformations
         self._fitted = fitted = fit(recipe, rows, keep=keep)
@@ -132,7 +132,7 @@ def storable(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.cast({name: wide[d] for name, d in frame.schema.items() if d in wide})
 
 
-def _refuse_touched(fitted: FittedRecipe, names: Sequence[str]) -> None:
+def _refuse_touched(fitted: FittedPipeline, names: Sequence[str]) -> None:
     touched = {n for stage in fitted.stages for op in stage for n in (*op.outputs, *op.removes)}
     if bad := [name for name in names if name in touched]:
         raise DataError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from sunloom.feature_store.online.row_functions import Ask, Evaluate, asking, compiled, finishing
 from sunloom.feature_store.online.tile_windows import Value, aggregation
-from sunloom.feature_store.online.tiles.index import Layout
+from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.features.engine.source_rows import in_order
 from sunloom.features.plan.expressions import (
     Aggregate,
@@ -78,7 +78,7 @@ class Program:
 
 
 def build_program(
-    layout: Layout, namespace: str, names: Sequence[str], recorded: Collection[str] = ()
+    layout: TileLayout, namespace: str, names: Sequence[str], recorded: Collection[str] = ()
 ) -> Program:
     """The program of one class's features.
 
@@ -113,7 +113,7 @@ def build_program(
 class _Live:
     """Which features can be computed at a read."""
 
-    def __init__(self, layout: Layout, item: ClassPlan, recorded: Collection[str]) -> None:
+    def __init__(self, layout: TileLayout, item: ClassPlan, recorded: Collection[str]) -> None:
         self._layout = layout
         self._item = item
         self._recorded = recorded
@@ -158,7 +158,7 @@ class _Live:
         return _Live(self._layout, target, ())._is_at_hand(node.feature)
 
 
-def _step(layout: Layout, item: ClassPlan, feature: FeaturePlan) -> Step:
+def _step(layout: TileLayout, item: ClassPlan, feature: FeaturePlan) -> Step:
     assert feature.expression is not None
     nodes = [n for n in walk(feature.expression) if isinstance(n, Aggregate | Lookup)]
     places: dict[Aggregate | Lookup, int] = {}
@@ -174,7 +174,7 @@ def _step(layout: Layout, item: ClassPlan, feature: FeaturePlan) -> Step:
     )
 
 
-def _part(layout: Layout, item: ClassPlan, node: Aggregate | Lookup) -> Folded | Found:
+def _part(layout: TileLayout, item: ClassPlan, node: Aggregate | Lookup) -> Folded | Found:
     join = item.join(node.join)
     if isinstance(node, Aggregate):
         reading = layout.readings[node]

@@ -13,7 +13,7 @@ from sunloom.feature_store.online.row_functions import finishing
 from sunloom.feature_store.online.staleness import ends_of, has_ended, is_until
 from sunloom.feature_store.online.tile_windows import Entity, IndexReader, microseconds
 from sunloom.feature_store.online.tiles.heads import key_bytes, tile_key, unpack_events
-from sunloom.feature_store.online.tiles.index import Layout
+from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.streaming.ingest import spaces
@@ -31,7 +31,7 @@ class OnlineReader:
         layout: What a stream keeps of the plan's classes; None where none is streamed.
     """
 
-    def __init__(self, store: OnlineStore, plan: Plan, layout: Layout | None = None) -> None:
+    def __init__(self, store: OnlineStore, plan: Plan, layout: TileLayout | None = None) -> None:
         self.plan = plan
         self.layout = layout or build_layout(plan, ())
         self.names = plan.outputs
@@ -86,7 +86,7 @@ class OnlineReader:
         key = self._key
         rows: list[Row] = [{key: one} for one in self._keys(ids)]
         known = self._take_records(program, rows, ids, moment)
-        run = _Run(self, moment)
+        run = _ReadRun(self, moment)
         run.evaluate(program, rows)
         is_known = [a or b for a, b in zip(known, run.known(rows, program), strict=True)]
         return [
@@ -136,7 +136,7 @@ class OnlineReader:
         return [record is not None for record in records]
 
 
-class _Run:
+class _ReadRun:
     """One read: fetches each index's heads and edge tiles once for all rows.
 
     Args:

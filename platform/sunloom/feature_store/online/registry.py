@@ -12,10 +12,10 @@ from typing import Any
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.staleness import is_until
-from sunloom.feature_store.online.tiles.index import Layout
+from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.online.tiles.policy import Policy
-from sunloom.feature_store.stores.online.protocol import Field, GroupSchema, OnlineStore
+from sunloom.feature_store.stores.online.protocol import Field, OnlineStore, RecordSchema
 from sunloom.features.plan.feature_sets import Plan
 
 PLANS, STREAMS = "plan", "stream"
@@ -34,7 +34,7 @@ def store_stream(
     streamed: Iterable[str],
     tile_s: int | None = None,
     policy: Policy | None = None,
-) -> Layout:
+) -> TileLayout:
     """Keep the plan of a set that is streamed, and how; what its tiles hold."""
     layout = build_layout(plan, streamed, tile_s)
     policy = policy or Policy()
@@ -89,7 +89,7 @@ class Definitions:
     def __init__(self, store: OnlineStore) -> None:
         self._store = store
         self._held: dict[str, tuple[float, tuple[bytes | None, ...], Definition | None]] = {}
-        self._schemas: dict[str, tuple[float, GroupSchema]] = {}
+        self._schemas: dict[str, tuple[float, RecordSchema]] = {}
 
     def get(self, feature_set: str) -> Definition | None:
         """The feature set, or None where no plan is stored for it."""
@@ -108,7 +108,7 @@ class Definitions:
         self._held[feature_set] = (now, raw, found)
         return found
 
-    def recorded_schema(self, feature_set: str) -> GroupSchema:
+    def recorded_schema(self, feature_set: str) -> RecordSchema:
         """Key and features of a written set, without what only says how long a value holds.
 
         Raises:
@@ -150,7 +150,7 @@ def open_reader(store: OnlineStore, feature_set: str) -> OnlineReader | None:
     return None if found is None else found.reader
 
 
-def schema_of(store: OnlineStore, feature_set: str) -> GroupSchema:
+def schema_of(store: OnlineStore, feature_set: str) -> RecordSchema:
     """Key and features of a set, streamed or written.
 
     Raises:
@@ -203,10 +203,10 @@ def _compiled(store: OnlineStore, plan: bytes | None, stream: bytes | None) -> D
     return Definition(store, Plan.model_validate_json(held["plan"] if held else plan), held)
 
 
-def _schema(plan: Plan) -> GroupSchema:
+def _schema(plan: Plan) -> RecordSchema:
     root = plan.root
     fields = tuple(Field(name, str(root.feature(name).dtype)) for name in plan.outputs)
-    return GroupSchema(plan.feature_set, root.key, str(root.feature(root.key).dtype), fields)
+    return RecordSchema(plan.feature_set, root.key, str(root.feature(root.key).dtype), fields)
 
 
 def _unknown(store: OnlineStore, name: str, error: NotFoundError) -> NotFoundError:

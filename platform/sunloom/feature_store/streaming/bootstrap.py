@@ -9,18 +9,18 @@ import polars as pl
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConflictError
-from sunloom.feature_store.online.tiles.index import Layout
+from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.streaming.ingest import Ingest
 from sunloom.feature_store.streaming.offsets import Place
 from sunloom.features.plan.projection import source_needs
 from sunloom.features.sources.extract import fetch_sources
-from sunloom.features.sources.splits import Chunk, chunks_of, read_chunk
+from sunloom.features.sources.splits import FileSplit, chunks_of, read_chunk
 
 _log = get_logger("features.streaming")
 
 
-def merge_history(recipe: FeaturesRecipe, store: OnlineStore, layout: Layout) -> int:
+def merge_history(recipe: FeaturesRecipe, store: OnlineStore, layout: TileLayout) -> int:
     """Merge the batch source's rows up to ``streaming_source.history``; how many were merged now.
 
     Each chunk of the source is one transaction with its number, so a start that was cut off goes
@@ -46,7 +46,7 @@ def merge_history(recipe: FeaturesRecipe, store: OnlineStore, layout: Layout) ->
 
 
 def _merge(
-    store: OnlineStore, layout: Layout, chunks: list[Chunk], namespace: str, until: datetime
+    store: OnlineStore, layout: TileLayout, chunks: list[FileSplit], namespace: str, until: datetime
 ) -> int:
     place = Place.of(layout, f"history/{namespace}")
     ingest = Ingest(store, layout, 0)

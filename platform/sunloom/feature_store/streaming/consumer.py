@@ -14,7 +14,7 @@ from sunloom.config.features.streaming import KafkaSource
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConflictError, StreamError
 from sunloom.feature_store.online.tile_windows import microseconds
-from sunloom.feature_store.online.tiles.index import Layout
+from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.policy import Policy
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.streaming.event_log import EventLog
@@ -38,7 +38,7 @@ Batch = tuple[list[int], list[bytes | None]]
 
 
 @dataclass(frozen=True)
-class Report:
+class ConsumerReport:
     """What a consumer did since it began.
 
     Attributes:
@@ -80,8 +80,8 @@ class StreamConsumer:
         self,
         recipe: FeaturesRecipe,
         store: OnlineStore,
-        layout: Layout,
-        report: Callable[[Report], None] | None = None,
+        layout: TileLayout,
+        report: Callable[[ConsumerReport], None] | None = None,
     ) -> None:
         self._source = recipe.kafka_source()
         self._group = self._source.group or f"sunloom-{recipe.feature_set}"
@@ -98,7 +98,7 @@ class StreamConsumer:
         """Finish the batch at hand and leave the group; may be called from a signal handler."""
         self._stopping.set()
 
-    def run(self, *, until_end: bool = False) -> Report:
+    def run(self, *, until_end: bool = False) -> ConsumerReport:
         """Consume.
 
         Args:
@@ -222,11 +222,11 @@ class StreamConsumer:
             self._partitions.pop((one.topic, one.partition), None)
         self._is_assigned = False
 
-    def _state(self, consumer: Consumer, began: float) -> Report:
+    def _state(self, consumer: Consumer, began: float) -> ConsumerReport:
         lag = 0
         for (topic, number), stream in self._partitions.items():
             lag += _lag(consumer, topic, number, stream.progress.next_offset)
-        return Report(
+        return ConsumerReport(
             **self._totals,
             lag=lag,
             partitions=len(self._partitions),
@@ -242,7 +242,7 @@ def _lag(consumer: Consumer, topic: str, partition: int, next_offset: int | None
 
 
 def class_streams(
-    recipe: FeaturesRecipe, store: OnlineStore, layout: Layout
+    recipe: FeaturesRecipe, store: OnlineStore, layout: TileLayout
 ) -> dict[str, ClassStream]:
     """Topic to its class's stream."""
     source = recipe.kafka_source()

@@ -18,11 +18,11 @@ from sunloom.feature_store.online.tiles.heads import (
     tile_key,
     unpack_events,
 )
-from sunloom.feature_store.online.tiles.index import HEADS, TILES, Index, Layout
+from sunloom.feature_store.online.tiles.index import HEADS, TILES, Index, TileLayout
 from sunloom.feature_store.online.tiles.partials import TIME, distinct, slot_kind
 from sunloom.feature_store.stores.online.key_value import Write
 from sunloom.feature_store.stores.online.protocol import OnlineStore
-from sunloom.features.engine.source_rows import Rows
+from sunloom.features.engine.source_rows import SourceRows
 from sunloom.features.plan.expressions import Expr
 
 _MOST_TRIES = 50
@@ -46,7 +46,7 @@ class Ingest:
             tile's events kept.
     """
 
-    def __init__(self, store: OnlineStore, layout: Layout, lateness_us: int) -> None:
+    def __init__(self, store: OnlineStore, layout: TileLayout, lateness_us: int) -> None:
         self._store = store
         self._lateness_us = lateness_us
         self._spaces = spaces(layout)
@@ -73,7 +73,7 @@ class Ingest:
         Raises:
             ConflictError: One of ``also`` is not as expected: another writer has taken over.
         """
-        rows = Rows(self._plan.of(namespace), events) if events.height else None
+        rows = SourceRows(self._plan.of(namespace), events) if events.height else None
         grouped = [] if rows is None else [_grouped(i, rows) for i in self._indexes[namespace]]
         for _ in range(_MOST_TRIES):
             changes = Changes(
@@ -125,7 +125,7 @@ class Ingest:
         return latest_us - self._lateness_us - index.horizon_us
 
 
-def spaces(layout: Layout) -> tuple[str, str]:
+def spaces(layout: TileLayout) -> tuple[str, str]:
     """The spaces of the layout's heads and tiles."""
     return f"{HEADS}/{layout.fingerprint}", f"{TILES}/{layout.fingerprint}"
 
@@ -175,7 +175,7 @@ class Groups:
         return pack_events(events)
 
 
-def _grouped(index: Index, rows: Rows) -> Groups:
+def _grouped(index: Index, rows: SourceRows) -> Groups:
     frame = _events(index, rows)
     names = [f"k{place}" for place in range(len(index.keys))]
     runs = frame.group_by("group", maintain_order=True).agg(
@@ -202,7 +202,7 @@ def _grouped(index: Index, rows: Rows) -> Groups:
     )
 
 
-def _events(index: Index, rows: Rows) -> pl.DataFrame:
+def _events(index: Index, rows: SourceRows) -> pl.DataFrame:
     """Keys, time, tile and measures of each visible event, sorted by them, stably."""
     for name in (*index.keys, *((index.time,) if index.time else ())):
         rows.ensure(name)
@@ -223,7 +223,7 @@ def _events(index: Index, rows: Rows) -> pl.DataFrame:
     )
 
 
-def _measured(rows: Rows, value: Expr, where: tuple[Expr, ...]) -> pl.Series:
+def _measured(rows: SourceRows, value: Expr, where: tuple[Expr, ...]) -> pl.Series:
     """The value as it is stored: null where a filter is not true."""
     series = rows.values(value)
     if series.len() != rows.frame.height:

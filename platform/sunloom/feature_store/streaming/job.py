@@ -10,10 +10,10 @@ from typing import Any
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import NotFoundError, UsageError
 from sunloom.feature_store.online.registry import store_stream
-from sunloom.feature_store.online.tiles.index import Layout
+from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.stores.online.protocol import OnlineStore, open_online_store
 from sunloom.feature_store.streaming.bootstrap import merge_history
-from sunloom.feature_store.streaming.consumer import Report, StreamConsumer, policy_of
+from sunloom.feature_store.streaming.consumer import ConsumerReport, StreamConsumer, policy_of
 from sunloom.feature_store.streaming.offsets import all_progress
 from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
@@ -22,7 +22,7 @@ from sunloom.features.plan.projection import source_needs
 _POLL_S = 1.0
 
 
-def prepare_stream(recipe: FeaturesRecipe, store: OnlineStore) -> Layout:
+def prepare_stream(recipe: FeaturesRecipe, store: OnlineStore) -> TileLayout:
     """Check what the recipe wants to stream, and keep its plan in the store.
 
     Raises:
@@ -71,15 +71,15 @@ class StreamWorker:
 
     def __init__(self, recipe: FeaturesRecipe) -> None:
         self._store = open_online_store(recipe)
-        self._latest = Report()
+        self._latest = ConsumerReport()
         self.layout = prepare_stream(recipe, self._store)
         merge_history(recipe, self._store, self.layout)
         self._consumer = StreamConsumer(recipe, self._store, self.layout, self._keep)
-        self._listener: Callable[[Report], None] | None = None
+        self._listener: Callable[[ConsumerReport], None] | None = None
 
     def run(
-        self, *, until_end: bool = False, listener: Callable[[Report], None] | None = None
-    ) -> Report:
+        self, *, until_end: bool = False, listener: Callable[[ConsumerReport], None] | None = None
+    ) -> ConsumerReport:
         """Consume until the end, or until ``stop``."""
         self._listener = listener
         self._latest = self._consumer.run(until_end=until_end)
@@ -89,7 +89,7 @@ class StreamWorker:
         """Finish the batch at hand and leave."""
         self._consumer.stop()
 
-    def report(self) -> Report:
+    def report(self) -> ConsumerReport:
         """What was done so far."""
         return self._latest
 
@@ -97,13 +97,13 @@ class StreamWorker:
         """Counts over all runs and consumers, as the store has them."""
         return totals(self._store, self.layout)
 
-    def _keep(self, report: Report) -> None:
+    def _keep(self, report: ConsumerReport) -> None:
         self._latest = report
         if self._listener is not None:
             self._listener(report)
 
 
-def totals(store: OnlineStore, layout: Layout) -> dict[str, Any]:
+def totals(store: OnlineStore, layout: TileLayout) -> dict[str, Any]:
     """Counts over all runs and consumers, and each partition's next offset."""
     found = all_progress(store, layout)
     names = ("events", "late", "dropped", "quarantined")
@@ -115,7 +115,7 @@ def stream(
     recipe: FeaturesRecipe,
     *,
     until_end: bool,
-    listener: Callable[[Report], None] | None = None,
+    listener: Callable[[ConsumerReport], None] | None = None,
     workers: int = 1,
     on_start: Callable[[Callable[[], None]], None] | None = None,
 ) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def stream(
     return summary(report) | {"total": worker.totals()}
 
 
-def summary(report: Report) -> dict[str, Any]:
+def summary(report: ConsumerReport) -> dict[str, Any]:
     """A report with its rate."""
     rate = report.events / report.seconds if report.seconds else 0.0
     return asdict(report) | {"events_per_s": round(rate)}
@@ -150,7 +150,7 @@ def _stream_on_ray(
     recipe: FeaturesRecipe,
     *,
     until_end: bool,
-    listener: Callable[[Report], None] | None,
+    listener: Callable[[ConsumerReport], None] | None,
     workers: int,
 ) -> dict[str, Any]:
     import ray
@@ -182,8 +182,8 @@ def _is_done(running: list[Any]) -> bool:
     return not waiting
 
 
-def _together(reports: Iterable[Report]) -> Report:
+def _together(reports: Iterable[ConsumerReport]) -> ConsumerReport:
     found = list(reports)
     names = ("events", "late", "dropped", "quarantined", "batches", "lag", "partitions")
     counts = {name: sum(getattr(one, name) for one in found) for name in names}
-    return Report(**counts, seconds=max(one.seconds for one in found))
+    return ConsumerReport(**counts, seconds=max(one.seconds for one in found))

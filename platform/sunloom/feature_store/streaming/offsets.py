@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 
-from sunloom.feature_store.online.tiles.index import OFFSETS, Layout
+from sunloom.feature_store.online.tiles.index import OFFSETS, TileLayout
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 
 
@@ -63,7 +63,7 @@ class Place:
     key: bytes
 
     @classmethod
-    def of(cls, layout: Layout, source: str) -> Place:
+    def of(cls, layout: TileLayout, source: str) -> Place:
         """The place of one source of events, such as ``topic/3``."""
         return cls(f"{OFFSETS}/{layout.fingerprint}", source.encode())
 
@@ -73,7 +73,7 @@ class Place:
         return (Progress() if raw is None else Progress(**json.loads(raw))), raw
 
 
-def all_progress(store: OnlineStore, layout: Layout) -> dict[str, Progress]:
+def all_progress(store: OnlineStore, layout: TileLayout) -> dict[str, Progress]:
     """Source to progress, of everything that was streamed for this layout."""
     found = store.scan(f"{OFFSETS}/{layout.fingerprint}")
     return {key.decode(): Progress(**json.loads(raw)) for key, raw in found}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from sunloom.errors import ConflictError, DataQualityError
-from sunloom.feature_store.online.tiles.index import Layout
+from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.policy import Policy
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.streaming.decode import MessageReader
@@ -49,7 +49,7 @@ class ClassStream:
     def __init__(
         self,
         store: OnlineStore,
-        layout: Layout,
+        layout: TileLayout,
         namespace: str,
         policy: Policy,
         refuse: Callable[[Sequence[Refused]], None],
@@ -204,7 +204,7 @@ def _logged(
     )
 
 
-def message_fields(layout: Layout, namespace: str) -> tuple[list[str], list[str]]:
+def message_fields(layout: TileLayout, namespace: str) -> tuple[list[str], list[str]]:
     """Features that a message may hold, and those that it must."""
     item = layout.plan.of(namespace)
     wanted = set(source_needs(layout.plan)[namespace].columns)

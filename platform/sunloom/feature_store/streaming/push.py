@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sunloom.errors import ConflictError, DataError
-from sunloom.feature_store.online.tiles.index import Layout
+from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.policy import Policy
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream, Refused
@@ -18,7 +18,7 @@ _MOST_TRIES = 50
 
 def ingest_events(
     store: OnlineStore,
-    layout: Layout,
+    layout: TileLayout,
     policy: Policy,
     namespace: str,
     rows: Sequence[Mapping[str, Any]],

@@ -12,7 +12,7 @@ _log = get_logger("features.report")
 
 
 @dataclass
-class Report:
+class Counters:
     """Counts, by name.
 
     Attributes:
@@ -24,7 +24,7 @@ class Report:
     validations: Counter[str] = field(default_factory=Counter)
     resolver_failures: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: Report) -> None:
+    def add(self, other: Counters) -> None:
         """Add another part's counts."""
         self.validations.update(other.validations)
         self.resolver_failures.update(other.resolver_failures)
@@ -43,6 +43,6 @@ class Report:
         return self.counts()
 
     @classmethod
-    def of(cls, counts: Mapping[str, Mapping[str, int]]) -> Report:
+    def of(cls, counts: Mapping[str, Mapping[str, int]]) -> Counters:
         """The inverse of ``counts``."""
         return cls(**{kind: Counter(counted) for kind, counted in counts.items()})

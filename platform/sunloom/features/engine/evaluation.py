@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from sunloom.features.engine.counters import Report
-from sunloom.features.engine.query import Questions
-from sunloom.features.engine.source_rows import JoinedRows, Rows, filled, finished, in_order
-from sunloom.features.expressions.to_polars import NOW, Lowering
+from sunloom.features.engine.counters import Counters
+from sunloom.features.engine.query import QueryFrame
+from sunloom.features.engine.source_rows import JoinedRows, SourceRows, filled, finished, in_order
+from sunloom.features.expressions.to_polars import NOW, ToPolars
 from sunloom.features.expressions.validations import outside
 from sunloom.features.kernels.aggregates import aggregate_series
 from sunloom.features.kernels.arrays import Bools, Ints, Ranges
@@ -19,7 +19,7 @@ from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, JoinPlan,
 from sunloom.features.plan.polars_dtypes import POLARS
 
 
-class Engine:
+class FeatureEngine:
     """A plan over source tables.
 
     Args:
@@ -29,8 +29,8 @@ class Engine:
 
     def __init__(self, plan: Plan, sources: Mapping[str, pl.DataFrame]) -> None:
         self._plan = plan
-        self._rows = {name: Rows(plan.of(name), frame) for name, frame in sources.items()}
-        self.report = Report()
+        self._rows = {name: SourceRows(plan.of(name), frame) for name, frame in sources.items()}
+        self.report = Counters()
 
     def answer(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The plan's outputs for each question, one row each, in order.
@@ -43,7 +43,7 @@ class Engine:
     def _answer(self, namespace: str, frame: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
         item = self._plan.of(namespace)
         order = in_order(item, names)
-        questions = Questions(frame, _aggregates(item, order))
+        questions = QueryFrame(frame, _aggregates(item, order))
         for name in order:
             if name in frame.columns:
                 self._finish(questions, item.feature(name), pl.col(name))
@@ -54,7 +54,7 @@ class Engine:
                 self._compute(item, questions, feature, feature.expression)
         return questions.frame.select(names)
 
-    def _read_sources(self, item: ClassPlan, questions: Questions, names: Iterable[str]) -> None:
+    def _read_sources(self, item: ClassPlan, questions: QueryFrame, names: Iterable[str]) -> None:
         """The visible row of each question: the latest not after now; null where there is none."""
         held = questions.frame.columns
         wanted = [n for n in names if item.feature(n).expression is None and n not in held]
@@ -75,7 +75,7 @@ class Engine:
         picked = _picked(rows.frame.select(wanted), latest).with_columns(done)
         questions.frame = questions.frame.hstack(picked)
 
-    def _latest(self, questions: Questions, joined: JoinedRows, keys: tuple[str, ...]) -> Ints:
+    def _latest(self, questions: QueryFrame, joined: JoinedRows, keys: tuple[str, ...]) -> Ints:
         """Where each question's latest visible row stands in its source; -1 where there is none."""
         time = joined.time
         search = questions.search(joined, keys)
@@ -87,24 +87,24 @@ class Engine:
         return search.in_order(places)
 
     def _compute(
-        self, item: ClassPlan, questions: Questions, feature: FeaturePlan, expression: Expr
+        self, item: ClassPlan, questions: QueryFrame, feature: FeaturePlan, expression: Expr
     ) -> None:
         for node in walk(expression):
             if isinstance(node, Aggregate | Lookup) and node not in questions.answers:
                 questions.add(self._parts(item, questions, node))
         if isinstance(expression, Resolved):
             questions.add({expression: self._resolved(item, questions, expression)})
-        lowered = Lowering(questions.answers).expression(expression)
+        lowered = ToPolars(questions.answers).expression(expression)
         self._finish(questions, feature, lowered)
 
-    def _finish(self, questions: Questions, feature: FeaturePlan, value: pl.Expr) -> None:
+    def _finish(self, questions: QueryFrame, feature: FeaturePlan, value: pl.Expr) -> None:
         if feature.validations:
             broken = questions.frame.select(outside(feature, filled(feature, value))).item()
             if broken:
                 self.report.validations[feature.fqn] += broken
         questions.frame = questions.frame.with_columns(finished(feature, value))
 
-    def _resolved(self, item: ClassPlan, questions: Questions, node: Resolved) -> pl.Series:
+    def _resolved(self, item: ClassPlan, questions: QueryFrame, node: Resolved) -> pl.Series:
         from sunloom.features.resolvers.arguments import ask
 
         if node.resolver not in questions.asked:
@@ -115,7 +115,7 @@ class Engine:
         return questions.asked[node.resolver].column(node.output)
 
     def _parts(
-        self, item: ClassPlan, questions: Questions, node: Aggregate | Lookup
+        self, item: ClassPlan, questions: QueryFrame, node: Aggregate | Lookup
     ) -> dict[Expr, pl.Series]:
         join = item.join(node.join)
         if isinstance(node, Aggregate):
@@ -123,7 +123,7 @@ class Engine:
         return {node: self._look_up(questions, join, node)}
 
     def _aggregate(
-        self, questions: Questions, join: JoinPlan, nodes: Sequence[Aggregate]
+        self, questions: QueryFrame, join: JoinPlan, nodes: Sequence[Aggregate]
     ) -> dict[Expr, pl.Series]:
         """Aggregations that differ only in their windows: what they have in common is done once."""
         column = nodes[0].window.column
@@ -135,7 +135,7 @@ class Engine:
         parts = [found.slice(place * size, size) for place in range(len(nodes))]
         return {node: search.answers(part) for node, part in zip(nodes, parts, strict=True)}
 
-    def _look_up(self, questions: Questions, join: JoinPlan, node: Lookup) -> pl.Series:
+    def _look_up(self, questions: QueryFrame, join: JoinPlan, node: Lookup) -> pl.Series:
         target = self._plan.of(join.target)
         if join.target_keys != (target.key,):
             return self._look_up_by_keys(questions, join, target, node)
@@ -146,7 +146,7 @@ class Engine:
         return answers.set(~known, None)
 
     def _look_up_by_keys(
-        self, questions: Questions, join: JoinPlan, target: ClassPlan, node: Lookup
+        self, questions: QueryFrame, join: JoinPlan, target: ClassPlan, node: Lookup
     ) -> pl.Series:
         """A has-one over other columns than the key: the latest visible row decides the key."""
         joined = self._rows[join.target].joined(join.target_keys, target.time)
@@ -177,7 +177,7 @@ def _aggregates(item: ClassPlan, names: Iterable[str]) -> list[Aggregate]:
     return list(dict.fromkeys(node for node in nodes if isinstance(node, Aggregate)))
 
 
-def _ages(item: ClassPlan, rows: Rows, latest: Ints, questions: Questions) -> Ints | None:
+def _ages(item: ClassPlan, rows: SourceRows, latest: Ints, questions: QueryFrame) -> Ints | None:
     """How long before the moment each question's row was observed; None where nobody asks."""
     if item.time is None or all(f.max_staleness_us is None for f in item.features):
         return None
@@ -194,5 +194,5 @@ def _or_default(feature: FeaturePlan, missing: Bools, age: Ints | None) -> pl.Ex
         missing = missing | (age > limit)
     elif feature.default is None:
         return value
-    default = pl.lit(None) if feature.default is None else Lowering().expression(feature.default)
+    default = pl.lit(None) if feature.default is None else ToPolars().expression(feature.default)
     return pl.when(pl.lit(pl.Series(missing))).then(default).otherwise(value).alias(feature.name)

@@ -15,10 +15,10 @@ from sunloom.features.kernels.arrays import Ints, Ranges
 from sunloom.features.plan.expressions import Aggregate, Bound, Expr, Resolver, Window
 
 if TYPE_CHECKING:
-    from sunloom.features.resolvers.results import Answers
+    from sunloom.features.resolvers.results import ResolverResults
 
 
-class Search:
+class AsOfSearch:
     """Questions of one join, in the order in which they are searched.
 
     Neighbouring questions then look at neighbouring rows: several times faster.
@@ -75,7 +75,7 @@ class Search:
         return self._ends[wanted]
 
 
-class Questions:
+class QueryFrame:
     """What is asked of one class: a key and a moment a row, and answers as they are computed.
 
     Args:
@@ -86,23 +86,23 @@ class Questions:
     def __init__(self, frame: pl.DataFrame, aggregates: Sequence[Aggregate] = ()) -> None:
         self.frame = frame
         self.answers: dict[Expr, str] = {}
-        self.asked: dict[Resolver, Answers] = {}
+        self.asked: dict[Resolver, ResolverResults] = {}
         self._alike: dict[Aggregate, list[Aggregate]] = {}
         for node in aggregates:
             self._alike.setdefault(_without_bounds(node), []).append(node)
-        self._searches: dict[tuple[int, tuple[str, ...]], Search] = {}
+        self._searches: dict[tuple[int, tuple[str, ...]], AsOfSearch] = {}
 
     @cached_property
     def now(self) -> Ints:
         """The moments in microseconds."""
         return self.frame[NOW].cast(pl.Int64).to_numpy()
 
-    def search(self, joined: JoinedRows, keys: tuple[str, ...]) -> Search:
+    def search(self, joined: JoinedRows, keys: tuple[str, ...]) -> AsOfSearch:
         """The questions in that join."""
         wanted = (id(joined), keys)
         if wanted not in self._searches:
             codes = joined.codec.codes([self.frame[name] for name in keys])
-            self._searches[wanted] = Search(joined, codes, self.now)
+            self._searches[wanted] = AsOfSearch(joined, codes, self.now)
         return self._searches[wanted]
 
     def add(self, parts: Mapping[Expr, pl.Series]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from sunloom.features.expressions.to_polars import Lowering
+from sunloom.features.expressions.to_polars import ToPolars
 from sunloom.features.expressions.validations import limited, outside
 from sunloom.features.kernels.key_codes import KeyCodec
 from sunloom.features.kernels.timeline import Timeline
@@ -25,10 +25,10 @@ from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan
 from sunloom.features.plan.polars_dtypes import POLARS
 
 if TYPE_CHECKING:
-    from sunloom.features.resolvers.results import Answers
+    from sunloom.features.resolvers.results import ResolverResults
 
 
-class Rows:
+class SourceRows:
     """One class's source rows and what is computed from a row alone.
 
     Args:
@@ -42,7 +42,7 @@ class Rows:
         limited = [f for f in checked if f.validations or f.default is not None]
         self.frame = frame.with_columns([finished(f, pl.col(f.name)) for f in limited])
         self._values: dict[Expr, pl.Series] = {}
-        self._asked: dict[Resolver, Answers] = {}
+        self._asked: dict[Resolver, ResolverResults] = {}
         self._timelines: dict[tuple[tuple[str, ...], str | None], JoinedRows] = {}
 
     def values(self, expression: Expr) -> pl.Series:
@@ -50,7 +50,7 @@ class Rows:
         if expression not in self._values:
             for name in in_order(self.item, own_columns(expression)):
                 self.ensure(name)
-            lowered = Lowering().expression(expression)
+            lowered = ToPolars().expression(expression)
             self._values[expression] = self.frame.select(lowered.alias("value")).to_series()
         return self._values[expression]
 
@@ -79,7 +79,7 @@ class Rows:
 
     def _lowered(self, expression: Expr) -> pl.Expr:
         if not isinstance(expression, Resolved):
-            return Lowering().expression(expression)
+            return ToPolars().expression(expression)
         from sunloom.features.resolvers.arguments import ask
 
         if expression.resolver not in self._asked:
@@ -98,7 +98,7 @@ class JoinedRows:
         time: The column that windows compare, if any.
     """
 
-    def __init__(self, rows: Rows, keys: tuple[str, ...], time: str | None) -> None:
+    def __init__(self, rows: SourceRows, keys: tuple[str, ...], time: str | None) -> None:
         self.rows = rows
         self.time = time
         for name in keys:
@@ -161,4 +161,4 @@ def filled(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
     value = value.cast(POLARS[feature.dtype])
     if feature.default is None:
         return value
-    return value.fill_null(Lowering().expression(feature.default))
+    return value.fill_null(ToPolars().expression(feature.default))

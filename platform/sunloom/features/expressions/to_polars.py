@@ -14,7 +14,7 @@ NOW = "__now__"
 """Column of question frames: the moment, UTC microseconds."""
 
 
-class Lowering:
+class ToPolars:
     """Lowers expressions over a frame.
 
     Args:

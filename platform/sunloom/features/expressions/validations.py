@@ -80,7 +80,7 @@ def count_rows(plan: Plan, namespace: str, frame: pl.DataFrame) -> Counter[str]:
         namespace: The class.
         frame: Its source rows in the plan's types.
     """
-    from sunloom.features.engine.source_rows import Rows, filled
+    from sunloom.features.engine.source_rows import SourceRows, filled
 
     item = plan.of(namespace)
     read = [f for f in item.features if f.validations and f.name in frame.columns]
@@ -92,7 +92,7 @@ def count_rows(plan: Plan, namespace: str, frame: pl.DataFrame) -> Counter[str]:
         + [pl.lit(0).alias("__none__")]
     ).row(0, named=True)
     del counts["__none__"]
-    rows = Rows(item, frame)
+    rows = SourceRows(item, frame)
     for feature in made:
         counts[feature.fqn] = rows.outside(feature)
     return Counter({name: count for name, count in counts.items() if count})

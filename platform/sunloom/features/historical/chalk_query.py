@@ -14,7 +14,7 @@ from sunloom.config.features.chalk import ChalkConfig
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import DataError, FeatureError
 from sunloom.features.expressions.to_polars import NOW
-from sunloom.features.historical.retrieve import Historical, appended, questions_of
+from sunloom.features.historical.retrieve import HistoricalResult, appended, questions_of
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
 
@@ -24,7 +24,7 @@ _STATUS = re.compile(r"(?:Response Status Code: |^)(401|403)\b")
 _log = get_logger("features.delegate")
 
 
-def historical_chalk(config: ChalkConfig, plan: Plan, entities: pl.DataFrame) -> Historical:
+def historical_chalk(config: ChalkConfig, plan: Plan, entities: pl.DataFrame) -> HistoricalResult:
     """The feature set for rows, each as of its moment; rows keep their order and number.
 
     Args:
@@ -45,7 +45,7 @@ def historical_chalk(config: ChalkConfig, plan: Plan, entities: pl.DataFrame) ->
         for rows in _batches(questions.height, config.batch_rows)
     ]
     empty = pl.DataFrame(schema={n: POLARS[plan.root.feature(n).dtype] for n in plan.outputs})
-    return Historical(appended(entities, pl.concat([empty, *parts])), pl.DataFrame(), 0)
+    return HistoricalResult(appended(entities, pl.concat([empty, *parts])), pl.DataFrame(), 0)
 
 
 def online_chalk(

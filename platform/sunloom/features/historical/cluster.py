@@ -16,14 +16,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sunloom.core.ray_tasks import over_parts
+from sunloom.core.ray_tasks import map_parts
 from sunloom.errors import ClusterError
 from sunloom.features.historical import worker as exchange
-from sunloom.features.historical.retrieve import Historical, appended, check_sources, questions_of
+from sunloom.features.historical.retrieve import (
+    HistoricalResult,
+    appended,
+    check_sources,
+    questions_of,
+)
 from sunloom.features.historical.worker import ROW, Notes, Packet
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.projection import source_needs
-from sunloom.features.sources.splits import Chunk, chunks_of
+from sunloom.features.sources.splits import FileSplit, chunks_of
 
 DEFAULT_PARTITIONS = 4
 MOST_PARTITIONS = 4_096
@@ -37,7 +42,7 @@ def historical_ray(
     sources: Mapping[str, Path],
     entities: pl.DataFrame,
     partitions: int = DEFAULT_PARTITIONS,
-) -> Historical:
+) -> HistoricalResult:
     """Compute on the connected cluster; rows and order are those of the one-process path.
 
     Files are read, and partitions computed, by workers; the entities' rows go out from and come
@@ -64,7 +69,7 @@ def historical_ray(
         return _run(plan, chunks, parts, entities, questions)
 
 
-def partitions_for(chunks: Sequence[Chunk], least: int, store_bytes: float) -> int:
+def partitions_for(chunks: Sequence[FileSplit], least: int, store_bytes: float) -> int:
     """So many partitions that one is small beside a worker's memory and the object store."""
     part = min(_PART_BYTES, store_bytes / _STORE_SHARE)
     size = sum(chunk.size for chunk in chunks)
@@ -73,11 +78,11 @@ def partitions_for(chunks: Sequence[Chunk], least: int, store_bytes: float) -> i
 
 def _run(
     plan: Plan,
-    chunks: Sequence[Chunk],
+    chunks: Sequence[FileSplit],
     partitions: int,
     entities: pl.DataFrame,
     questions: pl.DataFrame,
-) -> Historical:
+) -> HistoricalResult:
     """Read, cut, compute, collect."""
     import ray
 
@@ -90,9 +95,9 @@ def _run(
         if rows.height or part == 0:
             of_part = {name: held[part] for name, held in packets.items()}
             parts.append((text, ray.put(exchange.packed(rows)), of_part))
-    answers, counts = _collected(over_parts(_compute, parts))
+    answers, counts = _collected(map_parts(_compute, parts))
     damaged = [exchange.unpacked(n.damaged) for n in read if n.damaged is not None]
-    return Historical(
+    return HistoricalResult(
         appended(entities, answers),
         pl.concat(damaged) if damaged else pl.DataFrame(),
         sum(note.rows_read for note in read),
@@ -101,7 +106,7 @@ def _run(
 
 
 def cut_on_cluster(
-    plan: Plan, chunks: Sequence[Chunk], partitions: int
+    plan: Plan, chunks: Sequence[FileSplit], partitions: int
 ) -> tuple[list[Any], dict[str, list[list[Any]]]]:
     """References to each chunk's notes, and by source and partition to its packets."""
     import ray

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from sunloom.errors import ClusterError
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical import worker as exchange
 from sunloom.features.historical.cluster import (
     DEFAULT_PARTITIONS,
@@ -79,7 +79,7 @@ def _answered(plan_json: str, asked: Packet, rows: Mapping[str, Sequence[Any]]) 
     plan = exchange.plan_from(plan_json)
     tables = {name: exchange.table_of(plan, name, held) for name, held in taken(rows).items()}
     frame = exchange.unpacked(asked)
-    answers = Engine(plan, tables).answer(frame.select(pl.exclude(f"^{_CARRIED}.*$")))
+    answers = FeatureEngine(plan, tables).answer(frame.select(pl.exclude(f"^{_CARRIED}.*$")))
     entities = frame.select(pl.col(f"^{_CARRIED}.*$").name.map(_without_prefix))
     fresh = [name for name in answers.columns if name not in entities.columns]
     table = entities.hstack(answers.select(fresh))

@@ -23,7 +23,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
-class Choice:
+class EngineChoice:
     """An engine, and the reason in words."""
 
     engine: Literal["polars", "ray"]
@@ -36,7 +36,7 @@ def choose_engine(
     rows: int = 0,
     wanted: EngineName = "auto",
     available_bytes: int | None = None,
-) -> Choice:
+) -> EngineChoice:
     """The wanted engine; where that is ``auto``, this process if it has the memory.
 
     Args:
@@ -47,12 +47,12 @@ def choose_engine(
         available_bytes: Memory that this process may use; asked of the system by default.
     """
     if wanted != "auto":
-        return Choice(wanted, f"engine: {wanted}")
+        return EngineChoice(wanted, f"engine: {wanted}")
     need = needed_bytes(plan, sources, rows)
     have = int(_SHARE * (available_bytes if available_bytes is not None else _available_bytes()))
     fits = need <= have
     figures = f"about {_shown(need)} needed, {_shown(have)} of memory to use"
-    return Choice("polars" if fits else "ray", figures)
+    return EngineChoice("polars" if fits else "ray", figures)
 
 
 def needed_bytes(plan: Plan, sources: Mapping[str, Path], rows: int) -> int:

@@ -13,11 +13,11 @@ from sunloom.core.telemetry import get_logger
 from sunloom.data.datasets import REASON
 from sunloom.data.sources.files import data_files, read_table, require_columns
 from sunloom.errors import DataError, DataQualityError, NotFoundError, UsageError
-from sunloom.features.engine.counters import Report
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.counters import Counters
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.expressions.validations import count_rows
-from sunloom.features.historical.engine_choice import Choice, EngineName, choose_engine
+from sunloom.features.historical.engine_choice import EngineChoice, EngineName, choose_engine
 from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.projection import source_needs
@@ -30,7 +30,7 @@ _log = get_logger("features.historical")
 
 
 @dataclass(frozen=True)
-class Historical:
+class HistoricalResult:
     """Features of rows, and what was set aside on the way.
 
     Attributes:
@@ -43,7 +43,7 @@ class Historical:
     table: pl.DataFrame
     damaged: pl.DataFrame
     rows_read: int
-    report: Report = field(default_factory=Report)
+    report: Counters = field(default_factory=Counters)
 
 
 def historical(
@@ -78,7 +78,9 @@ def historical(
     rows = read_table(entities).rows
     choice = choose_engine(plan, sources, rows.height, engine)
     result = computed(plan, sources, rows, choice)
-    counts = settle(result, out.with_name(out.name + ".quarantine.jsonl"), max_bad_share)
+    counts = quarantine_damaged(
+        result, out.with_name(out.name + ".quarantine.jsonl"), max_bad_share
+    )
     _write(result.table, out)
     return {
         "rows": result.table.height,
@@ -95,9 +97,9 @@ def computed(
     plan: Plan,
     sources: Mapping[str, Path],
     entities: pl.DataFrame,
-    choice: Choice,
+    choice: EngineChoice,
     partitions: int | None = None,
-) -> Historical:
+) -> HistoricalResult:
     """The computation by the chosen engine.
 
     Args:
@@ -120,13 +122,13 @@ def engine_for(
     sources: Mapping[str, Path],
     entities: Path,
     wanted: EngineName = "auto",
-) -> Choice:
+) -> EngineChoice:
     """The engine that ``historical`` would choose, before anything is read.
 
     A Parquet file says how many rows it has; another kind counts as one row for 32 bytes.
     """
     if wanted != "auto":
-        return Choice(wanted, f"engine: {wanted}")
+        return EngineChoice(wanted, f"engine: {wanted}")
     plan = plan_of(definitions, feature_set)
     check_sources(plan, sources)
     rows = 0
@@ -142,7 +144,7 @@ def _parquet_rows(file: Path) -> int:
 
 def historical_polars(
     plan: Plan, sources: Mapping[str, Path], entities: pl.DataFrame
-) -> Historical:
+) -> HistoricalResult:
     """The whole computation in this process."""
     check_sources(plan, sources)
     questions = questions_of(plan, entities, sources)
@@ -153,13 +155,13 @@ def historical_polars(
             read = read_source(plan.of(namespace), need.columns, sources[namespace])
             tables[namespace] = read.rows
             damaged.append(read.damaged)
-    engine = Engine(plan, tables)
+    engine = FeatureEngine(plan, tables)
     for namespace, table in tables.items():
         engine.report.validations.update(count_rows(plan, namespace, table))
     answers = engine.answer(questions)
     aside = pl.concat(damaged) if damaged else pl.DataFrame()
     read_rows = aside.height + sum(table.height for table in tables.values())
-    return Historical(appended(entities, answers), aside, read_rows, engine.report)
+    return HistoricalResult(appended(entities, answers), aside, read_rows, engine.report)
 
 
 def check_sources(plan: Plan, sources: Mapping[str, Path]) -> None:
@@ -246,7 +248,9 @@ def appended(entities: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
     return entities.hstack(answers.select(fresh))
 
 
-def settle(result: Historical, quarantine: Path, max_bad_share: float) -> dict[str, int]:
+def quarantine_damaged(
+    result: HistoricalResult, quarantine: Path, max_bad_share: float
+) -> dict[str, int]:
     """Write rows set aside, if there are any, and count their reasons.
 
     Raises:

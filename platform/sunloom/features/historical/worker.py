@@ -15,13 +15,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sunloom.features.engine.counters import Report
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.counters import Counters
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.validations import count_rows
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
 from sunloom.features.plan.projection import source_needs
-from sunloom.features.sources.splits import Chunk, read_chunk
+from sunloom.features.sources.splits import FileSplit, read_chunk
 
 Packet = NDArray[np.uint8]
 
@@ -38,13 +38,13 @@ class Notes:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
-def read_and_cut(plan_json: str, chunk: Chunk, partitions: int) -> list[Notes | Packet]:
+def read_and_cut(plan_json: str, chunk: FileSplit, partitions: int) -> list[Notes | Packet]:
     """Notes and one packet a partition; one for all where the rows cannot be cut by key."""
     plan = plan_from(plan_json)
     need = source_needs(plan)[chunk.source]
     read = read_chunk(plan, need, chunk)
     damaged = packed(read.damaged) if read.damaged.height else None
-    report = Report(count_rows(plan, chunk.source, read.rows))
+    report = Counters(count_rows(plan, chunk.source, read.rows))
     notes = Notes(read.rows.height + read.damaged.height, damaged, report.counts())
     if need.partition_by is None:
         return [notes, packed(read.rows)]
@@ -63,7 +63,7 @@ def compute(
     """
     plan = plan_from(plan_json)
     asked = unpacked(questions)
-    engine = Engine(plan, {name: table_of(plan, name, held) for name, held in rows.items()})
+    engine = FeatureEngine(plan, {name: table_of(plan, name, held) for name, held in rows.items()})
     answers = engine.answer(asked.drop(ROW)).hstack([asked[ROW]])
     return packed(answers), engine.report.counts()
 
@@ -105,11 +105,11 @@ def unpacked(packet: Packet) -> pl.DataFrame:
     return pl.read_ipc(io.BytesIO(packet.tobytes()))
 
 
-def reported(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> Report:
+def reported(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> Counters:
     """The parts' reports as one."""
-    whole = Report()
+    whole = Counters()
     for one in counts:
-        whole.add(Report.of(one))
+        whole.add(Counters.of(one))
     return whole
 
 

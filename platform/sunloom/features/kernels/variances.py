@@ -54,22 +54,22 @@ def _row_by_row(values: Floats, ranges: Ranges) -> Floats:
 
 
 @dataclass(frozen=True)
-class _Moments:
+class _RangeMoments:
     """Counts, means, and sums of squared deviations from them."""
 
     count: Floats
     mean: Floats
     squares: Floats
 
-    def at(self, places: Ints | Bools | slice) -> _Moments:
-        return _Moments(self.count[places], self.mean[places], self.squares[places])
+    def at(self, places: Ints | Bools | slice) -> _RangeMoments:
+        return _RangeMoments(self.count[places], self.mean[places], self.squares[places])
 
-    def put(self, places: Ints | Bools | slice, other: _Moments) -> None:
+    def put(self, places: Ints | Bools | slice, other: _RangeMoments) -> None:
         self.count[places] = other.count
         self.mean[places] = other.mean
         self.squares[places] = other.squares
 
-    def joined(self, other: _Moments) -> _Moments:
+    def joined(self, other: _RangeMoments) -> _RangeMoments:
         """Of both together (Chan, Golub and LeVeque)."""
         count = self.count + other.count
         share = other.count / np.maximum(count, 1.0)
@@ -78,7 +78,7 @@ class _Moments:
         apart = np.where((self.count > 0) & (other.count > 0), apart, 0.0)
         mean = np.where(self.count > 0, self.mean + apart * share, other.mean)
         squares = self.squares + other.squares + apart**2 * (self.count * share)
-        return _Moments(count, mean, squares)
+        return _RangeMoments(count, mean, squares)
 
 
 class _MomentTree:
@@ -118,5 +118,5 @@ class _MomentTree:
         return found.squares
 
 
-def _nothing(size: int) -> _Moments:
-    return _Moments(np.zeros(size), np.zeros(size), np.zeros(size))
+def _nothing(size: int) -> _RangeMoments:
+    return _RangeMoments(np.zeros(size), np.zeros(size), np.zeros(size))

@@ -14,8 +14,8 @@ from sunloom.features.picture.layout import (
     MARGIN,
     PADDING,
     TITLE_SIZE,
-    Layout,
     Placed,
+    PlanLayout,
     place_cards,
 )
 from sunloom.features.plan.feature_sets import Plan
@@ -70,7 +70,7 @@ def _save(figure: Any, path: Path) -> None:
         figure.savefig(path, dpi=160, metadata=metadata, facecolor="white")
 
 
-def _figure(plan: Plan, layout: Layout) -> Any:
+def _figure(plan: Plan, layout: PlanLayout) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -126,7 +126,7 @@ def _arrow(axes: Any, start: Placed, end: Placed) -> None:
     axes.add_patch(patch)
 
 
-def _legend(axes: Any, layout: Layout) -> None:
+def _legend(axes: Any, layout: PlanLayout) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     kinds = {box.card.kind for box in layout.boxes.values()}

@@ -33,7 +33,7 @@ class Placed:
 
 
 @dataclass
-class Layout:
+class PlanLayout:
     """The whole picture: boxes by card, width and height."""
 
     boxes: dict[CardId, Placed]
@@ -41,7 +41,7 @@ class Layout:
     height: float
 
 
-def place_cards(cards: dict[CardId, Card]) -> Layout:
+def place_cards(cards: dict[CardId, Card]) -> PlanLayout:
     """Columns by level; in a column, cards stand near those that they need."""
     boxes = {name: _sized(card) for name, card in cards.items()}
     columns: dict[int, list[CardId]] = {}
@@ -58,7 +58,7 @@ def place_cards(cards: dict[CardId, Card]) -> Layout:
         tallest = max(tallest, total)
     for level in sorted(columns):
         _stack(boxes, columns[level], tallest)
-    return Layout(boxes, left - COLUMN_GAP + MARGIN, HEADER + tallest + MARGIN + 26)
+    return PlanLayout(boxes, left - COLUMN_GAP + MARGIN, HEADER + tallest + MARGIN + 26)
 
 
 def _stack(boxes: dict[CardId, Placed], names: list[CardId], tallest: float) -> None:

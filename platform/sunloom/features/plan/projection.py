@@ -10,7 +10,7 @@ from sunloom.features.plan.feature_sets import ClassPlan, Plan
 
 
 @dataclass(frozen=True)
-class Needs:
+class SourceProjection:
     """What one class's source must offer.
 
     Attributes:
@@ -23,12 +23,12 @@ class Needs:
     partition_by: tuple[str, ...] | None
 
 
-def source_needs(plan: Plan) -> Mapping[str, Needs]:
+def source_needs(plan: Plan) -> Mapping[str, SourceProjection]:
     """Namespace to what its source must offer; classes that are only computed are absent."""
     walker = _Walker(plan)
     walker.visit_all(plan.namespace, plan.outputs)
     return {
-        namespace: Needs(
+        namespace: SourceProjection(
             columns=tuple(f.name for f in plan.of(namespace).features if f.name in names),
             partition_by=walker.partition.get(namespace),
         )

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from sunloom.features.expressions.to_polars import NOW, Lowering
+from sunloom.features.expressions.to_polars import NOW, ToPolars
 from sunloom.features.plan.expressions import Expr, Resolver
 from sunloom.features.resolvers.resolve import resolve
-from sunloom.features.resolvers.results import Answers
+from sunloom.features.resolvers.results import ResolverResults
 
 
 def ask(
     resolver: Resolver, frame: pl.DataFrame, key: str, parts: Mapping[Expr, str] | None = None
-) -> Answers:
+) -> ResolverResults:
     """Ask a resolver about every row of a frame.
 
     Args:
@@ -23,7 +23,7 @@ def ask(
         key: The rows' key, for messages.
         parts: Aggregates and lookups to the columns that hold their values already.
     """
-    lowering = Lowering(parts)
+    lowering = ToPolars(parts)
     columns = [lowering.expression(given.value).alias(given.name) for given in resolver.args]
     args = frame.select(columns) if columns else frame.select([])
 

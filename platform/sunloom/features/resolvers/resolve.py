@@ -14,12 +14,12 @@ from sunloom.features.expressions.literals import constant_value
 from sunloom.features.plan.expressions import Aggregate, Argument, Resolver
 from sunloom.features.plan.polars_dtypes import POLARS
 from sunloom.features.resolvers.invoke import Outcome, TimedCaller, attempt, attempt_async
-from sunloom.features.resolvers.results import Answers, Label, typed
+from sunloom.features.resolvers.results import Label, ResolverResults, typed
 
 _ROW = "__row__"
 
 
-def resolve(resolver: Resolver, args: pl.DataFrame, label: Label = str) -> Answers:
+def resolve(resolver: Resolver, args: pl.DataFrame, label: Label = str) -> ResolverResults:
     """Ask about every row.
 
     Args:
@@ -70,7 +70,7 @@ def _plain(given: Argument, column: pl.Series) -> Iterator[Any]:
 
 def _by_rows(
     resolver: Resolver, loaded: LoadedResolver, rows: Sequence[Sequence[Any]], label: Label
-) -> Answers:
+) -> ResolverResults:
     given = [_filled(resolver, row) for row in rows]
     asked = [row for row, values in enumerate(given) if values is not None]
     outcomes = _called(resolver, loaded, [given[row] for row in asked])
@@ -83,7 +83,7 @@ def _by_rows(
             answers[row] = answer
         else:
             failures[row] = cause
-    return Answers(resolver, typed(resolver, answers, failures), failures, label)
+    return ResolverResults(resolver, typed(resolver, answers, failures), failures, label)
 
 
 def _filled(resolver: Resolver, values: Sequence[Any]) -> Sequence[Any] | None:
@@ -115,7 +115,7 @@ def _call(loaded: LoadedResolver, values: Sequence[Any]) -> Callable[[], Any]:
 
 def _by_frames(
     resolver: Resolver, loaded: LoadedResolver, args: pl.DataFrame, label: Label
-) -> Answers:
+) -> ResolverResults:
     key = next(given.name for given in resolver.args if given.required)
     indexed = args.with_row_index(_ROW)
     known = indexed.filter(pl.col(key).is_not_null())
@@ -137,7 +137,7 @@ def _by_frames(
     found = indexed.select(_ROW).join(pl.concat(parts), on=_ROW, how="left", maintain_order="left")
     values = {one.name: found[one.name] for one in resolver.outputs}
     failures |= _missing(resolver, known[_ROW].to_list(), values, failures)
-    return Answers(resolver, values, failures, label)
+    return ResolverResults(resolver, values, failures, label)
 
 
 def _missing(

@@ -19,7 +19,7 @@ Label = Callable[[int], str]
 
 
 @dataclass
-class Answers:
+class ResolverResults:
     """Values by output, one a question, and the failures among them.
 
     Attributes:

@@ -10,7 +10,7 @@ import polars as pl
 
 from sunloom.data.sources.files import data_files
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.projection import Needs, source_needs
+from sunloom.features.plan.projection import SourceProjection, source_needs
 from sunloom.features.sources.typed_rows import SourceRows, conform, read_source_file
 
 CHUNK_ROWS = 500_000
@@ -19,7 +19,7 @@ _TEXT_GROWTH = 2
 
 
 @dataclass(frozen=True)
-class Chunk:
+class FileSplit:
     """Row groups of a Parquet file that follow one another, or a whole file of another kind.
 
     Attributes:
@@ -37,20 +37,20 @@ class Chunk:
     size: int
 
 
-def chunks_of(plan: Plan, sources: Mapping[str, Path]) -> list[Chunk]:
+def chunks_of(plan: Plan, sources: Mapping[str, Path]) -> list[FileSplit]:
     """Everything that has to be read, in order of insertion."""
-    found: list[Chunk] = []
+    found: list[FileSplit] = []
     for namespace, need in source_needs(plan).items():
         for file in data_files(sources[namespace]) if namespace in sources else ():
             if file.suffix == ".parquet":
                 found.extend(_parquet_chunks(namespace, need, file))
             else:
                 size = file.stat().st_size * _TEXT_GROWTH
-                found.append(Chunk(namespace, str(file.absolute()), (), 0, size))
+                found.append(FileSplit(namespace, str(file.absolute()), (), 0, size))
     return found
 
 
-def read_chunk(plan: Plan, need: Needs, chunk: Chunk) -> SourceRows:
+def read_chunk(plan: Plan, need: SourceProjection, chunk: FileSplit) -> SourceRows:
     """A chunk's rows in declared types."""
     import pyarrow.parquet as pq
 
@@ -67,7 +67,7 @@ def read_chunk(plan: Plan, need: Needs, chunk: Chunk) -> SourceRows:
     return conform(frame, item, need.columns, str(file), positions)
 
 
-def _parquet_chunks(namespace: str, need: Needs, file: Path) -> Iterator[Chunk]:
+def _parquet_chunks(namespace: str, need: SourceProjection, file: Path) -> Iterator[FileSplit]:
     import pyarrow.parquet as pq
 
     footer = pq.read_metadata(file)
@@ -80,7 +80,7 @@ def _parquet_chunks(namespace: str, need: Needs, file: Path) -> Iterator[Chunk]:
         rows += group.num_rows
         size += sum(column.total_uncompressed_size for column in wanted)
         if rows >= CHUNK_ROWS:
-            yield Chunk(namespace, path, tuple(groups), first, size)
+            yield FileSplit(namespace, path, tuple(groups), first, size)
             groups, first, rows, size = [], first + rows, 0, 0
     if groups or not footer.num_row_groups:
-        yield Chunk(namespace, path, tuple(groups), first, size)
+        yield FileSplit(namespace, path, tuple(groups), first, size)

@@ -8,7 +8,7 @@ import polars as pl
 
 from sunloom.errors import DataError
 from sunloom.preprocessing.column_kinds import level_dtype
-from sunloom.preprocessing.tables.batches import Chunk
+from sunloom.preprocessing.tables.batches import Batch
 
 LEVEL, COUNT = "level", "count"
 
@@ -33,7 +33,7 @@ class Counts:
         """The columns that it reads."""
         return (self.column,)
 
-    def update(self, chunk: Chunk) -> None:
+    def update(self, chunk: Batch) -> None:
         """Take some rows in."""
         levels = pl.DataFrame({LEVEL: levels_of(chunk.rows[self.column])})
         self._take(levels.group_by(LEVEL).agg(pl.len().cast(pl.Int64).alias(COUNT)))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sunloom.preprocessing.tables.batches import Chunk
+from sunloom.preprocessing.tables.batches import Batch
 
 
 @dataclass
-class Moments:
+class MeanVariance:
     """Moments of one column; merged by Chan's formula, which does not lose digits.
 
     Attributes:
@@ -37,17 +37,17 @@ class Moments:
         """The columns that it reads."""
         return (self.column,)
 
-    def update(self, chunk: Chunk) -> None:
+    def update(self, chunk: Batch) -> None:
         """Take some rows in."""
         values = chunk.numbers(self.column)
-        part = Moments(self.column, len(values), chunk.rows.height - len(values))
+        part = MeanVariance(self.column, len(values), chunk.rows.height - len(values))
         if part.count:
             part.mean = float(values.mean())
             part.squares = float(np.square(values - part.mean).sum())
             part.least, part.greatest = float(values.min()), float(values.max())
         self.merge(part)
 
-    def merge(self, other: Moments) -> None:
+    def merge(self, other: MeanVariance) -> None:
         """Take in what another one has learnt from other rows."""
         self.missing += other.missing
         if not other.count:
@@ -60,7 +60,7 @@ class Moments:
         self.least = min(self.least, other.least)
         self.greatest = max(self.greatest, other.greatest)
 
-    def finish(self) -> Moments:
+    def finish(self) -> MeanVariance:
         """Itself."""
         return self
 

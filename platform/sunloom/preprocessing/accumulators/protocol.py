@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol, Self
 
-from sunloom.preprocessing.tables.batches import Chunk
+from sunloom.preprocessing.tables.batches import Batch
 
 
-class Statistic(Protocol):
+class Accumulator(Protocol):
     """Something learnt from chunks of rows in any order, on any machine.
 
     ``merge`` of the statistics of two parts is the statistic of the whole: to the bit for counts
@@ -19,7 +19,7 @@ class Statistic(Protocol):
         """The columns that it reads."""
         ...
 
-    def update(self, chunk: Chunk) -> None:
+    def update(self, chunk: Batch) -> None:
         """Take some rows in.
 
         Raises:

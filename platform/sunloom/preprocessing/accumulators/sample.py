@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from sunloom.errors import DataError
-from sunloom.preprocessing.tables.batches import Chunk
+from sunloom.preprocessing.tables.batches import Batch
 
 _ORDER, _ROW = "__order__", "__row__"
 
@@ -34,7 +34,7 @@ class Sample:
         """The columns that it reads."""
         return self.names
 
-    def update(self, chunk: Chunk) -> None:
+    def update(self, chunk: Batch) -> None:
         """Take some rows in."""
         self.total += chunk.rows.height
         for name in self.numbers:

@@ -10,7 +10,7 @@ import polars as pl
 
 from sunloom.errors import DataError
 from sunloom.preprocessing.accumulators.counts import levels_of
-from sunloom.preprocessing.tables.batches import Chunk
+from sunloom.preprocessing.tables.batches import Batch
 
 MOST_CLASSES = 100
 FOLD, LEVEL, CLASS, COUNT, MEAN, SQUARES = "fold", "level", "class", "count", "mean", "squares"
@@ -50,7 +50,7 @@ class TargetLevels:
         """The columns that it reads."""
         return (self.column, self.target)
 
-    def update(self, chunk: Chunk) -> None:
+    def update(self, chunk: Batch) -> None:
         """Take some rows in."""
         target = levels_of(chunk.rows[self.target])
         rows = pl.DataFrame(

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from sunloom.errors import DataError
-from sunloom.preprocessing.operations.tokenize import Terms
-from sunloom.preprocessing.tables.batches import Chunk
+from sunloom.preprocessing.operations.tokenize import Tokenizer
+from sunloom.preprocessing.tables.batches import Batch
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Documents:
     """
 
     column: str
-    terms: Terms
+    terms: Tokenizer
     most: int = 5_000_000
     texts: int = 0
     occurrences: Counter[str] = field(default_factory=Counter)
@@ -35,7 +35,7 @@ class Documents:
         """The columns that it reads."""
         return (self.column,)
 
-    def update(self, chunk: Chunk) -> None:
+    def update(self, chunk: Batch) -> None:
         """Take some rows in."""
         self.texts += chunk.rows.height
         for text in chunk.rows[self.column].cast(str).to_list():

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from sunloom.data.arrays import FloatArray
 from sunloom.preprocessing.accumulators.sketch import Sketch
-from sunloom.preprocessing.tables.batches import Chunk
+from sunloom.preprocessing.tables.batches import Batch
 
 _SKETCH_SIZE = 4096
 
@@ -63,7 +63,7 @@ class Values:
         """The columns that it reads."""
         return (self.column,)
 
-    def update(self, chunk: Chunk) -> None:
+    def update(self, chunk: Batch) -> None:
         """Take some rows in."""
         values = chunk.numbers(self.column)
         self.missing += chunk.rows.height - len(values)

@@ -27,10 +27,10 @@ from sunloom.preprocessing.cluster.lookback import (
     width_of,
 )
 from sunloom.preprocessing.cluster.precomputed import recalled, remembered
-from sunloom.preprocessing.fit import Pass, read_here
-from sunloom.preprocessing.pipeline import FittedRecipe
+from sunloom.preprocessing.fit import FitPass, read_here
+from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.preprocessing.stages import Stage, load_models
-from sunloom.preprocessing.tables.batches import Chunk, FileSource, Source
+from sunloom.preprocessing.tables.batches import Batch, FileSource, Source
 from sunloom.preprocessing.tables.parquet_join import join_parquet
 from sunloom.preprocessing.tables.parquet_output import (
     prepared_chunks,
@@ -53,7 +53,7 @@ _PART_ROWS = 2_000_000
 _RESULT_BYTES = 8 << 20
 
 
-def read_ray(source: Source, reading: Pass) -> Pass:
+def read_ray(source: Source, reading: FitPass) -> FitPass:
     """Read on the connected cluster; a frame in this process's memory is read here.
 
     Each worker merges what it learns from its row groups; this process merges that in row order:
@@ -75,7 +75,9 @@ def read_ray(source: Source, reading: Pass) -> Pass:
     return reading
 
 
-def prepare_ray(fitted: FittedRecipe, source: Source, out: Path, *, training: bool = False) -> int:
+def prepare_ray(
+    fitted: FittedPipeline, source: Source, out: Path, *, training: bool = False
+) -> int:
     """Write prepared rows on the connected cluster; a frame's are prepared here.
 
     Args:
@@ -116,9 +118,9 @@ def prepare_ray(fitted: FittedRecipe, source: Source, out: Path, *, training: bo
         ) from error
 
 
-def _observe(state: bytes, rows: int, share: Share, history: pl.DataFrame | None) -> Pass:
+def _observe(state: bytes, rows: int, share: Share, history: pl.DataFrame | None) -> FitPass:
     """In a worker: what the pass learns from a share of so many rows."""
-    reading: Pass = pickle.loads(state)  # noqa: S301 - the driver's, just made
+    reading: FitPass = pickle.loads(state)  # noqa: S301 - the driver's, just made
     reading.lend(share.rows / rows)
     for chunk, before in _seen(share, reading.before, history, reading.columns):
         reading.observe(chunk, before)
@@ -128,7 +130,7 @@ def _observe(state: bytes, rows: int, share: Share, history: pl.DataFrame | None
 
 
 def _write(
-    fitted: FittedRecipe,
+    fitted: FittedPipeline,
     schema: pl.Schema,
     folder: Path,
     training: bool,
@@ -143,7 +145,7 @@ def _write(
         return write_chunks(schema, made, partial_part)
 
 
-def _prepared(fitted: FittedRecipe, chunk: Chunk, training: bool) -> pl.DataFrame:
+def _prepared(fitted: FittedPipeline, chunk: Batch, training: bool) -> pl.DataFrame:
     return fitted.training_frame(chunk) if training else fitted.apply_frame(chunk.rows)
 
 
@@ -152,7 +154,7 @@ def _seen(
     stages: Sequence[Stage],
     history: pl.DataFrame | None,
     columns: Sequence[str] | None,
-) -> Iterator[tuple[Chunk, list[Stage]]]:
+) -> Iterator[tuple[Batch, list[Stage]]]:
     """A share's rows, each batch with the stages that know what looks back from it."""
     for chunk in share.chunks(columns):
         place = chunk.first - share.first

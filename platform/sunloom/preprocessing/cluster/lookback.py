@@ -21,7 +21,7 @@ import polars as pl
 from sunloom.errors import UsageError
 from sunloom.features.historical.worker import Packet, cut, packed, unpacked
 from sunloom.preprocessing.cluster.precomputed import Recalled, recalled, remembered
-from sunloom.preprocessing.operations.history import History
+from sunloom.preprocessing.operations.history import RowHistory
 from sunloom.preprocessing.stages import (
     Stage,
     apply_stages,
@@ -44,7 +44,7 @@ _STORE_SHARE = 10
 
 
 @dataclass(frozen=True)
-class _Round:
+class _LookbackRound:
     """Neighbouring steps that look back over the same entities: one exchange for all.
 
     Attributes:
@@ -53,7 +53,7 @@ class _Round:
     """
 
     first: int
-    steps: tuple[tuple[str, History], ...]
+    steps: tuple[tuple[str, RowHistory], ...]
 
     @property
     def by(self) -> tuple[str, ...]:
@@ -109,26 +109,26 @@ def shares_in(block: pa.Table) -> Iterator[tuple[Share, pl.DataFrame | None]]:
         yield share, None if row["history"] is None else _table(row["history"])
 
 
-def _rounds(stages: Sequence[Stage]) -> list[_Round]:
-    rounds: list[_Round] = []
+def _rounds(stages: Sequence[Stage]) -> list[_LookbackRound]:
+    rounds: list[_LookbackRound] = []
     for place, stage in enumerate(stages):
         for step in stage:
             if not need_whole_table([(step,)]):
                 continue
-            if not isinstance(step, History):
+            if not isinstance(step, RowHistory):
                 raise UsageError(
                     f"{step.op} needs the whole table.", "Use --engine polars.", "engine"
                 )
             keyed = ((f"{place}:", step),)
             last = rounds[-1] if rounds else None
             if last is not None and _goes_along(step, place, last):
-                rounds[-1] = _Round(last.first, last.steps + keyed)
+                rounds[-1] = _LookbackRound(last.first, last.steps + keyed)
             else:
-                rounds.append(_Round(place, keyed))
+                rounds.append(_LookbackRound(place, keyed))
     return rounds
 
 
-def _goes_along(step: History, place: int, last: _Round) -> bool:
+def _goes_along(step: RowHistory, place: int, last: _LookbackRound) -> bool:
     made = {name for _, other in last.steps for name in other.outputs}
     return (
         place == last.first + len(last.steps) and step.by == last.by and not made & set(step.inputs)
@@ -136,7 +136,11 @@ def _goes_along(step: History, place: int, last: _Round) -> bool:
 
 
 def _looked_back(
-    blocks: Blocks, shares: Sequence[Share], before: Sequence[Stage], one: _Round, schema: pl.Schema
+    blocks: Blocks,
+    shares: Sequence[Share],
+    before: Sequence[Stage],
+    one: _LookbackRound,
+    schema: pl.Schema,
 ) -> Blocks:
     """The blocks, with the round's columns beside those that they hold."""
     import ray
@@ -202,7 +206,7 @@ def _plain(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.cast(dict.fromkeys(named, pl.String)) if named else rows
 
 
-def _look(one: _Round, places: Sequence[int], packets: Sequence[Any]) -> list[int | Packet]:
+def _look(one: _LookbackRound, places: Sequence[int], packets: Sequence[Any]) -> list[int | Packet]:
     """In a worker: what looks back from the rows of a partition, a packet for each share."""
     import ray
 

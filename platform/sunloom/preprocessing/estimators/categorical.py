@@ -20,9 +20,9 @@ from sunloom.errors import DataError
 from sunloom.preprocessing.accumulators.counts import COUNT, LEVEL, Counts
 from sunloom.preprocessing.accumulators.target_levels import TargetLevels
 from sunloom.preprocessing.estimators.imputing import level_type
-from sunloom.preprocessing.estimators.protocol import Fitted, Learnt, Rule, Schema, always
+from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
 from sunloom.preprocessing.estimators.target_encoding import encoded
-from sunloom.preprocessing.operations.categories import Lookup, OneHot
+from sunloom.preprocessing.operations.categories import CategoryLookup, OneHot
 from sunloom.preprocessing.operations.hashing import Hash
 
 _INFREQUENT = "infrequent_sklearn"
@@ -68,8 +68,8 @@ def infrequent(step: OneHotEncoder | OrdinalEncoder, counts: IntArray, rows: int
     return mask
 
 
-def _one_hot(step: OneHotEncoder, columns: Sequence[str], learnt: Learnt) -> Fitted:
-    fitted = Fitted()
+def _one_hot(step: OneHotEncoder, columns: Sequence[str], learnt: Learnt) -> FittedStep:
+    fitted = FittedStep()
     for place, name in enumerate(columns):
         counts = learnt[name]
         assert isinstance(counts, Counts)
@@ -105,8 +105,8 @@ def _level_name(level: Any, table: pl.DataFrame) -> str:
     return str(level)
 
 
-def _ordinal(step: OrdinalEncoder, columns: Sequence[str], learnt: Learnt) -> Fitted:
-    fitted = Fitted()
+def _ordinal(step: OrdinalEncoder, columns: Sequence[str], learnt: Learnt) -> FittedStep:
+    fitted = FittedStep()
     for place, name in enumerate(columns):
         counts = learnt[name]
         assert isinstance(counts, Counts)
@@ -119,14 +119,14 @@ def _ordinal(step: OrdinalEncoder, columns: Sequence[str], learnt: Learnt) -> Fi
     return fitted
 
 
-def _lookup(name: str, levels: pl.Series, values: list[Any], handle_unknown: str) -> Lookup:
+def _lookup(name: str, levels: pl.Series, values: list[Any], handle_unknown: str) -> CategoryLookup:
     table = pl.DataFrame({name: pl.Series(values, dtype=pl.Float64)})
     unseen = "error" if handle_unknown == "error" else "value"
-    return Lookup(name, (name,), levels, table, unseen)  # type: ignore[arg-type]
+    return CategoryLookup(name, (name,), levels, table, unseen)  # type: ignore[arg-type]
 
 
-def _frequency(step: FrequencyEncoder, columns: Sequence[str], learnt: Learnt) -> Fitted:
-    fitted = Fitted()
+def _frequency(step: FrequencyEncoder, columns: Sequence[str], learnt: Learnt) -> FittedStep:
+    fitted = FittedStep()
     for name in columns:
         table = learnt[name].finish()
         rows = max(int(table[COUNT].sum()), 1) if step.normalize else 1
@@ -144,8 +144,8 @@ def _targets(step: TargetEncoder, columns: Sequence[str], _schema: Schema) -> Le
     }
 
 
-def _target(step: TargetEncoder, columns: Sequence[str], learnt: Learnt) -> Fitted:
-    fitted = Fitted()
+def _target(step: TargetEncoder, columns: Sequence[str], learnt: Learnt) -> FittedStep:
+    fitted = FittedStep()
     for name in columns:
         statistic = learnt[name]
         assert isinstance(statistic, TargetLevels)
@@ -161,15 +161,15 @@ def _nothing(_step: Any, _columns: Sequence[str], _schema: Schema) -> Learnt:
     return {}
 
 
-def _hash(step: FeatureHasher, columns: Sequence[str], _learnt: Learnt) -> Fitted:
-    return Fitted([Hash(tuple(columns), step.n_features, step.alternate_sign, step.prefix)])
+def _hash(step: FeatureHasher, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
+    return FittedStep([Hash(tuple(columns), step.n_features, step.alternate_sign, step.prefix)])
 
 
-def _rule(observe: Any, settle: Any, in_place: Any = lambda _step: False) -> Rule:
-    return Rule(("category", "number", "bool"), observe, settle, always("category"), in_place)
+def _rule(observe: Any, settle: Any, in_place: Any = lambda _step: False) -> Estimator:
+    return Estimator(("category", "number", "bool"), observe, settle, always("category"), in_place)
 
 
-CATEGORICAL: Mapping[str, Rule] = {
+CATEGORICAL: Mapping[str, Estimator] = {
     "one_hot_encoder": _rule(_counts, _one_hot),
     "ordinal_encoder": _rule(_counts, _ordinal),
     "target_encoder": _rule(_targets, _target),

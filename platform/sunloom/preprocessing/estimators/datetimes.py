@@ -21,29 +21,31 @@ from sunloom.config.preprocessing.time_steps import (
 from sunloom.data.sources.files import require_columns
 from sunloom.errors import ConfigError
 from sunloom.preprocessing.column_kinds import Kind, require_kind
-from sunloom.preprocessing.estimators.protocol import Fitted, Learnt, Rule, Schema, always
+from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
 from sunloom.preprocessing.operations.datetimes import CYCLES, CalendarParts, Cycle, Since
-from sunloom.preprocessing.operations.history import History
+from sunloom.preprocessing.operations.history import RowHistory
 from sunloom.preprocessing.operations.holidays import check_rules
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def _calendar(step: Calendar, columns: Sequence[str], _learnt: Learnt) -> Fitted:
+def _calendar(step: Calendar, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
     _require_zone(step.time_zone)
     check_rules(step.holidays)
     if ("is_holiday" in step.parts) != bool(step.holidays):
         raise ConfigError(
             "calendar: the part is_holiday and the key holidays go together.", param="holidays"
         )
-    return Fitted([CalendarParts(n, step.parts, step.time_zone, step.holidays) for n in columns])
+    return FittedStep(
+        [CalendarParts(n, step.parts, step.time_zone, step.holidays) for n in columns]
+    )
 
 
-def _cyclic(step: Cyclic, columns: Sequence[str], _learnt: Learnt) -> Fitted:
+def _cyclic(step: Cyclic, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
     _require_zone(step.time_zone)
     if step.period is not None:
-        return Fitted([Cycle(name, "", step.period) for name in columns])
-    return Fitted(
+        return FittedStep([Cycle(name, "", step.period) for name in columns])
+    return FittedStep(
         [
             Cycle(name, part, *CYCLES[part], step.time_zone)
             for name in columns
@@ -58,14 +60,14 @@ def _cyclic_columns(step: Cyclic, columns: Sequence[str], schema: Schema) -> Lea
     return {}
 
 
-def _since(step: TimeSince, columns: Sequence[str], _learnt: Learnt) -> Fitted:
+def _since(step: TimeSince, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
     if step.until is not None:
         chosen = [name for name in columns if name != step.until]
-        return Fitted([Since(name, step.unit, step.until) for name in chosen])
+        return FittedStep([Since(name, step.unit, step.until) for name in chosen])
     assert step.moment is not None
     gap = step.moment - _EPOCH
     micros = (gap.days * 86_400 + gap.seconds) * 1_000_000 + gap.microseconds
-    return Fitted([Since(name, step.unit, None, micros) for name in columns])
+    return FittedStep([Since(name, step.unit, None, micros) for name in columns])
 
 
 def _until(step: TimeSince, _columns: Sequence[str], schema: Schema) -> Learnt:
@@ -81,24 +83,24 @@ def _series(step: Any, _columns: Sequence[str], schema: Schema) -> Learnt:
     return {}
 
 
-def _lags(step: Lags, columns: Sequence[str], _learnt: Learnt) -> Fitted:
+def _lags(step: Lags, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
     lengths = tuple(float(n) for n in step.periods)
     names = [f"{c}_lag_{n}" for c in columns for n in step.periods]
     return _history(step, columns, names, lengths)
 
 
-def _rolling(step: Rolling, columns: Sequence[str], _learnt: Learnt) -> Fitted:
+def _rolling(step: Rolling, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
     lengths = tuple(window.total_seconds() for window in step.windows)
     names = [f"{c}_{a}_{_seconds(n)}" for c in columns for n in lengths for a in step.aggregations]
     return _history(step, columns, names, lengths, step.aggregations)
 
 
-def _expanding(step: Expanding, columns: Sequence[str], _learnt: Learnt) -> Fitted:
+def _expanding(step: Expanding, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
     names = [f"{c}_{a}_so_far" for c in columns for a in step.aggregations]
     return _history(step, columns, names, (0.0,), step.aggregations)
 
 
-def _weighted(step: ExponentiallyWeighted, columns: Sequence[str], _learnt: Learnt) -> Fitted:
+def _weighted(step: ExponentiallyWeighted, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
     lengths = tuple(one.total_seconds() for one in step.half_lives)
     names = [f"{c}_ewm_{_seconds(n)}" for c in columns for n in lengths]
     return _history(step, columns, names, lengths)
@@ -110,11 +112,11 @@ def _history(
     names: Sequence[str],
     lengths: tuple[float, ...],
     aggregations: tuple[str, ...] = ("",),
-) -> Fitted:
-    made = History(
+) -> FittedStep:
+    made = RowHistory(
         tuple(names), step.type, tuple(columns), step.time, step.by, lengths, aggregations
     )
-    return Fitted([made])
+    return FittedStep([made])
 
 
 def _seconds(length: float) -> str:
@@ -140,12 +142,12 @@ def _by_period(step: Cyclic) -> tuple[Kind, ...]:
     return ("time",) if step.period is None else ("number",)
 
 
-TEMPORAL: Mapping[str, Rule] = {
-    "calendar": Rule(("time",), _nothing, _calendar, always("time")),
-    "cyclic": Rule(("time", "number"), _cyclic_columns, _cyclic, _by_period),
-    "time_since": Rule(("time",), _until, _since, always("time")),
-    "lags": Rule(("number", "bool"), _series, _lags, always("number")),
-    "rolling": Rule(("number", "bool"), _series, _rolling, always("number")),
-    "expanding": Rule(("number", "bool"), _series, _expanding, always("number")),
-    "exponentially_weighted": Rule(("number", "bool"), _series, _weighted, always("number")),
+TEMPORAL: Mapping[str, Estimator] = {
+    "calendar": Estimator(("time",), _nothing, _calendar, always("time")),
+    "cyclic": Estimator(("time", "number"), _cyclic_columns, _cyclic, _by_period),
+    "time_since": Estimator(("time",), _until, _since, always("time")),
+    "lags": Estimator(("number", "bool"), _series, _lags, always("number")),
+    "rolling": Estimator(("number", "bool"), _series, _rolling, always("number")),
+    "expanding": Estimator(("number", "bool"), _series, _expanding, always("number")),
+    "exponentially_weighted": Estimator(("number", "bool"), _series, _weighted, always("number")),
 }

@@ -12,12 +12,12 @@ from sunloom.config.preprocessing.steps import IterativeImputer, SimpleImputer
 from sunloom.data.arrays import array_of
 from sunloom.errors import DataError, DependencyError
 from sunloom.preprocessing.accumulators.counts import COUNT, LEVEL, Counts, levels_of
-from sunloom.preprocessing.accumulators.moments import Moments
+from sunloom.preprocessing.accumulators.moments import MeanVariance
 from sunloom.preprocessing.accumulators.sample import Sample
 from sunloom.preprocessing.accumulators.values import Values
 from sunloom.preprocessing.column_kinds import Kind, kind_of
 from sunloom.preprocessing.estimators.numeric import values
-from sunloom.preprocessing.estimators.protocol import Fitted, Learnt, Rule, Schema, always
+from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
 from sunloom.preprocessing.operations.combine import Chain
 from sunloom.preprocessing.operations.numeric import Drop, Fill, Indicator
 
@@ -35,7 +35,7 @@ def _observe(step: SimpleImputer, columns: Sequence[str], schema: Schema) -> Lea
         return values(step, columns, schema)
     if step.strategy == "most_frequent" or text:
         return {name: _counts(name, schema) for name in columns}
-    return {name: Moments(name) for name in columns}
+    return {name: MeanVariance(name) for name in columns}
 
 
 def _counts(name: str, schema: Schema) -> Counts:
@@ -48,8 +48,8 @@ def level_type(dtype: pl.DataType) -> pl.DataType:
     return levels_of(pl.Series([], dtype=dtype)).dtype
 
 
-def _settle(step: SimpleImputer, columns: Sequence[str], learnt: Learnt) -> Fitted:
-    fitted = Fitted()
+def _settle(step: SimpleImputer, columns: Sequence[str], learnt: Learnt) -> FittedStep:
+    fitted = FittedStep()
     for name in columns:
         value, missing, error = _figure(step, learnt[name])
         fitted.rank_error = max(fitted.rank_error, error)
@@ -115,14 +115,14 @@ def _sample(step: IterativeImputer, columns: Sequence[str], _schema: Schema) -> 
     return {"rows": Sample(names, step.max_rows, names)}
 
 
-def _iterative(step: IterativeImputer, columns: Sequence[str], learnt: Learnt) -> Fitted:
+def _iterative(step: IterativeImputer, columns: Sequence[str], learnt: Learnt) -> FittedStep:
     statistic = learnt["rows"]
     assert isinstance(statistic, Sample)
     rows = statistic.finish()
     table = np.column_stack([array_of(rows, name) for name in columns])
     empty = [name for i, name in enumerate(columns) if np.isnan(table[:, i]).all()]
     kept = [name for name in columns if name not in empty]
-    fitted = Fitted([Drop(name) for name in empty])
+    fitted = FittedStep([Drop(name) for name in empty])
     fitted.notes = [f"{name} has no value and was left out" for name in empty]
     if statistic.total > rows.height:
         fitted.notes.append(f"learnt from {rows.height:,} of {statistic.total:,} rows")
@@ -174,15 +174,15 @@ def _quietly(model: Any, table: Any) -> None:
         model.fit(table)
 
 
-IMPUTING: Mapping[str, Rule] = {
-    "simple_imputer": Rule(
+IMPUTING: Mapping[str, Estimator] = {
+    "simple_imputer": Estimator(
         ("number", "bool", "category"),
         _observe,
         _settle,
         _default_kinds,
         lambda step: not step.add_indicator,
     ),
-    "iterative_imputer": Rule(
+    "iterative_imputer": Estimator(
         ("number", "bool"), _sample, _iterative, always("number"), lambda _step: True
     ),
 }

@@ -11,19 +11,19 @@ import polars as pl
 from sunloom.config.preprocessing.steps import Interactions, PolynomialFeatures
 from sunloom.data.arrays import FloatArray, IntArray, array_of
 from sunloom.preprocessing.accumulators.counts import levels_of
-from sunloom.preprocessing.accumulators.moments import Moments
+from sunloom.preprocessing.accumulators.moments import MeanVariance
 from sunloom.preprocessing.accumulators.sample import Sample
-from sunloom.preprocessing.estimators.protocol import Fitted, Learnt, Rule, Schema, always
+from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
 from sunloom.preprocessing.operations.combine import Polynomial, Product, Ratio
 from sunloom.preprocessing.operations.protocol import Operation
 
 
 def _moments(_step: PolynomialFeatures, columns: Sequence[str], _schema: Schema) -> Learnt:
     """Nothing is learnt, but an infinite value is refused."""
-    return {name: Moments(name) for name in columns}
+    return {name: MeanVariance(name) for name in columns}
 
 
-def _polynomial(step: PolynomialFeatures, columns: Sequence[str], _learnt: Learnt) -> Fitted:
+def _polynomial(step: PolynomialFeatures, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
     low, high = (0, step.degree) if isinstance(step.degree, int) else step.degree
     pick = combinations if step.interaction_only else combinations_with_replacement
     degrees = range(max(1, low), high + 1)
@@ -31,7 +31,7 @@ def _polynomial(step: PolynomialFeatures, columns: Sequence[str], _learnt: Learn
     terms = ([()] if step.include_bias and low <= 0 else []) + list(chosen)
     powers = tuple(tuple(term.count(i) for i in range(len(columns))) for term in terms)
     names = tuple(_product_name(columns, exponents) for exponents in powers)
-    return Fitted([Polynomial(tuple(columns), names, powers)])
+    return FittedStep([Polynomial(tuple(columns), names, powers)])
 
 
 def _product_name(columns: Sequence[str], exponents: Sequence[int]) -> str:
@@ -48,17 +48,17 @@ def _sample(step: Interactions, columns: Sequence[str], _schema: Schema) -> Lear
     return {"rows": Sample(names, step.max_rows, tuple(columns))}
 
 
-def _interactions(step: Interactions, columns: Sequence[str], learnt: Learnt) -> Fitted:
+def _interactions(step: Interactions, columns: Sequence[str], learnt: Learnt) -> FittedStep:
     pairs = list(_candidates(step, columns))
     if step.target is None:
-        return Fitted(pairs)
+        return FittedStep(pairs)
     rows = learnt["rows"].finish()
     classes = _codes_of_target(rows[step.target], step.bins)
     scores = [_told(rows, operation, classes, step.bins) for operation in pairs]
     # The first of equals wins: the choice does not depend on the machine.
     best = sorted(range(len(pairs)), key=lambda i: (-scores[i], i))[: step.top_k]
     notes = [f"{pairs[i].outputs[0]}: {scores[i]:.4f} nats about {step.target}" for i in best]
-    return Fitted([pairs[i] for i in sorted(best)], notes)
+    return FittedStep([pairs[i] for i in sorted(best)], notes)
 
 
 def _candidates(step: Interactions, columns: Sequence[str]) -> Iterator[Operation]:
@@ -103,7 +103,7 @@ def mutual_information(left: IntArray, right: IntArray) -> float:
     return float((share[there] * np.log(share[there] / expected[there])).sum())
 
 
-COMBINING: Mapping[str, Rule] = {
-    "polynomial_features": Rule(("number", "bool"), _moments, _polynomial, always("number")),
-    "interactions": Rule(("number", "bool"), _sample, _interactions, always("number")),
+COMBINING: Mapping[str, Estimator] = {
+    "polynomial_features": Estimator(("number", "bool"), _moments, _polynomial, always("number")),
+    "interactions": Estimator(("number", "bool"), _sample, _interactions, always("number")),
 }

@@ -20,11 +20,11 @@ from sunloom.config.preprocessing.steps import (
 )
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError
-from sunloom.preprocessing.accumulators.moments import Moments
+from sunloom.preprocessing.accumulators.moments import MeanVariance
 from sunloom.preprocessing.accumulators.values import Ordered, Values
-from sunloom.preprocessing.estimators.protocol import Fitted, Learnt, Rule, Schema, always
+from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
 from sunloom.preprocessing.operations.nonlinear import Interpolate, Power
-from sunloom.preprocessing.operations.numeric import Affine, Bins
+from sunloom.preprocessing.operations.numeric import Affine, Discretize
 from sunloom.preprocessing.operations.protocol import Operation
 
 # Memory of a statistic is set by the pass that it belongs to.
@@ -33,7 +33,7 @@ _UNLIMITED = 1 << 60
 
 def moments(_step: Any, columns: Sequence[str], _schema: Schema) -> Learnt:
     """Moments of each column."""
-    return {name: Moments(name) for name in columns}
+    return {name: MeanVariance(name) for name in columns}
 
 
 def values(_step: Any, columns: Sequence[str], _schema: Schema) -> Learnt:
@@ -41,21 +41,21 @@ def values(_step: Any, columns: Sequence[str], _schema: Schema) -> Learnt:
     return {name: Values(name, _UNLIMITED) for name in columns}
 
 
-def _standard(step: StandardScaler, columns: Sequence[str], learnt: Learnt) -> Fitted:
-    fitted = Fitted()
+def _standard(step: StandardScaler, columns: Sequence[str], learnt: Learnt) -> FittedStep:
+    fitted = FittedStep()
     for name in columns:
-        found: Moments = learnt[name].finish()
+        found: MeanVariance = learnt[name].finish()
         center = found.mean if step.with_mean else 0.0
         scale = found.deviation if step.with_std else 1.0
         fitted.operations.append(Affine(name, center, scale))
     return fitted
 
 
-def _min_max(step: MinMaxScaler, columns: Sequence[str], learnt: Learnt) -> Fitted:
+def _min_max(step: MinMaxScaler, columns: Sequence[str], learnt: Learnt) -> FittedStep:
     low, high = step.feature_range
-    fitted = Fitted()
+    fitted = FittedStep()
     for name in columns:
-        found: Moments = learnt[name].finish()
+        found: MeanVariance = learnt[name].finish()
         least, greatest = (found.least, found.greatest) if found.count else (0.0, 0.0)
         width = _unless_zero(greatest - least)
         ends = (low, high) if step.clip else (None, None)
@@ -63,10 +63,10 @@ def _min_max(step: MinMaxScaler, columns: Sequence[str], learnt: Learnt) -> Fitt
     return fitted
 
 
-def _max_abs(step: MaxAbsScaler, columns: Sequence[str], learnt: Learnt) -> Fitted:
-    fitted = Fitted()
+def _max_abs(step: MaxAbsScaler, columns: Sequence[str], learnt: Learnt) -> FittedStep:
+    fitted = FittedStep()
     for name in columns:
-        found: Moments = learnt[name].finish()
+        found: MeanVariance = learnt[name].finish()
         most = max(-found.least, found.greatest) if found.count else 0.0
         ends = (-1.0, 1.0) if step.clip else (None, None)
         fitted.operations.append(Affine(name, 0.0, _unless_zero(most), 0.0, *ends))
@@ -78,7 +78,7 @@ def _unless_zero(scale: float) -> float:
     return 1.0 if scale < 10 * np.finfo(np.float64).eps else scale
 
 
-def _robust(step: RobustScaler, columns: Sequence[str], learnt: Learnt) -> Fitted:
+def _robust(step: RobustScaler, columns: Sequence[str], learnt: Learnt) -> FittedStep:
     from statistics import NormalDist
 
     low, high = step.quantile_range
@@ -99,8 +99,8 @@ def _robust(step: RobustScaler, columns: Sequence[str], learnt: Learnt) -> Fitte
 
 def _ordered(
     columns: Sequence[str], learnt: Learnt, settle: Callable[[str, Ordered], list[Operation]]
-) -> Fitted:
-    fitted = Fitted()
+) -> FittedStep:
+    fitted = FittedStep()
     for name in columns:
         found: Ordered = learnt[name].finish()
         fitted.rank_error = max(fitted.rank_error, found.rank_error)
@@ -110,7 +110,7 @@ def _ordered(
     return fitted
 
 
-def _quantile(step: QuantileTransformer, columns: Sequence[str], learnt: Learnt) -> Fitted:
+def _quantile(step: QuantileTransformer, columns: Sequence[str], learnt: Learnt) -> FittedStep:
     def settle(name: str, found: Ordered) -> list[Operation]:
         statistic = learnt[name]
         assert isinstance(statistic, Values)
@@ -124,14 +124,14 @@ def _quantile(step: QuantileTransformer, columns: Sequence[str], learnt: Learnt)
     return _ordered(columns, learnt, settle)
 
 
-def _power(step: PowerTransformer, columns: Sequence[str], learnt: Learnt) -> Fitted:
+def _power(step: PowerTransformer, columns: Sequence[str], learnt: Learnt) -> FittedStep:
     def settle(name: str, found: Ordered) -> list[Operation]:
         if not len(found.values):
             return []
         operation = _fitted_power(name, step, _expanded(found))
         if not step.standardize:
             return [operation]
-        moved = Moments(name)
+        moved = MeanVariance(name)
         moved.merge(_moments_of(name, operation.powers(found.values), found.weights))
         return [replace(operation, center=moved.mean, scale=moved.deviation)]
 
@@ -168,20 +168,22 @@ def _fitted_power(name: str, step: PowerTransformer, values: FloatArray) -> Powe
     return Power(name, "yeo-johnson", float(stats.yeojohnson(values, lmbda=None)[1]))
 
 
-def _moments_of(name: str, values: FloatArray, weights: FloatArray | None) -> Moments:
+def _moments_of(name: str, values: FloatArray, weights: FloatArray | None) -> MeanVariance:
     mean = float(np.average(values, weights=weights))
     gaps = np.square(values - mean)
     squares = float(gaps.sum() if weights is None else (gaps * weights).sum())
     count = len(values) if weights is None else int(weights.sum())
-    return Moments(name, count, 0, mean, squares, float(values.min()), float(values.max()))
+    return MeanVariance(name, count, 0, mean, squares, float(values.min()), float(values.max()))
 
 
-def _bins(step: KBinsDiscretizer, columns: Sequence[str], learnt: Learnt) -> Fitted:
+def _bins(step: KBinsDiscretizer, columns: Sequence[str], learnt: Learnt) -> FittedStep:
     def settle(name: str, found: Ordered) -> list[Operation]:
         if not len(found.values):
             return []
         edges = _edges(step, found)
-        return [Bins(name, pl.Series(edges[1:-1], dtype=pl.Float64), step.encode != "ordinal")]
+        return [
+            Discretize(name, pl.Series(edges[1:-1], dtype=pl.Float64), step.encode != "ordinal")
+        ]
 
     return _ordered(columns, learnt, settle)
 
@@ -220,11 +222,11 @@ def _between_means(found: Ordered, even: FloatArray) -> FloatArray:
     return between
 
 
-def _rule(observe: Any, settle: Any, in_place: Any = lambda _step: True) -> Rule:
-    return Rule(("number", "bool"), observe, settle, always("number"), in_place)
+def _rule(observe: Any, settle: Any, in_place: Any = lambda _step: True) -> Estimator:
+    return Estimator(("number", "bool"), observe, settle, always("number"), in_place)
 
 
-NUMERIC: Mapping[str, Rule] = {
+NUMERIC: Mapping[str, Estimator] = {
     "standard_scaler": _rule(moments, _standard),
     "min_max_scaler": _rule(moments, _min_max),
     "max_abs_scaler": _rule(moments, _max_abs),

@@ -8,12 +8,12 @@ from typing import Any, Protocol, TypeAlias
 
 import polars as pl
 
-from sunloom.preprocessing.accumulators.protocol import Statistic
+from sunloom.preprocessing.accumulators.protocol import Accumulator
 from sunloom.preprocessing.column_kinds import Kind
 from sunloom.preprocessing.operations.protocol import Operation
 
 Schema: TypeAlias = Mapping[str, pl.DataType]
-Learnt: TypeAlias = dict[str, Statistic]
+Learnt: TypeAlias = dict[str, Accumulator]
 
 
 class StepLike(Protocol):
@@ -31,7 +31,7 @@ class StepLike(Protocol):
 
 
 @dataclass
-class Fitted:
+class FittedStep:
     """What a step has become.
 
     Attributes:
@@ -46,7 +46,7 @@ class Fitted:
 
 
 @dataclass(frozen=True)
-class Rule:
+class Estimator:
     """How one type of step is fitted.
 
     Attributes:
@@ -59,7 +59,7 @@ class Rule:
 
     kinds: tuple[Kind, ...]
     observe: Callable[[Any, Sequence[str], Schema], Learnt]
-    settle: Callable[[Any, Sequence[str], Learnt], Fitted]
+    settle: Callable[[Any, Sequence[str], Learnt], FittedStep]
     default_kinds: Callable[[Any], tuple[Kind, ...]]
     in_place: Callable[[Any], bool] = lambda _step: False
 

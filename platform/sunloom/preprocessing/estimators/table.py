@@ -9,11 +9,11 @@ from sunloom.preprocessing.estimators.images import VISUAL
 from sunloom.preprocessing.estimators.imputing import IMPUTING
 from sunloom.preprocessing.estimators.interactions import COMBINING
 from sunloom.preprocessing.estimators.numeric import NUMERIC
-from sunloom.preprocessing.estimators.protocol import Rule, StepLike
+from sunloom.preprocessing.estimators.protocol import Estimator, StepLike
 from sunloom.preprocessing.estimators.text import TEXTUAL
 from sunloom.preprocessing.estimators.vectors import NEIGHBOURS
 
-RULES: Mapping[str, Rule] = {
+RULES: Mapping[str, Estimator] = {
     **NUMERIC,
     **IMPUTING,
     **COMBINING,
@@ -26,7 +26,7 @@ RULES: Mapping[str, Rule] = {
 """Type of a step to its rule."""
 
 
-def rule_of(step: StepLike) -> Rule:
+def rule_of(step: StepLike) -> Estimator:
     """The rule of a step's type.
 
     Raises:

@@ -15,12 +15,12 @@ from sunloom.preprocessing.accumulators.target_levels import (
     SQUARES,
     merged_moments,
 )
-from sunloom.preprocessing.operations.categories import Lookup
+from sunloom.preprocessing.operations.categories import CategoryLookup
 
 
 def encoded(
     step: TargetEncoder, column: str, names: tuple[str, ...], tables: Sequence[pl.DataFrame]
-) -> Lookup:
+) -> CategoryLookup:
     """The operation of one column.
 
     Args:
@@ -40,7 +40,7 @@ def encoded(
             for other, table in zip(others, tables, strict=True)
         ]
         folds.append(_as_table(names, parts))
-    return Lookup(
+    return CategoryLookup(
         column=column,
         names=names,
         levels=levels,

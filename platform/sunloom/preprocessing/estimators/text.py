@@ -18,7 +18,7 @@ from sunloom.config.preprocessing.text_steps import (
 )
 from sunloom.errors import DataError
 from sunloom.preprocessing.accumulators.term_counts import Documents
-from sunloom.preprocessing.estimators.protocol import Fitted, Learnt, Rule, Schema, always
+from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
 from sunloom.preprocessing.operations.language import (
     LanguageCode,
     Mood,
@@ -27,11 +27,11 @@ from sunloom.preprocessing.operations.language import (
 )
 from sunloom.preprocessing.operations.text import TermVector, TextFigures, plain_terms
 from sunloom.preprocessing.operations.text_embedding import Embed, pinned_sentences, sentence_model
-from sunloom.preprocessing.operations.tokenize import Terms
+from sunloom.preprocessing.operations.tokenize import Tokenizer
 
 
-def _terms(step: TfidfVectorizer | HashingVectorizer) -> Terms:
-    return Terms(
+def _terms(step: TfidfVectorizer | HashingVectorizer) -> Tokenizer:
+    return Tokenizer(
         step.analyzer,
         *step.ngram_range,
         step.lowercase,
@@ -45,8 +45,8 @@ def _documents(step: TfidfVectorizer, columns: Sequence[str], _schema: Schema) -
     return {name: Documents(name, _terms(step)) for name in columns}
 
 
-def _tfidf(step: TfidfVectorizer, columns: Sequence[str], learnt: Learnt) -> Fitted:
-    fitted = Fitted()
+def _tfidf(step: TfidfVectorizer, columns: Sequence[str], learnt: Learnt) -> FittedStep:
+    fitted = FittedStep()
     for name in columns:
         found: Documents = learnt[name].finish()
         vocabulary = chosen_terms(step, found)
@@ -89,9 +89,9 @@ def chosen_terms(step: TfidfVectorizer, found: Documents) -> list[str]:
     return [str(term) for term in terms[mask]]
 
 
-def _hashing(step: HashingVectorizer, columns: Sequence[str], _learnt: Learnt) -> Fitted:
+def _hashing(step: HashingVectorizer, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
     nothing = pl.Series([], dtype=pl.String), pl.Series([], dtype=pl.Float64)
-    return Fitted(
+    return FittedStep(
         [
             TermVector(
                 name,
@@ -106,31 +106,31 @@ def _hashing(step: HashingVectorizer, columns: Sequence[str], _learnt: Learnt) -
     )
 
 
-def _statistics(step: TextStatistics, columns: Sequence[str], _learnt: Learnt) -> Fitted:
-    return Fitted([TextFigures(name, step.figures) for name in columns])
+def _statistics(step: TextStatistics, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
+    return FittedStep([TextFigures(name, step.figures) for name in columns])
 
 
-def _language(step: Language, columns: Sequence[str], _learnt: Learnt) -> Fitted:
+def _language(step: Language, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
     languages = step.languages or ()
     # What is missing or unknown is told when fitting, not at the first row.
     language_identifier(languages)
     made = (LanguageCode(n, languages, step.min_confidence, step.confidence) for n in columns)
-    return Fitted(list(made))
+    return FittedStep(list(made))
 
 
-def _sentiment(step: Sentiment, columns: Sequence[str], _learnt: Learnt) -> Fitted:
+def _sentiment(step: Sentiment, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
     sentiment_analyzer()
-    return Fitted([Mood(name, step.figures) for name in columns])
+    return FittedStep([Mood(name, step.figures) for name in columns])
 
 
-def _embeddings(step: SentenceEmbeddings, columns: Sequence[str], _learnt: Learnt) -> Fitted:
+def _embeddings(step: SentenceEmbeddings, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
     revision = pinned_sentences(step.model)
     model = sentence_model(step.model, revision)
     # sentence-transformers 6 has another name for it.
     ask = getattr(model, "get_embedding_dimension", None)
     size = int(ask() if ask else model.get_sentence_embedding_dimension())
     how = (step.model, step.batch_size, step.normalize, revision)
-    fitted = Fitted()
+    fitted = FittedStep()
     for name in columns:
         names = tuple(f"{name}_{i}" for i in range(size))
         fitted.operations.append(Embed(name, names, *how))
@@ -141,11 +141,11 @@ def _nothing(_step: Any, _columns: Sequence[str], _schema: Schema) -> Learnt:
     return {}
 
 
-TEXTUAL: Mapping[str, Rule] = {
-    "text_statistics": Rule(("category",), _nothing, _statistics, always("category")),
-    "language": Rule(("category",), _nothing, _language, always("category")),
-    "sentiment": Rule(("category",), _nothing, _sentiment, always("category")),
-    "tfidf_vectorizer": Rule(("category",), _documents, _tfidf, always("category")),
-    "hashing_vectorizer": Rule(("category",), _nothing, _hashing, always("category")),
-    "sentence_embeddings": Rule(("category",), _nothing, _embeddings, always("category")),
+TEXTUAL: Mapping[str, Estimator] = {
+    "text_statistics": Estimator(("category",), _nothing, _statistics, always("category")),
+    "language": Estimator(("category",), _nothing, _language, always("category")),
+    "sentiment": Estimator(("category",), _nothing, _sentiment, always("category")),
+    "tfidf_vectorizer": Estimator(("category",), _documents, _tfidf, always("category")),
+    "hashing_vectorizer": Estimator(("category",), _nothing, _hashing, always("category")),
+    "sentence_embeddings": Estimator(("category",), _nothing, _embeddings, always("category")),
 }

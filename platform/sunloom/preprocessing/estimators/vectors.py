@@ -13,16 +13,16 @@ from sunloom.data.arrays import array_of
 from sunloom.errors import DataError
 from sunloom.preprocessing.accumulators.sample import Sample
 from sunloom.preprocessing.column_kinds import require_kind
-from sunloom.preprocessing.estimators.protocol import Fitted, Learnt, Rule, Schema, always
+from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
 from sunloom.preprocessing.estimators.vector_files import read_vectors
 from sunloom.preprocessing.operations.neighbours import Nearest, usable
 from sunloom.preprocessing.operations.vector_lookup import VectorLookup
 
 
-def _table(step: EmbeddingTable, columns: Sequence[str], _learnt: Learnt) -> Fitted:
+def _table(step: EmbeddingTable, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
     read = read_vectors(step.table, step.key, step.vectors)
     unseen = 0.0 if step.unseen == "zeros" else None
-    fitted = Fitted()
+    fitted = FittedStep()
     for name in columns:
         prefix = f"{name}_" if step.prefix is None else step.prefix
         names = tuple(f"{prefix}{part}" for part in read.table.columns)
@@ -38,12 +38,12 @@ def _sample(step: NearestNeighbors, columns: Sequence[str], schema: Schema) -> L
     return {"rows": Sample(names, step.max_rows, names)}
 
 
-def _nearest(step: NearestNeighbors, columns: Sequence[str], learnt: Learnt) -> Fitted:
+def _nearest(step: NearestNeighbors, columns: Sequence[str], learnt: Learnt) -> FittedStep:
     statistic = learnt["rows"]
     assert isinstance(statistic, Sample)
     rows, numbers = statistic.numbered()
     kept = usable(np.column_stack([array_of(rows, name) for name in rows.columns]))
-    fitted = Fitted()
+    fitted = FittedStep()
     if statistic.total > rows.height:
         fitted.notes.append(f"neighbours are among {rows.height:,} of {statistic.total:,} rows")
     if not kept.all():
@@ -77,7 +77,7 @@ def _nothing(_step: Any, _columns: Sequence[str], _schema: Schema) -> Learnt:
     return {}
 
 
-NEIGHBOURS: Mapping[str, Rule] = {
-    "embedding_table": Rule(("category", "number"), _nothing, _table, always("category")),
-    "nearest_neighbors": Rule(("number", "bool"), _sample, _nearest, always("number")),
+NEIGHBOURS: Mapping[str, Estimator] = {
+    "embedding_table": Estimator(("category", "number"), _nothing, _table, always("category")),
+    "nearest_neighbors": Estimator(("number", "bool"), _sample, _nearest, always("number")),
 }

@@ -49,14 +49,14 @@ def neighbour_features(
     links = _LINKS[direction](graph) if graph.directed else graph.links
     made: dict[str, Any] = {key: graph.nodes}
     for name in (name for name in values.columns if name != key):
-        column = _Column(links, _numbers(known[name]))
+        column = _NeighbourColumn(links, _numbers(known[name]))
         for wanted in aggregations:
             figures = _AGGREGATIONS[wanted](column)
             made[f"neighbour_{wanted}_{name}"] = pl.Series(figures, nan_to_null=True)
     return pl.DataFrame(made)
 
 
-class _Column:
+class _NeighbourColumn:
     """One column's values at the neighbours; figures that several aggregations need, once."""
 
     def __init__(self, links: Any, values: FloatArray) -> None:
@@ -122,9 +122,9 @@ _LINKS: Mapping[Direction, Callable[[Graph], Any]] = {
     "in": lambda graph: graph.links.T.tocsr(),
     "both": _both,
 }
-_AGGREGATIONS: Mapping[Aggregation, Callable[[_Column], Any]] = {
-    "mean": _Column.mean,
-    "sum": _Column.sum,
+_AGGREGATIONS: Mapping[Aggregation, Callable[[_NeighbourColumn], Any]] = {
+    "mean": _NeighbourColumn.mean,
+    "sum": _NeighbourColumn.sum,
     # fmin and fmax pass over NaN, which stands for a missing value.
     "min": lambda column: column.extreme(np.fmin),
     "max": lambda column: column.extreme(np.fmax),

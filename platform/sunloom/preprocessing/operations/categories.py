@@ -36,7 +36,7 @@ def codes_of(series: pl.Series, levels: pl.Series) -> Any:
 
 
 @dataclass(frozen=True)
-class Lookup(Expansion):
+class CategoryLookup(Expansion):
     """A number for each level.
 
     Attributes:

@@ -18,7 +18,7 @@ _ROW = "__row__"
 
 
 @dataclass(frozen=True)
-class History:
+class RowHistory:
     """Columns that look back over the entity's rows: never at a later one.
 
     Attributes:

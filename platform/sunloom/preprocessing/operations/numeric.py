@@ -175,7 +175,7 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Bins(InPlace):
+class Discretize(InPlace):
     """The number of the interval that a value lies in; inner edges only."""
 
     op: ClassVar[str] = "bins"

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 import polars as pl
 
-from sunloom.preprocessing.tables.batches import Chunk
+from sunloom.preprocessing.tables.batches import Batch
 
 RowFunction: TypeAlias = Callable[[dict[str, Any]], None]
-Training: TypeAlias = Chunk | None
+Training: TypeAlias = Batch | None
 """The rows' place in the table that is being fitted; None for rows of any other table."""
 
 

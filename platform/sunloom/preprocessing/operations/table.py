@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping
 
-from sunloom.preprocessing.operations.categories import Lookup, OneHot
+from sunloom.preprocessing.operations.categories import CategoryLookup, OneHot
 from sunloom.preprocessing.operations.combine import Chain, Polynomial, Product, Ratio
 from sunloom.preprocessing.operations.datetimes import CalendarParts, Cycle, Since
 from sunloom.preprocessing.operations.hashing import Hash
-from sunloom.preprocessing.operations.history import History
+from sunloom.preprocessing.operations.history import RowHistory
 from sunloom.preprocessing.operations.image_embedding import EmbedImage
 from sunloom.preprocessing.operations.images import ImageFigures
 from sunloom.preprocessing.operations.language import LanguageCode, Mood
 from sunloom.preprocessing.operations.neighbours import Nearest
 from sunloom.preprocessing.operations.nonlinear import Interpolate, Power
-from sunloom.preprocessing.operations.numeric import Affine, Bins, Drop, Fill, Indicator
+from sunloom.preprocessing.operations.numeric import Affine, Discretize, Drop, Fill, Indicator
 from sunloom.preprocessing.operations.protocol import Operation
 from sunloom.preprocessing.operations.text import TermVector, TextFigures
 from sunloom.preprocessing.operations.text_embedding import Embed
@@ -22,7 +22,7 @@ OPERATIONS: Mapping[str, type[Operation]] = {
     kind.op: kind
     for kind in (
         Affine,
-        Bins,
+        Discretize,
         CalendarParts,
         Chain,
         Cycle,
@@ -31,12 +31,12 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         EmbedImage,
         Fill,
         Hash,
-        History,
+        RowHistory,
         ImageFigures,
         Indicator,
         Interpolate,
         LanguageCode,
-        Lookup,
+        CategoryLookup,
         Mood,
         Nearest,
         OneHot,

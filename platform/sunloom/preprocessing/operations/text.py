@@ -16,7 +16,7 @@ from sunloom.data.arrays import FloatArray
 from sunloom.preprocessing.operations.column_shapes import Description, Expansion
 from sunloom.preprocessing.operations.hashing import place_of
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
-from sunloom.preprocessing.operations.tokenize import Terms, length_of, sublinear
+from sunloom.preprocessing.operations.tokenize import Tokenizer, length_of, sublinear
 
 _PUNCTUATION = r"""[!-/:-@\[-`{-~]"""
 _Weigh = Callable[[str | None], dict[int, float]]
@@ -94,7 +94,7 @@ class TermVector(Expansion):
     Attributes:
         column: The column.
         names: Columns of the result.
-        terms: How a text becomes terms: ``Terms`` as a tuple of its fields.
+        terms: How a text becomes terms: ``Tokenizer`` as a tuple of its fields.
         vocabulary: Terms in the order of ``names``; empty where they are hashed.
         weights: One a term; empty where all are 1.
         norm: What each text's numbers are divided by.
@@ -113,7 +113,7 @@ class TermVector(Expansion):
     @cached_property
     def _vector(self) -> _Weigh:
         """Text to place and value."""
-        terms = Terms(*self.terms)
+        terms = Tokenizer(*self.terms)
         places = {term: i for i, term in enumerate(self.vocabulary)}
         weights = self.weights.to_list()
         norm, is_hashed, count = self.norm, not places, len(self.names)
@@ -154,6 +154,6 @@ class TermVector(Expansion):
         return spread
 
 
-def plain_terms(terms: Terms) -> tuple[Any, ...]:
-    """The fields of ``Terms``, for an artifact."""
+def plain_terms(terms: Tokenizer) -> tuple[Any, ...]:
+    """The fields of ``Tokenizer``, for an artifact."""
     return tuple(getattr(terms, one.name) for one in fields(terms))

@@ -14,7 +14,7 @@ _BLANKS = re.compile(r"\s\s+")
 
 
 @dataclass(frozen=True)
-class Terms:
+class Tokenizer:
     """How a text becomes terms.
 
     Attributes:

@@ -20,7 +20,7 @@ CHUNK_ROWS = 131_072
 
 
 @dataclass(frozen=True)
-class Chunk:
+class Batch:
     """Some rows of a table.
 
     Attributes:
@@ -57,9 +57,9 @@ class Chunk:
         found: FloatArray = self._held[key]
         return found
 
-    def with_rows(self, rows: pl.DataFrame) -> Chunk:
+    def with_rows(self, rows: pl.DataFrame) -> Batch:
         """The same place in the table, other columns."""
-        return Chunk(rows, self.first)
+        return Batch(rows, self.first)
 
 
 def _finite(series: pl.Series, column: str, first: int) -> FloatArray:
@@ -83,7 +83,7 @@ class Source(Protocol):
         """Column to type, in order."""
         ...
 
-    def chunks(self, columns: Sequence[str] | None = None) -> Iterator[Chunk]:
+    def chunks(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
         """The rows in order, the named columns only."""
         ...
 
@@ -99,11 +99,11 @@ class FrameSource:
         """Column to type, in order."""
         return dict(self.frame.schema)
 
-    def chunks(self, columns: Sequence[str] | None = None) -> Iterator[Chunk]:
+    def chunks(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
         """Slices of the frame, without copies."""
         frame = self.frame if columns is None else self.frame.select(columns)
         for first in range(0, self.frame.height, CHUNK_ROWS):
-            yield Chunk(frame.slice(first, CHUNK_ROWS), first)
+            yield Batch(frame.slice(first, CHUNK_ROWS), first)
 
 
 @dataclass(frozen=True)
@@ -152,23 +152,23 @@ class FileSource:
                     name,
                 )
 
-    def chunks(self, columns: Sequence[str] | None = None) -> Iterator[Chunk]:
+    def chunks(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
         """Batches of at most ``CHUNK_ROWS`` rows."""
         first = 0
         for file in self.files:
             self.require_alike(file, columns)
             for rows in file_batches(file, columns):
-                yield Chunk(rows, first)
+                yield Batch(rows, first)
                 first += rows.height
 
 
-def whole_table(source: Source, columns: Sequence[str] | None = None) -> Chunk:
+def whole_table(source: Source, columns: Sequence[str] | None = None) -> Batch:
     """All rows at once, in memory."""
     schema = pl.Schema(dict(source.schema))
     names = list(schema) if columns is None else list(columns)
     parts = [fitting_rows(chunk.rows, schema) for chunk in source.chunks(names)]
     empty = pl.DataFrame(schema={name: schema[name] for name in names})
-    return Chunk(pl.concat(parts) if parts else empty)
+    return Batch(pl.concat(parts) if parts else empty)
 
 
 def fitting_rows(rows: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:

@@ -9,13 +9,13 @@ from pathlib import Path
 import polars as pl
 
 from sunloom.errors import ArtifactError, UsageError
-from sunloom.preprocessing.pipeline import FittedRecipe
+from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.preprocessing.stages import need_whole_table
 from sunloom.preprocessing.tables.batches import FileSource, Source, whole_table
 
 
 def prepared_chunks(
-    fitted: FittedRecipe, source: Source, *, training: bool = False
+    fitted: FittedPipeline, source: Source, *, training: bool = False
 ) -> Iterator[pl.DataFrame]:
     """Prepared rows in order, in this process.
 
@@ -30,7 +30,7 @@ def prepared_chunks(
 
 
 def write_prepared(
-    fitted: FittedRecipe, source: Source, chunks: Iterable[pl.DataFrame], out: Path
+    fitted: FittedPipeline, source: Source, chunks: Iterable[pl.DataFrame], out: Path
 ) -> int:
     """Write prepared rows.
 
@@ -70,7 +70,7 @@ def require_writable(source: Source, out: Path) -> None:
         raise UsageError(f"{out} is the input itself.", "Name another file.", "out")
 
 
-def prepared_schema(fitted: FittedRecipe, source: Source) -> pl.Schema:
+def prepared_schema(fitted: FittedPipeline, source: Source) -> pl.Schema:
     """Names and types of prepared rows; a bad input is refused before a file is begun."""
     return fitted.apply_frame(pl.DataFrame(schema=dict(source.schema))).schema
 

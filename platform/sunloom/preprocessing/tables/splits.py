@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sunloom.preprocessing.tables.batches import Chunk, FileSource, file_batches
+from sunloom.preprocessing.tables.batches import Batch, FileSource, file_batches
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Piece:
     first: int
     rows: int
 
-    def chunks(self, columns: Sequence[str] | None = None) -> Iterator[Chunk]:
+    def chunks(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
         """Its rows in order, in batches."""
         groups, first = None if self.group < 0 else [self.group], self.first
         for rows in file_batches(Path(self.file), columns, groups):
-            yield Chunk(rows, first)
+            yield Batch(rows, first)
             first += rows.height
 
 
@@ -52,7 +52,7 @@ class Share:
         """Rows of all pieces."""
         return sum(piece.rows for piece in self.pieces)
 
-    def chunks(self, columns: Sequence[str] | None = None) -> Iterator[Chunk]:
+    def chunks(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
         """The rows of its pieces in order, in batches."""
         for piece in self.pieces:
             yield from piece.chunks(columns)

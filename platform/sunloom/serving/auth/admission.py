@@ -11,7 +11,7 @@ from sunloom.core.database import now
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import AuthenticationError, PermissionDeniedError
 from sunloom.serving.auth.keys import KeyRecord, find_key, open_keys
-from sunloom.serving.auth.rate_limits import Meter
+from sunloom.serving.auth.rate_limits import RateLimiter
 from sunloom.serving.metrics.requests import RequestMetrics
 
 _SYNC_S = 1.0
@@ -19,7 +19,7 @@ _CACHED_KEYS = 10_000
 _logger = get_logger("serving.gate")
 
 
-class Gate:
+class Admission:
     """The guard's memory: one a process and app.
 
     Args:
@@ -32,7 +32,7 @@ class Gate:
         self._cache_s = settings.serving.keys.cache_s
         self._cached: OrderedDict[str, tuple[float, KeyRecord | None]] = OrderedDict()
         database = open_keys(settings)
-        self._meter = Meter(database)
+        self._meter = RateLimiter(database)
         self._metrics = RequestMetrics(database, service)
         self._syncing: asyncio.Task[None] | None = None
 

@@ -60,7 +60,7 @@ def caller(scope: Scope) -> Caller:
     return found
 
 
-class Guard:
+class GatewayMiddleware:
     """The first layer of an app's ASGI stack.
 
     Args:

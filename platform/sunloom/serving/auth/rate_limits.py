@@ -45,7 +45,7 @@ class _Account:
             self.minute, self.requests = minute, 0
 
 
-class Meter:
+class RateLimiter:
     """Counts requests and tokens; several processes agree within a second.
 
     Args:

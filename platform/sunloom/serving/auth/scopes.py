@@ -13,7 +13,7 @@ BROWSED = frozenset({"/docs", "/openapi.json"})
 
 
 @dataclass(frozen=True)
-class Rule:
+class ScopeRule:
     """A prefix, the scope that it needs, and the method if only one is meant.
 
     Attributes:
@@ -28,32 +28,32 @@ class Rule:
 
 
 RULES = (
-    Rule("/v1", "llm"),
-    Rule("/llm/generate", "llm"),
-    Rule("/llm", "train"),
-    Rule("/features", "features"),
-    Rule("/predict", "models"),
-    Rule("/agents", "agents"),
+    ScopeRule("/v1", "llm"),
+    ScopeRule("/llm/generate", "llm"),
+    ScopeRule("/llm", "train"),
+    ScopeRule("/features", "features"),
+    ScopeRule("/predict", "models"),
+    ScopeRule("/agents", "agents"),
     # Whoever may ask a model must not therefore be able to replace it.
-    Rule("/models", "train", "POST"),
-    Rule("/models", "models"),
-    Rule("/monitoring", "models"),
-    Rule("/keys", "admin"),
-    Rule("/metrics", None),
-    Rule("/docs", None),
-    Rule("/openapi.json", None),
-    Rule("/", None),
+    ScopeRule("/models", "train", "POST"),
+    ScopeRule("/models", "models"),
+    ScopeRule("/monitoring", "models"),
+    ScopeRule("/keys", "admin"),
+    ScopeRule("/metrics", None),
+    ScopeRule("/docs", None),
+    ScopeRule("/openapi.json", None),
+    ScopeRule("/", None),
 )
 
 
 @lru_cache(maxsize=4096)
-def find_rule(method: str, path: str) -> Rule:
+def find_rule(method: str, path: str) -> ScopeRule:
     """The rule for a request."""
     matching = [rule for rule in RULES if _matches(rule, method, path)]
     return max(matching, key=lambda rule: (len(rule.prefix), rule.method is not None))
 
 
-def _matches(rule: Rule, method: str, path: str) -> bool:
+def _matches(rule: ScopeRule, method: str, path: str) -> bool:
     if rule.method not in (None, method):
         return False
     return rule.prefix == "/" or path == rule.prefix or path.startswith(rule.prefix + "/")

@@ -29,7 +29,7 @@ _App = Callable[[_Message, Callable[[], Awaitable[_Message]], _Send], Awaitable[
 _direct: dict[str, tuple[_App, frozenset[str]]] = {}
 
 
-def answer_here(prefix: str, app: _App, reads: Iterable[str] = ()) -> None:
+def register_fast_path(prefix: str, app: _App, reads: Iterable[str] = ()) -> None:
     """Let an app of this replica answer reads at the door, without Serve's layers.
 
     Serve then neither counts nor limits them, nor waits for them at shutdown: only for what is
@@ -43,7 +43,7 @@ def answer_here(prefix: str, app: _App, reads: Iterable[str] = ()) -> None:
     _direct[prefix] = app, frozenset(reads)
 
 
-class Door:
+class FastPath:
     """Turns away whoever brings no key at all; the guard behind checks the key."""
 
     def __init__(self, app: _App) -> None:
@@ -66,7 +66,7 @@ class Door:
 
 def middlewares() -> list[Middleware]:
     """What ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` names."""
-    return [Middleware(Door)]
+    return [Middleware(FastPath)]
 
 
 def _direct_app(scope: _Message) -> _App | None:

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from sunloom.config import Settings
 from sunloom.config.loading.load import revealed
-from sunloom.serving.auth.middleware import App, Guard
+from sunloom.serving.auth.middleware import App, GatewayMiddleware
 from sunloom.serving.deploy.environment import serving_environment
-from sunloom.serving.deploy.fast_path import answer_here
+from sunloom.serving.deploy.fast_path import register_fast_path
 
 APPS: Mapping[str, str] = {
     "gateway": "sunloom.serving.apps.gateway.app:build_gateway_app",
@@ -44,15 +44,15 @@ class AsgiReplica:
 def build_guarded(app: str, settings: Settings) -> App:
     """An app behind its guard, to run under Ray Serve."""
     from sunloom.core.telemetry import configure_logging
-    from sunloom.serving.auth.admission import Gate
+    from sunloom.serving.auth.admission import Admission
 
     configure_logging(settings)
     inner = load_builder(APPS[app])(settings)
-    gate = Gate(settings, app)
+    gate = Admission(settings, app)
     if app in HOT:
         prefix, read = HOT[app]
-        answer_here(prefix, Guard(inner, gate, app), (read,))
-    return Guard(inner, gate, app, server_sets_request_id=True)
+        register_fast_path(prefix, GatewayMiddleware(inner, gate, app), (read,))
+    return GatewayMiddleware(inner, gate, app, server_sets_request_id=True)
 
 
 def load_builder(path: str) -> Callable[[Settings], App]:

@@ -80,7 +80,7 @@ def _defaults(packed: bytes | None) -> Mapping[str, Any]:
     return {one.name: one.default.value for one in features if one.default is not None}
 
 
-class Answers:
+class ServedFeatureSampler:
     """Counts a sample of a replica's answers and writes them down now and then.
 
     Args:

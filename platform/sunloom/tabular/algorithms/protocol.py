@@ -12,7 +12,7 @@ Parameters = Mapping[str, Any]
 
 
 @runtime_checkable
-class Fitted(Protocol):
+class FittedModel(Protocol):
     """A fitted binary classifier that can be written as text."""
 
     def predict(self, matrix: FloatArray) -> FloatArray:
@@ -36,8 +36,8 @@ class Algorithm(Protocol):
     complexity: int
     suffix: str
 
-    def fit(self, matrix: FloatArray, target: FloatArray, parameters: Parameters) -> Fitted:
+    def fit(self, matrix: FloatArray, target: FloatArray, parameters: Parameters) -> FittedModel:
         """Fit to ``[rows, columns]`` with NaN for missing, and a target of 0.0 and 1.0."""
 
-    def load(self, text: str) -> Fitted:
+    def load(self, text: str) -> FittedModel:
         """Read what ``Fitted.dump`` wrote; executes nothing."""

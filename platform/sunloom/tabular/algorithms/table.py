@@ -8,9 +8,7 @@ from sunloom.core.plugins import load_plugin, plugin_names
 from sunloom.errors import NotFoundError
 from sunloom.tabular.algorithms.boosting import LightGBM, XGBoost
 from sunloom.tabular.algorithms.linear import LogisticRegression
-from sunloom.tabular.algorithms.protocol import Algorithm, Fitted, Parameters
-
-__all__ = ["ALGORITHMS", "Algorithm", "Fitted", "Parameters", "algorithm_names", "load_algorithm"]
+from sunloom.tabular.algorithms.protocol import Algorithm
 
 PLUGIN_GROUP = "sunloom.algorithms"
 

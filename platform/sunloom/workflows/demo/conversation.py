@@ -36,7 +36,7 @@ class EngineScore:
         return {"tasks": self.tasks, "right": self.right, "seconds": self.seconds}
 
 
-class Gateway:
+class DemoGateway:
     """The routes that the demo reads, with a key.
 
     Args:
@@ -84,7 +84,7 @@ class Gateway:
 
 
 def score_engine(
-    gateway: Gateway,
+    gateway: DemoGateway,
     engine: EngineName,
     spec: AgentSpec,
     tasks: Sequence[Any],

@@ -19,7 +19,7 @@ from sunloom.serving.deploy.deploy import Deployment, deploy, shutdown
 from sunloom.serving.deploy.environment import serving_environment
 from sunloom.workflows.demo import steps
 from sunloom.workflows.demo.console import StepList, summary_table
-from sunloom.workflows.demo.conversation import Gateway
+from sunloom.workflows.demo.conversation import DemoGateway
 from sunloom.workflows.demo.plots import plot_before_after
 from sunloom.workflows.demo.recipes import DemoRecipes, load_demo_recipes
 
@@ -86,7 +86,7 @@ def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()
             with interrupt_on_sigterm():
                 _train(demo)
                 deployment, key, key_id = _serve(demo)
-                _use(demo, Gateway(deployment.url, key))
+                _use(demo, DemoGateway(deployment.url, key))
                 summary = _conclude(demo, deployment, cluster, time.monotonic() - start)
                 _hold_or_revoke(demo, deployment, key, key_id, keep)
         finally:
@@ -120,12 +120,12 @@ def _serve(demo: _Demo) -> tuple[Deployment, str, str]:
         steps.require_adapter(demo.settings, demo.recipes.adapter.output.name)
         deployment = deploy(demo.settings)
         key, record = create_key(demo.settings, SCOPES, expires="12h", purpose="demo")
-        steps.check_gateway(Gateway(deployment.url, key), demo.recipes)
+        steps.check_gateway(DemoGateway(deployment.url, key), demo.recipes)
         demo.console.note(f"{deployment.url} is ready: {', '.join(sorted(deployment.apps))}")
     return deployment, key, record.id
 
 
-def _use(demo: _Demo, gateway: Gateway) -> None:
+def _use(demo: _Demo, gateway: DemoGateway) -> None:
     with demo.console.step("agents"):
         demo.take("agents", steps.ask_agents(demo.recipes, demo.settings, gateway))
     with demo.console.step("monitoring"):

@@ -15,7 +15,7 @@ from sunloom.core.artifacts import open_registry
 from sunloom.core.plugins import load_plugin
 from sunloom.core.telemetry import progress
 from sunloom.errors import ServingError
-from sunloom.workflows.demo.conversation import EngineScore, Gateway, score_engine
+from sunloom.workflows.demo.conversation import DemoGateway, EngineScore, score_engine
 from sunloom.workflows.demo.recipes import DemoRecipes
 
 ENGINES: tuple[EngineName, ...] = ("crewai", "semantic_kernel")
@@ -94,7 +94,7 @@ def train_adapter_model(recipes: DemoRecipes) -> Figures:
     return Figures(figures | {"model": result.version.ref}, note, _pictures(result.artifacts))
 
 
-def ask_agents(recipes: DemoRecipes, settings: Settings, gateway: Gateway) -> Figures:
+def ask_agents(recipes: DemoRecipes, settings: Settings, gateway: DemoGateway) -> Figures:
     """Give both engines the same held-out tasks through the gateway."""
     tasks = held_out_tasks(recipes, settings)
     model, feature_set = recipes.tabular.output.name, recipes.tabular.rows.feature_set
@@ -127,7 +127,7 @@ def watch_drift(recipes: DemoRecipes, settings: Settings) -> Figures:
     return Figures(result, raised[0] if result["alerts"] and raised else "no alert")
 
 
-def check_gateway(gateway: Gateway, recipes: DemoRecipes) -> None:
+def check_gateway(gateway: DemoGateway, recipes: DemoRecipes) -> None:
     """Make sure that the doors hold and that a stream arrives.
 
     Raises:

@@ -13,7 +13,13 @@ import pytest
 
 from sunloom.config import Settings
 from sunloom.config.data.validation import ValidationConfig, ValidationRecipe
-from sunloom.data.quality.batches import Chunk, Rows, rows_of_frame, rows_of_path, rows_of_records
+from sunloom.data.quality.batches import (
+    CheckedTable,
+    TypedBatch,
+    rows_of_frame,
+    rows_of_path,
+    rows_of_records,
+)
 from sunloom.data.quality.gate import gate
 from sunloom.data.quality.html_report import write_report
 from sunloom.data.quality.job import validate_file
@@ -230,14 +236,14 @@ def test_chunk_rows_of_the_recipe(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_rows: int
 ) -> None:
     heights: list[int] = []
-    chunks = Rows.chunks
+    chunks = CheckedTable.chunks
 
-    def counted(rows: Rows) -> Iterator[Chunk]:
+    def counted(rows: CheckedTable) -> Iterator[TypedBatch]:
         for chunk in chunks(rows):
             heights.append(chunk.raw.height)
             yield chunk
 
-    monkeypatch.setattr(Rows, "chunks", counted)
+    monkeypatch.setattr(CheckedTable, "chunks", counted)
     rules = ValidationConfig.model_validate({"chunk_rows": chunk_rows})
     recipe = ValidationRecipe(paths=settings.paths, validation=rules)
     pl.DataFrame({"id": range(20)}).write_parquet(tmp_path / "rows.parquet")

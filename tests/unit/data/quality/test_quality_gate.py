@@ -108,11 +108,11 @@ def test_http_rows_meet_the_same_rules(folder: Path) -> None:
     from asgi import OpenGate, call
 
     from sunloom.serving.apps.features.app import build_features_app
-    from sunloom.serving.auth.middleware import Guard
+    from sunloom.serving.auth.middleware import GatewayMiddleware
 
     config = recipe(folder)
     materialize(config)
-    app = Guard(build_features_app(config), OpenGate("features"), "features")
+    app = GatewayMiddleware(build_features_app(config), OpenGate("features"), "features")
 
     def judged(*rows: Any) -> tuple[bool, list[tuple[str, str, Any]]]:
         body = {"feature_set": "qg_shop", "rows": list(rows)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from sunloom.feature_store.materialization.backfill.grid import Grid, Span
+from sunloom.feature_store.materialization.backfill.grid import Grid, TimeRange
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
@@ -45,7 +45,7 @@ def known_since(plan: Plan, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     return pl.concat(parts).drop_nulls(key).group_by(key).agg(first).sort(key)
 
 
-def on_grid(keys: pl.DataFrame, grid: Grid, span: Span) -> pl.DataFrame:
+def on_grid(keys: pl.DataFrame, grid: Grid, span: TimeRange) -> pl.DataFrame:
     """Every key at every moment of the chunk, from its first row on; by moment, then by key.
 
     Args:
@@ -60,6 +60,6 @@ def on_grid(keys: pl.DataFrame, grid: Grid, span: Span) -> pl.DataFrame:
     return asked
 
 
-def of_span(rows: pl.DataFrame, span: Span) -> pl.DataFrame:
+def of_span(rows: pl.DataFrame, span: TimeRange) -> pl.DataFrame:
     """The rows that ask about a moment of the chunk."""
     return rows.filter(pl.col(NOW).is_between(span.start, span.end, closed="left"))

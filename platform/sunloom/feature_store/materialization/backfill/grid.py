@@ -14,7 +14,7 @@ _FORM = "%Y%m%dT%H%M%S.%fZ"
 
 
 @dataclass(frozen=True)
-class Span:
+class TimeRange:
     """A chunk's time: from ``start`` on, before ``end``, UTC."""
 
     start: datetime
@@ -44,13 +44,13 @@ class Grid:
     chunk: timedelta
     partitions: int
 
-    def spans(self) -> list[Span]:
+    def spans(self) -> list[TimeRange]:
         """The chunks' times, one after another."""
         count = math.ceil((self.end - self.start) / self.chunk)
         starts = [self.start + index * self.chunk for index in range(count)]
-        return [Span(at, min(at + self.chunk, self.end)) for at in starts]
+        return [TimeRange(at, min(at + self.chunk, self.end)) for at in starts]
 
-    def moments(self, span: Span) -> Iterator[datetime]:
+    def moments(self, span: TimeRange) -> Iterator[datetime]:
         """The moments of the grid in a chunk's time."""
         assert self.every is not None
         number = math.ceil((span.start - self.start) / self.every)

@@ -9,9 +9,9 @@ from pathlib import Path
 import polars as pl
 
 from sunloom.feature_store.materialization.backfill.entities import known_since, of_span, on_grid
-from sunloom.feature_store.materialization.backfill.grid import Grid, Span
+from sunloom.feature_store.materialization.backfill.grid import Grid, TimeRange
 from sunloom.feature_store.materialization.backfill.publish import chunk_path, publish
-from sunloom.features.engine.evaluation import Engine
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.historical.retrieve import EVENT_TIME
 from sunloom.features.historical.worker import Packet, cut, plan_from, table_of, unpacked
@@ -21,7 +21,7 @@ Counts = dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
-class Work:
+class PartTask:
     """What one partition has to do.
 
     Attributes:
@@ -37,11 +37,11 @@ class Work:
     grid: Grid
     folder: str
     part: int
-    missing: Sequence[Span]
+    missing: Sequence[TimeRange]
     asked: Packet | None
 
 
-def fill(work: Work, rows: Mapping[str, Iterable[Packet]]) -> tuple[int, Counts]:
+def fill(work: PartTask, rows: Mapping[str, Iterable[Packet]]) -> tuple[int, Counts]:
     """Compute and publish the missing chunks.
 
     Args:
@@ -53,7 +53,7 @@ def fill(work: Work, rows: Mapping[str, Iterable[Packet]]) -> tuple[int, Counts]
     """
     plan = plan_from(work.plan_json)
     tables = {name: table_of(plan, name, held) for name, held in rows.items()}
-    engine = Engine(plan, tables)
+    engine = FeatureEngine(plan, tables)
     keys = _keys(work, plan, tables)
     for span in work.missing:
         own = NOW in keys.columns
@@ -65,7 +65,7 @@ def fill(work: Work, rows: Mapping[str, Iterable[Packet]]) -> tuple[int, Counts]
     return len(work.missing), engine.report.counts()
 
 
-def _keys(work: Work, plan: Plan, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+def _keys(work: PartTask, plan: Plan, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     if work.asked is not None:
         return unpacked(work.asked)
     known = known_since(plan, tables)

@@ -10,14 +10,14 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.feature_store.materialization.backfill.grid import Span
+from sunloom.feature_store.materialization.backfill.grid import TimeRange
 
 MANIFEST = "manifest.json"
 PARAMETERS = "parameters.json"
 _DATA = "data"
 
 
-def chunk_path(folder: Path, span: Span, part: int) -> Path:
+def chunk_path(folder: Path, span: TimeRange, part: int) -> Path:
     """Where a chunk's rows lie."""
     return folder / _DATA / span.name / f"part={part:04d}.parquet"
 

@@ -19,7 +19,7 @@ from sunloom.data.sources.files import data_files, read_table
 from sunloom.errors import ConflictError, UsageError
 from sunloom.feature_store.materialization.backfill.entities import bearers
 from sunloom.feature_store.materialization.backfill.grid import Grid, grid_of
-from sunloom.feature_store.materialization.backfill.part import Work
+from sunloom.feature_store.materialization.backfill.part import PartTask
 from sunloom.feature_store.materialization.backfill.publish import (
     MANIFEST,
     PARAMETERS,
@@ -35,19 +35,19 @@ from sunloom.feature_store.materialization.backfill.workers import (
     fill_on_cluster,
 )
 from sunloom.features.expressions.to_polars import NOW
-from sunloom.features.historical.engine_choice import Choice, EngineName, choose_engine
+from sunloom.features.historical.engine_choice import EngineChoice, EngineName, choose_engine
 from sunloom.features.historical.retrieve import (
     EVENT_TIME,
-    Historical,
+    HistoricalResult,
     check_sources,
+    quarantine_damaged,
     questions_of,
-    settle,
 )
 from sunloom.features.historical.worker import cut, packed, unpacked
 from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.sources.extract import fetch_sources
-from sunloom.features.sources.splits import Chunk, chunks_of
+from sunloom.features.sources.splits import FileSplit, chunks_of
 
 _log = get_logger("features.backfill")
 
@@ -60,9 +60,9 @@ class _Backfill:
     plan: Plan
     grid: Grid
     folder: Path
-    chunks: Sequence[Chunk]
+    chunks: Sequence[FileSplit]
 
-    def works(self) -> list[Work]:
+    def works(self) -> list[PartTask]:
         """What each partition still has to do; those with nothing are left out."""
         asked = _asked(self.recipe, self.plan, self.grid)
         works = []
@@ -75,7 +75,7 @@ class _Backfill:
             if missing:
                 rows = packed(asked[part]) if asked is not None else None
                 text, folder = self.plan.model_dump_json(), str(self.folder)
-                works.append(Work(text, self.grid, folder, part, missing, rows))
+                works.append(PartTask(text, self.grid, folder, part, missing, rows))
         return works
 
 
@@ -144,7 +144,7 @@ def _config(recipe: FeaturesRecipe) -> BackfillConfig:
 
 
 def _begun(
-    recipe: FeaturesRecipe, plan: Plan, config: BackfillConfig, chunks: Sequence[Chunk]
+    recipe: FeaturesRecipe, plan: Plan, config: BackfillConfig, chunks: Sequence[FileSplit]
 ) -> _Backfill:
     if config.entities is None and not any(b[0] in recipe.source_paths() for b in bearers(plan)):
         raise UsageError(
@@ -210,7 +210,7 @@ def _asked(recipe: FeaturesRecipe, plan: Plan, grid: Grid) -> list[pl.DataFrame]
     return list(cut(questions, (plan.root.key,), grid.partitions))
 
 
-def _fill(work: _Backfill, choice: Choice) -> Filled:
+def _fill(work: _Backfill, choice: EngineChoice) -> Filled:
     works = work.works()
     if not works:
         return Filled()
@@ -223,12 +223,12 @@ def _settled(work: _Backfill, read: Filled) -> Mapping[str, int]:
     """Damaged rows are judged before anything is computed."""
     damaged = [unpacked(packet) for packet in read.damaged]
     aside = pl.concat(damaged) if damaged else pl.DataFrame()
-    result = Historical(pl.DataFrame(), aside, read.rows_read)
+    result = HistoricalResult(pl.DataFrame(), aside, read.rows_read)
     quarantine = work.folder / "quarantine.jsonl"
-    return settle(result, quarantine, work.recipe.execution.max_bad_share)
+    return quarantine_damaged(result, quarantine, work.recipe.execution.max_bad_share)
 
 
-def _finished(work: _Backfill, choice: Choice, filled: Filled) -> dict[str, Any]:
+def _finished(work: _Backfill, choice: EngineChoice, filled: Filled) -> dict[str, Any]:
     files = []
     for span in work.grid.spans():
         for part in range(work.grid.partitions):

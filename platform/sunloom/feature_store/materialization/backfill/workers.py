@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sunloom.core.ray_tasks import over_parts
+from sunloom.core.ray_tasks import map_parts
 from sunloom.errors import ClusterError
-from sunloom.feature_store.materialization.backfill.part import Counts, Work, fill
-from sunloom.features.engine.counters import Report
+from sunloom.feature_store.materialization.backfill.part import Counts, PartTask, fill
+from sunloom.features.engine.counters import Counters
 from sunloom.features.historical import worker as exchange
 from sunloom.features.historical.cluster import causes, cut_on_cluster, taken
 from sunloom.features.historical.worker import Notes, Packet
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.projection import source_needs
-from sunloom.features.sources.splits import Chunk
+from sunloom.features.sources.splits import FileSplit
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Filled:
     damaged: list[Packet] = field(default_factory=list)
     computed: int = 0
     quarantined: Mapping[str, int] = field(default_factory=dict)
-    report: Report = field(default_factory=Report)
+    report: Counters = field(default_factory=Counters)
 
     @classmethod
     def of(cls, notes: Sequence[Notes]) -> Filled:
@@ -37,13 +37,15 @@ class Filled:
     def add(self, done: tuple[int, Counts]) -> None:
         """Add what a partition did."""
         self.computed += done[0]
-        self.report.add(Report.of(done[1]))
+        self.report.add(Counters.of(done[1]))
 
 
 Judge = Callable[[Filled], Mapping[str, int]]
 
 
-def fill_here(plan: Plan, chunks: Sequence[Chunk], works: Sequence[Work], judge: Judge) -> Filled:
+def fill_here(
+    plan: Plan, chunks: Sequence[FileSplit], works: Sequence[PartTask], judge: Judge
+) -> Filled:
     """All partitions in this process."""
     text, partitions = plan.model_dump_json(), works[0].grid.partitions
     needs = source_needs(plan)
@@ -66,7 +68,7 @@ def fill_here(plan: Plan, chunks: Sequence[Chunk], works: Sequence[Work], judge:
 
 
 def fill_on_cluster(
-    plan: Plan, chunks: Sequence[Chunk], works: Sequence[Work], judge: Judge
+    plan: Plan, chunks: Sequence[FileSplit], works: Sequence[PartTask], judge: Judge
 ) -> Filled:
     """The same on Ray: one task cuts a chunk of the sources, one of Ray Data fills a partition."""
     import ray
@@ -80,11 +82,11 @@ def fill_on_cluster(
         parts = [
             (work, {name: held[work.part] for name, held in packets.items()}) for work in works
         ]
-        for done in over_parts(_fill, parts):
+        for done in map_parts(_fill, parts):
             filled.add(done)
     return filled
 
 
-def _fill(part: tuple[Work, Mapping[str, Sequence[Any]]]) -> tuple[int, Counts]:
+def _fill(part: tuple[PartTask, Mapping[str, Sequence[Any]]]) -> tuple[int, Counts]:
     work, rows = part
     return fill(work, taken(rows))

@@ -32,14 +32,14 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Span:
+class TileSpan:
     """A window as a half-open range of whole microseconds before ``now``; None is unbounded."""
 
     start_ago_us: int | None
     end_ago_us: int | None
 
     @classmethod
-    def of(cls, window: Window) -> Span:
+    def of(cls, window: Window) -> TileSpan:
         """The window; a microsecond makes an open end a closed one."""
         start, end = window.start, window.end
         return cls(
@@ -95,13 +95,13 @@ class Index:
     row_measures: tuple[int, ...]
     tile_us: int
     horizon_us: int
-    spans: tuple[Span, ...]
+    spans: tuple[TileSpan, ...]
     reads_events: bool
     keeps_events: bool
 
 
 @dataclass(frozen=True)
-class Layout:
+class TileLayout:
     """Every index of a plan's streamed classes.
 
     Attributes:
@@ -125,6 +125,6 @@ class Layout:
         return tuple(index for index in self.indexes if index.namespace == namespace)
 
 
-def visible(time: str | None) -> Span:
+def visible(time: str | None) -> TileSpan:
     """What is visible at the moment: times up to it, or everything where there is no time."""
-    return Span(None, -1 if time else None)
+    return TileSpan(None, -1 if time else None)

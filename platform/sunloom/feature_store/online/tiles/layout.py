@@ -16,11 +16,11 @@ from typing import Any
 from sunloom.errors import FeatureError
 from sunloom.feature_store.online.tiles.index import (
     Index,
-    Layout,
     Measure,
     Reading,
     Slot,
-    Span,
+    TileLayout,
+    TileSpan,
     visible,
 )
 from sunloom.features.engine.source_rows import in_order
@@ -57,7 +57,7 @@ _SLOTS: Mapping[str, tuple[str, ...]] = {
 """Aggregations that partial results answer; others are computed from the events themselves."""
 
 
-def build_layout(plan: Plan, streamed: Iterable[str], tile_s: int | None = None) -> Layout:
+def build_layout(plan: Plan, streamed: Iterable[str], tile_s: int | None = None) -> TileLayout:
     """What to keep of the streamed classes' events.
 
     Args:
@@ -72,7 +72,7 @@ def build_layout(plan: Plan, streamed: Iterable[str], tile_s: int | None = None)
     drafts = _Drafts(plan, tuple(sorted(streamed)))
     drafts.visit(plan.namespace, plan.outputs)
     indexes = tuple(draft.finished(tile_s) for draft in drafts.by_place.values())
-    return Layout(
+    return TileLayout(
         plan=plan,
         streamed=drafts.streamed,
         indexes=indexes,
@@ -83,7 +83,7 @@ def build_layout(plan: Plan, streamed: Iterable[str], tile_s: int | None = None)
 
 
 @dataclass
-class _Draft:
+class _LayoutDraft:
     number: int
     item: ClassPlan
     keys: tuple[str, ...]
@@ -91,7 +91,7 @@ class _Draft:
     measures: dict[Measure, int] = field(default_factory=dict)
     slots: dict[Slot, int] = field(default_factory=dict)
     columns: dict[str, int] = field(default_factory=dict)
-    spans: dict[Span, int] = field(default_factory=dict)
+    spans: dict[TileSpan, int] = field(default_factory=dict)
     reads_events: bool = False
     keeps_events: bool = False
 
@@ -107,11 +107,11 @@ class _Draft:
     def slot(self, kind: str, measure: int, dtype: DType) -> int:
         return self.slots.setdefault(Slot(kind, measure, dtype), len(self.slots))
 
-    def span(self, span: Span) -> int:
+    def span(self, span: TileSpan) -> int:
         return self.spans.setdefault(span, len(self.spans))
 
     def add(self, node: Aggregate) -> Reading:
-        window = Span.of(node.window)
+        window = TileSpan.of(node.window)
         span = self.span(window)
         kinds = _SLOTS.get(node.kind)
         if kinds is None:
@@ -169,7 +169,7 @@ class _Drafts:
     def __init__(self, plan: Plan, streamed: tuple[str, ...]) -> None:
         self.plan = plan
         self.streamed = streamed
-        self.by_place: dict[tuple[str, tuple[str, ...], str | None], _Draft] = {}
+        self.by_place: dict[tuple[str, tuple[str, ...], str | None], _LayoutDraft] = {}
         self.readings: dict[Aggregate, Reading] = {}
         self.rows: dict[tuple[str, tuple[str, ...]], int] = {}
         self._seen: set[tuple[str, str]] = set()
@@ -193,10 +193,12 @@ class _Drafts:
                 elif isinstance(node, Lookup):
                     self._look_up(item.join(node.join), node)
 
-    def _draft(self, namespace: str, keys: tuple[str, ...], time: str | None) -> _Draft:
+    def _draft(self, namespace: str, keys: tuple[str, ...], time: str | None) -> _LayoutDraft:
         place = (namespace, keys, time)
         if place not in self.by_place:
-            self.by_place[place] = _Draft(len(self.by_place), self.plan.of(namespace), keys, time)
+            self.by_place[place] = _LayoutDraft(
+                len(self.by_place), self.plan.of(namespace), keys, time
+            )
         return self.by_place[place]
 
     def _keep_row(self, item: ClassPlan, keys: tuple[str, ...], names: Sequence[str]) -> None:

@@ -108,7 +108,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Draft:
+class VersionDraft:
     """What one write brings, before it is known which version it becomes.
 
     Attributes:

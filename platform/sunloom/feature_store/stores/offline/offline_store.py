@@ -25,9 +25,9 @@ from sunloom.feature_store.stores.offline.files import Files
 from sunloom.feature_store.stores.offline.manifest import (
     MODES,
     DataFile,
-    Draft,
     Mode,
     Version,
+    VersionDraft,
     microseconds_of,
 )
 from sunloom.feature_store.stores.offline.stored_types import prepared
@@ -84,7 +84,7 @@ class OfflineStore:
         if mode not in MODES:
             raise UsageError(f"mode is one of {', '.join(MODES)}, not {mode!r}.", param="mode")
         rows, fields = prepared(feature_set, table, key, time)
-        draft = Draft(feature_set, uuid.uuid4().hex, mode, key, time, fields)
+        draft = VersionDraft(feature_set, uuid.uuid4().hex, mode, key, time, fields)
         held = self._latest(feature_set)
         draft.upon(held, (), self._now())  # refuses before anything is written
         files = self._put_days(self._folder(feature_set), rows, time, draft.write_id)

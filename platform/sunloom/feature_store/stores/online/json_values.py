@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.feature_store.stores.online.protocol import GroupSchema
+from sunloom.feature_store.stores.online.protocol import RecordSchema
 from sunloom.feature_store.stores.online.type_codec import parse, spell
 
 Convert = Callable[[Any], Any]
@@ -29,7 +29,7 @@ def from_plain(dtype: str) -> Convert:
 
 
 def typed_table(
-    schema: GroupSchema, rows: Sequence[Mapping[str, Any]], times: Sequence[datetime], time: str
+    schema: RecordSchema, rows: Sequence[Mapping[str, Any]], times: Sequence[datetime], time: str
 ) -> pl.DataFrame:
     """Rows as a table of the schema's types.
 

@@ -31,7 +31,7 @@ class Field:
 
 
 @dataclass(frozen=True)
-class GroupSchema:
+class RecordSchema:
     """What one feature set's records hold.
 
     Attributes:
@@ -96,7 +96,7 @@ class OnlineStore(Protocol):
         """Names of the feature sets that were written, sorted."""
         ...
 
-    def schema(self, feature_set: str) -> GroupSchema:
+    def schema(self, feature_set: str) -> RecordSchema:
         """What the feature set's records hold.
 
         Raises:

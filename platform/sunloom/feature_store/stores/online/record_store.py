@@ -19,10 +19,10 @@ from sunloom.feature_store.stores.online.key_value import (
     check_space,
     raw,
 )
-from sunloom.feature_store.stores.online.protocol import Field, GroupSchema
+from sunloom.feature_store.stores.online.protocol import Field, RecordSchema
 from sunloom.feature_store.stores.online.record_codec import field_dtype, time_of
 from sunloom.feature_store.stores.online.stored_feature_set import (
-    Group,
+    StoredFeatureSet,
     check_names,
     evolved,
     meta_key,
@@ -93,7 +93,7 @@ class RecordStore:
     def __init__(self, backend: Backend, now_us: Callable[[], int] | None = None) -> None:
         self._backend = backend
         self._now_us = now_us or _wall_us
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, StoredFeatureSet] = {}
 
     def write(
         self, feature_set: str, table: pl.DataFrame, *, key: str = "id", time: str = "event_time"
@@ -131,7 +131,7 @@ class RecordStore:
         """Names of the feature sets that were written, sorted."""
         return sorted(set_name(key) for key in self._backend.described())
 
-    def schema(self, feature_set: str) -> GroupSchema:
+    def schema(self, feature_set: str) -> RecordSchema:
         """What the feature set's records hold."""
         return self._records(feature_set, ())[0].schema
 
@@ -165,7 +165,9 @@ class RecordStore:
         """Every key and value of that space."""
         return self._backend.scan(check_space(space))
 
-    def _evolve(self, feature_set: str, fields: Sequence[Field], key: str, key_dtype: str) -> Group:
+    def _evolve(
+        self, feature_set: str, fields: Sequence[Field], key: str, key_dtype: str
+    ) -> StoredFeatureSet:
         """The set with these fields as its latest schema, whoever else changes it meanwhile."""
         where = meta_key(feature_set)
         while True:
@@ -176,7 +178,7 @@ class RecordStore:
 
     def _records(
         self, feature_set: str, ids: Sequence[Any]
-    ) -> tuple[Group, Sequence[bytes | None]]:
+    ) -> tuple[StoredFeatureSet, Sequence[bytes | None]]:
         """The set as it is now and the records of these entities, in one round trip."""
         where = meta_key(feature_set)
         group = self._groups.get(feature_set)
@@ -188,7 +190,7 @@ class RecordStore:
                 return group, records
             group = self._group(feature_set, raw)
 
-    def _group(self, feature_set: str, raw: bytes | None) -> Group:
+    def _group(self, feature_set: str, raw: bytes | None) -> StoredFeatureSet:
         if raw is None:
             self._groups.pop(feature_set, None)
             raise NotFoundError(
@@ -199,7 +201,7 @@ class RecordStore:
             )
         group = self._groups.get(feature_set)
         if group is None or group.raw != raw:
-            group = self._groups[feature_set] = Group(feature_set, raw)
+            group = self._groups[feature_set] = StoredFeatureSet(feature_set, raw)
         return group
 
 
@@ -220,7 +222,7 @@ def _described(
 
 
 def _selected(
-    rows: Sequence[dict[str, Any] | None], features: Sequence[str], schema: GroupSchema
+    rows: Sequence[dict[str, Any] | None], features: Sequence[str], schema: RecordSchema
 ) -> list[dict[str, Any] | None]:
     check_names(features, schema)
     if len(features) < 2:

@@ -11,7 +11,7 @@ import polars as pl
 
 from sunloom.errors import NotFoundError, StoreError, UsageError
 from sunloom.feature_store.stores.online.key_value import MAX_KEY_BYTES, check_space
-from sunloom.feature_store.stores.online.protocol import Field, GroupSchema
+from sunloom.feature_store.stores.online.protocol import Field, RecordSchema
 from sunloom.feature_store.stores.online.record_codec import RecordCodec, schema_id_of, time_of
 
 META_PREFIX = b"s/"
@@ -20,7 +20,7 @@ _SIGN = 1 << 63
 _INTS = {int}
 
 
-class Group:
+class StoredFeatureSet:
     """One feature set's records: their keys, and their bytes to values.
 
     Args:
@@ -37,7 +37,7 @@ class Group:
             tuple(Field(name, dtype) for name, dtype in fields) for fields in meta["schemas"]
         ]
         self.codecs = [RecordCodec(number, fields) for number, fields in enumerate(schemas)]
-        self.schema = GroupSchema(feature_set, meta["key"], meta["key_dtype"], schemas[latest])
+        self.schema = RecordSchema(feature_set, meta["key"], meta["key_dtype"], schemas[latest])
         self.ttl_us: int | None = meta.get("ttl_us")
         self._codec = self.codecs[latest]
         self._is_text = self.schema.key_dtype == "string"
@@ -148,7 +148,7 @@ def with_ttl(raw: bytes, ttl_us: int | None) -> bytes:
     return _dump(meta if ttl_us is None else meta | {"ttl_us": ttl_us})
 
 
-def check_names(features: Sequence[str], schema: GroupSchema) -> None:
+def check_names(features: Sequence[str], schema: RecordSchema) -> None:
     """Check that every name is a feature of the set.
 
     Raises:
@@ -182,7 +182,7 @@ def _check_types(
             )
 
 
-def _as_int(entity: Any, schema: GroupSchema) -> int:
+def _as_int(entity: Any, schema: RecordSchema) -> int:
     try:
         if isinstance(entity, bool | float):
             raise ValueError(entity)

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.features.expressions.functions.casts import CASTS, can_cast, cast_value, lower_cast
+from sunloom.features.expressions.functions.casts import cast_value, lower_cast
 from sunloom.features.expressions.functions.datetimes import MOMENTS
 from sunloom.features.expressions.functions.digests import DIGESTS
 from sunloom.features.expressions.functions.json_documents import DOCUMENTS, VALUE, json_value
@@ -64,6 +64,3 @@ def evaluate_call(call: Call, args: Sequence[Any]) -> Any:
     value = FUNCTIONS[call.function].evaluate(*args)
     widened = call.dtype == "float64" and isinstance(value, int)
     return float(value) if widened else value
-
-
-__all__ = ["CASTS", "FUNCTIONS", "SAME_AS", "can_cast", "evaluate_call", "lower_call"]

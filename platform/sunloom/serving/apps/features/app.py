@@ -24,7 +24,7 @@ from sunloom.serving.apps.features.rows import check_rows
 from sunloom.serving.apps.features.transform import prepare_rows
 from sunloom.serving.asgi.bodies import allow, answer_lifespan, read_json, send_json
 from sunloom.serving.auth.middleware import App, Receive, Scope, Send
-from sunloom.serving.metrics.served_features import Answers, StoredDefaults
+from sunloom.serving.metrics.served_features import ServedFeatureSampler, StoredDefaults
 
 _MOST_ENTITIES = 10_000
 Handler = Callable[[OnlineStore, Mapping[str, Any]], Any]
@@ -34,7 +34,7 @@ def build_features_app(settings: Settings) -> App:
     """The features' ASGI app; the guard goes in front of it."""
     store = open_online_store(settings)
     record_time = partial(stored_moment, store) if settings.serving.features.keep_answers else None
-    answers = Answers(open_database(settings), StoredDefaults(store), record_time)
+    answers = ServedFeatureSampler(open_database(settings), StoredDefaults(store), record_time)
     posts: Mapping[str, Handler] = {
         "ingest": ingest,
         "validate": check_rows,

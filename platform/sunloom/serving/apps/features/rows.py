@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sunloom.errors import RequestError
-from sunloom.feature_store.stores.online.protocol import GroupSchema, OnlineStore
+from sunloom.feature_store.stores.online.protocol import OnlineStore, RecordSchema
 
 if TYPE_CHECKING:
     import polars as pl
@@ -58,7 +58,7 @@ def ingest_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(
     store: OnlineStore, body: Mapping[str, Any]
-) -> tuple[GroupSchema, Sequence[dict[str, Any]]]:
+) -> tuple[RecordSchema, Sequence[dict[str, Any]]]:
     name = body.get("feature_set")
     if not isinstance(name, str):
         raise RequestError("feature_set must be a name.", param="feature_set")
@@ -79,7 +79,7 @@ def rows_of(body: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
     return rows
 
 
-def _checks(schema: GroupSchema, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _checks(schema: RecordSchema, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     known = {schema.key, TIME, *schema.names}
     unknown = sorted({name for row in rows for name in row} - known)
     yield _check("known_columns", "*", unknown)
@@ -90,7 +90,7 @@ def _checks(schema: GroupSchema, rows: Sequence[Mapping[str, Any]]) -> Iterator[
         yield _check(f"is_{field.dtype}", field.name, _misfits(rows, field.name, field.dtype))
 
 
-def _ruled(store: OnlineStore, schema: GroupSchema, rows: Sequence[Mapping[str, Any]]) -> Verdict:
+def _ruled(store: OnlineStore, schema: RecordSchema, rows: Sequence[Mapping[str, Any]]) -> Verdict:
     """What the recipe that materialised the set says, if it has rules."""
     from sunloom.monitoring.request_checks import judge_records
 
@@ -117,7 +117,7 @@ def _fits(convert: Callable[[Any], Any], value: Any) -> bool:
 
 
 def _table(
-    schema: GroupSchema, rows: Sequence[Mapping[str, Any]], times: Sequence[datetime]
+    schema: RecordSchema, rows: Sequence[Mapping[str, Any]], times: Sequence[datetime]
 ) -> pl.DataFrame:
     from sunloom.feature_store.stores.online.json_values import typed_table
 

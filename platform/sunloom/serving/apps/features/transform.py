@@ -14,7 +14,7 @@ from sunloom.core.artifacts import ModelRegistry, ModelVersion, open_registry
 from sunloom.errors import DataError, NotFoundError, RequestError
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.preprocessing.artifact import KIND, load
-from sunloom.preprocessing.pipeline import FittedRecipe
+from sunloom.preprocessing.pipeline import FittedPipeline
 
 _MOST_ROWS = 10_000
 _ALIAS_S = 2.0
@@ -53,14 +53,14 @@ def prepare_rows(settings: Settings) -> Prepare:
     return handle
 
 
-def _finder(registry: ModelRegistry) -> Callable[[str], tuple[ModelVersion, FittedRecipe]]:
+def _finder(registry: ModelRegistry) -> Callable[[str], tuple[ModelVersion, FittedPipeline]]:
     held: dict[str, tuple[float, ModelVersion]] = {}
 
     @lru_cache(maxsize=16)
-    def read(uri: str) -> FittedRecipe:
+    def read(uri: str) -> FittedPipeline:
         return load(registry.store.fetch(uri))
 
-    def find(name: str) -> tuple[ModelVersion, FittedRecipe]:
+    def find(name: str) -> tuple[ModelVersion, FittedPipeline]:
         asked, version = held.get(name, (0.0, None))
         if version is None or time.monotonic() - asked > _ALIAS_S:
             version = registry.get(name)
@@ -82,7 +82,7 @@ def _require_kind(registry: ModelRegistry, version: ModelVersion) -> None:
         )
 
 
-def _prepared(fitted: FittedRecipe, row: Mapping[str, Any], place: int) -> dict[str, Any]:
+def _prepared(fitted: FittedPipeline, row: Mapping[str, Any], place: int) -> dict[str, Any]:
     try:
         return _plain(fitted.apply_row(_typed(fitted, row)))
     except DataError as error:
@@ -97,7 +97,7 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _typed(fitted: FittedRecipe, row: Mapping[str, Any]) -> Mapping[str, Any]:
+def _typed(fitted: FittedPipeline, row: Mapping[str, Any]) -> Mapping[str, Any]:
     """JSON has neither moments nor bytes: text in a column of them becomes one."""
     made = {
         name: _READERS[kind](name, row[name])

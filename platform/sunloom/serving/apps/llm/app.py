@@ -17,7 +17,7 @@ from sunloom.core.telemetry import get_logger
 from sunloom.errors import ArtifactError, ServingError
 from sunloom.serving.apps.llm.completions import MODELS, ROUTES, Completions
 from sunloom.serving.apps.llm.models import BaseModel, Target, build_directory, required_names
-from sunloom.serving.auth.middleware import App, Guard, Scope, caller
+from sunloom.serving.auth.middleware import App, GatewayMiddleware, Scope, caller
 from sunloom.serving.deploy.replica import deployment_options, portable
 
 _logger = get_logger("serving.llm")
@@ -44,11 +44,11 @@ class LlmReplica:
     async def __serve_build_asgi_app__(self) -> App:
         """Called by Serve once the engine runs."""
         from sunloom.core.telemetry import configure_logging
-        from sunloom.serving.auth.admission import Gate
+        from sunloom.serving.auth.admission import Admission
 
         configure_logging(self._settings)
         self._app = await self._server.engine.build_asgi_app()
-        gate = Gate(self._settings, "llm")
+        gate = Admission(self._settings, "llm")
         directory = build_directory(self._settings, self._base)
 
         def spend(scope: Scope, tokens: int) -> None:
@@ -59,7 +59,7 @@ class LlmReplica:
             await self._warm(await directory.resolve(name))
         offered = [path for path in ROUTES if path in self._document()["paths"]]
         layer = Completions(self._app, directory, self._load, spend, self._describe, offered)
-        return Guard(layer, gate, "llm", server_sets_request_id=True)
+        return GatewayMiddleware(layer, gate, "llm", server_sets_request_id=True)
 
     async def check_health(self) -> None:
         """Called by Serve: a dead engine gets a new replica."""

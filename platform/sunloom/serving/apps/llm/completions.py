@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from sunloom.errors import NotFoundError, RequestError
-from sunloom.serving.apps.llm.models import ModelDirectory, Target
+from sunloom.serving.apps.llm.models import ModelResolver, Target
 from sunloom.serving.asgi.bodies import parse_object, read_body, send_json
 from sunloom.serving.auth.middleware import App, Message, Receive, Scope, Send
 
@@ -38,7 +38,7 @@ class Completions:
     def __init__(
         self,
         app: App,
-        directory: ModelDirectory,
+        directory: ModelResolver,
         load: Load,
         spend: Spend,
         describe: Callable[[], dict[str, Any]] = dict,

@@ -58,7 +58,7 @@ def find_base(settings: Settings) -> BaseModel | None:
     return BaseModel(version.name, str(registry.path(version)), version.ref)
 
 
-class ModelDirectory:
+class ModelResolver:
     """Resolves names against the registry, each at most once a second.
 
     Args:
@@ -151,12 +151,12 @@ class ModelDirectory:
         return _card(name, shown.ref, self.base.name, int(shown.created_at.timestamp()))
 
 
-def build_directory(settings: Settings, base: BaseModel) -> ModelDirectory:
+def build_directory(settings: Settings, base: BaseModel) -> ModelResolver:
     """The directory of these settings."""
-    return ModelDirectory(open_registry(settings), base)
+    return ModelResolver(open_registry(settings), base)
 
 
-def required_names(settings: Settings, directory: ModelDirectory) -> Sequence[str]:
+def required_names(settings: Settings, directory: ModelResolver) -> Sequence[str]:
     """Models that must have answered once before the gateway calls itself ready."""
     adapters = settings.serving.llm.adapters or directory.promoted()
     return list(adapters) or [directory.base.name]
