@@ -35,7 +35,7 @@ from benchmarks.features.peers import (
     polars_windows,
 )
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.explain import plan_of
 
 DEFINITIONS = "benchmarks.features.definitions"

@@ -36,7 +36,7 @@ from sunloom.feature_store.streaming.event_log import EventLog
 from sunloom.feature_store.streaming.ingest import Ingest
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.explain import plan_of
 
 DEFINITIONS = "benchmarks.features.definitions"

@@ -18,7 +18,7 @@ from sunloom.feature_store.online.tiles.policy import Policy
 from sunloom.feature_store.stores.online.protocol import open_online_store
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.explain import plan_of
 from sunloom_retail.dataset import CDNOW
 

@@ -27,7 +27,7 @@ from sunloom.feature_store.online.registry import open_reader
 from sunloom.feature_store.stores.online.protocol import open_online_store
 from sunloom.feature_store.streaming.job import StreamWorker, stream
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.explain import plan_of
 from sunloom.monitoring.stream_skew import compare
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from sunloom.data.shuffle import from_packet, partition_by_hash, to_packet
 from sunloom.features.historical import worker as exchange
 from sunloom.features.historical.retrieve import questions_of
 from sunloom.features.historical.worker import ROW, Notes
@@ -31,7 +32,7 @@ def in_parts(
             held.append(cut[0] if shared else cut[part])
     asked = questions_of(plan, entities, sources).with_row_index(ROW)
     answers = []
-    for part, rows in enumerate(exchange.cut(asked, (plan.root.key,), partitions)):
+    for part, rows in enumerate(partition_by_hash(asked, (plan.root.key,), partitions)):
         of_part = {name: held[part] for name, held in packets.items()}
-        answers.append(exchange.unpacked(exchange.compute(text, exchange.packed(rows), of_part)[0]))
+        answers.append(from_packet(exchange.compute(text, to_packet(rows), of_part)[0]))
     return pl.concat(answers).sort(ROW).drop(ROW), rows_read

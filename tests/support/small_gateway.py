@@ -13,7 +13,7 @@ import uvicorn
 
 from sunloom.config import Settings
 from sunloom.core.processes import free_port
-from sunloom.serving.auth.admission import Admission
+from sunloom.serving.auth.admission import KeyAdmission
 from sunloom.serving.auth.keys import create_key
 from sunloom.serving.auth.middleware import App, GatewayMiddleware, Receive, Scope, Send
 from sunloom.serving.deploy.replica import APPS, load_builder
@@ -41,7 +41,9 @@ def small_gateway(settings: Settings) -> Iterator[httpx.Client]:
 
 def _both(settings: Settings) -> App:
     apps = {
-        name: GatewayMiddleware(load_builder(APPS[name])(settings), Admission(settings, name), name)
+        name: GatewayMiddleware(
+            load_builder(APPS[name])(settings), KeyAdmission(settings, name), name
+        )
         for name in ("features", "gateway")
     }
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sunloom.cli import output
-from sunloom.cli.gateway import GatewayClient, Key, Url
+from sunloom.cli.gateway import GatewayConnection, Key, Url
 from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe, load_settings
 from sunloom.config.agents import AgentsRecipe
 
@@ -52,7 +52,7 @@ def task(
     json: Json = False,
 ) -> None:
     """Give an agent a task; prints the task's id."""
-    gateway = GatewayClient(load_settings(env=env), url, key)
+    gateway = GatewayConnection(load_settings(env=env), url, key)
     accepted = gateway.call("POST", f"/agents/{agent_id}/task", {"task": text})
     if wait:
         _finish(gateway, agent_id, accepted["task_id"], json)
@@ -72,7 +72,7 @@ def status(
     json: Json = False,
 ) -> None:
     """Show an agent, or one of its tasks."""
-    gateway = GatewayClient(load_settings(env=env), url, key)
+    gateway = GatewayConnection(load_settings(env=env), url, key)
     path = f"/agents/{agent_id}/tasks/{task_id}" if task_id else f"/agents/{agent_id}/status"
     found = gateway.call("GET", path)
     if json:
@@ -92,7 +92,7 @@ def events(
     json: Json = False,
 ) -> None:
     """Follow a task's events to its end."""
-    gateway = GatewayClient(load_settings(env=env), url, key)
+    gateway = GatewayConnection(load_settings(env=env), url, key)
     stream = gateway.events(f"/agents/{agent_id}/tasks/{task_id}/events", after)
     if json:
         output.print_json(list(stream))
@@ -128,16 +128,16 @@ def _create(
     key: str | None,
     sets: list[str] | None,
     env: str | None,
-) -> tuple[GatewayClient, dict[str, Any]]:
+) -> tuple[GatewayConnection, dict[str, Any]]:
     config = load_recipe(AgentsRecipe, recipe, sets, env)
     body = config.spec(agent).model_dump(mode="json")
     if engine:
         body["engine"] = engine
-    gateway = GatewayClient(config, url, key)
+    gateway = GatewayConnection(config, url, key)
     return gateway, gateway.call("POST", "/agents/create", body)
 
 
-def _finish(gateway: GatewayClient, agent_id: str, task_id: str, json: bool) -> None:
+def _finish(gateway: GatewayConnection, agent_id: str, task_id: str, json: bool) -> None:
     """Follow a task to its end, print its outcome, and exit by it."""
     path = f"/agents/{agent_id}/tasks/{task_id}"
     for event in gateway.events(f"{path}/events"):

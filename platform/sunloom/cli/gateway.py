@@ -33,7 +33,7 @@ _BY_STATUS: Mapping[int, type[ServingError]] = {
 TIMEOUT_S = 60.0
 
 
-class GatewayClient:
+class GatewayConnection:
     """Requests to one gateway with one key.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sunloom.cli import output
-from sunloom.cli.gateway import GatewayClient, Key, Url
+from sunloom.cli.gateway import GatewayConnection, Key, Url
 from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe, load_settings
 from sunloom.cli.work import cluster
 from sunloom.config.llm import LlmRecipe
@@ -56,7 +56,7 @@ def generate(
     json: Json = False,
 ) -> None:
     """Ask a served model."""
-    gateway = GatewayClient(load_settings(env=env), url, key)
+    gateway = GatewayConnection(load_settings(env=env), url, key)
     body = {"prompt": prompt, "model_name": model, "max_tokens": max_tokens}
     answer = gateway.call("POST", "/llm/generate", body)
     if json:

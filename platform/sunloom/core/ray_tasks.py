@@ -1,4 +1,4 @@
-"""One task of Ray Data for each part, its packets by reference.
+"""Tasks on a connected Ray cluster: one a part, with the errors and the room that they have.
 
 Ray Data starts the tasks, holds them back while the object store is full, tries them again and
 shows them; the packets go straight from the store to the worker.
@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+PARTITION_BYTES = 128 << 20
+"""Bytes of a partition at most, so that a worker's memory holds several."""
+STORE_SHARE = 10
+"""A partition takes this part of an object store at most: others wait beside it."""
 
 Part = TypeVar("Part")
 Done = TypeVar("Done")
@@ -66,3 +72,24 @@ def _tried(task: Callable[[Part], Done], part: Part) -> Done | _Failed:
     except Exception as error:  # noqa: BLE001 - raised where the result is asked for
         # Ray Data would tell of it in words of its own, and its type would be lost.
         return _Failed(error)
+
+
+def object_store_bytes() -> float:
+    """The smallest object store of the cluster's nodes."""
+    import ray
+
+    stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes()]
+    return min((size for size in stores if size), default=float(PARTITION_BYTES * STORE_SHARE))
+
+
+@contextmanager
+def unwrap_task_errors() -> Iterator[None]:
+    """Raise what a worker raised, without Ray's wrapping."""
+    from ray.exceptions import RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, Exception):
+            raise error.cause from error
+        raise

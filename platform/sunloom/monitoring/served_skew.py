@@ -17,7 +17,7 @@ from sunloom.errors import NotFoundError
 from sunloom.feature_store.stores.online.protocol import open_online_store
 from sunloom.feature_store.streaming.job import prepare_stream
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS

@@ -19,7 +19,7 @@ from sunloom.feature_store.stores.online.protocol import OnlineStore, open_onlin
 from sunloom.feature_store.streaming.job import prepare_stream
 from sunloom.feature_store.streaming.offsets import all_progress
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import EPOCH, POLARS
 from sunloom.features.plan.projection import source_needs

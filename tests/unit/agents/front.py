@@ -14,7 +14,7 @@ from sunloom.agents.hosts import Hosts
 from sunloom.config import Settings
 from sunloom.core.processes import free_port
 from sunloom.serving.apps.agents.app import build_agents_app
-from sunloom.serving.auth.admission import Admission
+from sunloom.serving.auth.admission import KeyAdmission
 from sunloom.serving.auth.middleware import GatewayMiddleware
 
 
@@ -24,7 +24,7 @@ def agents_app(settings: Settings, gateway_url: str, hosts: Hosts | None = None)
     serving = settings.serving.model_copy(update={"port": int(gateway_url.rsplit(":", 1)[1])})
     settings = settings.model_copy(update={"serving": serving})
     app = GatewayMiddleware(
-        build_agents_app(settings, hosts), Admission(settings, "agents"), "agents"
+        build_agents_app(settings, hosts), KeyAdmission(settings, "agents"), "agents"
     )
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))

@@ -14,7 +14,7 @@ from sunloom.feature_store.online.registry import read_online, store_plan, store
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.feature_store.streaming.ingest import Ingest
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.explain import plan_of
 
 CLASSES = str(Path(__file__).parents[1].joinpath("features", "resolver_classes.py"))

@@ -20,8 +20,8 @@ from sunloom.feature_store.stores.offline.offline_store import open_offline_stor
 from sunloom.feature_store.stores.online.protocol import open_online_store
 from sunloom.feature_store.streaming.ingest import Ingest
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.explain import catalogue_of, plan_of
 from sunloom.features.plan.feature_sets import Plan
 

@@ -33,7 +33,7 @@ from sunloom.feature_store.streaming.kafka import client_settings
 from sunloom.feature_store.streaming.offsets import Place, Progress
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream, Refused
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 

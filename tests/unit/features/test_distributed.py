@@ -13,6 +13,7 @@ import pytest
 from feature_parts import in_parts
 from polars.testing import assert_frame_equal
 
+from sunloom.data.shuffle import from_packet, partition_by_hash, to_packet
 from sunloom.errors import ClusterError
 from sunloom.features.historical import cluster as run
 from sunloom.features.historical import worker as exchange
@@ -111,7 +112,7 @@ def test_a_damaged_row_says_where_it_stands_in_its_file(tmp_path: Path) -> None:
 def test_cutting_keeps_every_row_and_its_order(keys: list[str], partitions: int) -> None:
     random = np.random.default_rng(3)
     rows = pl.DataFrame({"k": random.integers(0, 9, 500), "s": ["a", "b"] * 250, "n": range(500)})
-    parts = list(exchange.cut(rows, keys, partitions))
+    parts = list(partition_by_hash(rows, keys, partitions))
     assert len(parts) == partitions
     assert sorted(n for part in parts for n in part["n"]) == list(range(500))
     assert all(part["n"].is_sorted() for part in parts)
@@ -121,7 +122,7 @@ def test_cutting_keeps_every_row_and_its_order(keys: list[str], partitions: int)
 
 def test_a_packet_brings_back_the_table() -> None:
     frame = _sales(20).with_columns(pl.Series("list", [[1, None]] * 20))
-    assert exchange.unpacked(exchange.packed(frame.slice(3, 9))).equals(frame.slice(3, 9))
+    assert from_packet(to_packet(frame.slice(3, 9))).equals(frame.slice(3, 9))
 
 
 def test_parts_are_small_beside_the_object_store() -> None:

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from sunloom.features.definitions.bind_expressions import ExpressionBinder
 from sunloom.features.expressions.functions.table import FUNCTIONS
 from sunloom.features.expressions.literals import evaluate
-from sunloom.features.expressions.to_polars import NOW, ToPolars
+from sunloom.features.expressions.to_polars import ToPolars
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.explain import catalogue_of
 from sunloom.features.plan.expressions import Call, Expr, walk
 from sunloom.features.plan.polars_dtypes import POLARS

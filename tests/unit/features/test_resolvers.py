@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.literals import evaluate
-from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.explain import list_features, plan_of, plan_text
 from sunloom.features.plan.expressions import Resolved
 from sunloom.features.plan.feature_sets import Plan

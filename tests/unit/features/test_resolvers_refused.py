@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from sunloom.cli.main import app
 from sunloom.errors import DataError, DefinitionError
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.explain import catalogue_of, plan_of
 from sunloom.features.plan.polars_dtypes import POLARS
 

@@ -14,7 +14,7 @@ from sunloom.errors import (
     RateLimitError,
     UsageError,
 )
-from sunloom.serving.auth.admission import Admission
+from sunloom.serving.auth.admission import KeyAdmission
 from sunloom.serving.auth.keys import (
     KeyRow,
     create_key,
@@ -101,7 +101,7 @@ def test_the_gate_refuses_unknown_expired_and_revoked(settings: Settings) -> Non
     old, _ = create_key(settings, ["features"], expires=timedelta(microseconds=1))
 
     async def walk() -> None:
-        gate = Admission(settings, "test")
+        gate = KeyAdmission(settings, "test")
         assert await gate.admit(good, "features") == record
         for secret in (None, "sl-unknown", old):
             with pytest.raises(AuthenticationError):

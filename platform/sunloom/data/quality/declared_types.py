@@ -6,7 +6,7 @@ from typing import Literal
 
 import polars as pl
 
-from sunloom.features.sources.typed_rows import parse_text
+from sunloom.data.sources.text_values import parse_scalar
 
 Form = Literal["typed", "text", "json", "mixed"]
 """``typed`` columns have a type of their own; ``text`` ones come from files without types;
@@ -65,7 +65,7 @@ def _parsed(column: pl.Expr, declared: str) -> pl.Expr:
     if declared == "duration":
         seconds = column.str.strip_chars().cast(pl.Float64, strict=False)
         return pl.duration(microseconds=(seconds * 1_000_000).round().cast(pl.Int64, strict=False))
-    return parse_text(column, declared)  # type: ignore[arg-type]
+    return parse_scalar(column, declared)
 
 
 def _from_typed(column: pl.Expr, declared: str, found: pl.DataType) -> pl.Expr:

@@ -14,13 +14,12 @@ from sunloom.config.settings import Settings
 from sunloom.core.telemetry import progress
 from sunloom.data.sources.files import data_files
 from sunloom.errors import ArtifactError, ConfigError, ConflictError, UsageError
+from sunloom.features.plan.columns import EVENT_TIME
 from sunloom.preprocessing.graph.adjacency import Graph, graph_of
 from sunloom.preprocessing.graph.edges import read_edges, read_nodes
 from sunloom.preprocessing.graph.embedding import graph_embedding
 from sunloom.preprocessing.graph.neighbours import neighbour_features
 from sunloom.preprocessing.graph.node_features import graph_features
-
-EVENT_TIME = "event_time"
 
 
 def graph_file(recipe: GraphRecipe) -> dict[str, Any]:

@@ -23,12 +23,8 @@ from sunloom.feature_store.stores.offline.offline_store import open_offline_stor
 from sunloom.feature_store.stores.online.protocol import open_online_store
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical.engine_choice import EngineChoice, choose_engine
-from sunloom.features.historical.retrieve import (
-    EVENT_TIME,
-    check_sources,
-    computed,
-    quarantine_damaged,
-)
+from sunloom.features.historical.retrieve import check_sources, computed, quarantine_damaged
+from sunloom.features.plan.columns import EVENT_TIME
 from sunloom.features.plan.explain import outline_of, plan_of
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.sources.entity_keys import known_entities

@@ -14,7 +14,7 @@ from sunloom.config.preprocessing.transformations import FittedForm
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConfigError, DataError
 from sunloom.feature_store.stores.online.protocol import OnlineStore
-from sunloom.features.historical.retrieve import EVENT_TIME
+from sunloom.features.plan.columns import EVENT_TIME
 from sunloom.preprocessing.artifact import save
 from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.job import open_fitted, register

@@ -10,10 +10,11 @@ import polars as pl
 from sunloom.features.engine.counters import Counters
 from sunloom.features.engine.query import QueryFrame
 from sunloom.features.engine.source_rows import JoinedRows, SourceRows, filled, finished, in_order
-from sunloom.features.expressions.to_polars import NOW, ToPolars
+from sunloom.features.expressions.to_polars import ToPolars
 from sunloom.features.expressions.validations import outside
 from sunloom.features.kernels.aggregates import aggregate_series
 from sunloom.features.kernels.arrays import Bools, Ints, Ranges
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.expressions import Aggregate, Bound, Expr, Lookup, Resolved, Window, walk
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, JoinPlan, Plan
 from sunloom.features.plan.polars_dtypes import POLARS

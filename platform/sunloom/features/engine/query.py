@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from sunloom.features.engine.source_rows import JoinedRows
-from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.kernels.arrays import Ints, Ranges
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.expressions import Aggregate, Bound, Expr, Resolver, Window
 
 if TYPE_CHECKING:

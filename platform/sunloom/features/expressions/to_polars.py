@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import polars as pl
 
 from sunloom.features.expressions.functions.table import lower_call
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.expressions import Call, Column, Const, Expr, Now
 from sunloom.features.plan.polars_dtypes import POLARS
 
-NOW = "__now__"
 """Column of question frames: the moment, UTC microseconds."""
 
 

@@ -13,8 +13,8 @@ import polars as pl
 from sunloom.config.features.chalk import ChalkConfig
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import DataError, FeatureError
-from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.historical.retrieve import HistoricalResult, appended, questions_of
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
 

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from sunloom.core.ray_tasks import map_parts
+from sunloom.core.ray_tasks import (
+    PARTITION_BYTES,
+    STORE_SHARE,
+    map_parts,
+    object_store_bytes,
+    unwrap_task_errors,
+)
+from sunloom.data.shuffle import Packet, from_packet, partition_by_hash, to_packet
 from sunloom.errors import ClusterError
 from sunloom.features.historical import worker as exchange
 from sunloom.features.historical.retrieve import (
@@ -25,16 +31,13 @@ from sunloom.features.historical.retrieve import (
     check_sources,
     questions_of,
 )
-from sunloom.features.historical.worker import ROW, Notes, Packet
+from sunloom.features.historical.worker import ROW, Notes
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.projection import source_needs
 from sunloom.features.sources.splits import FileSplit, chunks_of
 
 DEFAULT_PARTITIONS = 4
 MOST_PARTITIONS = 4_096
-_PART_BYTES = 128 << 20
-# Packets of the parts under way lie in the object store beside those still to come.
-_STORE_SHARE = 10
 
 
 def historical_ray(
@@ -64,14 +67,14 @@ def historical_ray(
     check_sources(plan, sources)
     questions = questions_of(plan, entities, sources).with_row_index(ROW)
     chunks = chunks_of(plan, sources)
-    parts = partitions_for(chunks, partitions, store_bytes())
-    with causes():
+    parts = partitions_for(chunks, partitions, object_store_bytes())
+    with unwrap_task_errors():
         return _run(plan, chunks, parts, entities, questions)
 
 
 def partitions_for(chunks: Sequence[FileSplit], least: int, store_bytes: float) -> int:
     """So many partitions that one is small beside a worker's memory and the object store."""
-    part = min(_PART_BYTES, store_bytes / _STORE_SHARE)
+    part = min(PARTITION_BYTES, store_bytes / STORE_SHARE)
     size = sum(chunk.size for chunk in chunks)
     return min(MOST_PARTITIONS, max(least, math.ceil(size / part)))
 
@@ -90,13 +93,13 @@ def _run(
     # A task that waited for packets would give its core away, and Ray start one more worker.
     read: list[Notes] = ray.get(notes)
     text, parts = plan.model_dump_json(), []
-    for part, rows in enumerate(exchange.cut(questions, (plan.root.key,), partitions)):
+    for part, rows in enumerate(partition_by_hash(questions, (plan.root.key,), partitions)):
         # A part without questions has nothing to answer; one always gives the columns.
         if rows.height or part == 0:
             of_part = {name: held[part] for name, held in packets.items()}
-            parts.append((text, ray.put(exchange.packed(rows)), of_part))
+            parts.append((text, ray.put(to_packet(rows)), of_part))
     answers, counts = _collected(map_parts(_compute, parts))
-    damaged = [exchange.unpacked(n.damaged) for n in read if n.damaged is not None]
+    damaged = [from_packet(n.damaged) for n in read if n.damaged is not None]
     return HistoricalResult(
         appended(entities, answers),
         pl.concat(damaged) if damaged else pl.DataFrame(),
@@ -148,30 +151,9 @@ def _collected(
     """All answers in the order of the questions, and the parts' counts."""
     frames, counts = [], []
     for packet, counted in answered:
-        frames.append(exchange.unpacked(packet))
+        frames.append(from_packet(packet))
         counts.append(counted)
     table = pl.concat(frames)
     order = np.empty(table.height, dtype=np.int64)
     order[table[ROW].to_numpy()] = np.arange(table.height)
     return table.drop(ROW)[order], counts
-
-
-def store_bytes() -> float:
-    """The smallest object store of the cluster's nodes."""
-    import ray
-
-    stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes()]
-    return min((size for size in stores if size), default=float(_PART_BYTES * _STORE_SHARE))
-
-
-@contextmanager
-def causes() -> Iterator[None]:
-    """Raise what a worker raised, without Ray's wrapping."""
-    from ray.exceptions import RayTaskError
-
-    try:
-        yield
-    except RayTaskError as error:
-        if isinstance(error.cause, Exception):
-            raise error.cause from error
-        raise

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from sunloom.core.ray_tasks import object_store_bytes, unwrap_task_errors
+from sunloom.data.shuffle import Packet, from_packet, partition_by_hash, to_packet
 from sunloom.errors import ClusterError
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical import worker as exchange
 from sunloom.features.historical.cluster import (
     DEFAULT_PARTITIONS,
-    causes,
     cut_on_cluster,
     partitions_for,
-    store_bytes,
     taken,
 )
 from sunloom.features.historical.retrieve import check_sources, questions_of
-from sunloom.features.historical.worker import Packet
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.sources.splits import chunks_of
 
@@ -58,16 +57,16 @@ def historical_dataset(
     questions = questions_of(plan, entities, sources)
     carried = entities.select(pl.all().name.prefix(_CARRIED))
     chunks = chunks_of(plan, sources)
-    parts = partitions_for(chunks, partitions, store_bytes())
-    with causes():
+    parts = partitions_for(chunks, partitions, object_store_bytes())
+    with unwrap_task_errors():
         notes, packets = cut_on_cluster(plan, chunks, parts)
         ray.get(notes)
         task, text = ray.remote(_answered), plan.model_dump_json()
         blocks = []
-        rows = exchange.cut(questions.hstack(carried), (plan.root.key,), parts)
+        rows = partition_by_hash(questions.hstack(carried), (plan.root.key,), parts)
         for part, asked in enumerate(rows):
             held = {name: of_source[part] for name, of_source in packets.items()}
-            blocks.append(task.remote(text, ray.put(exchange.packed(asked)), held))
+            blocks.append(task.remote(text, ray.put(to_packet(asked)), held))
         return ray.data.from_arrow_refs(blocks)
 
 
@@ -78,7 +77,7 @@ def _answered(plan_json: str, asked: Packet, rows: Mapping[str, Sequence[Any]]) 
     """In a worker: the part's rows with one column a feature appended, as one block."""
     plan = exchange.plan_from(plan_json)
     tables = {name: exchange.table_of(plan, name, held) for name, held in taken(rows).items()}
-    frame = exchange.unpacked(asked)
+    frame = from_packet(asked)
     answers = FeatureEngine(plan, tables).answer(frame.select(pl.exclude(f"^{_CARRIED}.*$")))
     entities = frame.select(pl.col(f"^{_CARRIED}.*$").name.map(_without_prefix))
     fresh = [name for name in answers.columns if name not in entities.columns]

@@ -12,18 +12,18 @@ import polars as pl
 from sunloom.core.telemetry import get_logger
 from sunloom.data.datasets import REASON
 from sunloom.data.sources.files import data_files, read_table, require_columns
+from sunloom.data.sources.text_values import parse_datetime
 from sunloom.errors import DataError, DataQualityError, NotFoundError, UsageError
 from sunloom.features.engine.counters import Counters
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.expressions.validations import count_rows
 from sunloom.features.historical.engine_choice import EngineChoice, EngineName, choose_engine
+from sunloom.features.plan.columns import EVENT_TIME, NOW
 from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.projection import source_needs
 from sunloom.features.sources.typed_rows import conform, read_source
 
-EVENT_TIME = "event_time"
 MAX_BAD_SHARE = 0.01
 
 _log = get_logger("features.historical")
@@ -223,9 +223,7 @@ def questions_of(plan: Plan, entities: pl.DataFrame, sources: Mapping[str, Path]
 def _moments(entities: pl.DataFrame) -> pl.Series:
     column = entities[EVENT_TIME]
     if column.dtype == pl.String:
-        from sunloom.features.sources.typed_rows import parse_text
-
-        column = entities.select(parse_text(pl.col(EVENT_TIME), "datetime")).to_series()
+        column = entities.select(parse_datetime(pl.col(EVENT_TIME).str.strip_chars())).to_series()
     if not isinstance(column.dtype, pl.Datetime) or column.dtype.time_zone is None:
         raise DataError(
             f"The entities' event_time is {column.dtype}, not datetimes with a time zone.",

@@ -6,15 +6,13 @@ may drop or spill them.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
+from sunloom.data.shuffle import Packet, from_packet, partition_by_hash, to_packet
 from sunloom.features.engine.counters import Counters
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.expressions.validations import count_rows
@@ -22,8 +20,6 @@ from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
 from sunloom.features.plan.projection import source_needs
 from sunloom.features.sources.splits import FileSplit, read_chunk
-
-Packet = NDArray[np.uint8]
 
 ROW = "__row__"
 """Column of questions and answers: the row's number."""
@@ -43,12 +39,15 @@ def read_and_cut(plan_json: str, chunk: FileSplit, partitions: int) -> list[Note
     plan = plan_from(plan_json)
     need = source_needs(plan)[chunk.source]
     read = read_chunk(plan, need, chunk)
-    damaged = packed(read.damaged) if read.damaged.height else None
+    damaged = to_packet(read.damaged) if read.damaged.height else None
     report = Counters(count_rows(plan, chunk.source, read.rows))
     notes = Notes(read.rows.height + read.damaged.height, damaged, report.counts())
     if need.partition_by is None:
-        return [notes, packed(read.rows)]
-    return [notes, *(packed(rows) for rows in cut(read.rows, need.partition_by, partitions))]
+        return [notes, to_packet(read.rows)]
+    return [
+        notes,
+        *(to_packet(rows) for rows in partition_by_hash(read.rows, need.partition_by, partitions)),
+    ]
 
 
 def compute(
@@ -62,47 +61,19 @@ def compute(
         rows: Namespace to packets in order of insertion, taken one after another.
     """
     plan = plan_from(plan_json)
-    asked = unpacked(questions)
+    asked = from_packet(questions)
     engine = FeatureEngine(plan, {name: table_of(plan, name, held) for name, held in rows.items()})
     answers = engine.answer(asked.drop(ROW)).hstack([asked[ROW]])
-    return packed(answers), engine.report.counts()
+    return to_packet(answers), engine.report.counts()
 
 
 def table_of(plan: Plan, namespace: str, packets: Iterable[Packet]) -> pl.DataFrame:
     """A source's rows, put together; with the declared columns where there is no packet."""
-    frames = [unpacked(packet) for packet in packets]
+    frames = [from_packet(packet) for packet in packets]
     if frames:
         return pl.concat(frames)
     item, names = plan.of(namespace), source_needs(plan)[namespace].columns
     return pl.DataFrame(schema={name: POLARS[item.feature(name).dtype] for name in names})
-
-
-def cut(rows: pl.DataFrame, keys: Sequence[str], partitions: int) -> Iterator[pl.DataFrame]:
-    """One table a partition, by the hash of the keys; rows keep their order."""
-    if partitions == 1:
-        yield rows
-        return
-    named = [pl.col(name).alias(f"k{index}") for index, name in enumerate(keys)]
-    key = pl.struct(named) if len(named) > 1 else named[0]
-    part = rows.select((key.hash(seed=0) % partitions).cast(pl.UInt16)).to_series().to_numpy()
-    # Sorting 16-bit numbers is one pass of counting.
-    order = np.argsort(part, kind="stable")
-    ends = np.cumsum(np.bincount(part, minlength=partitions)).tolist()
-    ordered = rows[order]
-    for start, end in zip([0, *ends], ends, strict=False):
-        yield ordered.slice(start, end - start)
-
-
-def packed(frame: pl.DataFrame) -> Packet:
-    """The table as bytes that the object store shares between processes without a copy."""
-    buffer = io.BytesIO()
-    frame.write_ipc(buffer, compression="uncompressed")
-    return np.frombuffer(buffer.getbuffer(), dtype=np.uint8)
-
-
-def unpacked(packet: Packet) -> pl.DataFrame:
-    """The table in this process's own memory."""
-    return pl.read_ipc(io.BytesIO(packet.tobytes()))
 
 
 def reported(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> Counters:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from sunloom.features.expressions.to_polars import NOW, ToPolars
+from sunloom.features.expressions.to_polars import ToPolars
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.expressions import Expr, Resolver
 from sunloom.features.resolvers.resolve import resolve
 from sunloom.features.resolvers.results import ResolverResults

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from sunloom.errors import UsageError
-from sunloom.features.historical.retrieve import EVENT_TIME
+from sunloom.features.plan.columns import EVENT_TIME
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.sources.typed_rows import read_source
 

@@ -11,7 +11,7 @@ import polars as pl
 from sunloom.data.sources.files import data_files
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.projection import SourceProjection, source_needs
-from sunloom.features.sources.typed_rows import SourceRows, conform, read_source_file
+from sunloom.features.sources.typed_rows import TypedRows, conform, read_source_file
 
 CHUNK_ROWS = 500_000
 # Text takes more room as columns than as a file.
@@ -50,7 +50,7 @@ def chunks_of(plan: Plan, sources: Mapping[str, Path]) -> list[FileSplit]:
     return found
 
 
-def read_chunk(plan: Plan, need: SourceProjection, chunk: FileSplit) -> SourceRows:
+def read_chunk(plan: Plan, need: SourceProjection, chunk: FileSplit) -> TypedRows:
     """A chunk's rows in declared types."""
     import pyarrow.parquet as pq
 

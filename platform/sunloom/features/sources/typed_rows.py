@@ -10,6 +10,7 @@ import polars as pl
 
 from sunloom.data.datasets import POSITION, REASON
 from sunloom.data.sources.files import data_files, read_table, require_columns
+from sunloom.data.sources.text_values import parse_scalar
 from sunloom.errors import DataError
 from sunloom.features.plan.dtypes import DType
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan
@@ -17,12 +18,10 @@ from sunloom.features.plan.polars_dtypes import POLARS, is_scalar
 from sunloom.features.sources.nested_values import conform_nested, parse_json
 
 _DAMAGED = {"source": pl.String, POSITION: pl.Int64, REASON: pl.String, "content": pl.String}
-_DATETIME_FORMATS = ("%+", "%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f%#z")
-_TRUE, _FALSE = ("true", "True", "1"), ("false", "False", "0")
 
 
 @dataclass(frozen=True)
-class SourceRows:
+class TypedRows:
     """A source's rows in declared types, and those set aside.
 
     Attributes:
@@ -34,7 +33,7 @@ class SourceRows:
     damaged: pl.DataFrame
 
 
-def read_source(item: ClassPlan, names: Sequence[str], path: Path) -> SourceRows:
+def read_source(item: ClassPlan, names: Sequence[str], path: Path) -> TypedRows:
     """Read one file or folder as rows of a class.
 
     Args:
@@ -47,17 +46,17 @@ def read_source(item: ClassPlan, names: Sequence[str], path: Path) -> SourceRows
         DataError: A column is missing or of a type that the feature cannot have.
     """
     parts = [read_source_file(item, names, file) for file in data_files(path)]
-    return SourceRows(
+    return TypedRows(
         pl.concat([part.rows for part in parts]), pl.concat([part.damaged for part in parts])
     )
 
 
-def read_source_file(item: ClassPlan, names: Sequence[str], file: Path) -> SourceRows:
+def read_source_file(item: ClassPlan, names: Sequence[str], file: Path) -> TypedRows:
     """Read one file as rows of a class."""
     table = read_table(file, columns=names, as_text=True)
     part = conform(table.rows, item, names, str(file), table.positions)
     unreadable = pl.DataFrame([vars(row) for row in table.damaged], schema=_DAMAGED)
-    return SourceRows(part.rows, pl.concat([unreadable, part.damaged]))
+    return TypedRows(part.rows, pl.concat([unreadable, part.damaged]))
 
 
 def conform(
@@ -66,7 +65,7 @@ def conform(
     names: Sequence[str],
     source: str,
     positions: pl.Series | None = None,
-) -> SourceRows:
+) -> TypedRows:
     """The named columns in their declared types.
 
     Text is parsed; a row with a value that cannot be is set aside. A column of another type is an
@@ -86,7 +85,7 @@ def conform(
     )
     reasons = _reasons(frame, typed, features, item.time)
     if reasons is None:
-        return SourceRows(typed, pl.DataFrame(schema=_DAMAGED))
+        return TypedRows(typed, pl.DataFrame(schema=_DAMAGED))
     bad = reasons.is_not_null()
     if positions is None:
         positions = pl.int_range(1, frame.height + 1, dtype=pl.Int64, eager=True)
@@ -99,7 +98,7 @@ def conform(
             content,
         ]
     )
-    return SourceRows(typed.filter(~bad), damaged.filter(bad))
+    return TypedRows(typed.filter(~bad), damaged.filter(bad))
 
 
 def _typed(feature: FeaturePlan, found: pl.DataType, source: str) -> pl.Expr:
@@ -108,7 +107,9 @@ def _typed(feature: FeaturePlan, found: pl.DataType, source: str) -> pl.Expr:
     if found == target or found == pl.Null:
         return column.cast(target)
     if found == pl.String:
-        return parse_text(column, feature.dtype).alias(feature.name)
+        if isinstance(feature.dtype, str):
+            return parse_scalar(column, feature.dtype).alias(feature.name)
+        return parse_json(column.str.strip_chars(), feature.dtype).alias(feature.name)
     if isinstance(found, pl.Datetime) and feature.dtype == "datetime":
         if found.time_zone is None:
             raise DataError(
@@ -140,26 +141,6 @@ def _typed(feature: FeaturePlan, found: pl.DataType, source: str) -> pl.Expr:
 
 def _is_number(dtype: pl.DataType) -> bool:
     return dtype.is_integer() or dtype.is_float() or isinstance(dtype, pl.Decimal)
-
-
-def parse_text(column: pl.Expr, dtype: DType) -> pl.Expr:
-    """Text as a value of the type; null where it is none."""
-    text = column.str.strip_chars()
-    if not is_scalar(dtype):
-        return parse_json(text, dtype)
-    if dtype == "datetime":
-        return pl.coalesce(
-            text.str.to_datetime(form, time_unit="us", strict=False).dt.convert_time_zone("UTC")
-            for form in _DATETIME_FORMATS
-        )
-    if dtype == "bool":
-        true, false = text.is_in(_TRUE), text.is_in(_FALSE)
-        return pl.when(true).then(True).when(false).then(False)
-    if dtype == "int64":
-        number = text.cast(pl.Float64, strict=False)
-        whole = pl.when(number == number.round()).then(number.cast(pl.Int64, strict=False))
-        return pl.coalesce(text.cast(pl.Int64, strict=False), whole)
-    return text.cast(POLARS[dtype], strict=False)
 
 
 def _reasons(

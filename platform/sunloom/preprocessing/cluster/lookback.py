@@ -18,8 +18,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import polars as pl
 
+from sunloom.core.ray_tasks import (
+    PARTITION_BYTES,
+    STORE_SHARE,
+    object_store_bytes,
+    unwrap_task_errors,
+)
+from sunloom.data.shuffle import Packet, from_packet, partition_by_hash, to_packet
 from sunloom.errors import UsageError
-from sunloom.features.historical.worker import Packet, cut, packed, unpacked
 from sunloom.preprocessing.cluster.precomputed import Recalled, recalled, remembered
 from sunloom.preprocessing.operations.history import RowHistory
 from sunloom.preprocessing.stages import (
@@ -39,8 +45,6 @@ Blocks: TypeAlias = list[Any]
 """References to tables of one row: a share and, once known, what looks back from its rows."""
 
 _ROW = "__place__"
-_PART_BYTES = 128 << 20
-_STORE_SHARE = 10
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,7 @@ def width_of(stages: Sequence[Stage]) -> int:
 
 def packet_bytes() -> float:
     """So much at most had better travel together: the object store holds several of them."""
-    from sunloom.features.historical.cluster import store_bytes
-
-    return min(_PART_BYTES, store_bytes() / _STORE_SHARE)
+    return min(PARTITION_BYTES, object_store_bytes() / STORE_SHARE)
 
 
 def blocks_of(shares: Sequence[Share], stages: Sequence[Stage], schema: pl.Schema) -> Blocks:
@@ -145,8 +147,6 @@ def _looked_back(
     """The blocks, with the round's columns beside those that they hold."""
     import ray
 
-    from sunloom.features.historical.cluster import causes
-
     rows = sum(share.rows for share in shares)
     # An entity's rows must meet; without entities all rows are one series, in one worker.
     parts = max(2, math.ceil(rows * one.width / packet_bytes())) if one.by else 1
@@ -157,7 +157,7 @@ def _looked_back(
     send = ray.remote(_send).options(num_returns=1 + parts)
     look, gather = ray.remote(_look), ray.remote(_gather)
     # One after another, and references let go, so that a round's packets do not outlive it.
-    with causes():
+    with unwrap_task_errors():
         sent = [send.remote(block, columns, needed, wanted, one.by, parts) for block in blocks]
         ray.get([notes for notes, *_ in sent])
         places = [share.first for share in shares] + [rows]
@@ -197,7 +197,7 @@ def _send(
         numbers = pl.int_range(chunk.first, chunk.first + rows.height, dtype=pl.Int64, eager=True)
         held.append(_plain(fitting_rows(rows, wanted)).with_columns(numbers.alias(_ROW)))
     rows = pl.concat(held)
-    return [rows.height, *(packed(part) for part in cut(rows, by, parts))]
+    return [rows.height, *(to_packet(part) for part in partition_by_hash(rows, by, parts))]
 
 
 def _plain(rows: pl.DataFrame) -> pl.DataFrame:
@@ -210,7 +210,7 @@ def _look(one: _LookbackRound, places: Sequence[int], packets: Sequence[Any]) ->
     """In a worker: what looks back from the rows of a partition, a packet for each share."""
     import ray
 
-    rows = pl.concat([unpacked(ray.get(packet)) for packet in packets])
+    rows = pl.concat([from_packet(ray.get(packet)) for packet in packets])
     made = [rows[_ROW]]
     for key, step in one.steps:
         made += [
@@ -221,7 +221,7 @@ def _look(one: _LookbackRound, places: Sequence[int], packets: Sequence[Any]) ->
     ends = np.searchsorted(rows[_ROW].to_numpy(), places).tolist()
     return [
         table.height,
-        *(packed(table.slice(start, end - start)) for start, end in pairwise(ends)),
+        *(to_packet(table.slice(start, end - start)) for start, end in pairwise(ends)),
     ]
 
 
@@ -230,7 +230,7 @@ def _gather(block: pa.Table, packets: Sequence[Any]) -> pa.Table:
     import ray
 
     ((share, history),) = shares_in(block)
-    table = pl.concat([unpacked(ray.get(packet)) for packet in packets]).sort(_ROW).drop(_ROW)
+    table = pl.concat([from_packet(ray.get(packet)) for packet in packets]).sort(_ROW).drop(_ROW)
     return block_of(share, table if history is None else history.hstack(table))
 
 
@@ -238,10 +238,10 @@ def block_of(share: Share, history: pl.DataFrame | None) -> pa.Table:
     """A share and what looks back from its rows, as a table of one row."""
     import pyarrow as pa
 
-    held = None if history is None else packed(history).tobytes()
+    held = None if history is None else to_packet(history).tobytes()
     columns = {"share": [pickle.dumps(share)], "history": pa.array([held], pa.large_binary())}
     return pa.table(columns)
 
 
 def _table(held: bytes) -> pl.DataFrame:
-    return unpacked(np.frombuffer(held, dtype=np.uint8))
+    return from_packet(np.frombuffer(held, dtype=np.uint8))

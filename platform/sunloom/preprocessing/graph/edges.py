@@ -11,8 +11,8 @@ from polars import selectors
 
 from sunloom.config.preprocessing.graph import GraphConfig, NodesConfig
 from sunloom.data.sources.files import data_files, read_table, require_columns
+from sunloom.data.sources.text_values import parse_datetime
 from sunloom.errors import DataError
-from sunloom.features.sources.typed_rows import parse_text
 
 
 def read_edges(graph: GraphConfig) -> pl.DataFrame:
@@ -102,7 +102,9 @@ def _latest(rows: pl.DataFrame, key: str, time: str, as_of: datetime, what: str)
 def _moments(rows: pl.DataFrame, column: str, what: str) -> pl.Series:
     found = rows[column]
     if found.dtype == pl.String:
-        moments = rows.select(parse_text(pl.col(column), "datetime").alias(column)).to_series()
+        moments = rows.select(
+            parse_datetime(pl.col(column).str.strip_chars()).alias(column)
+        ).to_series()
     elif isinstance(found.dtype, pl.Datetime) and found.dtype.time_zone is not None:
         moments = found.dt.convert_time_zone("UTC")
     elif found.dtype == pl.Null:

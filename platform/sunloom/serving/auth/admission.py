@@ -19,7 +19,7 @@ _CACHED_KEYS = 10_000
 _logger = get_logger("serving.gate")
 
 
-class Admission:
+class KeyAdmission:
     """The guard's memory: one a process and app.
 
     Args:

@@ -44,11 +44,11 @@ class AsgiReplica:
 def build_guarded(app: str, settings: Settings) -> App:
     """An app behind its guard, to run under Ray Serve."""
     from sunloom.core.telemetry import configure_logging
-    from sunloom.serving.auth.admission import Admission
+    from sunloom.serving.auth.admission import KeyAdmission
 
     configure_logging(settings)
     inner = load_builder(APPS[app])(settings)
-    gate = Admission(settings, app)
+    gate = KeyAdmission(settings, app)
     if app in HOT:
         prefix, read = HOT[app]
         register_fast_path(prefix, GatewayMiddleware(inner, gate, app), (read,))

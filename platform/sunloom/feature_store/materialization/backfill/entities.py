@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from sunloom.feature_store.materialization.backfill.grid import Grid, TimeRange
-from sunloom.features.expressions.to_polars import NOW
+from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
 from sunloom.features.plan.projection import source_needs

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import polars as pl
 
+from sunloom.data.shuffle import Packet, from_packet, partition_by_hash
 from sunloom.feature_store.materialization.backfill.entities import known_since, of_span, on_grid
 from sunloom.feature_store.materialization.backfill.grid import Grid, TimeRange
 from sunloom.feature_store.materialization.backfill.publish import chunk_path, publish
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.expressions.to_polars import NOW
-from sunloom.features.historical.retrieve import EVENT_TIME
-from sunloom.features.historical.worker import Packet, cut, plan_from, table_of, unpacked
+from sunloom.features.historical.worker import plan_from, table_of
+from sunloom.features.plan.columns import EVENT_TIME, NOW
 from sunloom.features.plan.feature_sets import Plan
 
 Counts = dict[str, dict[str, int]]
@@ -67,7 +67,7 @@ def fill(work: PartTask, rows: Mapping[str, Iterable[Packet]]) -> tuple[int, Cou
 
 def _keys(work: PartTask, plan: Plan, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
     if work.asked is not None:
-        return unpacked(work.asked)
+        return from_packet(work.asked)
     known = known_since(plan, tables)
     # Rows that could not be cut by key bear the keys of every partition.
-    return list(cut(known, (plan.root.key,), work.grid.partitions))[work.part]
+    return list(partition_by_hash(known, (plan.root.key,), work.grid.partitions))[work.part]

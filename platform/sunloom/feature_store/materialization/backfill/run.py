@@ -15,6 +15,7 @@ import polars as pl
 
 from sunloom.config.features.materialization import BackfillConfig, FeaturesRecipe
 from sunloom.core.telemetry import get_logger
+from sunloom.data.shuffle import from_packet, partition_by_hash, to_packet
 from sunloom.data.sources.files import data_files, read_table
 from sunloom.errors import ConflictError, UsageError
 from sunloom.feature_store.materialization.backfill.entities import bearers
@@ -34,16 +35,14 @@ from sunloom.feature_store.materialization.backfill.workers import (
     fill_here,
     fill_on_cluster,
 )
-from sunloom.features.expressions.to_polars import NOW
 from sunloom.features.historical.engine_choice import EngineChoice, EngineName, choose_engine
 from sunloom.features.historical.retrieve import (
-    EVENT_TIME,
     HistoricalResult,
     check_sources,
     quarantine_damaged,
     questions_of,
 )
-from sunloom.features.historical.worker import cut, packed, unpacked
+from sunloom.features.plan.columns import EVENT_TIME, NOW
 from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.sources.extract import fetch_sources
@@ -73,7 +72,7 @@ class _Backfill:
                 if whole_rows(chunk_path(self.folder, span, part)) is None
             ]
             if missing:
-                rows = packed(asked[part]) if asked is not None else None
+                rows = to_packet(asked[part]) if asked is not None else None
                 text, folder = self.plan.model_dump_json(), str(self.folder)
                 works.append(PartTask(text, self.grid, folder, part, missing, rows))
         return works
@@ -207,7 +206,7 @@ def _asked(recipe: FeaturesRecipe, plan: Plan, grid: Grid) -> list[pl.DataFrame]
         questions = questions.drop(NOW).unique(plan.root.key, keep="first", maintain_order=True)
     else:
         questions = questions.sort(NOW, maintain_order=True)
-    return list(cut(questions, (plan.root.key,), grid.partitions))
+    return list(partition_by_hash(questions, (plan.root.key,), grid.partitions))
 
 
 def _fill(work: _Backfill, choice: EngineChoice) -> Filled:
@@ -221,7 +220,7 @@ def _fill(work: _Backfill, choice: EngineChoice) -> Filled:
 
 def _settled(work: _Backfill, read: Filled) -> Mapping[str, int]:
     """Damaged rows are judged before anything is computed."""
-    damaged = [unpacked(packet) for packet in read.damaged]
+    damaged = [from_packet(packet) for packet in read.damaged]
     aside = pl.concat(damaged) if damaged else pl.DataFrame()
     result = HistoricalResult(pl.DataFrame(), aside, read.rows_read)
     quarantine = work.folder / "quarantine.jsonl"

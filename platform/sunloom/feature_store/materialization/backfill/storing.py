@@ -13,7 +13,7 @@ from sunloom.errors import UsageError
 from sunloom.feature_store.materialization.backfill.grid import Grid
 from sunloom.feature_store.materialization.backfill.publish import chunk_path, publish_json
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
-from sunloom.features.historical.retrieve import EVENT_TIME
+from sunloom.features.plan.columns import EVENT_TIME
 from sunloom.features.plan.feature_sets import Plan
 
 _DAY = timedelta(days=1)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sunloom.core.ray_tasks import map_parts
+from sunloom.core.ray_tasks import map_parts, unwrap_task_errors
+from sunloom.data.shuffle import Packet
 from sunloom.errors import ClusterError
 from sunloom.feature_store.materialization.backfill.part import Counts, PartTask, fill
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical import worker as exchange
-from sunloom.features.historical.cluster import causes, cut_on_cluster, taken
-from sunloom.features.historical.worker import Notes, Packet
+from sunloom.features.historical.cluster import cut_on_cluster, taken
+from sunloom.features.historical.worker import Notes
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.projection import source_needs
 from sunloom.features.sources.splits import FileSplit
@@ -75,7 +76,7 @@ def fill_on_cluster(
 
     if not ray.is_initialized():
         raise ClusterError("The Ray engine needs a connected cluster.", "Connect first.")
-    with causes():
+    with unwrap_task_errors():
         notes, packets = cut_on_cluster(plan, chunks, works[0].grid.partitions)
         filled = Filled.of(ray.get(notes))
         filled.quarantined = judge(filled)

@@ -44,11 +44,11 @@ class LlmReplica:
     async def __serve_build_asgi_app__(self) -> App:
         """Called by Serve once the engine runs."""
         from sunloom.core.telemetry import configure_logging
-        from sunloom.serving.auth.admission import Admission
+        from sunloom.serving.auth.admission import KeyAdmission
 
         configure_logging(self._settings)
         self._app = await self._server.engine.build_asgi_app()
-        gate = Admission(self._settings, "llm")
+        gate = KeyAdmission(self._settings, "llm")
         directory = build_directory(self._settings, self._base)
 
         def spend(scope: Scope, tokens: int) -> None:
