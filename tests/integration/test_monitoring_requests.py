@@ -17,9 +17,11 @@ from sunloom.config import load_config
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.data.quality.drift.compare import _evidently
 from sunloom.data.quality.drift.sampling import RowSample
-from sunloom.data.quality.job import validate_file
+from sunloom.data.quality.gate import validate_file
 from sunloom.errors import DataError, UsageError
 from sunloom.feature_store.materialization.materialize import materialize
+from sunloom.features.plan.explain import plan_of
+from sunloom.features.plan.quality_rules import table_rules
 
 pytestmark = pytest.mark.integration
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -132,7 +134,9 @@ def test_posted_rows_have_evidentlys_and_the_command_lines_numbers(
     assert values(found) == pytest.approx(theirs, abs=1e-9)
     assert theirs["takings"] > 0.5
     moved.write_parquet(folder / "moved.parquet")
-    ours = validate_file(recipe(folder), folder / "moved.parquet")
+    work = recipe(folder)
+    table = table_rules(plan_of(work.definitions, work.feature_set))
+    ours = validate_file(work, work.validation, folder / "moved.parquet", table=table)
     assert values(found) == pytest.approx({one.feature: one.value for one in ours.drift})
     assert {(one["method"], one["threshold"]) for one in found["drift"]} == {("psi", 0.1)}
 

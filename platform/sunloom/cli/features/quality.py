@@ -9,12 +9,13 @@ import typer
 
 from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Sets, load_recipe
-from sunloom.config.data.validation import ValidationRecipe
+from sunloom.config.data.validation import ValidationConfig, ValidationRecipe
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import UsageError
 
 if TYPE_CHECKING:
     from sunloom.data.quality.report import QualityReport
+    from sunloom.data.quality.rules import TableRules
 
 
 def validate(
@@ -31,10 +32,12 @@ def validate(
     json: Json = False,
 ) -> None:
     """Judge rows by the recipe's validation section; exit 1 if they do not pass."""
-    from sunloom.data.quality.job import validate_file
+    from sunloom.data.quality.gate import validate_file
 
     config = load_recipe(recipe_kind(recipe), recipe, sets, env)
-    found = validate_file(config, input, reference, report)
+    rules = config.validation or ValidationConfig()
+    table = _table_rules(config) if isinstance(config, FeaturesRecipe) else None
+    found = validate_file(config, rules, input, table=table, reference=reference, folder=report)
     if json:
         output.print_json(found.to_dict())
     else:
@@ -59,6 +62,13 @@ def recipe_kind(recipe: Path) -> type[FeaturesRecipe] | type[ValidationRecipe]:
         tree = None  # the loader says what is wrong with it
     defines = isinstance(tree, dict) and {"definitions", "feature_set"} & set(tree)
     return FeaturesRecipe if defines else ValidationRecipe
+
+
+def _table_rules(recipe: FeaturesRecipe) -> TableRules:
+    from sunloom.features.plan.explain import plan_of
+    from sunloom.features.plan.quality_rules import table_rules
+
+    return table_rules(plan_of(recipe.definitions, recipe.feature_set))
 
 
 def _show(report: QualityReport) -> None:

@@ -12,7 +12,7 @@ from sunloom.core.artifacts import write_atomic
 from sunloom.data.quality.report import CheckResult, Profile, QualityReport
 from sunloom.data.quality.svg import bars, histogram, share_bar
 
-_STYLE = Path(__file__).parent / "page.css"
+_STYLE = Path(__file__).parent / "report.css"
 
 
 def write_report(report: QualityReport, folder: Path) -> QualityReport:

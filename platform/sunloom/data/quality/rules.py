@@ -1,37 +1,58 @@
-"""The rules that hold for one table: the recipe's, filled up from the feature definitions."""
+"""Validation rules of one table: the recipe's, completed by what its owner knows of the columns."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
-from sunloom.config.data.validation import ColumnRule, ValidationConfig, ValueType
+import polars as pl
+
+from sunloom.config.data.validation import ColumnRule, ValidationConfig
 from sunloom.data.quality.batches import CheckedTable
 from sunloom.errors import ConfigError, DataError, known_names_hint
-from sunloom.features.plan.feature_sets import FeaturePlan, Plan
 
 _USUAL_KEYS = ("entity_id", "id")
 _TIME = "event_time"
 
 
-def with_plan(config: ValidationConfig, plan: Plan, found: Collection[str]) -> ValidationConfig:
-    """The rules, and what the definitions of a feature set say where the rules are silent.
+@dataclass(frozen=True)
+class TableRules:
+    """What the owner of a table, such as a feature set, declares of its columns.
 
-    Types, limits (``min``, ``max``, lengths) and, without ``keys``, the primary key. Columns that
-    only the definitions name need not be there.
+    Attributes:
+        key: Column that identifies a row, together with ``event_time`` where there is one.
+        columns: Column to its type and limits.
+    """
+
+    key: str
+    columns: Mapping[str, ColumnRule]
+
+
+def complete_rules(
+    config: ValidationConfig, table: TableRules, names: Collection[str]
+) -> ValidationConfig:
+    """The recipe's rules, completed by the table's own where the recipe says nothing.
+
+    Types, limits (``min``, ``max``, lengths) and, without ``keys``, the key. Columns that only
+    ``table`` names may be absent.
 
     Args:
-        config: The rules.
-        plan: The feature set's plan.
-        found: Columns of the table.
+        config: The recipe's rules.
+        table: The table's own rules.
+        names: Columns of the table that is checked.
     """
-    root = plan.root
-    keys = config.keys or _with_time((root.key,) if root.key in found else (), found)
-    columns = {feature.name: _of_feature(feature) for feature in root.features}
-    merged = {name: _merged(columns.get(name), rule) for name, rule in config.columns.items()}
-    return config.model_copy(
-        update={"columns": {**columns, **config.columns, **merged}, "keys": keys}
-    )
+    keys = config.keys or _with_time((table.key,) if table.key in names else (), names)
+    overridden = {
+        name: _override(table.columns[name], rule) if name in table.columns else rule
+        for name, rule in config.columns.items()
+    }
+    return config.model_copy(update={"columns": {**table.columns, **overridden}, "keys": keys})
+
+
+def _override(default: ColumnRule, rule: ColumnRule) -> ColumnRule:
+    own = {name: getattr(rule, name) for name in rule.model_fields_set}
+    # A column that the recipe names is required, also where the table's owner did not require it.
+    return default.model_copy(update={"required": rule.required} | own)
 
 
 def declared_types(config: ValidationConfig) -> dict[str, str]:
@@ -39,7 +60,7 @@ def declared_types(config: ValidationConfig) -> dict[str, str]:
     return {name: rule.type for name, rule in config.columns.items() if rule.type is not None}
 
 
-def keys_of(config: ValidationConfig, found: Mapping[str, Any]) -> tuple[str, ...]:
+def keys_of(config: ValidationConfig, found: Collection[str]) -> tuple[str, ...]:
     """Columns that identify a row; () means the whole row."""
     usual = next(((name,) for name in _USUAL_KEYS if name in found), ())
     return config.keys or _with_time(usual, found)
@@ -81,10 +102,10 @@ def require_known(config: ValidationConfig, rows: CheckedTable) -> None:
 
 def _require_fit(name: str, rule: ColumnRule, rows: CheckedTable) -> None:
     dtype = rows.dtype(name)
-    is_text = dtype.is_(_string()) or str(dtype) in ("Categorical", "Enum")
+    is_text = dtype.is_(pl.String) or str(dtype) in ("Categorical", "Enum")
     if is_text and (rule.min is not None or rule.max is not None):
         problem, hint = "min and max", "Use min_length and max_length, or give its type."
-    elif not is_text and dtype != _null() and _text_rules(rule):
+    elif not is_text and dtype != pl.Null and _text_rules(rule):
         problem, hint = "pattern, min_length and max_length", "They are for text."
     else:
         return
@@ -97,36 +118,3 @@ def _require_fit(name: str, rule: ColumnRule, rows: CheckedTable) -> None:
 
 def _text_rules(rule: ColumnRule) -> bool:
     return any(one is not None for one in (rule.pattern, rule.min_length, rule.max_length))
-
-
-def _of_feature(feature: FeaturePlan) -> ColumnRule:
-    limits: dict[str, Any] = {}
-    for check in feature.validations:
-        for name in ("min", "max", "min_length", "max_length"):
-            if (value := getattr(check, name)) is not None:
-                limits[name] = value
-    kind = str(feature.dtype)
-    return ColumnRule(type=kind if kind in _types() else None, required=False, **limits)
-
-
-def _merged(base: ColumnRule | None, rule: ColumnRule) -> ColumnRule:
-    if base is None:
-        return rule
-    given = {name: getattr(rule, name) for name in rule.model_fields_set}
-    return base.model_copy(update={"required": rule.required} | given)
-
-
-def _types() -> Sequence[str]:
-    return get_args(ValueType)
-
-
-def _string() -> Any:
-    import polars as pl
-
-    return pl.String
-
-
-def _null() -> Any:
-    import polars as pl
-
-    return pl.Null

@@ -18,6 +18,7 @@ from sunloom.data.quality.gate import gate
 from sunloom.data.sources.files import read_table
 from sunloom.errors import UsageError
 from sunloom.feature_store.materialization.preprocessed import Preparation
+from sunloom.feature_store.online.request_checks import store_rules
 from sunloom.feature_store.online.staleness import is_until, with_ends
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
 from sunloom.feature_store.stores.online.protocol import open_online_store
@@ -27,9 +28,9 @@ from sunloom.features.historical.retrieve import check_sources, computed, quaran
 from sunloom.features.plan.columns import EVENT_TIME
 from sunloom.features.plan.explain import outline_of, plan_of
 from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.quality_rules import table_rules
 from sunloom.features.sources.entity_keys import known_entities
 from sunloom.features.sources.extract import fetch_sources
-from sunloom.monitoring.request_checks import keep_rules
 
 RELATIVE_TOLERANCE = 1e-9
 _POSITION = "__position__"
@@ -195,7 +196,7 @@ def _online(recipe: FeaturesRecipe, plan: Plan, rows: pl.DataFrame) -> int:
     store.write(recipe.feature_set, rows, key=plan.root.key, time=EVENT_TIME)
     store.set_ttl(recipe.feature_set, ttl)
     store.apply([("plan", recipe.feature_set.encode(), plan.model_dump_json().encode())])
-    keep_rules(store, recipe.feature_set, recipe.validation, plan)
+    store_rules(store, recipe.feature_set, recipe.validation, plan)
     return store.count(recipe.feature_set)
 
 
@@ -212,7 +213,8 @@ def _offline(recipe: FeaturesRecipe, plan: Plan, made: Sequence[pl.DataFrame]) -
 def _admit(recipe: FeaturesRecipe, plan: Plan, rows: pl.DataFrame, kind: str) -> None:
     """Stop before anything is written where the recipe's rules refuse the batch."""
     folder = recipe.features_folder() / "quality" / kind
-    gate(recipe, recipe.validation, rows, f"{recipe.feature_set} {kind}", folder, plan)
+    name = f"{recipe.feature_set} {kind}"
+    gate(recipe, recipe.validation, rows, name, folder, table=table_rules(plan))
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:

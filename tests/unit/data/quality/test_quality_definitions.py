@@ -10,8 +10,11 @@ import polars as pl
 import pytest
 
 from sunloom.config import load_config
+from sunloom.config.data.validation import ValidationConfig
 from sunloom.config.features.materialization import FeaturesRecipe
-from sunloom.data.quality.job import validate_file
+from sunloom.data.quality.gate import validate_file
+from sunloom.features.plan.explain import plan_of
+from sunloom.features.plan.quality_rules import table_rules
 
 CLASSES = """
 from chalk import Primary, feature
@@ -40,7 +43,9 @@ def failed(folder: Path, rows: list[dict[str, Any]], more: str = "") -> list[tup
     sets = [f"paths.state={folder / 'state'}", f"paths.outputs={folder / 'outputs'}"]
     recipe = load_config(FeaturesRecipe, recipe=path, sets=sets).config
     pl.DataFrame(rows).write_parquet(folder / "rows.parquet")
-    report = validate_file(recipe, folder / "rows.parquet")
+    table = table_rules(plan_of(recipe.definitions, recipe.feature_set))
+    rules = recipe.validation or ValidationConfig()
+    report = validate_file(recipe, rules, folder / "rows.parquet", table=table)
     return [(one.check, one.feature) for one in report.failures]
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from sunloom.config import Settings
-from sunloom.config.data.validation import ValidationConfig, ValidationRecipe
+from sunloom.config.data.validation import ValidationConfig
 from sunloom.data.quality.batches import (
     CheckedTable,
     TypedBatch,
@@ -20,9 +20,8 @@ from sunloom.data.quality.batches import (
     rows_of_path,
     rows_of_records,
 )
-from sunloom.data.quality.gate import gate
+from sunloom.data.quality.gate import gate, validate_file
 from sunloom.data.quality.html_report import write_report
-from sunloom.data.quality.job import validate_file
 from sunloom.data.quality.results_table import latest_checks
 from sunloom.data.quality.validate import validate
 from sunloom.errors import DataError, DataQualityError, NotFoundError, PluginError, UsageError
@@ -192,21 +191,20 @@ def test_the_page_stands_alone_and_shows_what_failed(tmp_path: Path) -> None:
 
 def test_a_file_by_a_recipe_is_kept_in_the_database(settings: Settings, tmp_path: Path) -> None:
     path = _write(tmp_path, "parquet")
-    recipe = ValidationRecipe(paths=settings.paths, validation=RULES)
-    report = validate_file(recipe, path)
+    report = validate_file(settings, RULES, path)
     assert report.html == settings.paths.outputs / "quality" / "rows" / "report.html"
     assert report.quarantine is not None
     (kept,) = latest_checks(settings)
     assert (kept["name"], kept["passed"], kept["rows"]) == ("rows", False, 20)
     mended = pl.read_parquet(path).with_columns(pl.col("amount").abs())
     mended.write_parquet(path)
-    again = validate_file(recipe, path)
+    again = validate_file(settings, RULES, path)
     assert again.passed
     assert again.quarantine is None
     assert not os.path.exists(report.quarantine)
     assert [one["passed"] for one in latest_checks(settings)] == [True]
     with pytest.raises(UsageError, match=r"no file .*absent\.parquet"):
-        validate_file(recipe, tmp_path / "absent.parquet")
+        validate_file(settings, RULES, tmp_path / "absent.parquet")
 
 
 def test_the_recipes_reference_is_read_unless_another_is_given(
@@ -221,14 +219,11 @@ def test_the_recipes_reference_is_read_unless_another_is_given(
     rules = ValidationConfig.model_validate(
         {"reference": str(tmp_path / "normal.parquet"), "uniqueness_threshold": 0}
     )
-    recipe = ValidationRecipe(paths=settings.paths, validation=rules)
-    assert [one.drifted for one in validate_file(recipe, tmp_path / "moved.parquet").drift] == [
-        True
-    ]
-    same = validate_file(recipe, tmp_path / "moved.parquet", tmp_path / "moved.parquet")
+    path = tmp_path / "moved.parquet"
+    assert [one.drifted for one in validate_file(settings, rules, path).drift] == [True]
+    same = validate_file(settings, rules, path, reference=path)
     assert [one.value for one in same.drift] == [0.0]
-    plain = ValidationRecipe(paths=settings.paths, validation=ValidationConfig())
-    assert validate_file(plain, tmp_path / "moved.parquet").drift == ()
+    assert validate_file(settings, ValidationConfig(), path).drift == ()
 
 
 @pytest.mark.parametrize("chunk_rows", [3, 100])
@@ -245,9 +240,8 @@ def test_chunk_rows_of_the_recipe(
 
     monkeypatch.setattr(CheckedTable, "chunks", counted)
     rules = ValidationConfig.model_validate({"chunk_rows": chunk_rows})
-    recipe = ValidationRecipe(paths=settings.paths, validation=rules)
     pl.DataFrame({"id": range(20)}).write_parquet(tmp_path / "rows.parquet")
-    assert validate_file(recipe, tmp_path / "rows.parquet").passed
+    assert validate_file(settings, rules, tmp_path / "rows.parquet").passed
     assert heights == ([20] if chunk_rows == 100 else [3] * 6 + [2])
 
 

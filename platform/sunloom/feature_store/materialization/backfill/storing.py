@@ -15,6 +15,7 @@ from sunloom.feature_store.materialization.backfill.publish import chunk_path, p
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
 from sunloom.features.plan.columns import EVENT_TIME
 from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.quality_rules import table_rules
 
 _DAY = timedelta(days=1)
 _STORED = "stored"
@@ -57,7 +58,7 @@ def store_rows(recipe: FeaturesRecipe, plan: Plan, grid: Grid, folder: Path) -> 
         version = None
         if rows.height:
             name, checked = f"{plan.feature_set} {span.name}", folder / "quality" / span.name
-            gate(recipe, recipe.validation, rows, name, checked, plan)
+            gate(recipe, recipe.validation, rows, name, checked, table=table_rules(plan))
             names = {"key": plan.root.key, "time": EVENT_TIME}
             version = store.write(plan.feature_set, rows, mode="dates", **names).number
             stored += 1

@@ -12,7 +12,7 @@ from sunloom.feature_store.stores.online.protocol import OnlineStore, RecordSche
 if TYPE_CHECKING:
     import polars as pl
 
-    from sunloom.monitoring.request_checks import Verdict
+    from sunloom.feature_store.online.request_checks import Verdict
 
 TIME = "event_time"
 _MOST_ROWS = 10_000
@@ -92,7 +92,7 @@ def _checks(schema: RecordSchema, rows: Sequence[Mapping[str, Any]]) -> Iterator
 
 def _ruled(store: OnlineStore, schema: RecordSchema, rows: Sequence[Mapping[str, Any]]) -> Verdict:
     """What the recipe that materialised the set says, if it has rules."""
-    from sunloom.monitoring.request_checks import judge_records
+    from sunloom.feature_store.online.request_checks import judge_records
 
     return judge_records(store, schema.feature_set, rows)
 

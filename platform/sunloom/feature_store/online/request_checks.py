@@ -1,4 +1,4 @@
-"""Rows that come in over HTTP, judged by the rules of the recipe that filled the store."""
+"""Validation of request rows by the rules that materialization stored beside the feature set."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from sunloom.data.quality.drift.psi import has_value
 from sunloom.data.quality.drift.sampling import RowSample
 from sunloom.data.quality.drift_check import compare, is_comparable
 from sunloom.data.quality.html_report import finite
-from sunloom.data.quality.rules import declared_types, keys_of, with_plan
+from sunloom.data.quality.rules import complete_rules, declared_types, keys_of
 from sunloom.data.quality.validate import validate
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.quality_rules import table_rules
 
 _SPACE = "validation"
 _REFERENCE_SPACE = "validation_reference"
@@ -46,14 +47,15 @@ class Verdict:
         return is_steady and all(check["passed"] for check in self.checks)
 
 
-def keep_rules(
+def store_rules(
     store: OnlineStore, feature_set: str, config: ValidationConfig | None, plan: Plan
 ) -> None:
     """Keep a set's rules and a sample of its reference beside its records.
 
     None forgets those of an earlier recipe.
     """
-    rules = None if config is None else with_plan(config, plan, (plan.root.key, *plan.outputs))
+    names = (plan.root.key, *plan.outputs)
+    rules = None if config is None else complete_rules(config, table_rules(plan), names)
     packed = None if rules is None else rules.model_dump_json(exclude_unset=True).encode()
     sample = None if rules is None else _packed_reference(rules, plan.root.key)
     name = feature_set.encode()
