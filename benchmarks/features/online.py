@@ -34,7 +34,7 @@ import polars as pl
 import redis
 
 from benchmarks.features.measure import circumstances
-from sunloom.config.features.stores import RedisOnline
+from sunloom.config.feature_store import RedisOnline
 from sunloom.core.processes import free_port
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.feature_store.stores.online.protocol import OnlineStore

@@ -17,7 +17,7 @@ from redis_fixture import RedisServer, private_redis
 from store_contract import check_counting, check_expectations
 
 from sunloom.config import Settings, load_config
-from sunloom.config.features.stores import RedisOnline
+from sunloom.config.feature_store import RedisOnline
 from sunloom.errors import NotFoundError, StoreError, UsageError
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.feature_store.stores.online.protocol import open_online_store

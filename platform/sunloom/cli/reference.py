@@ -11,7 +11,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from sunloom.cli.recipes import KINDS, recipe_class
-from sunloom.config.loading.load import ENVIRONMENTS, Model
+from sunloom.config.loading.load import ENVIRONMENTS
+from sunloom.config.loading.model import Model
 from sunloom.config.settings import Settings
 
 INTRO = f"""# Configuration

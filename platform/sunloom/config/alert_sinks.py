@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 
 
 class WebhookConfig(Model):

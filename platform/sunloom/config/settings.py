@@ -12,8 +12,8 @@ from typing import Literal
 from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from sunloom.config.alert_sinks import WebhookConfig
-from sunloom.config.features.stores import StoresConfig
-from sunloom.config.loading.load import Model
+from sunloom.config.feature_store import StoresConfig
+from sunloom.config.loading.model import Model
 from sunloom.config.serving import ServingConfig
 
 
@@ -109,6 +109,11 @@ class Settings(Model):
     feature_store: StoresConfig = StoresConfig()
     """Where feature values are kept."""
 
+    @classmethod
+    def keys_of_all_kinds(cls) -> frozenset[str]:
+        """Top-level keys of the settings and of every kind of recipe."""
+        return _all_recipe_keys()
+
     def database_url(self) -> str:
         """The SQLAlchemy URL in clear; SQLite in the state folder by default."""
         if self.database.url is not None:
@@ -121,12 +126,10 @@ class Settings(Model):
 
 
 @cache
-def known_top_level_keys() -> frozenset[str]:
-    """Top-level keys of the settings and of every recipe class in this package."""
-    import sunloom.config as package
-
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+def _all_recipe_keys() -> frozenset[str]:
+    # A recipe class is known once its module is imported, so every schema module is.
+    for module in pkgutil.walk_packages([str(Path(__file__).parent)], "sunloom.config."):
+        importlib.import_module(module.name)
     kinds: list[type[Settings]] = [Settings, *_subclasses(Settings)]
     return frozenset(name for kind in kinds for name in kind.model_fields)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 from sunloom.config.settings import Settings
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 
 from sunloom.cli.reference import rows, type_name
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 
 
 class Small(Model):

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, SecretStr
 
 from sunloom.config import Model, Settings, load_config, save_resolved
-from sunloom.config.loading.load import revealed
+from sunloom.config.loading.dump import dump_with_secrets
 from sunloom.errors import ConfigError, UsageError
 
 
@@ -129,7 +129,7 @@ def test_secrets_are_masked_in_the_saved_copy(conf: Path, tmp_path: Path) -> Non
     assert "hunter2" not in saved
     assert "hunter2" not in repr(config)
     assert yaml.safe_load(saved)["steps"] == 10
-    again = ToyRecipe.model_validate(revealed(config))
+    again = ToyRecipe.model_validate(dump_with_secrets(config))
     assert again.database.url == SecretStr("postgresql://u:hunter2@h/d")
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from sunloom.config import Settings, load_config
-from sunloom.config.features.stores import EmbeddedOnline, RedisOnline
+from sunloom.config.feature_store import EmbeddedOnline, RedisOnline
 from sunloom.errors import ConfigError, StoreError
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.feature_store.stores.online.protocol import open_online_store

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 from sunloom.config.settings import Settings
 
 

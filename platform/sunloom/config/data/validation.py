@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, Field, model_validator
 
 from sunloom.config.loading.durations import Length
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 from sunloom.config.monitoring.service import DriftMethod, FeatureBound
 from sunloom.config.settings import Settings
 

@@ -6,7 +6,7 @@ import os
 
 from pydantic import Field, SecretStr
 
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 from sunloom.errors import ConfigError
 
 

@@ -10,11 +10,11 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from sunloom.config.data.sources import BatchSource, DatasetSource, FilesSource
 from sunloom.config.data.validation import ValidationConfig
+from sunloom.config.feature_store import StoresConfig
 from sunloom.config.features.chalk import ChalkConfig
-from sunloom.config.features.stores import StoresConfig
 from sunloom.config.features.streaming import KafkaSource
 from sunloom.config.loading.durations import Length
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 from sunloom.config.preprocessing.transformations import FeatureTransformations, PreparedConfig
 from sunloom.config.settings import Settings
 from sunloom.errors import ConfigError

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import AwareDatetime, Field, SecretStr, model_validator
 
 from sunloom.config.loading.durations import Length
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 
 
 class KafkaSecurity(Model):

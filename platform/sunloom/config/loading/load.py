@@ -7,26 +7,22 @@ file, ``SUNLOOM__A__B`` variables, ``--set a.b=c``. Every value knows the layer 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import ValidationError
 
 from sunloom.config.loading.interpolation import resolve_references
+from sunloom.config.loading.layers import Layers
+from sunloom.config.loading.model import Model
 from sunloom.config.loading.problems import describe_problems
 from sunloom.errors import ConfigError, UsageError
 
 ENV_PREFIX = "SUNLOOM__"
 ENVIRONMENTS = ("development", "test", "staging", "production")
-
-
-class Model(BaseModel):
-    """Base of every configuration class: frozen, closed, documented in place."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 T = TypeVar("T", bound=Model)
@@ -55,17 +51,6 @@ class Loaded(Generic[T]):
         return "default"
 
 
-@dataclass
-class _Layers:
-    """The merged tree and the origin of each leaf."""
-
-    tree: dict[str, Any] = field(default_factory=dict)
-    origins: dict[str, str] = field(default_factory=dict)
-
-    def add(self, data: Mapping[str, Any], origin: str) -> None:
-        _merge(self.tree, data, origin, self.origins, ())
-
-
 def load_config(
     kind: type[T],
     *,
@@ -92,17 +77,17 @@ def load_config(
         UsageError: A named file does not exist.
     """
     environ = os.environ if environ is None else environ
-    layers = _Layers()
+    layers = Layers()
     folder = conf_dir or find_conf_dir(environ)
     base = _read_layer(folder / "base.yaml", environ) if folder else {}
     chosen = _choose_environment(env, environ, base)
     if folder:
-        layers.add(base, _shown(folder / "base.yaml"))
+        layers.add(base, _display_path(folder / "base.yaml"))
         env_file = folder / "env" / f"{chosen}.yaml"
         if env_file.exists():
-            layers.add(_read_layer(env_file, environ), _shown(env_file))
+            layers.add(_read_layer(env_file, environ), _display_path(env_file))
     if recipe is not None:
-        layers.add(_read_recipe(recipe, environ), _shown(recipe))
+        layers.add(_read_recipe(recipe, environ), _display_path(recipe))
     _add_variables(layers, kind, environ)
     _add_sets(layers, sets)
     if "environment" in kind.model_fields:
@@ -124,85 +109,6 @@ def find_conf_dir(environ: Mapping[str, str]) -> Path | None:
     return None
 
 
-def save_resolved(config: Model, directory: Path) -> Path:
-    """Write the resolved configuration as ``config.resolved.yaml``, secrets masked."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "config.resolved.yaml"
-    path.write_text(yaml.safe_dump(masked(config), sort_keys=False))
-    return path
-
-
-def masked(config: Model) -> dict[str, Any]:
-    """The configuration as plain data; a ``SecretStr`` shows as asterisks."""
-    dumped: dict[str, Any] = config.model_dump(mode="json")
-    return dumped
-
-
-def revealed(config: Model) -> dict[str, Any]:
-    """The configuration as plain data with secrets in clear, to hand to a worker in memory."""
-    return {name: _reveal(getattr(config, name)) for name in type(config).model_fields}
-
-
-def _reveal(value: Any) -> Any:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    if isinstance(value, Model):
-        return revealed(value)
-    if isinstance(value, dict):
-        return {key: _reveal(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_reveal(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key and value of every leaf, in order."""
-    for key, value in tree.items():
-        dotted = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{dotted}.")
-        else:
-            yield dotted, value
-
-
-def _merge(
-    into: dict[str, Any],
-    data: Mapping[str, Any],
-    origin: str,
-    origins: dict[str, str],
-    at: tuple[str, ...],
-) -> None:
-    for key, value in data.items():
-        path = (*at, str(key))
-        held = into.get(key)
-        if (
-            isinstance(value, Mapping)
-            and isinstance(held, dict)
-            and not _other_variant(held, value)
-        ):
-            _merge(held, value, origin, origins, path)
-        elif isinstance(value, Mapping):
-            into[key] = {}
-            _forget(origins, path)
-            origins[".".join(path)] = origin
-            _merge(into[key], value, origin, origins, path)
-        else:
-            into[key] = value
-            _forget(origins, path)
-            origins[".".join(path)] = origin
-
-
-def _other_variant(held: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
-    """Whether ``type:`` changes: the old variant's keys would not fit the new one."""
-    return "type" in value and "type" in held and value["type"] != held["type"]
-
-
-def _forget(origins: dict[str, str], path: tuple[str, ...]) -> None:
-    prefix = ".".join(path) + "."
-    for key in [key for key in origins if key.startswith(prefix)]:
-        del origins[key]
-
-
 def _read_recipe(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     if not path.is_file():
         siblings = (
@@ -219,12 +125,12 @@ def _read_layer(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ConfigError(f"{_shown(path)} is not valid YAML: {error}") from error
+        raise ConfigError(f"{_display_path(path)} is not valid YAML: {error}") from error
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{_shown(path)} must hold a mapping, not {type(data).__name__}.")
-    resolved = resolve_references(data, environ, _shown(path))
+        raise ConfigError(f"{_display_path(path)} must hold a mapping, not {type(data).__name__}.")
+    resolved = resolve_references(data, environ, _display_path(path))
     assert isinstance(resolved, dict)
     return resolved
 
@@ -240,20 +146,18 @@ def _choose_environment(
     return str(chosen)
 
 
-def _add_variables(layers: _Layers, kind: type[Model], environ: Mapping[str, str]) -> None:
-    from sunloom.config.settings import known_top_level_keys
-
+def _add_variables(layers: Layers, kind: type[Model], environ: Mapping[str, str]) -> None:
     for name in sorted(environ):
         if not name.startswith(ENV_PREFIX):
             continue
         path = [part.lower() for part in name.removeprefix(ENV_PREFIX).split("__")]
         # A variable may be meant for another recipe of the same shell session.
-        if path[0] not in kind.model_fields and path[0] in known_top_level_keys():
+        if path[0] not in kind.model_fields and path[0] in kind.keys_of_all_kinds():
             continue
         layers.add(_nest(path, _scalar(environ[name])), f"environment variable {name}")
 
 
-def _add_sets(layers: _Layers, sets: Sequence[str]) -> None:
+def _add_sets(layers: Layers, sets: Sequence[str]) -> None:
     for assignment in sets:
         key, sign, value = assignment.partition("=")
         if not sign or not key.strip():
@@ -275,14 +179,14 @@ def _scalar(text: str) -> Any:
         return text
 
 
-def _validate(kind: type[T], layers: _Layers) -> T:
+def _validate(kind: type[T], layers: Layers) -> T:
     try:
         return kind.model_validate(layers.tree)
     except ValidationError as error:
         raise ConfigError(describe_problems(error, kind, layers.origins)) from None
 
 
-def _shown(path: Path) -> str:
+def _display_path(path: Path) -> str:
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:

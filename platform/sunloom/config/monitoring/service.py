@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 from sunloom.config.monitoring.watch import Severity, WatchConfig
 from sunloom.config.settings import Settings
 from sunloom.errors import ConfigError

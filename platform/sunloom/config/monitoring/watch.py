@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sunloom.config.loading.durations import Length
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 
 Severity = Literal["info", "warning", "critical"]
 """How much an alert matters."""

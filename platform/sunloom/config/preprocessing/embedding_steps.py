@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 
 
 class EmbeddingTable(Model):

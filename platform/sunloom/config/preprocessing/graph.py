@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, field_validator, model_validator
 
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 from sunloom.config.settings import Settings
 
 NodeFeature = Literal[

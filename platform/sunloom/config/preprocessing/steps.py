@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 from sunloom.config.preprocessing.embedding_steps import EmbeddingTable, NearestNeighbors
 from sunloom.config.preprocessing.image_steps import ImageEmbeddings, ImageStatistics
 from sunloom.config.preprocessing.text_steps import (

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, model_validator
 
 from sunloom.config.loading.durations import Length
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 
 Columns = tuple[str, ...] | None
 Aggregation = Literal["count", "sum", "mean", "min", "max", "std"]

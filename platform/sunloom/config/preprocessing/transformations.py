@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from sunloom.config.data.validation import ValidationConfig
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 from sunloom.config.preprocessing.steps import Step
 from sunloom.config.settings import Settings
 

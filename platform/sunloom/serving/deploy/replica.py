@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from sunloom.config import Settings
-from sunloom.config.loading.load import revealed
+from sunloom.config.loading.dump import dump_with_secrets
 from sunloom.serving.auth.middleware import App, GatewayMiddleware
 from sunloom.serving.deploy.environment import serving_environment
 from sunloom.serving.deploy.fast_path import register_fast_path
@@ -92,4 +92,4 @@ def portable(settings: Settings) -> dict[str, Any]:
     update = {"state": paths.state.absolute(), "outputs": paths.outputs.absolute()}
     absolute = settings.model_copy(update={"paths": paths.model_copy(update=update)})
     base = Settings(**{name: getattr(absolute, name) for name in Settings.model_fields})
-    return revealed(base)
+    return dump_with_secrets(base)

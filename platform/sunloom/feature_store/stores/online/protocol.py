@@ -8,7 +8,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from sunloom.config.features.stores import RedisOnline
+from sunloom.config.feature_store import RedisOnline
 from sunloom.config.settings import Settings
 from sunloom.feature_store.stores.online.key_value import Write
 

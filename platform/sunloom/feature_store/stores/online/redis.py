@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from sunloom.config.features.stores import RedisOnline
+from sunloom.config.feature_store import RedisOnline
 from sunloom.errors import DependencyError, StoreError
 from sunloom.feature_store.stores.online.key_value import RawWrite
 from sunloom.feature_store.stores.online.record_codec import time_of

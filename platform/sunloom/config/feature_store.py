@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from sunloom.config.loading.load import Model
+from sunloom.config.loading.model import Model
 
 
 class EmbeddedOnline(Model):
