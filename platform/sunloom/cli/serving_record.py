@@ -34,7 +34,7 @@ class ServingRecord:
         """Record this process while the block runs."""
         import psutil
 
-        from sunloom.core.artifacts import write_atomic
+        from sunloom.core.files import write_atomic
 
         own = psutil.Process()
         record = cls(url, own.pid, own.create_time())

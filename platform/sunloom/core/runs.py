@@ -15,8 +15,8 @@ from uuid import uuid4
 
 import sunloom
 from sunloom.config import Settings, save_resolved
-from sunloom.core.artifacts import write_atomic
 from sunloom.core.database import now
+from sunloom.core.files import write_atomic
 
 Status = Literal["running", "succeeded", "failed"]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from sunloom.config.data.cleaning import DataRecipe
+from sunloom.core.files import atomic_path
 from sunloom.data.datasets import POSITION, REASON, DataSet, open_dataset
 from sunloom.data.quarantine import Summary, write_quarantine
 
@@ -104,7 +105,8 @@ def _write_tables(dataset: DataSet, good: pl.DataFrame, folder: Path, blocks: in
     table = ray.data.from_arrow(good.drop(POSITION).to_arrow()).repartition(blocks)
     table.write_parquet(str(fresh.absolute()))
     for name, frame in dataset.derive(pl.scan_parquet(fresh / "*.parquet")).items():
-        _write_whole(frame.collect(), folder / f"{name}.parquet")
+        with atomic_path(folder / f"{name}.parquet") as partial:
+            frame.collect().write_parquet(partial)
     old = folder / f".{dataset.table}.old"
     shutil.rmtree(old, ignore_errors=True)
     final = folder / dataset.table
@@ -112,9 +114,3 @@ def _write_tables(dataset: DataSet, good: pl.DataFrame, folder: Path, blocks: in
         final.rename(old)
     fresh.rename(final)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_whole(frame: pl.DataFrame, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.new")
-    frame.write_parquet(partial)
-    partial.replace(path)

@@ -14,7 +14,7 @@ import polars as pl
 
 from sunloom.config.monitoring.service import MonitoringRecipe
 from sunloom.config.monitoring.watch import TableReference, WatchConfig, WatchReport
-from sunloom.core.artifacts import write_atomic
+from sunloom.core.files import atomic_path, write_atomic
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.drift.compare import datasets
 from sunloom.data.quality.drift.psi import has_value
@@ -129,17 +129,15 @@ def write_pages(
         return None
     home = _settings(config).path or recipe.paths.outputs / "monitoring" / config.name
     folder = home / f"{start:%Y-%m-%dT%H}"
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         snapshot = _compared(samples, names, config)
-        partial = folder / f".{HTML}.new"
-        snapshot.save_html(str(partial))
+        with atomic_path(folder / HTML) as partial:
+            snapshot.save_html(str(partial))
     except Exception as error:
         raise DataError(
             f"Evidently cannot compare the samples of {config.name} in {window}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    partial.replace(folder / HTML)
     about = {
         "monitor": config.name,
         "window": window,

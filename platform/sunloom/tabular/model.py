@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sunloom.core.artifacts import write_atomic
+from sunloom.core.files import write_atomic
 from sunloom.errors import ArtifactError, DataError
 from sunloom.tabular.algorithms.protocol import FittedModel
 from sunloom.tabular.algorithms.table import load_algorithm

@@ -183,8 +183,8 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_backfill import recipe_of
-from sunloom.features.backfill import part
-from sunloom.features.backfill.run import backfill
+from sunloom.feature_store.materialization.backfill import part
+from sunloom.feature_store.materialization.backfill.run import backfill
 publish = part.publish
 def slowly(frame, path):
     publish(frame, path)

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from sunloom.core.artifacts import write_atomic
+from sunloom.core.files import write_atomic
 from sunloom.data.quality.report import CheckResult, Profile, QualityReport
 from sunloom.data.quality.svg import bars, histogram, share_bar
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 import polars as pl
 
+from sunloom.core.files import atomic_path
 from sunloom.data.datasets import POSITION, REASON
 from sunloom.data.quality.batches import TypedBatch
 from sunloom.data.sources.files import Damaged
@@ -51,23 +53,22 @@ class QuarantineWriter:
     def __init__(self, path: Path | None) -> None:
         self._target = path
         self._file: IO[str] | None = None
+        self._open = ExitStack()
         self.path: Path | None = None
 
     def __enter__(self) -> QuarantineWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
         if self._target is None:
             return
         if self._file is None:
             self._target.unlink(missing_ok=True)
             return
-        self._file.close()
+        # Closes the file first; only then, and without an error, it takes its place.
+        self._open.__exit__(kind, *rest)
         if kind is None:
-            self._partial().replace(self._target)
             self.path = self._target
-        else:
-            self._partial().unlink()
 
     def add_damaged(self, damaged: Damaged) -> None:
         """Write a row that could not be read."""
@@ -96,10 +97,6 @@ class QuarantineWriter:
         if self._target is None:
             return
         if self._file is None:
-            self._target.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._partial().open("w", encoding="utf-8")
+            partial = self._open.enter_context(atomic_path(self._target))
+            self._file = self._open.enter_context(partial.open("w", encoding="utf-8"))
         self._file.write(json.dumps(entry, ensure_ascii=False, default=str) + "\n")
-
-    def _partial(self) -> Path:
-        assert self._target is not None
-        return self._target.with_name(f".{self._target.name}.new")

@@ -11,6 +11,7 @@ import polars as pl
 
 from sunloom.config.preprocessing.graph import GraphConfig, GraphRecipe
 from sunloom.config.settings import Settings
+from sunloom.core.files import atomic_path
 from sunloom.core.telemetry import progress
 from sunloom.data.sources.files import data_files
 from sunloom.errors import ArtifactError, ConfigError, ConflictError, UsageError
@@ -165,14 +166,9 @@ def _counts(edges: pl.DataFrame, graph: GraphConfig) -> dict[str, int]:
 
 
 def _write(table: pl.DataFrame, out: Path) -> None:
-    partial = out.with_name(f".{out.name}.new")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with atomic_path(out) as partial:
             table.write_parquet(partial)
-            partial.replace(out)
-        finally:
-            partial.unlink(missing_ok=True)
     except OSError as error:
         raise ArtifactError(
             f"{out} cannot be written: {error}", "An earlier file is whole. Run again."

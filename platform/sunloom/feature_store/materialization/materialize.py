@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 from polars.testing import assert_frame_equal
 
 from sunloom.config.features.materialization import FeaturesRecipe, OnlineConfig
+from sunloom.core.files import atomic_path
 from sunloom.core.plugins import load_plugin
 from sunloom.core.telemetry import get_logger
 from sunloom.data.datasets import GROUP, LabelledDataSet
@@ -119,7 +119,8 @@ def _training(
     _admit(recipe, plan, labelled, "training")
     for moment in recipe.moments():
         path = recipe.features_folder() / f"training_{moment.date()}.parquet"
-        _write(labelled.filter(pl.col(EVENT_TIME) == moment), path)
+        with atomic_path(path) as partial:
+            labelled.filter(pl.col(EVENT_TIME) == moment).write_parquet(partial)
     preparation.train(labelled, dataset.label)
     return rows, _engines_equal(recipe, plan, entities, rows)
 
@@ -215,10 +216,3 @@ def _admit(recipe: FeaturesRecipe, plan: Plan, rows: pl.DataFrame, kind: str) ->
     folder = recipe.features_folder() / "quality" / kind
     name = f"{recipe.feature_set} {kind}"
     gate(recipe, recipe.validation, rows, name, folder, table=table_rules(plan))
-
-
-def _write(frame: pl.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.new")
-    frame.write_parquet(partial)
-    partial.replace(path)

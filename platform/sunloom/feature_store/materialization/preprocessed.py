@@ -11,6 +11,7 @@ import polars as pl
 
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.config.preprocessing.transformations import FittedForm
+from sunloom.core.files import atomic_path
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConfigError, DataError
 from sunloom.feature_store.stores.online.protocol import OnlineStore
@@ -75,7 +76,8 @@ class Preparation:
             prepared = self._fitted.apply_frame(rows)
         for moment in self._recipe.moments():
             path = self._folder / f"training_{moment.date()}.parquet"
-            _write(prepared.filter(pl.col(EVENT_TIME) == moment), path)
+            with atomic_path(path) as partial:
+                prepared.filter(pl.col(EVENT_TIME) == moment).write_parquet(partial)
         self.told |= {"prepared_set": self.feature_set, "prepared_rows": rows.height}
 
     def serve(self, store: OnlineStore, rows: pl.DataFrame) -> None:
@@ -140,10 +142,3 @@ def _refuse_touched(fitted: FittedPipeline, names: Sequence[str]) -> None:
             "Leave it out of their columns.",
             bad[0],
         )
-
-
-def _write(frame: pl.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.new")
-    frame.write_parquet(partial)
-    partial.replace(path)

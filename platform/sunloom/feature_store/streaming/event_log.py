@@ -6,6 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
+from sunloom.core.files import atomic_path
+
 OFFSET, MESSAGE = "__offset", "__message"
 
 
@@ -32,11 +34,9 @@ class EventLog:
             events: Rows with ``OFFSET`` and ``MESSAGE``, the message as it came.
         """
         folder = self.folder / namespace
-        folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{source.replace('/', '-')}-{first_offset:020d}.parquet"
         if not events.height:
             file.unlink(missing_ok=True)
             return
-        partial = folder / f".{file.name}.new"
-        events.write_parquet(partial, compression="lz4")
-        partial.replace(file)
+        with atomic_path(file) as partial:
+            events.write_parquet(partial, compression="lz4")

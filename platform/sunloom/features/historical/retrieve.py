@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from sunloom.core.files import atomic_path
 from sunloom.core.telemetry import get_logger
 from sunloom.data.datasets import REASON
 from sunloom.data.sources.files import data_files, read_table, require_columns
@@ -81,7 +82,8 @@ def historical(
     counts = quarantine_damaged(
         result, out.with_name(out.name + ".quarantine.jsonl"), max_bad_share
     )
-    _write(result.table, out)
+    with atomic_path(out) as partial:
+        result.table.write_parquet(partial)
     return {
         "rows": result.table.height,
         "features": list(plan.outputs),
@@ -269,10 +271,3 @@ def quarantine_damaged(
         )
     _log.warning("%d source rows set aside in %s", damaged.height, quarantine)
     return counts
-
-
-def _write(table: pl.DataFrame, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.new")
-    table.write_parquet(partial)
-    partial.replace(out)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import polars as pl
 
+from sunloom.core.files import atomic_path
 from sunloom.errors import ArtifactError, ClusterError, SunloomError
 from sunloom.preprocessing.cluster.lookback import (
     Blocks,
@@ -35,7 +36,6 @@ from sunloom.preprocessing.tables.parquet_join import join_parquet
 from sunloom.preprocessing.tables.parquet_output import (
     prepared_chunks,
     prepared_schema,
-    replacing,
     require_writable,
     write_chunks,
     write_prepared,
@@ -104,7 +104,7 @@ def prepare_ray(
     blocks = blocks_of(shares, fitted.stages, pl.Schema(dict(source.schema)))
     known = replace(fitted, stages=tuple(recalled(fitted.stages)))
     try:
-        with replacing(out) as partial_out, _folder_beside(out) as folder:
+        with atomic_path(out) as partial_out, _folder_beside(out) as folder:
             work = partial(_write, known, schema, folder, training)
             list(_mapped(blocks, work, load_models(fitted.stages)))
             parts = [folder / _part(share) for share in shares]
@@ -140,8 +140,8 @@ def _write(
     """In a worker: a share's prepared rows as a part file; gives their number."""
     seen = _seen(share, fitted.stages, history, None)
     made = (_prepared(replace(fitted, stages=tuple(now)), one, training) for one, now in seen)
-    # A share that is tried again replaces what the first try has left.
-    with replacing(folder / _part(share)) as partial_part:
+    # A share that is tried again replaces what the first try has left; the joined file is synced.
+    with atomic_path(folder / _part(share), durable=False) as partial_part:
         return write_chunks(schema, made, partial_part)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 
+from sunloom.core.files import atomic_path
 from sunloom.errors import ArtifactError, UsageError
 from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.preprocessing.stages import need_whole_table
@@ -50,7 +50,7 @@ def write_prepared(
     require_writable(source, out)
     schema = prepared_schema(fitted, source)
     try:
-        with replacing(out) as partial:
+        with atomic_path(out) as partial:
             return write_chunks(schema, chunks, partial)
     except OSError as error:
         raise ArtifactError(
@@ -87,15 +87,3 @@ def write_chunks(schema: pl.Schema, chunks: Iterable[pl.DataFrame], path: Path) 
             writer.write_table(fitting.to_arrow().cast(arrow))
             rows += chunk.height
     return rows
-
-
-@contextmanager
-def replacing(out: Path) -> Iterator[Path]:
-    """A file that takes the other's place once the block has ended without an error."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.new")
-    try:
-        yield partial
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)

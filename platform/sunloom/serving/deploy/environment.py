@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from sunloom.config import Settings
-from sunloom.core.artifacts import write_atomic
+from sunloom.core.files import write_atomic
 from sunloom.core.processes import free_port
 from sunloom.errors import DependencyError, ServingError
 

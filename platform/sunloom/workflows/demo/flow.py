@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sunloom.config import Settings
-from sunloom.core.artifacts import write_atomic
 from sunloom.core.cluster import ClusterInfo, connect, disconnect
+from sunloom.core.files import write_atomic
 from sunloom.core.processes import interrupt_on_sigterm, own_processes
 from sunloom.core.telemetry import configure_logging
 from sunloom.serving.auth.keys import create_key, revoke_key

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from sunloom.config.monitoring.service import DriftConfig
-from sunloom.core.artifacts import write_atomic
+from sunloom.core.files import write_atomic
 from sunloom.data.quality.drift.distances import column_distance
 from sunloom.data.quality.drift.psi import BINNING, has_value
 from sunloom.errors import DataError, known_names_hint

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from sunloom.core.files import atomic_path, write_atomic
 from sunloom.feature_store.materialization.backfill.grid import TimeRange
 
 MANIFEST = "manifest.json"
@@ -35,27 +35,10 @@ def whole_rows(path: Path) -> int | None:
 
 def publish(frame: pl.DataFrame, path: Path) -> None:
     """Write the rows; a reader sees all of them or no file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.new")
-    frame.write_parquet(partial)
-    _settle(partial, path)
+    with atomic_path(path) as partial:
+        frame.write_parquet(partial)
 
 
 def publish_json(value: Mapping[str, Any], path: Path) -> None:
     """The same for a record."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.new")
-    partial.write_text(json.dumps(value, indent=2, default=str) + "\n")
-    _settle(partial, path)
-
-
-def remove_partial(folder: Path) -> None:
-    """Remove what a killed process left half written."""
-    for partial in folder.rglob(".*.new"):
-        partial.unlink(missing_ok=True)
-
-
-def _settle(partial: Path, path: Path) -> None:
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_atomic(path, json.dumps(value, indent=2, default=str) + "\n")

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from sunloom.config.features.materialization import BackfillConfig, FeaturesRecipe
+from sunloom.core.files import remove_partial
 from sunloom.core.telemetry import get_logger
 from sunloom.data.shuffle import from_packet, partition_by_hash, to_packet
 from sunloom.data.sources.files import data_files, read_table
@@ -26,7 +27,6 @@ from sunloom.feature_store.materialization.backfill.publish import (
     PARAMETERS,
     chunk_path,
     publish_json,
-    remove_partial,
     whole_rows,
 )
 from sunloom.feature_store.materialization.backfill.storing import check_whole_days, store_rows

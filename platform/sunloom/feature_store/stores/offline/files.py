@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
+from sunloom.core.files import create_atomic
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import DependencyError, StoreError
 
@@ -86,7 +85,7 @@ class Files:
         place = self._place(path)
         self._make_parent(place)
         if self._is_local:
-            return _create_local(Path(place), content)
+            return create_atomic(Path(place), content)
         if not self._protocols & _EXCLUSIVE:
             _log.warning("%s cannot create files exclusively: let one process write", self.uri)
         try:
@@ -143,22 +142,6 @@ class Files:
     def _make_parent(self, place: str) -> None:
         if self._is_local:
             Path(place).parent.mkdir(parents=True, exist_ok=True)
-
-
-def _create_local(path: Path, content: bytes) -> bool:
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with partial.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # A hard link is made whole or refused, on network drives too.
-        os.link(partial, path)
-    except FileExistsError:
-        return False
-    finally:
-        partial.unlink(missing_ok=True)
-    return True
 
 
 def _groups_within(file: Any, column: str, first: int | None, behind: int | None) -> list[int]:
