@@ -23,7 +23,7 @@ _WRITER = """
 import sys
 from datetime import datetime, timedelta, UTC
 import polars as pl
-from sunloom.features.store.offline import OfflineStore
+from sunloom.feature_store.stores.offline.offline_store import OfflineStore
 uri, seed = sys.argv[1], int(sys.argv[2])
 store = OfflineStore(uri)
 for turn in range(6):

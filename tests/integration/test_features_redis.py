@@ -152,9 +152,9 @@ import random, sys
 from datetime import datetime, timedelta, UTC
 from pathlib import Path
 import polars as pl
-from sunloom.config.stores import RedisOnline
-from sunloom.features.store.embedded import EmbeddedStore
-from sunloom.features.store.redis import RedisStore
+from sunloom.config.features.stores import RedisOnline
+from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
+from sunloom.feature_store.stores.online.redis import RedisStore
 kind, where, prefix, seed = sys.argv[1:]
 store = EmbeddedStore(Path(where)) if kind == "embedded" else RedisStore(
     RedisOnline(url=where, prefix=prefix))
