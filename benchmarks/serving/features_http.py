@@ -29,7 +29,7 @@ import polars as pl
 from sunloom.config import Settings, load_config
 from sunloom.core.cluster import disconnect
 from sunloom.core.processes import free_port, own_processes
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.serving.auth.keys import create_key
 from sunloom.serving.deploy.deploy import deploy, shutdown
 

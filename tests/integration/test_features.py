@@ -16,7 +16,7 @@ from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.data.pipeline import prepare
 from sunloom.errors import DataQualityError
 from sunloom.feature_store.materialization.materialize import materialize
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.historical.cluster import historical_ray
 from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.plan.explain import plan_of

@@ -20,7 +20,7 @@ from sunloom.config import Settings, load_config
 from sunloom.config.feature_store import RedisOnline
 from sunloom.errors import NotFoundError, StoreError, UsageError
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.stores.online.record_store import RecordStore
 from sunloom.feature_store.stores.online.redis import RedisStore
 from sunloom.feature_store.stores.online.stored_feature_set import record_prefix

@@ -15,7 +15,7 @@ from sunloom.config import Settings
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.online.tiles.policy import Policy
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW

@@ -24,7 +24,7 @@ from sunloom.config import load_config
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import NotFoundError, StreamError
 from sunloom.feature_store.online.registry import open_reader
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.job import StreamWorker, stream
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW

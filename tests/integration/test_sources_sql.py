@@ -22,7 +22,7 @@ from sunloom.data.sources.snowflake import snowflake_batches
 from sunloom.data.sources.sql import sql_batches
 from sunloom.errors import DataError
 from sunloom.feature_store.materialization.materialize import materialize
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
 
 pytestmark = [
     pytest.mark.integration,

@@ -104,7 +104,7 @@ def _tabular(folder: Path, label_of_recent: int) -> Path:
 def _fill_store(settings: Settings) -> None:
     import polars as pl
 
-    from sunloom.feature_store.stores.online.protocol import open_online_store
+    from sunloom.feature_store.stores.online.open import open_online_store
 
     frame = pl.DataFrame(
         {

@@ -14,7 +14,7 @@ from sunloom.core.alerts.alert import Alert
 from sunloom.core.alerts.delivery import emit_alert, resolve_alert
 from sunloom.core.database import now, open_database
 from sunloom.errors import NotFoundError
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.job import prepare_stream
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW

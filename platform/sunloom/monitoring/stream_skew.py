@@ -15,7 +15,8 @@ from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tiles.index import TileLayout
-from sunloom.feature_store.stores.online.protocol import OnlineStore, open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
+from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.streaming.job import prepare_stream
 from sunloom.feature_store.streaming.offsets import all_progress
 from sunloom.features.engine.evaluation import FeatureEngine

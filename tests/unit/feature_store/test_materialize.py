@@ -17,7 +17,7 @@ from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import ConfigError, UsageError
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.plan.feature_sets import Plan
 
 MARCH, JUNE = datetime(1997, 3, 31, tzinfo=UTC), datetime(1997, 6, 30, tzinfo=UTC)

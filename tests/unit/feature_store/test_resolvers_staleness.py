@@ -17,7 +17,7 @@ from sunloom.errors import DefinitionError
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.online.registry import read_online, schema_of, store_stream
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.ingest import Ingest
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.retrieve import historical_polars

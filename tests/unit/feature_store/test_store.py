@@ -18,7 +18,8 @@ import pytest
 from sunloom.config import Settings
 from sunloom.errors import NotFoundError, StoreError, UsageError
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
-from sunloom.feature_store.stores.online.protocol import Field, open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
+from sunloom.feature_store.stores.online.protocol import Field
 from sunloom.feature_store.stores.online.stored_feature_set import meta_key
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -11,7 +11,7 @@ from sunloom.config import Settings, load_config
 from sunloom.config.feature_store import EmbeddedOnline, RedisOnline
 from sunloom.errors import ConfigError, StoreError
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
 
 
 def test_embedded_is_the_default(settings: Settings) -> None:

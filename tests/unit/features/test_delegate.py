@@ -21,7 +21,7 @@ from sunloom.config.features.chalk import ChalkConfig
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import ConfigError, DataError, FeatureError, NotFoundError
 from sunloom.feature_store.materialization.materialize import materialize
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.definitions.outline import load_outline
 from sunloom.features.historical.chalk_query import historical_chalk, online_chalk
 from sunloom.features.plan.feature_sets import Plan

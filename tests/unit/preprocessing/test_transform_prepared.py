@@ -20,7 +20,7 @@ from sunloom.config.preprocessing.transformations import PreparationConfig
 from sunloom.core.artifacts import open_registry
 from sunloom.errors import ConfigError, DataError, UsageError
 from sunloom.feature_store.materialization.materialize import materialize
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.preprocessing.artifact import load
 from sunloom.preprocessing.job import fit_file
 from sunloom.serving.apps.features.app import build_features_app

@@ -10,7 +10,7 @@ import pytest
 from asgi import OpenGate, call
 
 from sunloom.config import Settings
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.serving.apps.features.app import build_features_app, read_query
 from sunloom.serving.auth.middleware import App, GatewayMiddleware
 

@@ -21,7 +21,7 @@ from sunloom.core.database import open_database
 from sunloom.data.quality.batches import rows_of_frame
 from sunloom.data.quality.results_table import store_checks
 from sunloom.data.quality.validate import validate
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.monitoring.watch import run_watch
 from sunloom.serving.apps.features import app as features
 from sunloom.serving.apps.gateway import monitoring

@@ -98,7 +98,7 @@ def get(
 ) -> None:
     """Read the latest values from the online store; exit 1 if an entity is not there."""
     from sunloom.feature_store.online.registry import read_online, schema_of
-    from sunloom.feature_store.stores.online.protocol import open_online_store
+    from sunloom.feature_store.stores.online.open import open_online_store
 
     store = open_online_store(load_settings(sets, env))
     ids = [_as_key(text, schema_of(store, feature_set).key_dtype) for text in entity_ids]

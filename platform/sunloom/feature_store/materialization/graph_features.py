@@ -139,8 +139,8 @@ def _require_places(recipe: GraphRecipe) -> None:
 
 
 def _require_free(settings: Settings, feature_set: str) -> None:
-    from sunloom.feature_store.online.registry import PLANS, STREAMS
-    from sunloom.feature_store.stores.online.protocol import open_online_store
+    from sunloom.feature_store.stores.online.open import open_online_store
+    from sunloom.feature_store.stores.online.spaces import PLANS, STREAMS
 
     store, name = open_online_store(settings), feature_set.encode()
     if any(store.get_many(space, [name])[0] is not None for space in (PLANS, STREAMS)):
@@ -176,7 +176,7 @@ def _write(table: pl.DataFrame, out: Path) -> None:
 
 
 def _store(settings: Settings, graph: GraphConfig, table: pl.DataFrame) -> int:
-    from sunloom.feature_store.stores.online.protocol import open_online_store
+    from sunloom.feature_store.stores.online.open import open_online_store
 
     assert graph.feature_set is not None
     if EVENT_TIME not in table.columns:

@@ -21,7 +21,8 @@ from sunloom.feature_store.materialization.preprocessed import Preparation
 from sunloom.feature_store.online.request_checks import store_rules
 from sunloom.feature_store.online.staleness import is_until, with_ends
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
+from sunloom.feature_store.stores.online.spaces import PLANS
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical.engine_choice import EngineChoice, choose_engine
 from sunloom.features.historical.retrieve import check_sources, computed, quarantine_damaged
@@ -196,7 +197,7 @@ def _online(recipe: FeaturesRecipe, plan: Plan, rows: pl.DataFrame) -> int:
         store.set_ttl(recipe.feature_set, ttl)
     store.write(recipe.feature_set, rows, key=plan.root.key, time=EVENT_TIME)
     store.set_ttl(recipe.feature_set, ttl)
-    store.apply([("plan", recipe.feature_set.encode(), plan.model_dump_json().encode())])
+    store.apply([(PLANS, recipe.feature_set.encode(), plan.model_dump_json().encode())])
     store_rules(store, recipe.feature_set, recipe.validation, plan)
     return store.count(recipe.feature_set)
 

@@ -16,7 +16,6 @@ from sunloom.feature_store.online.tiles.heads import key_bytes, tile_key, unpack
 from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.stores.online.protocol import OnlineStore
-from sunloom.feature_store.streaming.ingest import spaces
 from sunloom.features.plan.feature_sets import Plan
 
 Row = dict[str, Any]
@@ -46,7 +45,7 @@ class OnlineReader:
         self._defaults = {name: finishing(plan.root.feature(name))(None) for name in self._ends}
         self._programs: dict[tuple[str, ...], Program] = {}
         self._readers = [IndexReader(index) for index in self.layout.indexes]
-        self._spaces = spaces(self.layout)
+        self._spaces = (self.layout.head_space, self.layout.tile_space)
 
     @property
     def grows_stale(self) -> bool:

@@ -16,9 +16,9 @@ from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.online.tiles.policy import Policy
 from sunloom.feature_store.stores.online.protocol import Field, OnlineStore, RecordSchema
+from sunloom.feature_store.stores.online.spaces import PLANS, STREAMS
 from sunloom.features.plan.feature_sets import Plan
 
-PLANS, STREAMS = "plan", "stream"
 _TRUSTED_S = 1.0
 _MOST_HELD = 1_000
 

@@ -18,11 +18,10 @@ from sunloom.data.quality.html_report import finite
 from sunloom.data.quality.rules import complete_rules, declared_types, keys_of
 from sunloom.data.quality.validate import validate
 from sunloom.feature_store.stores.online.protocol import OnlineStore
+from sunloom.feature_store.stores.online.spaces import VALIDATION, VALIDATION_REFERENCE
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.quality_rules import table_rules
 
-_SPACE = "validation"
-_REFERENCE_SPACE = "validation_reference"
 _NO_REFERENCE = "The feature set keeps no reference (validation.reference)."
 
 
@@ -59,7 +58,7 @@ def store_rules(
     packed = None if rules is None else rules.model_dump_json(exclude_unset=True).encode()
     sample = None if rules is None else _packed_reference(rules, plan.root.key)
     name = feature_set.encode()
-    store.apply([(_SPACE, name, packed), (_REFERENCE_SPACE, name, sample)])
+    store.apply([(VALIDATION, name, packed), (VALIDATION_REFERENCE, name, sample)])
 
 
 def judge_records(
@@ -71,7 +70,7 @@ def judge_records(
     that it does not bring; drift is, from ``drift_min_rows`` rows on.
     """
     name = feature_set.encode()
-    (packed,) = store.get_many(_SPACE, [name])
+    (packed,) = store.get_many(VALIDATION, [name])
     if packed is None:
         return Verdict((), (), _NO_REFERENCE)
     rows = rows_of_records(records, feature_set)
@@ -82,7 +81,7 @@ def judge_records(
         for check in finite(validate(rows, rules).to_dict()["checks"])
         if check["check"] != "rows"
     ]
-    (sample,) = store.get_many(_REFERENCE_SPACE, [name])
+    (sample,) = store.get_many(VALIDATION_REFERENCE, [name])
     if sample is None:
         return Verdict(checks, (), _NO_REFERENCE)
     if len(records) < config.drift_min_rows:

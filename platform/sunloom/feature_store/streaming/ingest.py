@@ -18,7 +18,7 @@ from sunloom.feature_store.online.tiles.heads import (
     tile_key,
     unpack_events,
 )
-from sunloom.feature_store.online.tiles.index import HEADS, TILES, Index, TileLayout
+from sunloom.feature_store.online.tiles.index import Index, TileLayout
 from sunloom.feature_store.online.tiles.partials import TIME, distinct, slot_kind
 from sunloom.feature_store.stores.online.key_value import Write
 from sunloom.feature_store.stores.online.protocol import OnlineStore
@@ -49,10 +49,9 @@ class Ingest:
     def __init__(self, store: OnlineStore, layout: TileLayout, lateness_us: int) -> None:
         self._store = store
         self._lateness_us = lateness_us
-        self._spaces = spaces(layout)
+        self._layout = layout
         self._indexes = {name: layout.of(name) for name in layout.streamed}
         self._mergers = {index.number: HeadMerger(index) for index in layout.indexes}
-        self._plan = layout.plan
 
     def apply(
         self,
@@ -73,7 +72,7 @@ class Ingest:
         Raises:
             ConflictError: One of ``also`` is not as expected: another writer has taken over.
         """
-        rows = SourceRows(self._plan.of(namespace), events) if events.height else None
+        rows = SourceRows(self._layout.plan.of(namespace), events) if events.height else None
         grouped = [] if rows is None else [_grouped(i, rows) for i in self._indexes[namespace]]
         for _ in range(_MOST_TRIES):
             changes = Changes(
@@ -98,7 +97,7 @@ class Ingest:
                 )
 
     def _merge(self, groups: Groups, latest_us: int | None, changes: Changes) -> None:
-        heads, tiles = self._spaces
+        heads, tiles = self._layout.head_space, self._layout.tile_space
         held = self._store.get_many(heads, groups.keys)
         places = groups.places()
         blobs = self._store.get_many(tiles, places)
@@ -123,11 +122,6 @@ class Ingest:
         if latest_us is None or index.keeps_events or index.time is None:
             return None
         return latest_us - self._lateness_us - index.horizon_us
-
-
-def spaces(layout: TileLayout) -> tuple[str, str]:
-    """The spaces of the layout's heads and tiles."""
-    return f"{HEADS}/{layout.fingerprint}", f"{TILES}/{layout.fingerprint}"
 
 
 @dataclass(frozen=True)

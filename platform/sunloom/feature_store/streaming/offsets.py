@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 
-from sunloom.feature_store.online.tiles.index import OFFSETS, TileLayout
+from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 
 
@@ -65,7 +65,7 @@ class Place:
     @classmethod
     def of(cls, layout: TileLayout, source: str) -> Place:
         """The place of one source of events, such as ``topic/3``."""
-        return cls(f"{OFFSETS}/{layout.fingerprint}", source.encode())
+        return cls(layout.offset_space, source.encode())
 
     def read(self, store: OnlineStore) -> tuple[Progress, bytes | None]:
         """The progress, and the bytes that hold it."""
@@ -75,5 +75,5 @@ class Place:
 
 def all_progress(store: OnlineStore, layout: TileLayout) -> dict[str, Progress]:
     """Source to progress, of everything that was streamed for this layout."""
-    found = store.scan(f"{OFFSETS}/{layout.fingerprint}")
+    found = store.scan(layout.offset_space)
     return {key.decode(): Progress(**json.loads(raw)) for key, raw in found}

@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field, model_validator
 from sunloom.config import Settings
 from sunloom.core.artifacts import ModelVersion, open_registry
 from sunloom.errors import NotFoundError, RequestError
-from sunloom.feature_store.stores.online.protocol import OnlineStore, open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
+from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.serving.apps.fastapi_app import build_fastapi
 from sunloom.tabular.model import TabularModel, load_model, predictions
 

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from sunloom.core.database import Base, Database, UtcDateTime, now
 from sunloom.core.telemetry import get_logger
 from sunloom.feature_store.stores.online.protocol import OnlineStore
+from sunloom.feature_store.stores.online.spaces import PLANS
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.monitoring.served_answers import Served, keep_served
 from sunloom.serving.asgi.bodies import encode, parse_object
@@ -66,7 +67,7 @@ class StoredDefaults:
 
     def __call__(self, feature_set: str) -> Mapping[str, Any]:
         """Feature to default; empty where no plan is stored."""
-        (packed,) = self._store.get_many("plan", [feature_set.encode()])
+        (packed,) = self._store.get_many(PLANS, [feature_set.encode()])
         held = self._held.get(feature_set)
         if held is None or held[0] != packed:
             held = self._held[feature_set] = (packed, _defaults(packed))

@@ -16,7 +16,7 @@ from sunloom.config.loading.load import load_config
 from sunloom.config.preprocessing.graph import GraphRecipe
 from sunloom.errors import ArtifactError, ConfigError, ConflictError, DataError, UsageError
 from sunloom.feature_store.materialization.graph_features import graph_file
-from sunloom.feature_store.stores.online.protocol import open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 Run = Callable[..., pl.DataFrame]

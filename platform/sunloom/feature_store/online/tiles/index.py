@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sunloom.feature_store.stores.online.spaces import HEADS, OFFSETS, TILES
 from sunloom.features.plan.dtypes import DType
 from sunloom.features.plan.expressions import Aggregate, Expr, Window
 from sunloom.features.plan.feature_sets import Plan
-
-HEADS, TILES, OFFSETS = "stream-head", "stream-tile", "stream-offset"
-"""What the names of the spaces in the store begin with."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +117,21 @@ class TileLayout:
     readings: Mapping[Aggregate, Reading]
     rows: Mapping[tuple[str, tuple[str, ...]], int]
     fingerprint: str
+
+    @property
+    def head_space(self) -> str:
+        """The store's space of the heads."""
+        return f"{HEADS}/{self.fingerprint}"
+
+    @property
+    def tile_space(self) -> str:
+        """The store's space of the tiles' events."""
+        return f"{TILES}/{self.fingerprint}"
+
+    @property
+    def offset_space(self) -> str:
+        """The store's space of the consumers' progress."""
+        return f"{OFFSETS}/{self.fingerprint}"
 
     def of(self, namespace: str) -> tuple[Index, ...]:
         """The indexes of one class."""

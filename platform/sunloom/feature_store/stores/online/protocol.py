@@ -1,4 +1,4 @@
-"""The online store's interface, and how one is opened."""
+"""The online store's interface: latest records by entity, and plain keys and values."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from sunloom.config.feature_store import RedisOnline
-from sunloom.config.settings import Settings
 from sunloom.feature_store.stores.online.key_value import Write
 
 if TYPE_CHECKING:
@@ -149,18 +147,3 @@ class OnlineStore(Protocol):
         Changes made while it runs may or may not be seen; what stays unchanged comes exactly once.
         """
         ...
-
-
-def open_online_store(settings: Settings) -> OnlineStore:
-    """The online store of these settings: ``feature_store.online`` names its kind.
-
-    One store per place and process; calling it again is cheap.
-    """
-    backend = settings.feature_store.online
-    if isinstance(backend, RedisOnline):
-        from sunloom.feature_store.stores.online.redis import redis_store
-
-        return redis_store(backend)
-    from sunloom.feature_store.stores.online.lmdb import embedded_store
-
-    return embedded_store(settings.paths.state / "online")

@@ -16,7 +16,8 @@ from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.errors import RequestError
 from sunloom.feature_store.online.registry import definitions_of, read_online, schema_of
-from sunloom.feature_store.stores.online.protocol import OnlineStore, open_online_store
+from sunloom.feature_store.stores.online.open import open_online_store
+from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.features.plan.polars_dtypes import EPOCH
 from sunloom.serving.apps.features.ingest import ingest
 from sunloom.serving.apps.features.openapi import describe
