@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from sunloom.config import Settings
 from sunloom.core.artifacts import ModelVersion, open_registry
+from sunloom.core.caching import TtlCache
 from sunloom.errors import NotFoundError, RequestError
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.stores.online.protocol import OnlineStore
@@ -63,7 +63,7 @@ class ModelShelf:
 
     def __init__(self, settings: Settings) -> None:
         self._registry = open_registry(settings)
-        self._versions: dict[str, tuple[float, ModelVersion]] = {}
+        self._versions = TtlCache[str, ModelVersion](_TRUSTED_S)
         self._models: dict[str, TabularModel] = {}
 
     def find(self, ref: str) -> tuple[ModelVersion, TabularModel]:
@@ -72,7 +72,7 @@ class ModelShelf:
         Raises:
             NotFoundError: No tabular model bears the name; the known ones are listed.
         """
-        version = self._version(ref)
+        version = self._versions.get_or_load(ref, lambda: self._look_up(ref))
         if version.ref not in self._models:
             # One version of a name at a time: the one before is not needed again.
             stale = [held for held in self._models if held.partition("@")[0] == version.name]
@@ -86,18 +86,13 @@ class ModelShelf:
         """Names of tabular models."""
         return sorted({version.name for version in self._registry.list(KIND)})
 
-    def _version(self, ref: str) -> ModelVersion:
-        held = self._versions.get(ref)
-        if held is not None and time.monotonic() - held[0] < _TRUSTED_S:
-            return held[1]
+    def _look_up(self, ref: str) -> ModelVersion:
         name, known = ref.partition("@")[0], self.names()
         if name not in known:
             raise NotFoundError(
                 f"There is no tabular model {name!r}.", known=known, name=name, param="model"
             )
-        version = self._registry.get(ref)
-        self._versions[ref] = (time.monotonic(), version)
-        return version
+        return self._registry.get(ref)
 
 
 def build_tabular_app(settings: Settings) -> FastAPI:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import OrderedDict
 
 from sunloom.config import Settings
+from sunloom.core.caching import TtlCache
 from sunloom.core.database import now
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import AuthenticationError, PermissionDeniedError
@@ -29,8 +28,8 @@ class KeyAdmission:
 
     def __init__(self, settings: Settings, service: str) -> None:
         self._settings = settings
-        self._cache_s = settings.serving.keys.cache_s
-        self._cached: OrderedDict[str, tuple[float, KeyRecord | None]] = OrderedDict()
+        # Unknown secrets are cached as None, so that they do not reach the database either.
+        self._keys = TtlCache[str, KeyRecord | None](settings.serving.keys.cache_s, _CACHED_KEYS)
         database = open_keys(settings)
         self._meter = RateLimiter(database)
         self._metrics = RequestMetrics(database, service)
@@ -48,7 +47,7 @@ class KeyAdmission:
             raise AuthenticationError(
                 "This route needs a key.", "Send the header Authorization: Bearer KEY."
             )
-        key = await self._find(secret)
+        key = await self._keys.get_or_await(secret, lambda: asyncio.to_thread(self._read, secret))
         if key is None or not key.is_valid(now()):
             raise AuthenticationError(
                 "The key is unknown, expired or revoked.", "Make one with: sunloom keys create"
@@ -70,18 +69,6 @@ class KeyAdmission:
     def spend(self, key: KeyRecord, tokens: int) -> None:
         """Count model tokens against a key's quota."""
         self._meter.spend(key, tokens)
-
-    async def _find(self, secret: str) -> KeyRecord | None:
-        at = time.monotonic()
-        held = self._cached.get(secret)
-        if held is not None and at - held[0] < self._cache_s:
-            return held[1]
-        key = await asyncio.to_thread(self._read, secret)
-        self._cached[secret] = (at, key)
-        self._cached.move_to_end(secret)
-        while len(self._cached) > _CACHED_KEYS:
-            self._cached.popitem(last=False)
-        return key
 
     def _read(self, secret: str) -> KeyRecord | None:
         key = find_key(self._settings, secret)

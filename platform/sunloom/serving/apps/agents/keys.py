@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sunloom.agents.endpoint import Endpoint
 from sunloom.agents.tables import AgentRow
 from sunloom.agents.tools.toolbox import bind_tools, needed_scopes
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec
-from sunloom.core.database import now
+from sunloom.core.caching import TtlCache
 from sunloom.errors import PermissionDeniedError
 from sunloom.serving.auth.keys import KeyRecord, delegate
 
+_CACHED_KEYS = 10_000
 _ANY_INTERFACE = frozenset({"0.0.0.0", "::", ""})
 
 
@@ -27,7 +28,7 @@ class AgentKeys:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._life = timedelta(seconds=settings.serving.keys.delegated_ttl_s)
-        self._held: dict[tuple[str, str], tuple[datetime, str]] = {}
+        self._secrets = TtlCache[tuple[str, str], str](self._life.total_seconds() / 2, _CACHED_KEYS)
 
     async def check(self, spec: AgentSpec, key: KeyRecord) -> None:
         """Refuse a caller whose key lacks what the agent needs.
@@ -45,12 +46,10 @@ class AgentKeys:
 
     async def endpoint(self, agent: AgentRow, key: KeyRecord) -> Endpoint:
         """The gateway with a key for this agent on behalf of this caller."""
-        held = self._held.get((agent.id, key.id))
-        if held is None or now() > held[0]:
-            secret = await asyncio.to_thread(self._delegate, agent, key)
-            held = (now() + self._life / 2, secret)
-            self._held[agent.id, key.id] = held
-        return Endpoint(gateway_url(self._settings), held[1])
+        secret = await self._secrets.get_or_await(
+            (agent.id, key.id), lambda: asyncio.to_thread(self._delegate, agent, key)
+        )
+        return Endpoint(gateway_url(self._settings), secret)
 
     def _delegate(self, agent: AgentRow, key: KeyRecord) -> str:
         scopes = sorted(_scopes(AgentSpec.model_validate(agent.spec)))

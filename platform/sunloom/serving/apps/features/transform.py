@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
@@ -11,6 +10,7 @@ from typing import Any
 
 from sunloom.config import Settings
 from sunloom.core.artifacts import ModelRegistry, ModelVersion, open_registry
+from sunloom.core.caching import TtlCache
 from sunloom.errors import DataError, NotFoundError, RequestError
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.preprocessing.artifact import KIND, load
@@ -54,18 +54,19 @@ def prepare_rows(settings: Settings) -> Prepare:
 
 
 def _finder(registry: ModelRegistry) -> Callable[[str], tuple[ModelVersion, FittedPipeline]]:
-    held: dict[str, tuple[float, ModelVersion]] = {}
+    versions = TtlCache[str, ModelVersion](_ALIAS_S)
 
     @lru_cache(maxsize=16)
     def read(uri: str) -> FittedPipeline:
         return load(registry.store.fetch(uri))
 
+    def look_up(name: str) -> ModelVersion:
+        version = registry.get(name)
+        _require_kind(registry, version)
+        return version
+
     def find(name: str) -> tuple[ModelVersion, FittedPipeline]:
-        asked, version = held.get(name, (0.0, None))
-        if version is None or time.monotonic() - asked > _ALIAS_S:
-            version = registry.get(name)
-            _require_kind(registry, version)
-            held[name] = (time.monotonic(), version)
+        version = versions.get_or_load(name, lambda: look_up(name))
         return version, read(version.uri)
 
     return find

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from fastapi.responses import HTMLResponse
 
 import sunloom
 from sunloom.config import Settings
+from sunloom.core.caching import TtlCache
 from sunloom.serving.apps.gateway.inner import InnerClient
 from sunloom.serving.apps.gateway.readiness import PATHS, app_paths
 from sunloom.serving.auth.scopes import PUBLIC
@@ -48,15 +48,15 @@ _PROBLEM: dict[str, Any] = {
 def build_router(settings: Settings, client: InnerClient, gateway: FastAPI) -> APIRouter:
     """Routes of the documentation."""
     router = APIRouter()
-    held: list[tuple[float, dict[str, Any]]] = []
+    documents = TtlCache[str, dict[str, Any]](_TRUSTED_S)
+
+    async def merge_all() -> dict[str, Any]:
+        parts = await gather_documents(settings, client)
+        return merge_documents({"gateway": gateway.openapi(), **parts})
 
     @router.get("/openapi.json", include_in_schema=False)
     async def document() -> dict[str, Any]:
-        if not held or time.monotonic() - held[0][0] > _TRUSTED_S:
-            parts = await gather_documents(settings, client)
-            merged = merge_documents({"gateway": gateway.openapi(), **parts})
-            held[:] = [(time.monotonic(), merged)]
-        return held[0][1]
+        return await documents.get_or_await("openapi", merge_all)
 
     @router.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

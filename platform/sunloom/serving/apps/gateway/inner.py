@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from datetime import timedelta
 from typing import Any
 
 import httpx
 
 from sunloom.config import Settings
+from sunloom.core.caching import TtlCache
 from sunloom.serving.auth.keys import system_key
 
 _KEY_LIFE = timedelta(hours=1)
@@ -26,7 +26,8 @@ class InnerClient:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._secret = ("", float("-inf"))
+        # Renewed at half of its life, so that a request never starts with a key about to expire.
+        self._keys = TtlCache[tuple[str, ...], str](_KEY_LIFE.total_seconds() / 2)
         self._client: httpx.AsyncClient | None = None
 
     async def request(
@@ -43,11 +44,9 @@ class InnerClient:
         return await self._client.request(method, path, headers=headers, timeout=timeout_s, **more)
 
     async def _own_key(self) -> str:
-        secret, until = self._secret
-        if time.monotonic() > until:
-            secret = await asyncio.to_thread(system_key, self._settings, _SCOPES, _KEY_LIFE)
-            self._secret = (secret, time.monotonic() + _KEY_LIFE.total_seconds() / 2)
-        return self._secret[0]
+        return await self._keys.get_or_await(
+            _SCOPES, lambda: asyncio.to_thread(system_key, self._settings, _SCOPES, _KEY_LIFE)
+        )
 
 
 def gateway_url(settings: Settings) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import httpx
 
 from sunloom.config import Settings
+from sunloom.core.caching import TtlCache
 from sunloom.serving.apps.gateway.inner import InnerClient
 from sunloom.serving.apps.llm.models import build_directory, find_base, required_names
 
@@ -43,16 +43,19 @@ class Probe:
         self._settings = settings
         self._client = client
         self._answered: set[str] = set()
-        self._last = (float("-inf"), Readiness(False, {}))
+        self._ready = TtlCache[str, Readiness](_TRUSTED_S)
         self._lock = asyncio.Lock()
 
     async def check(self) -> Readiness:
         """The present state; asked anew every few seconds at most."""
         async with self._lock:
-            at, last = self._last
-            if not last.ready or time.monotonic() - at > _TRUSTED_S:
-                self._last = (time.monotonic(), await self._ask())
-            return self._last[1]
+            readiness = self._ready.get("gateway")
+            if readiness is None:
+                readiness = await self._ask()
+                # Whoever waits for the gateway to come up must see it at once.
+                if readiness.ready:
+                    self._ready.put("gateway", readiness)
+            return readiness
 
     async def _ask(self) -> Readiness:
         paths = await asyncio.to_thread(app_paths, self._settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from sunloom.config import Settings
 from sunloom.core.artifacts import ModelRegistry, ModelVersion, open_registry
+from sunloom.core.caching import TtlCache
 from sunloom.errors import NotFoundError
 
 ADAPTER = "adapter"
@@ -70,8 +70,7 @@ class ModelResolver:
     def __init__(self, registry: ModelRegistry, base: BaseModel, cache_s: float = 1.0) -> None:
         self._registry = registry
         self.base = base
-        self._cache_s = cache_s
-        self._cached: dict[str, tuple[float, Target]] = {}
+        self._targets = TtlCache[str, Target](cache_s)
 
     async def resolve(self, name: str) -> Target:
         """What ``name``, ``name@version`` or ``name@alias`` means at this moment.
@@ -81,12 +80,9 @@ class ModelResolver:
         """
         if name == self.base.name:
             return Target(self.base.name)
-        held = self._cached.get(name)
-        if held is not None and time.monotonic() - held[0] < self._cache_s:
-            return held[1]
-        target = await asyncio.to_thread(self._look_up, name)
-        self._cached[name] = (time.monotonic(), target)
-        return target
+        return await self._targets.get_or_await(
+            name, lambda: asyncio.to_thread(self._look_up, name)
+        )
 
     def _look_up(self, ref: str) -> Target:
         name = ref.partition("@")[0]
