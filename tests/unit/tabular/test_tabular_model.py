@@ -94,7 +94,7 @@ def test_a_manifest_cannot_point_outside_its_folder(tmp_path: Path) -> None:
 def test_loading_stays_cheap(tmp_path: Path) -> None:
     folder = _model().save(tmp_path / "model")
     program = (
-        "import sys, polars as pl; from sunloom.tabular import load_model, predictions;"
+        "import sys; from sunloom.tabular.model import load_model, predictions;"
         f"print(predictions(load_model({str(folder)!r}), [{{'id': 1, 'a': 8.5, 'b': 0.1}}]));"
         "heavy = {'sklearn', 'xgboost', 'lightgbm', 'ray', 'matplotlib', 'scipy', 'pandas'};"
         "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
