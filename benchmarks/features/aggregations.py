@@ -18,9 +18,9 @@ import polars as pl
 from benchmarks.features.data import as_events, tables
 from benchmarks.features.measure import circumstances, in_turn, report
 from benchmarks.features.peers import duckdb_answers
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 
 DEFINITIONS = "benchmarks.features.aggregation_definitions"

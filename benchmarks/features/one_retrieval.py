@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from benchmarks.features.measure import cpu_s, peak_bytes
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.retrieve import historical
-from sunloom.features.plan.explain import plan_of
 
 
 def main() -> None:

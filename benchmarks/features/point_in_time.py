@@ -34,9 +34,9 @@ from benchmarks.features.peers import (
     polars_latest,
     polars_windows,
 )
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import plan_of
 
 DEFINITIONS = "benchmarks.features.definitions"
 RESULTS = Path(__file__).parents[1] / "results" / "point_in_time.json"

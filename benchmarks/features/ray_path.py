@@ -25,10 +25,10 @@ from benchmarks.features.measure import circumstances, report, wall_s
 from sunloom.config import Settings, load_config
 from sunloom.core.cluster import connect, disconnect
 from sunloom.core.processes import own_processes
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.cluster import historical_ray
 from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import plan_of
 
 DEFINITIONS = "benchmarks.features.definitions"
 RESULTS = Path(__file__).parents[1] / "results" / "ray_path.json"

@@ -35,9 +35,9 @@ from sunloom.feature_store.streaming.consumer import StreamConsumer
 from sunloom.feature_store.streaming.event_log import EventLog
 from sunloom.feature_store.streaming.ingest import Ingest
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import plan_of
 
 DEFINITIONS = "benchmarks.features.definitions"
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -17,9 +17,9 @@ from sunloom.data.pipeline import prepare
 from sunloom.errors import DataQualityError
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.online.open import open_online_store
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.cluster import historical_ray
 from sunloom.features.historical.retrieve import historical_polars
-from sunloom.features.plan.explain import plan_of
 
 pytestmark = pytest.mark.integration
 CLASSES = str(Path(__file__).parents[1] / "unit" / "features" / "chalk_classes.py")

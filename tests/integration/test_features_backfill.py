@@ -20,9 +20,9 @@ from polars.testing import assert_frame_equal
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import DataError
 from sunloom.feature_store.materialization.backfill.run import backfill
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.dataset import historical_dataset
 from sunloom.features.historical.retrieve import historical_polars
-from sunloom.features.plan.explain import plan_of
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]

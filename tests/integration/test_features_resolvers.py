@@ -11,9 +11,9 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from sunloom.errors import DataError
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.cluster import historical_ray
 from sunloom.features.historical.retrieve import historical_polars
-from sunloom.features.plan.explain import plan_of
 
 pytestmark = pytest.mark.integration
 CLASSES = Path(__file__).parents[1] / "unit" / "features" / "resolver_classes.py"

@@ -17,9 +17,9 @@ from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.online.tiles.policy import Policy
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import plan_of
 from sunloom_retail.dataset import CDNOW
 
 pytestmark = pytest.mark.integration

@@ -26,9 +26,9 @@ from sunloom.errors import NotFoundError, StreamError
 from sunloom.feature_store.online.registry import open_reader
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.job import StreamWorker, stream
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import plan_of
 from sunloom.monitoring.stream_skew import compare
 
 pytestmark = pytest.mark.integration

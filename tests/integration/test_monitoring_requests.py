@@ -20,7 +20,7 @@ from sunloom.data.quality.drift.sampling import RowSample
 from sunloom.data.quality.gate import validate_file
 from sunloom.errors import DataError, UsageError
 from sunloom.feature_store.materialization.materialize import materialize
-from sunloom.features.plan.explain import plan_of
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.plan.quality_rules import table_rules
 
 pytestmark = pytest.mark.integration

@@ -10,9 +10,9 @@ import polars as pl
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.core.database import now, open_database
 from sunloom.errors import DataError
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.retrieve import questions_of
-from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.projection import source_needs
 from sunloom.features.sources.entity_keys import known_entities

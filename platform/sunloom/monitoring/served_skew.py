@@ -16,9 +16,9 @@ from sunloom.core.database import now, open_database
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.job import prepare_stream
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
 from sunloom.features.plan.projection import source_needs

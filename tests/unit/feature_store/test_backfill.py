@@ -26,8 +26,8 @@ from sunloom.errors import DataQualityError, UsageError
 from sunloom.feature_store.materialization.backfill.grid import grid_of
 from sunloom.feature_store.materialization.backfill.run import backfill
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.retrieve import historical_polars
-from sunloom.features.plan.explain import plan_of
 
 CLASSES = str(Path(__file__).parents[1].joinpath("features", "chalk_classes.py"))
 START = datetime(2026, 3, 1, tzinfo=UTC)

@@ -13,9 +13,9 @@ from sunloom.errors import FeatureError
 from sunloom.feature_store.online.registry import read_online, store_plan, store_stream
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.feature_store.streaming.ingest import Ingest
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import plan_of
 
 CLASSES = str(Path(__file__).parents[1].joinpath("features", "resolver_classes.py"))
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)

@@ -19,10 +19,10 @@ from sunloom.feature_store.online.registry import read_online, schema_of, store_
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.ingest import Ingest
+from sunloom.features.definitions.open import catalogue_of, plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import catalogue_of, plan_of
 from sunloom.features.plan.feature_sets import Plan
 
 US = timedelta(microseconds=1)

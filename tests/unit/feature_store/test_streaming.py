@@ -32,9 +32,9 @@ from sunloom.feature_store.streaming.job import check_streamed
 from sunloom.feature_store.streaming.kafka import client_settings
 from sunloom.feature_store.streaming.offsets import Place, Progress
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream, Refused
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 
 CLASSES = str(Path(__file__).parents[1].joinpath("features", "stream_classes.py"))

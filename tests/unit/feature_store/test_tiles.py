@@ -18,9 +18,9 @@ from sunloom.errors import ConflictError, UsageError
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.streaming.ingest import Ingest
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 
 CLASSES = str(Path(__file__).parents[1].joinpath("features", "stream_classes.py"))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sunloom.errors import DefinitionError, NotFoundError, UsageError
-from sunloom.features.plan.explain import catalogue_of, list_features, plan_of, plan_text
+from sunloom.features.definitions.open import catalogue_of, plan_of
+from sunloom.features.plan.explain import plan_text, shown
 
 HEAD = """
 import dataclasses
@@ -170,12 +171,13 @@ def test_unknown_feature_set_lists_the_known_ones() -> None:
 
 
 def test_retail_definitions_list_and_print() -> None:
-    listed = {entry["fqn"]: entry for entry in list_features("retail")}
-    count = listed["customer.purchase_count__2592000__"]
-    assert count["dtype"] == "int64"
-    assert count["expression"] == "_.purchases[timestamp in (now - 30 d, now]].count()"
-    assert listed["customer.recency_days"]["nullable"] is True
-    text = plan_text(plan_of("retail", "customer"))
+    plan = plan_of("retail", "customer")
+    count = plan.root.feature("purchase_count__2592000__")
+    assert count.dtype == "int64"
+    assert count.expression is not None
+    assert shown(count.expression) == "_.purchases[timestamp in (now - 30 d, now]].count()"
+    assert plan.root.feature("recency_days").nullable is True
+    text = plan_text(plan)
     assert "purchases: many purchase on id = purchase.customer_id" in text
 
 

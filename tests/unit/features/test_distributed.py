@@ -15,11 +15,11 @@ from polars.testing import assert_frame_equal
 
 from sunloom.data.shuffle import from_packet, partition_by_hash, to_packet
 from sunloom.errors import ClusterError
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical import cluster as run
 from sunloom.features.historical import worker as exchange
 from sunloom.features.historical.cluster import historical_ray
 from sunloom.features.historical.retrieve import historical_polars
-from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.projection import source_needs
 from sunloom.features.sources.splits import FileSplit, chunks_of, read_chunk
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))

@@ -18,10 +18,10 @@ from readings import DAY, LARGE, MOMENTS, ONE_READING, READINGS, START, US
 
 from sunloom.errors import DataError
 from sunloom.features.definitions.aggregate_rules import AGGREGATIONS
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.kernels.aggregates import _KINDS
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.expressions import Aggregate, Aggregation, walk
 from sunloom.features.plan.feature_sets import Plan
 

@@ -18,10 +18,10 @@ from readings import MOMENTS, ONE_READING, READINGS, START
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.streaming.ingest import Ingest
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import plan_of
 
 HERE = Path(__file__).parent
 AGGREGATES = str(HERE / "chalk_classes_aggregates.py")

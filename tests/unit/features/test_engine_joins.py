@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sunloom.errors import DataError
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import plan_of, plan_text
+from sunloom.features.plan.explain import plan_text
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
 from sunloom.features.sources.typed_rows import read_source

@@ -16,9 +16,9 @@ from chalk.features.feature_wrapper import unwrap_feature
 
 from sunloom.features.definitions.aggregate_rules import AGGREGATIONS
 from sunloom.features.definitions.bind_expressions import ExpressionBinder
+from sunloom.features.definitions.open import catalogue_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import catalogue_of
 from sunloom.features.plan.expressions import Aggregate
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, Plan
 from sunloom.features.plan.polars_dtypes import POLARS

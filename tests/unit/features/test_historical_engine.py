@@ -8,10 +8,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical import engine_choice as sizing
 from sunloom.features.historical.engine_choice import choose_engine, needed_bytes
 from sunloom.features.historical.retrieve import engine_for, historical
-from sunloom.features.plan.explain import plan_of
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
 START = datetime(2026, 3, 1, tzinfo=UTC)

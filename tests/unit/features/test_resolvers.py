@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sunloom.feature_store.online.row_functions import asking
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.expressions.literals import evaluate
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import list_features, plan_of, plan_text
-from sunloom.features.plan.expressions import Resolved
+from sunloom.features.plan.explain import plan_text, shown
+from sunloom.features.plan.expressions import Aggregate, Lookup, Resolved
 from sunloom.features.plan.feature_sets import Plan
 
 CLASSES = str(Path(__file__).with_name("resolver_classes.py"))
@@ -124,12 +125,11 @@ def test_one_row_of_plain_values_gives_what_the_engine_gives(plan: Plan) -> None
     for name, expected in (("length", 3), ("upper", "ANN?"), ("careful", 1), ("limited", 3)):
         made = plan.root.feature(name).expression
         assert isinstance(made, Resolved)
-        parts = {
-            given.value: None
-            for given in made.resolver.args
-            if given.value.op in ("lookup", "aggregate")
-        }
-        assert evaluate(made, row, START, parts) == expected
+        joined = [
+            arg.value for arg in made.resolver.args if isinstance(arg.value, Aggregate | Lookup)
+        ]
+        ask = asking(made, {node: place for place, node in enumerate(joined)})
+        assert ask([dict(row)], START, [[None] * len(joined)]) == [expected]
 
 
 def test_the_joined_class_reads_a_has_one_through_its_own_resolver() -> None:
@@ -141,8 +141,9 @@ def test_the_joined_class_reads_a_has_one_through_its_own_resolver() -> None:
 
 
 def test_listing_and_text_name_the_functions(plan: Plan) -> None:
-    listed = {row["fqn"]: row for row in list_features(CLASSES)}
-    assert listed["rs_guest.length"]["expression"].startswith("@online measure(_.name, _.hotel.t")
+    length = plan.root.feature("length").expression
+    assert length is not None
+    assert shown(length).startswith("@online measure(_.name, _.hotel.t")
     text = plan_text(plan)
     assert "batched" in text
     assert f"{CLASSES}:" in text

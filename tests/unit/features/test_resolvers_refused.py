@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from sunloom.cli.main import app
 from sunloom.errors import DataError, DefinitionError
+from sunloom.features.definitions.open import catalogue_of, plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import catalogue_of, plan_of
 from sunloom.features.plan.polars_dtypes import POLARS
 
 HEAD = """

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.expressions.validations import is_within
 from sunloom.features.historical.retrieve import historical, historical_polars
-from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 
 SOURCE = """

@@ -14,7 +14,7 @@ from asgi import OpenGate, call
 from sunloom.config import Settings
 from sunloom.feature_store.online.registry import store_plan
 from sunloom.feature_store.stores.online.open import open_online_store
-from sunloom.features.plan.explain import plan_of
+from sunloom.features.definitions.open import plan_of
 from sunloom.serving.apps.features.app import build_features_app
 from sunloom.serving.auth.middleware import App, GatewayMiddleware
 

@@ -26,10 +26,10 @@ def list_features(
     definitions: Definitions = "retail", sets: Sets = None, env: Env = None, json: Json = False
 ) -> None:
     """List every feature; exit 2 names what cannot be bound, with file and line."""
-    from sunloom.features.definitions.bind_classes import load_catalogue
+    from sunloom.features.definitions.open import catalogue_of
 
     load_settings(sets, env)
-    catalogue = load_catalogue(definitions)
+    catalogue = catalogue_of(definitions)
     rows = [describe(item, feature) for item in catalogue.classes for feature in item.features]
     if json:
         output.print_json({"feature_sets": list(catalogue.namespaces), "features": rows})

@@ -37,7 +37,8 @@ def plan(
     json: Json = False,
 ) -> None:
     """Show how a feature set is computed: classes, joins, expressions."""
-    from sunloom.features.plan.explain import plan_of, plan_text
+    from sunloom.features.definitions.open import plan_of
+    from sunloom.features.plan.explain import plan_text
 
     load_settings(sets, env)
     found = plan_of(definitions, _wanted(name, feature_set))

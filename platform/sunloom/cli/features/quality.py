@@ -65,7 +65,7 @@ def recipe_kind(recipe: Path) -> type[FeaturesRecipe] | type[ValidationRecipe]:
 
 
 def _table_rules(recipe: FeaturesRecipe) -> TableRules:
-    from sunloom.features.plan.explain import plan_of
+    from sunloom.features.definitions.open import plan_of
     from sunloom.features.plan.quality_rules import table_rules
 
     return table_rules(plan_of(recipe.definitions, recipe.feature_set))

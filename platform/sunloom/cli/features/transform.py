@@ -78,7 +78,7 @@ def load_preparation(
     """
     if not _defines_features(recipe):
         return load_recipe(PreparationRecipe, recipe, sets, env), ()
-    from sunloom.features.plan.explain import plan_of
+    from sunloom.features.definitions.open import plan_of
 
     config = load_recipe(FeaturesRecipe, recipe, sets, env)
     plan = plan_of(config.definitions, config.feature_set)

@@ -23,11 +23,11 @@ from sunloom.feature_store.online.staleness import is_until, with_ends
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.stores.online.spaces import PLANS
+from sunloom.features.definitions.open import outline_of, plan_of
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical.engine_choice import EngineChoice, choose_engine
 from sunloom.features.historical.retrieve import check_sources, computed, quarantine_damaged
 from sunloom.features.plan.columns import EVENT_TIME
-from sunloom.features.plan.explain import outline_of, plan_of
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.quality_rules import table_rules
 from sunloom.features.sources.entity_keys import known_entities

@@ -16,7 +16,7 @@ from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.streaming.bootstrap import merge_history
 from sunloom.feature_store.streaming.consumer import ConsumerReport, StreamConsumer, policy_of
 from sunloom.feature_store.streaming.offsets import all_progress
-from sunloom.features.plan.explain import plan_of
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.projection import source_needs
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from chalk.features.underscore import (
     UnderscoreAttr,
@@ -19,6 +19,7 @@ from sunloom.features.definitions.aggregate_rules import (
     combine_filters,
     read_arguments,
 )
+from sunloom.features.definitions.scope import Binder
 from sunloom.features.plan.dtypes import DType
 from sunloom.features.plan.expressions import (
     Aggregate,
@@ -31,9 +32,6 @@ from sunloom.features.plan.expressions import (
 )
 from sunloom.features.plan.polars_dtypes import is_scalar
 
-if TYPE_CHECKING:
-    from sunloom.features.definitions.bind_expressions import ExpressionBinder
-
 
 class AggregateBinder:
     """Binds one aggregation over a has-many.
@@ -44,7 +42,7 @@ class AggregateBinder:
         raw: The aggregation's source expression.
     """
 
-    def __init__(self, outer: ExpressionBinder, many: Any, raw: Any) -> None:
+    def __init__(self, outer: Binder, many: Any, raw: Any) -> None:
         self._outer = outer
         self._many = many
         self._raw = raw
@@ -88,7 +86,7 @@ class AggregateBinder:
             f"`{name}` takes {given}.",
         )
 
-    def _by(self, inside: ExpressionBinder, given: Arguments) -> Expr | None:
+    def _by(self, inside: Binder, given: Arguments) -> Expr | None:
         if given.by is None:
             return None
         bound = inside.bind(given.by)
@@ -101,7 +99,7 @@ class AggregateBinder:
     def _refuse(self, construct: str, instead: str) -> DefinitionError:
         return self._outer.scope.refuse(construct, instead, self._raw)
 
-    def _filter(self, inside: ExpressionBinder, key: Any) -> Expr:
+    def _filter(self, inside: Binder, key: Any) -> Expr:
         bound = inside.bind(key)
         if bound.dtype == "bool":
             return bound

@@ -9,7 +9,7 @@ from chalk.utils.duration import CHALK_MAX_TIMEDELTA
 
 from sunloom.errors import DefinitionError
 from sunloom.features.definitions.aggregate_rules import has_window_mark
-from sunloom.features.definitions.bind_expressions import ExpressionBinder, constant
+from sunloom.features.definitions.bind_expressions import ExpressionBinder
 from sunloom.features.definitions.bind_resolvers import (
     Made,
     bind_resolvers,
@@ -20,6 +20,7 @@ from sunloom.features.definitions.load import defined_classes, import_definition
 from sunloom.features.definitions.scope import feature_dtype
 from sunloom.features.definitions.source_locations import refuse
 from sunloom.features.expressions.functions.json_documents import json_as
+from sunloom.features.expressions.literals import constant
 from sunloom.features.plan.dtypes import DType
 from sunloom.features.plan.expressions import Aggregate, Const, Expr, Lookup, own_columns, walk
 from sunloom.features.plan.feature_sets import (

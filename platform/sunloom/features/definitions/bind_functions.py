@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chalk.features.underscore import UnderscoreFunction
 
 from sunloom.errors import DefinitionError, known_names_hint
+from sunloom.features.definitions.scope import Binder
 from sunloom.features.expressions.functions.json_documents import VALUE
 from sunloom.features.expressions.functions.structs import FIELD, packed
 from sunloom.features.expressions.functions.table import FUNCTIONS, SAME_AS
+from sunloom.features.expressions.literals import constant
 from sunloom.features.plan.expressions import Call, Const, Expr
-
-if TYPE_CHECKING:
-    from sunloom.features.definitions.bind_expressions import ExpressionBinder
 
 _HAS_KEY = "map_key_exists"
 _NO_RANDOM = "A feature has one value at a moment; draw random numbers elsewhere."
@@ -37,7 +36,7 @@ class FunctionBinder:
         raw: The call.
     """
 
-    def __init__(self, outer: ExpressionBinder, raw: UnderscoreFunction) -> None:
+    def __init__(self, outer: Binder, raw: UnderscoreFunction) -> None:
         self._outer = outer
         self._raw = raw
 
@@ -98,8 +97,6 @@ class FunctionBinder:
         return self._call(name, (keys, values, bound))
 
     def _items(self, mapping: Any) -> tuple[Const, Const]:
-        from sunloom.features.definitions.bind_expressions import constant
-
         pairs = mapping.as_py() if hasattr(mapping, "as_py") else None
         keys = constant([key for key, _ in pairs]) if pairs else None
         values = constant([value for _, value in pairs]) if pairs else None

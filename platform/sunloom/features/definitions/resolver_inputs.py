@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sunloom.features.definitions.bind_expressions import constant
 from sunloom.features.definitions.scope import feature_dtype
 from sunloom.features.definitions.unsupported_resolvers import refuse_resolver
+from sunloom.features.expressions.literals import constant
 from sunloom.features.plan.dtypes import ListType, StructField, StructType
 from sunloom.features.plan.expressions import (
     Aggregate,

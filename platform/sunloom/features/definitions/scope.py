@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from chalk.features.underscore import UnderscoreAttr, UnderscoreItem, UnderscoreRoot
 
 from sunloom.errors import DefinitionError, known_names_hint
 from sunloom.features.definitions.source_locations import refuse
 from sunloom.features.plan.dtypes import DType
-from sunloom.features.plan.expressions import Column
+from sunloom.features.plan.expressions import Column, Expr
 from sunloom.features.plan.polars_dtypes import arrow_dtype
 
 
@@ -117,3 +117,22 @@ class Scope:
     def column(self, feature: Any) -> Column:
         """The feature as a column of its row."""
         return Column(name=feature.name, dtype=feature_dtype(feature))
+
+
+class Binder(Protocol):
+    """Binds expressions of one feature; what binders of a part need of the binder around it."""
+
+    scope: Scope
+
+    def within(self, owner: Any) -> Binder:
+        """A binder of the same feature in which ``_`` is a joined class."""
+
+    def of(self, feature: Any) -> Binder:
+        """A binder of another feature."""
+
+    def bind(self, raw: Any) -> Expr:
+        """The expression as a plan expression.
+
+        Raises:
+            DefinitionError: A part of it has no meaning here.
+        """

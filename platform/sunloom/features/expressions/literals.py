@@ -1,63 +1,57 @@
-"""Plan expressions on plain Python values: one row at a time, for reads that derive on demand."""
+"""Literals of a plan: plain Python values as constants, and constants as plain values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any
 
-from sunloom.features.expressions.functions.table import evaluate_call
 from sunloom.features.plan.dtypes import DType, ListType
-from sunloom.features.plan.expressions import (
-    Aggregate,
-    Call,
-    Column,
-    Const,
-    Expr,
-    Lookup,
-    Now,
-    Resolved,
-)
-from sunloom.features.plan.polars_dtypes import EPOCH
+from sunloom.features.plan.expressions import Const
+from sunloom.features.plan.polars_dtypes import EPOCH, unify
+
+_MICROSECOND = timedelta(microseconds=1)
 
 
-def evaluate(
-    node: Expr,
-    row: Mapping[str, Any],
-    now: datetime,
-    parts: Mapping[Aggregate | Lookup, Any] | None = None,
-) -> Any:
-    """The expression's value.
-
-    Args:
-        node: The expression.
-        row: Feature name to value, None for null.
-        now: The moment, UTC.
-        parts: Values of aggregates and lookups, which a row alone does not hold.
-    """
-    if isinstance(node, Column):
-        return row[node.name]
-    if isinstance(node, Now):
-        return now
-    if isinstance(node, Const):
-        return constant_value(node)
-    if isinstance(node, Call):
-        return evaluate_call(node, [evaluate(arg, row, now, parts) for arg in node.args])
-    if isinstance(node, Resolved):
-        return _resolved(node, row, now, parts)
-    return (parts or {})[node]
+def constant(value: Any) -> Const | None:
+    """A literal, or None where the value has no plain form; a list of scalars is one."""
+    if isinstance(value, list | tuple):
+        return _constant_list(value)
+    if isinstance(value, set | frozenset):
+        return _constant_list(sorted(value, key=repr))
+    if value is None:
+        return Const(value=None, dtype="null")
+    if isinstance(value, Enum):
+        return constant(value.value)
+    if isinstance(value, bool):
+        return Const(value=value, dtype="bool")
+    if isinstance(value, int):
+        return Const(value=value, dtype="int64") if -(2**63) <= value < 2**63 else None
+    if isinstance(value, float):
+        return Const(value=value, dtype="float64") if math.isfinite(value) else None
+    if isinstance(value, str):
+        return Const(value=value, dtype="string")
+    if isinstance(value, timedelta):
+        return Const(value=value // _MICROSECOND, dtype="duration")
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return Const(value=(value.astimezone(UTC) - EPOCH) // _MICROSECOND, dtype="datetime")
+    return None
 
 
-def _resolved(
-    node: Resolved,
-    row: Mapping[str, Any],
-    now: datetime,
-    parts: Mapping[Aggregate | Lookup, Any] | None,
-) -> Any:
-    from sunloom.features.resolvers.resolve import resolve_rows
+def _constant_list(values: Sequence[Any]) -> Const | None:
+    items = [constant(value) for value in values]
+    known = [item for item in items if item is not None and not isinstance(item.value, tuple)]
+    item_type = unify([item.dtype for item in known] or ["null"])
+    if len(known) < len(items) or item_type is None or item_type in ("datetime", "duration"):
+        return None
+    plain = tuple(_widened(item, item_type) for item in known)
+    return Const(value=plain, dtype=ListType(item=item_type))
 
-    values = [evaluate(given.value, row, now, parts) for given in node.resolver.args]
-    return resolve_rows(node.resolver, [values], now)[0][node.output]
+
+def _widened(item: Const, dtype: DType) -> Any:
+    return float(item.value) if isinstance(item.value, int) and dtype == "float64" else item.value
 
 
 def constant_value(node: Const) -> Any:

@@ -11,8 +11,6 @@ from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.expressions import Call, Column, Const, Expr, Now
 from sunloom.features.plan.polars_dtypes import POLARS
 
-"""Column of question frames: the moment, UTC microseconds."""
-
 
 class ToPolars:
     """Lowers expressions over a frame.

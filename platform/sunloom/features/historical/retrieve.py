@@ -15,12 +15,12 @@ from sunloom.data.datasets import REASON
 from sunloom.data.sources.files import data_files, read_table, require_columns
 from sunloom.data.sources.text_values import parse_datetime
 from sunloom.errors import DataError, DataQualityError, NotFoundError, UsageError
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.counters import Counters
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.expressions.validations import count_rows
+from sunloom.features.engine.row_validation import count_rows
 from sunloom.features.historical.engine_choice import EngineChoice, EngineName, choose_engine
 from sunloom.features.plan.columns import EVENT_TIME, NOW
-from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.projection import source_needs
 from sunloom.features.sources.typed_rows import conform, read_source

@@ -15,7 +15,7 @@ import polars as pl
 from sunloom.data.shuffle import Packet, from_packet, partition_by_hash, to_packet
 from sunloom.features.engine.counters import Counters
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.expressions.validations import count_rows
+from sunloom.features.engine.row_validation import count_rows
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
 from sunloom.features.plan.projection import source_needs

@@ -1,8 +1,6 @@
-"""What a definitions module offers, as plans and as text; chalkpy is imported on first use."""
+"""Text of a plan and of its expressions, near to how Chalk writes them."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from sunloom.features.plan.expressions import (
     Aggregate,
@@ -15,66 +13,10 @@ from sunloom.features.plan.expressions import (
     Resolved,
     Window,
 )
-from sunloom.features.plan.feature_sets import Catalogue, FeaturePlan, Plan
+from sunloom.features.plan.feature_sets import FeaturePlan, Plan
 
 _INFIX = frozenset({"+", "-", "*", "/", "%", "<", "<=", ">", ">=", "==", "!=", "&", "|"})
 _HOUR_US = 3_600_000_000
-
-
-def catalogue_of(definitions: str) -> Catalogue:
-    """Every features class of a definitions module, bound.
-
-    Args:
-        definitions: An entry point of ``sunloom.features``, an import path, or a ``.py`` file.
-
-    Raises:
-        UsageError: There is no such module.
-        DefinitionError: A construct cannot be bound; names feature, construct, file and line.
-    """
-    # Workers import this module, and only who reads definitions pays for chalkpy.
-    from sunloom.features.definitions.bind_classes import load_catalogue
-
-    return load_catalogue(definitions)
-
-
-def plan_of(definitions: str, feature_set: str) -> Plan:
-    """The plan of one feature set.
-
-    Raises:
-        NotFoundError: No class has that namespace; lists the known ones.
-    """
-    return catalogue_of(definitions).plan(feature_set)
-
-
-def outline_of(definitions: str, feature_set: str) -> Plan:
-    """Names and types of one feature set, whatever computes it.
-
-    Raises:
-        NotFoundError: No class has that namespace; lists the known ones.
-    """
-    from sunloom.features.definitions.outline import load_outline
-
-    return load_outline(definitions, feature_set)
-
-
-def list_features(definitions: str) -> list[dict[str, Any]]:
-    """One entry a feature: set, name, type, whether it may be null, and its expression as text."""
-    return [
-        {
-            "feature_set": item.namespace,
-            "name": feature.name,
-            "fqn": feature.fqn,
-            "kind": feature.kind,
-            "dtype": str(feature.dtype),
-            "nullable": feature.nullable,
-            "expression": shown(feature.expression) if feature.expression else None,
-            "description": feature.description,
-            "owner": feature.owner,
-            "tags": list(feature.tags),
-        }
-        for item in catalogue_of(definitions).classes
-        for feature in item.features
-    ]
 
 
 def plan_text(plan: Plan) -> str:

@@ -35,6 +35,7 @@ from sunloom.feature_store.materialization.backfill.workers import (
     fill_here,
     fill_on_cluster,
 )
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.engine_choice import EngineChoice, EngineName, choose_engine
 from sunloom.features.historical.retrieve import (
     HistoricalResult,
@@ -43,7 +44,6 @@ from sunloom.features.historical.retrieve import (
     questions_of,
 )
 from sunloom.features.plan.columns import EVENT_TIME, NOW
-from sunloom.features.plan.explain import plan_of
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.sources.extract import fetch_sources
 from sunloom.features.sources.splits import FileSplit, chunks_of

@@ -1,0 +1,45 @@
+"""Opening of a definitions module: its catalogue, the plan of one feature set, or its outline.
+
+chalkpy is imported on first use: workers and the gateway import this module, and only those that
+read definitions pay for chalkpy.
+"""
+
+from __future__ import annotations
+
+from sunloom.features.plan.feature_sets import Catalogue, Plan
+
+
+def catalogue_of(definitions: str) -> Catalogue:
+    """Every features class of a definitions module, bound.
+
+    Args:
+        definitions: An entry point of ``sunloom.features``, an import path, or a ``.py`` file.
+
+    Raises:
+        UsageError: There is no such module.
+        DefinitionError: A construct cannot be bound; names feature, construct, file and line.
+    """
+    # Workers import this module, and only who reads definitions pays for chalkpy.
+    from sunloom.features.definitions.bind_classes import load_catalogue
+
+    return load_catalogue(definitions)
+
+
+def plan_of(definitions: str, feature_set: str) -> Plan:
+    """The plan of one feature set.
+
+    Raises:
+        NotFoundError: No class has that namespace; lists the known ones.
+    """
+    return catalogue_of(definitions).plan(feature_set)
+
+
+def outline_of(definitions: str, feature_set: str) -> Plan:
+    """Names and types of one feature set, whatever computes it.
+
+    Raises:
+        NotFoundError: No class has that namespace; lists the known ones.
+    """
+    from sunloom.features.definitions.outline import load_outline
+
+    return load_outline(definitions, feature_set)
