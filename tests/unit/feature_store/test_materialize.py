@@ -122,7 +122,7 @@ def test_a_time_to_live_of_long_ago_finds_nobody(tmp_path: Path, sets: list[str]
     assert materialize(recipe)["online_entities"] == 0
     assert open_online_store(recipe).read("customer", [1]) == [None]
     assert materialize(_recipe(tmp_path, "files", sets))["online_entities"] == 7
-    with pytest.raises(ConfigError, match="no length of time"):
+    with pytest.raises(ConfigError, match="no duration"):
         _recipe(tmp_path, "files", [*sets, "feature_store.ttl=soon"])
 
 

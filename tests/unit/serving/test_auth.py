@@ -21,8 +21,8 @@ from sunloom.serving.auth.keys import (
     delegate,
     ensure_first_key,
     find_key,
+    key_lifetime,
     list_keys,
-    parse_duration,
     revoke_key,
     system_key,
 )
@@ -55,8 +55,11 @@ def test_unknown_scopes_and_durations_are_named(settings: Settings) -> None:
         create_key(settings, [])
     with pytest.raises(UsageError, match="soon"):
         create_key(settings, ["llm"], expires="soon")
-    assert parse_duration("2w") == timedelta(weeks=2)
-    assert parse_duration(None) is None
+    with pytest.raises(UsageError, match="0d"):
+        create_key(settings, ["llm"], expires="0d")
+    assert key_lifetime("2w") == timedelta(weeks=2)
+    assert key_lifetime("1.5h") == timedelta(minutes=90)
+    assert key_lifetime(None) is None
 
 
 def test_revoking_takes_delegated_keys_along(settings: Settings) -> None:

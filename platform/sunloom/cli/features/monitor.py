@@ -9,7 +9,7 @@ import typer
 
 from sunloom.cli.features.rows import show
 from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe
-from sunloom.config.loading.durations import parse_length
+from sunloom.config.loading.durations import parse_duration
 from sunloom.config.monitoring.service import MonitoringRecipe
 from sunloom.errors import UsageError
 
@@ -37,7 +37,7 @@ def monitor(
     if moment is not None:
         raise UsageError("--as-of is one moment; --every goes on.", param="as-of")
     try:
-        length = parse_length(every)
+        length = parse_duration(every)
     except ValueError as error:
         raise UsageError(f"--every: {error}.", param="every") from error
     show(keep_monitoring(config, length), json)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from sunloom.config.loading.durations import Length
+from sunloom.config.loading.durations import Duration
 from sunloom.config.loading.model import Model
 from sunloom.config.monitoring.service import DriftMethod, FeatureBound
 from sunloom.config.settings import Settings
@@ -55,7 +55,7 @@ class FreshnessRule(Model):
 
     column: str = "event_time"
     """Column with the time of each row, UTC."""
-    max_age: Length
+    max_age: Duration
     """Greatest age of the newest row, such as ``24h``."""
     as_of: datetime | None = None
     """The moment from which age is counted, with its zone; the present when empty."""

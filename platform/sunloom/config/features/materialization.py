@@ -13,7 +13,7 @@ from sunloom.config.data.validation import ValidationConfig
 from sunloom.config.feature_store import StoresConfig
 from sunloom.config.features.chalk import ChalkConfig
 from sunloom.config.features.streaming import KafkaSource
-from sunloom.config.loading.durations import Length
+from sunloom.config.loading.durations import Duration
 from sunloom.config.loading.model import Model
 from sunloom.config.preprocessing.transformations import FeatureTransformations, PreparedConfig
 from sunloom.config.settings import Settings
@@ -25,7 +25,7 @@ class FeatureStoreConfig(StoresConfig):
 
     batch_source: BatchSource
     """Rows for training and for the online store."""
-    ttl: Length | None = None
+    ttl: Duration | None = None
     """How long a record of the online store holds after its feature time, such as ``30d``; then
     the entity is not found. For ever when empty."""
     streaming_source: KafkaSource | None = None
@@ -58,13 +58,13 @@ class BackfillConfig(Model):
     """First moment."""
     end: AwareDatetime
     """The end of the range, not in it."""
-    every: Length | None = None
+    every: Duration | None = None
     """Between the moments of the grid, such as ``1d``; without it the entities' own
     ``event_time`` counts."""
     entities: Path | None = None
     """A file with the entities' keys, and ``event_time`` where ``every`` is empty. Without it,
     every key that the sources bear by the moment."""
-    chunk: Length | None = None
+    chunk: Duration | None = None
     """Length of a chunk, the unit that is written at once; a sixteenth of the range when empty."""
     into_store: bool = False
     """Whether the rows become the offline store's of their days (UTC), a version each chunk. The

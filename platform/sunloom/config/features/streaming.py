@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 from pydantic import AwareDatetime, Field, SecretStr, model_validator
 
-from sunloom.config.loading.durations import Length
+from sunloom.config.loading.durations import Duration
 from sunloom.config.loading.model import Model
 
 
@@ -70,13 +70,13 @@ class KafkaSource(Model):
     """How long the brokers may take to answer before the stream stops, seconds."""
     session_timeout_ms: int = Field(default=10_000, ge=1_000)
     """How long a consumer may be silent before its partitions go to others."""
-    tile: Length | None = None
+    tile: Duration | None = None
     """Width of a tile, whole seconds; a thirtieth of the longest window when empty."""
-    lateness: Length = timedelta(days=1)
+    lateness: Duration = timedelta(days=1)
     """How far behind a partition's latest event an event is not late."""
     late_policy: Literal["accept", "drop"] = "accept"
     """Whether later events are merged or only counted."""
-    ahead: Length = timedelta(days=1)
+    ahead: Duration = timedelta(days=1)
     """How far ahead of the clock an event may lie; one further ahead is quarantined."""
     quarantine_topic: str | None = None
     """Topic for messages that cannot be used; a JSON-lines file beside the log when empty."""

@@ -1,4 +1,4 @@
-"""Lengths of time as people write them: ``90s``, ``15m``, ``24h``, ``7d``."""
+"""Durations as people write them: ``90s``, ``15m``, ``1.5h``, ``7d``, ``2w``."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def parse_length(value: Any) -> timedelta:
-    """Text such as ``24h``, or a number of seconds, as a positive length of time.
+def parse_duration(value: Any) -> timedelta:
+    """Text such as ``24h``, or a number of seconds, as a duration above zero.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is neither, or not above zero.
     """
     if isinstance(value, timedelta):
-        found = value
+        duration = value
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        found = timedelta(seconds=value)
+        duration = timedelta(seconds=value)
     else:
         match = _FORM.fullmatch(str(value).strip())
         if match is None:
-            raise ValueError(f"{value!r} is no length of time, such as 90s, 15m, 24h or 7d")
-        found = timedelta(**{_UNITS[match.group(2)]: float(match.group(1))})
-    if found <= timedelta(0):
+            raise ValueError(f"{value!r} is no duration, such as 90s, 15m, 24h or 7d")
+        duration = timedelta(**{_UNITS[match.group(2)]: float(match.group(1))})
+    if duration <= timedelta(0):
         raise ValueError(f"{value!r} is not above zero")
-    return found
+    return duration
 
 
-def shown_length(value: timedelta) -> str:
-    """The shortest text that ``parse_length`` reads back."""
+def format_duration(value: timedelta) -> str:
+    """The shortest text that ``parse_duration`` reads back."""
     seconds = value.total_seconds()
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds % size == 0:
@@ -41,7 +41,7 @@ def shown_length(value: timedelta) -> str:
     return f"{seconds:g}s"
 
 
-Length = Annotated[
-    timedelta, BeforeValidator(parse_length), PlainSerializer(shown_length, when_used="json")
+Duration = Annotated[
+    timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, when_used="json")
 ]
-"""A positive length of time; ``90s``, ``15m``, ``24h``, ``7d`` or seconds."""
+"""A duration above zero; ``90s``, ``15m``, ``24h``, ``7d`` or seconds."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sunloom.config.loading.durations import Length
+from sunloom.config.loading.durations import Duration
 from sunloom.config.loading.model import Model
 
 Severity = Literal["info", "warning", "critical"]
@@ -39,7 +39,7 @@ class TrailingReference(Model):
     """The time right before each window."""
 
     type: Literal["trailing"] = "trailing"
-    length: Length = timedelta(days=28)
+    length: Duration = timedelta(days=28)
     """How much of it."""
 
 
@@ -107,7 +107,7 @@ class WatchConfig(Model):
         TableReference | TrailingReference | WeekdayReference, Field(discriminator="type")
     ] = TrailingReference()
     """What is normal."""
-    window: Length = timedelta(days=1)
+    window: Duration = timedelta(days=1)
     """Length of the windows judged: whole hours, counted from 1970."""
     cells: int = Field(default=20, ge=4, le=200)
     """Cells a feature, of equally many reference rows each."""
@@ -122,21 +122,21 @@ class WatchConfig(Model):
     """Rows below which a window is not judged."""
     quality: QualityBounds = QualityBounds()
     """Bounds of quality."""
-    max_lag: Length | None = None
+    max_lag: Duration | None = None
     """Age of the newest row from which an alert is raised; never when empty."""
     alerts: WatchAlerts = WatchAlerts()
     """How findings become alerts."""
     report: WatchReport | None = None
     """Evidently's report from a sample; none when empty."""
-    every: Length = timedelta(hours=1)
+    every: Duration = timedelta(hours=1)
     """Pause between the rounds of ``jobs/monitor_service.py``."""
     catch_up: int = Field(default=60, ge=1)
     """Most windows judged in a run, the newest ones."""
-    late: Length = timedelta(hours=2)
+    late: Duration = timedelta(hours=2)
     """How long rows may arrive late: so many of the last hours are counted again."""
-    keep_hours: Length = timedelta(days=14)
+    keep_hours: Duration = timedelta(days=14)
     """Age from which the hours of a day are merged into one."""
-    keep_days: Length = timedelta(days=400)
+    keep_days: Duration = timedelta(days=400)
     """Age from which counts are dropped."""
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from sunloom.config.loading.durations import Length
+from sunloom.config.loading.durations import Duration
 from sunloom.config.loading.model import Model
 
 Columns = tuple[str, ...] | None
@@ -60,7 +60,7 @@ class Rolling(Model):
     """Column with each row's moment."""
     by: tuple[str, ...] = ()
     """Columns that say whose row it is; one series when empty."""
-    windows: tuple[Length, ...] = Field(min_length=1)
+    windows: tuple[Duration, ...] = Field(min_length=1)
     """Lengths, such as ``7d``."""
     aggregations: tuple[Aggregation, ...] = ("mean",)
     """What is computed; the standard deviation divides by n - 1."""
@@ -96,7 +96,7 @@ class ExponentiallyWeighted(Model):
     """Column with each row's moment."""
     by: tuple[str, ...] = ()
     """Columns that say whose row it is; one series when empty."""
-    half_lives: tuple[Length, ...] = Field(min_length=1)
+    half_lives: tuple[Duration, ...] = Field(min_length=1)
     """Lengths, such as ``7d``."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,13 +13,12 @@ from sqlalchemy import JSON, Integer, String, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.config import Settings
+from sunloom.config.loading.durations import parse_duration
 from sunloom.core.database import Base, Database, UtcDateTime, now, open_database
 from sunloom.errors import NotFoundError, PermissionDeniedError, UsageError
 
 SCOPES = ("llm", "features", "agents", "train", "models", "admin")
 PREFIX = "sl-"
-_DURATION = re.compile(r"(\d+)\s*([smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class KeyRow(Base):
@@ -121,7 +119,7 @@ def create_key(
         open_keys(settings),
         _checked(scopes),
         tenant,
-        parse_duration(expires),
+        key_lifetime(expires),
         limit,
         token_quota,
         None,
@@ -148,7 +146,7 @@ def delegate(
             f"Key {parent.id} cannot hand on what it lacks: {', '.join(lacking)}."
         )
     default = timedelta(seconds=settings.serving.keys.delegated_ttl_s)
-    life = parse_duration(expires) or default
+    life = key_lifetime(expires) or default
     return _insert(
         open_keys(settings),
         scopes,
@@ -221,18 +219,20 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def parse_duration(text: timedelta | str | None) -> timedelta | None:
-    """``30d``, ``12h``, ``15m``, ``45s`` or ``2w`` as a span; None stays None.
+def key_lifetime(expires: timedelta | str | None) -> timedelta | None:
+    """How long a key is valid: ``30d``, ``1.5h``, ``15m``, ``45s`` or ``2w``; None never expires.
 
     Raises:
-        UsageError: The text is none of these.
+        UsageError: The text is no duration.
     """
-    if text is None or isinstance(text, timedelta):
-        return text
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or int(match.group(1)) == 0:
-        raise UsageError(f"{text!r} is not a duration.", "Use 30d, 12h, 15m or 45s.", "expires")
-    return timedelta(**{_UNITS[match.group(2)]: int(match.group(1))})
+    if expires is None or isinstance(expires, timedelta):
+        return expires
+    try:
+        return parse_duration(expires)
+    except ValueError as error:
+        raise UsageError(
+            f"{expires!r} is not a duration.", "Use 30d, 12h, 15m or 45s.", "expires"
+        ) from error
 
 
 def open_keys(settings: Settings) -> Database:
