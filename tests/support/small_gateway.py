@@ -12,11 +12,14 @@ import httpx
 import uvicorn
 
 from sunloom.config import Settings
+from sunloom.core.database import open_database
 from sunloom.core.processes import free_port
+from sunloom.serving.asgi.types import ASGIApp, Receive, Scope, Send
 from sunloom.serving.auth.admission import KeyAdmission
 from sunloom.serving.auth.keys import create_key
-from sunloom.serving.auth.middleware import App, GatewayMiddleware, Receive, Scope, Send
-from sunloom.serving.deploy.replica import APPS, load_builder
+from sunloom.serving.auth.middleware import GatewayMiddleware
+from sunloom.serving.deploy.replica import load_builder
+from sunloom.serving.metrics.requests import RequestMetrics
 
 
 @contextmanager
@@ -39,10 +42,12 @@ def small_gateway(settings: Settings) -> Iterator[httpx.Client]:
         thread.join(10)
 
 
-def _both(settings: Settings) -> App:
+def _both(settings: Settings) -> ASGIApp:
     apps = {
         name: GatewayMiddleware(
-            load_builder(APPS[name])(settings), KeyAdmission(settings, name), name
+            load_builder(name)(settings),
+            KeyAdmission(settings, RequestMetrics(open_database(settings), name)),
+            name,
         )
         for name in ("features", "gateway")
     }

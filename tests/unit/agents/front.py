@@ -12,10 +12,12 @@ import uvicorn
 
 from sunloom.agents.hosts import Hosts
 from sunloom.config import Settings
+from sunloom.core.database import open_database
 from sunloom.core.processes import free_port
 from sunloom.serving.apps.agents.app import build_agents_app
 from sunloom.serving.auth.admission import KeyAdmission
 from sunloom.serving.auth.middleware import GatewayMiddleware
+from sunloom.serving.metrics.requests import RequestMetrics
 
 
 @contextmanager
@@ -23,9 +25,8 @@ def agents_app(settings: Settings, gateway_url: str, hosts: Hosts | None = None)
     """The app's address; its agents call ``gateway_url``."""
     serving = settings.serving.model_copy(update={"port": int(gateway_url.rsplit(":", 1)[1])})
     settings = settings.model_copy(update={"serving": serving})
-    app = GatewayMiddleware(
-        build_agents_app(settings, hosts), KeyAdmission(settings, "agents"), "agents"
-    )
+    admission = KeyAdmission(settings, RequestMetrics(open_database(settings), "agents"))
+    app = GatewayMiddleware(build_agents_app(settings, hosts), admission, "agents")
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)

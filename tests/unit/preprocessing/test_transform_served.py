@@ -17,7 +17,8 @@ from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.job import register
 from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.serving.apps.features.app import build_features_app
-from sunloom.serving.auth.middleware import App, GatewayMiddleware
+from sunloom.serving.asgi.types import ASGIApp
+from sunloom.serving.auth.middleware import GatewayMiddleware
 from tests.unit.preprocessing.tables import colours
 
 STEPS: list[dict[str, Any]] = [
@@ -42,13 +43,13 @@ def fitted(settings: Settings, tmp_path: Path) -> FittedPipeline:
 
 
 @pytest.fixture
-def app(settings: Settings, fitted: FittedPipeline) -> App:
+def app(settings: Settings, fitted: FittedPipeline) -> ASGIApp:
     from tests.unit.serving.asgi import OpenGate
 
     return GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
 
 
-def post(app: App, body: Any) -> Any:
+def post(app: ASGIApp, body: Any) -> Any:
     async def send() -> Any:
         transport = httpx.ASGITransport(app=app)
         headers = {"Authorization": "Bearer good"}
@@ -63,7 +64,7 @@ def json_row(place: int) -> dict[str, Any]:
     return row | {"at": row["at"].isoformat()}
 
 
-def test_a_row_is_prepared_as_in_a_file(app: App, fitted: FittedPipeline) -> None:
+def test_a_row_is_prepared_as_in_a_file(app: ASGIApp, fitted: FittedPipeline) -> None:
     answer = post(app, {"artifact": "colours", "rows": [json_row(0), json_row(1)]})
     assert answer.status_code == 200
     assert answer.json()["artifact"] == "colours@1"
@@ -85,7 +86,7 @@ def test_a_row_is_prepared_as_in_a_file(app: App, fitted: FittedPipeline) -> Non
     ],
 )
 def test_a_bad_request_is_told(
-    app: App, settings: Settings, tmp_path: Path, change: Any, status: int, words: str
+    app: ASGIApp, settings: Settings, tmp_path: Path, change: Any, status: int, words: str
 ) -> None:
     open_registry(settings).register("adapter", "adapter", tmp_path / "fitted")
     answer = post(app, {"artifact": "colours", "rows": [json_row(0)]} | change)
@@ -101,7 +102,7 @@ def test_a_bad_request_is_told(
         ({"at": "2026-01-05T13:00:00"}, "without a time zone"),
     ],
 )
-def test_a_bad_value_is_told(app: App, value: Any, words: str) -> None:
+def test_a_bad_value_is_told(app: ASGIApp, value: Any, words: str) -> None:
     answer = post(app, {"artifact": "colours", "rows": [json_row(0) | value]})
     assert (answer.status_code, words in answer.json()["error"]["message"]) == (422, True)
 

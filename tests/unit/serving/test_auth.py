@@ -27,6 +27,7 @@ from sunloom.serving.auth.keys import (
     system_key,
 )
 from sunloom.serving.auth.rate_limits import RateLimiter
+from sunloom.serving.metrics.requests import RequestMetrics
 
 
 def quick(settings: Settings, **keys: object) -> Settings:
@@ -104,7 +105,7 @@ def test_the_gate_refuses_unknown_expired_and_revoked(settings: Settings) -> Non
     old, _ = create_key(settings, ["features"], expires=timedelta(microseconds=1))
 
     async def walk() -> None:
-        gate = KeyAdmission(settings, "test")
+        gate = KeyAdmission(settings, RequestMetrics(open_database(settings), "test"))
         assert await gate.admit(good, "features") == record
         for secret in (None, "sl-unknown", old):
             with pytest.raises(AuthenticationError):

@@ -12,13 +12,14 @@ from asgi import OpenGate, call
 from sunloom.config import Settings
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.serving.apps.features.app import build_features_app, read_query
-from sunloom.serving.auth.middleware import App, GatewayMiddleware
+from sunloom.serving.asgi.types import ASGIApp
+from sunloom.serving.auth.middleware import GatewayMiddleware
 
 TIME = datetime(1998, 6, 30, tzinfo=UTC)
 
 
 @pytest.fixture
-def app(settings: Settings) -> App:
+def app(settings: Settings) -> ASGIApp:
     frame = pl.DataFrame(
         {
             "id": [1, 2],
@@ -31,15 +32,15 @@ def app(settings: Settings) -> App:
     return GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
 
 
-def get(app: App, path: str) -> Any:
+def get(app: ASGIApp, path: str) -> Any:
     return asyncio.run(call(app, "GET", path))
 
 
-def post(app: App, path: str, body: Any) -> Any:
+def post(app: ASGIApp, path: str, body: Any) -> Any:
     return asyncio.run(call(app, "POST", path, json=body))
 
 
-def test_one_entity(app: App) -> None:
+def test_one_entity(app: ASGIApp) -> None:
     assert get(app, "/features/customer?entity_id=1").json() == {
         "feature_set": "customer",
         "entity_id": 1,
@@ -51,7 +52,7 @@ def test_one_entity(app: App) -> None:
     }
 
 
-def test_missing_entities_are_null_and_in_order(app: App) -> None:
+def test_missing_entities_are_null_and_in_order(app: ASGIApp) -> None:
     body = {"feature_set": "customer", "entity_ids": [9, "2", 1]}
     results = post(app, "/features/batch", body).json()["results"]
     assert [(one["entity_id"], one["found"]) for one in results] == [
@@ -71,7 +72,7 @@ def test_missing_entities_are_null_and_in_order(app: App) -> None:
         ("/features/customer", 400, "entity_id"),
     ],
 )
-def test_bad_reads_name_the_field(app: App, path: str, status: int, param: str) -> None:
+def test_bad_reads_name_the_field(app: ASGIApp, path: str, status: int, param: str) -> None:
     answer = get(app, path)
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
 
@@ -86,16 +87,16 @@ def test_bad_reads_name_the_field(app: App, path: str, status: int, param: str) 
         ({"feature_set": "customer", "entity_ids": [1], "features": "a"}, "features"),
     ],
 )
-def test_bad_batches_name_the_field(app: App, body: Any, param: str) -> None:
+def test_bad_batches_name_the_field(app: ASGIApp, body: Any, param: str) -> None:
     answer = post(app, "/features/batch", body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-def test_other_methods_are_405(app: App) -> None:
+def test_other_methods_are_405(app: ASGIApp) -> None:
     assert asyncio.run(call(app, "DELETE", "/features/customer")).status_code == 405
 
 
-def test_rows_are_checked_and_written(app: App) -> None:
+def test_rows_are_checked_and_written(app: ASGIApp) -> None:
     wrong = {"feature_set": "customer", "rows": [{"id": 3, "recency_days": "x", "extra": 1}]}
     report = post(app, "/features/validate", wrong).json()
     failed = {(one["check"], one["feature"]) for one in report["checks"] if not one["passed"]}
@@ -109,7 +110,7 @@ def test_rows_are_checked_and_written(app: App) -> None:
     assert get(app, "/features/customer?entity_id=1").json()["features"]["name"] == "new"
 
 
-def test_sets_are_listed(app: App) -> None:
+def test_sets_are_listed(app: ASGIApp) -> None:
     assert get(app, "/features").json()["feature_sets"] == [
         {
             "name": "customer",

@@ -16,7 +16,8 @@ from sunloom.feature_store.online.registry import store_plan
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.definitions.open import plan_of
 from sunloom.serving.apps.features.app import build_features_app
-from sunloom.serving.auth.middleware import App, GatewayMiddleware
+from sunloom.serving.asgi.types import ASGIApp
+from sunloom.serving.auth.middleware import GatewayMiddleware
 
 TIME = datetime(2026, 6, 30, tzinfo=UTC)
 NOW = "2026-07-01T00:00:00Z"
@@ -70,7 +71,7 @@ def be_patient(name: Shop.name) -> Shop.patient:
 
 
 @pytest.fixture
-def app(settings: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> App:
+def app(settings: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> ASGIApp:
     # Chalk's registry holds each class once a process.
     name = "fs_" + request.node.name[5:12].strip("_")
     path = tmp_path / "definitions" / f"{name}.py"
@@ -94,19 +95,19 @@ def values(answer: Any, feature: str) -> list[Any]:
     return [one["features"][feature] for one in answer.json()["results"]]
 
 
-def test_frames_hold_all_entities_of_a_request(app: App, tmp_path: Path) -> None:
+def test_frames_hold_all_entities_of_a_request(app: ASGIApp, tmp_path: Path) -> None:
     answer = asyncio.run(call(app, "POST", "/features/batch", json=batch("size")))
     assert values(answer, "size") == [3, 2, 4]
     assert (tmp_path / "definitions" / "calls").read_text() == "3 "
 
 
-def test_awaitables_of_a_request_run_together(app: App) -> None:
+def test_awaitables_of_a_request_run_together(app: ASGIApp) -> None:
     answer = asyncio.run(call(app, "POST", "/features/batch", json=batch("together")))
     # Each sees that all three had begun before the first was over.
     assert values(answer, "together") == [3, 3, 3]
 
 
-def test_others_are_answered_while_a_function_takes_its_time(app: App, tmp_path: Path) -> None:
+def test_others_are_answered_while_a_function_takes_its_time(app: ASGIApp, tmp_path: Path) -> None:
     async def both() -> tuple[bool, Any, Any]:
         path = f"/features/shop?entity_id=1&features=patient&now={NOW}"
         slow = asyncio.create_task(call(app, "GET", path))

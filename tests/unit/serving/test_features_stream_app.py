@@ -15,23 +15,24 @@ from sunloom.feature_store.online.registry import store_plan, store_stream
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.definitions.open import plan_of
 from sunloom.serving.apps.features.app import build_features_app
-from sunloom.serving.auth.middleware import App, GatewayMiddleware
+from sunloom.serving.asgi.types import ASGIApp
+from sunloom.serving.auth.middleware import GatewayMiddleware
 
 CLASSES = str(Path(__file__).parents[1] / "features" / "stream_classes.py")
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 
 @pytest.fixture
-def app(settings: Settings) -> App:
+def app(settings: Settings) -> ASGIApp:
     store_stream(open_online_store(settings), plan_of(CLASSES, "st_rider"), ["st_trip"])
     return GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
 
 
-def _get(app: App, path: str) -> Any:
+def _get(app: ASGIApp, path: str) -> Any:
     return asyncio.run(call(app, "GET", path))
 
 
-def _post(app: App, path: str, body: Any) -> Any:
+def _post(app: ASGIApp, path: str, body: Any) -> Any:
     return asyncio.run(call(app, "POST", path, json=body))
 
 
@@ -40,7 +41,7 @@ def _trip(number: int, hours_ago: float, **values: Any) -> dict[str, Any]:
     return {"id": number, "rider_id": 7, "at": at, "fare": 2.5, **values}
 
 
-def test_events_are_read_at_once_and_as_of_a_moment(app: App) -> None:
+def test_events_are_read_at_once_and_as_of_a_moment(app: ASGIApp) -> None:
     rows = [_trip(1, 30), _trip(2, 2, fare=None), _trip(3, 1, note="late")]
     answer = _post(app, "/features/ingest", {"feature_set": "st_rider", "rows": rows})
     assert answer.status_code == 200
@@ -65,7 +66,7 @@ def test_events_are_read_at_once_and_as_of_a_moment(app: App) -> None:
     assert results[1]["features"] == {"trips_ever": None}
 
 
-def test_a_source_reaches_every_set_that_streams_it(app: App, settings: Settings) -> None:
+def test_a_source_reaches_every_set_that_streams_it(app: ASGIApp, settings: Settings) -> None:
     store_stream(open_online_store(settings), plan_of(CLASSES, "st_city"), ["st_trip", "st_city"])
     rows = [_trip(1, 1, city_id="ulm")]
     answer = _post(app, "/features/ingest", {"source": "st_trip", "rows": rows})
@@ -92,7 +93,7 @@ def test_a_source_reaches_every_set_that_streams_it(app: App, settings: Settings
         ({"at": (NOW + timedelta(days=3)).isoformat()}, "at lies in the future"),
     ],
 )
-def test_a_row_that_is_no_event_writes_nothing(app: App, row: dict, reason: str) -> None:
+def test_a_row_that_is_no_event_writes_nothing(app: ASGIApp, row: dict, reason: str) -> None:
     rows = [_trip(1, 1), _trip(2, 1) | row]
     answer = _post(app, "/features/ingest", {"feature_set": "st_rider", "rows": rows})
     assert answer.status_code == 422
@@ -100,7 +101,7 @@ def test_a_row_that_is_no_event_writes_nothing(app: App, row: dict, reason: str)
     assert _get(app, "/features/st_rider?entity_id=7").json()["found"] is False
 
 
-def test_wrong_requests(app: App) -> None:
+def test_wrong_requests(app: ASGIApp) -> None:
     assert _get(app, "/features/st_rider?entity_id=7&now=2026-03-01").status_code == 400
     assert _get(app, "/features/st_rider?entity_id=x").status_code == 400
     unknown = _get(app, "/features/st_ridr?entity_id=7")

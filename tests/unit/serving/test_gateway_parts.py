@@ -16,13 +16,14 @@ from sunloom.serving.apps.gateway.app import build_gateway_app
 from sunloom.serving.apps.gateway.docs import merge_documents, render_page
 from sunloom.serving.apps.gateway.jobs import read_progress
 from sunloom.serving.apps.gateway.training import assignments
-from sunloom.serving.auth.middleware import App, GatewayMiddleware
+from sunloom.serving.asgi.types import ASGIApp
+from sunloom.serving.auth.middleware import GatewayMiddleware
 from sunloom.serving.deploy.fast_path import FastPath
 from sunloom.serving.metrics.requests import RequestMetrics, render_metrics
 
 
 @pytest.fixture
-def app(settings: Settings) -> App:
+def app(settings: Settings) -> ASGIApp:
     return GatewayMiddleware(build_gateway_app(settings), OpenGate("admin"), "gateway")
 
 
@@ -105,7 +106,7 @@ def test_metrics_add_up_over_replicas(settings: Settings) -> None:
     assert "40.206000" in text
 
 
-def test_unknown_routes_name_the_known(app: App) -> None:
+def test_unknown_routes_name_the_known(app: ASGIApp) -> None:
     answer = asyncio.run(call(app, "GET", "/modles"))
     assert answer.status_code == 404
     assert "'/models'" in answer.json()["error"]["hint"]
@@ -114,7 +115,7 @@ def test_unknown_routes_name_the_known(app: App) -> None:
     assert asyncio.run(call(app, "PUT", "/llm/train")).status_code == 405
 
 
-def test_keys_can_be_made_once_per_idempotency_key(app: App) -> None:
+def test_keys_can_be_made_once_per_idempotency_key(app: ASGIApp) -> None:
     async def walk() -> list[httpx.Response]:
         body = {"scopes": ["llm"], "tenant": "acme"}
         headers = {"Idempotency-Key": "k"}

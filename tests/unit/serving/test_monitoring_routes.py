@@ -119,7 +119,7 @@ def test_the_features_app_counts_its_answers(settings: Settings) -> None:
             made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "Answers", Kept)
+        patch.setattr(features, "ServedFeatureSampler", Kept)
         app = features.build_features_app(settings)
     assert asyncio.run(call(app, "GET", "/features/customer?entity_id=1")).status_code == 200
     made[0].flush()

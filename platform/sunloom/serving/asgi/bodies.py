@@ -11,7 +11,7 @@ import orjson
 
 from sunloom.errors import RequestError
 from sunloom.serving.asgi.errors import MethodNotAllowedError
-from sunloom.serving.auth.middleware import Receive, Scope, Send
+from sunloom.serving.asgi.types import Receive, Scope, Send
 
 LONGEST_BODY_BYTES = 8 << 20
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
@@ -11,28 +12,37 @@ from sunloom.core.telemetry import get_logger
 from sunloom.errors import AuthenticationError, PermissionDeniedError
 from sunloom.serving.auth.keys import KeyRecord, find_key, open_keys
 from sunloom.serving.auth.rate_limits import RateLimiter
-from sunloom.serving.metrics.requests import RequestMetrics
 
 _SYNC_S = 1.0
 _CACHED_KEYS = 10_000
 _logger = get_logger("serving.gate")
 
 
+class RequestObserver(Protocol):
+    """Counts answered requests; ``metrics.requests.RequestMetrics`` in production."""
+
+    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count one answered request."""
+
+    def flush(self) -> None:
+        """Write the counts; blocking."""
+
+
 class KeyAdmission:
-    """The guard's memory: one a process and app.
+    """Admission by API keys: one instance per process and app.
 
     Args:
         settings: The platform's settings.
-        service: The app's name, for metrics.
+        metrics: Counts answered requests.
     """
 
-    def __init__(self, settings: Settings, service: str) -> None:
+    def __init__(self, settings: Settings, metrics: RequestObserver) -> None:
         self._settings = settings
         # Unknown secrets are cached as None, so that they do not reach the database either.
         self._keys = TtlCache[str, KeyRecord | None](settings.serving.keys.cache_s, _CACHED_KEYS)
         database = open_keys(settings)
         self._meter = RateLimiter(database)
-        self._metrics = RequestMetrics(database, service)
+        self._metrics = metrics
         self._syncing: asyncio.Task[None] | None = None
 
     async def admit(self, secret: str | None, scope: str | None) -> KeyRecord:

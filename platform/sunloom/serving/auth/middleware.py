@@ -6,21 +6,15 @@ import base64
 import binascii
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import SunloomError
 from sunloom.serving.asgi.errors import Problem, new_request_id, problem_of, translate
+from sunloom.serving.asgi.types import ASGIApp, Message, Receive, Scope, Send
 from sunloom.serving.auth.keys import KeyRecord
 from sunloom.serving.auth.scopes import BROWSED, PUBLIC, find_rule
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _LONGEST_ERROR_BYTES = 1 << 20
@@ -72,7 +66,7 @@ class GatewayMiddleware:
     """
 
     def __init__(
-        self, app: App, gate: Admission, name: str, *, server_sets_request_id: bool = False
+        self, app: ASGIApp, gate: Admission, name: str, *, server_sets_request_id: bool = False
     ) -> None:
         self._app = app
         self._gate = gate

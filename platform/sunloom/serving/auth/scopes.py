@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from sunloom.serving.app_table import APPS
+
 PUBLIC = frozenset({"/healthz", "/readyz"})
 """Answered to everyone."""
 
@@ -28,12 +30,10 @@ class ScopeRule:
 
 
 RULES = (
-    ScopeRule("/v1", "llm"),
+    *(ScopeRule(app.prefix, app.scope) for app in APPS.values()),
+    # Routes of the gateway app.
     ScopeRule("/llm/generate", "llm"),
     ScopeRule("/llm", "train"),
-    ScopeRule("/features", "features"),
-    ScopeRule("/predict", "models"),
-    ScopeRule("/agents", "agents"),
     # Whoever may ask a model must not therefore be able to replace it.
     ScopeRule("/models", "train", "POST"),
     ScopeRule("/models", "models"),
@@ -42,7 +42,6 @@ RULES = (
     ScopeRule("/metrics", None),
     ScopeRule("/docs", None),
     ScopeRule("/openapi.json", None),
-    ScopeRule("/", None),
 )
 
 

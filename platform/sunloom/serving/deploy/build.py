@@ -1,11 +1,15 @@
-"""What ``serve_apps/`` calls: an app from the arguments of a Serve configuration file."""
+"""Builders of Serve applications, for ``sunloom serve`` and for Serve's own configuration files."""
 
 from typing import Any
 
 from pydantic import BaseModel, Field
 
 from sunloom.config import Settings, load_config
+from sunloom.config.loading.dump import dump_with_secrets
 from sunloom.errors import NotFoundError
+from sunloom.serving.apps.llm.models import BaseModel as LanguageModel
+from sunloom.serving.apps.llm.models import find_base
+from sunloom.serving.deploy.environment import serving_environment
 
 
 class AppArgs(BaseModel, extra="forbid"):
@@ -22,20 +26,72 @@ class AppArgs(BaseModel, extra="forbid"):
 
 
 def build_app(name: str, args: AppArgs) -> Any:
-    """The Serve application of one app.
+    """The Serve application of one app, for ``serve_apps/``.
 
     Raises:
         NotFoundError: The language app is asked for and no base model is registered.
     """
     settings = args.settings()
     if name != "llm":
-        from sunloom.serving.deploy.replica import build_application
-
-        return build_application(name, settings, getattr(settings.serving, name).replicas)
-    from sunloom.serving.apps.llm.app import build_llm_application
-    from sunloom.serving.apps.llm.models import find_base
-
+        return build_application(name, settings)
     base = find_base(settings)
     if base is None:
         raise NotFoundError(f"No base model {settings.serving.llm.model!r} is registered.")
     return build_llm_application(settings, base)
+
+
+def build_application(name: str, settings: Settings) -> Any:
+    """The Serve application of an app without an engine."""
+    from ray import serve
+
+    from sunloom.serving.deploy.replica import AsgiReplica
+
+    deployment = serve.deployment(serve.ingress()(AsgiReplica), **_deployment_options(settings))
+    replicas = getattr(settings.serving, name).replicas
+    return deployment.options(name=name, num_replicas=replicas).bind(
+        app=name, settings=_portable(settings)
+    )
+
+
+def build_llm_application(settings: Settings, base: LanguageModel) -> Any:
+    """The Serve application of one base model and its adapters."""
+    from ray import serve
+
+    from sunloom.serving.apps.llm.app import LlmReplica
+    from sunloom.serving.apps.llm.vllm_engine import engine_environment, placement_bundle
+
+    config = settings.serving.llm
+    options = _deployment_options(settings)
+    options["ray_actor_options"]["runtime_env"]["env_vars"] |= engine_environment(config)
+    # ray.serve.llm starts the engine inside the replica's placement group.
+    options["placement_group_bundles"] = [placement_bundle(config)]
+    options["placement_group_strategy"] = "PACK"
+    deployment = serve.deployment(serve.ingress()(LlmReplica), **options)
+    return deployment.options(name="llm", num_replicas=config.replicas).bind(
+        settings=_portable(settings), base=vars(base)
+    )
+
+
+def _deployment_options(settings: Settings) -> dict[str, Any]:
+    """What all deployments have in common."""
+    return {
+        # Requests must not queue behind training: the apps take what the machine has left.
+        "ray_actor_options": {
+            "num_cpus": 0,
+            "runtime_env": {"env_vars": serving_environment(settings)},
+        },
+        "max_ongoing_requests": 1000,
+        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+        "graceful_shutdown_timeout_s": 5.0,
+        "health_check_period_s": 5.0,
+    }
+
+
+def _portable(settings: Settings) -> dict[str, Any]:
+    """The settings as plain data whose paths hold in another working directory."""
+    paths = settings.paths
+    update = {"state": paths.state.absolute(), "outputs": paths.outputs.absolute()}
+    absolute = settings.model_copy(update={"paths": paths.model_copy(update=update)})
+    # A recipe is a Settings with more fields, which a replica's Settings would refuse.
+    base = Settings(**{name: getattr(absolute, name) for name in Settings.model_fields})
+    return dump_with_secrets(base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,18 +12,11 @@ from sunloom.core.cluster import connect
 from sunloom.core.processes import free_port, is_port_free
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ServingError
-from sunloom.serving.apps.llm.models import find_base
+from sunloom.serving.app_table import APPS
+from sunloom.serving.apps.llm.models import BaseModel, find_base
+from sunloom.serving.deploy.build import build_application, build_llm_application
 from sunloom.serving.deploy.environment import instance_folder, serving_environment
 from sunloom.serving.deploy.orphans import end_leftovers
-
-PREFIXES = {
-    "gateway": "/",
-    "llm": "/v1",
-    "features": "/features",
-    "tabular": "/predict",
-    "agents": "/agents",
-}
-"""App to the prefix under which HAProxy routes to it."""
 
 _logger = get_logger("serving")
 
@@ -59,14 +53,17 @@ def deploy(settings: Settings, *, wait: bool = True) -> Deployment:
     environment = serving_environment(settings)
     cluster = connect(settings, environment)
     settings = _with_job_server(with_port(settings), cluster.dashboard_url)
-    targets, model = _targets(settings)
+    base = find_base(settings) if settings.serving.llm.enabled else None
+    applications = _build_applications(settings, base)
     _start_serve(settings, environment)
-    _run(targets)
+    _run(applications)
     url = f"http://{settings.serving.host}:{settings.serving.port}"
-    _logger.info("deploying %s at %s", ", ".join(name for name, *_ in targets), url)
+    _logger.info("deploying %s at %s", ", ".join(applications), url)
     if wait:
         wait_ready(url, settings.serving.ready_timeout_s)
-    return replace(status(settings) or Deployment(url, {}), url=url, model=model)
+    return replace(
+        status(settings) or Deployment(url, {}), url=url, model=base.ref if base else None
+    )
 
 
 def with_port(settings: Settings) -> Settings:
@@ -157,21 +154,17 @@ def _controller_lives() -> bool:
     return True
 
 
-def _targets(settings: Settings) -> tuple[list[tuple[str, str, Any]], str | None]:
-    from sunloom.serving.apps.llm.app import build_llm_application
-    from sunloom.serving.deploy.replica import build_application
-
+def _build_applications(settings: Settings, base: BaseModel | None) -> dict[str, Any]:
+    """Each enabled app's Serve application by name, in the order of deployment."""
     serving = settings.serving
-    base = find_base(settings) if serving.llm.enabled else None
-    targets: list[tuple[str, str, Any]] = []
-    for name in ("features", "tabular", "agents", "gateway"):
-        config = getattr(serving, name)
-        if config.enabled:
-            application = build_application(name, settings, config.replicas)
-            targets.append((name, PREFIXES[name], application))
-    if base is not None:
-        targets.insert(0, ("llm", PREFIXES["llm"], build_llm_application(settings, base)))
-    return targets, base.ref if base is not None else None
+    applications: dict[str, Any] = {}
+    for name in APPS:
+        if name == "llm":
+            if base is not None:
+                applications[name] = build_llm_application(settings, base)
+        elif getattr(serving, name).enabled:
+            applications[name] = build_application(name, settings)
+    return applications
 
 
 def _start_serve(settings: Settings, environment: dict[str, str]) -> None:
@@ -193,16 +186,16 @@ def _start_serve(settings: Settings, environment: dict[str, str]) -> None:
         _logger.warning("Serve's proxies take long to start: %s", type(error).__name__)
 
 
-def _run(targets: list[tuple[str, str, Any]]) -> None:
+def _run(applications: Mapping[str, Any]) -> None:
     from ray import serve
     from ray.serve import RunTarget
 
-    chosen = [
-        RunTarget(target=application, name=name, route_prefix=prefix)
-        for name, prefix, application in targets
+    targets = [
+        RunTarget(target=application, name=name, route_prefix=APPS[name].prefix)
+        for name, application in applications.items()
     ]
     serve.run_many(
-        chosen, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+        targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
     )
 
 

@@ -24,14 +24,14 @@ from sunloom.serving.apps.features.openapi import describe
 from sunloom.serving.apps.features.rows import check_rows
 from sunloom.serving.apps.features.transform import prepare_rows
 from sunloom.serving.asgi.bodies import allow, answer_lifespan, read_json, send_json
-from sunloom.serving.auth.middleware import App, Receive, Scope, Send
+from sunloom.serving.asgi.types import ASGIApp, Receive, Scope, Send
 from sunloom.serving.metrics.served_features import ServedFeatureSampler, StoredDefaults
 
 _MOST_ENTITIES = 10_000
 Handler = Callable[[OnlineStore, Mapping[str, Any]], Any]
 
 
-def build_features_app(settings: Settings) -> App:
+def build_features_app(settings: Settings) -> ASGIApp:
     """The features' ASGI app; the guard goes in front of it."""
     store = open_online_store(settings)
     record_time = partial(stored_moment, store) if settings.serving.features.keep_answers else None

@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request, Response
 
 from sunloom.config import Settings
 from sunloom.errors import NotFoundError
+from sunloom.serving.app_table import APPS
 from sunloom.serving.apps.fastapi_app import answer_error, build_fastapi
 from sunloom.serving.apps.gateway import (
     docs,
@@ -19,11 +20,11 @@ from sunloom.serving.apps.gateway import (
 from sunloom.serving.apps.gateway.inner import InnerClient
 from sunloom.serving.apps.gateway.readiness import Probe
 
-_TOP = (
-    "/agents", "/docs", "/features", "/healthz", "/keys", "/llm/generate", "/llm/train",
-    "/llm/training", "/metrics", "/models", "/monitoring", "/openapi.json", "/predict", "/readyz",
-    "/v1",
+_OWN_ROUTES = (
+    "/docs", "/healthz", "/keys", "/llm/generate", "/llm/train", "/llm/training", "/metrics",
+    "/models", "/monitoring", "/openapi.json", "/readyz",
 )  # fmt: skip
+_ROUTES = sorted({*_OWN_ROUTES, *(app.prefix for app in APPS.values() if app.prefix != "/")})
 
 
 def build_gateway_app(settings: Settings) -> FastAPI:
@@ -52,4 +53,6 @@ async def _nothing_here(request: Request, _error: Exception) -> Response:
                 "Register a base model (make demo does) and start the gateway again.",
             ),
         )
-    return answer_error(request, NotFoundError(f"There is no route {path}.", known=_TOP, name=path))
+    return answer_error(
+        request, NotFoundError(f"There is no route {path}.", known=_ROUTES, name=path)
+    )

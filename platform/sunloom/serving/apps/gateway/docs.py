@@ -15,13 +15,11 @@ from fastapi.responses import HTMLResponse
 import sunloom
 from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
+from sunloom.serving.app_table import APPS
 from sunloom.serving.apps.gateway.inner import InnerClient
-from sunloom.serving.apps.gateway.readiness import PATHS, app_paths
+from sunloom.serving.apps.gateway.readiness import app_paths
 from sunloom.serving.auth.scopes import PUBLIC
 
-_DOCUMENTS = {name: f"{path}/openapi.json" for name, path in PATHS.items()} | {
-    "llm": "/v1/openapi.json"
-}
 _TRUSTED_S = 30.0
 _REFERENCE = re.compile(r'"#/components/schemas/([^"]+)"')
 _METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
@@ -69,7 +67,7 @@ def build_router(settings: Settings, client: InnerClient, gateway: FastAPI) -> A
 async def gather_documents(settings: Settings, client: InnerClient) -> dict[str, dict[str, Any]]:
     """The OpenAPI document of each app that has one to show now."""
     names = list(await asyncio.to_thread(app_paths, settings))
-    answers = await asyncio.gather(*(_fetch(client, _DOCUMENTS[name]) for name in names))
+    answers = await asyncio.gather(*(_fetch(client, APPS[name].openapi_path) for name in names))
     return {name: answer for name, answer in zip(names, answers, strict=True) if answer}
 
 

@@ -10,12 +10,12 @@ import httpx
 
 from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
+from sunloom.serving.app_table import APPS
 from sunloom.serving.apps.gateway.inner import InnerClient
 from sunloom.serving.apps.llm.models import build_directory, find_base, required_names
 
 _TRUSTED_S = 5.0
 _APP_TIMEOUT_S = 2.0
-PATHS = {"features": "/features", "tabular": "/predict", "agents": "/agents"}
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,14 @@ class Probe:
 def app_paths(settings: Settings) -> dict[str, str]:
     """A path of each app that should be up."""
     serving = settings.serving
-    paths = {name: path for name, path in PATHS.items() if getattr(serving, name).enabled}
-    if serving.llm.enabled and find_base(settings) is not None:
-        paths["llm"] = "/v1/models"
+    paths = {
+        app.name: app.probe
+        for app in APPS.values()
+        if app.probe is not None and getattr(serving, app.name).enabled
+    }
+    llm = paths.pop("llm", None)
+    # The language app is deployed only once there is a base model; it comes last, so that its
+    # models follow it in the list.
+    if llm is not None and find_base(settings) is not None:
+        paths["llm"] = llm
     return paths

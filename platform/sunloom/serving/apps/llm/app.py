@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from sunloom.config import Settings
-from sunloom.config.serving import LlmServing
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ArtifactError, ServingError
 from sunloom.serving.apps.llm.completions import MODELS, ROUTES, Completions
 from sunloom.serving.apps.llm.models import BaseModel, Target, build_directory, required_names
-from sunloom.serving.auth.middleware import App, GatewayMiddleware, Scope, caller
-from sunloom.serving.deploy.replica import deployment_options, portable
+from sunloom.serving.apps.llm.vllm_engine import start_server
+from sunloom.serving.asgi.types import ASGIApp, Scope
+from sunloom.serving.auth.middleware import GatewayMiddleware, caller
 
 _logger = get_logger("serving.llm")
-_STRUCTURED = {"backend": "xgrammar", "disable_any_whitespace": True}
 
 
 class LlmReplica:
@@ -39,16 +37,19 @@ class LlmReplica:
         self._settings = Settings.model_validate(settings)
         self._base = BaseModel(**base)
         self._loading = asyncio.Lock()
-        self._server = await _start_server(self._settings.serving.llm, self._base)
+        self._server = await start_server(self._settings.serving.llm, self._base)
 
-    async def __serve_build_asgi_app__(self) -> App:
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Serve once the engine runs."""
+        from sunloom.core.database import open_database
         from sunloom.core.telemetry import configure_logging
         from sunloom.serving.auth.admission import KeyAdmission
+        from sunloom.serving.metrics.requests import RequestMetrics
 
         configure_logging(self._settings)
         self._app = await self._server.engine.build_asgi_app()
-        gate = KeyAdmission(self._settings, "llm")
+        metrics = RequestMetrics(open_database(self._settings), "llm")
+        gate = KeyAdmission(self._settings, metrics)
         directory = build_directory(self._settings, self._base)
 
         def spend(scope: Scope, tokens: int) -> None:
@@ -110,114 +111,3 @@ class LlmReplica:
             )
         if answer.status_code != 200:
             raise ServingError(f"{target.served} does not answer: {answer.text[:300]}")
-
-
-async def _start_server(config: LlmServing, base: BaseModel) -> Any:
-    from ray.serve.llm import LLMServer
-
-    llm_config = build_llm_config(config, base)
-    server = LLMServer.sync_init(llm_config)
-    if config.accelerator is None and Path(base.source).is_dir():
-        # Nothing to download: saves a task that imports torch only to find the folder.
-        llm_config.get_or_create_callback().ctx.run_init_node = False
-    if config.accelerator is None:
-        server._engine_cls = _in_process_engine()
-    # Its own start() would also start an actor for usage statistics.
-    server.engine = server._engine_cls(llm_config)
-    await server.engine.start()
-    return server
-
-
-def _in_process_engine() -> Any:
-    """An engine with its worker inside the engine core, one process less on CPU."""
-    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
-
-    class InProcessEngine(VLLMEngine):
-        def _start_async_llm_engine(
-            self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any
-        ) -> Any:
-            vllm_engine_config.parallel_config.distributed_executor_backend = "uni"
-            return super()._start_async_llm_engine(
-                vllm_engine_args, vllm_engine_config, placement_group
-            )
-
-    return InProcessEngine
-
-
-def build_llm_config(config: LlmServing, base: BaseModel) -> Any:
-    """The configuration for ``ray.serve.llm``."""
-    from ray.serve.llm import LLMConfig
-
-    hardware: dict[str, Any] = {"accelerator_config": {"kind": "cpu"}}
-    if config.accelerator:
-        hardware = {"accelerator_type": config.accelerator}
-    return LLMConfig(
-        model_loading_config={"model_id": base.name, "model_source": base.source},
-        engine_kwargs=engine_arguments(config),
-        log_engine_metrics=False,
-        **hardware,
-    )
-
-
-def engine_arguments(config: LlmServing) -> dict[str, Any]:
-    """Arguments of vLLM's engine and front end."""
-    return {
-        "dtype": choose_dtype(config),
-        "max_model_len": config.max_model_len,
-        "max_num_seqs": config.max_num_seqs,
-        "enforce_eager": config.accelerator is None,
-        "enable_lora": True,
-        "max_lora_rank": config.max_lora_rank,
-        "max_loras": config.max_loras,
-        "enable_auto_tool_choice": True,
-        "tool_call_parser": config.tool_parser,
-        # Without the switch a small model fills its tokens with blanks.
-        "structured_outputs_config": _STRUCTURED,
-        "trust_remote_code": False,
-        **config.engine,
-    }
-
-
-def choose_dtype(config: LlmServing) -> str:
-    """The configured number format, or what the probe of this machine says."""
-    if config.dtype != "auto":
-        return config.dtype
-    if config.accelerator:
-        return "bfloat16"
-    from sunloom.llm.probe import probe_dtype
-
-    return str(probe_dtype())
-
-
-def engine_environment(config: LlmServing) -> dict[str, str]:
-    """Variables that vLLM reads when it is imported."""
-    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
-    if config.accelerator is None:
-        variables |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(config.threads),
-        }
-    return variables
-
-
-def build_llm_application(settings: Settings, base: BaseModel) -> Any:
-    """The Serve application of one base model and its adapters."""
-    from ray import serve
-
-    config = settings.serving.llm
-    options = deployment_options(settings)
-    options["ray_actor_options"]["runtime_env"]["env_vars"] |= engine_environment(config)
-    # ray.serve.llm starts the engine inside the replica's placement group.
-    options["placement_group_bundles"] = [_bundle(config)]
-    options["placement_group_strategy"] = "PACK"
-    deployment = serve.deployment(serve.ingress()(LlmReplica), **options)
-    return deployment.options(name="llm", num_replicas=config.replicas).bind(
-        settings=portable(settings), base=vars(base)
-    )
-
-
-def _bundle(config: LlmServing) -> dict[str, float]:
-    if config.accelerator is None:
-        return {"CPU": 0.001}
-    return {"GPU": 1, f"accelerator_type:{config.accelerator}": 0.001}

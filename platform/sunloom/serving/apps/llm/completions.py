@@ -12,7 +12,7 @@ from typing import Any
 from sunloom.errors import NotFoundError, RequestError
 from sunloom.serving.apps.llm.models import ModelResolver, Target
 from sunloom.serving.asgi.bodies import parse_object, read_body, send_json
-from sunloom.serving.auth.middleware import App, Message, Receive, Scope, Send
+from sunloom.serving.asgi.types import ASGIApp, Message, Receive, Scope, Send
 
 MODELS = "/v1/models"
 DOCUMENT = "/v1/openapi.json"
@@ -37,7 +37,7 @@ class Completions:
 
     def __init__(
         self,
-        app: App,
+        app: ASGIApp,
         directory: ModelResolver,
         load: Load,
         spend: Spend,
