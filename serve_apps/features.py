@@ -2,7 +2,7 @@
 
 from ray.serve import Application
 
-from sunloom.serving.deploy.build import AppArgs, build_app
+from sunloom.serving.deploy.applications import AppArgs, build_app
 
 
 def build(args: AppArgs) -> Application:

@@ -30,7 +30,7 @@ from sunloom.config import Settings, load_config
 from sunloom.core.cluster import disconnect
 from sunloom.core.processes import free_port, own_processes
 from sunloom.feature_store.stores.online.open import open_online_store
-from sunloom.serving.auth.keys import create_key
+from sunloom.serving.auth.api_keys import create_key
 from sunloom.serving.deploy.deploy import deploy, shutdown
 
 HERE = Path(__file__).parent

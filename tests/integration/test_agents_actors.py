@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from sunloom.agents.actors import describe_actor, stop_actor
-from sunloom.agents.client import AgentsClient, run_tasks
+from sunloom.agents.agents_client import AgentsClient, run_tasks
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec, EngineName
-from sunloom.serving.auth.keys import create_key
+from sunloom.serving.auth.api_keys import create_key
 from tests.unit.agents import scripted
 from tests.unit.agents.front import agents_app, wait
 

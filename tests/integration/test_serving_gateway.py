@@ -11,7 +11,7 @@ import pytest
 from gateway_fixture import RunningGateway
 
 from sunloom.core.artifacts import open_registry
-from sunloom.serving.auth.keys import create_key, list_keys, revoke_key
+from sunloom.serving.auth.api_keys import create_key, list_keys, revoke_key
 
 pytestmark = pytest.mark.integration
 

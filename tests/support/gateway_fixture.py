@@ -36,7 +36,7 @@ class RunningGateway:
 @pytest.fixture(scope="session")
 def gateway(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """The gateway, ready."""
-    from sunloom.serving.auth.keys import create_key
+    from sunloom.serving.auth.api_keys import create_key
     from sunloom.serving.deploy.deploy import deploy, shutdown
 
     folder = tmp_path_factory.mktemp("gateway")

@@ -16,10 +16,10 @@ from sunloom.core.database import open_database
 from sunloom.core.processes import free_port
 from sunloom.serving.asgi.types import ASGIApp, Receive, Scope, Send
 from sunloom.serving.auth.admission import KeyAdmission
-from sunloom.serving.auth.keys import create_key
+from sunloom.serving.auth.api_keys import create_key
 from sunloom.serving.auth.middleware import GatewayMiddleware
 from sunloom.serving.deploy.replica import load_builder
-from sunloom.serving.metrics.requests import RequestMetrics
+from sunloom.serving.metrics.request_metrics import RequestMetrics
 
 
 @contextmanager

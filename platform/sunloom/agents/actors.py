@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from sunloom.agents.endpoint import Endpoint
+from sunloom.agents.gateway_client import Endpoint
 from sunloom.agents.runtime import AgentRuntime
 from sunloom.agents.store import AgentStore
 from sunloom.agents.tables import AgentRow

@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 from sunloom.agents.journal import Journal
-from sunloom.agents.states import TaskStatus
 from sunloom.agents.store import AgentStore
+from sunloom.agents.task_states import TaskStatus
 from sunloom.agents.tools.toolbox import PendingCall
 from sunloom.errors import ConflictError, NotFoundError, ToolError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from sunloom.agents.endpoint import Endpoint
+from sunloom.agents.gateway_client import Endpoint
 from sunloom.agents.runtime import AgentRuntime
 from sunloom.agents.store import AgentStore
 from sunloom.agents.tables import AgentRow

@@ -11,13 +11,13 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from sunloom.agents.approval import ApprovalHook
-from sunloom.agents.endpoint import Endpoint, GatewayClient
-from sunloom.agents.engines.table import AgentEngine, build_engine
+from sunloom.agents.engines.build_engine import AgentEngine, build_engine
+from sunloom.agents.gateway_client import Endpoint, GatewayClient
 from sunloom.agents.journal import Journal
-from sunloom.agents.scope import TaskScope
-from sunloom.agents.states import TaskStatus
 from sunloom.agents.store import AgentStore
 from sunloom.agents.tables import TaskRow
+from sunloom.agents.task_scope import TaskScope
+from sunloom.agents.task_states import TaskStatus
 from sunloom.agents.tools.toolbox import Hook, Toolbox, bind_tools
 from sunloom.config.agents import AgentSpec
 from sunloom.core.telemetry import get_logger

@@ -10,8 +10,8 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from sunloom.agents.states import FINAL, TaskStatus, check_transition, is_final
 from sunloom.agents.tables import TABLES, AgentRow, EventRow, JournalRow, TaskRow
+from sunloom.agents.task_states import FINAL, TaskStatus, check_transition, is_final
 from sunloom.config.agents import AgentSpec
 from sunloom.core.database import Database, now
 from sunloom.errors import NotFoundError

@@ -25,7 +25,7 @@ def create(
     json: Json = False,
 ) -> None:
     """Make a key and print its secret, once."""
-    from sunloom.serving.auth.keys import create_key
+    from sunloom.serving.auth.api_keys import create_key
 
     secret, record = create_key(
         load_settings(sets, env),
@@ -51,7 +51,7 @@ def list_all(
     json: Json = False,
 ) -> None:
     """List keys without their secrets."""
-    from sunloom.serving.auth.keys import list_keys
+    from sunloom.serving.auth.api_keys import list_keys
 
     records = [key.to_dict() for key in list_keys(load_settings(sets, env), delegated=delegated)]
     if json:
@@ -70,7 +70,7 @@ def revoke(
     json: Json = False,
 ) -> None:
     """Revoke a key and everything delegated from it."""
-    from sunloom.serving.auth.keys import revoke_key
+    from sunloom.serving.auth.api_keys import revoke_key
 
     record = revoke_key(load_settings(sets, env), key_id)
     if json:

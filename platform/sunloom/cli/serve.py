@@ -88,7 +88,7 @@ def _settings(port: int | None, sets: list[str] | None, env: str | None) -> Sett
 
 
 def _deploy(settings: Settings, json: bool) -> str:
-    from sunloom.serving.auth.keys import ensure_first_key
+    from sunloom.serving.auth.api_keys import ensure_first_key
     from sunloom.serving.deploy.deploy import deploy as start
 
     first = ensure_first_key(settings)

@@ -17,7 +17,7 @@ from sunloom.core.processes import free_port
 from sunloom.serving.apps.agents.app import build_agents_app
 from sunloom.serving.auth.admission import KeyAdmission
 from sunloom.serving.auth.middleware import GatewayMiddleware
-from sunloom.serving.metrics.requests import RequestMetrics
+from sunloom.serving.metrics.request_metrics import RequestMetrics
 
 
 @contextmanager

@@ -10,14 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
-from sunloom.agents.client import AgentsClient, run_recipe
+from sunloom.agents.agents_client import AgentsClient, run_recipe
 from sunloom.agents.hosts import LocalHosts
 from sunloom.agents.store import AgentStore
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec, AgentsRecipe
 from sunloom.core.database import open_database
 from sunloom.errors import ServingError, UsageError
-from sunloom.serving.auth.keys import create_key, list_keys
+from sunloom.serving.auth.api_keys import create_key, list_keys
 from tests.unit.agents import scripted
 from tests.unit.agents.front import agents_app
 

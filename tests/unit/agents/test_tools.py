@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sunloom.agents.endpoint import Endpoint, GatewayClient
+from sunloom.agents.gateway_client import Endpoint, GatewayClient
 from sunloom.agents.journal import Journal
 from sunloom.agents.store import AgentStore
 from sunloom.agents.tools.gateway import GET_FEATURES, PREDICT, features_shown

@@ -12,7 +12,7 @@ import pytest
 from sunloom.errors import RequestError
 from sunloom.feature_store.stores.online.json_values import from_plain
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
-from sunloom.serving.apps.features.rows import check_rows, ingest_rows
+from sunloom.serving.apps.features.request_rows import check_rows, ingest_rows
 from sunloom.serving.asgi.bodies import encode, parse_object
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

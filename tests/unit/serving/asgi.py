@@ -8,7 +8,7 @@ import httpx
 
 from sunloom.core.database import now
 from sunloom.errors import AuthenticationError, PermissionDeniedError
-from sunloom.serving.auth.keys import KeyRecord
+from sunloom.serving.auth.api_keys import KeyRecord
 
 
 def record(*scopes: str, **more: Any) -> KeyRecord:

@@ -15,7 +15,7 @@ from sunloom.errors import (
     UsageError,
 )
 from sunloom.serving.auth.admission import KeyAdmission
-from sunloom.serving.auth.keys import (
+from sunloom.serving.auth.api_keys import (
     KeyRow,
     create_key,
     delegate,
@@ -27,7 +27,7 @@ from sunloom.serving.auth.keys import (
     system_key,
 )
 from sunloom.serving.auth.rate_limits import RateLimiter
-from sunloom.serving.metrics.requests import RequestMetrics
+from sunloom.serving.metrics.request_metrics import RequestMetrics
 
 
 def quick(settings: Settings, **keys: object) -> Settings:

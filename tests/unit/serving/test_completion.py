@@ -12,7 +12,7 @@ from sunloom.config import Settings
 from sunloom.core.artifacts import ModelRegistry, open_registry
 from sunloom.errors import NotFoundError, RequestError
 from sunloom.serving.apps.llm.completions import Completions, check_request
-from sunloom.serving.apps.llm.models import (
+from sunloom.serving.apps.llm.model_resolver import (
     BaseModel,
     ModelResolver,
     Target,

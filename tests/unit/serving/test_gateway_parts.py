@@ -13,13 +13,13 @@ from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.errors import RequestError
 from sunloom.serving.apps.gateway.app import build_gateway_app
-from sunloom.serving.apps.gateway.docs import merge_documents, render_page
-from sunloom.serving.apps.gateway.jobs import read_progress
-from sunloom.serving.apps.gateway.training import assignments
+from sunloom.serving.apps.gateway.openapi_docs import merge_documents, render_page
+from sunloom.serving.apps.gateway.training_jobs import read_progress
+from sunloom.serving.apps.gateway.training_routes import assignments
 from sunloom.serving.asgi.types import ASGIApp
 from sunloom.serving.auth.middleware import GatewayMiddleware
 from sunloom.serving.deploy.fast_path import FastPath
-from sunloom.serving.metrics.requests import RequestMetrics, render_metrics
+from sunloom.serving.metrics.request_metrics import RequestMetrics, render_metrics
 
 
 @pytest.fixture

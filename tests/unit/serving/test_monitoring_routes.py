@@ -24,10 +24,10 @@ from sunloom.data.quality.validate import validate
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.monitoring.watch import run_watch
 from sunloom.serving.apps.features import app as features
-from sunloom.serving.apps.gateway import monitoring
-from sunloom.serving.apps.gateway.health import _metrics
-from sunloom.serving.metrics.latencies import quantile_ms
-from sunloom.serving.metrics.requests import RequestMetrics, Series
+from sunloom.serving.apps.gateway import monitoring_routes as monitoring
+from sunloom.serving.apps.gateway.health_routes import _metrics
+from sunloom.serving.metrics.request_metrics import RequestMetrics, Series
+from sunloom.serving.metrics.route_latencies import quantile_ms
 from sunloom.serving.metrics.served_features import (
     ServedFeatureSampler,
     answer_rates,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sunloom import errors
-from sunloom.serving.asgi.errors import STATUS, problem_of, status_of, translate
+from sunloom.serving.asgi.error_body import STATUS, problem_of, status_of, translate
 from sunloom.serving.auth.scopes import find_rule
 
 

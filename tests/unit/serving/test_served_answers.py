@@ -21,8 +21,8 @@ from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.monitoring.served_answers import KEPT, Served, keep_served, served_answers
 from sunloom.monitoring.served_skew import compare_served
 from sunloom.serving.apps.features.app import build_features_app
-from sunloom.serving.apps.gateway import monitoring
-from sunloom.serving.apps.gateway.health import _metrics
+from sunloom.serving.apps.gateway import monitoring_routes as monitoring
+from sunloom.serving.apps.gateway.health_routes import _metrics
 from sunloom.serving.auth.middleware import GatewayMiddleware
 from sunloom.serving.metrics import served_features as answers
 

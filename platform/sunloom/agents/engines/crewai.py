@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from openai import OpenAI
 
-from sunloom.agents.scope import ScopedThreadTransport, TaskScope, current_scope
+from sunloom.agents.task_scope import ScopedThreadTransport, TaskScope, current_scope
 from sunloom.agents.tools.tool import Tool
 from sunloom.config.agents import AgentSpec
 from sunloom.core.telemetry import silence_libraries

@@ -23,7 +23,7 @@ from semantic_kernel.functions import (
     kernel_function,
 )
 
-from sunloom.agents.scope import ScopedTransport, TaskScope, current_scope
+from sunloom.agents.task_scope import ScopedTransport, TaskScope, current_scope
 from sunloom.agents.tools.tool import Tool
 from sunloom.config.agents import AgentSpec
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from sunloom.agents.endpoint import GatewayClient
+from sunloom.agents.gateway_client import GatewayClient
 
 P = TypeVar("P", bound=BaseModel)
 Opt = TypeVar("Opt", bound=BaseModel)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from sunloom.agents.endpoint import GatewayClient
+from sunloom.agents.gateway_client import GatewayClient
 from sunloom.agents.journal import Journal
 from sunloom.agents.tools.tool import Tool, ToolCall
 from sunloom.config.agents import ToolConfig

@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 
 import sunloom
 from sunloom.errors import SunloomError
-from sunloom.serving.asgi.errors import problem_of
+from sunloom.serving.asgi.error_body import problem_of
 from sunloom.serving.auth.middleware import caller
 
 

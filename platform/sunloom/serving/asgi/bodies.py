@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from sunloom.errors import RequestError
-from sunloom.serving.asgi.errors import MethodNotAllowedError
+from sunloom.serving.asgi.error_body import MethodNotAllowedError
 from sunloom.serving.asgi.types import Receive, Scope, Send
 
 LONGEST_BODY_BYTES = 8 << 20

@@ -10,7 +10,7 @@ from sunloom.core.caching import TtlCache
 from sunloom.core.database import now
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import AuthenticationError, PermissionDeniedError
-from sunloom.serving.auth.keys import KeyRecord, find_key, open_keys
+from sunloom.serving.auth.api_keys import KeyRecord, find_key, open_keys
 from sunloom.serving.auth.rate_limits import RateLimiter
 
 _SYNC_S = 1.0

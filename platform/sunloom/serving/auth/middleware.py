@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import SunloomError
-from sunloom.serving.asgi.errors import Problem, new_request_id, problem_of, translate
+from sunloom.serving.asgi.error_body import Problem, new_request_id, problem_of, translate
 from sunloom.serving.asgi.types import ASGIApp, Message, Receive, Scope, Send
-from sunloom.serving.auth.keys import KeyRecord
+from sunloom.serving.auth.api_keys import KeyRecord
 from sunloom.serving.auth.scopes import BROWSED, PUBLIC, find_rule
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sunloom.core.database import Base, Database
 from sunloom.errors import RateLimitError
-from sunloom.serving.auth.keys import KeyRecord
+from sunloom.serving.auth.api_keys import KeyRecord
 
 _TOTAL = -1
 _KEPT_MINUTES = 60

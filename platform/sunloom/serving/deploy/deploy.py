@@ -13,8 +13,8 @@ from sunloom.core.processes import free_port, is_port_free
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ServingError
 from sunloom.serving.app_table import APPS
-from sunloom.serving.apps.llm.models import BaseModel, find_base
-from sunloom.serving.deploy.build import build_application, build_llm_application
+from sunloom.serving.apps.llm.model_resolver import BaseModel, find_base
+from sunloom.serving.deploy.applications import build_application, build_llm_application
 from sunloom.serving.deploy.environment import instance_folder, serving_environment
 from sunloom.serving.deploy.orphans import end_leftovers
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 from starlette.middleware import Middleware
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from sunloom.serving.asgi.errors import Problem, new_request_id
+from sunloom.serving.asgi.error_body import Problem, new_request_id
 from sunloom.serving.auth.scopes import PUBLIC
 
 _OPEN = PUBLIC | {"/-/healthz"}

@@ -35,7 +35,7 @@ def build_guarded(name: str, settings: Settings) -> ASGIApp:
     from sunloom.core.database import open_database
     from sunloom.core.telemetry import configure_logging
     from sunloom.serving.auth.admission import KeyAdmission
-    from sunloom.serving.metrics.requests import RequestMetrics
+    from sunloom.serving.metrics.request_metrics import RequestMetrics
 
     configure_logging(settings)
     app = APPS[name]

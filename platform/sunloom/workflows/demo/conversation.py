@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from sunloom.agents.client import TaskResult, run_tasks
+from sunloom.agents.agents_client import TaskResult, run_tasks
 from sunloom.config.agents import AgentSpec, EngineName
 from sunloom.errors import ServingError
 

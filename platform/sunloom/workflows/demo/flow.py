@@ -14,7 +14,7 @@ from sunloom.core.cluster import ClusterInfo, connect, disconnect
 from sunloom.core.files import write_atomic
 from sunloom.core.processes import interrupt_on_sigterm, own_processes
 from sunloom.core.telemetry import configure_logging
-from sunloom.serving.auth.keys import create_key, revoke_key
+from sunloom.serving.auth.api_keys import create_key, revoke_key
 from sunloom.serving.deploy.deploy import Deployment, deploy, shutdown
 from sunloom.serving.deploy.environment import serving_environment
 from sunloom.workflows.demo import steps

@@ -11,15 +11,15 @@ from fastapi.responses import StreamingResponse
 
 from sunloom.agents.approval import decide
 from sunloom.agents.hosts import Hosts
-from sunloom.agents.states import TaskStatus, is_final
 from sunloom.agents.store import AgentStore
 from sunloom.agents.tables import AgentRow, TaskRow
+from sunloom.agents.task_states import TaskStatus, is_final
 from sunloom.agents.tools.toolbox import bind_tools
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec
 from sunloom.core.database import open_database
+from sunloom.serving.apps.agents.delegated_keys import AgentKeys
 from sunloom.serving.apps.agents.events import stream_events
-from sunloom.serving.apps.agents.keys import AgentKeys
 from sunloom.serving.apps.agents.schemas import (
     EXAMPLES,
     AgentCreated,
@@ -37,7 +37,7 @@ from sunloom.serving.apps.agents.schemas import (
 )
 from sunloom.serving.apps.fastapi_app import build_fastapi
 from sunloom.serving.apps.idempotency import IdempotentRequests
-from sunloom.serving.auth.keys import KeyRecord
+from sunloom.serving.auth.api_keys import KeyRecord
 from sunloom.serving.auth.middleware import caller
 
 IdempotencyKey = Annotated[

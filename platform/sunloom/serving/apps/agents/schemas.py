@@ -8,8 +8,8 @@ from typing import Any
 from fastapi.openapi.models import Example
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from sunloom.agents.states import TaskStatus
 from sunloom.agents.tables import AgentRow, TaskRow
+from sunloom.agents.task_states import TaskStatus
 from sunloom.config.agents import AgentSpec
 
 EXAMPLES: dict[str, Example] = {

@@ -21,7 +21,7 @@ from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.features.plan.polars_dtypes import EPOCH
 from sunloom.serving.apps.features.ingest import ingest
 from sunloom.serving.apps.features.openapi import describe
-from sunloom.serving.apps.features.rows import check_rows
+from sunloom.serving.apps.features.request_rows import check_rows
 from sunloom.serving.apps.features.transform import prepare_rows
 from sunloom.serving.asgi.bodies import allow, answer_lifespan, read_json, send_json
 from sunloom.serving.asgi.types import ASGIApp, Receive, Scope, Send

@@ -8,7 +8,7 @@ from typing import Any
 from sunloom.errors import NotFoundError, RequestError
 from sunloom.feature_store.online.registry import Definition, definitions_of
 from sunloom.feature_store.stores.online.protocol import OnlineStore
-from sunloom.serving.apps.features.rows import ingest_rows, rows_of
+from sunloom.serving.apps.features.request_rows import ingest_rows, rows_of
 
 
 def ingest(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:

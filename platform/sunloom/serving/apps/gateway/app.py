@@ -9,15 +9,15 @@ from sunloom.errors import NotFoundError
 from sunloom.serving.app_table import APPS
 from sunloom.serving.apps.fastapi_app import answer_error, build_fastapi
 from sunloom.serving.apps.gateway import (
-    docs,
-    generate,
-    health,
-    keys,
-    monitoring,
-    registry,
-    training,
+    generate_routes,
+    health_routes,
+    key_routes,
+    model_routes,
+    monitoring_routes,
+    openapi_docs,
+    training_routes,
 )
-from sunloom.serving.apps.gateway.inner import InnerClient
+from sunloom.serving.apps.gateway.inner_client import InnerClient
 from sunloom.serving.apps.gateway.readiness import Probe
 
 _OWN_ROUTES = (
@@ -31,13 +31,13 @@ def build_gateway_app(settings: Settings) -> FastAPI:
     """Health, docs, registry, keys, training and monitoring."""
     app = build_fastapi("Sunloom")
     client = InnerClient(settings)
-    app.include_router(health.build_router(settings, Probe(settings, client)))
-    app.include_router(registry.build_router(settings))
-    app.include_router(keys.build_router(settings))
-    app.include_router(generate.build_router(settings, client))
-    app.include_router(training.build_router(settings))
-    app.include_router(monitoring.build_router(settings))
-    app.include_router(docs.build_router(settings, client, app))
+    app.include_router(health_routes.build_router(settings, Probe(settings, client)))
+    app.include_router(model_routes.build_router(settings))
+    app.include_router(key_routes.build_router(settings))
+    app.include_router(generate_routes.build_router(settings, client))
+    app.include_router(training_routes.build_router(settings))
+    app.include_router(monitoring_routes.build_router(settings))
+    app.include_router(openapi_docs.build_router(settings, client, app))
     app.add_exception_handler(404, _nothing_here)
     return app
 

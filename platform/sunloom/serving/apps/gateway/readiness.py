@@ -11,8 +11,8 @@ import httpx
 from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
 from sunloom.serving.app_table import APPS
-from sunloom.serving.apps.gateway.inner import InnerClient
-from sunloom.serving.apps.llm.models import build_directory, find_base, required_names
+from sunloom.serving.apps.gateway.inner_client import InnerClient
+from sunloom.serving.apps.llm.model_resolver import build_directory, find_base, required_names
 
 _TRUSTED_S = 5.0
 _APP_TIMEOUT_S = 2.0

@@ -14,7 +14,12 @@ from sunloom.config import Settings
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ArtifactError, ServingError
 from sunloom.serving.apps.llm.completions import MODELS, ROUTES, Completions
-from sunloom.serving.apps.llm.models import BaseModel, Target, build_directory, required_names
+from sunloom.serving.apps.llm.model_resolver import (
+    BaseModel,
+    Target,
+    build_directory,
+    required_names,
+)
 from sunloom.serving.apps.llm.vllm_engine import start_server
 from sunloom.serving.asgi.types import ASGIApp, Scope
 from sunloom.serving.auth.middleware import GatewayMiddleware, caller
@@ -44,7 +49,7 @@ class LlmReplica:
         from sunloom.core.database import open_database
         from sunloom.core.telemetry import configure_logging
         from sunloom.serving.auth.admission import KeyAdmission
-        from sunloom.serving.metrics.requests import RequestMetrics
+        from sunloom.serving.metrics.request_metrics import RequestMetrics
 
         configure_logging(self._settings)
         self._app = await self._server.engine.build_asgi_app()

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from sunloom.errors import NotFoundError, RequestError
-from sunloom.serving.apps.llm.models import ModelResolver, Target
+from sunloom.serving.apps.llm.model_resolver import ModelResolver, Target
 from sunloom.serving.asgi.bodies import parse_object, read_body, send_json
 from sunloom.serving.asgi.types import ASGIApp, Message, Receive, Scope, Send
 

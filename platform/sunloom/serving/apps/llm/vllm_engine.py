@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sunloom.config.serving import LlmServing
-from sunloom.serving.apps.llm.models import BaseModel
+from sunloom.serving.apps.llm.model_resolver import BaseModel
 
 _STRUCTURED = {"backend": "xgrammar", "disable_any_whitespace": True}
 

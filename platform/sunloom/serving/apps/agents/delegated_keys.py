@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
-from sunloom.agents.endpoint import Endpoint
+from sunloom.agents.gateway_client import Endpoint
 from sunloom.agents.tables import AgentRow
 from sunloom.agents.tools.toolbox import bind_tools, needed_scopes
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec
 from sunloom.core.caching import TtlCache
 from sunloom.errors import PermissionDeniedError
-from sunloom.serving.auth.keys import KeyRecord, delegate
+from sunloom.serving.auth.api_keys import KeyRecord, delegate
 
 _CACHED_KEYS = 10_000
 _ANY_INTERFACE = frozenset({"0.0.0.0", "::", ""})

@@ -10,9 +10,9 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.serving.apps.gateway.readiness import Probe
-from sunloom.serving.asgi.errors import Problem
+from sunloom.serving.asgi.error_body import Problem
 from sunloom.serving.auth.middleware import caller
-from sunloom.serving.metrics.requests import render_metrics
+from sunloom.serving.metrics.request_metrics import render_metrics
 from sunloom.serving.metrics.served_features import render_answers
 
 

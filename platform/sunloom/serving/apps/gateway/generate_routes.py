@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sunloom.config import Settings
 from sunloom.errors import DependencyError
-from sunloom.serving.apps.gateway.inner import InnerClient
+from sunloom.serving.apps.gateway.inner_client import InnerClient
 from sunloom.serving.auth.middleware import caller
 
 _TIMEOUT_S = 600.0

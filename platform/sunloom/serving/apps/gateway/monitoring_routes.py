@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from sunloom.config import Settings
 from sunloom.core.alerts.delivery import list_alerts
 from sunloom.core.database import open_database
-from sunloom.serving.metrics.latencies import route_latencies
+from sunloom.serving.metrics.route_latencies import route_latencies
 from sunloom.serving.metrics.served_features import answer_rates
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from sunloom.agents.endpoint import GatewayClient
+from sunloom.agents.gateway_client import GatewayClient
 from sunloom.agents.journal import Journal
 from sunloom.agents.tools.toolbox import Emit, Toolbox
 from sunloom.errors import AgentError, SunloomError

@@ -7,8 +7,8 @@ from pydantic import BaseModel, Field
 from sunloom.config import Settings, load_config
 from sunloom.config.loading.dump import dump_with_secrets
 from sunloom.errors import NotFoundError
-from sunloom.serving.apps.llm.models import BaseModel as LanguageModel
-from sunloom.serving.apps.llm.models import find_base
+from sunloom.serving.apps.llm.model_resolver import BaseModel as LanguageModel
+from sunloom.serving.apps.llm.model_resolver import find_base
 from sunloom.serving.deploy.environment import serving_environment
 
 

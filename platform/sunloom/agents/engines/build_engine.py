@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from sunloom.agents.scope import TaskScope
+from sunloom.agents.task_scope import TaskScope
 from sunloom.config.agents import AgentSpec
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.serving.apps.idempotency import IdempotentRequests
-from sunloom.serving.auth.keys import KeyRecord, create_key, list_keys, revoke_key
+from sunloom.serving.auth.api_keys import KeyRecord, create_key, list_keys, revoke_key
 from sunloom.serving.auth.middleware import caller
 
 

@@ -14,7 +14,7 @@ from sunloom.config import Settings
 from sunloom.core.cluster import submit_job
 from sunloom.core.database import open_database
 from sunloom.errors import RequestError
-from sunloom.serving.apps.gateway.jobs import JobDesk
+from sunloom.serving.apps.gateway.training_jobs import JobDesk
 from sunloom.serving.apps.idempotency import IdempotentRequests
 from sunloom.serving.auth.middleware import caller
 

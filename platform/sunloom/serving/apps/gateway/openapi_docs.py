@@ -16,7 +16,7 @@ import sunloom
 from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
 from sunloom.serving.app_table import APPS
-from sunloom.serving.apps.gateway.inner import InnerClient
+from sunloom.serving.apps.gateway.inner_client import InnerClient
 from sunloom.serving.apps.gateway.readiness import app_paths
 from sunloom.serving.auth.scopes import PUBLIC
 

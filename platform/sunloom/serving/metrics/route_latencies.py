@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select
 
 from sunloom.core.database import Database
-from sunloom.serving.metrics.requests import BOUNDS_S, MetricsRow, Series
+from sunloom.serving.metrics.request_metrics import BOUNDS_S, MetricsRow, Series
 
 
 def route_latencies(database: Database) -> list[dict[str, Any]]:

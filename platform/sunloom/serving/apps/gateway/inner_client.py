@@ -10,7 +10,7 @@ import httpx
 
 from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
-from sunloom.serving.auth.keys import system_key
+from sunloom.serving.auth.api_keys import system_key
 
 _KEY_LIFE = timedelta(hours=1)
 _SCOPES = ("llm", "features", "models", "agents")
