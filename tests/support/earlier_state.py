@@ -30,7 +30,7 @@ from sunloom.config.tabular import TabularRecipe
 from sunloom.core.artifacts import open_registry
 from sunloom.core.database import open_database
 from sunloom.core.runs import read_progress
-from sunloom.features.plan.explain import plan_of
+from sunloom.features.definitions.open import plan_of
 from sunloom.llm.checkpoints import check
 from sunloom.serving.auth.admission import KeyAdmission
 from sunloom.serving.auth.middleware import GatewayMiddleware
