@@ -9,7 +9,7 @@ import pytest
 
 from sunloom.config import Settings, load_config
 from sunloom.config.llm import LlmRecipe
-from sunloom.core.artifacts import open_registry
+from sunloom.core.model_registry import open_registry
 from sunloom.errors import NotFoundError, UsageError
 from sunloom.llm.training import evaluate, train_adapter, train_base
 

@@ -10,7 +10,7 @@ import pytest
 from sunloom.config import Settings, load_config
 from sunloom.core.alerts.alert import Alert
 from sunloom.core.alerts.delivery import emit_alert, list_alerts
-from sunloom.core.artifacts import open_registry
+from sunloom.core.model_registry import open_registry
 
 pytestmark = pytest.mark.integration
 

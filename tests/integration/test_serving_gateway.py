@@ -10,7 +10,7 @@ import openai
 import pytest
 from gateway_fixture import RunningGateway
 
-from sunloom.core.artifacts import open_registry
+from sunloom.core.model_registry import open_registry
 from sunloom.serving.auth.api_keys import create_key, list_keys, revoke_key
 
 pytestmark = pytest.mark.integration

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from sunloom.config import Settings, load_config
 from sunloom.config.tabular import TabularRecipe
-from sunloom.core.artifacts import open_registry
+from sunloom.core.model_registry import open_registry
 from sunloom.errors import DataError, UsageError
 from sunloom.tabular.model import load_model, predictions
 from sunloom.tabular.trainer import train_tabular

@@ -27,8 +27,8 @@ from sunloom.cli.main import app as commands
 from sunloom.config import Settings, load_config
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.config.tabular import TabularRecipe
-from sunloom.core.artifacts import open_registry
 from sunloom.core.database import open_database
+from sunloom.core.model_registry import open_registry
 from sunloom.core.runs import read_progress
 from sunloom.features.definitions.open import plan_of
 from sunloom.llm.checkpoints import check

@@ -67,7 +67,7 @@ def _settings(folder: Path) -> Settings:
 def _fill_registry(settings: Settings, folder: Path) -> None:
     from tiny_llama import build_adapter, build_base
 
-    from sunloom.core.artifacts import open_registry
+    from sunloom.core.model_registry import open_registry
 
     registry = open_registry(settings)
     base = registry.register("tool-base", "llm", build_base(folder / "base"))

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from sunloom.agents.tables import TABLES, AgentRow, EventRow, JournalRow, TaskRow
 from sunloom.agents.task_states import FINAL, TaskStatus, check_transition, is_final
 from sunloom.config.agents import AgentSpec
-from sunloom.core.database import Database, now
+from sunloom.core.database import Database, utc_now
 from sunloom.errors import NotFoundError
 
 R = TypeVar("R")
@@ -229,7 +229,7 @@ def _append(session: Session, task_id: str, event: str, data: dict[str, Any]) ->
 def _set(row: TaskRow, then: TaskStatus, fields: dict[str, Any]) -> None:
     row.status = then
     if then in FINAL:
-        row.finished_at = now()
+        row.finished_at = utc_now()
     for name, value in fields.items():
         setattr(row, name, value)
 
@@ -246,7 +246,7 @@ def _claim(session: Session, agent_id: str) -> TaskRow | None:
         attempt = session.execute(
             update(TaskRow)
             .where(TaskRow.id == task_id, TaskRow.status == TaskStatus.QUEUED)
-            .values(status=TaskStatus.RUNNING, attempts=TaskRow.attempts + 1, started_at=now())
+            .values(status=TaskStatus.RUNNING, attempts=TaskRow.attempts + 1, started_at=utc_now())
             .returning(TaskRow.attempts)
         ).scalar_one_or_none()
         if attempt is not None:

@@ -23,7 +23,7 @@ def list_models(
     json: Json = False,
 ) -> None:
     """List every version with the aliases that point at it."""
-    from sunloom.core.artifacts import open_registry
+    from sunloom.core.model_registry import open_registry
 
     registry = open_registry(load_settings(sets, env))
     versions = registry.list(kind)
@@ -49,7 +49,7 @@ def list_models(
 @app.command()
 def show(ref: Ref, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Show one version: files, metrics and what it was made from."""
-    from sunloom.core.artifacts import open_registry
+    from sunloom.core.model_registry import open_registry
 
     registry = open_registry(load_settings(sets, env))
     version = registry.get(ref)
@@ -69,7 +69,7 @@ def promote(
     json: Json = False,
 ) -> None:
     """Point an alias at a version; a running gateway follows without a restart."""
-    from sunloom.core.artifacts import open_registry
+    from sunloom.core.model_registry import open_registry
 
     name, _, selector = ref.partition("@")
     if not selector:

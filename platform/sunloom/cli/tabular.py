@@ -13,7 +13,7 @@ from sunloom.cli.work import cluster
 from sunloom.config.tabular import TabularRecipe
 
 if TYPE_CHECKING:
-    from sunloom.core.artifacts import ModelVersion
+    from sunloom.core.model_registry import ModelVersion
     from sunloom.tabular.evaluation import Evaluation
 
 app = typer.Typer(help="Train and judge tabular models.", no_args_is_help=True)
@@ -64,7 +64,7 @@ def evaluate(
 
 
 def _judge(config: TabularRecipe, ref: str, path: Path | None) -> tuple[ModelVersion, Evaluation]:
-    from sunloom.core.artifacts import open_registry
+    from sunloom.core.model_registry import open_registry
     from sunloom.data.sources.files import read_table
     from sunloom.tabular.columns import target
     from sunloom.tabular.evaluation import evaluate as judge

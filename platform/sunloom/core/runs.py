@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import sunloom
 from sunloom.config import Settings, save_resolved
-from sunloom.core.database import now
+from sunloom.core.database import utc_now
 from sunloom.core.files import write_atomic
 
 Status = Literal["running", "succeeded", "failed"]
@@ -51,7 +51,7 @@ class Run:
             "artifacts": dict(artifacts or {}),
             "metrics": dict(metrics or {}),
         }
-        ended = now()
+        ended = utc_now()
         record = result | {
             "kind": self.kind,
             "started_at": self.started_at.isoformat(),
@@ -71,7 +71,7 @@ _unfinished: dict[str, Run] = {}
 
 def start_run(settings: Settings, kind: str, config: Settings | None = None) -> Run:
     """Make the run's folder and save the resolved configuration in it."""
-    started = now()
+    started = utc_now()
     run_id = f"{kind}-{started:%Y%m%dT%H%M%S}-{uuid4().hex[:4]}"
     directory = (settings.paths.outputs / "runs" / run_id).absolute()
     directory.mkdir(parents=True)

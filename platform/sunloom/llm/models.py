@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sunloom.config.llm import Architecture, LoraSettings, ModelConfig
-from sunloom.core.artifacts import ModelRegistry
+from sunloom.core.model_registry import ModelRegistry
 from sunloom.errors import NotFoundError, UsageError
 
 

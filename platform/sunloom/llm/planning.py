@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sunloom.config.llm import Ddp, DeepSpeed, LlmRecipe
-from sunloom.core.artifacts import open_registry
+from sunloom.core.model_registry import open_registry
 
 _SAMPLE = 300
 _BYTES = 4

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sunloom.config.llm import LlmRecipe
-from sunloom.core.artifacts import ModelRegistry, ModelVersion, fingerprint, open_registry
 from sunloom.core.cluster import connect
+from sunloom.core.fingerprint import fingerprint
+from sunloom.core.model_registry import ModelRegistry, ModelVersion, open_registry
 from sunloom.core.plugins import load_plugin, plugin_value
 from sunloom.core.runs import Run, run_of_this_process
 from sunloom.core.telemetry import get_logger

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sunloom.core.artifacts import fingerprint
+from sunloom.core.fingerprint import fingerprint
 from sunloom.errors import DataError
 
 BINNING = "reference-quantiles"

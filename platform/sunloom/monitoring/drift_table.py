@@ -11,7 +11,7 @@ from sqlalchemy import JSON, Integer, String, func, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.config import Settings
-from sunloom.core.database import Base, UtcDateTime, now, open_database
+from sunloom.core.database import Base, UtcDateTime, open_database, utc_now
 from sunloom.data.quality.drift.compare import DriftReport
 
 
@@ -62,7 +62,7 @@ def store_drift(
                 current_rows=report.current_rows,
                 features=[feature.to_dict() for feature in report.features],
                 html=str(report.html) if report.html else None,
-                created_at=now(),
+                created_at=utc_now(),
             )
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from sunloom.config.features.materialization import FeaturesRecipe
-from sunloom.core.database import now, open_database
+from sunloom.core.database import open_database, utc_now
 from sunloom.errors import DataError
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
@@ -42,7 +42,7 @@ def feature_costs(recipe: FeaturesRecipe, rows: int = 5_000) -> dict[str, Any]:
     """
     plan = plan_of(recipe.definitions, recipe.feature_set)
     sources = recipe.source_paths()
-    moment = recipe.online.as_of if recipe.online is not None else now()
+    moment = recipe.online.as_of if recipe.online is not None else utc_now()
     known = known_entities(plan, sources, moment)
     if known.is_empty():
         raise DataError(f"The sources of {plan.feature_set} know no entity by {moment}.")
@@ -66,7 +66,7 @@ def feature_costs(recipe: FeaturesRecipe, rows: int = 5_000) -> dict[str, Any]:
             for name, cost in sorted(alone.items(), key=lambda item: -item[1])
         ],
     }
-    span = (floor_hour(now()), now())
+    span = (floor_hour(utc_now()), utc_now())
     store_result(open_database(recipe), plan.feature_set, "cost", span, found)
     return found
 

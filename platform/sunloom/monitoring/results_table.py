@@ -9,7 +9,7 @@ from sqlalchemy import JSON, Integer, String, delete, func, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.config import Settings
-from sunloom.core.database import Base, Database, UtcDateTime, now, open_database
+from sunloom.core.database import Base, Database, UtcDateTime, open_database, utc_now
 
 
 class ResultRow(Base):
@@ -45,7 +45,12 @@ def store_result(
         session.execute(delete(ResultRow).where(*mine))
         session.add(
             ResultRow(
-                monitor=monitor, kind=kind, start=span[0], end=span[1], data=data, created_at=now()
+                monitor=monitor,
+                kind=kind,
+                start=span[0],
+                end=span[1],
+                data=data,
+                created_at=utc_now(),
             )
         )
 

@@ -12,7 +12,7 @@ import polars as pl
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.core.alerts.alert import Alert
 from sunloom.core.alerts.delivery import emit_alert, resolve_alert
-from sunloom.core.database import now, open_database
+from sunloom.core.database import open_database, utc_now
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.job import prepare_stream
@@ -82,7 +82,7 @@ def _keep(
         for name, count in asked.items()
     ]
     data = {"questions": questions, "differences": differing.total(), "features": shares}
-    span = (floor_hour(now()), now())
+    span = (floor_hour(utc_now()), utc_now())
     store_result(open_database(recipe), recipe.feature_set, "skew", span, data)
     names = ", ".join(f"{name} ({count})" for name, count in differing.most_common(_NAMED))
     alert = Alert(

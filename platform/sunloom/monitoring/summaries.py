@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from sunloom.config import Settings
-from sunloom.core.artifacts import open_registry
+from sunloom.core.model_registry import open_registry
 from sunloom.core.telemetry import get_logger
 
 

@@ -13,8 +13,8 @@ import polars as pl
 from sunloom.config.monitoring.service import MonitoringRecipe
 from sunloom.config.monitoring.watch import TableReference, TrailingReference, WatchConfig
 from sunloom.core.alerts.delivery import deliver_alerts, emit_alert, resolve_alert
-from sunloom.core.artifacts import fingerprint
-from sunloom.core.database import Database, now, open_database
+from sunloom.core.database import Database, open_database, utc_now
+from sunloom.core.fingerprint import fingerprint
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.drift.compare import DriftReport
 from sunloom.data.sources.files import data_files
@@ -80,7 +80,7 @@ def run_watch(
     """
     config = recipe.watched()
     began = time.perf_counter()
-    work = _open(recipe, config, moment or now(), kinds)
+    work = _open(recipe, config, moment or utc_now(), kinds)
     recorded, spans = _count_new(work)
     counting_s = time.perf_counter() - began
     summary: dict[str, Any] = {"rows": recorded.rows, "windows": 0, "drifted": {}, "raised": []}

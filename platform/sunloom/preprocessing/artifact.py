@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.core.artifacts import fingerprint
+from sunloom.core.fingerprint import fingerprint
 from sunloom.errors import ArtifactError, UsageError
 from sunloom.preprocessing.operations.protocol import Operation
 from sunloom.preprocessing.operations.table import OPERATIONS

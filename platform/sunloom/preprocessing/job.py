@@ -8,7 +8,7 @@ from typing import Any
 
 from sunloom.config.preprocessing.transformations import FittedForm, PreparationConfig
 from sunloom.config.settings import Settings
-from sunloom.core.artifacts import open_registry
+from sunloom.core.model_registry import open_registry
 from sunloom.errors import ConfigError, UsageError
 from sunloom.preprocessing.artifact import DOCUMENT, KIND, load, save
 from sunloom.preprocessing.fit import fit, read_here

@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 
 from sunloom.config.tabular import GateConfig, TabularRecipe
-from sunloom.core.artifacts import ModelRegistry, ModelVersion, fingerprint, open_registry
 from sunloom.core.cluster import connect
 from sunloom.core.files import write_atomic
+from sunloom.core.fingerprint import fingerprint
+from sunloom.core.model_registry import ModelRegistry, ModelVersion, open_registry
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import UsageError
 from sunloom.tabular.algorithms.table import load_algorithm

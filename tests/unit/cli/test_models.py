@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sunloom.config import Settings
-from sunloom.core.artifacts import open_registry
+from sunloom.core.model_registry import open_registry
 from tests.unit.cli.conftest import Cli
 
 

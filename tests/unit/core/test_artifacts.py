@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from sunloom.config import Settings
-from sunloom.core.artifacts import ArtifactStore, ModelRegistry, fingerprint, open_registry
+from sunloom.core.artifacts import ArtifactStore
+from sunloom.core.fingerprint import fingerprint
+from sunloom.core.model_registry import ModelRegistry, open_registry
 from sunloom.errors import ArtifactError, NotFoundError, UsageError
 
 

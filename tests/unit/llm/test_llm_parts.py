@@ -12,7 +12,7 @@ import pytest
 
 from sunloom.config import load_config
 from sunloom.config.llm import Architecture, LlmRecipe, ModelConfig, TrainingConfig
-from sunloom.core.artifacts import open_registry
+from sunloom.core.model_registry import open_registry
 from sunloom.errors import ConfigError, NotFoundError, UsageError
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import render

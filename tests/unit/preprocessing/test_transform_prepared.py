@@ -17,7 +17,7 @@ from polars.testing import assert_frame_equal
 from sunloom.cli.features.transform import load_preparation
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.config.preprocessing.transformations import PreparationConfig
-from sunloom.core.artifacts import open_registry
+from sunloom.core.model_registry import open_registry
 from sunloom.errors import ConfigError, DataError, UsageError
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.online.open import open_online_store

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from sunloom.config import Settings
-from sunloom.core.artifacts import open_registry
+from sunloom.core.model_registry import open_registry
 from sunloom.preprocessing.artifact import save
 from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.job import register

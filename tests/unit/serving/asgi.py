@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from sunloom.core.database import now
+from sunloom.core.database import utc_now
 from sunloom.errors import AuthenticationError, PermissionDeniedError
 from sunloom.serving.auth.api_keys import KeyRecord
 
@@ -21,7 +21,7 @@ def record(*scopes: str, **more: Any) -> KeyRecord:
         "token_quota": None,
         "parent": None,
         "purpose": "",
-        "created_at": now(),
+        "created_at": utc_now(),
         "expires_at": None,
         "revoked_at": None,
     }

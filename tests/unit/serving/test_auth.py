@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from sunloom.config import Settings
-from sunloom.core.database import now, open_database
+from sunloom.core.database import open_database, utc_now
 from sunloom.errors import (
     AuthenticationError,
     NotFoundError,
@@ -42,7 +42,7 @@ def test_only_a_hash_is_stored(settings: Settings) -> None:
     assert find_key(settings, secret + "x") is None
     assert record.shown == secret[:9] + "…"
     assert record.expires_at is not None
-    assert timedelta(days=29) < record.expires_at - now() <= timedelta(days=30)
+    assert timedelta(days=29) < record.expires_at - utc_now() <= timedelta(days=30)
     with open_database(settings).session() as session:
         row = session.get_one(KeyRow, record.id)
         assert secret not in str(vars(row))
@@ -71,7 +71,7 @@ def test_revoking_takes_delegated_keys_along(settings: Settings) -> None:
     revoke_key(settings, parent.id)
     found = find_key(settings, secret)
     assert found is not None
-    assert not found.is_valid(now())
+    assert not found.is_valid(utc_now())
     with pytest.raises(NotFoundError, match="key_none"):
         revoke_key(settings, "key_none")
 

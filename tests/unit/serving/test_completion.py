@@ -9,7 +9,7 @@ import pytest
 from asgi import OpenGate, call
 
 from sunloom.config import Settings
-from sunloom.core.artifacts import ModelRegistry, open_registry
+from sunloom.core.model_registry import ModelRegistry, open_registry
 from sunloom.errors import NotFoundError, RequestError
 from sunloom.serving.apps.llm.completions import Completions, check_request
 from sunloom.serving.apps.llm.model_resolver import (

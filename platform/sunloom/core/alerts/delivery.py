@@ -12,7 +12,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from sunloom.config import Settings
 from sunloom.core.alerts.alert import SEVERITIES, Alert
 from sunloom.core.alerts.sinks import build_sink
-from sunloom.core.database import Base, Database, UtcDateTime, now, open_database
+from sunloom.core.database import Base, Database, UtcDateTime, open_database, utc_now
 from sunloom.errors import SunloomError
 
 _MOST_ATTEMPTS = 20
@@ -82,7 +82,7 @@ def emit_alert(settings: Settings, alert: Alert) -> bool:
             is_new = True
         else:
             held.count += 1
-            held.last_at, held.message, held.value = now(), alert.message, alert.value
+            held.last_at, held.message, held.value = utc_now(), alert.message, alert.value
             held.severity = alert.severity if worse else held.severity
             is_new = False
         if is_new or worse:
@@ -98,7 +98,7 @@ def resolve_alert(settings: Settings, alert: Alert) -> bool:
         held = _open(session, alert)
         if held is None:
             return False
-        held.status, held.last_at = "resolved", now()
+        held.status, held.last_at = "resolved", utc_now()
         severity: Any = held.severity
         over = Alert(
             alert.name, severity, alert.message, alert.labels, alert.value, alert.threshold,
@@ -159,7 +159,7 @@ def _open(session: Session, alert: Alert) -> AlertRow | None:
 
 
 def _new_row(alert: Alert) -> AlertRow:
-    moment = now()
+    moment = utc_now()
     columns = {name: value for name, value in alert.to_dict().items() if name != "status"}
     columns["message"] = alert.message[:4000]
     return AlertRow(**columns, status="open", count=1, first_at=moment, last_at=moment)
@@ -170,14 +170,14 @@ def _post(session: Session, settings: Settings, alert_id: int, alert: Alert) -> 
         session.add(
             DeliveryRow(
                 alert_id=alert_id, sink=name, alert=alert.to_dict(), status="waiting", attempts=0,
-                updated_at=now(),
+                updated_at=utc_now(),
             )
         )  # fmt: skip
 
 
 def _claimed(settings: Settings) -> list[DeliveryRow]:
     """Deliveries that this call alone tries: each is claimed before it is sent."""
-    lost = now() - _LOST_AFTER
+    lost = utc_now() - _LOST_AFTER
     waiting = or_(
         DeliveryRow.status == "waiting",
         (DeliveryRow.status == "sending") & (DeliveryRow.updated_at < lost),
@@ -186,7 +186,7 @@ def _claimed(settings: Settings) -> list[DeliveryRow]:
     with _database(settings).session() as session:
         for row in session.scalars(select(DeliveryRow).where(waiting).order_by(DeliveryRow.id)):
             mine = (DeliveryRow.id == row.id, DeliveryRow.updated_at == row.updated_at, waiting)
-            change = update(DeliveryRow).where(*mine).values(status="sending", updated_at=now())
+            change = update(DeliveryRow).where(*mine).values(status="sending", updated_at=utc_now())
             result: Any = session.execute(change, execution_options={"synchronize_session": False})
             if result.rowcount == 1:
                 claimed.append(row)
@@ -197,7 +197,9 @@ def _claimed(settings: Settings) -> list[DeliveryRow]:
 def _settle(settings: Settings, row: DeliveryRow, status: str) -> None:
     change = update(DeliveryRow).where(DeliveryRow.id == row.id)
     with _database(settings).session() as session:
-        session.execute(change.values(status=status, attempts=row.attempts + 1, updated_at=now()))
+        session.execute(
+            change.values(status=status, attempts=row.attempts + 1, updated_at=utc_now())
+        )
 
 
 def _rank(severity: str) -> int:

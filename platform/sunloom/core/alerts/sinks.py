@@ -17,7 +17,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from sunloom.config import Settings
 from sunloom.config.alert_sinks import WebhookConfig
 from sunloom.core.alerts.alert import SEVERITIES, Alert, AlertSink
-from sunloom.core.database import now
+from sunloom.core.database import utc_now
 from sunloom.core.plugins import load_plugin
 from sunloom.errors import ConfigError, SunloomError
 
@@ -112,7 +112,7 @@ class _NoRedirects(HTTPRedirectHandler):
 
 def plain_body(alert: Alert) -> dict[str, Any]:
     """The body of a plain webhook."""
-    return alert.to_dict() | {"sent_at": now().isoformat()}
+    return alert.to_dict() | {"sent_at": utc_now().isoformat()}
 
 
 def slack_body(alert: Alert) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def slack_body(alert: Alert) -> dict[str, Any]:
     colour = _COLOURS[word]
     return {
         "text": f"[{word}] {_escaped(alert.name)}: {_escaped(alert.message)}",
-        "attachments": [{"color": colour, "fields": fields, "ts": int(now().timestamp())}],
+        "attachments": [{"color": colour, "fields": fields, "ts": int(utc_now().timestamp())}],
     }
 
 

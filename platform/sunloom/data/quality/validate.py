@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from sunloom.config.data.validation import FreshnessRule, ValidationConfig
-from sunloom.core.database import now
+from sunloom.core.database import utc_now
 from sunloom.data.quality.batches import CheckedTable, TypedBatch
 from sunloom.data.quality.checks import RowCheck, row_checks
 from sunloom.data.quality.drift_check import compare
@@ -72,7 +72,7 @@ def validate(
         (*_table_checks(config, rows, tally), *outcomes),
         drift,
         profiler.profiles(),
-        now(),
+        utc_now(),
         shapes,
         written,
     )
@@ -246,7 +246,7 @@ def _freshness(rule: FreshnessRule, newest: datetime | None) -> CheckResult:
     if newest is None:
         reason = f"no row has a {rule.column}"
         return CheckResult("freshness", rule.column, float("inf"), limit, False, reason=reason)
-    age = ((rule.as_of or now()) - newest).total_seconds()
+    age = ((rule.as_of or utc_now()) - newest).total_seconds()
     reason = f"the newest row is of {newest.isoformat()}"
     return CheckResult("freshness", rule.column, age, limit, age <= limit, reason=reason)
 

@@ -13,7 +13,7 @@ from sqlalchemy import JSON, String
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from sunloom.core.database import Base, Database, UtcDateTime, now
+from sunloom.core.database import Base, Database, UtcDateTime, utc_now
 from sunloom.errors import ConflictError, RequestError
 
 KEPT = timedelta(hours=24)
@@ -33,7 +33,7 @@ class IdempotencyRow(Base):
     key: Mapped[str] = mapped_column(String(_LONGEST_KEY), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64))
     answer: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
-    created_at: Mapped[Any] = mapped_column(UtcDateTime, default=now)
+    created_at: Mapped[Any] = mapped_column(UtcDateTime, default=utc_now)
 
 
 class IdempotentRequests:
@@ -126,7 +126,7 @@ def _answer_of(held: IdempotencyRow, fresh: IdempotencyRow) -> dict[str, Any]:
 
 
 def _is_over(held: IdempotencyRow) -> bool:
-    age = now() - held.created_at
+    age = utc_now() - held.created_at
     return bool(age > (KEPT if held.answer is not None else ABANDONED))
 
 

@@ -10,8 +10,8 @@ from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel, Field, model_validator
 
 from sunloom.config import Settings
-from sunloom.core.artifacts import ModelVersion, open_registry
 from sunloom.core.caching import TtlCache
+from sunloom.core.model_registry import ModelVersion, open_registry
 from sunloom.errors import NotFoundError, RequestError
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.stores.online.protocol import OnlineStore

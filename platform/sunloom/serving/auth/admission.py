@@ -7,7 +7,7 @@ from typing import Protocol
 
 from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
-from sunloom.core.database import now
+from sunloom.core.database import utc_now
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import AuthenticationError, PermissionDeniedError
 from sunloom.serving.auth.api_keys import KeyRecord, find_key, open_keys
@@ -58,7 +58,7 @@ class KeyAdmission:
                 "This route needs a key.", "Send the header Authorization: Bearer KEY."
             )
         key = await self._keys.get_or_await(secret, lambda: asyncio.to_thread(self._read, secret))
-        if key is None or not key.is_valid(now()):
+        if key is None or not key.is_valid(utc_now()):
             raise AuthenticationError(
                 "The key is unknown, expired or revoked.", "Make one with: sunloom keys create"
             )

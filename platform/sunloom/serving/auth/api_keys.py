@@ -14,7 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.config import Settings
 from sunloom.config.loading.durations import parse_duration
-from sunloom.core.database import Base, Database, UtcDateTime, now, open_database
+from sunloom.core.database import Base, Database, UtcDateTime, open_database, utc_now
 from sunloom.errors import NotFoundError, PermissionDeniedError, UsageError
 
 SCOPES = ("llm", "features", "agents", "train", "models", "admin")
@@ -164,7 +164,7 @@ def system_key(settings: Settings, scopes: Sequence[str], life: timedelta) -> st
     limit = settings.serving.keys.requests_per_minute
     database = open_keys(settings)
     with database.session() as session:
-        old = (KeyRow.parent.is_not(None), KeyRow.expires_at < now() - timedelta(days=1))
+        old = (KeyRow.parent.is_not(None), KeyRow.expires_at < utc_now() - timedelta(days=1))
         session.execute(delete(KeyRow).where(*old))
     secret, _ = _insert(database, scopes, "system", life, limit, None, "system", "probe")
     return secret
@@ -190,7 +190,7 @@ def revoke_key(settings: Settings, key_id: str) -> KeyRecord:
         if row is None:
             known = session.scalars(select(KeyRow.id).where(KeyRow.parent.is_(None))).all()
             raise NotFoundError(f"There is no key {key_id!r}.", known=known, name=key_id)
-        row.revoked_at = row.revoked_at or now()
+        row.revoked_at = row.revoked_at or utc_now()
         session.execute(
             update(KeyRow)
             .where(KeyRow.parent == key_id, KeyRow.revoked_at.is_(None))
@@ -208,7 +208,7 @@ def find_key(settings: Settings, secret: str) -> KeyRecord | None:
 
 def ensure_first_key(settings: Settings) -> tuple[str, KeyRecord] | None:
     """In development, make one key with every scope where no key would be let in."""
-    usable = any(record.is_valid(now()) for record in list_keys(settings))
+    usable = any(record.is_valid(utc_now()) for record in list_keys(settings))
     if settings.environment != "development" or usable:
         return None
     return create_key(settings, SCOPES, purpose="first key")
@@ -272,8 +272,8 @@ def _insert(
         token_quota=token_quota,
         parent=parent,
         purpose=purpose,
-        created_at=now(),
-        expires_at=now() + life if life else None,
+        created_at=utc_now(),
+        expires_at=utc_now() + life if life else None,
         revoked_at=None,
     )
     with database.session() as session:

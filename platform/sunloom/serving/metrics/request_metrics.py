@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import JSON, String, select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from sunloom.core.database import Base, Database, UtcDateTime, now
+from sunloom.core.database import Base, Database, UtcDateTime, utc_now
 
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _NAME = "sunloom_http_request_seconds"
@@ -85,7 +85,9 @@ class RequestMetrics:
             return
         self._dirty = False
         data = [[*labels, s.count, s.seconds, s.buckets] for labels, s in self._series.items()]
-        row = MetricsRow(replica=self._replica, service=self._service, data=data, updated_at=now())
+        row = MetricsRow(
+            replica=self._replica, service=self._service, data=data, updated_at=utc_now()
+        )
         with self._database.session() as session:
             session.merge(row)
 

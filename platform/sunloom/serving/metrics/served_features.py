@@ -16,7 +16,7 @@ from sqlalchemy import JSON, String, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
 
-from sunloom.core.database import Base, Database, UtcDateTime, now
+from sunloom.core.database import Base, Database, UtcDateTime, utc_now
 from sunloom.core.telemetry import get_logger
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.stores.online.spaces import PLANS
@@ -170,7 +170,7 @@ class ServedFeatureSampler:
         }
         self._database.ensure(AnswersRow)
         with self._database.session() as session:
-            session.merge(AnswersRow(replica=self._replica, data=data, updated_at=now()))
+            session.merge(AnswersRow(replica=self._replica, data=data, updated_at=utc_now()))
         waiting, self._waiting = self._waiting, []
         if waiting:
             keep_served(self._database, waiting)

@@ -11,7 +11,7 @@ from sunloom.agents.tools.gateway import features_shown
 from sunloom.config import Settings
 from sunloom.config.agents import EngineName
 from sunloom.core.alerts.delivery import list_alerts
-from sunloom.core.artifacts import open_registry
+from sunloom.core.model_registry import open_registry
 from sunloom.core.plugins import load_plugin
 from sunloom.core.telemetry import progress
 from sunloom.errors import ServingError

@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 from sunloom.config import Settings
-from sunloom.core.artifacts import ModelRegistry, ModelVersion, open_registry
 from sunloom.core.caching import TtlCache
+from sunloom.core.model_registry import ModelRegistry, ModelVersion, open_registry
 from sunloom.errors import DataError, NotFoundError, RequestError
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.preprocessing.artifact import KIND, load

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from sunloom.config import Settings
-from sunloom.core.artifacts import open_registry
+from sunloom.core.model_registry import open_registry
 
 
 class Promotion(BaseModel):

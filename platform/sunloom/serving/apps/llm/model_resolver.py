@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sunloom.config import Settings
-from sunloom.core.artifacts import ModelRegistry, ModelVersion, open_registry
 from sunloom.core.caching import TtlCache
+from sunloom.core.model_registry import ModelRegistry, ModelVersion, open_registry
 from sunloom.errors import NotFoundError
 
 ADAPTER = "adapter"
