@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sunloom.features.kernels.arrays import Ranges
+from sunloom.features.kernels.ranges import Ranges
 from sunloom.features.kernels.distinct import first_occurrences, range_distinct
-from sunloom.features.kernels.order import stable_order
+from sunloom.features.kernels.stable_sort import stable_order
 from sunloom.features.kernels.prefixes import key_bounds, sums_before
 from sunloom.features.kernels.sums import range_sums
 from sunloom.features.kernels.timeline import Timeline

@@ -16,7 +16,7 @@ from sunloom.feature_store.online.tiles.heads import Head
 from sunloom.feature_store.online.tiles.index import Index, Reading, visible
 from sunloom.feature_store.online.tiles.partials import SlotKind, slot_kind
 from sunloom.features.kernels.aggregates import aggregate_series
-from sunloom.features.kernels.arrays import Ranges
+from sunloom.features.kernels.ranges import Ranges
 from sunloom.features.plan.expressions import Aggregate, Expr
 from sunloom.features.plan.polars_dtypes import EPOCH, POLARS
 

@@ -13,7 +13,7 @@ from sunloom.features.engine.source_rows import JoinedRows, SourceRows, filled, 
 from sunloom.features.expressions.to_polars import ToPolars
 from sunloom.features.expressions.validations import outside
 from sunloom.features.kernels.aggregates import aggregate_series
-from sunloom.features.kernels.arrays import Bools, Ints, Ranges
+from sunloom.features.kernels.ranges import Bools, Ints, Ranges
 from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.expressions import Aggregate, Bound, Expr, Lookup, Resolved, Window, walk
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, JoinPlan, Plan

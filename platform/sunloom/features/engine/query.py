@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from sunloom.features.engine.source_rows import JoinedRows
-from sunloom.features.kernels.arrays import Ints, Ranges
+from sunloom.features.kernels.ranges import Ints, Ranges
 from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.expressions import Aggregate, Bound, Expr, Resolver, Window
 

@@ -12,12 +12,12 @@ import polars as pl
 import pyarrow as pa
 
 from sunloom.errors import DataError
-from sunloom.features.kernels.arrays import Array, Bools, Ints, Ranges
+from sunloom.features.kernels.ranges import Array, Bools, Ints, Ranges
 from sunloom.features.kernels.distinct import first_occurrences, range_distinct
 from sunloom.features.kernels.expansion import expanded
 from sunloom.features.kernels.extremes import range_extreme_rows
-from sunloom.features.kernels.frequencies import range_top
-from sunloom.features.kernels.percentiles import range_rows_in_order
+from sunloom.features.kernels.value_counts import range_top
+from sunloom.features.kernels.order_statistics import range_rows_in_order
 from sunloom.features.kernels.sums import range_sums
 from sunloom.features.kernels.trees import RangeTree
 from sunloom.features.kernels.variances import range_variances

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sunloom.features.kernels.arrays import Ints, Ranges
+from sunloom.features.kernels.ranges import Ints, Ranges
 from sunloom.features.kernels.trees import RangeTree
 
 _LARGEST = np.iinfo(np.int64).max

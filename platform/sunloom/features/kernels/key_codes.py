@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from sunloom.features.kernels.arrays import Ints
+from sunloom.features.kernels.ranges import Ints
 
 NO_KEY = -1
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from sunloom.features.kernels.arrays import Floats, Ints
+from sunloom.features.kernels.ranges import Floats, Ints
 
 _LONG = 2_048
 _BLOCK_ROWS = 400_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sunloom.features.kernels.arrays import Array, Floats, Ints, Ranges
+from sunloom.features.kernels.ranges import Array, Floats, Ints, Ranges
 from sunloom.features.kernels.expansion import chunks, expanded
 from sunloom.features.kernels.prefixes import key_bounds, sums_before
 from sunloom.features.kernels.trees import RangeTree

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sunloom.features.kernels.arrays import Ints
-from sunloom.features.kernels.order import stable_order
+from sunloom.features.kernels.ranges import Ints
+from sunloom.features.kernels.stable_sort import stable_order
 
 _LARGEST = np.iinfo(np.int64).max
 

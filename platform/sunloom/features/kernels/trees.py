@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sunloom.features.kernels.arrays import Array, Ints, Ranges
+from sunloom.features.kernels.ranges import Array, Ints, Ranges
 
 _BLOCK = 1 << 15
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sunloom.features.kernels.arrays import Bools, Floats, Ints, Ranges
+from sunloom.features.kernels.ranges import Bools, Floats, Ints, Ranges
 from sunloom.features.kernels.expansion import chunks, expanded
 from sunloom.features.kernels.prefixes import key_bounds
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sunloom.errors import UsageError
-from sunloom.features.picture.graph import Kind, cards_of
+from sunloom.features.picture.cards import Kind, cards_of
 from sunloom.features.picture.layout import (
     COLUMN_GAP,
     LINE_HEIGHT,

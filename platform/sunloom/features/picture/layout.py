@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
-from sunloom.features.picture.graph import Card, CardId
+from sunloom.features.picture.cards import Card, CardId
 
 TITLE_SIZE, LINE_SIZE = 9.5, 8.0
 LINE_HEIGHT, PADDING = 12.0, 8.0

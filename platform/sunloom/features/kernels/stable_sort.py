@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sunloom.features.kernels.arrays import Bools, Ints
+from sunloom.features.kernels.ranges import Bools, Ints
 
 _BITS = 63
 _BLOCK = 1 << 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sunloom.features.kernels.arrays import Bools, Ints, Ranges
+from sunloom.features.kernels.ranges import Bools, Ints, Ranges
 from sunloom.features.kernels.expansion import chunks, expanded
 
 
