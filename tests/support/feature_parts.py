@@ -12,7 +12,7 @@ from sunloom.features.historical import worker as exchange
 from sunloom.features.historical.retrieve import questions_of
 from sunloom.features.historical.worker import ROW, Notes
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.projection import source_needs
+from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.splits import chunks_of
 
 
@@ -20,7 +20,7 @@ def in_parts(
     plan: Plan, sources: Mapping[str, Path], entities: pl.DataFrame, partitions: int
 ) -> tuple[pl.DataFrame, int]:
     """What the cluster does: answers in order, and source rows read."""
-    text, needs = plan.model_dump_json(), source_needs(plan)
+    text, needs = plan.model_dump_json(), source_projections(plan)
     packets: dict[str, list[list]] = {n: [[] for _ in range(partitions)] for n in sources}
     rows_read = 0
     for chunk in chunks_of(plan, sources):

@@ -14,7 +14,7 @@ from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.retrieve import questions_of
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.projection import source_needs
+from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.entity_keys import known_entities
 from sunloom.features.sources.typed_rows import read_source
 from sunloom.monitoring.histogram_store import floor_hour
@@ -48,8 +48,8 @@ def feature_costs(recipe: FeaturesRecipe, rows: int = 5_000) -> dict[str, Any]:
         raise DataError(f"The sources of {plan.feature_set} know no entity by {moment}.")
     asked = known.sample(min(rows, known.height), seed=recipe.seed)
     tables = {
-        name: read_source(plan.of(name), need.columns, sources[name]).rows
-        for name, need in source_needs(plan).items()
+        name: read_source(plan.class_plan(name), need.columns, sources[name]).rows
+        for name, need in source_projections(plan).items()
         if name in sources
     }
     questions = questions_of(plan, asked, sources)

@@ -21,7 +21,7 @@ from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
-from sunloom.features.plan.projection import source_needs
+from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.extract import fetch_sources
 from sunloom.features.sources.typed_rows import read_source
 from sunloom.monitoring.histogram_store import floor_hour
@@ -107,8 +107,8 @@ def _offline(recipe: FeaturesRecipe) -> tuple[Plan, dict[str, pl.DataFrame]]:
     fetch_sources(recipe)
     plan, paths = plan_of(recipe.definitions, recipe.feature_set), recipe.source_paths()
     tables = {
-        name: read_source(plan.of(name), need.columns, paths[name]).rows
-        for name, need in source_needs(plan).items()
+        name: read_source(plan.class_plan(name), need.columns, paths[name]).rows
+        for name, need in source_projections(plan).items()
         if name in paths
     }
     return plan, tables

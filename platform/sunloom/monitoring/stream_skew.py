@@ -23,7 +23,7 @@ from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import EPOCH, POLARS
-from sunloom.features.plan.projection import source_needs
+from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.typed_rows import read_source
 
 RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-9, 1e-9
@@ -97,7 +97,7 @@ def logged_tables(recipe: FeaturesRecipe, layout: TileLayout) -> dict[str, pl.Da
     Raises:
         NotFoundError: No log was kept.
     """
-    needs = source_needs(layout.plan)
+    needs = source_projections(layout.plan)
     tables: dict[str, pl.DataFrame] = {}
     for namespace in layout.streamed:
         folder = recipe.features_folder() / "log" / namespace
@@ -106,7 +106,7 @@ def logged_tables(recipe: FeaturesRecipe, layout: TileLayout) -> dict[str, pl.Da
                 f"There is no log of {namespace!r} in {folder}.",
                 "Stream with streaming_source.keep_log: true.",
             )
-        item = layout.plan.of(namespace)
+        item = layout.plan.class_plan(namespace)
         tables[namespace] = read_source(item, needs[namespace].columns, folder).rows
     return tables | _with_history(recipe, layout, tables)
 
@@ -118,10 +118,10 @@ def _with_history(
     until = recipe.kafka_source().history
     if until is None:
         return {}
-    needs, paths = source_needs(layout.plan), recipe.source_paths()
+    needs, paths = source_projections(layout.plan), recipe.source_paths()
     tables: dict[str, pl.DataFrame] = {}
     for namespace in set(layout.streamed) & set(paths):
-        item = layout.plan.of(namespace)
+        item = layout.plan.class_plan(namespace)
         rows = read_source(item, needs[namespace].columns, paths[namespace]).rows
         before = rows if item.time is None else rows.filter(pl.col(item.time) <= until)
         tables[namespace] = pl.concat([before, logged[namespace]], how="diagonal")
@@ -156,7 +156,7 @@ def _oldest_us(plan: Plan, tables: Mapping[str, pl.DataFrame]) -> int:
     times = [
         table[time].cast(pl.Int64).min()
         for namespace, table in tables.items()
-        if (time := plan.of(namespace).time) is not None and table.height
+        if (time := plan.class_plan(namespace).time) is not None and table.height
     ]
     return min((int(str(time)) for time in times if time is not None), default=0)
 

@@ -9,7 +9,7 @@ import pytest
 
 from sunloom.errors import DefinitionError, NotFoundError, UsageError
 from sunloom.features.definitions.open import catalogue_of, plan_of
-from sunloom.features.plan.explain import plan_text, shown
+from sunloom.features.plan.explain import format_expression, plan_text
 
 HEAD = """
 import dataclasses
@@ -175,7 +175,9 @@ def test_retail_definitions_list_and_print() -> None:
     count = plan.root.feature("purchase_count__2592000__")
     assert count.dtype == "int64"
     assert count.expression is not None
-    assert shown(count.expression) == "_.purchases[timestamp in (now - 30 d, now]].count()"
+    assert (
+        format_expression(count.expression) == "_.purchases[timestamp in (now - 30 d, now]].count()"
+    )
     assert plan.root.feature("recency_days").nullable is True
     text = plan_text(plan)
     assert "purchases: many purchase on id = purchase.customer_id" in text

@@ -20,7 +20,7 @@ from sunloom.features.historical import cluster as run
 from sunloom.features.historical import worker as exchange
 from sunloom.features.historical.cluster import historical_ray
 from sunloom.features.historical.retrieve import historical_polars
-from sunloom.features.plan.projection import source_needs
+from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.splits import FileSplit, chunks_of, read_chunk
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
@@ -89,7 +89,7 @@ def test_rows_that_cannot_be_cut_are_there_once_for_every_part(tmp_path: Path) -
     _sales(50).write_parquet(tmp_path / "a.parquet")
     plan, sources = plan_of(CLASSES, "sl_sale"), {"sl_sale": tmp_path / "a.parquet"}
     (chunk,) = chunks_of(plan, sources)
-    whole = [n for n, need in source_needs(plan).items() if need.partition_by is None]
+    whole = [n for n, need in source_projections(plan).items() if need.partition_by is None]
     returned = exchange.read_and_cut(plan.model_dump_json(), chunk, 7)
     assert len(returned) == (2 if chunk.source in whole else 8)
 
@@ -102,7 +102,7 @@ def test_a_damaged_row_says_where_it_stands_in_its_file(tmp_path: Path) -> None:
     sales.write_parquet(tmp_path / "a.parquet", row_group_size=100)
     plan = plan_of(CLASSES, "sl_shop")
     chunks = chunks_of(plan, {"sl_sale": tmp_path / "a.parquet"})
-    read = [read_chunk(plan, source_needs(plan)["sl_sale"], chunk) for chunk in chunks]
+    read = [read_chunk(plan, source_projections(plan)["sl_sale"], chunk) for chunk in chunks]
     assert [p for part in read for p in part.damaged["position"]] == [432]
     assert sum(part.rows.height for part in read) == 599
 

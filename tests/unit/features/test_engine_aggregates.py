@@ -20,7 +20,7 @@ from sunloom.errors import DataError
 from sunloom.features.definitions.aggregate_rules import AGGREGATIONS
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.kernels.aggregates import _KINDS
+from sunloom.features.kernels.aggregates import AGGREGATE_KERNELS
 from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.expressions import Aggregate, Aggregation, walk
 from sunloom.features.plan.feature_sets import Plan
@@ -210,7 +210,7 @@ def test_no_rows(plan: Plan, readings: list) -> None:
 
 def test_every_aggregation_has_types_a_kernel_and_a_feature_here(plan: Plan) -> None:
     own = {"count", "min_by", "max_by"}
-    assert set(AGGREGATIONS) == (set(_KINDS) | own) - {"rows"}
+    assert set(AGGREGATIONS) == (set(AGGREGATE_KERNELS) | own) - {"rows"}
     assert set(AGGREGATIONS) == set(get_args(Aggregation)) - {"rows"}
     expressions = [f.expression for f in plan.root.features if f.expression is not None]
     used = {n.kind for e in expressions for n in walk(e) if isinstance(n, Aggregate)}

@@ -52,7 +52,7 @@ _offer = st.fixed_dictionaries(
 
 def _frame(plan: Plan, namespace: str, rows: list[dict[str, Any]]) -> pl.DataFrame:
     """Rows numbered from 0, columns that they lack null."""
-    item = plan.of(namespace)
+    item = plan.class_plan(namespace)
     own = [f for f in item.features if f.expression is None]
     held = [{f.name: row.get(f.name) for f in own} | {"id": i} for i, row in enumerate(rows)]
     return pl.DataFrame(held, schema={f.name: POLARS[f.dtype] for f in own})

@@ -49,7 +49,7 @@ def _bind(text: str) -> Aggregate:
 
 
 def _events() -> pl.DataFrame:
-    item = PLAN.of("sl_event")
+    item = PLAN.class_plan("sl_event")
     schema = {feature.name: POLARS[feature.dtype] for feature in item.features}
     rows = [
         {"id": number, **{name: _decode(value) for name, value in event.items()}}

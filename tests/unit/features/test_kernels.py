@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sunloom.features.kernels.ranges import Ranges
-from sunloom.features.kernels.distinct import first_occurrences, range_distinct
+from sunloom.features.kernels.ranges import Ranges, key_bounds
 from sunloom.features.kernels.stable_sort import stable_order
-from sunloom.features.kernels.prefixes import key_bounds, sums_before
-from sunloom.features.kernels.sums import range_sums
+from sunloom.features.kernels.sums import range_sums, sums_before
 from sunloom.features.kernels.timeline import Timeline
 from sunloom.features.kernels.trees import RangeTree
+from sunloom.features.kernels.value_counts import first_occurrences, range_distinct
 from sunloom.features.kernels.variances import range_variances
 
 W = 1_000
@@ -44,10 +43,10 @@ def _timeline(events: list) -> Timeline:
 def _ranges(timeline: Timeline, asked: list, width: int | None) -> Ranges:
     keys = np.array([a[0] for a in asked], dtype=np.int64)
     now = np.array([a[1] for a in asked], dtype=np.int64)
-    stop = timeline.until(keys, now, inclusive=True)
+    stop = timeline.search(keys, now, inclusive=True)
     start = timeline.first_of(keys)
     if width is not None:
-        start = timeline.until(keys, now - width, inclusive=True)
+        start = timeline.search(keys, now - width, inclusive=True)
     return Ranges(start, stop)
 
 
@@ -120,7 +119,7 @@ def test_questions_are_searched_in_ascending_order(asked: list, events: list) ->
     if order is not None:
         assert sorted(order.tolist()) == list(range(len(asked)))
         keys, now = keys[order], now[order]
-    stop = timeline.until(keys, now, inclusive=True)
+    stop = timeline.search(keys, now, inclusive=True)
     assert stop.tolist() == sorted(stop.tolist())
 
 
@@ -130,7 +129,7 @@ def test_keys_too_wide_for_one_number_fall_back() -> None:
     timeline = Timeline(keys, times)
     assert timeline._composite is None
     assert timeline.order.tolist() == [0, 1, 2]
-    stop = timeline.until(np.array([5, 5, 2**40]), np.array([0, 2**61, -1]), inclusive=True)
+    stop = timeline.search(np.array([5, 5, 2**40]), np.array([0, 2**61, -1]), inclusive=True)
     assert stop.tolist() == [1, 2, 2]
 
 
@@ -239,12 +238,12 @@ def test_first_occurrences_count_per_key() -> None:
 def test_rows_without_a_key_are_never_found() -> None:
     timeline = Timeline(np.array([-1, 0]), np.array([5, 5]))
     assert timeline.order.tolist() == [1]
-    assert timeline.until(np.array([-1]), np.array([9]), inclusive=True).tolist() == [0]
+    assert timeline.search(np.array([-1]), np.array([9]), inclusive=True).tolist() == [0]
 
 
 def test_empty_timeline() -> None:
     timeline = Timeline(np.array([], dtype=np.int64), np.array([], dtype=np.int64))
-    assert timeline.until(np.array([0]), np.array([0]), inclusive=True).tolist() == [0]
+    assert timeline.search(np.array([0]), np.array([0]), inclusive=True).tolist() == [0]
     none = Ranges(np.array([0]), np.array([0]))
     assert range_sums(np.array([]), timeline.keys, none).tolist() == [0.0]
     nothing = Ranges(np.zeros(0, np.int64), np.zeros(0, np.int64))

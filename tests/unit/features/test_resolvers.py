@@ -15,7 +15,7 @@ from sunloom.feature_store.online.row_functions import asking
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.explain import plan_text, shown
+from sunloom.features.plan.explain import format_expression, plan_text
 from sunloom.features.plan.expressions import Aggregate, Lookup, Resolved
 from sunloom.features.plan.feature_sets import Plan
 
@@ -143,7 +143,7 @@ def test_the_joined_class_reads_a_has_one_through_its_own_resolver() -> None:
 def test_listing_and_text_name_the_functions(plan: Plan) -> None:
     length = plan.root.feature("length").expression
     assert length is not None
-    assert shown(length).startswith("@online measure(_.name, _.hotel.t")
+    assert format_expression(length).startswith("@online measure(_.name, _.hotel.t")
     text = plan_text(plan)
     assert "batched" in text
     assert f"{CLASSES}:" in text

@@ -171,7 +171,7 @@ def test_values_and_counts_are_those_of_brute_force(
             assert found[name] == pytest.approx(value, nan_ok=True), name
     counts["vl_order.mail"] = sum(mail is not None and "@" not in mail for mail in mails)
     assert result.report.validations == +counts
-    for check in plan.of("vl_line").feature("price").validations:
+    for check in plan.class_plan("vl_line").feature("price").validations:
         for line in lines:
             if line["price"] is not None:
                 inside = 0.0 <= line["price"] <= 10.0

@@ -88,7 +88,7 @@ def build_program(
         names: The wanted features.
         recorded: Features that a stored record of the class holds.
     """
-    item = layout.plan.of(namespace)
+    item = layout.plan.class_plan(namespace)
     live = _Live(layout, item, recorded)
     order = in_order(item, names)
     features = [item.feature(name) for name in order]
@@ -151,7 +151,7 @@ class _Live:
 
     def _is_found(self, join: JoinPlan, node: Lookup) -> bool:
         """The other class has no records of its own: its rows are streamed, or it is computed."""
-        target = self._layout.plan.of(join.target)
+        target = self._layout.plan.class_plan(join.target)
         is_by_key = join.target_keys == (target.key,)
         if not is_by_key and join.target not in self._layout.streamed:
             return False
@@ -180,7 +180,7 @@ def _part(layout: TileLayout, item: ClassPlan, node: Aggregate | Lookup) -> Fold
         reading = layout.readings[node]
         value = aggregation(node, reading, layout.indexes[reading.index])
         return Folded(reading.index, join.own_keys, value)
-    target = layout.plan.of(join.target)
+    target = layout.plan.class_plan(join.target)
     by_row = None
     if join.target_keys != (target.key,):
         by_row = layout.rows[join.target, join.target_keys]

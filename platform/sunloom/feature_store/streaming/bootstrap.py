@@ -13,7 +13,7 @@ from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.streaming.ingest import Ingest
 from sunloom.feature_store.streaming.offsets import Place
-from sunloom.features.plan.projection import source_needs
+from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.extract import fetch_sources
 from sunloom.features.sources.splits import FileSplit, chunks_of, read_chunk
 
@@ -50,7 +50,7 @@ def _merge(
 ) -> int:
     place = Place.of(layout, f"history/{namespace}")
     ingest = Ingest(store, layout, 0)
-    need, time = source_needs(layout.plan)[namespace], layout.plan.of(namespace).time
+    need, time = source_projections(layout.plan)[namespace], layout.plan.class_plan(namespace).time
     merged = 0
     while (progress := place.read(store))[0].next_offset != len(chunks):
         number = progress[0].next_offset or 0

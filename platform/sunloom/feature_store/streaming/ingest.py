@@ -72,7 +72,9 @@ class Ingest:
         Raises:
             ConflictError: One of ``also`` is not as expected: another writer has taken over.
         """
-        rows = SourceRows(self._layout.plan.of(namespace), events) if events.height else None
+        rows = (
+            SourceRows(self._layout.plan.class_plan(namespace), events) if events.height else None
+        )
         grouped = [] if rows is None else [_grouped(i, rows) for i in self._indexes[namespace]]
         for _ in range(_MOST_TRIES):
             changes = Changes(

@@ -18,7 +18,7 @@ from sunloom.feature_store.streaming.consumer import ConsumerReport, StreamConsu
 from sunloom.feature_store.streaming.offsets import all_progress
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.projection import source_needs
+from sunloom.features.plan.projection import source_projections
 
 _POLL_S = 1.0
 
@@ -44,7 +44,7 @@ def check_streamed(plan: Plan, streamed: Iterable[str]) -> None:
         NotFoundError: A class is not one of those that the feature set reads.
         UsageError: A class is missing.
     """
-    needs = source_needs(plan)
+    needs = source_projections(plan)
     for namespace in streamed:
         if namespace not in needs:
             raise NotFoundError(

@@ -18,7 +18,7 @@ from sunloom.feature_store.streaming.event_log import MESSAGE, OFFSET, EventLog
 from sunloom.feature_store.streaming.ingest import Ingest
 from sunloom.feature_store.streaming.offsets import Place, Progress
 from sunloom.features.plan.feature_sets import ClassPlan
-from sunloom.features.plan.projection import source_needs
+from sunloom.features.plan.projection import source_projections
 
 _LEAST_SEEN = 1_000
 _PLACE = "__place__"
@@ -61,7 +61,7 @@ class ClassStream:
         self.policy = policy
         self.refuse = refuse
         self.log = log
-        self.item = layout.plan.of(namespace)
+        self.item = layout.plan.class_plan(namespace)
         self.ingest = Ingest(store, layout, policy.lateness_us)
         self.messages = MessageReader(self.item, *message_fields(layout, namespace))
         self.time = self.item.time
@@ -206,8 +206,8 @@ def _logged(
 
 def message_fields(layout: TileLayout, namespace: str) -> tuple[list[str], list[str]]:
     """Features that a message may hold, and those that it must."""
-    item = layout.plan.of(namespace)
-    wanted = set(source_needs(layout.plan)[namespace].columns)
+    item = layout.plan.class_plan(namespace)
+    wanted = set(source_projections(layout.plan)[namespace].columns)
     indexes = layout.of(namespace)
     wanted |= {name for index in indexes for name in index.columns}
     times = {index.time for index in indexes if index.time is not None}

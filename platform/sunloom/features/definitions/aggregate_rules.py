@@ -57,7 +57,7 @@ AGGREGATIONS: Mapping[str, Rule] = {
 }
 """Aggregation to the type it makes of a value's type; None where it takes no such value."""
 
-ALIASES: Mapping[str, str] = {
+AGGREGATION_ALIASES: Mapping[str, str] = {
     "approx_count_distinct": "count_distinct",
     "stddev": "std",
     "stddev_sample": "std",

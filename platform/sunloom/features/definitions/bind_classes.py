@@ -11,7 +11,7 @@ from sunloom.errors import DefinitionError
 from sunloom.features.definitions.aggregate_rules import has_window_mark
 from sunloom.features.definitions.bind_expressions import ExpressionBinder
 from sunloom.features.definitions.bind_resolvers import (
-    Made,
+    ResolvedFeature,
     bind_resolvers,
     check_inside_aggregates,
 )
@@ -55,7 +55,7 @@ def load_catalogue(source: str) -> Catalogue:
     return catalogue
 
 
-def _bind_class(item: Any, made: Mapping[str, Made]) -> ClassPlan:
+def _bind_class(item: Any, made: Mapping[str, ResolvedFeature]) -> ClassPlan:
     features = _once_each(item.features)
     key = next((feature for feature in features if feature.primary), None)
     if key is None:
@@ -85,7 +85,7 @@ def _once_each(features: Sequence[Any]) -> list[Any]:
     return list(named.values())
 
 
-def _bind_feature(feature: Any, made: Made | None) -> FeaturePlan:
+def _bind_feature(feature: Any, made: ResolvedFeature | None) -> FeaturePlan:
     _refuse_silences(feature)
     dtype = feature_dtype(feature)
     expression = _bind_expression(feature, dtype)

@@ -19,7 +19,11 @@ from chalk.features.underscore import (
 from chalk.streams import get_name_with_duration
 
 from sunloom.errors import DefinitionError, known_names_hint
-from sunloom.features.definitions.aggregate_rules import AGGREGATIONS, ALIASES, WindowFilter
+from sunloom.features.definitions.aggregate_rules import (
+    AGGREGATION_ALIASES,
+    AGGREGATIONS,
+    WindowFilter,
+)
 from sunloom.features.definitions.bind_aggregates import AggregateBinder, value_keys
 from sunloom.features.definitions.bind_functions import FunctionBinder
 from sunloom.features.definitions.scope import Scope, feature_dtype
@@ -217,7 +221,7 @@ class ExpressionBinder:
     def _bind_aggregate(
         self, name: str, many: Any, rows: Any, raw: Any, args: Sequence[Any]
     ) -> Expr:
-        name = ALIASES.get(name, name)
+        name = AGGREGATION_ALIASES.get(name, name)
         if name not in AGGREGATIONS:
             raise self._refuse(
                 f"aggregation `{name}` is not supported",

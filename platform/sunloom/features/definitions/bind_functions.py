@@ -8,9 +8,9 @@ from chalk.features.underscore import UnderscoreFunction
 
 from sunloom.errors import DefinitionError, known_names_hint
 from sunloom.features.definitions.scope import Binder
-from sunloom.features.expressions.functions.json_documents import VALUE
-from sunloom.features.expressions.functions.structs import FIELD, packed
-from sunloom.features.expressions.functions.table import FUNCTIONS, SAME_AS
+from sunloom.features.expressions.functions.json_documents import JSON_VALUE
+from sunloom.features.expressions.functions.structs import STRUCT_FIELD, pack_struct
+from sunloom.features.expressions.functions.table import FUNCTION_ALIASES, FUNCTIONS
 from sunloom.features.expressions.literals import constant
 from sunloom.features.plan.expressions import Call, Const, Expr
 
@@ -43,11 +43,11 @@ class FunctionBinder:
     def bind(self) -> Expr:
         """The call as a plan expression."""
         given = self._raw._chalk__function_name
-        name = SAME_AS.get(given, given)
+        name = FUNCTION_ALIASES.get(given, given)
         self._check_known(name)
         if name == "struct_pack":
             names, *values = self._raw._chalk__args
-            return packed(names, [self._outer.bind(value) for value in values])
+            return pack_struct(names, [self._outer.bind(value) for value in values])
         if name in ("map_get", _HAS_KEY):
             return self._literal_map(name, *self._raw._chalk__args)
         args = tuple(self._outer.bind(arg) for arg in self._raw._chalk__args)
@@ -58,7 +58,7 @@ class FunctionBinder:
         return self._outer.scope.refuse(construct, instead, self._raw)
 
     def _check_known(self, name: str) -> None:
-        known = FUNCTIONS.keys() - {FIELD} | {_HAS_KEY}
+        known = FUNCTIONS.keys() - {STRUCT_FIELD} | {_HAS_KEY}
         kwargs = list(self._raw._chalk__kwargs)
         if name in known and not kwargs:
             return
@@ -69,7 +69,7 @@ class FunctionBinder:
         )
 
     def _check_json_is_cast(self, args: tuple[Expr, ...]) -> None:
-        if any(isinstance(arg, Call) and arg.function == VALUE for arg in args):
+        if any(isinstance(arg, Call) and arg.function == JSON_VALUE for arg in args):
             raise self._refuse(
                 f"`{self._raw}` takes a JSON value without a type",
                 'Cast it: F.cast(F.json_value(_.x, "$.a"), pa.float64()).',

@@ -18,7 +18,7 @@ from sunloom.features.definitions.resolver_inputs import (
     is_frame,
 )
 from sunloom.features.definitions.scope import feature_dtype
-from sunloom.features.definitions.unsupported_resolvers import check_kind, refuse_resolver
+from sunloom.features.definitions.unsupported_resolvers import check_supported, refuse_resolver
 from sunloom.features.plan.expressions import (
     Aggregate,
     Expr,
@@ -35,7 +35,7 @@ from sunloom.features.plan.feature_sets import Catalogue, ClassPlan
 
 
 @dataclass(frozen=True)
-class Made:
+class ResolvedFeature:
     """How a feature is made by Python: in training, and where it differs online."""
 
     expression: Expr
@@ -84,7 +84,9 @@ def source_digest(resolver: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def bind_resolvers(source: str, module: ModuleType, classes: Sequence[Any]) -> Mapping[str, Made]:
+def bind_resolvers(
+    source: str, module: ModuleType, classes: Sequence[Any]
+) -> Mapping[str, ResolvedFeature]:
     """Features' names to how Python makes them.
 
     Args:
@@ -99,7 +101,7 @@ def bind_resolvers(source: str, module: ModuleType, classes: Sequence[Any]) -> M
     online: dict[str, Resolved] = {}
     named: dict[str, Any] = {}
     for raw in resolvers_of(module):
-        check_kind(raw)
+        check_supported(raw)
         other = named.setdefault(resolver_name(source, raw), raw)
         if other is not raw:
             where = f"{other.filename}:{other.fn.__code__.co_firstlineno}"
@@ -115,11 +117,11 @@ def bind_resolvers(source: str, module: ModuleType, classes: Sequence[Any]) -> M
     return {fqn: _made(offline.get(fqn), online.get(fqn)) for fqn in offline | online}
 
 
-def _made(offline: Resolved | None, online: Resolved | None) -> Made:
+def _made(offline: Resolved | None, online: Resolved | None) -> ResolvedFeature:
     if offline is None:
         assert online is not None
-        return Made(online)
-    return Made(offline, online)
+        return ResolvedFeature(online)
+    return ResolvedFeature(offline, online)
 
 
 def _given_twice(raw: Any, fqn: str, other: Resolver) -> DefinitionError:

@@ -21,7 +21,7 @@ def refuse_resolver(raw: Any, construct: str, instead: str) -> DefinitionError:
     )
 
 
-def check_kind(raw: Any) -> None:
+def check_supported(raw: Any) -> None:
     """Refuse resolvers of other kinds than plain functions of features.
 
     Raises:

@@ -11,7 +11,7 @@ from sunloom.features.engine.counters import Counters
 from sunloom.features.engine.query import QueryFrame
 from sunloom.features.engine.source_rows import JoinedRows, SourceRows, filled, finished, in_order
 from sunloom.features.expressions.to_polars import ToPolars
-from sunloom.features.expressions.validations import outside
+from sunloom.features.expressions.validations import violation_count
 from sunloom.features.kernels.aggregates import aggregate_series
 from sunloom.features.kernels.ranges import Bools, Ints, Ranges
 from sunloom.features.plan.columns import NOW
@@ -30,7 +30,9 @@ class FeatureEngine:
 
     def __init__(self, plan: Plan, sources: Mapping[str, pl.DataFrame]) -> None:
         self._plan = plan
-        self._rows = {name: SourceRows(plan.of(name), frame) for name, frame in sources.items()}
+        self._rows = {
+            name: SourceRows(plan.class_plan(name), frame) for name, frame in sources.items()
+        }
         self.report = Counters()
 
     def answer(self, frame: pl.DataFrame) -> pl.DataFrame:
@@ -42,7 +44,7 @@ class FeatureEngine:
         return self._answer(self._plan.namespace, frame, self._plan.outputs)
 
     def _answer(self, namespace: str, frame: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
-        item = self._plan.of(namespace)
+        item = self._plan.class_plan(namespace)
         order = in_order(item, names)
         questions = QueryFrame(frame, _aggregates(item, order))
         for name in order:
@@ -100,7 +102,7 @@ class FeatureEngine:
 
     def _finish(self, questions: QueryFrame, feature: FeaturePlan, value: pl.Expr) -> None:
         if feature.validations:
-            broken = questions.frame.select(outside(feature, filled(feature, value))).item()
+            broken = questions.frame.select(violation_count(feature, filled(feature, value))).item()
             if broken:
                 self.report.validations[feature.fqn] += broken
         questions.frame = questions.frame.with_columns(finished(feature, value))
@@ -130,14 +132,14 @@ class FeatureEngine:
         column = nodes[0].window.column
         joined = self._rows[join.target].joined(join.target_keys, column)
         search = questions.search(joined, join.own_keys)
-        every = Ranges.concatenated([search.ranges(node.window) for node in nodes])
+        every = Ranges.concatenate([search.ranges(node.window) for node in nodes])
         found = aggregate_series(nodes[0], joined.sorted, joined.timeline.keys, every)
         size = questions.frame.height
         parts = [found.slice(place * size, size) for place in range(len(nodes))]
         return {node: search.answers(part) for node, part in zip(nodes, parts, strict=True)}
 
     def _look_up(self, questions: QueryFrame, join: JoinPlan, node: Lookup) -> pl.Series:
-        target = self._plan.of(join.target)
+        target = self._plan.class_plan(join.target)
         if join.target_keys != (target.key,):
             return self._look_up_by_keys(questions, join, target, node)
         own = pl.col(join.own_keys[0]).alias(target.key)

@@ -71,7 +71,7 @@ class AsOfSearch:
         wanted = (bound, inclusive)
         if wanted not in self._ends:
             moments = self._now - bound.ago_us
-            self._ends[wanted] = self._timeline.until(self._codes, moments, inclusive=inclusive)
+            self._ends[wanted] = self._timeline.search(self._codes, moments, inclusive=inclusive)
         return self._ends[wanted]
 
 

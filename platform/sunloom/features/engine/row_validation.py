@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import polars as pl
 
 from sunloom.features.engine.source_rows import SourceRows, filled
-from sunloom.features.expressions.validations import outside
+from sunloom.features.expressions.validations import violation_count
 from sunloom.features.plan.expressions import Aggregate, inner, own_columns, walk
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, Plan
 
 
-def count_rows(plan: Plan, namespace: str, frame: pl.DataFrame) -> Counter[str]:
+def count_violations(plan: Plan, namespace: str, frame: pl.DataFrame) -> Counter[str]:
     """Values outside their limits among a class's source rows.
 
     Features of a row are counted where they are read, not where they are used: a row may be used
@@ -24,13 +24,13 @@ def count_rows(plan: Plan, namespace: str, frame: pl.DataFrame) -> Counter[str]:
         namespace: The class.
         frame: Its source rows in the plan's types.
     """
-    item = plan.of(namespace)
+    item = plan.class_plan(namespace)
     read = [f for f in item.features if f.validations and f.name in frame.columns]
     made = [f for f in _made_of_rows(plan, item) if f.validations]
     if not read and not made:
         return Counter()
     counts = frame.select(
-        [outside(f, filled(f, pl.col(f.name))).alias(f.fqn) for f in read]
+        [violation_count(f, filled(f, pl.col(f.name))).alias(f.fqn) for f in read]
         + [pl.lit(0).alias("__none__")]
     ).row(0, named=True)
     del counts["__none__"]

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from sunloom.features.expressions.to_polars import ToPolars
-from sunloom.features.expressions.validations import limited, outside
+from sunloom.features.expressions.validations import enforce_limits, violation_count
 from sunloom.features.kernels.key_codes import KeyCodec
 from sunloom.features.kernels.timeline import Timeline
 from sunloom.features.plan.expressions import (
@@ -75,7 +75,7 @@ class SourceRows:
         for name in in_order(self.item, own_columns(feature.expression)):
             self.ensure(name)
         value = filled(feature, self._lowered(feature.expression))
-        return int(self.frame.select(outside(feature, value)).item())
+        return int(self.frame.select(violation_count(feature, value)).item())
 
     def _lowered(self, expression: Expr) -> pl.Expr:
         if not isinstance(expression, Resolved):
@@ -153,7 +153,7 @@ def finished(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
 
     The default stands for what is missing, never for what a strict limit refused.
     """
-    return limited(feature, filled(feature, value)).alias(feature.name)
+    return enforce_limits(feature, filled(feature, value)).alias(feature.name)
 
 
 def filled(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:

@@ -12,7 +12,7 @@ from sunloom.features.plan.dtypes import DType, ListType
 from sunloom.features.plan.feature_sets import FeaturePlan, Validation
 
 
-def within(value: pl.Expr, check: Validation, dtype: DType) -> pl.Expr:
+def within_limits(value: pl.Expr, check: Validation, dtype: DType) -> pl.Expr:
     """Whether the value is inside the limits; null where the value is."""
     limits: list[pl.Expr] = [pl.when(value.is_not_null()).then(True)]
     if check.min is not None:
@@ -52,15 +52,15 @@ def _contains(value: pl.Expr, wanted: Any, dtype: DType) -> pl.Expr:
     return value.str.contains(str(wanted), literal=True)
 
 
-def limited(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
+def enforce_limits(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
     """The value, or null where a strict limit refuses it."""
     for check in feature.validations:
         if check.strict:
-            value = pl.when(within(value, check, feature.dtype)).then(value)
+            value = pl.when(within_limits(value, check, feature.dtype)).then(value)
     return value
 
 
-def outside(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
+def violation_count(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
     """How many values lie outside any limit, strict or not."""
-    held = [within(value, check, feature.dtype) for check in feature.validations]
+    held = [within_limits(value, check, feature.dtype) for check in feature.validations]
     return (~reduce(and_, held)).sum()

@@ -33,7 +33,7 @@ from sunloom.features.historical.retrieve import (
 )
 from sunloom.features.historical.worker import ROW, Notes
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.projection import source_needs
+from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.splits import FileSplit, chunks_of
 
 DEFAULT_PARTITIONS = 4
@@ -114,7 +114,7 @@ def cut_on_cluster(
     """References to each chunk's notes, and by source and partition to its packets."""
     import ray
 
-    text, needs = plan.model_dump_json(), source_needs(plan)
+    text, needs = plan.model_dump_json(), source_projections(plan)
     task = ray.remote(exchange.read_and_cut)
     notes: list[Any] = []
     packets: dict[str, list[list[Any]]] = {}

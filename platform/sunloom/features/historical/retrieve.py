@@ -18,11 +18,11 @@ from sunloom.errors import DataError, DataQualityError, NotFoundError, UsageErro
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.counters import Counters
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.engine.row_validation import count_rows
+from sunloom.features.engine.row_validation import count_violations
 from sunloom.features.historical.engine_choice import EngineChoice, EngineName, choose_engine
 from sunloom.features.plan.columns import EVENT_TIME, NOW
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.projection import source_needs
+from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.typed_rows import conform, read_source
 
 MAX_BAD_SHARE = 0.01
@@ -152,14 +152,14 @@ def historical_polars(
     questions = questions_of(plan, entities, sources)
     tables: dict[str, pl.DataFrame] = {}
     damaged: list[pl.DataFrame] = []
-    for namespace, need in source_needs(plan).items():
+    for namespace, need in source_projections(plan).items():
         if namespace in sources:
-            read = read_source(plan.of(namespace), need.columns, sources[namespace])
+            read = read_source(plan.class_plan(namespace), need.columns, sources[namespace])
             tables[namespace] = read.rows
             damaged.append(read.damaged)
     engine = FeatureEngine(plan, tables)
     for namespace, table in tables.items():
-        engine.report.validations.update(count_rows(plan, namespace, table))
+        engine.report.validations.update(count_violations(plan, namespace, table))
     answers = engine.answer(questions)
     aside = pl.concat(damaged) if damaged else pl.DataFrame()
     read_rows = aside.height + sum(table.height for table in tables.values())
@@ -174,7 +174,7 @@ def check_sources(plan: Plan, sources: Mapping[str, Path]) -> None:
         UsageError: Rows that an aggregate or a join needs have no source.
     """
     known = [item.namespace for item in plan.classes]
-    needs = source_needs(plan)
+    needs = source_projections(plan)
     for namespace in needs:
         if namespace in sources:
             continue

@@ -15,10 +15,10 @@ import polars as pl
 from sunloom.data.shuffle import Packet, from_packet, partition_by_hash, to_packet
 from sunloom.features.engine.counters import Counters
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.engine.row_validation import count_rows
+from sunloom.features.engine.row_validation import count_violations
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
-from sunloom.features.plan.projection import source_needs
+from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.splits import FileSplit, read_chunk
 
 ROW = "__row__"
@@ -37,10 +37,10 @@ class Notes:
 def read_and_cut(plan_json: str, chunk: FileSplit, partitions: int) -> list[Notes | Packet]:
     """Notes and one packet a partition; one for all where the rows cannot be cut by key."""
     plan = plan_from(plan_json)
-    need = source_needs(plan)[chunk.source]
+    need = source_projections(plan)[chunk.source]
     read = read_chunk(plan, need, chunk)
     damaged = to_packet(read.damaged) if read.damaged.height else None
-    report = Counters(count_rows(plan, chunk.source, read.rows))
+    report = Counters(count_violations(plan, chunk.source, read.rows))
     notes = Notes(read.rows.height + read.damaged.height, damaged, report.counts())
     if need.partition_by is None:
         return [notes, to_packet(read.rows)]
@@ -72,7 +72,7 @@ def table_of(plan: Plan, namespace: str, packets: Iterable[Packet]) -> pl.DataFr
     frames = [from_packet(packet) for packet in packets]
     if frames:
         return pl.concat(frames)
-    item, names = plan.of(namespace), source_needs(plan)[namespace].columns
+    item, names = plan.class_plan(namespace), source_projections(plan)[namespace].columns
     return pl.DataFrame(schema={name: POLARS[item.feature(name).dtype] for name in names})
 
 

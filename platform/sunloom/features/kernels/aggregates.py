@@ -5,70 +5,99 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import reduce
 from operator import and_
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from sunloom.errors import DataError
-from sunloom.features.kernels.ranges import Array, Bools, Ints, Ranges
-from sunloom.features.kernels.distinct import first_occurrences, range_distinct
-from sunloom.features.kernels.expansion import expanded
-from sunloom.features.kernels.extremes import range_extreme_rows
-from sunloom.features.kernels.value_counts import range_top
-from sunloom.features.kernels.order_statistics import range_rows_in_order
+from sunloom.features.kernels.order_statistics import range_extreme_rows, range_rows_in_order
+from sunloom.features.kernels.ranges import Array, Bools, Ints, Ranges, expand_ranges
 from sunloom.features.kernels.sums import range_sums
 from sunloom.features.kernels.trees import RangeTree
+from sunloom.features.kernels.value_counts import first_occurrences, range_distinct, range_top
 from sunloom.features.kernels.variances import range_variances
 from sunloom.features.plan.expressions import Aggregate, Expr
 from sunloom.features.plan.polars_dtypes import POLARS
 
 _INT64_END = 2.0**63
 
-Sorted = Callable[[Expr], pl.Series]
+SortedValues = Callable[[Expr], pl.Series]
+AggregateKernel = Callable[[Aggregate, pl.Series, Ints, Ranges], pl.Series]
 
 
-def aggregate_series(node: Aggregate, rows: Sorted, keys: Ints, ranges: Ranges) -> pl.Series:
+def aggregate_series(
+    node: Aggregate, sorted_values: SortedValues, keys: Ints, ranges: Ranges
+) -> pl.Series:
     """The aggregation of each range.
 
     Args:
         node: What to compute. Rows without a value are skipped, except by ``count`` and
             ``array_agg``; ``min_by`` and ``max_by`` skip rows without the value they compare.
-        rows: Gives an expression's value in each sorted row.
+        sorted_values: Gives an expression's value in each sorted row.
         keys: The sorted rows' keys.
-        ranges: One a question.
+        ranges: One per query row.
     """
-    kept = _kept(node, rows)
+    mask = _filter_mask(node, sorted_values)
     if node.value is None:
-        counted = ranges if kept is None else ranges.through(kept)
+        counted = ranges if mask is None else ranges.filter_rows(mask)
         return pl.Series(counted.counts)
-    values = rows(node.value)
-    by = rows(node.by) if node.by is not None else values
+    values = sorted_values(node.value)
+    by = sorted_values(node.by) if node.by is not None else values
     if node.kind != "array_agg":
         known = by.is_not_null().to_numpy()
-        kept = known if kept is None else known & kept
-    if kept is not None and not kept.all():
-        mask = pl.Series(kept)
-        values, by = values.filter(mask), by.filter(mask)
-        keys, ranges = keys[kept], ranges.through(kept)
+        mask = known if mask is None else known & mask
+    # Rows are dropped once, before the kernels: none of them needs to know about nulls.
+    if mask is not None and not mask.all():
+        selected = pl.Series(mask)
+        values, by = values.filter(selected), by.filter(selected)
+        keys, ranges = keys[mask], ranges.filter_rows(mask)
     if node.by is not None:
-        found = _at_extreme(values, by, ranges, largest=node.kind == "max_by")
+        extreme_rows = range_extreme_rows(_codes(by), ranges, largest=node.kind == "max_by")
+        aggregated = _gather(values, extreme_rows, ranges)
     else:
-        found = _KINDS[node.kind](node, values, keys, ranges)
-    return found.cast(POLARS[node.dtype])
+        aggregated = AGGREGATE_KERNELS[node.kind](node, values, keys, ranges)
+    return aggregated.cast(POLARS[node.dtype])
 
 
-def _kept(node: Aggregate, rows: Sorted) -> Bools | None:
+def _filter_mask(node: Aggregate, sorted_values: SortedValues) -> Bools | None:
     if not node.where:
         return None
-    masks = [rows(condition).fill_null(False).to_numpy() for condition in node.where]
+    # As in SQL, a row is dropped where a condition is null.
+    masks = [sorted_values(condition).fill_null(False).to_numpy() for condition in node.where]
     return np.asarray(reduce(and_, masks))
 
 
 def _with_nulls(values: Array, missing: Bools) -> pl.Series:
     series = pl.Series(values)
     return series.set(pl.Series(missing), None) if missing.any() else series
+
+
+def _gather(values: pl.Series, rows: Ints, ranges: Ranges) -> pl.Series:
+    """The value, null or not, in one row of each range; null where the range is empty."""
+    missing = ranges.counts == 0
+    # The row of an empty range may lie outside of the values: any existing one stands in for it.
+    places = pl.Series(np.where(missing, 0, rows)).set(pl.Series(missing), None)
+    return values.gather(places)
+
+
+def _codes(values: pl.Series) -> Ints:
+    """Whole numbers from 0 up in the order of the values; NaN is the largest."""
+    if values.dtype == pl.Boolean:
+        return values.cast(pl.Int64).to_numpy()
+    return values.rank("dense").cast(pl.Int64).to_numpy() - 1
+
+
+def _lists(values: pl.Series, counts: Ints) -> pl.Series:
+    """Consecutive values as lists of the given lengths; null rather than an empty list."""
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    # Arrow's offsets make lists without a copy of the values; a group_by would hash every row.
+    flat = values.rechunk().to_arrow()
+    arrow = pa.LargeListArray.from_arrays(pa.array(offsets), flat, mask=pa.array(counts == 0))
+    lists = pl.from_arrow(arrow)
+    assert isinstance(lists, pl.Series)
+    return lists
 
 
 def _sum(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
@@ -79,9 +108,11 @@ def _sum(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.S
 
 def _refuse_overflow(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> None:
     floats = values.cast(pl.Float64).to_numpy()
+    # No range can overflow where the absolute values of all rows fit: the usual case, at one pass.
     if np.abs(floats).sum() < _INT64_END:
         return
-    # Near the end itself a float cannot tell; what wraps around changes its sign there.
+    # Near the limit itself a float is too coarse to compare with it; but an exact sum that wrapped
+    # around is off by 2**64 there.
     sums, exact = range_sums(floats, keys, ranges), range_sums(values.to_numpy(), keys, ranges)
     if (np.abs(sums - exact) > _INT64_END / 2).any():
         raise DataError(
@@ -98,26 +129,22 @@ def _mean(_: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Ser
 
 
 def _min(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
-    # NaN is larger than every number: the smallest is NaN only where all are.
-    return _extreme(values, ranges, np.fmin, np.nan, np.iinfo(np.int64).max, np.minimum)
+    if values.dtype == pl.Float64:
+        # NaN is larger than every number: the smallest is NaN only where all are. fmin skips NaN.
+        return _fold(values, ranges, np.fmin, np.nan)
+    return _fold(values, ranges, np.minimum, np.iinfo(np.int64).max)
 
 
 def _max(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
-    return _extreme(values, ranges, np.maximum, -np.inf, np.iinfo(np.int64).min, np.maximum)
-
-
-def _extreme(
-    values: pl.Series,
-    ranges: Ranges,
-    of_floats: np.ufunc,
-    neutral_float: float,
-    neutral_int: int,
-    of_ints: np.ufunc,
-) -> pl.Series:
     if values.dtype == pl.Float64:
-        tree = RangeTree(values.to_numpy(), of_floats, neutral_float)
-    else:
-        tree = RangeTree(values.cast(pl.Int64).to_numpy(), of_ints, neutral_int)
+        return _fold(values, ranges, np.maximum, -np.inf)
+    return _fold(values, ranges, np.maximum, np.iinfo(np.int64).min)
+
+
+def _fold(values: pl.Series, ranges: Ranges, combine: np.ufunc, neutral: int | float) -> pl.Series:
+    # Datetimes and durations are whole microseconds to the tree.
+    plain = values if values.dtype == pl.Float64 else values.cast(pl.Int64)
+    tree = RangeTree(plain.to_numpy(), combine, neutral)
     folded = _with_nulls(tree.fold(ranges.start, ranges.stop), ranges.counts == 0)
     return folded.cast(values.dtype)
 
@@ -128,113 +155,54 @@ def _variance(_: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl
     return _with_nulls(variances, ranges.counts < 2)
 
 
-def _deviation(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
-    return _variance(node, values, keys, ranges).sqrt()
-
-
-def _at(values: pl.Series, index: Ints, ranges: Ranges) -> pl.Series:
-    missing = ranges.counts == 0
-    places = pl.Series(np.where(missing, 0, index)).set(pl.Series(missing), None)
-    return values.gather(places)
-
-
-def _first(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
-    return _at(values, ranges.start, ranges)
-
-
-def _last(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
-    return _at(values, ranges.stop - 1, ranges)
-
-
-def _any(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
-    return pl.Series(ranges.through(values.to_numpy()).counts > 0)
-
-
-def _all(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
-    return pl.Series(ranges.through(values.to_numpy()).counts == ranges.counts)
-
-
-def _codes(values: pl.Series) -> Ints:
-    """Whole numbers from 0 up in the order of the values; NaN is the largest."""
-    if values.dtype == pl.Boolean:
-        return values.cast(pl.Int64).to_numpy()
-    return values.rank("dense").cast(pl.Int64).to_numpy() - 1
-
-
-def _at_extreme(values: pl.Series, by: pl.Series, ranges: Ranges, *, largest: bool) -> pl.Series:
-    """The value, null or not, in the first row with the extreme."""
-    return _at(values, range_extreme_rows(_codes(by), ranges, largest=largest), ranges)
-
-
-def _lists(values: pl.Series, counts: Ints) -> pl.Series:
-    """So many of the values a list, one list after another; null rather than an empty list."""
-    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    flat = values.rechunk().to_arrow()
-    lists = pa.LargeListArray.from_arrays(pa.array(offsets), flat, mask=pa.array(counts == 0))
-    found = pl.from_arrow(lists)
-    assert isinstance(found, pl.Series)
-    return found
-
-
-def _array(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
-    return _lists(values.gather(expanded(ranges)[0]), ranges.counts)
+def _count_distinct(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
+    codes = _codes(values)
+    if node.window.start is None:
+        # The range begins with the key's first row: each value counts at its first occurrence.
+        return pl.Series(ranges.filter_rows(first_occurrences(codes, keys)).counts)
+    return pl.Series(range_distinct(codes, keys, ranges))
 
 
 def _top(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
     codes = _codes(values)
-    found, counts = range_top(codes, keys, ranges, int(node.argument or 1))
-    return _lists(values.gather(_row_of_each(codes)[found]), counts)
+    top, counts = range_top(codes, keys, ranges, int(node.argument or 1))
+    # Some row that has each code; assigned from the back, so that it is the first one.
+    row_of_code = np.zeros(int(codes.max(initial=0)) + 1, dtype=np.int64)
+    row_of_code[codes[::-1]] = np.arange(len(codes) - 1, -1, -1, dtype=np.int64)
+    return _lists(values.gather(row_of_code[top]), counts)
 
 
 def _percentile(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
-    # Chalk's place in the sorted rows: the share of their number, cut, and at most the last.
+    # As in Chalk: the quantile times the number of rows, rounded down, and at most the last row.
     places = np.floor(float(node.argument or 0.0) * ranges.counts).astype(np.int64)
     places = np.clip(places, 0, np.maximum(ranges.counts - 1, 0))
-    return _at(values, range_rows_in_order(values.to_numpy(), keys, ranges, places), ranges)
+    return _gather(values, range_rows_in_order(values.to_numpy(), keys, ranges, places), ranges)
 
 
-def _row_of_each(codes: Ints) -> Ints:
-    """A row that has each code."""
-    rows = np.zeros(int(codes.max(initial=0)) + 1, dtype=np.int64)
-    rows[codes[::-1]] = np.arange(len(codes) - 1, -1, -1, dtype=np.int64)
-    return rows
+def _array(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
+    return _lists(values.gather(expand_ranges(ranges)[0]), ranges.counts)
 
 
-def _count_distinct(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
-    codes = _codes(values)
-    if node.window.start is None:
-        # From the beginning: every value counts where it first stands.
-        return pl.Series(ranges.through(first_occurrences(codes, keys)).counts)
-    return pl.Series(range_distinct(codes, keys, ranges))
-
-
-def _rows(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
-    counts = ranges.counts
-    before = np.cumsum(counts) - counts
-    places = np.arange(counts.sum()) + np.repeat(ranges.start - before, counts)
-    asked = np.repeat(np.arange(len(counts)), counts)
-    flat = pl.DataFrame({"asked": asked, "row": values.gather(places)})
-    lists = flat.group_by("asked").agg("row")
-    every = pl.DataFrame({"asked": np.arange(len(counts))})
-    found = every.join(lists, on="asked", how="left", maintain_order="left")["row"]
-    return found.fill_null([])
-
-
-_KINDS: Mapping[str, Callable[[Aggregate, pl.Series, Any, Ranges], pl.Series]] = {
+AGGREGATE_KERNELS: Mapping[str, AggregateKernel] = {
     "sum": _sum,
     "mean": _mean,
     "min": _min,
     "max": _max,
-    "std": _deviation,
+    "std": lambda node, values, keys, ranges: _variance(node, values, keys, ranges).sqrt(),
     "var": _variance,
-    "first": _first,
-    "last": _last,
-    "any": _any,
-    "all": _all,
+    "first": lambda _, values, _keys, ranges: _gather(values, ranges.start, ranges),
+    "last": lambda _, values, _keys, ranges: _gather(values, ranges.stop - 1, ranges),
+    "any": lambda _, values, _keys, ranges: pl.Series(
+        ranges.filter_rows(values.to_numpy()).counts > 0
+    ),
+    "all": lambda _, values, _keys, ranges: pl.Series(
+        ranges.filter_rows(values.to_numpy()).counts == ranges.counts
+    ),
     "count_distinct": _count_distinct,
     "array_agg": _array,
     "approx_top_k": _top,
     "approx_percentile": _percentile,
-    "rows": _rows,
+    # A resolver takes a frame of rows: without any it is empty, not null.
+    "rows": lambda node, values, keys, ranges: _array(node, values, keys, ranges).fill_null([]),
 }
+"""Aggregation to its kernel; ``count``, ``min_by`` and ``max_by`` need none."""

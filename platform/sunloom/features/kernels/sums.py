@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
-from sunloom.features.kernels.ranges import Array, Floats, Ints, Ranges
-from sunloom.features.kernels.expansion import chunks, expanded
-from sunloom.features.kernels.prefixes import key_bounds, sums_before
+from sunloom.features.kernels.ranges import (
+    Array,
+    Floats,
+    Ints,
+    Ranges,
+    chunks,
+    expand_ranges,
+    key_bounds,
+)
 from sunloom.features.kernels.trees import RangeTree
 
-# Where the rounding of a prefix difference could exceed this share of the result, the range is
-# summed by itself.
+# Where the rounding of a difference of running sums could exceed this share of the result, the
+# range is summed by itself.
 _TOLERANCE = 1e-10
 _EPSILON = float(np.finfo(np.float64).eps)
 # Ranges up to this length are summed row by row rather than through a tree.
 _SHORT = 256
+# Ranges per block: what a block touches stays in the cache.
 _BLOCK = 1 << 16
+# A key with more rows is worth a cumsum of its own; shorter keys advance together.
+_LONG_KEY = 2_048
+_BLOCK_ROWS = 400_000
 
 
 def range_sums(values: Array, keys: Ints, ranges: Ranges) -> Array:
@@ -27,45 +39,47 @@ def range_sums(values: Array, keys: Ints, ranges: Ranges) -> Array:
         ranges: Ranges inside one key each.
     """
     if values.dtype == np.int64:
-        # Wrapping differences are exact as long as the result itself fits.
+        # Differences of sums that wrapped around are exact as long as the result itself fits.
         prefix = np.zeros(len(values) + 1, dtype=np.int64)
         with np.errstate(over="ignore"):
             np.cumsum(values, out=prefix[1:])
             return np.asarray(prefix[ranges.stop] - prefix[ranges.start])
     with np.errstate(invalid="ignore", over="ignore"):
-        return _float_sums(values, keys, ranges)
+        return _sum_floats(values, keys, ranges)
 
 
-def _float_sums(values: Floats, keys: Ints, ranges: Ranges) -> Floats:
+def _sum_floats(values: Floats, keys: Ints, ranges: Ranges) -> Floats:
     sums = np.zeros(len(ranges.start), dtype=np.float64)
     if not len(values) or not len(sums):
         return sums
-    index = _RunningSums(values, keys)
+    running = _RunningSums(values, keys)
     doubtful: list[Ints] = []
     # In blocks that stay in the cache: fresh memory costs more than the work.
     for begin in range(0, len(sums), _BLOCK):
         block = slice(begin, begin + _BLOCK)
-        sums[block], rows = index.differences(ranges.start[block], ranges.stop[block])
-        doubtful.append(rows + begin)
-    rows = np.concatenate(doubtful)
-    if len(rows):
-        sums[rows] = _summed(values, Ranges(ranges.start[rows], ranges.stop[rows]))
+        sums[block], indices = running.differences(ranges.start[block], ranges.stop[block])
+        doubtful.append(indices + begin)
+    indices = np.concatenate(doubtful)
+    if len(indices):
+        sums[indices] = _sum_directly(values, Ranges(ranges.start[indices], ranges.stop[indices]))
     return sums
 
 
 class _RunningSums:
-    """Sums of ranges as differences of running sums, and where those may be off."""
+    """Sums of ranges as differences of running sums, and where those may be inexact."""
 
     def __init__(self, values: Floats, keys: Ints) -> None:
         self._values = values
         self._bounds = key_bounds(keys)
         self._before = sums_before(values, self._bounds)
+        # Each addition rounds by at most epsilon of the partial sum, which is at most the sum of
+        # absolute values: so much may be wrong at the end of a key of that many rows.
         weights = np.add.reduceat(np.abs(values), self._bounds[:-1])
         self._errors = weights * (_EPSILON * (np.diff(self._bounds) + 2))
         self._worst = self._errors.max()
 
     def differences(self, start: Ints, stop: Ints) -> tuple[Floats, Ints]:
-        """Each range's sum, and the ranges in whose sum rounding might show."""
+        """Each range's sum, and the indices of ranges in whose sum rounding might show."""
         last = np.maximum(stop - 1, 0)
         first = np.minimum(start, len(self._values) - 1)
         sums: Floats = self._before[last]
@@ -73,24 +87,69 @@ class _RunningSums:
         sums -= self._before[first]
         sums[stop <= start] = 0.0
         limits = _TOLERANCE * np.abs(sums)
+        # An infinite sum tolerates any error by its size; NaN compares false, so it is doubtful.
         limits[np.isinf(limits)] = np.nan
-        rows = np.flatnonzero(~(limits >= self._worst) & (stop > start))
-        key = np.searchsorted(self._bounds, start[rows], side="right") - 1
-        # A range from its key's first row on is a running sum itself: nothing cancels.
-        cancels = self._bounds[key] < start[rows]
-        return sums, rows[cancels & ~(limits[rows] >= self._errors[key])]
+        # The worst key's error first: it is one number, and clears nearly all ranges.
+        indices = np.flatnonzero(~(limits >= self._worst) & (stop > start))
+        key = np.searchsorted(self._bounds, start[indices], side="right") - 1
+        # A range that begins with its key's first row is a running sum itself: nothing cancels.
+        cancels = self._bounds[key] < start[indices]
+        return sums, indices[cancels & ~(limits[indices] >= self._errors[key])]
 
 
-def _summed(values: Floats, ranges: Ranges) -> Floats:
+def sums_before(values: Floats, bounds: Ints) -> Floats:
+    """For each row the sum of its key's earlier rows: running sums that restart at each key.
+
+    Args:
+        values: Sorted rows' values.
+        bounds: The first row of each key, and the number of rows.
+    """
+    sums = np.empty(len(values), dtype=np.float64)
+    lengths = np.diff(bounds)
+    for key in np.flatnonzero(lengths > _LONG_KEY):
+        start, stop = int(bounds[key]), int(bounds[key + 1])
+        sums[start] = 0.0
+        np.cumsum(values[start : stop - 1], out=sums[start + 1 : stop])
+    short = np.flatnonzero(lengths <= _LONG_KEY)
+    first, lengths = bounds[short], lengths[short]
+    # Blocks of keys, so that what a step touches stays in the cache.
+    blocks = np.cumsum(lengths) // _BLOCK_ROWS
+    edges = np.flatnonzero(np.diff(blocks, prepend=-1))
+    for start, stop in pairwise([*edges, len(short)]):
+        _add_step_by_step(values, sums, first[start:stop], lengths[start:stop])
+    return sums
+
+
+def _add_step_by_step(values: Floats, sums: Floats, first: Ints, lengths: Ints) -> None:
+    """All keys' first rows at once, then all second rows, and so on.
+
+    One cumsum over everything and a subtraction at each key would carry one key's rounding into
+    the next.
+    """
+    # The longest keys first: those that still have rows are then a prefix, taken without a mask.
+    longest_first = np.argsort(-lengths)
+    places, lengths = first[longest_first], lengths[longest_first]
+    running = np.zeros(len(places), dtype=np.float64)
+    # How many keys have more than 0, 1, 2, … rows.
+    steps = np.arange(lengths[0] if len(lengths) else 0)
+    remaining = len(lengths) - np.searchsorted(lengths[::-1], steps, side="right")
+    for count in remaining.tolist():
+        rows, total = places[:count], running[:count]
+        sums[rows] = total
+        total += values[rows]
+        rows += 1
+
+
+def _sum_directly(values: Floats, ranges: Ranges) -> Floats:
     """Sums of ranges that are not empty, without subtraction."""
     sums = np.empty(len(ranges.start), dtype=np.float64)
-    short = ranges.counts <= _SHORT
-    rows = np.flatnonzero(short)
-    picked = Ranges(ranges.start[rows], ranges.stop[rows])
+    is_short = ranges.counts <= _SHORT
+    indices = np.flatnonzero(is_short)
+    picked = Ranges(ranges.start[indices], ranges.stop[indices])
     for chunk in chunks(picked.counts):
-        flat, offsets = expanded(Ranges(picked.start[chunk], picked.stop[chunk]))
-        sums[rows[chunk]] = np.add.reduceat(values[flat], offsets)
-    if not short.all():
+        rows, offsets = expand_ranges(Ranges(picked.start[chunk], picked.stop[chunk]))
+        sums[indices[chunk]] = np.add.reduceat(values[rows], offsets)
+    if not is_short.all():
         tree = RangeTree(values, np.add, 0.0)
-        sums[~short] = tree.fold(ranges.start[~short], ranges.stop[~short])
+        sums[~is_short] = tree.fold(ranges.start[~is_short], ranges.stop[~is_short])
     return sums

@@ -1,78 +1,129 @@
-"""The most frequent values of each range, counted exactly."""
+"""Counts of the different values in each range: how many there are, and the most frequent ones."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from sunloom.features.kernels.ranges import Bools, Ints, Ranges
-from sunloom.features.kernels.expansion import chunks, expanded
+from sunloom.features.kernels.ranges import (
+    Bools,
+    Ints,
+    Ranges,
+    chunks,
+    expand_ranges,
+    first_rows_of_keys,
+    key_bounds,
+)
+from sunloom.features.kernels.trees import RankIndex
+
+
+def first_occurrences(codes: Ints, keys: Ints) -> Bools:
+    """Whether each sorted row is the first of its value in its key."""
+    return np.asarray(_previous_equal(codes, keys) < 0)
+
+
+def range_distinct(codes: Ints, keys: Ints, ranges: Ranges) -> Ints:
+    """Number of different values in each range.
+
+    Args:
+        codes: Sorted rows' values as whole numbers, equal where the values are equal.
+        keys: Sorted rows' keys.
+        ranges: Ranges inside one key each.
+    """
+    previous = _previous_equal(codes, keys)
+    bounds = key_bounds(keys)
+    # Rows counted from the key's first one have fewer binary digits: fewer levels of the index.
+    local = previous - np.repeat(bounds[:-1], np.diff(bounds))
+    first = first_rows_of_keys(bounds, ranges.start)
+    # A row is the first of its value in [start, stop) where the previous equal one is before start.
+    return RankIndex(np.maximum(local, -1) + 1).count_below(ranges.start - first + 1, ranges)
+
+
+def _previous_equal(codes: Ints, keys: Ints) -> Ints:
+    """Position of the last earlier row of the same key and value, or -1."""
+    order = np.lexsort((codes, keys))
+    same = (np.diff(codes[order]) == 0) & (np.diff(keys[order]) == 0)
+    previous = np.full(len(codes), -1, dtype=np.int64)
+    previous[order[1:][same]] = order[:-1][same]
+    return previous
 
 
 def range_top(codes: Ints, keys: Ints, ranges: Ranges, size: int) -> tuple[Ints, Ints]:
-    """Up to ``size`` codes a range, most frequent first, smaller codes first among equals.
+    """Up to ``size`` codes per range, most frequent first, smaller codes first among equals.
 
-    A range is counted row by row, or, where its key has fewer different values than it has rows,
-    value by value with a binary search each; equal ranges are counted once.
+    A range is counted row by row, or, where its key has fewer different values than the range has
+    rows, value by value with a binary search each; equal ranges are counted once.
 
     Args:
         codes: Sorted rows' values as whole numbers from 0 up.
         keys: Sorted rows' keys.
         ranges: Ranges inside one key each.
-        size: How many codes are wanted.
+        size: The largest number of codes per range.
 
     Returns:
         The codes of all ranges, one range after another, and how many each range has.
     """
     counts = np.zeros(len(ranges.start), dtype=np.int64)
-    asked = np.flatnonzero(ranges.counts > 0)
-    if not len(asked):
+    filled = np.flatnonzero(ranges.counts > 0)
+    if not len(filled):
         return np.zeros(0, dtype=np.int64), counts
-    pairs = np.stack([ranges.start[asked], ranges.stop[asked]], axis=1)
+    # Query rows between two events of a key share one range: spines often repeat it many times.
+    pairs = np.stack([ranges.start[filled], ranges.stop[filled]], axis=1)
     different, which = np.unique(pairs, axis=0, return_inverse=True)
-    single = Ranges(different[:, 0].copy(), different[:, 1].copy())
-    top, tops = _top_of_each(codes, keys, single, size)
-    counts[asked] = tops[which]
-    first = np.cumsum(tops) - tops
-    picked = Ranges(first[which], first[which] + tops[which])
-    return top[expanded(picked)[0]], counts
+    # Columns of a row-major array are strided; the gathers below are faster on contiguous ones.
+    unique = Ranges(different[:, 0].copy(), different[:, 1].copy())
+    top, sizes = _top_of_each(codes, keys, unique, size)
+    counts[filled] = sizes[which]
+    first = np.cumsum(sizes) - sizes
+    picked = Ranges(first[which], first[which] + sizes[which])
+    return top[expand_ranges(picked)[0]], counts
 
 
 def _top_of_each(codes: Ints, keys: Ints, ranges: Ranges, size: int) -> tuple[Ints, Ints]:
-    index = _Occurrences(codes, keys)
-    width = np.minimum(ranges.counts, index.values_near(ranges.start))
-    found: list[Ints] = []
-    counts = np.zeros(len(ranges.start), dtype=np.int64)
+    occurrences = _Occurrences(codes, keys)
+    width = np.minimum(ranges.counts, occurrences.values_near(ranges.start))
+    top: list[Ints] = []
+    sizes = np.zeros(len(ranges.start), dtype=np.int64)
     for chunk in chunks(width):
         part = Ranges(ranges.start[chunk], ranges.stop[chunk])
-        range_of, code, times = _counted(codes, index, part)
-        order = np.lexsort((code, -times, range_of))
-        range_of, code = range_of[order], code[order]
-        counts_of = np.bincount(range_of, minlength=len(part.start))
-        place = np.arange(len(code)) - np.repeat(np.cumsum(counts_of) - counts_of, counts_of)
-        found.append(code[place < size])
-        counts[chunk] = np.minimum(counts_of, size)
-    return np.concatenate(found), counts
+        counted = _count_codes(codes, occurrences, part)
+        order = np.lexsort((counted.code, -counted.times, counted.range_of))
+        code = counted.code[order]
+        different = np.bincount(counted.range_of, minlength=len(part.start))
+        # The place of each code inside its own range.
+        place = np.arange(len(code)) - np.repeat(np.cumsum(different) - different, different)
+        top.append(code[place < size])
+        sizes[chunk] = np.minimum(different, size)
+    return np.concatenate(top), sizes
 
 
-def _counted(codes: Ints, index: _Occurrences, ranges: Ranges) -> tuple[Ints, Ints, Ints]:
-    """Range, code, and how often it occurs there, for each code of each range."""
-    by_value = index.values_near(ranges.start) < ranges.counts
-    parts = [_by_row(codes, ranges, ~by_value), index.counted(ranges, by_value)]
-    range_of, code, times = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return range_of, code, times
+class _CodeCounts(NamedTuple):
+    """How often a code occurs in a range: one entry per range and code."""
+
+    range_of: Ints
+    code: Ints
+    times: Ints
 
 
-def _by_row(codes: Ints, ranges: Ranges, mask: Bools) -> tuple[Ints, Ints, Ints]:
-    rows = np.flatnonzero(mask)
-    picked = Ranges(ranges.start[rows], ranges.stop[rows])
+def _count_codes(codes: Ints, occurrences: _Occurrences, ranges: Ranges) -> _CodeCounts:
+    by_value = occurrences.values_near(ranges.start) < ranges.counts
+    parts = [_count_by_row(codes, ranges, ~by_value), occurrences.count_by_value(ranges, by_value)]
+    return _CodeCounts(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _count_by_row(codes: Ints, ranges: Ranges, mask: Bools) -> _CodeCounts:
+    indices = np.flatnonzero(mask)
+    picked = Ranges(ranges.start[indices], ranges.stop[indices])
+    # Range and code as one number: one sort counts all ranges at once.
     span = int(codes.max()) + 1
-    composed = np.repeat(rows, picked.counts) * span + codes[expanded(picked)[0]]
+    composed = np.repeat(indices, picked.counts) * span + codes[expand_ranges(picked)[0]]
     values, times = np.unique(composed, return_counts=True)
-    return values // span, values % span, times.astype(np.int64)
+    return _CodeCounts(values // span, values % span, times.astype(np.int64))
 
 
 class _Occurrences:
-    """Each key's different values, and where each of them stands.
+    """Each key's different values, and the rows that have each of them.
 
     Args:
         codes: Sorted rows' values.
@@ -83,30 +134,31 @@ class _Occurrences:
         size = len(codes)
         order = np.lexsort((codes, keys))
         ordered_keys, ordered = keys[order], codes[order]
-        fresh = np.ones(size, dtype=bool)
-        fresh[1:] = (np.diff(ordered_keys) != 0) | (np.diff(ordered) != 0)
-        firsts = np.flatnonzero(fresh)
+        is_new = np.ones(size, dtype=bool)
+        is_new[1:] = (np.diff(ordered_keys) != 0) | (np.diff(ordered) != 0)
+        firsts = np.flatnonzero(is_new)
         self._codes = ordered[firsts]
         self._key_of = np.zeros(size, dtype=np.int64)
         np.cumsum(np.diff(keys) != 0, out=self._key_of[1:])
         values_of = np.bincount(self._key_of[firsts], minlength=1).astype(np.int64)
         self._values = Ranges(np.cumsum(values_of) - values_of, np.cumsum(values_of))
-        # Value number and row number as one sorted key.
+        # Value number and row number as one ascending number: a binary search finds the rows of
+        # one value inside one range.
         self._size = size
-        self._places = (np.cumsum(fresh) - 1) * size + order
+        self._places = (np.cumsum(is_new) - 1) * size + order
 
     def values_near(self, rows: Ints) -> Ints:
         """How many different values the key of each row has."""
         return self._values.counts[self._key_of[rows]]
 
-    def counted(self, ranges: Ranges, mask: Bools) -> tuple[Ints, Ints, Ints]:
-        """Range, code and times for the ranges of the mask."""
-        rows = np.flatnonzero(mask)
-        key = self._key_of[ranges.start[rows]]
+    def count_by_value(self, ranges: Ranges, mask: Bools) -> _CodeCounts:
+        """Counts of each code in the ranges that the mask selects."""
+        indices = np.flatnonzero(mask)
+        key = self._key_of[ranges.start[indices]]
         values = Ranges(self._values.start[key], self._values.stop[key])
-        flat = expanded(values)[0]
-        range_of = np.repeat(rows, values.counts)
+        flat = expand_ranges(values)[0]
+        range_of = np.repeat(indices, values.counts)
         low = np.searchsorted(self._places, flat * self._size + ranges.start[range_of])
         high = np.searchsorted(self._places, flat * self._size + ranges.stop[range_of])
-        some = high > low
-        return range_of[some], self._codes[flat[some]], (high - low)[some]
+        occurs = high > low
+        return _CodeCounts(range_of[occurs], self._codes[flat[occurs]], (high - low)[occurs])

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sunloom.features.plan.explain import shown, unwrapped
+from sunloom.features.plan.explain import format_expression, strip_brackets
 from sunloom.features.plan.expressions import Aggregate, Lookup, Resolved, inner, own_columns, walk
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, Plan
 
@@ -58,7 +58,7 @@ class _Builder:
 
     def visit(self, namespace: str, name: str) -> CardId:
         """The card that shows the feature."""
-        item = self.plan.of(namespace)
+        item = self.plan.class_plan(namespace)
         feature = item.feature(name)
         if feature.expression is None:
             return self._source(item, feature)
@@ -119,7 +119,7 @@ class _Builder:
 
     def _read_rows(self, item: ClassPlan, node: Aggregate) -> None:
         join = item.join(node.join)
-        target = self.plan.of(join.target)
+        target = self.plan.class_plan(join.target)
         names = {*join.target_keys}.union(*(own_columns(part) for part in inner(node)))
         names |= {node.window.column} if node.window.column else set()
         for name in sorted(names):
@@ -136,7 +136,7 @@ class _Builder:
         card = self.cards.setdefault(
             ("source", target.namespace, ""), Card("source", target.namespace)
         )
-        line = f"{name} = {plain(shown(feature.expression))}"
+        line = f"{name} = {plain(format_expression(feature.expression))}"
         if line not in card.lines:
             card.lines.append(line)
 
@@ -150,7 +150,7 @@ class _Builder:
             lines = [f"{how} {join.target}"]
             lines += [f"{own} = {join.target}.{other}" for own, other in pairs]
             self.cards[card_id] = Card("join", title, lines)
-            target = self.plan.of(join.target)
+            target = self.plan.class_plan(join.target)
             reads = {self._source(target, target.feature(key)) for key in join.target_keys}
             computed = {self.visit(item.namespace, k) for k in join.own_keys if k != item.key}
             self.cards[card_id].needs = reads | computed
@@ -161,18 +161,20 @@ def _made(feature: FeaturePlan) -> tuple[Kind, str]:
     expression = feature.expression
     assert expression is not None
     if isinstance(expression, Resolved):
-        text = shown(expression)
+        text = format_expression(expression)
         several = f".{expression.output}  ["
         return "resolver", plain(text.replace(several, "  ["))
     if isinstance(expression, Aggregate):
-        values = [plain(shown(p)) for p in (expression.value, expression.by) if p is not None]
-        where = [plain(shown(part)) for part in expression.where]
+        values = [
+            plain(format_expression(p)) for p in (expression.value, expression.by) if p is not None
+        ]
+        where = [plain(format_expression(part)) for part in expression.where]
         text = f"{expression.kind}({', '.join(values)})"
         return "aggregate", text + (f" where {' and '.join(where)}" if where else "")
     if isinstance(expression, Lookup):
-        return "lookup", plain(shown(expression))
+        return "lookup", plain(format_expression(expression))
     has_rows = any(isinstance(node, Aggregate) for node in walk(expression))
-    return "aggregate" if has_rows else "expression", plain(shown(expression))
+    return "aggregate" if has_rows else "expression", plain(format_expression(expression))
 
 
 def _card_name(feature: FeaturePlan) -> str:
@@ -186,7 +188,7 @@ def _card_name(feature: FeaturePlan) -> str:
 def plain(text: str) -> str:
     """An expression without what only a parser needs."""
     text = _PLACE.sub("", text).replace("_.", "").replace("µs", " µs")
-    return unwrapped(text)
+    return strip_brackets(text)
 
 
 def _with_window(line: str, window_s: int) -> str:

@@ -14,7 +14,7 @@ from sunloom.features.picture.layout import (
     MARGIN,
     PADDING,
     TITLE_SIZE,
-    Placed,
+    PlacedCard,
     PlanLayout,
     place_cards,
 )
@@ -94,7 +94,7 @@ def _figure(plan: Plan, layout: PlanLayout) -> Any:
     return figure
 
 
-def _card(axes: Any, box: Placed) -> None:
+def _card(axes: Any, box: PlacedCard) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     fill, edge = _COLOURS[box.card.kind]
@@ -111,7 +111,7 @@ def _card(axes: Any, box: Placed) -> None:
         axes.text(left, y, line, size=LINE_SIZE, color=_FAINT, va="center")
 
 
-def _arrow(axes: Any, start: Placed, end: Placed) -> None:
+def _arrow(axes: Any, start: PlacedCard, end: PlacedCard) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Curve
 

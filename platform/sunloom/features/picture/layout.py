@@ -16,7 +16,7 @@ _MOST_LINES = 12
 
 
 @dataclass
-class Placed:
+class PlacedCard:
     """A card's box: left, top, width, height, and its text as it is written."""
 
     card: Card
@@ -36,7 +36,7 @@ class Placed:
 class PlanLayout:
     """The whole picture: boxes by card, width and height."""
 
-    boxes: dict[CardId, Placed]
+    boxes: dict[CardId, PlacedCard]
     width: float
     height: float
 
@@ -61,7 +61,7 @@ def place_cards(cards: dict[CardId, Card]) -> PlanLayout:
     return PlanLayout(boxes, left - COLUMN_GAP + MARGIN, HEADER + tallest + MARGIN + 26)
 
 
-def _stack(boxes: dict[CardId, Placed], names: list[CardId], tallest: float) -> None:
+def _stack(boxes: dict[CardId, PlacedCard], names: list[CardId], tallest: float) -> None:
     def near(name: CardId) -> float:
         needs = [boxes[need].middle for need in boxes[name].card.needs]
         return sum(needs) / len(needs) if needs else 0.0
@@ -75,7 +75,7 @@ def _stack(boxes: dict[CardId, Placed], names: list[CardId], tallest: float) -> 
         top += boxes[name].height + ROW_GAP
 
 
-def _sized(card: Card) -> Placed:
+def _sized(card: Card) -> PlacedCard:
     lines = [part for line in card.lines for part in _wrapped(line)]
     if len(lines) > _MOST_LINES:
         hidden = len(lines) - _MOST_LINES + 1
@@ -86,7 +86,7 @@ def _sized(card: Card) -> Placed:
         70.0,
     )
     height = 2 * PADDING + LINE_HEIGHT * (1 + len(lines))
-    return Placed(card, lines, width=width + 2 * PADDING, height=height)
+    return PlacedCard(card, lines, width=width + 2 * PADDING, height=height)
 
 
 def _wrapped(line: str) -> list[str]:

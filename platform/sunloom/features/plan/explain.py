@@ -33,11 +33,11 @@ def plan_text(plan: Plan) -> str:
 
 
 def _line(feature: FeaturePlan) -> str:
-    source = shown(feature.expression) if feature.expression else "read from the source"
+    source = format_expression(feature.expression) if feature.expression else "read from the source"
     return f"  {feature.name}: {feature.dtype}{'?' * feature.nullable} = {source}"
 
 
-def shown(node: Expr) -> str:
+def format_expression(node: Expr) -> str:
     """The expression as text, near to how Chalk writes it."""
     if isinstance(node, Column):
         return f"_.{node.name}"
@@ -55,17 +55,17 @@ def shown(node: Expr) -> str:
 
 
 def _shown_call(node: Call) -> str:
-    args = [shown(arg) for arg in node.args]
+    args = [format_expression(arg) for arg in node.args]
     if node.function in _INFIX and len(args) == 2:
         return f"({args[0]} {node.function} {args[1]})"
     if node.function == "struct_field" and isinstance(node.args[1], Const):
         return f"{args[0]}.{node.args[1].value}"
     if node.function == "cast":
-        return f"cast({unwrapped(args[0])}, {node.dtype})"
-    return f"{node.function}({', '.join(unwrapped(arg) for arg in args)})"
+        return f"cast({strip_brackets(args[0])}, {node.dtype})"
+    return f"{node.function}({', '.join(strip_brackets(arg) for arg in args)})"
 
 
-def unwrapped(text: str) -> str:
+def strip_brackets(text: str) -> str:
     """The text of an expression without brackets around the whole of it."""
     if not text.startswith("("):
         return text
@@ -79,7 +79,7 @@ def unwrapped(text: str) -> str:
 
 def _shown_resolved(node: Resolved) -> str:
     resolver = node.resolver
-    args = [shown(given.value) for given in resolver.args]
+    args = [format_expression(given.value) for given in resolver.args]
     called = f"{resolver.fqn.rsplit('.', 1)[-1]}({', '.join(args)})"
     several = f".{node.output}" if len(resolver.outputs) > 1 else ""
     batched = ", batched" if resolver.shape == "frame" else ""
@@ -88,12 +88,14 @@ def _shown_resolved(node: Resolved) -> str:
 
 def _shown_aggregate(node: Aggregate) -> str:
     if node.kind == "rows" and isinstance(node.value, Call):
-        return f"_.{node.join}[{', '.join(shown(column) for column in node.value.args)}]"
+        return (
+            f"_.{node.join}[{', '.join(format_expression(column) for column in node.value.args)}]"
+        )
     rows = (node.value, *node.where)
-    parts = [shown(part) for part in rows if part is not None]
+    parts = [format_expression(part) for part in rows if part is not None]
     window = _shown_window(node.window)
     inside = ", ".join([*parts, window] if window else parts)
-    given = shown(node.by) if node.by is not None else node.argument
+    given = format_expression(node.by) if node.by is not None else node.argument
     return f"_.{node.join}[{inside}].{node.kind}({'' if given is None else given})"
 
 

@@ -113,14 +113,14 @@ class Plan(Node):
     outputs: tuple[str, ...]
     classes: tuple[ClassPlan, ...]
 
-    def of(self, namespace: str) -> ClassPlan:
+    def class_plan(self, namespace: str) -> ClassPlan:
         """The class under that namespace."""
         return next(item for item in self.classes if item.namespace == namespace)
 
     @property
     def root(self) -> ClassPlan:
         """The class that the feature set is about."""
-        return self.of(self.namespace)
+        return self.class_plan(self.namespace)
 
     def for_online(self) -> Plan:
         """The plan of online reads: features with a resolver of their own use that."""

@@ -23,13 +23,13 @@ class SourceProjection:
     partition_by: tuple[str, ...] | None
 
 
-def source_needs(plan: Plan) -> Mapping[str, SourceProjection]:
+def source_projections(plan: Plan) -> Mapping[str, SourceProjection]:
     """Namespace to what its source must offer; classes that are only computed are absent."""
     walker = _Walker(plan)
     walker.visit_all(plan.namespace, plan.outputs)
     return {
         namespace: SourceProjection(
-            columns=tuple(f.name for f in plan.of(namespace).features if f.name in names),
+            columns=tuple(f.name for f in plan.class_plan(namespace).features if f.name in names),
             partition_by=walker.partition.get(namespace),
         )
         for namespace, names in walker.columns.items()
@@ -51,7 +51,7 @@ class _Walker:
         if (namespace, name) in self._seen:
             return
         self._seen.add((namespace, name))
-        item = self.plan.of(namespace)
+        item = self.plan.class_plan(namespace)
         expression = item.feature(name).expression
         if expression is None:
             self._read_by_key(item, name)
@@ -72,7 +72,7 @@ class _Walker:
 
     def _aggregate(self, item: ClassPlan, node: Aggregate) -> None:
         join = item.join(node.join)
-        target = self.plan.of(join.target)
+        target = self.plan.class_plan(join.target)
         wanted = {name for name in (node.window.column,) if name}
         by_entity = self._is_root(item) and join.own_keys == (item.key,)
         for name in join.own_keys:
@@ -88,7 +88,7 @@ class _Walker:
         for name in join.own_keys:
             if name != item.key:
                 self._visit(item.namespace, name)
-        target = self.plan.of(join.target)
+        target = self.plan.class_plan(join.target)
         if join.target_keys != (target.key,):
             wanted = {*join.target_keys, target.key} | ({target.time} if target.time else set())
             self._read(join.target, wanted, join.target_keys, from_root=False)

@@ -56,7 +56,7 @@ def _bearers(plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _keys(plan: Plan, namespace: str, column: str, path: Path, moment: datetime) -> pl.DataFrame:
-    item = plan.of(namespace)
+    item = plan.class_plan(namespace)
     names = [column] if item.time is None else list(dict.fromkeys((column, item.time)))
     rows = read_source(item, names, path).rows
     if item.time is not None:

@@ -10,7 +10,7 @@ import polars as pl
 
 from sunloom.data.sources.files import data_files
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.projection import SourceProjection, source_needs
+from sunloom.features.plan.projection import SourceProjection, source_projections
 from sunloom.features.sources.typed_rows import TypedRows, conform, read_source_file
 
 CHUNK_ROWS = 500_000
@@ -40,7 +40,7 @@ class FileSplit:
 def chunks_of(plan: Plan, sources: Mapping[str, Path]) -> list[FileSplit]:
     """Everything that has to be read, in order of insertion."""
     found: list[FileSplit] = []
-    for namespace, need in source_needs(plan).items():
+    for namespace, need in source_projections(plan).items():
         for file in data_files(sources[namespace]) if namespace in sources else ():
             if file.suffix == ".parquet":
                 found.extend(_parquet_chunks(namespace, need, file))
@@ -54,7 +54,7 @@ def read_chunk(plan: Plan, need: SourceProjection, chunk: FileSplit) -> TypedRow
     """A chunk's rows in declared types."""
     import pyarrow.parquet as pq
 
-    item, file = plan.of(chunk.source), Path(chunk.file)
+    item, file = plan.class_plan(chunk.source), Path(chunk.file)
     if not chunk.groups:
         return read_source_file(item, need.columns, file)
     with pq.ParquetFile(file) as opened:

@@ -10,7 +10,7 @@ from sunloom.feature_store.materialization.backfill.grid import Grid, TimeRange
 from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
-from sunloom.features.plan.projection import source_needs
+from sunloom.features.plan.projection import source_projections
 
 _SINCE = "__since__"
 _TIME = POLARS["datetime"]
@@ -18,7 +18,7 @@ _TIME = POLARS["datetime"]
 
 def bearers(plan: Plan) -> list[tuple[str, str, str | None]]:
     """Sources whose rows bear the key: namespace, the key's column there, the time's, if read."""
-    needs, root = source_needs(plan), plan.root
+    needs, root = source_projections(plan), plan.root
     columns = {root.namespace: root.key}
     for join in root.joins:
         if join.many and join.own_keys == (root.key,):
@@ -26,7 +26,7 @@ def bearers(plan: Plan) -> list[tuple[str, str, str | None]]:
     found: list[tuple[str, str, str | None]] = []
     for namespace, column in columns.items():
         if namespace in needs and column in needs[namespace].columns:
-            time = plan.of(namespace).time
+            time = plan.class_plan(namespace).time
             found.append((namespace, column, time if time in needs[namespace].columns else None))
     return found
 

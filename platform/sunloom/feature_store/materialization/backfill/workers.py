@@ -15,7 +15,7 @@ from sunloom.features.historical import worker as exchange
 from sunloom.features.historical.cluster import cut_on_cluster, taken
 from sunloom.features.historical.worker import Notes
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.projection import source_needs
+from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.splits import FileSplit
 
 
@@ -49,7 +49,7 @@ def fill_here(
 ) -> Filled:
     """All partitions in this process."""
     text, partitions = plan.model_dump_json(), works[0].grid.partitions
-    needs = source_needs(plan)
+    needs = source_projections(plan)
     notes: list[Notes] = []
     packets: dict[str, list[list[Any]]] = {chunk.source: [] for chunk in chunks}
     for chunk in chunks:

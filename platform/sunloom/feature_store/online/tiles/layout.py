@@ -175,7 +175,7 @@ class _Drafts:
         self._seen: set[tuple[str, str]] = set()
 
     def visit(self, namespace: str, names: Sequence[str]) -> None:
-        item = self.plan.of(namespace)
+        item = self.plan.class_plan(namespace)
         for name in in_order(item, names):
             if (namespace, name) in self._seen:
                 continue
@@ -197,7 +197,7 @@ class _Drafts:
         place = (namespace, keys, time)
         if place not in self.by_place:
             self.by_place[place] = _LayoutDraft(
-                len(self.by_place), self.plan.of(namespace), keys, time
+                len(self.by_place), self.plan.class_plan(namespace), keys, time
             )
         return self.by_place[place]
 
@@ -215,7 +215,7 @@ class _Drafts:
         self.readings[node] = draft.add(node)
 
     def _look_up(self, join: JoinPlan, node: Lookup) -> None:
-        target = self.plan.of(join.target)
+        target = self.plan.class_plan(join.target)
         if join.target_keys != (target.key,):
             self._keep_row(target, join.target_keys, (target.key,))
         self.visit(join.target, (node.feature,))
@@ -231,7 +231,7 @@ def _tile_us(longest_us: int) -> int:
 
 def _fingerprint(plan: Plan, indexes: Sequence[Index]) -> str:
     """Of what is kept alone: a new description or another derived feature keeps the tiles."""
-    kept = [[asdict(index), _made_of(plan.of(index.namespace), index)] for index in indexes]
+    kept = [[asdict(index), _made_of(plan.class_plan(index.namespace), index)] for index in indexes]
     text = json.dumps([plan.feature_set, kept], default=lambda node: node.model_dump())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -53,7 +53,7 @@ def cast_value(value: Any, source: DType, target: DType) -> Any:
     if isinstance(target, ListType):
         return [None if v is None else cast_value(v, source, target.item) for v in value]
     if target == "int64":
-        return text_to_int(value) if isinstance(value, str) else whole(value)
+        return text_to_int(value) if isinstance(value, str) else round_to_int(value)
     if target == "float64":
         return text_to_float(value) if isinstance(value, str) else float(value)
     if target == "bool":
@@ -61,7 +61,7 @@ def cast_value(value: Any, source: DType, target: DType) -> Any:
     return _shown(value) if target == "string" else value
 
 
-def whole(value: float) -> int | None:
+def round_to_int(value: float) -> int | None:
     """Halves go away from zero; NaN and infinity have no whole number, nor has what is too far."""
     if isinstance(value, int):
         return int(value)

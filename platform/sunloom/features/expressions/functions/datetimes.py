@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.features.expressions.functions.signature import Frames, Function, takes, takes_exactly
+from sunloom.features.expressions.functions.signature import Columns, Function, takes, takes_exactly
 from sunloom.features.plan.expressions import Call, Const, Expr
 from sunloom.features.plan.polars_dtypes import EPOCH, NUMBERS
 
@@ -29,7 +29,7 @@ def _part(frame: Callable[[Any], pl.Expr], scalar: Callable[[datetime], int]) ->
     )
 
 
-def _from_unix(args: Frames, _: Call) -> pl.Expr:
+def _from_unix(args: Columns, _: Call) -> pl.Expr:
     # Whole milliseconds, halves up. NaN and infinity are no moment; Chalk makes 1970 of them.
     milliseconds = (args[0].cast(pl.Float64) * 1_000 + 0.5).floor().cast(pl.Int64, strict=False)
     inside = milliseconds.abs() <= _FARTHEST_MS
@@ -71,7 +71,7 @@ def _midnight(value: datetime) -> datetime:
     return value.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _truncated(args: Frames, call: Call) -> pl.Expr:
+def _truncated(args: Columns, call: Call) -> pl.Expr:
     unit = call.args[0]
     assert isinstance(unit, Const)
     return args[1].dt.truncate(_EVERY[str(unit.value)])
@@ -93,7 +93,7 @@ def iso_milliseconds(value: datetime, separator: str) -> str:
     return f"{value:%Y-%m-%d}{separator}{value:%H:%M:%S}.{value.microsecond // 1000:03d}"
 
 
-MOMENTS: Mapping[str, Function] = {
+DATETIMES: Mapping[str, Function] = {
     # Whole seconds, cut toward zero, as a float.
     "total_seconds": Function(
         "a duration",

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.features.expressions.functions.signature import Function, by_value, takes
+from sunloom.features.expressions.functions.signature import Function, map_scalar, takes
 from sunloom.features.plan.dtypes import DType
 
 
@@ -33,7 +33,7 @@ def _decoded(scalar: Callable[[str], bytes]) -> Function:
         except ValueError:
             return None
 
-    return Function("a string", takes(("string",), 1, "bytes"), by_value(guarded), guarded)
+    return Function("a string", takes(("string",), 1, "bytes"), map_scalar(guarded), guarded)
 
 
 def _text(data: bytes) -> str:
@@ -45,7 +45,7 @@ def _digest(name: str) -> Function:
         return hashlib.new(name, data, usedforsecurity=False).digest()
 
     accepts = 'bytes, such as F.string_to_bytes(_.x, "utf-8")'
-    return Function(accepts, takes(("bytes",), 1, "bytes"), by_value(digest), digest)
+    return Function(accepts, takes(("bytes",), 1, "bytes"), map_scalar(digest), digest)
 
 
 DIGESTS: Mapping[str, Function] = {
@@ -55,7 +55,7 @@ DIGESTS: Mapping[str, Function] = {
     "string_to_bytes_hex": _decoded(bytes.fromhex),
     "string_to_bytes_base64": _decoded(lambda text: base64.b64decode(text, validate=True)),
     "bytes_to_string_utf8": Function(
-        "bytes", takes(("bytes",), 1, "string"), by_value(_text), _text
+        "bytes", takes(("bytes",), 1, "string"), map_scalar(_text), _text
     ),
     "bytes_to_string_hex": _encoding(
         "bytes", "string", lambda x: x.bin.encode("hex"), lambda data: data.hex()

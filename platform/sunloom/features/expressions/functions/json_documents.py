@@ -11,13 +11,13 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.features.expressions.functions.casts import text_to_float, text_to_int, whole
-from sunloom.features.expressions.functions.signature import Frames, Function, takes_exactly
+from sunloom.features.expressions.functions.casts import round_to_int, text_to_float, text_to_int
+from sunloom.features.expressions.functions.signature import Columns, Function, takes_exactly
 from sunloom.features.plan.dtypes import DType, ListType
 from sunloom.features.plan.expressions import Call, Const, Expr
 from sunloom.features.plan.polars_dtypes import POLARS
 
-VALUE = "get_json_value"
+JSON_VALUE = "get_json_value"
 """Its type is what the value is cast to."""
 VALUE_TYPES: Sequence[DType] = ("string", "int64", "float64", "bool")
 
@@ -77,7 +77,7 @@ def json_value(text: str, path: str, dtype: DType) -> Any:
         return bool(value)
     if dtype == "float64":
         return float(value)
-    return whole(float(value)) if isinstance(value, float) else int(value)
+    return round_to_int(float(value)) if isinstance(value, float) else int(value)
 
 
 def _from_text(value: str, dtype: DType) -> Any:
@@ -88,12 +88,12 @@ def _from_text(value: str, dtype: DType) -> Any:
 
 def json_as(value: Expr, dtype: DType) -> Call | None:
     """The JSON value read as that type; None where it is no JSON value or cannot be that."""
-    if not isinstance(value, Call) or value.function != VALUE or dtype not in VALUE_TYPES:
+    if not isinstance(value, Call) or value.function != JSON_VALUE or dtype not in VALUE_TYPES:
         return None
     return value.model_copy(update={"dtype": dtype})
 
 
-def _value_frame(args: Frames, call: Call) -> pl.Expr:
+def _value_frame(args: Columns, call: Call) -> pl.Expr:
     path = call.args[1]
     assert isinstance(path, Const)
 
@@ -117,7 +117,7 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def _array_frame(args: Frames, call: Call) -> pl.Expr:
+def _array_frame(args: Columns, call: Call) -> pl.Expr:
     path = call.args[1]
     assert isinstance(path, Const)
 
@@ -128,8 +128,8 @@ def _array_frame(args: Frames, call: Call) -> pl.Expr:
     return args[0].map_batches(each, return_dtype=POLARS[call.dtype])
 
 
-DOCUMENTS: Mapping[str, Function] = {
-    VALUE: Function(
+JSON_DOCUMENTS: Mapping[str, Function] = {
+    JSON_VALUE: Function(
         "JSON text and a path",
         takes_exactly(("string", "string"), result="string"),
         _value_frame,

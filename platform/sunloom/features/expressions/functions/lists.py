@@ -13,11 +13,11 @@ from typing import Any
 import polars as pl
 
 from sunloom.features.expressions.functions.signature import (
-    Frames,
+    Columns,
     Function,
-    Rule,
+    TypeRule,
     Types,
-    by_value,
+    map_scalar,
     order_key,
 )
 from sunloom.features.plan.dtypes import DType, ListType
@@ -27,7 +27,7 @@ from sunloom.features.plan.polars_dtypes import NUMBERS, POLARS, is_scalar, unif
 Values = list[Any]
 
 
-def _list_to(result: Callable[[ListType], DType | None], *others: DType) -> Rule:
+def _list_to(result: Callable[[ListType], DType | None], *others: DType) -> TypeRule:
     def rule(types: Types) -> DType | None:
         first = types[0] if types else None
         fits = isinstance(first, ListType) and tuple(types[1:]) == others
@@ -52,7 +52,7 @@ def _number(dtype: ListType) -> DType | None:
     return dtype.item if dtype.item in NUMBERS else None
 
 
-def _with_value(result: Callable[[ListType], DType]) -> Rule:
+def _with_value(result: Callable[[ListType], DType]) -> TypeRule:
     """A list and a value of its type."""
 
     def rule(types: Types) -> DType | None:
@@ -64,7 +64,7 @@ def _with_value(result: Callable[[ListType], DType]) -> Rule:
     return rule
 
 
-def _with_list(result: Callable[[ListType], DType]) -> Rule:
+def _with_list(result: Callable[[ListType], DType]) -> TypeRule:
     """Two lists of one type."""
 
     def rule(types: Types) -> DType | None:
@@ -90,10 +90,10 @@ def _contains(values: Values, value: Any) -> bool | None:
     return None if None in held else False
 
 
-def _contains_frame(args: Frames, call: Call) -> pl.Expr:
+def _contains_frame(args: Columns, call: Call) -> pl.Expr:
     values, value = args
     if call.args[1].dtype == "float64":
-        return by_value(_contains)(args, call)
+        return map_scalar(_contains)(args, call)
     found = values.list.contains(value, nulls_equal=False)
     unsure = ~found & values.list.eval(pl.element().is_null()).list.any()
     return pl.when(~unsure & value.is_not_null()).then(found)
@@ -104,7 +104,7 @@ def _element(values: Values, position: int) -> Any:
     return values[place] if position and 0 <= place < len(values) else None
 
 
-def _element_frame(args: Frames, _: Call) -> pl.Expr:
+def _element_frame(args: Columns, _: Call) -> pl.Expr:
     position = args[1]
     place = pl.when(position > 0).then(position - 1).when(position < 0).then(position)
     return args[0].list.get(place, null_on_oob=True)
@@ -148,7 +148,7 @@ def _extreme(*, largest: bool) -> Function:
     def scalar(values: Values) -> Any:
         return None if not values or None in values else choose(values, key=order_key)
 
-    def frame(args: Frames, _: Call) -> pl.Expr:
+    def frame(args: Columns, _: Call) -> pl.Expr:
         values = args[0]
         ordered = values.list.sort(descending=largest, nulls_last=False)
         return ordered.list.first()
@@ -192,7 +192,7 @@ def _constructed(types: Types) -> DType | None:
     return ListType(item=item) if item is not None else None
 
 
-def _construct(args: Frames, call: Call) -> pl.Expr:
+def _construct(args: Columns, call: Call) -> pl.Expr:
     assert isinstance(call.dtype, ListType)
     item = POLARS[call.dtype.item]
     return pl.concat_list([arg.cast(item) for arg in args])
@@ -204,14 +204,14 @@ def _concatenated(types: Types) -> DType | None:
     return _with_list(_same)(types)
 
 
-def _concatenate(args: Frames, call: Call) -> pl.Expr:
+def _concatenate(args: Columns, call: Call) -> pl.Expr:
     if call.dtype == "string":
         return args[0] + args[1]
     return args[0].list.concat(args[1])
 
 
-def _by_value(accepts: str, rule: Rule, scalar: Callable[..., Any]) -> Function:
-    return Function(accepts, rule, by_value(scalar), scalar)
+def _by_value(accepts: str, rule: TypeRule, scalar: Callable[..., Any]) -> Function:
+    return Function(accepts, rule, map_scalar(scalar), scalar)
 
 
 LISTS: Mapping[str, Function] = {

@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 
 from sunloom.features.expressions.functions.signature import (
-    Frames,
+    Columns,
     Function,
     Types,
-    common,
+    common_type,
     comparable,
     order_key,
     takes,
@@ -53,12 +53,12 @@ def _chosen(types: Types) -> DType | None:
     return unify(types[1:]) if len(types) == 3 and types[0] in ("bool", "null") else None
 
 
-def _choice(args: Frames, call: Call) -> pl.Expr:
+def _choice(args: Columns, call: Call) -> pl.Expr:
     dtype = POLARS[call.dtype]
     return pl.when(args[0]).then(args[1].cast(dtype)).otherwise(args[2].cast(dtype))
 
 
-def _coalesce(args: Frames, call: Call) -> pl.Expr:
+def _coalesce(args: Columns, call: Call) -> pl.Expr:
     return pl.coalesce([arg.cast(POLARS[call.dtype]) for arg in args])
 
 
@@ -129,7 +129,7 @@ LOGICAL: Mapping[str, Function] = {
     ),
     "coalesce": Function(
         "values of one type",
-        common,
+        common_type,
         _coalesce,
         lambda *args: next((arg for arg in args if arg is not None), None),
         sees_nulls=True,

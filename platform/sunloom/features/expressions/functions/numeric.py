@@ -12,15 +12,15 @@ import numpy as np
 import polars as pl
 
 from sunloom.features.expressions.functions.signature import (
-    Frames,
+    Columns,
     Function,
     Types,
-    common,
+    common_type,
     is_nan,
     order_key,
-    promoted,
     same_number,
     takes,
+    wider_number,
 )
 from sunloom.features.plan.dtypes import DType
 from sunloom.features.plan.expressions import Call
@@ -38,7 +38,7 @@ def _added(types: Types) -> DType | None:
         ("duration", "duration"): "duration",
         ("string", "string"): "string",
     }
-    return special.get(pair) or promoted(types)
+    return special.get(pair) or wider_number(types)
 
 
 def _subtracted(types: Types) -> DType | None:
@@ -47,10 +47,10 @@ def _subtracted(types: Types) -> DType | None:
         ("datetime", "duration"): "datetime",
         ("duration", "duration"): "duration",
     }
-    return special.get(tuple(types)) or promoted(types)
+    return special.get(tuple(types)) or wider_number(types)
 
 
-def _floats(args: Frames) -> list[pl.Expr]:
+def _floats(args: Columns) -> list[pl.Expr]:
     return [arg.cast(pl.Float64) for arg in args]
 
 
@@ -62,7 +62,7 @@ def _divided(a: float, b: float) -> float:
     return float(a) / float(b)
 
 
-def _remainder(args: Frames, call: Call) -> pl.Expr:
+def _remainder(args: Columns, call: Call) -> pl.Expr:
     """The dividend's sign, as in C; nothing where a whole number is divided by zero."""
     a, b = (arg.cast(POLARS[call.dtype]) for arg in args)
     if call.dtype == "int64":
@@ -103,10 +103,10 @@ def _multiplied_wraps(a: pl.Expr, b: pl.Expr, found: pl.Expr) -> pl.Expr:
 def _whole_or_null(
     function: Callable[[Any, Any], Any],
     wraps: Callable[[pl.Expr, pl.Expr, pl.Expr], pl.Expr],
-) -> tuple[Callable[[Frames, Call], pl.Expr], Callable[[Any, Any], Any]]:
+) -> tuple[Callable[[Columns, Call], pl.Expr], Callable[[Any, Any], Any]]:
     """Both lowerings; a whole number that does not fit in 64 bits is null."""
 
-    def frame(args: Frames, call: Call) -> pl.Expr:
+    def frame(args: Columns, call: Call) -> pl.Expr:
         found: pl.Expr = function(args[0], args[1])
         if call.dtype != "int64":
             return found
@@ -120,18 +120,18 @@ def _whole_or_null(
     return frame, scalar
 
 
-def _size(args: Frames, call: Call) -> pl.Expr:
+def _size(args: Columns, call: Call) -> pl.Expr:
     size = args[0].abs()
     return pl.when(size >= 0).then(size) if call.dtype == "int64" else size
 
 
-def _opposite(args: Frames, call: Call) -> pl.Expr:
+def _opposite(args: Columns, call: Call) -> pl.Expr:
     if call.dtype != "int64":
         return -args[0]
     return pl.when(args[0] != _LEAST).then(-args[0])
 
 
-def _pick(larger: bool, args: Frames, dtype: pl.DataType) -> pl.Expr:
+def _pick(larger: bool, args: Columns, dtype: pl.DataType) -> pl.Expr:
     """The extreme of two or more; null where one is null. NaN is the largest."""
 
     def choose(a: pl.Expr, b: pl.Expr) -> pl.Expr:
@@ -142,7 +142,7 @@ def _pick(larger: bool, args: Frames, dtype: pl.DataType) -> pl.Expr:
     return reduce(choose, [arg.cast(dtype) for arg in args])
 
 
-def _pick_known(larger: bool, args: Frames, dtype: pl.DataType) -> pl.Expr:
+def _pick_known(larger: bool, args: Columns, dtype: pl.DataType) -> pl.Expr:
     """The extreme of those that are not null; NaN where one is NaN."""
 
     def choose(a: pl.Expr, b: pl.Expr) -> pl.Expr:
@@ -167,7 +167,7 @@ def _extreme(larger: bool, *, skip_nulls: bool) -> Function:
 
     return Function(
         "values of one type",
-        common,
+        common_type,
         lambda args, call: lowering(larger, args, POLARS[call.dtype]),
         of_values,
         sees_nulls=skip_nulls,
@@ -193,7 +193,7 @@ def _clamped(types: Types) -> DType | None:
     return unify(types) if fits else None
 
 
-def _clamp(args: Frames, call: Call) -> pl.Expr:
+def _clamp(args: Columns, call: Call) -> pl.Expr:
     value, low, high = (arg.cast(POLARS[call.dtype]) for arg in args)
     raised = pl.when(value < low).then(low).otherwise(value)
     lowered = pl.when(raised > high).then(high).otherwise(raised)
@@ -230,14 +230,14 @@ NUMERIC: Mapping[str, Function] = {
         _subtracted,
         *_whole_or_null(operator.sub, _subtracted_wraps),
     ),
-    "*": Function("two numbers", promoted, *_whole_or_null(operator.mul, _multiplied_wraps)),
+    "*": Function("two numbers", wider_number, *_whole_or_null(operator.mul, _multiplied_wraps)),
     "/": Function(
         "two numbers",
         takes(NUMBERS, 2, "float64"),
         lambda args, _: operator.truediv(*_floats(args)),
         _divided,
     ),
-    "%": Function("two numbers", promoted, _remainder, _remainder_of),
+    "%": Function("two numbers", wider_number, _remainder, _remainder_of),
     "power": _POWER,
     "**": _POWER,
     "clamp": Function("three numbers", _clamped, _clamp, _clamp_value),

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from polars.exceptions import ComputeError
 
-from sunloom.features.expressions.functions.signature import Frames, Function, takes_exactly
+from sunloom.features.expressions.functions.signature import Columns, Function, takes_exactly
 from sunloom.features.plan.dtypes import ListType
 from sunloom.features.plan.expressions import Call, Const, Expr
 
@@ -22,7 +22,7 @@ def _of_one(lowering: Callable[..., pl.Expr]) -> Callable[..., Any]:
     return scalar
 
 
-def _lowered(lowering: Callable[..., pl.Expr]) -> Callable[[Frames, Call], pl.Expr]:
+def _lowered(lowering: Callable[..., pl.Expr]) -> Callable[[Columns, Call], pl.Expr]:
     return lambda args, _: lowering(*args)
 
 
@@ -69,7 +69,7 @@ def _like(pattern: str) -> str:
     return "(?s)^" + "".join(special.get(c, re.escape(c)) for c in pattern) + "$"
 
 
-def _is_like(args: Frames, call: Call) -> pl.Expr:
+def _is_like(args: Columns, call: Call) -> pl.Expr:
     pattern = call.args[1]
     assert isinstance(pattern, Const)
     return args[0].str.contains(_like(str(pattern.value)))

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 import polars as pl
 
 from sunloom.features.expressions.functions.signature import (
-    Frames,
+    Columns,
     Function,
     Types,
-    by_value,
+    map_scalar,
     takes,
 )
 from sunloom.features.plan.dtypes import DType
@@ -55,7 +55,7 @@ def _number_and_digits(types: Types) -> DType | None:
     return "float64" if number and all(t == "int64" for t in types[1:]) else None
 
 
-def _round(args: Frames, _: Call) -> pl.Expr:
+def _round(args: Columns, _: Call) -> pl.Expr:
     value = args[0].cast(pl.Float64)
     if len(args) == 1:
         return value.round(mode="half_away_from_zero")
@@ -78,10 +78,10 @@ def _constant(value: float) -> Function:
 
 
 def _pair(scalar: Callable[[float, float], float]) -> Function:
-    return Function("two numbers", takes(NUMBERS, 2, "float64"), by_value(scalar), scalar)
+    return Function("two numbers", takes(NUMBERS, 2, "float64"), map_scalar(scalar), scalar)
 
 
-REALS: Mapping[str, Function] = {
+REAL_NUMBERS: Mapping[str, Function] = {
     # Halves go away from zero.
     "round": Function("a number and perhaps digits", _number_and_digits, _round, _rounded),
     "floor": _math(lambda x: x.floor(), _whole(math.floor)),

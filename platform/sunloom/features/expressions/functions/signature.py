@@ -14,8 +14,8 @@ from sunloom.features.plan.expressions import Call, Expr
 from sunloom.features.plan.polars_dtypes import NUMBERS, POLARS, is_scalar, unify
 
 Types = Sequence[DType]
-Frames = Sequence[pl.Expr]
-Rule = Callable[[Types], DType | None]
+Columns = Sequence[pl.Expr]
+TypeRule = Callable[[Types], DType | None]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Function:
     """
 
     accepts: str
-    result: Rule
-    frame: Callable[[Frames, Call], pl.Expr]
+    result: TypeRule
+    frame: Callable[[Columns, Call], pl.Expr]
     scalar: Callable[..., Any]
     sees_nulls: bool = False
     check: Callable[[Sequence[Expr]], str | None] | None = None
@@ -46,10 +46,10 @@ class Function:
         return self.scalar(*args)
 
 
-def by_value(scalar: Callable[..., Any]) -> Callable[[Frames, Call], pl.Expr]:
+def map_scalar(scalar: Callable[..., Any]) -> Callable[[Columns, Call], pl.Expr]:
     """A frame lowering that calls the scalar one: for what has no Polars form."""
 
-    def frame(args: Frames, call: Call) -> pl.Expr:
+    def frame(args: Columns, call: Call) -> pl.Expr:
         dtype = POLARS[call.dtype]
 
         def each(rows: pl.Series) -> pl.Series:
@@ -66,7 +66,7 @@ def by_value(scalar: Callable[..., Any]) -> Callable[[Frames, Call], pl.Expr]:
     return frame
 
 
-def takes(allowed: Sequence[DType], count: int, result: DType) -> Rule:
+def takes(allowed: Sequence[DType], count: int, result: DType) -> TypeRule:
     """So many arguments of the allowed types give the result type."""
 
     def rule(types: Types) -> DType | None:
@@ -76,7 +76,7 @@ def takes(allowed: Sequence[DType], count: int, result: DType) -> Rule:
     return rule
 
 
-def takes_exactly(*shapes: tuple[DType, ...], result: DType) -> Rule:
+def takes_exactly(*shapes: tuple[DType, ...], result: DType) -> TypeRule:
     """One of the listed argument lists gives the result type."""
     return lambda types: result if tuple(types) in shapes else None
 
@@ -86,12 +86,12 @@ def same_number(types: Types) -> DType | None:
     return unify(types) if len(types) == 1 and types[0] in NUMBERS else None
 
 
-def promoted(types: Types) -> DType | None:
+def wider_number(types: Types) -> DType | None:
     """Two numbers give the wider of their types."""
     return unify(types) if takes(NUMBERS, 2, "null")(types) else None
 
 
-def common(types: Types) -> DType | None:
+def common_type(types: Types) -> DType | None:
     """Values of one type give that type."""
     return unify(types)
 

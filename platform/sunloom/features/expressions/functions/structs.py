@@ -7,12 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.features.expressions.functions.signature import Frames, Function, Types
+from sunloom.features.expressions.functions.signature import Columns, Function, Types
 from sunloom.features.plan.dtypes import DType, ListType, StructField, StructType
 from sunloom.features.plan.expressions import Call, Const, Expr
 from sunloom.features.plan.polars_dtypes import POLARS
 
-FIELD = "struct_field"
+STRUCT_FIELD = "struct_field"
 """Takes a struct and a field's name; its type is the field's."""
 
 
@@ -21,10 +21,10 @@ def field_of(value: Expr, name: str) -> Call | None:
     dtype = value.dtype.field(name) if isinstance(value.dtype, StructType) else None
     if dtype is None:
         return None
-    return Call(function=FIELD, args=(value, Const(value=name, dtype="string")), dtype=dtype)
+    return Call(function=STRUCT_FIELD, args=(value, Const(value=name, dtype="string")), dtype=dtype)
 
 
-def packed(names: Sequence[str], values: Sequence[Expr]) -> Call:
+def pack_struct(names: Sequence[str], values: Sequence[Expr]) -> Call:
     """A struct of the values."""
     fields = [
         StructField(name=name, dtype=value.dtype) for name, value in zip(names, values, strict=True)
@@ -33,13 +33,13 @@ def packed(names: Sequence[str], values: Sequence[Expr]) -> Call:
     return Call(function="struct_pack", args=tuple(values), dtype=dtype)
 
 
-def _field(args: Frames, call: Call) -> pl.Expr:
+def _field(args: Columns, call: Call) -> pl.Expr:
     name = call.args[1]
     assert isinstance(name, Const)
     return args[0].struct.field(str(name.value))
 
 
-def _pack(args: Frames, call: Call) -> pl.Expr:
+def _pack(args: Columns, call: Call) -> pl.Expr:
     assert isinstance(call.dtype, StructType)
     named = zip(call.dtype.fields, args, strict=True)
     return pl.struct([arg.cast(POLARS[field.dtype]).alias(field.name) for field, arg in named])
@@ -55,7 +55,7 @@ def _mapped(types: Types) -> DType | None:
     return types[1].item if types[2] in (types[0].item, "null") else None
 
 
-def _look_up(args: Frames, call: Call) -> pl.Expr:
+def _look_up(args: Columns, call: Call) -> pl.Expr:
     keys, values = call.args[0], call.args[1]
     assert isinstance(keys, Const)
     assert isinstance(values, Const)
@@ -71,7 +71,7 @@ def _look_up_value(keys: Sequence[Any], values: Sequence[Any], key: Any) -> Any:
 
 
 STRUCTS: Mapping[str, Function] = {
-    FIELD: Function(
+    STRUCT_FIELD: Function(
         "a struct and a field's name", _bound_elsewhere, _field, lambda value, name: value[name]
     ),
     "struct_pack": Function(

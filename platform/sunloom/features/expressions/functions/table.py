@@ -14,14 +14,18 @@ from typing import Any
 import polars as pl
 
 from sunloom.features.expressions.functions.casts import cast_value, lower_cast
-from sunloom.features.expressions.functions.datetimes import MOMENTS
+from sunloom.features.expressions.functions.datetimes import DATETIMES
 from sunloom.features.expressions.functions.digests import DIGESTS
-from sunloom.features.expressions.functions.json_documents import DOCUMENTS, VALUE, json_value
+from sunloom.features.expressions.functions.json_documents import (
+    JSON_DOCUMENTS,
+    JSON_VALUE,
+    json_value,
+)
 from sunloom.features.expressions.functions.lists import LISTS
 from sunloom.features.expressions.functions.logical import LOGICAL
 from sunloom.features.expressions.functions.numeric import NUMERIC
 from sunloom.features.expressions.functions.patterns import PATTERNS
-from sunloom.features.expressions.functions.real_numbers import REALS
+from sunloom.features.expressions.functions.real_numbers import REAL_NUMBERS
 from sunloom.features.expressions.functions.signature import Function
 from sunloom.features.expressions.functions.structs import STRUCTS
 from sunloom.features.expressions.functions.text import TEXT
@@ -30,19 +34,19 @@ from sunloom.features.plan.expressions import Call
 
 FUNCTIONS: Mapping[str, Function] = {
     **NUMERIC,
-    **REALS,
+    **REAL_NUMBERS,
     **LOGICAL,
-    **MOMENTS,
+    **DATETIMES,
     **TEXT,
     **PATTERNS,
     **DIGESTS,
-    **DOCUMENTS,
+    **JSON_DOCUMENTS,
     **LISTS,
     **STRUCTS,
 }
 """Every function but ``cast``, whose result type is an argument."""
 
-SAME_AS: Mapping[str, str] = {"and": "&", "or": "|", "pow": "power", "recover": "coalesce"}
+FUNCTION_ALIASES: Mapping[str, str] = {"and": "&", "or": "|", "pow": "power", "recover": "coalesce"}
 """Chalk's other names of functions in the table."""
 
 
@@ -57,7 +61,7 @@ def evaluate_call(call: Call, args: Sequence[Any]) -> Any:
     """The call of plain values."""
     if call.function == "cast":
         return None if args[0] is None else cast_value(args[0], call.args[0].dtype, call.dtype)
-    if call.function == VALUE:
+    if call.function == JSON_VALUE:
         return None if args[0] is None else json_value(args[0], args[1], call.dtype)
     if isinstance(call.dtype, StructType) and call.function == "struct_pack":
         return dict(zip((field.name for field in call.dtype.fields), args, strict=True))

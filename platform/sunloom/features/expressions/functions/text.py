@@ -9,9 +9,9 @@ from typing import Any
 import polars as pl
 
 from sunloom.features.expressions.functions.signature import (
-    Frames,
+    Columns,
     Function,
-    by_value,
+    map_scalar,
     takes,
     takes_exactly,
 )
@@ -30,7 +30,7 @@ def _text(
     )
 
 
-def _part(args: Frames, _: Call) -> pl.Expr:
+def _part(args: Columns, _: Call) -> pl.Expr:
     return args[0].str.split(args[1]).list.get(args[2] - 1, null_on_oob=True)
 
 
@@ -39,7 +39,7 @@ def _part_of(text: str, delimiter: str, position: int) -> str | None:
     return parts[position - 1] if 1 <= position <= len(parts) else None
 
 
-def _slice(args: Frames, _: Call) -> pl.Expr:
+def _slice(args: Columns, _: Call) -> pl.Expr:
     text, start = args[0], args[1]
     # A negative start counts from the end; one before the first character gives nothing.
     size = text.str.len_chars().cast(pl.Int64)
@@ -60,7 +60,7 @@ def _slice_of(text: str, start: int, length: int | None = None) -> str:
     return text[first:] if length is None else text[first : first + max(0, length)]
 
 
-def _split(args: Frames, _: Call) -> pl.Expr:
+def _split(args: Columns, _: Call) -> pl.Expr:
     return args[0].str.split(args[1])
 
 
@@ -68,8 +68,8 @@ def _split_times(text: str, delimiter: str, most: int | None = None) -> list[str
     return text.split(delimiter, -1 if most is None else most - 1)
 
 
-def _split_at_most(args: Frames, call: Call) -> pl.Expr:
-    lowering = _split if len(args) == 2 else by_value(_split_times)
+def _split_at_most(args: Columns, call: Call) -> pl.Expr:
+    lowering = _split if len(args) == 2 else map_scalar(_split_times)
     return lowering(args, call)
 
 
@@ -92,7 +92,7 @@ def _pad(*, left: bool) -> Function:
     return Function(
         "a string, a length and a string",
         takes_exactly(("string", "int64", "string"), result="string"),
-        by_value(scalar),
+        map_scalar(scalar),
         scalar,
     )
 
@@ -140,7 +140,7 @@ TEXT: Mapping[str, Function] = {
     "strrpos": Function(
         "2 strings",
         takes(("string",), 2, "int64"),
-        by_value(_last_place),
+        map_scalar(_last_place),
         _last_place,
     ),
     "split": Function(
@@ -155,7 +155,7 @@ TEXT: Mapping[str, Function] = {
     "lpad": _pad(left=True),
     "rpad": _pad(left=False),
     "levenshtein_distance": Function(
-        "2 strings", takes(("string",), 2, "int64"), by_value(_distance), _distance
+        "2 strings", takes(("string",), 2, "int64"), map_scalar(_distance), _distance
     ),
     "replace": _text(
         3, "string", lambda x, old, new: x.str.replace_all(old, new, literal=True), str.replace
