@@ -14,7 +14,7 @@ from sunloom.errors import DataError
 from sunloom.preprocessing.accumulators.protocol import Accumulator
 from sunloom.preprocessing.accumulators.values import Values
 from sunloom.preprocessing.estimators.protocol import FittedStep, Learnt
-from sunloom.preprocessing.estimators.table import rule_of
+from sunloom.preprocessing.estimators.estimator_table import rule_of
 from sunloom.preprocessing.pipeline import FittedPipeline, finished
 from sunloom.preprocessing.recipe import Recipe, columns_of, parse_recipe, steps_of
 from sunloom.preprocessing.stages import (

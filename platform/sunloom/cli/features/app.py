@@ -12,7 +12,7 @@ from sunloom.cli.features.plan import Definitions, describe, plan
 from sunloom.cli.features.quality import validate
 from sunloom.cli.features.rows import get, historical, materialize
 from sunloom.cli.features.stream import skew, stream
-from sunloom.cli.features.transform import fit, transform
+from sunloom.cli.features.fit_transform import fit, transform
 from sunloom.cli.features.versions import rows, versions
 from sunloom.cli.options import Env, Json, Sets, load_settings
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from sunloom.errors import DataError
-from sunloom.preprocessing.operations.tokenize import Tokenizer
+from sunloom.preprocessing.tokenizer import Tokenizer
 from sunloom.preprocessing.tables.batches import Batch
 
 

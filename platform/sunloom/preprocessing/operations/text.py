@@ -16,7 +16,7 @@ from sunloom.data.arrays import FloatArray
 from sunloom.preprocessing.operations.column_shapes import Description, Expansion
 from sunloom.preprocessing.operations.hashing import place_of
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
-from sunloom.preprocessing.operations.tokenize import Tokenizer, length_of, sublinear
+from sunloom.preprocessing.tokenizer import Tokenizer, length_of, sublinear
 
 _PUNCTUATION = r"""[!-/:-@\[-`{-~]"""
 _Weigh = Callable[[str | None], dict[int, float]]

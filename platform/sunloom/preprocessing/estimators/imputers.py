@@ -16,7 +16,7 @@ from sunloom.preprocessing.accumulators.moments import MeanVariance
 from sunloom.preprocessing.accumulators.sample import Sample
 from sunloom.preprocessing.accumulators.values import Values
 from sunloom.preprocessing.column_kinds import Kind, kind_of
-from sunloom.preprocessing.estimators.numeric import values
+from sunloom.preprocessing.estimators.scalers import values
 from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
 from sunloom.preprocessing.operations.combine import Chain
 from sunloom.preprocessing.operations.numeric import Drop, Fill, Indicator

@@ -19,7 +19,7 @@ from sunloom.data.arrays import IntArray
 from sunloom.errors import DataError
 from sunloom.preprocessing.accumulators.counts import COUNT, LEVEL, Counts
 from sunloom.preprocessing.accumulators.target_levels import TargetLevels
-from sunloom.preprocessing.estimators.imputing import level_type
+from sunloom.preprocessing.estimators.imputers import level_type
 from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
 from sunloom.preprocessing.estimators.target_encoding import encoded
 from sunloom.preprocessing.operations.categories import CategoryLookup, OneHot

@@ -27,7 +27,7 @@ from sunloom.preprocessing.operations.language import (
 )
 from sunloom.preprocessing.operations.text import TermVector, TextFigures, plain_terms
 from sunloom.preprocessing.operations.text_embedding import Embed, pinned_sentences, sentence_model
-from sunloom.preprocessing.operations.tokenize import Tokenizer
+from sunloom.preprocessing.tokenizer import Tokenizer
 
 
 def _terms(step: TfidfVectorizer | HashingVectorizer) -> Tokenizer:
