@@ -58,7 +58,7 @@ def ours(path: Path) -> dict[str, Any]:
     """Fit, and write the prepared training rows."""
     from sunloom.preprocessing.fit import fit
     from sunloom.preprocessing.tables.batches import open_source
-    from sunloom.preprocessing.tables.parquet_output import prepared_chunks, write_prepared
+    from sunloom.preprocessing.transform import prepared_chunks, write_prepared
 
     start = _used()
     fitted = fit(STEPS, path)

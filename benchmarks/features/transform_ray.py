@@ -171,7 +171,7 @@ def beyond_the_store(folder: Path, store_mb: int, times: float) -> dict[str, Any
     from sunloom.preprocessing.cluster.fit_transform import prepare_ray, read_ray
     from sunloom.preprocessing.fit import fit
     from sunloom.preprocessing.tables.batches import open_source
-    from sunloom.preprocessing.tables.parquet_output import prepared_chunks, write_prepared
+    from sunloom.preprocessing.transform import prepared_chunks, write_prepared
 
     source, out = folder / "large.parquet", folder / "out.parquet"
     size = _large_file(source, int(store_mb * times) << 20)

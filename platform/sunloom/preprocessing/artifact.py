@@ -15,8 +15,8 @@ import polars as pl
 
 from sunloom.core.fingerprint import fingerprint
 from sunloom.errors import ArtifactError, UsageError
-from sunloom.preprocessing.operations.protocol import Operation
 from sunloom.preprocessing.operations.operation_table import OPERATIONS
+from sunloom.preprocessing.operations.protocol import Operation
 from sunloom.preprocessing.pipeline import FittedPipeline
 
 FORMAT = 1

@@ -36,6 +36,12 @@ def level_dtype(dtype: pl.DataType) -> pl.DataType:
     return pl.Boolean() if dtype == pl.Boolean else pl.String()
 
 
+def levels_of(series: pl.Series) -> pl.Series:
+    """A column in the type of its levels; NaN is missing."""
+    levels = series.cast(level_dtype(series.dtype))
+    return levels.fill_nan(None) if levels.dtype == pl.Float64 else levels
+
+
 def require_kind(
     schema: Mapping[str, pl.DataType], columns: Iterable[str], kinds: Iterable[Kind], step: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,14 +10,15 @@ from typing import Any, TypeAlias
 
 import polars as pl
 
+import sunloom
 from sunloom.config.preprocessing.steps import Step
 from sunloom.errors import DataError
 from sunloom.preprocessing.accumulators.protocol import Accumulator
 from sunloom.preprocessing.accumulators.values import Values
-from sunloom.preprocessing.estimators.protocol import FittedStep, Learnt
 from sunloom.preprocessing.estimators.estimator_table import rule_of
-from sunloom.preprocessing.pipeline import FittedPipeline, finished
-from sunloom.preprocessing.recipe import Recipe, columns_of, parse_recipe, steps_of
+from sunloom.preprocessing.estimators.protocol import FittedStep, Learnt
+from sunloom.preprocessing.pipeline import FittedPipeline
+from sunloom.preprocessing.recipe import Recipe, columns_of, parse_recipe, plain_recipe, steps_of
 from sunloom.preprocessing.stages import (
     Stage,
     apply_stages,
@@ -198,7 +200,7 @@ def fit(
         fitting.settle(reading, columns)
     notes = [note for place in sorted(fitting.done) for note in fitting.done[place].notes]
     error = max((one.rank_error for one in fitting.done.values()), default=0.0)
-    return finished(
+    return _build_pipeline(
         parsed,
         schema,
         fitting.stages(),
@@ -206,6 +208,26 @@ def fit(
         passes=fitting.passes,
         notes=notes,
         rank_error=error,
+    )
+
+
+def _build_pipeline(
+    recipe: Recipe, schema: pl.Schema, stages: Sequence[Stage], **about: Any
+) -> FittedPipeline:
+    """A recipe whose steps are all fitted."""
+    after = schema_after(schema, stages)
+    made = {name for stage in stages for op in stage for name in (*op.outputs, *op.removes)}
+    _, raw = needed_stages(stages, made)
+    versions = {"sunloom": sunloom.__version__, "polars": pl.__version__}
+    versions["python"] = ".".join(map(str, sys.version_info[:3]))
+    # What is only removed need not be there, so it is not among the columns that are read.
+    reads = {name for stage in stages for op in stage for name in op.inputs}
+    return FittedPipeline(
+        recipe=plain_recipe(recipe),
+        schema={n: d for n, d in schema.items() if n in raw and n in reads},
+        stages=tuple(stages),
+        outputs={name: str(dtype) for name, dtype in after.items()},
+        about={**about, "versions": versions},
     )
 
 

@@ -15,12 +15,8 @@ from sunloom.preprocessing.fit import fit, read_here
 from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.preprocessing.recipe import Recipe
 from sunloom.preprocessing.tables.batches import Source, open_source
-from sunloom.preprocessing.tables.parquet_output import (
-    prepared_chunks,
-    prepared_schema,
-    require_writable,
-    write_prepared,
-)
+from sunloom.preprocessing.tables.parquet_output import require_writable
+from sunloom.preprocessing.transform import prepared_chunks, prepared_schema, write_prepared
 
 
 def fit_file(

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import polars as pl
 
-import sunloom
 from sunloom.data.sources.files import require_columns
 from sunloom.preprocessing.column_kinds import Kind, kind_of, require_kind
-from sunloom.preprocessing.recipe import Recipe, plain_recipe
 from sunloom.preprocessing.row_checks import infinite_error, row_checker
 from sunloom.preprocessing.stages import (
     Stage,
     apply_stages,
-    needed_stages,
     row_functions,
-    schema_after,
 )
 from sunloom.preprocessing.tables.batches import Batch
 
@@ -99,23 +94,3 @@ class FittedPipeline:
             infinite = frame.select(pl.col(floats).is_infinite().any()).row(0, named=True)
             if bad := [name for name, is_there in infinite.items() if is_there]:
                 raise infinite_error(bad[0])
-
-
-def finished(
-    recipe: Recipe, schema: pl.Schema, stages: Sequence[Stage], **about: Any
-) -> FittedPipeline:
-    """A recipe whose steps are all fitted."""
-    after = schema_after(schema, stages)
-    made = {name for stage in stages for op in stage for name in (*op.outputs, *op.removes)}
-    _, raw = needed_stages(stages, made)
-    versions = {"sunloom": sunloom.__version__, "polars": pl.__version__}
-    versions["python"] = ".".join(map(str, sys.version_info[:3]))
-    # What is only removed need not be there, so it is not among the columns that are read.
-    reads = {name for stage in stages for op in stage for name in op.inputs}
-    return FittedPipeline(
-        recipe=plain_recipe(recipe),
-        schema={n: d for n, d in schema.items() if n in raw and n in reads},
-        stages=tuple(stages),
-        outputs={name: str(dtype) for name, dtype in after.items()},
-        about={**about, "versions": versions},
-    )

@@ -12,8 +12,8 @@ from sunloom.config.preprocessing.transformations import ShortForm
 from sunloom.data.sources.files import require_columns
 from sunloom.errors import DataError
 from sunloom.preprocessing.column_kinds import kind_of, require_kind
-from sunloom.preprocessing.estimators.protocol import StepLike
 from sunloom.preprocessing.estimators.estimator_table import rule_of
+from sunloom.preprocessing.estimators.protocol import StepLike
 
 Recipe: TypeAlias = ShortForm | Sequence[Step]
 Schema: TypeAlias = Mapping[str, pl.DataType]

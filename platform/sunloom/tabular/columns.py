@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 
 from sunloom.config.tabular import RatioConfig, RowsConfig
+from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError, known_names_hint
-from sunloom.tabular.arrays import FloatArray
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError
 from sunloom.tabular.algorithms.protocol import Algorithm, Parameters
-from sunloom.tabular.arrays import FloatArray
 from sunloom.tabular.evaluation import row_losses
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError
-from sunloom.tabular.arrays import FloatArray
 
 BINS = 10
 

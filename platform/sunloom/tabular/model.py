@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 
 from sunloom.core.files import write_atomic
+from sunloom.data.arrays import FloatArray
 from sunloom.errors import ArtifactError, DataError
 from sunloom.tabular.algorithms.protocol import FittedModel
 from sunloom.tabular.algorithms.table import load_algorithm
-from sunloom.tabular.arrays import FloatArray
 from sunloom.tabular.columns import Columns
 
 MANIFEST = "model.json"

@@ -18,9 +18,9 @@ from sunloom.core.files import write_atomic
 from sunloom.core.fingerprint import fingerprint
 from sunloom.core.model_registry import ModelRegistry, ModelVersion, open_registry
 from sunloom.core.telemetry import get_logger
+from sunloom.data.arrays import FloatArray
 from sunloom.errors import UsageError
 from sunloom.tabular.algorithms.table import load_algorithm
-from sunloom.tabular.arrays import FloatArray
 from sunloom.tabular.columns import Columns, build_columns, target
 from sunloom.tabular.crossvalidation import TrainingData, assign_folds
 from sunloom.tabular.evaluation import Evaluation, best_threshold, evaluate

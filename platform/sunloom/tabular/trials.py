@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sunloom.data.arrays import FloatArray
 from sunloom.tabular.algorithms.table import load_algorithm
-from sunloom.tabular.arrays import FloatArray
 from sunloom.tabular.crossvalidation import TrainingData, held_out_probabilities, held_out_scores
 
 

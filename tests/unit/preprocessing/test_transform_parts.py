@@ -19,9 +19,9 @@ from sunloom.preprocessing.cluster.precomputed import recalled, remembered
 from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.stages import apply_stages
 from sunloom.preprocessing.tables.batches import Batch, open_source, whole_table
-from sunloom.preprocessing.tables.parquet_join import join_parquet
-from sunloom.preprocessing.tables.parquet_output import prepared_chunks, write_prepared
+from sunloom.preprocessing.tables.parquet_output import join_parquet
 from sunloom.preprocessing.tables.splits import Piece, Share, pieces_of, shares_of
+from sunloom.preprocessing.transform import prepared_chunks, write_prepared
 
 
 def table(rows: int = 5_000) -> pl.DataFrame:

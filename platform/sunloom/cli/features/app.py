@@ -6,13 +6,13 @@ import typer
 
 from sunloom.cli import output
 from sunloom.cli.features.backfill import backfill
+from sunloom.cli.features.fit_transform import fit, transform
 from sunloom.cli.features.graph import graph
 from sunloom.cli.features.monitor import monitor
 from sunloom.cli.features.plan import Definitions, describe, plan
 from sunloom.cli.features.quality import validate
 from sunloom.cli.features.rows import get, historical, materialize
 from sunloom.cli.features.stream import skew, stream
-from sunloom.cli.features.fit_transform import fit, transform
 from sunloom.cli.features.versions import rows, versions
 from sunloom.cli.options import Env, Json, Sets, load_settings
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from sunloom.errors import DataError
-from sunloom.preprocessing.column_kinds import level_dtype
+from sunloom.preprocessing.column_kinds import levels_of
 from sunloom.preprocessing.tables.batches import Batch
 
 LEVEL, COUNT = "level", "count"
@@ -65,9 +65,3 @@ class Counts:
                 "It looks like a key: leave it out, or use feature_hasher.",
                 self.column,
             )
-
-
-def levels_of(series: pl.Series) -> pl.Series:
-    """A column in the type of its levels; NaN is missing."""
-    levels = series.cast(level_dtype(series.dtype))
-    return levels.fill_nan(None) if levels.dtype == pl.Float64 else levels

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from sunloom.errors import DataError
-from sunloom.preprocessing.accumulators.counts import levels_of
+from sunloom.preprocessing.column_kinds import levels_of
 from sunloom.preprocessing.tables.batches import Batch
 
 MOST_CLASSES = 100

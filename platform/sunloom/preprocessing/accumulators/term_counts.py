@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from sunloom.errors import DataError
-from sunloom.preprocessing.tokenizer import Tokenizer
 from sunloom.preprocessing.tables.batches import Batch
+from sunloom.preprocessing.tokenizer import Tokenizer
 
 
 @dataclass

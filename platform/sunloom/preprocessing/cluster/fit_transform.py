@@ -32,15 +32,13 @@ from sunloom.preprocessing.fit import FitPass, read_here
 from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.preprocessing.stages import Stage, load_models
 from sunloom.preprocessing.tables.batches import Batch, FileSource, Source
-from sunloom.preprocessing.tables.parquet_join import join_parquet
 from sunloom.preprocessing.tables.parquet_output import (
-    prepared_chunks,
-    prepared_schema,
+    join_parquet,
     require_writable,
     write_chunks,
-    write_prepared,
 )
 from sunloom.preprocessing.tables.splits import Piece, Share, pieces_of, shares_of
+from sunloom.preprocessing.transform import prepared_chunks, prepared_schema, write_prepared
 
 if TYPE_CHECKING:
     import pyarrow as pa

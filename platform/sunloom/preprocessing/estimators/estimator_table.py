@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 from sunloom.errors import NotFoundError
 from sunloom.preprocessing.estimators.encoders import CATEGORICAL
-from sunloom.preprocessing.estimators.time_features import TEMPORAL
 from sunloom.preprocessing.estimators.image_features import VISUAL
 from sunloom.preprocessing.estimators.imputers import IMPUTING
 from sunloom.preprocessing.estimators.interactions import COMBINING
-from sunloom.preprocessing.estimators.scalers import NUMERIC
 from sunloom.preprocessing.estimators.protocol import Estimator, StepLike
+from sunloom.preprocessing.estimators.scalers import NUMERIC
 from sunloom.preprocessing.estimators.text_features import TEXTUAL
+from sunloom.preprocessing.estimators.time_features import TEMPORAL
 from sunloom.preprocessing.estimators.vectors import NEIGHBOURS
 
 RULES: Mapping[str, Estimator] = {

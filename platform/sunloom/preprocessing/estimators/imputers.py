@@ -9,16 +9,16 @@ import numpy as np
 import polars as pl
 
 from sunloom.config.preprocessing.steps import IterativeImputer, SimpleImputer
-from sunloom.data.arrays import array_of
 from sunloom.errors import DataError, DependencyError
-from sunloom.preprocessing.accumulators.counts import COUNT, LEVEL, Counts, levels_of
+from sunloom.preprocessing.accumulators.counts import COUNT, LEVEL, Counts
 from sunloom.preprocessing.accumulators.moments import MeanVariance
 from sunloom.preprocessing.accumulators.sample import Sample
 from sunloom.preprocessing.accumulators.values import Values
-from sunloom.preprocessing.column_kinds import Kind, kind_of
-from sunloom.preprocessing.estimators.scalers import values
+from sunloom.preprocessing.column_kinds import Kind, kind_of, levels_of
 from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
+from sunloom.preprocessing.estimators.scalers import values
 from sunloom.preprocessing.operations.combine import Chain
+from sunloom.preprocessing.operations.number_columns import array_of
 from sunloom.preprocessing.operations.numeric import Drop, Fill, Indicator
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import polars as pl
 
 from sunloom.config.preprocessing.steps import Interactions, PolynomialFeatures
-from sunloom.data.arrays import FloatArray, IntArray, array_of
-from sunloom.preprocessing.accumulators.counts import levels_of
+from sunloom.data.arrays import FloatArray, IntArray
 from sunloom.preprocessing.accumulators.moments import MeanVariance
 from sunloom.preprocessing.accumulators.sample import Sample
+from sunloom.preprocessing.column_kinds import levels_of
 from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
 from sunloom.preprocessing.operations.combine import Polynomial, Product, Ratio
+from sunloom.preprocessing.operations.number_columns import array_of
 from sunloom.preprocessing.operations.protocol import Operation
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import polars as pl
 
 from sunloom.config.preprocessing.embedding_steps import EmbeddingTable, NearestNeighbors
-from sunloom.data.arrays import array_of
 from sunloom.errors import DataError
 from sunloom.preprocessing.accumulators.sample import Sample
 from sunloom.preprocessing.column_kinds import require_kind
 from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
 from sunloom.preprocessing.estimators.vector_files import read_vectors
 from sunloom.preprocessing.operations.neighbours import Nearest, usable
+from sunloom.preprocessing.operations.number_columns import array_of
 from sunloom.preprocessing.operations.vector_lookup import VectorLookup
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from sunloom.errors import DataError
-from sunloom.preprocessing.accumulators.counts import levels_of
+from sunloom.preprocessing.column_kinds import levels_of
 from sunloom.preprocessing.operations.column_shapes import Expansion
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 

@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from sunloom.data.arrays import as_numbers
 from sunloom.errors import DataError
 from sunloom.preprocessing.operations.holidays import holidays_of
+from sunloom.preprocessing.operations.number_columns import as_numbers
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 
 SECONDS = {"days": 86_400, "hours": 3_600, "minutes": 60, "seconds": 1}

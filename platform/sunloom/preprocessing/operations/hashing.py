@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from sunloom.preprocessing.accumulators.counts import levels_of
+from sunloom.preprocessing.column_kinds import levels_of
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 
 _MASK = 0xFFFFFFFF

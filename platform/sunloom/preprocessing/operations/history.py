@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import polars as pl
 
-from sunloom.data.arrays import as_numbers
 from sunloom.errors import DataError
 from sunloom.preprocessing.operations.datetimes import naive_error
+from sunloom.preprocessing.operations.number_columns import as_numbers
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 
 _ROW = "__row__"

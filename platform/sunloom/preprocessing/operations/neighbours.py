@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 import polars as pl
 
-from sunloom.data.arrays import FloatArray, IntArray, array_of, column_of
+from sunloom.data.arrays import FloatArray, IntArray
+from sunloom.preprocessing.operations.number_columns import array_of, column_of
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 
 Metric = Literal["euclidean", "cosine"]

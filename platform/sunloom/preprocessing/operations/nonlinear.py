@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import polars as pl
 
-from sunloom.data.arrays import FloatArray, array_of, mapped
+from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError
+from sunloom.preprocessing.operations.number_columns import array_of, map_column
 from sunloom.preprocessing.operations.numeric import InPlace
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 
@@ -36,7 +37,7 @@ class Interpolate(InPlace):
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
         """The ranks."""
-        return [mapped(frame, self.column, self._ranks)]
+        return [map_column(frame, self.column, self._ranks)]
 
     def _ranks(self, values: FloatArray) -> FloatArray:
         points, references = self._points
@@ -124,7 +125,9 @@ class Power(InPlace):
         values = array_of(frame, self.column)
         if self.method == "box-cox":
             self._require_positive(float(np.nanmin(values, initial=np.inf)))
-        return [mapped(frame, self.column, lambda x: (self.powers(x) - self.center) / self.scale)]
+        return [
+            map_column(frame, self.column, lambda x: (self.powers(x) - self.center) / self.scale)
+        ]
 
     def powers(self, values: FloatArray) -> FloatArray:
         """The transform alone; NaN stays."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from sunloom.data.arrays import array_of, as_numbers, column_of
+from sunloom.preprocessing.operations.number_columns import array_of, as_numbers, column_of
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 
 

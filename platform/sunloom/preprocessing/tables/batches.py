@@ -10,13 +10,26 @@ from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from sunloom.data.arrays import FloatArray, IntArray, mixed
+from sunloom.data.arrays import FloatArray, IntArray
 from sunloom.data.sources.files import data_files, read_table, require_columns
 from sunloom.errors import DataError
 from sunloom.preprocessing.column_kinds import kind_of
 
 CHUNK_ROWS = 131_072
+# Constants of SplitMix64 (Steele, Lea and Flood, 2014).
+_STEP, _A, _B = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_MASK = (1 << 64) - 1
+
+
+def mix(numbers: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """SplitMix64 of each number: the same on every machine, whatever batch it comes in."""
+    state = numbers * np.uint64(_STEP) + np.uint64((seed * _A + _STEP) & _MASK)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(_A)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(_B)
+    hashed: NDArray[np.uint64] = state ^ (state >> np.uint64(31))
+    return hashed
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,7 @@ class Batch:
     def order(self, seed: int) -> Any:
         """A random number for each row, from its number and the seed only; uint64, [rows]."""
         numbers = np.arange(self.first, self.first + self.rows.height, dtype=np.uint64)
-        return mixed(numbers, seed)
+        return mix(numbers, seed)
 
     def numbers(self, column: str) -> FloatArray:
         """The column's values that are there, as float64.

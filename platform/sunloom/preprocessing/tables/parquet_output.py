@@ -2,60 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
 
-from sunloom.core.files import atomic_path
 from sunloom.errors import ArtifactError, UsageError
-from sunloom.preprocessing.pipeline import FittedPipeline
-from sunloom.preprocessing.stages import need_whole_table
-from sunloom.preprocessing.tables.batches import FileSource, Source, whole_table
-
-
-def prepared_chunks(
-    fitted: FittedPipeline, source: Source, *, training: bool = False
-) -> Iterator[pl.DataFrame]:
-    """Prepared rows in order, in this process.
-
-    Args:
-        fitted: The recipe.
-        source: The rows.
-        training: Whether they are the rows it was fitted on: target encodings are out-of-fold.
-    """
-    whole = need_whole_table(fitted.stages)
-    for chunk in [whole_table(source)] if whole else source.chunks():
-        yield fitted.training_frame(chunk) if training else fitted.apply_frame(chunk.rows)
-
-
-def write_prepared(
-    fitted: FittedPipeline, source: Source, chunks: Iterable[pl.DataFrame], out: Path
-) -> int:
-    """Write prepared rows.
-
-    Args:
-        fitted: Names and types of an empty table.
-        source: What the rows come from.
-        chunks: Prepared rows, in order.
-        out: A ``.parquet`` file, replaced as a whole.
-
-    Returns:
-        Rows written.
-
-    Raises:
-        UsageError: The file does not end in ``.parquet``, or is the input itself.
-        ArtifactError: It cannot be written.
-    """
-    require_writable(source, out)
-    schema = prepared_schema(fitted, source)
-    try:
-        with atomic_path(out) as partial:
-            return write_chunks(schema, chunks, partial)
-    except OSError as error:
-        raise ArtifactError(
-            f"{out} cannot be written: {error}", "An earlier file is whole. Run again."
-        ) from error
+from sunloom.preprocessing.tables.batches import FileSource, Source
 
 
 def require_writable(source: Source, out: Path) -> None:
@@ -70,11 +23,6 @@ def require_writable(source: Source, out: Path) -> None:
         raise UsageError(f"{out} is the input itself.", "Name another file.", "out")
 
 
-def prepared_schema(fitted: FittedPipeline, source: Source) -> pl.Schema:
-    """Names and types of prepared rows; a bad input is refused before a file is begun."""
-    return fitted.apply_frame(pl.DataFrame(schema=dict(source.schema))).schema
-
-
 def write_chunks(schema: pl.Schema, chunks: Iterable[pl.DataFrame], path: Path) -> int:
     """Write chunks of rows as one Parquet file, and give the number of rows."""
     import pyarrow.parquet as pq
@@ -86,4 +34,34 @@ def write_chunks(schema: pl.Schema, chunks: Iterable[pl.DataFrame], path: Path) 
             fitting = chunk if chunk.schema == schema else chunk.select(list(schema)).cast(schema)
             writer.write_table(fitting.to_arrow().cast(arrow))
             rows += chunk.height
+    return rows
+
+
+def join_parquet(parts: Sequence[Path], out: Path) -> int:
+    """Write one file with the row groups of all parts, in order; each part is removed.
+
+    Args:
+        parts: Parquet files that were written with one schema; at least one.
+        out: The file to write.
+
+    Returns:
+        Rows.
+
+    Raises:
+        ArtifactError: A part is no Parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetWriter(out, pq.read_schema(parts[0])) as writer:
+            rows = 0
+            for part in parts:
+                with pq.ParquetFile(part) as held:
+                    for group in range(held.num_row_groups):
+                        writer.write_table(held.read_row_group(group))
+                    rows += held.metadata.num_rows
+                part.unlink()
+    except pa.ArrowInvalid as error:
+        raise ArtifactError(f"A part is no Parquet file: {error}", "Run again.") from error
     return rows

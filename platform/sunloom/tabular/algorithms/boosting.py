@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from sunloom.data.arrays import FloatArray
 from sunloom.errors import ArtifactError
 from sunloom.tabular.algorithms.protocol import Parameters
-from sunloom.tabular.arrays import FloatArray
 
 ROUNDS = 100
 

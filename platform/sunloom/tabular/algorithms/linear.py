@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sunloom.data.arrays import FloatArray
 from sunloom.tabular.algorithms.protocol import Parameters
-from sunloom.tabular.arrays import FloatArray
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from sunloom.tabular.arrays import FloatArray
+from sunloom.data.arrays import FloatArray
 
 Parameters = Mapping[str, Any]
 """Hyperparameters by name."""
