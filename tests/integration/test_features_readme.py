@@ -111,7 +111,7 @@ def check_served(answer: Any, raw: pl.DataFrame, ready: pl.DataFrame) -> None:
 
 
 def check_training(folder: Path) -> None:
-    moments = pl.read_parquet(folder / "moments.parquet")
+    moments = pl.read_parquet(folder / "labels.parquet")
     training = pl.read_parquet(folder / "training.parquet")
     assert training.select(moments.columns).equals(moments)
     departures = pl.read_parquet(folder / "departures.parquet")
