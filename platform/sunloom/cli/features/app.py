@@ -9,7 +9,7 @@ from sunloom.cli.features.backfill import backfill
 from sunloom.cli.features.fit_transform import fit, transform
 from sunloom.cli.features.graph import graph
 from sunloom.cli.features.monitor import monitor
-from sunloom.cli.features.plan import Definitions, describe, plan
+from sunloom.cli.features.plan import Definitions, describe_feature, plan
 from sunloom.cli.features.quality import validate
 from sunloom.cli.features.rows import get, historical, materialize
 from sunloom.cli.features.stream import skew, stream
@@ -30,7 +30,10 @@ def list_features(
 
     load_settings(sets, env)
     catalogue = catalogue_of(definitions)
-    rows = [describe(item, feature) for item in catalogue.classes for feature in item.features]
+    features = [
+        describe_feature(item, feature) for item in catalogue.classes for feature in item.features
+    ]
+    rows = [feature.model_dump(by_alias=True) for feature in features]
     if json:
         output.print_json({"feature_sets": list(catalogue.namespaces), "features": rows})
         return

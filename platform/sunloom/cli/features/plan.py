@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import BaseModel, Field
 
 from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Sets, load_settings
@@ -37,87 +38,108 @@ def plan(
     json: Json = False,
 ) -> None:
     """Show how a feature set is computed: classes, joins, expressions."""
+    # Here and below, imported late: `sunloom --help` loads no Polars and no chalkpy.
     from sunloom.features.definitions.open import plan_of
     from sunloom.features.plan.explain import plan_text
 
     load_settings(sets, env)
-    found = plan_of(definitions, _wanted(name, feature_set))
+    plan_shown = plan_of(definitions, _feature_set_name(name, feature_set))
     if picture is not None:
         from sunloom.features.picture.drawing import draw_plan
 
-        draw_plan(found, picture)
+        draw_plan(plan_shown, picture)
     if json:
-        drawn = {"picture": str(picture)} if picture is not None else {}
+        extra = {"picture": str(picture)} if picture is not None else {}
         output.print_json(
-            found.model_dump(mode="json") | {"fingerprint": found.fingerprint} | drawn
+            plan_shown.model_dump(mode="json") | {"fingerprint": plan_shown.fingerprint} | extra
         )
     elif text:
-        typer.echo(plan_text(found))
+        typer.echo(plan_text(plan_shown))
     else:
-        _print_table(found, picture)
+        _print_table(plan_shown, picture)
 
 
-def _wanted(name: str | None, feature_set: str | None) -> str:
-    if name is not None and feature_set is not None and name != feature_set:
+def _feature_set_name(argument: str | None, option: str | None) -> str:
+    if argument is not None and option is not None and argument != option:
         raise UsageError(
-            f"The feature set is given twice: {name!r} and --feature-set {feature_set!r}.",
+            f"The feature set is given twice: {argument!r} and --feature-set {option!r}.",
             "Give one of them.",
             "feature_set",
         )
-    wanted = name or feature_set
-    if wanted is None:
+    name = argument or option
+    if name is None:
         raise UsageError(
             "No feature set is named.",
             "Write `sunloom features plan NAME`; `sunloom features list` shows the names.",
             "feature_set",
         )
-    return wanted
+    return name
 
 
-def _print_table(found: Plan, picture: Path | None) -> None:
+def _print_table(plan: Plan, picture: Path | None) -> None:
     rows = [
         (f"{item.namespace}.{feature.name}", str(feature.dtype), made_by(feature))
-        for item in found.classes
+        for item in plan.classes
         for feature in item.features
     ]
-    title = f"{found.feature_set}: {len(found.outputs)} features, plan {found.fingerprint}"
+    title = f"{plan.feature_set}: {len(plan.outputs)} features, plan {plan.fingerprint}"
     output.print_table(("feature", "type", "made by"), rows, title=title)
     if picture is not None:
         typer.echo(f"drawn in {picture}")
 
 
-def describe(item: ClassPlan, feature: FeaturePlan) -> dict[str, Any]:
-    """One feature as a row."""
-    return {
-        "feature": feature.fqn,
-        "type": str(feature.dtype),
-        "kind": feature.kind,
-        "made by": made_by(feature),
-        "description": feature.description,
-        "feature_set": item.namespace,
-        "window_s": feature.window_s,
-        "resolvers": [_named(one) for one in _resolvers(feature)],
-    }
+class ListedResolver(BaseModel):
+    """A Python function of a feature, as `features list` prints it."""
+
+    function: str
+    kind: str
+    called: str
+    place: str
+    timeout_s: float | None
 
 
-def _resolvers(feature: FeaturePlan) -> list[Resolver]:
-    """The feature's Python functions: the one for training, then one for online reads alone."""
-    made = (feature.expression, feature.online)
-    return [one.resolver for one in made if one is not None and one.op == "resolved"]
+class ListedFeature(BaseModel):
+    """A feature, as `features list` prints it."""
+
+    feature: str
+    type: str
+    kind: str
+    made_by: str = Field(serialization_alias="made by")
+    description: str | None
+    feature_set: str
+    window_s: int | None
+    resolvers: list[ListedResolver]
 
 
-def _named(resolver: Resolver) -> dict[str, Any]:
-    return {
-        "function": resolver.fqn,
-        "kind": resolver.kind,
-        "called": "once a row" if resolver.shape == "row" else "with frames",
-        "place": resolver.place,
-        "timeout_s": resolver.timeout_s,
-    }
+def describe_feature(item: ClassPlan, feature: FeaturePlan) -> ListedFeature:
+    """One feature as a row of the list."""
+    # The function for training, then the one for online reads alone.
+    expressions = (feature.expression, feature.online)
+    resolvers = [node.resolver for node in expressions if node and node.op == "resolved"]
+    return ListedFeature(
+        feature=feature.fqn,
+        type=str(feature.dtype),
+        kind=feature.kind,
+        made_by=made_by(feature),
+        description=feature.description,
+        feature_set=item.namespace,
+        window_s=feature.window_s,
+        resolvers=[_describe_resolver(resolver) for resolver in resolvers],
+    )
+
+
+def _describe_resolver(resolver: Resolver) -> ListedResolver:
+    return ListedResolver(
+        function=resolver.fqn,
+        kind=resolver.kind,
+        called="once a row" if resolver.shape == "row" else "with frames",
+        place=resolver.place,
+        timeout_s=resolver.timeout_s,
+    )
 
 
 def made_by(feature: FeaturePlan) -> str:
-    """Where a feature's value comes from, in words."""
+    """What computes a feature's value, in words."""
     expression = feature.expression
     if expression is None:
         return "source"

@@ -1,4 +1,4 @@
-"""Draws the cards with matplotlib, into SVG or PNG."""
+"""Drawing of a plan with matplotlib, into SVG or PNG."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from sunloom.errors import UsageError
 from sunloom.features.picture.cards import Kind, cards_of
 from sunloom.features.picture.layout import (
     COLUMN_GAP,
+    LETTER_WIDTH,
     LINE_HEIGHT,
     LINE_SIZE,
     MARGIN,
@@ -58,27 +59,26 @@ def draw_plan(plan: Plan, path: Path) -> None:
         )
     layout = place_cards(cards_of(plan))
     path.parent.mkdir(parents=True, exist_ok=True)
-    _save(_figure(plan, layout), path)
-
-
-def _save(figure: Any, path: Path) -> None:
+    # Imported late for its weight: every other use of a plan does without matplotlib.
     import matplotlib as mpl
 
-    # The same plan gives the same file.
+    # The same plan gives the same file: no date, and element ids from a fixed salt.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sunloom"}):
         metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, dpi=160, metadata=metadata, facecolor="white")
+        _draw(plan, layout).savefig(path, dpi=160, metadata=metadata, facecolor="white")
 
 
-def _figure(plan: Plan, layout: PlanLayout) -> Any:
+def _draw(plan: Plan, layout: PlanLayout) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     size = (layout.width / _POINTS_AN_INCH, layout.height / _POINTS_AN_INCH)
+    # No pyplot: it keeps every figure alive and chooses a backend by the display.
     figure = Figure(figsize=size)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, layout.width)
+    # The layout counts from the top, as text flows.
     axes.set_ylim(layout.height, 0)
     axes.axis("off")
     title = f"{plan.feature_set}: {len(plan.outputs)} features"
@@ -87,14 +87,14 @@ def _figure(plan: Plan, layout: PlanLayout) -> Any:
     axes.text(MARGIN, 40, below, size=LINE_SIZE, color=_FAINT, va="center")
     for box in layout.boxes.values():
         for need in sorted(box.card.needs):
-            _arrow(axes, layout.boxes[need], box)
+            _draw_arrow(axes, layout.boxes[need], box)
     for box in layout.boxes.values():
-        _card(axes, box)
-    _legend(axes, layout)
+        _draw_card(axes, box)
+    _draw_legend(axes, layout)
     return figure
 
 
-def _card(axes: Any, box: PlacedCard) -> None:
+def _draw_card(axes: Any, box: PlacedCard) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     fill, edge = _COLOURS[box.card.kind]
@@ -111,13 +111,13 @@ def _card(axes: Any, box: PlacedCard) -> None:
         axes.text(left, y, line, size=LINE_SIZE, color=_FAINT, va="center")
 
 
-def _arrow(axes: Any, start: PlacedCard, end: PlacedCard) -> None:
+def _draw_arrow(axes: Any, start: PlacedCard, end: PlacedCard) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Curve
 
     x0, y0, x1, y1 = start.left + start.width, start.middle, end.left, end.middle
     bend = min((x1 - x0) / 2, COLUMN_GAP)
-    # Straight past the columns between, then down or up in the last gap.
+    # Straight past the columns between, then down or up in the last gap, where no card is.
     turn = x1 - 2 * bend if x1 - x0 > 2 * bend else x0
     points = [(x0, y0), (turn, y0), (turn + bend, y0), (x1 - bend, y1), (x1, y1)]
     codes = [Curve.MOVETO, Curve.LINETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4]
@@ -126,7 +126,7 @@ def _arrow(axes: Any, start: PlacedCard, end: PlacedCard) -> None:
     axes.add_patch(patch)
 
 
-def _legend(axes: Any, layout: PlanLayout) -> None:
+def _draw_legend(axes: Any, layout: PlanLayout) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     kinds = {box.card.kind for box in layout.boxes.values()}
@@ -136,4 +136,4 @@ def _legend(axes: Any, layout: PlanLayout) -> None:
         shape = "round,pad=0,rounding_size=2"
         axes.add_patch(FancyBboxPatch((left, y - 5), 10, 10, boxstyle=shape, fc=fill, ec=edge))
         axes.text(left + 15, y, _NAMES[kind], size=LINE_SIZE, color=_INK, va="center")
-        left += 15 + len(_NAMES[kind]) * LINE_SIZE * 0.56 + 16
+        left += 15 + len(_NAMES[kind]) * LINE_SIZE * LETTER_WIDTH + 16

@@ -1,4 +1,4 @@
-"""Types of values in a plan: scalars by name, lists and structs of them."""
+"""Types of the values in a plan: scalars by name, and lists and structs of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ ScalarType = Literal["int64", "float64", "bool", "string", "datetime", "duration
 
 
 class Node(BaseModel):
-    """Part of a plan: frozen, hashable, and JSON without loss."""
+    """Part of a plan: frozen, hashable, and JSON without loss.
+
+    Field names and their order are stored data: a plan's fingerprint is a hash of its JSON.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +36,7 @@ class StructField(Node):
 
 
 class StructType(Node):
-    """Named values of their own types; any of them may be null."""
+    """Named values, each of its own type; any of them may be null."""
 
     kind: Literal["struct"] = "struct"
     fields: tuple[StructField, ...]
@@ -42,11 +45,12 @@ class StructType(Node):
         return f"struct[{', '.join(f'{field.name}: {field.dtype}' for field in self.fields)}]"
 
     def field(self, name: str) -> DType | None:
-        """The type of the field of that name, or None where there is none."""
+        """The type of the field of that name, or None where the struct has no such field."""
         return next((field.dtype for field in self.fields if field.name == name), None)
 
 
 DType = ScalarType | ListType | StructType
 
+# The types refer to each other: pydantic can resolve the names only now.
 for _model in (ListType, StructField, StructType):
     _model.model_rebuild()

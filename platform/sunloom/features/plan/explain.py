@@ -28,12 +28,14 @@ def plan_text(plan: Plan) -> str:
             pairs = zip(join.own_keys, join.target_keys, strict=True)
             on = " and ".join(f"{own} = {join.target}.{other}" for own, other in pairs)
             lines.append(f"  {join.name}: {'many' if join.many else 'one'} {join.target} on {on}")
-        lines += [_line(feature) for feature in item.features if feature.kind == "scalar"]
+        lines += [_format_feature(feature) for feature in item.features if feature.kind == "scalar"]
     return "\n".join(lines)
 
 
-def _line(feature: FeaturePlan) -> str:
-    source = format_expression(feature.expression) if feature.expression else "read from the source"
+def _format_feature(feature: FeaturePlan) -> str:
+    source = "read from the source"
+    if feature.expression is not None:
+        source = format_expression(feature.expression)
     return f"  {feature.name}: {feature.dtype}{'?' * feature.nullable} = {source}"
 
 
@@ -48,13 +50,13 @@ def format_expression(node: Expr) -> str:
     if isinstance(node, Lookup):
         return f"_.{node.join}.{node.feature}"
     if isinstance(node, Aggregate):
-        return _shown_aggregate(node)
+        return _format_aggregate(node)
     if isinstance(node, Resolved):
-        return _shown_resolved(node)
-    return _shown_call(node)
+        return _format_resolved(node)
+    return _format_call(node)
 
 
-def _shown_call(node: Call) -> str:
+def _format_call(node: Call) -> str:
     args = [format_expression(arg) for arg in node.args]
     if node.function in _INFIX and len(args) == 2:
         return f"({args[0]} {node.function} {args[1]})"
@@ -70,48 +72,45 @@ def strip_brackets(text: str) -> str:
     if not text.startswith("("):
         return text
     depth = 0
-    for place, letter in enumerate(text):
-        depth += (letter == "(") - (letter == ")")
+    for position, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        # `(a + b) * (c + d)` begins and ends with brackets that are not a pair.
         if depth == 0:
-            return text[1:-1] if place == len(text) - 1 else text
+            return text[1:-1] if position == len(text) - 1 else text
     return text
 
 
-def _shown_resolved(node: Resolved) -> str:
+def _format_resolved(node: Resolved) -> str:
     resolver = node.resolver
-    args = [format_expression(given.value) for given in resolver.args]
-    called = f"{resolver.fqn.rsplit('.', 1)[-1]}({', '.join(args)})"
-    several = f".{node.output}" if len(resolver.outputs) > 1 else ""
+    args = [format_expression(argument.value) for argument in resolver.args]
+    call = f"{resolver.fqn.rsplit('.', 1)[-1]}({', '.join(args)})"
+    output = f".{node.output}" if len(resolver.outputs) > 1 else ""
     batched = ", batched" if resolver.shape == "frame" else ""
-    return f"@{resolver.kind} {called}{several}  [{resolver.place}{batched}]"
+    return f"@{resolver.kind} {call}{output}  [{resolver.place}{batched}]"
 
 
-def _shown_aggregate(node: Aggregate) -> str:
+def _format_aggregate(node: Aggregate) -> str:
     if node.kind == "rows" and isinstance(node.value, Call):
-        return (
-            f"_.{node.join}[{', '.join(format_expression(column) for column in node.value.args)}]"
-        )
-    rows = (node.value, *node.where)
-    parts = [format_expression(part) for part in rows if part is not None]
-    window = _shown_window(node.window)
-    inside = ", ".join([*parts, window] if window else parts)
-    given = format_expression(node.by) if node.by is not None else node.argument
-    return f"_.{node.join}[{inside}].{node.kind}({'' if given is None else given})"
+        columns = ", ".join(format_expression(column) for column in node.value.args)
+        return f"_.{node.join}[{columns}]"
+    parts = [format_expression(part) for part in (node.value, *node.where) if part is not None]
+    if node.window.column is not None:
+        parts.append(_format_window(node.window))
+    argument = format_expression(node.by) if node.by is not None else node.argument
+    return f"_.{node.join}[{', '.join(parts)}].{node.kind}({'' if argument is None else argument})"
 
 
-def _shown_window(window: Window) -> str:
-    if window.column is None:
-        return ""
+def _format_window(window: Window) -> str:
     opening = "(-∞"
     if window.start is not None:
-        opening = ("[" if window.start.inclusive else "(") + _moment(window.start.ago_us)
+        opening = ("[" if window.start.inclusive else "(") + _format_time(window.start.ago_us)
     closing = "∞)"
     if window.end is not None:
-        closing = _moment(window.end.ago_us) + ("]" if window.end.inclusive else ")")
+        closing = _format_time(window.end.ago_us) + ("]" if window.end.inclusive else ")")
     return f"{window.column} in {opening}, {closing}"
 
 
-def _moment(ago_us: int) -> str:
+def _format_time(ago_us: int) -> str:
     if ago_us == 0:
         return "now"
     hours, rest = divmod(ago_us, _HOUR_US)

@@ -1,4 +1,4 @@
-"""Expressions of features; names follow Chalk.
+"""Expressions that compute features; names follow Chalk.
 
 An expression's columns are features of its own class; inside an aggregate they are features of the
 joined class.
@@ -54,14 +54,14 @@ class Column(Node):
 
 
 class Now(Node):
-    """The moment that the row asks about."""
+    """The as-of time of the query row."""
 
     op: Literal["now"] = "now"
     dtype: DType = "datetime"
 
 
 class Lookup(Node):
-    """A feature of the one row that a has-one join leads to, as of the same moment."""
+    """A feature of the one row that a has-one join leads to, as of the same time."""
 
     op: Literal["lookup"] = "lookup"
     join: str
@@ -70,7 +70,7 @@ class Lookup(Node):
 
 
 class Call(Node):
-    """A function of the table in ``functions``."""
+    """A call of a function of ``expressions.functions.table``."""
 
     op: Literal["call"] = "call"
     function: str
@@ -79,16 +79,16 @@ class Call(Node):
 
 
 class Bound(Node):
-    """An end of a window: ``now`` less ``ago_us``, in it or not."""
+    """A bound of a window: ``now`` minus ``ago_us``, inside the window or not."""
 
     ago_us: int
     inclusive: bool
 
 
 class Window(Node):
-    """Times that count: from ``start`` (None: no time is too old) to ``end`` (None: no end).
+    """Rows whose time lies from ``start`` (None: however old) to ``end`` (None: however new).
 
-    ``column`` is the time that is compared; without one every row counts.
+    ``column`` is the time that is compared; without one every row is inside.
     """
 
     column: str | None = None
@@ -115,14 +115,14 @@ class Aggregate(Node):
 
     @property
     def parts(self) -> tuple[Expr, ...]:
-        """Every expression of the joined class in it."""
+        """Its expressions, all of them over the joined class."""
         return tuple(part for part in (self.value, self.by, *self.where) if part is not None)
 
 
 class Argument(Node):
-    """One input of a resolver: its value, and what stands where that is null.
+    """One input of a resolver: its value, and the default that replaces null.
 
-    Where ``required``, a null with no default means that the function is not called.
+    Where ``required``, the function is not called if the value is null and there is no default.
     """
 
     name: str
@@ -132,7 +132,7 @@ class Argument(Node):
 
 
 class Output(Node):
-    """One feature that a resolver gives; where ``required``, a failed call is an error."""
+    """One feature that a resolver computes; where ``required``, a failed call is an error."""
 
     name: str
     dtype: DType
@@ -142,7 +142,7 @@ class Output(Node):
 class Resolver(Node):
     """A Python function of the definitions module.
 
-    It is called with the inputs as of the row's moment: once a row, or, where it takes a frame,
+    It is called with its inputs as of the row's time: once per row, or, where it takes a frame,
     with many rows at once, each key at most once. ``digest`` changes with its source text.
     """
 
@@ -174,18 +174,21 @@ Expr = Annotated[
 
 
 def walk(expression: Expr) -> Iterator[Expr]:
-    """The expression and everything below it; an aggregate's inside is the other class's."""
+    """The expression and everything below it in the same class.
+
+    An aggregate's own expressions are over the joined class: see ``inner``.
+    """
     yield expression
     if isinstance(expression, Call):
         for arg in expression.args:
             yield from walk(arg)
     elif isinstance(expression, Resolved):
-        for given in expression.resolver.args:
-            yield from walk(given.value)
+        for argument in expression.resolver.args:
+            yield from walk(argument.value)
 
 
 def inner(aggregate: Aggregate) -> Iterator[Expr]:
-    """Every expression inside an aggregate."""
+    """Every expression inside an aggregate, all of them over the joined class."""
     for expression in aggregate.parts:
         yield from walk(expression)
 
@@ -195,5 +198,6 @@ def own_columns(expression: Expr) -> set[str]:
     return {node.name for node in walk(expression) if isinstance(node, Column)}
 
 
+# Expressions contain expressions: pydantic can resolve the names only now.
 for _model in (Call, Aggregate, Argument, Resolver, Resolved):
     _model.model_rebuild()

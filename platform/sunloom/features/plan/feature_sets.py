@@ -1,4 +1,4 @@
-"""Features, classes of them, and the plan of a feature set."""
+"""Feature sets: features, the classes that declare them, and the plan that computes a set."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class JoinPlan(Node):
 
 
 class Validation(Node):
-    """Limits of a feature's values: one outside is counted, and where ``strict`` becomes null.
+    """Limits of a feature's values: a violation is counted, and where ``strict`` becomes null.
 
-    Lengths are characters of a string or values of a list; ``contains`` is a part of the one, a
-    value of the other.
+    Lengths are characters of a string or values of a list; ``contains`` is a part of the string or
+    a value of the list.
     """
 
     min: float | None = None
@@ -45,7 +45,7 @@ class Validation(Node):
 
 
 class FeaturePlan(Node):
-    """One feature: read from the source where it has no expression, else computed."""
+    """One feature: read from the source if it has no expression, else computed."""
 
     name: str
     fqn: str
@@ -54,12 +54,11 @@ class FeaturePlan(Node):
     kind: Literal["primary", "time", "scalar"] = "scalar"
     expression: Expr | None = None
     online: Expr | None = None
-    """What online reads use instead, where a resolver for them and one for training are given."""
+    """The expression of online reads, if an online and an offline resolver compute the feature."""
     max_staleness_us: int | None = None
-    """How old a value that was observed may be at the moment that asks; None: any age.
+    """How old a value from a source may be as of the query's time; None: any age.
 
-    It bounds what is known of an entity. Rows that are aggregated are events: their windows say
-    which count.
+    It bounds lookups of an entity's state. Aggregated rows are events: their windows bound them.
     """
     default: Const | None = None
     validations: tuple[Validation, ...] = ()
@@ -70,7 +69,7 @@ class FeaturePlan(Node):
 
     @property
     def resolver(self) -> Resolver | None:
-        """The Python function that the feature comes from, if it does."""
+        """The Python function that computes the feature, if one does."""
         return self.expression.resolver if isinstance(self.expression, Resolved) else None
 
 
@@ -86,14 +85,14 @@ class ClassPlan(Node):
 
     def feature(self, name: str) -> FeaturePlan:
         """The feature of that name."""
-        found = next((feature for feature in self.features if feature.name == name), None)
-        if found is None:
+        feature = next((feature for feature in self.features if feature.name == name), None)
+        if feature is None:
             raise NotFoundError(
                 f"{self.namespace} has no feature {name!r}.",
                 known=[feature.name for feature in self.features],
                 name=name,
             )
-        return found
+        return feature
 
     def join(self, name: str) -> JoinPlan:
         """The join of that name."""
@@ -123,12 +122,14 @@ class Plan(Node):
         return self.class_plan(self.namespace)
 
     def for_online(self) -> Plan:
-        """The plan of online reads: features with a resolver of their own use that."""
-        return self.model_copy(update={"classes": tuple(_online(item) for item in self.classes)})
+        """The plan of online reads: features that have an online resolver use it."""
+        return self.model_copy(
+            update={"classes": tuple(_for_online(item) for item in self.classes)}
+        )
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the meaning may have changed."""
+        """Changes whenever the meaning may have changed; part of stored keys and metadata."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 
@@ -156,7 +157,8 @@ class Catalogue(Node):
                 param="feature_set",
             )
         by_name = {item.namespace: item for item in self.classes}
-        needed = _reachable(by_name, feature_set)
+        # Classes that nothing reaches stay out, so that editing them changes no fingerprint.
+        needed = _reachable_namespaces(by_name, feature_set)
         return Plan(
             feature_set=feature_set,
             namespace=feature_set,
@@ -165,17 +167,17 @@ class Catalogue(Node):
         )
 
 
-def _online(item: ClassPlan) -> ClassPlan:
-    chosen = tuple(
+def _for_online(item: ClassPlan) -> ClassPlan:
+    features = tuple(
         feature.model_copy(update={"expression": feature.online, "online": None})
         if feature.online is not None
         else feature
         for feature in item.features
     )
-    return item.model_copy(update={"features": chosen})
+    return item.model_copy(update={"features": features})
 
 
-def _reachable(classes: dict[str, ClassPlan], start: str) -> set[str]:
+def _reachable_namespaces(classes: dict[str, ClassPlan], start: str) -> set[str]:
     seen: set[str] = set()
     waiting = [start]
     while waiting:
@@ -184,6 +186,7 @@ def _reachable(classes: dict[str, ClassPlan], start: str) -> set[str]:
             continue
         seen.add(namespace)
         item = classes[namespace]
+        # Both expressions of a feature: one plan is stored for training and for online reads.
         used = {
             node.join
             for feature in item.features

@@ -1,4 +1,4 @@
-"""Types of plans and their forms in Polars, Arrow and Python."""
+"""Polars and Arrow types of a plan's types."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUMBERS: Sequence[DType] = ("int64", "float64")
 
 
 class _PolarsTypes(dict[DType, pl.DataType]):
-    """Scalars as listed; lists and structs from what is in them, on first use."""
+    """Scalars as listed; lists and structs built from their parts on first use."""
 
     def __missing__(self, dtype: DType) -> pl.DataType:
         if isinstance(dtype, ListType):
@@ -39,11 +39,11 @@ POLARS: Mapping[DType, pl.DataType] = _PolarsTypes(
         "null": pl.Null(),
     }
 )
-"""The Polars form of any type, nested ones included."""
+"""The Polars type of any plan type, nested ones included."""
 
 
 def unify(types: Sequence[DType]) -> DType | None:
-    """The one type that all have, numbers widened and nulls fitting anything; else None."""
+    """The common type: numbers are widened and null fits any type; None if there is none."""
     known = {t for t in types if t != "null"}
     if not known:
         return "null" if types else None
@@ -52,22 +52,23 @@ def unify(types: Sequence[DType]) -> DType | None:
     if known <= set(NUMBERS):
         return "float64"
     items = {t.item for t in known if isinstance(t, ListType)}
-    # An empty list fits any list.
-    filled = [t for t in known if t != ListType(item="null")]
-    return filled[0] if len(items) == len(known) and len(filled) == 1 else None
+    # The literal of an empty list has no item type of its own, and fits any list.
+    typed = [t for t in known if t != ListType(item="null")]
+    return typed[0] if len(items) == len(known) and len(typed) == 1 else None
 
 
 def is_scalar(dtype: DType) -> bool:
-    """Whether it is no list and no struct."""
+    """Whether it is neither a list nor a struct."""
     return isinstance(dtype, str)
 
 
 def arrow_dtype(arrow: Any) -> DType | None:
-    """The plan's type of an Arrow type, or None where there is none.
+    """The plan type of an Arrow type, or None if there is none.
 
-    Datetimes without a time zone are Chalk's way to say UTC in a definition; data is checked
-    apart.
+    Datetimes without a time zone are Chalk's way to say UTC in a definition; the time zones of
+    data are checked where it is read.
     """
+    # Imported late for its weight: most readers of a plan never meet an Arrow type.
     import pyarrow as pa
 
     if pa.types.is_integer(arrow):

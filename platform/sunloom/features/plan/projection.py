@@ -1,17 +1,17 @@
-"""Which columns of which sources a plan reads, and by which keys the work can be cut."""
+"""Projections of a plan's sources: which columns it reads, and by which keys rows may be split."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sunloom.features.plan.expressions import Aggregate, Lookup, own_columns, walk
-from sunloom.features.plan.feature_sets import ClassPlan, Plan
+from sunloom.features.plan.feature_sets import ClassPlan, JoinPlan, Plan
 
 
 @dataclass(frozen=True)
 class SourceProjection:
-    """What one class's source must offer.
+    """What a plan reads of one class's source.
 
     Attributes:
         columns: Features to read, key and event time included where they are used.
@@ -24,98 +24,99 @@ class SourceProjection:
 
 
 def source_projections(plan: Plan) -> Mapping[str, SourceProjection]:
-    """Namespace to what its source must offer; classes that are only computed are absent."""
-    walker = _Walker(plan)
-    walker.visit_all(plan.namespace, plan.outputs)
+    """Namespace to the projection of its source; classes that are only computed are absent."""
+    collector = _Collector(plan)
+    for name in plan.outputs:
+        collector.visit(plan.root, name)
     return {
         namespace: SourceProjection(
             columns=tuple(f.name for f in plan.class_plan(namespace).features if f.name in names),
-            partition_by=walker.partition.get(namespace),
+            partition_by=collector.partition_by[namespace],
         )
-        for namespace, names in walker.columns.items()
+        for namespace, names in collector.columns.items()
     }
 
 
-class _Walker:
+class _Collector:
+    """Follows features down to the columns that are read, and by which keys each source is read."""
+
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
         self.columns: dict[str, set[str]] = {}
-        self.partition: dict[str, tuple[str, ...] | None] = {}
+        self.partition_by: dict[str, tuple[str, ...] | None] = {}
+        self._plan = plan
         self._seen: set[tuple[str, str]] = set()
 
-    def visit_all(self, namespace: str, names: tuple[str, ...]) -> None:
-        for name in names:
-            self._visit(namespace, name)
-
-    def _visit(self, namespace: str, name: str) -> None:
-        if (namespace, name) in self._seen:
+    def visit(self, item: ClassPlan, name: str) -> None:
+        """Collect what one feature of a class needs."""
+        if (item.namespace, name) in self._seen:
             return
-        self._seen.add((namespace, name))
-        item = self.plan.class_plan(namespace)
+        self._seen.add((item.namespace, name))
         expression = item.feature(name).expression
         if expression is None:
-            self._read_by_key(item, name)
+            # The entity's own key is given by the spine.
+            if name != item.key or not self._is_root(item):
+                names = {item.key, name} | _time_of(item)
+                self._read(item, names, (item.key,), by_entity=self._is_root(item))
             return
         for column in own_columns(expression):
-            self._visit(namespace, column)
+            self.visit(item, column)
         for node in walk(expression):
             if isinstance(node, Aggregate):
-                self._aggregate(item, node)
+                self._visit_aggregate(item, node)
             elif isinstance(node, Lookup):
-                self._look_up(item, node)
+                self._visit_lookup(item, node)
 
-    def _read_by_key(self, item: ClassPlan, name: str) -> None:
-        if name == item.key and item.namespace == self.plan.namespace:
-            return
-        wanted = {item.key, name} | ({item.time} if item.time else set())
-        self._read(item.namespace, wanted, (item.key,), from_root=self._is_root(item))
-
-    def _aggregate(self, item: ClassPlan, node: Aggregate) -> None:
+    def _visit_aggregate(self, item: ClassPlan, node: Aggregate) -> None:
         join = item.join(node.join)
-        target = self.plan.class_plan(join.target)
-        wanted = {name for name in (node.window.column,) if name}
+        self._visit_own_keys(item, join)
+        target = self._plan.class_plan(join.target)
+        names = set(join.target_keys).union(*(own_columns(part) for part in node.parts))
+        columns = _source_columns(target, names)
+        if node.window.column is not None:
+            columns.add(node.window.column)
         by_entity = self._is_root(item) and join.own_keys == (item.key,)
-        for name in join.own_keys:
-            if name != item.key:
-                self._visit(item.namespace, name)
-        roots = [own_columns(part) for part in node.parts]
-        needed = set(join.target_keys).union(*roots)
-        wanted |= _sources_of(target, needed)
-        self._read(join.target, wanted, join.target_keys, from_root=by_entity)
+        self._read(target, columns, join.target_keys, by_entity=by_entity)
 
-    def _look_up(self, item: ClassPlan, node: Lookup) -> None:
+    def _visit_lookup(self, item: ClassPlan, node: Lookup) -> None:
         join = item.join(node.join)
+        self._visit_own_keys(item, join)
+        target = self._plan.class_plan(join.target)
+        if join.target_keys != (target.key,):
+            names = {*join.target_keys, target.key} | _time_of(target)
+            self._read(target, names, join.target_keys, by_entity=False)
+        self.visit(target, node.feature)
+
+    def _visit_own_keys(self, item: ClassPlan, join: JoinPlan) -> None:
         for name in join.own_keys:
             if name != item.key:
-                self._visit(item.namespace, name)
-        target = self.plan.class_plan(join.target)
-        if join.target_keys != (target.key,):
-            wanted = {*join.target_keys, target.key} | ({target.time} if target.time else set())
-            self._read(join.target, wanted, join.target_keys, from_root=False)
-        self._visit(join.target, node.feature)
+                self.visit(item, name)
 
     def _is_root(self, item: ClassPlan) -> bool:
-        return item.namespace == self.plan.namespace
+        return item.namespace == self._plan.namespace
 
     def _read(
-        self, namespace: str, names: set[str], keys: tuple[str, ...], *, from_root: bool
+        self, item: ClassPlan, names: Iterable[str], keys: tuple[str, ...], *, by_entity: bool
     ) -> None:
-        self.columns.setdefault(namespace, set()).update(names)
-        wanted = keys if from_root else None
-        held = self.partition.setdefault(namespace, wanted)
-        if held != wanted:
-            self.partition[namespace] = None
+        self.columns.setdefault(item.namespace, set()).update(names)
+        partition_by = keys if by_entity else None
+        # One read that is not by the entity's key, or by other columns, needs all rows everywhere.
+        if self.partition_by.setdefault(item.namespace, partition_by) != partition_by:
+            self.partition_by[item.namespace] = None
 
 
-def _sources_of(item: ClassPlan, names: set[str]) -> set[str]:
+def _time_of(item: ClassPlan) -> set[str]:
+    return {item.time} if item.time else set()
+
+
+def _source_columns(item: ClassPlan, names: Iterable[str]) -> set[str]:
     """The source columns behind features that are computed from their own row."""
-    found: set[str] = set()
+    columns: set[str] = set()
     waiting = list(names)
     while waiting:
         name = waiting.pop()
         expression = item.feature(name).expression
         if expression is None:
-            found.add(name)
+            columns.add(name)
         else:
             waiting.extend(own_columns(expression))
-    return found
+    return columns
