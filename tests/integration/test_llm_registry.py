@@ -11,7 +11,9 @@ from sunloom.config import Settings, load_config
 from sunloom.config.llm import LlmRecipe
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import NotFoundError, UsageError
-from sunloom.llm.training import evaluate, train_adapter, train_base
+from sunloom.llm.adapter_run import train_adapter
+from sunloom.llm.base_run import train_base
+from sunloom.llm.evaluation.held_out import evaluate_registered
 
 pytestmark = pytest.mark.integration
 
@@ -62,8 +64,8 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     assert registry.aliases("retail-agent") == {}
     report = json.loads(Path(adapter.artifacts["adapter_report"]).read_text())
     assert (report["held_out"], len(report["examples"])) == (4, 8)
-    judged = evaluate(_recipe("retail_agent", settings))
-    assert judged["exact_match"] == adapter.metrics["adapter_exact_match"]
+    judged = evaluate_registered(_recipe("retail_agent", settings))
+    assert judged.exact_match == adapter.metrics["adapter_exact_match"]
 
 
 def test_a_base_with_lora_and_an_adapter_without_are_refused(settings: Settings) -> None:

@@ -20,13 +20,14 @@ from sunloom.config.llm import (
     LoraSettings,
     TrainingConfig,
 )
+from sunloom.core.progress import read_progress
 from sunloom.errors import DivergedError
 from sunloom.llm.checkpoints import newest_whole
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import encode, save_encoded
-from sunloom.llm.history import losses, plot_losses
 from sunloom.llm.launch import launch
-from sunloom.llm.loop import TrainingTask
+from sunloom.llm.loop import TrainingOutcome, TrainingTask
+from sunloom.llm.loss_plot import plot_losses
 from sunloom.llm.models import build_llama, load_adapter, load_model
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 
@@ -77,7 +78,7 @@ def _work(
     return TrainingTask(model, "tiny@1", start / "rows.npz", directory, 0, 0, training, lora)
 
 
-Trained = Callable[[str], tuple[Path, dict[str, Any]]]
+Trained = Callable[[str], tuple[Path, TrainingOutcome]]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactor
     """Folder and outcome of the unbroken run of a parallelism, trained when first asked for."""
 
     @cache
-    def run(kind: str) -> tuple[Path, dict[str, Any]]:
+    def run(kind: str) -> tuple[Path, TrainingOutcome]:
         directory = tmp_path_factory.mktemp(kind)
         return directory, launch(_work(start, directory, KINDS[kind]), kind)
 
@@ -96,9 +97,9 @@ def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactor
 def test_ten_losses_are_the_same_for_each_parallelism(kind: str, trained: Trained) -> None:
     folder, outcome = trained(kind)
     reference_folder, reference = trained("ddp")
-    assert len(outcome["losses"]) == STEPS
-    assert outcome["losses"] == pytest.approx(reference["losses"], abs=1e-4)
-    assert outcome["losses"][-1] < outcome["losses"][0]
+    assert len(outcome.losses) == STEPS
+    assert outcome.losses == pytest.approx(reference.losses, abs=1e-4)
+    assert outcome.losses[-1] < outcome.losses[0]
     found, wanted = (
         load_model(str(one / "export")).state_dict() for one in (folder, reference_folder)
     )
@@ -122,8 +123,8 @@ def test_a_truncated_checkpoint_is_passed_over_and_the_losses_go_on(
     assert before.step == 5
     again = _work(start, tmp_path / "again", KINDS[kind], resume_from=first)
     outcome = launch(again, kind)
-    assert outcome["first_step"] == 6
-    assert outcome["losses"] == pytest.approx(reference["losses"][5:], abs=1e-4)
+    assert outcome.first_step == 6
+    assert outcome.losses == pytest.approx(reference.losses[5:], abs=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
@@ -145,7 +146,7 @@ def test_an_adapter_is_exported_as_a_peft_folder(
 
     work = _work(start, tmp_path, Fsdp(), lora=LoraSettings(r=4, alpha=8))
     outcome = launch(work, "adapter")
-    assert outcome["losses"][-1] < outcome["losses"][0]
+    assert outcome.losses[-1] < outcome.losses[0]
     names = {path.name for path in (tmp_path / "export").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
@@ -159,9 +160,9 @@ def test_an_adapter_is_exported_as_a_peft_folder(
 
 def test_the_loss_history_is_readable_and_drawn(trained: Trained, tmp_path: Path) -> None:
     directory, reference = trained("ddp")
-    rows = losses(directory)
-    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    assert [row["loss"] for row in rows] == pytest.approx(reference["losses"], abs=1e-5)
-    assert all(math.isfinite(row["tokens_per_second"]) for row in rows)
+    rows = read_progress(directory)
+    assert [row.step for row in rows] == list(range(1, STEPS + 1))
+    assert [row.loss for row in rows] == pytest.approx(reference.losses, abs=1e-5)
+    assert all(math.isfinite(row.tokens_per_second) for row in rows)
     picture = plot_losses([directory], tmp_path / "loss.png")
     assert picture.read_bytes()[:4] == b"\x89PNG"

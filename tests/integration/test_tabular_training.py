@@ -68,7 +68,7 @@ def test_train_judge_register_promote(ray_local: str, settings: Settings, rows: 
     assert all(one["auc"] > 0.65 for one in figures["algorithms"].values())
     assert figures["winner"] == "logistic_regression"
     assert figures["log_loss"] < figures["base_log_loss"]
-    assert result.calibration_plot.read_bytes()[:4] == b"\x89PNG"
+    assert Path(result.files["calibration_plot"]).read_bytes()[:4] == b"\x89PNG"
 
     registry = open_registry(settings)
     version = registry.get("repurchase@production")

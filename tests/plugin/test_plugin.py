@@ -13,12 +13,19 @@ import pytest
 HERE = Path(__file__).parent
 SCRIPT = """
 from sunloom.config import Settings, load_config
+from pathlib import Path
+
 from sunloom.core.plugins import plugin_names
+from sunloom.core.progress import StepProgress, open_trackers
 from sunloom.core.alerts.delivery import Alert, emit_alert
-from sunloom.llm.training import load_source
+from sunloom.llm.conversations import load_conversation_source
 
 assert "weather" in plugin_names("sunloom.conversations")
-assert len(load_source("weather").train(3, 0)) == 3
+assert len(load_conversation_source("weather").train(3, 0)) == 3
+with open_trackers(("file", "memo"), Path.cwd(), 2) as trackers:
+    for tracker in trackers:
+        tracker.log(StepProgress(step=3, loss=0.5))
+assert Path("memo-from-2").read_text() == "3 0.5\\nend\\n"
 settings = load_config(Settings, sets=["telemetry.alert_sinks=[memo]"]).config
 assert emit_alert(settings, Alert("rain", "warning", "it rains"))
 assert not emit_alert(settings, Alert("rain", "warning", "it rains"))

@@ -29,7 +29,7 @@ from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.config.tabular import TabularRecipe
 from sunloom.core.database import open_database
 from sunloom.core.model_registry import open_registry
-from sunloom.core.runs import read_progress
+from sunloom.core.progress import read_progress
 from sunloom.features.definitions.open import plan_of
 from sunloom.llm.checkpoints import check
 from sunloom.serving.auth.admission import KeyAdmission
@@ -361,7 +361,7 @@ def runs(state: State) -> Any:
     return {
         "record": record,
         "resolved": json.loads(json.dumps(resolved.model_dump(mode="json"), default=str)),
-        "progress": read_progress(folder),
+        "progress": [json.loads(step.to_json()) for step in read_progress(folder)],
         "checkpoint": [checkpoint.step, checkpoint.world_size],
     }
 

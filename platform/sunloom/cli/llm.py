@@ -18,16 +18,17 @@ app = typer.Typer(help="Plan, train, judge and ask language models.", no_args_is
 @app.command()
 def plan(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Memory per worker, steps, tokens and time of a training, without training."""
-    from sunloom.llm.planning import plan as estimate
+    from sunloom.llm.planning import plan_training
 
-    result = estimate(load_recipe(LlmRecipe, recipe, sets, env))
+    result = plan_training(load_recipe(LlmRecipe, recipe, sets, env))
     _show(output.plain(result), json)
 
 
 @app.command()
 def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Train what the recipe says, judge it, register it."""
-    from sunloom.llm.training import train_adapter, train_base
+    from sunloom.llm.adapter_run import train_adapter
+    from sunloom.llm.base_run import train_base
 
     config = load_recipe(LlmRecipe, recipe, sets, env)
     with cluster(config):
@@ -40,9 +41,9 @@ def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False
 @app.command()
 def evaluate(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Judge the recipe's registered model on its held-out questions."""
-    from sunloom.llm.training import evaluate as judge
+    from sunloom.llm.evaluation.held_out import evaluate_registered
 
-    _show(judge(load_recipe(LlmRecipe, recipe, sets, env)), json)
+    _show(output.plain(evaluate_registered(load_recipe(LlmRecipe, recipe, sets, env))), json)
 
 
 @app.command()

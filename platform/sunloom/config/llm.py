@@ -110,6 +110,8 @@ class TrainingConfig(Model):
     """AdamW's weight decay."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's moments."""
+    optimizer: Literal["adamw"] = "adamw"
+    """Update rule of the weights."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -120,6 +122,8 @@ class TrainingConfig(Model):
     """Ray Train workers."""
     use_gpu: bool = False
     """Whether each worker gets a GPU."""
+    accelerator: str | None = None
+    """Ray's accelerator type that each worker needs, such as ``H100``; any node when empty."""
     cpus_per_worker: int = Field(default=1, ge=1)
     """Logical CPUs and threads of each worker."""
     checkpoint_every: int = Field(default=200, ge=1)
@@ -128,6 +132,9 @@ class TrainingConfig(Model):
     """How many checkpoints are kept."""
     max_failures: int = Field(default=1, ge=0)
     """How often a broken worker group is started again from the last whole checkpoint."""
+    trackers: tuple[str, ...] = ("file",)
+    """Trackers that get each step: built in (``file``, which the progress bar and the gateway
+    read) or from entry points of ``sunloom.trackers``."""
     resume_from: Path | None = None
     """Run folder whose newest whole checkpoint is the start."""
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from sunloom.config import Settings
 from sunloom.core.artifacts import ArtifactStore
 from sunloom.core.database import Base, Database, UtcDateTime, open_database, utc_now
+from sunloom.core.telemetry import get_logger
 from sunloom.errors import ArtifactError, NotFoundError, UsageError
 
 PRODUCTION = "production"
@@ -83,6 +84,35 @@ class ModelVersion:
             "lineage": dict(self.lineage),
             "created_at": self.created_at.isoformat(),
         }
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Outcome of training one model.
+
+    Attributes:
+        version: The registered model.
+        promoted: Whether the gate held and the alias points at the version.
+        reused: Whether the version was registered before, from the same recipe and inputs.
+        failures: What of the gate did not hold, in words.
+        files: Name to path of reports and plots.
+    """
+
+    version: ModelVersion
+    promoted: bool
+    reused: bool = False
+    failures: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The registered metrics, and ``promoted`` and ``reused``."""
+        return {**self.version.metrics, "promoted": self.promoted, "reused": self.reused}
+
+    @property
+    def artifacts(self) -> dict[str, str]:
+        """The model's reference, its URI, and the files."""
+        return {"model": self.version.ref, "uri": self.version.uri, **self.files}
 
 
 class ModelRegistry:
@@ -173,6 +203,22 @@ class ModelRegistry:
             row = AliasRow(name=name, alias=alias, version=version, moved_at=utc_now())
             session.merge(row)
         return found
+
+    def promote_if_passed(self, version: ModelVersion, alias: str, failures: Sequence[str]) -> bool:
+        """Point ``alias`` at a version whose gate held; else log what did not hold.
+
+        Args:
+            version: A registered version.
+            alias: The alias to move.
+            failures: What of the gate did not hold, in words; empty when all of it did.
+        """
+        if failures:
+            get_logger("registry").warning(
+                "%s is not promoted: %s", version.ref, "; ".join(failures)
+            )
+            return False
+        self.promote(version.name, version.version, alias)
+        return True
 
     def aliases(self, name: str) -> dict[str, int]:
         """Alias to version."""

@@ -21,6 +21,7 @@ GROUPS = (
     "sunloom.tools",
     "sunloom.algorithms",
     "sunloom.alert_sinks",
+    "sunloom.trackers",
     "sunloom.checks",
 )
 

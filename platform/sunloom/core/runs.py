@@ -20,9 +20,6 @@ from sunloom.core.files import write_atomic
 
 Status = Literal["running", "succeeded", "failed"]
 
-PROGRESS_FILE = "progress.jsonl"
-"""In a run's folder: one object a line with ``step``, ``loss`` and what else is known."""
-
 
 @dataclass(frozen=True)
 class Run:
@@ -99,20 +96,3 @@ def run_of_this_process(settings: Settings, kind: str) -> Iterator[Run]:
         run.finish("failed")
         raise
     run.finish("succeeded")
-
-
-def read_progress(directory: Path) -> list[dict[str, Any]]:
-    """What a run has written down so far, oldest first; [] before it begins.
-
-    Args:
-        directory: The run's folder.
-    """
-    path = directory / PROGRESS_FILE
-    rows = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            # The last line may be under way.
-            break
-    return rows

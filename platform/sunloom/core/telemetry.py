@@ -113,7 +113,7 @@ class _LogBar:
 
 
 @contextmanager
-def progress(description: str, total: float) -> Iterator[ProgressBar]:
+def progress_bar(description: str, total: float) -> Iterator[ProgressBar]:
     """A bar on a terminal; a log line each quarter elsewhere.
 
     Args:

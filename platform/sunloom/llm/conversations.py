@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from sunloom.core.plugins import load_plugin
+from sunloom.errors import UsageError
 from sunloom.llm.vocabulary import ADJECTIVES, NAMES, NOUNS, VERBS
 
 Message = dict[str, Any]
@@ -43,6 +45,19 @@ class ConversationSource(Protocol):
     def held_out(self, n: int, seed: int) -> list[Conversation]:
         """Conversations to judge on, disjoint from every training conversation."""
         ...
+
+
+def load_conversation_source(name: str) -> ConversationSource:
+    """A conversation source by its entry point.
+
+    Raises:
+        NotFoundError: No such entry point; the known ones are listed.
+        UsageError: It is not a conversation source.
+    """
+    source = load_plugin("sunloom.conversations", name)()
+    if not isinstance(source, ConversationSource):
+        raise UsageError(f"{name!r} is not a conversation source.", param="data.conversations")
+    return source
 
 
 def function_tool(name: str, parameters: Sequence[tuple[str, str]], description: str = "") -> Tool:

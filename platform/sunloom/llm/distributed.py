@@ -6,7 +6,7 @@ their number, so the averaged gradient is that of the whole batch whatever the p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from sunloom.config.llm import Ddp, DeepSpeed, Distributed, Fsdp, TrainingConfig
+from sunloom.llm.optimizers import OPTIMIZERS
 
 State = dict[str, Any]
 
@@ -21,7 +22,7 @@ State = dict[str, Any]
 class Parallel(Protocol):
     """A model and its optimizer, spread over the workers."""
 
-    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def sum_loss(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Summed loss over this worker's rows."""
         ...
 
@@ -48,24 +49,16 @@ def build_parallel(module: nn.Module, config: TrainingConfig) -> Parallel:
     return _BUILDERS[kind](module, config)
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> Any:
-    """AdamW over the parameters that are trained."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    return torch.optim.AdamW(
-        trained, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-    )
-
-
 class TorchParallel:
     """DDP or FSDP2: torch's own optimizer and distributed checkpoints."""
 
     def __init__(self, wrapped: nn.Module, config: TrainingConfig) -> None:
         self._module = wrapped
         self._trained = [p for p in wrapped.parameters() if p.requires_grad]
-        self._optimizer = build_optimizer(self._trained, config)
+        self._optimizer = OPTIMIZERS[config.optimizer].build(self._trained, config)
         self._max_norm = config.max_grad_norm
 
-    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def sum_loss(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Summed loss over this worker's rows."""
         loss: torch.Tensor = self._module(ids, labels)
         return loss
@@ -122,14 +115,15 @@ class TorchParallel:
 
 
 class DeepSpeedParallel:
-    """DeepSpeed's engine with torch's AdamW inside."""
+    """DeepSpeed's engine with torch's optimizer inside."""
 
     def __init__(self, module: nn.Module, config: TrainingConfig) -> None:
         import deepspeed
 
         assert isinstance(config.distributed, DeepSpeed)
         self._stage = config.distributed.zero_stage
-        optimizer = build_optimizer(module.parameters(), config)
+        trained = [p for p in module.parameters() if p.requires_grad]
+        optimizer = OPTIMIZERS[config.optimizer].build(trained, config)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
@@ -137,7 +131,7 @@ class DeepSpeedParallel:
             dist_init_required=False,
         )
 
-    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def sum_loss(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Summed loss over this worker's rows."""
         loss: torch.Tensor = self._engine(ids, labels)
         return loss

@@ -1,4 +1,4 @@
-"""Start the workers of a training run on Ray Train and bring home what they return."""
+"""Ray Train runs: encoded conversations handed to the workers, and what the workers return."""
 
 from __future__ import annotations
 
@@ -9,21 +9,63 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sunloom.core.telemetry import progress
+from sunloom.config.llm import LlmRecipe, TrainingConfig
+from sunloom.core.cluster import connect
+from sunloom.core.progress import read_progress
+from sunloom.core.runs import Run
+from sunloom.core.telemetry import ProgressBar, progress_bar
 from sunloom.errors import DivergedError, TrainingError
-from sunloom.llm.history import losses
-from sunloom.llm.loop import TrainingTask, run_worker
+from sunloom.llm.conversations import load_conversation_source
+from sunloom.llm.encoding import encode, save_encoded
+from sunloom.llm.loop import TrainingOutcome, TrainingTask, find_checkpoint, run_worker
 
 # By default a report waits up to two seconds for the controller's next look.
 _HEALTH_CHECK_S = "0.2"
 
 
-def launch(work: TrainingTask, title: str) -> dict[str, Any]:
-    """Train and return what the first worker returned.
+def train_on_workers(
+    recipe: LlmRecipe, run: Run, *, tokenizer: Any, location: str, base: str
+) -> TrainingOutcome:
+    """Encode the recipe's conversations and train on them; the run's folder gets ``export/``.
 
     Args:
-        work: What to do; ``work.directory`` holds the checkpoints and the export afterwards.
-        title: Stands before the progress bar.
+        recipe: What is trained.
+        run: Its folder gets conversations, checkpoints, progress and export.
+        tokenizer: The model's tokenizer, exported beside the weights.
+        location: Folder or hub id of the starting weights.
+        base: What an adapter names as its base.
+
+    Raises:
+        DivergedError: The loss was not finite.
+        TrainingError: The workers failed.
+    """
+    connect(recipe)
+    training = recipe.training
+    source = load_conversation_source(recipe.data.conversations)
+    conversations = source.train(training.steps * training.batch_size, recipe.seed)
+    data = run.directory / "conversations.npz"
+    save_encoded(encode(tokenizer, conversations, recipe.data.max_length), data)
+    task = TrainingTask(
+        model=location,
+        base=base,
+        data=data,
+        directory=run.directory,
+        pad=tokenizer.pad_token_id,
+        seed=recipe.seed,
+        training=training,
+        lora=recipe.lora,
+    )
+    outcome = launch(task, f"training {recipe.output.name}")
+    tokenizer.save_pretrained(str(run.directory / "export"))
+    return outcome
+
+
+def launch(task: TrainingTask, title: str) -> TrainingOutcome:
+    """Train, and return what the first worker returned.
+
+    Args:
+        task: The work; ``task.directory`` holds the checkpoints and the export afterwards.
+        title: Text before the progress bar.
 
     Raises:
         DivergedError: The loss was not finite; names the step and the last good checkpoint.
@@ -31,85 +73,92 @@ def launch(work: TrainingTask, title: str) -> dict[str, Any]:
     """
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    trainer = build_trainer(work)
+    trainer = build_trainer(task)
     try:
-        with _bar(work, title):
-            result = trainer.fit()
+        with _follow_progress(task, title):
+            outcome: TrainingOutcome = trainer.fit().return_value
     except TrainingFailedError as error:
         raise TrainingError(
             f"The training workers failed: {error}",
-            f"Whole checkpoints are kept in {work.directory / 'train'}; "
+            f"Whole checkpoints are kept in {task.directory / 'train'}; "
             "training.resume_from goes on from there.",
         ) from error
-    outcome: dict[str, Any] = result.return_value
-    if "diverged_at" in outcome:
-        raise _diverged(work, outcome)
+    if outcome.diverged is not None:
+        checkpoint = find_checkpoint(task)
+        state = "There is no checkpoint yet."
+        if checkpoint is not None:
+            state = f"The last good checkpoint is {checkpoint.path}."
+        raise DivergedError(
+            f"The loss was {outcome.diverged.loss} at step {outcome.diverged.step}; "
+            "training stopped.",
+            f"{state} Lower training.learning_rate or use training.dtype=float32.",
+            "training.learning_rate",
+        )
     return outcome
 
 
-def build_trainer(work: TrainingTask) -> Any:
+def build_trainer(task: TrainingTask) -> Any:
     """The Ray Train trainer of a run."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _HEALTH_CHECK_S)
-    config = work.training
-    resources: dict[str, float] = {"CPU": config.cpus_per_worker}
-    if config.use_gpu:
-        resources["GPU"] = 1
+    config = task.training
+    # One thread a core: workers that compete for cores spend their time waiting.
+    variables = {"OMP_NUM_THREADS": str(config.cpus_per_worker), "TOKENIZERS_PARALLELISM": "false"}
     return TorchTrainer(
         run_worker,
-        train_loop_config={"work": work},
+        train_loop_config={"task": task},
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=config.workers, use_gpu=config.use_gpu, resources_per_worker=resources
-        ),
+        scaling_config=build_scaling_config(config),
         run_config=RunConfig(
             # The folder is unique to the run, or Ray would silently resume an older one.
             name="train",
-            storage_path=str(work.directory),
+            storage_path=str(task.directory),
             checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
             failure_config=FailureConfig(max_failures=config.max_failures),
-            worker_runtime_env={"env_vars": _worker_variables(config.cpus_per_worker)},
+            worker_runtime_env={"env_vars": variables},
         ),
     )
 
 
-def _worker_variables(threads: int) -> dict[str, str]:
-    """One thread a core: workers that fight for cores spend their time waiting."""
-    return {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+def build_scaling_config(config: TrainingConfig) -> Any:
+    """Ray Train's ``ScalingConfig``: how many workers, and what each is given."""
+    from ray.train import ScalingConfig
 
-
-def _diverged(work: TrainingTask, outcome: dict[str, Any]) -> DivergedError:
-    from sunloom.llm.loop import find_checkpoint
-
-    kept = find_checkpoint(work)
-    where = f"The last good checkpoint is {kept.path}." if kept else "There is no checkpoint yet."
-    return DivergedError(
-        f"The loss was {outcome['loss']} at step {outcome['diverged_at']}; training stopped.",
-        f"{where} Lower training.learning_rate or use training.dtype=float32.",
-        "training.learning_rate",
+    resources: dict[str, float] = {"CPU": config.cpus_per_worker}
+    if config.use_gpu:
+        resources["GPU"] = 1
+    return ScalingConfig(
+        num_workers=config.workers,
+        use_gpu=config.use_gpu,
+        resources_per_worker=resources,
+        accelerator_type=config.accelerator,
     )
 
 
 @contextmanager
-def _bar(work: TrainingTask, title: str) -> Iterator[None]:
-    """Shows the steps that the first worker has written down."""
-    done = threading.Event()
-    with progress(title, work.training.steps) as bar:
-        thread = threading.Thread(target=_follow, args=(work.directory, bar, done), daemon=True)
+def _follow_progress(task: TrainingTask, title: str) -> Iterator[None]:
+    """Show the steps that the first worker records."""
+    ended = threading.Event()
+    with progress_bar(title, task.training.steps) as bar:
+        # The workers run in other processes, maybe on other machines: the shared folder is what
+        # both sides see.
+        thread = threading.Thread(
+            target=_advance_bar, args=(task.directory, bar, ended), daemon=True
+        )
         thread.start()
         try:
             yield
         finally:
-            done.set()
+            ended.set()
             thread.join()
 
 
-def _follow(directory: Path, bar: Any, done: threading.Event) -> None:
+def _advance_bar(directory: Path, bar: ProgressBar, ended: threading.Event) -> None:
     shown = 0
-    while not done.wait(1.0):
-        rows = losses(directory)
-        if rows and rows[-1]["step"] > shown:
-            bar.advance(rows[-1]["step"] - shown)
-            shown = rows[-1]["step"]
+    while not ended.wait(1.0):
+        steps = read_progress(directory)
+        if steps and steps[-1].step > shown:
+            bar.advance(steps[-1].step - shown)
+            shown = steps[-1].step

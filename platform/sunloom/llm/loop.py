@@ -1,4 +1,4 @@
-"""What each Ray Train worker does: set up, step, checkpoint, report."""
+"""The work of one Ray Train worker: set up, step, checkpoint, report, export."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,23 @@ import torch
 import torch.distributed as dist
 
 from sunloom.config.llm import LoraSettings, TrainingConfig
+from sunloom.core.progress import StepProgress, Tracker, open_trackers
 from sunloom.llm.checkpoints import WholeCheckpoint, newest_whole, seal
 from sunloom.llm.distributed import Parallel, build_parallel
 from sunloom.llm.encoding import Encoded, batches, collate, load_encoded
-from sunloom.llm.history import ProgressLog
 from sunloom.llm.models import add_lora, load_model
 from sunloom.llm.objective import CausalLoss
-from sunloom.llm.probe import probe_dtype
+from sunloom.llm.probe import DtypeProbe, probe_dtype
 from sunloom.llm.schedule import learning_rate
-
-_REPORT_EVERY = 10
 
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """Everything a worker needs, as plain values.
+    """Input of every worker, as plain values.
 
     Attributes:
         model: Folder or hub id of the starting weights.
-        base: What an adapter names as its base.
+        base: Name of the base that an exported adapter carries.
         data: File of encoded conversations.
         directory: The run's folder, shared by all workers.
         pad: Token id that fills short rows.
@@ -51,99 +49,150 @@ class TrainingTask:
     lora: LoraSettings | None
 
 
-def run_worker(config: dict[str, Any]) -> dict[str, Any]:
-    """Train, and export on the first worker; Ray Train calls this.
+@dataclass(frozen=True)
+class Divergence:
+    """The step at which the loss was not finite, and that loss."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """Result of one worker's start.
+
+    Attributes:
+        losses: Of the steps of this start.
+        first_step: 1, or the step after the checkpoint that the run resumed from.
+        tokens: Seen in this start, over all workers.
+        seconds: Of the loop.
+        dtype: Number format of the matrix products.
+        probe: What this worker's machine measured.
+        diverged: Where training stopped because the loss was not finite.
+    """
+
+    losses: list[float]
+    first_step: int
+    tokens: int
+    seconds: float
+    dtype: str
+    probe: DtypeProbe
+    diverged: Divergence | None = None
+
+
+def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
+    """Train, and export on the first worker; Ray Train calls this on every worker.
 
     Args:
-        config: ``{"work": Work}``.
-
-    Returns:
-        ``losses`` of this start, ``dtype``, ``seconds``, ``tokens`` and, when the loss was not
-        finite, ``diverged_at``.
+        config: The task under ``task``.
     """
-    work: TrainingTask = config["work"]
-    torch.set_num_threads(work.training.cpus_per_worker)
-    dtype = agree_on_dtype(work.training.dtype)
-    model = load_model(work.model)
-    if work.lora is not None:
-        model = add_lora(model, work.lora, work.seed, work.base)
+    task = config["task"]
+    torch.set_num_threads(task.training.cpus_per_worker)
+    dtype = agree_on_dtype(task.training.dtype)
+    model = load_model(task.model)
+    if task.lora is not None:
+        model = add_lora(model, task.lora, task.seed, task.base)
     module = CausalLoss(model, getattr(torch, dtype)).to(_device())
     module.train()
-    parallel = build_parallel(module, work.training)
-    start = _resume(parallel, work)
-    outcome = _Trainer(work, parallel, start).run()
-    if "diverged_at" not in outcome:
-        _export(parallel, model, work)
-    return {**outcome, "dtype": dtype, "probe": asdict(probe_dtype())}
+    parallel = build_parallel(module, task.training)
+    checkpoint = find_checkpoint(task)
+    if checkpoint is not None:
+        parallel.load(checkpoint.path)
+    steps_done = checkpoint.step if checkpoint is not None else 0
+    # One writer: every worker knows the loss over all workers.
+    trackers = task.training.trackers if dist.get_rank() == 0 else ()
+    with open_trackers(trackers, task.directory, steps_done) as opened:
+        outcome = _TrainingLoop(task, parallel, steps_done, opened).run(dtype)
+    if outcome.diverged is None:
+        _export(parallel, model, task)
+    return outcome
 
 
-def agree_on_dtype(wanted: str) -> str:
+def agree_on_dtype(configured: str) -> str:
     """The configured format, or bfloat16 when every worker's probe chose it."""
-    if wanted != "auto":
-        return wanted
-    votes = torch.tensor([float(str(probe_dtype()) == "bfloat16")], device=_device())
+    if configured != "auto":
+        return configured
+    votes = torch.tensor([float(probe_dtype().dtype == "bfloat16")], device=_device())
     dist.all_reduce(votes, op=dist.ReduceOp.MIN)
     return "bfloat16" if votes.item() > 0 else "float32"
 
 
-class _Trainer:
-    """The loop and its counters."""
+class _TrainingLoop:
+    """The steps and their counters."""
 
-    def __init__(self, work: TrainingTask, parallel: Parallel, start: int) -> None:
-        self._work, self._parallel, self._start = work, parallel, start
-        self._rows = load_encoded(work.data)
+    def __init__(
+        self,
+        task: TrainingTask,
+        parallel: Parallel,
+        steps_done: int,
+        trackers: Sequence[Tracker],
+    ) -> None:
+        self._task, self._parallel, self._steps_done = task, parallel, steps_done
+        self._trackers = trackers
+        self._rows = load_encoded(task.data)
         self._rank, self._workers = dist.get_rank(), dist.get_world_size()
-        self._log = ProgressLog(work.directory, start) if self._rank == 0 else None
         self._losses: list[float] = []
         self._tokens = 0
 
-    def run(self) -> dict[str, Any]:
-        config = self._work.training
-        began = time.perf_counter()
-        plan = plan_batches([len(row.ids) for row in self._rows], config, self._work.seed)
-        for step in range(self._start, config.steps):
+    def run(self, dtype: str) -> TrainingOutcome:
+        config = self._task.training
+        started = time.perf_counter()
+        diverged: Divergence | None = None
+        # Planned from step 0 on: a resumed run continues with the batches that are left.
+        plan = plan_batches([len(row.ids) for row in self._rows], config, self._task.seed)
+        for step in range(self._steps_done, config.steps):
             loss = self._step([self._rows[i] for i in plan[step]], step)
             if not math.isfinite(loss):
-                return self._outcome(began) | {"diverged_at": step + 1, "loss": loss}
-            self._record(step + 1, loss, time.perf_counter() - began)
+                diverged = Divergence(step + 1, loss)
+                break
+            self._track(step + 1, loss, time.perf_counter() - started)
             is_last = step + 1 == config.steps
             if is_last or (step + 1) % config.checkpoint_every == 0:
                 self._checkpoint(step + 1, loss)
-        if self._log:
-            self._log.close()
-        return self._outcome(began)
+        return TrainingOutcome(
+            losses=self._losses,
+            first_step=self._steps_done + 1,
+            tokens=self._tokens,
+            seconds=time.perf_counter() - started,
+            dtype=dtype,
+            probe=probe_dtype(),
+            diverged=diverged,
+        )
 
     def _step(self, rows: Sequence[Encoded], step: int) -> float:
         """One update; the loss is the mean over the labelled tokens of all workers."""
-        counts = [int(row.mask[1:].sum()) for row in rows]
-        ids, labels = collate(rows[self._rank :: self._workers], self._work.pad)
+        # The first token of a row has no token before it that could predict it.
+        labelled = sum(int(row.mask[1:].sum()) for row in rows)
+        ids, labels = collate(rows[self._rank :: self._workers], self._task.pad)
         device = _device()
-        total = self._parallel.forward(
+        share = self._parallel.sum_loss(
             torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device)
         )
-        whole = total.detach().clone()
-        dist.all_reduce(whole)
-        loss = float(whole.item()) / sum(counts)
+        total = share.detach().clone()
+        dist.all_reduce(total)
+        loss = float(total.item()) / labelled
         self._tokens += sum(len(row.ids) for row in rows)
+        # Every worker sees the same sum, so all stop at the same step and none waits for another.
         if math.isfinite(loss):
-            rate = learning_rate(step, self._work.training)
-            self._parallel.step(total * (self._workers / sum(counts)), rate)
+            rate = learning_rate(step, self._task.training)
+            # Gradients are averaged over the workers: times their number makes that a sum.
+            self._parallel.step(share * (self._workers / labelled), rate)
             self._losses.append(loss)
         return loss
 
-    def _record(self, step: int, loss: float, seconds: float) -> None:
-        if self._log is None:
-            return
-        row = {
-            "step": step,
-            "steps": self._work.training.steps,
-            "loss": round(loss, 6),
-            "learning_rate": learning_rate(step - 1, self._work.training),
-            "tokens_per_second": round(self._tokens / seconds, 1),
-            "seconds": round(seconds, 2),
-        }
-        left = (seconds / (step - self._start)) * (self._work.training.steps - step)
-        self._log.add(row | {"eta_s": round(left, 1)})
+    def _track(self, step: int, loss: float, seconds: float) -> None:
+        steps = self._task.training.steps
+        progress = StepProgress(
+            step=step,
+            steps=steps,
+            loss=round(loss, 6),
+            learning_rate=learning_rate(step - 1, self._task.training),
+            tokens_per_second=round(self._tokens / seconds, 1),
+            seconds=round(seconds, 2),
+            eta_s=round(seconds / (step - self._steps_done) * (steps - step), 1),
+        )
+        for tracker in self._trackers:
+            tracker.log(progress)
 
     def _checkpoint(self, step: int, loss: float) -> None:
         from ray import train
@@ -155,67 +204,43 @@ class _Trainer:
             checkpoint = train.Checkpoint.from_directory(folder)
             train.report({"step": step, "loss": loss}, checkpoint=checkpoint)
 
-    def _outcome(self, began: float) -> dict[str, Any]:
-        seconds = time.perf_counter() - began
-        return {
-            "losses": self._losses,
-            "first_step": self._start + 1,
-            "tokens": self._tokens,
-            "seconds": seconds,
-        }
-
 
 def plan_batches(lengths: Sequence[int], config: TrainingConfig, seed: int) -> list[list[int]]:
     """Rows of every step, the same on every worker and after every restart."""
     plan: list[list[int]] = []
     epoch = 0
     while len(plan) < config.steps:
+        # A batch of more rows than there are would leave every epoch empty.
         plan += batches(lengths, min(config.batch_size, len(lengths)), seed + epoch)
         epoch += 1
     return plan[: config.steps]
 
 
-def _resume(parallel: Parallel, work: TrainingTask) -> int:
-    """Load the newest whole checkpoint, if there is one; how many steps it had done."""
-    found = find_checkpoint(work)
-    if found is None:
-        return 0
-    parallel.load(found.path)
-    return found.step
-
-
-def find_checkpoint(work: TrainingTask) -> WholeCheckpoint | None:
+def find_checkpoint(task: TrainingTask) -> WholeCheckpoint | None:
     """The newest whole checkpoint of this run, else of the run to resume."""
-    earlier = work.training.resume_from
-    folders = [work.directory / "train"]
+    earlier = task.training.resume_from
+    folders = [task.directory / "train"]
     return newest_whole(folders) or newest_whole([earlier / "train"] if earlier else [])
 
 
-def _export(parallel: Parallel, model: Any, work: TrainingTask) -> None:
+def _export(parallel: Parallel, model: Any, task: TrainingTask) -> None:
     """Write the model, or the adapter alone, as a Hugging Face folder with safetensors."""
+    # Gathering sharded parameters is collective: every worker calls it, one gets the result.
     state = parallel.full_state()
     if dist.get_rank() == 0:
-        weights = {_bare(name): value for name, value in state.items()}
-        folder = work.directory / "export"
-        model.save_pretrained(str(folder), state_dict=_untied(model, weights))
+        # Names inside the language model, without those of the modules that wrap it.
+        weights = {
+            name.removeprefix("module.").removeprefix("model."): value
+            for name, value in state.items()
+        }
+        # safetensors refuses two names of one tensor; a tied weight is stored under one.
+        tied = dict(getattr(model, "_tied_weights_keys", None) or {})
+        stored = {n: v for n, v in weights.items() if not (n in tied and tied[n] in weights)}
+        folder = task.directory / "export"
+        model.save_pretrained(str(folder), state_dict=stored)
         # PEFT adds a model card that says nothing of this model.
         (folder / "README.md").unlink(missing_ok=True)
     dist.barrier()
-
-
-def _bare(name: str) -> str:
-    """The name inside the language model, without the names of what wraps it."""
-    return name.removeprefix("module.").removeprefix("model.")
-
-
-def _untied(model: Any, weights: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights without second names: a tied weight is stored once."""
-    tied = dict(getattr(model, "_tied_weights_keys", None) or {})
-    return {
-        name: value
-        for name, value in weights.items()
-        if not (name in tied and tied[name] in weights)
-    }
 
 
 def _device() -> torch.device:

@@ -1,12 +1,13 @@
-"""What a training run will need, found without training."""
+"""Estimate of a training run's memory, tokens and time, made without training."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from sunloom.config.llm import Ddp, DeepSpeed, LlmRecipe
 from sunloom.core.model_registry import open_registry
+from sunloom.llm.conversations import load_conversation_source
+from sunloom.llm.optimizers import OPTIMIZERS
 
 _SAMPLE = 300
 _BYTES = 4
@@ -43,12 +44,8 @@ class TrainingPlan:
     workers: int
     parallelism: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
 
-
-def plan(recipe: LlmRecipe) -> TrainingPlan:
+def plan_training(recipe: LlmRecipe) -> TrainingPlan:
     """Memory per worker, steps, tokens and time of a recipe, without training.
 
     Args:
@@ -98,9 +95,8 @@ def _measure(recipe: LlmRecipe) -> tuple[int, int, float]:
         resolve_model,
     )
     from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
-    from sunloom.llm.training import load_source
 
-    samples = load_source(recipe.data.conversations).train(_SAMPLE, recipe.seed)
+    samples = load_conversation_source(recipe.data.conversations).train(_SAMPLE, recipe.seed)
     shape = recipe.model.architecture
     if recipe.model.name is None:
         texts = conversation_texts(samples)
@@ -127,8 +123,9 @@ def _memory(recipe: LlmRecipe, total: int, trained: int, length: float) -> int:
     sharded = 1 if isinstance(kind, Ddp) else workers
     whole_weights = isinstance(kind, Ddp) or (isinstance(kind, DeepSpeed) and kind.zero_stage == 2)
     weights = total * _BYTES // (1 if whole_weights else workers)
-    # One gradient and AdamW's two moments.
-    state = 3 * trained * _BYTES // sharded
+    # One gradient, and what the optimizer keeps beside it.
+    values = 1 + OPTIMIZERS[training.optimizer].moments
+    state = values * trained * _BYTES // sharded
     rows = -(-training.batch_size // workers)
     # About 30 values a token, layer and unit of width stay until the backward pass.
     activations = round(rows * length * shape.layers * shape.hidden_size * 30 * _BYTES)

@@ -30,13 +30,6 @@ class DtypeProbe:
     bfloat16_gflops: float
     device: str
 
-    def __str__(self) -> str:
-        return self.dtype
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain data for a run record."""
-        return asdict(self)
-
 
 def probe_dtype(state: Path | None = None) -> DtypeProbe:
     """Multiply two matrices in float32 and in bfloat16 for a moment and choose.
@@ -44,11 +37,11 @@ def probe_dtype(state: Path | None = None) -> DtypeProbe:
     Args:
         state: State folder; when given, the finding is written to ``dtype_probe.json`` there.
     """
-    found = _measure()
+    probe = _measure()
     if state is not None:
         state.mkdir(parents=True, exist_ok=True)
-        (state / "dtype_probe.json").write_text(json.dumps(found.to_dict(), indent=1))
-    return found
+        (state / "dtype_probe.json").write_text(json.dumps(asdict(probe), indent=1))
+    return probe
 
 
 @cache

@@ -16,7 +16,7 @@ from sunloom.config.tabular import GateConfig, TabularRecipe
 from sunloom.core.cluster import connect
 from sunloom.core.files import write_atomic
 from sunloom.core.fingerprint import fingerprint
-from sunloom.core.model_registry import ModelRegistry, ModelVersion, open_registry
+from sunloom.core.model_registry import ModelRegistry, ModelVersion, TrainingResult, open_registry
 from sunloom.core.telemetry import get_logger
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import UsageError
@@ -29,42 +29,6 @@ from sunloom.tabular.search import TrialScore, best_of_each, choose, draw_trials
 from sunloom.tabular.trials import Trial, fit_trial
 
 KIND = "tabular"
-
-
-@dataclass(frozen=True)
-class TabularResult:
-    """What a training run came to.
-
-    Attributes:
-        version: The registered winner.
-        promoted: Whether the gate held and the alias points at the version.
-        reused: Whether the version was there already, made from the same recipe and rows.
-        failures: What of the gate did not hold, in words.
-        calibration_plot: PNG.
-        report: JSON with every figure.
-    """
-
-    version: ModelVersion
-    promoted: bool
-    reused: bool
-    failures: tuple[str, ...]
-    calibration_plot: Path
-    report: Path
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """``winner``, ``auc``, ``log_loss``, ``base_rate``, … and ``algorithms`` by name."""
-        return dict(self.version.metrics) | {"promoted": self.promoted, "reused": self.reused}
-
-    @property
-    def artifacts(self) -> dict[str, str]:
-        """Where the model, the plot and the report are."""
-        return {
-            "model": self.version.ref,
-            "uri": self.version.uri,
-            "calibration_plot": str(self.calibration_plot),
-            "report": str(self.report),
-        }
 
 
 @dataclass(frozen=True)
@@ -95,7 +59,7 @@ class _Candidate:
         }
 
 
-def train_tabular(recipe: TabularRecipe) -> TabularResult:
+def train_tabular(recipe: TabularRecipe) -> TrainingResult:
     """Search on Ray Tune, judge at the later cut-off, register the winner, promote it.
 
     The winner is chosen by cross-validation inside the training cut-off alone; the judging rows
@@ -236,22 +200,24 @@ def _register(
 
 def _publish(
     recipe: TabularRecipe, registry: ModelRegistry, version: ModelVersion, reused: bool
-) -> TabularResult:
+) -> TrainingResult:
     from sunloom.tabular.plots import calibration_plot
 
-    failures = gate_failures(version.metrics, recipe.gate)
-    log = get_logger("tabular")
-    if failures:
-        log.warning("%s is not promoted: %s", version.ref, "; ".join(failures))
-    else:
-        registry.promote(version.name, version.version, recipe.output.alias)
     figures = version.metrics
-    log.info("%s (%s): AUC %.4f", version.ref, figures["winner"], figures["auc"])
+    failures = gate_failures(figures, recipe.gate)
+    promoted = registry.promote_if_passed(version, recipe.output.alias, failures)
+    get_logger("tabular").info("%s (%s): AUC %.4f", version.ref, figures["winner"], figures["auc"])
     folder = recipe.paths.outputs / "tabular" / version.name
     report = folder / "report.json"
     write_atomic(report, json.dumps(version.to_dict(), indent=1))
     plot = calibration_plot(folder / "calibration.png", figures["algorithms"], figures["winner"])
-    return TabularResult(version, not failures, reused, failures, plot, report)
+    return TrainingResult(
+        version=version,
+        promoted=promoted,
+        reused=reused,
+        failures=failures,
+        files={"calibration_plot": str(plot), "report": str(report)},
+    )
 
 
 def _read(path: Path) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""What a third party ships: an alert sink and a conversation source, reached by entry point."""
+"""What a third party ships: an alert sink, a conversation source and a tracker."""
 
 from __future__ import annotations
 
@@ -33,6 +33,21 @@ class WeatherConversations:
             {"role": "assistant", "content": "It may."},
         ]
         return [Conversation(messages=messages, tools=[]) for _ in range(n)]
+
+
+class MemoTracker:
+    """Writes each step into a file of the run's folder."""
+
+    def __init__(self, directory: Path, steps_done: int) -> None:
+        self._path = directory / f"memo-from-{steps_done}"
+
+    def log(self, progress: Any) -> None:
+        with self._path.open("a") as memo:
+            memo.write(f"{progress.step} {progress.loss}\n")
+
+    def close(self) -> None:
+        with self._path.open("a") as memo:
+            memo.write("end\n")
 
 
 MEMO = MemoSink()

@@ -31,7 +31,9 @@ def test_the_head_runs_no_work_and_workers_scale(cluster: dict[str, Any]) -> Non
     assert head["max_workers"] == 0
     workers = [kind for name, kind in types.items() if name != cluster["head_node_type"]]
     assert all(kind["min_workers"] < kind["max_workers"] for kind in workers)
-    assert sorted(bool(kind["resources"].get("GPU")) for kind in workers) == [False, True]
+    with_gpu = [bool(kind["resources"].get("GPU")) for kind in workers]
+    assert any(with_gpu)
+    assert not all(with_gpu)
 
 
 def test_what_rays_schema_does_not_see(cluster: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sunloom.config import Settings
 from sunloom.core.alerts import Alert, emit_alert, list_alerts, resolve_alert
 from sunloom.core.runs import start_run
-from sunloom.core.telemetry import configure_logging, progress
+from sunloom.core.telemetry import configure_logging, progress_bar
 
 DRIFT = Alert("feature_drift", "warning", "amount drifted", {"feature": "amount"}, 0.3, 0.1)
 
@@ -49,7 +49,7 @@ def test_progress_logs_quarters_without_a_terminal(
     configure_logging(settings)
     logger = logging.getLogger("sunloom")
     logger.propagate = True
-    with caplog.at_level("INFO", "sunloom.progress"), progress("train", 8) as bar:
+    with caplog.at_level("INFO", "sunloom.progress"), progress_bar("train", 8) as bar:
         for _ in range(8):
             bar.advance()
     shares = [record.getMessage().split()[1] for record in caplog.records]

@@ -1,9 +1,10 @@
-"""Judge, schedule, probe, plan, starting weights and loss history."""
+"""Judge, schedule, probe, plan and starting weights."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,10 @@ from sunloom.core.model_registry import open_registry
 from sunloom.errors import ConfigError, NotFoundError, UsageError
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import render
-from sunloom.llm.evaluation import exact_match
-from sunloom.llm.evaluation.exact_match import parse_calls
-from sunloom.llm.history import ProgressLog, losses
+from sunloom.llm.evaluation.exact_match import ExactMatch, exact_match, parse_calls
 from sunloom.llm.loop import plan_batches
 from sunloom.llm.models import build_llama, load_model, load_tokenizer, resolve_model
-from sunloom.llm.planning import plan
+from sunloom.llm.planning import plan_training
 from sunloom.llm.probe import probe_dtype
 from sunloom.llm.schedule import learning_rate
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
@@ -61,7 +60,7 @@ def test_calls_are_read_whatever_their_spacing() -> None:
     assert parse_calls(text) == [("f", {"x": 1})]
     assert parse_calls('<tool_call>{"name": "f"}</tool_call>') == []
     assert parse_calls("no call") == []
-    assert exact_match.ExactMatch(0, 0, 0, 0, ()).examples == ()
+    assert ExactMatch(0, 0, 0, 0, ()).examples == ()
 
 
 def test_the_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
@@ -88,8 +87,8 @@ def test_the_probe_measures_and_remembers(tmp_path: Path) -> None:
     assert found.float32_gflops > 0
     assert found.bfloat16_gflops > 0
     faster = found.bfloat16_gflops > 1.3 * found.float32_gflops
-    assert str(found) == ("bfloat16" if faster else "float32")
-    assert json.loads((tmp_path / "dtype_probe.json").read_text()) == found.to_dict()
+    assert found.dtype == ("bfloat16" if faster else "float32")
+    assert json.loads((tmp_path / "dtype_probe.json").read_text()) == asdict(found)
 
 
 @pytest.mark.parametrize("circuit", [True, False])
@@ -153,7 +152,7 @@ def test_a_plan_counts_parameters_tokens_and_memory_without_training(settings: A
     made = {}
     for kind in ("ddp", "fsdp"):
         chosen = [*sets, f"training.distributed={{type: {kind}}}"]
-        made[kind] = plan(load_config(LlmRecipe, sets=chosen, conf_dir=CONF).config)
+        made[kind] = plan_training(load_config(LlmRecipe, sets=chosen, conf_dir=CONF).config)
     sharded, whole = made["fsdp"], made["ddp"]
     assert 2_000_000 < sharded.parameters == sharded.trained_parameters < 10_000_000
     assert sharded.tokens == pytest.approx(80 * sharded.tokens_per_conversation, rel=0.01)
@@ -161,22 +160,3 @@ def test_a_plan_counts_parameters_tokens_and_memory_without_training(settings: A
     saved = whole.memory_bytes_per_worker - sharded.memory_bytes_per_worker
     assert saved == pytest.approx(8 * sharded.parameters, rel=0.01)
     assert sharded.seconds > 0
-
-
-def test_the_history_drops_rows_that_a_resumed_run_writes_again(tmp_path: Path) -> None:
-    log = ProgressLog(tmp_path, 0)
-    for step in (1, 2, 3):
-        log.add({"step": step, "loss": 1.0 / step})
-    log.close()
-    again = ProgressLog(tmp_path, 2)
-    again.add({"step": 3, "loss": 0.5})
-    again.close()
-    assert losses(tmp_path) == [
-        {"step": 1, "loss": 1.0},
-        {"step": 2, "loss": 0.5},
-        {"step": 3, "loss": 0.5},
-    ]
-    with (tmp_path / "progress.jsonl").open("a") as file:
-        file.write('{"step": 4, "lo')
-    assert len(losses(tmp_path)) == 3
-    assert losses(tmp_path / "absent") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,37 @@ def dump_masked(config: Model) -> dict[str, Any]:
 def dump_with_secrets(config: Model) -> dict[str, Any]:
     """The configuration as plain data with secrets in clear, to hand to a worker in memory."""
     return {name: _plain(getattr(config, name)) for name in type(config).model_fields}
+
+
+def dump_identity(config: Model, always: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """The configuration as plain data for a fingerprint: keys at their default are left out.
+
+    So a new key changes no fingerprint until somebody sets it.
+
+    Args:
+        config: A configuration or one of its sections.
+        always: Dotted keys that are written at their default too, because fingerprints from
+            before this rule contain them. Elements of lists and mappings have their parent's key.
+        prefix: Dotted key of ``config`` itself with a dot behind it.
+    """
+    identity: dict[str, Any] = _identity(config, config.model_dump(mode="json"), always, prefix)
+    return identity
+
+
+def _identity(value: Any, dumped: Any, always: Collection[str], prefix: str) -> Any:
+    if isinstance(value, Model):
+        return {
+            name: _identity(getattr(value, name), dumped[name], always, f"{prefix}{name}.")
+            for name, field in type(value).model_fields.items()
+            if f"{prefix}{name}" in always
+            or getattr(value, name) != field.get_default(call_default_factory=True)
+        }
+    if isinstance(value, list | tuple):
+        pairs = zip(value, dumped, strict=True)
+        return [_identity(item, plain, always, prefix) for item, plain in pairs]
+    if isinstance(value, dict):
+        return {key: _identity(item, dumped[key], always, prefix) for key, item in value.items()}
+    return dumped
 
 
 def save_resolved(config: Model, directory: Path) -> Path:

@@ -12,7 +12,7 @@ import polars as pl
 from sunloom.config.preprocessing.graph import GraphConfig, GraphRecipe
 from sunloom.config.settings import Settings
 from sunloom.core.files import atomic_path
-from sunloom.core.telemetry import progress
+from sunloom.core.telemetry import progress_bar
 from sunloom.data.sources.files import data_files
 from sunloom.errors import ArtifactError, ConfigError, ConflictError, UsageError
 from sunloom.features.plan.columns import EVENT_TIME
@@ -82,7 +82,7 @@ def node_table(config: GraphConfig, edges: pl.DataFrame) -> pl.DataFrame:
     if config.as_of is not None:
         moment = pl.repeat(config.as_of.astimezone(UTC), graph.size, eager=True)
         made.append(pl.DataFrame({EVENT_TIME: moment.cast(pl.Datetime("us", "UTC"))}))
-    with progress("graph", len(parts)) as bar:
+    with progress_bar("graph", len(parts)) as bar:
         for name, compute in parts:
             made.append(compute().drop(key))
             bar.note(name)

@@ -13,7 +13,7 @@ from sunloom.config.agents import EngineName
 from sunloom.core.alerts.delivery import list_alerts
 from sunloom.core.model_registry import open_registry
 from sunloom.core.plugins import load_plugin
-from sunloom.core.telemetry import progress
+from sunloom.core.telemetry import progress_bar
 from sunloom.errors import ServingError
 from sunloom.workflows.demo.conversation import DemoGateway, EngineScore, score_engine
 from sunloom.workflows.demo.recipes import DemoRecipes
@@ -67,12 +67,12 @@ def train_tabular_model(recipes: DemoRecipes) -> Figures:
     note = f"{figures['winner']} won, AUC {figures['auc']:.4f}"
     if result.failures:
         note += f"; not promoted: {'; '.join(result.failures)}"
-    return Figures(figures, note, (str(result.calibration_plot),))
+    return Figures(figures, note, (result.files["calibration_plot"],))
 
 
 def train_base_model(recipes: DemoRecipes) -> Figures:
     """Build the small base model, or take the one that the same recipe built before."""
-    from sunloom.llm.training import train_base
+    from sunloom.llm.base_run import train_base
 
     result = train_base(recipes.base_model)
     made = "taken from the cache" if result.reused else "trained"
@@ -82,7 +82,7 @@ def train_base_model(recipes: DemoRecipes) -> Figures:
 
 def train_adapter_model(recipes: DemoRecipes) -> Figures:
     """Fine-tune the LoRA adapter and judge base and adapter on the held-out questions."""
-    from sunloom.llm.training import train_adapter
+    from sunloom.llm.adapter_run import train_adapter
 
     result = train_adapter(recipes.adapter)
     figures = result.metrics
@@ -103,7 +103,7 @@ def ask_agents(recipes: DemoRecipes, settings: Settings, gateway: DemoGateway) -
     # The agent's model sees features under the recipe's names, and so do the questions.
     truths = [truth | features_shown(spec, truth) for truth in truths]
     scores: dict[str, EngineScore] = {}
-    with progress("agents' tasks", len(ENGINES) * len(tasks)) as bar:
+    with progress_bar("agents' tasks", len(ENGINES) * len(tasks)) as bar:
         for engine in ENGINES:
             scores[engine] = score_engine(gateway, engine, spec, tasks, truths, bar.advance)
     note = ", ".join(f"{name} {score.right} of {score.tasks}" for name, score in scores.items())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import builtins
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sunloom.config import Settings
 from sunloom.core.cluster import job_client, job_result
-from sunloom.core.runs import read_progress as run_progress
+from sunloom.core.progress import StepProgress
+from sunloom.core.progress import read_progress as run_progress
 from sunloom.errors import ConflictError, JobError, NotFoundError
 
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
@@ -81,30 +82,23 @@ def read_progress(logs: str) -> dict[str, Any]:
     found = _RUN.search(logs)
     if found is None:
         return {"run_id": None, "step": None, "loss_history": [], "eta_s": None}
-    rows = run_progress(Path(found.group(2)))
-    last = rows[-1] if rows else {}
+    steps = run_progress(Path(found.group(2)))
+    last = steps[-1] if steps else None
     return {
         "run_id": found.group(1),
-        "step": last.get("step"),
-        "steps": last.get("steps"),
-        "loss": last.get("loss"),
-        "loss_history": _losses(rows),
-        "tokens_per_second": last.get("tokens_per_second"),
-        "eta_s": last.get("eta_s", _time_left(last)),
+        "step": last and last.step,
+        "steps": last and last.steps,
+        "loss": last and last.loss,
+        "loss_history": _losses(steps),
+        "tokens_per_second": last and last.tokens_per_second,
+        "eta_s": last and last.time_left_s,
     }
 
 
-def _losses(rows: Sequence[Mapping[str, Any]]) -> builtins.list[dict[str, Any]]:
-    stride = max(1, len(rows) // _MOST_LOSSES)
-    kept = [row for row in rows[::stride] if "loss" in row]
-    return [{"step": row.get("step"), "loss": row["loss"]} for row in kept]
-
-
-def _time_left(row: Mapping[str, Any]) -> float | None:
-    step, steps, seconds = row.get("step"), row.get("steps"), row.get("seconds")
-    if not step or not steps or not seconds:
-        return None
-    return round(float(seconds) / float(step) * (float(steps) - float(step)), 1)
+def _losses(steps: Sequence[StepProgress]) -> builtins.list[dict[str, Any]]:
+    stride = max(1, len(steps) // _MOST_LOSSES)
+    kept = [row for row in steps[::stride] if row.loss is not None]
+    return [{"step": row.step, "loss": row.loss} for row in kept]
 
 
 def _outcome(job: Any, logs: str) -> dict[str, Any]:

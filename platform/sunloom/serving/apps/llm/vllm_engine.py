@@ -86,7 +86,7 @@ def choose_dtype(config: LlmServing) -> str:
         return "bfloat16"
     from sunloom.llm.probe import probe_dtype
 
-    return str(probe_dtype())
+    return probe_dtype().dtype
 
 
 def engine_environment(config: LlmServing) -> dict[str, str]:

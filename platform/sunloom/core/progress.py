@@ -1,0 +1,146 @@
+"""Progress of a run step by step: trackers that record it, and the reader of the run's file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from sunloom.core.plugins import load_plugin
+from sunloom.errors import PluginError
+
+PROGRESS_FILE = "progress.jsonl"
+"""In a run's folder: one JSON object a line, one line a step."""
+TRACKER_GROUP = "sunloom.trackers"
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """State of a run after one step.
+
+    Attributes:
+        step: Steps done.
+        steps: Steps of the whole run.
+        loss: Training loss of the step.
+        learning_rate: Of the step.
+        tokens_per_second: Since the start of the process, over all workers.
+        seconds: Since the start of the process.
+        eta_s: Estimated seconds to the end.
+    """
+
+    step: int
+    steps: int | None = None
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    seconds: float | None = None
+    eta_s: float | None = None
+
+    @property
+    def time_left_s(self) -> float | None:
+        """Seconds to the end: as recorded, else from the mean pace so far."""
+        if self.eta_s is not None or not (self.step and self.steps and self.seconds):
+            return self.eta_s
+        return round(self.seconds / self.step * (self.steps - self.step), 1)
+
+    def to_json(self) -> str:
+        """One line of the progress file; what is not known is left out."""
+        return json.dumps({name: v for name, v in asdict(self).items() if v is not None})
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Receiver of a run's progress; built anew for every start of a run.
+
+    A plugin of the group ``sunloom.trackers`` is a callable that takes the run's folder and the
+    steps done before this start (0 unless the run resumes) and returns a tracker.
+    """
+
+    def log(self, progress: StepProgress) -> None:
+        """Record one step."""
+
+    def close(self) -> None:
+        """Flush and release what the tracker holds."""
+
+
+class FileTracker:
+    """Appends one JSON object a step to ``progress.jsonl`` in the run's folder.
+
+    The progress bar and ``GET /llm/training/{job_id}`` read that file.
+
+    Args:
+        directory: The run's folder.
+        steps_done: Rows of later steps are dropped: a run that resumes writes them again.
+    """
+
+    def __init__(self, directory: Path, steps_done: int) -> None:
+        path = directory / PROGRESS_FILE
+        kept = [row for row in read_progress(directory) if row.step <= steps_done]
+        path.write_text("".join(f"{row.to_json()}\n" for row in kept))
+        # Line buffering: a reader in another process sees whole lines as soon as they are written.
+        self._file = path.open("a", buffering=1)
+
+    def log(self, progress: StepProgress) -> None:
+        """Append a line."""
+        self._file.write(f"{progress.to_json()}\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+TRACKERS: Mapping[str, type[Tracker]] = {"file": FileTracker}
+"""The built-in trackers; plugins add theirs."""
+
+
+@contextmanager
+def open_trackers(
+    names: Sequence[str], directory: Path, steps_done: int
+) -> Iterator[tuple[Tracker, ...]]:
+    """Build the named trackers of a run; they are closed when the block ends.
+
+    Args:
+        names: Built-in trackers or entry points of ``sunloom.trackers``.
+        directory: The run's folder.
+        steps_done: Steps done before this start.
+
+    Raises:
+        NotFoundError: There is no such tracker; the known ones are listed.
+        PluginError: What the entry point builds is not a tracker.
+    """
+    trackers = tuple(_build_tracker(name, directory, steps_done) for name in names)
+    try:
+        yield trackers
+    finally:
+        for tracker in trackers:
+            tracker.close()
+
+
+def _build_tracker(name: str, directory: Path, steps_done: int) -> Tracker:
+    build: Any = TRACKERS[name] if name in TRACKERS else load_plugin(TRACKER_GROUP, name)
+    tracker = build(directory, steps_done)
+    if not isinstance(tracker, Tracker):
+        raise PluginError(f"The tracker {name!r} has no methods log and close.", param="trackers")
+    return tracker
+
+
+def read_progress(directory: Path) -> list[StepProgress]:
+    """The steps that a run has recorded so far, oldest first; [] before the first one.
+
+    Args:
+        directory: The run's folder.
+    """
+    path = directory / PROGRESS_FILE
+    known = {field.name for field in fields(StepProgress)}
+    steps = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            # The writer may be in the middle of the last line.
+            break
+        steps.append(StepProgress(**{key: v for key, v in row.items() if key in known}))
+    return steps
