@@ -30,7 +30,7 @@ from sunloom.config import Settings, load_config
 from sunloom.core.cluster import disconnect
 from sunloom.core.processes import free_port, own_processes
 from sunloom.feature_store.stores.online.open import open_online_store
-from sunloom.serving.auth.api_keys import create_key
+from sunloom.serving.auth.api_keys import Allowance, create_key
 from sunloom.serving.deploy.deploy import deploy, shutdown
 
 HERE = Path(__file__).parent
@@ -94,7 +94,7 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def gateway(settings: Settings) -> Iterator[tuple[str, str]]:
     """The gateway's URL and a key."""
-    key, _ = create_key(settings, ["features"], requests_per_minute=100_000_000)
+    key, _ = create_key(settings, ["features"], allowance=Allowance(100_000_000))
     try:
         yield deploy(settings).url, key
     finally:

@@ -11,7 +11,7 @@ import pytest
 from gateway_fixture import RunningGateway
 
 from sunloom.core.model_registry import open_registry
-from sunloom.serving.auth.api_keys import create_key, list_keys, revoke_key
+from sunloom.serving.auth.api_keys import Allowance, create_key, list_keys, revoke_key
 
 pytestmark = pytest.mark.integration
 
@@ -131,7 +131,7 @@ def test_wrong_expired_and_narrow_keys(gateway: RunningGateway) -> None:
 
 
 def test_limits_count_over_all_apps(gateway: RunningGateway) -> None:
-    key, _ = create_key(gateway.settings, ["features", "models"], requests_per_minute=6)
+    key, _ = create_key(gateway.settings, ["features", "models"], allowance=Allowance(6))
     if time.time() % 60 > 52:
         time.sleep(8)
     codes = [gateway.call("GET", "/features", key).status_code for _ in range(4)]
@@ -141,7 +141,7 @@ def test_limits_count_over_all_apps(gateway: RunningGateway) -> None:
 
 
 def test_tokens_are_counted_against_the_quota(gateway: RunningGateway) -> None:
-    key, _ = create_key(gateway.settings, ["llm"], token_quota=30)
+    key, _ = create_key(gateway.settings, ["llm"], allowance=Allowance(6000, token_quota=30))
     body = {"model": "tool-base", "prompt": "a", "max_tokens": 40, "ignore_eos": True}
     assert gateway.call("POST", "/v1/completions", key, json=body).status_code == 200
     over = gateway.call("POST", "/v1/completions", key, json=body)

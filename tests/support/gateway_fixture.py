@@ -36,14 +36,14 @@ class RunningGateway:
 @pytest.fixture(scope="session")
 def gateway(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """The gateway, ready."""
-    from sunloom.serving.auth.api_keys import create_key
+    from sunloom.serving.auth.api_keys import Allowance, create_key
     from sunloom.serving.deploy.deploy import deploy, shutdown
 
     folder = tmp_path_factory.mktemp("gateway")
     settings = _settings(folder)
     _fill_registry(settings, folder)
     _fill_store(settings)
-    key, _ = create_key(settings, ["admin"], "acme", requests_per_minute=1_000_000)
+    key, _ = create_key(settings, ["admin"], "acme", allowance=Allowance(1_000_000))
     try:
         deployment = deploy(settings)
         yield RunningGateway(deployment.url, key, settings)

@@ -16,7 +16,7 @@ from sunloom.core.database import open_database
 from sunloom.core.processes import free_port
 from sunloom.serving.asgi.types import ASGIApp, Receive, Scope, Send
 from sunloom.serving.auth.admission import KeyAdmission
-from sunloom.serving.auth.api_keys import create_key
+from sunloom.serving.auth.api_keys import Allowance, create_key
 from sunloom.serving.auth.middleware import GatewayMiddleware
 from sunloom.serving.deploy.replica import load_builder
 from sunloom.serving.metrics.request_metrics import RequestMetrics
@@ -25,7 +25,7 @@ from sunloom.serving.metrics.request_metrics import RequestMetrics
 @contextmanager
 def small_gateway(settings: Settings) -> Iterator[httpx.Client]:
     """A client with a key that may do everything."""
-    key, _ = create_key(settings, ["admin"], "acme", requests_per_minute=1_000_000)
+    key, _ = create_key(settings, ["admin"], "acme", allowance=Allowance(1_000_000))
     port = free_port()
     config = uvicorn.Config(_both(settings), port=port, log_level="warning", ws="none")
     server = uvicorn.Server(config)

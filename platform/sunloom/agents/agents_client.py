@@ -194,7 +194,7 @@ def run_recipe(recipe: AgentsRecipe, on_event: OnEvent | None = None) -> list[Ta
         raise UsageError("The recipe has no tasks.", "List them under `tasks`.", "tasks")
     spec = recipe.spec()
     return run_tasks(
-        recipe.gateway.url or f"http://{recipe.serving.host}:{recipe.serving.port}",
+        recipe.gateway.url or recipe.serving.url,
         _api_key(recipe),
         spec.engine,
         recipe.tasks,

@@ -1,14 +1,13 @@
-"""``sunloom agents``: agents behind a running gateway."""
+"""``sunloom agents``: agents of a running gateway."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sunloom.cli import output
-from sunloom.cli.gateway import GatewayConnection, Key, Url
+from sunloom.cli.gateway import GatewayConnection, Key, ServerSentEvent, Url
 from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe, load_settings
 from sunloom.config.agents import AgentsRecipe
 
@@ -33,7 +32,9 @@ def create(
     json: Json = False,
 ) -> None:
     """Create an agent from a recipe; prints its id."""
-    gateway, created = _create(recipe, agent, engine, url, key, sets, env)
+    config = load_recipe(AgentsRecipe, recipe, sets, env)
+    gateway = GatewayConnection(config, url, key)
+    created = _create_agent(gateway, config, agent, engine)
     if json:
         output.print_json(created)
     else:
@@ -55,7 +56,7 @@ def task(
     gateway = GatewayConnection(load_settings(env=env), url, key)
     accepted = gateway.call("POST", f"/agents/{agent_id}/task", {"task": text})
     if wait:
-        _finish(gateway, agent_id, accepted["task_id"], json)
+        _follow_to_end(gateway, agent_id, accepted["task_id"], json)
     elif json:
         output.print_json(accepted)
     else:
@@ -74,11 +75,11 @@ def status(
     """Show an agent, or one of its tasks."""
     gateway = GatewayConnection(load_settings(env=env), url, key)
     path = f"/agents/{agent_id}/tasks/{task_id}" if task_id else f"/agents/{agent_id}/status"
-    found = gateway.call("GET", path)
+    current = gateway.call("GET", path)
     if json:
-        output.print_json(found)
+        output.print_json(current)
     else:
-        output.print_mapping(found)
+        output.print_mapping(current)
 
 
 @app.command()
@@ -93,7 +94,7 @@ def events(
 ) -> None:
     """Follow a task's events to its end."""
     gateway = GatewayConnection(load_settings(env=env), url, key)
-    stream = gateway.events(f"/agents/{agent_id}/tasks/{task_id}/events", after)
+    stream = gateway.stream_events(f"/agents/{agent_id}/tasks/{task_id}/events", after)
     if json:
         output.print_json(list(stream))
         return
@@ -114,44 +115,37 @@ def run(
     json: Json = False,
 ) -> None:
     """Create an agent, give it one task, follow it and print the answer; exit 1 if it failed."""
-    gateway, created = _create(recipe, agent, engine, url, key, sets, env)
-    agent_id = created["agent_id"]
-    accepted = gateway.call("POST", f"/agents/{agent_id}/task", {"task": text})
-    _finish(gateway, agent_id, accepted["task_id"], json)
-
-
-def _create(
-    recipe: Path,
-    agent: str | None,
-    engine: str | None,
-    url: str | None,
-    key: str | None,
-    sets: list[str] | None,
-    env: str | None,
-) -> tuple[GatewayConnection, dict[str, Any]]:
     config = load_recipe(AgentsRecipe, recipe, sets, env)
-    body = config.spec(agent).model_dump(mode="json")
+    gateway = GatewayConnection(config, url, key)
+    agent_id = _create_agent(gateway, config, agent, engine)["agent_id"]
+    accepted = gateway.call("POST", f"/agents/{agent_id}/task", {"task": text})
+    _follow_to_end(gateway, agent_id, accepted["task_id"], json)
+
+
+def _create_agent(
+    gateway: GatewayConnection, recipe: AgentsRecipe, agent: str | None, engine: str | None
+) -> Any:
+    body = recipe.spec(agent).model_dump(mode="json")
     if engine:
         body["engine"] = engine
-    gateway = GatewayConnection(config, url, key)
-    return gateway, gateway.call("POST", "/agents/create", body)
+    return gateway.call("POST", "/agents/create", body)
 
 
-def _finish(gateway: GatewayConnection, agent_id: str, task_id: str, json: bool) -> None:
-    """Follow a task to its end, print its outcome, and exit by it."""
+def _follow_to_end(gateway: GatewayConnection, agent_id: str, task_id: str, json: bool) -> None:
+    """Follow a task to its end and print its outcome; exit status 1 if it failed."""
     path = f"/agents/{agent_id}/tasks/{task_id}"
-    for event in gateway.events(f"{path}/events"):
+    for event in gateway.stream_events(f"{path}/events"):
         if not json:
             _print_event(event)
-    found = gateway.call("GET", path)
+    task = gateway.call("GET", path)
     if json:
-        output.print_json(found)
+        output.print_json(task)
     else:
-        output.print_line(found["answer"] or output.shown(found["error"] or found["status"]))
-    if found["status"] != "succeeded":
+        output.print_line(task["answer"] or output.shown(task["error"] or task["status"]))
+    if task["status"] != "succeeded":
         raise typer.Exit(1)
 
 
-def _print_event(event: dict[str, Any]) -> None:
-    number, name = event.get("id", ""), event.get("event", "message")
-    output.print_note(f"{number:>4} {name:<16} {output.shown(event['data'])}")
+def _print_event(event: ServerSentEvent) -> None:
+    name = event.event or "message"
+    output.print_note(f"{event.id or '':>4} {name:<16} {output.shown(event.data)}")

@@ -1,9 +1,10 @@
-"""A client of the gateway for the commands that talk to it."""
+"""Client of the gateway for the commands that need one."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -37,93 +38,110 @@ class GatewayConnection:
     """Requests to one gateway with one key.
 
     Args:
-        settings: Host and port where no URL is given.
-        url: The gateway.
+        settings: Host and port if no URL is given.
+        url: URL of the gateway.
         key: The API key.
     """
 
     def __init__(self, settings: Settings, url: str | None, key: str | None) -> None:
-        self.url = (url or f"http://{settings.serving.host}:{settings.serving.port}").rstrip("/")
+        self.url = (url or settings.serving.url).rstrip("/")
         if not key:
             raise AuthenticationError(
-                "The gateway wants a key.",
-                "Set SUNLOOM_KEY or --key. Make one: "
+                "The gateway needs a key.",
+                "Set SUNLOOM_KEY or --key. Create one: "
                 "sunloom keys create --scopes llm,features,models,agents",
             )
         self._headers = {"Authorization": f"Bearer {key}"}
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """One request; the answer's JSON.
+        """Send one request; returns the response's JSON.
 
         Raises:
-            ServingError: The gateway refuses or does not answer.
-            NotFoundError: What the path names is not there.
+            ServingError: The gateway returns an error or cannot be reached.
+            NotFoundError: It has nothing of that name.
         """
         import httpx
 
         try:
-            answer = httpx.request(
+            response = httpx.request(
                 method, self.url + path, json=body, headers=self._headers, timeout=TIMEOUT_S
             )
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
-        if answer.is_error:
-            raise refusal(answer.status_code, answer.text)
-        return answer.json()
+        if response.is_error:
+            raise error_of(response.status_code, response.text)
+        return response.json()
 
-    def events(self, path: str, last_id: int = 0) -> Iterator[dict[str, Any]]:
+    def stream_events(self, path: str, last_id: int = 0) -> Iterator[ServerSentEvent]:
         """Server-sent events until the stream ends.
 
         Args:
             path: Route of the stream.
-            last_id: Events up to this one are left out.
+            last_id: Id of the last event that was received before.
         """
         import httpx
 
         headers = self._headers | {"Last-Event-ID": str(last_id), "Accept": "text/event-stream"}
         try:
-            with httpx.stream("GET", self.url + path, headers=headers, timeout=None) as answer:
-                if answer.is_error:
-                    raise refusal(answer.status_code, answer.read().decode())
-                yield from parse_events(answer.iter_lines())
+            with httpx.stream("GET", self.url + path, headers=headers, timeout=None) as response:
+                if response.is_error:
+                    raise error_of(response.status_code, response.read().decode())
+                yield from parse_events(response.iter_lines())
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: Exception) -> ServingError:
         return ServingError(
-            f"No gateway answers at {self.url}: {error}",
+            f"No gateway responds at {self.url}: {error}",
             "Start one with `sunloom serve run`, or name another with --url.",
         )
 
 
-def refusal(status: int, text: str) -> ServingError | NotFoundError:
-    """The error of an answer that is one."""
+def error_of(status: int, text: str) -> ServingError | NotFoundError:
+    """The error for an error response."""
     try:
         body = json.loads(text)["error"]
         message, hint, param = body["message"], body.get("hint") or "", body.get("param")
     except (ValueError, KeyError, TypeError):
-        message, hint, param = f"The gateway answered {status}: {text[:500]}", "", None
+        message, hint, param = f"The gateway returned status {status}: {text[:500]}", "", None
     if status == 404:
         return NotFoundError(message, hint or "Check the name.", param)
     return _BY_STATUS.get(status, ServingError)(message, hint, param)
 
 
-def parse_events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """Events of a server-sent stream: ``id``, ``event`` and ``data``, JSON where it is."""
-    fields: dict[str, Any] = {}
+@dataclass(frozen=True)
+class ServerSentEvent:
+    """One event of a server-sent stream.
+
+    Attributes:
+        id: Id of the event; None without one.
+        event: Type of the event; None for the default type.
+        data: The event's data: parsed JSON, or text if it is not JSON.
+    """
+
+    id: str | None
+    event: str | None
+    data: Any
+
+
+def parse_events(lines: Iterator[str]) -> Iterator[ServerSentEvent]:
+    """Events of a server-sent stream; comments and events without data are skipped."""
+    fields: dict[str, str] = {}
     for line in lines:
         if not line:
             if "data" in fields:
-                yield fields | {"data": _parsed(fields["data"])}
+                data = _parse_json(fields["data"])
+                yield ServerSentEvent(fields.get("id"), fields.get("event"), data)
             fields = {}
             continue
         name, _, value = line.partition(":")
+        # A line that begins with a colon is a comment, such as the heartbeat.
         if name:
             value = value.removeprefix(" ")
             fields[name] = f"{fields[name]}\n{value}" if name in fields else value
 
 
-def _parsed(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:

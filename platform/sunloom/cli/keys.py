@@ -15,25 +15,25 @@ app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True
 @app.command()
 def create(
     scopes: Annotated[str, typer.Option(help="llm, features, agents, train, models, admin.")],
-    tenant: Annotated[str, typer.Option(help="Whose key it is.")] = "default",
+    tenant: Annotated[str, typer.Option(help="Tenant that the key belongs to.")] = "default",
     expires: Annotated[str | None, typer.Option(help="Life, such as 30d or 12h.")] = None,
     requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
     token_quota: Annotated[int | None, typer.Option(min=1, help="Model tokens in all.")] = None,
-    purpose: Annotated[str, typer.Option(help="Free words to recognise it by.")] = "",
+    purpose: Annotated[str, typer.Option(help="Free text to recognise it by.")] = "",
     sets: Sets = None,
     env: Env = None,
     json: Json = False,
 ) -> None:
-    """Make a key and print its secret, once."""
-    from sunloom.serving.auth.api_keys import create_key
+    """Create a key and print its secret, once."""
+    from sunloom.serving.auth.api_keys import Allowance, create_key
 
+    settings = load_settings(sets, env)
     secret, record = create_key(
-        load_settings(sets, env),
+        settings,
         [scope.strip() for scope in scopes.split(",") if scope.strip()],
         tenant,
         expires,
-        requests_per_minute=requests_per_minute,
-        token_quota=token_quota,
+        allowance=Allowance.from_settings(settings, requests_per_minute, token_quota),
         purpose=purpose,
     )
     if json:
@@ -45,7 +45,7 @@ def create(
 
 @app.command("list")
 def list_all(
-    delegated: Annotated[bool, typer.Option(help="Also keys handed on to agents.")] = False,
+    delegated: Annotated[bool, typer.Option(help="Also keys delegated to agents.")] = False,
     sets: Sets = None,
     env: Env = None,
     json: Json = False,

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Sets, load_settings
-from sunloom.cli.serving_record import ServingRecord
+from sunloom.cli.serving_record import LocalStatus, ServingRecord
 from sunloom.cli.work import cluster
 from sunloom.config.settings import Settings
 from sunloom.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from sunloom.serving.deploy.deploy import Deployment
 
 app = typer.Typer(help="Run the gateway and the apps behind it.", no_args_is_help=True)
 
@@ -30,8 +34,8 @@ def run(port: Port = None, sets: Sets = None, env: Env = None, json: Json = Fals
     with cluster(settings, serving_environment(settings)):
         try:
             url = _deploy(settings, json)
-            with ServingRecord.held(settings, url):
-                _rest()
+            with ServingRecord.keep(settings, url):
+                _wait_for_interrupt()
         except KeyboardInterrupt:
             output.print_note("stopping")
         finally:
@@ -48,20 +52,25 @@ def deploy(port: Port = None, sets: Sets = None, env: Env = None, json: Json = F
 
 @app.command()
 def status(sets: Sets = None, env: Env = None, json: Json = False) -> None:
-    """Show what runs: on the configured cluster, else what `serve run` holds on this machine."""
+    """Show the deployment on the configured cluster, else that of `serve run` on this machine."""
     settings = load_settings(sets, env)
-    found = _cluster_status(settings) if _address(settings) else _local_status(settings)
-    if found is None:
+    current: Deployment | LocalStatus | None
+    if _address(settings):
+        current = _cluster_status(settings)
+    else:
+        record = ServingRecord.read(settings)
+        current = record.status() if record is not None else None
+    if current is None:
         raise NotFoundError("Nothing is served.", "Start it with `sunloom serve run`.")
     if json:
-        output.print_json(found)
+        output.print_json(current)
     else:
-        output.print_mapping(found)
+        output.print_mapping(asdict(current))
 
 
 @app.command()
 def shutdown(sets: Sets = None, env: Env = None, json: Json = False) -> None:
-    """Stop what `deploy` or `run` started; the cluster itself stays."""
+    """Stop the apps that `deploy` or `run` started; the cluster keeps running."""
     settings = load_settings(sets, env)
     if _address(settings):
         from sunloom.core.cluster import connect
@@ -94,18 +103,18 @@ def _deploy(settings: Settings, json: bool) -> str:
     first = ensure_first_key(settings)
     output.print_note("starting: about two minutes where a language model is served")
     deployment = start(settings)
-    result: dict[str, Any] = deployment.to_dict() | {"key": first[0] if first else None}
+    secret = first[0] if first else None
     if json:
-        output.print_json(result)
+        output.print_json(asdict(deployment) | {"key": secret})
         return deployment.url
     output.print_mapping({"gateway": deployment.url, "documentation": f"{deployment.url}/docs"})
     output.print_table(("app", "state"), deployment.apps.items())
-    if first:
-        output.print_line(f"first key, shown once: {first[0]}")
+    if secret:
+        output.print_line(f"first key, shown once: {secret}")
     return deployment.url
 
 
-def _rest() -> None:
+def _wait_for_interrupt() -> None:
     output.print_note("Ctrl-C stops it")
     while True:
         time.sleep(3600)
@@ -124,17 +133,9 @@ def _require_address(settings: Settings) -> None:
         )
 
 
-def _cluster_status(settings: Settings) -> dict[str, Any] | None:
+def _cluster_status(settings: Settings) -> Deployment | None:
     from sunloom.core.cluster import connect
-    from sunloom.serving.deploy.deploy import status as look
+    from sunloom.serving.deploy.deploy import status as cluster_status
 
     connect(settings)
-    found = look(settings)
-    return found.to_dict() if found else None
-
-
-def _local_status(settings: Settings) -> dict[str, Any] | None:
-    record = ServingRecord.read(settings)
-    if record is None:
-        return None
-    return {"url": record.url, "pid": record.pid, "ready": record.is_ready()}
+    return cluster_status(settings)

@@ -1,4 +1,4 @@
-"""What `serve run` holds on this machine: its URL, and the process that stops it."""
+"""Record of `serve run` on this machine: its URL, and the process that stops it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,28 @@ END_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
-class ServingRecord:
-    """A serving process of this state folder.
+class LocalStatus:
+    """Status of a serving process on this machine.
 
     Attributes:
-        url: The gateway.
+        url: URL of the gateway.
         pid: The process in the foreground.
-        born_s: When that process began; a reused pid has another time.
+        ready: Whether ``/readyz`` reports ready.
+    """
+
+    url: str
+    pid: int
+    ready: bool
+
+
+@dataclass(frozen=True)
+class ServingRecord:
+    """The serving process of a state folder.
+
+    Attributes:
+        url: URL of the gateway.
+        pid: The process in the foreground.
+        born_s: Start time of that process, seconds since the epoch; a reused pid has another.
     """
 
     url: str
@@ -30,14 +45,14 @@ class ServingRecord:
 
     @classmethod
     @contextmanager
-    def held(cls, settings: Settings, url: str) -> Iterator[None]:
+    def keep(cls, settings: Settings, url: str) -> Iterator[None]:
         """Record this process while the block runs."""
         import psutil
 
         from sunloom.core.files import write_atomic
 
-        own = psutil.Process()
-        record = cls(url, own.pid, own.create_time())
+        process = psutil.Process()
+        record = cls(url, process.pid, process.create_time())
         write_atomic(_path(settings), json.dumps(asdict(record)))
         try:
             yield
@@ -62,17 +77,18 @@ class ServingRecord:
         except psutil.NoSuchProcess:
             return False
 
-    def is_ready(self) -> bool:
-        """Whether the gateway says that it is ready."""
+    def status(self) -> LocalStatus:
+        """The process, and whether its gateway reports ready."""
         import httpx
 
         try:
-            return bool(httpx.get(f"{self.url}/readyz", timeout=10).is_success)
+            is_ready = bool(httpx.get(f"{self.url}/readyz", timeout=10).is_success)
         except httpx.HTTPError:
-            return False
+            is_ready = False
+        return LocalStatus(self.url, self.pid, is_ready)
 
     def end(self) -> None:
-        """Ask the process to stop and wait until it has."""
+        """Stop the process and wait until it has ended."""
         import psutil
 
         if self.is_alive():

@@ -1,4 +1,4 @@
-"""The gateway and the apps behind it."""
+"""Settings of the gateway and the apps behind it."""
 
 from __future__ import annotations
 
@@ -97,3 +97,15 @@ class ServingConfig(Model):
     clusters of several machines, where the wrapper script is not on every node."""
     ready_timeout_s: float = Field(default=300.0, gt=0)
     """How long a start waits for ``/readyz``."""
+
+    @property
+    def url(self) -> str:
+        """URL of the gateway."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def local_url(self) -> str:
+        """URL of the gateway for processes on its machine."""
+        # "All interfaces" is an address to listen on, not one to connect to.
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::", "") else self.host
+        return f"http://{host}:{self.port}"

@@ -1,1 +1,1 @@
-"""Everything that talks HTTP: one guard, one gateway, the apps behind it."""
+"""Serving: one HTTP gateway, the apps behind it, and their deployment on Ray Serve."""

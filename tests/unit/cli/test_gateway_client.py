@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sunloom.cli.gateway import parse_events, refusal
+from sunloom.cli.gateway import ServerSentEvent, error_of, parse_events
 from sunloom.errors import AuthenticationError, NotFoundError, RateLimitError, ServingError
 from tests.unit.cli.conftest import Cli
 
@@ -102,8 +102,8 @@ def test_no_gateway_says_how_to_start_one(cli: Cli) -> None:
 def test_events_are_parsed_as_the_standard_says() -> None:
     text = 'id: 7\nevent: note\ndata: {"a":\ndata: 1}\n\n: comment\n\ndata: plain\n\nid: 9\n\n'
     assert list(parse_events(iter(text.split("\n")))) == [
-        {"id": "7", "event": "note", "data": {"a": 1}},
-        {"data": "plain"},
+        ServerSentEvent("7", "note", {"a": 1}),
+        ServerSentEvent(None, None, "plain"),
     ]
 
 
@@ -113,7 +113,7 @@ def test_events_are_parsed_as_the_standard_says() -> None:
 )
 def test_statuses_become_errors(status: int, kind: type[Exception]) -> None:
     body = {"error": {"message": "No.", "hint": "Do this.", "param": "x"}}
-    error = refusal(status, json.dumps(body))
+    error = error_of(status, json.dumps(body))
     assert type(error) is kind
     assert (error.message, error.hint, error.param) == ("No.", "Do this.", "x")
-    assert "500" in str(refusal(500, "<html>oops"))
+    assert "500" in str(error_of(500, "<html>oops"))

@@ -25,12 +25,12 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 def test_a_record_is_there_while_it_is_held(settings: Settings) -> None:
     assert ServingRecord.read(settings) is None
-    with ServingRecord.held(settings, "http://127.0.0.1:9"):
+    with ServingRecord.keep(settings, "http://127.0.0.1:9"):
         record = ServingRecord.read(settings)
         assert record is not None
         assert record.url == "http://127.0.0.1:9"
         assert record.is_alive()
-        assert not record.is_ready()
+        assert not record.status().ready
     assert ServingRecord.read(settings) is None
 
 

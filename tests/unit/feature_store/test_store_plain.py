@@ -13,7 +13,7 @@ from sunloom.errors import RequestError
 from sunloom.feature_store.stores.online.json_values import from_plain
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.serving.apps.features.request_rows import check_rows, ingest_rows
-from sunloom.serving.asgi.bodies import encode, parse_object
+from sunloom.serving.asgi.bodies import encode_json, parse_object
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -71,7 +71,7 @@ def test_what_a_read_answers_can_be_ingested(tmp_path: Path) -> None:
     )
     store.write("s", table)
     [values] = store.read("s", [1])
-    sent = parse_object(encode({"feature_set": "s", "rows": [{"id": 2, **(values or {})}]}))
+    sent = parse_object(encode_json({"feature_set": "s", "rows": [{"id": 2, **(values or {})}]}))
     assert check_rows(store, sent)["passed"] is True
     assert ingest_rows(store, sent)["written"] == 1
     assert store.read("s", [2]) == [values]

@@ -8,7 +8,7 @@ import httpx
 
 from sunloom.core.database import utc_now
 from sunloom.errors import AuthenticationError, PermissionDeniedError
-from sunloom.serving.auth.api_keys import KeyRecord
+from sunloom.serving.auth.api_keys import Allowance, KeyRecord
 
 
 def record(*scopes: str, **more: Any) -> KeyRecord:
@@ -17,8 +17,7 @@ def record(*scopes: str, **more: Any) -> KeyRecord:
         "shown": "sl-abc…",
         "tenant": "acme",
         "scopes": scopes,
-        "requests_per_minute": 10,
-        "token_quota": None,
+        "allowance": Allowance(10),
         "parent": None,
         "purpose": "",
         "created_at": utc_now(),

@@ -16,17 +16,18 @@ from sunloom.errors import (
 )
 from sunloom.serving.auth.admission import KeyAdmission
 from sunloom.serving.auth.api_keys import (
+    Allowance,
     KeyRow,
     create_key,
+    create_system_key,
     delegate,
     ensure_first_key,
     find_key,
     key_lifetime,
     list_keys,
     revoke_key,
-    system_key,
 )
-from sunloom.serving.auth.rate_limits import RateLimiter
+from sunloom.serving.auth.rate_limits import RateLimiter, Spent
 from sunloom.serving.metrics.request_metrics import RequestMetrics
 
 
@@ -34,6 +35,10 @@ def quick(settings: Settings, **keys: object) -> Settings:
     serving = settings.serving
     changed = serving.model_copy(update={"keys": serving.keys.model_copy(update=keys)})
     return settings.model_copy(update={"serving": changed})
+
+
+def spent(tokens: int) -> Spent:
+    return Spent(model="m@1", prompt_tokens=tokens, completion_tokens=0, total_tokens=tokens)
 
 
 def test_only_a_hash_is_stored(settings: Settings) -> None:
@@ -87,7 +92,7 @@ def test_a_key_cannot_hand_on_what_it_lacks(settings: Settings) -> None:
 def test_first_key_in_development_only(settings: Settings) -> None:
     assert ensure_first_key(settings) is None
     development = settings.model_copy(update={"environment": "development"})
-    system_key(development, ["llm"], timedelta(minutes=1))
+    create_system_key(development, ["llm"], timedelta(minutes=1))
     made = ensure_first_key(development)
     assert made is not None
     assert made[1].may("train")
@@ -120,7 +125,7 @@ def test_the_gate_refuses_unknown_expired_and_revoked(settings: Settings) -> Non
 
 
 def test_the_limit_holds_over_processes(settings: Settings) -> None:
-    _, key = create_key(settings, ["llm"], requests_per_minute=5)
+    _, key = create_key(settings, ["llm"], allowance=Allowance(5))
     first, second = RateLimiter(open_database(settings)), RateLimiter(open_database(settings))
     for _ in range(3):
         first.charge(key, at=60.0)
@@ -134,7 +139,7 @@ def test_the_limit_holds_over_processes(settings: Settings) -> None:
 
 
 def test_delegated_keys_spend_their_parents_limit(settings: Settings) -> None:
-    _, parent = create_key(settings, ["llm"], requests_per_minute=2)
+    _, parent = create_key(settings, ["llm"], allowance=Allowance(2))
     _, child = delegate(settings, parent, ["llm"])
     meter = RateLimiter(open_database(settings))
     meter.charge(parent, at=0.0)
@@ -144,13 +149,13 @@ def test_delegated_keys_spend_their_parents_limit(settings: Settings) -> None:
 
 
 def test_the_token_quota_counts_all_minutes(settings: Settings) -> None:
-    _, key = create_key(settings, ["llm"], token_quota=100)
+    _, key = create_key(settings, ["llm"], allowance=Allowance(6000, token_quota=100))
     meter = RateLimiter(open_database(settings))
     meter.charge(key, at=0.0)
-    meter.spend(key, 60)
+    meter.spend(key, spent(60))
     meter.sync(at=0.0)
     meter.charge(key, at=600.0)
-    meter.spend(key, 40)
+    meter.spend(key, spent(40))
     fresh = RateLimiter(open_database(settings))
     meter.sync(at=600.0)
     fresh.sync(key.account, at=660.0)

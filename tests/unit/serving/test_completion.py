@@ -11,18 +11,24 @@ from asgi import OpenGate, call
 from sunloom.config import Settings
 from sunloom.core.model_registry import ModelRegistry, open_registry
 from sunloom.errors import NotFoundError, RequestError
-from sunloom.serving.apps.llm.completions import Completions, check_request
+from sunloom.serving.apps.llm.completions import (
+    CompletionsMiddleware,
+    build_probe_request,
+    check_request,
+)
 from sunloom.serving.apps.llm.model_resolver import (
-    BaseModel,
+    BaseLanguageModel,
     ModelResolver,
-    Target,
-    build_directory,
+    ResolvedModel,
+    build_resolver,
     find_base,
-    required_names,
+    required_models,
 )
 from sunloom.serving.asgi.bodies import read_body
 from sunloom.serving.auth.middleware import GatewayMiddleware
+from sunloom.serving.auth.rate_limits import Spent
 
+USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 CHAT = "/v1/chat/completions"
 
 
@@ -47,50 +53,50 @@ def registry(settings: Settings, tmp_path: Path) -> ModelRegistry:
 
 
 @pytest.fixture
-def directory(settings: Settings, registry: ModelRegistry) -> ModelResolver:
+def resolver(settings: Settings, registry: ModelRegistry) -> ModelResolver:
     base = find_base(settings)
     assert base is not None
     assert base.ref == "tool-base@1"
     return ModelResolver(registry, base, cache_s=0.0)
 
 
-def resolve(directory: ModelResolver, name: str) -> str:
-    return asyncio.run(directory.resolve(name)).served
+def resolve(resolver: ModelResolver, name: str) -> str:
+    return asyncio.run(resolver.resolve(name)).engine_name
 
 
-def test_names_follow_the_registry(directory: ModelResolver, registry: ModelRegistry) -> None:
-    assert resolve(directory, "tool-base") == "tool-base"
-    assert resolve(directory, "tool-base@1") == "tool-base"
-    assert resolve(directory, "retail-agent") == "retail-agent@1"
-    assert resolve(directory, "retail-agent@2") == "retail-agent@2"
+def test_names_follow_the_registry(resolver: ModelResolver, registry: ModelRegistry) -> None:
+    assert resolve(resolver, "tool-base") == "tool-base"
+    assert resolve(resolver, "tool-base@1") == "tool-base"
+    assert resolve(resolver, "retail-agent") == "retail-agent@1"
+    assert resolve(resolver, "retail-agent@2") == "retail-agent@2"
     registry.promote("retail-agent", 2)
-    assert resolve(directory, "retail-agent") == "retail-agent@2"
-    assert resolve(directory, "retail-agent@production") == "retail-agent@2"
+    assert resolve(resolver, "retail-agent") == "retail-agent@2"
+    assert resolve(resolver, "retail-agent@production") == "retail-agent@2"
 
 
-def test_unknown_names_list_the_known(directory: ModelResolver) -> None:
+def test_unknown_names_list_the_known(resolver: ModelResolver) -> None:
     with pytest.raises(NotFoundError, match="Did you mean 'retail-agent'") as caught:
-        resolve(directory, "retail-agnet")
+        resolve(resolver, "retail-agnet")
     assert caught.value.param == "model"
     with pytest.raises(NotFoundError, match="no version 9") as caught:
-        resolve(directory, "retail-agent@9")
+        resolve(resolver, "retail-agent@9")
     assert caught.value.param == "model"
     with pytest.raises(NotFoundError):
-        resolve(directory, "stranger")  # trained on another base
+        resolve(resolver, "stranger")  # trained on another base
 
 
 def test_answers_are_trusted_for_a_moment(settings: Settings, registry: ModelRegistry) -> None:
-    base = BaseModel("tool-base", "x", "tool-base@1")
+    base = BaseLanguageModel("tool-base", "x", "tool-base@1")
     trusting = ModelResolver(registry, base, cache_s=60.0)
     assert resolve(trusting, "retail-agent") == "retail-agent@1"
     registry.promote("retail-agent", 2)
     assert resolve(trusting, "retail-agent") == "retail-agent@1"
-    assert resolve(build_directory(settings, base), "retail-agent") == "retail-agent@2"
+    assert resolve(build_resolver(settings, base), "retail-agent") == "retail-agent@2"
 
 
-def test_promoted_adapters_are_required(settings: Settings, directory: ModelResolver) -> None:
-    assert required_names(settings, directory) == ["retail-agent"]
-    cards = asyncio.run(directory.cards())
+def test_promoted_adapters_are_required(settings: Settings, resolver: ModelResolver) -> None:
+    assert required_models(settings, resolver) == ["retail-agent"]
+    cards = asyncio.run(resolver.cards())
     assert [(card["id"], card["root"]) for card in cards] == [
         ("tool-base", "tool-base@1"),
         ("retail-agent", "retail-agent@1"),
@@ -131,7 +137,7 @@ class Engine:
         self.length = int(dict(scope["headers"])[b"content-length"])
         assert self.length == len(body)
         self.request = json.loads(body)
-        parts = self.events or (json.dumps({"usage": {"total_tokens": 7}}).encode(),)
+        parts = self.events or (json.dumps({"usage": USAGE}).encode(),)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for index, part in enumerate(parts):
             more = index + 1 < len(parts)
@@ -139,37 +145,40 @@ class Engine:
 
 
 def layered(
-    engine: Engine, directory: ModelResolver
-) -> tuple[GatewayMiddleware, list[str], list[int]]:
+    engine: Engine, resolver: ModelResolver
+) -> tuple[GatewayMiddleware, list[str], list[Spent]]:
     loaded: list[str] = []
-    spent: list[int] = []
+    spent: list[Spent] = []
 
-    async def load(target: Target) -> None:
-        loaded.append(target.served)
+    async def load(target: ResolvedModel) -> None:
+        loaded.append(target.engine_name)
 
-    layer = Completions(engine, directory, load, lambda _scope, tokens: spent.append(tokens))
+    layer = CompletionsMiddleware(engine, resolver, load, lambda _scope, usage: spent.append(usage))
     return GatewayMiddleware(layer, OpenGate("llm"), "llm"), loaded, spent
 
 
-def test_the_body_gets_the_engines_name(directory: ModelResolver) -> None:
+def test_the_body_gets_the_engines_name(resolver: ModelResolver) -> None:
     engine = Engine()
-    guard, loaded, spent = layered(engine, directory)
+    guard, loaded, spent = layered(engine, resolver)
     body = {"model": "retail-agent", "messages": []}
     answer = asyncio.run(call(guard, "POST", CHAT, json=body))
     assert answer.status_code == 200
     assert engine.request == {"model": "retail-agent@1", "messages": []}
-    assert (loaded, spent) == (["retail-agent@1"], [7])
+    assert loaded == ["retail-agent@1"]
+    assert spent == [
+        Spent(model="retail-agent@1", prompt_tokens=5, completion_tokens=2, total_tokens=7)
+    ]
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_streamed_tokens_are_counted(directory: ModelResolver, asked: bool) -> None:
+def test_streamed_tokens_are_counted(resolver: ModelResolver, asked: bool) -> None:
     usage = b'data: {"choices":[],"usage":{"total_tokens":9}}\n\n'
     engine = Engine(b'data: {"choices":[{"text":"a"}]}\n\n', usage + b"data: [DONE]\n\n")
-    guard, _, spent = layered(engine, directory)
+    guard, _, spent = layered(engine, resolver)
     options = {"stream_options": {"include_usage": True}} if asked else {}
     body = {"model": "tool-base", "stream": True, **options}
     answer = asyncio.run(call(guard, "POST", CHAT, json=body))
-    assert spent == [9]
+    assert [(usage.model, usage.total_tokens) for usage in spent] == [("tool-base", 9)]
     assert engine.request["stream_options"] == {"include_usage": True}
     assert (usage.strip() in answer.content) is asked
     assert answer.text.endswith("data: [DONE]\n\n")
@@ -189,17 +198,17 @@ def test_streamed_tokens_are_counted(directory: ModelResolver, asked: bool) -> N
     ],
 )
 def test_bad_requests_never_reach_the_engine(
-    directory: ModelResolver, path: str, content: bytes, status: int
+    resolver: ModelResolver, path: str, content: bytes, status: int
 ) -> None:
     engine = Engine()
-    guard, _, _ = layered(engine, directory)
+    guard, _, _ = layered(engine, resolver)
     answer = asyncio.run(call(guard, "POST", path, content=content))
     assert answer.status_code == status
     assert engine.request == {}
 
 
-def test_one_model_can_be_looked_up(directory: ModelResolver) -> None:
-    guard, _, _ = layered(Engine(), directory)
+def test_one_model_can_be_looked_up(resolver: ModelResolver) -> None:
+    guard, _, _ = layered(Engine(), resolver)
     found = asyncio.run(call(guard, "GET", "/v1/models/retail-agent")).json()
     assert (found["id"], found["root"], found["parent"]) == (
         "retail-agent",
@@ -207,3 +216,12 @@ def test_one_model_can_be_looked_up(directory: ModelResolver) -> None:
         "tool-base",
     )
     assert asyncio.run(call(guard, "GET", "/v1/models/nope")).status_code == 404
+
+
+def test_a_pooling_model_is_probed_on_the_route_that_it_offers() -> None:
+    plain = build_probe_request("m", ["/v1/chat/completions", "/v1/completions"])
+    assert (plain.path, plain.body["model"]) == ("/v1/completions", "m")
+    pooling = build_probe_request("m", ["/v1/models", "/v1/embeddings"])
+    assert (pooling.path, pooling.body) == ("/v1/embeddings", {"model": "m", "input": "a"})
+    with pytest.raises(RequestError, match="offers no route for 'm'"):
+        build_probe_request("m", ["/v1/models"])

@@ -16,7 +16,7 @@ from sunloom.serving.deploy import fast_path as door
 @pytest.fixture(autouse=True)
 def no_direct_apps() -> Iterator[None]:
     yield
-    door._direct.clear()
+    door._hot_apps.clear()
 
 
 def ask(

@@ -26,12 +26,12 @@ from sunloom.monitoring.watch import run_watch
 from sunloom.serving.apps.features import app as features
 from sunloom.serving.apps.gateway import monitoring_routes as monitoring
 from sunloom.serving.apps.gateway.health_routes import _metrics
-from sunloom.serving.metrics.request_metrics import RequestMetrics, Series
-from sunloom.serving.metrics.route_latencies import quantile_ms
+from sunloom.serving.metrics.request_metrics import RequestMetrics, Series, quantile_ms
 from sunloom.serving.metrics.served_features import (
+    FeatureRates,
     ServedFeatureSampler,
-    answer_rates,
-    render_answers,
+    render_served_features,
+    served_feature_rates,
 )
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -102,7 +102,7 @@ def test_nulls_and_defaults_at_serving_are_counted_from_a_sample(settings: Setti
         {"feature": "n", "null_rate": 0.0, "default_rate": 0.5},
         {"feature": "x", "null_rate": 0.5, "default_rate": 0.0},
     ]
-    text = render_answers(open_database(settings))
+    text = render_served_features(open_database(settings))
     assert 'sunloom_feature_served_null_rate{feature_set="s",feature="x"} 0.5' in text
 
 
@@ -123,8 +123,8 @@ def test_the_features_app_counts_its_answers(settings: Settings) -> None:
         app = features.build_features_app(settings)
     assert asyncio.run(call(app, "GET", "/features/customer?entity_id=1")).status_code == 200
     made[0].flush()
-    (found,) = answer_rates(open_database(settings))
-    assert found["features"] == [{"feature": "x", "null_rate": 1.0, "default_rate": 0.0}]
+    (rates,) = served_feature_rates(open_database(settings))
+    assert rates.features == [FeatureRates("x", null_rate=1.0, default_rate=0.0)]
 
 
 def test_alerts_and_metrics(watched: Settings) -> None:

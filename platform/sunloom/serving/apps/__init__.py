@@ -1,1 +1,1 @@
-"""The apps behind the gateway, each a Serve application with the guard in front."""
+"""The apps behind the gateway, each a Serve application behind the same middleware."""

@@ -1,1 +1,1 @@
-"""Asgi."""
+"""ASGI without a framework: types, bodies and the common error body."""

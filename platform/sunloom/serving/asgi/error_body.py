@@ -1,4 +1,4 @@
-"""The one error body, and which HTTP status each error has."""
+"""The common error body of all apps, and the HTTP status of each error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STATUS: Mapping[type[errors.SunloomError], int] = {
     errors.ClusterError: 503,
     errors.StoreError: 503,
 }
-"""Nearest class wins; what is not listed is 500."""
+"""HTTP status by error class: the nearest base class counts; 500 for all others."""
 
 _TYPES = {
     400: "invalid_request_error",
@@ -61,28 +61,26 @@ _CODES = {
 }
 
 
-_draw = random.Random(random.SystemRandom().getrandbits(128))
+# An id names a request and grants nothing, so one generator seeded by the system is enough: asking
+# the system for each id is a tenth of a hot read.
+_random = random.Random(random.SystemRandom().getrandbits(128))
 
 
 def new_request_id() -> str:
-    """An id for a request that brought none.
-
-    It names a request and opens nothing, so a generator seeded once by the system's does: asking
-    the system each time is a tenth of a hot read.
-    """
-    return f"{_draw.getrandbits(96):024x}"
+    """An id for a request that has none, 24 hexadecimal digits."""
+    return f"{_random.getrandbits(96):024x}"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """An error on its way to a client.
+    """An error as a client receives it.
 
     Attributes:
         status: HTTP status.
-        code: Stable word for programs.
+        code: Stable code for programs.
         message: What happened.
         hint: What to do about it.
-        param: The field at fault.
+        param: The field that is wrong.
     """
 
     status: int
@@ -92,7 +90,7 @@ class Problem:
     param: str | None = None
 
     def body(self, request_id: str) -> dict[str, Any]:
-        """The error body that every route answers with."""
+        """The error body, the same for every route."""
         kind = _TYPES.get(self.status, "api_error")
         return {
             "error": {
@@ -105,7 +103,7 @@ class Problem:
             }
         }
 
-    def encoded(self, request_id: str) -> bytes:
+    def to_json(self, request_id: str) -> bytes:
         """The body as JSON."""
         return json.dumps(self.body(request_id)).encode()
 
@@ -119,7 +117,7 @@ def status_of(error: BaseException) -> int:
 
 
 def problem_of(error: BaseException) -> Problem:
-    """What a client is told of an error; an unexpected one keeps its text to the log."""
+    """The problem for an error; the text of an unexpected one goes to the log only."""
     if isinstance(error, errors.SunloomError):
         return Problem(status_of(error), error.code, error.message, error.hint, error.param)
     return Problem(
@@ -131,7 +129,7 @@ def problem_of(error: BaseException) -> Problem:
 
 
 def translate(status: int, body: bytes) -> Problem:
-    """An error answer as a problem, whoever wrote it: we, FastAPI, vLLM or Serve."""
+    """An error response as a problem, whether it is ours, FastAPI's, vLLM's or Serve's."""
     code = _CODES.get(status, "internal" if status >= 500 else "invalid_request")
     try:
         data = json.loads(body)
@@ -140,29 +138,29 @@ def translate(status: int, body: bytes) -> Problem:
         # A server's own text for an unexpected failure may hold a traceback.
         return Problem(status, code, text if status < 500 and text else _reason(status))
     if isinstance(data, dict) and isinstance(data.get("error"), dict):
-        return _from_error(status, code, data["error"])
+        return _problem_of_object(status, code, data["error"])
     detail = data.get("detail", data) if isinstance(data, dict) else data
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):
         return _invalid_fields(status, code, detail)
     return Problem(status, code, detail if isinstance(detail, str) else _reason(status))
 
 
-def _from_error(status: int, code: str, error: dict[str, Any]) -> Problem:
+def _problem_of_object(status: int, code: str, error: dict[str, Any]) -> Problem:
     message, param = str(error.get("message", "")), error.get("param")
     if "hint" not in error:
-        # vLLM repeats the status as its code.
+        # vLLM's errors have no hint, and repeat the status as their code.
         return Problem(status, code, message, param=param)
     return Problem(status, str(error["code"]), message, str(error["hint"]), param)
 
 
 def _invalid_fields(status: int, code: str, problems: list[dict[str, Any]]) -> Problem:
-    """FastAPI's list of what is wrong with a request."""
-    first = ".".join(str(part) for part in problems[0].get("loc", ())[1:]) or None
+    """FastAPI's list of validation errors; the first one names the field."""
+    param = ".".join(str(part) for part in problems[0].get("loc", ())[1:]) or None
     parts = [
         f"{'.'.join(str(part) for part in problem.get('loc', ()))}: {problem.get('msg', '')}"
         for problem in problems
     ]
-    return Problem(status, code, "; ".join(parts), param=first)
+    return Problem(status, code, "; ".join(parts), param=param)
 
 
 def _reason(status: int) -> str:

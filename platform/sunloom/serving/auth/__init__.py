@@ -1,1 +1,1 @@
-"""Auth."""
+"""Authentication and admission: API keys, scopes, rate limits, and the middleware."""

@@ -1,4 +1,4 @@
-"""Decides who may pass: keys from the database behind a short cache, limits, counters."""
+"""Admission by API keys: scopes, limits and counters, with keys cached for a short time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from sunloom.core.database import utc_now
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import AuthenticationError, PermissionDeniedError
 from sunloom.serving.auth.api_keys import KeyRecord, find_key, open_keys
-from sunloom.serving.auth.rate_limits import RateLimiter
+from sunloom.serving.auth.rate_limits import RateLimiter, Spent
 
+# A limit may be exceeded by what other processes admit meanwhile: a second keeps that small and
+# costs one write a second and process, however many requests there are.
 _SYNC_S = 1.0
 _CACHED_KEYS = 10_000
-_logger = get_logger("serving.gate")
+_logger = get_logger("serving.admission")
 
 
 class RequestObserver(Protocol):
-    """Counts answered requests; ``metrics.requests.RequestMetrics`` in production."""
+    """Counts answered requests; ``metrics.request_metrics.RequestMetrics`` is the real one."""
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one answered request."""
@@ -41,12 +43,12 @@ class KeyAdmission:
         # Unknown secrets are cached as None, so that they do not reach the database either.
         self._keys = TtlCache[str, KeyRecord | None](settings.serving.keys.cache_s, _CACHED_KEYS)
         database = open_keys(settings)
-        self._meter = RateLimiter(database)
+        self._limiter = RateLimiter(database)
         self._metrics = metrics
         self._syncing: asyncio.Task[None] | None = None
 
     async def admit(self, secret: str | None, scope: str | None) -> KeyRecord:
-        """The key of a request that may pass, its request counted.
+        """The key's record, if the request is allowed; counts the request against its limits.
 
         Raises:
             AuthenticationError: No key, or one that is unknown, expired or revoked.
@@ -60,14 +62,14 @@ class KeyAdmission:
         key = await self._keys.get_or_await(secret, lambda: asyncio.to_thread(self._read, secret))
         if key is None or not key.is_valid(utc_now()):
             raise AuthenticationError(
-                "The key is unknown, expired or revoked.", "Make one with: sunloom keys create"
+                "The key is unknown, expired or revoked.", "Create one with: sunloom keys create"
             )
         if not key.may(scope):
             raise PermissionDeniedError(
                 f"Key {key.id} lacks the scope {scope!r}.",
                 f"Its scopes: {', '.join(key.scopes)}.",
             )
-        self._meter.charge(key)
+        self._limiter.charge(key)
         self._sync_soon()
         return key
 
@@ -76,14 +78,14 @@ class KeyAdmission:
         self._metrics.observe(route, method, status, seconds)
         self._sync_soon()
 
-    def spend(self, key: KeyRecord, tokens: int) -> None:
-        """Count model tokens against a key's quota."""
-        self._meter.spend(key, tokens)
+    def spend(self, key: KeyRecord, spent: Spent) -> None:
+        """Count the tokens of a model request against a key's quota."""
+        self._limiter.spend(key, spent)
 
     def _read(self, secret: str) -> KeyRecord | None:
         key = find_key(self._settings, secret)
-        if key is not None and not self._meter.knows(key.account):
-            self._meter.sync(key.account)
+        if key is not None and not self._limiter.knows(key.account):
+            self._limiter.sync(key.account)
         return key
 
     def _sync_soon(self) -> None:
@@ -98,5 +100,5 @@ class KeyAdmission:
             _logger.warning("counters could not be written, trying again: %s", error)
 
     def _exchange(self) -> None:
-        self._meter.sync()
+        self._limiter.sync()
         self._metrics.flush()

@@ -1,11 +1,11 @@
-"""Keys: stored as hashes in the database, with scopes, tenant, expiry, limits and quota."""
+"""API keys: stored as hashes in the database, with scopes, tenant, expiry, limits and quota."""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,7 +22,7 @@ PREFIX = "sl-"
 
 
 class KeyRow(Base):
-    """One key; its secret is known to its holder only."""
+    """One key; only a hash of its secret is stored."""
 
     __tablename__ = "api_keys"
 
@@ -41,18 +41,41 @@ class KeyRow(Base):
 
 
 @dataclass(frozen=True)
+class Allowance:
+    """How much a key may use.
+
+    Attributes:
+        requests_per_minute: Limit over all apps together.
+        token_quota: Model tokens in all; None is unlimited.
+    """
+
+    requests_per_minute: int
+    token_quota: int | None = None
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Settings,
+        requests_per_minute: int | None = None,
+        token_quota: int | None = None,
+    ) -> Allowance:
+        """The given limits; the configured default where no request limit is given."""
+        default = settings.serving.keys.requests_per_minute
+        return cls(requests_per_minute or default, token_quota)
+
+
+@dataclass(frozen=True, kw_only=True)
 class KeyRecord:
-    """What is known of a key without its secret.
+    """A key without its secret.
 
     Attributes:
         id: Name of the key in lists, logs and revocations.
         shown: First characters, to recognise it by.
-        tenant: Whose it is.
-        scopes: What it may do; ``admin`` may do everything.
-        requests_per_minute: Limit over all apps together.
-        token_quota: Model tokens it may use in all; None is unlimited.
+        tenant: Tenant that it belongs to.
+        scopes: Scopes that it grants; ``admin`` grants all.
+        allowance: Its limits, or its parent's for a delegated key.
         parent: The key it was delegated from.
-        purpose: Free words, such as the agent that holds it.
+        purpose: Free text, such as the agent that holds it.
         created_at: UTC.
         expires_at: UTC; None never expires.
         revoked_at: UTC; None is not revoked.
@@ -62,8 +85,7 @@ class KeyRecord:
     shown: str
     tenant: str
     scopes: tuple[str, ...]
-    requests_per_minute: int
-    token_quota: int | None
+    allowance: Allowance
     parent: str | None
     purpose: str
     created_at: datetime
@@ -72,7 +94,7 @@ class KeyRecord:
 
     @property
     def account(self) -> str:
-        """The key whose limits are used up: a delegated key spends its parent's."""
+        """The key that usage is counted against: a delegated key uses its parent's limits."""
         return self.parent or self.id
 
     def is_valid(self, at: datetime) -> bool:
@@ -80,14 +102,18 @@ class KeyRecord:
         return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
 
     def may(self, scope: str | None) -> bool:
-        """Whether it grants a scope; None asks for any valid key."""
+        """Whether it grants a scope; None stands for a route that any valid key may use."""
         return scope is None or scope in self.scopes or "admin" in self.scopes
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        times = ("created_at", "expires_at", "revoked_at")
-        data = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return data | {name: data[name].isoformat() if data[name] else None for name in times}
+        """The record as JSON shows it: limits beside the other fields, times as ISO text."""
+        data: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Allowance):
+                data |= asdict(value)
+            else:
+                data[name] = value.isoformat() if isinstance(value, datetime) else value
+        return data
 
 
 def create_key(
@@ -96,34 +122,30 @@ def create_key(
     tenant: str = "default",
     expires: timedelta | str | None = None,
     *,
-    requests_per_minute: int | None = None,
-    token_quota: int | None = None,
+    allowance: Allowance | None = None,
     purpose: str = "",
 ) -> tuple[str, KeyRecord]:
-    """Make a key; the secret is returned once and never stored.
+    """Create a key; the secret is returned once and never stored.
 
     Args:
         settings: The platform's settings.
         scopes: Some of ``SCOPES``.
-        tenant: Whose key it is.
+        tenant: Tenant that the key belongs to.
         expires: Life of the key, such as ``30d`` or ``12h``; None never expires.
-        requests_per_minute: Limit over all apps; the configured default when None.
-        token_quota: Model tokens in all.
-        purpose: Free words to recognise it by.
+        allowance: Its limits; the configured default when None.
+        purpose: Free text to recognise it by.
 
     Raises:
         UsageError: Unknown scope, none at all, or a duration that cannot be read.
     """
-    limit = requests_per_minute or settings.serving.keys.requests_per_minute
     return _insert(
-        open_keys(settings),
-        _checked(scopes),
-        tenant,
-        key_lifetime(expires),
-        limit,
-        token_quota,
-        None,
-        purpose,
+        settings,
+        scopes=_check_scopes(scopes),
+        tenant=tenant,
+        lifetime=key_lifetime(expires),
+        allowance=allowance or Allowance.from_settings(settings),
+        parent=None,
+        purpose=purpose,
     )
 
 
@@ -135,52 +157,59 @@ def delegate(
     expires: timedelta | str | None = None,
     purpose: str = "agent",
 ) -> tuple[str, KeyRecord]:
-    """Make a short-lived child of a key: fewer scopes, never more, and the parent's limits.
+    """Create a short-lived child of a key: some of its scopes, none more, and its limits.
 
     Raises:
         PermissionDeniedError: The parent lacks a scope.
     """
-    lacking = [scope for scope in _checked(scopes) if not parent.may(scope)]
-    if lacking:
+    scopes = _check_scopes(scopes)
+    missing = [scope for scope in scopes if not parent.may(scope)]
+    if missing:
         raise PermissionDeniedError(
-            f"Key {parent.id} cannot hand on what it lacks: {', '.join(lacking)}."
+            f"Key {parent.id} cannot delegate scopes that it lacks: {', '.join(missing)}."
         )
     default = timedelta(seconds=settings.serving.keys.delegated_ttl_s)
-    life = key_lifetime(expires) or default
     return _insert(
-        open_keys(settings),
-        scopes,
-        parent.tenant,
-        life,
-        parent.requests_per_minute,
-        parent.token_quota,
-        parent.account,
-        purpose,
+        settings,
+        scopes=scopes,
+        tenant=parent.tenant,
+        lifetime=key_lifetime(expires) or default,
+        allowance=parent.allowance,
+        # A child of a child counts against the key at the root: one account for the whole chain.
+        parent=parent.account,
+        purpose=purpose,
     )
 
 
-def system_key(settings: Settings, scopes: Sequence[str], life: timedelta) -> str:
-    """A short-lived key for the platform's own requests, such as the readiness probe."""
-    limit = settings.serving.keys.requests_per_minute
-    database = open_keys(settings)
-    with database.session() as session:
-        old = (KeyRow.parent.is_not(None), KeyRow.expires_at < utc_now() - timedelta(days=1))
-        session.execute(delete(KeyRow).where(*old))
-    secret, _ = _insert(database, scopes, "system", life, limit, None, "system", "probe")
+def create_system_key(settings: Settings, scopes: Sequence[str], lifetime: timedelta) -> str:
+    """Create a short-lived key for the platform's own requests, such as the readiness probe."""
+    # Delegated and system keys are created every few minutes; nobody else removes them.
+    with open_keys(settings).session() as session:
+        expired = (KeyRow.parent.is_not(None), KeyRow.expires_at < utc_now() - timedelta(days=1))
+        session.execute(delete(KeyRow).where(*expired))
+    secret, _ = _insert(
+        settings,
+        scopes=scopes,
+        tenant="system",
+        lifetime=lifetime,
+        allowance=Allowance.from_settings(settings),
+        parent="system",
+        purpose="probe",
+    )
     return secret
 
 
 def list_keys(settings: Settings, *, delegated: bool = False) -> list[KeyRecord]:
-    """All keys, oldest first; delegated ones on request."""
+    """All keys, oldest first; with ``delegated``, also those of agents and of the system."""
     query = select(KeyRow).order_by(KeyRow.created_at)
     if not delegated:
         query = query.where(KeyRow.parent.is_(None))
     with open_keys(settings).session() as session:
-        return [_record(row) for row in session.scalars(query)]
+        return [_record_of(row) for row in session.scalars(query)]
 
 
 def revoke_key(settings: Settings, key_id: str) -> KeyRecord:
-    """Revoke a key and everything delegated from it; processes follow within seconds.
+    """Revoke a key and everything delegated from it; replicas follow within ``cache_s``.
 
     Raises:
         NotFoundError: No key has this id.
@@ -196,26 +225,26 @@ def revoke_key(settings: Settings, key_id: str) -> KeyRecord:
             .where(KeyRow.parent == key_id, KeyRow.revoked_at.is_(None))
             .values(revoked_at=row.revoked_at)
         )
-        return _record(row)
+        return _record_of(row)
 
 
 def find_key(settings: Settings, secret: str) -> KeyRecord | None:
     """The record of a secret, valid or not."""
     with open_keys(settings).session() as session:
         row = session.scalar(select(KeyRow).where(KeyRow.digest == digest(secret)))
-        return _record(row) if row is not None else None
+        return _record_of(row) if row is not None else None
 
 
 def ensure_first_key(settings: Settings) -> tuple[str, KeyRecord] | None:
-    """In development, make one key with every scope where no key would be let in."""
-    usable = any(record.is_valid(utc_now()) for record in list_keys(settings))
-    if settings.environment != "development" or usable:
+    """In development, create one key with every scope if there is no valid key yet."""
+    has_valid_key = any(record.is_valid(utc_now()) for record in list_keys(settings))
+    if settings.environment != "development" or has_valid_key:
         return None
     return create_key(settings, SCOPES, purpose="first key")
 
 
 def digest(secret: str) -> str:
-    """What is stored of a secret; it has 256 random bits, so a plain hash is enough."""
+    """The hash that is stored of a secret; 256 random bits need neither salt nor slow hashing."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -236,28 +265,29 @@ def key_lifetime(expires: timedelta | str | None) -> timedelta | None:
 
 
 def open_keys(settings: Settings) -> Database:
-    """The database with its key table in place."""
+    """The database, with the key table created."""
     database = open_database(settings)
     database.ensure(KeyRow)
     return database
 
 
-def _checked(scopes: Iterable[str]) -> list[str]:
-    chosen = list(dict.fromkeys(scopes))
-    unknown = [scope for scope in chosen if scope not in SCOPES]
-    if unknown or not chosen:
-        what = f"Unknown scope {unknown[0]!r}." if unknown else "A key needs a scope."
-        raise UsageError(what, f"Known: {', '.join(SCOPES)}", "scopes")
-    return chosen
+def _check_scopes(scopes: Iterable[str]) -> list[str]:
+    """The scopes, each once, in their order."""
+    unique = list(dict.fromkeys(scopes))
+    unknown = [scope for scope in unique if scope not in SCOPES]
+    if unknown or not unique:
+        problem = f"Unknown scope {unknown[0]!r}." if unknown else "A key needs a scope."
+        raise UsageError(problem, f"Known: {', '.join(SCOPES)}", "scopes")
+    return unique
 
 
 def _insert(
-    database: Database,
+    settings: Settings,
+    *,
     scopes: Sequence[str],
     tenant: str,
-    life: timedelta | None,
-    requests_per_minute: int,
-    token_quota: int | None,
+    lifetime: timedelta | None,
+    allowance: Allowance,
     parent: str | None,
     purpose: str,
 ) -> tuple[str, KeyRecord]:
@@ -268,19 +298,28 @@ def _insert(
         shown=secret[:9] + "…",
         tenant=tenant,
         scopes=list(scopes),
-        requests_per_minute=requests_per_minute,
-        token_quota=token_quota,
+        **asdict(allowance),
         parent=parent,
         purpose=purpose,
         created_at=utc_now(),
-        expires_at=utc_now() + life if life else None,
+        expires_at=utc_now() + lifetime if lifetime else None,
         revoked_at=None,
     )
-    with database.session() as session:
+    with open_keys(settings).session() as session:
         session.add(row)
-    return secret, _record(row)
+    return secret, _record_of(row)
 
 
-def _record(row: KeyRow) -> KeyRecord:
-    fields = {name: getattr(row, name) for name in KeyRecord.__dataclass_fields__}
-    return KeyRecord(**fields | {"scopes": tuple(row.scopes)})
+def _record_of(row: KeyRow) -> KeyRecord:
+    return KeyRecord(
+        id=row.id,
+        shown=row.shown,
+        tenant=row.tenant,
+        scopes=tuple(row.scopes),
+        allowance=Allowance(row.requests_per_minute, row.token_quota),
+        parent=row.parent,
+        purpose=row.purpose,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )

@@ -1,4 +1,4 @@
-"""One pure-ASGI class in front of every app: keys, limits, request ids, error body, metrics."""
+"""ASGI middleware in front of every app: keys, limits, request ids, error body, metrics."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sunloom.errors import SunloomError
 from sunloom.serving.asgi.error_body import Problem, new_request_id, problem_of, translate
 from sunloom.serving.asgi.types import ASGIApp, Message, Receive, Scope, Send
 from sunloom.serving.auth.api_keys import KeyRecord
-from sunloom.serving.auth.scopes import BROWSED, PUBLIC, find_rule
+from sunloom.serving.auth.scopes import BROWSER_ROUTES, PUBLIC, find_rule
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _LONGEST_ERROR_BYTES = 1 << 20
 _CALLER = "sunloom.caller"
-_logger = get_logger("serving.guard")
+_logger = get_logger("serving.middleware")
 
 
 class Admission(Protocol):
-    """Decides who may pass and keeps the counters; ``Gate`` is the real one."""
+    """Admits requests and counts them; ``admission.KeyAdmission`` is the real one."""
 
     async def admit(self, secret: str | None, scope: str | None) -> KeyRecord:
-        """The key of a request that may pass."""
+        """The key's record, if the request is allowed."""
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answered request."""
@@ -34,7 +34,7 @@ class Admission(Protocol):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who makes a request.
+    """The caller of a request.
 
     Attributes:
         request_id: Id of the request, echoed in its answer.
@@ -48,10 +48,16 @@ class Caller:
 
 
 def caller(scope: Scope) -> Caller:
-    """Who makes this request; the guard has put it into the scope."""
-    found = scope[_CALLER]
-    assert isinstance(found, Caller)
-    return found
+    """The caller of a request, which the middleware has put into the scope."""
+    value = scope[_CALLER]
+    assert isinstance(value, Caller)
+    return value
+
+
+def tenant_of(scope: Scope) -> str:
+    """The tenant of the caller's key; empty on public routes."""
+    key = caller(scope).key
+    return key.tenant if key is not None else ""
 
 
 class GatewayMiddleware:
@@ -59,19 +65,19 @@ class GatewayMiddleware:
 
     Args:
         app: The app behind.
-        gate: Who may pass.
+        admission: Decides which requests are allowed.
         name: The app's name, sent as ``X-Sunloom-App``.
-        server_sets_request_id: Ray Serve's own server makes and echoes ``X-Request-ID``;
-            behind another server the guard does.
+        server_sets_request_id: Ray Serve's own server creates and echoes ``X-Request-ID``;
+            behind another server the middleware does.
     """
 
     def __init__(
-        self, app: ASGIApp, gate: Admission, name: str, *, server_sets_request_id: bool = False
+        self, app: ASGIApp, admission: Admission, name: str, *, server_sets_request_id: bool = False
     ) -> None:
         self._app = app
-        self._gate = gate
+        self._admission = admission
         self._name = name.encode()
-        self._echo = not server_sets_request_id
+        self._sets_request_id = not server_sets_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""
@@ -80,7 +86,7 @@ class GatewayMiddleware:
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
         else:
-            # No app of ours speaks WebSocket: refuse before the handshake.
+            # No app here speaks WebSocket: refuse before the handshake.
             await receive()
             await send({"type": "websocket.close", "code": 1008})
 
@@ -89,44 +95,44 @@ class GatewayMiddleware:
         # Serve mounts an app at its prefix; the apps here know their whole path.
         scope = {**scope, "root_path": ""}
         rule = find_rule(scope["method"], scope["path"])
-        request_id = _request_id(headers, as_given=not self._echo)
-        added = [(b"x-sunloom-app", self._name)]
-        if self._echo:
-            added.append((b"x-request-id", request_id.encode()))
-        answer = _Answer(send, request_id, added, is_head=scope["method"] == "HEAD")
+        request_id = _request_id(headers, is_trusted=not self._sets_request_id)
+        extra = [(b"x-sunloom-app", self._name)]
+        if self._sets_request_id:
+            extra.append((b"x-request-id", request_id.encode()))
+        response = _Response(send, request_id, extra, is_head=scope["method"] == "HEAD")
         began = time.perf_counter()
         try:
             scope[_CALLER] = await self._admit(scope, headers, rule.scope, request_id)
-            await self._app(scope, receive, answer.send)
+            await self._app(scope, receive, response.send)
         except SunloomError as error:
-            await answer.fail(problem_of(error), error)
+            await response.fail(problem_of(error), error)
         except Exception as error:
             _logger.exception("request %s failed", request_id)
-            await answer.fail(problem_of(error), error)
+            await response.fail(problem_of(error), error)
         finally:
             elapsed = time.perf_counter() - began
-            self._gate.observe(rule.prefix, scope["method"], answer.status, elapsed)
+            self._admission.observe(rule.prefix, scope["method"], response.status, elapsed)
 
     async def _admit(
         self, scope: Scope, headers: dict[bytes, bytes], needed: str | None, request_id: str
     ) -> Caller:
         if scope["path"] in PUBLIC:
             return Caller(request_id)
-        secret = _secret(headers, browsed=scope["path"] in BROWSED)
-        key = await self._gate.admit(secret, needed)
+        secret = _secret_of(headers, allow_basic=scope["path"] in BROWSER_ROUTES)
+        key = await self._admission.admit(secret, needed)
         return Caller(request_id, key, secret or "")
 
 
-class _Answer:
-    """Passes an answer through; errors are held back and sent in the one body."""
+class _Response:
+    """Passes a response through; an error is collected first and sent with the common body."""
 
     def __init__(
-        self, send: Send, request_id: str, added: list[tuple[bytes, bytes]], *, is_head: bool
+        self, send: Send, request_id: str, extra: list[tuple[bytes, bytes]], *, is_head: bool
     ) -> None:
         self._send = send
-        self._added = added
+        self._extra = extra
         self._is_head = is_head
-        self._held: Message | None = None
+        self._error_start: Message | None = None
         self._body = bytearray()
         self._started = False
         self._request_id = request_id
@@ -136,71 +142,73 @@ class _Answer:
         """The app's ``send``."""
         if message["type"] == "http.response.start":
             await self._start(message)
-        elif self._held is not None:
+        elif self._error_start is not None:
             await self._collect(message)
         else:
             await self._send(message)
 
     async def fail(self, problem: Problem, error: BaseException) -> None:
-        """Answer with a problem, unless an answer is under way."""
+        """Send a problem, unless the response has started."""
         if self._started:
             # The client must see the stream break off, not end.
             raise error
-        self._held = None
-        await self._problem(problem, ())
+        self._error_start = None
+        await self._send_problem(problem, ())
 
     async def _start(self, message: Message) -> None:
         self.status = message["status"]
         if self.status >= 400 and not self._is_head:
-            self._held = message
+            self._error_start = message
             return
         self._started = True
-        await self._send({**message, "headers": [*message.get("headers", ()), *self._added]})
+        await self._send({**message, "headers": [*message.get("headers", ()), *self._extra]})
 
     async def _collect(self, message: Message) -> None:
         self._body += message.get("body", b"")
         if message.get("more_body") and len(self._body) < _LONGEST_ERROR_BYTES:
             return
-        held, self._held = self._held, None
-        assert held is not None
-        kept = [pair for pair in held.get("headers", ()) if pair[0].lower() not in _REPLACED]
-        body = bytes(self._body)
-        await self._problem(translate(self.status, body), kept)
+        start, self._error_start = self._error_start, None
+        assert start is not None
+        headers = [pair for pair in start.get("headers", ()) if pair[0].lower() not in _REPLACED]
+        await self._send_problem(translate(self.status, bytes(self._body)), headers)
 
-    async def _problem(self, problem: Problem, headers: Any) -> None:
+    async def _send_problem(self, problem: Problem, headers: Any) -> None:
         self._started = True
         self.status = problem.status
-        body = problem.encoded(self._request_id)
-        sent = [
+        body = problem.to_json(self._request_id)
+        all_headers = [
             *headers,
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
-            *_ADDED.get(problem.status, ()),
-            *self._added,
+            *_EXTRA_HEADERS.get(problem.status, ()),
+            *self._extra,
         ]
-        await self._send({"type": "http.response.start", "status": problem.status, "headers": sent})
+        await self._send(
+            {"type": "http.response.start", "status": problem.status, "headers": all_headers}
+        )
         await self._send({"type": "http.response.body", "body": b"" if self._is_head else body})
 
 
 _REPLACED = frozenset({b"content-type", b"content-length", b"content-encoding"})
-_ADDED = {
+_EXTRA_HEADERS = {
     401: ((b"www-authenticate", b'Bearer realm="sunloom", Basic realm="sunloom"'),),
     429: ((b"retry-after", b"60"),),
 }
 
 
-def _request_id(headers: dict[bytes, bytes], *, as_given: bool) -> str:
-    given = headers.get(b"x-request-id", b"")
-    if given and (as_given or _REQUEST_ID.fullmatch(given)):
-        return given.decode("latin-1")
+def _request_id(headers: dict[bytes, bytes], *, is_trusted: bool) -> str:
+    value = headers.get(b"x-request-id", b"")
+    # A client's own id is echoed and logged, so it must not be able to forge a line or a header.
+    if value and (is_trusted or _REQUEST_ID.fullmatch(value)):
+        return value.decode("latin-1")
     return new_request_id()
 
 
-def _secret(headers: dict[bytes, bytes], *, browsed: bool) -> str | None:
+def _secret_of(headers: dict[bytes, bytes], *, allow_basic: bool) -> str | None:
     scheme, _, value = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer":
         return value.strip().decode("latin-1") or None
-    if browsed and scheme.lower() == b"basic":
+    if allow_basic and scheme.lower() == b"basic":
         return _basic_password(value)
     return None
 

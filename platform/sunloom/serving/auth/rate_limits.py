@@ -1,4 +1,4 @@
-"""Limits a minute and token quotas, counted over all processes through the database."""
+"""Rate limits and token quotas of keys, counted over all processes through the database."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from sunloom.errors import RateLimitError
 from sunloom.serving.auth.api_keys import KeyRecord
 
 _TOTAL = -1
+# Only the present minute decides; an hour is kept for people who look into the table.
 _KEPT_MINUTES = 60
 
 
 class UsageRow(Base):
-    """What one account used in one minute; minute -1 holds the total."""
+    """Usage of one account in one minute since the epoch; minute -1 holds the total."""
 
     __tablename__ = "api_usage"
 
@@ -29,9 +30,26 @@ class UsageRow(Base):
     tokens: Mapped[int] = mapped_column(Integer)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """Tokens that one request to a language model used.
+
+    Attributes:
+        model: The model as the engine names it, such as ``retail-agent@2``.
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Generated tokens; 0 for pooling models.
+        total_tokens: What counts against the quota.
+    """
+
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
 @dataclass
 class _Account:
-    """One account as this process sees it: what the database said, and what it has not yet."""
+    """One account as this process sees it: counts read from the database, and unwritten ones."""
 
     minute: int = 0
     requests: int = 0
@@ -39,17 +57,17 @@ class _Account:
     new_requests: int = 0
     new_tokens: int = 0
 
-    def turn(self, minute: int) -> None:
-        """Begin a new minute."""
+    def start_minute(self, minute: int) -> None:
+        """Reset the requests if a new minute has begun."""
         if minute != self.minute:
             self.minute, self.requests = minute, 0
 
 
 class RateLimiter:
-    """Counts requests and tokens; several processes agree within a second.
+    """Counts requests and tokens; processes agree within the interval at which they sync.
 
     Args:
-        database: Where the counts meet.
+        database: Holds the counts of all processes.
     """
 
     def __init__(self, database: Database) -> None:
@@ -68,87 +86,91 @@ class RateLimiter:
             RateLimitError: The minute's limit or the token quota is used up.
         """
         account = self._accounts.setdefault(key.account, _Account())
-        account.turn(_minute(at))
-        if account.requests + account.new_requests >= key.requests_per_minute:
+        account.start_minute(_minute(at))
+        allowance = key.allowance
+        if account.requests + account.new_requests >= allowance.requests_per_minute:
             raise RateLimitError(
-                f"Key {key.id} may make {key.requests_per_minute} requests a minute.",
+                f"Key {key.id} may make {allowance.requests_per_minute} requests a minute.",
                 "Wait for the next minute, or ask for a key with a higher limit.",
             )
-        if key.token_quota is not None and account.tokens + account.new_tokens >= key.token_quota:
+        quota = allowance.token_quota
+        if quota is not None and account.tokens + account.new_tokens >= quota:
             raise RateLimitError(
-                f"Key {key.id} has used its quota of {key.token_quota} tokens.",
+                f"Key {key.id} has used its quota of {quota} tokens.",
                 "Ask for a key with a higher quota.",
             )
         account.new_requests += 1
 
-    def spend(self, key: KeyRecord, tokens: int) -> None:
-        """Count model tokens."""
-        self._accounts.setdefault(key.account, _Account()).new_tokens += tokens
+    def spend(self, key: KeyRecord, spent: Spent) -> None:
+        """Count the tokens of a model request against the key's quota."""
+        self._accounts.setdefault(key.account, _Account()).new_tokens += spent.total_tokens
 
     def sync(self, account: str | None = None, at: float | None = None) -> None:
-        """Write what is new and read what others counted; blocking, so call it in a thread.
+        """Write this process's counts and read the others'; blocking, so call it in a thread.
 
         Args:
-            account: Also read this one, even if nothing is new.
-            at: Seconds since the epoch; the present by default.
+            account: Also read this one, even if nothing was counted for it here.
+            at: Seconds since the epoch; now by default.
         """
         if account is not None:
             self._accounts.setdefault(account, _Account())
         minute = _minute(at)
-        for name, held in list(self._accounts.items()):
-            if held.new_requests or held.new_tokens or name == account:
-                self._exchange(name, held, minute)
+        # A copy of the items: the event loop adds accounts while this thread iterates.
+        for name, counts in list(self._accounts.items()):
+            if counts.new_requests or counts.new_tokens or name == account:
+                self._exchange(name, counts, minute)
 
-    def _exchange(self, name: str, held: _Account, minute: int) -> None:
-        requests, tokens = held.new_requests, held.new_tokens
+    def _exchange(self, name: str, account: _Account, minute: int) -> None:
+        # Requests that arrive during the exchange increase new_requests: only what was written
+        # is subtracted below.
+        written = _Usage(account.new_requests, account.new_tokens)
         with self._database.session() as session:
-            totals = _read(session, name, minute)
-        written = _Written(requests, tokens)
-        if requests or tokens:
+            stored = _read(session, name, minute)
+        if written.requests or written.tokens:
             for slot in (minute, _TOTAL):
                 self._add(name, slot, written)
-            self._forget(name, minute)
-        held.turn(minute)
-        held.requests = totals.get(minute, _Written()).requests + requests
-        held.tokens = totals.get(_TOTAL, _Written()).tokens + tokens
-        held.new_requests -= requests
-        held.new_tokens -= tokens
+            self._delete_old(name, minute)
+        account.start_minute(minute)
+        account.requests = stored.get(minute, _Usage()).requests + written.requests
+        account.tokens = stored.get(_TOTAL, _Usage()).tokens + written.tokens
+        account.new_requests -= written.requests
+        account.new_tokens -= written.tokens
 
-    def _add(self, name: str, minute: int, amount: _Written) -> None:
+    def _add(self, name: str, minute: int, usage: _Usage) -> None:
         statement = (
             update(UsageRow)
             .where(UsageRow.account == name, UsageRow.minute == minute)
             .values(
-                requests=UsageRow.requests + amount.requests,
-                tokens=UsageRow.tokens + amount.tokens,
+                requests=UsageRow.requests + usage.requests,
+                tokens=UsageRow.tokens + usage.tokens,
             )
         )
         try:
             with self._database.session() as session:
                 if not session.execute(statement).rowcount:  # type: ignore[attr-defined]
-                    session.add(UsageRow(account=name, minute=minute, **vars(amount)))
+                    session.add(UsageRow(account=name, minute=minute, **vars(usage)))
         except IntegrityError:
-            # Another process made the row first.
+            # Another process inserted the row first.
             with self._database.session() as session:
                 session.execute(statement)
 
-    def _forget(self, name: str, minute: int) -> None:
+    def _delete_old(self, name: str, minute: int) -> None:
         old = (UsageRow.account == name, UsageRow.minute.between(0, minute - _KEPT_MINUTES))
         with self._database.session() as session:
             session.execute(delete(UsageRow).where(*old))
 
 
 @dataclass(frozen=True)
-class _Written:
+class _Usage:
     requests: int = 0
     tokens: int = 0
 
 
-def _read(session: Session, account: str, minute: int) -> Mapping[int, _Written]:
+def _read(session: Session, account: str, minute: int) -> Mapping[int, _Usage]:
     query = select(UsageRow).where(
         UsageRow.account == account, UsageRow.minute.in_((minute, _TOTAL))
     )
-    return {row.minute: _Written(row.requests, row.tokens) for row in session.scalars(query)}
+    return {row.minute: _Usage(row.requests, row.tokens) for row in session.scalars(query)}
 
 
 def _minute(at: float | None) -> int:

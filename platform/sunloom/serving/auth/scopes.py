@@ -1,4 +1,4 @@
-"""Which scope a route needs; the longest matching prefix wins."""
+"""Scopes that routes need; the longest matching prefix wins."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from functools import lru_cache
 from sunloom.serving.app_table import APPS
 
 PUBLIC = frozenset({"/healthz", "/readyz"})
-"""Answered to everyone."""
+"""Routes without a key."""
 
-BROWSED = frozenset({"/docs", "/openapi.json"})
+BROWSER_ROUTES = frozenset({"/docs", "/openapi.json"})
 """Also open to a browser's password prompt: any user name, the key as password."""
 
 
 @dataclass(frozen=True)
 class ScopeRule:
-    """A prefix, the scope that it needs, and the method if only one is meant.
+    """The scope that routes under a prefix need.
 
     Attributes:
         prefix: Path up to a slash or the end.
         scope: None lets any valid key in.
-        method: None means all.
+        method: The only method that the rule is for; None for all.
     """
 
     prefix: str
@@ -34,7 +34,7 @@ RULES = (
     # Routes of the gateway app.
     ScopeRule("/llm/generate", "llm"),
     ScopeRule("/llm", "train"),
-    # Whoever may ask a model must not therefore be able to replace it.
+    # A key that may request predictions must not therefore be able to replace the model.
     ScopeRule("/models", "train", "POST"),
     ScopeRule("/models", "models"),
     ScopeRule("/monitoring", "models"),
@@ -45,6 +45,7 @@ RULES = (
 )
 
 
+# Paths come from clients: the bound keeps a scan of random paths from filling the memory.
 @lru_cache(maxsize=4096)
 def find_rule(method: str, path: str) -> ScopeRule:
     """The rule for a request."""

@@ -1,1 +1,1 @@
-"""Deploy."""
+"""Deployment of the apps on Ray Serve behind HAProxy."""

@@ -7,8 +7,7 @@ from pydantic import BaseModel, Field
 from sunloom.config import Settings, load_config
 from sunloom.config.loading.dump import dump_with_secrets
 from sunloom.errors import NotFoundError
-from sunloom.serving.apps.llm.model_resolver import BaseModel as LanguageModel
-from sunloom.serving.apps.llm.model_resolver import find_base
+from sunloom.serving.apps.llm.model_resolver import BaseLanguageModel, find_base
 from sunloom.serving.deploy.environment import serving_environment
 
 
@@ -53,7 +52,7 @@ def build_application(name: str, settings: Settings) -> Any:
     )
 
 
-def build_llm_application(settings: Settings, base: LanguageModel) -> Any:
+def build_llm_application(settings: Settings, base: BaseLanguageModel) -> Any:
     """The Serve application of one base model and its adapters."""
     from ray import serve
 

@@ -1,10 +1,10 @@
-"""Deploy, find and stop the apps."""
+"""Deployment of the apps on a cluster: start, status, shutdown."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sunloom.config import Settings
@@ -13,21 +13,21 @@ from sunloom.core.processes import free_port, is_port_free
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ServingError
 from sunloom.serving.app_table import APPS
-from sunloom.serving.apps.llm.model_resolver import BaseModel, find_base
+from sunloom.serving.apps.llm.model_resolver import BaseLanguageModel, find_base
 from sunloom.serving.deploy.applications import build_application, build_llm_application
 from sunloom.serving.deploy.environment import instance_folder, serving_environment
-from sunloom.serving.deploy.orphans import end_leftovers
+from sunloom.serving.deploy.orphans import end_orphans
 
 _logger = get_logger("serving")
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """What runs.
+    """A running gateway with its apps.
 
     Attributes:
-        url: The gateway.
-        apps: App to its state: RUNNING, DEPLOYING, UNHEALTHY, …
+        url: URL of the gateway.
+        apps: State of each app: RUNNING, DEPLOYING, UNHEALTHY, …
         model: Reference of the base model; None without one.
     """
 
@@ -35,17 +35,13 @@ class Deployment:
     apps: dict[str, str]
     model: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
-
 
 def deploy(settings: Settings, *, wait: bool = True) -> Deployment:
-    """Start the gateway and every enabled app; connects to Ray first if need be.
+    """Start the gateway and every enabled app; connects to Ray first if necessary.
 
     Args:
         settings: Ports, models and replicas.
-        wait: Return when ``/readyz`` says yes; else at once.
+        wait: Return once ``/readyz`` reports ready; else at once.
 
     Raises:
         ServingError: An app does not start, or is not ready in time.
@@ -57,7 +53,7 @@ def deploy(settings: Settings, *, wait: bool = True) -> Deployment:
     applications = _build_applications(settings, base)
     _start_serve(settings, environment)
     _run(applications)
-    url = f"http://{settings.serving.host}:{settings.serving.port}"
+    url = settings.serving.url
     _logger.info("deploying %s at %s", ", ".join(applications), url)
     if wait:
         wait_ready(url, settings.serving.ready_timeout_s)
@@ -77,7 +73,7 @@ def with_port(settings: Settings) -> Settings:
     if port == serving.port and _http_port() is None and not is_port_free(port, serving.host):
         raise ServingError(
             f"Port {port} on {serving.host} is in use.",
-            "Stop what listens there, or start with --set serving.port=0.",
+            "Stop the process that listens there, or start with --set serving.port=0.",
             "serving.port",
         )
     serving = serving.model_copy(update={"port": port})
@@ -85,7 +81,8 @@ def with_port(settings: Settings) -> Settings:
 
 
 def _with_job_server(settings: Settings, url: str | None) -> Settings:
-    """The gateway's process cannot find the dashboard by itself."""
+    """The settings with the address of the job server, for the gateway's training routes."""
+    # The gateway's replica cannot find the dashboard by itself.
     if settings.cluster.job_address or url is None:
         return settings
     cluster = settings.cluster.model_copy(update={"job_address": url})
@@ -93,41 +90,41 @@ def _with_job_server(settings: Settings, url: str | None) -> Settings:
 
 
 def wait_ready(url: str, timeout_s: float = 300.0) -> None:
-    """Wait until ``/readyz`` says yes.
+    """Wait until ``/readyz`` reports ready.
 
     Raises:
-        ServingError: It does not in time, or an app failed to start; names what is missing.
+        ServingError: It does not in time, or an app failed to start; the message names it.
     """
     import httpx
 
     deadline = time.monotonic() + timeout_s
-    last = "no answer"
+    last = "no response"
     while time.monotonic() < deadline:
         try:
-            answer = httpx.get(f"{url}/readyz", timeout=30)
-            if answer.status_code == 200:
+            response = httpx.get(f"{url}/readyz", timeout=30)
+            if response.status_code == 200:
                 return
-            last = answer.text[:500]
+            last = response.text[:500]
         except httpx.TransportError as error:
             last = type(error).__name__
-        _raise_failed()
+        _check_failed_apps()
         time.sleep(0.5)
     raise ServingError(f"The gateway at {url} is not ready after {timeout_s:g} s: {last}")
 
 
 def status(settings: Settings) -> Deployment | None:
-    """What runs on the connected cluster; None when Serve does not run there."""
+    """The deployment on the connected cluster; None when Serve does not run there."""
     states = _states()
     if not states:
         return None
     port = _http_port() or settings.serving.port
-    return Deployment(f"http://{settings.serving.host}:{port}", states)
+    return Deployment(settings.serving.model_copy(update={"port": port}).url, states)
 
 
 def shutdown(settings: Settings) -> None:
-    """Stop all apps and end whatever of them is still there; Ray stays as it is."""
+    """Stop all apps and end processes that they left behind; Ray keeps running."""
     _stop_serve()
-    ended = end_leftovers(instance_folder(settings))
+    ended = end_orphans(instance_folder(settings))
     if ended:
         _logger.info("ended %s", ", ".join(ended))
 
@@ -136,14 +133,14 @@ def _stop_serve() -> None:
     import ray
     from ray import serve
 
-    # A controller that is slow to answer counts as dead at first, and nothing would be stopped.
+    # Serve takes a controller that is slow to respond for dead, and then stops nothing.
     for _ in range(3):
-        if not ray.is_initialized() or not _controller_lives():
+        if not ray.is_initialized() or not _is_controller_alive():
             return
         serve.shutdown()
 
 
-def _controller_lives() -> bool:
+def _is_controller_alive() -> bool:
     import ray
     from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
@@ -154,7 +151,7 @@ def _controller_lives() -> bool:
     return True
 
 
-def _build_applications(settings: Settings, base: BaseModel | None) -> dict[str, Any]:
+def _build_applications(settings: Settings, base: BaseLanguageModel | None) -> dict[str, Any]:
     """Each enabled app's Serve application by name, in the order of deployment."""
     serving = settings.serving
     applications: dict[str, Any] = {}
@@ -172,7 +169,7 @@ def _start_serve(settings: Settings, environment: dict[str, str]) -> None:
     from ray.exceptions import GetTimeoutError, RayActorError
 
     if not _states():
-        end_leftovers(instance_folder(settings))
+        end_orphans(instance_folder(settings))
     try:
         serve.start(
             proxy_location="HeadOnly",
@@ -182,7 +179,7 @@ def _start_serve(settings: Settings, environment: dict[str, str]) -> None:
             controller_options={"runtime_env": {"env_vars": environment}},
         )
     except (GetTimeoutError, RayActorError) as error:
-        # A proxy that is slow to start is started again by the controller.
+        # The controller restarts a proxy that is slow to start.
         _logger.warning("Serve's proxies take long to start: %s", type(error).__name__)
 
 
@@ -206,23 +203,26 @@ def _states() -> dict[str, str]:
         return {}
     from ray import serve
 
-    found = serve.status().applications
-    return {name: str(getattr(app.status, "value", app.status)) for name, app in found.items()}
+    return {name: _state_of(app) for name, app in serve.status().applications.items()}
 
 
-def _raise_failed() -> None:
+def _check_failed_apps() -> None:
     from ray import serve
 
     for name, app in serve.status().applications.items():
-        if str(getattr(app.status, "value", app.status)) == "DEPLOY_FAILED":
+        if _state_of(app) == "DEPLOY_FAILED":
             raise ServingError(f"The app {name} did not start: {app.message[-1500:]}")
+
+
+def _state_of(app: Any) -> str:
+    return str(getattr(app.status, "value", app.status))
 
 
 def _http_port() -> int | None:
     """The port of a Serve that runs on the connected cluster."""
     import ray
 
-    if not ray.is_initialized() or not _controller_lives():
+    if not ray.is_initialized() or not _is_controller_alive():
         return None
     from ray.serve.context import _get_global_client
 

@@ -1,4 +1,4 @@
-"""What Ray Serve needs in its environment before it starts, per instance on a machine."""
+"""Environment variables of Ray Serve and HAProxy, for each instance on a machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sunloom.core.processes import free_port
 from sunloom.errors import DependencyError, ServingError
 
 INSTANCE = "SUNLOOM_SERVING_FOLDER"
-"""Marks every process of one instance, so that its leftovers can be told from others'."""
+"""Variable that marks every process of one instance, so that its orphans can be recognised."""
 
 
 def serving_environment(settings: Settings) -> dict[str, str]:
@@ -44,17 +44,17 @@ def serving_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(statistics),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
-        # Serve's own proxy, for apps without a replica; two instances would share the port.
+        # Serve's own proxy, for apps without a replica: two instances would share its default port.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
-        # One log line a request, parsed in Python: the guard counts instead.
+        # It parses one log line per request in Python; the middleware counts requests instead.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # On a busy machine a process needs longer than Serve's five seconds to be there.
+        # On a busy machine a process needs longer than Serve's five seconds to start.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
     }
     if settings.environment in ("development", "test"):
-        # Nobody waits for open connections on a laptop.
+        # On a laptop nobody waits for open connections to drain.
         variables["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "0.5"
         variables["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"] = "5"
     if settings.serving.loopback_only:
@@ -65,25 +65,24 @@ def serving_environment(settings: Settings) -> dict[str, str]:
 def instance_folder(settings: Settings) -> Path:
     """The instance's own folder, readable by its owner only.
 
-    It lies directly in ``/tmp``: HAProxy's sockets get a node id into their path, and a Unix
-    socket's path ends at 107 characters.
-
     Raises:
-        ServingError: Somebody else owns a folder of this name.
+        ServingError: Another user owns a folder of this name, or may read it.
     """
+    # Directly in /tmp: Serve adds a node id to the paths of HAProxy's sockets, and the path of a
+    # Unix socket has at most 107 characters.
     digest = hashlib.sha256(str(settings.paths.state.absolute()).encode()).hexdigest()[:8]
     folder = Path("/tmp") / f"sl{os.getuid()}-{digest}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.stat()
-    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise ServingError(f"{folder} is not this user's alone.", "Remove it and start again.")
+    status = folder.stat()
+    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        raise ServingError(f"{folder} belongs to another user.", "Remove it and start again.")
     return folder
 
 
 @cache
 def _service_ports(folder: str) -> tuple[int, ...]:
-    """Free ports for an instance's statistics, metrics and fallback; once a process."""
-    del folder
+    """Free ports for an instance's statistics, metrics and fallback; the same within a process."""
+    del folder  # only the cache's key
     ports: set[int] = set()
     while len(ports) < 3:
         ports.add(free_port())
@@ -91,7 +90,7 @@ def _service_ports(folder: str) -> tuple[int, ...]:
 
 
 def haproxy_binary() -> str:
-    """The HAProxy that Ray's wheel brings.
+    """Path of the HAProxy that Ray's wheel contains.
 
     Raises:
         DependencyError: The wheel is not installed.
@@ -122,7 +121,8 @@ _RULES = r"""
 s|^\( *\)bind \**:\([0-9]*\)$|\1bind 127.0.0.1:\2\n\1http-request deny deny_status 401|
 s|^\( *http-request return\) .* if routes$|\1 status 401 TYPE string "REFUSAL" if routes|
 """
-# A line for each request to a syslog port that nobody reads; failures are still told.
+# Without it HAProxy sends a line per request to a syslog port that nobody reads; failures are
+# logged all the same.
 _QUIET = r"s|^\( *\)option httplog$|&\n\1option dontlog-normal|" + "\n"
 
 
@@ -130,8 +130,8 @@ def _write_wrapper(folder: Path) -> Path:
     rules, wrapper = folder / "close.sed", folder / "haproxy"
     refusal = _REFUSAL.replace('"', r"\\\"")
     text = _RULES.replace("REFUSAL", refusal).replace("TYPE", "content-type application/json")
-    is_read = "RAY_SERVE_HAPROXY_LOG_TARGET" in os.environ
-    write_atomic(rules, text if is_read else text + _QUIET)
+    has_log_reader = "RAY_SERVE_HAPROXY_LOG_TARGET" in os.environ
+    write_atomic(rules, text if has_log_reader else text + _QUIET)
     write_atomic(
         wrapper,
         _WRAPPER.format(rules=shlex.quote(str(rules)), haproxy=shlex.quote(haproxy_binary())),

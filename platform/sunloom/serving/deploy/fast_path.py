@@ -1,19 +1,21 @@
-"""The outermost layer of each replica's own port, before Serve's routing.
+"""Fast path: the outermost ASGI layer of each replica's port, ahead of Serve's routing.
 
-Serve answers a route list and a 404 of its own there, ahead of the app and its guard. Hot reads
-leave here too: Serve's own bookkeeping costs more than the read itself.
+Serve itself answers a route list and 404s there, ahead of the app and its middleware: requests
+without a key are rejected before that. Hot reads are answered here too, because Serve's own
+bookkeeping costs more than the read.
 """
 
 from __future__ import annotations
 
 from asyncio import Transport
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Iterable
 from typing import Any, cast
 
 from starlette.middleware import Middleware
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from sunloom.serving.asgi.error_body import Problem, new_request_id
+from sunloom.serving.asgi.types import ASGIApp, Receive, Scope, Send
 from sunloom.serving.auth.scopes import PUBLIC
 
 _OPEN = PUBLIC | {"/-/healthz"}
@@ -21,66 +23,62 @@ _REFUSAL = Problem(
     401, "unauthenticated", "This route needs a key.", "Send the header Authorization: Bearer KEY."
 )
 _CONTINUE = b"HTTP/1.1 100 "
-_Message = MutableMapping[str, Any]
-_Send = Callable[[_Message], Awaitable[None]]
-_App = Callable[[_Message, Callable[[], Awaitable[_Message]], _Send], Awaitable[None]]
+
+# Serve builds the middlewares from an import path and passes them no arguments, so the replica,
+# which has one app, registers it here.
+_hot_apps: dict[str, tuple[ASGIApp, frozenset[str]]] = {}
 
 
-_direct: dict[str, tuple[_App, frozenset[str]]] = {}
+def register_fast_path(prefix: str, app: ASGIApp, hot_routes: Iterable[str] = ()) -> None:
+    """Let an app of this replica answer reads without Serve's layers.
 
-
-def register_fast_path(prefix: str, app: _App, reads: Iterable[str] = ()) -> None:
-    """Let an app of this replica answer reads at the door, without Serve's layers.
-
-    Serve then neither counts nor limits them, nor waits for them at shutdown: only for what is
-    over at once.
+    Serve then neither counts nor limits them, nor waits for them at shutdown: only for requests
+    that take milliseconds.
 
     Args:
         prefix: The app's route prefix; its GET requests are answered here.
-        app: The app behind its guard, which makes request ids itself.
-        reads: Paths whose other methods only read, too.
+        app: The app behind its middleware, which creates request ids itself.
+        hot_routes: Further paths that only read, with any method.
     """
-    _direct[prefix] = app, frozenset(reads)
+    _hot_apps[prefix] = app, frozenset(hot_routes)
 
 
 class FastPath:
-    """Turns away whoever brings no key at all; the guard behind checks the key."""
+    """Answers hot reads and rejects requests without a key; the middleware checks the key."""
 
-    def __init__(self, app: _App) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(
-        self, scope: _Message, receive: Callable[[], Awaitable[_Message]], send: _Send
-    ) -> None:
-        """Answer a hot read, pass a request on, or refuse it."""
-        direct = _direct_app(scope) if _direct and scope["type"] == "http" else None
-        if direct is not None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a hot read, pass a request on, or reject it."""
+        hot_app = _find_hot_app(scope) if _hot_apps and scope["type"] == "http" else None
+        if hot_app is not None:
             _join_writes(send)
-            await direct(scope, receive, send)
+            await hot_app(scope, receive, send)
             return
-        if scope["type"] == "http" and not _may_pass(scope):
-            await _refuse(send)
+        if scope["type"] == "http" and not _has_key_or_is_public(scope):
+            await _reject(send)
         else:
             await self._app(scope, receive, send)
 
 
 def middlewares() -> list[Middleware]:
-    """What ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` names."""
+    """The middlewares, as ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` names this function."""
     return [Middleware(FastPath)]
 
 
-def _direct_app(scope: _Message) -> _App | None:
+def _find_hot_app(scope: Scope) -> ASGIApp | None:
     path = scope["path"]
-    for prefix, (app, reads) in _direct.items():
+    for prefix, (app, hot_routes) in _hot_apps.items():
         if not path.startswith(prefix) or path[len(prefix) :][:1] not in ("", "/"):
             continue
-        if scope["method"] == "GET" or path in reads:
+        if scope["method"] == "GET" or path in hot_routes:
             return app
     return None
 
 
-class _Joined:
-    """A transport that writes an answer's head together with what follows it.
+class _JoiningTransport:
+    """A transport that writes a response's head together with the start of its body.
 
     uvicorn writes head and body apart, and each write is a system call here and a wake-up at the
     proxy: together a fifth of a hot read.
@@ -91,24 +89,25 @@ class _Joined:
         self._head: bytes | None = None
 
     def write(self, data: bytes) -> None:
-        """Hold the head back until there is more; let everything else through."""
+        """Hold the head back until the next write; pass everything else on."""
         if self._head is None and not data.startswith(_CONTINUE):
             self._head = data
         else:
             self._transport.write((self._head or b"") + data)
+            # Empty, not None: the head of this response has been written.
             self._head = self._head and b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
 
-def _join_writes(send: _Send) -> None:
+def _join_writes(send: Send) -> None:
     cycle = getattr(send, "__self__", None)
     if isinstance(cycle, RequestResponseCycle):
-        cycle.transport = cast(Transport, _Joined(cycle.transport))
+        cycle.transport = cast(Transport, _JoiningTransport(cycle.transport))
 
 
-def _may_pass(scope: _Message) -> bool:
+def _has_key_or_is_public(scope: Scope) -> bool:
     path = scope["path"]
     if path in _OPEN:
         return True
@@ -116,9 +115,9 @@ def _may_pass(scope: _Message) -> bool:
     return has_key and path != "/-/routes"
 
 
-async def _refuse(send: _Send) -> None:
+async def _reject(send: Send) -> None:
     request_id = new_request_id()
-    body = _REFUSAL.encoded(request_id)
+    body = _REFUSAL.to_json(request_id)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

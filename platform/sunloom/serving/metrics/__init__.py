@@ -1,1 +1,1 @@
-"""Metrics."""
+"""Metrics of served requests and features, gathered from all replicas."""

@@ -1,9 +1,10 @@
-"""Request counts and times of every replica, gathered through the database as Prometheus text."""
+"""Request metrics of all replicas, gathered through the database: Prometheus text and latencies."""
 
 from __future__ import annotations
 
 import secrets
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -58,7 +59,7 @@ class RequestMetrics:
     """The counters of this process.
 
     Args:
-        database: Where the replicas' counters meet.
+        database: Holds the counters of all replicas.
         service: The app's name.
     """
 
@@ -83,6 +84,7 @@ class RequestMetrics:
         """Write the counters; blocking, so call it in a thread."""
         if not self._dirty:
             return
+        # Before the counters are read: a request counted meanwhile is written next time.
         self._dirty = False
         data = [[*labels, s.count, s.seconds, s.buckets] for labels, s in self._series.items()]
         row = MetricsRow(
@@ -93,25 +95,84 @@ class RequestMetrics:
 
 
 def render_metrics(database: Database) -> str:
-    """Prometheus text over all replicas."""
+    """Metrics of all replicas as Prometheus text."""
+    return "\n".join(_render_lines(sorted(_load_series(database).items()))) + "\n"
+
+
+@dataclass(frozen=True)
+class RouteLatency:
+    """Requests to one route of one app, and how long they took.
+
+    Attributes:
+        service: The app.
+        route: Route prefix.
+        requests: Number of requests.
+        failed: Requests answered with status 500 or above.
+        mean_ms: Mean time; None without requests.
+        p50_ms: Median.
+        p99_ms: 99 % quantile.
+    """
+
+    service: str
+    route: str
+    requests: int
+    failed: int
+    mean_ms: float | None
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+def route_latencies(database: Database) -> list[RouteLatency]:
+    """Latencies of each app and route over all replicas, methods and statuses."""
+    merged: dict[tuple[str, str], Series] = {}
+    failed: Counter[tuple[str, str]] = Counter()
+    for (service, route, _method, status), series in _load_series(database).items():
+        merged.setdefault((service, route), Series()).merge(series)
+        failed[service, route] += series.count if status >= 500 else 0
+    return [
+        RouteLatency(
+            service=service,
+            route=route,
+            requests=series.count,
+            failed=failed[service, route],
+            mean_ms=1000 * series.seconds / series.count if series.count else None,
+            p50_ms=quantile_ms(series, 0.5),
+            p99_ms=quantile_ms(series, 0.99),
+        )
+        for (service, route), series in sorted(merged.items(), key=lambda item: item[0])
+    ]
+
+
+def quantile_ms(series: Series, share: float) -> float | None:
+    """A quantile of the requests' times, interpolated linearly within its bucket."""
+    rank, below, lower = share * series.count, 0, 0.0
+    # The last bucket has no upper bound: whatever falls into it counts as the last bound.
+    for upper, count in zip((*BOUNDS_S, BOUNDS_S[-1]), series.buckets, strict=True):
+        if count and below + count >= rank:
+            return 1000 * (lower + (upper - lower) * (rank - below) / count)
+        below, lower = below + count, upper
+    return None
+
+
+def _load_series(database: Database) -> dict[Labels, Series]:
+    """Series of all replicas, added up by labels."""
     database.ensure(MetricsRow)
     with database.session() as session:
-        rows = [row.data for row in session.scalars(select(MetricsRow))]
+        replicas = [row.data for row in session.scalars(select(MetricsRow))]
     merged: dict[Labels, Series] = {}
-    for entry in (entry for row in rows for entry in row):
-        labels: Labels = (entry[0], entry[1], entry[2], entry[3])
-        merged.setdefault(labels, Series()).merge(Series(entry[4], entry[5], entry[6]))
-    return "\n".join(_lines(sorted(merged.items()))) + "\n"
+    for service, route, method, status, *values in (entry for data in replicas for entry in data):
+        merged.setdefault((service, route, method, status), Series()).merge(Series(*values))
+    return merged
 
 
-def _lines(series: Iterable[tuple[Labels, Series]]) -> Iterator[str]:
+def _render_lines(series: Iterable[tuple[Labels, Series]]) -> Iterator[str]:
     yield f"# HELP {_NAME} Time from a request's arrival to the end of its answer."
     yield f"# TYPE {_NAME} histogram"
-    for (service, route, method, status), one in series:
+    for (service, route, method, status), counts in series:
         labels = f'service="{service}",route="{route}",method="{method}",status="{status}"'
-        running = 0
-        for bound, count in zip((*map(str, BOUNDS_S), "+Inf"), one.buckets, strict=True):
-            running += count
-            yield f'{_NAME}_bucket{{{labels},le="{bound}"}} {running}'
-        yield f"{_NAME}_sum{{{labels}}} {one.seconds:.6f}"
-        yield f"{_NAME}_count{{{labels}}} {one.count}"
+        cumulative = 0
+        for bound, count in zip((*map(str, BOUNDS_S), "+Inf"), counts.buckets, strict=True):
+            cumulative += count
+            yield f'{_NAME}_bucket{{{labels},le="{bound}"}} {cumulative}'
+        yield f"{_NAME}_sum{{{labels}}} {counts.seconds:.6f}"
+        yield f"{_NAME}_count{{{labels}}} {counts.count}"

@@ -1,6 +1,6 @@
-"""What feature reads answered, from a sample: unknown entities, nulls, defaults, and answers whole.
+"""Sample of served features: rates of unknown entities, nulls and defaults, and whole results.
 
-The whole answers are replayed offline: ``sunloom features skew --served``.
+The whole results are compared with offline values: ``sunloom features skew --served``.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.stores.online.spaces import PLANS
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.monitoring.served_answers import Served, keep_served
-from sunloom.serving.asgi.bodies import encode, parse_object
+from sunloom.serving.asgi.bodies import encode_json, parse_object
 
+# One result in eight costs the hot path less than can be measured.
 _ONE_IN = 8
+# A batch may have 10,000 entities, and counting runs on the event loop.
 _MOST_ENTITIES = 50
 _FLUSH_S = 5.0
-
+# Bounds the memory while the database does not answer.
 _MOST_WAITING = 500
 
 Defaults = Callable[[str], Mapping[str, Any]]
-"""Gives a feature set's defaults by feature."""
+"""Returns a feature set's defaults by feature."""
 RecordTime = Callable[[str, Any], datetime | None]
-"""Gives the moment as of which an entity's stored record holds."""
+"""Returns the as-of time of an entity's stored record."""
 
 
-class AnswersRow(Base):
+class ServedFeaturesRow(Base):
     """The counts of one replica since it started."""
 
     __tablename__ = "serving_answers"
@@ -47,15 +49,15 @@ class AnswersRow(Base):
 
 
 @dataclass
-class _Set:
+class _FeatureSetCounts:
     entities: int = 0
     unknown: int = 0
-    # Feature to answers, nulls and defaults among known entities.
+    # Feature to its values, nulls and defaults among known entities.
     features: dict[str, list[int]] = field(default_factory=dict)
 
 
 class StoredDefaults:
-    """Defaults of the features of a store's sets, from the plans that lie beside them.
+    """Defaults of features, from the plans in the online store.
 
     Args:
         store: The store.
@@ -63,31 +65,31 @@ class StoredDefaults:
 
     def __init__(self, store: OnlineStore) -> None:
         self._store = store
-        self._held: dict[str, tuple[bytes | None, Mapping[str, Any]]] = {}
+        # Stored plan and the defaults parsed from it, by feature set.
+        self._parsed: dict[str, tuple[bytes | None, Mapping[str, Any]]] = {}
 
     def __call__(self, feature_set: str) -> Mapping[str, Any]:
-        """Feature to default; empty where no plan is stored."""
-        (packed,) = self._store.get_many(PLANS, [feature_set.encode()])
-        held = self._held.get(feature_set)
-        if held is None or held[0] != packed:
-            held = self._held[feature_set] = (packed, _defaults(packed))
-        return held[1]
-
-
-def _defaults(packed: bytes | None) -> Mapping[str, Any]:
-    if packed is None:
-        return {}
-    features = Plan.model_validate_json(packed).root.features
-    return {one.name: one.default.value for one in features if one.default is not None}
+        """Defaults by feature; empty for a set without a plan."""
+        (encoded,) = self._store.get_many(PLANS, [feature_set.encode()])
+        previous, defaults = self._parsed.get(feature_set, (None, {}))
+        if encoded is not None and encoded != previous:
+            features = Plan.model_validate_json(encoded).root.features
+            defaults = {
+                feature.name: feature.default.value
+                for feature in features
+                if feature.default is not None
+            }
+            self._parsed[feature_set] = (encoded, defaults)
+        return defaults if encoded is not None else {}
 
 
 class ServedFeatureSampler:
-    """Counts a sample of a replica's answers and writes them down now and then.
+    """Counts a sample of a replica's results and writes the counts every few seconds.
 
     Args:
-        database: Where the replicas' counts meet.
-        defaults: What a feature has where nothing is known.
-        record_time: When given, one entity of each sampled answer is kept with its moment.
+        database: Holds the counts of all replicas.
+        defaults: Defaults of a feature set.
+        record_time: If given, one entity of each sampled result is kept with its as-of time.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class ServedFeatureSampler:
         self._record_time = record_time
         self._waiting: list[Served] = []
         self._replica = secrets.token_hex(8)
-        self._sets: dict[str, _Set] = {}
+        self._sets: dict[str, _FeatureSetCounts] = {}
         self._calls = 0
         self._is_due = False
 
@@ -106,33 +108,31 @@ class ServedFeatureSampler:
         self,
         feature_set: str,
         results: Sequence[Mapping[str, Any]],
-        moment: datetime | None = None,
+        as_of: datetime | None = None,
     ) -> None:
-        """Look at one answer in eight; costs next to nothing on the others.
+        """Count one result in eight; costs next to nothing for the others.
 
         Args:
-            feature_set: What was read.
-            results: One entry an entity.
-            moment: As of when; None where stored records were answered as they are.
+            feature_set: The feature set that was read.
+            results: One result per entity.
+            as_of: As-of time of the read; None for stored records, which have their own.
         """
         self._calls += 1
         if self._calls % _ONE_IN != 1:
             return
-        self._keep(feature_set, results, moment)
-        held = self._sets.setdefault(feature_set, _Set())
+        self._keep(feature_set, results, as_of)
+        counts = self._sets.setdefault(feature_set, _FeatureSetCounts())
         defaults = self._defaults(feature_set)
-        for number, result in enumerate(results):
-            if number == _MOST_ENTITIES:
-                break
-            held.entities += 1
+        for result in results[:_MOST_ENTITIES]:
+            counts.entities += 1
             if not result["found"]:
-                held.unknown += 1
+                counts.unknown += 1
                 continue
             for name, value in result["features"].items():
-                counts = held.features.setdefault(name, [0, 0, 0])
-                counts[0] += 1
-                counts[1] += value is None
-                counts[2] += name in defaults and value == defaults[name]
+                values = counts.features.setdefault(name, [0, 0, 0])
+                values[0] += 1
+                values[1] += value is None
+                values[2] += name in defaults and value == defaults[name]
         if not self._is_due:
             self._is_due = True
             timer = Timer(_FLUSH_S, self._flush_or_warn)
@@ -140,80 +140,113 @@ class ServedFeatureSampler:
             timer.start()
 
     def _keep(
-        self, feature_set: str, results: Sequence[Mapping[str, Any]], moment: datetime | None
+        self, feature_set: str, results: Sequence[Mapping[str, Any]], as_of: datetime | None
     ) -> None:
         known = [result for result in results[:_MOST_ENTITIES] if result["found"]]
         if self._record_time is None or not known or len(self._waiting) >= _MOST_WAITING:
             return
-        one = known[self._calls // _ONE_IN % len(known)]
-        at = moment or self._record_time(feature_set, one["entity_id"])
-        if at is not None:
-            values = parse_object(encode(one["features"]))
-            self._waiting.append(Served(feature_set, one["entity_id"], at, values))
+        # Another position each time, so that the sample is not of first entities only.
+        result = known[self._calls // _ONE_IN % len(known)]
+        time = as_of or self._record_time(feature_set, result["entity_id"])
+        if time is not None:
+            # Through JSON: what is kept is what the client received.
+            values = parse_object(encode_json(result["features"]))
+            self._waiting.append(Served(feature_set, result["entity_id"], time, values))
 
     def _flush_or_warn(self) -> None:
         self._is_due = False
         try:
             self.flush()
         except SQLAlchemyError as error:
-            get_logger("answers").warning("counts are not written: %s", type(error).__name__)
+            get_logger("serving.features").warning(
+                "counts of served features are not written: %s", type(error).__name__
+            )
 
     def flush(self) -> None:
-        """Write counts and kept answers; blocking."""
+        """Write counts and kept results; blocking."""
+        # Copies: the event loop counts on while this thread iterates.
         data = {
             name: {
-                "entities": one.entities,
-                "unknown": one.unknown,
-                "features": {feature: list(n) for feature, n in list(one.features.items())},
+                "entities": counts.entities,
+                "unknown": counts.unknown,
+                "features": {
+                    feature: list(values) for feature, values in list(counts.features.items())
+                },
             }
-            for name, one in list(self._sets.items())
+            for name, counts in list(self._sets.items())
         }
-        self._database.ensure(AnswersRow)
+        self._database.ensure(ServedFeaturesRow)
         with self._database.session() as session:
-            session.merge(AnswersRow(replica=self._replica, data=data, updated_at=utc_now()))
+            session.merge(ServedFeaturesRow(replica=self._replica, data=data, updated_at=utc_now()))
         waiting, self._waiting = self._waiting, []
         if waiting:
             keep_served(self._database, waiting)
 
 
-def answer_rates(database: Database) -> list[dict[str, Any]]:
-    """Share of unknown entities, and of nulls and defaults by feature, over all replicas."""
-    database.ensure(AnswersRow)
+@dataclass(frozen=True)
+class FeatureRates:
+    """Shares of one feature's sampled values, among known entities."""
+
+    feature: str
+    null_rate: float
+    default_rate: float
+
+
+@dataclass(frozen=True)
+class ServedFeatureRates:
+    """Rates of one feature set's sampled results.
+
+    Attributes:
+        feature_set: The feature set.
+        sampled_entities: Number of entities in the sample.
+        unknown_rate: Share of entities that the store does not know.
+        features: Rates by feature.
+    """
+
+    feature_set: str
+    sampled_entities: int
+    unknown_rate: float
+    features: list[FeatureRates]
+
+
+def served_feature_rates(database: Database) -> list[ServedFeatureRates]:
+    """Rates of each feature set over all replicas."""
+    database.ensure(ServedFeaturesRow)
     with database.session() as session:
-        parts = [row.data for row in session.scalars(select(AnswersRow))]
-    sets: dict[str, _Set] = {}
-    for name, part in (item for data in parts for item in data.items()):
-        held = sets.setdefault(name, _Set())
-        held.entities += part["entities"]
-        held.unknown += part["unknown"]
-        for feature, counts in part["features"].items():
-            known = held.features.get(feature, [0, 0, 0])
-            held.features[feature] = [a + b for a, b in zip(known, counts, strict=True)]
+        replicas = [row.data for row in session.scalars(select(ServedFeaturesRow))]
+    merged: dict[str, _FeatureSetCounts] = {}
+    for name, data in (item for replica in replicas for item in replica.items()):
+        counts = merged.setdefault(name, _FeatureSetCounts())
+        counts.entities += data["entities"]
+        counts.unknown += data["unknown"]
+        for feature, values in data["features"].items():
+            previous = counts.features.get(feature, [0, 0, 0])
+            counts.features[feature] = [a + b for a, b in zip(previous, values, strict=True)]
     return [
-        {
-            "feature_set": name,
-            "sampled_entities": held.entities,
-            "unknown_rate": held.unknown / held.entities if held.entities else 0.0,
-            "features": [
-                {"feature": feature, "null_rate": nulls / all_, "default_rate": defaults / all_}
-                for feature, (all_, nulls, defaults) in held.features.items()
+        ServedFeatureRates(
+            name,
+            counts.entities,
+            counts.unknown / counts.entities if counts.entities else 0.0,
+            [
+                FeatureRates(feature, nulls / total, defaults / total)
+                for feature, (total, nulls, defaults) in counts.features.items()
             ],
-        }
-        for name, held in sorted(sets.items())
+        )
+        for name, counts in sorted(merged.items(), key=lambda item: item[0])
     ]
 
 
-def render_answers(database: Database) -> str:
+def render_served_features(database: Database) -> str:
     """The rates as Prometheus text."""
     lines: list[str] = []
-    rates = answer_rates(database)
+    rates = served_feature_rates(database)
     for kind in ("null_rate", "default_rate"):
         name = f"sunloom_feature_served_{kind}"
         samples = [
-            f'{name}{{feature_set="{one["feature_set"]}",feature="{feature["feature"]}"}} '
-            f"{feature[kind]:.9g}"
-            for one in rates
-            for feature in one["features"]
+            f'{name}{{feature_set="{rate.feature_set}",feature="{feature.feature}"}} '
+            f"{getattr(feature, kind):.9g}"
+            for rate in rates
+            for feature in rate.features
         ]
         if samples:
             meaning = f"# HELP {name} Share among sampled answers of known entities."

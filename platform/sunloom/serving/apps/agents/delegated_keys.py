@@ -1,4 +1,4 @@
-"""Keys that the app hands to agents: short-lived, with the agent's scopes and no more."""
+"""Keys delegated to agents: short-lived, with the scopes that the agent needs and no more."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ from sunloom.errors import PermissionDeniedError
 from sunloom.serving.auth.api_keys import KeyRecord, delegate
 
 _CACHED_KEYS = 10_000
-_ANY_INTERFACE = frozenset({"0.0.0.0", "::", ""})
 
 
 class AgentKeys:
-    """Delegates keys to agents, one per agent and caller until it is half spent.
+    """Delegates keys to agents: one per agent and caller, renewed after half of its life.
 
     Args:
-        settings: Address of the gateway and life of delegated keys.
+        settings: Address of the gateway and lifetime of delegated keys.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._life = timedelta(seconds=settings.serving.keys.delegated_ttl_s)
-        self._secrets = TtlCache[tuple[str, str], str](self._life.total_seconds() / 2, _CACHED_KEYS)
+        self._lifetime = timedelta(seconds=settings.serving.keys.delegated_ttl_s)
+        # Half of its life remains, so that a task does not start with a key about to expire.
+        cached_s = self._lifetime.total_seconds() / 2
+        self._secrets = TtlCache[tuple[str, str], str](cached_s, _CACHED_KEYS)
 
     async def check(self, spec: AgentSpec, key: KeyRecord) -> None:
-        """Refuse a caller whose key lacks what the agent needs.
+        """Reject a caller whose key lacks a scope that the agent needs.
 
         Raises:
             PermissionDeniedError: Names the missing scopes.
         """
-        scopes = await asyncio.to_thread(_scopes, spec)
-        lacking = sorted(scope for scope in scopes if not key.may(scope))
-        if lacking:
+        scopes = await asyncio.to_thread(_needed_scopes, spec)
+        missing = sorted(scope for scope in scopes if not key.may(scope))
+        if missing:
             raise PermissionDeniedError(
-                f"Key {key.id} lacks what agent {spec.name!r} needs: {', '.join(lacking)}.",
-                "Use a key with these scopes: the agent acts with rights of its caller.",
+                f"Key {key.id} lacks what agent {spec.name!r} needs: {', '.join(missing)}.",
+                "Use a key with these scopes: the agent acts with the rights of its caller.",
             )
 
     async def endpoint(self, agent: AgentRow, key: KeyRecord) -> Endpoint:
@@ -49,21 +50,15 @@ class AgentKeys:
         secret = await self._secrets.get_or_await(
             (agent.id, key.id), lambda: asyncio.to_thread(self._delegate, agent, key)
         )
-        return Endpoint(gateway_url(self._settings), secret)
+        return Endpoint(self._settings.serving.local_url, secret)
 
     def _delegate(self, agent: AgentRow, key: KeyRecord) -> str:
-        scopes = sorted(_scopes(AgentSpec.model_validate(agent.spec)))
+        scopes = sorted(_needed_scopes(AgentSpec.model_validate(agent.spec)))
         secret, _ = delegate(
-            self._settings, key, scopes, expires=self._life, purpose=f"agent {agent.id}"
+            self._settings, key, scopes, expires=self._lifetime, purpose=f"agent {agent.id}"
         )
         return secret
 
 
-def gateway_url(settings: Settings) -> str:
-    """Where agents reach the gateway."""
-    host = settings.serving.host
-    return f"http://{'127.0.0.1' if host in _ANY_INTERFACE else host}:{settings.serving.port}"
-
-
-def _scopes(spec: AgentSpec) -> frozenset[str]:
+def _needed_scopes(spec: AgentSpec) -> frozenset[str]:
     return needed_scopes(bind_tools(spec.tools).values()) | {"llm"}

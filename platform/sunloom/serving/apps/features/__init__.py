@@ -1,1 +1,1 @@
-"""Features."""
+"""The app at ``/features``: online features, ingestion, validation and transformation."""

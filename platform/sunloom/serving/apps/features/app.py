@@ -23,7 +23,7 @@ from sunloom.serving.apps.features.ingest import ingest
 from sunloom.serving.apps.features.openapi import describe
 from sunloom.serving.apps.features.request_rows import check_rows
 from sunloom.serving.apps.features.transform import prepare_rows
-from sunloom.serving.asgi.bodies import allow, answer_lifespan, read_json, send_json
+from sunloom.serving.asgi.bodies import complete_lifespan, read_json, require_method, send_json
 from sunloom.serving.asgi.types import ASGIApp, Receive, Scope, Send
 from sunloom.serving.metrics.served_features import ServedFeatureSampler, StoredDefaults
 
@@ -44,7 +44,7 @@ def build_features_app(settings: Settings) -> ASGIApp:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await answer_lifespan(receive, send)
+            await complete_lifespan(receive, send)
             return
         name = unquote(scope["path"].removeprefix("/features").strip("/"))
         if scope["method"] == "POST" and (name == "batch" or name in posts):
@@ -56,7 +56,7 @@ def build_features_app(settings: Settings) -> ASGIApp:
                 return
             await send_json(send, 200, await asyncio.to_thread(posts[name], store, body))
             return
-        allow(scope, "GET")
+        require_method(scope, "GET")
         found, at = await _get(store, name, scope)
         await send_json(send, 200, found)
         if "entity_id" in found:

@@ -18,7 +18,7 @@ from sunloom.serving.apps.gateway import (
     training_routes,
 )
 from sunloom.serving.apps.gateway.inner_client import InnerClient
-from sunloom.serving.apps.gateway.readiness import Probe
+from sunloom.serving.apps.gateway.readiness import ReadinessProbe
 
 _OWN_ROUTES = (
     "/docs", "/healthz", "/keys", "/llm/generate", "/llm/train", "/llm/training", "/metrics",
@@ -31,7 +31,7 @@ def build_gateway_app(settings: Settings) -> FastAPI:
     """Health, docs, registry, keys, training and monitoring."""
     app = build_fastapi("Sunloom")
     client = InnerClient(settings)
-    app.include_router(health_routes.build_router(settings, Probe(settings, client)))
+    app.include_router(health_routes.build_router(settings, ReadinessProbe(settings, client)))
     app.include_router(model_routes.build_router(settings))
     app.include_router(key_routes.build_router(settings))
     app.include_router(generate_routes.build_router(settings, client))

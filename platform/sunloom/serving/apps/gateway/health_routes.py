@@ -9,14 +9,14 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from sunloom.config import Settings
 from sunloom.core.database import open_database
-from sunloom.serving.apps.gateway.readiness import Probe
+from sunloom.serving.apps.gateway.readiness import ReadinessProbe
 from sunloom.serving.asgi.error_body import Problem
 from sunloom.serving.auth.middleware import caller
 from sunloom.serving.metrics.request_metrics import render_metrics
-from sunloom.serving.metrics.served_features import render_answers
+from sunloom.serving.metrics.served_features import render_served_features
 
 
-def build_router(settings: Settings, probe: Probe) -> APIRouter:
+def build_router(settings: Settings, probe: ReadinessProbe) -> APIRouter:
     """Routes for load balancers and Prometheus."""
     router = APIRouter(tags=["health"])
 
@@ -48,4 +48,4 @@ def _metrics(settings: Settings) -> str:
     from sunloom.monitoring.prometheus import render_monitoring
 
     database = open_database(settings)
-    return render_metrics(database) + render_answers(database) + render_monitoring(settings)
+    return render_metrics(database) + render_served_features(database) + render_monitoring(settings)

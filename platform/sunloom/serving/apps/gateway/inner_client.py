@@ -1,4 +1,4 @@
-"""Requests from the gateway to the apps beside it, through its own port and the same guard."""
+"""HTTP client of the gateway for the apps beside it, through its own port."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import httpx
 
 from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
-from sunloom.serving.auth.api_keys import system_key
+from sunloom.serving.auth.api_keys import create_system_key
 
 _KEY_LIFE = timedelta(hours=1)
 _SCOPES = ("llm", "features", "models", "agents")
-_ANY_INTERFACE = frozenset({"0.0.0.0", "::", ""})
 
 
 class InnerClient:
-    """Calls the apps with the platform's own short-lived key.
+    """Sends requests to the apps with a short-lived key of the platform's own.
 
     Args:
         settings: Address of the gateway.
@@ -33,23 +32,19 @@ class InnerClient:
     async def request(
         self, method: str, path: str, *, secret: str = "", timeout_s: float = 20.0, **more: Any
     ) -> httpx.Response:
-        """One request, with the caller's key if given.
+        """Send one request, with the caller's key if given.
 
         Raises:
-            httpx.HTTPError: No answer in time.
+            httpx.HTTPError: No response in time.
         """
+        # On first use: the client belongs to the event loop that serves.
         if self._client is None:
-            self._client = httpx.AsyncClient(base_url=gateway_url(self._settings))
+            self._client = httpx.AsyncClient(base_url=self._settings.serving.local_url)
         headers = {"authorization": f"Bearer {secret or await self._own_key()}"}
         return await self._client.request(method, path, headers=headers, timeout=timeout_s, **more)
 
     async def _own_key(self) -> str:
         return await self._keys.get_or_await(
-            _SCOPES, lambda: asyncio.to_thread(system_key, self._settings, _SCOPES, _KEY_LIFE)
+            _SCOPES,
+            lambda: asyncio.to_thread(create_system_key, self._settings, _SCOPES, _KEY_LIFE),
         )
-
-
-def gateway_url(settings: Settings) -> str:
-    """Where this gateway can be reached from this machine."""
-    host = settings.serving.host
-    return f"http://{'127.0.0.1' if host in _ANY_INTERFACE else host}:{settings.serving.port}"

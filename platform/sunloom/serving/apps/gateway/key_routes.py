@@ -1,4 +1,4 @@
-"""``/keys``: make, list and revoke keys; for holders of ``admin``."""
+"""``/keys``: create, list and revoke keys; needs the scope ``admin``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic import BaseModel, Field
 from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.serving.apps.idempotency import IdempotentRequests
-from sunloom.serving.auth.api_keys import KeyRecord, create_key, list_keys, revoke_key
-from sunloom.serving.auth.middleware import caller
+from sunloom.serving.auth.api_keys import Allowance, create_key, list_keys, revoke_key
+from sunloom.serving.auth.middleware import tenant_of
 
 
 class NewKey(BaseModel):
-    """What a key may do and for how long."""
+    """Scopes, lifetime and limits of a new key."""
 
     scopes: list[str] = Field(min_length=1)
     tenant: str = Field(default="default", max_length=100)
@@ -27,7 +27,7 @@ class NewKey(BaseModel):
 
 
 def build_router(settings: Settings) -> APIRouter:
-    """Routes of keys."""
+    """Routes of API keys."""
     router = APIRouter(prefix="/keys", tags=["keys"])
     requests = IdempotentRequests(open_database(settings))
 
@@ -35,19 +35,28 @@ def build_router(settings: Settings) -> APIRouter:
     async def create(
         request: Request, body: NewKey, idempotency_key: str | None = Header(default=None)
     ) -> dict[str, Any]:
-        """Make a key; its secret is in this answer only."""
-        secrets: list[str] = []
+        """Create a key; its secret is in this response only."""
+        secret: str | None = None
 
         async def produce() -> dict[str, Any]:
-            secret, record = await asyncio.to_thread(_create, settings, body)
-            secrets.append(secret)
+            nonlocal secret
+            secret, record = await asyncio.to_thread(
+                create_key,
+                settings,
+                body.scopes,
+                body.tenant,
+                body.expires,
+                allowance=Allowance.from_settings(
+                    settings, body.requests_per_minute, body.token_quota
+                ),
+                purpose=body.purpose,
+            )
             return record.to_dict()
 
-        key = caller(request.scope).key
-        tenant = key.tenant if key else ""
+        tenant = tenant_of(request.scope)
         answer = await requests.once(tenant, "/keys", idempotency_key, body.model_dump(), produce)
-        # The secret is not kept, so a repeated request cannot have it again.
-        return answer | {"key": secrets[0] if secrets else None}
+        # The secret is not stored, so a repeated request cannot get it again.
+        return answer | {"key": secret}
 
     @router.get("")
     async def show(delegated: bool = False) -> dict[str, Any]:
@@ -62,15 +71,3 @@ def build_router(settings: Settings) -> APIRouter:
         return record.to_dict()
 
     return router
-
-
-def _create(settings: Settings, body: NewKey) -> tuple[str, KeyRecord]:
-    return create_key(
-        settings,
-        body.scopes,
-        body.tenant,
-        body.expires,
-        requests_per_minute=body.requests_per_minute,
-        token_quota=body.token_quota,
-        purpose=body.purpose,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -10,8 +11,8 @@ from fastapi import APIRouter
 from sunloom.config import Settings
 from sunloom.core.alerts.delivery import list_alerts
 from sunloom.core.database import open_database
-from sunloom.serving.metrics.route_latencies import route_latencies
-from sunloom.serving.metrics.served_features import answer_rates
+from sunloom.serving.metrics.request_metrics import route_latencies
+from sunloom.serving.metrics.served_features import served_feature_rates
 
 
 def build_router(settings: Settings) -> APIRouter:
@@ -65,12 +66,13 @@ def _quality(settings: Settings, monitor: str | None) -> dict[str, Any]:
 def _performance(settings: Settings, monitor: str | None) -> dict[str, Any]:
     from sunloom.monitoring.summaries import latest_performance
 
+    database = open_database(settings)
     return {
         "models": latest_performance(settings),
         "features": _windows(settings, "performance", monitor),
         "costs": _windows(settings, "cost", monitor),
-        "serving": route_latencies(open_database(settings)),
-        "answers": answer_rates(open_database(settings)),
+        "serving": [asdict(latency) for latency in route_latencies(database)],
+        "answers": [asdict(rates) for rates in served_feature_rates(database)],
     }
 
 

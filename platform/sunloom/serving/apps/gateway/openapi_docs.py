@@ -17,7 +17,7 @@ from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
 from sunloom.serving.app_table import APPS
 from sunloom.serving.apps.gateway.inner_client import InnerClient
-from sunloom.serving.apps.gateway.readiness import app_paths
+from sunloom.serving.apps.gateway.readiness import probe_paths
 from sunloom.serving.auth.scopes import PUBLIC
 
 _TRUSTED_S = 30.0
@@ -66,7 +66,7 @@ def build_router(settings: Settings, client: InnerClient, gateway: FastAPI) -> A
 
 async def gather_documents(settings: Settings, client: InnerClient) -> dict[str, dict[str, Any]]:
     """The OpenAPI document of each app that has one to show now."""
-    names = list(await asyncio.to_thread(app_paths, settings))
+    names = list(await asyncio.to_thread(probe_paths, settings))
     answers = await asyncio.gather(*(_fetch(client, APPS[name].openapi_path) for name in names))
     return {name: answer for name, answer in zip(names, answers, strict=True) if answer}
 

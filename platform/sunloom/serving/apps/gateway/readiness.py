@@ -1,18 +1,20 @@
-"""Whether everything behind the gateway answers, asked the way a client asks."""
+"""Readiness of everything behind the gateway, probed through the gateway as clients do."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
 
 from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
+from sunloom.errors import RequestError
 from sunloom.serving.app_table import APPS
 from sunloom.serving.apps.gateway.inner_client import InnerClient
-from sunloom.serving.apps.llm.model_resolver import build_directory, find_base, required_names
+from sunloom.serving.apps.llm.completions import build_probe_request
+from sunloom.serving.apps.llm.model_resolver import build_resolver, find_base, required_models
 
 _TRUSTED_S = 5.0
 _APP_TIMEOUT_S = 2.0
@@ -20,10 +22,10 @@ _APP_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True)
 class Readiness:
-    """What answers.
+    """State of the apps and required models.
 
     Attributes:
-        ready: Whether everything does.
+        ready: Whether all are ready.
         parts: App or model to ``ok`` or what is wrong.
     """
 
@@ -31,8 +33,8 @@ class Readiness:
     parts: Mapping[str, str]
 
 
-class Probe:
-    """Asks each app through the gateway's own port, and each required model for one token.
+class ReadinessProbe:
+    """Sends a request to each app through the gateway's own port, and to each required model.
 
     Args:
         settings: Apps and models.
@@ -47,57 +49,64 @@ class Probe:
         self._lock = asyncio.Lock()
 
     async def check(self) -> Readiness:
-        """The present state; asked anew every few seconds at most."""
+        """The present state, probed every few seconds at most."""
+        # One probe at a time: load balancers poll from several places at once.
         async with self._lock:
             readiness = self._ready.get("gateway")
             if readiness is None:
-                readiness = await self._ask()
+                readiness = await self._probe()
                 # Whoever waits for the gateway to come up must see it at once.
                 if readiness.ready:
                     self._ready.put("gateway", readiness)
             return readiness
 
-    async def _ask(self) -> Readiness:
-        paths = await asyncio.to_thread(app_paths, self._settings)
-        states = await asyncio.gather(*(self._app(path) for path in paths.values()))
+    async def _probe(self) -> Readiness:
+        paths = await asyncio.to_thread(probe_paths, self._settings)
+        states = await asyncio.gather(*(self._probe_app(path) for path in paths.values()))
         parts = dict(zip(paths, states, strict=True))
         if parts.get("llm") == "ok":
-            for name in await asyncio.to_thread(self._models):
-                parts[name] = await self._model(name)
+            for name in await asyncio.to_thread(self._required_models):
+                parts[name] = await self._probe_model(name)
         return Readiness(all(state == "ok" for state in parts.values()), parts)
 
-    def _models(self) -> list[str]:
+    def _required_models(self) -> Sequence[str]:
         base = find_base(self._settings)
         if base is None:
             return []
-        return list(required_names(self._settings, build_directory(self._settings, base)))
+        return required_models(self._settings, build_resolver(self._settings, base))
 
-    async def _app(self, path: str) -> str:
+    async def _probe_app(self, path: str) -> str:
         try:
             # Serve holds a request to an app without a replica until there is one.
-            answer = await self._client.request("GET", path, timeout_s=_APP_TIMEOUT_S)
+            response = await self._client.request("GET", path, timeout_s=_APP_TIMEOUT_S)
         except httpx.HTTPError as error:
             return f"no answer ({type(error).__name__})"
-        # Any answer of the app's own will do; the gateway would answer for a missing app.
-        served_by = answer.headers.get("x-sunloom-app")
-        return "ok" if served_by not in (None, "gateway") else f"not up ({answer.status_code})"
+        # Any response of the app's own will do; the gateway would answer for a missing app.
+        served_by = response.headers.get("x-sunloom-app")
+        return "ok" if served_by not in (None, "gateway") else f"not up ({response.status_code})"
 
-    async def _model(self, name: str) -> str:
+    async def _probe_model(self, name: str) -> str:
+        # A model that has answered once stays loaded: from then on the app's probe is enough.
         if name in self._answered:
             return "ok"
-        body = {"model": name, "prompt": "a", "max_tokens": 1}
         try:
-            answer = await self._client.request("POST", "/v1/completions", json=body)
+            document = await self._client.request("GET", APPS["llm"].openapi_path)
+            if document.status_code != 200:
+                return document.text[:300]
+            probe = build_probe_request(name, document.json()["paths"])
+            response = await self._client.request("POST", probe.path, json=probe.body)
         except httpx.HTTPError as error:
             return f"no answer ({type(error).__name__})"
-        if answer.status_code != 200:
-            return answer.text[:300]
+        except RequestError as error:
+            return error.message
+        if response.status_code != 200:
+            return response.text[:300]
         self._answered.add(name)
         return "ok"
 
 
-def app_paths(settings: Settings) -> dict[str, str]:
-    """A path of each app that should be up."""
+def probe_paths(settings: Settings) -> dict[str, str]:
+    """The probed route of each app that should be deployed."""
     serving = settings.serving
     paths = {
         app.name: app.probe

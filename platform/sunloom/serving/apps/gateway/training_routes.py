@@ -16,7 +16,7 @@ from sunloom.core.database import open_database
 from sunloom.errors import RequestError
 from sunloom.serving.apps.gateway.training_jobs import JobDesk
 from sunloom.serving.apps.idempotency import IdempotentRequests
-from sunloom.serving.auth.middleware import caller
+from sunloom.serving.auth.middleware import tenant_of
 
 JOB = "llm_train"
 ALLOWED = ("model", "data", "training", "lora", "evaluation", "output", "seed")
@@ -50,8 +50,7 @@ def build_router(settings: Settings) -> APIRouter:
         idempotency_key: Annotated[str | None, Header(alias="Idempotency-Key")] = None,
     ) -> TrainAccepted:
         """Start a training job."""
-        key = caller(request.scope).key
-        tenant = key.tenant if key else ""
+        tenant = tenant_of(request.scope)
 
         async def produce() -> dict[str, Any]:
             job_id = await asyncio.to_thread(start_training, settings, body, tenant)

@@ -1,1 +1,1 @@
-"""Llm."""
+"""The app at ``/v1``: vLLM behind the OpenAI-compatible API."""

@@ -1,4 +1,4 @@
-"""The language app: vLLM's own HTTP app inside the model's replica, behind our guard.
+"""The language app: vLLM's own HTTP app in the model's replica, behind the gateway's middleware.
 
 ``ray.serve.llm`` starts the engine and builds vLLM's app; HAProxy reaches the replica directly, so
 a token stream passes through no second Python process.
@@ -7,22 +7,28 @@ a token stream passes through no second Python process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sunloom.config import Settings
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ArtifactError, ServingError
-from sunloom.serving.apps.llm.completions import MODELS, ROUTES, Completions
+from sunloom.serving.apps.llm.completions import (
+    MODELS,
+    ROUTES,
+    CompletionsMiddleware,
+    build_probe_request,
+)
 from sunloom.serving.apps.llm.model_resolver import (
-    BaseModel,
-    Target,
-    build_directory,
-    required_names,
+    BaseLanguageModel,
+    ResolvedModel,
+    build_resolver,
+    required_models,
 )
 from sunloom.serving.apps.llm.vllm_engine import start_server
 from sunloom.serving.asgi.types import ASGIApp, Scope
 from sunloom.serving.auth.middleware import GatewayMiddleware, caller
+from sunloom.serving.auth.rate_limits import Spent
 
 _logger = get_logger("serving.llm")
 
@@ -40,7 +46,7 @@ class LlmReplica:
         self, settings: Mapping[str, Any], base: Mapping[str, str]
     ) -> None:
         self._settings = Settings.model_validate(settings)
-        self._base = BaseModel(**base)
+        self._base = BaseLanguageModel(**base)
         self._loading = asyncio.Lock()
         self._server = await start_server(self._settings.serving.llm, self._base)
 
@@ -54,65 +60,69 @@ class LlmReplica:
         configure_logging(self._settings)
         self._app = await self._server.engine.build_asgi_app()
         metrics = RequestMetrics(open_database(self._settings), "llm")
-        gate = KeyAdmission(self._settings, metrics)
-        directory = build_directory(self._settings, self._base)
+        admission = KeyAdmission(self._settings, metrics)
+        resolver = build_resolver(self._settings, self._base)
 
-        def spend(scope: Scope, tokens: int) -> None:
+        def spend(scope: Scope, spent: Spent) -> None:
             if (key := caller(scope).key) is not None:
-                gate.spend(key, tokens)
+                admission.spend(key, spent)
 
-        for name in required_names(self._settings, directory):
-            await self._warm(await directory.resolve(name))
+        # A pooling model has no completions: the engine's own document says what it offers.
         offered = [path for path in ROUTES if path in self._document()["paths"]]
-        layer = Completions(self._app, directory, self._load, spend, self._describe, offered)
-        return GatewayMiddleware(layer, gate, "llm", server_sets_request_id=True)
+        for name in required_models(self._settings, resolver):
+            await self._warm_up(await resolver.resolve(name), offered)
+        app = CompletionsMiddleware(
+            self._app, resolver, self._load, spend, describe=self._describe, offered=offered
+        )
+        return GatewayMiddleware(app, admission, "llm", server_sets_request_id=True)
 
     async def check_health(self) -> None:
-        """Called by Serve: a dead engine gets a new replica."""
+        """Called by Serve, which replaces a replica whose engine is dead."""
         await self._server.check_health()
 
     def _describe(self) -> dict[str, Any]:
-        """What vLLM's OpenAPI document says of the routes that are open here."""
+        """The OpenAPI document of vLLM, with the routes that are open to clients."""
         document = self._document()
-        offered = (MODELS, *ROUTES)
-        paths = {path: document["paths"][path] for path in offered if path in document["paths"]}
-        return document | {"paths": paths}
+        paths = document["paths"]
+        return document | {
+            "paths": {path: paths[path] for path in (MODELS, *ROUTES) if path in paths}
+        }
 
     def _document(self) -> dict[str, Any]:
         document: dict[str, Any] = self._app.openapi()
         return document
 
-    async def _load(self, target: Target) -> None:
-        """Put an adapter into the running engine; some milliseconds the first time."""
+    async def _load(self, model: ResolvedModel) -> None:
+        """Load an adapter into the running engine; takes milliseconds, and only the first time."""
         models = self._app.state.openai_serving_models
-        if target.folder is None or target.served in models.lora_requests:
+        if model.folder is None or model.engine_name in models.lora_requests:
             return
         from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 
         async with self._loading:
-            if target.served in models.lora_requests:
+            # Another request may have loaded it while this one waited for the lock.
+            if model.engine_name in models.lora_requests:
                 return
-            answer = await models.load_lora_adapter(
-                LoadLoRAAdapterRequest(lora_name=target.served, lora_path=str(target.folder))
+            result = await models.load_lora_adapter(
+                LoadLoRAAdapterRequest(lora_name=model.engine_name, lora_path=str(model.folder))
             )
-        if not isinstance(answer, str):
+        if not isinstance(result, str):
             raise ArtifactError(
-                f"The adapter {target.served} cannot be loaded: {answer.error.message}",
+                f"The adapter {model.engine_name} cannot be loaded: {result.error.message}",
                 "Its rank may not exceed serving.llm.max_lora_rank.",
             )
-        _logger.info("loaded %s", target.served)
+        _logger.info("loaded %s", model.engine_name)
 
-    async def _warm(self, target: Target) -> None:
-        """Let a model answer once: the first answer of an adapter takes seconds."""
+    async def _warm_up(self, model: ResolvedModel, offered: Collection[str]) -> None:
+        """Send a model its first request, which takes seconds for an adapter."""
         import httpx
 
-        await self._load(target)
+        await self._load(model)
+        probe = build_probe_request(model.engine_name, offered)
         transport = httpx.ASGITransport(app=self._app)
         async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
-            answer = await client.post(
-                "/v1/completions",
-                json={"model": target.served, "prompt": "a", "max_tokens": 1},
-                timeout=120,
+            response = await client.post(probe.path, json=probe.body, timeout=120)
+        if response.status_code != 200:
+            raise ServingError(
+                f"{model.engine_name} does not answer {probe.path}: {response.text[:300]}"
             )
-        if answer.status_code != 200:
-            raise ServingError(f"{target.served} does not answer: {answer.text[:300]}")

@@ -1,51 +1,89 @@
-"""What stands between the guard and vLLM.
-
-Names become adapters, some requests are refused, tokens are counted.
-"""
+"""Middleware between the gateway's and vLLM's app: models, refused requests, token counts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sunloom.errors import NotFoundError, RequestError
-from sunloom.serving.apps.llm.model_resolver import ModelResolver, Target
+from sunloom.serving.apps.llm.model_resolver import ModelResolver, ResolvedModel
 from sunloom.serving.asgi.bodies import parse_object, read_body, send_json
 from sunloom.serving.asgi.types import ASGIApp, Message, Receive, Scope, Send
+from sunloom.serving.auth.rate_limits import Spent
 
 MODELS = "/v1/models"
 DOCUMENT = "/v1/openapi.json"
-ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+# In the order in which they are tried to warm a model up: a plain completion needs no chat
+# template, and a pooling model has the last one only.
+_SHORTEST_REQUEST: Mapping[str, Mapping[str, Any]] = {
+    "/v1/completions": {"prompt": "a", "max_tokens": 1},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1},
+    "/v1/embeddings": {"input": "a"},
+}
+ROUTES = tuple(sorted(_SHORTEST_REQUEST))
 _USAGE = b'"usage":'
 
-Load = Callable[[Target], Awaitable[None]]
-Spend = Callable[[Scope, int], None]
+Load = Callable[[ResolvedModel], Awaitable[None]]
+Spend = Callable[[Scope, Spent], None]
 
 
-class Completions:
+@dataclass(frozen=True)
+class ProbeRequest:
+    """The shortest request that a model can answer.
+
+    Attributes:
+        path: A route that the engine offers for this kind of model.
+        body: The request's body.
+    """
+
+    path: str
+    body: Mapping[str, Any]
+
+
+def build_probe_request(model: str, offered: Collection[str]) -> ProbeRequest:
+    """The shortest request for a model.
+
+    Args:
+        model: Name of the model.
+        offered: Routes that the engine offers.
+
+    Raises:
+        RequestError: The engine offers no route that is known here.
+    """
+    for path, body in _SHORTEST_REQUEST.items():
+        if path in offered:
+            return ProbeRequest(path, {"model": model, **body})
+    raise RequestError(
+        f"The engine offers no route for {model!r}.", f"Known: {', '.join(ROUTES)}.", "model"
+    )
+
+
+class CompletionsMiddleware:
     """The layer in front of vLLM's own app.
 
     Args:
         app: vLLM's ASGI app.
-        directory: What the names mean.
-        load: Puts an adapter into the engine; returns at once when it is there.
+        resolver: Resolves the names of models.
+        load: Loads an adapter into the engine; returns at once if it is loaded.
         spend: Counts the tokens of a request.
-        describe: vLLM's OpenAPI document, for the gateway.
+        describe: Returns vLLM's OpenAPI document, for the gateway.
         offered: Routes that vLLM has for this kind of model.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        directory: ModelResolver,
+        resolver: ModelResolver,
         load: Load,
         spend: Spend,
+        *,
         describe: Callable[[], dict[str, Any]] = dict,
         offered: Collection[str] = ROUTES,
     ) -> None:
         self._app = app
-        self._directory = directory
+        self._resolver = resolver
         self._load = load
         self._spend = spend
         self._describe = describe
@@ -58,26 +96,27 @@ class Completions:
             return
         path = scope["path"].rstrip("/")
         if path == MODELS or path.startswith(MODELS + "/"):
-            await self._models(path.removeprefix(MODELS).lstrip("/"), send)
+            await self._send_models(path.removeprefix(MODELS).lstrip("/"), send)
         elif path == DOCUMENT:
             await send_json(send, 200, self._describe())
         elif path in ROUTES and path in self._offered:
             await self._complete(scope, receive, send)
         elif path in ROUTES:
             raise RequestError(
-                f"{self._directory.base.name!r} does not answer {path}.",
-                f"It answers {', '.join(sorted(self._offered))}.",
+                f"{self._resolver.base.name!r} does not offer {path}.",
+                f"It offers {', '.join(sorted(self._offered))}.",
                 "model",
             )
         else:
+            # Whatever else vLLM has, such as loading adapters, is not for clients.
             raise NotFoundError(f"There is no route {path}.", known=(MODELS, *ROUTES), name=path)
 
-    async def _models(self, name: str, send: Send) -> None:
-        cards = await self._directory.cards()
+    async def _send_models(self, name: str, send: Send) -> None:
+        cards = await self._resolver.cards()
         if not name:
             await send_json(send, 200, {"object": "list", "data": cards})
             return
-        await self._directory.resolve(name)
+        await self._resolver.resolve(name)
         card = next(card for card in cards if card["id"] == name.partition("@")[0])
         await send_json(send, 200, {**card, "id": name})
 
@@ -87,11 +126,11 @@ class Completions:
             return
         request = parse_request(await read_body(receive))
         check_request(request)
-        target = await self._directory.resolve(request["model"])
-        await self._load(target)
-        tap = _UsageTap(send, lambda tokens: self._spend(scope, tokens))
-        body = tap.prepare({**request, "model": target.served})
-        await self._app(_with_length(scope, len(body)), _once(body, receive), tap.send)
+        model = await self._resolver.resolve(request["model"])
+        await self._load(model)
+        counter = _UsageCounter(send, model.engine_name, lambda spent: self._spend(scope, spent))
+        body = counter.encode_request({**request, "model": model.engine_name})
+        await self._app(_with_length(scope, len(body)), _replay_body(body, receive), counter.send)
 
 
 def parse_request(body: bytes) -> dict[str, Any]:
@@ -107,7 +146,7 @@ def parse_request(body: bytes) -> dict[str, Any]:
 
 
 def check_request(request: Mapping[str, Any]) -> None:
-    """Refuse what would end the engine: log-probabilities of the prompt.
+    """Reject requests for log-probabilities of the prompt, which would crash the engine.
 
     Raises:
         RequestError: The request asks for them.
@@ -116,78 +155,89 @@ def check_request(request: Mapping[str, Any]) -> None:
     if request.get("prompt_logprobs") is not None:
         raise RequestError("prompt_logprobs is not offered here.", hint, "prompt_logprobs")
     # 0 asks for them too.
-    wanted = [request.get(name) for name in ("logprobs", "top_logprobs")]
-    if request.get("echo") and any(one is not None and one is not False for one in wanted):
+    logprobs = [request.get(name) for name in ("logprobs", "top_logprobs")]
+    if request.get("echo") and any(value is not None and value is not False for value in logprobs):
         raise RequestError("echo together with logprobs is not offered here.", hint, "echo")
 
 
-class _UsageTap:
-    """Reads the token count off an answer.
+class _UsageCounter:
+    """Reads the token counts from a response on its way to the client.
 
-    vLLM sends a stream's count only on request, in a last event of its own: it is always asked
-    for, and the event is taken out again where the client did not ask.
+    vLLM sends a stream's usage on request only, in an additional last event: it is always
+    requested, and the event is removed if the client did not request it.
     """
 
-    def __init__(self, send: Send, count: Callable[[int], None]) -> None:
+    def __init__(self, send: Send, model: str, count: Callable[[Spent], None]) -> None:
         self._send = send
+        self._model = model
         self._count = count
-        self._streams = False
-        self._shows = True
+        self._is_stream = False
+        self._client_wants_usage = True
         self._body = bytearray()
 
-    def prepare(self, request: dict[str, Any]) -> bytes:
-        """The body to send on."""
-        self._streams = bool(request.get("stream"))
-        if self._streams:
+    def encode_request(self, request: dict[str, Any]) -> bytes:
+        """The body for vLLM, with the usage of a stream requested."""
+        self._is_stream = bool(request.get("stream"))
+        if self._is_stream:
             options = request.get("stream_options") or {}
+            # Anything else is an error, which vLLM reports.
             if isinstance(options, dict):
-                self._shows = bool(options.get("include_usage"))
+                self._client_wants_usage = bool(options.get("include_usage"))
                 request["stream_options"] = {**options, "include_usage": True}
         return json.dumps(request).encode()
 
     async def send(self, message: Message) -> None:
         """The app's ``send``."""
         if message["type"] == "http.response.body":
-            message = self._read(message)
+            message = self._process(message)
         await self._send(message)
 
-    def _read(self, message: Message) -> Message:
+    def _process(self, message: Message) -> Message:
         body = message.get("body", b"")
-        if not self._streams:
+        if not self._is_stream:
             self._body += body
             if not message.get("more_body"):
-                self._count(_tokens(bytes(self._body)))
+                self._count_usage(bytes(self._body))
             return message
+        # Nearly every chunk of a stream leaves here, without having been parsed.
         if _USAGE not in body:
             return message
-        kept = [event for event in body.split(b"\n\n") if not self._is_usage(event)]
-        return {**message, "body": b"\n\n".join(kept)}
+        events = [event for event in body.split(b"\n\n") if self._keeps(event)]
+        return {**message, "body": b"\n\n".join(events)}
 
-    def _is_usage(self, event: bytes) -> bool:
+    def _keeps(self, event: bytes) -> bool:
+        """Whether an event goes to the client; counts the usage if it is the usage event."""
         if _USAGE not in event or b'"choices":[]' not in event:
-            return False
-        self._count(_tokens(event.removeprefix(b"data: ")))
-        return not self._shows
+            return True
+        self._count_usage(event.removeprefix(b"data: "))
+        return self._client_wants_usage
+
+    def _count_usage(self, body: bytes) -> None:
+        try:
+            usage = json.loads(body).get("usage") or {}
+        except (ValueError, AttributeError):
+            # An error response or a body that is no object: nothing was generated.
+            usage = {}
+        self._count(
+            Spent(
+                model=self._model,
+                prompt_tokens=int(usage.get("prompt_tokens") or 0),
+                completion_tokens=int(usage.get("completion_tokens") or 0),
+                total_tokens=int(usage.get("total_tokens") or 0),
+            )
+        )
 
 
-def _tokens(body: bytes) -> int:
-    try:
-        usage = json.loads(body).get("usage") or {}
-    except (ValueError, AttributeError):
-        return 0
-    return int(usage.get("total_tokens") or 0)
-
-
-def _once(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that gives the changed body, then whatever the client does next."""
+def _replay_body(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that returns the changed body once, then the client's further messages."""
     pending = [body]
 
-    async def read() -> Message:
+    async def receive_body_first() -> Message:
         if pending:
             return {"type": "http.request", "body": pending.pop(), "more_body": False}
         return await receive()
 
-    return read
+    return receive_body_first
 
 
 def _with_length(scope: Scope, length: int) -> Scope:

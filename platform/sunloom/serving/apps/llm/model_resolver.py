@@ -1,4 +1,4 @@
-"""Which model names the language app answers to, read from the registry as it changes."""
+"""Resolver of model names to the base model and its adapters, following the registry."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ADAPTER = "adapter"
 
 
 @dataclass(frozen=True)
-class BaseModel:
-    """The base model that an engine holds.
+class BaseLanguageModel:
+    """The base model of an engine.
 
     Attributes:
-        name: What clients call it.
+        name: Its name for clients.
         source: Folder or hub id with its files.
-        ref: ``name@version`` where the registry has it, else its name.
+        ref: ``name@version`` if it is registered, else its name.
     """
 
     name: str
@@ -32,59 +32,62 @@ class BaseModel:
 
 
 @dataclass(frozen=True)
-class Target:
-    """What a requested name means now.
+class ResolvedModel:
+    """The model that a requested name stands for now.
 
     Attributes:
-        served: The name inside the engine.
+        engine_name: Its name inside the engine.
         folder: The adapter's files; None for the base model.
     """
 
-    served: str
+    engine_name: str
     folder: Path | None = None
 
 
-def find_base(settings: Settings) -> BaseModel | None:
-    """The configured base model; None when it is a registry name that nothing bears yet."""
-    wanted = settings.serving.llm.model
-    if "/" in wanted or Path(wanted).is_dir():
+def find_base(settings: Settings) -> BaseLanguageModel | None:
+    """The configured base model; None if it is a registry name without a version yet."""
+    model = settings.serving.llm.model
+    if "/" in model or Path(model).is_dir():
         # A folder or a hub id, outside the registry.
-        return BaseModel(Path(wanted).name, wanted, Path(wanted).name)
+        name = Path(model).name
+        return BaseLanguageModel(name, source=model, ref=name)
     registry = open_registry(settings)
     try:
-        version = registry.get(wanted)
+        version = registry.get(model)
     except NotFoundError:
         return None
-    return BaseModel(version.name, str(registry.path(version)), version.ref)
+    return BaseLanguageModel(version.name, source=str(registry.path(version)), ref=version.ref)
 
 
 class ModelResolver:
-    """Resolves names against the registry, each at most once a second.
+    """Resolves names through the registry, each at most once a second.
 
     Args:
-        registry: Where adapters are registered and promoted.
-        base: The base model that the engine holds.
-        cache_s: How long an answer is trusted.
+        registry: Registry of the adapters and their aliases.
+        base: The engine's base model.
+        cache_s: Seconds that a resolved name is cached.
     """
 
-    def __init__(self, registry: ModelRegistry, base: BaseModel, cache_s: float = 1.0) -> None:
+    def __init__(
+        self, registry: ModelRegistry, base: BaseLanguageModel, cache_s: float = 1.0
+    ) -> None:
         self._registry = registry
         self.base = base
-        self._targets = TtlCache[str, Target](cache_s)
+        self._resolved = TtlCache[str, ResolvedModel](cache_s)
 
-    async def resolve(self, name: str) -> Target:
-        """What ``name``, ``name@version`` or ``name@alias`` means at this moment.
+    async def resolve(self, name: str) -> ResolvedModel:
+        """The model that ``name``, ``name@version`` or ``name@alias`` stands for now.
 
         Raises:
-            NotFoundError: Nothing that this engine can serve bears the name.
+            NotFoundError: This engine serves no model of that name.
         """
         if name == self.base.name:
-            return Target(self.base.name)
-        return await self._targets.get_or_await(
+            return ResolvedModel(self.base.name)
+        return await self._resolved.get_or_await(
             name, lambda: asyncio.to_thread(self._look_up, name)
         )
 
-    def _look_up(self, ref: str) -> Target:
+    def _look_up(self, ref: str) -> ResolvedModel:
         name = ref.partition("@")[0]
         known = self.names()
         if name not in known:
@@ -101,20 +104,20 @@ class ModelResolver:
         if not self._fits(version):
             raise NotFoundError(
                 f"{version.ref} was trained on {version.lineage.get('base')!r}; "
-                f"this engine holds {self.base.ref!r}.",
+                f"this engine serves {self.base.ref!r}.",
                 "Train it again on that base, or deploy with the other one.",
                 "model",
             )
-        return Target(version.ref, self._registry.path(version))
+        return ResolvedModel(version.ref, self._registry.path(version))
 
-    def _base_version(self, version: ModelVersion) -> Target:
+    def _base_version(self, version: ModelVersion) -> ResolvedModel:
         if version.ref != self.base.ref:
             raise NotFoundError(
-                f"This engine holds {self.base.ref}, not {version.ref}.",
+                f"This engine serves {self.base.ref}, not {version.ref}.",
                 "Start it again to serve another version of the base model.",
                 "model",
             )
-        return Target(self.base.name)
+        return ResolvedModel(self.base.name)
 
     def _fits(self, version: ModelVersion) -> bool:
         return version.kind == ADAPTER and version.lineage.get("base") == self.base.ref
@@ -127,38 +130,39 @@ class ModelResolver:
         """Versions that this engine can load."""
         return [version for version in self._registry.list(kind=ADAPTER) if self._fits(version)]
 
-    def promoted(self) -> list[str]:
+    def promoted_names(self) -> list[str]:
         """Names of adapters with a ``production`` alias."""
         names = dict.fromkeys(version.name for version in self.adapters())
         return [name for name in names if "production" in self._registry.aliases(name)]
 
     async def cards(self) -> list[dict[str, Any]]:
-        """OpenAI's model list."""
-        return await asyncio.to_thread(self._cards)
+        """OpenAI's model list: the base model and each adapter's current version."""
+        return await asyncio.to_thread(self._load_cards)
 
-    def _cards(self) -> list[dict[str, Any]]:
+    def _load_cards(self) -> list[dict[str, Any]]:
+        cards = [_card(self.base.name, root=self.base.ref, parent=None, created=0)]
         newest = {version.name: version for version in self.adapters()}
-        adapters = [self._current(name, version) for name, version in sorted(newest.items())]
-        return [_card(self.base.name, self.base.ref, None, 0), *adapters]
+        for name, newest_version in sorted(newest.items()):
+            current = self._registry.get(name)
+            # The alias may point at a version for another base, which this engine cannot load.
+            version = current if self._fits(current) else newest_version
+            created = int(version.created_at.timestamp())
+            cards.append(_card(name, root=version.ref, parent=self.base.name, created=created))
+        return cards
 
-    def _current(self, name: str, newest: ModelVersion) -> dict[str, Any]:
-        version = self._registry.get(name)
-        shown = version if self._fits(version) else newest
-        return _card(name, shown.ref, self.base.name, int(shown.created_at.timestamp()))
 
-
-def build_directory(settings: Settings, base: BaseModel) -> ModelResolver:
-    """The directory of these settings."""
+def build_resolver(settings: Settings, base: BaseLanguageModel) -> ModelResolver:
+    """The resolver for the configured registry."""
     return ModelResolver(open_registry(settings), base)
 
 
-def required_names(settings: Settings, directory: ModelResolver) -> Sequence[str]:
-    """Models that must have answered once before the gateway calls itself ready."""
-    adapters = settings.serving.llm.adapters or directory.promoted()
-    return list(adapters) or [directory.base.name]
+def required_models(settings: Settings, resolver: ModelResolver) -> Sequence[str]:
+    """Names of the models that must have answered a request before the gateway is ready."""
+    adapters = settings.serving.llm.adapters or resolver.promoted_names()
+    return list(adapters) or [resolver.base.name]
 
 
-def _card(name: str, root: str, parent: str | None, created: int) -> dict[str, Any]:
+def _card(name: str, *, root: str, parent: str | None, created: int) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from sunloom.config.serving import LlmServing
-from sunloom.serving.apps.llm.model_resolver import BaseModel
+from sunloom.serving.apps.llm.model_resolver import BaseLanguageModel
 
 _STRUCTURED = {"backend": "xgrammar", "disable_any_whitespace": True}
 
 
-async def start_server(config: LlmServing, base: BaseModel) -> Any:
+async def start_server(config: LlmServing, base: BaseLanguageModel) -> Any:
     """Start the engine in this process; Serve's ``LLMServer`` around it."""
     from ray.serve.llm import LLMServer
 
@@ -44,7 +44,7 @@ def _in_process_engine() -> Any:
     return InProcessEngine
 
 
-def build_llm_config(config: LlmServing, base: BaseModel) -> Any:
+def build_llm_config(config: LlmServing, base: BaseLanguageModel) -> Any:
     """The configuration for ``ray.serve.llm``."""
     from ray.serve.llm import LLMConfig
 
@@ -71,7 +71,7 @@ def engine_arguments(config: LlmServing) -> dict[str, Any]:
         "max_loras": config.max_loras,
         "enable_auto_tool_choice": True,
         "tool_call_parser": config.tool_parser,
-        # Without the switch a small model fills its tokens with blanks.
+        # With whitespace allowed, a small model fills its tokens with blanks.
         "structured_outputs_config": _STRUCTURED,
         "trust_remote_code": False,
         **config.engine,
@@ -79,7 +79,7 @@ def engine_arguments(config: LlmServing) -> dict[str, Any]:
 
 
 def choose_dtype(config: LlmServing) -> str:
-    """The configured number format, or what the probe of this machine says."""
+    """The configured dtype, or the one that the probe of this machine chooses."""
     if config.dtype != "auto":
         return config.dtype
     if config.accelerator:
@@ -90,7 +90,7 @@ def choose_dtype(config: LlmServing) -> str:
 
 
 def engine_environment(config: LlmServing) -> dict[str, str]:
-    """Variables that vLLM reads when it is imported."""
+    """Environment variables that vLLM reads when it is imported."""
     variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
     if config.accelerator is None:
         variables |= {
