@@ -6,14 +6,14 @@ A set without a streaming source has no log to ask about: answers that were serv
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import DataQualityError
 from sunloom.monitoring.served_skew import compare_served
-from sunloom.monitoring.stream_skew import compare
+from sunloom.monitoring.stream_skew import compare_streamed
 from sunloom.workflows.job import JobOutcome, run_job
 
 
 def run(recipe: FeaturesRecipe) -> JobOutcome:
     """Hand the recipe to the library; a difference fails the job."""
     is_streamed = recipe.feature_store.streaming_source is not None
-    result = compare(recipe, seed=recipe.seed) if is_streamed else compare_served(recipe)
+    result = compare_streamed(recipe, seed=recipe.seed) if is_streamed else compare_served(recipe)
     if not result["passed"]:
         raise DataQualityError(
             f"{result['differences']} of {result['values']} online values differ from offline.",

@@ -1,4 +1,4 @@
-"""Judge rows: ``python -m jobs.features_validate --config RECIPE --set input=FILE``."""
+"""Validate rows: ``python -m jobs.features_validate --config RECIPE --set input=FILE``."""
 
 from sunloom.config.data.validation import ValidationJob
 from sunloom.data.quality.gate import validate_file
@@ -9,7 +9,7 @@ from sunloom.workflows.job import JobOutcome, run_job
 def validate(recipe: ValidationJob) -> JobOutcome:
     """Hand the recipe to the library; rows that do not pass fail the job."""
     report = validate_file(recipe, recipe.validation, recipe.input)
-    if not report.passed:
+    if not report.is_passed:
         raise DataQualityError(f"{recipe.input}: {report.summary()}.", f"Read {report.html}.")
     metrics = {"rows": report.rows, "checks": len(report.checks)}
     return JobOutcome(metrics, {"report": str(report.html)})

@@ -1,13 +1,13 @@
 """Watch a table until the job is stopped: ``python -m jobs.monitor_service --config RECIPE``."""
 
-from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.recipe import MonitoringRecipe
 from sunloom.monitoring.service import keep_monitoring
 from sunloom.workflows.job import JobOutcome, run_job
 
 
 def monitor(recipe: MonitoringRecipe) -> JobOutcome:
     """Go on at the recipe's pace; a stopped job ends after its round."""
-    return JobOutcome(keep_monitoring(recipe, recipe.watched().every))
+    return JobOutcome(keep_monitoring(recipe, recipe.require_watch().every))
 
 
 if __name__ == "__main__":

@@ -21,16 +21,16 @@ import polars as pl
 
 from benchmarks.features.measure import circumstances, in_turn, report, wall_s
 from sunloom.config import load_config
-from sunloom.config.monitoring.service import DriftConfig
+from sunloom.config.data.drift import DriftConfig
 from sunloom.config.monitoring.watch import WatchConfig
 from sunloom.config.settings import Settings
 from sunloom.core.database import open_database
 from sunloom.core.telemetry import silence_libraries
 from sunloom.data.quality.drift.compare import drift_report
-from sunloom.monitoring.bins import Bins, cells_of
+from sunloom.monitoring.bins import Bins, build_bins
 from sunloom.monitoring.findings import drift_findings
 from sunloom.monitoring.histogram_store import HistogramStore
-from sunloom.monitoring.histograms import counted
+from sunloom.monitoring.histograms import count_rows
 
 RESULTS = Path(__file__).parents[1] / "results" / "drift.json"
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -100,13 +100,13 @@ def from_histograms(
     sets = [f"paths.state={folder}"]
     settings = load_config(Settings, sets=sets, environ={}).config
     config = WatchConfig.model_validate({"name": "bench", "source": {"path": "-"}})
-    cells: Bins = cells_of(reference, reference.columns)
+    cells: Bins = build_bins(reference, reference.columns)
     history = HistogramStore(open_database(settings), "bench", cells)
-    counting_s, whole = wall_s(lambda: counted(reference, cells))
+    counting_s, whole = wall_s(lambda: count_rows(reference, cells))
     history.put_reference(whole)
     size = -(-current.height // 24)
     parts = [current.slice(n * size, size) for n in range(24)]
-    history.put({START + n * HOUR: counted(part, cells) for n, part in enumerate(parts)})
+    history.put({START + n * HOUR: count_rows(part, cells) for n, part in enumerate(parts)})
 
     def judge() -> int:
         now = history.between(START, START + 24 * HOUR)
@@ -121,7 +121,7 @@ def from_histograms(
         "milliseconds_best": round(times[0], 2),
         "drifted": walls[0][1],
         "counting_s": round(counting_s, 4),
-        "bytes_an_hour": len(counted(parts[0], cells).packed()),
+        "bytes_an_hour": len(count_rows(parts[0], cells).packed()),
     }
 
 

@@ -75,10 +75,10 @@ class CdnowPurchases:
         first = main.group_by("customer_id").agg(pl.col("timestamp").min().alias("first_seen"))
         return {"customers": first.rename({"customer_id": "id"}).sort("id")}
 
-    def entities(self, tables: Mapping[str, pl.LazyFrame], moment: datetime) -> pl.DataFrame:
-        """Customers first seen by the moment."""
-        known = tables["customers"].filter(pl.col("first_seen") <= moment).select("id").sort("id")
-        when = pl.lit(moment).cast(pl.Datetime("us", "UTC")).alias("event_time")
+    def entities(self, tables: Mapping[str, pl.LazyFrame], as_of: datetime) -> pl.DataFrame:
+        """Customers first seen by the as-of time."""
+        known = tables["customers"].filter(pl.col("first_seen") <= as_of).select("id").sort("id")
+        when = pl.lit(as_of).cast(pl.Datetime("us", "UTC")).alias("event_time")
         return known.with_columns(when).collect()
 
     def outcomes(self, tables: Mapping[str, pl.LazyFrame], rows: pl.DataFrame) -> pl.Series:

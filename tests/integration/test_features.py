@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 from sunloom.config import load_config
 from sunloom.config.data.cleaning import DataRecipe
 from sunloom.config.features.materialization import FeaturesRecipe
-from sunloom.data.pipeline import prepare
+from sunloom.data.pipeline import prepare_dataset
 from sunloom.errors import DataQualityError
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.online.open import open_online_store
@@ -84,11 +84,11 @@ def test_cdnow_from_log_to_online_store(ray_local: str, tmp_path: Path, project_
     sets = [f"paths.state={tmp_path / 'state'}", f"paths.outputs={tmp_path / 'outputs'}"]
     conf = project_root / "conf"
     data = load_config(DataRecipe, recipe=conf / "data" / "cdnow.yaml", sets=sets, conf_dir=conf)
-    summary = prepare(data.config)
-    assert summary["rows_in"] == 69_659
-    assert summary["rows_out"] == 69_404
-    assert summary["quarantined"] == {"duplicate": 255}
-    assert summary["kept"] == {"zero_amount": 80}
+    summary = prepare_dataset(data.config)
+    assert summary.rows_in == 69_659
+    assert summary.rows_out == 69_404
+    assert summary.quarantined == {"duplicate": 255}
+    assert summary.kept == {"zero_amount": 80}
     recipe = load_config(
         FeaturesRecipe, recipe=conf / "features" / "customer.yaml", sets=sets, conf_dir=conf
     ).config
@@ -111,5 +111,5 @@ def test_cdnow_from_log_to_online_store(ray_local: str, tmp_path: Path, project_
         conf_dir=conf,
     )
     with pytest.raises(DataQualityError, match="255 of 69659"):
-        prepare(strict.config)
+        prepare_dataset(strict.config)
     assert pl.read_parquet(data.config.data_folder() / "purchases").height == 69_404

@@ -112,13 +112,13 @@ def test_a_broken_column_is_in_the_report(folder: Path) -> None:
 @pytest.mark.parametrize("method", ["jensenshannon", "wasserstein", "ks", "kl_div"])
 def test_evidentlys_other_methods(folder: Path, method: str) -> None:
     from sunloom.config.data.validation import ValidationConfig
-    from sunloom.data.quality.batches import rows_of_frame, rows_of_path
+    from sunloom.data.quality.batches import table_from_frame, table_from_path
     from sunloom.data.quality.validate import validate
 
     moved = _table(seed=1).with_columns(pl.col("price") + 60)
     config = ValidationConfig.model_validate({"drift_method": method})
-    rows = rows_of_frame(moved, "rows")
-    found = validate(rows, config, rows_of_path(folder / "normal.parquet")).drift
+    rows = table_from_frame(moved, "rows")
+    found = validate(rows, config, table_from_path(folder / "normal.parquet")).drift
     numbers = {one.feature: (one.method, one.drifted) for one in found}
     assert numbers["price"] == (method, True)
     assert numbers["weight"] == (method, False)

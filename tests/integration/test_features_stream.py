@@ -29,7 +29,7 @@ from sunloom.feature_store.streaming.job import StreamWorker, stream
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
-from sunloom.monitoring.stream_skew import compare
+from sunloom.monitoring.stream_skew import compare_streamed
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -241,14 +241,14 @@ def test_the_command_streams_into_redis_as_its_log_has_it(
     _check(recipe, rows)
     logged = pl.read_parquet(tmp_path / "outputs" / "features" / "st_rider" / "log" / "st_trip")
     assert sorted(json.loads(message)["id"] for message in logged["__message"]) == list(range(400))
-    compared = compare(recipe, questions=200)
+    compared = compare_streamed(recipe, questions=200)
     assert (compared["differences"], compared["questions"]) == (0, 200)
     # An event that the log lacks is found out.
     (tmp_path / "outputs/features/st_rider/log/st_trip").joinpath(
         f"cli-trips-0-{0:020d}.parquet"
     ).unlink()
     logged.slice(1).write_parquet(tmp_path / "outputs/features/st_rider/log/st_trip/x.parquet")
-    assert compare(recipe, questions=200)["passed"] is False
+    assert compare_streamed(recipe, questions=200)["passed"] is False
 
 
 def test_a_broker_or_topic_that_is_not_there_is_named(brokers: str, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sunloom.config.monitoring.service import DriftConfig, FeatureBound
-from sunloom.data.quality.drift.compare import _evidently, drift_report
+from sunloom.config.data.drift import DriftConfig, FeatureBound
+from sunloom.data.quality.drift.compare import DriftBound, drift_report, evidently_values
 from sunloom.data.quality.drift.distances import column_distance
 from sunloom.data.quality.drift.psi import BINNING
 
@@ -51,7 +51,9 @@ def test_direct_psi_equals_evidentlys() -> None:
 def test_every_statistic_computed_directly_equals_evidentlys(method: str) -> None:
     reference, current = _table(0, 9_000), _table(1, 4_000)
     names = ["skewed", "rare", "few", "holed", "apart"]
-    theirs = _evidently(reference, current, dict.fromkeys(names, (method, 0.1)), None)[0]
+    theirs = evidently_values(
+        reference, current, dict.fromkeys(names, DriftBound(method, 0.1)), None
+    )[0]
     ours = {name: column_distance(method, reference[name], current[name]) for name in names}
     assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-12)
 
@@ -61,7 +63,7 @@ def test_statistics_of_text_equal_evidentlys(method: str) -> None:
     random = np.random.default_rng(3)
     before = pl.DataFrame({"kind": random.choice(["a", "b", "c"], 900, p=[0.5, 0.3, 0.2])})
     after = pl.DataFrame({"kind": [*random.choice(["a", "b", "new"], 700), None, None]})
-    theirs = _evidently(before, after, {"kind": (method, 0.1)}, None)[0]["kind"]
+    theirs = evidently_values(before, after, {"kind": DriftBound(method, 0.1)}, None)[0]["kind"]
     assert column_distance(method, before["kind"], after["kind"]) == pytest.approx(theirs, abs=1e-9)
 
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from sunloom.config import load_config
-from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.recipe import MonitoringRecipe
 from sunloom.config.monitoring.watch import WatchConfig
 from sunloom.core.alerts.delivery import list_alerts
 from sunloom.monitoring.prometheus import render_monitoring

@@ -13,7 +13,7 @@ import pytest
 from small_gateway import small_gateway
 
 from sunloom.config import Settings, load_config
-from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.recipe import MonitoringRecipe
 from sunloom.config.monitoring.watch import WatchConfig
 from sunloom.core.database import open_database
 from sunloom.data.quality.drift.psi import population_stability_index
@@ -64,7 +64,7 @@ def folder(tmp_path: Path) -> Path:
 def drawn(frame: pl.DataFrame, seed: int, rows: int = 400) -> pl.DataFrame:
     sample = RowSample(rows, seed)
     sample.add(frame)
-    taken = sample.taken()
+    taken = sample.sampled_rows()
     assert taken is not None
     return taken
 
@@ -208,6 +208,6 @@ def test_a_recipe_file_asks_for_it(tmp_path: Path) -> None:
         "watch:\n  name: orders\n  source: {path: orders.parquet}\n"
         "  report: {rows: 500, keep: 7, path: pages}\n"
     )
-    report = load_config(MonitoringRecipe, recipe=path).config.watched().report
+    report = load_config(MonitoringRecipe, recipe=path).config.require_watch().report
     assert report is not None
     assert (report.rows, report.keep, report.path) == (500, 7, Path("pages"))

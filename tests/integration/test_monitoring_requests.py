@@ -15,7 +15,7 @@ from small_gateway import small_gateway
 
 from sunloom.config import load_config
 from sunloom.config.features.materialization import FeaturesRecipe
-from sunloom.data.quality.drift.compare import _evidently
+from sunloom.data.quality.drift.compare import DriftBound, evidently_values
 from sunloom.data.quality.drift.sampling import RowSample
 from sunloom.data.quality.gate import validate_file
 from sunloom.errors import DataError, UsageError
@@ -114,7 +114,7 @@ def values(found: dict[str, Any]) -> dict[str, float]:
 
 def evidentlys(folder: Path, frame: pl.DataFrame, names: list[str], method: str) -> Any:
     normal = pl.read_parquet(folder / "normal.parquet")
-    return _evidently(normal, frame, dict.fromkeys(names, (method, 0.1)), None)[0]
+    return evidently_values(normal, frame, dict.fromkeys(names, DriftBound(method, 0.1)), None)[0]
 
 
 def test_posted_rows_have_evidentlys_and_the_command_lines_numbers(
@@ -135,8 +135,8 @@ def test_posted_rows_have_evidentlys_and_the_command_lines_numbers(
     assert theirs["takings"] > 0.5
     moved.write_parquet(folder / "moved.parquet")
     work = recipe(folder)
-    table = table_rules(plan_of(work.definitions, work.feature_set))
-    ours = validate_file(work, work.validation, folder / "moved.parquet", table=table)
+    defaults = table_rules(plan_of(work.definitions, work.feature_set))
+    ours = validate_file(work, work.validation, folder / "moved.parquet", defaults=defaults)
     assert values(found) == pytest.approx({one.feature: one.value for one in ours.drift})
     assert {(one["method"], one["threshold"]) for one in found["drift"]} == {("psi", 0.1)}
 
@@ -212,10 +212,10 @@ def test_a_large_reference_is_sampled(client: httpx.Client, folder: Path) -> Non
     found = posted(client, moved)
     sample = RowSample(700, seed=0)
     sample.add(pl.read_parquet(folder / "normal.parquet"))
-    taken = sample.taken()
+    taken = sample.sampled_rows()
     assert taken is not None
     assert taken.height == 700
-    theirs = _evidently(taken, moved, {"takings": ("psi", 0.1)}, None)[0]["takings"]
+    theirs = evidently_values(taken, moved, {"takings": DriftBound("psi", 0.1)}, None)[0]["takings"]
     assert values(found)["takings"] == pytest.approx(theirs, abs=1e-9)
     whole = evidentlys(folder, moved, ["takings"], "psi")["takings"]
     assert abs(theirs - whole) > 1e-3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import typer
 
 from sunloom.cli import output
@@ -14,17 +16,17 @@ app = typer.Typer(help="Validate, clean and write data sets.", no_args_is_help=T
 
 @app.callback()
 def group() -> None:
-    """Keep ``run`` a command of its own although it is the only one."""
+    """Keep ``run`` a subcommand: Typer merges a single command into its group."""
 
 
 @app.command()
 def run(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Prepare one data set: parse, check, quarantine with reasons, write Parquet."""
-    from sunloom.data.pipeline import prepare
+    from sunloom.data.pipeline import prepare_dataset
 
     config = load_recipe(DataRecipe, recipe, sets, env)
     with cluster(config):
-        summary = prepare(config)
+        summary = asdict(prepare_dataset(config))
     if json:
         output.print_json(summary | {"folder": str(config.data_folder())})
         return

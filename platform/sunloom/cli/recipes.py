@@ -17,7 +17,7 @@ KINDS = {
     "tabular": ("sunloom.config.tabular", "TabularRecipe"),
     "llm": ("sunloom.config.llm", "LlmRecipe"),
     "agentic": ("sunloom.config.agents", "AgentsRecipe"),
-    "monitoring": ("sunloom.config.monitoring.service", "MonitoringRecipe"),
+    "monitoring": ("sunloom.config.monitoring.recipe", "MonitoringRecipe"),
     "validation": ("sunloom.config.data.validation", "ValidationRecipe"),
     "preparation": ("sunloom.config.preprocessing.transformations", "PreparationRecipe"),
     "graph": ("sunloom.config.preprocessing.graph", "GraphRecipe"),

@@ -65,7 +65,7 @@ def evaluate(
 
 def _judge(config: TabularRecipe, ref: str, path: Path | None) -> tuple[ModelVersion, Evaluation]:
     from sunloom.core.model_registry import open_registry
-    from sunloom.data.sources.files import read_table
+    from sunloom.data.sources.table_files import read_table
     from sunloom.tabular.columns import target
     from sunloom.tabular.evaluation import evaluate as judge
     from sunloom.tabular.model import load_model

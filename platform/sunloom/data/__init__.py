@@ -1,1 +1,1 @@
-"""Sources, validation and preparation of tables."""
+"""Tables: sources, data sets, their preparation, quality checks, quarantine."""

@@ -1,4 +1,4 @@
-"""What a data set plugin offers, and how one is opened."""
+"""Data sets: plugins that give raw rows, parse them, and derive tables."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sunloom.core.plugins import load_plugin
 GROUP = "sunloom.datasets"
 
 POSITION = "position"
-"""Column of raw and parsed tables: where the row stands in its source, counted from 1."""
+"""Column of raw and parsed tables: the row's position in its source, from 1."""
 REASON = "reason"
 """Column of parsed tables: why the row cannot be used; null where it can."""
 
 
 @runtime_checkable
 class DataSet(Protocol):
-    """A source of rows, its rules, and the tables made of it.
+    """A source of rows, its parser, and the tables derived from it.
 
     The object travels to Ray workers, so it must pickle by reference (a module's constant of a
     plain class).
@@ -52,13 +52,13 @@ class DataSet(Protocol):
 
 @runtime_checkable
 class LabelledDataSet(DataSet, Protocol):
-    """A data set that also says whom to ask about at a moment, and what happened after."""
+    """A data set that also gives the entities known at an as-of time, and their labels."""
 
     label: str
     """The label's column."""
 
-    def entities(self, tables: Mapping[str, pl.LazyFrame], moment: datetime) -> pl.DataFrame:
-        """The entities known at the moment: key and ``event_time``, sorted by key."""
+    def entities(self, tables: Mapping[str, pl.LazyFrame], as_of: datetime) -> pl.DataFrame:
+        """The entities known at the as-of time: key and ``event_time``, sorted by key."""
         ...
 
     def outcomes(self, tables: Mapping[str, pl.LazyFrame], rows: pl.DataFrame) -> pl.Series:
@@ -70,7 +70,7 @@ def open_dataset(name: str) -> DataSet:
     """The data set plugin of that name.
 
     Raises:
-        NotFoundError: No plugin bears the name.
+        NotFoundError: No plugin has the name.
         PluginError: The plugin is not a data set.
     """
     return cast(DataSet, load_plugin(GROUP, name, DataSet))

@@ -1,19 +1,21 @@
-"""A data set from raw rows to checked Parquet, through Ray Data."""
+"""The preparation of a data set: from raw rows to checked Parquet, through Ray Data."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from sunloom.config.data.cleaning import DataRecipe
 from sunloom.core.files import atomic_path
 from sunloom.data.datasets import POSITION, REASON, DataSet, open_dataset
-from sunloom.data.quarantine import Summary, write_quarantine
+from sunloom.data.quarantine import write_quarantine
+from sunloom.errors import DataQualityError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,14 +23,61 @@ if TYPE_CHECKING:
 _PART = "_part"
 
 
-def prepare(recipe: DataRecipe) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PreparationSummary:
+    """Row counts of a preparation, as ``summary.json`` has them.
+
+    Attributes:
+        rows_in: Rows of the source.
+        rows_out: Rows of the main table.
+        quarantined: Reason to number of quarantined rows.
+        kept: Unusual rows that stayed, by name.
+    """
+
+    rows_in: int
+    rows_out: int
+    quarantined: Mapping[str, int]
+    kept: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.rows_in != self.rows_out + self.bad_rows:
+            raise DataQualityError(
+                f"{self.rows_in} rows came in, but {self.rows_out} went out and {self.bad_rows} "
+                "were quarantined: rows were lost or doubled on the way."
+            )
+
+    @property
+    def bad_rows(self) -> int:
+        """Quarantined rows, all reasons."""
+        return sum(self.quarantined.values())
+
+    @property
+    def bad_share(self) -> float:
+        """Share of the rows that was quarantined."""
+        return self.bad_rows / self.rows_in if self.rows_in else 0.0
+
+    def check(self, max_bad_share: float, quarantine: Path) -> None:
+        """Stop above the threshold.
+
+        Raises:
+            DataQualityError: Names shares, reasons and the quarantine file.
+        """
+        if self.bad_share <= max_bad_share:
+            return
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in self.quarantined.items())
+        raise DataQualityError(
+            f"{self.bad_rows} of {self.rows_in} rows ({self.bad_share:.2%}) are bad, more than "
+            f"max_bad_share {max_bad_share:.2%} ({reasons}).",
+            f"Look at {quarantine}; then mend the source or raise quality.max_bad_share.",
+            "quality.max_bad_share",
+        )
+
+
+def prepare_dataset(recipe: DataRecipe) -> PreparationSummary:
     """Parse, check and write the recipe's data set; needs a connected cluster.
 
     Writes ``<table>/*.parquet``, the derived tables, ``quarantine.jsonl`` and ``summary.json``
     into the recipe's data folder. The previous tables stay whole until the new ones are.
-
-    Returns:
-        ``rows_in``, ``rows_out``, ``quarantined`` and ``kept``.
 
     Raises:
         DataQualityError: More rows are bad than the recipe allows; nothing but the quarantine
@@ -41,13 +90,15 @@ def prepare(recipe: DataRecipe) -> dict[str, Any]:
     good = parsed.filter(pl.col(REASON).is_null()).drop(REASON).sort(POSITION)
     folder = recipe.data_folder()
     quarantine = folder / "quarantine.jsonl"
-    evidence = bad.join(raw, on=POSITION, how="left", suffix="_raw")
-    counts = write_quarantine(evidence, quarantine)
-    summary = Summary(raw.height, good.height, counts, dataset.notes(good))
+    # Beside the parsed values the raw text: what could not be parsed is null there.
+    counts = write_quarantine(bad.join(raw, on=POSITION, how="left", suffix="_raw"), quarantine)
+    summary = PreparationSummary(
+        rows_in=raw.height, rows_out=good.height, quarantined=counts, kept=dataset.notes(good)
+    )
     summary.check(recipe.quality.max_bad_share, quarantine)
     _write_tables(dataset, good, folder, recipe.preparation.blocks)
-    (folder / "summary.json").write_text(json.dumps(summary.as_dict(), indent=2))
-    return summary.as_dict()
+    (folder / "summary.json").write_text(json.dumps(asdict(summary), indent=2))
+    return summary
 
 
 def open_tables(folder: Path) -> Mapping[str, pl.LazyFrame]:
@@ -60,6 +111,7 @@ def open_tables(folder: Path) -> Mapping[str, pl.LazyFrame]:
 
 
 def _parse(dataset: DataSet, raw: pl.DataFrame, blocks: int) -> pl.DataFrame:
+    """Every row typed, with its reason where it cannot be used, in no particular order."""
     import ray.data
 
     size = max(1, -(-raw.height // blocks))
@@ -70,10 +122,11 @@ def _parse(dataset: DataSet, raw: pl.DataFrame, blocks: int) -> pl.DataFrame:
         batch_size=None,
         fn_kwargs={"dataset": dataset, "parts": blocks},
     )
-    marked = rows.groupby(_PART, num_partitions=blocks).map_groups(
+    # Equal rows have the same part, so that each worker sees all duplicates of its rows.
+    checked = rows.groupby(_PART, num_partitions=blocks).map_groups(
         mark_duplicates_block, batch_format="pyarrow", fn_kwargs={"dataset": dataset}
     )
-    return pl.concat([_frame(batch) for batch in marked.iter_batches(batch_format="pyarrow")])
+    return pl.concat([_frame(batch) for batch in checked.iter_batches(batch_format="pyarrow")])
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:
@@ -90,6 +143,7 @@ def _parse_block(table: pa.Table, *, dataset: DataSet, parts: int) -> pa.Table:
 
 def mark_duplicates_block(table: pa.Table, *, dataset: DataSet) -> pa.Table:
     """Give every row but the first of each group of equal good rows the reason ``duplicate``."""
+    # Blocks arrive in any order; the first row is the first in the source.
     rows = _frame(table).sort(POSITION)
     good = pl.col(REASON).is_null()
     repeated = good & (pl.struct(dataset.identity).cum_count().over([*dataset.identity, good]) > 1)
@@ -100,17 +154,18 @@ def mark_duplicates_block(table: pa.Table, *, dataset: DataSet) -> pa.Table:
 def _write_tables(dataset: DataSet, good: pl.DataFrame, folder: Path, blocks: int) -> None:
     import ray.data
 
-    fresh = folder / f".{dataset.table}.new"
-    shutil.rmtree(fresh, ignore_errors=True)
+    new = folder / f".{dataset.table}.new"
+    shutil.rmtree(new, ignore_errors=True)
     table = ray.data.from_arrow(good.drop(POSITION).to_arrow()).repartition(blocks)
-    table.write_parquet(str(fresh.absolute()))
-    for name, frame in dataset.derive(pl.scan_parquet(fresh / "*.parquet")).items():
+    table.write_parquet(str(new.absolute()))
+    for name, frame in dataset.derive(pl.scan_parquet(new / "*.parquet")).items():
         with atomic_path(folder / f"{name}.parquet") as partial:
             frame.collect().write_parquet(partial)
+    # A folder cannot be replaced in one step as a file can: two renames leave the least gap.
     old = folder / f".{dataset.table}.old"
     shutil.rmtree(old, ignore_errors=True)
     final = folder / dataset.table
     if final.exists():
         final.rename(old)
-    fresh.rename(final)
+    new.rename(final)
     shutil.rmtree(old, ignore_errors=True)

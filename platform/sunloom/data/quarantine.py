@@ -1,76 +1,70 @@
-"""Rows that cannot be used: written aside with reason and position, and counted."""
+"""The quarantine: rows that cannot be used, as JSON lines with their position and reason."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import polars as pl
 
+from sunloom.core.files import atomic_path
 from sunloom.data.datasets import POSITION, REASON
-from sunloom.errors import DataQualityError
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a preparation did with its rows.
+def write_quarantine(rows: pl.DataFrame, path: Path) -> dict[str, int]:
+    """Write rows as JSON lines in source order.
 
-    Attributes:
-        rows_in: Rows of the source.
-        rows_out: Rows of the main table.
-        quarantined: Reason to number of rows set aside.
-        kept: Unusual rows that stayed, by name.
+    Args:
+        rows: With ``position`` and ``reason``.
+        path: The quarantine file.
+
+    Returns:
+        Reason to number of rows, the most frequent first.
     """
-
-    rows_in: int
-    rows_out: int
-    quarantined: Mapping[str, int]
-    kept: Mapping[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.rows_in != self.rows_out + self.bad:
-            raise DataQualityError(
-                f"{self.rows_in} rows came in, but {self.rows_out} went out and {self.bad} "
-                "were set aside: rows were lost or doubled on the way."
-            )
-
-    @property
-    def bad(self) -> int:
-        """Rows set aside, all reasons."""
-        return sum(self.quarantined.values())
-
-    @property
-    def bad_share(self) -> float:
-        """Share of the rows that was set aside."""
-        return self.bad / self.rows_in if self.rows_in else 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
-
-    def check(self, max_bad_share: float, quarantine: Path) -> None:
-        """Stop above the threshold.
-
-        Raises:
-            DataQualityError: Names shares, reasons and the quarantine file.
-        """
-        if self.bad_share <= max_bad_share:
-            return
-        reasons = ", ".join(f"{reason}: {n}" for reason, n in self.quarantined.items())
-        raise DataQualityError(
-            f"{self.bad} of {self.rows_in} rows ({self.bad_share:.2%}) are bad, more than "
-            f"max_bad_share {max_bad_share:.2%} ({reasons}).",
-            f"Look at {quarantine}; then mend the source or raise quality.max_bad_share.",
-            "quality.max_bad_share",
-        )
-
-
-def write_quarantine(bad: pl.DataFrame, path: Path) -> dict[str, int]:
-    """Write bad rows as JSON lines in source order; return the count of each reason."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    ordered = bad.sort(POSITION)
+    ordered = rows.sort(POSITION)
     ordered.write_ndjson(path)
     counts = ordered[REASON].value_counts(sort=True)
     return dict(zip(counts[REASON], counts["count"], strict=True))
+
+
+class QuarantineWriter:
+    """Writes a quarantine file row by row, whole or not at all.
+
+    Without a row there is no file, and an earlier run's is removed.
+
+    Args:
+        path: The file; None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._target = path
+        self._file: IO[str] | None = None
+        self._open = ExitStack()
+        self.path: Path | None = None
+
+    def __enter__(self) -> QuarantineWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if self._target is None:
+            return
+        if self._file is None:
+            self._target.unlink(missing_ok=True)
+            return
+        # Closes the file first; only then, and without an error, it takes its place.
+        self._open.__exit__(kind, *rest)
+        if kind is None:
+            self.path = self._target
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write one row: ``position``, ``reason``, ``content`` and, if need be, ``source``."""
+        if self._target is None:
+            return
+        if self._file is None:
+            partial = self._open.enter_context(atomic_path(self._target))
+            self._file = self._open.enter_context(partial.open("w", encoding="utf-8"))
+        self._file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")

@@ -26,7 +26,7 @@ FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class FeatureCells:
+class FeatureBins:
     """The cells of one feature.
 
     Attributes:
@@ -62,7 +62,7 @@ class FeatureCells:
 class Bins:
     """The cells of all features of a monitor, in order."""
 
-    features: tuple[FeatureCells, ...]
+    features: tuple[FeatureBins, ...]
 
     @cached_property
     def id(self) -> str:
@@ -91,10 +91,10 @@ class Bins:
         tuples = [
             one | {"edges": tuple(one["edges"]), "values": tuple(one["values"])} for one in plain
         ]
-        return Bins(tuple(FeatureCells(**one) for one in tuples))
+        return Bins(tuple(FeatureBins(**one) for one in tuples))
 
 
-def cells_of(
+def build_bins(
     reference: pl.DataFrame,
     names: Sequence[str],
     count: int = 20,
@@ -115,7 +115,7 @@ def cells_of(
     return Bins(tuple(_cells(reference[name], count, given.get(name)) for name in names))
 
 
-def _cells(column: pl.Series, count: int, default: float | str | None) -> FeatureCells:
+def _cells(column: pl.Series, count: int, default: float | str | None) -> FeatureBins:
     if column.dtype.is_numeric():
         return _number_cells(column, count, default)
     if column.dtype not in (pl.Boolean, pl.String, pl.Categorical, pl.Enum):
@@ -124,10 +124,10 @@ def _cells(column: pl.Series, count: int, default: float | str | None) -> Featur
     if texts.is_empty():
         raise DataError(f"The feature {column.name!r} has no value in the reference rows.")
     common = texts.alias("v").value_counts(sort=True).head(_MOST_VALUES)["v"].sort()
-    return FeatureCells(column.name, "values", values=tuple(common), default=default)
+    return FeatureBins(column.name, "values", values=tuple(common), default=default)
 
 
-def _number_cells(column: pl.Series, count: int, default: float | str | None) -> FeatureCells:
+def _number_cells(column: pl.Series, count: int, default: float | str | None) -> FeatureBins:
     values = column.cast(pl.Float64).drop_nulls().to_numpy()
     values = values[np.isfinite(values)]
     if not len(values):
@@ -136,8 +136,8 @@ def _number_cells(column: pl.Series, count: int, default: float | str | None) ->
     distinct = np.unique(values)
     if len(distinct) <= min(count, _MOST_VALUES):
         cells = tuple(float(value) for value in distinct)
-        return FeatureCells(column.name, "values", (), cells, low, high, default)
+        return FeatureBins(column.name, "values", (), cells, low, high, default)
     quantiles = np.quantile(values, np.linspace(0, 1, count + 1)[1:-1])
     # A value that many rows share is one edge; the lowest value opens no cell.
     edges = tuple(float(edge) for edge in np.unique(quantiles) if edge > low)
-    return FeatureCells(column.name, "edges", edges, (), low, high, default)
+    return FeatureBins(column.name, "edges", edges, (), low, high, default)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
-from sunloom.config.monitoring.service import AlertConfig, MonitoringRecipe
+from sunloom.config.monitoring.recipe import AlertConfig, MonitoringRecipe
 from sunloom.core.alerts.alert import Alert
 from sunloom.core.alerts.delivery import emit_alert, resolve_alert
 from sunloom.core.telemetry import get_logger
@@ -37,30 +38,31 @@ def run_drift(recipe: MonitoringRecipe) -> dict[str, Any]:
     raised = _settle_alert(recipe, report)
     _log(recipe, report)
     return {
-        "drifted_features": len(report.drifted),
+        "drifted_features": len(report.drifted_features),
         "alerts": int(raised),
         "report": str(report.html or report.numbers),
         "numbers": str(report.numbers),
-        "features": [feature.to_dict() for feature in report.features],
+        "features": [asdict(feature) for feature in report.features],
     }
 
 
 def build_alert(recipe: MonitoringRecipe, report: DriftReport) -> Alert:
     """The alert that a report is about, whether or not it is raised."""
     config, events = recipe.alert, recipe.events
-    share = len(report.drifted) / max(len(report.features), 1)
+    share = len(report.drifted_features) / max(len(report.features), 1)
     names = ", ".join(
-        f"{feature.feature} ({feature.method} {feature.value:.3f})" for feature in report.drifted
+        f"{feature.feature} ({feature.method} {feature.value:.3f})"
+        for feature in report.drifted_features
     )
     return Alert(
         name=config.name,
         severity="critical" if share >= config.critical_share else config.severity,
         message=(
-            f"{len(report.drifted)} of {len(report.features)} features of {events.name} drifted "
-            f"between {events.reference} and {events.current}: {names or 'none'}"
+            f"{len(report.drifted_features)} of {len(report.features)} features of {events.name} "
+            f"drifted between {events.reference} and {events.current}: {names or 'none'}"
         ),
         labels={"report": events.name},
-        value=float(len(report.drifted)),
+        value=float(len(report.drifted_features)),
         threshold=float(config.min_features),
     )
 
@@ -76,10 +78,10 @@ def _settle_alert(recipe: MonitoringRecipe, report: DriftReport) -> bool:
 
 def is_alarming(config: AlertConfig, report: DriftReport) -> bool:
     """Whether enough features drifted."""
-    return len(report.drifted) >= config.min_features
+    return len(report.drifted_features) >= config.min_features
 
 
 def _log(recipe: MonitoringRecipe, report: DriftReport) -> None:
     log = get_logger("monitoring")
-    drifted, count = len(report.drifted), len(report.features)
+    drifted, count = len(report.drifted_features), len(report.features)
     log.info("%s: %d of %d features drifted", recipe.events.name, drifted, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def store_drift(
                 current=current,
                 reference_rows=report.reference_rows,
                 current_rows=report.current_rows,
-                features=[feature.to_dict() for feature in report.features],
+                features=[asdict(feature) for feature in report.features],
                 html=str(report.html) if report.html else None,
                 created_at=utc_now(),
             )

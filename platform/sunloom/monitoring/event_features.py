@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from sunloom.config.monitoring.service import (
+from sunloom.config.monitoring.recipe import (
     EventsConfig,
     MonitoringRecipe,
     PeriodConfig,

@@ -12,16 +12,16 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.recipe import MonitoringRecipe
 from sunloom.config.monitoring.watch import TableReference, WatchConfig, WatchReport
 from sunloom.core.files import atomic_path, write_atomic
 from sunloom.core.telemetry import get_logger
-from sunloom.data.quality.drift.compare import datasets
+from sunloom.data.quality.drift.compare import evidently_datasets
 from sunloom.data.quality.drift.psi import has_value
 from sunloom.data.quality.drift.sampling import RowSample
 from sunloom.errors import DataError
 from sunloom.monitoring.bins import Bins
-from sunloom.monitoring.source_counts import timed_rows, whole_table, within
+from sunloom.monitoring.source_counts import in_spans, timed_rows, whole_table
 
 HTML, JSON = "drift.html", "drift.json"
 _WINDOW = re.compile(r"\d{4}-\d\d-\d\dT\d\d")
@@ -59,7 +59,7 @@ class Pages:
     gone: Sequence[Path]
 
 
-def draw(
+def draw_samples(
     recipe: MonitoringRecipe, cells: Bins, span: Span, reference_spans: Sequence[Span] | None
 ) -> Samples | None:
     """Draw ``watch.report.rows`` rows of each, by the recipe's seed.
@@ -74,7 +74,7 @@ def draw(
         None where there are no rows, or where those of the past cannot be told from those of the
         window because the source has no event time.
     """
-    config = recipe.watched()
+    config = recipe.require_watch()
     rows = _settings(config).rows
     current, reference = RowSample(rows, recipe.seed), RowSample(rows, recipe.seed + 1)
     moment = config.source.event_time
@@ -85,14 +85,14 @@ def draw(
         )
         return None
     for frame in _source(config, cells):
-        inside = frame if moment is None else frame.filter(within([span], moment))
+        inside = frame if moment is None else frame.filter(in_spans([span], moment))
         current.add(inside.select(cells.names))
         if moment is not None and reference_spans is not None:
-            reference.add(frame.filter(within(reference_spans, moment)).select(cells.names))
+            reference.add(frame.filter(in_spans(reference_spans, moment)).select(cells.names))
     if isinstance(config.reference, TableReference):
         for frame in whole_table(config.reference.path):
             reference.add(frame.select(cells.names))
-    before, after = reference.taken(), current.taken()
+    before, after = reference.sampled_rows(), current.sampled_rows()
     if before is None or after is None:
         return None
     return Samples(before, after, reference.seen, current.seen)
@@ -123,7 +123,7 @@ def write_pages(
     Raises:
         DataError: Evidently cannot compare them.
     """
-    config = recipe.watched()
+    config = recipe.require_watch()
     names = [name for name in samples.reference.columns if _can_compare(name, samples)]
     if not names:
         return None
@@ -153,7 +153,7 @@ def write_pages(
 
 
 def _compared(samples: Samples, names: Sequence[str], config: WatchConfig) -> Any:
-    tables = datasets(samples.reference, samples.current, names)
+    tables = evidently_datasets(samples.reference, samples.current, names)
     from evidently import Report
     from evidently.presets import DataDriftPreset
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from sunloom.config.monitoring.watch import WatchConfig
 from sunloom.data.quality.drift.compare import FeatureDrift
 from sunloom.monitoring.bins import BINNING, Bins
-from sunloom.monitoring.histogram_distances import chance, distance, rate_chance
+from sunloom.monitoring.histogram_distances import chance_of_counts, chance_of_rates, distance
 from sunloom.monitoring.histograms import DEFAULT, MISSING, OUTSIDE, ROWS, Histogram
 
 Rule = Literal["feature_drift", "feature_null_rate", "feature_default_rate", "feature_range"]
@@ -53,7 +53,7 @@ def drift_findings(
     for number, feature in enumerate(cells.features):
         before, after = reference.of(cells, number), current.of(cells, number)
         value = distance(config.method, before, after) if before.sum() and after.sum() else 0.0
-        is_sure = value >= near and chance(before, after) <= bound
+        is_sure = value >= near and chance_of_counts(before, after) <= bound
         drifted = is_sure and value >= config.threshold
         word = "drifted" if drifted else "is steady"
         message = f"{feature.name} of {config.name} {word}: {config.method} {value:.3f}"
@@ -66,7 +66,7 @@ def drift_findings(
     return found
 
 
-def as_drift(findings: Sequence[Finding], config: WatchConfig) -> tuple[FeatureDrift, ...]:
+def drift_features(findings: Sequence[Finding], config: WatchConfig) -> tuple[FeatureDrift, ...]:
     """The findings about drift in the form of a drift report."""
     return tuple(
         FeatureDrift(one.feature, config.method, one.value, one.threshold, one.flagged, BINNING)
@@ -75,7 +75,7 @@ def as_drift(findings: Sequence[Finding], config: WatchConfig) -> tuple[FeatureD
     )
 
 
-def quality_of(reference: Histogram, current: Histogram, cells: Bins) -> list[dict[str, Any]]:
+def feature_quality(reference: Histogram, current: Histogram, cells: Bins) -> list[dict[str, Any]]:
     """Each feature's rates and range, beside the reference's rates."""
     rows = []
     for number, feature in enumerate(cells.features):
@@ -111,7 +111,9 @@ def quality_findings(
         for rule, name, bound, words in rises:
             (rate, hits, rows), (before, hits_then, rows_then) = now[name], then[name]
             rise = rate - before
-            flagged = rise >= bound and rate_chance((hits_then, rows_then), (hits, rows)) <= sure
+            flagged = (
+                rise >= bound and chance_of_rates((hits_then, rows_then), (hits, rows)) <= sure
+            )
             message = f"{feature.name} of {config.name} {words} in {rate:.1%} of the rows"
             was = f", {before:.1%} in the reference"
             calm = rise < config.alerts.clear_share * bound

@@ -23,7 +23,7 @@ def distance(method: str, reference: IntArray, current: IntArray) -> float:
     return _METHODS[method](reference / reference.sum(), current / current.sum())
 
 
-def chance(reference: IntArray, current: IntArray) -> float:
+def chance_of_counts(reference: IntArray, current: IntArray) -> float:
     """Chance of counts this far apart, or farther, where both samples are of one distribution.
 
     Pearson's test of two samples. Neighbouring cells are joined until each expects some ten rows
@@ -58,7 +58,7 @@ def _joined(both: IntArray) -> IntArray:
     return np.stack(wide, axis=1) if wide else np.zeros((2, 0), dtype=np.int64)
 
 
-def rate_chance(reference: tuple[int, int], current: tuple[int, int]) -> float:
+def chance_of_rates(reference: tuple[int, int], current: tuple[int, int]) -> float:
     """Chance of two shares this far apart, or farther, where both are of one rate.
 
     Args:

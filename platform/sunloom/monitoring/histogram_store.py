@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.core.database import Base, Database, UtcDateTime
 from sunloom.monitoring.bins import Bins
-from sunloom.monitoring.histograms import Histogram, merged, nothing
+from sunloom.monitoring.histograms import Histogram, empty_histogram, merge_histograms
 
 HOUR, DAY, REFERENCE = "hour", "day", "reference"
 _LENGTH = {HOUR: timedelta(hours=1), DAY: timedelta(days=1)}
@@ -75,11 +75,11 @@ class HistogramStore:
 
         Days that are merged into one count where they begin in between.
         """
-        return merged(self._read((HOUR, DAY), [(start, end)]), self.cells)
+        return merge_histograms(self._read((HOUR, DAY), [(start, end)]), self.cells)
 
     def within(self, spans: Sequence[tuple[datetime, datetime]]) -> Histogram:
         """All rows of several such spans."""
-        return merged(self._read((HOUR, DAY), spans), self.cells)
+        return merge_histograms(self._read((HOUR, DAY), spans), self.cells)
 
     def starts(self, start: datetime, end: datetime) -> list[datetime]:
         """Hours and days in between that have counts."""
@@ -93,7 +93,7 @@ class HistogramStore:
     def reference(self) -> Histogram:
         """The counts of the reference table; none where it was not counted."""
         found = list(self._read((REFERENCE,), [(EPOCH, EPOCH + timedelta(hours=1))]))
-        return found[0] if found else nothing(self.cells)
+        return found[0] if found else empty_histogram(self.cells)
 
     def put_reference(self, histogram: Histogram) -> None:
         """Keep the counts of the reference table."""
@@ -122,7 +122,7 @@ class HistogramStore:
                 key = {"monitor": self._monitor, "cells": self.cells.id, "grain": DAY, "start": day}
                 held = session.get(HistogramRow, key)
                 before_it = [Histogram.unpacked(held.packed, self.cells)] if held else []
-                whole = merged([*before_it, *parts], self.cells)
+                whole = merge_histograms([*before_it, *parts], self.cells)
                 session.merge(HistogramRow(**key, rows=whole.rows, packed=whole.packed()))
             session.execute(delete(HistogramRow).where(*hourly))
         return len(days)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from sunloom.errors import DataError
-from sunloom.monitoring.bins import Bins, FeatureCells, FloatArray, IntArray
+from sunloom.monitoring.bins import Bins, FeatureBins, FloatArray, IntArray
 
 ROWS, MISSING, DEFAULT, OUTSIDE = range(4)
 """Columns of ``tallies``."""
@@ -62,7 +62,7 @@ class Histogram:
         )
 
 
-def nothing(cells: Bins) -> Histogram:
+def empty_histogram(cells: Bins) -> Histogram:
     """No rows."""
     features = len(cells.features)
     return Histogram(
@@ -72,9 +72,9 @@ def nothing(cells: Bins) -> Histogram:
     )
 
 
-def merged(parts: Iterable[Histogram], cells: Bins) -> Histogram:
+def merge_histograms(parts: Iterable[Histogram], cells: Bins) -> Histogram:
     """All rows of the parts."""
-    found = list(parts) or [nothing(cells)]
+    found = list(parts) or [empty_histogram(cells)]
     extremes = np.stack([part.extremes for part in found])
     return Histogram(
         np.sum([part.counts for part in found], axis=0, dtype=np.int64),
@@ -83,17 +83,17 @@ def merged(parts: Iterable[Histogram], cells: Bins) -> Histogram:
     )
 
 
-def counted(frame: pl.DataFrame, cells: Bins) -> Histogram:
+def count_rows(frame: pl.DataFrame, cells: Bins) -> Histogram:
     """Count a table.
 
     Raises:
         DataError: A feature is missing or of another type than in the reference.
     """
-    (one,) = counted_by_group(frame, cells, np.zeros(frame.height, dtype=np.int64), 1)
+    (one,) = count_rows_by_group(frame, cells, np.zeros(frame.height, dtype=np.int64), 1)
     return one
 
 
-def counted_by_group(
+def count_rows_by_group(
     frame: pl.DataFrame, cells: Bins, group: IntArray, groups: int
 ) -> list[Histogram]:
     """Count a table's rows apart by group, in one pass over each column.
@@ -129,7 +129,7 @@ def counted_by_group(
     return [Histogram(*parts) for parts in zip(counts, tallies, extremes, strict=True)]
 
 
-def _column(frame: pl.DataFrame, feature: FeatureCells) -> pl.Series:
+def _column(frame: pl.DataFrame, feature: FeatureBins) -> pl.Series:
     if feature.name not in frame.columns:
         raise DataError(
             f"The rows have no feature {feature.name!r}.",
@@ -148,7 +148,7 @@ def _column(frame: pl.DataFrame, feature: FeatureCells) -> pl.Series:
     return column.cast(pl.Float64) if feature.is_number else column.cast(pl.String)
 
 
-def _placed(column: pl.Series, feature: FeatureCells) -> tuple[IntArray, IntArray, IntArray]:
+def _placed(column: pl.Series, feature: FeatureBins) -> tuple[IntArray, IntArray, IntArray]:
     """Each row's cell (-1 where the value is missing), and rows of defaults and outside."""
     if not feature.is_number:
         return _placed_texts(column, feature)
@@ -173,7 +173,7 @@ def _matched(values: FloatArray, known: FloatArray) -> IntArray:
     return np.where(known[at] == values, at, len(known)).astype(np.int64)
 
 
-def _placed_texts(column: pl.Series, feature: FeatureCells) -> tuple[IntArray, IntArray, IntArray]:
+def _placed_texts(column: pl.Series, feature: FeatureBins) -> tuple[IntArray, IntArray, IntArray]:
     known = pl.Series([str(value) for value in feature.values])
     numbers = pl.int_range(len(known), dtype=pl.Int64, eager=True)
     placed = column.replace_strict(known, numbers, default=len(known), return_dtype=pl.Int64)

@@ -45,7 +45,7 @@ class Served:
     features: Mapping[str, Any]
 
 
-def keep_served(database: Database, answers: Sequence[Served]) -> None:
+def store_served(database: Database, answers: Sequence[Served]) -> None:
     """Add answers; the oldest beyond ``KEPT`` of a set go."""
     database.ensure(ServedRow)
     with database.session() as session:
@@ -60,7 +60,7 @@ def keep_served(database: Database, answers: Sequence[Served]) -> None:
                 session.execute(delete(ServedRow).where(mine, ServedRow.id <= floor))
 
 
-def served_answers(database: Database, feature_set: str, count: int) -> list[Served]:
+def latest_served(database: Database, feature_set: str, count: int) -> list[Served]:
     """The newest answers of a set, oldest first."""
     database.ensure(ServedRow)
     query = select(ServedRow).where(ServedRow.feature_set == feature_set)

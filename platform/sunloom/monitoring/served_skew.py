@@ -26,8 +26,9 @@ from sunloom.features.sources.extract import fetch_sources
 from sunloom.features.sources.typed_rows import read_source
 from sunloom.monitoring.histogram_store import floor_hour
 from sunloom.monitoring.results_table import store_result
-from sunloom.monitoring.served_answers import Served, served_answers
-from sunloom.monitoring.stream_skew import Difference, agree, logged_tables
+from sunloom.monitoring.served_answers import Served, latest_served
+from sunloom.monitoring.skew import Difference, is_equal
+from sunloom.monitoring.stream_skew import logged_tables
 
 _SHOWN = 20
 _NAMED = 10
@@ -49,7 +50,7 @@ def compare_served(recipe: FeaturesRecipe, count: int = 1_000) -> dict[str, Any]
     Raises:
         NotFoundError: No answer of the set was kept yet.
     """
-    answers = served_answers(open_database(recipe), recipe.feature_set, count)
+    answers = latest_served(open_database(recipe), recipe.feature_set, count)
     if not answers:
         raise NotFoundError(
             f"No answer of {recipe.feature_set!r} was kept yet.",
@@ -61,7 +62,7 @@ def compare_served(recipe: FeaturesRecipe, count: int = 1_000) -> dict[str, Any]
         Difference(one.entity_id, one.moment, name, value, _as_served(truth[name]))
         for one, truth in zip(answers, offline, strict=True)
         for name, value in one.features.items()
-        if name in truth and not agree(value, _as_served(truth[name]))
+        if name in truth and not is_equal(value, _as_served(truth[name]))
     ]
     asked = Counter(name for one in answers for name in one.features)
     _keep(recipe, len(answers), asked, Counter(one.feature for one in found))

@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 
 from sunloom.config.monitoring.watch import WatchConfig
-from sunloom.data.quality.batches import rows_of_path
-from sunloom.data.sources.files import data_files, require_columns
+from sunloom.data.quality.batches import table_from_path
+from sunloom.data.sources.table_files import data_files, require_columns
 from sunloom.errors import DataError, known_names_hint
 from sunloom.monitoring.bins import Bins
 from sunloom.monitoring.histogram_store import EPOCH
-from sunloom.monitoring.histograms import Histogram, counted_by_group, merged
+from sunloom.monitoring.histograms import Histogram, count_rows_by_group, merge_histograms
 
 _HOUR_US = 3_600_000_000
 _SAMPLE_ROWS = 200_000
@@ -24,7 +24,7 @@ _MOST_TEXTS = 100
 
 
 @dataclass
-class Recorded:
+class HourlyCounts:
     """What a read of the source gave.
 
     Attributes:
@@ -84,7 +84,9 @@ def watched_features(sample: pl.DataFrame, config: WatchConfig) -> list[str]:
     return [n for n in sample.columns if n not in aside and _is_watchable(sample[n])]
 
 
-def record(config: WatchConfig, cells: Bins, start: datetime | None, end: datetime) -> Recorded:
+def count_hours(
+    config: WatchConfig, cells: Bins, start: datetime | None, end: datetime
+) -> HourlyCounts:
     """Count the source's rows from ``start`` (None: from the first) until before ``end``.
 
     Raises:
@@ -93,9 +95,9 @@ def record(config: WatchConfig, cells: Bins, start: datetime | None, end: dateti
     """
     moment = config.source.event_time
     assert moment is not None
-    found = Recorded()
+    found = HourlyCounts()
     for frame in timed_rows(config, cells):
-        kept = frame.filter(within([(start or EPOCH, end)], moment))
+        kept = frame.filter(in_spans([(start or EPOCH, end)], moment))
         if kept.height:
             _add(found, kept, moment, cells)
     return found
@@ -115,20 +117,22 @@ def timed_rows(config: WatchConfig, cells: Bins) -> Iterator[pl.DataFrame]:
         yield frame.with_columns(_times(frame[moment]).alias(moment))
 
 
-def within(spans: Sequence[tuple[datetime, datetime]], moment: str) -> pl.Expr:
+def in_spans(spans: Sequence[tuple[datetime, datetime]], moment: str) -> pl.Expr:
     """Whether a row lies in one of the spans, whose ends do not belong to them."""
     at = pl.col(moment)
     return pl.any_horizontal([(at >= start) & (at < end) for start, end in spans])
 
 
-def _add(found: Recorded, frame: pl.DataFrame, moment: str, cells: Bins) -> None:
+def _add(found: HourlyCounts, frame: pl.DataFrame, moment: str, cells: Bins) -> None:
     hours = frame[moment].dt.epoch("us").to_numpy() // _HOUR_US
     starts, group = np.unique(hours, return_inverse=True)
-    counted = counted_by_group(frame, cells, group.astype(np.int64), len(starts))
+    counted = count_rows_by_group(frame, cells, group.astype(np.int64), len(starts))
     for hour, histogram in zip(starts, counted, strict=True):
         start = EPOCH + int(hour) * (datetime.resolution * _HOUR_US)
         held = found.hours.get(start)
-        found.hours[start] = histogram if held is None else merged([held, histogram], cells)
+        found.hours[start] = (
+            histogram if held is None else merge_histograms([held, histogram], cells)
+        )
     newest = frame[moment].max()
     assert isinstance(newest, datetime)
     found.newest = newest if found.newest is None else max(newest, found.newest)
@@ -136,11 +140,11 @@ def _add(found: Recorded, frame: pl.DataFrame, moment: str, cells: Bins) -> None
 
 
 def _frames(path: Path, event_time: str | None) -> Iterator[pl.DataFrame]:
-    rows = rows_of_path(path)
+    rows = table_from_path(path)
     if event_time is not None and event_time in rows.schema and not _is_parquet(path):
-        rows = rows.declared({event_time: "datetime"})
-    for chunk in rows.chunks():
-        yield chunk.typed.select(list(rows.schema))
+        rows = rows.with_types({event_time: "datetime"})
+    for batch in rows.batches():
+        yield batch.typed.select(list(rows.schema))
 
 
 def _times(column: pl.Series) -> pl.Series:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,23 +23,14 @@ from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import EPOCH, POLARS
 from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.typed_rows import read_source
+from sunloom.monitoring.skew import Difference, is_equal
 
-RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-9, 1e-9
 _SHOWN = 20
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A value that online and offline do not agree on."""
-
-    entity_id: Any
-    moment: datetime
-    feature: str
-    online: Any
-    offline: Any
-
-
-def compare(recipe: FeaturesRecipe, questions: int = 1_000, seed: int = 0) -> dict[str, Any]:
+def compare_streamed(
+    recipe: FeaturesRecipe, questions: int = 1_000, seed: int = 0
+) -> dict[str, Any]:
     """Ask the online store about random entities and moments, and the log about the same.
 
     Moments lie within the allowed lateness before the latest event, where every window can still
@@ -71,7 +60,7 @@ def compare(recipe: FeaturesRecipe, questions: int = 1_000, seed: int = 0) -> di
         for (entity, moment), row, truth in zip(asked, online, offline, strict=True)
         if row is not None
         for name, value in truth.items()
-        if not agree(row[name], value)
+        if not is_equal(row[name], value)
     ]
     return {
         "questions": len(asked),
@@ -80,15 +69,6 @@ def compare(recipe: FeaturesRecipe, questions: int = 1_000, seed: int = 0) -> di
         "examples": [vars(one) for one in found[:_SHOWN]],
         "passed": not found,
     }
-
-
-def agree(online: Any, offline: Any) -> bool:
-    """Whether two values are the same: floats to nine digits, everything else exactly."""
-    if isinstance(online, float) and isinstance(offline, float):
-        if math.isnan(offline):
-            return math.isnan(online)
-        return math.isclose(online, offline, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
-    return type(online) is type(offline) and bool(online == offline)
 
 
 def logged_tables(recipe: FeaturesRecipe, layout: TileLayout) -> dict[str, pl.DataFrame]:

@@ -10,7 +10,7 @@ from sunloom.core.model_registry import open_registry
 from sunloom.core.telemetry import get_logger
 
 
-def latest_quality(settings: Settings) -> list[dict[str, Any]]:
+def dataset_summaries(settings: Settings) -> list[dict[str, Any]]:
     """Row counts and quarantine reasons of each data set, from its ``summary.json``."""
     found = []
     for path in sorted((settings.paths.outputs / "data").glob("*/summary.json")):
@@ -23,7 +23,7 @@ def latest_quality(settings: Settings) -> list[dict[str, Any]]:
     return found
 
 
-def latest_performance(settings: Settings) -> list[dict[str, Any]]:
+def model_metrics(settings: Settings) -> list[dict[str, Any]]:
     """Scalar figures of each model's newest version, by name."""
     newest = {version.name: version for version in open_registry(settings).list()}
     return [

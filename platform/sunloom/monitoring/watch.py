@@ -10,24 +10,24 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.recipe import MonitoringRecipe
 from sunloom.config.monitoring.watch import TableReference, TrailingReference, WatchConfig
 from sunloom.core.alerts.delivery import deliver_alerts, emit_alert, resolve_alert
 from sunloom.core.database import Database, open_database, utc_now
 from sunloom.core.fingerprint import fingerprint
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.drift.compare import DriftReport
-from sunloom.data.sources.files import data_files
+from sunloom.data.sources.table_files import data_files
 from sunloom.monitoring import source_counts as feed
 from sunloom.monitoring.alert_state import AlertState, lag_alert, update_alerts
-from sunloom.monitoring.bins import Bins, cells_of
+from sunloom.monitoring.bins import Bins, build_bins
 from sunloom.monitoring.drift_table import link_report, store_drift, unlink_reports
 from sunloom.monitoring.findings import (
     Finding,
-    as_drift,
+    drift_features,
     drift_findings,
+    feature_quality,
     quality_findings,
-    quality_of,
 )
 from sunloom.monitoring.histogram_store import (
     EPOCH,
@@ -36,7 +36,7 @@ from sunloom.monitoring.histogram_store import (
     floor_hour,
     floor_to,
 )
-from sunloom.monitoring.histograms import Histogram, counted, merged
+from sunloom.monitoring.histograms import Histogram, count_rows, merge_histograms
 from sunloom.monitoring.results_table import forget_results, store_result
 
 KINDS = ("drift", "quality", "performance")
@@ -78,7 +78,7 @@ def run_watch(
         UsageError: The source or the reference is not there.
         DataError: A column is missing or of another type than in the reference.
     """
-    config = recipe.watched()
+    config = recipe.require_watch()
     began = time.perf_counter()
     work = _open(recipe, config, moment or utc_now(), kinds)
     recorded, spans = _count_new(work)
@@ -122,8 +122,8 @@ def _open(
     )  # fmt: skip
     history = HistogramStore(database, config.name, cells)
     if isinstance(config.reference, TableReference):
-        parts = [counted(part, cells) for part in feed.whole_table(config.reference.path)]
-        history.put_reference(merged(parts, cells))
+        parts = [count_rows(part, cells) for part in feed.whole_table(config.reference.path)]
+        history.put_reference(merge_histograms(parts, cells))
     return _WatchRound(recipe, config, database, history, fresh, moment, kinds)
 
 
@@ -153,25 +153,27 @@ def _cells(config: WatchConfig, moment: datetime) -> Bins:
         name: value if isinstance(value, str) else _plain(value, sample[name])
         for name, value in config.defaults.items()
     }
-    return cells_of(sample, names, config.cells, defaults)
+    return build_bins(sample, names, config.cells, defaults)
 
 
 def _plain(value: float | bool, column: pl.Series) -> float | str:
     return float(value) if column.dtype.is_numeric() else str(value).lower()
 
 
-def _count_new(work: _WatchRound) -> tuple[feed.Recorded, list[Span]]:
+def _count_new(work: _WatchRound) -> tuple[feed.HourlyCounts, list[Span]]:
     """Count rows not counted yet, and say which windows are to be judged."""
     config = work.config
     if config.source.event_time is None:
         start = floor_hour(work.moment)
-        parts = [counted(part, work.history.cells) for part in feed.whole_table(config.source.path)]
-        whole = merged(parts, work.history.cells)
+        parts = [
+            count_rows(part, work.history.cells) for part in feed.whole_table(config.source.path)
+        ]
+        whole = merge_histograms(parts, work.history.cells)
         work.history.put({start: whole})
-        return feed.Recorded({start: whole}, whole.rows, None), [(start, start + _HOUR)]
+        return feed.HourlyCounts({start: whole}, whole.rows, None), [(start, start + _HOUR)]
     until = work.row.recorded_until
     since = floor_hour(until - config.late) if until is not None else None
-    recorded = feed.record(config, work.history.cells, since, work.moment)
+    recorded = feed.count_hours(config, work.history.cells, since, work.moment)
     work.history.put(recorded.hours)
     work.row.recorded_until = work.moment
     return recorded, _spans(work)
@@ -202,13 +204,13 @@ def _judge_window(work: _WatchRound, span: Span, summary: dict[str, Any]) -> boo
     findings: list[Finding] = []
     if "drift" in work.kinds:
         findings += drift_findings(reference, current, cells, config)
-        report = DriftReport(as_drift(findings, config), reference.rows, current.rows)
+        report = DriftReport(drift_features(findings, config), reference.rows, current.rows)
         store_drift(work.recipe, config.name, _shown(config), window, report)
-        if report.drifted:
-            summary["drifted"][window] = [one.feature for one in report.drifted]
+        if report.drifted_features:
+            summary["drifted"][window] = [one.feature for one in report.drifted_features]
     if "quality" in work.kinds:
         findings += quality_findings(reference, current, cells, config)
-        rows = quality_of(reference, current, cells)
+        rows = feature_quality(reference, current, cells)
         flagged = [asdict(one) for one in findings if one.flagged and one.rule != "feature_drift"]
         data = {"rows": current.rows, "features": rows, "findings": flagged}
         store_result(work.database, config.name, "quality", span, data)
@@ -240,10 +242,10 @@ def _reference_spans(config: WatchConfig, span: Span) -> list[Span] | None:
 
 
 def _report(work: _WatchRound, span: Span) -> dict[str, str]:
-    from sunloom.monitoring.evidently_report import draw, write_pages
+    from sunloom.monitoring.evidently_report import draw_samples, write_pages
 
     config = work.config
-    samples = draw(work.recipe, work.history.cells, span, _reference_spans(config, span))
+    samples = draw_samples(work.recipe, work.history.cells, span, _reference_spans(config, span))
     pages = write_pages(work.recipe, samples, span[0], _named(span)) if samples else None
     if pages is None:
         return {}
@@ -262,7 +264,7 @@ def _shown(config: WatchConfig) -> str:
 
 
 def _performance(
-    work: _WatchRound, recorded: feed.Recorded, counting_s: float, summary: dict[str, Any]
+    work: _WatchRound, recorded: feed.HourlyCounts, counting_s: float, summary: dict[str, Any]
 ) -> None:
     config = work.config
     lag = (work.moment - recorded.newest).total_seconds() if recorded.newest else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.data.sources.files import require_columns
+from sunloom.data.sources.table_files import require_columns
 from sunloom.preprocessing.column_kinds import Kind, kind_of, require_kind
 from sunloom.preprocessing.row_checks import infinite_error, row_checker
 from sunloom.preprocessing.stages import (

@@ -9,7 +9,7 @@ import polars as pl
 
 from sunloom.config.preprocessing.steps import SimpleImputer, Step, step_of
 from sunloom.config.preprocessing.transformations import ShortForm
-from sunloom.data.sources.files import require_columns
+from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import DataError
 from sunloom.preprocessing.column_kinds import kind_of, require_kind
 from sunloom.preprocessing.estimators.estimator_table import rule_of

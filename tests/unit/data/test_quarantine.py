@@ -7,21 +7,21 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from sunloom.data.pipeline import mark_duplicates_block
-from sunloom.data.quarantine import Summary, write_quarantine
+from sunloom.data.pipeline import PreparationSummary, mark_duplicates_block
+from sunloom.data.quarantine import write_quarantine
 from sunloom.errors import DataQualityError
 from sunloom_retail.dataset import CDNOW
 
 
 def test_counts_must_add_up() -> None:
-    summary = Summary(10, 7, {"duplicate": 2, "torn": 1})
+    summary = PreparationSummary(10, 7, {"duplicate": 2, "torn": 1})
     assert summary.bad_share == pytest.approx(0.3)
     with pytest.raises(DataQualityError, match="lost or doubled"):
-        Summary(10, 7, {"duplicate": 2})
+        PreparationSummary(10, 7, {"duplicate": 2})
 
 
 def test_the_threshold_names_reasons_and_file(tmp_path: Path) -> None:
-    summary = Summary(10, 7, {"duplicate": 2, "torn": 1})
+    summary = PreparationSummary(10, 7, {"duplicate": 2, "torn": 1})
     summary.check(0.3, tmp_path)
     with pytest.raises(DataQualityError, match=r"30\.00%.*duplicate: 2, torn: 1") as caught:
         summary.check(0.29, tmp_path / "quarantine.jsonl")

@@ -11,18 +11,14 @@ import polars as pl
 import pytest
 
 from sunloom.config import Settings
-from sunloom.config.monitoring.service import (
-    DriftConfig,
-    EventsConfig,
-    FeatureBound,
-    MonitoringRecipe,
-)
+from sunloom.config.data.drift import DriftConfig, FeatureBound
+from sunloom.config.monitoring.recipe import EventsConfig, MonitoringRecipe
 from sunloom.core.alerts.delivery import list_alerts
 from sunloom.data.quality.drift.compare import drift_report
 from sunloom.errors import DataError
 from sunloom.monitoring.drift_job import run_drift
 from sunloom.monitoring.drift_table import latest_drift
-from sunloom.monitoring.summaries import latest_quality
+from sunloom.monitoring.summaries import dataset_summaries
 
 DIRECT = DriftConfig(engine="direct", method="psi", threshold=0.2)
 
@@ -42,7 +38,7 @@ def _table(shift: float, rows: int = 2000) -> pl.DataFrame:
 def test_only_the_feature_that_moved_drifts(tmp_path: Path) -> None:
     report = drift_report(_table(0), _table(1), DIRECT, tmp_path)
     assert [feature.feature for feature in report.features] == ["moved", "still"]
-    assert [feature.feature for feature in report.drifted] == ["moved"]
+    assert [feature.feature for feature in report.drifted_features] == ["moved"]
     moved, still = report.features
     assert 0.8 < moved.value < 1.3
     assert still.value < 0.03
@@ -56,7 +52,7 @@ def test_only_the_feature_that_moved_drifts(tmp_path: Path) -> None:
 
 def test_a_threshold_of_its_own() -> None:
     config = DIRECT.model_copy(update={"per_feature": {"moved": FeatureBound(threshold=5.0)}})
-    assert drift_report(_table(0), _table(1), config).drifted == ()
+    assert drift_report(_table(0), _table(1), config).drifted_features == ()
 
 
 def test_the_direct_engine_knows_every_method() -> None:
@@ -129,8 +125,8 @@ def test_a_run_stores_alerts_once_and_resolves(settings: Settings, tmp_path: Pat
 
 
 def test_quality_is_read_from_the_data_steps_summary(settings: Settings) -> None:
-    assert latest_quality(settings) == []
+    assert dataset_summaries(settings) == []
     folder = settings.paths.outputs / "data" / "cdnow"
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text('{"rows_in": 3, "rows_out": 2}')
-    assert latest_quality(settings) == [{"dataset": "cdnow", "rows_in": 3, "rows_out": 2}]
+    assert dataset_summaries(settings) == [{"dataset": "cdnow", "rows_in": 3, "rows_out": 2}]

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from sunloom.config.monitoring.service import (
+from sunloom.config.monitoring.recipe import (
     EventsConfig,
     MonitoringRecipe,
     PeriodConfig,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.errors import DataError
-from sunloom.monitoring.bins import Bins, cells_of
+from sunloom.monitoring.bins import Bins, build_bins
 from sunloom.monitoring.histogram_store import HistogramStore
 from sunloom.monitoring.histograms import (
     DEFAULT,
@@ -22,10 +22,10 @@ from sunloom.monitoring.histograms import (
     OUTSIDE,
     ROWS,
     Histogram,
-    counted,
-    counted_by_group,
-    merged,
-    nothing,
+    count_rows,
+    count_rows_by_group,
+    empty_histogram,
+    merge_histograms,
 )
 
 RANDOM = np.random.default_rng(3)
@@ -38,7 +38,7 @@ REFERENCE = pl.DataFrame(
     }
 )
 NAMES = ["size", "few", "kind", "on"]
-CELLS = cells_of(REFERENCE, NAMES, defaults={"few": 0.0, "kind": "c"})
+CELLS = build_bins(REFERENCE, NAMES, defaults={"few": 0.0, "kind": "c"})
 HOUR = timedelta(hours=1)
 START = datetime(2026, 1, 5, tzinfo=UTC)
 
@@ -66,7 +66,7 @@ def same(one: Histogram, other: Histogram) -> bool:
 
 
 def test_cells_hold_equally_many_rows_or_one_value() -> None:
-    whole = counted(REFERENCE, CELLS)
+    whole = count_rows(REFERENCE, CELLS)
     assert [len(whole.of(CELLS, n)) for n in range(4)] == [20, 7, 4, 3]
     assert set(whole.of(CELLS, 0)) == {150}
     assert list(whole.of(CELLS, 1)) == [*REFERENCE["few"].value_counts().sort("few")["count"], 0]
@@ -77,8 +77,8 @@ def test_cells_hold_equally_many_rows_or_one_value() -> None:
 
 def test_a_value_that_many_share_has_one_cell() -> None:
     column = pl.DataFrame({"x": [0.0] * 900 + [float(n) for n in range(1, 101)]})
-    cells = cells_of(column, ["x"], 20)
-    counts = counted(column, cells).of(cells, 0)
+    cells = build_bins(column, ["x"], 20)
+    counts = count_rows(column, cells).of(cells, 0)
     assert counts[0] == 900 + 50 or counts.max() >= 900
     assert counts.sum() == 1_000
 
@@ -86,22 +86,23 @@ def test_a_value_that_many_share_has_one_cell() -> None:
 @hypothesis_settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(ROW, max_size=12), min_size=1, max_size=5))
 def test_merged_parts_are_a_single_pass(parts: list[list[dict[str, object]]]) -> None:
-    whole = counted(_frame([row for part in parts for row in part]), CELLS)
-    in_parts = merged([counted(_frame(part), CELLS) for part in parts], CELLS)
+    whole = count_rows(_frame([row for part in parts for row in part]), CELLS)
+    in_parts = merge_histograms([count_rows(_frame(part), CELLS) for part in parts], CELLS)
     assert same(whole, in_parts)
     assert same(Histogram.unpacked(whole.packed(), CELLS), whole)
     group = np.array([n for n, part in enumerate(parts) for _ in part], dtype=np.int64)
     frame = _frame([row for part in parts for row in part])
-    by_group = counted_by_group(frame, CELLS, group, len(parts))
+    by_group = count_rows_by_group(frame, CELLS, group, len(parts))
     assert all(
-        same(one, counted(_frame(part), CELLS)) for one, part in zip(by_group, parts, strict=True)
+        same(one, count_rows(_frame(part), CELLS))
+        for one, part in zip(by_group, parts, strict=True)
     )
 
 
 @hypothesis_settings(max_examples=100, deadline=None)
 @given(st.lists(ROW, max_size=40))
 def test_tallies_are_what_a_loop_counts(rows: list[dict[str, object]]) -> None:
-    tallies = counted(_frame(rows), CELLS).tallies
+    tallies = count_rows(_frame(rows), CELLS).tallies
     size, few, kind = ([row[name] for row in rows] for name in ("size", "few", "kind"))
     low, high = REFERENCE["size"].min(), REFERENCE["size"].max()
     given_sizes = [v for v in size if isinstance(v, float) and v == v]
@@ -118,7 +119,7 @@ def test_cells_travel_as_json_and_have_an_identity() -> None:
     again = Bins.from_json(CELLS.to_json())
     assert again == CELLS
     assert again.id == CELLS.id
-    assert cells_of(REFERENCE, NAMES, 10).id != CELLS.id
+    assert build_bins(REFERENCE, NAMES, 10).id != CELLS.id
 
 
 @pytest.mark.parametrize(
@@ -131,17 +132,17 @@ def test_cells_travel_as_json_and_have_an_identity() -> None:
 )
 def test_other_columns_are_named(frame: pl.DataFrame, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        counted(frame, CELLS)
+        count_rows(frame, CELLS)
 
 
 def test_what_has_no_cells_is_named() -> None:
     for column in (pl.Series("x", [None], dtype=pl.Float64), pl.Series("x", [START])):
         with pytest.raises(DataError, match="'x'"):
-            cells_of(column.to_frame(), ["x"])
+            build_bins(column.to_frame(), ["x"])
 
 
 def _hours(count: int) -> dict[datetime, Histogram]:
-    return {START + n * HOUR: counted(REFERENCE.slice(n * 50, 50), CELLS) for n in range(count)}
+    return {START + n * HOUR: count_rows(REFERENCE.slice(n * 50, 50), CELLS) for n in range(count)}
 
 
 def test_history_keeps_hours_and_merges_them_into_days(settings: Settings) -> None:
@@ -149,12 +150,12 @@ def test_history_keeps_hours_and_merges_them_into_days(settings: Settings) -> No
     hours = _hours(60)
     history.put(hours)
     history.put(hours)
-    assert same(history.between(START, START + 60 * HOUR), counted(REFERENCE, CELLS))
-    some = merged(list(hours.values())[3:7], CELLS)
+    assert same(history.between(START, START + 60 * HOUR), count_rows(REFERENCE, CELLS))
+    some = merge_histograms(list(hours.values())[3:7], CELLS)
     assert same(history.between(START + 3 * HOUR, START + 7 * HOUR), some)
     assert history.roll_up(START + 49 * HOUR) == 2
-    assert same(history.between(START, START + 60 * HOUR), counted(REFERENCE, CELLS))
-    day = merged(list(hours.values())[24:48], CELLS)
+    assert same(history.between(START, START + 60 * HOUR), count_rows(REFERENCE, CELLS))
+    day = merge_histograms(list(hours.values())[24:48], CELLS)
     assert same(history.between(START + 24 * HOUR, START + 48 * HOUR), day)
     assert history.roll_up(START + 49 * HOUR) == 0
     history.forget(START + 24 * HOUR)
@@ -165,10 +166,10 @@ def test_history_keeps_hours_and_merges_them_into_days(settings: Settings) -> No
 def test_counts_on_other_cells_are_not_seen(settings: Settings) -> None:
     database = open_database(settings)
     HistogramStore(database, "orders", CELLS).put(_hours(3))
-    other = HistogramStore(database, "orders", cells_of(REFERENCE, NAMES, 10))
+    other = HistogramStore(database, "orders", build_bins(REFERENCE, NAMES, 10))
     assert other.between(START, START + 3 * HOUR).rows == 0
-    assert same(other.reference(), nothing(other.cells))
-    other.put_reference(counted(REFERENCE, other.cells))
+    assert same(other.reference(), empty_histogram(other.cells))
+    other.put_reference(count_rows(REFERENCE, other.cells))
     assert other.reference().rows == 3_000
     with pytest.raises(DataError, match="does not fit"):
-        Histogram.unpacked(nothing(CELLS).packed(), other.cells)
+        Histogram.unpacked(empty_histogram(CELLS).packed(), other.cells)

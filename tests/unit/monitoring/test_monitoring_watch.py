@@ -11,13 +11,13 @@ import polars as pl
 import pytest
 
 from sunloom.config import Settings
-from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.recipe import MonitoringRecipe
 from sunloom.config.monitoring.watch import WatchConfig
 from sunloom.core.alerts.delivery import list_alerts
-from sunloom.monitoring.bins import Bins, FeatureCells
+from sunloom.monitoring.bins import Bins, FeatureBins
 from sunloom.monitoring.drift_table import latest_drift
 from sunloom.monitoring.findings import drift_findings
-from sunloom.monitoring.histogram_distances import chance, distance, rate_chance
+from sunloom.monitoring.histogram_distances import chance_of_counts, chance_of_rates, distance
 from sunloom.monitoring.histograms import Histogram
 from sunloom.monitoring.prometheus import render_monitoring
 from sunloom.monitoring.results_table import latest_results, results_over_time
@@ -86,7 +86,7 @@ def test_the_false_alarm_rate_is_kept_whatever_the_rows(rows: int) -> None:
     random = np.random.default_rng(rows)
     cells = Bins(
         tuple(
-            FeatureCells(f"f{n}", "edges", tuple(float(e) for e in range(19)), (), 0.0, 1.0)
+            FeatureBins(f"f{n}", "edges", tuple(float(e) for e in range(19)), (), 0.0, 1.0)
             for n in range(200)
         )
     )
@@ -358,8 +358,8 @@ def test_statistics_by_hand() -> None:
         jensenshannon([0.5, 0.5], [0.8, 0.2])
     )
     found = chi2_contingency(np.stack([before, after]), correction=False)
-    assert chance(before, after) == pytest.approx(found.pvalue)
+    assert chance_of_counts(before, after) == pytest.approx(found.pvalue)
     corrected = chi2_contingency(np.array([[5, 95], [20, 80]]), correction=True)
-    assert rate_chance((5, 100), (20, 100)) == pytest.approx(corrected.pvalue)
-    assert chance(before, before) == 1.0
-    assert rate_chance((0, 10), (0, 10)) == 1.0
+    assert chance_of_rates((5, 100), (20, 100)) == pytest.approx(corrected.pvalue)
+    assert chance_of_counts(before, before) == 1.0
+    assert chance_of_rates((0, 10), (0, 10)) == 1.0

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from sunloom.config import Settings
-from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.recipe import MonitoringRecipe
 from sunloom.config.monitoring.watch import (
     QualityBounds,
     TableReference,
@@ -84,7 +84,7 @@ def test_window(settings: Settings, source: Path, window: str, count: int) -> No
     assert result["windows"] == count
     spans = [one["current"].split("/") for one in drift_over_time(settings, "orders")]
     lengths = {datetime.fromisoformat(b) - datetime.fromisoformat(a) for a, b in spans}
-    assert lengths <= {config.watched().window}
+    assert lengths <= {config.require_watch().window}
 
 
 @pytest.mark.parametrize("cells", [4, 50])

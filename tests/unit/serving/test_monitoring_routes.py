@@ -15,11 +15,11 @@ from fastapi import FastAPI
 
 from sunloom.config import Settings
 from sunloom.config.data.validation import ValidationConfig
-from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.recipe import MonitoringRecipe
 from sunloom.config.monitoring.watch import WatchConfig
 from sunloom.core.database import open_database
-from sunloom.data.quality.batches import rows_of_frame
-from sunloom.data.quality.results_table import store_checks
+from sunloom.data.quality.batches import table_from_frame
+from sunloom.data.quality.results_table import store_verdict
 from sunloom.data.quality.validate import validate
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.monitoring.watch import run_watch
@@ -65,8 +65,8 @@ def test_drift_of_now_and_over_time(watched: Settings) -> None:
 
 
 def test_quality_and_verdicts(watched: Settings) -> None:
-    rows = rows_of_frame(pl.DataFrame({"id": [1, 1]}), "r")
-    store_checks(watched, "batch", validate(rows, ValidationConfig()))
+    rows = table_from_frame(pl.DataFrame({"id": [1, 1]}), "r")
+    store_verdict(watched, "batch", validate(rows, ValidationConfig()))
     found = get(watched, "/monitoring/quality")
     assert [(one["name"], one["passed"]) for one in found["checks"]] == [("batch", False)]
     (window,) = found["features"]

@@ -18,7 +18,7 @@ from sunloom.core.alerts.delivery import list_alerts
 from sunloom.core.database import open_database
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.materialization.materialize import materialize
-from sunloom.monitoring.served_answers import KEPT, Served, keep_served, served_answers
+from sunloom.monitoring.served_answers import KEPT, Served, latest_served, store_served
 from sunloom.monitoring.served_skew import compare_served
 from sunloom.serving.apps.features.app import build_features_app
 from sunloom.serving.apps.gateway import monitoring_routes as monitoring
@@ -73,7 +73,7 @@ def read_all(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 
     asyncio.run(ask())
     deadline = time.monotonic() + 10
-    while len(served_answers(open_database(settings), "served_shop", 100)) < 5:
+    while len(latest_served(open_database(settings), "served_shop", 100)) < 5:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -128,18 +128,18 @@ def test_nothing_is_kept_where_the_settings_say_so(
     for number in range(10):
         asyncio.run(call(guarded, "GET", f"/features/served_shop?entity_id={number % 5}"))
     time.sleep(0.3)
-    assert served_answers(open_database(settings), "served_shop", 10) == []
+    assert latest_served(open_database(settings), "served_shop", 10) == []
 
 
 def test_the_newest_answers_are_kept(settings: Settings) -> None:
     database = open_database(settings)
     for part in range(3):
-        keep_served(
+        store_served(
             database,
             [
                 Served("many", number, AS_OF, {"n": number})
                 for number in range(part * 4_000, (part + 1) * 4_000)
             ],
         )
-    kept = served_answers(database, "many", 20_000)
+    kept = latest_served(database, "many", 20_000)
     assert [one.entity_id for one in kept] == list(range(12_000 - KEPT, 12_000))

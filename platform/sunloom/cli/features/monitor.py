@@ -10,7 +10,7 @@ import typer
 from sunloom.cli.features.rows import show
 from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe
 from sunloom.config.loading.durations import parse_duration
-from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.recipe import MonitoringRecipe
 from sunloom.errors import UsageError
 
 

@@ -1,4 +1,4 @@
-"""``sunloom features validate``: are these rows fit for use?"""
+"""``sunloom features validate``: rows checked by a recipe's validation section."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def validate(
     recipe: Annotated[Path, typer.Option(help="Recipe with a validation section.")],
-    input: Annotated[Path, typer.Option("--input", help="Rows to judge.")],
+    input: Annotated[Path, typer.Option("--input", help="Rows to validate.")],
     reference: Annotated[
         Path | None, typer.Option(help="Rows taken as normal; needed for drift.")
     ] = None,
@@ -31,18 +31,20 @@ def validate(
     env: Env = None,
     json: Json = False,
 ) -> None:
-    """Judge rows by the recipe's validation section; exit 1 if they do not pass."""
+    """Validate rows by the recipe's validation section; exit 1 if they do not pass."""
     from sunloom.data.quality.gate import validate_file
 
     config = load_recipe(recipe_kind(recipe), recipe, sets, env)
     rules = config.validation or ValidationConfig()
-    table = _table_rules(config) if isinstance(config, FeaturesRecipe) else None
-    found = validate_file(config, rules, input, table=table, reference=reference, folder=report)
+    defaults = _table_rules(config) if isinstance(config, FeaturesRecipe) else None
+    result = validate_file(
+        config, rules, input, defaults=defaults, reference=reference, folder=report
+    )
     if json:
-        output.print_json(found.to_dict())
+        output.print_json(result.to_dict())
     else:
-        _show(found)
-    if not found.passed:
+        _show(result)
+    if not result.is_passed:
         raise typer.Exit(1)
 
 
@@ -59,7 +61,7 @@ def recipe_kind(recipe: Path) -> type[FeaturesRecipe] | type[ValidationRecipe]:
     try:
         tree: Any = yaml.safe_load(recipe.read_text())
     except yaml.YAMLError:
-        tree = None  # the loader says what is wrong with it
+        tree = None  # the loader reports what is wrong with it
     defines = isinstance(tree, dict) and {"definitions", "feature_set"} & set(tree)
     return FeaturesRecipe if defines else ValidationRecipe
 
@@ -73,21 +75,21 @@ def _table_rules(recipe: FeaturesRecipe) -> TableRules:
 
 def _show(report: QualityReport) -> None:
     rows = [
-        ("failed", one.feature, one.check, one.value, one.threshold, f"{one.failed:,}", one.reason)
-        for one in report.failures
+        ("failed", c.feature, c.check, c.value, c.threshold, f"{c.failed:,}", c.reason)
+        for c in report.failures
     ]
     rows += [
-        ("drifted", one.feature, one.method, one.value, one.threshold, "", "")
-        for one in report.drifted
+        ("drifted", column.feature, column.method, column.value, column.threshold, "", "")
+        for column in report.drifted_columns
     ]
     if rows:
         names = ("", "column", "check", "found", "wanted", "rows failing", "what is wrong")
         output.print_table(names, rows)
     passed = len(report.checks) - len(report.failures)
-    verdict = "passed" if report.passed else "failed"
+    verdict = "passed" if report.is_passed else "failed"
     line = f"{verdict}: {passed} of {len(report.checks)} checks passed on {report.rows:,} rows"
-    moved = f", {len(report.drifted)} of {len(report.drift)} columns drifted"
-    output.print_line(line + moved if report.drift else line)
+    drift = f", {len(report.drifted_columns)} of {len(report.drift)} columns drifted"
+    output.print_line(line + drift if report.drift else line)
     output.print_line(f"report: {report.html}")
     if report.quarantine:
         output.print_line(f"failing rows: {report.quarantine}")

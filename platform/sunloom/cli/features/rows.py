@@ -123,7 +123,7 @@ def named_sources(pairs: list[str], scratch: Path) -> dict[str, Path]:
         UsageError: A pair has no name or no path.
         DataError: A database cannot be reached or refuses.
     """
-    from sunloom.data.sources.fetching import fetch_address, is_address
+    from sunloom.data.sources.fetch import fetch_address, is_address
 
     named: dict[str, Path] = {}
     for pair in pairs:

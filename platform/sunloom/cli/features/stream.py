@@ -68,13 +68,13 @@ def skew(
     the answers that the gateway gave is computed anew.
     """
     from sunloom.monitoring.served_skew import compare_served
-    from sunloom.monitoring.stream_skew import compare
+    from sunloom.monitoring.stream_skew import compare_streamed
 
     config = load_recipe(FeaturesRecipe, recipe, sets, env)
     if served:
         result = compare_served(config, questions)
     else:
-        result = compare(config, questions, config.seed)
+        result = compare_streamed(config, questions, config.seed)
     if json:
         output.print_json(result)
     else:

@@ -1,1 +1,1 @@
-"""Data."""
+"""Recipes and sections about tables: sources, cleaning, validation, drift."""

@@ -11,14 +11,14 @@ from sunloom.config.settings import Settings
 
 
 class QualityConfig(Model):
-    """How much damage a data set may have."""
+    """How many bad rows a data set may have."""
 
     max_bad_share: float = Field(default=0.02, ge=0.0, le=1.0)
     """Share of quarantined rows above which the run stops; the quarantine file is kept."""
 
 
 class CleaningConfig(Model):
-    """How the work is cut."""
+    """How the work is partitioned."""
 
     blocks: int = Field(default=4, ge=1)
     """Blocks that Ray Data works on; rows that might duplicate each other meet in one."""
@@ -30,10 +30,10 @@ class DataRecipe(Settings):
     dataset: str
     """Name of a data set plugin (entry point group ``sunloom.datasets``)."""
     quality: QualityConfig = QualityConfig()
-    """Threshold for damage."""
+    """Threshold of bad rows."""
     preparation: CleaningConfig = CleaningConfig()
-    """Cutting of the work."""
+    """Partitioning of the work."""
 
     def data_folder(self) -> Path:
-        """Where the prepared tables lie."""
+        """Folder of the prepared tables."""
         return self.paths.outputs / "data" / self.dataset

@@ -1,4 +1,4 @@
-"""Where a feature set's rows come from."""
+"""Batch sources of a feature set: files, prepared data sets, SQL databases, Snowflake."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SqlSource(Model):
     SQLAlchemy whose driver is installed."""
     tables: dict[str, str]
     """Namespace of a features class to a table (``orders``, ``sales.orders``) or a ``SELECT``
-    whose columns bear the features' names."""
+    whose columns have the features' names."""
     batch_rows: int = Field(default=50_000, ge=1)
     """Rows held in memory at a time while fetching."""
 
@@ -55,7 +55,7 @@ class SnowflakeSource(Model):
     private_key_file: Path | None = None
     """Its private key (PEM), instead of a password."""
     private_key_file_pwd: SecretStr | None = None
-    """What the key is encrypted with."""
+    """Passphrase of the private key."""
     role: str | None = None
     """Role; the user's default when empty."""
     warehouse: str | None = None

@@ -1,4 +1,4 @@
-"""The ``validation`` section of a recipe: what rows must be like to be used."""
+"""The ``validation`` section of a recipe: schema, ranges, completeness, uniqueness, drift."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from sunloom.config.data.drift import DriftMethod, FeatureBound
 from sunloom.config.loading.durations import Duration
 from sunloom.config.loading.model import Model
-from sunloom.config.monitoring.service import DriftMethod, FeatureBound
 from sunloom.config.settings import Settings
 
 ValueType = Literal["int64", "float64", "bool", "string", "datetime", "date", "duration"]
@@ -18,7 +18,7 @@ ValueType = Literal["int64", "float64", "bool", "string", "datetime", "date", "d
 
 
 class ColumnRule(Model):
-    """What one column must be like."""
+    """Rules of one column."""
 
     type: ValueType | None = None
     """Type of its values; whole numbers count as ``float64``, and a float that is whole as
@@ -46,7 +46,7 @@ class ColumnRule(Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _short(cls, value: Any) -> Any:
+    def _expand_short_form(cls, value: Any) -> Any:
         return {"type": value} if isinstance(value, str) else value
 
 
@@ -58,12 +58,12 @@ class FreshnessRule(Model):
     max_age: Duration
     """Greatest age of the newest row, such as ``24h``."""
     as_of: datetime | None = None
-    """The moment from which age is counted, with its zone; the present when empty."""
+    """Time from which age is counted, with its time zone; the present when empty."""
 
     @model_validator(mode="after")
-    def _with_zone(self) -> FreshnessRule:
+    def _require_zone(self) -> FreshnessRule:
         if self.as_of is not None and self.as_of.tzinfo is None:
-            raise ValueError("as_of needs its zone, such as 2026-01-31T00:00:00Z")
+            raise ValueError("as_of needs a time zone, such as 2026-01-31T00:00:00Z")
         return self
 
 
@@ -77,32 +77,32 @@ class ReferenceRule(Model):
     target: tuple[str, ...] = ()
     """Columns of that table, in the same order; those of the same names when empty."""
     threshold: float = Field(default=1.0, ge=0, le=1)
-    """Share of the rows without nulls there that must be found."""
+    """Share of the rows without nulls in ``columns`` that must occur in the table."""
 
     @model_validator(mode="after")
-    def _as_many(self) -> ReferenceRule:
+    def _require_equal_lengths(self) -> ReferenceRule:
         if self.target and len(self.target) != len(self.columns):
             raise ValueError(f"{len(self.columns)} columns, but {len(self.target)} in target")
         return self
 
 
 class CheckRule(Model):
-    """A check of your own, by entry point of group ``sunloom.checks``."""
+    """A custom check, by entry point of group ``sunloom.checks``."""
 
     check: str
     """The entry point's name."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Handed to the check as they are."""
+    """Passed to the check unchanged."""
     threshold: float = Field(default=1.0, ge=0, le=1)
     """Share of the rows that must pass."""
 
 
 class ValidationConfig(Model):
-    """What rows must be like: schema, ranges, completeness, uniqueness, freshness, drift."""
+    """Rules that rows must keep: schema, ranges, completeness, uniqueness, freshness, drift."""
 
     completeness_threshold: float = Field(default=0.95, ge=0, le=1)
-    """Share of each column's values that must be there; null and NaN are missing. Keys must all
-    be there."""
+    """Share of each column's values that must be present; null and NaN are missing. Keys must
+    all be present."""
     uniqueness_threshold: float = Field(default=0.99, ge=0, le=1)
     """Share of distinct keys among the rows with one."""
     keys: tuple[str, ...] = ()
@@ -121,11 +121,11 @@ class ValidationConfig(Model):
     references: tuple[ReferenceRule, ...] = ()
     """Values that must occur in other sets."""
     checks: tuple[CheckRule, ...] = ()
-    """Checks of your own."""
+    """Custom checks."""
     reference: Path | None = None
     """Rows taken as normal for drift; ``--reference`` overrides it."""
     drift_method: DriftMethod = "psi"
-    """Statistic for drift; columns of text that it does not know are compared by ``psi``."""
+    """Statistic for drift; columns of text that it does not support are compared by ``psi``."""
     drift_threshold: float = Field(default=0.1, gt=0)
     """Drift from this value on; for the p-value of ``ks``, below it."""
     drift_columns: tuple[str, ...] = ()
@@ -139,7 +139,7 @@ class ValidationConfig(Model):
     """Rows of the reference, drawn at random and without keys, that ``materialize`` keeps beside
     the set for ``POST /features/validate``."""
     drift_min_rows: int = Field(default=500, ge=1)
-    """Rows from which a request is judged for drift. Of fewer, psi reaches 0.1 by chance alone:
+    """Rows from which a request is checked for drift. Of fewer, psi reaches 0.1 by chance alone:
     in 3 to 17 of 100 columns at 300 rows, in up to 2 at 500."""
     examples: int = Field(default=5, ge=0, le=100)
     """Example rows shown for each failed check."""
@@ -148,18 +148,18 @@ class ValidationConfig(Model):
 
 
 class ValidationRecipe(Settings):
-    """Rules for rows without feature definitions: any table, before or after features are made."""
+    """Rules for rows without feature definitions: any table, raw or with computed features."""
 
     validation: ValidationConfig
     """The rules."""
     transformations: Any = None
     """What ``sunloom features fit`` does with the same rows; not read by the checks."""
     preparation: Any = None
-    """Belongs to ``transformations``; not read by the checks."""
+    """Section of ``transformations``; not read by the checks."""
 
 
 class ValidationJob(ValidationRecipe):
-    """The rules and the rows to judge, for a job."""
+    """The rules and the rows to validate, for a job."""
 
     input: Path
     """A Parquet, CSV or JSON-lines file, or a folder of them."""

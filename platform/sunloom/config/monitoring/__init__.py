@@ -1,1 +1,1 @@
-"""Monitoring."""
+"""Recipes of monitoring: drift between two periods, and watched tables."""

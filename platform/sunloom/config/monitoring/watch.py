@@ -1,4 +1,4 @@
-"""The ``watch`` section of a monitoring recipe: rows watched window by window."""
+"""The ``watch`` section of a monitoring recipe: a table watched window by window."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sunloom.config.loading.durations import Duration
 from sunloom.config.loading.model import Model
 
 Severity = Literal["info", "warning", "critical"]
-"""How much an alert matters."""
+"""Severity of an alert."""
 
 _HOUR = timedelta(hours=1)
 
@@ -40,7 +40,7 @@ class TrailingReference(Model):
 
     type: Literal["trailing"] = "trailing"
     length: Duration = timedelta(days=28)
-    """How much of it."""
+    """Its length."""
 
 
 class WeekdayReference(Model):
@@ -52,7 +52,7 @@ class WeekdayReference(Model):
 
 
 class QualityBounds(Model):
-    """From when on a feature's quality is alarming, against its reference."""
+    """Bounds of a feature's quality, against its reference."""
 
     null_rate_rise: float = Field(default=0.05, gt=0, le=1)
     """Rise of the share of missing values."""
@@ -79,10 +79,10 @@ class WatchAlerts(Model):
 
 
 class WatchReport(Model):
-    """Evidently's report of the newest window judged, from a sample of its rows."""
+    """Evidently's report of the newest evaluated window, from a sample of its rows."""
 
     rows: int = Field(default=2_000, ge=10, le=100_000)
-    """Rows of the window, and of its reference, drawn at random by ``seed`` and not kept."""
+    """Rows of the window, and of its reference, drawn at random by ``seed`` and not stored."""
     path: Path | None = None
     """Folder of the reports, with one folder a window that holds ``drift.html`` and
     ``drift.json``; ``<outputs>/monitoring/<name>`` when empty."""
@@ -102,24 +102,24 @@ class WatchConfig(Model):
     exclude: tuple[str, ...] = ("id", "entity_id", "customer_id")
     """Columns never watched."""
     defaults: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Value by feature that stands where nothing is known; its share is watched."""
+    """Feature to the default value that replaces missing ones; its share is watched."""
     reference: Annotated[
         TableReference | TrailingReference | WeekdayReference, Field(discriminator="type")
     ] = TrailingReference()
-    """What is normal."""
+    """The reference that windows are compared with."""
     window: Duration = timedelta(days=1)
-    """Length of the windows judged: whole hours, counted from 1970."""
+    """Length of the windows: whole hours, counted from 1970."""
     cells: int = Field(default=20, ge=4, le=200)
-    """Cells a feature, of equally many reference rows each."""
+    """Bins of each feature, of equally many reference rows each."""
     method: Literal["psi", "jensenshannon", "kl_div"] = "psi"
     """Distance of the stored histograms."""
     threshold: float = Field(default=0.1, gt=0)
-    """Drift from this value on, if it is also no chance."""
+    """Drift from this value on, if it is also significant (``false_alarms``)."""
     false_alarms: float = Field(default=0.001, gt=0, lt=1)
-    """Chance, in a window where nothing moved, that any feature is taken as drifted; shared among
-    the features and kept whatever the number of rows."""
+    """Probability, in a window without a change, that any feature is reported as drifted; divided
+    among the features, and independent of the number of rows."""
     min_rows: int = Field(default=100, ge=1)
-    """Rows below which a window is not judged."""
+    """Rows below which a window is skipped."""
     quality: QualityBounds = QualityBounds()
     """Bounds of quality."""
     max_lag: Duration | None = None
@@ -131,16 +131,16 @@ class WatchConfig(Model):
     every: Duration = timedelta(hours=1)
     """Pause between the rounds of ``jobs/monitor_service.py``."""
     catch_up: int = Field(default=60, ge=1)
-    """Most windows judged in a run, the newest ones."""
+    """Most windows evaluated in a run, the newest ones."""
     late: Duration = timedelta(hours=2)
-    """How long rows may arrive late: so many of the last hours are counted again."""
+    """Allowed lateness of rows: the last hours of this length are counted again."""
     keep_hours: Duration = timedelta(days=14)
-    """Age from which the hours of a day are merged into one."""
+    """Age from which the hourly counts of a day are merged into one."""
     keep_days: Duration = timedelta(days=400)
     """Age from which counts are dropped."""
 
     @model_validator(mode="after")
-    def _whole_hours(self) -> WatchConfig:
+    def _check_window(self) -> WatchConfig:
         if self.window % _HOUR:
             raise ValueError("window must be whole hours")
         is_week = self.window == timedelta(days=7) or timedelta(days=1) % self.window == timedelta()

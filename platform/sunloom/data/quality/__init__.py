@@ -1,1 +1,1 @@
-"""What rows must be like to be used: checks, their report, and the gate before a store."""
+"""Data quality: rules, checks, drift, reports, and the gate before a store."""

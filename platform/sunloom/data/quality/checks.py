@@ -1,4 +1,4 @@
-"""Checks of single rows, as expressions over a chunk."""
+"""Checks of single rows, as Polars expressions over a batch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from typing import Any
 import polars as pl
 
 from sunloom.config.data.validation import CheckRule, ColumnRule, ReferenceRule, ValidationConfig
-from sunloom.data.quality.batches import CheckedTable, TypedBatch, present, rows_of_path
+from sunloom.data.quality.batches import (
+    CheckedTable,
+    TypedBatch,
+    presence_column,
+    table_from_path,
+)
 from sunloom.data.quality.custom_checks import failing_rows
-from sunloom.data.sources.files import require_columns
+from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import ConfigError
 
 Mask = Callable[[TypedBatch], pl.Expr | pl.Series]
@@ -20,15 +25,15 @@ Mask = Callable[[TypedBatch], pl.Expr | pl.Series]
 
 @dataclass(frozen=True)
 class RowCheck:
-    """A check that judges rows one by one.
+    """A check of rows one by one.
 
     Attributes:
         check: Kind of check.
         feature: Column or columns.
-        threshold: Share of the judged rows that must pass.
+        threshold: Share of the checked rows that must pass.
         reason: What is wrong with a row that fails.
-        mask: True where a row fails, False where it passes, null where it is not judged.
-        shown: Columns whose values are shown in examples.
+        mask: True where a row fails, False where it passes, null where it is not checked.
+        example_columns: Columns whose values are shown in examples.
     """
 
     check: str
@@ -36,65 +41,76 @@ class RowCheck:
     threshold: float
     reason: str
     mask: Mask
-    shown: tuple[str, ...] = ()
+    example_columns: tuple[str, ...] = ()
 
 
-def row_checks(config: ValidationConfig, rows: CheckedTable, keys: Sequence[str]) -> list[RowCheck]:
+def row_checks(
+    config: ValidationConfig, table: CheckedTable, keys: Sequence[str]
+) -> list[RowCheck]:
     """Every check of single rows that the rules ask for, column by column.
 
     Raises:
         ConfigError: A rule does not fit the column's type.
     """
-    found = list(rows.schema)
     checks = [
         check
-        for name in found
-        for check in _of_column(name, config, rows.dtype(name), name in keys)
+        for name in table.schema
+        for check in _column_checks(name, config, table.dtype(name), name in keys)
     ]
-    checks += [_reference(rule, rows) for rule in config.references]
-    return checks + [_own(rule) for rule in config.checks]
+    checks += [_reference_check(rule, table) for rule in config.references]
+    return checks + [_custom_check(rule) for rule in config.checks]
 
 
 def is_missing(name: str, dtype: pl.DataType) -> pl.Expr:
-    """Whether a value is missing: null as it was found, or NaN."""
-    absent = ~pl.col(present(name))
+    """Whether a value is missing: null in the source, or NaN."""
+    # Not ``is_null`` of the typed column: a value of a wrong type is null there, but not missing.
+    absent = ~pl.col(presence_column(name))
     return (absent | pl.col(name).is_nan().fill_null(False)) if dtype.is_float() else absent
 
 
-def _of_column(
+def _column_checks(
     name: str, config: ValidationConfig, dtype: pl.DataType, is_key: bool
 ) -> Iterator[RowCheck]:
     rule = config.columns.get(name, ColumnRule())
-    standard = 1.0 if is_key and config.keys else config.completeness_threshold
-    least = rule.completeness if rule.completeness is not None else standard
-    missing = is_missing(name, dtype)
-    yield RowCheck("completeness", name, least, f"{name} is missing", _always(missing), (name,))
-    share = rule.validity if rule.validity is not None else config.validity_threshold
-    for check, reason, fails in _validity(name, rule, dtype):
-        yield RowCheck(check, name, share, reason, _always(fails), (name,))
+
+    def check(kind: str, threshold: float, reason: str, fails: pl.Expr) -> RowCheck:
+        return RowCheck(
+            check=kind,
+            feature=name,
+            threshold=threshold,
+            reason=reason,
+            mask=lambda _batch: fails,
+            example_columns=(name,),
+        )
+
+    # Keys that the recipe names must be complete; guessed ones (``id``) are columns like others.
+    least = 1.0 if is_key and config.keys else config.completeness_threshold
+    completeness = least if rule.completeness is None else rule.completeness
+    yield check("completeness", completeness, f"{name} is missing", is_missing(name, dtype))
+    validity = config.validity_threshold if rule.validity is None else rule.validity
+    for kind, reason, fails in _validity_masks(name, rule, dtype):
+        yield check(kind, validity, reason, fails)
 
 
-def _validity(
+def _validity_masks(
     name: str, rule: ColumnRule, dtype: pl.DataType
 ) -> Iterator[tuple[str, str, pl.Expr]]:
+    """Kind, reason and mask of each rule about the column's values."""
     column = pl.col(name)
     value: pl.Expr = column
     if dtype.is_float():
         value = pl.when(column.is_not_nan()).then(column)
     if rule.type is not None:
-        misfit = pl.when(pl.col(present(name))).then(column.is_null())
+        misfit = pl.when(pl.col(presence_column(name))).then(column.is_null())
         yield "type", f"{name} is not {rule.type}", misfit
     if rule.min is not None or rule.max is not None:
-        bounds = f"{_shown(rule.min, '-∞')} to {_shown(rule.max, '∞')}"
-        yield "range", f"{name} is outside {bounds}", _outside(name, value, rule, dtype)
+        bounds = f"{_bound_text(rule.min, '-∞')} to {_bound_text(rule.max, '∞')}"
+        yield "range", f"{name} is outside {bounds}", _is_outside(name, value, rule, dtype)
     if rule.allowed:
-        yield (
-            "allowed_values",
-            f"{name} is not allowed",
-            ~value.is_in(_allowed(name, rule, dtype).implode()),
-        )
+        allowed = _allowed_values(name, rule, dtype).implode()
+        yield "allowed_values", f"{name} is not allowed", ~value.is_in(allowed)
     if rule.pattern is not None:
-        matches = value.cast(pl.String).str.contains(f"^(?:{_pattern(name, rule.pattern)})$")
+        matches = value.cast(pl.String).str.contains(f"^(?:{_require_regex(name, rule.pattern)})$")
         yield "pattern", f"{name} does not match", ~matches
     if rule.min_length is not None or rule.max_length is not None:
         length = value.cast(pl.String).str.len_chars()
@@ -103,22 +119,21 @@ def _validity(
         yield "length", f"{name} is too short or too long", wrong
 
 
-def _outside(name: str, value: pl.Expr, rule: ColumnRule, dtype: pl.DataType) -> pl.Expr:
+def _is_outside(name: str, value: pl.Expr, rule: ColumnRule, dtype: pl.DataType) -> pl.Expr:
     wrong = [
-        value < _bound(name, rule.min, dtype) if rule.min is not None else None,
-        value > _bound(name, rule.max, dtype) if rule.max is not None else None,
-        # An infinite value lies in no range.
+        value < _bound_literal(name, rule.min, dtype) if rule.min is not None else None,
+        value > _bound_literal(name, rule.max, dtype) if rule.max is not None else None,
+        # An infinite value is outside every range, also one with a single bound.
         value.is_infinite() if dtype.is_float() else None,
     ]
     return pl.any_horizontal(expression for expression in wrong if expression is not None)
 
 
-def _bound(name: str, bound: float | datetime | date, dtype: pl.DataType) -> pl.Expr:
+def _bound_literal(name: str, bound: float | datetime | date, dtype: pl.DataType) -> pl.Expr:
     if isinstance(dtype, pl.Datetime) and isinstance(bound, date):
-        moment = bound
-        if not isinstance(moment, datetime):
-            moment = datetime(bound.year, bound.month, bound.day, tzinfo=UTC)
-        return pl.lit(moment).cast(dtype)
+        if not isinstance(bound, datetime):
+            bound = datetime(bound.year, bound.month, bound.day, tzinfo=UTC)
+        return pl.lit(bound).cast(dtype)
     if isinstance(dtype, pl.Date) and isinstance(bound, date):
         return pl.lit(bound.date() if isinstance(bound, datetime) else bound)
     if isinstance(dtype, pl.Duration) and isinstance(bound, float):
@@ -129,12 +144,12 @@ def _bound(name: str, bound: float | datetime | date, dtype: pl.DataType) -> pl.
         return pl.lit(None)
     raise ConfigError(
         f"validation.columns.{name}: the bound {bound} does not fit a column of {dtype}.",
-        "Numbers have numbers, moments have dates, durations have seconds.",
+        "Bounds are numbers for numbers, dates for datetimes, seconds for durations.",
         f"validation.columns.{name}",
     )
 
 
-def _allowed(name: str, rule: ColumnRule, dtype: pl.DataType) -> pl.Series:
+def _allowed_values(name: str, rule: ColumnRule, dtype: pl.DataType) -> pl.Series:
     target = pl.String() if isinstance(dtype, pl.Categorical | pl.Enum) else dtype
     kinds: list[tuple[bool, tuple[type, ...]]] = [
         (target == pl.String, (str,)),
@@ -144,6 +159,7 @@ def _allowed(name: str, rule: ColumnRule, dtype: pl.DataType) -> pl.Series:
     ]
     fitting = next((types for fits, types in kinds if fits), ())
     for value in rule.allowed:
+        # Python's bool is an int: true must not stand for 1 in a column of numbers.
         if not isinstance(value, fitting) or (isinstance(value, bool) and bool not in fitting):
             raise ConfigError(
                 f"validation.columns.{name}.allowed: {value!r} does not fit a column of {dtype}.",
@@ -155,7 +171,7 @@ def _allowed(name: str, rule: ColumnRule, dtype: pl.DataType) -> pl.Series:
     return pl.Series(rule.allowed, dtype=target, strict=False)
 
 
-def _pattern(name: str, pattern: str) -> str:
+def _require_regex(name: str, pattern: str) -> str:
     try:
         pl.Series([""]).str.contains(pattern)
     except pl.exceptions.ComputeError as error:
@@ -166,56 +182,63 @@ def _pattern(name: str, pattern: str) -> str:
     return pattern
 
 
-def _reference(rule: ReferenceRule, rows: CheckedTable) -> RowCheck:
+def _reference_check(rule: ReferenceRule, table: CheckedTable) -> RowCheck:
     target = list(rule.target or rule.columns)
-    table = rows_of_path(rule.table)
-    require_columns(pl.Schema(table.schema), target, str(rule.table))
-    types = {a: rows.types[b] for a, b in zip(target, rule.columns, strict=True) if b in rows.types}
-    typed = table.declared(types)
+    reference = table_from_path(rule.table)
+    require_columns(pl.Schema(reference.schema), target, str(rule.table))
+    # The referred columns are read as the referring ones are declared, so that values compare.
+    types = {
+        to: table.types[name]
+        for to, name in zip(target, rule.columns, strict=True)
+        if name in table.types
+    }
+    typed = reference.with_types(types)
     known = pl.DataFrame({to: typed.column(to) for to in target}).unique()
-    _require_same(rule, rows, known)
+    _require_same_types(rule, table, known)
     known = known.rename(dict(zip(target, rule.columns, strict=True)), strict=True)
 
-    def mask(chunk: TypedBatch) -> pl.Series:
-        own = chunk.typed.select(rule.columns)
-        asked = own.cast(known.schema)
-        joined = asked.join(
+    def mask(batch: TypedBatch) -> pl.Series:
+        own = batch.typed.select(rule.columns)
+        joined = own.cast(known.schema).join(
             known.with_columns(found=pl.lit(True)), on=rule.columns, how="left",
             maintain_order="left",
         )  # fmt: skip
-        judged = own.select(pl.all_horizontal(pl.all().is_not_null())).to_series()
-        lacking = joined["found"].is_null()
-        return pl.select(pl.when(judged).then(lacking)).to_series()
+        is_complete = own.select(pl.all_horizontal(pl.all().is_not_null())).to_series()
+        return pl.select(pl.when(is_complete).then(joined["found"].is_null())).to_series()
 
     feature = ", ".join(rule.columns)
-    reason = f"{feature} is not in {rule.table.name}"
-    return RowCheck("reference", feature, rule.threshold, reason, mask, rule.columns)
+    return RowCheck(
+        check="reference",
+        feature=feature,
+        threshold=rule.threshold,
+        reason=f"{feature} is not in {rule.table.name}",
+        mask=mask,
+        example_columns=rule.columns,
+    )
 
 
-def _require_same(rule: ReferenceRule, rows: CheckedTable, known: pl.DataFrame) -> None:
-    for own, dtype in zip(rule.columns, known.schema.values(), strict=True):
-        mine = rows.dtype(own)
-        if mine != dtype and not (mine.is_numeric() and dtype.is_numeric()):
+def _require_same_types(rule: ReferenceRule, table: CheckedTable, known: pl.DataFrame) -> None:
+    for name, dtype in zip(rule.columns, known.schema.values(), strict=True):
+        own = table.dtype(name)
+        if own != dtype and not (own.is_numeric() and dtype.is_numeric()):
             raise ConfigError(
-                f"validation.references: {own} is {mine}, but {rule.table} has {dtype}.",
+                f"validation.references: {name} is {own}, but {rule.table} has {dtype}.",
                 "Give the column's type, or compare columns of one type.",
                 "validation.references",
             )
 
 
-def _own(rule: CheckRule) -> RowCheck:
-    def mask(chunk: TypedBatch) -> pl.Series:
-        names = [name for name in chunk.typed.columns if not name.startswith("\0")]
-        return failing_rows(rule.check, chunk.typed.select(names), rule.options)
+def _custom_check(rule: CheckRule) -> RowCheck:
+    def mask(batch: TypedBatch) -> pl.Series:
+        # The plugin sees the user's columns alone, not the ``presence_column`` beside each.
+        names = [name for name in batch.typed.columns if not name.startswith("\0")]
+        return failing_rows(rule.check, batch.typed.select(names), rule.options)
 
-    return RowCheck(rule.check, "*", rule.threshold, f"check {rule.check} refuses it", mask)
-
-
-def _always(expression: pl.Expr) -> Mask:
-    return lambda _chunk: expression
+    reason = f"check {rule.check} refuses it"
+    return RowCheck(rule.check, "*", rule.threshold, reason, mask)
 
 
-def _shown(bound: Any, absent: str) -> str:
+def _bound_text(bound: Any, absent: str) -> str:
     if bound is None:
         return absent
     return f"{bound:g}" if isinstance(bound, float) else str(bound)

@@ -1,4 +1,4 @@
-"""Checks that come in by entry point."""
+"""Custom checks: plugins of the entry point group ``sunloom.checks``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ GROUP = "sunloom.checks"
 
 
 @runtime_checkable
-class OwnCheck(Protocol):
-    """A plugin of group ``sunloom.checks``: says which rows are right.
+class CustomCheck(Protocol):
+    """A plugin of group ``sunloom.checks``: says which rows pass.
 
-    It sees some consecutive rows at a time and must judge each by itself.
+    It is called with some consecutive rows at a time and must judge each by itself.
     """
 
     def __call__(self, rows: pl.DataFrame, options: Mapping[str, Any]) -> pl.Series:
-        """True where a row passes, False where it fails, null where it is not judged.
+        """True where a row passes, False where it fails, null where it is not checked.
 
         Args:
             rows: Columns in their declared types.
@@ -31,20 +31,21 @@ class OwnCheck(Protocol):
 
 
 def failing_rows(name: str, rows: pl.DataFrame, options: Mapping[str, Any]) -> pl.Series:
-    """Which rows the plugin refuses.
+    """Rows that the plugin refuses: True where a row fails.
 
     Raises:
         NotFoundError: There is no such plugin.
-        PluginError: It raised, or its answer is not one truth value a row.
+        PluginError: It raised, or did not return one truth value a row.
     """
-    check: OwnCheck = load_plugin(GROUP, name, OwnCheck)
+    check: CustomCheck = load_plugin(GROUP, name, CustomCheck)
     try:
-        answer = check(rows, options)
+        passing = check(rows, options)
     except Exception as error:
         raise PluginError(f"Check {name!r} failed: {type(error).__name__}: {error}") from error
-    if not isinstance(answer, pl.Series) or answer.dtype != pl.Boolean or len(answer) != len(rows):
+    is_mask = isinstance(passing, pl.Series) and passing.dtype == pl.Boolean
+    if not is_mask or len(passing) != len(rows):
         raise PluginError(
-            f"Check {name!r} must give a Boolean series of {len(rows)} values.",
+            f"Check {name!r} must return a Boolean series of {len(rows)} values.",
             "True where a row passes.",
         )
-    return ~answer
+    return ~passing

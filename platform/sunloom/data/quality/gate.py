@@ -1,4 +1,4 @@
-"""Judgement of whole tables: a file's verdict, and the gate that a batch passes before a store."""
+"""Quality gates: the validation of a file, and of a batch before it is written to a store."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import polars as pl
 from sunloom.config import Settings
 from sunloom.config.data.validation import ValidationConfig
 from sunloom.core.telemetry import get_logger
-from sunloom.data.quality.batches import CheckedTable, rows_of_frame, rows_of_path
+from sunloom.data.quality.batches import CheckedTable, table_from_frame, table_from_path
 from sunloom.data.quality.html_report import write_report
 from sunloom.data.quality.report import QualityReport
-from sunloom.data.quality.results_table import store_checks
+from sunloom.data.quality.results_table import store_verdict
 from sunloom.data.quality.rules import TableRules, complete_rules
 from sunloom.data.quality.validate import validate
 from sunloom.errors import DataQualityError
@@ -23,7 +23,7 @@ def validate_file(
     config: ValidationConfig,
     input: Path,
     *,
-    table: TableRules | None = None,
+    defaults: TableRules | None = None,
     reference: Path | None = None,
     folder: Path | None = None,
 ) -> QualityReport:
@@ -33,7 +33,7 @@ def validate_file(
         settings: Database of the verdicts, and the outputs' folder.
         config: The recipe's ``validation``.
         input: Parquet, CSV or JSON lines.
-        table: Rules of the table's owner, which complete the recipe's.
+        defaults: Rules of the table's owner, which complete the recipe's.
         reference: Rows taken as normal; the recipe's ``validation.reference`` by default.
         folder: Folder of the report; ``<outputs>/quality/<name of the input>`` by default.
 
@@ -42,12 +42,14 @@ def validate_file(
         DataError: A file cannot be read, or a column that the rules need is missing.
         ConfigError: A rule does not fit its column.
     """
-    rows = rows_of_path(input, config.chunk_rows)
     if reference is not None:
         config = config.model_copy(update={"reference": reference})
     folder = folder or settings.paths.outputs / "quality" / input.stem
     quarantine = folder / "quarantine.jsonl"
-    return _validate_and_store(settings, config, rows, table, input.stem, quarantine)
+    return _validate_and_store(
+        settings, config, table_from_path(input, config.chunk_rows), name=input.stem,
+        defaults=defaults, quarantine=quarantine,
+    )  # fmt: skip
 
 
 def gate(
@@ -56,7 +58,7 @@ def gate(
     batch: pl.DataFrame,
     name: str,
     folder: Path,
-    table: TableRules | None = None,
+    defaults: TableRules | None = None,
 ) -> QualityReport | None:
     """Let a batch pass or refuse it whole.
 
@@ -66,7 +68,7 @@ def gate(
         batch: Rows that are about to be written.
         name: The batch's name in reports.
         folder: Folder of the report and the rejected rows (``rejected.jsonl``).
-        table: Rules of the table's owner, which complete the recipe's.
+        defaults: Rules of the table's owner, which complete the recipe's.
 
     Returns:
         The report, or None without rules.
@@ -77,9 +79,11 @@ def gate(
     """
     if config is None:
         return None
-    rows, rejected = rows_of_frame(batch, name), folder / "rejected.jsonl"
-    report = _validate_and_store(settings, config, rows, table, name, rejected)
-    if report.passed:
+    report = _validate_and_store(
+        settings, config, table_from_frame(batch, name), name=name,
+        defaults=defaults, quarantine=folder / "rejected.jsonl",
+    )  # fmt: skip
+    if report.is_passed:
         get_logger("quality").info("%s: %s", name, report.summary())
         return report
     refused = f" Rows refused: {report.quarantine}." if report.quarantine else ""
@@ -93,13 +97,14 @@ def gate(
 def _validate_and_store(
     settings: Settings,
     config: ValidationConfig,
-    rows: CheckedTable,
-    table: TableRules | None,
+    table: CheckedTable,
+    *,
     name: str,
+    defaults: TableRules | None,
     quarantine: Path,
 ) -> QualityReport:
-    rules = config if table is None else complete_rules(config, table, rows.schema)
-    reference = rows_of_path(rules.reference, rules.chunk_rows) if rules.reference else None
-    report = write_report(validate(rows, rules, reference, quarantine), quarantine.parent)
-    store_checks(settings, name, report)
+    rules = config if defaults is None else complete_rules(config, defaults, table.schema)
+    reference = table_from_path(rules.reference, rules.chunk_rows) if rules.reference else None
+    report = write_report(validate(table, rules, reference, quarantine), quarantine.parent)
+    store_verdict(settings, name, report)
     return report

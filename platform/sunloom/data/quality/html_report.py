@@ -1,18 +1,25 @@
-"""The report for people: one HTML file that needs nothing else."""
+"""The quality report as one HTML file that needs nothing else; its pictures are inline SVG."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from sunloom.core.files import write_atomic
-from sunloom.data.quality.report import CheckResult, Profile, QualityReport
-from sunloom.data.quality.svg import bars, histogram, share_bar
+from sunloom.data.quality.report import (
+    CheckResult,
+    Profile,
+    QualityReport,
+    RowExample,
+    null_infinite,
+)
 
 _STYLE = Path(__file__).parent / "report.css"
+_DRIFT_WIDTH, _DRIFT_HEIGHT = 220, 64
 
 
 def write_report(report: QualityReport, folder: Path) -> QualityReport:
@@ -22,27 +29,18 @@ def write_report(report: QualityReport, folder: Path) -> QualityReport:
         The report, naming both files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = report.with_files(html=folder / "report.html", json=folder / "report.json")
-    write_atomic(folder / "report.html", page(written))
-    text = json.dumps(finite(written.to_dict()), indent=1, ensure_ascii=False)
-    write_atomic(folder / "report.json", text)
+    html, numbers = folder / "report.html", folder / "report.json"
+    written = replace(report, html=html, json=numbers)
+    write_atomic(html, render_page(written))
+    plain = null_infinite(written.to_dict())
+    write_atomic(numbers, json.dumps(plain, indent=1, ensure_ascii=False))
     return written
 
 
-def finite(value: Any) -> Any:
-    """The data with null for what JSON cannot hold."""
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def page(report: QualityReport) -> str:
+def render_page(report: QualityReport) -> str:
     """The whole HTML page."""
-    verdict = "passed" if report.passed else "failed"
+    verdict = "passed" if report.is_passed else "failed"
     failures = "".join(_failure(check) for check in report.failures)
-    drift = _drift(report) if report.drift else ""
     parts = [
         f"<header class='{verdict}'><p class='kind'>Data quality</p>"
         f"<h1>{escape(Path(report.name).name)}</h1><p class='verdict'>{verdict}</p>"
@@ -50,10 +48,10 @@ def page(report: QualityReport) -> str:
         "</header>",
         _tiles(report),
         f"<section><h2>What failed</h2>{failures}</section>" if failures else "",
-        _aside(report),
-        drift,
-        _checks(report.checks),
-        _columns(report.profiles),
+        _quarantine_note(report),
+        _drift_section(report) if report.drift else "",
+        _checks_section(report.checks),
+        _columns_section(report.profiles),
     ]
     title = f"{verdict}: {escape(Path(report.name).name)}"
     return (
@@ -76,8 +74,10 @@ def _tiles(report: QualityReport) -> str:
         ),
     ]
     if report.drift:
-        kind = "bad" if report.drifted else "good"
-        tiles.append((f"{len(report.drifted)} of {len(report.drift)}", "columns drifted", kind))
+        kind = "bad" if report.drifted_columns else "good"
+        tiles.append(
+            (f"{len(report.drifted_columns)} of {len(report.drift)}", "columns drifted", kind)
+        )
     cells = "".join(f"<div class='tile {k}'><b>{v}</b><span>{n}</span></div>" for v, n, k in tiles)
     return f"<div class='tiles'>{cells}</div>"
 
@@ -87,26 +87,26 @@ def _failure(check: CheckResult) -> str:
     return (
         f"<article><h3><code>{escape(check.feature)}</code> {escape(_words(check.check))}</h3>"
         f"<p>{escape(check.reason)}{': ' if count and check.reason else ''}{count}. "
-        f"Found <b>{_found(check)}</b>, wanted {_wanted(check)}.</p>"
+        f"Found <b>{_value_text(check)}</b>, wanted {_threshold_text(check)}.</p>"
         f"{_examples(check.examples)}</article>"
     )
 
 
-def _examples(examples: Sequence[Mapping[str, Any]]) -> str:
+def _examples(examples: Sequence[RowExample]) -> str:
     if not examples:
         return ""
     rows = (
         (
-            str(one["row"]),
-            ", ".join(f"{name} {value}" for name, value in one["keys"].items()) or "-",
-            _value(one["value"]),
+            str(example.row),
+            ", ".join(f"{name} {value}" for name, value in example.keys.items()) or "-",
+            _example_value(example.value),
         )
-        for one in examples
+        for example in examples
     )
     return _table(("row", "key", "value found"), rows, "examples")
 
 
-def _value(value: Any) -> str:
+def _example_value(value: Any) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, Mapping):
@@ -114,42 +114,42 @@ def _value(value: Any) -> str:
     return str(value)
 
 
-def _aside(report: QualityReport) -> str:
+def _quarantine_note(report: QualityReport) -> str:
     if report.quarantine is None:
         return ""
     return f"<p class='aside'>All rows that fail: <code>{escape(str(report.quarantine))}</code></p>"
 
 
-def _drift(report: QualityReport) -> str:
+def _drift_section(report: QualityReport) -> str:
     cards = []
-    for one in sorted(report.drift, key=lambda one: not one.drifted):
-        shape = report.shapes.get(one.feature)
-        picture = bars(shape.reference, shape.current) if shape else ""
+    for column in sorted(report.drift, key=lambda column: not column.drifted):
+        shape = report.shapes.get(column.feature)
+        picture = _drift_bars(shape.reference, shape.current) if shape else ""
         ends = (
             f"<span>{escape(shape.labels[0])}</span><span>{escape(shape.labels[-1])}</span>"
             if shape
             else ""
         )
-        word = "drifted" if one.drifted else "steady"
+        word = "drifted" if column.drifted else "steady"
         cards.append(
-            f"<div class='card {word}'><h3><code>{escape(one.feature)}</code></h3>{picture}"
-            f"<p class='ends'>{ends}</p><p>{escape(one.method)} <b>{one.value:.3f}</b>"
-            f" · bound {one.threshold:g} · {word}</p></div>"
+            f"<div class='card {word}'><h3><code>{escape(column.feature)}</code></h3>{picture}"
+            f"<p class='ends'>{ends}</p><p>{escape(column.method)} <b>{column.value:.3f}</b>"
+            f" · bound {column.threshold:g} · {word}</p></div>"
         )
     legend = "<p class='legend'><i class='ref'></i> reference <i class='cur'></i> these rows</p>"
     return f"<section><h2>Drift</h2>{legend}<div class='cards'>{''.join(cards)}</div></section>"
 
 
-def _checks(checks: Sequence[CheckResult]) -> str:
+def _checks_section(checks: Sequence[CheckResult]) -> str:
     rows = []
     for check in sorted(checks, key=lambda check: check.passed):
         mark = "<td class='ok'>passed</td>" if check.passed else "<td class='no'>failed</td>"
         is_share = check.check not in ("rows", "freshness", "extra_columns")
-        picture = share_bar(check.value, check.passed) if is_share else ""
+        picture = _share_bar(check.value, check.passed) if is_share else ""
         rows.append(
             f"<tr>{mark}<td><code>{escape(check.feature)}</code></td>"
             f"<td>{escape(_words(check.check))}</td><td>{picture}</td>"
-            f"<td class='n'>{_found(check)}</td><td class='n'>{_wanted(check)}</td>"
+            f"<td class='n'>{_value_text(check)}</td><td class='n'>{_threshold_text(check)}</td>"
             f"<td class='n'>{check.failed:,}</td></tr>"
         )
     head = _head(("", "column", "check", ""), ("found", "wanted", "rows failing"))
@@ -159,17 +159,21 @@ def _checks(checks: Sequence[CheckResult]) -> str:
     )
 
 
-def _columns(profiles: Sequence[Profile]) -> str:
+def _columns_section(profiles: Sequence[Profile]) -> str:
     rows = []
-    for one in profiles:
-        there = 1 - one.missing / one.rows if one.rows else 1.0
-        numbers = [one.minimum, one.mean, one.maximum]
+    for profile in profiles:
+        present = 1 - profile.missing / profile.rows if profile.rows else 1.0
+        numbers = [profile.minimum, profile.mean, profile.maximum]
         cells = "".join(f"<td class='n'>{_figure(number)}</td>" for number in numbers)
-        common = ", ".join(f"{text} ({count:,})" for text, count in one.common)
-        picture = histogram(one.counts) if one.counts else f"<small>{escape(common)}</small>"
+        common = ", ".join(f"{text} ({count:,})" for text, count in profile.common)
+        picture = (
+            _histogram(profile.counts) if profile.counts else f"<small>{escape(common)}</small>"
+        )
         rows.append(
-            f"<tr><td><code>{escape(one.feature)}</code></td><td>{escape(_type(one.dtype))}</td>"
-            f"<td>{share_bar(there, True)} {_percent(there)}</td>{cells}<td>{picture}</td></tr>"
+            f"<tr><td><code>{escape(profile.feature)}</code></td>"
+            f"<td>{escape(_type(profile.dtype))}</td>"
+            f"<td>{_share_bar(present, True)} {_percent(present)}</td>{cells}"
+            f"<td>{picture}</td></tr>"
         )
     head = _head(("column", "type", "there"), ("least", "mean", "greatest"), ("values",))
     return (
@@ -192,7 +196,7 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> st
     return f"<table class='{kind}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _found(check: CheckResult) -> str:
+def _value_text(check: CheckResult) -> str:
     if check.check == "freshness":
         return _age(check.value)
     if check.check in ("rows", "extra_columns"):
@@ -200,7 +204,7 @@ def _found(check: CheckResult) -> str:
     return _percent(check.value)
 
 
-def _wanted(check: CheckResult) -> str:
+def _threshold_text(check: CheckResult) -> str:
     if check.check == "freshness":
         return f"at most {_age(check.threshold)}"
     if check.check in ("rows", "extra_columns"):
@@ -230,3 +234,51 @@ def _words(check: str) -> str:
 
 def _type(dtype: str) -> str:
     return "Datetime, UTC" if dtype.startswith("Datetime") and "UTC" in dtype else dtype
+
+
+def _share_bar(share: float, good: bool) -> str:
+    """A share from 0 to 1 as a filled bar."""
+    filled = max(0.0, min(1.0, share)) * 80
+    kind = "good" if good else "bad"
+    return (
+        "<svg class='share' width='80' height='8' aria-hidden='true'>"
+        "<rect class='rail' width='80' height='8' rx='4'/>"
+        f"<rect class='{kind}' width='{filled:.1f}' height='8' rx='4'/></svg>"
+    )
+
+
+def _histogram(counts: Sequence[int]) -> str:
+    """Counts as columns."""
+    top = max(counts) or 1
+    width = 120 / len(counts)
+    columns = "".join(
+        f"<rect x='{n * width:.1f}' y='{24 - 24 * count / top:.1f}' "
+        f"width='{max(width - 0.8, 0.8):.1f}' height='{24 * count / top:.1f}'/>"
+        for n, count in enumerate(counts)
+    )
+    return f"<svg class='hist' width='120' height='24' aria-hidden='true'>{columns}</svg>"
+
+
+def _drift_bars(reference: Sequence[float], current: Sequence[float]) -> str:
+    """Two distributions over each other: the reference filled, the current one as a line."""
+    top = max(*reference, *current) or 1.0
+    width = _DRIFT_WIDTH / len(reference)
+    filled = "".join(
+        f"<rect x='{n * width:.1f}' y='{_y(share, top):.1f}' width='{max(width - 1, 0.6):.1f}' "
+        f"height='{_DRIFT_HEIGHT - _y(share, top):.1f}'/>"
+        for n, share in enumerate(reference)
+    )
+    steps = " ".join(
+        f"{n * width:.1f},{_y(share, top):.1f} {(n + 1) * width:.1f},{_y(share, top):.1f}"
+        for n, share in enumerate(current)
+    )
+    return (
+        f"<svg class='drift' viewBox='0 0 {_DRIFT_WIDTH} {_DRIFT_HEIGHT}' role='img' "
+        f"aria-label='both distributions'><g class='ref'>{filled}</g>"
+        f"<polyline class='cur' points='{steps}'/></svg>"
+    )
+
+
+def _y(share: float, top: float) -> float:
+    # Two pixels stay free above the highest bar, or its line would be clipped.
+    return 2 + (_DRIFT_HEIGHT - 2) * (1 - share / top)

@@ -1,18 +1,18 @@
-"""What each column looks like, added up chunk by chunk."""
+"""Profiles of columns, accumulated batch by batch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
+from sunloom.data.arrays import FloatArray, IntArray
 from sunloom.data.quality.batches import CheckedTable, TypedBatch
 from sunloom.data.quality.checks import is_missing
 from sunloom.data.quality.report import Profile
 
-_CELLS = 24
+_BINS = 24
 _COMMON = 3
 
 
@@ -25,74 +25,75 @@ class _ColumnProfile:
     maximum: float | None = None
     total: float = 0.0
     finite: int = 0
-    edges: Any = None
-    counts: Any = None
-    common: tuple[tuple[str, int], ...] = field(default=())
+    edges: FloatArray | None = None
+    counts: IntArray | None = None
+    common: tuple[tuple[str, int], ...] = ()
+
+    def add_numbers(self, series: pl.Series) -> None:
+        values = series.cast(pl.Float64).drop_nulls().to_numpy()
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return
+        low, high = float(values.min()), float(values.max())
+        self.minimum = low if self.minimum is None else min(self.minimum, low)
+        self.maximum = high if self.maximum is None else max(self.maximum, high)
+        self.total += float(values.sum())
+        self.finite += len(values)
+        # The first batch fixes the bins; later values outside them count in the outermost.
+        if self.edges is None or self.counts is None:
+            self.edges = _equal_edges(low, high)
+            self.counts = np.zeros(len(self.edges) - 1, dtype=np.int64)
+        clipped = np.clip(values, self.edges[0], self.edges[-1])
+        self.counts = self.counts + np.histogram(clipped, self.edges)[0]
 
 
 class Profiler:
-    """Adds chunks up to one profile a column.
+    """Accumulates one profile a column.
 
     Args:
-        rows: The table whose chunks come.
+        table: The table whose batches are added.
     """
 
-    def __init__(self, rows: CheckedTable) -> None:
-        self._columns = {name: _ColumnProfile(rows.dtype(name)) for name in rows.schema}
+    def __init__(self, table: CheckedTable) -> None:
+        self._columns = {name: _ColumnProfile(table.dtype(name)) for name in table.schema}
 
-    def add(self, chunk: TypedBatch) -> None:
-        """Count one chunk."""
-        missing = chunk.typed.select(
-            is_missing(name, one.dtype).sum().alias(name) for name, one in self._columns.items()
+    def add(self, batch: TypedBatch) -> None:
+        """Count one batch."""
+        missing = batch.typed.select(
+            is_missing(name, column.dtype).sum().alias(name)
+            for name, column in self._columns.items()
         ).row(0, named=True)
-        for name, one in self._columns.items():
-            one.rows += chunk.typed.height
-            one.missing += int(missing[name] or 0)
-            if one.dtype.is_numeric():
-                _add_numbers(one, chunk.typed[name])
-            elif one.dtype == pl.String and not one.common:
-                top = chunk.typed[name].drop_nulls().value_counts(sort=True).head(_COMMON)
-                one.common = tuple((str(text)[:40], int(count)) for text, count in top.iter_rows())
+        for name, column in self._columns.items():
+            column.rows += batch.typed.height
+            column.missing += int(missing[name] or 0)
+            if column.dtype.is_numeric():
+                column.add_numbers(batch.typed[name])
+            elif column.dtype == pl.String and not column.common:
+                top = batch.typed[name].drop_nulls().value_counts(sort=True).head(_COMMON)
+                column.common = tuple((str(text)[:40], int(n)) for text, n in top.iter_rows())
 
     def profiles(self) -> tuple[Profile, ...]:
         """One a column, in order."""
         return tuple(
             Profile(
-                name,
-                str(one.dtype),
-                one.rows,
-                one.missing,
-                one.minimum,
-                one.maximum,
-                one.total / one.finite if one.finite else None,
-                tuple(int(count) for count in one.counts) if one.counts is not None else (),
-                one.common,
+                feature=name,
+                dtype=str(column.dtype),
+                rows=column.rows,
+                missing=column.missing,
+                minimum=column.minimum,
+                maximum=column.maximum,
+                mean=column.total / column.finite if column.finite else None,
+                counts=() if column.counts is None else tuple(int(n) for n in column.counts),
+                common=column.common,
             )
-            for name, one in self._columns.items()
+            for name, column in self._columns.items()
         )
 
 
-def _add_numbers(one: _ColumnProfile, series: pl.Series) -> None:
-    values = series.cast(pl.Float64).drop_nulls().to_numpy()
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return
-    low, high = float(values.min()), float(values.max())
-    one.minimum = low if one.minimum is None else min(one.minimum, low)
-    one.maximum = high if one.maximum is None else max(one.maximum, high)
-    one.total += float(values.sum())
-    one.finite += len(values)
-    if one.edges is None:
-        one.edges = _edges(low, high)
-        one.counts = np.zeros(len(one.edges) - 1, dtype=np.int64)
-    one.counts = (
-        one.counts + np.histogram(np.clip(values, one.edges[0], one.edges[-1]), one.edges)[0]
-    )
-
-
-def _edges(low: float, high: float) -> Any:
-    """Equally wide cells; one for values too close together, or too far apart, to be cut."""
+def _equal_edges(low: float, high: float) -> FloatArray:
+    """Equally wide bins; one for values too close together, or too far apart, to be divided."""
     with np.errstate(over="ignore", invalid="ignore"):
-        edges = np.linspace(low, high, _CELLS + 1)
-    can_be_cut = np.isfinite(edges).all() and (np.diff(edges) > 0).all()
-    return edges if can_be_cut else np.array([low, max(high, np.nextafter(low, np.inf))])
+        edges = np.linspace(low, high, _BINS + 1)
+    if np.isfinite(edges).all() and (np.diff(edges) > 0).all():
+        return edges
+    return np.array([low, max(high, np.nextafter(low, np.inf))])

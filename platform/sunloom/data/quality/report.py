@@ -1,14 +1,40 @@
-"""What checks found."""
+"""The report of a validation: results of checks, drift, column profiles."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sunloom.data.quality.drift.compare import FeatureDrift
+
+
+@dataclass(frozen=True)
+class RowExample:
+    """A row that fails a check.
+
+    Attributes:
+        row: Position in the source, from 1.
+        value: The value at fault as the source has it, or values by column; plain JSON data.
+        keys: The row's key columns.
+    """
+
+    row: int
+    value: Any
+    keys: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DamagedExample(RowExample):
+    """A row that cannot be read.
+
+    Attributes:
+        reason: Why it cannot.
+    """
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -18,13 +44,13 @@ class CheckResult:
     Attributes:
         check: Kind of check.
         feature: Column or columns; ``*`` for the whole table.
-        value: What was found: mostly the share of rows that pass.
+        value: The measured value: mostly the share of rows that pass.
         threshold: Its bound.
         passed: Whether the value keeps to the bound.
         failed: Rows that fail.
-        rows: Rows that were judged.
+        rows: Rows that were checked.
         reason: What is wrong with a row that fails, in words.
-        examples: Some of these rows: ``row`` (position from 1), ``value``, ``keys``.
+        examples: Some of these rows.
     """
 
     check: str
@@ -35,16 +61,12 @@ class CheckResult:
     failed: int = 0
     rows: int = 0
     reason: str = ""
-    examples: tuple[Mapping[str, Any], ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self) | {"examples": [dict(example) for example in self.examples]}
+    examples: tuple[RowExample, ...] = ()
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What a column looks like.
+    """A column's values at a glance.
 
     Attributes:
         feature: Column.
@@ -52,8 +74,8 @@ class Profile:
         rows: Rows.
         missing: Null or NaN.
         minimum, maximum, mean: Of numbers; None otherwise.
-        counts: Rows in equally wide cells between minimum and maximum of the first chunk.
-        common: Most frequent texts of the first chunk with their counts.
+        counts: Rows in equally wide bins between minimum and maximum of the first batch.
+        common: Most frequent texts of the first batch with their counts.
     """
 
     feature: str
@@ -69,11 +91,11 @@ class Profile:
 
 @dataclass(frozen=True)
 class DriftShape:
-    """Two distributions on the same cells, for a picture.
+    """Two distributions on the same bins, for a picture.
 
     Attributes:
-        labels: First and last bound, or the names of the cells.
-        reference, current: Share of the rows in each cell.
+        labels: The bins' edges, or the values.
+        reference, current: Share of the rows in each bin.
     """
 
     labels: tuple[str, ...]
@@ -91,8 +113,8 @@ class QualityReport:
         checks: In the order in which they are listed.
         drift: Compared columns; empty without a reference.
         profiles: One a column.
-        shapes: Distributions of the compared columns.
         created_at: UTC.
+        shapes: Distributions of the compared columns.
         quarantine: File with the rows that made a check fail, if there are any.
         html: The report for people, where written.
         json: The report for programs, where written.
@@ -115,39 +137,40 @@ class QualityReport:
         return tuple(check for check in self.checks if not check.passed)
 
     @property
-    def drifted(self) -> tuple[FeatureDrift, ...]:
+    def drifted_columns(self) -> tuple[FeatureDrift, ...]:
         """Columns that drifted."""
-        return tuple(one for one in self.drift if one.drifted)
+        return tuple(column for column in self.drift if column.drifted)
 
     @property
-    def passed(self) -> bool:
+    def is_passed(self) -> bool:
         """Whether every check passed and no column drifted."""
-        return not self.failures and not self.drifted
+        return not self.failures and not self.drifted_columns
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """The report as the command line, ``report.json`` and the database have it."""
         return {
-            "passed": self.passed,
+            "passed": self.is_passed,
             "input": self.name,
             "rows": self.rows,
-            "checks": [check.to_dict() for check in self.checks],
-            "drift": [one.to_dict() for one in self.drift],
-            "quarantine": _text(self.quarantine),
-            "report": _text(self.html),
+            "checks": [asdict(check) for check in self.checks],
+            "drift": [asdict(column) for column in self.drift],
+            "quarantine": None if self.quarantine is None else str(self.quarantine),
+            "report": None if self.html is None else str(self.html),
             "created_at": self.created_at.isoformat(),
         }
 
-    def with_files(self, **files: Path | None) -> QualityReport:
-        """The same report, naming where its files lie."""
-        return replace(self, **files)  # type: ignore[arg-type]
-
     def summary(self) -> str:
         """The verdict in one sentence."""
-        parts = [f"{one.feature}: {one.check} {one.value:.4g}" for one in self.failures]
-        parts += [f"{one.feature}: {one.method} {one.value:.4g}" for one in self.drifted]
-        judged = f"{len(self.checks)} checks on {self.rows:,} rows"
-        return f"{judged}: {'; '.join(parts)}" if parts else f"{judged}: all passed"
+        parts = [f"{check.feature}: {check.check} {check.value:.4g}" for check in self.failures]
+        parts += [f"{one.feature}: {one.method} {one.value:.4g}" for one in self.drifted_columns]
+        counts = f"{len(self.checks)} checks on {self.rows:,} rows"
+        return f"{counts}: {'; '.join(parts)}" if parts else f"{counts}: all passed"
 
 
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
+def null_infinite(value: Any) -> Any:
+    """The data with null for infinite numbers and NaN, which JSON does not know."""
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, Mapping):
+        return {key: null_infinite(item) for key, item in value.items()}
+    return [null_infinite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,7 +1,8 @@
-"""Verdicts in the database."""
+"""The database table of verdicts on tables (``quality_reports``)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.config import Settings
 from sunloom.core.database import Base, UtcDateTime, open_database
-from sunloom.data.quality.report import QualityReport
+from sunloom.data.quality.report import QualityReport, null_infinite
 
 
 class QualityRow(Base):
@@ -27,51 +28,65 @@ class QualityRow(Base):
     report: Mapped[str | None] = mapped_column(String(2000))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "name": self.name,
-            "passed": self.passed,
-            "rows": self.rows,
-            "checks": self.checks,
-            "drift": self.drift,
-            "report": self.report,
-            "created_at": self.created_at.isoformat(),
-        }
+
+@dataclass(frozen=True)
+class StoredVerdict:
+    """A verdict as ``GET /monitoring/quality`` gives it.
+
+    Attributes:
+        name: Name under which it was stored.
+        passed: Whether every check passed and no column drifted.
+        rows: Rows read.
+        checks, drift: Fields of ``CheckResult`` and of ``FeatureDrift``, as plain data.
+        report: Path of the HTML report.
+        created_at: ISO 8601, UTC.
+    """
+
+    name: str
+    passed: bool
+    rows: int
+    checks: list[dict[str, Any]]
+    drift: list[dict[str, Any]]
+    report: str | None
+    created_at: str
 
 
-def store_checks(settings: Settings, name: str, report: QualityReport) -> None:
-    """Keep a verdict under a name; its example rows stay in the report's files."""
+def store_verdict(settings: Settings, name: str, report: QualityReport) -> None:
+    """Store a verdict under a name; its example rows stay in the report's files."""
     database = open_database(settings)
     database.ensure(QualityRow)
-    plain = report.to_dict()
+    # PostgreSQL's JSON refuses infinite numbers, such as the age of an empty table's newest row.
+    plain = null_infinite(report.to_dict())
     with database.session() as session:
         session.add(
             QualityRow(
                 name=name,
-                passed=report.passed,
+                passed=report.is_passed,
                 rows=report.rows,
-                checks=[_finite(check) | {"examples": []} for check in plain["checks"]],
-                drift=[_finite(one) for one in plain["drift"]],
+                checks=[check | {"examples": []} for check in plain["checks"]],
+                drift=plain["drift"],
                 report=plain["report"],
                 created_at=report.created_at,
             )
         )
 
 
-def latest_checks(settings: Settings) -> list[dict[str, Any]]:
+def latest_verdicts(settings: Settings) -> list[StoredVerdict]:
     """The newest verdict of each name, by name."""
     database = open_database(settings)
     database.ensure(QualityRow)
     newest = select(func.max(QualityRow.id)).group_by(QualityRow.name)
     query = select(QualityRow).where(QualityRow.id.in_(newest)).order_by(QualityRow.name)
     with database.session() as session:
-        return [row.to_dict() for row in session.scalars(query)]
-
-
-def _finite(entry: dict[str, Any]) -> dict[str, Any]:
-    """JSON of PostgreSQL knows no infinity."""
-    return {
-        name: None if isinstance(value, float) and not abs(value) < float("inf") else value
-        for name, value in entry.items()
-    }
+        return [
+            StoredVerdict(
+                name=row.name,
+                passed=row.passed,
+                rows=row.rows,
+                checks=row.checks,
+                drift=row.drift,
+                report=row.report,
+                created_at=row.created_at.isoformat(),
+            )
+            for row in session.scalars(query)
+        ]

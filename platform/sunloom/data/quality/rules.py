@@ -60,18 +60,25 @@ def declared_types(config: ValidationConfig) -> dict[str, str]:
     return {name: rule.type for name, rule in config.columns.items() if rule.type is not None}
 
 
-def keys_of(config: ValidationConfig, found: Collection[str]) -> tuple[str, ...]:
-    """Columns that identify a row; () means the whole row."""
-    usual = next(((name,) for name in _USUAL_KEYS if name in found), ())
-    return config.keys or _with_time(usual, found)
+def key_columns(config: ValidationConfig, names: Collection[str]) -> tuple[str, ...]:
+    """Columns that identify a row; () means the whole row.
+
+    Args:
+        config: The rules.
+        names: Columns of the table.
+    """
+    usual = next(((name,) for name in _USUAL_KEYS if name in names), ())
+    return config.keys or _with_time(usual, names)
 
 
-def _with_time(keys: tuple[str, ...], found: Collection[str]) -> tuple[str, ...]:
-    return (*keys, _TIME) if keys and _TIME in found and _TIME not in keys else keys
+def _with_time(keys: tuple[str, ...], names: Collection[str]) -> tuple[str, ...]:
+    return (*keys, _TIME) if keys and _TIME in names and _TIME not in keys else keys
 
 
-def require_known(config: ValidationConfig, rows: CheckedTable) -> None:
-    """Check that what the rules name outside ``columns`` is there.
+def check_rules_fit(config: ValidationConfig, table: CheckedTable) -> None:
+    """Check that the table has the columns that the rules name, of types that they fit.
+
+    A column that ``columns`` alone names may be absent: whether it may is a check of its own.
 
     Raises:
         DataError: A key, a referring column or a compared one is missing; names it.
@@ -82,30 +89,30 @@ def require_known(config: ValidationConfig, rows: CheckedTable) -> None:
     named += [("drift_columns", name) for name in config.drift_columns]
     named += [("drift_per_column", name) for name in config.drift_per_column]
     for where, name in named:
-        if name not in rows.schema:
+        if name not in table.schema:
             raise DataError(
-                f"validation.{where} names {name!r}, and {rows.name} has no such column.",
-                known_names_hint(name, rows.schema),
+                f"validation.{where} names {name!r}, and {table.name} has no such column.",
+                known_names_hint(name, table.schema),
                 name,
             )
-    if config.freshness is not None and config.freshness.column not in rows.schema:
+    if config.freshness is not None and config.freshness.column not in table.schema:
         name = config.freshness.column
         raise DataError(
-            f"validation.freshness needs the column {name!r}, and {rows.name} has none.",
-            known_names_hint(name, rows.schema),
+            f"validation.freshness needs the column {name!r}, and {table.name} has none.",
+            known_names_hint(name, table.schema),
             name,
         )
     for name, rule in config.columns.items():
-        if name in rows.schema:
-            _require_fit(name, rule, rows)
+        if name in table.schema:
+            _check_type_fits(name, rule, table.dtype(name))
 
 
-def _require_fit(name: str, rule: ColumnRule, rows: CheckedTable) -> None:
-    dtype = rows.dtype(name)
-    is_text = dtype.is_(pl.String) or str(dtype) in ("Categorical", "Enum")
+def _check_type_fits(name: str, rule: ColumnRule, dtype: pl.DataType) -> None:
+    is_text = isinstance(dtype, pl.String | pl.Categorical | pl.Enum)
+    text_rules = (rule.pattern, rule.min_length, rule.max_length)
     if is_text and (rule.min is not None or rule.max is not None):
         problem, hint = "min and max", "Use min_length and max_length, or give its type."
-    elif not is_text and dtype != pl.Null and _text_rules(rule):
+    elif not is_text and dtype != pl.Null and any(bound is not None for bound in text_rules):
         problem, hint = "pattern, min_length and max_length", "They are for text."
     else:
         return
@@ -114,7 +121,3 @@ def _require_fit(name: str, rule: ColumnRule, rows: CheckedTable) -> None:
         hint,
         f"validation.columns.{name}",
     )
-
-
-def _text_rules(rule: ColumnRule) -> bool:
-    return any(one is not None for one in (rule.pattern, rule.min_length, rule.max_length))

@@ -1,1 +1,1 @@
-"""Tables from files, with errors that say what was found instead; ``fetching`` asks databases."""
+"""Tables from files and databases, with errors that say what was found instead."""

@@ -8,22 +8,22 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.data.sources.rows import BATCH_ROWS, frame_of, is_query
+from sunloom.data.sources.driver_rows import BATCH_ROWS, frame_of, is_query
 from sunloom.errors import DataError, DependencyError
 
 _SECRETS = ("password", "private_key_file_pwd", "token")
 
 
 def snowflake_batches(
-    options: Mapping[str, Any], wanted: str, batch_rows: int = BATCH_ROWS
+    options: Mapping[str, Any], selection: str, batch_rows: int = BATCH_ROWS
 ) -> Iterator[pl.DataFrame]:
     """Rows of a table or query as frames, one at least.
 
-    Names that Snowflake folded to capitals become lower case, as they were written.
+    Names in capitals, to which Snowflake folds unquoted ones, become lower case.
 
     Args:
         options: Arguments of ``snowflake.connector.connect``: account, user, password, …
-        wanted: A table (``ORDERS``, ``SCHEMA.ORDERS``, ``DB.SCHEMA.ORDERS``), or a ``SELECT``.
+        selection: A table (``ORDERS``, ``SCHEMA.ORDERS``, ``DB.SCHEMA.ORDERS``), or a ``SELECT``.
         batch_rows: The most rows of one frame.
 
     Raises:
@@ -36,20 +36,21 @@ def snowflake_batches(
         raise DependencyError(
             "A Snowflake source needs its connector.", "pip install 'sunloom[snowflake]'"
         ) from error
-    query = wanted if is_query(wanted) else f"SELECT * FROM {_quoted(wanted)}"
+    query = selection if is_query(selection) else f"SELECT * FROM {_quote_table(selection)}"
     try:
-        # Moments are UTC unless their type says otherwise.
+        # Timestamps without a zone would be given in the zone of the account.
         parameters = {"TIMEZONE": "UTC"}
         with (
             closing(connector.connect(**options, session_parameters=parameters)) as connection,
             closing(connection.cursor()) as cursor,
         ):
             cursor.execute(query)
-            names = [_folded(column.name) for column in cursor.description]
+            names = [_unfold(column.name) for column in cursor.description]
             yield frame_of(names, rows := cursor.fetchmany(batch_rows))
             while rows and (rows := cursor.fetchmany(batch_rows)):
                 yield frame_of(names, rows)
     except connector.errors.Error as error:
+        # The driver repeats its arguments in some messages.
         text = " ".join(str(error.msg or error).split())
         for name in _SECRETS:
             if options.get(name):
@@ -60,15 +61,15 @@ def snowflake_batches(
         ) from None
 
 
-def _quoted(table: str) -> str:
-    """The table with each part in quotes unless it already is; unquoted names fold as usual."""
-    return ".".join(part if part.isidentifier() else _escaped(part) for part in table.split("."))
+def _quote_table(table: str) -> str:
+    """The table with each part in quotes that is no identifier; the others fold as usual."""
+    return ".".join(part if part.isidentifier() else _quote(part) for part in table.split("."))
 
 
-def _escaped(part: str) -> str:
+def _quote(part: str) -> str:
     inner = part.removeprefix('"').removesuffix('"')
     return '"' + inner.replace('"', '""') + '"'
 
 
-def _folded(name: str) -> str:
+def _unfold(name: str) -> str:
     return name.lower() if name == name.upper() else name

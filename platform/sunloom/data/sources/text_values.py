@@ -1,4 +1,4 @@
-"""Values written as text, such as a CSV's, read as the type that is declared for them."""
+"""Parsers of values written as text, such as a CSV's, by their declared type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CAST: dict[str, pl.DataType] = {
 
 
 def parse_scalar(column: pl.Expr, dtype: str) -> pl.Expr:
-    """Text as a value of the type; null where it is none.
+    """Text as a value of the type; null where it cannot be parsed.
 
     Args:
         column: A column of strings; space around a value is ignored.
@@ -30,6 +30,7 @@ def parse_scalar(column: pl.Expr, dtype: str) -> pl.Expr:
         true, false = text.is_in(_TRUE), text.is_in(_FALSE)
         return pl.when(true).then(True).when(false).then(False)
     if dtype == "int64":
+        # 3.0 and 1e3 are whole numbers too; beyond 2**53 only the direct cast is exact.
         number = text.cast(pl.Float64, strict=False)
         whole = pl.when(number == number.round()).then(number.cast(pl.Int64, strict=False))
         return pl.coalesce(text.cast(pl.Int64, strict=False), whole)
@@ -37,7 +38,7 @@ def parse_scalar(column: pl.Expr, dtype: str) -> pl.Expr:
 
 
 def parse_datetime(text: pl.Expr) -> pl.Expr:
-    """ISO 8601 with a time zone as UTC in microseconds; null where it is none."""
+    """ISO 8601 with a time zone as UTC in microseconds; null where it cannot be parsed."""
     return pl.coalesce(
         text.str.to_datetime(form, time_unit="us", strict=False).dt.convert_time_zone("UTC")
         for form in _DATETIME_FORMATS

@@ -13,7 +13,7 @@ from sunloom.config.preprocessing.graph import GraphConfig, GraphRecipe
 from sunloom.config.settings import Settings
 from sunloom.core.files import atomic_path
 from sunloom.core.telemetry import progress_bar
-from sunloom.data.sources.files import data_files
+from sunloom.data.sources.table_files import data_files
 from sunloom.errors import ArtifactError, ConfigError, ConflictError, UsageError
 from sunloom.features.plan.columns import EVENT_TIME
 from sunloom.preprocessing.graph.adjacency import Graph, graph_of

@@ -15,7 +15,7 @@ from sunloom.core.telemetry import get_logger
 from sunloom.data.datasets import GROUP, LabelledDataSet
 from sunloom.data.pipeline import open_tables
 from sunloom.data.quality.gate import gate
-from sunloom.data.sources.files import read_table
+from sunloom.data.sources.table_files import read_table
 from sunloom.errors import UsageError
 from sunloom.feature_store.materialization.preprocessed import Preparation
 from sunloom.feature_store.online.request_checks import store_rules
@@ -216,4 +216,4 @@ def _admit(recipe: FeaturesRecipe, plan: Plan, rows: pl.DataFrame, kind: str) ->
     """Stop before anything is written where the recipe's rules refuse the batch."""
     folder = recipe.features_folder() / "quality" / kind
     name = f"{recipe.feature_set} {kind}"
-    gate(recipe, recipe.validation, rows, name, folder, table=table_rules(plan))
+    gate(recipe, recipe.validation, rows, name, folder, defaults=table_rules(plan))

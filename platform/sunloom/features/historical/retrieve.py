@@ -12,7 +12,7 @@ import polars as pl
 from sunloom.core.files import atomic_path
 from sunloom.core.telemetry import get_logger
 from sunloom.data.datasets import REASON
-from sunloom.data.sources.files import data_files, read_table, require_columns
+from sunloom.data.sources.table_files import data_files, read_table, require_columns
 from sunloom.data.sources.text_values import parse_datetime
 from sunloom.errors import DataError, DataQualityError, NotFoundError, UsageError
 from sunloom.features.definitions.open import plan_of

@@ -27,7 +27,7 @@ def fetch_sources(recipe: FeaturesRecipe) -> dict[str, int]:
     source = recipe.feature_store.batch_source
     if isinstance(source, FilesSource | DatasetSource):
         return {}
-    from sunloom.data.sources.fetching import fetch
+    from sunloom.data.sources.fetch import fetch
 
     paths = recipe.source_paths()
     counts: dict[str, int] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from sunloom.data.sources.files import data_files
+from sunloom.data.sources.table_files import data_files
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.projection import SourceProjection, source_projections
 from sunloom.features.sources.typed_rows import TypedRows, conform, read_source_file

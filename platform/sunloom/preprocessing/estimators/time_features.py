@@ -18,7 +18,7 @@ from sunloom.config.preprocessing.time_steps import (
     Rolling,
     TimeSince,
 )
-from sunloom.data.sources.files import require_columns
+from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import ConfigError
 from sunloom.preprocessing.column_kinds import Kind, require_kind
 from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always

@@ -10,7 +10,7 @@ import polars as pl
 from polars import selectors
 
 from sunloom.config.preprocessing.graph import GraphConfig, NodesConfig
-from sunloom.data.sources.files import data_files, read_table, require_columns
+from sunloom.data.sources.table_files import data_files, read_table, require_columns
 from sunloom.data.sources.text_values import parse_datetime
 from sunloom.errors import DataError
 

@@ -10,7 +10,7 @@ import polars as pl
 
 from sunloom.config.preprocessing.graph import Aggregation, Direction
 from sunloom.data.arrays import FloatArray
-from sunloom.data.sources.files import require_columns
+from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import DataError
 from sunloom.preprocessing.graph.adjacency import Graph
 

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from sunloom.data.arrays import FloatArray, IntArray
-from sunloom.data.sources.files import data_files, read_table, require_columns
+from sunloom.data.sources.table_files import data_files, read_table, require_columns
 from sunloom.errors import DataError
 from sunloom.preprocessing.column_kinds import kind_of
 

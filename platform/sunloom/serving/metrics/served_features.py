@@ -21,7 +21,7 @@ from sunloom.core.telemetry import get_logger
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.stores.online.spaces import PLANS
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.monitoring.served_answers import Served, keep_served
+from sunloom.monitoring.served_answers import Served, store_served
 from sunloom.serving.asgi.bodies import encode_json, parse_object
 
 # One result in eight costs the hot path less than can be measured.
@@ -180,7 +180,7 @@ class ServedFeatureSampler:
             session.merge(ServedFeaturesRow(replica=self._replica, data=data, updated_at=utc_now()))
         waiting, self._waiting = self._waiting, []
         if waiting:
-            keep_served(self._database, waiting)
+            store_served(self._database, waiting)
 
 
 @dataclass(frozen=True)

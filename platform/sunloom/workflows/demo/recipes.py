@@ -15,7 +15,7 @@ from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.config.llm import LlmRecipe
 from sunloom.config.loading.load import find_conf_dir
 from sunloom.config.loading.problems import is_known
-from sunloom.config.monitoring.service import MonitoringRecipe
+from sunloom.config.monitoring.recipe import MonitoringRecipe
 from sunloom.config.tabular import TabularRecipe
 from sunloom.errors import UsageError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,11 @@ class Figures:
 
 def prepare_data(recipes: DemoRecipes) -> Figures:
     """Clean the purchase log and quarantine what is wrong with it."""
-    from sunloom.data.pipeline import prepare
+    from sunloom.data.pipeline import prepare_dataset
 
-    result = prepare(recipes.data)
-    rejected = sum(result["quarantined"].values())
-    note = f"{result['rows_in']:,} rows in, {result['rows_out']:,} out, {rejected} in quarantine"
-    return Figures(result, note)
+    summary = prepare_dataset(recipes.data)
+    counts = f"{summary.rows_in:,} rows in, {summary.rows_out:,} out"
+    return Figures(asdict(summary), f"{counts}, {summary.bad_rows} in quarantine")
 
 
 def compute_features(recipes: DemoRecipes) -> Figures:

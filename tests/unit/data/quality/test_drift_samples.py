@@ -18,7 +18,7 @@ def drawn(rows: int, seed: int, parts: Sequence[int], frame: pl.DataFrame = FRAM
     for size in parts:
         sample.add(frame.slice(start, size))
         start += size
-    taken = sample.taken()
+    taken = sample.sampled_rows()
     assert taken is not None
     return taken
 
@@ -37,7 +37,7 @@ def test_the_seed_decides_and_fewer_rows_are_all_kept() -> None:
     assert drawn(50, 3, [1_000]).equals(drawn(50, 3, [500, 500]))
     assert not drawn(50, 3, [1_000]).equals(drawn(50, 4, [1_000]))
     assert drawn(5_000, 3, [1_000]).equals(FRAME)
-    assert RowSample(5, 0).taken() is None
+    assert RowSample(5, 0).sampled_rows() is None
 
 
 def test_every_row_is_as_likely() -> None:

@@ -43,9 +43,9 @@ def failed(folder: Path, rows: list[dict[str, Any]], more: str = "") -> list[tup
     sets = [f"paths.state={folder / 'state'}", f"paths.outputs={folder / 'outputs'}"]
     recipe = load_config(FeaturesRecipe, recipe=path, sets=sets).config
     pl.DataFrame(rows).write_parquet(folder / "rows.parquet")
-    table = table_rules(plan_of(recipe.definitions, recipe.feature_set))
+    defaults = table_rules(plan_of(recipe.definitions, recipe.feature_set))
     rules = recipe.validation or ValidationConfig()
-    report = validate_file(recipe, rules, folder / "rows.parquet", table=table)
+    report = validate_file(recipe, rules, folder / "rows.parquet", defaults=defaults)
     return [(one.check, one.feature) for one in report.failures]
 
 

@@ -16,13 +16,13 @@ from sunloom.config.data.validation import ValidationConfig
 from sunloom.data.quality.batches import (
     CheckedTable,
     TypedBatch,
-    rows_of_frame,
-    rows_of_path,
-    rows_of_records,
+    table_from_frame,
+    table_from_path,
+    table_from_records,
 )
 from sunloom.data.quality.gate import gate, validate_file
 from sunloom.data.quality.html_report import write_report
-from sunloom.data.quality.results_table import latest_checks
+from sunloom.data.quality.results_table import latest_verdicts
 from sunloom.data.quality.validate import validate
 from sunloom.errors import DataError, DataQualityError, NotFoundError, PluginError, UsageError
 
@@ -54,10 +54,10 @@ def test_every_form_and_chunk_gives_the_same_verdict(
     tmp_path: Path, form: str, chunk_rows: int
 ) -> None:
     path = _write(tmp_path, form)
-    report = validate(rows_of_path(path, chunk_rows), RULES, quarantine=tmp_path / "aside.jsonl")
+    report = validate(table_from_path(path, chunk_rows), RULES, quarantine=tmp_path / "aside.jsonl")
     (check,) = report.failures
     assert (check.check, check.feature, check.failed, check.value) == ("range", "amount", 2, 0.9)
-    assert [one["row"] for one in check.examples] == [1, 2]
+    assert [one.row for one in check.examples] == [1, 2]
     aside = [json.loads(line) for line in (tmp_path / "aside.jsonl").read_text().splitlines()]
     assert [one["position"] for one in aside] == [1, 2]
     assert aside[0]["reason"] == "amount is outside 0 to ∞"
@@ -66,15 +66,15 @@ def test_every_form_and_chunk_gives_the_same_verdict(
 
 def test_chunk_rows_is_what_is_in_memory(tmp_path: Path) -> None:
     path = _write(tmp_path, "parquet")
-    assert [chunk.raw.height for chunk in rows_of_path(path, 7).chunks()] == [7, 7, 6]
+    assert [batch.raw.height for batch in table_from_path(path, 7).batches()] == [7, 7, 6]
 
 
 def test_a_value_that_is_none_of_its_type_is_counted_not_fatal(tmp_path: Path) -> None:
     rows = [*ROWS, {"id": 99, "amount": "much", "day": "someday", "on": "perhaps"}]
     for form in ("csv", "jsonl"):
-        report = validate(rows_of_path(_write_text(tmp_path, form, rows)), RULES)
+        report = validate(table_from_path(_write_text(tmp_path, form, rows)), RULES)
         wrong = {
-            one.feature: one.examples[0]["value"] for one in report.failures if one.check == "type"
+            one.feature: one.examples[0].value for one in report.failures if one.check == "type"
         }
         assert wrong == {"amount": "much", "day": "someday", "on": "perhaps"}
 
@@ -91,7 +91,9 @@ def _write_text(folder: Path, form: str, rows: list[dict[str, object]]) -> Path:
 def test_damaged_lines_are_counted_and_set_aside(tmp_path: Path) -> None:
     path = _write(tmp_path, "jsonl")
     path.write_text(path.read_text() + "{torn\n")
-    report = validate(rows_of_path(path), ValidationConfig(), quarantine=tmp_path / "aside.jsonl")
+    report = validate(
+        table_from_path(path), ValidationConfig(), quarantine=tmp_path / "aside.jsonl"
+    )
     (check,) = report.failures
     assert (check.check, check.failed, check.rows) == ("readable", 1, 21)
     (entry,) = [json.loads(line) for line in (tmp_path / "aside.jsonl").read_text().splitlines()]
@@ -102,14 +104,14 @@ def test_a_torn_parquet_file_is_named(tmp_path: Path) -> None:
     path = _write(tmp_path, "parquet")
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(DataError, match=r"rows\.parquet cannot be read as parquet"):
-        validate(rows_of_path(path), RULES)
+        validate(table_from_path(path), RULES)
 
 
 def test_a_folder_whose_files_differ_is_refused(tmp_path: Path) -> None:
     pl.DataFrame({"a": [1], "b": [1]}).write_parquet(tmp_path / "0.parquet")
     pl.DataFrame({"a": [2]}).write_parquet(tmp_path / "1.parquet")
     with pytest.raises(DataError, match=r"1\.parquet lacks the column b"):
-        validate(rows_of_path(tmp_path), ValidationConfig())
+        validate(table_from_path(tmp_path), ValidationConfig())
 
 
 def test_records_are_judged_by_jsons_types() -> None:
@@ -121,16 +123,16 @@ def test_records_are_judged_by_jsons_types() -> None:
         {"n": "1", "x": 1.5, "s": 3, "at": "2026-01-01"},
         {"n": 1.5, "x": True, "s": "b"},
     ]
-    report = validate(rows_of_records(records, "set"), rules)
+    report = validate(table_from_records(records, "set"), rules)
     wrong = {
-        one.feature: [e["row"] for e in one.examples]
-        for one in report.failures
-        if one.check == "type"
+        one.feature: [e.row for e in one.examples] for one in report.failures if one.check == "type"
     }
     assert wrong == {"n": [2, 3], "x": [3], "s": [2], "at": [2]}
-    right = validate(rows_of_records(records[:1], "set"), rules)
-    assert right.passed
-    assert validate(rows_of_records([{"n": 2**70}, {"n": [1]}, {"n": None}], "set"), rules).failures
+    right = validate(table_from_records(records[:1], "set"), rules)
+    assert right.is_passed
+    assert validate(
+        table_from_records([{"n": 2**70}, {"n": [1]}, {"n": None}], "set"), rules
+    ).failures
 
 
 def test_a_check_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,19 +148,19 @@ def test_a_check_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    rows = rows_of_frame(pl.DataFrame({"id": [1, 2, 3, 4]}), "rows")
+    rows = table_from_frame(pl.DataFrame({"id": [1, 2, 3, 4]}), "rows")
 
     def rules(check: str, **more: object) -> ValidationConfig:
         own = {"check": check, "options": {"column": "id"}} | more
         return ValidationConfig.model_validate({"checks": [own]})
 
     (found,) = validate(rows, rules("even")).failures
-    assert (found.check, found.value, [one["row"] for one in found.examples]) == (
+    assert (found.check, found.value, [one.row for one in found.examples]) == (
         "even",
         0.5,
         [1, 3],
     )
-    assert validate(rows, rules("even", threshold=0.5)).passed
+    assert validate(rows, rules("even", threshold=0.5)).is_passed
     with pytest.raises(PluginError, match="boom"):
         validate(rows, rules("broken"))
     with pytest.raises(PluginError, match="Boolean series of 4"):
@@ -170,8 +172,8 @@ def test_a_check_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_page_stands_alone_and_shows_what_failed(tmp_path: Path) -> None:
     frame = pl.DataFrame({"id": range(50), "<b>x": [float(n % 7) - 1 for n in range(50)]})
     rules = ValidationConfig.model_validate({"columns": {"<b>x": {"min": 0}}})
-    moved = rows_of_frame(frame.with_columns(pl.col("<b>x") * 3), "moved")
-    report = validate(rows_of_frame(frame, "a & b"), rules, moved)
+    moved = table_from_frame(frame.with_columns(pl.col("<b>x") * 3), "moved")
+    report = validate(table_from_frame(frame, "a & b"), rules, moved)
     written = write_report(report, tmp_path)
     assert written.html is not None
     page = written.html.read_text()
@@ -194,15 +196,15 @@ def test_a_file_by_a_recipe_is_kept_in_the_database(settings: Settings, tmp_path
     report = validate_file(settings, RULES, path)
     assert report.html == settings.paths.outputs / "quality" / "rows" / "report.html"
     assert report.quarantine is not None
-    (kept,) = latest_checks(settings)
-    assert (kept["name"], kept["passed"], kept["rows"]) == ("rows", False, 20)
+    (kept,) = latest_verdicts(settings)
+    assert (kept.name, kept.passed, kept.rows) == ("rows", False, 20)
     mended = pl.read_parquet(path).with_columns(pl.col("amount").abs())
     mended.write_parquet(path)
     again = validate_file(settings, RULES, path)
-    assert again.passed
+    assert again.is_passed
     assert again.quarantine is None
     assert not os.path.exists(report.quarantine)
-    assert [one["passed"] for one in latest_checks(settings)] == [True]
+    assert [one.passed for one in latest_verdicts(settings)] == [True]
     with pytest.raises(UsageError, match=r"no file .*absent\.parquet"):
         validate_file(settings, RULES, tmp_path / "absent.parquet")
 
@@ -231,17 +233,17 @@ def test_chunk_rows_of_the_recipe(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_rows: int
 ) -> None:
     heights: list[int] = []
-    chunks = CheckedTable.chunks
+    batches = CheckedTable.batches
 
     def counted(rows: CheckedTable) -> Iterator[TypedBatch]:
-        for chunk in chunks(rows):
-            heights.append(chunk.raw.height)
-            yield chunk
+        for batch in batches(rows):
+            heights.append(batch.raw.height)
+            yield batch
 
-    monkeypatch.setattr(CheckedTable, "chunks", counted)
+    monkeypatch.setattr(CheckedTable, "batches", counted)
     rules = ValidationConfig.model_validate({"chunk_rows": chunk_rows})
     pl.DataFrame({"id": range(20)}).write_parquet(tmp_path / "rows.parquet")
-    assert validate_file(settings, rules, tmp_path / "rows.parquet").passed
+    assert validate_file(settings, rules, tmp_path / "rows.parquet").is_passed
     assert heights == ([20] if chunk_rows == 100 else [3] * 6 + [2])
 
 
@@ -256,7 +258,7 @@ def test_the_gate_refuses_whole_and_says_why(settings: Settings, tmp_path: Path)
     assert len((tmp_path / "rejected.jsonl").read_text().splitlines()) == 2
     passed = gate(settings, rules, batch.filter(pl.col("amount") >= 0), "customer", tmp_path)
     assert passed is not None
-    assert passed.passed
+    assert passed.is_passed
     assert not (tmp_path / "rejected.jsonl").exists()
 
 
@@ -267,4 +269,4 @@ def test_the_gate_refuses_whole_and_says_why(settings: Settings, tmp_path: Path)
 def test_no_value_breaks_the_judge(value: object, kind: str) -> None:
     rules = ValidationConfig.model_validate({"columns": {"a": kind}, "min_rows": 0})
     for records in ([{"a": value}], [{"a": value}, {"a": 1}, {"a": "x"}, {"b": value}]):
-        assert validate(rows_of_records(records, "r"), rules).rows == len(records)
+        assert validate(table_from_records(records, "r"), rules).rows == len(records)

@@ -14,7 +14,7 @@ import pytest
 
 from sunloom.config import load_config
 from sunloom.config.features.materialization import FeaturesRecipe
-from sunloom.data.quality.results_table import latest_checks
+from sunloom.data.quality.results_table import latest_verdicts
 from sunloom.errors import DataQualityError
 from sunloom.feature_store.materialization.backfill.run import backfill
 from sunloom.feature_store.materialization.materialize import materialize
@@ -84,9 +84,7 @@ def test_a_failed_batch_is_not_written_and_the_last_good_one_stays(folder: Path)
     assert rejected["reason"] == "takings is outside 0 to 1000"
     assert rejected["content"]["id"] == "s3"
     assert (quality / "report.html").is_file()
-    assert [(one["name"], one["passed"]) for one in latest_checks(good)] == [
-        ("qg_shop online", False)
-    ]
+    assert [(one.name, one.passed) for one in latest_verdicts(good)] == [("qg_shop online", False)]
     assert materialize(recipe(folder, ""))["online_entities"] == 4
     assert store.read("qg_shop", ["s3"])[0]["takings"] == 2_040.0  # type: ignore[index]
 

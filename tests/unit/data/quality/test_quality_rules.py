@@ -12,8 +12,8 @@ import pytest
 from pydantic import ValidationError
 
 from sunloom.config.data.validation import ColumnRule, ValidationConfig
-from sunloom.data.quality.batches import rows_of_frame, rows_of_path
-from sunloom.data.quality.report import QualityReport
+from sunloom.data.quality.batches import table_from_frame, table_from_path
+from sunloom.data.quality.report import QualityReport, RowExample
 from sunloom.data.quality.validate import validate
 from sunloom.errors import ConfigError, DataError
 
@@ -29,7 +29,7 @@ FRAME = pl.DataFrame(
 
 
 def judged(rules: dict[str, Any], frame: pl.DataFrame = FRAME, **more: Any) -> QualityReport:
-    return validate(rows_of_frame(frame, "rows"), ValidationConfig.model_validate(rules), **more)
+    return validate(table_from_frame(frame, "rows"), ValidationConfig.model_validate(rules), **more)
 
 
 def failed(report: QualityReport) -> list[tuple[str, str]]:
@@ -43,7 +43,7 @@ def _nulls(name: str, count: int) -> pl.DataFrame:
 
 def test_a_good_table_passes() -> None:
     report = judged({})
-    assert report.passed
+    assert report.is_passed
     assert report.rows == 20
     assert [one.check for one in report.checks].count("completeness") == 4
 
@@ -51,7 +51,7 @@ def test_a_good_table_passes() -> None:
 @pytest.mark.parametrize(("nulls", "passes"), [(1, True), (2, False)])
 def test_completeness_threshold_is_095(nulls: int, passes: bool) -> None:
     report = judged({}, _nulls("amount", nulls))
-    assert report.passed is passes
+    assert report.is_passed is passes
     (check,) = [
         one for one in report.checks if (one.check, one.feature) == ("completeness", "amount")
     ]
@@ -59,7 +59,7 @@ def test_completeness_threshold_is_095(nulls: int, passes: bool) -> None:
 
 
 def test_completeness_threshold_is_obeyed() -> None:
-    assert judged({"completeness_threshold": 0.9}, _nulls("amount", 2)).passed
+    assert judged({"completeness_threshold": 0.9}, _nulls("amount", 2)).is_passed
     assert failed(judged({"completeness_threshold": 1}, _nulls("amount", 1))) == [
         ("completeness", "amount")
     ]
@@ -74,12 +74,12 @@ def test_nan_is_missing() -> None:
 
 def test_a_columns_own_completeness_overrides() -> None:
     rules = {"columns": {"amount": {"completeness": 0.5}}}
-    assert judged(rules, _nulls("amount", 9)).passed
-    assert not judged(rules, _nulls("amount", 11)).passed
+    assert judged(rules, _nulls("amount", 9)).is_passed
+    assert not judged(rules, _nulls("amount", 11)).is_passed
 
 
 def test_keys_must_all_be_there() -> None:
-    assert judged({}, _nulls("id", 1)).passed
+    assert judged({}, _nulls("id", 1)).is_passed
     assert failed(judged({"keys": ["id"]}, _nulls("id", 1))) == [("completeness", "id")]
 
 
@@ -92,32 +92,32 @@ def test_uniqueness_threshold_is_099_over_the_id() -> None:
     assert failed(report) == [("uniqueness", "id")]
     (check,) = report.failures
     assert (check.value, check.failed) == (19 / 20, 2)
-    assert [one["row"] for one in check.examples] == [1, 2]
+    assert [one.row for one in check.examples] == [1, 2]
 
 
 def test_uniqueness_threshold_is_obeyed() -> None:
-    assert judged({"uniqueness_threshold": 0.95}, _again(2)).passed
-    assert not judged({"uniqueness_threshold": 0.95}, _again(3)).passed
+    assert judged({"uniqueness_threshold": 0.95}, _again(2)).is_passed
+    assert not judged({"uniqueness_threshold": 0.95}, _again(3)).is_passed
 
 
 def test_keys_say_what_identifies_a_row() -> None:
-    assert judged({"keys": ["at"]}, _again(9)).passed
+    assert judged({"keys": ["at"]}, _again(9)).is_passed
     assert failed(judged({"keys": ["country"]})) == [("uniqueness", "country")]
-    assert judged({"keys": ["country", "at"]}).passed
+    assert judged({"keys": ["country", "at"]}).is_passed
 
 
 def test_event_time_belongs_to_the_usual_key_and_whole_rows_are_the_last_resort() -> None:
     history = _again(9).rename({"at": "event_time"})
-    assert judged({}, history).passed
+    assert judged({}, history).is_passed
     bare = FRAME.select("country", "amount")
-    assert judged({}, bare).passed
+    assert judged({}, bare).is_passed
     assert failed(judged({}, pl.concat([bare, bare.head(1)]))) == [("uniqueness", "*")]
 
 
 def test_a_unique_column() -> None:
     rules = {"columns": {"amount": {"unique": True}}}
     twice = FRAME.with_columns(amount=pl.col("amount") // 2)
-    assert judged({}, twice).passed
+    assert judged({}, twice).is_passed
     assert failed(judged(rules, twice)) == [("uniqueness", "amount")]
 
 
@@ -149,7 +149,7 @@ def test_a_fraction_is_no_int64() -> None:
     )
     (check,) = report.failures
     assert (check.check, check.failed) == ("type", 10)
-    assert check.examples[0]["value"] == 0.5
+    assert check.examples[0].value == 0.5
 
 
 @pytest.mark.parametrize(
@@ -171,12 +171,12 @@ def test_infinity_is_in_no_range() -> None:
     endless = FRAME.with_columns(
         amount=pl.when(pl.col("id") == 3).then(float("inf")).otherwise("amount")
     )
-    assert judged({}, endless).passed
+    assert judged({}, endless).is_passed
     assert failed(judged({"columns": {"amount": {"min": 0}}}, endless)) == [("range", "amount")]
 
 
 def test_moments_have_ranges() -> None:
-    assert judged({"columns": {"at": {"min": DAY}}}).passed
+    assert judged({"columns": {"at": {"min": DAY}}}).is_passed
     late = {"columns": {"at": {"max": DAY + timedelta(hours=10)}}}
     assert judged(late).failures[0].failed == 9
 
@@ -197,22 +197,22 @@ def test_values_of_text(rule: dict[str, Any], check: str) -> None:
 
 def test_text_that_fits() -> None:
     rule = {"allowed": ["de", "fr"], "pattern": "[a-z]+", "min_length": 2, "max_length": 2}
-    assert judged({"columns": {"country": rule}}).passed
+    assert judged({"columns": {"country": rule}}).is_passed
 
 
 def test_validity_thresholds() -> None:
     rules = {"columns": {"amount": {"min": 2}}}
-    assert not judged(rules).passed
-    assert judged(rules | {"validity_threshold": 0.9}).passed
-    assert judged({"columns": {"amount": {"min": 2, "validity": 0.9}}}).passed
-    assert not judged({"columns": {"amount": {"min": 2, "validity": 0.95}}}).passed
+    assert not judged(rules).is_passed
+    assert judged(rules | {"validity_threshold": 0.9}).is_passed
+    assert judged({"columns": {"amount": {"min": 2, "validity": 0.9}}}).is_passed
+    assert not judged({"columns": {"amount": {"min": 2, "validity": 0.95}}}).is_passed
 
 
 def test_a_required_column() -> None:
     report = judged({"columns": {"price": "float64"}})
     assert failed(report) == [("present", "price")]
     assert "found: id, amount, country, at" in report.failures[0].reason
-    assert judged({"columns": {"price": {"type": "float64", "required": False}}}).passed
+    assert judged({"columns": {"price": {"type": "float64", "required": False}}}).is_passed
 
 
 def test_extra_columns_can_be_refused() -> None:
@@ -220,25 +220,25 @@ def test_extra_columns_can_be_refused() -> None:
     report = judged(rules)
     assert failed(report) == [("extra_columns", "*")]
     assert "at" in report.failures[0].reason
-    assert judged(rules, FRAME.drop("at")).passed
+    assert judged(rules, FRAME.drop("at")).is_passed
 
 
 def test_min_rows() -> None:
     assert failed(judged({}, FRAME.head(0))) == [("rows", "*")]
-    assert judged({"min_rows": 0}, FRAME.head(0)).passed
-    assert not judged({"min_rows": 21}).passed
+    assert judged({"min_rows": 0}, FRAME.head(0)).is_passed
+    assert not judged({"min_rows": 21}).is_passed
 
 
 def test_freshness() -> None:
     newest = DAY + timedelta(hours=19)
     rule = {"column": "at", "max_age": "2h", "as_of": newest + timedelta(hours=2)}
-    assert judged({"freshness": rule}).passed
+    assert judged({"freshness": rule}).is_passed
     late = rule | {"as_of": newest + timedelta(hours=2, seconds=1)}
     report = judged({"freshness": late})
     assert failed(report) == [("freshness", "at")]
     assert (report.failures[0].value, report.failures[0].threshold) == (7201.0, 7200.0)
-    assert not judged({"freshness": {"column": "at", "max_age": "2h"}}).passed
-    assert judged({"freshness": {"column": "at", "max_age": "5200w"}}).passed
+    assert not judged({"freshness": {"column": "at", "max_age": "2h"}}).is_passed
+    assert judged({"freshness": {"column": "at", "max_age": "5200w"}}).is_passed
 
 
 def test_freshness_without_a_time_fails() -> None:
@@ -254,19 +254,19 @@ def test_references_between_sets(tmp_path: Path) -> None:
     report = judged({"references": [rule]})
     assert failed(report) == [("reference", "country")]
     assert (report.failures[0].value, report.failures[0].failed) == (0.5, 10)
-    assert judged({"references": [rule | {"threshold": 0.5}]}).passed
+    assert judged({"references": [rule | {"threshold": 0.5}]}).is_passed
     pair = {"columns": ["country", "id"], "target": ["code", "id"], "table": str(table)}
     assert judged({"references": [pair | {"threshold": 0.0}]}).checks[-2].failed == 20
     own_name = {"columns": ["id"], "table": str(table), "threshold": 0.05}
-    assert judged({"references": [own_name]}).passed
+    assert judged({"references": [own_name]}).is_passed
     absent = _nulls("country", 20).with_columns(pl.col("country").cast(pl.String))
-    assert judged({"references": [rule], "completeness_threshold": 0}, absent).passed
+    assert judged({"references": [rule], "completeness_threshold": 0}, absent).is_passed
 
 
 @pytest.mark.parametrize("examples", [0, 2])
 def test_examples(examples: int) -> None:
     report = judged({"columns": {"amount": {"min": 10}}, "examples": examples, "keys": ["id"]})
-    shown = [{"row": n + 1, "value": float(n), "keys": {"id": n}} for n in range(examples)]
+    shown = [RowExample(n + 1, float(n), {"id": n}) for n in range(examples)]
     assert list(report.failures[0].examples) == shown
 
 
@@ -283,9 +283,9 @@ def _shifted(by: float, rows: int = 2_000) -> pl.DataFrame:
 
 
 def drift(rules: dict[str, Any], by: float = 1.0) -> dict[str, tuple[str, bool]]:
-    reference = rows_of_frame(_shifted(0), "reference")
+    reference = table_from_frame(_shifted(0), "reference")
     report = judged(rules, _shifted(by), reference=reference)
-    assert report.passed is not any(one.drifted for one in report.drift)
+    assert report.is_passed is not any(one.drifted for one in report.drift)
     return {one.feature: (one.method, one.drifted) for one in report.drift}
 
 
@@ -307,7 +307,7 @@ def test_drift_columns_and_exclusions() -> None:
 
 
 def test_a_column_of_another_kind_than_the_references_is_named() -> None:
-    reference = rows_of_frame(_shifted(0).with_columns(amount=pl.lit("much")), "normal")
+    reference = table_from_frame(_shifted(0).with_columns(amount=pl.lit("much")), "normal")
     with pytest.raises(DataError, match="amount is Float64, but String in normal"):
         judged({"drift_columns": ["amount"]}, _shifted(1), reference=reference)
     left_out = judged({}, _shifted(1), reference=reference).drift
@@ -319,8 +319,8 @@ def test_the_reference_of_the_recipe(tmp_path: Path) -> None:
     _shifted(0).write_parquet(path)
     config = ValidationConfig.model_validate({"reference": str(path)})
     assert config.reference == path
-    report = validate(rows_of_frame(_shifted(1), "rows"), config, rows_of_path(path))
-    assert {one.feature for one in report.drifted} == {"amount", "kind"}
+    report = validate(table_from_frame(_shifted(1), "rows"), config, table_from_path(path))
+    assert {one.feature for one in report.drifted_columns} == {"amount", "kind"}
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Drift."""
+"""Drift between two samples: statistics, their binning, comparison of tables."""

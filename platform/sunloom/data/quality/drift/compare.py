@@ -1,25 +1,23 @@
-"""Compare two tables feature by feature."""
+"""The comparison of two tables, feature by feature."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from sunloom.config.monitoring.service import DriftConfig
+from sunloom.config.data.drift import DriftConfig, FeatureBound
 from sunloom.core.files import write_atomic
 from sunloom.data.quality.drift.distances import column_distance
 from sunloom.data.quality.drift.psi import BINNING, has_value
 from sunloom.errors import DataError, known_names_hint
 
-# A p-value: the smaller, the surer the drift.
-LOW_IS_DRIFT = frozenset({"ks"})
-BINNED = frozenset({"psi"})
+_PSI, _P_VALUE = "psi", "ks"
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,9 @@ class FeatureDrift:
     Attributes:
         feature: Column.
         method: Statistic.
-        value: What it came to.
+        value: Value of the statistic.
         threshold: Bound of the recipe.
-        drifted: Whether the value lies on the wrong side of it.
+        drifted: Whether the value is past the bound.
         binning: Name of the binning, where the statistic has one.
     """
 
@@ -42,9 +40,34 @@ class FeatureDrift:
     drifted: bool
     binning: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+
+@dataclass(frozen=True)
+class DriftBound:
+    """The method and threshold that hold for one feature."""
+
+    method: str
+    threshold: float
+
+    @staticmethod
+    def of(override: FeatureBound | None, method: str, threshold: float) -> DriftBound:
+        """The feature's own method and threshold where it has them, else those of all."""
+        if override is None:
+            return DriftBound(method, threshold)
+        own = override.threshold
+        return DriftBound(override.method or method, threshold if own is None else own)
+
+    def judge(self, feature: str, value: float) -> FeatureDrift:
+        """The feature's comparison, of which ``value`` came out."""
+        # A p-value is small where the samples differ; the other statistics are distances.
+        is_p_value = self.method == _P_VALUE
+        return FeatureDrift(
+            feature=feature,
+            method=self.method,
+            value=value,
+            threshold=self.threshold,
+            drifted=value < self.threshold if is_p_value else value >= self.threshold,
+            binning=BINNING if self.method == _PSI else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -54,7 +77,7 @@ class DriftReport:
     Attributes:
         features: One entry a feature, in the order of the columns.
         reference_rows: Rows taken as normal.
-        current_rows: Rows judged.
+        current_rows: Rows compared with them.
         html: Evidently's report, where one was written.
         numbers: The same figures as JSON, where written.
     """
@@ -66,18 +89,9 @@ class DriftReport:
     numbers: Path | None = None
 
     @property
-    def drifted(self) -> tuple[FeatureDrift, ...]:
+    def drifted_features(self) -> tuple[FeatureDrift, ...]:
         """Features that drifted."""
         return tuple(feature for feature in self.features if feature.drifted)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "reference_rows": self.reference_rows,
-            "current_rows": self.current_rows,
-            "drifted_features": len(self.drifted),
-            "features": [feature.to_dict() for feature in self.features],
-        }
 
 
 def drift_report(
@@ -90,46 +104,41 @@ def drift_report(
 
     Args:
         reference: Rows taken as normal.
-        current: Rows judged.
+        current: Rows compared with them.
         config: Features, methods, thresholds, engine.
-        folder: Where ``drift.html`` (Evidently's engine) and ``drift.json`` are written.
+        folder: Folder of ``drift.html`` (Evidently's engine) and ``drift.json``.
 
     Raises:
-        DataError: A feature is missing, is no number, or has no value in one of the tables.
+        DataError: A feature is missing, is not numeric, or has no value in one of the tables.
     """
-    names = compared_features(reference, current, config)
-    bounds = {name: _bound(name, config) for name in names}
+    bounds = {
+        name: DriftBound.of(config.per_feature.get(name), config.method, config.threshold)
+        for name in _feature_names(reference, current, config)
+    }
     if config.engine == "direct":
-        features, html = judge_columns(reference, current, bounds), None
+        features, html = compare_columns(reference, current, bounds), None
     else:
-        _require_values(reference, current, names)
-        values, html = _evidently(reference, current, bounds, folder)
-        features = tuple(_judge(name, *bounds[name], values[name]) for name in names)
+        _require_values(reference, current, list(bounds))
+        values, html = evidently_values(reference, current, bounds, folder)
+        features = tuple(bounds[name].judge(name, value) for name, value in values.items())
     report = DriftReport(features, reference.height, current.height, html)
-    return report if folder is None else _write(report, folder)
+    return report if folder is None else _write_numbers(report, folder / "drift.json")
 
 
-def compared_features(
+def _feature_names(
     reference: pl.DataFrame, current: pl.DataFrame, config: DriftConfig
 ) -> list[str]:
     """Features of the recipe, or every numeric column that both tables have and that is no id."""
     numeric = [
         name
-        for name, kind in reference.schema.items()
-        if kind.is_numeric() and name in current.columns and name not in config.exclude
+        for name, dtype in reference.schema.items()
+        if dtype.is_numeric() and name in current.columns and name not in config.exclude
     ]
     for name in (*config.features, *config.per_feature):
         if name not in numeric:
             hint = known_names_hint(name, numeric)
             raise DataError(f"There is no numeric feature {name!r} to compare.", hint, name)
     return list(config.features) or numeric
-
-
-def _bound(name: str, config: DriftConfig) -> tuple[str, float]:
-    own = config.per_feature.get(name)
-    method = (own and own.method) or config.method
-    threshold = config.threshold if own is None or own.threshold is None else own.threshold
-    return method, threshold
 
 
 def _require_values(reference: pl.DataFrame, current: pl.DataFrame, names: Sequence[str]) -> None:
@@ -139,16 +148,16 @@ def _require_values(reference: pl.DataFrame, current: pl.DataFrame, names: Seque
                 raise DataError(f"The feature {name!r} has no value in the {table} rows.")
 
 
-def judge_columns(
-    reference: pl.DataFrame, current: pl.DataFrame, bounds: Mapping[str, tuple[str, float]]
+def compare_columns(
+    reference: pl.DataFrame, current: pl.DataFrame, bounds: Mapping[str, DriftBound]
 ) -> tuple[FeatureDrift, ...]:
     """Compare columns, numbers or text, each by its own method and threshold.
 
-    The numbers are Evidently's, computed directly.
+    The values are Evidently's, computed directly.
 
     Args:
         reference: Rows taken as normal.
-        current: Rows judged.
+        current: Rows compared with them.
         bounds: Column to method and threshold.
 
     Raises:
@@ -156,31 +165,35 @@ def judge_columns(
     """
     _require_values(reference, current, list(bounds))
     return tuple(
-        _judge(name, *bound, column_distance(bound[0], reference[name], current[name]))
+        bound.judge(name, column_distance(bound.method, reference[name], current[name]))
         for name, bound in bounds.items()
     )
 
 
-def _judge(name: str, method: str, threshold: float, value: float) -> FeatureDrift:
-    drifted = value < threshold if method in LOW_IS_DRIFT else value >= threshold
-    binning = BINNING if method in BINNED else None
-    return FeatureDrift(name, method, value, threshold, drifted, binning)
-
-
-def _evidently(
+def evidently_values(
     reference: pl.DataFrame,
     current: pl.DataFrame,
-    bounds: Mapping[str, tuple[str, float]],
+    bounds: Mapping[str, DriftBound],
     folder: Path | None,
 ) -> tuple[dict[str, float], Path | None]:
-    names = list(bounds)
-    tables = datasets(reference, current, names)
+    """Each column's value as Evidently computes it.
+
+    Args:
+        reference: Rows taken as normal.
+        current: Rows compared with them.
+        bounds: Column to method and threshold.
+        folder: Folder of Evidently's page ``drift.html``; None writes none.
+
+    Returns:
+        Column to value, and the page.
+    """
+    tables = evidently_datasets(reference, current, list(bounds))
     from evidently import Report
     from evidently.metrics import ValueDrift
 
     metrics = [
-        ValueDrift(column=name, method=method, threshold=threshold)
-        for name, (method, threshold) in bounds.items()
+        ValueDrift(column=name, method=bound.method, threshold=bound.threshold)
+        for name, bound in bounds.items()
     ]
     snapshot = Report(metrics, include_tests=True).run(*tables)
     values = [float(entry["value"]) for entry in snapshot.dict()["metrics"]]
@@ -189,27 +202,33 @@ def _evidently(
         folder.mkdir(parents=True, exist_ok=True)
         html = folder / "drift.html"
         snapshot.save_html(str(html))
-    return dict(zip(names, values, strict=True)), html
+    return dict(zip(bounds, values, strict=True)), html
 
 
-def datasets(reference: pl.DataFrame, current: pl.DataFrame, names: Sequence[str]) -> list[Any]:
-    """The columns as Evidently's data sets, in the order in which it takes them."""
+def evidently_datasets(
+    reference: pl.DataFrame, current: pl.DataFrame, names: Sequence[str]
+) -> list[Any]:
+    """The columns as Evidently's data sets, in the order that its ``Report.run`` takes."""
     os.environ.setdefault("DO_NOT_TRACK", "1")  # read when Evidently is imported
     from evidently import DataDefinition, Dataset
 
     numbers = [name for name in names if reference.schema[name].is_numeric()]
-    words = [name for name in names if name not in numbers]
-    definition = DataDefinition(numerical_columns=numbers, categorical_columns=words)
-    plain = {name: pl.Float64 if name in numbers else pl.String for name in names}
+    texts = [name for name in names if name not in numbers]
+    definition = DataDefinition(numerical_columns=numbers, categorical_columns=texts)
+    # Truth values and categories are compared as text, as column_distance compares them.
+    dtypes = {name: pl.Float64 if name in numbers else pl.String for name in names}
     return [
-        Dataset.from_pandas(frame.select(names).cast(plain).to_pandas(), definition)  # type: ignore[arg-type]
+        Dataset.from_pandas(frame.select(names).cast(dtypes).to_pandas(), definition)  # type: ignore[arg-type]
         for frame in (current, reference)
     ]
 
 
-def _write(report: DriftReport, folder: Path) -> DriftReport:
-    numbers = folder / "drift.json"
-    write_atomic(numbers, json.dumps(report.to_dict(), indent=1))
-    return DriftReport(
-        report.features, report.reference_rows, report.current_rows, report.html, numbers
-    )
+def _write_numbers(report: DriftReport, path: Path) -> DriftReport:
+    numbers = {
+        "reference_rows": report.reference_rows,
+        "current_rows": report.current_rows,
+        "drifted_features": len(report.drifted_features),
+        "features": [asdict(feature) for feature in report.features],
+    }
+    write_atomic(path, json.dumps(numbers, indent=1))
+    return replace(report, numbers=path)

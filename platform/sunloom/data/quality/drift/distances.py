@@ -1,7 +1,7 @@
 """Evidently's statistics of one column, computed directly and without loading it.
 
 On Evidently's binning where the statistic has one (``psi.BINNING``). Null, NaN and infinite values
-are left out of both samples.
+are ignored in both samples.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import polars as pl
 
+from sunloom.data.arrays import FloatArray
 from sunloom.data.quality.drift.psi import (
-    FloatArray,
     fill_zeros,
     finite_values,
     population_stability_index,
@@ -23,13 +23,13 @@ _LEAST_SCALE = 0.001
 
 
 def column_distance(method: str, reference: pl.Series, current: pl.Series) -> float:
-    """How far ``current`` has moved from ``reference``.
+    """Distance of ``current`` from ``reference``.
 
     Args:
         method: ``psi``, ``jensenshannon``, ``kl_div``; for numbers ``wasserstein`` (in standard
             deviations of the reference) and ``ks`` (a p-value: small where they differ) as well.
         reference: Values taken as normal.
-        current: Values judged.
+        current: Values compared with them.
 
     Raises:
         DataError: A sample has no value.
@@ -37,22 +37,28 @@ def column_distance(method: str, reference: pl.Series, current: pl.Series) -> fl
     return _METHODS[method](reference, current)
 
 
-def relative_entropy(one: FloatArray, other: FloatArray) -> float:
-    """Of ``one`` from ``other``, cells that are empty in ``one`` aside."""
-    there = one > 0
-    return float((one[there] * np.log(one[there] / other[there])).sum())
+def relative_entropy(distribution: FloatArray, base: FloatArray) -> float:
+    """Kullback-Leibler divergence of ``distribution`` from ``base``, without its empty bins."""
+    filled = distribution > 0
+    return float((distribution[filled] * np.log(distribution[filled] / base[filled])).sum())
+
+
+def jensen_shannon_distance(reference: FloatArray, current: FloatArray) -> float:
+    """Jensen-Shannon distance of two distributions over the same bins."""
+    middle = (reference + current) / 2
+    divergence = relative_entropy(reference, middle) + relative_entropy(current, middle)
+    # Rounding may leave equal distributions a hair below zero, which has no root.
+    return float(np.sqrt(max(divergence / 2, 0.0)))
 
 
 def _jensenshannon(reference: pl.Series, current: pl.Series) -> float:
-    found = shares(reference, current)
-    middle = (found.reference + found.current) / 2
-    sides = (found.reference, found.current)
-    return float(np.sqrt(max(sum(relative_entropy(side, middle) for side in sides) / 2, 0.0)))
+    both = shares(reference, current)
+    return jensen_shannon_distance(both.reference, both.current)
 
 
 def _kl_div(reference: pl.Series, current: pl.Series) -> float:
-    found = shares(reference, current)
-    before, after = fill_zeros(found.reference), fill_zeros(found.current)
+    both = shares(reference, current)
+    before, after = fill_zeros(both.reference), fill_zeros(both.current)
     return relative_entropy(before / before.sum(), after / after.sum())
 
 
@@ -60,6 +66,7 @@ def _wasserstein(reference: pl.Series, current: pl.Series) -> float:
     from scipy.stats import wasserstein_distance
 
     before, after = finite_values(reference), finite_values(current)
+    # A constant reference has no scale of its own: Evidently's floor keeps the quotient finite.
     return float(wasserstein_distance(before, after)) / max(float(before.std()), _LEAST_SCALE)
 
 

@@ -1,4 +1,4 @@
-"""A uniform sample of rows that come in parts."""
+"""A uniform sample of rows that arrive in parts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _KEY, _AT = "\0key", "\0at"
 
 
 class RowSample:
-    """Keeps so many rows of all that were added, each as likely as any other.
+    """Keeps a fixed number of all rows that were added, each as likely as any other.
 
-    Every row draws a number in turn, and those of the smallest stay: the same rows, in the same
-    order and with the same seed, give the same sample, whatever parts they come in.
+    Every row draws a number in turn, and the rows of the smallest numbers stay: the same rows, in
+    the same order and with the same seed, give the same sample, however they are divided.
 
     Args:
         rows: How many to keep; all where there are no more.
@@ -26,14 +26,14 @@ class RowSample:
         self.seen = 0
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Let the rows of a part take part in the draw."""
+        """Draw a number for each row of a part."""
         keys = self._random.random(frame.height)
         at = np.arange(self.seen, self.seen + frame.height)
         self.seen += frame.height
-        marked = frame.with_columns(pl.Series(_KEY, keys), pl.Series(_AT, at))
-        held = marked if self._kept is None else pl.concat([self._kept, marked])
-        self._kept = held.bottom_k(self._rows, by=_KEY)
+        drawn = frame.with_columns(pl.Series(_KEY, keys), pl.Series(_AT, at))
+        candidates = drawn if self._kept is None else pl.concat([self._kept, drawn])
+        self._kept = candidates.bottom_k(self._rows, by=_KEY)
 
-    def taken(self) -> pl.DataFrame | None:
+    def sampled_rows(self) -> pl.DataFrame | None:
         """The sample in the order of the rows; None where no part was added."""
         return None if self._kept is None else self._kept.sort(_AT).drop(_KEY, _AT)

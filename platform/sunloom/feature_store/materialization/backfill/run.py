@@ -17,7 +17,7 @@ from sunloom.config.features.materialization import BackfillConfig, FeaturesReci
 from sunloom.core.files import remove_partial
 from sunloom.core.telemetry import get_logger
 from sunloom.data.shuffle import from_packet, partition_by_hash, to_packet
-from sunloom.data.sources.files import data_files, read_table
+from sunloom.data.sources.table_files import data_files, read_table
 from sunloom.errors import ConflictError, UsageError
 from sunloom.feature_store.materialization.backfill.entities import bearers
 from sunloom.feature_store.materialization.backfill.grid import Grid, grid_of

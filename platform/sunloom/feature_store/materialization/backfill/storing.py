@@ -58,7 +58,7 @@ def store_rows(recipe: FeaturesRecipe, plan: Plan, grid: Grid, folder: Path) -> 
         version = None
         if rows.height:
             name, checked = f"{plan.feature_set} {span.name}", folder / "quality" / span.name
-            gate(recipe, recipe.validation, rows, name, checked, table=table_rules(plan))
+            gate(recipe, recipe.validation, rows, name, checked, defaults=table_rules(plan))
             names = {"key": plan.root.key, "time": EVENT_TIME}
             version = store.write(plan.feature_set, rows, mode="dates", **names).number
             stored += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from sunloom.data.sources.files import require_columns
+from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import StoreError
 from sunloom.feature_store.stores.online.protocol import Field
 from sunloom.feature_store.stores.online.type_codec import canonical, spell

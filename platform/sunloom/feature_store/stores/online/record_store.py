@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import polars as pl
 
-from sunloom.data.sources.files import require_columns
+from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import NotFoundError, StoreError
 from sunloom.feature_store.stores.online.key_value import (
     RawWrite,

@@ -10,7 +10,7 @@ STREAMS = "stream"
 VALIDATION = "validation"
 """Feature set to the rules that request rows are checked by, JSON."""
 VALIDATION_REFERENCE = "validation_reference"
-"""Feature set to the reference sample that request rows are compared with, Arrow IPC."""
+"""Feature set to the reference sample that request rows are compared with, Parquet."""
 
 # The three below are prefixes: the fingerprint of the tile layout follows, so that a changed
 # definition never reads tiles of another layout.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,6 @@ from sunloom.feature_store.stores.online.protocol import OnlineStore, RecordSche
 
 if TYPE_CHECKING:
     import polars as pl
-
-    from sunloom.feature_store.online.request_checks import Verdict
 
 TIME = "event_time"
 _MOST_ROWS = 10_000
@@ -28,13 +27,16 @@ def check_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
         NotFoundError: Unknown feature set.
         RequestError: The body lacks a field.
     """
+    from sunloom.data.quality.report import null_infinite
+    from sunloom.feature_store.online.request_checks import validate_request
+
     schema, rows = _read(store, body)
-    checks, ruled = list(_checks(schema, rows)), _ruled(store, schema, rows)
+    checks, verdict = list(_checks(schema, rows)), validate_request(store, schema.feature_set, rows)
     return {
-        "passed": ruled.passed and all(check["passed"] for check in checks),
-        "checks": [*checks, *ruled.checks],
-        "drift": ruled.drift,
-        "drift_skipped": ruled.drift_skipped,
+        "passed": verdict.is_passed and all(check["passed"] for check in checks),
+        "checks": [*checks, *null_infinite([asdict(check) for check in verdict.checks])],
+        "drift": null_infinite([asdict(column) for column in verdict.drift]),
+        "drift_skipped": verdict.drift_skipped,
     }
 
 
@@ -88,13 +90,6 @@ def _checks(schema: RecordSchema, rows: Sequence[Mapping[str, Any]]) -> Iterator
     for field in schema.fields:
         yield _check("present", field.name, _lacking(rows, field.name))
         yield _check(f"is_{field.dtype}", field.name, _misfits(rows, field.name, field.dtype))
-
-
-def _ruled(store: OnlineStore, schema: RecordSchema, rows: Sequence[Mapping[str, Any]]) -> Verdict:
-    """What the recipe that materialised the set says, if it has rules."""
-    from sunloom.feature_store.online.request_checks import judge_records
-
-    return judge_records(store, schema.feature_set, rows)
 
 
 def _lacking(rows: Sequence[Mapping[str, Any]], name: str) -> list[int]:

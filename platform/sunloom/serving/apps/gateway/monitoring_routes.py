@@ -52,23 +52,23 @@ def _drift(settings: Settings, monitor: str | None) -> list[dict[str, Any]]:
 
 
 def _quality(settings: Settings, monitor: str | None) -> dict[str, Any]:
-    from sunloom.data.quality.results_table import latest_checks
-    from sunloom.monitoring.summaries import latest_quality
+    from sunloom.data.quality.results_table import latest_verdicts
+    from sunloom.monitoring.summaries import dataset_summaries
 
     return {
-        "datasets": latest_quality(settings),
-        "checks": latest_checks(settings),
+        "datasets": dataset_summaries(settings),
+        "checks": [asdict(verdict) for verdict in latest_verdicts(settings)],
         "features": _windows(settings, "quality", monitor),
         "skew": _windows(settings, "skew", monitor),
     }
 
 
 def _performance(settings: Settings, monitor: str | None) -> dict[str, Any]:
-    from sunloom.monitoring.summaries import latest_performance
+    from sunloom.monitoring.summaries import model_metrics
 
     database = open_database(settings)
     return {
-        "models": latest_performance(settings),
+        "models": model_metrics(settings),
         "features": _windows(settings, "performance", monitor),
         "costs": _windows(settings, "cost", monitor),
         "serving": [asdict(latency) for latency in route_latencies(database)],

@@ -1,4 +1,4 @@
-"""Tables from Parquet, CSV and JSON lines, with errors that say what was found instead."""
+"""Tables from Parquet, CSV and JSON-lines files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Damaged:
         source: The file.
         position: Line number, from 1.
         reason: Why.
-        content: The row's text, cut at 500 characters.
+        content: The row's text, its first 500 characters.
     """
 
     source: str
@@ -32,12 +32,12 @@ class Damaged:
 
 @dataclass(frozen=True)
 class Table:
-    """What a source held: the rows that could be read and those that could not.
+    """A table as read: the rows that could be read and those that could not.
 
     Attributes:
         rows: The rows in order.
-        damaged: Rows that are none.
-        positions: Where each row stands in its file, from 1; None where it is the row's number.
+        damaged: Rows that could not be read.
+        positions: Position of each row in its file, from 1; None where that is the row's number.
     """
 
     rows: pl.DataFrame
@@ -46,8 +46,8 @@ class Table:
 
 
 @dataclass(frozen=True)
-class _Request:
-    """What to read: all columns when ``columns`` is None; text columns stay text."""
+class _ReadOptions:
+    """Columns to read, None for all; with ``as_text``, values of CSV and JSON lines stay text."""
 
     columns: Sequence[str] | None
     as_text: bool
@@ -63,11 +63,11 @@ def read_table(path: Path, columns: Sequence[str] | None = None, *, as_text: boo
             that knows the types.
 
     Raises:
-        UsageError: Nothing is there, or the ending is not known.
-        DataError: The file cannot be read as what its ending says.
+        UsageError: The path does not exist, or its extension is not supported.
+        DataError: The file cannot be read as its extension says.
     """
-    request = _Request(columns, as_text)
-    parts = [_read_file(file, request) for file in data_files(path)]
+    options = _ReadOptions(columns, as_text)
+    parts = [_read_file(file, options) for file in data_files(path)]
     if len(parts) == 1:
         return parts[0]
     damaged = tuple(row for part in parts for row in part.damaged)
@@ -75,16 +75,16 @@ def read_table(path: Path, columns: Sequence[str] | None = None, *, as_text: boo
 
 
 def data_files(path: Path) -> list[Path]:
-    """The file itself, or a folder's files with a known ending in name order.
+    """The file itself, or a folder's files of supported formats in name order.
 
     Raises:
-        UsageError: There is no such path, or no file with a known ending.
+        UsageError: The path does not exist, or has no file of a supported format.
     """
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in READERS)
         if not files:
             raise UsageError(
-                f"The folder {path} holds no {_endings()} file.",
+                f"The folder {path} holds no {_extensions()} file.",
                 f"Found: {_listing(path) or 'nothing'}",
             )
         return files
@@ -95,7 +95,7 @@ def data_files(path: Path) -> list[Path]:
         )
     if path.suffix not in READERS:
         raise UsageError(
-            f"{path} ends in {path.suffix!r}, which has no reader.", f"Known: {_endings()}"
+            f"{path} ends in {path.suffix!r}, which has no reader.", f"Known: {_extensions()}"
         )
     return [path]
 
@@ -106,48 +106,49 @@ def require_columns(rows: pl.DataFrame | pl.Schema, names: Iterable[str], source
     Raises:
         DataError: Names the missing columns and those found.
     """
-    found = rows.columns if isinstance(rows, pl.DataFrame) else rows.names()
-    missing = [name for name in names if name not in found]
+    columns = rows.columns if isinstance(rows, pl.DataFrame) else rows.names()
+    missing = [name for name in names if name not in columns]
     if not missing:
         return
-    close = [f"{name!r} → {near!r}?" for name in missing if (near := nearest(name, found))]
+    close = [f"{name!r} → {near!r}?" for name in missing if (near := nearest(name, columns))]
     raise DataError(
         f"{source} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}.",
-        f"Found: {', '.join(found) or 'no columns'}."
+        f"Found: {', '.join(columns) or 'no columns'}."
         + (f" Meant: {', '.join(close)}" if close else ""),
         missing[0],
     )
 
 
-def _read_file(path: Path, request: _Request) -> Table:
+def _read_file(path: Path, options: _ReadOptions) -> Table:
     try:
-        return READERS[path.suffix](path, request)
+        return READERS[path.suffix](path, options)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
 
 
-def _read_parquet(path: Path, request: _Request) -> Table:
+def _read_parquet(path: Path, options: _ReadOptions) -> Table:
     schema = pl.read_parquet_schema(path)
-    if request.columns is not None:
-        require_columns(pl.Schema(schema), request.columns, str(path))
-    columns = None if request.columns is None else list(request.columns)
+    if options.columns is not None:
+        require_columns(pl.Schema(schema), options.columns, str(path))
+    columns = None if options.columns is None else list(options.columns)
     return Table(pl.read_parquet(path, columns=columns, glob=False, hive_partitioning=False))
 
 
-def _read_csv(path: Path, request: _Request) -> Table:
+def _read_csv(path: Path, options: _ReadOptions) -> Table:
     frame = pl.read_csv(
         path,
-        infer_schema=not request.as_text,
+        infer_schema=not options.as_text,
         infer_schema_length=10_000,
         glob=False,
     )
-    return Table(_chosen(frame, request, path))
+    return Table(_select_columns(frame, options, path))
 
 
-def _read_jsonl(path: Path, request: _Request) -> Table:
+def _read_jsonl(path: Path, options: _ReadOptions) -> Table:
     rows: list[Mapping[str, Any]] = []
     positions: list[int] = []
     damaged: list[Damaged] = []
+    # A byte that is not UTF-8 damages its own line, not the file.
     with path.open(encoding="utf-8", errors="replace") as lines:
         for position, line in enumerate(lines, 1):
             if not line.strip():
@@ -156,22 +157,26 @@ def _read_jsonl(path: Path, request: _Request) -> Table:
             if isinstance(row, Damaged):
                 damaged.append(row)
             else:
-                rows.append({k: _text(v) for k, v in row.items()} if request.as_text else row)
+                rows.append({k: _to_text(v) for k, v in row.items()} if options.as_text else row)
                 positions.append(position)
-    schema = dict.fromkeys((k for row in rows for k in row), pl.String) if request.as_text else None
+    # Every row is looked at: a column may first appear, or change its type, far down the file.
+    schema = dict.fromkeys((k for row in rows for k in row), pl.String) if options.as_text else None
     frame = pl.DataFrame(rows, schema=schema, infer_schema_length=None, strict=False)
-    where = pl.Series(positions, dtype=pl.Int64)
-    return Table(_chosen(frame, request, path), tuple(damaged), where)
+    return Table(
+        rows=_select_columns(frame, options, path),
+        damaged=tuple(damaged),
+        positions=pl.Series(positions, dtype=pl.Int64),
+    )
 
 
-def _chosen(frame: pl.DataFrame, request: _Request, path: Path) -> pl.DataFrame:
-    if request.columns is None:
+def _select_columns(frame: pl.DataFrame, options: _ReadOptions, path: Path) -> pl.DataFrame:
+    if options.columns is None:
         return frame
-    require_columns(frame, request.columns, str(path))
-    return frame.select(request.columns)
+    require_columns(frame, options.columns, str(path))
+    return frame.select(options.columns)
 
 
-def _text(value: Any) -> str | None:
+def _to_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value)
@@ -188,7 +193,7 @@ def _parse_line(line: str, position: int, path: Path) -> Mapping[str, Any] | Dam
     return Damaged(str(path), position, reason, line[:500])
 
 
-READERS: Mapping[str, Callable[[Path, _Request], Table]] = {
+READERS: Mapping[str, Callable[[Path, _ReadOptions], Table]] = {
     ".parquet": _read_parquet,
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
@@ -196,7 +201,7 @@ READERS: Mapping[str, Callable[[Path, _Request], Table]] = {
 }
 
 
-def _endings() -> str:
+def _extensions() -> str:
     return ", ".join(READERS)
 
 

@@ -1,4 +1,4 @@
-"""What a database holds, brought to a folder of Parquet files that every executor reads."""
+"""Copies of database tables as folders of Parquet files, which every executor reads."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 def fetch(batches: Iterable[pl.DataFrame], folder: Path) -> int:
-    """Write each batch as a file of the folder, which takes an earlier one's place when all are.
+    """Write each batch as a file of the folder; an earlier folder is replaced once all are written.
 
     Returns:
-        How many rows there were.
+        Number of rows.
     """
+    # A name of its own, because two runs may fetch the same table at the same time.
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     partial.mkdir(parents=True)
     rows = 0
@@ -41,26 +42,26 @@ def fetch(batches: Iterable[pl.DataFrame], folder: Path) -> int:
 
 
 def is_address(text: str) -> bool:
-    """Whether this names a database rather than a file."""
+    """Whether this is the address of a database rather than a file."""
     return re.match(r"[A-Za-z][\w+.-]*://", text) is not None
 
 
 def fetch_address(address: str, folder: Path) -> int:
-    """Fetch what an address names, such as ``postgresql://user:${PASSWORD}@host/db?table=orders``.
+    """Fetch the table or query of an address, such as ``postgresql://user:${PASSWORD}@host/db?table=orders``.
 
-    ``table`` or ``query`` says what; ``${NAME}`` stands for an environment variable, so that no
-    secret need be written on a command line. ``snowflake://user@account/database/schema`` takes
+    ``${NAME}`` stands for an environment variable, so that no secret need be written on a
+    command line. ``snowflake://user@account/database/schema`` takes
     warehouse, role and the like as options.
 
     Raises:
-        UsageError: It names neither a table nor a query, or a variable that is not set.
+        UsageError: It names no table and no query, or a variable that is not set.
         DataError: The database cannot be reached or refuses.
     """
-    address = _filled(address)
+    address = _expand_variables(address)
     parts = urlsplit(address)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    wanted = [options.pop(name) for name in ("table", "query") if name in options]
-    if len(wanted) != 1:
+    selections = [options.pop(name) for name in ("table", "query") if name in options]
+    if len(selections) != 1:
         raise UsageError(
             f"The source {parts.scheme}://… names no table and no query, or both.",
             "End it with ?table=NAME or ?query=SELECT…",
@@ -68,13 +69,13 @@ def fetch_address(address: str, folder: Path) -> int:
         )
     if parts.scheme == "snowflake":
         account = _snowflake_options(parts.netloc, parts.path, options)
-        return fetch(snowflake_batches(account, wanted[0]), folder)
+        return fetch(snowflake_batches(account, selections[0]), folder)
     bare = address.partition("?")[0] + (f"?{urlencode(options)}" if options else "")
-    return fetch(sql_batches(bare, wanted[0]), folder)
+    return fetch(sql_batches(bare, selections[0]), folder)
 
 
-def _snowflake_options(place: str, path: str, options: dict[str, str]) -> dict[str, str]:
-    login, _, account = place.rpartition("@")
+def _snowflake_options(netloc: str, path: str, options: dict[str, str]) -> dict[str, str]:
+    login, _, account = netloc.rpartition("@")
     user, _, password = login.partition(":")
     database, _, schema = path.strip("/").partition("/")
     named = {"account": account, "user": user, "password": password}
@@ -82,15 +83,16 @@ def _snowflake_options(place: str, path: str, options: dict[str, str]) -> dict[s
     return {name: unquote(text) for name, text in named.items() if text} | options
 
 
-def _filled(text: str) -> str:
+def _expand_variables(address: str) -> str:
     def value(match: re.Match[str]) -> str:
-        found = os.environ.get(match[1])
-        if found is None:
+        text = os.environ.get(match[1])
+        if text is None:
             raise UsageError(
                 f"The source names the variable {match[1]!r}, which is not set.",
                 f"export {match[1]}=…",
                 "source",
             )
-        return quote(found, safe="")
+        # The value becomes part of a URL: an @ or a / in a password must not end it.
+        return quote(text, safe="")
 
-    return _VARIABLE.sub(value, text)
+    return _VARIABLE.sub(value, address)

@@ -1,20 +1,17 @@
-"""The recipe of a drift report: which rows, which columns, which bounds, which alert."""
+"""The recipe of monitoring: a drift report of two periods, or a watched table."""
 
 from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, model_validator
 
+from sunloom.config.data.drift import DriftConfig
 from sunloom.config.loading.model import Model
 from sunloom.config.monitoring.watch import Severity, WatchConfig
 from sunloom.config.settings import Settings
 from sunloom.errors import ConfigError
-
-DriftMethod = Literal["psi", "jensenshannon", "kl_div", "wasserstein", "ks"]
-"""Evidently's names; ``ks`` gives a p-value, the others a distance."""
 
 
 class PeriodConfig(Model):
@@ -26,9 +23,9 @@ class PeriodConfig(Model):
     """Last day."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> PeriodConfig:
+    def _check_order(self) -> PeriodConfig:
         if self.end < self.start:
-            raise ValueError(f"end {self.end} lies before start {self.start}")
+            raise ValueError(f"end {self.end} is before start {self.start}")
         return self
 
     def __str__(self) -> str:
@@ -36,7 +33,7 @@ class PeriodConfig(Model):
 
 
 class QuotientConfig(Model):
-    """A column derived as ``numerator / denominator``, null where that is no number."""
+    """A column derived as ``numerator / denominator``, null where that is not finite."""
 
     name: str
     """Name of the derived column."""
@@ -54,41 +51,15 @@ class EventsConfig(Model):
     path: Path | None = None
     """A Parquet file or a folder of them; ``<outputs>/data/cdnow/purchases`` when empty."""
     entity: str = "customer_id"
-    """Column that says whose event it is; used for gaps, never compared."""
+    """Column of the entity's key; used for gaps between events, never compared."""
     event_time: str = "timestamp"
     """Column with the event's time, UTC."""
     reference: PeriodConfig = PeriodConfig(start=date(1997, 1, 1), end=date(1997, 3, 31))
     """The period that is taken as normal."""
     current: PeriodConfig = PeriodConfig(start=date(1998, 4, 1), end=date(1998, 6, 30))
-    """The period that is judged."""
+    """The period that is compared with it."""
     quotients: tuple[QuotientConfig, ...] = ()
     """Columns derived from two others."""
-
-
-class FeatureBound(Model):
-    """How one feature is compared, where it differs from the rest."""
-
-    method: DriftMethod | None = None
-    """Overrides ``drift.method``."""
-    threshold: float | None = None
-    """Overrides ``drift.threshold``."""
-
-
-class DriftConfig(Model):
-    """How distributions are compared."""
-
-    method: DriftMethod = "psi"
-    """Statistic for every feature without an entry in ``per_feature``."""
-    threshold: float = Field(default=0.2, gt=0)
-    """Drift from this value on; for the p-value of ``ks``, below it."""
-    features: tuple[str, ...] = ()
-    """Columns compared; every numeric one but ids when empty."""
-    per_feature: dict[str, FeatureBound] = Field(default_factory=dict)
-    """Features with a method or threshold of their own."""
-    engine: Literal["evidently", "direct"] = "evidently"
-    """``direct`` computes the same numbers in a fraction of the time and writes no HTML."""
-    exclude: tuple[str, ...] = ("id", "entity_id", "customer_id")
-    """Columns that name things; never compared and never in a report."""
 
 
 class AlertConfig(Model):
@@ -117,11 +88,11 @@ class MonitoringRecipe(Settings):
     """A table watched window by window; with it, ``events``, ``drift`` and ``alert`` are not
     used."""
 
-    def watched(self) -> WatchConfig:
-        """What is watched.
+    def require_watch(self) -> WatchConfig:
+        """The ``watch`` section.
 
         Raises:
-            ConfigError: The recipe has no ``watch``.
+            ConfigError: The recipe has none.
         """
         if self.watch is None:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Rows as a database driver gives them, as frames."""
+"""Rows of a database driver as frames."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BATCH_ROWS = 50_000
 _QUERY = re.compile(r"\s*(select|with|values|\()\b", re.IGNORECASE)
 
 
-def is_query(wanted: str) -> bool:
+def is_query(text: str) -> bool:
     """Whether this is a query rather than a table's name."""
-    return _QUERY.match(wanted) is not None
+    return _QUERY.match(text) is not None
 
 
 def frame_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> pl.DataFrame:
@@ -29,14 +29,14 @@ def frame_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> pl.DataFram
     are, else floats; identifiers and times of day become text.
 
     Raises:
-        DataError: Two columns share a name, or a column's values are of kinds that do not mix.
+        DataError: Two columns share a name, or a column's values have types that do not mix.
     """
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
         raise DataError(
-            f"The query gives two columns of the name {twice[0]!r}.",
+            f"The query gives two columns of the name {repeated[0]!r}.",
             "Name each column once, with AS.",
-            twice[0],
+            repeated[0],
         )
     columns = list(zip(*rows, strict=True)) or [()] * len(names)
     return pl.DataFrame([_series(n, list(c)) for n, c in zip(names, columns, strict=True)])
@@ -51,26 +51,26 @@ def _series(name: str, values: list[Any]) -> pl.Series:
     if not kinds:
         return pl.Series(name, values, dtype=pl.Null)
     try:
-        made = pl.Series(name, values)
+        series = pl.Series(name, values)
     except (TypeError, pl.exceptions.PolarsError, OverflowError) as error:
-        shown = ", ".join(sorted(kind.__name__ for kind in kinds))
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise DataError(
-            f"Column {name!r} mixes values that fit no one type ({shown}).",
+            f"Column {name!r} mixes values that fit no one type ({names}).",
             "Cast it in a query.",
             name,
         ) from error
-    return _in_utc(made)
+    return _to_utc(series)
 
 
-def _in_utc(made: pl.Series) -> pl.Series:
-    if not isinstance(made.dtype, pl.Datetime):
-        return made
-    made = made.dt.cast_time_unit("us")
-    return made if made.dtype == pl.Datetime("us") else made.dt.convert_time_zone("UTC")
+def _to_utc(series: pl.Series) -> pl.Series:
+    if not isinstance(series.dtype, pl.Datetime):
+        return series
+    series = series.dt.cast_time_unit("us")
+    return series if series.dtype == pl.Datetime("us") else series.dt.convert_time_zone("UTC")
 
 
-def _moments(values: list[Any]) -> list[Any]:
-    # A driver may give each row an offset of its own.
+def _datetimes(values: list[Any]) -> list[Any]:
+    # A driver may give each row a UTC offset of its own, which Polars does not mix.
     return [v if v is None or v.tzinfo is None else v.astimezone(UTC) for v in values]
 
 
@@ -89,10 +89,11 @@ def _numbers(values: list[Any]) -> list[Any]:
     return [None if value is None else float(value) for value in values]
 
 
+# The first entry that holds all of a column's types wins: bool stands before int, its base.
 _CONVERSIONS: Sequence[tuple[type | tuple[type, ...], Callable[[list[Any]], list[Any]]]] = (
     (bool, list),
     (int, list),
-    (datetime, _moments),
+    (datetime, _datetimes),
     (Decimal, _decimals),
     ((uuid.UUID, time), _texts),
     ((int, float, Decimal), _numbers),
