@@ -62,7 +62,7 @@ CASES = [
     ("list[int]", "F.array_transform(_.tags, lambda v: v)", "array_transform", "joined class"),
     ("int", "F.length(F.json_value(_.name, '$.a'))", "JSON value without a type", "Cast it"),
     ("int", "F.json_value(_.name, '$..a')", "arguments of", "literal path"),
-    ("bool", "F.regexp_like(_.name, '(')", "arguments of", "Mend the pattern"),
+    ("bool", "F.regexp_like(_.name, '(')", "arguments of", "Correct the pattern"),
     ("bool", "F.regexp_like(_.name, _.name)", "arguments of", "literals"),
     ("datetime", "F.date_trunc(_.chalk_now, 'decade')", "arguments of", "second, minute"),
     (

@@ -14,10 +14,10 @@ from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, Plan
 
 
 def count_violations(plan: Plan, namespace: str, frame: pl.DataFrame) -> Counter[str]:
-    """Values outside their limits among a class's source rows.
+    """Violations of limits among a class's source rows, by the features' full names.
 
-    Features of a row are counted where they are read, not where they are used: a row may be used
-    by many questions, and by several workers.
+    A row is counted where it is read, not where it is used: many query rows, and several workers,
+    may use the same one.
 
     Args:
         plan: What is computed.
@@ -25,22 +25,19 @@ def count_violations(plan: Plan, namespace: str, frame: pl.DataFrame) -> Counter
         frame: Its source rows in the plan's types.
     """
     item = plan.class_plan(namespace)
-    read = [f for f in item.features if f.validations and f.name in frame.columns]
-    made = [f for f in _made_of_rows(plan, item) if f.validations]
-    if not read and not made:
-        return Counter()
-    counts = frame.select(
-        [violation_count(f, filled(f, pl.col(f.name))).alias(f.fqn) for f in read]
-        + [pl.lit(0).alias("__none__")]
-    ).row(0, named=True)
-    del counts["__none__"]
-    rows = SourceRows(item, frame)
-    for feature in made:
-        counts[feature.fqn] = rows.outside(feature)
+    counts: dict[str, int] = {}
+    columns = [f for f in item.features if f.validations and f.name in frame.columns]
+    if columns:
+        expressions = [violation_count(f, filled(f, pl.col(f.name))).alias(f.fqn) for f in columns]
+        counts |= frame.select(expressions).row(0, named=True)
+    computed = [f for f in _computed_per_row(plan, item) if f.validations]
+    if computed:
+        rows = SourceRows(item, frame)
+        counts |= {feature.fqn: rows.outside(feature) for feature in computed}
     return Counter({name: count for name, count in counts.items() if count})
 
 
-def _made_of_rows(plan: Plan, item: ClassPlan) -> Sequence[FeaturePlan]:
+def _computed_per_row(plan: Plan, item: ClassPlan) -> Sequence[FeaturePlan]:
     """Features that aggregates over the class compute from a row alone."""
     waiting = {
         name
@@ -52,10 +49,10 @@ def _made_of_rows(plan: Plan, item: ClassPlan) -> Sequence[FeaturePlan]:
         for part in inner(node)
         for name in own_columns(part)
     }
-    found: dict[str, FeaturePlan] = {}
+    computed: dict[str, FeaturePlan] = {}
     while waiting:
         feature = item.feature(waiting.pop())
-        if feature.expression is not None and feature.name not in found:
-            found[feature.name] = feature
+        if feature.expression is not None and feature.name not in computed:
+            computed[feature.name] = feature
             waiting |= own_columns(feature.expression)
-    return list(found.values())
+    return list(computed.values())

@@ -1,1 +1,1 @@
-"""Expressions."""
+"""Expressions: literals, functions, validations, and the lowering to Polars."""

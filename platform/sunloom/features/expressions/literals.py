@@ -16,20 +16,23 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def constant(value: Any) -> Const | None:
-    """A literal, or None where the value has no plain form; a list of scalars is one."""
+    """A plain value, or a list of scalars, as a literal; None if it cannot be one."""
     if isinstance(value, list | tuple):
         return _constant_list(value)
     if isinstance(value, set | frozenset):
+        # The order of a set changes from run to run, and the plan's fingerprint must not.
         return _constant_list(sorted(value, key=repr))
     if value is None:
         return Const(value=None, dtype="null")
     if isinstance(value, Enum):
         return constant(value.value)
+    # Before int: to Python, True is one.
     if isinstance(value, bool):
         return Const(value=value, dtype="bool")
     if isinstance(value, int):
         return Const(value=value, dtype="int64") if -(2**63) <= value < 2**63 else None
     if isinstance(value, float):
+        # A plan is JSON, which has no NaN and no infinity.
         return Const(value=value, dtype="float64") if math.isfinite(value) else None
     if isinstance(value, str):
         return Const(value=value, dtype="string")
@@ -42,26 +45,25 @@ def constant(value: Any) -> Const | None:
 
 def _constant_list(values: Sequence[Any]) -> Const | None:
     items = [constant(value) for value in values]
-    known = [item for item in items if item is not None and not isinstance(item.value, tuple)]
-    item_type = unify([item.dtype for item in known] or ["null"])
-    if len(known) < len(items) or item_type is None or item_type in ("datetime", "duration"):
+    scalars = [item for item in items if item is not None and not isinstance(item.value, tuple)]
+    item_type = unify([item.dtype for item in scalars] or ["null"])
+    if len(scalars) < len(items) or item_type is None or item_type in ("datetime", "duration"):
         return None
-    plain = tuple(_widened(item, item_type) for item in known)
+    plain = tuple(
+        float(item.value) if isinstance(item.value, int) and item_type == "float64" else item.value
+        for item in scalars
+    )
     return Const(value=plain, dtype=ListType(item=item_type))
-
-
-def _widened(item: Const, dtype: DType) -> Any:
-    return float(item.value) if isinstance(item.value, int) and dtype == "float64" else item.value
 
 
 def constant_value(node: Const) -> Any:
     """The literal as a plain value; datetimes and durations as Python's own."""
     if isinstance(node.dtype, ListType) and isinstance(node.value, tuple):
-        return [_plain(value, node.dtype.item) for value in node.value]
-    return _plain(node.value, node.dtype)
+        return [_plain_value(value, node.dtype.item) for value in node.value]
+    return _plain_value(node.value, node.dtype)
 
 
-def _plain(value: Any, dtype: DType) -> Any:
+def _plain_value(value: Any, dtype: DType) -> Any:
     if value is None or dtype not in ("datetime", "duration"):
         return value
     length = timedelta(microseconds=int(value))

@@ -1,4 +1,4 @@
-"""Plan expressions to Polars expressions."""
+"""Lowering of a plan's expressions to Polars expressions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class ToPolars:
     """Lowers expressions over a frame.
 
     Args:
-        parts: Aggregates and lookups to the columns that hold their values already.
+        columns: Aggregates and lookups to the columns that have their values already.
     """
 
-    def __init__(self, parts: Mapping[Expr, str] | None = None) -> None:
-        self._parts = parts or {}
+    def __init__(self, columns: Mapping[Expr, str] | None = None) -> None:
+        self._columns = columns or {}
 
     def expression(self, node: Expr) -> pl.Expr:
         """The node as a Polars expression."""
@@ -29,17 +29,11 @@ class ToPolars:
         if isinstance(node, Now):
             return pl.col(NOW)
         if isinstance(node, Const):
-            return _constant(node)
+            value = list(node.value) if isinstance(node.value, tuple) else node.value
+            return pl.lit(value, POLARS[node.dtype])
         if isinstance(node, Call) and node.function == "rows":
             return pl.struct(self.expression(arg) for arg in node.args)
         if isinstance(node, Call):
             return lower_call(node, [self.expression(arg) for arg in node.args])
-        return pl.col(self._parts[node])
-
-
-def _constant(node: Const) -> pl.Expr:
-    if isinstance(node.value, tuple):
-        return pl.lit(list(node.value), POLARS[node.dtype])
-    if node.dtype in ("datetime", "duration"):
-        return pl.lit(node.value, pl.Int64).cast(POLARS[node.dtype])
-    return pl.lit(node.value, POLARS[node.dtype])
+        # Joins and resolvers need more than this frame: the engine computes them first.
+        return pl.col(self._columns[node])

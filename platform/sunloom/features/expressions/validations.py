@@ -1,4 +1,4 @@
-"""Limits of values: what lies outside them, and how many did."""
+"""Validations: limits of a feature's values, violations of them, and strict limits enforced."""
 
 from __future__ import annotations
 
@@ -13,23 +13,28 @@ from sunloom.features.plan.feature_sets import FeaturePlan, Validation
 
 
 def within_limits(value: pl.Expr, check: Validation, dtype: DType) -> pl.Expr:
-    """Whether the value is inside the limits; null where the value is."""
-    limits: list[pl.Expr] = [pl.when(value.is_not_null()).then(True)]
+    """Whether the value is within the limits; null where the value is null."""
+    # The first condition makes a check without limits null for a null too.
+    conditions: list[pl.Expr] = [pl.when(value.is_not_null()).then(True)]
     if check.min is not None:
-        limits.append(value >= check.min)
+        conditions.append(value >= check.min)
     if check.max is not None:
-        limits.append(value <= check.max)
+        conditions.append(value <= check.max)
+    length = value.list.len() if isinstance(dtype, ListType) else value.str.len_chars()
     if check.min_length is not None:
-        limits.append(_length(value, dtype) >= check.min_length)
+        conditions.append(length >= check.min_length)
     if check.max_length is not None:
-        limits.append(_length(value, dtype) <= check.max_length)
-    if check.contains is not None:
-        limits.append(_contains(value, check.contains, dtype))
-    return reduce(and_, limits)
+        conditions.append(length <= check.max_length)
+    if check.contains is not None and isinstance(dtype, ListType):
+        conditions.append(value.list.contains(check.contains))
+    elif check.contains is not None:
+        conditions.append(value.str.contains(str(check.contains), literal=True))
+    return reduce(and_, conditions)
 
 
 def is_within(value: Any, check: Validation) -> bool:
-    """The same of a plain value that is not None; NaN is larger than every number."""
+    """Whether a plain value that is not None is within the limits, as ``within_limits`` says."""
+    # Polars orders NaN after every number; to Python all comparisons with it are false.
     is_nan = value != value
     if check.min is not None and not (is_nan or value >= check.min):
         return False
@@ -42,18 +47,8 @@ def is_within(value: Any, check: Validation) -> bool:
     return check.contains is None or check.contains in value
 
 
-def _length(value: pl.Expr, dtype: DType) -> pl.Expr:
-    return value.list.len() if isinstance(dtype, ListType) else value.str.len_chars()
-
-
-def _contains(value: pl.Expr, wanted: Any, dtype: DType) -> pl.Expr:
-    if isinstance(dtype, ListType):
-        return value.list.contains(wanted)
-    return value.str.contains(str(wanted), literal=True)
-
-
 def enforce_limits(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
-    """The value, or null where a strict limit refuses it."""
+    """The value, or null where it violates a strict limit."""
     for check in feature.validations:
         if check.strict:
             value = pl.when(within_limits(value, check, feature.dtype)).then(value)
@@ -61,6 +56,6 @@ def enforce_limits(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
 
 
 def violation_count(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
-    """How many values lie outside any limit, strict or not."""
-    held = [within_limits(value, check, feature.dtype) for check in feature.validations]
-    return (~reduce(and_, held)).sum()
+    """How many values violate a limit, strict or not; null violates none."""
+    conditions = [within_limits(value, check, feature.dtype) for check in feature.validations]
+    return (~reduce(and_, conditions)).sum()

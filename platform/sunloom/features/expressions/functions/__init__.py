@@ -1,1 +1,1 @@
-"""Scalar functions: types, the form in a frame, and the form of one value."""
+"""Scalar functions: their types, their form over a frame, and their form on plain values."""

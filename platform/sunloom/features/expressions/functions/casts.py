@@ -1,4 +1,4 @@
-"""``cast``: which types become which, and how."""
+"""Casts: which types become which, and how."""
 
 from __future__ import annotations
 
@@ -24,16 +24,24 @@ CASTS: Mapping[DType, tuple[DType, ...]] = {
     "bytes": ("bytes",),
     "null": tuple(POLARS),
 }
-"""Which scalar types ``cast`` turns into which; text that is no such value becomes null."""
+"""Scalar type to the types it can be cast to; text that is no such value becomes null."""
 
 _WHOLE = r"^[+-]?\d+$"
 _REAL = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
 _INT64 = range(-(2**63), 2**63)
+# Not all that Python's strip() removes: no-break spaces, for one, belong to the text.
+_BLANKS = " \t\n\r"
+_NAMED_FLOATS = {
+    "Infinity": math.inf,
+    "+Infinity": math.inf,
+    "-Infinity": -math.inf,
+    "NaN": math.nan,
+}
 
 
 def can_cast(source: DType, target: DType) -> bool:
-    """Whether ``cast`` turns one into the other; lists go value by value."""
+    """Whether the one can be cast to the other; lists are cast value by value."""
     if source == target:
         return True
     if isinstance(source, ListType) and isinstance(target, ListType):
@@ -44,8 +52,9 @@ def can_cast(source: DType, target: DType) -> bool:
 
 def lower_cast(value: pl.Expr, source: DType, target: DType) -> pl.Expr:
     """The cast as a Polars expression."""
-    special = _LOWERED.get((source, target))
-    return value.cast(POLARS[target]) if special is None else special(value)
+    # Where Polars means something else than Chalk, and where strict casts would raise.
+    lowering = _LOWERINGS.get((source, target))
+    return value.cast(POLARS[target]) if lowering is None else lowering(value)
 
 
 def cast_value(value: Any, source: DType, target: DType) -> Any:
@@ -58,43 +67,38 @@ def cast_value(value: Any, source: DType, target: DType) -> Any:
         return text_to_float(value) if isinstance(value, str) else float(value)
     if target == "bool":
         return _text_to_bool(value) if isinstance(value, str) else bool(value)
-    return _shown(value) if target == "string" else value
+    return _to_text(value) if target == "string" else value
 
 
 def round_to_int(value: float) -> int | None:
-    """Halves go away from zero; NaN and infinity have no whole number, nor has what is too far."""
+    """The nearest whole number, halves away from zero; None if there is none of 64 bits."""
     if isinstance(value, int):
         return int(value)
     if not math.isfinite(value):
         return None
+    # Not floor(size + 0.5): just below a half that sum rounds up.
     size = abs(value)
-    cut = math.floor(size)
-    found = int(math.copysign(1, value)) * (cut + (size - cut >= 0.5))
-    return found if found in _INT64 else None
+    floor = math.floor(size)
+    rounded = int(math.copysign(1, value)) * (floor + (size - floor >= 0.5))
+    return rounded if rounded in _INT64 else None
 
 
 def text_to_int(text: str) -> int | None:
-    """Digits with a sign."""
+    """Digits with an optional sign, else None."""
     stripped = text.strip(_BLANKS)
-    found = int(stripped) if re.fullmatch(_WHOLE[1:-1], stripped, re.ASCII) else None
-    return found if found is not None and found in _INT64 else None
+    # Python's own int() also takes underscores and digits of other scripts.
+    if re.fullmatch(_WHOLE[1:-1], stripped, re.ASCII) is None:
+        return None
+    number = int(stripped)
+    return number if number in _INT64 else None
 
 
 def text_to_float(text: str) -> float | None:
-    """A decimal number, ``Infinity`` or ``NaN``."""
+    """A decimal number, ``Infinity`` or ``NaN``, else None."""
     stripped = text.strip(_BLANKS)
     if re.fullmatch(_REAL[1:-1], stripped, re.ASCII):
         return float(stripped)
-    return _NAMED.get(stripped)
-
-
-_BLANKS = " \t\n\r"
-_NAMED = {
-    "Infinity": math.inf,
-    "+Infinity": math.inf,
-    "-Infinity": -math.inf,
-    "NaN": math.nan,
-}
+    return _NAMED_FLOATS.get(stripped)
 
 
 def _text_to_bool(text: str) -> bool | None:
@@ -102,7 +106,7 @@ def _text_to_bool(text: str) -> bool | None:
     return True if lowered in _TRUE else False if lowered in _FALSE else None
 
 
-def _shown(value: Any) -> str:
+def _to_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return iso_milliseconds(value, " ") if isinstance(value, datetime) else str(value)
@@ -115,6 +119,7 @@ def _float_to_int(value: pl.Expr) -> pl.Expr:
 
 def _text_to_int_frame(value: pl.Expr) -> pl.Expr:
     text = value.str.strip_chars(_BLANKS)
+    # In Polars' regular expressions `\d` includes the digits of all scripts.
     digits = pl.when(text.str.contains(_WHOLE.replace("\\d", "[0-9]"))).then(text)
     return digits.str.strip_prefix("+").cast(pl.Int64, strict=False)
 
@@ -122,9 +127,9 @@ def _text_to_int_frame(value: pl.Expr) -> pl.Expr:
 def _text_to_float_frame(value: pl.Expr) -> pl.Expr:
     text = value.str.strip_chars(_BLANKS)
     number = pl.when(text.str.contains(_REAL.replace("\\d", "[0-9]"))).then(text)
-    read = number.str.strip_prefix("+").cast(pl.Float64, strict=False)
-    named = text.replace_strict(_NAMED, default=None, return_dtype=pl.Float64)
-    return pl.coalesce(read, named)
+    parsed = number.str.strip_prefix("+").cast(pl.Float64, strict=False)
+    named = text.replace_strict(_NAMED_FLOATS, default=None, return_dtype=pl.Float64)
+    return pl.coalesce(parsed, named)
 
 
 def _text_to_bool_frame(value: pl.Expr) -> pl.Expr:
@@ -136,7 +141,7 @@ def _bool_to_text(value: pl.Expr) -> pl.Expr:
     return pl.when(value).then(pl.lit("true")).when(~value).then(pl.lit("false"))
 
 
-_LOWERED: Mapping[tuple[DType, DType], Callable[[pl.Expr], pl.Expr]] = {
+_LOWERINGS: Mapping[tuple[DType, DType], Callable[[pl.Expr], pl.Expr]] = {
     ("float64", "int64"): _float_to_int,
     ("float64", "bool"): lambda value: value != 0.0,
     ("string", "int64"): _text_to_int_frame,

@@ -1,4 +1,4 @@
-"""Datetimes (UTC) and durations."""
+"""Functions of datetimes (UTC) and durations."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from sunloom.features.plan.polars_dtypes import EPOCH, NUMBERS
 
 _MICROSECOND = timedelta(microseconds=1)
 _SECOND = timedelta(seconds=1)
-# Python's datetime ends with the year 9999; nearer to us than that on both sides.
-_FARTHEST_MS = 62_000_000_000_000
+# Python's datetime begins with the year 1, 62 billion seconds before 1970: both forms give null
+# beyond that distance, on either side.
+_MAX_MS = 62_000_000_000_000
 
 
 def _part(frame: Callable[[Any], pl.Expr], scalar: Callable[[datetime], int]) -> Function:
@@ -30,22 +31,22 @@ def _part(frame: Callable[[Any], pl.Expr], scalar: Callable[[datetime], int]) ->
 
 
 def _from_unix(args: Columns, _: Call) -> pl.Expr:
-    # Whole milliseconds, halves up. NaN and infinity are no moment; Chalk makes 1970 of them.
+    # Whole milliseconds, halves up. NaN and infinity give null here; Chalk makes 1970 of them.
     milliseconds = (args[0].cast(pl.Float64) * 1_000 + 0.5).floor().cast(pl.Int64, strict=False)
-    inside = milliseconds.abs() <= _FARTHEST_MS
-    return pl.when(inside).then(milliseconds * 1_000).cast(pl.Datetime("us", "UTC"))
+    in_range = milliseconds.abs() <= _MAX_MS
+    return pl.when(in_range).then(milliseconds * 1_000).cast(pl.Datetime("us", "UTC"))
 
 
 def _from_unix_value(value: float) -> datetime | None:
     if not math.isfinite(value):
         return None
     milliseconds = math.floor(value * 1_000 + 0.5)
-    if abs(milliseconds) > _FARTHEST_MS:
+    if abs(milliseconds) > _MAX_MS:
         return None
     return EPOCH + timedelta(milliseconds=milliseconds)
 
 
-_TRUNCATED: Mapping[str, Callable[[datetime], datetime]] = {
+_TRUNCATIONS: Mapping[str, Callable[[datetime], datetime]] = {
     "second": lambda v: v.replace(microsecond=0),
     "minute": lambda v: v.replace(second=0, microsecond=0),
     "hour": lambda v: v.replace(minute=0, second=0, microsecond=0),
@@ -55,7 +56,7 @@ _TRUNCATED: Mapping[str, Callable[[datetime], datetime]] = {
     "quarter": lambda v: _midnight(v).replace(month=(v.month - 1) // 3 * 3 + 1, day=1),
     "year": lambda v: _midnight(v).replace(month=1, day=1),
 }
-_EVERY = {
+_POLARS_UNITS = {
     "second": "1s",
     "minute": "1m",
     "hour": "1h",
@@ -71,17 +72,17 @@ def _midnight(value: datetime) -> datetime:
     return value.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _truncated(args: Columns, call: Call) -> pl.Expr:
+def _truncate(args: Columns, call: Call) -> pl.Expr:
     unit = call.args[0]
     assert isinstance(unit, Const)
-    return args[1].dt.truncate(_EVERY[str(unit.value)])
+    return args[1].dt.truncate(_POLARS_UNITS[str(unit.value)])
 
 
-def _known_unit(args: Sequence[Expr]) -> str | None:
+def _check_unit(args: Sequence[Expr]) -> str | None:
     unit = args[0]
-    if isinstance(unit, Const) and unit.value in _EVERY:
+    if isinstance(unit, Const) and unit.value in _POLARS_UNITS:
         return None
-    return f"Truncate to one of {', '.join(_EVERY)}."
+    return f"Truncate to one of {', '.join(_POLARS_UNITS)}."
 
 
 def _month_end(value: datetime) -> datetime:
@@ -89,12 +90,12 @@ def _month_end(value: datetime) -> datetime:
 
 
 def iso_milliseconds(value: datetime, separator: str) -> str:
-    """The moment to the millisecond, cut."""
+    """The datetime as ISO 8601 text, truncated to milliseconds."""
     return f"{value:%Y-%m-%d}{separator}{value:%H:%M:%S}.{value.microsecond // 1000:03d}"
 
 
 DATETIMES: Mapping[str, Function] = {
-    # Whole seconds, cut toward zero, as a float.
+    # Whole seconds, truncated toward zero, as a float: what Chalk's evaluator gives.
     "total_seconds": Function(
         "a duration",
         takes(("duration",), 1, "float64"),
@@ -116,11 +117,11 @@ DATETIMES: Mapping[str, Function] = {
     "date_trunc": Function(
         "a unit and a datetime",
         takes_exactly(("string", "datetime"), result="datetime"),
-        _truncated,
-        lambda unit, value: _TRUNCATED[unit](value),
-        check=_known_unit,
+        _truncate,
+        lambda unit, value: _TRUNCATIONS[unit](value),
+        check=_check_unit,
     ),
-    # Chalk gives a date; here it is the midnight that begins it.
+    # Chalk gives a date, which is no type of a plan; here it is the midnight that begins it.
     "last_day_of_month": Function(
         "a datetime",
         takes(("datetime",), 1, "datetime"),

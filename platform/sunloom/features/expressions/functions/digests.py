@@ -1,4 +1,4 @@
-"""Bytes: encodings and hashes."""
+"""Functions of bytes: encodings and hashes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.features.expressions.functions.signature import Function, map_scalar, takes
+from sunloom.features.expressions.functions.signature import Function, python_function, takes
 from sunloom.features.plan.dtypes import DType
 
 
-def _encoding(
+def _encode(
     source: DType, result: DType, frame: Callable[[pl.Expr], pl.Expr], scalar: Callable[[Any], Any]
 ) -> Function:
     return Function(
@@ -24,43 +24,44 @@ def _encoding(
     )
 
 
-def _decoded(scalar: Callable[[str], bytes]) -> Function:
-    """Text that is no such encoding is null."""
+def _decode(decode: Callable[[str], bytes]) -> Function:
+    """Text that is not in the encoding gives null."""
 
-    def guarded(text: str) -> bytes | None:
+    # One malformed text must not fail the whole column.
+    def decode_or_null(text: str) -> bytes | None:
         try:
-            return scalar(text)
+            return decode(text)
         except ValueError:
             return None
 
-    return Function("a string", takes(("string",), 1, "bytes"), map_scalar(guarded), guarded)
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", errors="replace")
+    return python_function("a string", takes(("string",), 1, "bytes"), decode_or_null)
 
 
 def _digest(name: str) -> Function:
+    # Not for security: with that flag md5 works on hosts in FIPS mode too.
     def digest(data: bytes) -> bytes:
         return hashlib.new(name, data, usedforsecurity=False).digest()
 
     accepts = 'bytes, such as F.string_to_bytes(_.x, "utf-8")'
-    return Function(accepts, takes(("bytes",), 1, "bytes"), map_scalar(digest), digest)
+    return python_function(accepts, takes(("bytes",), 1, "bytes"), digest)
 
 
 DIGESTS: Mapping[str, Function] = {
-    "string_to_bytes_utf8": _encoding(
+    "string_to_bytes_utf8": _encode(
         "string", "bytes", lambda x: x.cast(pl.Binary), lambda text: text.encode()
     ),
-    "string_to_bytes_hex": _decoded(bytes.fromhex),
-    "string_to_bytes_base64": _decoded(lambda text: base64.b64decode(text, validate=True)),
-    "bytes_to_string_utf8": Function(
-        "bytes", takes(("bytes",), 1, "string"), map_scalar(_text), _text
+    "string_to_bytes_hex": _decode(bytes.fromhex),
+    "string_to_bytes_base64": _decode(lambda text: base64.b64decode(text, validate=True)),
+    # Invalid UTF-8 becomes the replacement character, as in Chalk; a cast in Polars refuses it.
+    "bytes_to_string_utf8": python_function(
+        "bytes",
+        takes(("bytes",), 1, "string"),
+        lambda data: data.decode("utf-8", errors="replace"),
     ),
-    "bytes_to_string_hex": _encoding(
+    "bytes_to_string_hex": _encode(
         "bytes", "string", lambda x: x.bin.encode("hex"), lambda data: data.hex()
     ),
-    "bytes_to_string_base64": _encoding(
+    "bytes_to_string_base64": _encode(
         "bytes",
         "string",
         lambda x: x.bin.encode("base64"),

@@ -1,7 +1,7 @@
-"""Lists; positions count from 1, as Chalk normalises them, negative ones from the end.
+"""Functions of lists; positions count from 1, as Chalk normalises them, negative ones from the end.
 
-Values are equal as everywhere: NaN equals NaN and is larger than every number. A list may hold
-nulls; what each function makes of them is said where it is not plain.
+Values compare as everywhere here: NaN equals NaN and is larger than every number. A list may
+contain nulls; how a function treats them is said where it is not obvious.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from sunloom.features.expressions.functions.signature import (
     Function,
     TypeRule,
     Types,
-    map_scalar,
     order_key,
+    python_function,
 )
 from sunloom.features.plan.dtypes import DType, ListType
 from sunloom.features.plan.expressions import Call
@@ -28,6 +28,8 @@ Values = list[Any]
 
 
 def _list_to(result: Callable[[ListType], DType | None], *others: DType) -> TypeRule:
+    """A list, and further arguments of exactly the given types."""
+
     def rule(types: Types) -> DType | None:
         first = types[0] if types else None
         fits = isinstance(first, ListType) and tuple(types[1:]) == others
@@ -36,7 +38,7 @@ def _list_to(result: Callable[[ListType], DType | None], *others: DType) -> Type
     return rule
 
 
-def _same(dtype: ListType) -> DType:
+def _same_list(dtype: ListType) -> DType:
     return dtype
 
 
@@ -44,11 +46,11 @@ def _item(dtype: ListType) -> DType | None:
     return dtype.item if is_scalar(dtype.item) else None
 
 
-def _sorted_type(dtype: ListType) -> DType | None:
+def _list_of_scalars(dtype: ListType) -> DType | None:
     return dtype if is_scalar(dtype.item) else None
 
 
-def _number(dtype: ListType) -> DType | None:
+def _number_item(dtype: ListType) -> DType | None:
     return dtype.item if dtype.item in NUMBERS else None
 
 
@@ -74,40 +76,39 @@ def _with_list(result: Callable[[ListType], DType]) -> TypeRule:
     return rule
 
 
-def _keyed(values: Iterable[Any]) -> dict[Any, Any]:
-    """Different values, null among them, in order of their first place."""
-    found: dict[Any, Any] = {}
+def _distinct(values: Iterable[Any]) -> dict[Any, Any]:
+    """Different values by their order keys, null among them, in order of first occurrence."""
+    distinct: dict[Any, Any] = {}
     for value in values:
-        found.setdefault(None if value is None else order_key(value), value)
-    return found
+        distinct.setdefault(None if value is None else order_key(value), value)
+    return distinct
 
 
 def _contains(values: Values, value: Any) -> bool | None:
-    """Null where it is not found but a null might have been it."""
-    held = _keyed(values)
-    if order_key(value) in held:
+    """Three-valued logic: null if the value is not found but the list contains a null."""
+    distinct = _distinct(values)
+    if order_key(value) in distinct:
         return True
-    return None if None in held else False
+    return None if None in distinct else False
 
 
-def _contains_frame(args: Columns, call: Call) -> pl.Expr:
+def _lower_contains(args: Columns, _: Call) -> pl.Expr:
     values, value = args
-    if call.args[1].dtype == "float64":
-        return map_scalar(_contains)(args, call)
-    found = values.list.contains(value, nulls_equal=False)
-    unsure = ~found & values.list.eval(pl.element().is_null()).list.any()
-    return pl.when(~unsure & value.is_not_null()).then(found)
+    is_contained = values.list.contains(value, nulls_equal=False)
+    is_unknown = ~is_contained & values.list.eval(pl.element().is_null()).list.any()
+    return pl.when(~is_unknown & value.is_not_null()).then(is_contained)
 
 
 def _element(values: Values, position: int) -> Any:
-    place = position - 1 if position > 0 else len(values) + position
-    return values[place] if position and 0 <= place < len(values) else None
+    index = position - 1 if position > 0 else len(values) + position
+    return values[index] if position and 0 <= index < len(values) else None
 
 
-def _element_frame(args: Columns, _: Call) -> pl.Expr:
+def _lower_element(args: Columns, _: Call) -> pl.Expr:
+    # Polars counts from 0, and from the end too; there is no position 0 here.
     position = args[1]
-    place = pl.when(position > 0).then(position - 1).when(position < 0).then(position)
-    return args[0].list.get(place, null_on_oob=True)
+    index = pl.when(position > 0).then(position - 1).when(position < 0).then(position)
+    return args[0].list.get(index, null_on_oob=True)
 
 
 def _slice(values: Values, start: int, length: int) -> Values:
@@ -118,14 +119,14 @@ def _slice(values: Values, start: int, length: int) -> Values:
 
 
 def _position(values: Values, value: Any) -> int:
-    wanted = order_key(value)
-    places = (i for i, v in enumerate(values, 1) if v is not None and order_key(v) == wanted)
-    return next(places, 0)
+    key = order_key(value)
+    positions = (i for i, v in enumerate(values, 1) if v is not None and order_key(v) == key)
+    return next(positions, 0)
 
 
-def _without(values: Values, value: Any) -> Values:
-    wanted = order_key(value)
-    return [v for v in values if v is None or order_key(v) != wanted]
+def _remove(values: Values, value: Any) -> Values:
+    key = order_key(value)
+    return [v for v in values if v is None or order_key(v) != key]
 
 
 def _sort(*, descending: bool) -> Function:
@@ -135,35 +136,34 @@ def _sort(*, descending: bool) -> Function:
 
     return Function(
         "a list of scalars",
-        _list_to(_sorted_type),
+        _list_to(_list_of_scalars),
         lambda args, _: args[0].list.sort(descending=descending, nulls_last=True),
         scalar,
     )
 
 
 def _extreme(*, largest: bool) -> Function:
-    """Null where one of the values is."""
+    """Null if one of the values is null, unlike ``array_sum``."""
     choose: Callable[..., Any] = max if largest else min
 
     def scalar(values: Values) -> Any:
         return None if not values or None in values else choose(values, key=order_key)
 
+    # A sort with nulls first puts a null or the extreme first; list.max would skip nulls and NaN.
     def frame(args: Columns, _: Call) -> pl.Expr:
-        values = args[0]
-        ordered = values.list.sort(descending=largest, nulls_last=False)
-        return ordered.list.first()
+        return args[0].list.sort(descending=largest, nulls_last=False).list.first()
 
     return Function("a list of scalars", _list_to(_item), frame, scalar)
 
 
 def _sum(values: Values) -> Any:
+    """Nulls are skipped, and an empty list has the sum 0."""
     known = [v for v in values if v is not None]
-    return sum(known) if all(map(math.isfinite, known)) else math.fsum(_unbounded(known))
-
-
-def _unbounded(values: Values) -> Values:
-    opposite = {math.inf, -math.inf} <= set(values)
-    return [math.nan] if opposite else [v for v in values if not math.isfinite(v)]
+    nonfinite = [v for v in known if not math.isfinite(v)]
+    if not nonfinite:
+        return sum(known)
+    # Opposite infinities have no sum, which fsum would report by an exception.
+    return math.nan if {math.inf, -math.inf} <= set(nonfinite) else math.fsum(nonfinite)
 
 
 def _mean(values: Values) -> float | None:
@@ -171,52 +171,58 @@ def _mean(values: Values) -> float | None:
     return float(_sum(known)) / len(known) if known else None
 
 
-def _joined(values: Values, delimiter: str) -> str:
+def _join(values: Values, delimiter: str) -> str:
     return delimiter.join(v for v in values if v is not None)
 
 
-def _joined_rule(types: Types) -> DType | None:
+def _strings_and_delimiter(types: Types) -> DType | None:
     return "string" if tuple(types) == (ListType(item="string"), "string") else None
 
 
 def _overlap(a: Values, b: Values) -> bool | None:
-    """Null where no value is common but a null might be."""
-    left, right = _keyed(a), _keyed(b)
+    """Three-valued logic: null if no value is common but one list contains a null."""
+    left, right = _distinct(a), _distinct(b)
     if (left.keys() & right.keys()) - {None}:
         return True
     return None if None in left or None in right else False
 
 
-def _constructed(types: Types) -> DType | None:
+def _intersect(a: Values, b: Values) -> Values:
+    others = _distinct(b)
+    return [value for key, value in _distinct(a).items() if key in others]
+
+
+def _except(a: Values, b: Values) -> Values:
+    others = _distinct(b)
+    return [value for key, value in _distinct(a).items() if key not in others]
+
+
+def _list_of_common_type(types: Types) -> DType | None:
     item = unify(types)
     return ListType(item=item) if item is not None else None
 
 
-def _construct(args: Columns, call: Call) -> pl.Expr:
+def _lower_constructor(args: Columns, call: Call) -> pl.Expr:
     assert isinstance(call.dtype, ListType)
     item = POLARS[call.dtype.item]
     return pl.concat_list([arg.cast(item) for arg in args])
 
 
-def _concatenated(types: Types) -> DType | None:
+def _strings_or_lists(types: Types) -> DType | None:
     if tuple(types) == ("string", "string"):
         return "string"
-    return _with_list(_same)(types)
+    return _with_list(_same_list)(types)
 
 
-def _concatenate(args: Columns, call: Call) -> pl.Expr:
+def _lower_concat(args: Columns, call: Call) -> pl.Expr:
     if call.dtype == "string":
         return args[0] + args[1]
     return args[0].list.concat(args[1])
 
 
-def _by_value(accepts: str, rule: TypeRule, scalar: Callable[..., Any]) -> Function:
-    return Function(accepts, rule, map_scalar(scalar), scalar)
-
-
 LISTS: Mapping[str, Function] = {
     "contains": Function(
-        "a list and a value of its type", _with_value(lambda _: "bool"), _contains_frame, _contains
+        "a list and a value of its type", _with_value(lambda _: "bool"), _lower_contains, _contains
     ),
     "cardinality": Function(
         "a list",
@@ -225,22 +231,30 @@ LISTS: Mapping[str, Function] = {
         len,
     ),
     "element_at": Function(
-        "a list and a position", _list_to(lambda t: t.item, "int64"), _element_frame, _element
+        "a list and a position", _list_to(lambda t: t.item, "int64"), _lower_element, _element
     ),
-    "slice": _by_value("a list, a start and a length", _list_to(_same, "int64", "int64"), _slice),
+    "slice": python_function(
+        "a list, a start and a length", _list_to(_same_list, "int64", "int64"), _slice
+    ),
     "concat": Function(
-        "two strings, or two lists of one type", _concatenated, _concatenate, lambda a, b: a + b
+        "two strings, or two lists of one type",
+        _strings_or_lists,
+        _lower_concat,
+        lambda a, b: a + b,
     ),
     "array_constructor": Function(
-        "values of one type", _constructed, _construct, lambda *v: list(v), sees_nulls=True
+        "values of one type",
+        _list_of_common_type,
+        _lower_constructor,
+        lambda *v: list(v),
+        sees_nulls=True,
     ),
     "array_sort": _sort(descending=False),
     "array_sort_desc": _sort(descending=True),
     "array_max": _extreme(largest=True),
     "array_min": _extreme(largest=False),
-    # Nulls are skipped, and nothing sums to 0.
     "array_sum": Function(
-        "a list of numbers", _list_to(_number), lambda args, _: args[0].list.sum(), _sum
+        "a list of numbers", _list_to(_number_item), lambda args, _: args[0].list.sum(), _sum
     ),
     "array_average": Function(
         "a list of numbers",
@@ -248,42 +262,48 @@ LISTS: Mapping[str, Function] = {
         lambda args, _: args[0].list.drop_nulls().list.mean(),
         _mean,
     ),
-    # No list has no values either.
+    # As in Chalk, null gives an empty list.
     "array_distinct": Function(
         "a list of scalars",
-        _list_to(_sorted_type),
+        _list_to(_list_of_scalars),
         lambda args, call: (
             args[0].list.unique(maintain_order=True).fill_null(pl.lit([], POLARS[call.dtype]))
         ),
-        lambda values: list(_keyed(values or ()).values()),
+        lambda values: list(_distinct(values or ()).values()),
         sees_nulls=True,
     ),
-    "array_join": _by_value("a list of strings and a delimiter", _joined_rule, _joined),
-    # 0 where the value is not in the list.
-    "array_position": _by_value(
+    "array_join": python_function(
+        "a list of strings and a delimiter", _strings_and_delimiter, _join
+    ),
+    # 0 if the value is not in the list.
+    "array_position": python_function(
         "a list and a value of its type", _with_value(lambda _: "int64"), _position
     ),
-    "array_remove": _by_value("a list and a value of its type", _with_value(_same), _without),
+    "array_remove": python_function(
+        "a list and a value of its type", _with_value(_same_list), _remove
+    ),
     "remove_nulls": Function(
         "a list",
-        _list_to(_same),
+        _list_to(_same_list),
         lambda args, _: args[0].list.drop_nulls(),
         lambda values: [v for v in values if v is not None],
     ),
-    "array_has_duplicates": _by_value(
+    "array_has_duplicates": python_function(
         "a list of scalars",
         _list_to(lambda t: "bool" if is_scalar(t.item) else None),
-        lambda values: len(_keyed(values)) < len(values),
+        lambda values: len(_distinct(values)) < len(values),
     ),
-    "array_intersect": _by_value(
+    "array_intersect": python_function(
         "two lists of one type",
-        _with_list(_same),
-        lambda a, b: [v for key, v in _keyed(a).items() if key in _keyed(b)],
+        _with_list(_same_list),
+        _intersect,
     ),
-    "array_except": _by_value(
+    "array_except": python_function(
         "two lists of one type",
-        _with_list(_same),
-        lambda a, b: [v for key, v in _keyed(a).items() if key not in _keyed(b)],
+        _with_list(_same_list),
+        _except,
     ),
-    "arrays_overlap": _by_value("two lists of one type", _with_list(lambda _: "bool"), _overlap),
+    "arrays_overlap": python_function(
+        "two lists of one type", _with_list(lambda _: "bool"), _overlap
+    ),
 }

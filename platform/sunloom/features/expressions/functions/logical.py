@@ -1,4 +1,4 @@
-"""Comparisons, booleans and choices."""
+"""Functions of booleans: comparisons, connectives and choices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from sunloom.features.expressions.functions.signature import (
     Columns,
     Function,
     Types,
-    common_type,
     comparable,
     order_key,
     takes,
@@ -27,6 +26,7 @@ def _comparison(function: Callable[[Any, Any], Any]) -> Function:
         "two values of one type",
         comparable,
         lambda args, _: function(args[0], args[1]),
+        # Polars orders NaN after every number; Python compares false with it.
         lambda a, b: bool(function(order_key(a), order_key(b))),
     )
 
@@ -37,30 +37,39 @@ def _equal(a: Any, b: Any) -> bool:
     return order_key(a) == order_key(b)
 
 
-def _both(a: bool | None, b: bool | None) -> bool | None:
+def _and(a: bool | None, b: bool | None) -> bool | None:
+    # As in SQL: False decides, whatever the unknown other one is.
     if a is False or b is False:
         return False
     return None if a is None or b is None else True
 
 
-def _either(a: bool | None, b: bool | None) -> bool | None:
+def _or(a: bool | None, b: bool | None) -> bool | None:
     if a is True or b is True:
         return True
     return None if a is None or b is None else False
 
 
-def _chosen(types: Types) -> DType | None:
+def _type_of_choice(types: Types) -> DType | None:
     return unify(types[1:]) if len(types) == 3 and types[0] in ("bool", "null") else None
 
 
-def _choice(args: Columns, call: Call) -> pl.Expr:
+def _lower_choice(args: Columns, call: Call) -> pl.Expr:
     dtype = POLARS[call.dtype]
     return pl.when(args[0]).then(args[1].cast(dtype)).otherwise(args[2].cast(dtype))
 
 
-def _coalesce(args: Columns, call: Call) -> pl.Expr:
+def _lower_coalesce(args: Columns, call: Call) -> pl.Expr:
     return pl.coalesce([arg.cast(POLARS[call.dtype]) for arg in args])
 
+
+_UNEQUAL = Function(
+    "two values of one type",
+    comparable,
+    lambda args, _: args[0].ne_missing(args[1]),
+    lambda a, b: not _equal(a, b),
+    sees_nulls=True,
+)
 
 LOGICAL: Mapping[str, Function] = {
     "<": _comparison(operator.lt),
@@ -75,32 +84,20 @@ LOGICAL: Mapping[str, Function] = {
         _equal,
         sees_nulls=True,
     ),
-    "!=": Function(
-        "two values of one type",
-        comparable,
-        lambda args, _: args[0].ne_missing(args[1]),
-        lambda a, b: not _equal(a, b),
-        sees_nulls=True,
-    ),
-    "distinct_from": Function(
-        "two values of one type",
-        comparable,
-        lambda args, _: args[0].ne_missing(args[1]),
-        lambda a, b: not _equal(a, b),
-        sees_nulls=True,
-    ),
+    "!=": _UNEQUAL,
+    "distinct_from": _UNEQUAL,
     "&": Function(
         "two booleans",
         takes(("bool",), 2, "bool"),
         lambda args, _: args[0] & args[1],
-        _both,
+        _and,
         sees_nulls=True,
     ),
     "|": Function(
         "two booleans",
         takes(("bool",), 2, "bool"),
         lambda args, _: args[0] | args[1],
-        _either,
+        _or,
         sees_nulls=True,
     ),
     "~": Function(
@@ -122,15 +119,15 @@ LOGICAL: Mapping[str, Function] = {
     # A null condition counts as false.
     "if_else": Function(
         "a boolean and two values of one type",
-        _chosen,
-        _choice,
+        _type_of_choice,
+        _lower_choice,
         lambda condition, a, b: a if condition else b,
         sees_nulls=True,
     ),
     "coalesce": Function(
         "values of one type",
-        common_type,
-        _coalesce,
+        unify,
+        _lower_coalesce,
         lambda *args: next((arg for arg in args if arg is not None), None),
         sees_nulls=True,
     ),

@@ -1,4 +1,4 @@
-"""Arithmetic."""
+"""Functions of numbers: arithmetic, extremes, signs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import polars as pl
 from sunloom.features.expressions.functions.signature import (
     Columns,
     Function,
+    Lowering,
+    TypeRule,
     Types,
-    common_type,
     is_nan,
     order_key,
     same_number,
@@ -26,35 +27,21 @@ from sunloom.features.plan.dtypes import DType
 from sunloom.features.plan.expressions import Call
 from sunloom.features.plan.polars_dtypes import NUMBERS, POLARS, unify
 
-_LEAST = -(2**63)
+_INT64_MIN = -(2**63)
 _INT64_END = 2.0**63
 
 
-def _added(types: Types) -> DType | None:
-    pair = tuple(types)
-    special: dict[tuple[DType, ...], DType] = {
-        ("datetime", "duration"): "datetime",
-        ("duration", "datetime"): "datetime",
-        ("duration", "duration"): "duration",
-        ("string", "string"): "string",
-    }
-    return special.get(pair) or wider_number(types)
-
-
-def _subtracted(types: Types) -> DType | None:
-    special: dict[tuple[DType, ...], DType] = {
-        ("datetime", "datetime"): "duration",
-        ("datetime", "duration"): "datetime",
-        ("duration", "duration"): "duration",
-    }
-    return special.get(tuple(types)) or wider_number(types)
+def _number_or(other: Mapping[tuple[DType, ...], DType]) -> TypeRule:
+    """Two numbers give the wider of their types; other pairs are as listed."""
+    return lambda types: other.get(tuple(types)) or wider_number(types)
 
 
 def _floats(args: Columns) -> list[pl.Expr]:
     return [arg.cast(pl.Float64) for arg in args]
 
 
-def _divided(a: float, b: float) -> float:
+def _divide(a: float, b: float) -> float:
+    # As in IEEE arithmetic, and so in Polars; Python raises.
     if b == 0:
         if a == 0 or math.isnan(a):
             return math.nan
@@ -62,15 +49,15 @@ def _divided(a: float, b: float) -> float:
     return float(a) / float(b)
 
 
-def _remainder(args: Columns, call: Call) -> pl.Expr:
-    """The dividend's sign, as in C; nothing where a whole number is divided by zero."""
+def _lower_remainder(args: Columns, call: Call) -> pl.Expr:
+    """The dividend's sign, as in C; null if a whole number is divided by zero."""
     a, b = (arg.cast(POLARS[call.dtype]) for arg in args)
     if call.dtype == "int64":
         return (a.sign() * (a.abs() % b.abs())).cast(pl.Int64)
-    # Polars subtracts a rounded multiple; only C's own function is exact.
+    # Polars subtracts a rounded multiple of the divisor; only C's own fmod is exact.
     pair = pl.struct(a.alias("a"), b.alias("b"))
-    found = pair.map_batches(_exact_remainders, return_dtype=pl.Float64)
-    return pl.when(a.is_not_null() & b.is_not_null()).then(found)
+    remainders = pair.map_batches(_exact_remainders, return_dtype=pl.Float64)
+    return pl.when(a.is_not_null() & b.is_not_null()).then(remainders)
 
 
 def _exact_remainders(pairs: pl.Series) -> pl.Series:
@@ -79,60 +66,62 @@ def _exact_remainders(pairs: pl.Series) -> pl.Series:
         return pl.Series(np.fmod(a, b))
 
 
-def _remainder_of(a: float, b: float) -> float | None:
+def _remainder(a: float, b: float) -> float | None:
     if isinstance(a, int) and isinstance(b, int):
         return int(math.copysign(abs(a) % abs(b), a)) if b else None
     return math.fmod(a, b) if b and not math.isinf(a) else math.nan
 
 
-def _added_wraps(a: pl.Expr, b: pl.Expr, found: pl.Expr) -> pl.Expr:
-    return ((a >= 0) == (b >= 0)) & ((found >= 0) != (a >= 0))
+# Polars' integers wrap around without an error. Python's do not: the scalar form compares.
+def _addition_wraps(a: pl.Expr, b: pl.Expr, result: pl.Expr) -> pl.Expr:
+    return ((a >= 0) == (b >= 0)) & ((result >= 0) != (a >= 0))
 
 
-def _subtracted_wraps(a: pl.Expr, b: pl.Expr, found: pl.Expr) -> pl.Expr:
-    return ((a >= 0) != (b >= 0)) & ((found >= 0) != (a >= 0))
+def _subtraction_wraps(a: pl.Expr, b: pl.Expr, result: pl.Expr) -> pl.Expr:
+    return ((a >= 0) != (b >= 0)) & ((result >= 0) != (a >= 0))
 
 
-def _multiplied_wraps(a: pl.Expr, b: pl.Expr, found: pl.Expr) -> pl.Expr:
-    about = a.cast(pl.Float64) * b.cast(pl.Float64)
-    # Near the end itself a float cannot tell; what wraps around there changes its sign.
-    turned = (about.abs() > _INT64_END / 2) & ((about > 0) != (found > 0))
-    return (about.abs() > 1.5 * _INT64_END) | turned
+def _multiplication_wraps(a: pl.Expr, b: pl.Expr, result: pl.Expr) -> pl.Expr:
+    product = a.cast(pl.Float64) * b.cast(pl.Float64)
+    # Near the limit itself a float is too coarse; a product that wraps around there changes sign.
+    changes_sign = (product.abs() > _INT64_END / 2) & ((product > 0) != (result > 0))
+    return (product.abs() > 1.5 * _INT64_END) | changes_sign
 
 
-def _whole_or_null(
+def _checked(
     function: Callable[[Any, Any], Any],
     wraps: Callable[[pl.Expr, pl.Expr, pl.Expr], pl.Expr],
-) -> tuple[Callable[[Columns, Call], pl.Expr], Callable[[Any, Any], Any]]:
-    """Both lowerings; a whole number that does not fit in 64 bits is null."""
+) -> tuple[Lowering, Callable[[Any, Any], Any]]:
+    """Both forms of the function; a whole number that does not fit in 64 bits is null."""
 
-    def frame(args: Columns, call: Call) -> pl.Expr:
-        found: pl.Expr = function(args[0], args[1])
+    def lower(args: Columns, call: Call) -> pl.Expr:
+        result: pl.Expr = function(args[0], args[1])
         if call.dtype != "int64":
-            return found
-        return pl.when(~wraps(args[0], args[1], found)).then(found)
+            return result
+        return pl.when(~wraps(args[0], args[1], result)).then(result)
 
     def scalar(a: Any, b: Any) -> Any:
-        found = function(a, b)
-        fits = not isinstance(found, int) or -(2**63) <= found < 2**63
-        return found if fits else None
+        result = function(a, b)
+        fits = not isinstance(result, int) or _INT64_MIN <= result < 2**63
+        return result if fits else None
 
-    return frame, scalar
+    return lower, scalar
 
 
-def _size(args: Columns, call: Call) -> pl.Expr:
+def _lower_abs(args: Columns, call: Call) -> pl.Expr:
     size = args[0].abs()
+    # The least integer has no opposite of 64 bits, and stays negative.
     return pl.when(size >= 0).then(size) if call.dtype == "int64" else size
 
 
-def _opposite(args: Columns, call: Call) -> pl.Expr:
+def _lower_negate(args: Columns, call: Call) -> pl.Expr:
     if call.dtype != "int64":
         return -args[0]
-    return pl.when(args[0] != _LEAST).then(-args[0])
+    return pl.when(args[0] != _INT64_MIN).then(-args[0])
 
 
-def _pick(larger: bool, args: Columns, dtype: pl.DataType) -> pl.Expr:
-    """The extreme of two or more; null where one is null. NaN is the largest."""
+def _lower_extreme(larger: bool, args: Columns, dtype: pl.DataType) -> pl.Expr:
+    """The extreme of all values, null if one is null; NaN is the largest."""
 
     def choose(a: pl.Expr, b: pl.Expr) -> pl.Expr:
         left = (a > b) if larger else (a < b)
@@ -142,8 +131,8 @@ def _pick(larger: bool, args: Columns, dtype: pl.DataType) -> pl.Expr:
     return reduce(choose, [arg.cast(dtype) for arg in args])
 
 
-def _pick_known(larger: bool, args: Columns, dtype: pl.DataType) -> pl.Expr:
-    """The extreme of those that are not null; NaN where one is NaN."""
+def _lower_extreme_known(larger: bool, args: Columns, dtype: pl.DataType) -> pl.Expr:
+    """The extreme of those values that are not null, NaN if one is NaN."""
 
     def choose(a: pl.Expr, b: pl.Expr) -> pl.Expr:
         left = (a > b) if larger else (a < b)
@@ -157,9 +146,9 @@ def _pick_known(larger: bool, args: Columns, dtype: pl.DataType) -> pl.Expr:
 
 def _extreme(larger: bool, *, skip_nulls: bool) -> Function:
     choose: Callable[..., Any] = max if larger else min
-    lowering = _pick_known if skip_nulls else _pick
+    lowering = _lower_extreme_known if skip_nulls else _lower_extreme
 
-    def of_values(*args: Any) -> Any:
+    def scalar(*args: Any) -> Any:
         known = [arg for arg in args if arg is not None]
         if skip_nulls and any(map(is_nan, known)):
             return math.nan
@@ -167,9 +156,9 @@ def _extreme(larger: bool, *, skip_nulls: bool) -> Function:
 
     return Function(
         "values of one type",
-        common_type,
+        unify,
         lambda args, call: lowering(larger, args, POLARS[call.dtype]),
-        of_values,
+        scalar,
         sees_nulls=skip_nulls,
     )
 
@@ -178,34 +167,34 @@ def _sign(value: float) -> float:
     return value if value != value else type(value)((value > 0) - (value < 0))
 
 
-def _raised(a: float, b: float) -> float:
+def _power(a: float, b: float) -> float:
     try:
         return math.pow(a, b)
     except ValueError:
-        # A zero to a negative power, or a negative number to a broken one.
+        # Zero to a negative power, or a negative number to a fractional one.
         return math.inf if a == 0 else math.nan
     except OverflowError:
         return -math.inf if a < 0 and b % 2 == 1 else math.inf
 
 
-def _clamped(types: Types) -> DType | None:
+def _three_numbers(types: Types) -> DType | None:
     fits = len(types) == 3 and all(t in NUMBERS for t in types)
     return unify(types) if fits else None
 
 
-def _clamp(args: Columns, call: Call) -> pl.Expr:
+def _lower_clamp(args: Columns, call: Call) -> pl.Expr:
     value, low, high = (arg.cast(POLARS[call.dtype]) for arg in args)
     raised = pl.when(value < low).then(low).otherwise(value)
-    lowered = pl.when(raised > high).then(high).otherwise(raised)
+    clamped = pl.when(raised > high).then(high).otherwise(raised)
+    if call.dtype == "float64":
+        # NaN is larger than every number, but stays NaN rather than become the upper limit.
+        clamped = pl.when(value.is_nan()).then(value).otherwise(clamped)
+    # Polars' clip ignores a limit that is null.
     known = value.is_not_null() & low.is_not_null() & high.is_not_null()
-    return pl.when(known & _is_nan(value, call)).then(value).when(known).then(lowered)
+    return pl.when(known).then(clamped)
 
 
-def _is_nan(value: pl.Expr, call: Call) -> pl.Expr:
-    return value.is_nan() if call.dtype == "float64" else pl.lit(False)
-
-
-def _clamp_value(value: Any, low: Any, high: Any) -> Any:
+def _clamp(value: Any, low: Any, high: Any) -> Any:
     if is_nan(value):
         return value
     raised = low if order_key(value) < order_key(low) else value
@@ -216,33 +205,51 @@ _POWER = Function(
     "two numbers",
     takes(NUMBERS, 2, "float64"),
     lambda args, _: operator.pow(*_floats(args)),
-    _raised,
+    _power,
 )
 
 NUMERIC: Mapping[str, Function] = {
     "+": Function(
         "two numbers, two strings, or a datetime and a duration",
-        _added,
-        *_whole_or_null(operator.add, _added_wraps),
+        _number_or(
+            {
+                ("datetime", "duration"): "datetime",
+                ("duration", "datetime"): "datetime",
+                ("duration", "duration"): "duration",
+                ("string", "string"): "string",
+            }
+        ),
+        *_checked(operator.add, _addition_wraps),
     ),
     "-": Function(
         "two numbers, datetimes or durations",
-        _subtracted,
-        *_whole_or_null(operator.sub, _subtracted_wraps),
+        _number_or(
+            {
+                ("datetime", "datetime"): "duration",
+                ("datetime", "duration"): "datetime",
+                ("duration", "duration"): "duration",
+            }
+        ),
+        *_checked(operator.sub, _subtraction_wraps),
     ),
-    "*": Function("two numbers", wider_number, *_whole_or_null(operator.mul, _multiplied_wraps)),
+    "*": Function("two numbers", wider_number, *_checked(operator.mul, _multiplication_wraps)),
     "/": Function(
         "two numbers",
         takes(NUMBERS, 2, "float64"),
         lambda args, _: operator.truediv(*_floats(args)),
-        _divided,
+        _divide,
     ),
-    "%": Function("two numbers", wider_number, _remainder, _remainder_of),
+    "%": Function("two numbers", wider_number, _lower_remainder, _remainder),
+    # Chalk writes it in two ways.
     "power": _POWER,
     "**": _POWER,
-    "clamp": Function("three numbers", _clamped, _clamp, _clamp_value),
-    "negate": Function("a number", same_number, _opposite, lambda v: None if v == _LEAST else -v),
-    "abs": Function("a number", same_number, _size, lambda v: None if v == _LEAST else abs(v)),
+    "clamp": Function("three numbers", _three_numbers, _lower_clamp, _clamp),
+    "negate": Function(
+        "a number", same_number, _lower_negate, lambda v: None if v == _INT64_MIN else -v
+    ),
+    "abs": Function(
+        "a number", same_number, _lower_abs, lambda v: None if v == _INT64_MIN else abs(v)
+    ),
     "sign": Function("a number", same_number, lambda args, _: args[0].sign(), _sign),
     "greatest": _extreme(True, skip_nulls=False),
     "least": _extreme(False, skip_nulls=False),

@@ -1,4 +1,4 @@
-"""Functions of real numbers."""
+"""Functions of real numbers: roots, logarithms, trigonometry, rounding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sunloom.features.expressions.functions.signature import (
     Columns,
     Function,
     Types,
-    map_scalar,
+    python_function,
     takes,
 )
 from sunloom.features.plan.dtypes import DType
@@ -22,10 +22,12 @@ from sunloom.features.plan.polars_dtypes import NUMBERS
 def _math(frame: Callable[[pl.Expr], pl.Expr], scalar: Callable[[float], float]) -> Function:
     """A function of one number; outside its domain the result is NaN or infinite."""
 
-    def guarded(value: float) -> float:
+    # Python's math raises where IEEE arithmetic, and so Polars, has a value.
+    def with_ieee_result(value: float) -> float:
         try:
             return scalar(float(value))
         except ValueError:
+            # A logarithm's pole is at 0; every other number outside a domain gives NaN.
             return -math.inf if value == 0 else math.nan
         except OverflowError:
             return math.inf
@@ -34,15 +36,17 @@ def _math(frame: Callable[[pl.Expr], pl.Expr], scalar: Callable[[float], float])
         "a number",
         takes(NUMBERS, 1, "float64"),
         lambda args, _: frame(args[0].cast(pl.Float64)),
-        guarded,
+        with_ieee_result,
     )
 
 
 def _whole(function: Callable[[float], int]) -> Callable[[float], float]:
+    # Python's floor and ceil give ints, which NaN and infinity cannot be.
     return lambda value: float(function(value)) if math.isfinite(value) else value
 
 
-def _half_up(value: float) -> float:
+def _round_half_away(value: float) -> float:
+    """Halves go away from zero; Python's own ``round`` takes the even neighbour."""
     if not math.isfinite(value):
         return value
     size = abs(value)
@@ -59,16 +63,16 @@ def _round(args: Columns, _: Call) -> pl.Expr:
     value = args[0].cast(pl.Float64)
     if len(args) == 1:
         return value.round(mode="half_away_from_zero")
+    # Polars takes a constant number of digits; here each row may have its own.
     scale = pl.lit(10.0).pow(args[1].cast(pl.Float64))
     return (value * scale).round(mode="half_away_from_zero") / scale
 
 
-def _rounded(value: float, digits: int | None = None) -> float:
+def _round_value(value: float, digits: int | None = None) -> float:
     if digits is None:
-        return _half_up(float(value))
+        return _round_half_away(float(value))
     scale = 10.0**digits
-    scaled = float(value) * scale
-    return _half_up(scaled) / scale
+    return _round_half_away(float(value) * scale) / scale
 
 
 def _constant(value: float) -> Function:
@@ -77,13 +81,8 @@ def _constant(value: float) -> Function:
     )
 
 
-def _pair(scalar: Callable[[float, float], float]) -> Function:
-    return Function("two numbers", takes(NUMBERS, 2, "float64"), map_scalar(scalar), scalar)
-
-
 REAL_NUMBERS: Mapping[str, Function] = {
-    # Halves go away from zero.
-    "round": Function("a number and perhaps digits", _number_and_digits, _round, _rounded),
+    "round": Function("a number and perhaps digits", _number_and_digits, _round, _round_value),
     "floor": _math(lambda x: x.floor(), _whole(math.floor)),
     "ceil": _math(lambda x: x.ceil(), _whole(math.ceil)),
     "sqrt": _math(lambda x: x.sqrt(), math.sqrt),
@@ -97,7 +96,7 @@ REAL_NUMBERS: Mapping[str, Function] = {
     "cbrt": _math(lambda x: x.cbrt(), math.cbrt),
     "acos": _math(lambda x: x.arccos(), math.acos),
     "atan": _math(lambda x: x.arctan(), math.atan),
-    "atan2": _pair(math.atan2),
+    "atan2": python_function("two numbers", takes(NUMBERS, 2, "float64"), math.atan2),
     "cosh": _math(lambda x: x.cosh(), math.cosh),
     "tanh": _math(lambda x: x.tanh(), math.tanh),
     "radians": _math(lambda x: x.radians(), math.radians),

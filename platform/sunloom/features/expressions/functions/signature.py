@@ -1,4 +1,4 @@
-"""What one function of the table is, and the rules its types follow."""
+"""Signature of a function: its types, its form over a frame, and its form on plain values."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from sunloom.features.plan.polars_dtypes import NUMBERS, POLARS, is_scalar, unif
 Types = Sequence[DType]
 Columns = Sequence[pl.Expr]
 TypeRule = Callable[[Types], DType | None]
+Lowering = Callable[[Columns, Call], pl.Expr]
+ArgumentCheck = Callable[[Sequence[Expr]], str | None]
 
 
 @dataclass(frozen=True)
@@ -23,21 +25,20 @@ class Function:
     """One function.
 
     Attributes:
-        accepts: What it takes, for messages.
-        result: The result's type, or None where the arguments' types do not fit.
+        accepts: The arguments that it takes, for error messages.
+        result: The result's type, or None if the arguments' types do not fit.
         frame: Lowering to a Polars expression.
-        scalar: Lowering to a plain Python function of plain values.
-        sees_nulls: Whether it decides about nulls itself; else a null argument makes the result
-            null.
-        check: What to write instead where an argument's own value will not do, else None.
+        scalar: The same function of plain Python values.
+        sees_nulls: Whether it handles nulls itself; else a null argument makes the result null.
+        check: Returns what to write instead if an argument's own value is unusable, else None.
     """
 
     accepts: str
     result: TypeRule
-    frame: Callable[[Columns, Call], pl.Expr]
+    frame: Lowering
     scalar: Callable[..., Any]
     sees_nulls: bool = False
-    check: Callable[[Sequence[Expr]], str | None] | None = None
+    check: ArgumentCheck | None = None
 
     def evaluate(self, *args: Any) -> Any:
         """The function of plain values."""
@@ -46,13 +47,23 @@ class Function:
         return self.scalar(*args)
 
 
-def map_scalar(scalar: Callable[..., Any]) -> Callable[[Columns, Call], pl.Expr]:
-    """A frame lowering that calls the scalar one: for what has no Polars form."""
+def python_function(
+    accepts: str,
+    result: TypeRule,
+    scalar: Callable[..., Any],
+    check: ArgumentCheck | None = None,
+) -> Function:
+    """A function without a Polars form: over a frame, Python is called value by value."""
+    return Function(accepts, result, map_scalar(scalar), scalar, check=check)
 
-    def frame(args: Columns, call: Call) -> pl.Expr:
+
+def map_scalar(scalar: Callable[..., Any]) -> Lowering:
+    """The lowering that calls a function of plain values for each row without nulls."""
+
+    def lower(args: Columns, call: Call) -> pl.Expr:
         dtype = POLARS[call.dtype]
 
-        def each(rows: pl.Series) -> pl.Series:
+        def evaluate_rows(rows: pl.Series) -> pl.Series:
             columns = [rows.struct.field(name).to_list() for name in rows.struct.fields]
             values = [
                 None if any(arg is None for arg in row) else scalar(*row)
@@ -60,14 +71,15 @@ def map_scalar(scalar: Callable[..., Any]) -> Callable[[Columns, Call], pl.Expr]
             ]
             return pl.Series(values, dtype=dtype)
 
-        named = [arg.alias(f"a{place}") for place, arg in enumerate(args)]
-        return pl.struct(named).map_batches(each, return_dtype=dtype)
+        # One struct rather than several inputs: map_batches of it broadcasts literals to rows.
+        named = [arg.alias(f"a{position}") for position, arg in enumerate(args)]
+        return pl.struct(named).map_batches(evaluate_rows, return_dtype=dtype)
 
-    return frame
+    return lower
 
 
 def takes(allowed: Sequence[DType], count: int, result: DType) -> TypeRule:
-    """So many arguments of the allowed types give the result type."""
+    """The rule that ``count`` arguments of the allowed types give the result type."""
 
     def rule(types: Types) -> DType | None:
         fits = len(types) == count and all(t in allowed or t == "null" for t in types)
@@ -77,7 +89,7 @@ def takes(allowed: Sequence[DType], count: int, result: DType) -> TypeRule:
 
 
 def takes_exactly(*shapes: tuple[DType, ...], result: DType) -> TypeRule:
-    """One of the listed argument lists gives the result type."""
+    """The rule that one of the listed argument lists gives the result type."""
     return lambda types: result if tuple(types) in shapes else None
 
 
@@ -91,22 +103,18 @@ def wider_number(types: Types) -> DType | None:
     return unify(types) if takes(NUMBERS, 2, "null")(types) else None
 
 
-def common_type(types: Types) -> DType | None:
-    """Values of one type give that type."""
-    return unify(types)
-
-
 def comparable(types: Types) -> DType | None:
     """Two values of one type give a boolean."""
+    # Lists and structs have no order, but any of them may be compared with the literal None.
     ordered = all(is_scalar(t) for t in types) or "null" in types
     return "bool" if len(types) == 2 and ordered and unify(types) is not None else None
 
 
 def is_nan(value: Any) -> bool:
-    """Whether it is a float that is no number."""
+    """Whether the value is the float NaN."""
     return isinstance(value, float) and math.isnan(value)
 
 
 def order_key(value: Any) -> tuple[bool, Any]:
-    """Sorts as the engine does: NaN equals itself and is larger than every number."""
+    """A sort key with the engine's order: NaN equals itself and is larger than every number."""
     return (True, 0) if is_nan(value) else (False, value)

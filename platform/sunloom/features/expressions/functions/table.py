@@ -1,9 +1,9 @@
-"""The one table of scalar functions: Chalk's name to types, frame lowering and scalar lowering.
+"""Table of all scalar functions: Chalk's name to types, and the forms over a frame and a value.
 
 Chalk normalises names and arguments when an expression is built (``F.unix_seconds`` becomes
 ``to_unixtime``, a position counted from 0 becomes one counted from 1); the names here are the
-normalised ones. What each does with nulls, NaN and edges is what Chalk's own evaluator answered;
-the golden values lie with the tests.
+normalised ones. Nulls, NaN and edge cases follow Chalk's own evaluator: its recorded results are
+the tests' golden values.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FUNCTIONS: Mapping[str, Function] = {
     **LISTS,
     **STRUCTS,
 }
-"""Every function but ``cast``, whose result type is an argument."""
+"""Every function except ``cast``, whose result type is an argument."""
 
 FUNCTION_ALIASES: Mapping[str, str] = {"and": "&", "or": "|", "pow": "power", "recover": "coalesce"}
 """Chalk's other names of functions in the table."""
@@ -58,7 +58,8 @@ def lower_call(call: Call, args: Sequence[pl.Expr]) -> pl.Expr:
 
 
 def evaluate_call(call: Call, args: Sequence[Any]) -> Any:
-    """The call of plain values."""
+    """The call on plain values."""
+    # Three results depend on the call's type, which a function of plain values does not see.
     if call.function == "cast":
         return None if args[0] is None else cast_value(args[0], call.args[0].dtype, call.dtype)
     if call.function == JSON_VALUE:
@@ -66,5 +67,6 @@ def evaluate_call(call: Call, args: Sequence[Any]) -> Any:
     if isinstance(call.dtype, StructType) and call.function == "struct_pack":
         return dict(zip((field.name for field in call.dtype.fields), args, strict=True))
     value = FUNCTIONS[call.function].evaluate(*args)
-    widened = call.dtype == "float64" and isinstance(value, int)
-    return float(value) if widened else value
+    # Mixed numbers: a frame casts both to the wider type, Python may keep the int.
+    is_narrower = call.dtype == "float64" and isinstance(value, int)
+    return float(value) if is_narrower else value
