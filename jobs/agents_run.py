@@ -9,7 +9,7 @@ from sunloom.workflows.job import JobOutcome, run_job
 
 def run(recipe: AgentsRecipe) -> JobOutcome:
     """Hand the recipe to the library and its answers to the job's frame."""
-    results = run_recipe(recipe, lambda task, event: print(task, event["type"], event["data"]))
+    results = run_recipe(recipe, lambda task, event: print(task, event.type, event.data))
     succeeded = sum(result.status == "succeeded" for result in results)
     answers = [{**asdict(result), "events": len(result.events)} for result in results]
     return JobOutcome({"tasks": len(results), "succeeded": succeeded, "answers": answers})

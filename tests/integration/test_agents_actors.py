@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sunloom.agents.actors import describe_actor, stop_actor
+from sunloom.agents.actors import actor_status, stop_actor
 from sunloom.agents.agents_client import AgentsClient, run_tasks
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec, EngineName
@@ -46,13 +46,13 @@ def test_tasks_run_in_an_actor_and_stream_their_events(
         results = run_tasks(url, key, engine, TASKS, spec=_spec(engine), timeout_s=120)
         with AgentsClient(url, key) as client:
             agents = client.agents()
-        assert describe_actor(agents[0]["agent_id"])["pid"] != os.getpid()
-        assert stop_actor(agents[0]["agent_id"])
+        assert actor_status(agents[0].agent_id).pid != os.getpid()
+        assert stop_actor(agents[0].agent_id)
     assert [result.answer for result in results] == ["Yes.", "No."]
     assert all(result.usage["prompt_tokens"] == 30 for result in results)
     for result in results:
-        assert [event["seq"] for event in result.events] == list(range(1, 9))
-        types = [event["type"] for event in result.events]
+        assert [event.seq for event in result.events] == list(range(1, 9))
+        types = [event.type for event in result.events]
         assert types == [
             "queued", "started", "model_call", "tool_call", "model_call", "tool_call",
             "model_call", "succeeded",
@@ -83,20 +83,20 @@ def test_a_killed_actor_resumes_and_repeats_no_finished_call(
         agent_id = client.create(_spec(engine))
         task_id = client.post_task(agent_id, TASKS[0])
         wait(lambda: len(gateway.completions) == 3, 90)
-        first = describe_actor(agent_id)
+        first = actor_status(agent_id)
         assert first["running"] == [task_id]
-        os.kill(first["pid"], signal.SIGKILL)
+        os.kill(first.pid, signal.SIGKILL)
         wait(lambda: not os.path.exists(f"/proc/{first['pid']}"), 20)
         held.set()
         result = client.follow(agent_id, task_id, timeout_s=120)
-        assert describe_actor(agent_id)["pid"] != first["pid"]
-        assert client.task(agent_id, task_id)["attempts"] == 2
+        assert actor_status(agent_id).pid != first.pid
+        assert client.task(agent_id, task_id).attempts == 2
         stop_actor(agent_id)
     assert (result.status, result.answer) == ("succeeded", "Yes.")
     assert len(gateway.completions) == 4, "only the call that was under way is made again"
     assert len(gateway.paths("/features/")) == 1
     assert len(gateway.paths("/predict/")) == 1
-    types = [event["type"] for event in result.events]
+    types = [event.type for event in result.events]
     assert types.count("requeued") == 1
     assert types.count("tool_call") == 2
     assert types.count("model_call") == 3

@@ -30,5 +30,5 @@ def test_the_served_model_is_really_asked(gateway: RunningGateway, engine: Engin
     # rarely ends before max_tokens, and a cut-off answer fails the task.
     spec = AgentSpec(name="random", model="retail-agent", max_tokens=16, max_steps=2)
     [result] = run_tasks(gateway.url, gateway.key, engine, [QUESTION], spec=spec, timeout_s=120)
-    answered = "model_call" in {event["type"] for event in result.events}
+    answered = "model_call" in {event.type for event in result.events}
     assert answered or "cut off at max_tokens" in str(result.error), result

@@ -34,7 +34,8 @@ from sunloom.features.definitions.open import plan_of
 from sunloom.llm.checkpoints import check
 from sunloom.serving.auth.admission import KeyAdmission
 from sunloom.serving.auth.middleware import GatewayMiddleware
-from sunloom.serving.deploy.replica import APPS, load_builder
+from sunloom.serving.deploy.replica import load_builder
+from sunloom.serving.metrics.request_metrics import RequestMetrics
 from sunloom.tabular.trainer import train_tabular
 
 DATA = Path(__file__).parents[1] / "data" / "state_before"
@@ -134,8 +135,9 @@ def ask(app: str, key: str, *calls: tuple[str, str, Any], wait_s: float = 0.0) -
     """Status and body of each request to an app behind its guard."""
 
     async def run() -> list[Any]:
+        metrics = RequestMetrics(open_database(settings()), app)
         guarded = GatewayMiddleware(
-            load_builder(APPS[app])(settings()), KeyAdmission(settings(), app), app
+            load_builder(app)(settings()), KeyAdmission(settings(), metrics), app
         )
         headers = {"Authorization": f"Bearer {key}"}
         transport = httpx.ASGITransport(app=guarded)
@@ -331,8 +333,8 @@ def resumed(state: State) -> Any:
         async def make(_key: str) -> dict[str, Any]:
             return {"made": "anew"}
 
-        known = await journal.once("model", MODEL_CALL, make)
-        fresh = await journal.once("tool", TOOL_CALL, make)
+        known = await journal.call_once("model", MODEL_CALL, make)
+        fresh = await journal.call_once("tool", TOOL_CALL, make)
         return [vars(known), vars(fresh)]
 
     events = [[one.seq, one.type] for one in store.events(state.tasks["running"])]

@@ -1,10 +1,10 @@
-"""The Ray shell: one actor per agent, restarted by Ray, built from its specification alone."""
+"""Agents as Ray actors: one per agent, restarted by Ray, built from its specification alone."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,31 @@ from sunloom.core.telemetry import silence_libraries
 NAMESPACE = "sunloom-agents"
 
 
+@dataclass(frozen=True)
+class ActorStatus:
+    """Status of an agent's actor.
+
+    Attributes:
+        pid: Process id.
+        running: Ids of the running tasks.
+    """
+
+    pid: int
+    running: list[str]
+
+
 class AgentActor:
     """An agent in a process of its own.
 
     After a kill Ray builds it again with the same arguments; it then queues its unfinished tasks
-    again, and the journal answers the calls that had finished.
+    again, and calls that had finished are replayed from the journal.
 
     Args:
         agent_id: The agent.
         spec: Its specification as plain data.
-        database_url: Where its queue, events and journal lie.
+        database_url: Database of its queue, events and journal.
         endpoint: Gateway and key as plain data.
-        home: Folder for what the libraries write.
+        home: Folder for the files that the libraries write.
     """
 
     def __init__(
@@ -55,16 +68,16 @@ class AgentActor:
         self._serving.add_done_callback(_end_process)
 
     async def wake(self, endpoint: dict[str, str]) -> None:
-        """Look at the queue now, and use this key from now on."""
+        """Check the queue now, and use this key from now on."""
         await self._runtime.wake(Endpoint(**endpoint))
 
-    async def describe(self) -> dict[str, Any]:
-        """Process id and the tasks under way."""
-        return {"pid": os.getpid(), "running": self._runtime.running}
+    async def status(self) -> ActorStatus:
+        """The actor's process and its running tasks."""
+        return ActorStatus(os.getpid(), self._runtime.running_tasks)
 
 
 class RayHosts:
-    """Keeps agents as detached, named actors of the connected cluster.
+    """Runs agents as detached, named actors of the connected cluster.
 
     Args:
         settings: Database and state folder.
@@ -75,39 +88,47 @@ class RayHosts:
         self._home = settings.paths.state.absolute() / "agents"
 
     async def wake(self, agent: AgentRow, endpoint: Endpoint) -> None:
-        """See that the agent runs, uses this key, and looks at its queue now."""
+        """Start the agent if necessary, give it this key, and let it check its queue now."""
         await asyncio.to_thread(self._wake, agent, endpoint)
 
     def _wake(self, agent: AgentRow, endpoint: Endpoint) -> None:
-        plain = asdict(endpoint)
+        endpoint_data = asdict(endpoint)
         actor = (
             ray.remote(AgentActor)
             .options(
                 name=agent.id,
                 namespace=NAMESPACE,
                 get_if_exists=True,
+                # The actor must outlive the replica that created it.
                 lifetime="detached",
+                # It waits for the gateway nearly all the time and takes no CPU from training.
                 num_cpus=0,
                 max_restarts=-1,
             )
-            .remote(agent.id, agent.spec, self._database_url, plain, str(self._home))
+            .remote(
+                agent_id=agent.id,
+                spec=agent.spec,
+                database_url=self._database_url,
+                endpoint=endpoint_data,
+                home=str(self._home),
+            )
         )
-        actor.wake.remote(plain)
+        actor.wake.remote(endpoint_data)
 
 
-def describe_actor(agent_id: str, timeout_s: float = 60.0) -> dict[str, Any]:
-    """What the agent's actor says of itself.
+def actor_status(agent_id: str, timeout_s: float = 60.0) -> ActorStatus:
+    """Status of the agent's actor.
 
     Raises:
         ValueError: The agent has no actor.
     """
     actor = ray.get_actor(agent_id, namespace=NAMESPACE)
-    described: dict[str, Any] = ray.get(actor.describe.remote(), timeout=timeout_s)
-    return described
+    status: ActorStatus = ray.get(actor.status.remote(), timeout=timeout_s)
+    return status
 
 
 def stop_actor(agent_id: str) -> bool:
-    """End the agent's actor for good; False when it has none. Its tasks stay in the database."""
+    """End the agent's actor for good; False if it has none. Its tasks stay in the database."""
     try:
         actor = ray.get_actor(agent_id, namespace=NAMESPACE)
     except ValueError:
@@ -125,6 +146,6 @@ def _prepare_process(home: Path) -> None:
 
 
 def _end_process(serving: asyncio.Task[None]) -> None:
-    # Without its loop the actor is of no use: let Ray start a new one.
+    # An actor without its loop does nothing more: ending the process lets Ray start a new one.
     if not serving.cancelled():
         os._exit(1)

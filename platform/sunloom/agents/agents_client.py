@@ -1,26 +1,37 @@
-"""A client of the agents' routes: create an agent, give it tasks, follow their events."""
+"""HTTP client of the agents' routes: create an agent, post tasks, follow their events."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
+from pydantic import BaseModel
 
+from sunloom.agents.api_schemas import (
+    AgentCreated,
+    AgentList,
+    AgentStatus,
+    AgentView,
+    TaskAccepted,
+    TaskEvent,
+    TaskView,
+)
 from sunloom.config.agents import AgentSpec, AgentsRecipe, EngineName
 from sunloom.errors import AgentError, ServingError, UsageError
 
-OnEvent = Callable[[str, dict[str, Any]], None]
+OnEvent = Callable[[str, TaskEvent], None]
+"""Called with the task's id and each of its events."""
+Response = TypeVar("Response", bound=BaseModel)
 _FINAL = frozenset({"succeeded", "failed", "cancelled"})
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """How a task ended.
+    """The outcome of a task.
 
     Attributes:
         task_id: The task.
@@ -28,7 +39,7 @@ class TaskResult:
         answer: The final answer, if there is one.
         error: Code, message and hint, if it failed.
         usage: Tokens used.
-        events: The task's events in order, each with ``seq``, ``type`` and ``data``.
+        events: The task's events in order.
     """
 
     task_id: str
@@ -36,7 +47,7 @@ class TaskResult:
     answer: str | None
     error: dict[str, Any] | None
     usage: dict[str, int]
-    events: list[dict[str, Any]] = field(default_factory=list)
+    events: list[TaskEvent] = field(default_factory=list)
 
 
 class AgentsClient:
@@ -45,7 +56,7 @@ class AgentsClient:
     Args:
         base_url: Root of the gateway.
         api_key: A key with the scope ``agents`` and those that the agent's tools need.
-        timeout_s: Longest wait for one answer, seconds.
+        timeout_s: Longest wait for one response, seconds.
     """
 
     def __init__(self, base_url: str, api_key: str, timeout_s: float = 60.0) -> None:
@@ -63,90 +74,90 @@ class AgentsClient:
 
     def create(self, spec: AgentSpec, key: str | None = None) -> str:
         """Create an agent; returns its id."""
-        answer = self._post("/agents/create", spec.model_dump(mode="json"), key)
-        return str(answer["agent_id"])
+        body = spec.model_dump(mode="json")
+        return self._post("/agents/create", body, AgentCreated, key).agent_id
 
-    def agents(self) -> list[dict[str, Any]]:
+    def agents(self) -> list[AgentView]:
         """The tenant's agents."""
-        agents: list[dict[str, Any]] = _checked(self._http.get("/agents"))["agents"]
-        return agents
+        return self._get("/agents", AgentList).agents
 
-    def status(self, agent_id: str) -> dict[str, Any]:
+    def status(self, agent_id: str) -> AgentStatus:
         """The agent and its latest tasks."""
-        return _checked(self._http.get(f"/agents/{agent_id}/status"))
+        return self._get(f"/agents/{agent_id}/status", AgentStatus)
 
     def post_task(self, agent_id: str, task: str, key: str | None = None) -> str:
         """Give the agent a task; returns its id."""
-        answer = self._post(f"/agents/{agent_id}/task", {"task": task}, key)
-        return str(answer["task_id"])
+        return self._post(f"/agents/{agent_id}/task", {"task": task}, TaskAccepted, key).task_id
 
-    def task(self, agent_id: str, task_id: str) -> dict[str, Any]:
-        """The task as it stands."""
-        return _checked(self._http.get(f"/agents/{agent_id}/tasks/{task_id}"))
+    def task(self, agent_id: str, task_id: str) -> TaskView:
+        """The state of a task."""
+        return self._get(f"/agents/{agent_id}/tasks/{task_id}", TaskView)
 
-    def cancel(self, agent_id: str, task_id: str) -> dict[str, Any]:
+    def cancel(self, agent_id: str, task_id: str) -> TaskView:
         """Stop a task."""
-        return self._post(f"/agents/{agent_id}/tasks/{task_id}/cancel", {})
+        return self._post(f"/agents/{agent_id}/tasks/{task_id}/cancel", {}, TaskView)
 
     def approve(
         self, agent_id: str, task_id: str, approved: bool = True, note: str = ""
-    ) -> dict[str, Any]:
+    ) -> TaskView:
         """Decide on the call that a task waits with."""
         body = {"approved": approved, "note": note}
-        return self._post(f"/agents/{agent_id}/tasks/{task_id}/approve", body)
+        return self._post(f"/agents/{agent_id}/tasks/{task_id}/approve", body, TaskView)
 
-    def events(self, agent_id: str, task_id: str, after: int = 0) -> Iterator[dict[str, Any]]:
-        """One connection's worth of events numbered above ``after``."""
+    def events(self, agent_id: str, task_id: str, after: int = 0) -> Iterator[TaskEvent]:
+        """Events numbered above ``after``, over one connection."""
         url = f"/agents/{agent_id}/tasks/{task_id}/events"
         headers = {"Last-Event-ID": str(after)}
         with self._http.stream("GET", url, headers=headers) as response:
             if response.status_code >= 400:
                 response.read()
-                _checked(response)
+                _check_status(response)
             for line in response.iter_lines():
                 if line.startswith("data:"):
-                    yield json.loads(line.removeprefix("data:"))
+                    yield TaskEvent.model_validate_json(line.removeprefix("data:"))
 
     def follow(
         self, agent_id: str, task_id: str, timeout_s: float, on_event: OnEvent | None = None
     ) -> TaskResult:
-        """Read a task's events to its end, reconnecting where the stream breaks.
+        """Read a task's events to its end, and reconnect when the stream breaks.
 
         Raises:
             AgentError: The task did not end in time.
         """
-        seen: list[dict[str, Any]] = []
+        events: list[TaskEvent] = []
         deadline = time.monotonic() + timeout_s
-        while not seen or seen[-1]["type"] not in _FINAL:
+        while not events or events[-1].type not in _FINAL:
             if time.monotonic() > deadline:
                 raise AgentError(f"Task {task_id} did not end within {timeout_s:g} s.")
-            self._read_on(agent_id, task_id, seen, deadline, on_event)
-        row = self.task(agent_id, task_id)
+            try:
+                for event in self.events(agent_id, task_id, after=len(events)):
+                    events.append(event)
+                    if on_event is not None:
+                        on_event(task_id, event)
+                    if time.monotonic() > deadline:
+                        break
+            except (httpx.ReadError, httpx.RemoteProtocolError, httpx.ReadTimeout):
+                # Events are numbered without gaps, so the next stream starts after the last one.
+                time.sleep(0.2)
+        task = self.task(agent_id, task_id)
         return TaskResult(
-            task_id, row["status"], row["answer"], row["error"], row["usage"], events=seen
+            task_id=task_id,
+            status=task.status.value,
+            answer=task.answer,
+            error=task.error,
+            usage=task.usage,
+            events=events,
         )
 
-    def _read_on(
-        self,
-        agent_id: str,
-        task_id: str,
-        seen: list[dict[str, Any]],
-        deadline: float,
-        on_event: OnEvent | None,
-    ) -> None:
-        try:
-            for event in self.events(agent_id, task_id, after=len(seen)):
-                seen.append(event)
-                if on_event is not None:
-                    on_event(task_id, event)
-                if time.monotonic() > deadline:
-                    return
-        except (httpx.ReadError, httpx.RemoteProtocolError, httpx.ReadTimeout):
-            time.sleep(0.2)
+    def _get(self, path: str, model: type[Response]) -> Response:
+        return model.model_validate_json(_check_status(self._http.get(path)).content)
 
-    def _post(self, path: str, body: dict[str, Any], key: str | None = None) -> dict[str, Any]:
+    def _post(
+        self, path: str, body: Mapping[str, Any], model: type[Response], key: str | None = None
+    ) -> Response:
         headers = {"Idempotency-Key": key} if key else {}
-        return _checked(self._http.post(path, json=body, headers=headers))
+        response = self._http.post(path, json=body, headers=headers)
+        return model.model_validate_json(_check_status(response).content)
 
 
 def run_tasks(
@@ -159,7 +170,7 @@ def run_tasks(
     timeout_s: float = 300.0,
     on_event: OnEvent | None = None,
 ) -> list[TaskResult]:
-    """Create an agent over HTTP, post the tasks, follow them, and return how they ended, in order.
+    """Create an agent over HTTP, post the tasks, follow them, and return their outcomes in order.
 
     Args:
         base_url: Root of the gateway.
@@ -188,7 +199,7 @@ def run_recipe(recipe: AgentsRecipe, on_event: OnEvent | None = None) -> list[Ta
     """Give the recipe's tasks to its first agent through the gateway.
 
     Raises:
-        UsageError: The recipe has no tasks, or no key is to be found.
+        UsageError: The recipe has no tasks, or there is no key.
     """
     if not recipe.tasks:
         raise UsageError("The recipe has no tasks.", "List them under `tasks`.", "tasks")
@@ -210,17 +221,17 @@ def _api_key(recipe: AgentsRecipe) -> str:
     if not key:
         raise UsageError(
             "There is no key for the gateway.",
-            "Set SUNLOOM_API_KEY (make a key with: sunloom keys create --scopes "
+            "Set SUNLOOM_API_KEY (create a key with: sunloom keys create --scopes "
             "agents,llm,features,models).",
             "gateway.api_key",
         )
     return key
 
 
-def _checked(response: httpx.Response) -> dict[str, Any]:
+def _check_status(response: httpx.Response) -> httpx.Response:
+    """The response, unless it is an error."""
     if response.status_code < 400:
-        decoded: dict[str, Any] = response.json()
-        return decoded
+        return response
     try:
         error = response.json()["error"]
     except (ValueError, KeyError, TypeError):

@@ -1,8 +1,9 @@
-"""Calls that a person must approve: the task waits, for as long as it takes."""
+"""Approval of tool calls by a person: the task waits for the decision, however long."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sunloom.agents.journal import Journal
@@ -14,16 +15,29 @@ from sunloom.errors import ConflictError, NotFoundError, ToolError
 _POLL_S = 0.2
 
 
-class ApprovalHook:
-    """Holds back calls of tools that are marked for approval until someone has decided.
+@dataclass(frozen=True)
+class ApprovalDecision:
+    """A person's decision on a tool call.
 
-    The decision lies in the journal, so a task that starts over does not ask again.
+    Attributes:
+        approved: Whether the call may be made.
+        note: Reason, which the model reads if the call was denied.
+    """
+
+    approved: bool
+    note: str = ""
+
+
+class ApprovalHook:
+    """Holds tool calls that need approval until a person has decided.
+
+    The decision is in the journal, so a task that starts over does not ask again.
 
     Args:
-        store: Where tasks and journal lie.
+        store: Tasks and journal.
         task_id: The task.
         journal: Its journal.
-        limit: The task's time limit, which stands still while it waits.
+        limit: The task's time limit, which is suspended while the task waits.
     """
 
     def __init__(
@@ -33,67 +47,66 @@ class ApprovalHook:
         self._task_id = task_id
         self._journal = journal
         self._limit = limit
-        self._one_at_a_time = asyncio.Lock()
+        # A task has one status: parallel calls wait for approval one after another.
+        self._lock = asyncio.Lock()
 
     async def __call__(self, call: PendingCall) -> None:
-        """Let the call pass, wait for a decision, or refuse it.
+        """Let the call pass, wait for a decision, or deny it.
 
         Raises:
             ToolError: The call was denied.
         """
         if not call.bound.approval:
             return
-        async with self._one_at_a_time:
-            decision = await self._decision(call)
-        if not decision["approved"]:
-            note = decision.get("note")
-            raise ToolError(f"The call was denied{f': {note}' if note else ''}.")
+        async with self._lock:
+            decision = await self._decision_on(call)
+        if not decision.approved:
+            raise ToolError(f"The call was denied{f': {decision.note}' if decision.note else ''}.")
 
-    async def _decision(self, call: PendingCall) -> dict[str, Any]:
-        shown = {"tool": call.bound.tool.name, "arguments": call.arguments}
-        entry = await self._journal.begin("approval", shown)
+    async def _decision_on(self, call: PendingCall) -> ApprovalDecision:
+        request = {"tool": call.bound.tool.name, "arguments": call.arguments}
+        entry = await self._journal.begin("approval", request)
         if entry.outcome is not None:
-            return entry.outcome
-        await self._move(
-            TaskStatus.AWAITING_APPROVAL, "approval_required", {"call": entry.seq, **shown}
+            return ApprovalDecision(**entry.outcome)
+        await self._transition(
+            TaskStatus.AWAITING_APPROVAL, "approval_required", {"call": entry.seq, **request}
         )
-        decision = await self._wait(entry.seq)
-        event = "approved" if decision["approved"] else "denied"
-        await self._move(TaskStatus.RUNNING, event, {"call": entry.seq})
+        decision = await self._wait_for_decision(entry.seq)
+        event = "approved" if decision.approved else "denied"
+        await self._transition(TaskStatus.RUNNING, event, {"call": entry.seq})
         return decision
 
-    async def _wait(self, seq: int) -> dict[str, Any]:
+    async def _wait_for_decision(self, seq: int) -> ApprovalDecision:
         loop = asyncio.get_running_loop()
-        ends = self._limit.when()
-        remaining_s = None if ends is None else ends - loop.time()
+        deadline = self._limit.when()
+        remaining_s = None if deadline is None else deadline - loop.time()
         self._limit.reschedule(None)
         try:
-            while (outcome := await asyncio.to_thread(self._outcome, seq)) is None:
+            while (decision := await asyncio.to_thread(self._load_decision, seq)) is None:
                 await asyncio.sleep(_POLL_S)
         finally:
             if remaining_s is not None:
                 self._limit.reschedule(loop.time() + remaining_s)
-        return outcome
+        return decision
 
-    def _outcome(self, seq: int) -> dict[str, Any] | None:
+    def _load_decision(self, seq: int) -> ApprovalDecision | None:
         entry = next(row for row in self._store.journal(self._task_id) if row.seq == seq)
-        return entry.outcome
+        return ApprovalDecision(**entry.outcome) if entry.outcome is not None else None
 
-    async def _move(self, then: TaskStatus, event: str, data: dict[str, Any]) -> None:
+    async def _transition(self, then: TaskStatus, event: str, data: dict[str, Any]) -> None:
         await asyncio.to_thread(self._store.transition, self._task_id, then, event, data)
 
 
 def decide(
-    store: AgentStore, task_id: str, approved: bool, call: int | None = None, note: str = ""
+    store: AgentStore, task_id: str, decision: ApprovalDecision, call: int | None = None
 ) -> int:
     """Record a person's decision on a call that waits.
 
     Args:
-        store: Where tasks and journal lie.
+        store: Tasks and journal.
         task_id: The task.
-        approved: Whether the call may be made.
-        call: Number of the call; the one that waits when empty.
-        note: Reason, which the model gets to read when the call is denied.
+        decision: The decision.
+        call: Number of the call; None for the one that waits.
 
     Returns:
         The call's number.
@@ -114,6 +127,6 @@ def decide(
             param="call",
             known=[str(seq) for seq in waiting],
         )
-    chosen = call if call is not None else waiting[0]
-    store.close_entry(task_id, chosen, {"approved": approved, "note": note})
-    return chosen
+    seq = call if call is not None else waiting[0]
+    store.close_entry(task_id, seq, asdict(decision))
+    return seq

@@ -1,4 +1,4 @@
-"""The way out of an agent: one HTTP client to the gateway, for its model and its tools."""
+"""HTTP client of an agent to the gateway, for its model and its tools."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import httpx
 
 from sunloom.errors import AgentError, ToolError
 
-_RETRIED = frozenset({429, 502, 503, 504})
+_RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 _PAUSES_S = (0.2, 1.0)
-_OUR_FAULT = frozenset({401, 403})
+# The model can do nothing about the agent's own key: these end the task.
+_KEY_ERRORS = frozenset({401, 403})
 _RENEWAL_WAIT_S = 15.0
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The gateway as an agent sees it.
+    """Address of the gateway and an agent's key for it.
 
     Attributes:
         base_url: Root of the gateway, such as ``http://127.0.0.1:8000``.
@@ -38,13 +39,13 @@ class Endpoint:
 
 
 class GatewayClient:
-    """HTTP to the gateway with the delegated key, retried where repeating is safe.
+    """Sends requests to the gateway with the delegated key, and repeats those that may be repeated.
 
     Delegated keys are short-lived: a request whose key has expired waits a while for the next one.
 
     Args:
         endpoint: Gateway and key; the key may be renewed with ``renew``.
-        timeout_s: Longest wait for one answer, seconds.
+        timeout_s: Longest wait for one response, seconds.
         renewal_wait_s: Longest wait for a new key, seconds.
     """
 
@@ -65,7 +66,7 @@ class GatewayClient:
         return self._endpoint
 
     async def renew(self, endpoint: Endpoint) -> None:
-        """Use another key from now on."""
+        """Use another key from now on, and let requests that wait for one go on."""
         async with self._renewed:
             self._endpoint = endpoint
             self._renewed.notify_all()
@@ -78,7 +79,7 @@ class GatewayClient:
         """One chat completion.
 
         Raises:
-            AgentError: The gateway refused or did not answer.
+            AgentError: The gateway returned an error or did not respond.
         """
         url = f"{self._endpoint.model_url}/chat/completions"
         response = await self._send("POST", url, content=body)
@@ -90,8 +91,8 @@ class GatewayClient:
         """GET from the gateway; returns the decoded JSON.
 
         Raises:
-            ToolError: The gateway refused; the message is its own.
-            AgentError: The key is not good for this route, or nobody answered.
+            ToolError: The gateway returned an error; the message is its own.
+            AgentError: The key is not valid for this route, or the gateway did not respond.
         """
         return _decode(await self._send("GET", self._url(path), params=params))
 
@@ -99,8 +100,8 @@ class GatewayClient:
         """POST to the gateway with an idempotency key; returns the decoded JSON.
 
         Raises:
-            ToolError: The gateway refused; the message is its own.
-            AgentError: The key is not good for this route, or nobody answered.
+            ToolError: The gateway returned an error; the message is its own.
+            AgentError: The key is not valid for this route, or the gateway did not respond.
         """
         headers = {"Idempotency-Key": key}
         return _decode(await self._send("POST", self._url(path), json=body, headers=headers))
@@ -111,14 +112,14 @@ class GatewayClient:
     async def _send(self, method: str, url: str, **options: Any) -> httpx.Response:
         used = self._endpoint
         response = await self._send_with(used, method, url, **options)
-        if response.status_code == 401 and await self._key_after(used):
+        if response.status_code == 401 and await self._wait_for_new_key(used):
             response = await self._send_with(self._endpoint, method, url, **options)
         return response
 
-    async def _key_after(self, used: Endpoint) -> bool:
+    async def _wait_for_new_key(self, expired: Endpoint) -> bool:
         try:
             async with asyncio.timeout(self._renewal_wait_s), self._renewed:
-                await self._renewed.wait_for(lambda: self._endpoint != used)
+                await self._renewed.wait_for(lambda: self._endpoint != expired)
         except TimeoutError:
             return False
         return True
@@ -138,10 +139,10 @@ class GatewayClient:
             except httpx.HTTPError as error:
                 if pause_s is None:
                     raise AgentError(
-                        f"{method} {url} was not answered: {type(error).__name__}: {error}"
+                        f"{method} {url} got no response: {type(error).__name__}: {error}"
                     ) from error
             else:
-                if response.status_code not in _RETRIED or pause_s is None:
+                if response.status_code not in _RETRIED_STATUSES or pause_s is None:
                     return response
             await asyncio.sleep(pause_s)
         raise AssertionError("unreachable")
@@ -149,7 +150,7 @@ class GatewayClient:
 
 def _build_client(timeout_s: float) -> httpx.AsyncClient:
     try:
-        # Near 64 calls at once httpx's own transport is the bottleneck, aiohttp's is not.
+        # With some 64 concurrent calls httpx's own transport is the bottleneck; aiohttp's is not.
         from httpx_aiohttp import AiohttpTransport
     except ImportError:
         return httpx.AsyncClient(timeout=timeout_s)
@@ -157,7 +158,7 @@ def _build_client(timeout_s: float) -> httpx.AsyncClient:
 
 
 def _decode(response: httpx.Response) -> Any:
-    if response.status_code in _OUR_FAULT:
+    if response.status_code in _KEY_ERRORS:
         raise AgentError(f"The gateway refused the agent's key: {_explain(response)}")
     if response.status_code >= 400:
         raise ToolError(_explain(response))

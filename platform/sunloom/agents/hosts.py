@@ -1,4 +1,4 @@
-"""Where agents live: something that keeps a runtime per agent and can wake it."""
+"""Hosts of agents: they run one runtime per agent and can wake it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sunloom.config.agents import AgentSpec
 
 
 class Hosts(Protocol):
-    """Keeps agents running. The queue is in the database: waking only saves time."""
+    """Runs agents. The queue is in the database, so waking an agent only saves time."""
 
     async def wake(self, agent: AgentRow, endpoint: Endpoint) -> None:
-        """See that the agent runs, uses this key, and looks at its queue now."""
+        """Start the agent if necessary, give it this key, and let it check its queue now."""
         ...
 
 
@@ -33,12 +33,12 @@ class LocalHosts:
         self._serving: dict[str, asyncio.Task[None]] = {}
 
     async def wake(self, agent: AgentRow, endpoint: Endpoint) -> None:
-        """See that the agent runs, uses this key, and looks at its queue now."""
+        """Start the agent if necessary, give it this key, and let it check its queue now."""
         if agent.id not in self._runtimes:
             spec = AgentSpec.model_validate(agent.spec)
             # Importing an engine takes seconds: other requests go on meanwhile.
             runtime = await asyncio.to_thread(AgentRuntime, agent.id, spec, self._store, endpoint)
-            # Another request may have been faster.
+            # Another request may have built the same runtime meanwhile; the first one counts.
             if self._runtimes.setdefault(agent.id, runtime) is runtime:
                 self._serving[agent.id] = asyncio.create_task(runtime.serve())
         await self._runtimes[agent.id].wake(endpoint)

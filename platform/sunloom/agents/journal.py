@@ -1,8 +1,8 @@
-"""The journal of a task's calls: what has finished once is replayed, not repeated.
+"""Journal of a task's calls: a call that has finished is replayed, not repeated.
 
-Agent libraries cannot resume in the middle of a run. So after a crash the run starts over, and
-the calls that it makes to the outside, to the model and to tools, are answered from here as long
-as they are the same calls. The library's code is unchanged and sees no difference.
+Agent libraries cannot resume in the middle of a run. After a crash the run therefore starts over,
+and its calls to the model and to tools are replayed from the journal as long as they are the same
+calls. The library's code is unchanged and sees no difference.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ CallKind = Literal["model", "tool", "approval"]
 
 @dataclass(frozen=True)
 class CallOutcome:
-    """How a call ended.
+    """The outcome of a call.
 
     Attributes:
-        data: What was recorded.
+        data: The recorded result.
         seq: The call's number in its task.
-        replayed: Whether it was answered from the journal.
+        replayed: Whether it was replayed from the journal.
     """
 
     data: dict[str, Any]
@@ -39,24 +39,24 @@ class CallOutcome:
 class Journal:
     """Calls of one attempt at one task.
 
-    A call is known by its content and by how many calls with the same content came before it in
-    the attempt, so parallel calls may begin in any order.
+    A call is identified by its content and by how many calls with the same content came before it
+    in the attempt, so parallel calls may begin in any order.
 
     Args:
-        store: Where the entries lie.
+        store: Store of the entries.
         task_id: The task.
     """
 
     def __init__(self, store: AgentStore, task_id: str) -> None:
         self._store = store
         self._task_id = task_id
-        self._seen: Counter[tuple[str, str]] = Counter()
+        self._occurrences: Counter[tuple[str, str]] = Counter()
 
     async def begin(self, kind: CallKind, request: dict[str, Any]) -> JournalRow:
-        """Open the entry of a call, or find the one that an earlier attempt opened."""
+        """Open the entry of a call, or return the one that an earlier attempt opened."""
         digest = _digest(request)
-        occurrence = self._seen[kind, digest]
-        self._seen[kind, digest] += 1
+        occurrence = self._occurrences[kind, digest]
+        self._occurrences[kind, digest] += 1
         entry = JournalRow(
             task_id=self._task_id,
             kind=kind,
@@ -66,7 +66,7 @@ class Journal:
         )
         return await asyncio.to_thread(self._store.open_entry, entry)
 
-    async def once(
+    async def call_once(
         self,
         kind: CallKind,
         request: dict[str, Any],
@@ -76,10 +76,10 @@ class Journal:
 
         Args:
             kind: Model or tool.
-            request: All that tells this call from another.
-            make: Makes the call; receives the call's idempotency key, the same in every attempt,
-                so a receiver that honours keys does the work once even when the crash fell
-                between its answer and our record of it.
+            request: Everything that distinguishes this call from others.
+            make: Makes the call. It receives the call's idempotency key, which is the same in
+                every attempt: a receiver that honours such keys does the work once even if the
+                crash came between its response and our record of it.
         """
         entry = await self.begin(kind, request)
         if entry.outcome is not None:

@@ -1,6 +1,6 @@
-"""The runtime of one agent: takes tasks from the queue, runs them, records what happens.
+"""Runtime of one agent: claims tasks from the queue, runs them, and records their outcomes.
 
-Plain asyncio; it needs no cluster. ``actors`` puts it into a Ray actor.
+Plain asyncio, without a cluster. ``actors`` runs it inside a Ray actor.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class AgentRuntime:
         spec: Its specification.
         store: Queue, events and journal.
         endpoint: Gateway and delegated key.
-        hooks: Asked before every tool call, before approval.
+        hooks: Called before every tool call, ahead of approval.
         engine: Replaces the engine that the specification names.
 
     Raises:
@@ -62,30 +62,30 @@ class AgentRuntime:
         self._wake = asyncio.Event()
 
     async def serve(self) -> None:
-        """Work until cancelled; unfinished tasks of an earlier life are queued again first."""
+        """Work until cancelled; first queue the unfinished tasks of an earlier process again."""
         await asyncio.to_thread(
             self._store.requeue_unfinished, self._agent_id, self._spec.max_attempts
         )
         try:
             while True:
-                await self._turn()
-                await self._sleep()
+                await self._poll_queue()
+                await self._wait_for_wake()
         finally:
             await self._stop_all()
 
     async def wake(self, endpoint: Endpoint | None = None) -> None:
-        """Look at the queue now; with ``endpoint``, use its key from now on."""
+        """Check the queue now; with ``endpoint``, use its key from now on."""
         if endpoint is not None:
             await self._gateway.renew(endpoint)
         self._wake.set()
 
     @property
-    def running(self) -> list[str]:
-        """Tasks under way."""
+    def running_tasks(self) -> list[str]:
+        """Ids of the running tasks."""
         return sorted(self._running)
 
     async def run_one(self, row: TaskRow) -> None:
-        """Run a claimed task to its end and record how it ended."""
+        """Run a claimed task to its end and record its outcome."""
         journal = Journal(self._store, row.id)
 
         async def emit(event: str, data: dict[str, Any]) -> None:
@@ -93,34 +93,44 @@ class AgentRuntime:
 
         limit = asyncio.timeout(self._spec.timeout_s)
         approval = ApprovalHook(self._store, row.id, journal, limit)
+        # Approval last: nobody is asked about a call that a hook denies anyway.
         hooks: list[Hook] = [*self._hooks, approval]
-        toolbox = Toolbox(self._tools, self._gateway, journal, emit, hooks)
-        scope = TaskScope(row.input, toolbox, self._gateway, journal, emit, self._spec.max_steps)
+        scope = TaskScope(
+            text=row.input,
+            toolbox=Toolbox(self._tools, self._gateway, journal, emit, hooks),
+            gateway=self._gateway,
+            journal=journal,
+            emit=emit,
+            max_steps=self._spec.max_steps,
+        )
         try:
             async with limit:
-                answer = _checked(scope, await self._engine.run(scope))
+                answer = _final_answer(scope, await self._engine.run(scope))
         except asyncio.CancelledError:
             await self._finish_cancelled(row.id, scope)
             raise
         except TimeoutError:
-            await self._fail(row.id, scope, AgentError(_too_slow(self._spec.timeout_s)))
-        # Libraries raise what they like, and a task's failure must never end the runtime.
+            message = (
+                f"The task took longer than {self._spec.timeout_s:g} s (the agent's timeout_s)."
+            )
+            await self._fail(row.id, scope, AgentError(message))
+        # Libraries raise exceptions of any kind, and a failed task must never end the runtime.
         except Exception as error:  # noqa: BLE001
-            await self._fail(row.id, scope, _own_error(scope, error))
+            await self._fail(row.id, scope, _error_of(scope, error))
         else:
-            await self._move(
+            await self._transition(
                 row.id, TaskStatus.SUCCEEDED, "succeeded", {"answer": answer}, scope, answer=answer
             )
         finally:
             scope.close()
 
-    async def _turn(self) -> None:
+    async def _poll_queue(self) -> None:
         try:
             await self._start_queued()
-            await self._stop_unwanted()
+            await self._stop_cancelled()
         except SQLAlchemyError as error:
-            # Tasks under way go on; the queue is looked at again in a moment.
-            _log.warning("the database does not answer, trying again: %s", error)
+            # Running tasks go on; the queue is polled again after the usual pause.
+            _log.warning("the database does not respond, trying again: %s", error)
 
     async def _start_queued(self) -> None:
         while len(self._running) < self._spec.concurrency:
@@ -131,12 +141,12 @@ class AgentRuntime:
             self._running[row.id] = task
             task.add_done_callback(self._forget)
 
-    async def _stop_unwanted(self) -> None:
+    async def _stop_cancelled(self) -> None:
         for task_id in await asyncio.to_thread(self._store.cancel_requests, self._agent_id):
             if (task := self._running.get(task_id)) is not None:
                 task.cancel()
 
-    async def _sleep(self) -> None:
+    async def _wait_for_wake(self) -> None:
         try:
             async with asyncio.timeout(_POLL_S):
                 await self._wake.wait()
@@ -157,16 +167,18 @@ class AgentRuntime:
             _log.error("task %s could not be recorded: %s", task.get_name(), error)
 
     async def _fail(self, task_id: str, scope: TaskScope, error: SunloomError) -> None:
-        shown = {"code": error.code, "message": error.message, "hint": error.hint}
-        await self._move(task_id, TaskStatus.FAILED, "failed", {"error": shown}, scope, error=shown)
+        data = {"code": error.code, "message": error.message, "hint": error.hint}
+        await self._transition(
+            task_id, TaskStatus.FAILED, "failed", {"error": data}, scope, error=data
+        )
 
     async def _finish_cancelled(self, task_id: str, scope: TaskScope) -> None:
         row = await asyncio.to_thread(self._store.task, task_id)
-        # Without a request the process is going down: the task is queued again at the next start.
+        # Without a cancel request the process is shutting down: the next one queues the task again.
         if row.cancel_requested:
-            await self._move(task_id, TaskStatus.CANCELLED, "cancelled", {}, scope)
+            await self._transition(task_id, TaskStatus.CANCELLED, "cancelled", {}, scope)
 
-    async def _move(
+    async def _transition(
         self,
         task_id: str,
         then: TaskStatus,
@@ -184,7 +196,8 @@ class AgentRuntime:
             _log.warning("%s", error)
 
 
-def _checked(scope: TaskScope, answer: str) -> str:
+def _final_answer(scope: TaskScope, answer: str) -> str:
+    # A library may turn an error of ours into an answer; the task has failed all the same.
     if scope.failure is not None:
         raise scope.failure
     if not answer.strip():
@@ -192,13 +205,9 @@ def _checked(scope: TaskScope, answer: str) -> str:
     return answer.strip()
 
 
-def _own_error(scope: TaskScope, error: Exception) -> SunloomError:
+def _error_of(scope: TaskScope, error: Exception) -> SunloomError:
     if scope.failure is not None:
         return scope.failure
     if isinstance(error, SunloomError):
         return error
     return AgentError(f"The engine failed: {type(error).__name__}: {error}")
-
-
-def _too_slow(timeout_s: float) -> str:
-    return f"The task took longer than {timeout_s:g} s (the agent's timeout_s)."

@@ -1,4 +1,4 @@
-"""Agents, tasks, events and journal in the database: the queue and the memory of the runtime."""
+"""Store of agents, tasks, events and journal: the runtime's queue and its durable state."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _UNFINISHED = (TaskStatus.QUEUED, TaskStatus.RUNNING, TaskStatus.AWAITING_APPROV
 
 
 class AgentStore:
-    """Everything about agents that outlives a process.
+    """Agents, tasks, events and journal in the database.
 
     Args:
-        database: Where the tables are; they are created when missing.
+        database: Database of the tables, which are created if missing.
     """
 
     def __init__(self, database: Database) -> None:
@@ -39,7 +39,7 @@ class AgentStore:
         return row
 
     def agent(self, agent_id: str, tenant: str | None = None) -> AgentRow:
-        """The agent; with ``tenant``, another tenant's agent does not exist.
+        """The agent; with ``tenant``, only if it is that tenant's.
 
         Raises:
             NotFoundError: There is no such agent.
@@ -98,37 +98,37 @@ class AgentStore:
         query = select(TaskRow.status, func.count()).where(TaskRow.agent_id == agent_id)
         query = query.group_by(TaskRow.status)
         with self._database.session() as session:
-            found = {row[0]: row[1] for row in session.execute(query)}
-        return {status.value: found.get(status.value, 0) for status in TaskStatus}
+            numbers = {row[0]: row[1] for row in session.execute(query)}
+        return {status.value: numbers.get(status.value, 0) for status in TaskStatus}
 
     def claim(self, agent_id: str) -> TaskRow | None:
-        """Take the oldest queued task and mark it running; None when there is none."""
-        return self._retried(lambda session: _claim(session, agent_id))
+        """Claim the oldest queued task and mark it running; None if the queue is empty."""
+        return self._retry(lambda session: _claim(session, agent_id))
 
     def requeue_unfinished(self, agent_id: str, max_attempts: int) -> list[str]:
-        """After a restart: queue the tasks again that were running, or fail the worn-out ones."""
-        return self._retried(lambda session: _requeue(session, agent_id, max_attempts))
+        """After a restart: queue the tasks that were running, or fail those out of attempts."""
+        return self._retry(lambda session: _requeue(session, agent_id, max_attempts))
 
     def transition(
         self, task_id: str, then: TaskStatus, event: str, data: dict[str, Any], **fields: Any
     ) -> TaskRow:
-        """Move a task on, set ``fields`` and log ``event``, all in one transaction.
+        """Change a task's status, set ``fields`` and log ``event``, all in one transaction.
 
         Raises:
-            ConflictError: The task cannot go there from where it is.
+            ConflictError: The transition is not allowed.
         """
 
         def move(session: Session) -> TaskRow:
             row = session.get_one(TaskRow, task_id, with_for_update=True)
             check_transition(task_id, TaskStatus(row.status), then)
-            _set(row, then, fields)
+            _set_status(row, then, fields)
             _append(session, task_id, event, data)
             return row
 
-        return self._retried(move)
+        return self._retry(move)
 
     def request_cancel(self, task_id: str) -> TaskRow:
-        """Cancel a queued task at once; tell a running one to stop. Idempotent."""
+        """Cancel a queued task at once; request a running one to stop. Idempotent."""
 
         def cancel(session: Session) -> TaskRow:
             row = session.get_one(TaskRow, task_id, with_for_update=True)
@@ -137,16 +137,16 @@ class AgentStore:
                 return row
             row.cancel_requested = True
             if status is TaskStatus.QUEUED:
-                _set(row, TaskStatus.CANCELLED, {})
+                _set_status(row, TaskStatus.CANCELLED, {})
                 _append(session, task_id, "cancelled", {})
             else:
                 _append(session, task_id, "cancel_requested", {})
             return row
 
-        return self._retried(cancel)
+        return self._retry(cancel)
 
     def cancel_requests(self, agent_id: str) -> list[str]:
-        """Unfinished tasks of the agent that someone wants stopped."""
+        """Unfinished tasks of the agent with a cancel request."""
         query = select(TaskRow.id).where(
             TaskRow.agent_id == agent_id,
             TaskRow.cancel_requested.is_(True),
@@ -156,8 +156,8 @@ class AgentStore:
             return list(session.scalars(query))
 
     def append_event(self, task_id: str, event: str, data: dict[str, Any]) -> int:
-        """Add an event and return its number."""
-        return self._retried(lambda session: _append(session, task_id, event, data))
+        """Append an event and return its number."""
+        return self._retry(lambda session: _append(session, task_id, event, data))
 
     def events(self, task_id: str, after: int = 0, limit: int = 500) -> list[EventRow]:
         """Events numbered above ``after``, in order."""
@@ -172,21 +172,29 @@ class AgentStore:
             return list(session.scalars(query.order_by(JournalRow.seq)))
 
     def open_entry(self, entry: JournalRow) -> JournalRow:
-        """Record that a call is about to be made; an entry of a lost attempt is taken up again."""
+        """Record that a call is about to be made; the same call of an earlier attempt is reused."""
 
         def add(session: Session) -> JournalRow:
-            held: JournalRow | None = session.scalars(_same_call(entry)).one_or_none()
-            if held is not None:
-                return held
-            fresh = _copy(entry)
-            fresh.seq = _next(session, JournalRow, entry.task_id)
-            session.add(fresh)
-            return fresh
+            existing: JournalRow | None = session.scalars(_same_call(entry)).one_or_none()
+            if existing is not None:
+                return existing
+            # A copy per attempt: a rolled-back session leaves its row unusable.
+            row = JournalRow(
+                task_id=entry.task_id,
+                seq=_next_seq(session, JournalRow, entry.task_id),
+                kind=entry.kind,
+                digest=entry.digest,
+                occurrence=entry.occurrence,
+                request=entry.request,
+                outcome=None,
+            )
+            session.add(row)
+            return row
 
-        return self._retried(add)
+        return self._retry(add)
 
     def close_entry(self, task_id: str, seq: int, outcome: dict[str, Any]) -> None:
-        """Record how a call ended; the first outcome stands."""
+        """Record the outcome of a call, unless it has one already."""
         with self._database.session() as session:
             session.execute(
                 update(JournalRow)
@@ -198,8 +206,8 @@ class AgentStore:
                 .values(outcome=outcome)
             )
 
-    def _retried(self, work: Callable[[Session], R], attempts: int = 20) -> R:
-        # Two writers of one task may pick the same number: the loser picks again.
+    def _retry(self, work: Callable[[Session], R], attempts: int = 20) -> R:
+        # Two writers of one task may choose the same number: one insert fails and is repeated.
         for attempt in range(attempts):
             try:
                 with self._database.session() as session:
@@ -214,19 +222,19 @@ def _new_id(kind: str) -> str:
     return f"{kind}_{secrets.token_hex(12)}"
 
 
-def _next(session: Session, table: type[EventRow] | type[JournalRow], task_id: str) -> int:
+def _next_seq(session: Session, table: type[EventRow] | type[JournalRow], task_id: str) -> int:
     query = select(func.coalesce(func.max(table.seq), 0)).where(table.task_id == task_id)
     return int(session.scalar(query) or 0) + 1
 
 
 def _append(session: Session, task_id: str, event: str, data: dict[str, Any]) -> int:
-    seq = _next(session, EventRow, task_id)
+    seq = _next_seq(session, EventRow, task_id)
     session.add(EventRow(task_id=task_id, seq=seq, type=event, data=data))
     session.flush()
     return seq
 
 
-def _set(row: TaskRow, then: TaskStatus, fields: dict[str, Any]) -> None:
+def _set_status(row: TaskRow, then: TaskStatus, fields: dict[str, Any]) -> None:
     row.status = then
     if then in FINAL:
         row.finished_at = utc_now()
@@ -241,7 +249,7 @@ def _claim(session: Session, agent_id: str) -> TaskRow | None:
         .order_by(TaskRow.created_at, TaskRow.id)
         .limit(1)
     )
-    # Another claimer may take the one that was found: then look for the next.
+    # Another process may claim the task in between: then look for the next one.
     while (task_id := session.scalar(oldest)) is not None:
         attempt = session.execute(
             update(TaskRow)
@@ -260,20 +268,20 @@ def _requeue(session: Session, agent_id: str, max_attempts: int) -> list[str]:
         TaskRow.agent_id == agent_id,
         TaskRow.status.in_((TaskStatus.RUNNING, TaskStatus.AWAITING_APPROVAL)),
     )
-    queued = []
+    requeued = []
     for row in session.scalars(query):
         if row.cancel_requested:
-            _set(row, TaskStatus.CANCELLED, {})
+            _set_status(row, TaskStatus.CANCELLED, {})
             _append(session, row.id, "cancelled", {})
         elif row.attempts >= max_attempts:
             error = {"code": "agent", "message": f"The actor died {row.attempts} times."}
-            _set(row, TaskStatus.FAILED, {"error": error})
+            _set_status(row, TaskStatus.FAILED, {"error": error})
             _append(session, row.id, "failed", {"error": error})
         else:
-            _set(row, TaskStatus.QUEUED, {})
+            _set_status(row, TaskStatus.QUEUED, {})
             _append(session, row.id, "requeued", {"attempts": row.attempts})
-            queued.append(row.id)
-    return queued
+            requeued.append(row.id)
+    return requeued
 
 
 def _same_call(entry: JournalRow) -> Any:
@@ -282,15 +290,4 @@ def _same_call(entry: JournalRow) -> Any:
         JournalRow.kind == entry.kind,
         JournalRow.digest == entry.digest,
         JournalRow.occurrence == entry.occurrence,
-    )
-
-
-def _copy(entry: JournalRow) -> JournalRow:
-    return JournalRow(
-        task_id=entry.task_id,
-        kind=entry.kind,
-        digest=entry.digest,
-        occurrence=entry.occurrence,
-        request=entry.request,
-        outcome=None,
     )

@@ -1,4 +1,4 @@
-"""Tables of agents, their tasks, the event log and the journal of finished calls."""
+"""Database tables of agents, their tasks, the event log and the journal of calls."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class EventRow(Base):
 
 
 class JournalRow(Base):
-    """A model call, tool call or approval of a task, with its outcome once it is known.
+    """A model call, tool call or approval of a task, with its outcome once it has finished.
 
-    ``digest`` and ``occurrence`` say which call it was: the n-th with the same content.
+    ``digest`` and ``occurrence`` identify the call: the n-th with the same content.
     """
 
     __tablename__ = "agent_journal"

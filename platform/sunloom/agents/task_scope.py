@@ -1,7 +1,7 @@
-"""What an engine may do within one attempt at one task: call the model and call tools.
+"""Scope of one attempt at one task: an engine's calls to the model and to tools.
 
 The scope of the running task is a context variable, so that one shared model client in a library
-serves many tasks at once and each call still counts for its own task.
+serves many tasks concurrently and each call still belongs to its own task.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class TaskScope:
     Attributes:
         text: The task.
         toolbox: Its tools.
-        gateway: Way to the model.
-        journal: Finished calls.
-        emit: Where events go.
-        max_steps: Model calls allowed.
-        steps: Model calls made.
+        gateway: Client for the model.
+        journal: Journal of the task's calls.
+        emit: Appends an event.
+        max_steps: Largest number of model calls.
+        steps: Model calls so far.
         usage: Tokens used, replayed calls included.
-        failure: The first error of ours; libraries wrap it, the runtime reports this one.
+        failure: The first error of ours. Libraries wrap it; the runtime reports this one.
     """
 
     text: str
@@ -60,7 +60,7 @@ class TaskScope:
         """One chat completion, journalled, counted and metered.
 
         Raises:
-            AgentError: Too many steps, a refusal of the gateway, or a cut-off answer.
+            AgentError: Too many steps, an error of the gateway, or a truncated answer.
         """
         self._check_open()
         self.steps += 1
@@ -72,22 +72,22 @@ class TaskScope:
                     f"The task is not done after {self.max_steps} model calls.",
                     "Raise the agent's max_steps, or give it a smaller task.",
                 )
-            outcome = await self.journal.once(
-                "model", json.loads(body), lambda _key: self._ask_model(body)
+            outcome = await self.journal.call_once(
+                "model", json.loads(body), lambda _key: self._call_model(body)
             )
         except SunloomError as error:
             self.failure = self.failure or error
             raise
-        self._meter(outcome.data)
+        self._add_usage(outcome.data)
         if not outcome.replayed:
-            await self._report(step, outcome.data, (time.perf_counter() - began) * 1000)
+            await self._emit_model_call(step, outcome.data, (time.perf_counter() - began) * 1000)
         return httpx.Response(200, json=outcome.data)
 
     async def call_tool(self, name: str, arguments: dict[str, Any]) -> str:
-        """One tool call; the answer is what the model gets to read.
+        """One tool call; returns the text that the model reads.
 
         Raises:
-            AgentError: The task cannot go on.
+            AgentError: The task cannot continue.
         """
         self._check_open()
         try:
@@ -98,6 +98,7 @@ class TaskScope:
 
     def from_thread(self, work: Coroutine[Any, Any, R]) -> R:
         """Run one of the calls above from a library's own thread, and wait for it."""
+        # The connections and locks of a call belong to the event loop of the runtime.
         if self._closed:
             work.close()
             raise AgentError("The task was stopped.")
@@ -109,12 +110,12 @@ class TaskScope:
             self._pending.discard(future)
 
     def close(self) -> None:
-        """Stop: calls under way are cancelled, further ones are refused."""
+        """Close the scope: running calls are cancelled, further ones raise."""
         self._closed = True
         for future in list(self._pending):
             future.cancel()
 
-    async def _ask_model(self, body: bytes) -> dict[str, Any]:
+    async def _call_model(self, body: bytes) -> dict[str, Any]:
         reply: dict[str, Any] = (await self.gateway.complete(body)).json()
         if reply["choices"][0].get("finish_reason") == "length":
             raise AgentError(
@@ -126,12 +127,12 @@ class TaskScope:
         if self._closed:
             raise AgentError("The task was stopped.")
 
-    def _meter(self, reply: dict[str, Any]) -> None:
-        used = reply.get("usage") or {}
+    def _add_usage(self, reply: dict[str, Any]) -> None:
+        usage = reply.get("usage") or {}
         for name in _USAGE:
-            self.usage[name] += int(used.get(name) or 0)
+            self.usage[name] += int(usage.get(name) or 0)
 
-    async def _report(self, step: int, reply: dict[str, Any], ms: float) -> None:
+    async def _emit_model_call(self, step: int, reply: dict[str, Any], ms: float) -> None:
         message = reply["choices"][0]["message"]
         calls = [call["function"]["name"] for call in message.get("tool_calls") or ()]
         await self.emit(
@@ -141,19 +142,19 @@ class TaskScope:
 
 
 class ScopedTransport(httpx.AsyncBaseTransport):
-    """httpx transport of an async library: its model calls go through the running task's scope."""
+    """Transport of httpx for async libraries: model calls go through the running task's scope."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer a chat completion; anything else is refused."""
+        """Answer a chat completion; raise for any other request."""
         _check_path(request)
         return await current_scope.get().complete(await request.aread())
 
 
 class ScopedThreadTransport(httpx.BaseTransport):
-    """httpx transport of a blocking library that runs in threads."""
+    """Transport of httpx for blocking libraries that run in threads."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer a chat completion; anything else is refused."""
+        """Answer a chat completion; raise for any other request."""
         _check_path(request)
         scope = current_scope.get()
         return scope.from_thread(scope.complete(request.read()))

@@ -1,4 +1,4 @@
-"""The states of a task and the ways between them."""
+"""States of a task and the allowed transitions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sunloom.errors import ConflictError
 
 
 class TaskStatus(StrEnum):
-    """Where a task stands."""
+    """Status of a task."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -20,7 +20,7 @@ class TaskStatus(StrEnum):
 
 FINAL = frozenset({TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED})
 
-_WAYS: dict[TaskStatus, frozenset[TaskStatus]] = {
+_TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
     TaskStatus.QUEUED: frozenset({TaskStatus.RUNNING, TaskStatus.CANCELLED, TaskStatus.FAILED}),
     # Back to queued when the actor that ran the task died.
     TaskStatus.RUNNING: frozenset({TaskStatus.QUEUED, TaskStatus.AWAITING_APPROVAL, *FINAL}),
@@ -32,18 +32,18 @@ _WAYS: dict[TaskStatus, frozenset[TaskStatus]] = {
 
 
 def check_transition(task_id: str, now: TaskStatus, then: TaskStatus) -> None:
-    """Refuse a way that does not exist.
+    """Check that a transition is allowed.
 
     Raises:
-        ConflictError: The task cannot go from ``now`` to ``then``.
+        ConflictError: The task cannot change from ``now`` to ``then``.
     """
-    if then not in _WAYS[now]:
+    if then not in _TRANSITIONS[now]:
         raise ConflictError(
             f"Task {task_id} is {now.value} and cannot become {then.value}.",
-            f"From {now.value}: {', '.join(sorted(_WAYS[now])) or 'nothing, it is finished'}.",
+            f"From {now.value}: {', '.join(sorted(_TRANSITIONS[now])) or 'none, it is finished'}.",
         )
 
 
 def is_final(status: TaskStatus) -> bool:
-    """Whether nothing follows on this status."""
+    """Whether no transition leaves this status."""
     return status in FINAL

@@ -80,11 +80,11 @@ def test_the_stream_is_taken_up_after_the_last_event_seen(front: _Front) -> None
         agent = client.create(AgentSpec.model_validate(SPEC))
         task = client.post_task(agent, "Should customer 4711 get a voucher?")
         result = client.follow(agent, task, timeout_s=120)
-        assert [event["seq"] for event in client.events(agent, task, after=6)] == [7, 8]
+        assert [event.seq for event in client.events(agent, task, after=6)] == [7, 8]
         assert list(client.events(agent, task, after=8)) == []
         url = f"/agents/{agent}/tasks/{task}/events"
         assert http.get(url, params={"after": 7}).text.count("id: ") == 1
-    assert [event["seq"] for event in result.events] == list(range(1, 9))
+    assert [event.seq for event in result.events] == list(range(1, 9))
 
 
 def test_an_idempotency_key_creates_once(front: _Front) -> None:
@@ -167,17 +167,17 @@ def test_cancel_and_approve_over_http(front: _Front) -> None:
         agent = client.create(AgentSpec.model_validate(spec))
         task = client.post_task(agent, "Should customer 4711 get a voucher?")
         for event in client.events(agent, task):
-            if event["type"] == "approval_required":
-                assert event["data"]["tool"] == "predict"
+            if event.type == "approval_required":
+                assert event.data["tool"] == "predict"
                 client.approve(agent, task)
-        assert client.task(agent, task)["answer"] == "Yes."
+        assert client.task(agent, task).answer == "Yes."
         with pytest.raises(ServingError, match="waits for no approval"):
             client.approve(agent, task)
         second = client.post_task(agent, "Should customer 4711 get a voucher?")
         for event in client.events(agent, second):
-            if event["type"] == "approval_required":
+            if event.type == "approval_required":
                 client.cancel(agent, second)
-        assert client.task(agent, second)["status"] == "cancelled"
+        assert client.task(agent, second).status == "cancelled"
 
 
 def test_a_recipe_runs_through_the_gateway(front: _Front, monkeypatch: pytest.MonkeyPatch) -> None:

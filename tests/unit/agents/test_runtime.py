@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sunloom.agents.approval import decide
+from sunloom.agents.approval import ApprovalDecision, decide
 from sunloom.agents.gateway_client import Endpoint
 from sunloom.agents.runtime import AgentRuntime
 from sunloom.agents.store import AgentStore
@@ -182,8 +182,8 @@ def test_a_call_waits_for_approval(tmp_path: Path, engine: str, approved: bool) 
         time.sleep(0.8)
         assert not gateway.paths("/predict/"), "nothing happens before the decision"
         with pytest.raises(NotFoundError, match="No call 9"):
-            decide(store, task.id, True, call=9)
-        decide(store, task.id, approved, note="too dear")
+            decide(store, task.id, ApprovalDecision(True), call=9)
+        decide(store, task.id, ApprovalDecision(approved, "too dear"))
 
     spec = _spec(engine, tools=[{"name": "predict", "approval": True}], timeout_s=50)
     with scripted.serve(script) as gateway:
@@ -197,7 +197,7 @@ def test_a_call_waits_for_approval(tmp_path: Path, engine: str, approved: bool) 
     assert types.count("approval_required") == 1
     assert ("approved" if approved else "denied") in types
     with pytest.raises(ConflictError, match="waits for no approval"):
-        decide(store, task.id, True)
+        decide(store, task.id, ApprovalDecision(True))
 
 
 @ENGINES
@@ -213,7 +213,7 @@ def test_many_tasks_share_one_engine_and_keep_apart(tmp_path: Path, engine: str)
         serving = asyncio.create_task(runtime.serve())
         async with asyncio.timeout(100):
             while store.counts(agent.id)["succeeded"] < len(ids):
-                assert len(runtime.running) <= 4
+                assert len(runtime.running_tasks) <= 4
                 await asyncio.sleep(0.02)
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)

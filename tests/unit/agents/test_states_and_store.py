@@ -108,7 +108,7 @@ def test_the_journal_replays_finished_calls_and_repeats_lost_ones(
             return {"n": len(made)}
 
         requests = [{"a": 1}, {"a": 1}, {"a": 2}]
-        return [await journal.once("tool", request, make) for request in requests]
+        return [await journal.call_once("tool", request, make) for request in requests]
 
     with pytest.raises(RuntimeError):
         asyncio.run(attempt(crash_at=3))

@@ -13,7 +13,7 @@ import pytest
 from sunloom.agents.gateway_client import Endpoint, GatewayClient
 from sunloom.agents.journal import Journal
 from sunloom.agents.store import AgentStore
-from sunloom.agents.tools.gateway import GET_FEATURES, PREDICT, features_shown
+from sunloom.agents.tools.gateway import GET_FEATURES, PREDICT, visible_features
 from sunloom.agents.tools.tool import NoOptions, Parameters, Tool, ToolCall
 from sunloom.agents.tools.toolbox import (
     BoundTool,
@@ -113,9 +113,9 @@ def test_features_are_renamed_cut_and_rounded_as_the_recipe_says() -> None:
     }
     spec = AgentSpec.model_validate({"name": "one", "tools": [tool]})
     held = {"s": 352.17499, "d": 45.9, "n": 3, "other": 1}
-    assert features_shown(spec, held) == {"days": 45, "spent": 352.175, "n": 3}
-    assert features_shown(spec, {"d": None}) == {"days": None}
-    assert features_shown(AgentSpec(name="one"), held)["d"] == 45.9
+    assert visible_features(spec, held) == {"days": 45, "spent": 352.175, "n": 3}
+    assert visible_features(spec, {"d": None}) == {"days": None}
+    assert visible_features(AgentSpec(name="one"), held)["d"] == 45.9
 
 
 def test_what_the_model_can_mend_comes_back_as_an_error(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_gateway_that_is_away_ends_the_task_and_is_no_answer_for_the_model(
     tmp_path: Path,
 ) -> None:
     box = _Boxed(tmp_path, "http://127.0.0.1:9", bind_tools(CONFIG))
-    with pytest.raises(AgentError, match="was not answered"):
+    with pytest.raises(AgentError, match="got no response"):
         box.call("predict", model="repurchase", entity_id=7)
 
 

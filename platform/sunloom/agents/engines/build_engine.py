@@ -1,4 +1,4 @@
-"""Engines: the libraries that run the loop of model and tools."""
+"""Table of the engines: the libraries that run the loop of model and tools."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def build_engine(spec: AgentSpec, model_url: str) -> AgentEngine:
     return _ENGINES[spec.engine](spec, model_url)
 
 
-def _crewai(spec: AgentSpec, model_url: str) -> AgentEngine:
+def _build_crewai(spec: AgentSpec, model_url: str) -> AgentEngine:
     from sunloom.agents.engines.crewai import CrewAIEngine
 
     return CrewAIEngine(spec, model_url)
 
 
-def _semantic_kernel(spec: AgentSpec, model_url: str) -> AgentEngine:
+def _build_semantic_kernel(spec: AgentSpec, model_url: str) -> AgentEngine:
     from sunloom.agents.engines.semantic_kernel import SemanticKernelEngine
 
     return SemanticKernelEngine(spec, model_url)
 
 
 _ENGINES: dict[str, Callable[[AgentSpec, str], AgentEngine]] = {
-    "crewai": _crewai,
-    "semantic_kernel": _semantic_kernel,
+    "crewai": _build_crewai,
+    "semantic_kernel": _build_semantic_kernel,
 }

@@ -1,4 +1,4 @@
-"""CrewAI: ``Agent.kickoff`` in a thread a task, on the task's scope."""
+"""CrewAI engine: ``Agent.kickoff`` in one thread per task, within the task's scope."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from crewai.llms.providers.openai.completion import OpenAICompletion  # noqa: E4
 from crewai.tools import BaseTool  # noqa: E402
 
 _STOP_WAIT_S = 5.0
-# It warns in every call that it guesses the number of tokens; the usage is metered in our scope.
+# It warns in every call that it estimates the number of tokens; the scope counts the usage.
 logging.getLogger("crewai").setLevel(logging.ERROR)
 
 
@@ -39,7 +39,7 @@ class CrewAIEngine:
 
     def __init__(self, spec: AgentSpec, model_url: str) -> None:
         self._spec = spec
-        # One for all tasks: building it costs 60 ms, an agent around it almost nothing.
+        # One for all tasks: building it takes 60 ms, an agent around it almost nothing.
         self._llm = _ScopedCompletion(
             model=spec.model,
             custom_openai=True,
@@ -61,8 +61,8 @@ class CrewAIEngine:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             scope.close()
-            work.add_done_callback(_drop_error)
-            # The thread ends at its next call.
+            work.add_done_callback(_retrieve_error)
+            # A thread cannot be cancelled; it ends at its next call, which the closed scope denies.
             await asyncio.wait({work}, timeout=_STOP_WAIT_S)
             raise
 
@@ -84,8 +84,8 @@ class CrewAIEngine:
         return str(agent.kickoff(scope.text).raw)
 
 
-def _drop_error(work: asyncio.Future[str]) -> None:
-    """A stopped run ends with an error of no interest; unread, asyncio would log it."""
+def _retrieve_error(work: asyncio.Future[str]) -> None:
+    """Retrieve the error of a stopped run: asyncio logs those that nobody retrieved."""
     if not work.cancelled():
         work.exception()
 

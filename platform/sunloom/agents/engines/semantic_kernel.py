@@ -1,4 +1,4 @@
-"""Semantic Kernel: a ``ChatCompletionAgent`` a task, on the task's scope."""
+"""Semantic Kernel engine: one ``ChatCompletionAgent`` per task, within the task's scope."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SemanticKernelEngine:
         self._spec = spec
         client = AsyncOpenAI(
             base_url=model_url,
-            # The scope adds the real key; retries are the scope's too, so that each is journalled.
+            # The scope adds the real key, and retries so that the journal has each call once.
             api_key="delegated",
             max_retries=0,
             http_client=httpx.AsyncClient(transport=ScopedTransport()),
@@ -63,13 +63,14 @@ class SemanticKernelEngine:
         settings = OpenAIChatPromptExecutionSettings(
             temperature=spec.temperature, max_tokens=spec.max_tokens
         )
-        order = _InOrder()
+        order = _OrderedResults()
         plugin = KernelPlugin(
-            name=PLUGIN, functions=[_function(scope, tool, order) for tool in scope.toolbox.tools]
+            name=PLUGIN,
+            functions=[_build_function(scope, tool, order) for tool in scope.toolbox.tools],
         )
         for function in plugin.functions.values():
-            # Else the model would see tools-get_features where CrewAI shows get_features; the
-            # kernel finds a bare name in any plugin.
+            # With it the model would see tools-get_features, unlike on CrewAI; the kernel finds a
+            # name without a plugin in any plugin.
             function.metadata.plugin_name = None
         return ChatCompletionAgent(
             service=self._service,
@@ -77,7 +78,7 @@ class SemanticKernelEngine:
             instructions=spec.instructions or spec.system_text(),
             arguments=KernelArguments(settings=settings),
             plugins=[plugin] if plugin.functions else None,
-            # One more than the scope allows: past its own limit this library would silently take
+            # One more than the scope allows: beyond its own limit this library silently accepts
             # whatever the model says, while the scope raises.
             function_choice_behavior=FunctionChoiceBehavior.Auto(
                 maximum_auto_invoke_attempts=spec.max_steps + 1
@@ -85,36 +86,38 @@ class SemanticKernelEngine:
         )
 
 
-class _InOrder:
+class _OrderedResults:
     """Lets parallel calls end in the order in which they began.
 
-    The library appends results as they come; in another order the next model call would be
-    another call, and the journal of a crashed task could not answer it.
+    The library appends results in the order in which calls end. In another order the next model
+    call would be a different one, which the journal of a crashed task could not replay.
     """
 
     def __init__(self) -> None:
         self._last: asyncio.Future[None] | None = None
 
     async def run(self, work: Coroutine[Any, Any, str]) -> str:
-        before, mine = self._last, asyncio.get_running_loop().create_future()
-        self._last = mine
+        previous, own = self._last, asyncio.get_running_loop().create_future()
+        self._last = own
         try:
             result = await work
-            if before is not None:
-                await before
+            if previous is not None:
+                await previous
             return result
         finally:
-            if not mine.done():
-                mine.set_result(None)
+            if not own.done():
+                own.set_result(None)
 
 
-def _function(scope: TaskScope, tool: Tool[Any, Any], order: _InOrder) -> KernelFunction:
+def _build_function(
+    scope: TaskScope, tool: Tool[Any, Any], order: _OrderedResults
+) -> KernelFunction:
     @kernel_function(name=tool.name, description=tool.description)
     async def call(**arguments: Any) -> str:
         return await order.run(scope.call_tool(tool.name, arguments))
 
     schema = tool.schema()
-    # No type_object: values stay as the model gave them, and the toolbox validates.
+    # No type_object: the kernel would convert values, and validation is the toolbox's.
     parameters = [
         KernelParameterMetadata(
             name=name,

@@ -1,9 +1,10 @@
-"""Tools that ask the gateway: features of an entity, and predictions of tabular models."""
+"""Tools that call the gateway: features of an entity, and predictions of tabular models."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -14,20 +15,20 @@ from sunloom.config.agents import AgentSpec
 
 
 class FeaturesArguments(Parameters):
-    """Which entity of which feature set."""
+    """Feature set and entity to read."""
 
     feature_set: str
     entity_id: int
 
 
 class FeaturesOptions(Parameters):
-    """What the model gets to see of the answer."""
+    """How the result is shown to the model."""
 
     features: dict[str, str] = Field(default_factory=dict)
-    """Name that the model sees to the feature's own, in this order; all as they are when empty.
-    A list stands for names that stay the same."""
+    """Names for the model, each with the feature's own name, in this order; all features if empty.
+    A list keeps the features' own names."""
     whole: list[str] = Field(default_factory=list)
-    """Shown names whose numbers are cut to whole ones, such as days."""
+    """Names for the model whose numbers are truncated to integers, such as days."""
     decimals: int = Field(default=4, ge=0, le=12)
     """Decimals that other numbers are rounded to."""
 
@@ -36,63 +37,95 @@ class FeaturesOptions(Parameters):
     def _accept_list(cls, value: Any) -> Any:
         return {name: name for name in value} if isinstance(value, list | tuple) else value
 
-    def show(self, features: Mapping[str, Any]) -> dict[str, Any]:
-        """What the model gets to see of an entity's features; absent ones are left out."""
+    def visible(self, features: Mapping[str, Any]) -> dict[str, Any]:
+        """The features that the model sees; those that the entity lacks are left out."""
         names = self.features or {name: name for name in features}
         return {
-            shown: self._shown(shown, features[name])
-            for shown, name in names.items()
-            if name in features
+            name: self._convert(name, features[feature])
+            for name, feature in names.items()
+            if feature in features
         }
 
-    def _shown(self, name: str, value: Any) -> Any:
+    def _convert(self, name: str, value: Any) -> Any:
         if name in self.whole and isinstance(value, float) and math.isfinite(value):
             return int(value)
-        return _rounded(value, self.decimals)
+        return _round(value, self.decimals)
 
 
 class PredictArguments(Parameters):
-    """Which model for which entity."""
+    """Model and entity of a prediction."""
 
     model: str
     entity_id: int
 
 
 class PredictOptions(Parameters):
-    """What the model gets to see of the answer."""
+    """How the result is shown to the model."""
 
     decimals: int = Field(default=4, ge=0, le=12)
     """Decimals that numbers are rounded to."""
 
 
-async def _get_features(call: ToolCall[FeaturesArguments, FeaturesOptions]) -> dict[str, Any]:
-    wanted, options = call.arguments, call.options
-    path = f"/features/{quote(wanted.feature_set, safe='')}"
-    answer = await call.gateway.get(path, {"entity_id": wanted.entity_id})
-    return {
-        "feature_set": answer["feature_set"],
-        "entity_id": wanted.entity_id,
-        "found": answer["found"],
-        "features": options.show(answer["features"]) if answer["found"] else {},
-    }
+@dataclass(frozen=True)
+class EntityFeatures:
+    """Result of ``get_features``; an unknown entity has no features."""
+
+    feature_set: str
+    entity_id: int
+    found: bool
+    features: dict[str, Any]
 
 
-async def _predict(call: ToolCall[PredictArguments, PredictOptions]) -> dict[str, Any]:
-    wanted = call.arguments
-    path = f"/predict/{quote(wanted.model, safe='')}"
-    answer = await call.gateway.post(path, {"entity_ids": [wanted.entity_id]}, call.key)
-    found = answer["predictions"][0]
-    shared = {"model": answer["model"], "entity_id": wanted.entity_id}
-    if found.get("prediction") is None:
-        return {**shared, "found": False}
-    return {
-        **shared,
-        "probability": _rounded(found["probability"], call.options.decimals),
-        "prediction": found["prediction"],
-    }
+@dataclass(frozen=True)
+class EntityPrediction:
+    """Result of ``predict``."""
+
+    model: str
+    entity_id: int
+    probability: float
+    prediction: str
 
 
-def _rounded(value: Any, decimals: int) -> Any:
+@dataclass(frozen=True)
+class UnknownEntity:
+    """Result of ``predict`` for an entity that the online store does not know."""
+
+    model: str
+    entity_id: int
+    found: bool = False
+
+
+async def _get_features(call: ToolCall[FeaturesArguments, FeaturesOptions]) -> EntityFeatures:
+    arguments, options = call.arguments, call.options
+    path = f"/features/{quote(arguments.feature_set, safe='')}"
+    response = await call.gateway.get(path, {"entity_id": arguments.entity_id})
+    return EntityFeatures(
+        feature_set=response["feature_set"],
+        entity_id=arguments.entity_id,
+        found=response["found"],
+        features=options.visible(response["features"]) if response["found"] else {},
+    )
+
+
+async def _predict(
+    call: ToolCall[PredictArguments, PredictOptions],
+) -> EntityPrediction | UnknownEntity:
+    arguments = call.arguments
+    path = f"/predict/{quote(arguments.model, safe='')}"
+    body = {"entity_ids": [arguments.entity_id]}
+    response = await call.gateway.post(path, body, call.key)
+    prediction = response["predictions"][0]
+    if prediction.get("prediction") is None:
+        return UnknownEntity(response["model"], arguments.entity_id)
+    return EntityPrediction(
+        model=response["model"],
+        entity_id=arguments.entity_id,
+        probability=_round(prediction["probability"], call.options.decimals),
+        prediction=prediction["prediction"],
+    )
+
+
+def _round(value: Any, decimals: int) -> Any:
     return round(value, decimals) if isinstance(value, float) else value
 
 
@@ -115,7 +148,7 @@ PREDICT = Tool(
 )
 
 
-def features_shown(spec: AgentSpec, features: Mapping[str, Any]) -> dict[str, Any]:
+def visible_features(spec: AgentSpec, features: Mapping[str, Any]) -> dict[str, Any]:
     """An entity's features as this agent's model sees them; all of them without the tool."""
     tool = next((tool for tool in spec.tools if tool.name == GET_FEATURES.name), None)
-    return FeaturesOptions.model_validate(tool.options if tool else {}).show(features)
+    return FeaturesOptions.model_validate(tool.options if tool else {}).visible(features)

@@ -1,4 +1,4 @@
-"""What a tool is."""
+"""Tools: declaration and calls."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Opt = TypeVar("Opt", bound=BaseModel)
 
 
 class Parameters(BaseModel):
-    """Base of a tool's parameters: closed, so that a misspelt argument is refused."""
+    """Base of a tool's parameters: closed, so that a misspelt argument is an error."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class NoOptions(Parameters):
-    """Options of a tool that has none."""
+    """Options of a tool without options."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,11 @@ class Tool(Generic[P, Opt]):
         name: Name that the model uses.
         description: What it does, for the model.
         parameters: Its arguments; their order is the order in the schema.
-        function: The work; raises ``ToolError`` for what the model may react to.
+        function: Does the work and returns a dataclass or JSON data; raises ``ToolError`` for
+            errors that the model may react to.
         scopes: Scopes that the delegated key needs.
-        effect: ``write`` when it changes something outside.
-        options: What an agent's specification may set.
+        effect: ``write`` if it changes something outside.
+        options: Options that an agent's specification may set.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Tool(Generic[P, Opt]):
     options: type[Opt] = field(default=NoOptions)  # type: ignore[assignment]
 
     def schema(self) -> dict[str, Any]:
-        """JSON schema of the parameters, without titles."""
+        """JSON schema of the parameters, without titles, which only cost tokens."""
         schema = self.parameters.model_json_schema()
         properties = {
             name: {key: value for key, value in entry.items() if key != "title"}

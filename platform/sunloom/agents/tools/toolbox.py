@@ -1,11 +1,11 @@
-"""The gate between an agent and its tools: names, arguments, hooks, journal, events."""
+"""Toolbox of an agent: binds tools, validates and journals calls, runs hooks, emits events."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
 from typing import Any
 
@@ -38,7 +38,7 @@ class BoundTool:
 
 @dataclass(frozen=True)
 class PendingCall:
-    """A call that hooks may still refuse.
+    """A tool call that hooks may still deny.
 
     Attributes:
         bound: The tool.
@@ -50,7 +50,7 @@ class PendingCall:
 
 
 Hook = Callable[[PendingCall], Awaitable[None]]
-"""Looks at a call before it is made; any exception refuses the call."""
+"""Checks a call before it is made; any exception denies the call."""
 
 
 def bind_tools(configured: Iterable[ToolConfig]) -> dict[str, BoundTool]:
@@ -58,13 +58,13 @@ def bind_tools(configured: Iterable[ToolConfig]) -> dict[str, BoundTool]:
 
     Raises:
         NotFoundError: There is no such tool; the known ones are listed.
-        ConfigError: The tool does not take these options.
+        ConfigError: The tool has no such options.
     """
     return {bound.tool.name: bound for bound in map(_bind, configured)}
 
 
 def needed_scopes(bound: Iterable[BoundTool]) -> frozenset[str]:
-    """Scopes that a key needs to call all of these tools."""
+    """Scopes that a key needs to call these tools."""
     return frozenset(scope for entry in bound for scope in entry.tool.scopes)
 
 
@@ -81,7 +81,7 @@ def _bind(config: ToolConfig) -> BoundTool:
         return BoundTool(tool, tool.options.model_validate(config.options), config.approval)
     except ValidationError as error:
         raise ConfigError(
-            f"Tool {config.name!r} does not take these options: {_first_problem(error)}",
+            f"Tool {config.name!r} does not take these options: {_describe(error)}",
             f"Options: {', '.join(tool.options.model_fields) or 'none'}",
             "tools",
         ) from error
@@ -92,10 +92,10 @@ class Toolbox:
 
     Args:
         tools: The bound tools by name.
-        gateway: HTTP client that tools use.
+        gateway: HTTP client of the tools.
         journal: Journal of the task.
-        emit: Where events go.
-        hooks: Asked in order before every call.
+        emit: Appends an event.
+        hooks: Called in order before every call.
     """
 
     def __init__(
@@ -118,15 +118,15 @@ class Toolbox:
         return [bound.tool for bound in self._tools.values()]
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """Call a tool and return what the model gets to read: compact JSON.
+        """Call a tool; returns compact JSON for the model.
 
-        What the model may react to (wrong name or arguments, a refusal, a tool's own error)
-        comes back as ``{"error": …}``; everything else is raised and ends the task.
+        Errors that the model may react to (wrong name or arguments, a denial, a tool's own error)
+        are returned as ``{"error": …}``; all others are raised and end the task.
         """
         try:
-            return _compact(await self._call(name, dict(arguments)))
+            return _compact_json(await self._call(name, dict(arguments)))
         except (ToolError, NotFoundError) as error:
-            return _compact({"error": str(error.message)})
+            return _compact_json({"error": str(error.message)})
 
     async def _call(self, name: str, arguments: dict[str, Any]) -> Any:
         if name not in self._tools:
@@ -138,10 +138,10 @@ class Toolbox:
         bound = self._tools[name]
         validated = _validate(bound.tool, arguments)
         request: dict[str, Any] = {"tool": name, "arguments": validated.model_dump(mode="json")}
-        await self._ask_hooks(PendingCall(bound, request["arguments"]))
+        await self._run_hooks(PendingCall(bound, request["arguments"]))
         began = time.perf_counter()
-        outcome = await self._journal.once(
-            "tool", request, lambda key: self._make(bound, validated, key)
+        outcome = await self._journal.call_once(
+            "tool", request, lambda key: self._run_tool(bound, validated, key)
         )
         if not outcome.replayed:
             ms = round((time.perf_counter() - began) * 1000, 1)
@@ -150,20 +150,22 @@ class Toolbox:
             raise ToolError(outcome.data["error"])
         return outcome.data["result"]
 
-    async def _ask_hooks(self, call: PendingCall) -> None:
+    async def _run_hooks(self, call: PendingCall) -> None:
         for hook in self._hooks:
             try:
                 await hook(call)
             except ToolError:
                 raise
-            # A hook that breaks has not agreed: the call is refused.
+            # A hook that fails has not allowed the call.
             except Exception as error:
                 raise ToolError(f"The call was refused: {error}") from error
 
-    async def _make(self, bound: BoundTool, arguments: BaseModel, key: str) -> dict[str, Any]:
+    async def _run_tool(self, bound: BoundTool, arguments: BaseModel, key: str) -> dict[str, Any]:
         call = ToolCall(arguments, bound.options, self._gateway, key)
         try:
-            return {"result": await bound.tool.function(call)}
+            result = await bound.tool.function(call)
+            # The journal stores JSON, from which a replayed call reads the same result.
+            return {"result": _to_json_data(result)}
         except ToolError as error:
             return {"error": error.message}
         except SunloomError:
@@ -172,19 +174,24 @@ class Toolbox:
             raise ToolError(f"{bound.tool.name} failed: {type(error).__name__}: {error}") from error
 
 
+def _to_json_data(result: Any) -> Any:
+    is_record = is_dataclass(result) and not isinstance(result, type)
+    return asdict(result) if is_record else result
+
+
 def _validate(tool: Tool[Any, Any], arguments: dict[str, Any]) -> BaseModel:
     try:
         validated: BaseModel = tool.parameters.model_validate(arguments)
     except ValidationError as error:
-        raise ToolError(f"Wrong arguments for {tool.name}: {_first_problem(error)}") from error
+        raise ToolError(f"Wrong arguments for {tool.name}: {_describe(error)}") from error
     return validated
 
 
-def _first_problem(error: ValidationError) -> str:
+def _describe(error: ValidationError) -> str:
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     return f"{where}: {problem['msg']}" if where else str(problem["msg"])
 
 
-def _compact(value: Any) -> str:
+def _compact_json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

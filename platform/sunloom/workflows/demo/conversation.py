@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from sunloom.agents.agents_client import TaskResult, run_tasks
+from sunloom.agents.api_schemas import TaskEvent
 from sunloom.config.agents import AgentSpec, EngineName
 from sunloom.errors import ServingError
 
@@ -102,8 +103,8 @@ def score_engine(
         on_done: Called as each task ends.
     """
 
-    def on_event(_task_id: str, event: dict[str, Any]) -> None:
-        if event["type"] in ("succeeded", "failed", "cancelled"):
+    def on_event(_task_id: str, event: TaskEvent) -> None:
+        if event.type in ("succeeded", "failed", "cancelled"):
             on_done()
 
     start = time.monotonic()
@@ -126,7 +127,7 @@ def _verdict(task: Any, result: TaskResult, truth: dict[str, Any]) -> dict[str, 
         "right": bool(right),
         "status": result.status,
         "error": result.error,
-        "events": dict(Counter(event["type"] for event in result.events)),
+        "events": dict(Counter(event.type for event in result.events)),
     }
 
 

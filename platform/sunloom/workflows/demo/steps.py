@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sunloom.agents.tools.gateway import features_shown
+from sunloom.agents.tools.gateway import visible_features
 from sunloom.config import Settings
 from sunloom.config.agents import EngineName
 from sunloom.core.alerts.delivery import list_alerts
@@ -100,7 +100,7 @@ def ask_agents(recipes: DemoRecipes, settings: Settings, gateway: DemoGateway) -
     spec = recipes.agents.spec()
     truths = [gateway.truth(task.customer_id, model, feature_set) for task in tasks]
     # The agent's model sees features under the recipe's names, and so do the questions.
-    truths = [truth | features_shown(spec, truth) for truth in truths]
+    truths = [truth | visible_features(spec, truth) for truth in truths]
     scores: dict[str, EngineScore] = {}
     with progress_bar("agents' tasks", len(ENGINES) * len(tasks)) as bar:
         for engine in ENGINES:

@@ -7,21 +7,10 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, FastAPI, Header, Query, Request
+from fastapi.openapi.models import Example
 from fastapi.responses import StreamingResponse
 
-from sunloom.agents.approval import decide
-from sunloom.agents.hosts import Hosts
-from sunloom.agents.store import AgentStore
-from sunloom.agents.tables import AgentRow, TaskRow
-from sunloom.agents.task_states import TaskStatus, is_final
-from sunloom.agents.tools.toolbox import bind_tools
-from sunloom.config import Settings
-from sunloom.config.agents import AgentSpec
-from sunloom.core.database import open_database
-from sunloom.serving.apps.agents.delegated_keys import AgentKeys
-from sunloom.serving.apps.agents.events import stream_events
-from sunloom.serving.apps.agents.schemas import (
-    EXAMPLES,
+from sunloom.agents.api_schemas import (
     AgentCreated,
     AgentList,
     AgentStatus,
@@ -35,11 +24,40 @@ from sunloom.serving.apps.agents.schemas import (
     status_view,
     task_view,
 )
+from sunloom.agents.approval import ApprovalDecision, decide
+from sunloom.agents.hosts import Hosts
+from sunloom.agents.store import AgentStore
+from sunloom.agents.tables import AgentRow, TaskRow
+from sunloom.agents.task_states import TaskStatus, is_final
+from sunloom.agents.tools.toolbox import bind_tools
+from sunloom.config import Settings
+from sunloom.config.agents import AgentSpec
+from sunloom.core.database import open_database
+from sunloom.serving.apps.agents.delegated_keys import AgentKeys
+from sunloom.serving.apps.agents.events import stream_events
 from sunloom.serving.apps.fastapi_app import build_fastapi
 from sunloom.serving.apps.idempotency import IdempotentRequests
 from sunloom.serving.auth.api_keys import KeyRecord
 from sunloom.serving.auth.middleware import caller
 
+_EXAMPLES: dict[str, Example] = {
+    "retail": {
+        "summary": "An agent with two tools",
+        "value": {
+            "name": "retail",
+            "engine": "crewai",
+            "model": "retail-agent",
+            "role": "Retail analyst",
+            "goal": "Answer questions about customers with the tools",
+            "backstory": "You look up customers with the tools and answer in one sentence.",
+            "tools": [
+                {"name": "get_features", "options": {"decimals": 2}},
+                {"name": "predict", "options": {"decimals": 2}, "approval": False},
+            ],
+        },
+    }
+}
+"""Body of ``POST /agents/create`` in the OpenAPI document."""
 IdempotencyKey = Annotated[
     str | None,
     Header(alias="Idempotency-Key", description="The same key does the work once."),
@@ -110,9 +128,8 @@ class AgentService:
     ) -> TaskRow:
         """Record a decision on a call that waits."""
         await self.task(agent_id, task_id, key)
-        await asyncio.to_thread(
-            decide, self.store, task_id, decision.approved, decision.call, decision.note
-        )
+        approval = ApprovalDecision(decision.approved, decision.note)
+        await asyncio.to_thread(decide, self.store, task_id, approval, decision.call)
         return await self.task(agent_id, task_id, key)
 
     async def agent(self, agent_id: str, key: KeyRecord) -> AgentRow:
@@ -151,7 +168,7 @@ def _add_agent_routes(router: APIRouter, service: AgentService) -> None:
     @router.post("/create", status_code=201)
     async def create_agent(
         request: Request,
-        spec: Annotated[AgentSpec, Body(openapi_examples=EXAMPLES)],
+        spec: Annotated[AgentSpec, Body(openapi_examples=_EXAMPLES)],
         idempotency_key: IdempotencyKey = None,
     ) -> AgentCreated:
         """Create an agent; it starts at once and waits for tasks."""

@@ -1,45 +1,25 @@
-"""Bodies of the agents' routes."""
+"""Request and response bodies of the agents' routes, for the app and its client."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
 
-from fastapi.openapi.models import Example
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from sunloom.agents.tables import AgentRow, TaskRow
 from sunloom.agents.task_states import TaskStatus
 from sunloom.config.agents import AgentSpec
 
-EXAMPLES: dict[str, Example] = {
-    "retail": {
-        "summary": "An agent with two tools",
-        "value": {
-            "name": "retail",
-            "engine": "crewai",
-            "model": "retail-agent",
-            "role": "Retail analyst",
-            "goal": "Answer questions about customers with the tools",
-            "backstory": "You look up customers with the tools and answer in one sentence.",
-            "tools": [
-                {"name": "get_features", "options": {"decimals": 2}},
-                {"name": "predict", "options": {"decimals": 2}, "approval": False},
-            ],
-        },
-    }
-}
-"""Body of ``POST /agents/create`` in the docs."""
-
 
 class _Body(BaseModel):
-    """A request body; unknown fields are refused."""
+    """A request body; unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class TaskRequest(_Body):
-    """A task in plain words."""
+    """A task as text."""
 
     task: str = Field(
         min_length=1,
@@ -50,7 +30,7 @@ class TaskRequest(_Body):
 
 
 class Decision(_Body):
-    """What a person decides on a call that waits for approval."""
+    """A person's decision on a call that waits for approval."""
 
     approved: bool = True
     call: int | None = Field(default=None, ge=1, description="Number from the event.")
@@ -68,13 +48,13 @@ class AgentCreated(BaseModel):
 
 
 class AgentView(AgentCreated):
-    """An agent and what it was made from."""
+    """An agent and its specification."""
 
     spec: AgentSpec
 
 
 class TaskAccepted(BaseModel):
-    """A task in the queue, and where to look for it."""
+    """A queued task and its URLs."""
 
     task_id: str
     agent_id: str
@@ -84,7 +64,7 @@ class TaskAccepted(BaseModel):
 
 
 class TaskView(BaseModel):
-    """A task as it stands."""
+    """The state of a task."""
 
     task_id: str
     agent_id: str
@@ -113,30 +93,55 @@ class AgentList(BaseModel):
     agents: list[AgentView]
 
 
+class TaskEvent(BaseModel):
+    """An event of a task, as the event stream sends it.
+
+    Attributes:
+        seq: Number of the event in its task, from 1.
+        type: Type of the event, such as ``model_call``.
+        created_at: UTC.
+        data: What happened.
+    """
+
+    seq: int
+    type: str
+    created_at: datetime
+    data: dict[str, Any]
+
+
 def created_view(row: AgentRow) -> AgentCreated:
-    """The row as the answer to its creation."""
-    return AgentCreated(**_agent_fields(row))
+    """The response to the creation of an agent."""
+    return AgentCreated(
+        agent_id=row.id,
+        name=row.spec["name"],
+        engine=row.spec["engine"],
+        model=row.spec["model"],
+        created_at=row.created_at,
+    )
 
 
 def agent_view(row: AgentRow) -> AgentView:
-    """The row with its specification."""
-    return AgentView(**_agent_fields(row), spec=AgentSpec.model_validate(row.spec))
+    """An agent with its specification."""
+    return AgentView(**dict(created_view(row)), spec=AgentSpec.model_validate(row.spec))
 
 
 def status_view(row: AgentRow, counts: dict[str, int], latest: list[TaskRow]) -> AgentStatus:
-    """The row with its tasks."""
-    tasks = {TaskStatus(status): number for status, number in counts.items()}
-    return AgentStatus(**_agent_fields(row), tasks=tasks, latest=[task_view(t) for t in latest])
+    """An agent with its tasks."""
+    return AgentStatus(
+        **dict(created_view(row)),
+        tasks={TaskStatus(status): number for status, number in counts.items()},
+        latest=[task_view(task) for task in latest],
+    )
 
 
 def task_view(row: TaskRow) -> TaskView:
-    """The row as an answer."""
+    """The state of a task."""
     names = [name for name in TaskView.model_fields if name != "task_id"]
     return TaskView(task_id=row.id, **{name: getattr(row, name) for name in names})
 
 
 def accepted_view(row: TaskRow) -> TaskAccepted:
-    """The row as the answer to its creation."""
+    """The response to a new task."""
     url = f"/agents/{row.agent_id}/tasks/{row.id}"
     return TaskAccepted(
         task_id=row.id,
@@ -145,14 +150,3 @@ def accepted_view(row: TaskRow) -> TaskAccepted:
         url=url,
         events_url=f"{url}/events",
     )
-
-
-def _agent_fields(row: AgentRow) -> dict[str, Any]:
-    spec = row.spec
-    return {
-        "agent_id": row.id,
-        "name": spec["name"],
-        "engine": spec["engine"],
-        "model": spec["model"],
-        "created_at": row.created_at,
-    }
