@@ -3,6 +3,8 @@
 Ends when everything that is in the topics has been read; a stopped job ends between two batches.
 """
 
+from dataclasses import asdict
+
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.feature_store.streaming.job import stream
 from sunloom.workflows.job import JobOutcome, run_job
@@ -11,7 +13,7 @@ from sunloom.workflows.job import JobOutcome, run_job
 def run(recipe: FeaturesRecipe) -> JobOutcome:
     """Hand the recipe to the library and its figures to the job's frame."""
     artifacts = {"log": str(recipe.features_folder() / "log"), "online": str(recipe.paths.state)}
-    return JobOutcome(stream(recipe, until_end=True), artifacts)
+    return JobOutcome(asdict(stream(recipe, until_end=True)), artifacts)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,11 @@ from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.layout import build_layout
-from sunloom.feature_store.online.tiles.policy import Policy
+from sunloom.feature_store.online.tiles.policy import EventPolicy
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.feature_store.streaming.consumer import StreamConsumer
 from sunloom.feature_store.streaming.event_log import EventLog
-from sunloom.feature_store.streaming.ingest import Ingest
+from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
@@ -63,7 +63,7 @@ def events(count: int) -> pl.DataFrame:
 
 def from_frames(layout: TileLayout, rows: pl.DataFrame, batch: int, folder: Path) -> dict[str, Any]:
     """Rows in memory into tiles."""
-    ingest = Ingest(EmbeddedStore(folder / "frames"), layout, LATENESS_US)
+    ingest = TileIngest(EmbeddedStore(folder / "frames"), layout, LATENESS_US)
     needed = rows.select("user_id", "at", "f0")
     watch = _Watch()
     for at in range(0, rows.height, batch):
@@ -76,7 +76,7 @@ def from_messages(
     layout: TileLayout, messages: list[bytes], batch: int, store: EmbeddedStore, folder: Path
 ) -> dict[str, Any]:
     """JSON messages in memory into tiles, the log and the stored offset."""
-    policy = Policy(LATENESS_US)
+    policy = EventPolicy(LATENESS_US)
     log = EventLog(folder / "log")
     stream = ClassStream(store, layout, "bench_event", policy, _refuse, log)
     partition = PartitionStream(stream, "events/0")

@@ -14,7 +14,7 @@ from same_values import differences
 from sunloom.config import Settings
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tiles.layout import build_layout
-from sunloom.feature_store.online.tiles.policy import Policy
+from sunloom.feature_store.online.tiles.policy import EventPolicy
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream
 from sunloom.features.definitions.open import plan_of
@@ -67,7 +67,7 @@ def test_every_online_value_equals_historical_at_its_moment(settings: Settings) 
     store = open_online_store(settings)
     layout = build_layout(plan, ("purchase",))
     refused: list[Any] = []
-    stream = ClassStream(store, layout, "purchase", Policy(lateness_us=0), refused.extend)
+    stream = ClassStream(store, layout, "purchase", EventPolicy(lateness_us=0), refused.extend)
     partition = PartitionStream(stream, "purchases/0")
     messages = _messages(purchases)
     visible = purchases["timestamp"].search_sorted(asked[NOW], side="right").to_list()

@@ -154,18 +154,18 @@ def test_consumers_join_and_leave_and_no_event_is_lost_or_counted_twice(
     first = _Running(recipe)
     produce(brokers, "trips", _encoded(rows[:2_000]))
     produce(brokers, "trips", [(b"p", b"not json"), (b"p", b'{"id": 1, "rider_id": 1}')])
-    _until(lambda: first.worker.totals()["events"] == 2_000)
+    _until(lambda: first.worker.totals().events == 2_000)
     second = _Running(recipe)
     produce(brokers, "trips", _encoded(rows[2_000:4_000]))
     _until(lambda: second.worker.report().partitions == 2)
-    _until(lambda: first.worker.totals()["events"] == 4_000)
+    _until(lambda: first.worker.totals().events == 4_000)
     first.stop()
     produce(brokers, "trips", _encoded(rows[4_000:]))
-    _until(lambda: second.worker.totals()["events"] == 6_000)
+    _until(lambda: second.worker.totals().events == 6_000)
     second.stop()
     totals = second.worker.totals()
-    assert (totals["events"], totals["quarantined"]) == (6_000, 2)
-    assert sum(totals["offsets"].values()) == 6_002
+    assert (totals.events, totals.quarantined) == (6_000, 2)
+    assert sum(totals.offsets.values()) == 6_002
     _check(recipe, rows)
     _check_poison(brokers)
 
@@ -179,22 +179,22 @@ def test_a_consumer_killed_in_mid_stream_is_replaced_and_no_event_counts_twice(
     command = [str(Path(sys.executable).with_name("sunloom")), "features", "stream", str(file)]
     survivor = _Running(recipe)
     for part in (rows[:8_000], rows[8_000:]):
-        before = survivor.worker.totals()["events"]
+        before = survivor.worker.totals().events
         # A process of its own takes half of the partitions, and dies in the middle of its work.
         with (tmp_path / "killed.log").open("w") as log:
             victim = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
         _until(lambda: survivor.worker.report().partitions == 2, 60)
         produce(brokers, "killed-trips", _encoded(part))
         enough = before + chosen.randint(1_000, 4_000)
-        _until(lambda: survivor.worker.totals()["events"] >= enough)  # noqa: B023
+        _until(lambda: survivor.worker.totals().events >= enough)  # noqa: B023
         victim.kill()
         victim.wait()
-        left = before + len(part) - survivor.worker.totals()["events"]
+        left = before + len(part) - survivor.worker.totals().events
         assert left > 0, "it was killed too late"
-        _until(lambda: survivor.worker.totals()["events"] >= before + len(part), 60)  # noqa: B023
+        _until(lambda: survivor.worker.totals().events >= before + len(part), 60)  # noqa: B023
     survivor.stop()
     totals = survivor.worker.totals()
-    assert (totals["events"], sum(totals["offsets"].values())) == (16_000, 16_000)
+    assert (totals.events, sum(totals.offsets.values())) == (16_000, 16_000)
     _check(recipe, rows)
 
 

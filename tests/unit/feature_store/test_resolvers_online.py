@@ -12,8 +12,7 @@ from memory_store import MemoryStore
 from sunloom.errors import FeatureError
 from sunloom.feature_store.online.registry import read_online, store_plan, store_stream
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
-from sunloom.feature_store.streaming.ingest import Ingest
-from sunloom.features.definitions.open import plan_of
+from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
 
@@ -39,7 +38,7 @@ def test_a_streamed_class_with_functions_reads_as_historical() -> None:
     plan = plan_of(CLASSES, "rs_visit").for_online()
     store = MemoryStore()
     layout = store_stream(store, plan, ["rs_visit", "rs_guest"])
-    ingest = Ingest(store, layout, 10**17)
+    ingest = TileIngest(store, layout, 10**17)
     ingest.apply("rs_visit", _visits(), None)
     ingest.apply("rs_guest", _guests(), None)
     engine = FeatureEngine(plan, {"rs_visit": _visits(), "rs_guest": _guests()})

@@ -18,8 +18,7 @@ from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.online.registry import read_online, schema_of, store_stream
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
 from sunloom.feature_store.stores.online.open import open_online_store
-from sunloom.feature_store.streaming.ingest import Ingest
-from sunloom.features.definitions.open import catalogue_of, plan_of
+from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.plan.columns import NOW
@@ -216,7 +215,7 @@ def test_streamed_values_grow_stale_too(plan: Plan) -> None:
     rows = pl.DataFrame(
         {"id": [1, 1], "at": [at for at, _ in events]}, schema={"id": pl.Int64, "at": UTC_US}
     ).with_columns(pl.Series(name, [v for _, v in events], pl.Float64) for name in READ)
-    Ingest(store, layout, 10**17).apply("sl_age", rows, None)
+    TileIngest(store, layout, 10**17).apply("sl_age", rows, None)
     for now in (START, START + HOUR - US, START + HOUR, START + 2 * HOUR, START + 2 * HOUR + US):
         [expected] = _answer(plan, events, [now])
         assert read_online(store, "sl_age", [1], now=now) == [expected]

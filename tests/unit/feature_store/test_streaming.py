@@ -23,16 +23,15 @@ from sunloom.config.features.streaming import KafkaSecurity, KafkaSource
 from sunloom.errors import ConflictError, DataQualityError, NotFoundError, UsageError
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tiles.layout import build_layout
-from sunloom.feature_store.online.tiles.policy import Policy
+from sunloom.feature_store.online.tiles.policy import EventPolicy
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.feature_store.streaming.bootstrap import merge_history
-from sunloom.feature_store.streaming.consumer import policy_of
+from sunloom.feature_store.streaming.consumer import event_policy
 from sunloom.feature_store.streaming.event_log import EventLog
 from sunloom.feature_store.streaming.job import check_streamed
 from sunloom.feature_store.streaming.kafka import client_settings
-from sunloom.feature_store.streaming.offsets import Place, Progress
-from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream, Refused
-from sunloom.features.definitions.open import plan_of
+from sunloom.feature_store.streaming.offsets import PartitionProgress, ProgressKey
+from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream, RejectedMessage
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.feature_sets import Plan
@@ -54,12 +53,14 @@ def _message(number: int, at: datetime | str, **values: Any) -> bytes:
 
 
 def _stream(
-    plan: Plan, store: Any, policy: Policy | None = None, log: EventLog | None = None
-) -> tuple[ClassStream, list[Refused]]:
-    refused: list[Refused] = []
-    policy = policy or Policy(HOUR_US)
+    plan: Plan, store: Any, policy: EventPolicy | None = None, log: EventLog | None = None
+) -> tuple[ClassStream, list[RejectedMessage]]:
+    refused: list[RejectedMessage] = []
+    policy = policy or EventPolicy(HOUR_US)
     layout = build_layout(plan, ("st_trip",))
-    return ClassStream(store, layout, "st_trip", policy, refused.extend, log), refused
+    return ClassStream(
+        store, layout, "st_trip", policy=policy, quarantine=refused.extend, log=log
+    ), refused
 
 
 def _ever(plan: Plan, store: Any, now: datetime) -> int:
@@ -69,7 +70,7 @@ def _ever(plan: Plan, store: Any, now: datetime) -> int:
 
 def test_poison_is_named_and_the_stream_goes_on(plan: Plan) -> None:
     store = MemoryStore()
-    stream, refused = _stream(plan, store, Policy(HOUR_US, max_bad_share=1.0))
+    stream, refused = _stream(plan, store, EventPolicy(HOUR_US, max_bad_share=1.0))
     values = [
         _message(0, START),
         b"not json",
@@ -123,7 +124,7 @@ def test_late_events_are_those_behind_all_before_them(
 ) -> None:
     hours = [0, 5, 4, 3, 2]
     store = MemoryStore()
-    stream, _ = _stream(plan, store, Policy(HOUR_US, drops_late=drops))
+    stream, _ = _stream(plan, store, EventPolicy(HOUR_US, drops_late=drops))
     partition = PartitionStream(stream, "trips/0")
     values = [_message(i, START + hour * HOUR) for i, hour in enumerate(hours)]
     for at in range(0, 5, size):
@@ -166,7 +167,7 @@ def test_a_writer_that_was_replaced_writes_nothing(plan: Plan, tmp_path: Path, l
     old = PartitionStream(_stream(plan, store, log=log)[0], "trips/0")
     new = PartitionStream(_stream(plan, store, log=log)[0], "trips/0")
     new.process(range(4), values[:4])
-    with pytest.raises(ConflictError, match="moved trips/0 on"):
+    with pytest.raises(ConflictError, match="advanced trips/0"):
         old.process(range(3), values[:3])
     kept = [pl.read_parquet(file).height for file in tmp_path.rglob("*.parquet")]
     assert kept == ([4] if logs else [])
@@ -190,7 +191,7 @@ def test_history_comes_first_and_no_event_twice(plan: Plan, tmp_path: Path) -> N
         {"definitions": CLASSES, "feature_set": "st_rider", "feature_store": stores}
     )
     store = MemoryStore()
-    stream, _ = _stream(plan, store, policy_of(recipe.kafka_source()))
+    stream, _ = _stream(plan, store, event_policy(recipe.kafka_source()))
     assert merge_history(recipe, store, stream.layout) == 5
     assert merge_history(recipe, store, stream.layout) == 0
     assert _ever(plan, store, START + 99 * HOUR) == 5
@@ -271,7 +272,7 @@ def test_killed_at_twenty_moments_no_event_is_lost_or_counted_twice(
 
     store = EmbeddedStore(Path(folder))
     layout = build_layout(plan, ("st_trip",))
-    place = Place.of(layout, "trips/0")
+    place = ProgressKey.for_source(layout, "trips/0")
     assert place.read(store)[0].events == EVENTS
     logged = pl.read_parquet(tmp_path / "log" / "st_trip" / "*.parquet").sort("__offset")
     assert logged["__offset"].to_list() == list(range(EVENTS))
@@ -291,10 +292,10 @@ _seen: dict[str, int] = {}
 def _wait_for_progress(plan: Plan, folder: str) -> None:
     """Until the new consumer has stored something after what the last one left."""
     store = EmbeddedStore(Path(folder))
-    place = Place.of(build_layout(plan, ("st_trip",)), "trips/0")
+    place = ProgressKey.for_source(build_layout(plan, ("st_trip",)), "trips/0")
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        progress: Progress = place.read(store)[0]
+        progress: PartitionProgress = place.read(store)[0]
         if (progress.next_offset or 0) > _seen.get(folder, 0):
             _seen[folder] = progress.next_offset or 0
             return

@@ -17,8 +17,7 @@ from same_values import differences
 from sunloom.errors import ConflictError, UsageError
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tiles.layout import build_layout
-from sunloom.feature_store.streaming.ingest import Ingest
-from sunloom.features.definitions.open import plan_of
+from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.feature_sets import Plan
@@ -106,10 +105,10 @@ def test_any_order_and_batches_give_what_the_engine_gives(
 ) -> None:
     store = MemoryStore()
     layout = build_layout(plan, ("st_trip", "st_city"), tile_s)
-    ingest = Ingest(store, layout, FOREVER_US)
+    ingest = TileIngest(store, layout, FOREVER_US)
     all_trips = pl.DataFrame([{"id": i, **t} for i, t in enumerate(trips)], schema=TRIPS)
     all_cities = pl.DataFrame(cities, schema=CITIES)
-    if layout.of("st_city"):
+    if layout.indexes_of("st_city"):
         ingest.apply("st_city", all_cities, None)
     ends = sorted({min(cut, len(trips)) for cut in cuts} | {len(trips)})
     for start, end in zip([0, *ends], ends, strict=False):
@@ -136,7 +135,7 @@ def test_a_replay_answers_at_every_moment_it_has_reached(
     plan = plan_of(CLASSES, "st_rider")
     store = MemoryStore()
     layout = build_layout(plan, ("st_trip",), 3_600)
-    ingest = Ingest(store, layout, lateness_h * 3_600_000_000)
+    ingest = TileIngest(store, layout, lateness_h * 3_600_000_000)
     reader = OnlineReader(store, plan, layout)
     table = pl.DataFrame([{"id": i, **t} for i, t in enumerate(trips)], schema=TRIPS)
     for end in range(size, len(trips) + size, size):
@@ -161,7 +160,7 @@ def test_old_tiles_lose_their_events_and_keep_their_totals() -> None:
     plan = plan_of(CLASSES, "st_rider").model_copy(update={"outputs": ("trips_ever", "mean_ever")})
     layout = build_layout(plan, ("st_trip",), 3_600)
     store = MemoryStore()
-    ingest = Ingest(store, layout, 0)
+    ingest = TileIngest(store, layout, 0)
     days = [(1, START + day * DAY, float(day)) for day in range(10)]
     ingest.apply("st_trip", _table(*days), int(days[-1][1].timestamp() * 1e6))
     _, tiles = (store.spaces[name] for name in sorted(store.spaces))
@@ -182,7 +181,7 @@ def test_a_second_writer_of_a_place_is_found_out() -> None:
     plan = plan_of(CLASSES, "st_rider")
     layout = build_layout(plan, ("st_trip",))
     store = MemoryStore()
-    ingest = Ingest(store, layout, 0)
+    ingest = TileIngest(store, layout, 0)
     first = (("offset", b"t/0", b"1"), None)
     ingest.apply("st_trip", _table((1, START, 1.0)), None, [first])
     with pytest.raises(ConflictError, match="moved t/0 on"):
@@ -202,11 +201,11 @@ def test_writers_of_one_entity_do_not_lose_each_others_events() -> None:
         def apply(self, writes: Any, expected: Any = ()) -> bool:
             if self.others:
                 self.others -= 1
-                Ingest(self, layout, 0).apply("st_trip", _table((1, START, 2.0)), None)
+                TileIngest(self, layout, 0).apply("st_trip", _table((1, START, 2.0)), None)
             return super().apply(writes, expected)
 
     store = Contended()
-    Ingest(store, layout, 0).apply("st_trip", _table((1, START, 1.0)), None)
+    TileIngest(store, layout, 0).apply("st_trip", _table((1, START, 1.0)), None)
     found = OnlineReader(store, plan, layout).read([1], START)[0]
     assert found["trips_ever"] == 4
     assert found["spent__86400__"] == 7.0

@@ -17,8 +17,7 @@ from readings import MOMENTS, ONE_READING, READINGS, START
 
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tiles.layout import build_layout
-from sunloom.feature_store.streaming.ingest import Ingest
-from sunloom.features.definitions.open import plan_of
+from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.plan.columns import NOW
@@ -52,7 +51,7 @@ def test_the_stream_gives_what_the_engine_gives(readings: list, moments: list[da
     timed = [reading for reading in readings if reading["at"] is not None]
     store, layout = MemoryStore(), build_layout(plan, ("sl_reading",))
     frame = _frame(timed)
-    ingest = Ingest(store, layout, FOREVER_US)
+    ingest = TileIngest(store, layout, FOREVER_US)
     for start in range(0, len(timed), 7):
         ingest.apply("sl_reading", frame.slice(start, 7), None)
     reader = OnlineReader(store, plan, layout)

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -37,12 +38,14 @@ def stream(
 
     config = load_recipe(FeaturesRecipe, recipe, sets, env)
     with cluster(config) if workers > 1 else nullcontext():
-        result = consume(
-            config,
-            until_end=until_end,
-            listener=_show_progress,
-            workers=workers,
-            on_start=_stop_on_signals if workers == 1 else None,
+        result = asdict(
+            consume(
+                config,
+                until_end=until_end,
+                listener=_show_progress,
+                workers=workers,
+                on_start=_stop_on_signals if workers == 1 else None,
+            )
         )
     if json:
         output.print_json(result)

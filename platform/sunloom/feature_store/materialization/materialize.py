@@ -19,7 +19,7 @@ from sunloom.data.sources.table_files import read_table
 from sunloom.errors import UsageError
 from sunloom.feature_store.materialization.preprocessed import Preparation
 from sunloom.feature_store.online.request_checks import store_rules
-from sunloom.feature_store.online.staleness import is_until, with_ends
+from sunloom.feature_store.online.staleness import is_expiry_column, with_expiry
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.stores.online.spaces import PLANS
@@ -66,9 +66,9 @@ def materialize(recipe: FeaturesRecipe, *, fetched: bool = False) -> dict[str, A
         summary |= {"training_rows": rows.height, "engines_equal": equal}
     if recipe.online is not None:
         served = plan.for_online()
-        latest = _latest(recipe, with_ends(served), recipe.online, report)
+        latest = _latest(recipe, with_expiry(served), recipe.online, report)
         summary["online_entities"] = _online(recipe, served, latest)
-        made.append(latest.drop(name for name in latest.columns if is_until(name)))
+        made.append(latest.drop(name for name in latest.columns if is_expiry_column(name)))
         preparation.serve(open_online_store(recipe), made[-1])
     if made:
         summary["offline_version"] = _offline(recipe, plan, made)

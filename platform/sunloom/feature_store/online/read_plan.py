@@ -1,4 +1,4 @@
-"""What a read does for one class, made once a plan: which values are stored, looked up, folded."""
+"""Plan of an online read: which features of a class are stored, looked up or computed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sunloom.feature_store.online.row_functions import Ask, Evaluate, asking, compiled, finishing
-from sunloom.feature_store.online.tile_windows import Value, aggregation
+from sunloom.feature_store.online.row_functions import (
+    BatchFunction,
+    RowFunction,
+    compile_expression,
+    compile_resolver,
+    feature_finalizer,
+)
+from sunloom.feature_store.online.tile_windows import Aggregation, build_aggregation
 from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.features.engine.source_rows import in_order
 from sunloom.features.plan.expressions import (
@@ -26,163 +32,193 @@ from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, JoinPlan
 
 
 @dataclass(frozen=True)
-class Folded:
-    """An aggregate: which index by which of the row's values, and how its value is made."""
+class AggregatePart:
+    """An aggregation over the tiles of a has-many join.
+
+    Attributes:
+        index: Number of the index with the joined events.
+        own_keys: The row's features that the join compares.
+        aggregate: The value from an entity's tiles.
+    """
 
     index: int
     own_keys: tuple[str, ...]
-    value: Value
+    aggregate: Aggregation
 
 
 @dataclass(frozen=True)
-class Found:
-    """A lookup: another class's program, by its key or by the latest row of other columns."""
+class LookupPart:
+    """A feature of another class through a has-one join.
+
+    Attributes:
+        join: The join.
+        target_key: Key of the other class.
+        feature: The feature.
+        row_index: Number of the index that finds the latest row by the joined columns; None where
+            the join compares the other class's key itself.
+        read_plan: How the other class's feature is read.
+    """
 
     join: JoinPlan
     target_key: str
     feature: str
-    by_row: int | None
-    program: Program
+    row_index: int | None
+    read_plan: ReadPlan
 
 
 @dataclass(frozen=True)
-class Step:
-    """One feature that is computed; without ``evaluate`` and ``ask`` it is its one part."""
+class FeatureStep:
+    """One feature that is computed; without a function its value is that of its only part.
+
+    Attributes:
+        name: The feature.
+        parts: Aggregates and lookups that it is made of.
+        row_function: Computes it row by row.
+        batch_function: Computes it for all rows at once: a resolver's output.
+        finalize: Applies type, default and strict limits.
+    """
 
     name: str
-    parts: tuple[Folded | Found, ...]
-    evaluate: Evaluate | None
-    ask: Ask | None
-    finish: Callable[[Any], Any]
+    parts: tuple[AggregatePart | LookupPart, ...]
+    row_function: RowFunction | None
+    batch_function: BatchFunction | None
+    finalize: Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
-class Program:
-    """How one class's features are made.
+class ReadPlan:
+    """How the features of one class are read.
 
     Attributes:
         item: The class.
         row_index: The index that holds its latest rows; None where it is not streamed.
-        sources: Features read from such a row, each with its default.
-        limits: How old the row may be for a feature of it; older, its default stands.
-        stored: Features taken from the stored record.
-        steps: The others, each after what it needs.
+        defaults: Features read from such a row, each with its default.
+        max_ages: How old the row may be for a feature; beyond it the default is given.
+        stored: Features read from the stored record.
+        steps: Computed features, each after those that it needs.
     """
 
     item: ClassPlan
     row_index: int | None
-    sources: Mapping[str, Any]
-    limits: Mapping[str, timedelta]
+    defaults: Mapping[str, Any]
+    max_ages: Mapping[str, timedelta]
     stored: tuple[str, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[FeatureStep, ...]
 
 
-def build_program(
+def build_read_plan(
     layout: TileLayout, namespace: str, names: Sequence[str], recorded: Collection[str] = ()
-) -> Program:
-    """The program of one class's features.
+) -> ReadPlan:
+    """The plan of reading one class's features.
 
     Args:
         layout: What the stream keeps.
         namespace: The class.
-        names: The wanted features.
+        names: The features to read.
         recorded: Features that a stored record of the class holds.
     """
     item = layout.plan.class_plan(namespace)
-    live = _Live(layout, item, recorded)
+    computable = _ComputableFeatures(layout, item, recorded)
     order = in_order(item, names)
     features = [item.feature(name) for name in order]
-    computed = [f for f in features if f.expression is not None and live.is_live(f)]
+    computed = [f for f in features if f.expression is not None and computable.has_feature(f)]
     is_streamed = namespace in layout.streamed
     sources = [f for f in features if f.expression is None and is_streamed]
-    taken = {f.name for f in (*computed, *sources)}
-    return Program(
+    unstored = {f.name for f in (*computed, *sources)}
+    return ReadPlan(
         item=item,
         row_index=layout.rows.get((namespace, (item.key,))) if sources else None,
-        sources={f.name: finishing(f)(None) for f in sources},
-        limits={
+        defaults={f.name: feature_finalizer(f)(None) for f in sources},
+        max_ages={
             f.name: timedelta(microseconds=f.max_staleness_us)
             for f in sources
             if f.max_staleness_us is not None
         },
-        stored=tuple(name for name in order if name not in taken),
-        steps=tuple(_step(layout, item, feature) for feature in computed),
+        stored=tuple(name for name in order if name not in unstored),
+        steps=tuple(_build_step(layout, item, feature) for feature in computed),
     )
 
 
-class _Live:
-    """Which features can be computed at a read."""
+class _ComputableFeatures:
+    """Which features of a class can be computed at read time; the others are read as stored."""
 
     def __init__(self, layout: TileLayout, item: ClassPlan, recorded: Collection[str]) -> None:
         self._layout = layout
         self._item = item
         self._recorded = recorded
 
-    def is_live(self, feature: FeaturePlan) -> bool:
-        """Whether everything that the feature needs is at hand."""
-        if feature.expression is None:
-            return True
-        return self._is_live(feature.expression)
+    def has_feature(self, feature: FeaturePlan) -> bool:
+        """Whether everything that the feature needs is available."""
+        return feature.expression is None or self._has_node(feature.expression)
 
-    def _is_live(self, node: Expr) -> bool:
+    def _has_node(self, node: Expr) -> bool:
         if isinstance(node, Call):
-            return all(self._is_live(arg) for arg in node.args)
+            return all(self._has_node(arg) for arg in node.args)
         if isinstance(node, Column):
-            return self._is_at_hand(node.name)
+            return self._has_column(node.name)
         if isinstance(node, Resolved):
-            given = (one.value for one in node.resolver.args)
-            return node.resolver.kind == "online" and all(self._is_live(one) for one in given)
+            args = node.resolver.args
+            return node.resolver.kind == "online" and all(self._has_node(arg.value) for arg in args)
         if isinstance(node, Aggregate | Lookup):
             join = self._item.join(node.join)
-            if not all(self._is_at_hand(name) for name in join.own_keys):
+            if not all(self._has_column(name) for name in join.own_keys):
                 return False
             if isinstance(node, Aggregate):
                 return node in self._layout.readings
-            return self._is_found(join, node)
+            return self._has_lookup(join, node)
         return isinstance(node, Const | Now)
 
-    def _is_at_hand(self, name: str) -> bool:
+    def _has_column(self, name: str) -> bool:
         if name == self._item.key or name in self._recorded:
             return True
         feature = self._item.feature(name)
         if feature.expression is None:
             return self._item.namespace in self._layout.streamed
-        return self._is_live(feature.expression)
+        return self._has_node(feature.expression)
 
-    def _is_found(self, join: JoinPlan, node: Lookup) -> bool:
-        """The other class has no records of its own: its rows are streamed, or it is computed."""
+    def _has_lookup(self, join: JoinPlan, node: Lookup) -> bool:
+        """Joined classes have no stored records: their rows are streamed, or they are computed."""
         target = self._layout.plan.class_plan(join.target)
         is_by_key = join.target_keys == (target.key,)
         if not is_by_key and join.target not in self._layout.streamed:
             return False
-        return _Live(self._layout, target, ())._is_at_hand(node.feature)
+        return _ComputableFeatures(self._layout, target, ())._has_column(node.feature)
 
 
-def _step(layout: TileLayout, item: ClassPlan, feature: FeaturePlan) -> Step:
-    assert feature.expression is not None
-    nodes = [n for n in walk(feature.expression) if isinstance(n, Aggregate | Lookup)]
-    places: dict[Aggregate | Lookup, int] = {}
-    for node in nodes:
-        places.setdefault(node, len(places))
-    made = feature.expression
-    return Step(
+def _build_step(layout: TileLayout, item: ClassPlan, feature: FeaturePlan) -> FeatureStep:
+    expression = feature.expression
+    assert expression is not None
+    nodes = [node for node in walk(expression) if isinstance(node, Aggregate | Lookup)]
+    places = {node: place for place, node in enumerate(dict.fromkeys(nodes))}
+    is_resolved = isinstance(expression, Resolved)
+    is_only_part = nodes == [expression]
+    return FeatureStep(
         name=feature.name,
-        parts=tuple(_part(layout, item, node) for node in places),
-        evaluate=None if isinstance(made, Resolved) or nodes == [made] else compiled(made, places),
-        ask=asking(made, places) if isinstance(made, Resolved) else None,
-        finish=finishing(feature),
+        parts=tuple(_build_part(layout, item, node) for node in places),
+        row_function=(
+            None if is_resolved or is_only_part else compile_expression(expression, places)
+        ),
+        batch_function=(
+            compile_resolver(expression, places) if isinstance(expression, Resolved) else None
+        ),
+        finalize=feature_finalizer(feature),
     )
 
 
-def _part(layout: TileLayout, item: ClassPlan, node: Aggregate | Lookup) -> Folded | Found:
+def _build_part(
+    layout: TileLayout, item: ClassPlan, node: Aggregate | Lookup
+) -> AggregatePart | LookupPart:
     join = item.join(node.join)
     if isinstance(node, Aggregate):
         reading = layout.readings[node]
-        value = aggregation(node, reading, layout.indexes[reading.index])
-        return Folded(reading.index, join.own_keys, value)
+        aggregate = build_aggregation(node, reading, layout.indexes[reading.index])
+        return AggregatePart(reading.index, join.own_keys, aggregate)
     target = layout.plan.class_plan(join.target)
-    by_row = None
-    if join.target_keys != (target.key,):
-        by_row = layout.rows[join.target, join.target_keys]
-    program = build_program(layout, join.target, (node.feature,))
-    return Found(join, target.key, node.feature, by_row, program)
+    is_by_key = join.target_keys == (target.key,)
+    return LookupPart(
+        join=join,
+        target_key=target.key,
+        feature=node.feature,
+        row_index=None if is_by_key else layout.rows[join.target, join.target_keys],
+        read_plan=build_read_plan(layout, join.target, (node.feature,)),
+    )

@@ -1,4 +1,4 @@
-"""Features of entities at a moment, from stored records and the tiles of streams."""
+"""Online reads: features of entities as of a time, from stored records and from tiles."""
 
 from __future__ import annotations
 
@@ -7,18 +7,27 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from sunloom.errors import NotFoundError, UsageError
-from sunloom.feature_store.online.read_plan import Folded, Found, Program, build_program
-from sunloom.feature_store.online.row_functions import finishing
-from sunloom.feature_store.online.staleness import ends_of, has_ended, is_until
-from sunloom.feature_store.online.tile_windows import Entity, IndexReader, microseconds
-from sunloom.feature_store.online.tiles.heads import key_bytes, tile_key, unpack_events
+from sunloom.errors import UsageError
+from sunloom.feature_store.online.read_plan import (
+    AggregatePart,
+    FeatureStep,
+    LookupPart,
+    ReadPlan,
+    build_read_plan,
+)
+from sunloom.feature_store.online.row_functions import feature_finalizer
+from sunloom.feature_store.online.staleness import expiry_columns, is_expired, is_expiry_column
+from sunloom.feature_store.online.tile_windows import EntityTiles, IndexReader
+from sunloom.feature_store.online.tiles.heads import entity_key, tile_key, unpack_events
 from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.stores.online.protocol import OnlineStore
+from sunloom.feature_store.stores.online.stored_feature_set import check_names, to_integer_id
 from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.polars_dtypes import epoch_us
 
 Row = dict[str, Any]
+EntityKey = tuple[Any, ...]
 
 
 class OnlineReader:
@@ -26,37 +35,42 @@ class OnlineReader:
 
     Args:
         store: Records and tiles.
-        plan: What the features mean; compiled here.
+        plan: The feature set's plan; compiled on first use.
         layout: What a stream keeps of the plan's classes; None where none is streamed.
     """
 
     def __init__(self, store: OnlineStore, plan: Plan, layout: TileLayout | None = None) -> None:
         self.plan = plan
         self.layout = layout or build_layout(plan, ())
-        self.names = plan.outputs
         self._key = plan.root.key
         self._has_text_keys = plan.root.feature(self._key).dtype == "string"
         self._store = store
+        self._tiles = TileReader(store, self.layout)
         self._is_recorded = plan.feature_set in store.feature_sets()
-        recorded = store.schema(plan.feature_set).names if self._is_recorded else ()
-        self._recorded = recorded
-        ends = ends_of(plan).items() if any(is_until(name) for name in recorded) else ()
-        self._ends = {output: names for output, names in ends if set(names) & set(recorded)}
-        self._defaults = {name: finishing(plan.root.feature(name))(None) for name in self._ends}
-        self._programs: dict[tuple[str, ...], Program] = {}
-        self._readers = [IndexReader(index) for index in self.layout.indexes]
-        self._spaces = (self.layout.head_space, self.layout.tile_space)
+        self._recorded = store.schema(plan.feature_set).names if self._is_recorded else ()
+        self._expiry: dict[str, tuple[str, ...]] = {}
+        # A set written before its features had a maximum staleness has no expiry columns.
+        if any(is_expiry_column(name) for name in self._recorded):
+            self._expiry = {
+                output: columns
+                for output, columns in expiry_columns(plan).items()
+                if set(columns) & set(self._recorded)
+            }
+        self._defaults = {
+            name: feature_finalizer(plan.root.feature(name))(None) for name in self._expiry
+        }
+        self._read_plans: dict[tuple[str, ...], ReadPlan] = {}
 
     @property
     def grows_stale(self) -> bool:
-        """Whether a stored value may be too old at the present."""
-        return bool(self._ends)
+        """Whether a stored value may be too old by now."""
+        return bool(self._expiry)
 
     @cached_property
     def calls_functions(self) -> bool:
-        """Whether a read at a moment calls functions of the user's, which may take their time."""
-        features = [one for item in self.plan.classes for one in item.features]
-        return any(one.resolver is not None and one.resolver.kind == "online" for one in features)
+        """Whether a read as of a time calls the user's functions, which may take their time."""
+        features = [feature for item in self.plan.classes for feature in item.features]
+        return any(f.resolver is not None and f.resolver.kind == "online" for f in features)
 
     def read(
         self,
@@ -64,210 +78,222 @@ class OnlineReader:
         now: datetime | None = None,
         features: Sequence[str] | None = None,
     ) -> list[Row | None]:
-        """The features of each id in order; None where nothing is known of it.
+        """The features of each id in order; None for an unknown entity.
 
         Args:
-            ids: Entities; a number may come as its digits.
-            now: The moment, with a time zone. By default the present for a streamed set and
+            ids: Entities; an integer key may come as its digits.
+            now: The as-of time, with a time zone. By default the present for a streamed set and
                 for one whose values grow stale; else each record as it was written.
             features: Only these.
 
         Raises:
             NotFoundError: Unknown feature.
-            UsageError: An id is not of the key's type, or the moment has no zone or lies before
-                what is kept.
+            UsageError: An id is not of the key's type, or the time has no zone or is before what
+                the tiles keep.
         """
-        if now is None and not self.layout.streamed and not self._ends:
+        if now is None and not self.layout.streamed and not self._expiry:
             return self._store.read(self.plan.feature_set, ids, features)
-        moment = _utc(now)
-        names = self.names if features is None else self._checked(features)
-        program = self._program(names)
+        as_of = _to_utc(now)
+        names = self.plan.outputs if features is None else tuple(features)
+        if features is not None:
+            check_names(features, self.plan.feature_set, self.plan.outputs)
+        read_plan = self._read_plan(names)
         key = self._key
-        rows: list[Row] = [{key: one} for one in self._keys(ids)]
-        known = self._take_records(program, rows, ids, moment)
-        run = _ReadRun(self, moment)
-        run.evaluate(program, rows)
-        is_known = [a or b for a, b in zip(known, run.known(rows, program), strict=True)]
+        rows: list[Row] = [{key: value} for value in self._entity_keys(ids)]
+        has_record = self._fill_records(read_plan, rows, ids, as_of)
+        run = _ReadRun(self._tiles, as_of)
+        run.evaluate(read_plan, rows)
+        is_known = [a or b for a, b in zip(has_record, run.are_known(rows, key), strict=True)]
         return [
-            {name: row[name] for name in names} if there else None
-            for row, there in zip(rows, is_known, strict=True)
+            {name: row[name] for name in names} if known else None
+            for row, known in zip(rows, is_known, strict=True)
         ]
 
-    def _checked(self, features: Sequence[str]) -> tuple[str, ...]:
-        for name in features:
-            if name not in self.names:
-                raise NotFoundError(
-                    f"Feature set {self.plan.feature_set!r} has no feature {name!r}.",
-                    known=self.names,
-                    name=name,
-                    param="features",
-                )
-        return tuple(features)
-
-    def _program(self, names: tuple[str, ...]) -> Program:
-        if names not in self._programs:
-            self._programs[names] = build_program(
+    def _read_plan(self, names: tuple[str, ...]) -> ReadPlan:
+        if names not in self._read_plans:
+            self._read_plans[names] = build_read_plan(
                 self.layout, self.plan.namespace, names, self._recorded
             )
-        return self._programs[names]
+        return self._read_plans[names]
 
-    def _keys(self, ids: Sequence[Any]) -> list[Any]:
+    def _entity_keys(self, ids: Sequence[Any]) -> list[Any]:
         if self._has_text_keys:
-            return [str(one) for one in ids]
-        name = f"{self.plan.feature_set}.{self._key}"
-        return [_as_int(one, name) for one in ids]
+            return [str(entity) for entity in ids]
+        return [to_integer_id(entity, self.plan.feature_set, self._key) for entity in ids]
 
-    def _take_records(
-        self, program: Program, rows: list[Row], ids: Sequence[Any], now: datetime
+    def _fill_records(
+        self, read_plan: ReadPlan, rows: list[Row], ids: Sequence[Any], as_of: datetime
     ) -> list[bool]:
-        """Stored values into the rows; which rows have a record."""
-        if not program.stored or not self._is_recorded:
+        """Put stored values into the rows; which rows have a record."""
+        if not read_plan.stored or not self._is_recorded:
             for row in rows:
-                row.update(dict.fromkeys(program.stored))
+                row.update(dict.fromkeys(read_plan.stored))
             return [False] * len(rows)
         records = self._store.read(self.plan.feature_set, ids)
+        expiring = [name for name in read_plan.stored if name in self._expiry]
         for row, record in zip(rows, records, strict=True):
-            held = record or {}
-            row.update({name: held.get(name) for name in program.stored})
-            for name in program.stored if self._ends else ():
-                if name in self._ends and has_ended(held, self._ends[name], now):
+            values = record or {}
+            row.update({name: values.get(name) for name in read_plan.stored})
+            for name in expiring:
+                if is_expired(values, self._expiry[name], as_of):
                     row[name] = self._defaults[name]
         return [record is not None for record in records]
 
 
-class _ReadRun:
-    """One read: fetches each index's heads and edge tiles once for all rows.
+class TileReader:
+    """Reads heads and tiles of a layout from a store.
 
     Args:
-        reader: Plan and store.
-        now: The moment.
+        store: The store.
+        layout: The layout.
     """
 
-    def __init__(self, reader: OnlineReader, now: datetime) -> None:
-        self._reader = reader
-        self._now = now
-        self._now_us = microseconds(now)
-        self._entities: dict[int, dict[tuple[Any, ...], Entity]] = {}
-        self._lists: dict[tuple[int, tuple[str, ...], int], tuple[Any, list[Entity]]] = {}
+    def __init__(self, store: OnlineStore, layout: TileLayout) -> None:
+        self._store = store
+        self._head_space, self._tile_space = layout.head_space, layout.tile_space
+        self.indexes = [IndexReader(index) for index in layout.indexes]
 
-    def known(self, rows: Sequence[Row], program: Program) -> list[bool]:
-        """Whether the stream has anything of each row's key."""
-        found = [False] * len(rows)
-        key = program.item.key
-        for entities in self._entities.values():
-            for place, row in enumerate(rows):
-                entity = entities.get((row[key],))
-                found[place] = found[place] or (entity is not None and entity.is_known)
-        return found
-
-    def evaluate(self, program: Program, rows: list[Row]) -> None:
-        """Fill the rows with the program's features."""
-        if program.sources:
-            self._read_rows(program, rows)
-        now = self._now
-        for step in program.steps:
-            columns = [self._part(part, rows) for part in step.parts]
-            evaluate, finish, name = step.evaluate, step.finish, step.name
-            if step.ask is not None:
-                own: list[Sequence[Any]] = [()] * len(rows)
-                if columns:
-                    own = list(zip(*columns, strict=True))
-                for row, value in zip(rows, step.ask(rows, now, own), strict=True):
-                    row[name] = finish(value)
-            elif evaluate is None:
-                for row, value in zip(rows, columns[0], strict=True):
-                    row[name] = finish(value)
-            elif columns:
-                for row, parts in zip(rows, zip(*columns, strict=True), strict=True):
-                    row[name] = finish(evaluate(row, now, parts))
-            else:
-                for row in rows:
-                    row[name] = finish(evaluate(row, now, ()))
-
-    def _read_rows(self, program: Program, rows: list[Row]) -> None:
-        assert program.row_index is not None
-        reader = self._reader._readers[program.row_index]
-        entities = self._at(program.row_index, (program.item.key,), rows)
-        for row, entity in zip(rows, entities, strict=True):
-            latest = reader.row(entity)
-            row.update(program.sources if latest is None else latest)
-            if latest is not None and program.limits:
-                age = self._now - latest[program.item.time or ""]
-                late = [name for name, limit in program.limits.items() if age > limit]
-                row.update({name: program.sources[name] for name in late})
-
-    def _part(self, part: Folded | Found, rows: list[Row]) -> list[Any]:
-        if isinstance(part, Found):
-            return self._look_up(part, rows)
-        value = part.value
-        return [value(entity) for entity in self._at(part.index, part.own_keys, rows)]
-
-    def _look_up(self, part: Found, rows: list[Row]) -> list[Any]:
-        if part.by_row is None:
-            keys = [row[part.join.own_keys[0]] for row in rows]
-        else:
-            reader = self._reader._readers[part.by_row]
-            found = self._at(part.by_row, part.join.own_keys, rows)
-            latest = [reader.row(entity) for entity in found]
-            keys = [None if row is None else row[part.target_key] for row in latest]
-        asked = [{part.target_key: key} for key in keys if key is not None]
-        for row in asked:
-            row.update(dict.fromkeys(part.program.stored))
-        self.evaluate(part.program, asked)
-        answers = iter(asked)
-        return [None if key is None else next(answers)[part.feature] for key in keys]
-
-    def _at(self, index: int, keys: tuple[str, ...], rows: Sequence[Row]) -> list[Entity]:
-        """The index's entity of each row; one without events where a key is null."""
-        place = (index, keys, id(rows))
-        if place in self._lists:
-            return self._lists[place][1]
-        wanted = [tuple([row[name] for name in keys]) for row in rows]
-        held = self._entities.setdefault(index, {})
-        missing = [k for k in dict.fromkeys(wanted) if k not in held and None not in k]
-        if missing:
-            held.update(self._fetched(index, missing))
-        nothing = self._reader._readers[index].nothing
-        found = [held.get(key, nothing) for key in wanted]
-        # The rows are kept with it, so that no other list gets their id.
-        self._lists[place] = (rows, found)
-        return found
-
-    def _fetched(self, number: int, keys: list[tuple[Any, ...]]) -> dict[tuple[Any, ...], Entity]:
-        reader = self._reader._readers[number]
-        heads, tiles = self._reader._spaces
-        store, now_us = self._reader._store, self._now_us
-        packed = [key_bytes(reader.index, key) for key in keys]
-        entities = [Entity(reader, raw, now_us) for raw in store.get_many(heads, packed)]
-        wanted = [
+    def read(
+        self, number: int, keys: Sequence[EntityKey], now_us: int
+    ) -> dict[EntityKey, EntityTiles]:
+        """Entities of one index as of a time: one round trip for heads, one for cut tiles."""
+        reader = self.indexes[number]
+        stored_keys = [entity_key(reader.index, key) for key in keys]
+        heads = self._store.get_many(self._head_space, stored_keys)
+        entities = [EntityTiles(reader, raw, now_us) for raw in heads]
+        needed = [
             (entity, tile, tile_key(key, tile))
-            for key, entity in zip(packed, entities, strict=True)
-            for tile in entity.wants()
+            for key, entity in zip(stored_keys, entities, strict=True)
+            for tile in entity.tiles_to_fetch()
         ]
-        if wanted:
-            blobs = store.get_many(tiles, [place for _, _, place in wanted])
-            for (entity, tile, _), blob in zip(wanted, blobs, strict=True):
-                entity.give(tile, unpack_events(blob) if blob else [[]])
+        if needed:
+            blobs = self._store.get_many(self._tile_space, [key for _, _, key in needed])
+            for (entity, tile, _), blob in zip(needed, blobs, strict=True):
+                entity.add_events(tile, unpack_events(blob) if blob else [[]])
         return dict(zip(keys, entities, strict=True))
 
 
-def _utc(now: datetime | None) -> datetime:
+class _ReadRun:
+    """One read: each entity's tiles are fetched once, whichever features need them.
+
+    Args:
+        tiles: Reads tiles.
+        now: The as-of time.
+    """
+
+    def __init__(self, tiles: TileReader, now: datetime) -> None:
+        self.tiles = tiles
+        self.now = now
+        self._now_us = epoch_us(now)
+        self._entities: dict[int, dict[EntityKey, EntityTiles]] = {}
+
+    def evaluate(self, read_plan: ReadPlan, rows: list[Row]) -> None:
+        """Fill the rows with the read plan's features."""
+        batch = _RowBatch(self, rows)
+        if read_plan.defaults:
+            batch.fill_source_features(read_plan)
+        for step in read_plan.steps:
+            batch.fill_computed_feature(step)
+
+    def are_known(self, rows: Sequence[Row], key: str) -> list[bool]:
+        """Whether any index has events by each row's key."""
+        known = [False] * len(rows)
+        for entities in self._entities.values():
+            for place, row in enumerate(rows):
+                entity = entities.get((row[key],))
+                known[place] = known[place] or (entity is not None and entity.is_known)
+        return known
+
+    def entities(self, number: int, keys: Sequence[EntityKey]) -> list[EntityTiles]:
+        """The index's entity of each key; one without events where a part of the key is null."""
+        fetched = self._entities.setdefault(number, {})
+        missing = [key for key in dict.fromkeys(keys) if key not in fetched and None not in key]
+        if missing:
+            fetched.update(self.tiles.read(number, missing, self._now_us))
+        unknown = self.tiles.indexes[number].unknown_entity
+        return [fetched.get(key, unknown) for key in keys]
+
+
+class _RowBatch:
+    """Rows of one class that are filled together.
+
+    Args:
+        run: The read.
+        rows: The rows; features are added to them.
+    """
+
+    def __init__(self, run: _ReadRun, rows: list[Row]) -> None:
+        self._run = run
+        self._rows = rows
+        # Several aggregates of one join share the list.
+        self._entities: dict[tuple[int, tuple[str, ...]], list[EntityTiles]] = {}
+
+    def fill_source_features(self, read_plan: ReadPlan) -> None:
+        """Features of the latest streamed row, or their defaults."""
+        number, item = read_plan.row_index, read_plan.item
+        assert number is not None
+        reader = self._run.tiles.indexes[number]
+        for row, entity in zip(self._rows, self._entities_by(number, (item.key,)), strict=True):
+            latest = reader.latest_row(entity)
+            row.update(read_plan.defaults if latest is None else latest)
+            if latest is not None and read_plan.max_ages:
+                age = self._run.now - latest[item.time or ""]
+                stale = [name for name, limit in read_plan.max_ages.items() if age > limit]
+                row.update({name: read_plan.defaults[name] for name in stale})
+
+    def fill_computed_feature(self, step: FeatureStep) -> None:
+        """One computed feature in every row."""
+        rows, now = self._rows, self._run.now
+        columns = [self._part_values(part) for part in step.parts]
+        function, finalize, name = step.row_function, step.finalize, step.name
+        if step.batch_function is not None:
+            parts: list[Sequence[Any]] = [()] * len(rows)
+            if columns:
+                parts = list(zip(*columns, strict=True))
+            for row, value in zip(rows, step.batch_function(rows, now, parts), strict=True):
+                row[name] = finalize(value)
+        elif function is None:
+            for row, value in zip(rows, columns[0], strict=True):
+                row[name] = finalize(value)
+        elif columns:
+            for row, row_parts in zip(rows, zip(*columns, strict=True), strict=True):
+                row[name] = finalize(function(row, now, row_parts))
+        else:
+            for row in rows:
+                row[name] = finalize(function(row, now, ()))
+
+    def _part_values(self, part: AggregatePart | LookupPart) -> list[Any]:
+        if isinstance(part, LookupPart):
+            return self._look_up(part)
+        aggregate = part.aggregate
+        return [aggregate(entity) for entity in self._entities_by(part.index, part.own_keys)]
+
+    def _look_up(self, part: LookupPart) -> list[Any]:
+        if part.row_index is None:
+            keys = [row[part.join.own_keys[0]] for row in self._rows]
+        else:
+            reader = self._run.tiles.indexes[part.row_index]
+            entities = self._entities_by(part.row_index, part.join.own_keys)
+            latest = [reader.latest_row(entity) for entity in entities]
+            keys = [None if row is None else row[part.target_key] for row in latest]
+        joined = [{part.target_key: key} for key in keys if key is not None]
+        for row in joined:
+            row.update(dict.fromkeys(part.read_plan.stored))
+        self._run.evaluate(part.read_plan, joined)
+        values = iter(joined)
+        return [None if key is None else next(values)[part.feature] for key in keys]
+
+    def _entities_by(self, number: int, names: tuple[str, ...]) -> list[EntityTiles]:
+        """The index's entity of each row by the values of these features."""
+        if (number, names) not in self._entities:
+            keys = [tuple([row[name] for name in names]) for row in self._rows]
+            self._entities[number, names] = self._run.entities(number, keys)
+        return self._entities[number, names]
+
+
+def _to_utc(now: datetime | None) -> datetime:
     if now is None:
         return datetime.now(UTC)
     if now.tzinfo is None:
-        raise UsageError(
-            f"The moment {now.isoformat()} has no time zone.", "Write it in UTC.", "now"
-        )
+        raise UsageError(f"The time {now.isoformat()} has no time zone.", "Write it in UTC.", "now")
     return now.astimezone(UTC)
-
-
-def _as_int(one: Any, name: str) -> int:
-    try:
-        if isinstance(one, bool | float):
-            raise ValueError(one)
-        number = int(one)
-    except (TypeError, ValueError):
-        number = 1 << 63
-    if not -(1 << 63) <= number < 1 << 63:
-        raise UsageError(f"Entity id {one!r} is not an integer; {name} is one.", param="entity_id")
-    return number

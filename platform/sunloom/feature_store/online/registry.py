@@ -1,26 +1,28 @@
-"""Plans in the store beside the values: how a read finds out what a feature set means."""
+"""Registry of the plans that the online store keeps beside its values."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
-from datetime import datetime
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
+from sunloom.core.caching import TtlCache
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.online.reader import OnlineReader
-from sunloom.feature_store.online.staleness import is_until
+from sunloom.feature_store.online.staleness import is_expiry_column
 from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.layout import build_layout
-from sunloom.feature_store.online.tiles.policy import Policy
+from sunloom.feature_store.online.tiles.policy import EventPolicy
 from sunloom.feature_store.stores.online.protocol import Field, OnlineStore, RecordSchema
 from sunloom.feature_store.stores.online.spaces import PLANS, STREAMS
 from sunloom.features.plan.feature_sets import Plan
 
+# A definition that another process stores is seen a second later at most; until then a read costs
+# no round trip for it.
 _TRUSTED_S = 1.0
-_MOST_HELD = 1_000
+_MAX_FEATURE_SETS = 1_000
 
 
 def store_plan(store: OnlineStore, plan: Plan) -> None:
@@ -33,21 +35,30 @@ def store_stream(
     plan: Plan,
     streamed: Iterable[str],
     tile_s: int | None = None,
-    policy: Policy | None = None,
+    policy: EventPolicy | None = None,
 ) -> TileLayout:
-    """Keep the plan of a set that is streamed, and how; what its tiles hold."""
+    """Keep the plan of a set that is streamed, and how; the layout of its tiles."""
     layout = build_layout(plan, streamed, tile_s)
-    policy = policy or Policy()
     name, text = plan.feature_set.encode(), plan.model_dump_json()
-    stream = {"streamed": list(layout.streamed), "tile_s": tile_s, "policy": asdict(policy)}
-    # The stream's own plan: what is materialised beside it may be of another day's definitions.
-    packed = json.dumps(stream | {"plan": text}).encode()
+    stream = {
+        "streamed": list(layout.streamed),
+        "tile_s": tile_s,
+        "policy": asdict(policy or EventPolicy()),
+        # The stream's own plan: a materialization may replace the other one by later definitions.
+        "plan": text,
+    }
+    packed = json.dumps(stream).encode()
     store.apply([(PLANS, name, text.encode()), (STREAMS, name, packed)])
     return layout
 
 
-class Definition:
-    """A feature set as the store knows it.
+class StoredDefinition:
+    """A feature set as its stored plan defines it.
+
+    Args:
+        store: The store.
+        plan: The stored plan, JSON.
+        stream: What is stored of its stream, JSON; None where it is not streamed.
 
     Attributes:
         reader: Reads it; compiled once.
@@ -55,12 +66,24 @@ class Definition:
         schema: Key and features.
     """
 
-    def __init__(self, store: OnlineStore, plan: Plan, stream: dict[str, Any] | None) -> None:
-        held = stream or {"streamed": ()}
-        layout = build_layout(plan, held["streamed"], held.get("tile_s"))
-        self.reader = OnlineReader(store, plan, layout)
-        self.policy = Policy(**stream["policy"]) if stream else None
-        self.schema = _schema(plan)
+    def __init__(self, store: OnlineStore, plan: bytes, stream: bytes | None) -> None:
+        streamed: tuple[str, ...] = ()
+        tile_s: int | None = None
+        self.policy: EventPolicy | None = None
+        text: bytes | str = plan
+        if stream is not None:
+            entry = json.loads(stream)
+            streamed, tile_s, text = entry["streamed"], entry.get("tile_s"), entry["plan"]
+            self.policy = EventPolicy(**entry["policy"])
+        parsed = Plan.model_validate_json(text)
+        self.reader = OnlineReader(store, parsed, build_layout(parsed, streamed, tile_s))
+        root = parsed.root
+        self.schema = RecordSchema(
+            feature_set=parsed.feature_set,
+            key=root.key,
+            key_dtype=str(root.feature(root.key).dtype),
+            fields=tuple(Field(name, str(root.feature(name).dtype)) for name in parsed.outputs),
+        )
 
     @property
     def is_streamed(self) -> bool:
@@ -68,19 +91,87 @@ class Definition:
         return self.policy is not None
 
     @property
-    def is_of_the_present(self) -> bool:
-        """Whether reads without a moment are as of the present."""
+    def reads_as_of_now(self) -> bool:
+        """Whether reads without an as-of time are as of the present."""
         return self.is_streamed or self.reader.grows_stale
 
+
+@dataclass(frozen=True)
+class OnlineFeatureSet:
+    """A feature set of the online store, looked up once for a whole request.
+
+    Attributes:
+        store: The store.
+        name: The feature set.
+        definition: Its stored definition; None where it was written without a plan, or is unknown.
+    """
+
+    store: OnlineStore
+    name: str
+    definition: StoredDefinition | None
+
+    @property
+    def schema(self) -> RecordSchema:
+        """Key and features.
+
+        Raises:
+            NotFoundError: Unknown feature set; lists the known ones.
+        """
+        if self.definition is not None and self.definition.is_streamed:
+            return self.definition.schema
+        try:
+            return definitions_of(self.store).recorded_schema(self.name)
+        except NotFoundError as error:
+            raise self._with_streamed_names(error) from error
+
+    def as_of(self, now: datetime | None) -> datetime | None:
+        """The as-of time of a read; None where records are read as they were written."""
+        if now is None and self.definition is not None and self.definition.reads_as_of_now:
+            return datetime.now(UTC)
+        return now
+
     def calls_functions(self, now: datetime | None) -> bool:
-        """Whether a read as of that moment calls the user's functions, which may take long."""
-        return (now is not None or self.is_of_the_present) and self.reader.calls_functions
+        """Whether a read as of that time calls the user's functions, which may take long."""
+        definition = self.definition
+        if definition is None or (now is None and not definition.reads_as_of_now):
+            return False
+        return definition.reader.calls_functions
+
+    def read(
+        self,
+        ids: Sequence[Any],
+        features: Sequence[str] | None = None,
+        now: datetime | None = None,
+    ) -> list[dict[str, Any] | None]:
+        """The features of each id: from the stream's tiles, the stored records, or both.
+
+        Args:
+            ids: Entities.
+            features: Only these.
+            now: The as-of time; by default the present for a streamed set and for one whose
+                values grow stale, else as records were written.
+
+        Raises:
+            NotFoundError: Unknown feature set or feature.
+            UsageError: An id is not of the key's type, or the as-of time is too early.
+        """
+        definition = self.definition
+        if definition is not None and (now is not None or definition.reads_as_of_now):
+            return definition.reader.read(ids, now, features)
+        try:
+            return self.store.read(self.name, ids, features)
+        except NotFoundError as error:
+            raise self._with_streamed_names(error) from error
+
+    def _with_streamed_names(self, error: NotFoundError) -> NotFoundError:
+        if error.param != "feature_set":
+            return error
+        known = {*error.known, *definitions_of(self.store).streamed_sets()}
+        return NotFoundError(error.message, known=known, name=self.name, param="feature_set")
 
 
-class Definitions:
+class DefinitionRegistry:
     """The feature sets of one store with a plan, each compiled once.
-
-    What is held is trusted for a second before the store is asked whether it still holds.
 
     Args:
         store: The store.
@@ -88,130 +179,61 @@ class Definitions:
 
     def __init__(self, store: OnlineStore) -> None:
         self._store = store
-        self._held: dict[str, tuple[float, tuple[bytes | None, ...], Definition | None]] = {}
-        self._schemas: dict[str, tuple[float, RecordSchema]] = {}
+        self._definitions = TtlCache[str, StoredDefinition | None](_TRUSTED_S, _MAX_FEATURE_SETS)
+        self._schemas = TtlCache[str, RecordSchema](_TRUSTED_S, _MAX_FEATURE_SETS)
+        # What the store held when a definition was compiled: compiling takes far longer than
+        # reading, so an unchanged plan keeps its definition.
+        self._compiled: dict[str, tuple[tuple[bytes | None, ...], StoredDefinition | None]] = {}
 
-    def get(self, feature_set: str) -> Definition | None:
+    def get(self, feature_set: str) -> StoredDefinition | None:
         """The feature set, or None where no plan is stored for it."""
-        held = self._held.get(feature_set)
-        now = time.monotonic()
-        if held is not None and now - held[0] < _TRUSTED_S:
-            return held[2]
-        name = feature_set.encode()
-        plan, stream = (self._store.get_many(space, [name])[0] for space in (PLANS, STREAMS))
-        recorded = feature_set.encode() if feature_set in self._store.feature_sets() else None
-        raw = (plan, stream, recorded)
-        same = held is not None and held[1] == raw
-        found = held[2] if held is not None and same else _compiled(self._store, plan, stream)
-        if len(self._held) >= _MOST_HELD:
-            self._held.clear()
-        self._held[feature_set] = (now, raw, found)
-        return found
+        return self._definitions.get_or_load(feature_set, lambda: self._load(feature_set))
 
     def recorded_schema(self, feature_set: str) -> RecordSchema:
-        """Key and features of a written set, without what only says how long a value holds.
+        """Key and features of a written set, without its expiry columns.
 
         Raises:
             NotFoundError: It was never written.
         """
-        held = self._schemas.get(feature_set)
-        now = time.monotonic()
-        if held is not None and now - held[0] < _TRUSTED_S:
-            return held[1]
-        schema = self._store.schema(feature_set)
-        fields = tuple(field for field in schema.fields if not is_until(field.name))
-        found = schema if len(fields) == len(schema.fields) else replace(schema, fields=fields)
-        if len(self._schemas) >= _MOST_HELD:
-            self._schemas.clear()
-        self._schemas[feature_set] = (now, found)
-        return found
+        return self._schemas.get_or_load(feature_set, lambda: self._load_schema(feature_set))
 
-    def streamed(self) -> dict[str, Definition]:
+    def streamed_sets(self) -> dict[str, StoredDefinition]:
         """Every feature set that is streamed, by name."""
         names = sorted(key.decode() for key, _ in self._store.scan(STREAMS))
-        found = {name: self.get(name) for name in names}
-        return {name: one for name, one in found.items() if one is not None}
+        definitions = {name: self.get(name) for name in names}
+        return {name: found for name, found in definitions.items() if found is not None}
+
+    def _load(self, feature_set: str) -> StoredDefinition | None:
+        name = feature_set.encode()
+        plan, stream = (self._store.get_many(space, [name])[0] for space in (PLANS, STREAMS))
+        # The first write of records changes how the reader is compiled, too.
+        recorded = name if feature_set in self._store.feature_sets() else None
+        state = (plan, stream, recorded)
+        compiled = self._compiled.get(feature_set)
+        if compiled is None or compiled[0] != state:
+            definition = None if plan is None else StoredDefinition(self._store, plan, stream)
+            if len(self._compiled) >= _MAX_FEATURE_SETS:
+                self._compiled.clear()
+            compiled = self._compiled[feature_set] = (state, definition)
+        return compiled[1]
+
+    def _load_schema(self, feature_set: str) -> RecordSchema:
+        schema = self._store.schema(feature_set)
+        fields = tuple(field for field in schema.fields if not is_expiry_column(field.name))
+        return schema if len(fields) == len(schema.fields) else replace(schema, fields=fields)
 
 
-def definitions_of(store: OnlineStore) -> Definitions:
+_registries: dict[OnlineStore, DefinitionRegistry] = {}
+
+
+def definitions_of(store: OnlineStore) -> DefinitionRegistry:
     """The definitions of a store; the same for the same store."""
-    # Each holds its store, so that no other gets its id.
-    if id(store) not in _by_store:
-        _by_store[id(store)] = Definitions(store)
-    return _by_store[id(store)]
+    registry = _registries.get(store)
+    if registry is None:
+        registry = _registries.setdefault(store, DefinitionRegistry(store))
+    return registry
 
 
-_by_store: dict[int, Definitions] = {}
-
-
-def open_reader(store: OnlineStore, feature_set: str) -> OnlineReader | None:
-    """The reader of a feature set, compiled once; None where no plan is stored for it."""
-    found = definitions_of(store).get(feature_set)
-    return None if found is None else found.reader
-
-
-def schema_of(store: OnlineStore, feature_set: str) -> RecordSchema:
-    """Key and features of a set, streamed or written.
-
-    Raises:
-        NotFoundError: Unknown feature set; lists the known ones.
-    """
-    definitions = definitions_of(store)
-    found = definitions.get(feature_set)
-    if found is not None and found.is_streamed:
-        return found.schema
-    try:
-        return definitions.recorded_schema(feature_set)
-    except NotFoundError as error:
-        raise _unknown(store, feature_set, error) from error
-
-
-def read_online(
-    store: OnlineStore,
-    feature_set: str,
-    ids: Sequence[Any],
-    features: Sequence[str] | None = None,
-    now: datetime | None = None,
-) -> list[dict[str, Any] | None]:
-    """The features of each id: from the stream's tiles, the stored records, or both.
-
-    Args:
-        store: The store.
-        feature_set: The feature set.
-        ids: Entities.
-        features: Only these.
-        now: The moment; by default the present for a streamed set and for one whose values grow
-            stale, else as records were written.
-
-    Raises:
-        NotFoundError: Unknown feature set or feature.
-        UsageError: An id is not of the key's type, or the moment cannot be answered.
-    """
-    found = definitions_of(store).get(feature_set)
-    if found is not None and (now is not None or found.is_of_the_present):
-        return found.reader.read(ids, now, features)
-    try:
-        return store.read(feature_set, ids, features)
-    except NotFoundError as error:
-        raise _unknown(store, feature_set, error) from error
-
-
-def _compiled(store: OnlineStore, plan: bytes | None, stream: bytes | None) -> Definition | None:
-    if plan is None:
-        return None
-    held = None if stream is None else json.loads(stream)
-    return Definition(store, Plan.model_validate_json(held["plan"] if held else plan), held)
-
-
-def _schema(plan: Plan) -> RecordSchema:
-    root = plan.root
-    fields = tuple(Field(name, str(root.feature(name).dtype)) for name in plan.outputs)
-    return RecordSchema(plan.feature_set, root.key, str(root.feature(root.key).dtype), fields)
-
-
-def _unknown(store: OnlineStore, name: str, error: NotFoundError) -> NotFoundError:
-    """The error with streamed sets among the known names."""
-    if error.param != "feature_set":
-        return error
-    known = {*error.known, *definitions_of(store).streamed()}
-    return NotFoundError(error.message, known=known, name=name, param="feature_set")
+def open_feature_set(store: OnlineStore, name: str) -> OnlineFeatureSet:
+    """The feature set of that name; whether it exists shows in its first use."""
+    return OnlineFeatureSet(store, name, definitions_of(store).get(name))

@@ -1,4 +1,4 @@
-"""Plan expressions as plain functions, made once a plan."""
+"""Plan expressions compiled to plain functions of one row, for online reads."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from sunloom.features.plan.feature_sets import FeaturePlan
 from sunloom.features.plan.polars_dtypes import EPOCH
 
 Parts = Sequence[Any]
-Evaluate = Callable[[dict[str, Any], datetime, Parts], Any]
-Ask = Callable[[Sequence[dict[str, Any]], datetime, Sequence[Parts]], list[Any]]
+"""A row's values of aggregates and lookups."""
+RowFunction = Callable[[dict[str, Any], datetime, Parts], Any]
+BatchFunction = Callable[[Sequence[dict[str, Any]], datetime, Sequence[Parts]], list[Any]]
 
 
-def compiled(node: Expr, places: Mapping[Aggregate | Lookup, int]) -> Evaluate:
-    """The expression as a function of a row, the moment, and values of aggregates and lookups.
+def compile_expression(node: Expr, places: Mapping[Aggregate | Lookup, int]) -> RowFunction:
+    """The expression as a function of a row, the as-of time, and the row's parts.
 
     Args:
         node: The expression.
-        places: Where each aggregate's and lookup's value stands.
+        places: Position of each aggregate's and lookup's value among the parts.
     """
     if isinstance(node, Column):
         name = node.name
@@ -44,35 +45,41 @@ def compiled(node: Expr, places: Mapping[Aggregate | Lookup, int]) -> Evaluate:
         value = constant_value(node)
         return lambda _row, _now, _parts: value
     if isinstance(node, Call):
-        return _call(node, [compiled(arg, places) for arg in node.args])
-    # A function's answer is a whole feature: see ``asking``.
+        return _compile_call(node, [compile_expression(arg, places) for arg in node.args])
+    # The result of a resolver is always a whole feature: see ``compile_resolver``.
     assert isinstance(node, Aggregate | Lookup)
     place = places[node]
     return lambda _row, _now, parts: parts[place]
 
 
-def asking(node: Resolved, places: Mapping[Aggregate | Lookup, int]) -> Ask:
-    """A function's answers about rows that are asked about together.
+def compile_resolver(node: Resolved, places: Mapping[Aggregate | Lookup, int]) -> BatchFunction:
+    """A resolver's output as a function of all rows of a read.
 
-    One call gives all outputs: they wait in the row under a name that no feature bears.
+    One call gives all outputs of the resolver; they are kept in the row under a name that no
+    feature can have.
     """
     from sunloom.features.resolvers.resolve import resolve_rows
 
-    resolver, output, held = node.resolver, node.output, f"@{node.resolver.fqn}"
-    args = [compiled(given.value, places) for given in resolver.args]
+    resolver, output, result_key = node.resolver, node.output, f"@{node.resolver.fqn}"
+    args = [compile_expression(given.value, places) for given in resolver.args]
 
-    def ask(rows: Sequence[dict[str, Any]], now: datetime, parts: Sequence[Parts]) -> list[Any]:
-        if rows and held not in rows[0]:
-            pairs = list(zip(rows, parts, strict=True))
-            given = [[arg(row, now, own) for arg in args] for row, own in pairs]
-            for row, answer in zip(rows, resolve_rows(resolver, given, now), strict=True):
-                row[held] = answer
-        return [row[held][output] for row in rows]
+    def evaluate(
+        rows: Sequence[dict[str, Any]], now: datetime, parts: Sequence[Parts]
+    ) -> list[Any]:
+        if rows and result_key not in rows[0]:
+            values = [
+                [arg(row, now, row_parts) for arg in args]
+                for row, row_parts in zip(rows, parts, strict=True)
+            ]
+            for row, result in zip(rows, resolve_rows(resolver, values, now), strict=True):
+                row[result_key] = result
+        return [row[result_key][output] for row in rows]
 
-    return ask
+    return evaluate
 
 
-def _call(node: Call, args: Sequence[Evaluate]) -> Evaluate:
+def _compile_call(node: Call, args: Sequence[RowFunction]) -> RowFunction:
+    # Most calls have one or two arguments; spelled out they save a list per row.
     if len(args) == 1:
         only = args[0]
         return lambda row, now, parts: evaluate_call(node, (only(row, now, parts),))
@@ -82,27 +89,27 @@ def _call(node: Call, args: Sequence[Evaluate]) -> Evaluate:
     return lambda row, now, parts: evaluate_call(node, [arg(row, now, parts) for arg in args])
 
 
-def finishing(feature: FeaturePlan) -> Callable[[Any], Any]:
+def feature_finalizer(feature: FeaturePlan) -> Callable[[Any], Any]:
     """Gives a value the feature's type, its default where it is missing, and its strict limits."""
     default = None if feature.default is None else constant_value(feature.default)
     strict = [check for check in feature.validations if check.strict]
     is_float = feature.dtype == "float64"
 
-    def finish(value: Any) -> Any:
+    def finalize(value: Any) -> Any:
         if value is None:
             value = default
         elif is_float and not isinstance(value, float):
             value = float(value)
-        if strict and value is not None and not all(is_within(value, one) for one in strict):
+        if strict and value is not None and not all(is_within(value, check) for check in strict):
             return None
         return value
 
-    return finish
+    return finalize
 
 
-def stored_value(value: Any, dtype: DType) -> Any:
-    """A value as tiles hold it, as the plain value it stands for."""
-    if value is None or dtype not in ("datetime", "duration"):
-        return value
-    length = timedelta(microseconds=value)
+def python_value(stored: Any, dtype: DType) -> Any:
+    """The Python value of one in a tile, where datetimes and durations are microseconds."""
+    if stored is None or dtype not in ("datetime", "duration"):
+        return stored
+    length = timedelta(microseconds=stored)
     return EPOCH + length if dtype == "datetime" else length

@@ -1,4 +1,4 @@
-"""What happened before the stream began, merged from the recipe's batch source."""
+"""Bootstrap of a stream: the events before its start, merged from the recipe's batch source."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConflictError
 from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.stores.online.protocol import OnlineStore
-from sunloom.feature_store.streaming.ingest import Ingest
-from sunloom.feature_store.streaming.offsets import Place
+from sunloom.feature_store.streaming.ingest import TileIngest
+from sunloom.feature_store.streaming.offsets import ProgressKey
 from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.extract import fetch_sources
 from sunloom.features.sources.splits import FileSplit, chunks_of, read_chunk
@@ -21,10 +21,10 @@ _log = get_logger("features.streaming")
 
 
 def merge_history(recipe: FeaturesRecipe, store: OnlineStore, layout: TileLayout) -> int:
-    """Merge the batch source's rows up to ``streaming_source.history``; how many were merged now.
+    """Merge the batch source's rows up to ``streaming_source.history``; how many were merged.
 
-    Each chunk of the source is one transaction with its number, so a start that was cut off goes
-    on where it stopped, and a second one finds all done.
+    Each split of the source is one transaction with its number: an interrupted start resumes where
+    it stopped, and a second one has nothing left to do.
 
     Raises:
         DataError: A file cannot be read, or lacks a column.
@@ -35,9 +35,9 @@ def merge_history(recipe: FeaturesRecipe, store: OnlineStore, layout: TileLayout
     fetch_sources(recipe)
     paths = recipe.source_paths()
     sources = {name: paths[name] for name in layout.streamed if name in paths}
-    chunks = chunks_of(layout.plan, sources)
+    splits = chunks_of(layout.plan, sources)
     merged = sum(
-        _merge(store, layout, [chunk for chunk in chunks if chunk.source == name], name, until)
+        _merge_splits(store, layout, [split for split in splits if split.source == name], until)
         for name in sources
     )
     if merged:
@@ -45,35 +45,29 @@ def merge_history(recipe: FeaturesRecipe, store: OnlineStore, layout: TileLayout
     return merged
 
 
-def _merge(
-    store: OnlineStore, layout: TileLayout, chunks: list[FileSplit], namespace: str, until: datetime
+def _merge_splits(
+    store: OnlineStore, layout: TileLayout, splits: list[FileSplit], until: datetime
 ) -> int:
-    place = Place.of(layout, f"history/{namespace}")
-    ingest = Ingest(store, layout, 0)
+    if not splits:
+        return 0
+    namespace = splits[0].source
+    key = ProgressKey.for_source(layout, f"history/{namespace}")
+    ingest = TileIngest(store, layout, 0)
     need, time = source_projections(layout.plan)[namespace], layout.plan.class_plan(namespace).time
     merged = 0
-    while (progress := place.read(store))[0].next_offset != len(chunks):
-        number = progress[0].next_offset or 0
-        rows = read_chunk(layout.plan, need, chunks[number])
-        events = _until(rows.rows, time, until)
-        after = progress[0].moved(
-            number + 1,
-            None,
-            events=events.height,
-            late=0,
-            dropped=0,
-            quarantined=rows.damaged.height,
+    while (stored := key.read(store)).progress.next_offset != len(splits):
+        number = stored.progress.next_offset or 0
+        rows = read_chunk(layout.plan, need, splits[number])
+        events = rows.rows if time is None else rows.rows.filter(pl.col(time) <= until)
+        progress = stored.progress.advance(
+            number + 1, None, events=events.height, quarantined=rows.damaged.height
         )
-        write = (place.space, place.key, after.packed())
+        write = key.guarded_write(progress.encode(), stored.raw)
         try:
-            # No latest time: later chunks may hold older events, so no tile is closed yet.
-            ingest.apply(namespace, events, None, [(write, progress[1])])
+            # Without a watermark: later splits may hold older events, so every tile stays open.
+            ingest.apply(namespace, events, None, [write])
         except ConflictError:
-            # Another consumer of the group has merged this chunk.
+            # Another consumer of the group has merged this split.
             continue
         merged += events.height
     return merged
-
-
-def _until(rows: pl.DataFrame, time: str | None, until: datetime) -> pl.DataFrame:
-    return rows if time is None else rows.filter(pl.col(time) <= until)

@@ -1,9 +1,9 @@
-"""Consumes topics as one member of a group, until their end or until it is told to stop."""
+"""Kafka consumer: one member of a group that stores what its partitions bring."""
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Event
@@ -13,9 +13,8 @@ from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.config.features.streaming import KafkaSource
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConflictError, StreamError
-from sunloom.feature_store.online.tile_windows import microseconds
 from sunloom.feature_store.online.tiles.index import TileLayout
-from sunloom.feature_store.online.tiles.policy import Policy
+from sunloom.feature_store.online.tiles.policy import EventPolicy
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.streaming.event_log import EventLog
 from sunloom.feature_store.streaming.kafka import (
@@ -25,6 +24,7 @@ from sunloom.feature_store.streaming.kafka import (
     quarantine_into_topic,
 )
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream
+from sunloom.features.plan.polars_dtypes import epoch_us
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer, TopicPartition
@@ -32,23 +32,25 @@ if TYPE_CHECKING:
 _log = get_logger("features.streaming")
 _REPORT_S = 1.0
 _US = 1_000_000
+_COUNTS = ("events", "late", "dropped", "quarantined")
 Partition = tuple[str, int]
+"""Topic and number."""
 Batch = tuple[list[int], list[bytes | None]]
 """Offsets and values."""
 
 
 @dataclass(frozen=True)
 class ConsumerReport:
-    """What a consumer did since it began.
+    """What a consumer has done since it started.
 
     Attributes:
         events: Events merged.
         late: Events later than allowed.
-        dropped: Late events left out.
+        dropped: Events that were not merged.
         quarantined: Messages that could not be used.
         batches: Transactions.
         lag: Messages known to the broker and not yet stored.
-        partitions: Partitions that it has now.
+        partitions: Partitions that are assigned to it.
         seconds: How long it has run.
     """
 
@@ -63,12 +65,12 @@ class ConsumerReport:
 
 
 class StreamConsumer:
-    """One member of the group: every partition that it is given has this one writer.
+    """One member of the group; it is the only writer of the partitions assigned to it.
 
     Args:
         recipe: Brokers, topics and policies.
-        store: Where tiles and places lie.
-        layout: What to keep.
+        store: The store of tiles and progress.
+        layout: The layout of the tiles.
         report: Receives what was done, about once a second.
 
     Raises:
@@ -90,58 +92,55 @@ class StreamConsumer:
         self._partitions: dict[Partition, PartitionStream] = {}
         self._at_end: set[Partition] = set()
         self._is_assigned = False
-        self._totals: defaultdict[str, int] = defaultdict(int)
+        self._counts: Counter[str] = Counter()
         self._stopping = Event()
-        self._failed: StreamError | None = None
 
     def stop(self) -> None:
-        """Finish the batch at hand and leave the group; may be called from a signal handler."""
+        """Finish the current batch and leave the group; may be called from a signal handler."""
         self._stopping.set()
 
     def run(self, *, until_end: bool = False) -> ConsumerReport:
         """Consume.
 
         Args:
-            until_end: Whether to leave once every partition at hand has been read to its end.
+            until_end: Whether to leave once every assigned partition has been read to its end.
         """
         consumer = open_consumer(self._source, self._group)
-        began = reported = time.monotonic()
+        started = reported = time.monotonic()
         try:
             check_topics(consumer, self._source)
             consumer.subscribe(
                 list(self._source.topics.values()),
-                on_assign=self._assigned,
-                on_revoke=self._revoked,
-                on_lost=self._revoked,
+                on_assign=self._on_assign,
+                on_revoke=self._on_revoke,
+                on_lost=self._on_revoke,
             )
             while not self._stopping.is_set() and not (until_end and self._is_done()):
-                self._step(consumer)
+                self._consume_batch(consumer)
                 if time.monotonic() - reported >= _REPORT_S:
                     reported = time.monotonic()
-                    self._report(self._state(consumer, began))
-            return self._state(consumer, began)
+                    self._report(self._build_report(consumer, started))
+            return self._build_report(consumer, started)
         finally:
             consumer.close()
 
     def _is_done(self) -> bool:
         return self._is_assigned and self._at_end >= set(self._partitions)
 
-    def _step(self, consumer: Consumer) -> None:
+    def _consume_batch(self, consumer: Consumer) -> None:
         timeout_s = self._source.batch_timeout_ms / 1_000
-        found = consumer.consume(self._source.batch_size, timeout_s)
-        if self._failed is not None:
-            raise self._failed
-        for partition, batch in self._sorted(found).items():
+        messages = consumer.consume(self._source.batch_size, timeout_s)
+        for partition, batch in self._group_messages(messages).items():
             stream = self._partitions.get(partition)
             # A rebalance within the call may have taken the partition away.
             if stream is not None:
                 self._process(consumer, partition, stream, batch)
 
-    def _sorted(self, found: list[Any]) -> Mapping[Partition, Batch]:
+    def _group_messages(self, messages: list[Any]) -> Mapping[Partition, Batch]:
         from confluent_kafka import KafkaError
 
         batches: defaultdict[Partition, Batch] = defaultdict(lambda: ([], []))
-        for message in found:
+        for message in messages:
             error = message.error()
             if error is None:
                 offsets, values = batches[message.topic(), message.partition()]
@@ -152,7 +151,7 @@ class StreamConsumer:
             elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
                 raise StreamError(
                     f"{message.topic()}/{message.partition()}: the broker no longer has the "
-                    f"stored place ({error.str()}).",
+                    f"stored offset ({error.str()}).",
                     "Messages are lost to this stream: write history from the batch source, and "
                     "stream under another group of features or from `start`.",
                 )
@@ -171,33 +170,34 @@ class StreamConsumer:
         try:
             stream.process(*batch)
         except ConflictError as conflict:
+            # A consumer that the group believed lost has come back: go on from what it stored.
             _log.warning("%s: %s", stream.source, conflict.message)
             self._seek(consumer, partition, stream)
             return
         finally:
             after = stream.progress
-            for name in ("events", "late", "dropped", "quarantined"):
-                self._totals[name] += getattr(after, name) - getattr(before, name)
-        self._totals["batches"] += 1
+            for name in _COUNTS:
+                self._counts[name] += getattr(after, name) - getattr(before, name)
+        self._counts["batches"] += 1
         self._commit(consumer, partition, stream)
 
     def _commit(self, consumer: Consumer, partition: Partition, stream: PartitionStream) -> None:
-        """For who watches the group's lag at the broker; nothing here reads it."""
+        """Commit to the broker, for tools that show the group's lag; nothing here reads it."""
         from confluent_kafka import KafkaException, TopicPartition
 
         try:
-            place = TopicPartition(*partition, stream.progress.next_offset or 0)
-            consumer.commit(offsets=[place], asynchronous=True)
+            offset = TopicPartition(*partition, stream.progress.next_offset or 0)
+            consumer.commit(offsets=[offset], asynchronous=True)
         except KafkaException as error:
             _log.debug("the broker did not take the commit: %s", error)
 
     def _seek(self, consumer: Consumer, partition: Partition, stream: PartitionStream) -> None:
         from confluent_kafka import TopicPartition
 
-        consumer.seek(TopicPartition(*partition, self._start(stream)))
+        consumer.seek(TopicPartition(*partition, self._start_offset(stream)))
         self._at_end.discard(partition)
 
-    def _start(self, stream: PartitionStream) -> int:
+    def _start_offset(self, stream: PartitionStream) -> int:
         from confluent_kafka import OFFSET_BEGINNING, OFFSET_END
 
         stored = stream.resume()
@@ -205,32 +205,35 @@ class StreamConsumer:
             return stored
         return int(OFFSET_BEGINNING if self._source.start == "earliest" else OFFSET_END)
 
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._partitions.clear()
         self._at_end.clear()
-        for one in partitions:
-            stream = PartitionStream(self._streams[one.topic], f"{one.topic}/{one.partition}")
-            self._partitions[one.topic, one.partition] = stream
-            one.offset = self._start(stream)
+        for partition in partitions:
+            topic, number = partition.topic, partition.partition
+            stream = PartitionStream(self._streams[topic], f"{topic}/{number}")
+            self._partitions[topic, number] = stream
+            # The store, not the broker, knows what has been merged.
+            partition.offset = self._start_offset(stream)
         consumer.assign(partitions)
         self._is_assigned = True
         _log.info("assigned %d partitions of group %s", len(partitions), self._group)
 
-    def _revoked(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        """Nothing is held back between batches, so there is nothing to finish."""
-        for one in partitions:
-            self._partitions.pop((one.topic, one.partition), None)
+    def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # Every batch is stored before the next is read: there is nothing to flush.
+        for partition in partitions:
+            self._partitions.pop((partition.topic, partition.partition), None)
         self._is_assigned = False
 
-    def _state(self, consumer: Consumer, began: float) -> ConsumerReport:
-        lag = 0
-        for (topic, number), stream in self._partitions.items():
-            lag += _lag(consumer, topic, number, stream.progress.next_offset)
+    def _build_report(self, consumer: Consumer, started: float) -> ConsumerReport:
+        lag = sum(
+            _lag(consumer, topic, number, stream.progress.next_offset)
+            for (topic, number), stream in self._partitions.items()
+        )
         return ConsumerReport(
-            **self._totals,
+            **self._counts,
             lag=lag,
             partitions=len(self._partitions),
-            seconds=round(time.monotonic() - began, 3),
+            seconds=round(time.monotonic() - started, 3),
         )
 
 
@@ -247,24 +250,25 @@ def class_streams(
     """Topic to its class's stream."""
     source = recipe.kafka_source()
     folder = recipe.features_folder()
-    refuse = (
+    quarantine = (
         quarantine_into_topic(source, source.quarantine_topic)
         if source.quarantine_topic
         else quarantine_into_file(folder / "stream-quarantine.jsonl")
     )
     log = EventLog(folder / "log") if source.keep_log else None
+    policy = event_policy(source)
     return {
-        topic: ClassStream(store, layout, namespace, policy_of(source), refuse, log)
+        topic: ClassStream(store, layout, namespace, policy=policy, quarantine=quarantine, log=log)
         for namespace, topic in source.topics.items()
     }
 
 
-def policy_of(source: KafkaSource) -> Policy:
-    """The configured policies."""
-    return Policy(
+def event_policy(source: KafkaSource) -> EventPolicy:
+    """The configured policy."""
+    return EventPolicy(
         lateness_us=round(source.lateness.total_seconds() * _US),
         drops_late=source.late_policy == "drop",
         ahead_us=round(source.ahead.total_seconds() * _US),
         max_bad_share=source.max_bad_share,
-        after_us=None if source.history is None else microseconds(source.history),
+        after_us=None if source.history is None else epoch_us(source.history),
     )

@@ -1,4 +1,4 @@
-"""Events as Parquet files: what was merged, in the plan's types and as it came."""
+"""Log of merged events as Parquet files, in the plan's types and with the original message."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ OFFSET, MESSAGE = "__offset", "__message"
 
 
 class EventLog:
-    """One folder a class and partition; a batch that is replayed overwrites its file.
-
-    A batch always starts at the stored place, so a file that begins there is the only one that a
-    crashed attempt can have left.
+    """One folder per class, one file per batch; a batch that is replayed overwrites its file.
 
     Args:
-        folder: Where the classes' folders lie; each can be given to ``--source NAME=PATH``.
+        folder: Holds the classes' folders; each can be given to ``--source NAME=PATH``.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def write(self, namespace: str, source: str, first_offset: int, events: pl.DataFrame) -> None:
-        """Keep one batch.
+        """Write one batch.
 
         Args:
             namespace: The class.
             source: ``topic/partition``.
             first_offset: Of the batch, whether or not its first message was usable.
-            events: Rows with ``OFFSET`` and ``MESSAGE``, the message as it came.
+            events: Rows with ``OFFSET`` and ``MESSAGE``, the original message.
         """
         folder = self.folder / namespace
+        # A batch starts at the stored offset: a file of that name is what an attempt left that
+        # crashed before its transaction.
         file = folder / f"{source.replace('/', '-')}-{first_offset:020d}.parquet"
         if not events.height:
             file.unlink(missing_ok=True)

@@ -1,56 +1,68 @@
-"""Events into the store: one batch is one transaction, and repeats change nothing."""
+"""Ingestion of events into tiles; each batch is one transaction."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from sunloom.errors import ConflictError
 from sunloom.feature_store.online.tiles.heads import (
-    Addition,
-    Head,
+    EntityHead,
     HeadMerger,
-    key_bytes,
+    TileAddition,
+    entity_key,
     pack_events,
     tile_key,
     unpack_events,
 )
 from sunloom.feature_store.online.tiles.index import Index, TileLayout
-from sunloom.feature_store.online.tiles.partials import TIME, distinct, slot_kind
+from sunloom.feature_store.online.tiles.partials import TIME, distinct_values, slot_kind
 from sunloom.feature_store.stores.online.key_value import Write
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.features.engine.source_rows import SourceRows
 from sunloom.features.plan.expressions import Expr
 
-_MOST_TRIES = 50
+# Each attempt reads the heads anew; only as many writers of the same entities would use them up.
+_MAX_ATTEMPTS = 50
+
+
+class GuardedWrite(NamedTuple):
+    """A write of the same transaction, valid only while the key holds a given value.
+
+    Attributes:
+        write: Space, key and new value.
+        expected: The value that the key must hold; None for none.
+    """
+
+    write: Write
+    expected: bytes | None
 
 
 @dataclass
-class Changes:
+class _Transaction:
     """Writes of one batch, and what the store must still hold for them to be right."""
 
     writes: list[Write] = field(default_factory=list)
     expected: list[Write] = field(default_factory=list)
 
 
-class Ingest:
+class TileIngest:
     """Merges events of streamed classes into a store.
 
     Args:
-        store: Where tiles lie.
-        layout: What to keep.
-        lateness_us: How much later than the latest event an event may come and still find its
-            tile's events kept.
+        store: The store of the tiles.
+        layout: Their layout.
+        lateness_us: How far behind the latest event an event may arrive and still be kept itself.
     """
 
     def __init__(self, store: OnlineStore, layout: TileLayout, lateness_us: int) -> None:
         self._store = store
         self._lateness_us = lateness_us
         self._layout = layout
-        self._indexes = {name: layout.of(name) for name in layout.streamed}
+        self._indexes = {name: layout.indexes_of(name) for name in layout.streamed}
         self._mergers = {index.number: HeadMerger(index) for index in layout.indexes}
 
     def apply(
@@ -58,86 +70,86 @@ class Ingest:
         namespace: str,
         events: pl.DataFrame,
         latest_us: int | None,
-        also: Sequence[tuple[Write, bytes | None]] = (),
+        guarded: Sequence[GuardedWrite] = (),
     ) -> None:
         """Merge a batch of one class, all or nothing.
 
         Args:
             namespace: The class.
             events: Its rows in their declared types, in order of arrival.
-            latest_us: The latest event time seen so far; tiles too old for any window and late
-                event go into their key's lifetime.
-            also: Further writes of the same transaction, each with the value that must be there.
+            latest_us: The watermark: the latest event time so far. Tiles too old for any window
+                and any late event are merged into their entity's lifetime totals.
+            guarded: Further writes of the same transaction.
 
         Raises:
-            ConflictError: One of ``also`` is not as expected: another writer has taken over.
+            ConflictError: A guarded key holds another value: another writer has taken over.
         """
-        rows = (
-            SourceRows(self._layout.plan.class_plan(namespace), events) if events.height else None
-        )
-        grouped = [] if rows is None else [_grouped(i, rows) for i in self._indexes[namespace]]
-        for _ in range(_MOST_TRIES):
-            changes = Changes(
-                [write for write, _ in also], [(w[0], w[1], held) for w, held in also]
-            )
+        rows = SourceRows(self._layout.plan.class_plan(namespace), events) if events.height else None
+        grouped = [] if rows is None else [_group_events(i, rows) for i in self._indexes[namespace]]
+        for _ in range(_MAX_ATTEMPTS):
+            transaction = _Transaction()
+            for (space, key, value), expected in guarded:
+                transaction.writes.append((space, key, value))
+                transaction.expected.append((space, key, expected))
             for groups in grouped:
-                self._merge(groups, latest_us, changes)
-            if self._store.apply(changes.writes, changes.expected):
+                self._merge(groups, latest_us, transaction)
+            if self._store.apply(transaction.writes, transaction.expected):
                 return
-            self._check(also)
+            self._check_guards(guarded)
         raise ConflictError(
             f"Another writer kept changing the same entities of {namespace!r}.",
             "Let one stream write a class's events.",
         )
 
-    def _check(self, also: Sequence[tuple[Write, bytes | None]]) -> None:
-        for (space, key, _), held in also:
-            if self._store.get_many(space, [key])[0] != held:
+    def _check_guards(self, guarded: Sequence[GuardedWrite]) -> None:
+        for (space, key, _), expected in guarded:
+            if self._store.get_many(space, [key])[0] != expected:
                 raise ConflictError(
-                    f"Another writer has moved {key.decode(errors='replace')} on.",
-                    "It goes on from there; this one must read its place anew.",
+                    f"Another writer has advanced {key.decode(errors='replace')}.",
+                    "It goes on from there; this one must read the stored offset again.",
                 )
 
-    def _merge(self, groups: Groups, latest_us: int | None, changes: Changes) -> None:
-        heads, tiles = self._layout.head_space, self._layout.tile_space
-        held = self._store.get_many(heads, groups.keys)
-        places = groups.places()
-        blobs = self._store.get_many(tiles, places)
-        floor = self._floor(groups.index, latest_us)
-        writes = changes.writes
-        # One key at a time: thousands of heads held at once would busy the garbage collector.
-        for key, raw, (low, high) in zip(groups.keys, held, groups.runs, strict=True):
-            head = Head(raw, len(groups.index.slots))
-            merger = self._mergers[groups.index.number]
-            for number in range(low, high):
+    def _merge(self, groups: EventGroups, latest_us: int | None, transaction: _Transaction) -> None:
+        head_space, tile_space = self._layout.head_space, self._layout.tile_space
+        raw_heads = self._store.get_many(head_space, groups.keys)
+        tile_keys = groups.tile_keys()
+        blobs = self._store.get_many(tile_space, tile_keys)
+        floor = self._floor_us(groups.index, latest_us)
+        merger = self._mergers[groups.index.number]
+        writes = transaction.writes
+        # One entity at a time: thousands of decoded heads at once would keep the garbage
+        # collector busy.
+        for key, raw, (first, stop) in zip(groups.keys, raw_heads, groups.runs, strict=True):
+            head = EntityHead(raw, len(groups.index.slots))
+            for number in range(first, stop):
                 if merger.add(head, groups.addition(number)):
-                    events = groups.packed(number, blobs[number])
-                    writes.append((tiles, places[number], events))
+                    events = groups.pack_tile(number, blobs[number])
+                    writes.append((tile_space, tile_keys[number], events))
             if floor is not None:
-                gone = merger.raise_floor(head, floor)
-                writes += [(tiles, tile_key(key, number), None) for number in gone]
-            writes.append((heads, key, head.packed()))
-            changes.expected.append((heads, key, raw))
+                expired = merger.raise_floor(head, floor)
+                writes += [(tile_space, tile_key(key, tile), None) for tile in expired]
+            writes.append((head_space, key, head.encode()))
+            transaction.expected.append((head_space, key, raw))
 
-    def _floor(self, index: Index, latest_us: int | None) -> int | None:
-        """The moment before which no window can have an edge; None where events must stay."""
+    def _floor_us(self, index: Index, latest_us: int | None) -> int | None:
+        """The time before which no window can have an edge; None where all events must stay."""
         if latest_us is None or index.keeps_events or index.time is None:
             return None
         return latest_us - self._lateness_us - index.horizon_us
 
 
 @dataclass(frozen=True)
-class Groups:
-    """A batch's events by key and tile.
+class EventGroups:
+    """A batch's events grouped by entity and tile.
 
     Attributes:
-        index: Where they belong.
-        keys: Each stored key once.
-        runs: Where each key's groups begin and end.
+        index: Their index.
+        keys: Each entity's stored key.
+        runs: First and last group of each entity, the last one exclusive.
         tiles: Each group's tile.
-        starts: Where each group's events begin in ``columns``, and the end of the last.
+        starts: Where each group's events begin in ``columns``, and the end of the last group.
         columns: Times and measures of all events.
-        states: Each group's partial results.
+        partials: Each group's partial result for each slot.
     """
 
     index: Index
@@ -146,60 +158,66 @@ class Groups:
     tiles: list[int]
     starts: list[int]
     columns: list[list[Any]]
-    states: list[tuple[Any, ...]]
+    partials: list[tuple[Any, ...]]
 
-    def places(self) -> list[bytes]:
-        """Each group's stored tile."""
+    def tile_keys(self) -> list[bytes]:
+        """The stored key of each group's tile."""
         return [
             tile_key(key, tile)
-            for key, (low, high) in zip(self.keys, self.runs, strict=True)
-            for tile in self.tiles[low:high]
+            for key, (first, stop) in zip(self.keys, self.runs, strict=True)
+            for tile in self.tiles[first:stop]
         ]
 
-    def addition(self, number: int) -> Addition:
-        """What one group adds to its key's head."""
-        low, high = self.starts[number], self.starts[number + 1]
+    def addition(self, number: int) -> TileAddition:
+        """What one group adds to its entity's head."""
+        first, stop = self.starts[number], self.starts[number + 1]
         times = self.columns[0]
-        return self.tiles[number], times[low], times[high - 1], high - low, self.states[number]
+        return TileAddition(
+            tile=self.tiles[number],
+            start_us=times[first],
+            end_us=times[stop - 1],
+            events=stop - first,
+            partials=self.partials[number],
+        )
 
-    def packed(self, number: int, blob: bytes | None) -> bytes:
-        """One group's events after those that the tile holds already."""
-        low, high = self.starts[number], self.starts[number + 1]
-        events = [column[low:high] for column in self.columns]
-        if blob is not None:
-            events = [a + b for a, b in zip(unpack_events(blob), events, strict=True)]
+    def pack_tile(self, number: int, stored: bytes | None) -> bytes:
+        """One group's events behind those that the tile holds already."""
+        first, stop = self.starts[number], self.starts[number + 1]
+        events = [column[first:stop] for column in self.columns]
+        if stored is not None:
+            events = [old + new for old, new in zip(unpack_events(stored), events, strict=True)]
         return pack_events(events)
 
 
-def _grouped(index: Index, rows: SourceRows) -> Groups:
-    frame = _events(index, rows)
-    names = [f"k{place}" for place in range(len(index.keys))]
-    runs = frame.group_by("group", maintain_order=True).agg(
-        *(pl.col(name).first() for name in (*names, "tile", "key")),
+def _group_events(index: Index, rows: SourceRows) -> EventGroups:
+    frame = _event_frame(index, rows)
+    key_names = [f"k{place}" for place in range(len(index.keys))]
+    groups = frame.group_by("group", maintain_order=True).agg(
+        *(pl.col(name).first() for name in (*key_names, "tile", "entity")),
         pl.len().alias("size"),
         *_slot_columns(index),
     )
-    by_key = runs.group_by("key", maintain_order=True).agg(
-        *(pl.col(name).first() for name in names), pl.len().alias("groups")
+    entities = groups.group_by("entity", maintain_order=True).agg(
+        *(pl.col(name).first() for name in key_names), pl.len().alias("groups")
     )
-    ends = by_key["groups"].cast(pl.Int64).cum_sum().to_list()
-    sizes = runs["size"].cast(pl.Int64).cum_sum().to_list()
+    ends = entities["groups"].cast(pl.Int64).cum_sum().to_list()
+    sizes = groups["size"].cast(pl.Int64).cum_sum().to_list()
     columns = [f"m{place}" for place in range(len(index.measures))]
-    keys = zip(*(by_key[name].to_list() for name in names), strict=True)
-    slots = [_states(index, runs, place) for place in range(len(index.slots))]
-    return Groups(
+    keys = zip(*(entities[name].to_list() for name in key_names), strict=True)
+    slots = [_slot_partials(index, groups, place) for place in range(len(index.slots))]
+    return EventGroups(
         index=index,
-        keys=[key_bytes(index, key) for key in keys],
+        keys=[entity_key(index, key) for key in keys],
         runs=list(zip([0, *ends], ends, strict=False)),
-        tiles=runs["tile"].to_list(),
+        tiles=groups["tile"].to_list(),
         starts=[0, *sizes],
         columns=[frame[name].to_list() for name in (TIME, *columns)],
-        states=list(zip(*slots, strict=True)) if slots else [()] * runs.height,
+        partials=list(zip(*slots, strict=True)) if slots else [()] * groups.height,
     )
 
 
-def _events(index: Index, rows: SourceRows) -> pl.DataFrame:
-    """Keys, time, tile and measures of each visible event, sorted by them, stably."""
+def _event_frame(index: Index, rows: SourceRows) -> pl.DataFrame:
+    """Keys, time, tile and measures of each visible event, sorted by keys and time, stably."""
     for name in (*index.keys, *((index.time,) if index.time else ())):
         rows.ensure(name)
     height = rows.frame.height
@@ -208,20 +226,23 @@ def _events(index: Index, rows: SourceRows) -> pl.DataFrame:
     if index.time is not None:
         time = rows.frame[index.time].cast(pl.Int64)
     measures = {
-        f"m{place}": _measured(rows, m.value, m.where) for place, m in enumerate(index.measures)
+        f"m{place}": _measure_values(rows, m.value, m.where)
+        for place, m in enumerate(index.measures)
     }
     frame = pl.DataFrame({**keys, TIME: time, **measures}).drop_nulls([*keys, TIME])
     frame = frame.sort([*keys, TIME], maintain_order=True)
+    # The rows are sorted: run lengths number entities and groups without a hash table.
     tile = (pl.col(TIME) // index.tile_us).alias("tile")
-    key = pl.struct(*keys).rle_id().alias("key")
-    return frame.with_columns(tile, key).with_columns(
-        pl.struct("key", "tile").rle_id().alias("group")
+    entity = pl.struct(*keys).rle_id().alias("entity")
+    return frame.with_columns(tile, entity).with_columns(
+        pl.struct("entity", "tile").rle_id().alias("group")
     )
 
 
-def _measured(rows: SourceRows, value: Expr, where: tuple[Expr, ...]) -> pl.Series:
-    """The value as it is stored: null where a filter is not true."""
+def _measure_values(rows: SourceRows, value: Expr, where: tuple[Expr, ...]) -> pl.Series:
+    """The values as they are stored: null where a filter is not true."""
     series = rows.values(value)
+    # A constant has one value for all rows.
     if series.len() != rows.frame.height:
         series = series.new_from_index(0, rows.frame.height)
     for condition in where:
@@ -244,15 +265,17 @@ def _slot_columns(index: Index) -> Iterator[pl.Expr]:
         yield from (part.alias(f"s{place}_{number}") for number, part in enumerate(parts))
 
 
-def _states(index: Index, runs: pl.DataFrame, place: int) -> list[Any]:
+def _slot_partials(index: Index, groups: pl.DataFrame, place: int) -> list[Any]:
     prefix = f"s{place}_"
-    columns = [runs[name].to_list() for name in runs.columns if name.startswith(prefix)]
-    if index.slots[place].kind == "row":
+    columns = [groups[name].to_list() for name in groups.columns if name.startswith(prefix)]
+    kind = index.slots[place].kind
+    if kind == "row":
         return [[time, values] for time, *values in zip(*columns, strict=True)]
-    if index.slots[place].kind == "distinct":
-        return [distinct(values) for values in columns[0]]
+    if kind == "distinct":
+        return [distinct_values(values) for values in columns[0]]
     if len(columns) == 1:
         return columns[0]
+    # Several columns make one list; a group without values has none.
     return [
         None if not row[0] and row[1] is None else list(row) for row in zip(*columns, strict=True)
     ]

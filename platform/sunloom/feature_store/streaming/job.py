@@ -1,11 +1,10 @@
-"""A recipe's stream: one consumer here, or a group of Ray actors."""
+"""Streaming job of a recipe: one consumer in this process, or a group of Ray actors."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import NotFoundError, UsageError
@@ -14,17 +13,51 @@ from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.streaming.bootstrap import merge_history
-from sunloom.feature_store.streaming.consumer import ConsumerReport, StreamConsumer, policy_of
+from sunloom.feature_store.streaming.consumer import ConsumerReport, StreamConsumer, event_policy
 from sunloom.feature_store.streaming.offsets import all_progress
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.projection import source_projections
 
 _POLL_S = 1.0
+_STOP_TIMEOUT_S = 10
+Listener = Callable[[ConsumerReport], None]
+
+
+@dataclass(frozen=True)
+class StreamTotals:
+    """Counts over all runs and consumers of a stream.
+
+    Attributes:
+        events: Events merged.
+        late: Events later than allowed.
+        dropped: Events that were not merged.
+        quarantined: Messages that could not be used.
+        offsets: ``topic/partition`` to its next offset.
+    """
+
+    events: int
+    late: int
+    dropped: int
+    quarantined: int
+    offsets: Mapping[str, int | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamResult(ConsumerReport):
+    """What one run of a stream did.
+
+    Attributes:
+        events_per_s: Its rate.
+        total: What all runs did.
+    """
+
+    events_per_s: int
+    total: StreamTotals
 
 
 def prepare_stream(recipe: FeaturesRecipe, store: OnlineStore) -> TileLayout:
-    """Check what the recipe wants to stream, and keep its plan in the store.
+    """Check the recipe's streamed classes, and keep the plan in the store.
 
     Raises:
         ConfigError: The recipe names no streaming source.
@@ -34,11 +67,11 @@ def prepare_stream(recipe: FeaturesRecipe, store: OnlineStore) -> TileLayout:
     source = recipe.kafka_source()
     plan = plan_of(recipe.definitions, recipe.feature_set).for_online()
     check_streamed(plan, source.topics)
-    return store_stream(store, plan, source.topics, source.tile_s, policy_of(source))
+    return store_stream(store, plan, source.topics, source.tile_s, event_policy(source))
 
 
 def check_streamed(plan: Plan, streamed: Iterable[str]) -> None:
-    """Check that every class whose rows are needed comes by the stream, and no other.
+    """Check that every class whose rows are needed is streamed, and no other.
 
     Raises:
         NotFoundError: A class is not one of those that the feature set reads.
@@ -73,64 +106,64 @@ class StreamWorker:
     def __init__(self, recipe: FeaturesRecipe) -> None:
         self._store = open_online_store(recipe)
         self._latest = ConsumerReport()
+        self._listener: Listener | None = None
         self.layout = prepare_stream(recipe, self._store)
         merge_history(recipe, self._store, self.layout)
-        self._consumer = StreamConsumer(recipe, self._store, self.layout, self._keep)
-        self._listener: Callable[[ConsumerReport], None] | None = None
+        self._consumer = StreamConsumer(recipe, self._store, self.layout, self._keep_report)
 
-    def run(
-        self, *, until_end: bool = False, listener: Callable[[ConsumerReport], None] | None = None
-    ) -> ConsumerReport:
+    def run(self, *, until_end: bool = False, listener: Listener | None = None) -> ConsumerReport:
         """Consume until the end, or until ``stop``."""
         self._listener = listener
         self._latest = self._consumer.run(until_end=until_end)
         return self._latest
 
     def stop(self) -> None:
-        """Finish the batch at hand and leave."""
+        """Finish the current batch and leave."""
         self._consumer.stop()
 
     def report(self) -> ConsumerReport:
         """What was done so far."""
         return self._latest
 
-    def totals(self) -> dict[str, Any]:
+    def totals(self) -> StreamTotals:
         """Counts over all runs and consumers, as the store has them."""
-        return totals(self._store, self.layout)
+        return stored_totals(self._store, self.layout)
 
-    def _keep(self, report: ConsumerReport) -> None:
+    def _keep_report(self, report: ConsumerReport) -> None:
         self._latest = report
         if self._listener is not None:
             self._listener(report)
 
 
-def totals(store: OnlineStore, layout: TileLayout) -> dict[str, Any]:
+def stored_totals(store: OnlineStore, layout: TileLayout) -> StreamTotals:
     """Counts over all runs and consumers, and each partition's next offset."""
-    found = all_progress(store, layout)
-    names = ("events", "late", "dropped", "quarantined")
-    counts = {name: sum(getattr(one, name) for one in found.values()) for name in names}
-    return {**counts, "offsets": {source: one.next_offset for source, one in found.items()}}
+    progress = all_progress(store, layout)
+    partitions = progress.values()
+    return StreamTotals(
+        events=sum(partition.events for partition in partitions),
+        late=sum(partition.late for partition in partitions),
+        dropped=sum(partition.dropped for partition in partitions),
+        quarantined=sum(partition.quarantined for partition in partitions),
+        offsets={source: partition.next_offset for source, partition in progress.items()},
+    )
 
 
 def stream(
     recipe: FeaturesRecipe,
     *,
     until_end: bool,
-    listener: Callable[[ConsumerReport], None] | None = None,
+    listener: Listener | None = None,
     workers: int = 1,
     on_start: Callable[[Callable[[], None]], None] | None = None,
-) -> dict[str, Any]:
+) -> StreamResult:
     """Consume a recipe's topics.
 
     Args:
         recipe: The recipe.
-        until_end: Whether to leave once everything that is there has been read.
+        until_end: Whether to leave once the present end of every partition has been read.
         listener: Receives reports about once a second.
         workers: Consumers; more than one are actors on the connected cluster.
-        on_start: Receives what stops the stream, before it begins.
-
-    Returns:
-        What this run did, and under ``total`` what all runs did.
+        on_start: Receives the function that stops the stream, before it begins.
     """
     if workers > 1:
         return _stream_on_ray(recipe, until_end=until_end, listener=listener, workers=workers)
@@ -138,53 +171,45 @@ def stream(
     if on_start is not None:
         on_start(worker.stop)
     report = worker.run(until_end=until_end, listener=listener)
-    return summary(report) | {"total": worker.totals()}
-
-
-def summary(report: ConsumerReport) -> dict[str, Any]:
-    """A report with its rate."""
-    rate = report.events / report.seconds if report.seconds else 0.0
-    return asdict(report) | {"events_per_s": round(rate)}
+    return _stream_result(report, worker.totals())
 
 
 def _stream_on_ray(
-    recipe: FeaturesRecipe,
-    *,
-    until_end: bool,
-    listener: Callable[[ConsumerReport], None] | None,
-    workers: int,
-) -> dict[str, Any]:
+    recipe: FeaturesRecipe, *, until_end: bool, listener: Listener | None, workers: int
+) -> StreamResult:
     import ray
 
-    # Two threads: one consumes, the other answers.
+    # Two threads: one consumes, the other answers ``report`` and ``stop`` meanwhile.
     actor = ray.remote(num_cpus=1, max_concurrency=2)(StreamWorker)
     group = [actor.remote(recipe) for _ in range(workers)]
-    running = [one.run.remote(until_end=until_end) for one in group]
+    running = [worker.run.remote(until_end=until_end) for worker in group]
     try:
-        while not _is_done(running):
+        while True:
+            done, waiting = ray.wait(running, num_returns=len(running), timeout=0)
+            # Raises what a consumer failed with while the others go on.
+            ray.get(done)
+            if not waiting:
+                break
             if listener is not None:
-                listener(_together(ray.get([one.report.remote() for one in group])))
+                listener(merge_reports(ray.get([worker.report.remote() for worker in group])))
             time.sleep(_POLL_S)
-        report = _together(ray.get(running))
-        return summary(report) | {"total": ray.get(group[0].totals.remote())}
+        report = merge_reports(ray.get(running))
+        return _stream_result(report, ray.get(group[0].totals.remote()))
     finally:
-        for one in group:
-            one.stop.remote()
-        ray.wait(running, num_returns=len(running), timeout=10)
-        for one in group:
-            ray.kill(one)
+        for worker in group:
+            worker.stop.remote()
+        ray.wait(running, num_returns=len(running), timeout=_STOP_TIMEOUT_S)
+        for worker in group:
+            ray.kill(worker)
 
 
-def _is_done(running: list[Any]) -> bool:
-    import ray
-
-    done, waiting = ray.wait(running, num_returns=len(running), timeout=0)
-    ray.get(done)
-    return not waiting
+def _stream_result(report: ConsumerReport, total: StreamTotals) -> StreamResult:
+    rate = report.events / report.seconds if report.seconds else 0.0
+    return StreamResult(**asdict(report), events_per_s=round(rate), total=total)
 
 
-def _together(reports: Iterable[ConsumerReport]) -> ConsumerReport:
-    found = list(reports)
+def merge_reports(reports: Sequence[ConsumerReport]) -> ConsumerReport:
+    """The report of a group: sums of the counts, and the longest time."""
     names = ("events", "late", "dropped", "quarantined", "batches", "lag", "partitions")
-    counts = {name: sum(getattr(one, name) for one in found) for name in names}
-    return ConsumerReport(**counts, seconds=max(one.seconds for one in found))
+    counts = {name: sum(getattr(report, name) for report in reports) for name in names}
+    return ConsumerReport(**counts, seconds=max(report.seconds for report in reports))

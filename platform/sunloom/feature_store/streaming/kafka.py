@@ -1,30 +1,30 @@
-"""The Kafka client: settings, and what goes wrong with brokers as errors that name them."""
+"""Kafka clients: their settings, checks of brokers and topics, and the quarantine of messages."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sunloom.config.features.streaming import KafkaSource
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import DependencyError, NotFoundError, StreamError
-from sunloom.feature_store.streaming.partition import Refused
+from sunloom.feature_store.streaming.partition import Quarantine, RejectedMessage
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer
 
 
 def client_settings(source: KafkaSource) -> dict[str, Any]:
-    """What every client of these brokers is told."""
+    """The settings of librdkafka that every client of these brokers shares."""
     security = source.security
     settings: dict[str, Any] = {
         "bootstrap.servers": source.brokers,
         "security.protocol": security.protocol,
         "client.id": "sunloom",
         "logger": get_logger("features.kafka"),
-        # Brokers close idle connections; that is no news.
+        # Brokers close idle connections as a matter of course.
         "log.connection.close": False,
     }
     if security.username is not None and security.password is not None:
@@ -43,7 +43,7 @@ def client_settings(source: KafkaSource) -> dict[str, Any]:
 
 
 def open_consumer(source: KafkaSource, group: str) -> Consumer:
-    """A consumer of the group; places come from the store, so nothing is committed by itself."""
+    """A consumer of the group; offsets come from the store, so none is committed automatically."""
     consumer: Consumer = _client().Consumer(
         client_settings(source)
         | {
@@ -52,7 +52,7 @@ def open_consumer(source: KafkaSource, group: str) -> Consumer:
             "session.timeout.ms": source.session_timeout_ms,
             "heartbeat.interval.ms": max(1, source.session_timeout_ms // 4),
             "enable.partition.eof": True,
-            # A stored place that the broker no longer has is an error, never a silent gap.
+            # A stored offset that the broker no longer has is an error, never a silent gap.
             "auto.offset.reset": "error",
             "queued.max.messages.kbytes": 262_144,
             "fetch.message.max.bytes": 8_388_608,
@@ -70,10 +70,9 @@ def check_topics(consumer: Consumer, source: KafkaSource) -> dict[str, int]:
     """
     from confluent_kafka import KafkaException
 
-    wanted = [
-        *source.topics.values(),
-        *([source.quarantine_topic] if source.quarantine_topic else []),
-    ]
+    topics = list(source.topics.values())
+    if source.quarantine_topic:
+        topics.append(source.quarantine_topic)
     try:
         known = consumer.list_topics(timeout=source.answer_timeout_s).topics
     except KafkaException as error:
@@ -81,51 +80,63 @@ def check_topics(consumer: Consumer, source: KafkaSource) -> dict[str, int]:
             f"The brokers at {source.brokers} do not answer: {error.args[0].str()}",
             "Start them, or correct feature_store.streaming_source.brokers.",
         ) from error
-    for topic in wanted:
+    for topic in topics:
         if topic not in known or known[topic].error is not None:
             raise NotFoundError(
                 f"There is no topic {topic!r} at {source.brokers}.",
-                known=[name for name, found in known.items() if found.error is None],
+                known=[name for name, topic in known.items() if topic.error is None],
                 name=topic,
                 param="topics",
             )
     return {topic: len(known[topic].partitions) for topic in source.topics.values()}
 
 
-def quarantine_into_topic(source: KafkaSource, topic: str) -> Callable[[Sequence[Refused]], None]:
-    """Sends refused messages on as they came, with place and reason in headers."""
+def quarantine_into_topic(source: KafkaSource, topic: str) -> Quarantine:
+    """Sends rejected messages on unchanged, with offset and reason in headers."""
     producer = _client().Producer(client_settings(source) | {"acks": "all", "linger.ms": 5})
 
-    def refuse(refused: Sequence[Refused]) -> None:
-        for one in refused:
+    def quarantine(messages: Sequence[RejectedMessage]) -> None:
+        for message in messages:
             producer.produce(
                 topic,
-                value=one.value,
-                # A replay sends the same key again.
-                key=f"{one.source}/{one.offset}",
-                headers={"reason": one.reason, "source": one.source, "offset": str(one.offset)},
+                value=message.value,
+                # A replayed batch sends the same key: compaction keeps one of them.
+                key=f"{message.source}/{message.offset}",
+                headers={
+                    "reason": message.reason,
+                    "source": message.source,
+                    "offset": str(message.offset),
+                },
             )
         if left := producer.flush(source.answer_timeout_s):
             raise StreamError(
                 f"{left} messages could not be sent to the quarantine topic {topic!r}.",
-                "The batch that they came in is not stored; it comes again.",
+                "Their batch is not stored; it will be read again.",
             )
 
-    return refuse
+    return quarantine
 
 
-def quarantine_into_file(file: Path) -> Callable[[Sequence[Refused]], None]:
-    """Appends refused messages to a JSON-lines file; a replay appends them again."""
+def quarantine_into_file(file: Path) -> Quarantine:
+    """Appends rejected messages to a JSON-lines file; a replay appends them again."""
 
-    def refuse(refused: Sequence[Refused]) -> None:
+    def quarantine(messages: Sequence[RejectedMessage]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as lines:
-            for one in refused:
-                content = None if one.value is None else one.value.decode(errors="backslashreplace")
-                entry = {"source": one.source, "position": one.offset, "reason": one.reason}
+            for message in messages:
+                content = (
+                    None
+                    if message.value is None
+                    else message.value.decode(errors="backslashreplace")
+                )
+                entry = {
+                    "source": message.source,
+                    "position": message.offset,
+                    "reason": message.reason,
+                }
                 lines.write(json.dumps(entry | {"content": content}) + "\n")
 
-    return refuse
+    return quarantine
 
 
 def _client() -> Any:

@@ -1,24 +1,26 @@
-"""How far a stream has come in each partition, kept in the store beside what it wrote."""
+"""Progress of a stream in each partition, stored in the transactions that change its tiles."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.stores.online.protocol import OnlineStore
+from sunloom.feature_store.streaming.ingest import GuardedWrite
 
 
 @dataclass(frozen=True)
-class Progress:
-    """A partition's place and counts; they change in the same transaction as the tiles.
+class PartitionProgress:
+    """A partition's offset and counts.
 
     Attributes:
         next_offset: The first message that is not in the store; None before the first batch.
-        latest_us: Latest event time seen, microseconds.
+        latest_us: The watermark: latest event time so far, microseconds.
         events: Events merged.
-        late: Events that came later than allowed.
-        dropped: Events that were not merged: late ones, and those that history holds.
+        late: Events that arrived later than allowed.
+        dropped: Events that were not merged: late ones, and those that the batch source has.
         quarantined: Messages that could not be used.
     """
 
@@ -29,17 +31,17 @@ class Progress:
     dropped: int = 0
     quarantined: int = 0
 
-    def moved(
+    def advance(
         self,
         next_offset: int,
         latest_us: int | None,
         *,
         events: int,
-        late: int,
-        dropped: int,
-        quarantined: int,
-    ) -> Progress:
-        """The progress after a batch."""
+        late: int = 0,
+        dropped: int = 0,
+        quarantined: int = 0,
+    ) -> PartitionProgress:
+        """The progress after one more batch, of which these are the counts."""
         return replace(
             self,
             next_offset=next_offset,
@@ -50,30 +52,44 @@ class Progress:
             quarantined=self.quarantined + quarantined,
         )
 
-    def packed(self) -> bytes:
-        """As it is stored."""
+    def encode(self) -> bytes:
+        """The progress as it is stored."""
         return json.dumps(asdict(self)).encode()
 
 
+class StoredProgress(NamedTuple):
+    """A progress and the bytes that the store holds of it; None where it holds none."""
+
+    progress: PartitionProgress
+    raw: bytes | None
+
+
 @dataclass(frozen=True)
-class Place:
-    """Where a partition's progress lies."""
+class ProgressKey:
+    """The key in the store of one partition's progress."""
 
     space: str
     key: bytes
 
     @classmethod
-    def of(cls, layout: TileLayout, source: str) -> Place:
-        """The place of one source of events, such as ``topic/3``."""
+    def for_source(cls, layout: TileLayout, source: str) -> ProgressKey:
+        """The key of one source of events, such as ``topic/3``."""
         return cls(layout.offset_space, source.encode())
 
-    def read(self, store: OnlineStore) -> tuple[Progress, bytes | None]:
-        """The progress, and the bytes that hold it."""
+    def read(self, store: OnlineStore) -> StoredProgress:
+        """The stored progress."""
         raw = store.get_many(self.space, [self.key])[0]
-        return (Progress() if raw is None else Progress(**json.loads(raw))), raw
+        progress = PartitionProgress() if raw is None else PartitionProgress(**json.loads(raw))
+        return StoredProgress(progress, raw)
+
+    def guarded_write(self, raw: bytes, expected: bytes | None) -> GuardedWrite:
+        """The write of a new progress, valid while nobody else has written one."""
+        return GuardedWrite((self.space, self.key, raw), expected)
 
 
-def all_progress(store: OnlineStore, layout: TileLayout) -> dict[str, Progress]:
+def all_progress(store: OnlineStore, layout: TileLayout) -> dict[str, PartitionProgress]:
     """Source to progress, of everything that was streamed for this layout."""
-    found = store.scan(layout.offset_space)
-    return {key.decode(): Progress(**json.loads(raw)) for key, raw in found}
+    return {
+        key.decode(): PartitionProgress(**json.loads(raw))
+        for key, raw in store.scan(layout.offset_space)
+    }

@@ -1,4 +1,4 @@
-"""Events that come one request at a time instead of by a topic."""
+"""Push of events by request, without a topic."""
 
 from __future__ import annotations
 
@@ -8,43 +8,48 @@ from typing import Any
 
 from sunloom.errors import ConflictError, DataError
 from sunloom.feature_store.online.tiles.index import TileLayout
-from sunloom.feature_store.online.tiles.policy import Policy
+from sunloom.feature_store.online.tiles.policy import EventPolicy
 from sunloom.feature_store.stores.online.protocol import OnlineStore
-from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream, Refused
+from sunloom.feature_store.streaming.partition import (
+    ClassStream,
+    PartitionStream,
+    RejectedMessage,
+)
 
-_SHOWN = 5
-_MOST_TRIES = 50
+_MAX_REASONS = 5
+_MAX_ATTEMPTS = 50
 
 
 def ingest_events(
     store: OnlineStore,
     layout: TileLayout,
-    policy: Policy,
+    policy: EventPolicy,
     namespace: str,
     rows: Sequence[Mapping[str, Any]],
 ) -> int:
     """Merge rows of a streamed class into its tiles, all or none; how many were merged.
 
-    They are not in the stream's log: who posts events keeps them.
+    They are not written to the stream's log: whoever sends events keeps them.
 
     Raises:
-        DataError: A row cannot be used; none was.
+        DataError: A row cannot be used; none was merged.
     """
-    stream = ClassStream(store, layout, namespace, policy, _refuse)
+    stream = ClassStream(store, layout, namespace, policy=policy, quarantine=_refuse)
     values = [json.dumps(row, default=str).encode() for row in rows]
-    for _ in range(_MOST_TRIES):
+    for _ in range(_MAX_ATTEMPTS):
+        # The name is part of the stored progress.
         partition = PartitionStream(stream, f"direct/{namespace}")
         before = partition.progress
         first = before.next_offset or 0
         try:
             after = partition.process(range(first, first + len(values)), values)
         except ConflictError:
-            # Another replica was first.
+            # Another replica of the app was first: take the offset behind its rows.
             continue
         return after.events - before.events
     raise ConflictError(f"Too many writers at once of events of {namespace!r}.", "Send them again.")
 
 
-def _refuse(refused: Sequence[Refused]) -> None:
-    reasons = "; ".join(dict.fromkeys(one.reason for one in refused[:_SHOWN]))
-    raise DataError(f"{len(refused)} rows are no events: {reasons}.", "None was merged.", "rows")
+def _refuse(rejected: Sequence[RejectedMessage]) -> None:
+    reasons = "; ".join(dict.fromkeys(message.reason for message in rejected[:_MAX_REASONS]))
+    raise DataError(f"{len(rejected)} rows are no events: {reasons}.", "None was merged.", "rows")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -11,6 +11,7 @@ import polars as pl
 from sunloom.features.plan.dtypes import DType, ListType, StructField, StructType
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 NUMBERS: Sequence[DType] = ("int64", "float64")
 
 
@@ -40,6 +41,12 @@ POLARS: Mapping[DType, pl.DataType] = _PolarsTypes(
     }
 )
 """The Polars type of any plan type, nested ones included."""
+
+
+def epoch_us(time: datetime) -> int:
+    """Microseconds since the epoch, exactly."""
+    # A float of seconds could not hold them: whole durations divide without rounding.
+    return (time - EPOCH) // _MICROSECOND
 
 
 def unify(types: Sequence[DType]) -> DType | None:

@@ -1,7 +1,7 @@
-"""What is stored of one key: a head with the partial results of its tiles, and each tile's events.
+"""Stored form of one entity's tiles: a head with partial results, and each tile's events.
 
-Both are MessagePack. A head's columns stand side by side, one value a tile, so that a window is a
-slice of each.
+Both are MessagePack. A head is stored by column, one value per tile, so that a window is a slice
+of each.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -17,14 +17,15 @@ from sunloom.feature_store.online.tiles.index import Index
 from sunloom.feature_store.online.tiles.partials import slot_kind
 from sunloom.feature_store.stores.online.key_value import MAX_KEY_BYTES
 
+# Added to a tile's number, which may be negative, so that its bytes sort as the numbers do.
 _SIGN = 1 << 63
 _TILE_BYTES = 8
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder()
-BEFORE_ALL = -(1 << 62)
+BEFORE_ALL_US = -(1 << 62)
 
 
-def key_bytes(index: Index, values: Sequence[Any]) -> bytes:
+def entity_key(index: Index, values: Sequence[Any]) -> bytes:
     """The stored key of one entity in an index."""
     packed = _encoder.encode([index.number, *values])
     if len(packed) <= MAX_KEY_BYTES - _TILE_BYTES:
@@ -37,24 +38,28 @@ def tile_key(key: bytes, tile: int) -> bytes:
     return key + (tile + _SIGN).to_bytes(_TILE_BYTES, "big")
 
 
-class Head:
-    """One key's tiles.
+class EntityHead:
+    """One entity's tiles.
+
+    Args:
+        raw: The head as stored; None for a new entity.
+        slots: Number of the index's slots.
 
     Attributes:
-        floor_us: Tiles before this moment have gone into ``life``.
-        life: Their partial results and number of events; None where there were none.
+        floor_us: Tiles before this time have been merged into ``life``.
+        life: Their number of events and partial results; None where there were none.
         tiles: Numbers of the tiles that are kept, ascending.
         starts: Their first events' times.
         ends: Their last events' times.
         counts: Their numbers of events.
-        states: One list a slot, one partial result a tile.
+        states: One list per slot, one partial result per tile.
     """
 
     __slots__ = ("counts", "ends", "floor_us", "life", "starts", "states", "tiles")
 
     def __init__(self, raw: bytes | None, slots: int) -> None:
         if raw is None:
-            self.floor_us: int = BEFORE_ALL
+            self.floor_us: int = BEFORE_ALL_US
             self.life: list[Any] | None = None
             self.tiles: list[int] = []
             self.starts: list[int] = []
@@ -72,14 +77,30 @@ class Head:
                 self.states,
             ) = _decoder.decode(raw)
 
-    def packed(self) -> bytes:
-        """The head as bytes."""
+    def encode(self) -> bytes:
+        """The head as it is stored."""
         columns = (self.tiles, self.starts, self.ends, self.counts, self.states)
         return _encoder.encode((self.floor_us, self.life, *columns))
 
 
-Addition = tuple[int, int, int, int, Sequence[Any]]
-"""What a batch adds to a tile: its number, first and last time, number of events, states."""
+class TileAddition(NamedTuple):
+    """Events of one batch that belong to one tile.
+
+    A NamedTuple: a large batch makes hundreds of thousands of them.
+
+    Attributes:
+        tile: The tile's number.
+        start_us: Time of the first event.
+        end_us: Time of the last event.
+        events: Number of events.
+        partials: Their partial result for each slot.
+    """
+
+    tile: int
+    start_us: int
+    end_us: int
+    events: int
+    partials: Sequence[Any]
 
 
 class HeadMerger:
@@ -93,56 +114,58 @@ class HeadMerger:
         self.index = index
         self._merges = [slot_kind(slot).merge for slot in index.slots]
 
-    def add(self, head: Head, addition: Addition) -> bool:
-        """Merge what comes to a tile; False where its events need not be kept."""
-        number, start, end, count, states = addition
+    def add(self, head: EntityHead, addition: TileAddition) -> bool:
+        """Merge new events into their tile; False where they need not be kept themselves."""
+        number, start, end, count, partials = addition
         if (number + 1) * self.index.tile_us <= head.floor_us:
-            self._into_life(head, count, states)
+            self._merge_into_life(head, count, partials)
             return False
         tiles = head.tiles
-        # Nearly always the latest tile, or the one after it.
+        # Events arrive in order, nearly always for the latest tile or the one after it.
         place = len(tiles) - 1 if tiles and tiles[-1] == number else bisect_left(tiles, number)
         if place < len(tiles) and tiles[place] == number:
             head.starts[place] = min(head.starts[place], start)
             head.ends[place] = max(head.ends[place], end)
             head.counts[place] += count
-            for merge, column, state in zip(self._merges, head.states, states, strict=True):
-                column[place] = merge(column[place], state)
+            for merge, column, partial in zip(self._merges, head.states, partials, strict=True):
+                column[place] = merge(column[place], partial)
             return True
         tiles.insert(place, number)
         head.starts.insert(place, start)
         head.ends.insert(place, end)
         head.counts.insert(place, count)
-        for column, state in zip(head.states, states, strict=True):
-            column.insert(place, state)
+        for column, partial in zip(head.states, partials, strict=True):
+            column.insert(place, partial)
         return True
 
-    def raise_floor(self, head: Head, moment_us: int) -> list[int]:
-        """Let tiles that end by the moment go into ``life``; their numbers."""
+    def raise_floor(self, head: EntityHead, time_us: int) -> list[int]:
+        """Merge tiles that end by the time into ``life``; the numbers of these tiles."""
         width = self.index.tile_us
-        floor = moment_us // width * width
+        floor = time_us // width * width
         if floor <= head.floor_us:
             return []
         head.floor_us = floor
-        gone = bisect_left(head.tiles, floor // width)
-        if not gone:
+        expired = bisect_left(head.tiles, floor // width)
+        if not expired:
             return []
-        for place in range(gone):
-            self._into_life(head, head.counts[place], [column[place] for column in head.states])
-        numbers = head.tiles[:gone]
+        for place in range(expired):
+            partials = [column[place] for column in head.states]
+            self._merge_into_life(head, head.counts[place], partials)
+        numbers = head.tiles[:expired]
         for column in (head.tiles, head.starts, head.ends, head.counts, *head.states):
-            del column[:gone]
+            del column[:expired]
         return numbers
 
-    def _into_life(self, head: Head, count: int, states: Sequence[Any]) -> None:
-        held = head.life
-        if held is None:
-            head.life = [count, *states]
+    def _merge_into_life(self, head: EntityHead, count: int, partials: Sequence[Any]) -> None:
+        life = head.life
+        if life is None:
+            head.life = [count, *partials]
             return
         merged = [
-            merge(old, new) for merge, old, new in zip(self._merges, held[1:], states, strict=True)
+            merge(old, new)
+            for merge, old, new in zip(self._merges, life[1:], partials, strict=True)
         ]
-        head.life = [held[0] + count, *merged]
+        head.life = [life[0] + count, *merged]
 
 
 def pack_events(columns: Sequence[Sequence[Any]]) -> bytes:

@@ -1,4 +1,4 @@
-"""An index of a stream's events: what is kept of them, and how windows read it."""
+"""Indexes of a stream's events: what is kept of them, and how aggregations read it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sunloom.features.plan.feature_sets import Plan
 
 @dataclass(frozen=True)
 class Measure:
-    """A value of each event: null where a filter leaves the event out."""
+    """A value of each event: null where a filter excludes the event."""
 
     value: Expr
     where: tuple[Expr, ...]
@@ -22,7 +22,10 @@ class Measure:
 
 @dataclass(frozen=True)
 class Slot:
-    """A partial result of one measure, by its place in the index; ``row`` is of all of them."""
+    """A partial result of one measure, by its place in the index.
+
+    The kind ``row`` has no measure of its own: it keeps the whole latest row.
+    """
 
     kind: str
     measure: int
@@ -37,8 +40,9 @@ class TileSpan:
     end_ago_us: int | None
 
     @classmethod
-    def of(cls, window: Window) -> TileSpan:
-        """The window; a microsecond makes an open end a closed one."""
+    def from_window(cls, window: Window) -> TileSpan:
+        """The span of a window."""
+        # Times are whole microseconds: one of them turns an open edge into a closed one.
         start, end = window.start, window.end
         return cls(
             None if start is None else start.ago_us - (not start.inclusive),
@@ -48,13 +52,13 @@ class TileSpan:
 
 @dataclass(frozen=True)
 class Reading:
-    """How one aggregation is answered: from slots, or from events where it has none.
+    """How one aggregation is read: from slots, or from events where it has none.
 
     Attributes:
         index: The index's number.
         span: The window's place among the index's spans.
         slots: Places of its partial results.
-        measures: Places of what it reads of events.
+        measures: Places of the measures that it reads.
     """
 
     index: int
@@ -71,13 +75,13 @@ class Index:
         number: Its place in the layout.
         namespace: The class.
         keys: Columns that the events are found by.
-        time: The column that windows compare; None where every event counts at any moment.
-        measures: What is kept of an event.
-        slots: What is kept of a tile.
+        time: The column that windows compare; None where every event counts at any time.
+        measures: Values that are kept of an event.
+        slots: Partial results that are kept of a tile.
         columns: Features whose latest row is kept, in the order of ``row_measures``.
         row_measures: Their places among the measures.
         tile_us: Width of a tile.
-        horizon_us: How far before ``now`` an edge of a window may lie.
+        horizon_us: How far before ``now`` an edge of a window can be.
         spans: Every window that is read.
         reads_events: Whether an aggregation without partial results reads the events themselves.
         keeps_events: Whether one needs every event ever.
@@ -105,10 +109,10 @@ class TileLayout:
     Attributes:
         plan: The plan.
         streamed: Namespaces whose events come by the stream.
-        indexes: What is kept.
-        readings: How each aggregation over a streamed class is answered.
+        indexes: The indexes.
+        readings: How each aggregation over a streamed class is read.
         rows: Namespace and keys to the index that holds the latest rows by those keys.
-        fingerprint: Changes when what is kept changes.
+        fingerprint: Changes with the stored form, and with nothing else.
     """
 
     plan: Plan
@@ -133,11 +137,11 @@ class TileLayout:
         """The store's space of the consumers' progress."""
         return f"{OFFSETS}/{self.fingerprint}"
 
-    def of(self, namespace: str) -> tuple[Index, ...]:
+    def indexes_of(self, namespace: str) -> tuple[Index, ...]:
         """The indexes of one class."""
         return tuple(index for index in self.indexes if index.namespace == namespace)
 
 
-def visible(time: str | None) -> TileSpan:
-    """What is visible at the moment: times up to it, or everything where there is no time."""
+def visible_span(time: str | None) -> TileSpan:
+    """All that is visible as of a time: events up to it, or every event where they have none."""
     return TileSpan(None, -1 if time else None)

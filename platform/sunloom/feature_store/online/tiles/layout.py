@@ -1,8 +1,8 @@
-"""What a stream keeps of its events so that a plan can be answered at any moment.
+"""Layout of a stream's tiles: what is kept of its events so that a plan can be read at any time.
 
-An *index* holds the events of one class by one set of keys: what a has-many join, a has-one over
-other columns, or a class's own latest row looks into. Time is cut into *tiles*; each holds its
-events and *slots*, partial results that merge.
+An *index* holds the events of one class by one set of keys: those of a has-many join, of a has-one
+join over other columns, or of the class's own latest row. Time is divided into *tiles*; each holds
+its events and *slots*, partial results that merge.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sunloom.feature_store.online.tiles.index import (
     Slot,
     TileLayout,
     TileSpan,
-    visible,
+    visible_span,
 )
 from sunloom.features.engine.source_rows import in_order
 from sunloom.features.plan.dtypes import DType
@@ -37,9 +37,10 @@ from sunloom.features.plan.expressions import (
 from sunloom.features.plan.feature_sets import ClassPlan, JoinPlan, Plan
 
 _SECOND_US = 1_000_000
-_TILES_A_WINDOW = 30
+# A read merges about this many partial results per window, and unpacks events of two tiles at most.
+_TILES_PER_WINDOW = 30
 _WIDTHS_S = (1, 10, 60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400, 604_800, 2_592_000)
-_KEPT = ("int64", "float64", "bool", "string", "datetime", "duration")
+_KEPT_DTYPES = ("int64", "float64", "bool", "string", "datetime", "duration")
 _SLOTS: Mapping[str, tuple[str, ...]] = {
     "count": ("n",),
     "sum": ("sum",),
@@ -54,11 +55,11 @@ _SLOTS: Mapping[str, tuple[str, ...]] = {
     "all": ("n", "true"),
     "count_distinct": ("distinct",),
 }
-"""Aggregations that partial results answer; others are computed from the events themselves."""
+"""Aggregations and their partial results; the others are computed from the events themselves."""
 
 
 def build_layout(plan: Plan, streamed: Iterable[str], tile_s: int | None = None) -> TileLayout:
-    """What to keep of the streamed classes' events.
+    """The layout of the streamed classes' events.
 
     Args:
         plan: The feature set.
@@ -67,11 +68,11 @@ def build_layout(plan: Plan, streamed: Iterable[str], tile_s: int | None = None)
             window or less.
 
     Raises:
-        FeatureError: A value has a type that a stream cannot keep.
+        FeatureError: A value's type cannot be kept in tiles.
     """
-    drafts = _Drafts(plan, tuple(sorted(streamed)))
+    drafts = _LayoutBuilder(plan, tuple(sorted(streamed)))
     drafts.visit(plan.namespace, plan.outputs)
-    indexes = tuple(draft.finished(tile_s) for draft in drafts.by_place.values())
+    indexes = tuple(draft.build(tile_s) for draft in drafts.by_place.values())
     return TileLayout(
         plan=plan,
         streamed=drafts.streamed,
@@ -83,7 +84,7 @@ def build_layout(plan: Plan, streamed: Iterable[str], tile_s: int | None = None)
 
 
 @dataclass
-class _LayoutDraft:
+class _IndexDraft:
     number: int
     item: ClassPlan
     keys: tuple[str, ...]
@@ -96,7 +97,7 @@ class _LayoutDraft:
     keeps_events: bool = False
 
     def measure(self, value: Expr, where: tuple[Expr, ...]) -> int:
-        if value.dtype not in _KEPT:
+        if value.dtype not in _KEPT_DTYPES:
             raise FeatureError(
                 f"{self.item.namespace}: a stream cannot keep values of type {value.dtype}.",
                 "Aggregate scalars, or compute this feature in batch.",
@@ -111,7 +112,7 @@ class _LayoutDraft:
         return self.spans.setdefault(span, len(self.spans))
 
     def add(self, node: Aggregate) -> Reading:
-        window = TileSpan.of(node.window)
+        window = TileSpan.from_window(node.window)
         span = self.span(window)
         kinds = _SLOTS.get(node.kind)
         if kinds is None:
@@ -128,7 +129,7 @@ class _LayoutDraft:
         return Reading(self.number, span, slots, (place,))
 
     def _event_measures(self, node: Aggregate) -> tuple[int, ...]:
-        """Value, what is compared, and, where there are filters, whether the event counts."""
+        """Value, the value to order by, and, where there are filters, whether the event counts."""
         parts = [part for part in (node.value, node.by) if part is not None]
         places = [self.measure(part, ()) for part in parts]
         if node.where:
@@ -140,12 +141,12 @@ class _LayoutDraft:
             dtype = self.item.feature(name).dtype
             self.columns.setdefault(name, self.measure(Column(name=name, dtype=dtype), ()))
         self.slot("row", -1, "null")
-        self.span(visible(self.time))
+        self.span(visible_span(self.time))
 
-    def finished(self, tile_s: int | None) -> Index:
+    def build(self, tile_s: int | None) -> Index:
         windows = [span.start_ago_us for span in self.spans if span.start_ago_us is not None]
         edges = [ago for s in self.spans for ago in (s.start_ago_us, s.end_ago_us) if ago]
-        width = tile_s * _SECOND_US if tile_s else _tile_us(max(windows, default=0))
+        width = tile_s * _SECOND_US if tile_s else _default_tile_us(max(windows, default=0))
         return Index(
             number=self.number,
             namespace=self.item.namespace,
@@ -163,13 +164,13 @@ class _LayoutDraft:
         )
 
 
-class _Drafts:
-    """Walks what the outputs need and collects an index for each way of finding events."""
+class _LayoutBuilder:
+    """Walks what the outputs need and collects an index for each set of keys and time column."""
 
     def __init__(self, plan: Plan, streamed: tuple[str, ...]) -> None:
         self.plan = plan
         self.streamed = streamed
-        self.by_place: dict[tuple[str, tuple[str, ...], str | None], _LayoutDraft] = {}
+        self.by_place: dict[tuple[str, tuple[str, ...], str | None], _IndexDraft] = {}
         self.readings: dict[Aggregate, Reading] = {}
         self.rows: dict[tuple[str, tuple[str, ...]], int] = {}
         self._seen: set[tuple[str, str]] = set()
@@ -183,7 +184,7 @@ class _Drafts:
             feature = item.feature(name)
             expression = feature.expression
             if expression is None:
-                # How old the value is, where that matters, the row's own time tells.
+                # The row's own time tells how old the value is.
                 timed = item.time if feature.max_staleness_us is not None else None
                 self._keep_row(item, (item.key,), (name, timed) if timed else (name,))
                 continue
@@ -193,10 +194,10 @@ class _Drafts:
                 elif isinstance(node, Lookup):
                     self._look_up(item.join(node.join), node)
 
-    def _draft(self, namespace: str, keys: tuple[str, ...], time: str | None) -> _LayoutDraft:
+    def _draft(self, namespace: str, keys: tuple[str, ...], time: str | None) -> _IndexDraft:
         place = (namespace, keys, time)
         if place not in self.by_place:
-            self.by_place[place] = _LayoutDraft(
+            self.by_place[place] = _IndexDraft(
                 len(self.by_place), self.plan.class_plan(namespace), keys, time
             )
         return self.by_place[place]
@@ -221,23 +222,22 @@ class _Drafts:
         self.visit(join.target, (node.feature,))
 
 
-def _tile_us(longest_us: int) -> int:
-    wanted_s = longest_us / _TILES_A_WINDOW / _SECOND_US
-    if not longest_us:
+def _default_tile_us(longest_window_us: int) -> int:
+    if not longest_window_us:
         return 86_400 * _SECOND_US
-    fitting = [width for width in _WIDTHS_S if width <= wanted_s]
-    return (fitting[-1] if fitting else 1) * _SECOND_US
+    most_s = longest_window_us / _TILES_PER_WINDOW / _SECOND_US
+    return max((width for width in _WIDTHS_S if width <= most_s), default=1) * _SECOND_US
 
 
 def _fingerprint(plan: Plan, indexes: Sequence[Index]) -> str:
-    """Of what is kept alone: a new description or another derived feature keeps the tiles."""
-    kept = [[asdict(index), _made_of(plan.class_plan(index.namespace), index)] for index in indexes]
+    # Only what the tiles depend on: a new description or another derived feature keeps them.
+    kept = [[asdict(index), _source_features(plan.class_plan(index.namespace), index)] for index in indexes]
     text = json.dumps([plan.feature_set, kept], default=lambda node: node.model_dump())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _made_of(item: ClassPlan, index: Index) -> list[dict[str, Any]]:
-    """What the index's keys, time and measures mean."""
+def _source_features(item: ClassPlan, index: Index) -> list[dict[str, Any]]:
+    """What the index's keys, time and measures are computed from."""
     measured = [m.value for m in index.measures] + [w for m in index.measures for w in m.where]
     names = {*index.keys, *(name for node in measured for name in own_columns(node))}
     names |= {index.time} if index.time else set()

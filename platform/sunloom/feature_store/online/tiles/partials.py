@@ -1,7 +1,7 @@
-"""Partial results: how a tile's events make one, and how several become one.
+"""Partial results of aggregations: computed from a tile's events, and merged across tiles.
 
-Where there is nothing a count or sum is 0, a set is empty, and everything else is None. Moments
-and durations are whole microseconds.
+Without events a count or sum is 0, a set is empty, and everything else is None. Datetimes and
+durations are whole microseconds.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class SlotKind:
     """One kind of partial result.
 
     Attributes:
-        frame: Of a group of events sorted by time, as Polars expressions whose values, if there
-            are several, stand in one list.
-        events: Of events as plain values.
-        fold: Of partial results, in the order in which their events came.
-        merge: Of two of them.
+        frame: From a group of events sorted by time, as Polars expressions; several values make
+            one list.
+        events: From events as plain values.
+        fold: From any number of partial results, in the order of their events.
+        merge: From two of them.
     """
 
     frame: Callable[[str], tuple[pl.Expr, ...]]
@@ -50,12 +50,12 @@ def slot_kind(slot: Slot) -> SlotKind:
     return _KINDS[slot.kind]
 
 
-def _values(events: Timed) -> list[Any]:
+def _values_of(events: Timed) -> list[Any]:
     return [value for _, value in events]
 
 
 def _int_sum(values: Iterable[int | str]) -> int | str:
-    """Exact; a sum beyond 64 bits, which MessagePack cannot hold, as its digits."""
+    # Exact; MessagePack has no integers beyond 64 bits, so a larger sum is kept as its digits.
     total = sum(map(int, values))
     return total if -_INT64_END <= total < _INT64_END else str(total)
 
@@ -64,38 +64,40 @@ def _float_sum(values: Sequence[float]) -> float:
     try:
         return math.fsum(values)
     except (OverflowError, ValueError):
-        # Infinities of both signs, or a sum beyond the largest float.
+        # fsum refuses infinities of both signs and sums beyond the largest float.
         return sum(values)
 
 
 def _smaller(a: Any, b: Any) -> Any:
-    """NaN is larger than every number."""
+    """The smaller of two values, of which NaN is the largest."""
     if a is None or b is None:
         return b if a is None else a
     return b if a != a or b < a else a
 
 
 def _larger(a: Any, b: Any) -> Any:
+    """The larger of two values, of which NaN is the largest."""
     if a is None or b is None:
         return b if a is None else a
     return b if b != b or b > a else a
 
 
-def _earlier(a: Any, b: Any) -> Any:
+def _earliest(a: Any, b: Any) -> Any:
     if a is None or b is None:
         return b if a is None else a
     return b if b[0] < a[0] else a
 
 
-def _later(a: Any, b: Any) -> Any:
-    """Of equal times the one that came later."""
+def _latest(a: Any, b: Any) -> Any:
+    """The later of two events; of equal times the one that arrived later."""
     if a is None or b is None:
         return b if a is None else a
     return b if b[0] >= a[0] else a
 
 
-def _joined_moments(a: Any, b: Any) -> Any:
+def _merge_moments(a: Any, b: Any) -> Any:
     """Number, mean and sum of squared deviations of both together."""
+    # Chan's update: a sum of squares alone would cancel where the mean is large.
     if a is None or b is None:
         return b if a is None else a
     count = a[0] + b[0]
@@ -104,7 +106,7 @@ def _joined_moments(a: Any, b: Any) -> Any:
     return [count, mean, a[2] + b[2] + gap * gap * (a[0] * b[0] / count)]
 
 
-def _moments(events: Timed) -> Any:
+def _moments_of(events: Timed) -> Any:
     values = [float(value) for _, value in events]
     if not values:
         return None
@@ -112,9 +114,9 @@ def _moments(events: Timed) -> Any:
     return [len(values), mean, _float_sum([(value - mean) * (value - mean) for value in values])]
 
 
-def distinct(values: Iterable[Any]) -> list[Any]:
+def distinct_values(values: Iterable[Any]) -> list[Any]:
     """Each value once."""
-    # NaN equals itself here; None stands for it, as nulls are not counted.
+    # NaN counts once, though it differs from itself; None stands for it, as there are no nulls.
     return list({None if value != value else value for value in values})
 
 
@@ -123,7 +125,7 @@ def _chain(
     events: Callable[[Timed], Any],
     merge: Callable[[Any, Any], Any],
 ) -> SlotKind:
-    """A kind that is folded pair by pair from None."""
+    """A kind whose partial results merge pair by pair, starting from None."""
     return SlotKind(frame, events, lambda parts: reduce(merge, parts, None), merge)
 
 
@@ -136,44 +138,46 @@ def _end(column: str, first: bool) -> tuple[pl.Expr, ...]:
 def _moment_frame(column: str) -> tuple[pl.Expr, ...]:
     value = pl.col(column).cast(pl.Float64)
     count, mean = value.count(), value.mean()
-    # Polars gives a lone infinity no deviation; it has no finite one.
+    # Polars computes no deviation of a single infinity; NaN keeps the merged result NaN.
     squares = pl.when(mean.is_finite()).then(value.var(ddof=0) * count).otherwise(math.nan)
     return count.cast(pl.Int64), mean, squares
 
 
 def _extreme(frame: Callable[[pl.Expr], pl.Expr], choose: Callable[[Any, Any], Any]) -> SlotKind:
-    return _chain(lambda c: (frame(pl.col(c)),), lambda e: reduce(choose, _values(e), None), choose)
+    return _chain(
+        lambda c: (frame(pl.col(c)),), lambda e: reduce(choose, _values_of(e), None), choose
+    )
 
 
 _INT_SUM = SlotKind(
     lambda c: (pl.col(c).cast(pl.Int128).sum(),),
-    lambda e: _int_sum(_values(e)),
+    lambda e: _int_sum(_values_of(e)),
     _int_sum,
     lambda a, b: _int_sum((a, b)),
 )
 _FLOAT_SUM = SlotKind(
-    lambda c: (pl.col(c).sum(),), lambda e: _float_sum(_values(e)), _float_sum, operator.add
+    lambda c: (pl.col(c).sum(),), lambda e: _float_sum(_values_of(e)), _float_sum, operator.add
 )
-# A NaN is the largest; Polars' own maximum passes over it.
+# NaN is the largest value; Polars' ``max`` would skip it.
 _FLOAT_MAX = _extreme(lambda column: column.nan_max(), _larger)
 _KINDS: Mapping[str, SlotKind] = {
     "n": SlotKind(lambda c: (pl.col(c).count().cast(pl.Int64),), len, sum, operator.add),
     "true": SlotKind(
         lambda c: (pl.col(c).sum().cast(pl.Int64),),
-        lambda e: sum(map(bool, _values(e))),
+        lambda e: sum(map(bool, _values_of(e))),
         sum,
         operator.add,
     ),
     "min": _extreme(lambda column: column.min(), _smaller),
     "max": _extreme(lambda column: column.max(), _larger),
-    "moments": _chain(_moment_frame, _moments, _joined_moments),
-    "first": _chain(lambda c: _end(c, first=True), lambda e: list(e[0]) if e else None, _earlier),
-    "last": _chain(lambda c: _end(c, first=False), lambda e: list(e[-1]) if e else None, _later),
-    "row": _chain(lambda _: (), lambda e: list(e[-1]) if e else None, _later),
+    "moments": _chain(_moment_frame, _moments_of, _merge_moments),
+    "first": _chain(lambda c: _end(c, first=True), lambda e: list(e[0]) if e else None, _earliest),
+    "last": _chain(lambda c: _end(c, first=False), lambda e: list(e[-1]) if e else None, _latest),
+    "row": _chain(lambda _: (), lambda e: list(e[-1]) if e else None, _latest),
     "distinct": SlotKind(
         lambda c: (pl.col(c).drop_nulls().unique(),),
-        lambda e: distinct(_values(e)),
-        lambda parts: distinct(value for part in parts for value in part),
-        lambda a, b: distinct((*a, *b)),
+        lambda e: distinct_values(_values_of(e)),
+        lambda parts: distinct_values(value for part in parts for value in part),
+        lambda a, b: distinct_values((*a, *b)),
     ),
 }

@@ -1,4 +1,4 @@
-"""What a stream does with events out of time and with messages that it cannot use."""
+"""Policy for late, early and unusable events of a stream."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ _DAY_US = 86_400_000_000
 
 
 @dataclass(frozen=True)
-class Policy:
-    """What happens to events out of time, and to messages that cannot be used.
+class EventPolicy:
+    """What happens to late and early events, and to messages that cannot be used.
 
     Attributes:
-        lateness_us: How far behind the latest event an event is not late.
-        drops_late: Whether later ones are left out.
-        ahead_us: How far ahead of the clock an event may lie.
-        max_bad_share: Share of refused messages above which the stream stops.
-        after_us: Events up to this moment are left out, because history holds them.
+        lateness_us: How far behind the watermark, the latest event time, an event is not late.
+        drops_late: Whether late events are dropped.
+        ahead_us: How far ahead of the clock an event time may be.
+        max_bad_share: Share of quarantined messages above which the stream stops.
+        after_us: Events up to this time are dropped: the batch source has them.
     """
 
     lateness_us: int = _DAY_US

@@ -224,7 +224,7 @@ def _described(
 def _selected(
     rows: Sequence[dict[str, Any] | None], features: Sequence[str], schema: RecordSchema
 ) -> list[dict[str, Any] | None]:
-    check_names(features, schema)
+    check_names(features, schema.feature_set, schema.names)
     if len(features) < 2:
         return [None if row is None else {name: row[name] for name in features} for row in rows]
     pick = itemgetter(*features)

@@ -57,7 +57,10 @@ class StoredFeatureSet:
                 return [prefix + pack(entity + _SIGN) for entity in ids]
         except struct.error:
             pass  # the slow way names the one that does not fit
-        return [prefix + pack(_as_int(entity, self.schema) + _SIGN) for entity in ids]
+        return [
+            prefix + pack(to_integer_id(entity, self.schema.feature_set, self.schema.key) + _SIGN)
+            for entity in ids
+        ]
 
     def _text_key(self, entity: Any) -> bytes:
         encoded = str(entity).encode()
@@ -148,17 +151,17 @@ def with_ttl(raw: bytes, ttl_us: int | None) -> bytes:
     return _dump(meta if ttl_us is None else meta | {"ttl_us": ttl_us})
 
 
-def check_names(features: Sequence[str], schema: RecordSchema) -> None:
-    """Check that every name is a feature of the set.
+def check_names(features: Sequence[str], feature_set: str, known: Sequence[str]) -> None:
+    """Check that every name is one of the set's known features.
 
     Raises:
         NotFoundError: Names one that is not; lists the known ones.
     """
     for name in features:
-        if name not in schema.names:
+        if name not in known:
             raise NotFoundError(
-                f"Feature set {schema.feature_set!r} has no feature {name!r}.",
-                known=schema.names,
+                f"Feature set {feature_set!r} has no feature {name!r}.",
+                known=known,
                 name=name,
                 param="features",
             )
@@ -182,7 +185,12 @@ def _check_types(
             )
 
 
-def _as_int(entity: Any, schema: RecordSchema) -> int:
+def to_integer_id(entity: Any, feature_set: str, key: str) -> int:
+    """An entity id, or its digits, as an integer of 64 bits.
+
+    Raises:
+        UsageError: It is none.
+    """
     try:
         if isinstance(entity, bool | float):
             raise ValueError(entity)
@@ -191,7 +199,7 @@ def _as_int(entity: Any, schema: RecordSchema) -> int:
         number = _SIGN
     if not -_SIGN <= number < _SIGN:
         raise UsageError(
-            f"Entity id {entity!r} is not an integer; {schema.feature_set}.{schema.key} is one.",
+            f"Entity id {entity!r} is not an integer; {feature_set}.{key} is one.",
             param="entity_id",
         )
     return number
