@@ -78,7 +78,7 @@ def from_messages(
     """JSON messages in memory into tiles, the log and the stored offset."""
     policy = EventPolicy(LATENESS_US)
     log = EventLog(folder / "log")
-    stream = ClassStream(store, layout, "bench_event", policy, _refuse, log)
+    stream = ClassStream(store, layout, "bench_event", policy=policy, quarantine=_refuse, log=log)
     partition = PartitionStream(stream, "events/0")
     watch = _Watch()
     for at in range(0, len(messages), batch):

@@ -67,7 +67,13 @@ def test_every_online_value_equals_historical_at_its_moment(settings: Settings) 
     store = open_online_store(settings)
     layout = build_layout(plan, ("purchase",))
     refused: list[Any] = []
-    stream = ClassStream(store, layout, "purchase", EventPolicy(lateness_us=0), refused.extend)
+    stream = ClassStream(
+        store,
+        layout,
+        "purchase",
+        policy=EventPolicy(lateness_us=0),
+        quarantine=refused.extend,
+    )
     partition = PartitionStream(stream, "purchases/0")
     messages = _messages(purchases)
     visible = purchases["timestamp"].search_sorted(asked[NOW], side="right").to_list()

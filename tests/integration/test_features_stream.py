@@ -23,7 +23,7 @@ from same_values import differences
 from sunloom.config import load_config
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import NotFoundError, StreamError
-from sunloom.feature_store.online.registry import open_reader
+from sunloom.feature_store.online.registry import open_feature_set
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.job import StreamWorker, stream
 from sunloom.features.definitions.open import plan_of
@@ -112,8 +112,9 @@ def _check(recipe: FeaturesRecipe, rows: Sequence[dict[str, Any]]) -> None:
     ids = list(range(1, RIDERS + 1))
     asked = pl.DataFrame({"id": ids, NOW: [now] * len(ids)})
     truth = FeatureEngine(plan, {"st_trip": table}).answer(asked).to_dicts()
-    reader = open_reader(open_online_store(recipe), "st_rider")
-    assert reader is not None
+    definition = open_feature_set(open_online_store(recipe), "st_rider").definition
+    assert definition is not None
+    reader = definition.reader
     for rider, found, row in zip(ids, reader.read(ids, now), truth, strict=True):
         assert found is not None, rider
         assert differences(found, row) == {}, rider
@@ -268,5 +269,5 @@ def test_a_group_of_actors_shares_the_partitions(
     produce(brokers, "ray-trips", _encoded(rows))
     recipe = _load(_recipe(tmp_path, brokers, "ray-trips"))
     result = stream(recipe, until_end=True, workers=2)
-    assert (result["events"], result["total"]["events"]) == (1_000, 1_000)
+    assert (result.events, result.total.events) == (1_000, 1_000)
     _check(recipe, rows)

@@ -10,9 +10,10 @@ import pytest
 from memory_store import MemoryStore
 
 from sunloom.errors import FeatureError
-from sunloom.feature_store.online.registry import read_online, store_plan, store_stream
+from sunloom.feature_store.online.registry import open_feature_set, store_plan, store_stream
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.feature_store.streaming.ingest import TileIngest
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
 
@@ -45,7 +46,7 @@ def test_a_streamed_class_with_functions_reads_as_historical() -> None:
     for now in (START - HOUR, START, START + HOUR, START + 3 * HOUR):
         asked = pl.DataFrame({"id": [1, 2, 3], NOW: [now] * 3}).cast({NOW: UTC_US})
         expected = engine.answer(asked).to_dicts()
-        found = read_online(store, "rs_visit", [1, 2, 3], now=now)
+        found = open_feature_set(store, "rs_visit").read([1, 2, 3], now=now)
         nothing = dict.fromkeys(plan.outputs)
         assert [row or nothing for row in found] == expected
     assert found[0] == {"guest_id": 10, "paid": 4.0, "tax": 2.0, "shout": "ANN!"}
@@ -63,8 +64,8 @@ def test_records_are_completed_by_online_functions_at_the_moment(tmp_path: Path)
     store.write("rs_guest", rows, key="id", time="event_time")
     store_plan(store, plan)
     later = START + 5 * HOUR
-    as_written = read_online(store, "rs_guest", [10, 11])
-    at_moment = read_online(store, "rs_guest", [10, 11], now=later)
+    as_written = open_feature_set(store, "rs_guest").read([10, 11])
+    at_moment = open_feature_set(store, "rs_guest").read([10, 11], now=later)
     assert as_written[0] is not None
     assert at_moment[0] is not None
     # Visits are not streamed: what is counted of them stays as it was written.

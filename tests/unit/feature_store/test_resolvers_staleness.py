@@ -15,10 +15,11 @@ from sunloom.config import load_config
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import DefinitionError
 from sunloom.feature_store.materialization.materialize import materialize
-from sunloom.feature_store.online.registry import read_online, schema_of, store_stream
+from sunloom.feature_store.online.registry import open_feature_set, store_stream
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.ingest import TileIngest
+from sunloom.features.definitions.open import catalogue_of, plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.plan.columns import NOW
@@ -194,15 +195,15 @@ def test_stored_values_grow_stale_as_historical_ones_do(
     assert materialize(recipe)["online_entities"] == 3
     store = open_online_store(recipe)
     ids, now = [1, 2, 3], START + later
-    read = read_online(store, "sl_age", ids, now=now)
+    read = open_feature_set(store, "sl_age").read(ids, now=now)
     entities = pl.DataFrame({"id": ids, "event_time": [now] * 3}).cast({"event_time": UTC_US})
     sources = {"sl_age": tmp_path / "readings.parquet"}
     expected = historical_polars(plan, sources, entities).table.select(plan.outputs).to_dicts()
     assert read == expected
-    assert schema_of(store, "sl_age").names == plan.outputs
+    assert open_feature_set(store, "sl_age").schema.names == plan.outputs
     assert "hour__until__" not in open_offline_store(recipe).read("sl_age").columns
     # Without a moment the present counts: all but what holds for ever has ended.
-    [present, *_] = read_online(store, "sl_age", ids)
+    [present, *_] = open_feature_set(store, "sl_age").read(ids)
     assert present is not None
     assert {name for name, value in present.items() if value is not None} == {"always", "filled"}
     assert present["filled"] == -1.0
@@ -218,4 +219,4 @@ def test_streamed_values_grow_stale_too(plan: Plan) -> None:
     TileIngest(store, layout, 10**17).apply("sl_age", rows, None)
     for now in (START, START + HOUR - US, START + HOUR, START + 2 * HOUR, START + 2 * HOUR + US):
         [expected] = _answer(plan, events, [now])
-        assert read_online(store, "sl_age", [1], now=now) == [expected]
+        assert open_feature_set(store, "sl_age").read([1], now=now) == [expected]

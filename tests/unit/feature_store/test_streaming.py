@@ -32,6 +32,7 @@ from sunloom.feature_store.streaming.job import check_streamed
 from sunloom.feature_store.streaming.kafka import client_settings
 from sunloom.feature_store.streaming.offsets import PartitionProgress, ProgressKey
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream, RejectedMessage
+from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.feature_sets import Plan

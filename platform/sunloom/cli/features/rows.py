@@ -97,12 +97,12 @@ def get(
     json: Json = False,
 ) -> None:
     """Read the latest values from the online store; exit 1 if an entity is not there."""
-    from sunloom.feature_store.online.registry import read_online, schema_of
+    from sunloom.feature_store.online.registry import open_feature_set
     from sunloom.feature_store.stores.online.open import open_online_store
 
-    store = open_online_store(load_settings(sets, env))
-    ids = [_as_key(text, schema_of(store, feature_set).key_dtype) for text in entity_ids]
-    found = read_online(store, feature_set, ids, feature or None)
+    online = open_feature_set(open_online_store(load_settings(sets, env)), feature_set)
+    ids = [_as_key(text, online.schema.key_dtype) for text in entity_ids]
+    found = online.read(ids, feature or None)
     rows = [
         {"entity_id": key, "found": values is not None, "features": values or {}}
         for key, values in zip(ids, found, strict=True)

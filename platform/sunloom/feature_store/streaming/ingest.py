@@ -84,7 +84,9 @@ class TileIngest:
         Raises:
             ConflictError: A guarded key holds another value: another writer has taken over.
         """
-        rows = SourceRows(self._layout.plan.class_plan(namespace), events) if events.height else None
+        rows = (
+            SourceRows(self._layout.plan.class_plan(namespace), events) if events.height else None
+        )
         grouped = [] if rows is None else [_group_events(i, rows) for i in self._indexes[namespace]]
         for _ in range(_MAX_ATTEMPTS):
             transaction = _Transaction()

@@ -231,7 +231,10 @@ def _default_tile_us(longest_window_us: int) -> int:
 
 def _fingerprint(plan: Plan, indexes: Sequence[Index]) -> str:
     # Only what the tiles depend on: a new description or another derived feature keeps them.
-    kept = [[asdict(index), _source_features(plan.class_plan(index.namespace), index)] for index in indexes]
+    kept = [
+        [asdict(index), _source_features(plan.class_plan(index.namespace), index)]
+        for index in indexes
+    ]
     text = json.dumps([plan.feature_set, kept], default=lambda node: node.model_dump())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -15,7 +15,11 @@ from urllib.parse import parse_qs, unquote
 from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.errors import RequestError
-from sunloom.feature_store.online.registry import definitions_of, read_online, schema_of
+from sunloom.feature_store.online.registry import (
+    OnlineFeatureSet,
+    definitions_of,
+    open_feature_set,
+)
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.features.plan.polars_dtypes import EPOCH
@@ -69,26 +73,33 @@ async def _get(
     store: OnlineStore, name: str, scope: Scope
 ) -> tuple[dict[str, Any], datetime | None]:
     if not name:
-        names = sorted({*store.feature_sets(), *definitions_of(store).streamed()})
-        return {"feature_sets": [list_set(store, one) for one in names]}, None
+        names = sorted({*store.feature_sets(), *definitions_of(store).streamed_sets()})
+        return {"feature_sets": [describe_set(open_feature_set(store, one)) for one in names]}, None
     if name == "openapi.json":
         return describe(), None
     query = read_query(scope["query_string"].decode("latin-1"))
+    feature_set = open_feature_set(store, name)
     if "entity_id" not in query:
-        schema_of(store, name)
+        # An unknown feature set is reported first.
+        _ = feature_set.schema
         raise RequestError("The query names no entity_id.", param="entity_id")
     wanted = query["features"].split(",") if "features" in query else None
     now = moment(query["now"]) if "now" in query else None
-    at = moment_of(store, name, now)
-    [found] = await _entities(store, name, [query["entity_id"]], wanted, at)
+    at = feature_set.as_of(now)
+    [found] = await _entities(feature_set, [query["entity_id"]], wanted, at)
     return {"feature_set": name} | found, at
 
 
-def list_set(store: OnlineStore, name: str) -> dict[str, Any]:
+def describe_set(feature_set: OnlineFeatureSet) -> dict[str, Any]:
     """What a feature set holds."""
-    schema = schema_of(store, name)
+    schema = feature_set.schema
     fields = {field.name: field.dtype for field in schema.fields}
-    return {"name": name, "key": schema.key, "key_dtype": schema.key_dtype, "features": fields}
+    return {
+        "name": feature_set.name,
+        "key": schema.key,
+        "key_dtype": schema.key_dtype,
+        "features": fields,
+    }
 
 
 def read_query(text: str) -> dict[str, str]:
@@ -101,13 +112,6 @@ def read_query(text: str) -> dict[str, str]:
         if value:
             found.setdefault(name, value)
     return found
-
-
-def moment_of(store: OnlineStore, name: str, now: datetime | None) -> datetime | None:
-    """The moment of a read; None where stored records are answered as they are."""
-    if now is None and (held := definitions_of(store).get(name)) is not None:
-        return datetime.now(UTC) if held.is_of_the_present else None
-    return now
 
 
 def stored_moment(store: OnlineStore, name: str, entity_id: Any) -> datetime | None:
@@ -134,34 +138,32 @@ async def read_batch(
     if wanted is not None and not _are_names(wanted):
         raise RequestError("features must be a list of names.", param="features")
     now = moment(body["now"]) if body.get("now") is not None else None
-    at = moment_of(store, name, now)
-    return {"feature_set": name, "results": await _entities(store, name, ids, wanted, at)}, at
+    feature_set = open_feature_set(store, name)
+    at = feature_set.as_of(now)
+    return {"feature_set": name, "results": await _entities(feature_set, ids, wanted, at)}, at
 
 
 async def _entities(
-    store: OnlineStore,
-    name: str,
+    feature_set: OnlineFeatureSet,
     ids: Sequence[int | str],
     wanted: Sequence[str] | None,
     at: datetime | None,
 ) -> list[dict[str, Any]]:
     """Read here; in a thread where the user's functions are called: others must not wait."""
-    held = definitions_of(store).get(name)
-    if held is not None and held.calls_functions(at):
-        return await asyncio.to_thread(read_entities, store, name, ids, wanted, at)
-    return read_entities(store, name, ids, wanted, at)
+    if feature_set.calls_functions(at):
+        return await asyncio.to_thread(read_entities, feature_set, ids, wanted, at)
+    return read_entities(feature_set, ids, wanted, at)
 
 
 def read_entities(
-    store: OnlineStore,
-    name: str,
+    feature_set: OnlineFeatureSet,
     ids: Sequence[int | str],
     wanted: Sequence[str] | None,
     now: datetime | None = None,
 ) -> list[dict[str, Any]]:
     """One entry an entity; an unknown one is not found and all its features are null."""
-    rows = read_online(store, name, ids, wanted, now)
-    schema = schema_of(store, name)
+    rows = feature_set.read(ids, wanted, now)
+    schema = feature_set.schema
     nothing = dict.fromkeys(wanted if wanted is not None else schema.names)
     is_number = schema.key_dtype == "int64"
     return [

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sunloom.errors import NotFoundError, RequestError
-from sunloom.feature_store.online.registry import Definition, definitions_of
+from sunloom.feature_store.online.registry import StoredDefinition, definitions_of
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.serving.apps.features.request_rows import ingest_rows, rows_of
 
@@ -42,14 +42,14 @@ def ingest(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
     return {"feature_sets": list(found), "rows": len(rows), "written": written}
 
 
-def _streaming(store: OnlineStore, name: Any, source: str | None) -> dict[str, Definition]:
+def _streaming(store: OnlineStore, name: Any, source: str | None) -> dict[str, StoredDefinition]:
     """The streamed sets that the rows are for; none where they are records."""
     if name is not None:
         if not isinstance(name, str):
             raise RequestError("feature_set must be a name.", param="feature_set")
         found = definitions_of(store).get(name)
         return {name: found} if found is not None and found.is_streamed else {}
-    streamed = definitions_of(store).streamed()
+    streamed = definitions_of(store).streamed_sets()
     fitting = {k: one for k, one in streamed.items() if source in one.reader.layout.streamed}
     if not fitting:
         known = {space for one in streamed.values() for space in one.reader.layout.streamed}
@@ -59,7 +59,7 @@ def _streaming(store: OnlineStore, name: Any, source: str | None) -> dict[str, D
     return fitting
 
 
-def _class(definition: Definition, source: str | None) -> str:
+def _class(definition: StoredDefinition, source: str | None) -> str:
     streamed = definition.reader.layout.streamed
     if source is None and len(streamed) == 1:
         return streamed[0]
