@@ -17,9 +17,9 @@ import pytest
 
 from sunloom.config import Settings
 from sunloom.errors import NotFoundError, StoreError, UsageError
+from sunloom.feature_store.stores.field_types import Field
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.feature_store.stores.online.open import open_online_store
-from sunloom.feature_store.stores.online.protocol import Field
 from sunloom.feature_store.stores.online.stored_feature_set import meta_key
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -142,8 +142,8 @@ def test_other_processes_read_while_one_writes(settings: Settings) -> None:
     store.write("s", _table([1], a=[1]))
     code = (
         "import sys; from pathlib import Path\n"
-        "from sunloom.feature_store.stores.online.lmdb import embedded_store\n"
-        "store = embedded_store(Path(sys.argv[1]))\n"
+        "from sunloom.feature_store.stores.online.lmdb import open_embedded_store\n"
+        "store = open_embedded_store(Path(sys.argv[1]))\n"
         "print(store.read('s', [1])[0]['a'], flush=True)\n"
         "sys.stdin.readline()\n"
         "print(store.read('s', [1])[0]['a'], flush=True)\n"

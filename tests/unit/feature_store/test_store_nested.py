@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sunloom.errors import StoreError
+from sunloom.feature_store.stores.field_types import Field, canonical_type, format_type, parse_type
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
-from sunloom.feature_store.stores.online.protocol import Field
-from sunloom.feature_store.stores.online.type_codec import canonical, parse, spell, value_codec
+from sunloom.feature_store.stores.online.value_codec import value_codec
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 1, tzinfo=UTC)
 UTC_US = pl.Datetime("us", "UTC")
@@ -34,9 +34,9 @@ NAMED = [
 
 @pytest.mark.parametrize(("dtype", "name"), NAMED)
 def test_the_spelling_of_types(dtype: pl.DataType, name: str | None) -> None:
-    assert spell(dtype) == name
+    assert format_type(dtype) == name
     if name is not None:
-        assert parse(name) == canonical(dtype)
+        assert parse_type(name) == canonical_type(dtype)
 
 
 def test_records_of_every_nested_kind(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from sunloom.errors import RequestError
-from sunloom.feature_store.stores.online.json_values import from_plain
+from sunloom.feature_store.stores.online.json_values import json_converter
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.serving.apps.features.request_rows import check_rows, ingest_rows
 from sunloom.serving.asgi.bodies import encode_json, parse_object
@@ -31,7 +31,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
     ],
 )
 def test_values(dtype: str, value: Any, made: Any) -> None:
-    assert from_plain(dtype)(value) == made
+    assert json_converter(dtype)(value) == made
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_values(dtype: str, value: Any, made: Any) -> None:
 )
 def test_what_is_none_of_the_type(dtype: str, value: Any) -> None:
     with pytest.raises(ValueError):
-        from_plain(dtype)(value)
+        json_converter(dtype)(value)
 
 
 def test_what_a_read_answers_can_be_ingested(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from sunloom.feature_store.online.staleness import is_expiry_column
 from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.online.tiles.policy import EventPolicy
-from sunloom.feature_store.stores.online.protocol import Field, OnlineStore, RecordSchema
+from sunloom.feature_store.stores.field_types import Field
+from sunloom.feature_store.stores.online.protocol import OnlineStore, RecordSchema
 from sunloom.feature_store.stores.online.spaces import PLANS, STREAMS
 from sunloom.features.plan.feature_sets import Plan
 

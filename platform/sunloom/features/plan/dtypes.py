@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+PLAIN_FIELD_NAME = re.compile(r"[A-Za-z_]\w*")
+"""A field name that the text of a struct type holds as it is."""
 ScalarType = Literal["int64", "float64", "bool", "string", "datetime", "duration", "bytes", "null"]
+
+
+def list_text(item: str) -> str:
+    """The text of a list type, given that of its items."""
+    return f"list[{item}]"
+
+
+def struct_text(fields: Mapping[str, str]) -> str:
+    """The text of a struct type, given that of each field."""
+    # JSON's quotes keep any other name apart from the punctuation around it.
+    parts = [
+        f"{name if PLAIN_FIELD_NAME.fullmatch(name) else json.dumps(name)}: {text}"
+        for name, text in fields.items()
+    ]
+    return f"struct[{', '.join(parts)}]"
 
 
 class Node(BaseModel):
@@ -25,7 +45,7 @@ class ListType(Node):
     item: DType
 
     def __str__(self) -> str:
-        return f"list[{self.item}]"
+        return list_text(str(self.item))
 
 
 class StructField(Node):
@@ -42,7 +62,7 @@ class StructType(Node):
     fields: tuple[StructField, ...]
 
     def __str__(self) -> str:
-        return f"struct[{', '.join(f'{field.name}: {field.dtype}' for field in self.fields)}]"
+        return struct_text({field.name: str(field.dtype) for field in self.fields})
 
     def field(self, name: str) -> DType | None:
         """The type of the field of that name, or None where the struct has no such field."""

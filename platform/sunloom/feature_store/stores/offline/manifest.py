@@ -1,4 +1,4 @@
-"""One version of a feature set: its schema and the files that hold its rows."""
+"""Manifest of one version of a feature set: its schema and the files of its rows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from sunloom.errors import StoreError
-from sunloom.feature_store.stores.online.protocol import Field
+from sunloom.feature_store.stores.field_types import Field
 
 Mode = Literal["append", "dates", "replace"]
 MODES: Sequence[Mode] = ("append", "dates", "replace")
 FORMAT = 1
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -35,27 +34,21 @@ class DataFile:
     first_us: int
     last_us: int
 
-    def meets(self, start: datetime | None, end: datetime | None) -> bool:
-        """Whether a row of it may lie at or after ``start`` and before ``end``."""
-        return (start is None or self.last_us >= microseconds_of(start)) and (
-            end is None or self.first_us < microseconds_of(end)
-        )
-
 
 @dataclass(frozen=True)
-class Version:
-    """What a feature set held after one write.
+class FeatureSetVersion:
+    """The contents of a feature set after one write.
 
     Attributes:
         number: Counts from 1.
         written_at: UTC.
-        write_id: Which write made it.
-        mode: What became of the rows before: ``append``, ``dates`` or ``replace``.
+        write_id: Identifies the write that created it.
+        mode: What happened to earlier rows: ``append``, ``dates`` or ``replace``.
         key: The key's column.
         time: The event time's column.
         fields: Every column but the two, in order of their first appearance, with types.
         key_dtype: The key's type.
-        files: Where its rows lie.
+        files: The files of its rows.
     """
 
     number: int
@@ -79,17 +72,13 @@ class Version:
         first = {self.key: self.key_dtype, self.time: "datetime"}
         return first | {field.name: field.dtype for field in self.fields}
 
-    def files_within(self, start: datetime | None, end: datetime | None) -> list[DataFile]:
-        """Files that may hold rows at or after ``start`` and before ``end`` (UTC)."""
-        return [file for file in self.files if file.meets(start, end)]
-
     def to_json(self) -> bytes:
         """The manifest's text."""
         plain = asdict(self) | {"format": FORMAT, "written_at": self.written_at.isoformat()}
         return json.dumps(plain, ensure_ascii=False, indent=1).encode()
 
     @classmethod
-    def from_json(cls, text: bytes, place: str) -> Version:
+    def from_json(cls, text: bytes, place: str) -> FeatureSetVersion:
         """The version that a manifest describes.
 
         Raises:
@@ -109,12 +98,12 @@ class Version:
 
 @dataclass(frozen=True)
 class VersionDraft:
-    """What one write brings, before it is known which version it becomes.
+    """A write before it is known which version it becomes.
 
     Attributes:
         feature_set: The feature set.
-        write_id: Names the write.
-        mode: What becomes of the rows before.
+        write_id: Identifies the write.
+        mode: What happens to earlier rows.
         key: The key's column.
         time: The event time's column.
         columns: Every column by its name.
@@ -127,59 +116,58 @@ class VersionDraft:
     time: str
     columns: Mapping[str, Field]
 
-    def upon(self, held: Version | None, files: Sequence[DataFile], now: datetime) -> Version:
-        """The version that it is on top of the held one.
+    def next_version(
+        self, latest: FeatureSetVersion | None, files: Sequence[DataFile], now: datetime
+    ) -> FeatureSetVersion:
+        """The version after the latest one.
 
         Raises:
             StoreError: Key, time or a column's type differs from the stored one.
         """
-        if held is not None:
-            self._check(held)
-        return Version(
-            number=(held.number if held else 0) + 1,
-            # A clock that was set back makes no version older than the one before.
-            written_at=max(now, held.written_at) if held else now,
+        if latest is not None:
+            self._check_columns(latest)
+        return FeatureSetVersion(
+            number=(latest.number if latest else 0) + 1,
+            # Versions are found by time: a clock that was set back must not change their order.
+            written_at=max(now, latest.written_at) if latest else now,
             write_id=self.write_id,
             mode=self.mode,
             key=self.key,
             time=self.time,
             key_dtype=self.columns[self.key].dtype,
-            fields=self._merged(held.fields if held else ()),
-            files=(*self._kept(held.files if held else (), files), *files),
+            fields=self._merge_fields(latest.fields if latest else ()),
+            files=(*self._kept_files(latest.files if latest else (), files), *files),
         )
 
-    def _check(self, held: Version) -> None:
-        ours = self.key, self.columns[self.key].dtype, self.time
-        if (held.key, held.key_dtype, held.time) != ours:
+    def _check_columns(self, latest: FeatureSetVersion) -> None:
+        key_dtype = self.columns[self.key].dtype
+        stored = latest.key, latest.key_dtype, latest.time
+        if stored != (self.key, key_dtype, self.time):
             raise StoreError(
-                f"Feature set {self.feature_set!r} is stored under key {held.key!r} "
-                f"({held.key_dtype}) and time {held.time!r}, not {ours[0]!r} ({ours[1]}) and "
-                f"{ours[2]!r}.",
+                f"Feature set {self.feature_set!r} is stored under key {latest.key!r} "
+                f"({latest.key_dtype}) and time {latest.time!r}, not {self.key!r} ({key_dtype}) "
+                f"and {self.time!r}.",
                 "Write it under another name.",
             )
 
-    def _merged(self, held: Sequence[Field]) -> tuple[Field, ...]:
-        for field in held:
-            fresh = self.columns.get(field.name, field)
-            if fresh.dtype != field.dtype:
+    def _merge_fields(self, stored: Sequence[Field]) -> tuple[Field, ...]:
+        for field in stored:
+            new = self.columns.get(field.name, field)
+            if new.dtype != field.dtype:
                 raise StoreError(
                     f"Column {self.feature_set}.{field.name} is stored as {field.dtype}, but "
-                    f"comes as {fresh.dtype} now.",
+                    f"comes as {new.dtype} now.",
                     "Give the changed feature a new name, cast it to the stored type, or write "
                     "the set under another name.",
                     field.name,
                 )
-        known = {self.key, self.time, *(field.name for field in held)}
-        return (*held, *(field for name, field in self.columns.items() if name not in known))
+        known = {self.key, self.time, *(field.name for field in stored)}
+        return (*stored, *(field for name, field in self.columns.items() if name not in known))
 
-    def _kept(self, held: Sequence[DataFile], files: Sequence[DataFile]) -> Sequence[DataFile]:
+    def _kept_files(
+        self, stored: Sequence[DataFile], files: Sequence[DataFile]
+    ) -> Sequence[DataFile]:
         if self.mode == "append":
-            return held
-        days = {file.date for file in files}
-        return [file for file in held if self.mode == "dates" and file.date not in days]
-
-
-def microseconds_of(moment: datetime) -> int:
-    """Microseconds since the epoch, exactly."""
-    whole = moment - _EPOCH
-    return (whole.days * 86_400 + whole.seconds) * 1_000_000 + whole.microseconds
+            return stored
+        dates = {file.date for file in files}
+        return [file for file in stored if self.mode == "dates" and file.date not in dates]

@@ -1,18 +1,19 @@
-"""Feature sets as versions of Parquet files.
+"""Offline store: feature sets as versions of Parquet files.
 
 ::
 
     <uri>/<feature set>/data/date=2026-03-01/<write>.parquet
     <uri>/<feature set>/versions/00000001.json
 
-A write puts its files down first and then creates the next manifest, which makes it a version. Of
-two writers only one creates a number; the other takes the next one, on top of the first.
+A write creates its files first and then the next manifest, which makes them a version. Of two
+writers only one creates a number; the other takes the next one, on top of the first.
 """
 
 from __future__ import annotations
 
 import re
 import uuid
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -20,22 +21,27 @@ from typing import Any
 import polars as pl
 
 from sunloom.config.settings import Settings
+from sunloom.data.sources.files import require_columns
 from sunloom.errors import NotFoundError, StoreError, UsageError
-from sunloom.feature_store.stores.offline.files import Files
+from sunloom.feature_store.stores.field_types import (
+    Field,
+    canonical_type,
+    format_type,
+    parse_type,
+)
 from sunloom.feature_store.stores.offline.manifest import (
     MODES,
     DataFile,
+    FeatureSetVersion,
     Mode,
-    Version,
     VersionDraft,
-    microseconds_of,
 )
-from sunloom.feature_store.stores.offline.stored_types import prepared
-from sunloom.feature_store.stores.online.type_codec import parse
+from sunloom.feature_store.stores.offline.storage import OfflineStorage, TimeBounds
+from sunloom.features.plan.polars_dtypes import epoch_us
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _DATE = "__date"
-_MOST_TRIES = 100
+_MAX_ATTEMPTS = 100
 
 
 def open_offline_store(settings: Settings) -> OfflineStore:
@@ -48,12 +54,12 @@ class OfflineStore:
 
     Args:
         uri: A folder, or a URI that fsspec knows (``s3://…``, ``gs://…``).
-        now: The clock of versions.
+        now: The clock that versions are dated by.
     """
 
     def __init__(self, uri: str, now: Callable[[], datetime] | None = None) -> None:
         self.uri = uri
-        self._files = Files(uri)
+        self._storage = OfflineStorage(uri)
         self._now = now or (lambda: datetime.now(UTC))
 
     def write(
@@ -64,36 +70,44 @@ class OfflineStore:
         key: str = "id",
         time: str = "event_time",
         mode: Mode = "append",
-    ) -> Version:
-        """Make the next version of a feature set.
+    ) -> FeatureSetVersion:
+        """Write the next version of a feature set.
 
         Args:
-            feature_set: The feature set; made on first use.
+            feature_set: The feature set; created by its first write.
             table: Key, time (with a time zone) and the values. A column that earlier versions
                 lack is null in their rows.
             key: The key's column.
-            time: The column that says as of when the row's values hold.
-            mode: ``append`` keeps the rows before, ``dates`` those of other days (UTC) than the
+            time: The event time's column.
+            mode: ``append`` keeps all earlier rows, ``dates`` those of other days (UTC) than the
                 table's, ``replace`` none.
 
         Raises:
-            StoreError: A column's type has no stored form or differs from the stored one; or
+            StoreError: A column's type cannot be stored or differs from the stored one; or
                 others wrote so often that no number was free.
             DataError: Key or time is missing.
         """
         if mode not in MODES:
             raise UsageError(f"mode is one of {', '.join(MODES)}, not {mode!r}.", param="mode")
-        rows, fields = prepared(feature_set, table, key, time)
-        draft = VersionDraft(feature_set, uuid.uuid4().hex, mode, key, time, fields)
-        held = self._latest(feature_set)
-        draft.upon(held, (), self._now())  # refuses before anything is written
-        files = self._put_days(self._folder(feature_set), rows, time, draft.write_id)
-        for _ in range(_MOST_TRIES):
-            version = draft.upon(held, files, self._now())
-            path = _manifest_path(self._folder(feature_set), version.number)
-            if self._files.create(path, version.to_json()):
+        rows = _canonical_rows(feature_set, table, key, time)
+        draft = VersionDraft(
+            feature_set=feature_set,
+            write_id=uuid.uuid4().hex,
+            mode=mode,
+            key=key,
+            time=time,
+            columns={name: _field(name, dtype) for name, dtype in rows.schema.items()},
+        )
+        folder = _folder(feature_set)
+        latest = self._latest(feature_set)
+        # A first time for its checks: a table that does not fit must leave no files behind.
+        draft.next_version(latest, (), self._now())
+        files = self._write_days(folder, rows, time, draft.write_id)
+        for _ in range(_MAX_ATTEMPTS):
+            version = draft.next_version(latest, files, self._now())
+            if self._storage.create(_manifest_path(folder, version.number), version.to_json()):
                 return version
-            held = self._latest(feature_set)
+            latest = self._latest(feature_set)
         raise StoreError(
             f"Others wrote {feature_set!r} so often that no version was free.", "Write again."
         )
@@ -108,43 +122,46 @@ class OfflineStore:
         end: datetime | None = None,
         columns: Sequence[str] | None = None,
     ) -> pl.DataFrame:
-        """Rows of one version by event time, those of one moment in order of writing.
+        """Rows of one version by event time, those of equal times in order of writing.
 
         Args:
             feature_set: The feature set.
             version: Its number; the latest by default.
-            as_of: The latest version that was written at or before this moment.
+            as_of: The latest version that was written at or before this time.
             start: Only rows of this event time or later.
             end: Only rows of an earlier event time.
             columns: Columns to read beside key and time; all by default.
 
         Raises:
             NotFoundError: Unknown feature set, version or column; lists the known ones.
-            UsageError: A moment without a time zone, or both ``version`` and ``as_of``.
-            StoreError: A file is gone or damaged.
+            UsageError: A time without a time zone, or both ``version`` and ``as_of``.
+            StoreError: A file is missing or damaged.
         """
-        found = self.version(feature_set, version=version, as_of=as_of)
-        start, end = _utc(start, "start"), _utc(end, "end")
-        names = _chosen(found, columns)
-        types = {name: parse(found.columns[name]) for name in names}
-        bounds = found.time, _microseconds(start), _microseconds(end)
-        folder = self._folder(feature_set)
-
-        def part(file: DataFile) -> pl.DataFrame:
-            return self._files.read_parquet(f"{folder}/{file.path}", names, bounds)
-
-        parts = self._files.each(part, found.files_within(start, end))
+        chosen = self.version(feature_set, version=version, as_of=as_of)
+        start, end = _to_utc(start, "start"), _to_utc(end, "end")
+        names = _select_columns(chosen, columns)
+        types = {name: parse_type(chosen.columns[name]) for name in names}
+        bounds = TimeBounds(
+            column=chosen.time,
+            start_us=None if start is None else epoch_us(start),
+            end_us=None if end is None else epoch_us(end),
+        )
+        folder = _folder(feature_set)
+        files = [file for file in chosen.files if bounds.may_contain(file.first_us, file.last_us)]
+        parts = self._storage.map(
+            lambda file: self._storage.read_parquet(f"{folder}/{file.path}", names, bounds), files
+        )
         frame = pl.concat([pl.DataFrame(schema=types), *parts], how="diagonal").select(names)
-        moment = pl.col(found.time)
+        # Files and row groups are kept whole where only some of their rows are within the bounds.
         if start is not None:
-            frame = frame.filter(moment >= start)
+            frame = frame.filter(pl.col(chosen.time) >= start)
         if end is not None:
-            frame = frame.filter(moment < end)
-        return frame.sort(found.time, maintain_order=True)
+            frame = frame.filter(pl.col(chosen.time) < end)
+        return frame.sort(chosen.time, maintain_order=True)
 
     def version(
         self, feature_set: str, *, version: int | None = None, as_of: datetime | None = None
-    ) -> Version:
+    ) -> FeatureSetVersion:
         """One version of a feature set; the latest by default.
 
         Raises:
@@ -152,7 +169,7 @@ class OfflineStore:
             UsageError: Both are given, or ``as_of`` has no time zone.
         """
         if version is not None and as_of is not None:
-            raise UsageError("Give a version or a moment, not both.", param="as_of")
+            raise UsageError("Give a version or a time, not both.", param="as_of")
         numbers = self._numbers(feature_set)
         if not numbers:
             raise NotFoundError(
@@ -162,7 +179,7 @@ class OfflineStore:
                 param="feature_set",
             )
         if as_of is not None:
-            return self._written_by(feature_set, numbers, as_of)
+            return self._version_as_of(feature_set, numbers, as_of)
         if version is not None and version not in numbers:
             raise NotFoundError(
                 f"Feature set {feature_set!r} has no version {version}.",
@@ -171,7 +188,7 @@ class OfflineStore:
             )
         return self._load(feature_set, version or numbers[-1])
 
-    def versions(self, feature_set: str) -> list[Version]:
+    def versions(self, feature_set: str) -> list[FeatureSetVersion]:
         """Every version, the first one first.
 
         Raises:
@@ -182,71 +199,117 @@ class OfflineStore:
 
     def feature_sets(self) -> list[str]:
         """Names of the feature sets that have a version, sorted."""
-        return [name for name in self._files.names("") if self._files.names(f"{name}/versions")]
+        storage = self._storage
+        return [name for name in storage.names("") if storage.names(f"{name}/versions")]
 
-    def _written_by(self, feature_set: str, numbers: Sequence[int], as_of: datetime) -> Version:
-        _utc(as_of, "as_of")
-        low, high = 0, len(numbers)
-        found: Version | None = None
-        while low < high:
-            middle = (low + high) // 2
-            tried = self._load(feature_set, numbers[middle])
-            if tried.written_at <= as_of:
-                low, found = middle + 1, tried
-            else:
-                high = middle
-        if found is None:
+    def _version_as_of(
+        self, feature_set: str, numbers: Sequence[int], as_of: datetime
+    ) -> FeatureSetVersion:
+        _to_utc(as_of, "as_of")
+        # Versions are in order of time: a few manifests are loaded, not all.
+        position = bisect_right(
+            numbers, as_of, key=lambda number: self._load(feature_set, number).written_at
+        )
+        if position == 0:
             first = self._load(feature_set, numbers[0])
             raise NotFoundError(
                 f"Feature set {feature_set!r} has no version of {as_of.isoformat()} or before.",
                 f"Its first is of {first.written_at.isoformat()}.",
                 "as_of",
             )
-        return found
+        return self._load(feature_set, numbers[position - 1])
 
-    def _put_days(
+    def _write_days(
         self, folder: str, rows: pl.DataFrame, time: str, write_id: str
     ) -> list[DataFile]:
         dated = rows.with_columns(pl.col(time).dt.date().alias(_DATE)).sort(
             time, maintain_order=True
         )
 
-        def put(part: tuple[tuple[Any, ...], pl.DataFrame]) -> DataFile:
-            (day,), held = part
+        def write_day(group: tuple[tuple[Any, ...], pl.DataFrame]) -> DataFile:
+            (day,), day_rows = group
             path = f"data/date={day}/{write_id}.parquet"
-            self._files.write_parquet(f"{folder}/{path}", held.drop(_DATE))
-            times = held[time].cast(pl.Int64)
-            return DataFile(path, str(day), held.height, times[0], times[-1])
+            self._storage.write_parquet(f"{folder}/{path}", day_rows.drop(_DATE))
+            times = day_rows[time].cast(pl.Int64)
+            return DataFile(path, str(day), day_rows.height, first_us=times[0], last_us=times[-1])
 
-        return self._files.each(put, dated.group_by([_DATE], maintain_order=True))
+        return self._storage.map(write_day, dated.group_by([_DATE], maintain_order=True))
 
-    def _latest(self, feature_set: str) -> Version | None:
+    def _latest(self, feature_set: str) -> FeatureSetVersion | None:
         numbers = self._numbers(feature_set)
         return self._load(feature_set, numbers[-1]) if numbers else None
 
     def _numbers(self, feature_set: str) -> list[int]:
-        names = self._files.names(f"{self._folder(feature_set)}/versions")
+        names = self._storage.names(f"{_folder(feature_set)}/versions")
         return [int(name[:-5]) for name in names if re.fullmatch(r"\d{8}\.json", name)]
 
-    def _load(self, feature_set: str, number: int) -> Version:
-        path = _manifest_path(self._folder(feature_set), number)
-        return Version.from_json(self._files.read(path), f"{self.uri}/{path}")
+    def _load(self, feature_set: str, number: int) -> FeatureSetVersion:
+        path = _manifest_path(_folder(feature_set), number)
+        return FeatureSetVersion.from_json(self._storage.read(path), f"{self.uri}/{path}")
 
-    def _folder(self, feature_set: str) -> str:
-        if not _NAME.fullmatch(feature_set):
-            raise UsageError(
-                f"{feature_set!r} cannot be a feature set's name: it names a folder.",
-                "Use letters, digits, '_', '-' and '.'.",
-                "feature_set",
-            )
-        return feature_set
+
+def _folder(feature_set: str) -> str:
+    if not _NAME.fullmatch(feature_set):
+        raise UsageError(
+            f"{feature_set!r} cannot be a feature set's name: it names a folder.",
+            "Use letters, digits, '_', '-' and '.'.",
+            "feature_set",
+        )
+    return feature_set
 
 
 def _manifest_path(folder: str, number: int) -> str:
     return f"{folder}/versions/{number:08d}.json"
 
 
-def _chosen(version: Version, columns: Sequence[str] | None) -> list[str]:
+def _canonical_rows(feature_set: str, table: pl.DataFrame, key: str, time: str) -> pl.DataFrame:
+    """The rows in canonical types.
+
+    Raises:
+        DataError: Key or time is missing.
+        StoreError: A type cannot be stored, or key or time is null.
+    """
+    require_columns(table, (key, time), f"The table for feature set {feature_set!r}")
+    dtype = table.schema[time]
+    if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None or table[time].null_count():
+        raise StoreError(f"The time {time!r} must be UTC datetimes without nulls.")
+    if table[key].null_count():
+        raise StoreError(f"The key {key!r} must not be null.")
+    # A column of nothing but nulls has no type to keep, and reads as null without being kept.
+    untyped = [n for n, t in table.schema.items() if t == pl.Null and n not in (key, time)]
+    columns = []
+    for column in table.drop(untyped):
+        _field(column.name, column.dtype)
+        columns.append(_cast(column))
+    return pl.DataFrame(columns)
+
+
+def _field(name: str, dtype: pl.DataType) -> Field:
+    text = format_type(dtype)
+    if text is None:
+        raise StoreError(
+            f"Column {name!r} has type {dtype}, which the offline store does not keep.",
+            "It keeps integers, floats, booleans, strings, UTC datetimes, dates, durations, and "
+            "lists and structs of these.",
+            name,
+        )
+    return Field(name, text)
+
+
+def _cast(column: pl.Series) -> pl.Series:
+    if isinstance(column.dtype, pl.Datetime):
+        return column.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
+    try:
+        return column.cast(canonical_type(column.dtype))
+    except pl.exceptions.InvalidOperationError as error:
+        raise StoreError(
+            f"Column {column.name!r} holds a whole number beyond 64 bits with sign.",
+            "Store it as text or as a float.",
+            column.name,
+        ) from error
+
+
+def _select_columns(version: FeatureSetVersion, columns: Sequence[str] | None) -> list[str]:
     if columns is None:
         return list(version.columns)
     for name in columns:
@@ -260,11 +323,7 @@ def _chosen(version: Version, columns: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys((version.key, version.time, *columns)))
 
 
-def _utc(moment: datetime | None, name: str) -> datetime | None:
-    if moment is not None and moment.tzinfo is None:
-        raise UsageError(f"{name} {moment} has no time zone.", "Say UTC: …+00:00 or …Z.", name)
-    return None if moment is None else moment.astimezone(UTC)
-
-
-def _microseconds(moment: datetime | None) -> int | None:
-    return None if moment is None else microseconds_of(moment)
+def _to_utc(time: datetime | None, name: str) -> datetime | None:
+    if time is not None and time.tzinfo is None:
+        raise UsageError(f"{name} {time} has no time zone.", "Say UTC: …+00:00 or …Z.", name)
+    return None if time is None else time.astimezone(UTC)

@@ -1,6 +1,6 @@
-"""Values as JSON carries them, in the types of a stored schema.
+"""JSON values of a request in the types of a stored schema.
 
-Moments and days come as ISO text, durations as seconds.
+Datetimes and dates are ISO text, durations seconds.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ from typing import Any
 
 import polars as pl
 
+from sunloom.feature_store.stores.field_types import format_type, parse_type
 from sunloom.feature_store.stores.online.protocol import RecordSchema
-from sunloom.feature_store.stores.online.type_codec import parse, spell
 
-Convert = Callable[[Any], Any]
-_LEAST, _MOST = -(1 << 63), (1 << 63) - 1
+JsonConverter = Callable[[Any], Any]
+_MIN_INT64, _MAX_INT64 = -(1 << 63), (1 << 63) - 1
 
 
 @lru_cache(maxsize=256)
-def from_plain(dtype: str) -> Convert:
-    """What makes a stored type's value of a JSON value; null stays null.
+def json_converter(dtype: str) -> JsonConverter:
+    """Converts a JSON value to one of the stored type; null stays null.
 
-    It raises ``ValueError`` for a value that is none of the type.
+    The converter raises ``ValueError`` for a value that is none of the type.
     """
-    return _converter(parse(dtype))
+    return _converter(parse_type(dtype))
 
 
-def typed_table(
+def build_table(
     schema: RecordSchema, rows: Sequence[Mapping[str, Any]], times: Sequence[datetime], time: str
 ) -> pl.DataFrame:
     """Rows as a table of the schema's types.
 
     Args:
         schema: The feature set's.
-        rows: One mapping a row, with the key; a feature that a row lacks is null.
-        times: When each row's values hold.
+        rows: One mapping per row, with the key; a feature that a row lacks is null.
+        times: Event time of each row.
         time: Name of the column for them.
 
     Raises:
@@ -45,70 +45,71 @@ def typed_table(
     dtypes = {schema.key: schema.key_dtype}
     dtypes |= {field.name: field.dtype for field in schema.fields}
     columns = [
-        pl.Series(name, [from_plain(dtype)(row.get(name)) for row in rows], dtype=parse(dtype))
+        pl.Series(
+            name, [json_converter(dtype)(row.get(name)) for row in rows], dtype=parse_type(dtype)
+        )
         for name, dtype in dtypes.items()
     ]
-    moments = [moment.astimezone(UTC) for moment in times]
-    return pl.DataFrame([*columns, pl.Series(time, moments, dtype=pl.Datetime("us", "UTC"))])
+    utc = [value.astimezone(UTC) for value in times]
+    return pl.DataFrame([*columns, pl.Series(time, utc, dtype=pl.Datetime("us", "UTC"))])
 
 
-def _converter(dtype: pl.DataType) -> Convert:
+def _converter(dtype: pl.DataType) -> JsonConverter:
     if isinstance(dtype, pl.List):
-        return _or_none(_list_of(_converter(dtype.inner)))  # type: ignore[arg-type]
-    if isinstance(dtype, pl.Struct):
-        made = {f.name: _converter(f.dtype) for f in dtype.fields}  # type: ignore[arg-type]
-        return _or_none(_struct_of(made))
-    return _or_none(_SCALARS[spell(dtype) or ""])
-
-
-def _or_none(convert: Convert) -> Convert:
+        convert = _list_converter(_converter(dtype.inner))  # type: ignore[arg-type]
+    elif isinstance(dtype, pl.Struct):
+        fields = {field.name: _converter(field.dtype) for field in dtype.fields}  # type: ignore[arg-type]
+        convert = _struct_converter(fields)
+    else:
+        convert = _SCALARS[format_type(dtype) or ""]
     return lambda value: None if value is None else convert(value)
 
 
-def _list_of(item: Convert) -> Convert:
-    return lambda value: [item(one) for one in _of(list, value)]
+def _list_converter(item: JsonConverter) -> JsonConverter:
+    return lambda value: [item(element) for element in _require(list, value)]
 
 
-def _struct_of(fields: Mapping[str, Convert]) -> Convert:
-    def convert(value: Any) -> dict[str, Any]:
-        given: dict[str, Any] = _of(dict, value)
-        if unknown := given.keys() - fields.keys():
+def _struct_converter(fields: Mapping[str, JsonConverter]) -> JsonConverter:
+    def convert(value: Any) -> Mapping[str, Any]:
+        values: Mapping[str, Any] = _require(dict, value)
+        if unknown := values.keys() - fields.keys():
             raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}")
-        return {name: one(given.get(name)) for name, one in fields.items()}
+        return {name: convert_field(values.get(name)) for name, convert_field in fields.items()}
 
     return convert
 
 
-def _of(kind: type | tuple[type, ...], value: Any) -> Any:
+def _require(kind: type | tuple[type, ...], value: Any) -> Any:
+    # JSON tells true from 1, but Python's bool is an int.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(value)
     return value
 
 
-def _whole(value: Any) -> int:
-    number: int = _of(int, value)
-    if not _LEAST <= number <= _MOST:
+def _to_int64(value: Any) -> int:
+    number: int = _require(int, value)
+    if not _MIN_INT64 <= number <= _MAX_INT64:
         raise ValueError(f"{number} is beyond 64 bits")
     return number
 
 
-def _moment(value: Any) -> datetime:
-    moment = datetime.fromisoformat(_of(str, value))
-    if moment.tzinfo is None:
+def _to_datetime(value: Any) -> datetime:
+    parsed = datetime.fromisoformat(_require(str, value))
+    if parsed.tzinfo is None:
         raise ValueError(f"{value} has no time zone")
-    return moment.astimezone(UTC)
+    return parsed.astimezone(UTC)
 
 
-def _number(value: Any) -> float:
-    return float(_of((int, float), value))
+def _to_float(value: Any) -> float:
+    return float(_require((int, float), value))
 
 
-_SCALARS: Mapping[str, Convert] = {
-    "int64": _whole,
-    "float64": _number,
-    "bool": lambda value: _of(bool, value),
-    "string": lambda value: _of(str, value),
-    "datetime": _moment,
-    "date": lambda value: date.fromisoformat(_of(str, value)),
-    "duration": lambda value: timedelta(seconds=_number(value)),
+_SCALARS: Mapping[str, JsonConverter] = {
+    "int64": _to_int64,
+    "float64": _to_float,
+    "bool": lambda value: _require(bool, value),
+    "string": lambda value: _require(str, value),
+    "datetime": _to_datetime,
+    "date": lambda value: date.fromisoformat(_require(str, value)),
+    "duration": lambda value: timedelta(seconds=_to_float(value)),
 }

@@ -1,4 +1,4 @@
-"""Names of spaces and keys beneath the records, with the limits that hold in every store."""
+"""Plain keys and values: writes, and the limits of names that hold in every store."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from functools import lru_cache
 from sunloom.errors import UsageError
 
 Write = tuple[str, bytes, bytes | None]
-"""Space, key and value; None deletes, or stands for no value."""
+"""Space, key and value; a value of None deletes, or means that there is none."""
 RawWrite = tuple[bytes, bytes, bytes | None]
 """The same with the space's name as bytes."""
 
 MAX_SPACE_BYTES = 128
-# LMDB's keys end at 511 bytes, the space's name and separators included.
+# An LMDB key has at most 511 bytes, the space's name and separators included.
 MAX_KEY_BYTES = 376
 
 
@@ -21,7 +21,7 @@ def check_space(space: str) -> bytes:
     """The space's name as bytes.
 
     Raises:
-        UsageError: It is empty, too long, or holds a NUL.
+        UsageError: It is empty, too long, or contains a NUL.
     """
     encoded = space.encode()
     if not 0 < len(encoded) <= MAX_SPACE_BYTES or b"\0" in encoded:
@@ -45,7 +45,7 @@ def check_key(key: bytes) -> bytes:
     return key
 
 
-def raw(write: Write) -> RawWrite:
+def to_raw_write(write: Write) -> RawWrite:
     """The write with its names checked.
 
     Raises:

@@ -1,6 +1,6 @@
-"""The embedded online store on LMDB: one file, many reading processes, one writer at a time.
+"""Embedded online store on LMDB: one file, many reading processes, one writer at a time.
 
-Keys: ``s/<feature set>`` holds the set's schemas; ``d/<feature set>``, NUL and the entity one
+Keys: ``s/<feature set>`` is the set's description; ``d/<feature set>``, NUL and the entity one
 record; ``k/<space>``, NUL and the key a plain value.
 """
 
@@ -29,13 +29,14 @@ _Pairs = list[tuple[bytes, bytes]]
 _Values = Sequence[tuple[bytes, bytes | None]]
 
 
-def embedded_store(folder: Path) -> EmbeddedStore:
-    """The store in that folder; LMDB allows one open environment per process, so it is shared."""
-    return _opened(str(folder.absolute()), os.getpid())
+def open_embedded_store(folder: Path) -> EmbeddedStore:
+    """The store in that folder; the same one within a process."""
+    # LMDB allows one open environment per process, and none across a fork.
+    return _open_for_process(str(folder.absolute()), os.getpid())
 
 
 @lru_cache(maxsize=16)
-def _opened(folder: str, _pid: int) -> EmbeddedStore:
+def _open_for_process(folder: str, _pid: int) -> EmbeddedStore:
     return EmbeddedStore(Path(folder))
 
 
@@ -43,7 +44,7 @@ class EmbeddedStore(RecordStore):
     """An ``OnlineStore`` in a folder.
 
     Args:
-        folder: Made when missing.
+        folder: Created if missing.
         now_us: The clock that records expire by, microseconds since the epoch.
     """
 
@@ -56,24 +57,27 @@ class LmdbBackend:
     """Keys and values in one LMDB environment.
 
     Args:
-        folder: Made when missing.
+        folder: Created if missing.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        # The map may move only while no transaction of this process is open: a writer holds the
-        # first lock, a reader the second, and who moves the map both, in this order.
+        # The map may be resized only while no transaction of this process is open: a writer takes
+        # the first lock, a reader the second, and a resize both, in this order.
         self._writing = threading.Lock()
         self._reading = threading.Lock()
-        self._swept: dict[bytes, bytes] = {}
-        # sync=False would lose the last writes of a crashed machine; metasync only the last commit.
+        # Feature set's prefix to the last key that its sweep has examined.
+        self._sweep_positions: dict[bytes, bytes] = {}
+        # metasync=False may lose the last commit when the machine crashes; sync=False would risk
+        # the whole file.
         self._env = lmdb.open(
             str(folder), map_size=FIRST_MAP_BYTES, max_readers=512, metasync=False
         )
 
     def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The value of each key, all of one moment."""
+        """The value of each key, from one snapshot."""
+        # The loop of ``_read``, unrolled once: this is most of the time of reading one entity.
         with self._reading:
             try:
                 with self._env.begin() as txn:
@@ -82,41 +86,39 @@ class LmdbBackend:
                 pass
         return self._read(lambda txn: list(map(txn.get, keys)))
 
-    def swap(self, key: bytes, held: bytes | None, value: bytes) -> bool:
-        """Write the value if the key still holds ``held``; whether it did."""
-
-        def work(txn: Any) -> bool:
-            return txn.get(key) == held and bool(txn.put(key, value))
-
-        return self._write(work)
+    def swap(self, key: bytes, expected: bytes | None, value: bytes) -> bool:
+        """Write the value if the key still has the expected one; whether it did."""
+        return self._write(lambda txn: txn.get(key) == expected and bool(txn.put(key, value)))
 
     def put_newer(
         self, keys: Sequence[bytes], records: Sequence[bytes], _ttl_us: int | None
     ) -> int:
-        """Write each record unless its key holds one of a later time; how many were written."""
+        """Write each record unless its key has one of a later time; how many were written."""
         return self._write(lambda txn: _put_newer(txn, keys, records))
 
-    def sweep(self, prefix: bytes, limit_us: int, looks: int) -> None:
-        """Drop records of a feature time before the limit among the next ``looks`` of them."""
-        pairs = self._read(lambda txn: _after(txn, prefix, self._swept.get(prefix, prefix), looks))
-        self._swept[prefix] = pairs[-1][0] if len(pairs) == looks else prefix
-        old = [key for key, record in pairs if time_of(record) < limit_us]
-        if old:
-            self._write(lambda txn: _drop_older(txn, old, limit_us))
+    def sweep(self, prefix: bytes, limit_us: int, count: int) -> None:
+        """Delete records of a feature time before the limit among the next ``count`` of them."""
+        position = self._sweep_positions.get(prefix, prefix)
+        pairs = self._read(lambda txn: _next_pairs(txn, prefix, position, count))
+        # Behind the last record the next sweep starts from the first.
+        self._sweep_positions[prefix] = pairs[-1][0] if len(pairs) == count else prefix
+        expired = [key for key, record in pairs if time_of(record) < limit_us]
+        if expired:
+            self._write(lambda txn: _delete_older(txn, expired, limit_us))
 
     def expire(self, _prefix: bytes, _ttl_us: int | None) -> None:
-        """Nothing to do: readers and the sweep go by the set's description."""
+        """Nothing to do: readers and the sweep read the time to live from the description."""
 
-    def described(self) -> list[bytes]:
+    def description_keys(self) -> list[bytes]:
         """Keys of the feature sets' descriptions."""
         return [key for key, _ in self.items(META_PREFIX)]
 
     def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and values beneath the prefix, by key."""
+        """Keys and values below the prefix, by key."""
         after = prefix
         while True:
-            # A transaction held open between yields would keep every page written since then.
-            pairs = self._read(partial(_after, prefix=prefix, after=after, most=_SCAN_PAIRS))
+            # A transaction that stays open between yields would keep every page written meanwhile.
+            pairs = self._read(partial(_next_pairs, prefix=prefix, after=after, count=_SCAN_PAIRS))
             yield from pairs
             if len(pairs) < _SCAN_PAIRS:
                 return
@@ -124,18 +126,18 @@ class LmdbBackend:
 
     def get_many(self, space: bytes, keys: Sequence[bytes]) -> list[bytes | None]:
         """Plain values."""
-        prefix = _plain(space)
+        prefix = _space_prefix(space)
         return self.fetch([prefix + key for key in keys])
 
     def apply(self, writes: Sequence[RawWrite], expected: Sequence[RawWrite]) -> bool:
-        """Plain writes in one transaction; none where something is not as expected."""
-        wanted = [(_plain(space) + key, value) for space, key, value in expected]
-        packed = [(_plain(space) + key, value) for space, key, value in writes]
-        return self._write(lambda txn: _put_all(txn, packed, wanted))
+        """Plain writes in one transaction; none where a value is not the expected one."""
+        conditions = [(_space_prefix(space) + key, value) for space, key, value in expected]
+        values = [(_space_prefix(space) + key, value) for space, key, value in writes]
+        return self._write(lambda txn: _put_all(txn, values, conditions))
 
     def scan(self, space: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Plain keys and values of a space, by key."""
-        prefix = _plain(space)
+        prefix = _space_prefix(space)
         return ((key[len(prefix) :], value) for key, value in self.items(prefix))
 
     def _read(self, work: Callable[[Any], _T]) -> _T:
@@ -146,27 +148,28 @@ class LmdbBackend:
                         return work(txn)
                 except lmdb.MapResizedError:
                     pass
+            # Another process has enlarged the file: 0 takes over its size.
             with self._writing:
-                self._move_map(0)
+                self._resize_map(0)
 
     def _write(self, work: Callable[[Any], _T]) -> _T:
-        """Do the work in one write transaction; again from its start when the map had to grow."""
+        """Do the work in one write transaction; from its start again if the map had to grow."""
         with self._writing:
             while True:
                 try:
                     with self._env.begin(write=True) as txn:
                         return work(txn)
                 except lmdb.MapFullError:
-                    self._move_map(self._env.info()["map_size"] * 2)
+                    self._resize_map(self._env.info()["map_size"] * 2)
                 except lmdb.MapResizedError:
-                    self._move_map(0)
+                    self._resize_map(0)
                 except lmdb.DiskError as error:
                     raise StoreError(
                         f"The online store in {self._folder} cannot be written: {error}",
                         "Earlier records are whole; make room and write again.",
                     ) from error
 
-    def _move_map(self, size: int) -> None:
+    def _resize_map(self, size: int) -> None:
         with self._reading:
             self._env.set_mapsize(size)
 
@@ -174,29 +177,29 @@ class LmdbBackend:
 def _put_newer(txn: Any, keys: Sequence[bytes], records: Sequence[bytes]) -> int:
     written = 0
     for key, record in zip(keys, records, strict=True):
-        held = txn.get(key)
-        if held is None or time_of(held) <= time_of(record):
+        stored = txn.get(key)
+        if stored is None or time_of(stored) <= time_of(record):
             txn.put(key, record)
             written += 1
     return written
 
 
-def _drop_older(txn: Any, keys: Sequence[bytes], limit_us: int) -> None:
+def _delete_older(txn: Any, keys: Sequence[bytes], limit_us: int) -> None:
     for key in keys:
         record = txn.get(key)
-        # A writer may have renewed it since it was looked at.
+        # A writer may have renewed it since it was read.
         if record is not None and time_of(record) < limit_us:
             txn.delete(key)
 
 
-def _plain(space: bytes) -> bytes:
+def _space_prefix(space: bytes) -> bytes:
     return b"k/" + space + b"\0"
 
 
-def _put_all(txn: Any, packed: _Values, wanted: _Values) -> bool:
-    if any(txn.get(key) != value for key, value in wanted):
+def _put_all(txn: Any, values: _Values, conditions: _Values) -> bool:
+    if any(txn.get(key) != value for key, value in conditions):
         return False
-    for key, value in packed:
+    for key, value in values:
         if value is None:
             txn.delete(key)
         else:
@@ -204,15 +207,15 @@ def _put_all(txn: Any, packed: _Values, wanted: _Values) -> bool:
     return True
 
 
-def _after(txn: Any, prefix: bytes, after: bytes, most: int) -> _Pairs:
-    """At most so many pairs beneath the prefix, from the first key behind ``after``."""
+def _next_pairs(txn: Any, prefix: bytes, after: bytes, count: int) -> _Pairs:
+    """At most so many pairs below the prefix, from the first key behind ``after``."""
     cursor = txn.cursor()
     pairs: _Pairs = []
-    # No key ends with its prefix, so the prefix itself is never one.
+    # The prefix itself is never a key, so that a scan may begin behind it.
     if not cursor.set_range(after + b"\0"):
         return pairs
     for key, value in cursor:
-        if len(pairs) == most or not key.startswith(prefix):
+        if len(pairs) == count or not key.startswith(prefix):
             break
         pairs.append((key, value))
     return pairs

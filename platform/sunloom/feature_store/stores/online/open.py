@@ -15,9 +15,9 @@ def open_online_store(settings: Settings) -> OnlineStore:
     backend = settings.feature_store.online
     # Each implementation is imported on demand: a deployment installs one client only.
     if isinstance(backend, RedisOnline):
-        from sunloom.feature_store.stores.online.redis import redis_store
+        from sunloom.feature_store.stores.online.redis import open_redis_store
 
-        return redis_store(backend)
-    from sunloom.feature_store.stores.online.lmdb import embedded_store
+        return open_redis_store(backend)
+    from sunloom.feature_store.stores.online.lmdb import open_embedded_store
 
-    return embedded_store(settings.paths.state / "online")
+    return open_embedded_store(settings.paths.state / "online")

@@ -1,4 +1,4 @@
-"""The online store's interface: latest records by entity, and plain keys and values."""
+"""Interface of the online store: latest records by entity, and plain keys and values."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from sunloom.feature_store.stores.field_types import Field
 from sunloom.feature_store.stores.online.key_value import Write
 
 if TYPE_CHECKING:
@@ -15,28 +16,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Field:
-    """One value of a record.
-
-    Attributes:
-        name: The feature's name without its namespace.
-        dtype: ``int64``, ``float64``, ``bool``, ``string``, ``datetime``, ``date``, ``duration``,
-            ``list[…]`` or ``struct[name: …, …]``.
-    """
-
-    name: str
-    dtype: str
-
-
-@dataclass(frozen=True)
 class RecordSchema:
-    """What one feature set's records hold.
+    """Schema of one feature set's records.
 
     Attributes:
         feature_set: The feature set.
-        key: Name of the key.
+        key: Name of the entity key.
         key_dtype: ``int64`` or ``string``.
-        fields: The values, in the order they are packed.
+        fields: The values, in packed order.
     """
 
     feature_set: str
@@ -54,31 +41,32 @@ class RecordSchema:
 class OnlineStore(Protocol):
     """The latest values of each entity; many processes may read while others write.
 
-    Beneath the records lie plain keys and values in named spaces (``get_many``, ``apply``,
-    ``scan``), for what else must live and change together, such as a stream's tiles and offsets.
+    Beside the records it has plain keys and values in named spaces (``get_many``, ``apply``,
+    ``scan``), for other data that must change in one transaction, such as a stream's tiles and
+    offsets.
     """
 
     def write(
         self, feature_set: str, table: pl.DataFrame, *, key: str = "id", time: str = "event_time"
     ) -> int:
-        """Write one record a row and return how many were written.
+        """Write one record per row and return how many were written.
 
         Args:
-            feature_set: The feature set; made on first use.
+            feature_set: The feature set; created by its first write.
             table: Key, time (UTC) and the features. A record whose stored time is later than the
                 row's stays: a newer value is never replaced by an older one.
             key: The key's column.
-            time: The column that says as of when the row's values hold.
+            time: The column with the feature time of the row's values.
 
         Raises:
-            StoreError: A type has no packed form, or differs from the stored one.
+            StoreError: A type cannot be packed, or differs from the stored one.
         """
         ...
 
     def read(
         self, feature_set: str, ids: Sequence[Any], features: Sequence[str] | None = None
     ) -> list[dict[str, Any] | None]:
-        """The values of each id in order; None where there is no such entity.
+        """The values of each id in order; None for an unknown entity.
 
         Raises:
             NotFoundError: Unknown feature set or feature; lists the known ones.
@@ -87,7 +75,7 @@ class OnlineStore(Protocol):
         ...
 
     def feature_times(self, feature_set: str, ids: Sequence[Any]) -> list[int | None]:
-        """Microseconds since the epoch as of which each record holds."""
+        """Each record's feature time, microseconds since the epoch."""
         ...
 
     def feature_sets(self) -> list[str]:
@@ -95,7 +83,7 @@ class OnlineStore(Protocol):
         ...
 
     def schema(self, feature_set: str) -> RecordSchema:
-        """What the feature set's records hold.
+        """Schema of the feature set's records.
 
         Raises:
             NotFoundError: Unknown feature set; lists the known ones.
@@ -103,13 +91,13 @@ class OnlineStore(Protocol):
         ...
 
     def count(self, feature_set: str) -> int:
-        """Number of entities with a record that holds."""
+        """Number of entities with a record that has not expired."""
         ...
 
     def set_ttl(self, feature_set: str, ttl: timedelta | None) -> None:
-        """Let the set's records hold so long after their feature time; None: for ever.
+        """Let the set's records expire so long after their feature time; None: never.
 
-        A record that holds no more is not found, and is dropped in time.
+        An expired record is not found, and is deleted in time.
 
         Raises:
             NotFoundError: Unknown feature set; lists the known ones.
@@ -120,7 +108,7 @@ class OnlineStore(Protocol):
         """The value of each key of that space, in order, in one round trip; None where none is.
 
         Raises:
-            UsageError: A space that is empty or holds a NUL, or an empty or overlong key.
+            UsageError: A space that is empty or contains a NUL, or an empty or overlong key.
         """
         ...
 
@@ -129,8 +117,8 @@ class OnlineStore(Protocol):
 
         Args:
             writes: Space, key and value; a value of None deletes the key.
-            expected: Space, key and the value that must be there beforehand, None where none may
-                be: if one is not as expected, nothing is written.
+            expected: Space, key and the value that must be there beforehand, None where there
+                must be none: if one differs, nothing is written.
 
         Returns:
             Whether it was written; always so when nothing was expected.

@@ -1,17 +1,17 @@
-"""One packed record an entity: time, schema, null bitmap, 8 bytes a value, then the heap.
+"""Codec of records: time, schema, null bitmap, 8 bytes per value, then the heap.
 
 ::
 
     feature time i64 µs · schema id u16 · null bitmap ⌈n/8⌉ bytes · n x 8 bytes · heap
 
-A string, list or struct has offset and length (u32 each) in its 8 bytes; its bytes lie in the heap.
+A string, list or struct has offset and length (u32 each) in its 8 bytes; its bytes are in the heap.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -19,32 +19,31 @@ import numpy as np
 import polars as pl
 
 from sunloom.errors import StoreError
-from sunloom.feature_store.stores.online.protocol import Field
-from sunloom.feature_store.stores.online.type_codec import NESTED, spell, value_codec
+from sunloom.feature_store.stores.field_types import NESTED, Field, format_type
+from sunloom.feature_store.stores.online.value_codec import EPOCH_DAY, value_codec
+from sunloom.features.plan.polars_dtypes import EPOCH
 
 TIME_BYTES = 8
 _TIME = struct.Struct("<q")
 _HEAD_AT = TIME_BYTES
 _NULLS_AT = _HEAD_AT + 2
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_DAY = date(1970, 1, 1)
 
 
-def field_dtype(dtype: pl.DataType, name: str) -> str:
-    """The packed type of a Polars type.
+def record_type(dtype: pl.DataType, name: str) -> str:
+    """The text of a Polars type, which must be one that records can hold.
 
     Raises:
-        StoreError: The type has no packed form.
+        StoreError: It is not.
     """
-    spelled = spell(dtype)
-    if spelled is None:
+    text = format_type(dtype)
+    if text is None:
         raise StoreError(
             f"Feature {name!r} has type {dtype}, which the online store cannot pack.",
             "It packs integers, floats, booleans, strings, UTC datetimes, dates, durations, and "
             "lists and structs of these.",
             name,
         )
-    return spelled
+    return text
 
 
 def schema_id_of(record: bytes) -> int:
@@ -53,7 +52,7 @@ def schema_id_of(record: bytes) -> int:
 
 
 def time_of(record: bytes) -> int:
-    """Microseconds since the epoch as of which the record holds."""
+    """The record's feature time, microseconds since the epoch."""
     time: int = _TIME.unpack_from(record)[0]
     return time
 
@@ -73,41 +72,25 @@ class RecordCodec:
         self._bitmap_bytes = -(-len(self.fields) // 8)
         self._values_at = _NULLS_AT + self._bitmap_bytes
         self._values = struct.Struct(
-            f"<{self._values_at}x" + "".join(_form(field.dtype) for field in self.fields)
+            f"<{self._values_at}x"
+            + "".join("d" if field.dtype == "float64" else "q" for field in self.fields)
         )
-        # What a record of this schema without nulls has after its time.
-        self._whole = schema_id.to_bytes(2, "little") + bytes(self._bitmap_bytes)
-        self._decoders = self._make_decoders()
+        # The bytes between time and values in a record of this schema without nulls.
+        self._head_without_nulls = schema_id.to_bytes(2, "little") + bytes(self._bitmap_bytes)
+        # Fields whose 8 bytes are not yet their value.
+        self._decoders = [
+            (field.name, _field_decoder(field.dtype, self._values.size))
+            for field in self.fields
+            if field.dtype not in ("int64", "float64")
+        ]
 
     def unpack(self, record: bytes) -> dict[str, Any]:
         """Name to value; None where the value is null."""
         values = dict(zip(self.names, self._values.unpack_from(record), strict=False))
-        if record[_HEAD_AT : self._values_at] != self._whole:
-            return self._with_nulls(values, record)
-        for name, decode in self._decoders:
-            values[name] = decode(values[name], record)
-        return values
-
-    def unpack_all(
-        self, records: Sequence[bytes | None], other: Callable[[bytes | None], Any]
-    ) -> list[dict[str, Any] | None]:
-        """Each record's values; ``other`` says what stands for None and other schemas' records."""
-        names, values, whole, end = (
-            self.names,
-            self._values.unpack_from,
-            self._whole,
-            self._values_at,
-        )
-        if self._decoders:
-            head = whole[:2]
-            return [self.unpack(r) if r and r[8:10] == head else other(r) for r in records]
-        # What most reads take, kept as short as Python lets it be.
-        return [
-            dict(zip(names, values(r), strict=False)) if r and r[8:end] == whole else other(r)
-            for r in records
-        ]
-
-    def _with_nulls(self, values: dict[str, Any], record: bytes) -> dict[str, Any]:
+        if record[_HEAD_AT : self._values_at] == self._head_without_nulls:
+            for name, decode in self._decoders:
+                values[name] = decode(values[name], record)
+            return values
         nulls = int.from_bytes(record[_NULLS_AT : self._values_at], "little")
         for index, name in enumerate(self.names):
             if nulls >> index & 1:
@@ -117,18 +100,30 @@ class RecordCodec:
                 values[name] = decode(values[name], record)
         return values
 
-    def _make_decoders(self) -> list[tuple[str, Callable[[Any, bytes], Any]]]:
-        heap_at = self._values.size
-        made: list[tuple[str, Callable[[Any, bytes], Any]]] = []
-        for field in self.fields:
-            if field.dtype in _DECODERS:
-                made.append((field.name, _DECODERS[field.dtype]))
-            elif field.dtype not in _PLAIN:
-                made.append((field.name, _heap_decoder(field.dtype, heap_at)))
-        return made
+    def unpack_all(
+        self,
+        records: Sequence[bytes | None],
+        unpack_other: Callable[[bytes | None], dict[str, Any] | None],
+    ) -> list[dict[str, Any] | None]:
+        """Each record's values; ``unpack_other`` gives those of None and of other schemas."""
+        names, values, head, end = (
+            self.names,
+            self._values.unpack_from,
+            self._head_without_nulls,
+            self._values_at,
+        )
+        if self._decoders:
+            schema = head[:2]
+            return [self.unpack(r) if r and r[8:10] == schema else unpack_other(r) for r in records]
+        # Most reads of many entities end here: numbers without nulls, in as few operations per
+        # record as Python allows. A record with nulls takes the other way, which checks again.
+        return [
+            dict(zip(names, values(r), strict=False)) if r and r[8:end] == head else unpack_other(r)
+            for r in records
+        ]
 
     def pack(self, table: pl.DataFrame, times: pl.Series) -> list[bytes]:
-        """One record a row.
+        """One record per row.
 
         Args:
             table: The fields as columns, of their declared types.
@@ -145,14 +140,11 @@ class RecordCodec:
             column = table[field.name]
             null = column.is_null().to_numpy().astype(np.uint8)
             rows["nulls"][:, index // 8] |= null << (index % 8)
-            if _in_heap(field.dtype):
+            if field.dtype == "string" or field.dtype.startswith(NESTED):
                 heaps = heaps or [bytearray() for _ in range(table.height)]
-                rows[f"v{index}"] = _append(column, field.dtype, heaps)
+                rows[f"v{index}"] = _append_to_heaps(column, field.dtype, heaps)
             else:
-                rows[f"v{index}"] = _as_numpy(column, field)
-        return self._join(rows, heaps)
-
-    def _join(self, rows: np.ndarray[Any, Any], heaps: list[bytearray] | None) -> list[bytes]:
+                rows[f"v{index}"] = _to_numpy(column, field)
         size = self._row_dtype.itemsize
         packed = rows.tobytes()
         records = [packed[at : at + size] for at in range(0, len(packed), size)]
@@ -174,15 +166,7 @@ class RecordCodec:
         return np.dtype(columns)
 
 
-def _in_heap(dtype: str) -> bool:
-    return dtype == "string" or dtype.startswith(NESTED)
-
-
-def _form(dtype: str) -> str:
-    return "d" if dtype == "float64" else "q"
-
-
-def _as_numpy(column: pl.Series, field: Field) -> np.ndarray[Any, Any]:
+def _to_numpy(column: pl.Series, field: Field) -> np.ndarray[Any, Any]:
     if field.dtype == "float64":
         return column.cast(pl.Float64).fill_null(0.0).to_numpy()
     if field.dtype == "datetime":
@@ -199,8 +183,9 @@ def _as_numpy(column: pl.Series, field: Field) -> np.ndarray[Any, Any]:
         ) from error
 
 
-def _append(column: pl.Series, dtype: str, heaps: list[bytearray]) -> np.ndarray[Any, Any]:
-    encode = _encode_text if dtype == "string" else value_codec(dtype).encode
+def _append_to_heaps(column: pl.Series, dtype: str, heaps: list[bytearray]) -> np.ndarray[Any, Any]:
+    """Append each row's value to its heap; offset and length of each in one integer."""
+    encode = str.encode if dtype == "string" else value_codec(dtype).encode
     spans = np.zeros(len(heaps), dtype=np.int64)
     for row, (value, heap) in enumerate(zip(column.to_list(), heaps, strict=True)):
         encoded = b"" if value is None else encode(value)
@@ -209,7 +194,10 @@ def _append(column: pl.Series, dtype: str, heaps: list[bytearray]) -> np.ndarray
     return spans
 
 
-def _heap_decoder(dtype: str, heap_at: int) -> Callable[[int, bytes], Any]:
+def _field_decoder(dtype: str, heap_at: int) -> Callable[[Any, bytes], Any]:
+    """Decodes a field from its 8 bytes and, for types in the heap, from the record."""
+    if dtype in _DECODERS:
+        return _DECODERS[dtype]
     parse = bytes.decode if dtype == "string" else value_codec(dtype).decode
 
     def decode(span: int, record: bytes) -> Any:
@@ -219,14 +207,9 @@ def _heap_decoder(dtype: str, heap_at: int) -> Callable[[int, bytes], Any]:
     return decode
 
 
-def _encode_text(text: str) -> bytes:
-    return text.encode()
-
-
-_PLAIN = ("int64", "float64")
 _DECODERS: dict[str, Callable[[Any, bytes], Any]] = {
     "bool": lambda value, _record: value != 0,
-    "datetime": lambda value, _record: _EPOCH + timedelta(microseconds=value),
-    "date": lambda value, _record: _EPOCH_DAY + timedelta(days=value),
+    "datetime": lambda value, _record: EPOCH + timedelta(microseconds=value),
+    "date": lambda value, _record: EPOCH_DAY + timedelta(days=value),
     "duration": lambda value, _record: timedelta(microseconds=value),
 }

@@ -1,6 +1,6 @@
-"""The online store on Redis: the same records, one round trip a read, many writers.
+"""Online store on Redis: the same records, one round trip per read, many writers.
 
-Below the configured prefix: ``s/<feature set>`` its description, ``sets`` the names of all,
+Below the configured prefix: ``s/<feature set>`` is its description, ``sets`` the keys of all,
 ``d/<feature set>``, NUL and the entity one record; ``k/<space>`` a hash of plain values.
 """
 
@@ -30,13 +30,13 @@ _CHUNK = 500
 _RETRIES = 3
 
 
-def redis_store(config: RedisOnline) -> RedisStore:
+def open_redis_store(config: RedisOnline) -> RedisStore:
     """The store of that configuration; its connections are shared within a process."""
-    return _opened(config, os.getpid())
+    return _open_for_process(config, os.getpid())
 
 
 @lru_cache(maxsize=16)
-def _opened(config: RedisOnline, _pid: int) -> RedisStore:
+def _open_for_process(config: RedisOnline, _pid: int) -> RedisStore:
     return RedisStore(config)
 
 
@@ -64,9 +64,9 @@ class RedisBackend:
 
     def __init__(self, config: RedisOnline) -> None:
         self._prefix = config.prefix.encode()
-        self._shown = _shown(config.url)
+        self._address = _address_of(config.url)
         self._client = _connect(config)
-        self._errors = _errors()
+        self._redis_error = _redis_error()
         self._local = threading.local()
         self._put = self._client.register_script(PUT_NEWER)
         self._apply = self._client.register_script(APPLY)
@@ -74,152 +74,153 @@ class RedisBackend:
 
     def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The value of each key in one round trip."""
-        named = [self._prefix + key for key in keys]
+        full_keys = [self._prefix + key for key in keys]
         try:
-            return self._ask(named)
-        except self._errors:
-            pass  # the client's own way tries again, and says what is wrong
-        with self._speaking():
-            found: list[bytes | None] = self._client.mget(named)
-        return found
+            return self._fetch_directly(full_keys)
+        except self._redis_error:
+            pass  # the client's own command below retries, and raises a named error
+        with self._named_errors():
+            values: list[bytes | None] = self._client.mget(full_keys)
+        return values
 
-    def swap(self, key: bytes, held: bytes | None, value: bytes) -> bool:
-        """Write the value if the key still holds ``held``; whether it did."""
+    def swap(self, key: bytes, expected: bytes | None, value: bytes) -> bool:
+        """Write the value if the key still has the expected one; whether it did."""
         keys = [self._prefix + key, self._prefix + b"sets"]
-        with self._speaking():
-            return bool(self._swap(keys=keys, args=[held or b"", value]))
+        with self._named_errors():
+            return bool(self._swap(keys=keys, args=[expected or b"", value]))
 
     def put_newer(self, keys: Sequence[bytes], records: Sequence[bytes], ttl_us: int | None) -> int:
-        """Write each record unless its key holds one of a later time; how many were written."""
-        with self._speaking(), self._client.pipeline(transaction=False) as pipe:
+        """Write each record unless its key has one of a later time; how many were written."""
+        with self._named_errors(), self._client.pipeline(transaction=False) as pipe:
             for at in range(0, len(keys), _CHUNK):
                 chunk = records[at : at + _CHUNK]
-                arguments = [a for r in chunk for a in (r, _expiry(r, ttl_us))]
-                named = [self._prefix + key for key in keys[at : at + _CHUNK]]
-                self._put(keys=named, args=arguments, client=pipe)
+                arguments = [a for r in chunk for a in (r, _expiry_ms(r, ttl_us))]
+                full_keys = [self._prefix + key for key in keys[at : at + _CHUNK]]
+                self._put(keys=full_keys, args=arguments, client=pipe)
             return sum(pipe.execute())
 
-    def sweep(self, _prefix: bytes, _limit_us: int, _looks: int) -> None:
-        """Nothing to do: the server drops what expires."""
+    def sweep(self, _prefix: bytes, _limit_us: int, _count: int) -> None:
+        """Nothing to do: the server deletes expired records."""
 
     def expire(self, prefix: bytes, ttl_us: int | None) -> None:
-        """Let every record beneath the prefix hold so long after its feature time."""
-        with self._speaking(), self._client.pipeline(transaction=False) as pipe:
+        """Let every record below the prefix expire so long after its feature time."""
+        with self._named_errors(), self._client.pipeline(transaction=False) as pipe:
             for key, record in self.items(prefix):
                 if ttl_us is None:
                     pipe.persist(self._prefix + key)
                 else:
-                    pipe.pexpireat(self._prefix + key, int(_expiry(record, ttl_us)))
+                    pipe.pexpireat(self._prefix + key, int(_expiry_ms(record, ttl_us)))
                 if len(pipe) >= _SCAN_COUNT:
                     pipe.execute()
             pipe.execute()
 
-    def described(self) -> list[bytes]:
+    def description_keys(self) -> list[bytes]:
         """Keys of the feature sets' descriptions."""
-        with self._speaking():
+        with self._named_errors():
             return [
                 key[len(self._prefix) :] for key in self._client.smembers(self._prefix + b"sets")
             ]
 
     def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and values beneath the prefix; walks all of the server's keys."""
-        cut = len(self._prefix)
-        pattern = _literal(self._prefix + prefix) + b"*"
+        """Keys and values below the prefix; walks all of the server's keys."""
+        start = len(self._prefix)
+        pattern = _escape_pattern(self._prefix + prefix) + b"*"
+        # A server that resizes its table in between may return a key twice.
         seen: set[bytes] = set()
-        for keys in self._pages(lambda at: self._client.scan(at, pattern, _SCAN_COUNT)):
+        for keys in self._pages(lambda cursor: self._client.scan(cursor, pattern, _SCAN_COUNT)):
             fresh = [key for key in dict.fromkeys(keys) if key not in seen]
             seen.update(fresh)
-            with self._speaking():
+            with self._named_errors():
                 values = self._client.mget(fresh) if fresh else []
             for key, value in zip(fresh, values, strict=True):
                 if value is not None:
-                    yield key[cut:], value
+                    yield key[start:], value
 
     def get_many(self, space: bytes, keys: Sequence[bytes]) -> list[bytes | None]:
         """Plain values in one round trip."""
         if not keys:
             return []
-        with self._speaking():
-            found: list[bytes | None] = self._client.hmget(self._space(space), list(keys))
-        return found
+        with self._named_errors():
+            values: list[bytes | None] = self._client.hmget(self._space_key(space), list(keys))
+        return values
 
     def apply(self, writes: Sequence[RawWrite], expected: Sequence[RawWrite]) -> bool:
-        """Plain writes by one script; none where something is not as expected."""
+        """Plain writes by one script; none where a value is not the expected one."""
         spaces = list(dict.fromkeys(space for space, _, _ in (*expected, *writes)))
         numbers = {space: number for number, space in enumerate(spaces, 1)}
         arguments: list[Any] = [len(expected)]
         for space, key, value in (*expected, *writes):
             arguments += (numbers[space], key, b"" if value is None else b"=" + value)
-        with self._speaking():
-            return bool(self._apply(keys=[self._space(one) for one in spaces], args=arguments))
+        with self._named_errors():
+            return bool(
+                self._apply(keys=[self._space_key(space) for space in spaces], args=arguments)
+            )
 
     def scan(self, space: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Plain keys and values of a space, each key once."""
-        name = self._space(space)
+        name = self._space_key(space)
         seen: set[bytes] = set()
-        for page in self._pages(lambda at: self._client.hscan(name, at, count=_SCAN_COUNT)):
+        for page in self._pages(lambda cursor: self._client.hscan(name, cursor, count=_SCAN_COUNT)):
             for key, value in page.items():
                 if key not in seen:
                     seen.add(key)
                     yield key, value
 
-    def _ask(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """``MGET`` on this thread's connection, past what the client does about each command.
-
-        For one entity that is most of the time of a read.
-        """
+    def _fetch_directly(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """``MGET`` on this thread's own connection, without the client's work per command."""
+        # Pool, encoding and retries are most of the time of reading one entity.
         connection = self._connection()
         parts = [b"*%d\r\n$4\r\nMGET\r\n" % (len(keys) + 1)]
         parts += [b"$%d\r\n%b\r\n" % (len(key), key) for key in keys]
         try:
             connection.send_packed_command((b"".join(parts),), check_health=False)
-            found: list[bytes | None] = connection.read_response()
+            values: list[bytes | None] = connection.read_response()
         except BaseException:
-            # The next reader must not get the answer to this question.
+            # The next reader must not get the response to this command.
             connection.disconnect()
             raise
-        return found
+        return values
 
     def _connection(self) -> Any:
-        held = self._local.__dict__
-        # A forked process must not speak on its parent's connection.
-        if held.get("process") != os.getpid():
-            held["process"] = os.getpid()
+        local = self._local.__dict__
+        # A forked process must not use its parent's connection.
+        if local.get("process") != os.getpid():
+            local["process"] = os.getpid()
             pool = self._client.connection_pool
-            held["connection"] = pool.connection_class(**pool.connection_kwargs)
-        return held["connection"]
+            local["connection"] = pool.connection_class(**pool.connection_kwargs)
+        return local["connection"]
 
-    def _space(self, space: bytes) -> bytes:
+    def _space_key(self, space: bytes) -> bytes:
         return self._prefix + b"k/" + space
 
-    def _pages(self, ask: Callable[[int], Any]) -> Iterator[Any]:
-        at = 0
+    def _pages(self, scan: Callable[[int], Any]) -> Iterator[Any]:
+        cursor = 0
         while True:
-            with self._speaking():
-                at, page = ask(at)
+            with self._named_errors():
+                cursor, page = scan(cursor)
             yield page
-            if at == 0:
+            if cursor == 0:
                 return
 
     @contextmanager
-    def _speaking(self) -> Iterator[None]:
-        """Turns what goes wrong with the server into an error that names it."""
+    def _named_errors(self) -> Iterator[None]:
+        """Turns errors of the client into errors that name the server and the setting."""
         import redis
 
         try:
             yield
         except redis.exceptions.AuthenticationError as error:
             raise StoreError(
-                f"The Redis server at {self._shown} refuses the user or password: {error}",
+                f"The Redis server at {self._address} refuses the user or password: {error}",
                 "Set feature_store.online.username and .password.",
             ) from error
         except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
             raise StoreError(
-                f"The Redis server at {self._shown} does not answer: {error}",
+                f"The Redis server at {self._address} does not answer: {error}",
                 "Start it, or correct feature_store.online.url.",
             ) from error
         except redis.exceptions.RedisError as error:
-            raise StoreError(f"The Redis server at {self._shown} refuses: {error}") from error
+            raise StoreError(f"The Redis server at {self._address} refuses: {error}") from error
 
 
 def _connect(config: RedisOnline) -> redis.Redis:
@@ -245,25 +246,26 @@ def _connect(config: RedisOnline) -> redis.Redis:
     )
 
 
-def _errors() -> type[Exception]:
+def _redis_error() -> type[Exception]:
     import redis
 
-    raised: type[Exception] = redis.exceptions.RedisError
-    return raised
+    error_type: type[Exception] = redis.exceptions.RedisError
+    return error_type
 
 
-def _expiry(record: bytes, ttl_us: int | None) -> bytes:
-    """Milliseconds since the epoch, rounded up: no record goes before it expires."""
+def _expiry_ms(record: bytes, ttl_us: int | None) -> bytes:
+    """Milliseconds since the epoch; empty where the record never expires."""
     if ttl_us is None:
         return b""
+    # Rounded up, so that no record is deleted early; 0 would not be a time to Redis.
     return str(max(1, -(-(time_of(record) + ttl_us) // 1_000))).encode()
 
 
-def _literal(text: bytes) -> bytes:
+def _escape_pattern(text: bytes) -> bytes:
     """The text as a pattern that only it fits."""
     return re.sub(rb"[*?\[\]^\\]", rb"\\\g<0>", text)
 
 
-def _shown(url: str) -> str:
+def _address_of(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}{parts.path}"

@@ -1,6 +1,6 @@
-"""What the Redis server does in one step, in its Lua."""
+"""Lua scripts that the Redis server runs, each atomically."""
 
-# A Lua number cannot hold every time exactly, so its two halves are compared.
+# A Lua number is a float and cannot hold every time exactly, so its two halves are compared.
 PUT_NEWER = """
 local written = 0
 for i, key in ipairs(KEYS) do
@@ -26,7 +26,7 @@ redis.call('SET', KEYS[1], ARGV[2])
 redis.call('SADD', KEYS[2], KEYS[1])
 return 1
 """
-# Values come with a mark before them, so that an empty one differs from none.
+# Values are passed with a mark before them, so that an empty one differs from none.
 APPLY = """
 local at = 2
 for _ = 1, tonumber(ARGV[1]) do

@@ -1,4 +1,4 @@
-"""A feature set as stored: its key, every schema it ever had, how long its records hold."""
+"""Stored description of a feature set: its key, every schema it ever had, its time to live."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from typing import Any
 import polars as pl
 
 from sunloom.errors import NotFoundError, StoreError, UsageError
+from sunloom.feature_store.stores.field_types import Field
 from sunloom.feature_store.stores.online.key_value import MAX_KEY_BYTES, check_space
-from sunloom.feature_store.stores.online.protocol import Field, RecordSchema
+from sunloom.feature_store.stores.online.protocol import RecordSchema
 from sunloom.feature_store.stores.online.record_codec import RecordCodec, schema_id_of, time_of
 
 META_PREFIX = b"s/"
 _INT_KEY = struct.Struct(">Q")
+# Added to an integer key, so that its bytes sort as the numbers do, negative ones first.
 _SIGN = 1 << 63
 _INTS = {int}
 
 
 class StoredFeatureSet:
-    """One feature set's records: their keys, and their bytes to values.
+    """One feature set's records: the keys of entities, and records to values.
 
     Args:
         feature_set: The feature set.
-        raw: What the store holds of it, as ``evolved`` makes it.
+        raw: Its stored description, as ``evolve_description`` returns it.
     """
 
     def __init__(self, feature_set: str, raw: bytes) -> None:
@@ -37,10 +39,15 @@ class StoredFeatureSet:
             tuple(Field(name, dtype) for name, dtype in fields) for fields in meta["schemas"]
         ]
         self.codecs = [RecordCodec(number, fields) for number, fields in enumerate(schemas)]
-        self.schema = RecordSchema(feature_set, meta["key"], meta["key_dtype"], schemas[latest])
+        self.schema = RecordSchema(
+            feature_set=feature_set,
+            key=meta["key"],
+            key_dtype=meta["key_dtype"],
+            fields=schemas[latest],
+        )
         self.ttl_us: int | None = meta.get("ttl_us")
         self._codec = self.codecs[latest]
-        self._is_text = self.schema.key_dtype == "string"
+        self._has_text_keys = self.schema.key_dtype == "string"
 
     def keys(self, ids: Sequence[Any]) -> list[bytes]:
         """The store's key of each entity.
@@ -49,48 +56,41 @@ class StoredFeatureSet:
             UsageError: An id is not of the key's type, or too long.
         """
         prefix = self.prefix
-        if self._is_text:
-            return [prefix + self._text_key(entity) for entity in ids]
+        if self._has_text_keys:
+            return [prefix + _text_key(entity) for entity in ids]
         pack = _INT_KEY.pack
         try:
+            # Ids that are integers already need no conversion one by one.
             if set(map(type, ids)) == _INTS:
                 return [prefix + pack(entity + _SIGN) for entity in ids]
         except struct.error:
-            pass  # the slow way names the one that does not fit
-        return [
-            prefix + pack(to_integer_id(entity, self.schema.feature_set, self.schema.key) + _SIGN)
-            for entity in ids
-        ]
+            pass  # the conversion below names the one that does not fit
+        name, key = self.schema.feature_set, self.schema.key
+        return [prefix + pack(to_integer_id(entity, name, key) + _SIGN) for entity in ids]
 
-    def _text_key(self, entity: Any) -> bytes:
-        encoded = str(entity).encode()
-        if not 0 < len(encoded) <= MAX_KEY_BYTES:
-            raise UsageError(
-                f"An entity id has 1 to {MAX_KEY_BYTES} bytes, not {len(encoded)}.",
-                param="entity_id",
-            )
-        return encoded
-
-    def expired_before(self, now_us: int) -> int | None:
-        """Records of an earlier feature time hold no more; None where they hold for ever."""
+    def expiry_limit(self, now_us: int) -> int | None:
+        """Records of an earlier feature time have expired; None where they never do."""
         return None if self.ttl_us is None else now_us - self.ttl_us
 
     def pack(self, values: pl.DataFrame, times: pl.Series) -> list[bytes]:
-        """One record a row by the latest schema; ``times`` are microseconds since the epoch."""
+        """One record per row by the latest schema; ``times`` are microseconds since the epoch."""
         return self._codec.pack(values, times)
 
     def unpack(self, records: Sequence[bytes | None], now_us: int) -> list[dict[str, Any] | None]:
-        """Each record's values by the latest schema; None where there is no record that holds."""
-        return self._codec.unpack_all(self.holding(records, now_us), self._today)
+        """Each record's values by the latest schema; None where there is no unexpired record."""
+        return self._codec.unpack_all(self.without_expired(records, now_us), self._unpack_older)
 
-    def holding(self, records: Sequence[bytes | None], now_us: int) -> Sequence[bytes | None]:
-        """The records with None in the place of those that hold no more."""
-        limit = self.expired_before(now_us)
+    def without_expired(
+        self, records: Sequence[bytes | None], now_us: int
+    ) -> Sequence[bytes | None]:
+        """The records, with None in the place of expired ones."""
+        limit = self.expiry_limit(now_us)
         if limit is None:
             return records
         return [None if r is None or time_of(r) < limit else r for r in records]
 
-    def _today(self, record: bytes | None) -> dict[str, Any] | None:
+    def _unpack_older(self, record: bytes | None) -> dict[str, Any] | None:
+        """A record of any schema, by the latest one: features that it lacks are null."""
         if record is None:
             return None
         number = schema_id_of(record)
@@ -101,12 +101,12 @@ class StoredFeatureSet:
 
 
 def meta_key(feature_set: str) -> bytes:
-    """Where the feature set's description lies."""
+    """The key of the feature set's description."""
     return META_PREFIX + check_space(feature_set)
 
 
 def set_name(key: bytes) -> str:
-    """The feature set whose description lies there."""
+    """The feature set whose description has that key."""
     return key[len(META_PREFIX) :].decode()
 
 
@@ -115,19 +115,19 @@ def record_prefix(feature_set: str) -> bytes:
     return b"d/" + check_space(feature_set) + b"\0"
 
 
-def evolved(
+def evolve_description(
     feature_set: str, raw: bytes | None, fields: Sequence[Field], key: str, key_dtype: str
 ) -> bytes:
-    """What the store shall hold of a feature set once these fields are its latest schema.
+    """A feature set's description with these fields as its latest schema.
 
-    Added and left out fields are fine.
+    Features may be added and left out.
 
     Raises:
         StoreError: The key or a field's type differs from the stored one.
     """
-    packed = [[field.name, field.dtype] for field in fields]
+    schema = [[field.name, field.dtype] for field in fields]
     if raw is None:
-        return _dump({"key": key, "key_dtype": key_dtype, "schemas": [packed], "latest": 0})
+        return _dump({"key": key, "key_dtype": key_dtype, "schemas": [schema], "latest": 0})
     meta = json.loads(raw)
     if (meta["key"], meta["key_dtype"]) != (key, key_dtype):
         raise StoreError(
@@ -136,23 +136,24 @@ def evolved(
             "Write it under another name.",
         )
     schemas = meta["schemas"]
-    if schemas[meta["latest"]] == packed:
+    if schemas[meta["latest"]] == schema:
         return raw
-    if packed not in schemas:
+    # Writers that take turns with two schemas must not add a new one each time.
+    if schema not in schemas:
         _check_types(feature_set, schemas, fields)
-        schemas.append(packed)
-    return _dump(meta | {"latest": schemas.index(packed)})
+        schemas.append(schema)
+    return _dump(meta | {"latest": schemas.index(schema)})
 
 
 def with_ttl(raw: bytes, ttl_us: int | None) -> bytes:
-    """What the store shall hold of a feature set whose records hold so long."""
+    """A description with another time to live."""
     meta = json.loads(raw)
     meta.pop("ttl_us", None)
     return _dump(meta if ttl_us is None else meta | {"ttl_us": ttl_us})
 
 
 def check_names(features: Sequence[str], feature_set: str, known: Sequence[str]) -> None:
-    """Check that every name is one of the set's known features.
+    """Check that every name is one of the set's features.
 
     Raises:
         NotFoundError: Names one that is not; lists the known ones.
@@ -164,24 +165,6 @@ def check_names(features: Sequence[str], feature_set: str, known: Sequence[str])
                 known=known,
                 name=name,
                 param="features",
-            )
-
-
-def _dump(meta: dict[str, Any]) -> bytes:
-    return json.dumps(meta, ensure_ascii=False).encode()
-
-
-def _check_types(
-    feature_set: str, schemas: Sequence[Sequence[Sequence[str]]], fields: Sequence[Field]
-) -> None:
-    held = {name: dtype for schema in schemas for name, dtype in schema}
-    for field in fields:
-        if held.get(field.name, field.dtype) != field.dtype:
-            raise StoreError(
-                f"Feature {feature_set}.{field.name} is stored as {held[field.name]}, "
-                f"but comes as {field.dtype} now.",
-                "Give the changed feature a new name, or cast it to the stored type.",
-                field.name,
             )
 
 
@@ -203,3 +186,31 @@ def to_integer_id(entity: Any, feature_set: str, key: str) -> int:
             param="entity_id",
         )
     return number
+
+
+def _text_key(entity: Any) -> bytes:
+    encoded = str(entity).encode()
+    if not 0 < len(encoded) <= MAX_KEY_BYTES:
+        raise UsageError(
+            f"An entity id has 1 to {MAX_KEY_BYTES} bytes, not {len(encoded)}.",
+            param="entity_id",
+        )
+    return encoded
+
+
+def _dump(meta: dict[str, Any]) -> bytes:
+    return json.dumps(meta, ensure_ascii=False).encode()
+
+
+def _check_types(
+    feature_set: str, schemas: Sequence[Sequence[Sequence[str]]], fields: Sequence[Field]
+) -> None:
+    stored = {name: dtype for schema in schemas for name, dtype in schema}
+    for field in fields:
+        if stored.get(field.name, field.dtype) != field.dtype:
+            raise StoreError(
+                f"Feature {feature_set}.{field.name} is stored as {stored[field.name]}, "
+                f"but comes as {field.dtype} now.",
+                "Give the changed feature a new name, or cast it to the stored type.",
+                field.name,
+            )

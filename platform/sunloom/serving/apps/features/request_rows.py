@@ -97,9 +97,9 @@ def _lacking(rows: Sequence[Mapping[str, Any]], name: str) -> list[int]:
 
 
 def _misfits(rows: Sequence[Mapping[str, Any]], name: str, dtype: str) -> list[int]:
-    from sunloom.feature_store.stores.online.json_values import from_plain
+    from sunloom.feature_store.stores.online.json_values import json_converter
 
-    convert = from_plain(dtype)
+    convert = json_converter(dtype)
     return [index for index, row in enumerate(rows) if not _fits(convert, row.get(name))]
 
 
@@ -114,10 +114,10 @@ def _fits(convert: Callable[[Any], Any], value: Any) -> bool:
 def _table(
     schema: RecordSchema, rows: Sequence[Mapping[str, Any]], times: Sequence[datetime]
 ) -> pl.DataFrame:
-    from sunloom.feature_store.stores.online.json_values import typed_table
+    from sunloom.feature_store.stores.online.json_values import build_table
 
     try:
-        return typed_table(schema, rows, times, TIME)
+        return build_table(schema, rows, times, TIME)
     except (ValueError, OverflowError) as error:
         raise RequestError(
             f"A row's {schema.key!r} is no {schema.key_dtype}.", param="rows"

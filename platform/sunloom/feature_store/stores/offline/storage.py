@@ -1,10 +1,11 @@
-"""Files below one folder or fsspec URI: made whole or not at all, and never over another."""
+"""Storage of the offline store: files below a folder or fsspec URI, created whole or not at all."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,17 +15,38 @@ from sunloom.core.files import create_atomic
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import DependencyError, StoreError
 
-# Whose ``pipe_file(mode="create")`` lets exactly one of several writers through.
+# Protocols whose ``pipe_file(mode="create")`` lets exactly one of several writers succeed.
 _EXCLUSIVE = {"s3", "s3a", "gs", "gcs", "memory"}
 
-_AT_ONCE = 8
+_REQUESTS_AT_ONCE = 8
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _log = get_logger("features.offline")
 
 
-class Files:
+@dataclass(frozen=True)
+class TimeBounds:
+    """Event times to read.
+
+    Attributes:
+        column: The event time's column.
+        start_us: First time, microseconds since the epoch; None is unbounded.
+        end_us: Time behind the last; None is unbounded.
+    """
+
+    column: str
+    start_us: int | None
+    end_us: int | None
+
+    def may_contain(self, first_us: int, last_us: int) -> bool:
+        """Whether rows between these two times may be within the bounds."""
+        return (self.start_us is None or last_us >= self.start_us) and (
+            self.end_us is None or first_us < self.end_us
+        )
+
+
+class OfflineStorage:
     """The files below a URI.
 
     Args:
@@ -49,22 +71,23 @@ class Files:
         self._protocols = {protocol} if isinstance(protocol, str) else set(protocol)
         self._is_local = "file" in self._protocols
 
-    def each(self, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
-        """The work on each item, in order; several at once where a server's answers take time."""
+    def map(self, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+        """The work's result for each item, in order; on a server several are run at once."""
         if self._is_local:
             return [work(item) for item in items]
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
             return list(pool.map(work, items))
 
     def names(self, folder: str) -> list[str]:
         """Names in a folder, sorted; none where there is no such folder."""
         place = self._place(folder)
         try:
+            # fsspec caches listings; another process may have written since.
             self._fs.invalidate_cache(place)
-            found = self._fs.ls(place, detail=False)
+            paths = self._fs.ls(place, detail=False)
         except FileNotFoundError:
             return []
-        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in paths)
 
     def read(self, path: str) -> bytes:
         """A file's content."""
@@ -72,13 +95,13 @@ class Files:
         return content
 
     def write(self, path: str, content: bytes) -> None:
-        """Write a file whose name nobody else has."""
+        """Write a file whose name no other writer uses."""
         place = self._place(path)
         self._make_parent(place)
         self._fs.pipe_file(place, content)
 
     def create(self, path: str, content: bytes) -> bool:
-        """Write a file unless it is there; whether this call made it.
+        """Write a file unless it exists; whether this call created it.
 
         Readers see all of it or nothing.
         """
@@ -93,8 +116,8 @@ class Files:
         except FileExistsError:
             return False
         except OSError:
-            # An answer may be lost after the file was made; and not every server's refusal of a
-            # second one is told apart.
+            # The response may be lost after the file was created, and not every server reports a
+            # second writer by an error of its own: what the file contains decides.
             self._fs.invalidate_cache(place)
             if not self._fs.exists(place):
                 raise
@@ -107,19 +130,16 @@ class Files:
         table.write_parquet(buffer)
         self.write(path, buffer.getvalue())
 
-    def read_parquet(
-        self, path: str, columns: Sequence[str], bounds: tuple[str, int | None, int | None]
-    ) -> pl.DataFrame:
-        """Those of the columns that the file has, of the row groups that may meet the bounds.
+    def read_parquet(self, path: str, columns: Sequence[str], bounds: TimeBounds) -> pl.DataFrame:
+        """Those of the columns that the file has, from the row groups that may meet the bounds.
 
         Args:
             path: The file.
             columns: Names.
-            bounds: Time column, first moment and the moment behind the last, in microseconds
-                since the epoch; either may be None.
+            bounds: Event times to read.
 
         Raises:
-            StoreError: The file is gone or damaged.
+            StoreError: The file is missing or damaged.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -128,7 +148,7 @@ class Files:
             with self._fs.open(self._place(path), "rb") as opened:
                 file = pq.ParquetFile(opened)
                 present = [name for name in columns if name in file.schema_arrow.names]
-                groups = _groups_within(file, *bounds)
+                groups = _row_groups_within(file, bounds)
                 return pl.DataFrame(pl.from_arrow(file.read_row_groups(groups, columns=present)))
         except (OSError, pa.ArrowException) as error:
             raise StoreError(
@@ -144,16 +164,12 @@ class Files:
             Path(place).parent.mkdir(parents=True, exist_ok=True)
 
 
-def _groups_within(file: Any, column: str, first: int | None, behind: int | None) -> list[int]:
-    number = file.schema_arrow.names.index(column)
-    kept = []
+def _row_groups_within(file: Any, bounds: TimeBounds) -> list[int]:
+    number = file.schema_arrow.names.index(bounds.column)
+    groups = []
     for group in range(file.metadata.num_row_groups):
-        held = file.metadata.row_group(group).column(number).statistics
-        # Raw ones: as moments they would cost an import of pandas.
-        outside = held is not None and (
-            (first is not None and held.max_raw < first)
-            or (behind is not None and held.min_raw >= behind)
-        )
-        if not outside:
-            kept.append(group)
-    return kept
+        statistics = file.metadata.row_group(group).column(number).statistics
+        # Raw integers: pyarrow would import pandas to return them as datetimes.
+        if statistics is None or bounds.may_contain(statistics.min_raw, statistics.max_raw):
+            groups.append(group)
+    return groups
