@@ -1,6 +1,6 @@
 """Compare online with offline values: ``python -m jobs.features_skew --config RECIPE``.
 
-A set without a streaming source has no log to ask about: answers that were served are replayed.
+A set without a streaming source has no log to compare with: served values are replayed.
 """
 
 from sunloom.config.features.materialization import FeaturesRecipe

@@ -11,7 +11,7 @@ from sunloom.workflows.job import JobOutcome, run_job
 
 
 def run(recipe: FeaturesRecipe) -> JobOutcome:
-    """Hand the recipe to the library and its figures to the job's frame."""
+    """Run the stream; the job prints its counts."""
     artifacts = {"log": str(recipe.features_folder() / "log"), "online": str(recipe.paths.state)}
     return JobOutcome(asdict(stream(recipe, until_end=True)), artifacts)
 

@@ -16,7 +16,7 @@ class EmbeddedOnline(Model):
 
 
 class RedisOnline(Model):
-    """A Redis server that every machine reaches."""
+    """A Redis server that every machine can reach."""
 
     type: Literal["redis"] = "redis"
     url: str = "redis://127.0.0.1:6379/0"
@@ -27,18 +27,18 @@ class RedisOnline(Model):
     password: SecretStr | None = None
     """Its password, such as ``${REDIS_PASSWORD}``."""
     prefix: str = Field(default="sunloom:", min_length=1)
-    """What every key begins with: two stores may share a server."""
+    """Prefix of every key, so that two stores may share a server."""
     timeout_s: float = Field(default=5.0, gt=0)
-    """How long to wait for a connection or an answer, seconds."""
+    """How long to wait for a connection or a response, seconds."""
 
     @field_validator("url")
     @classmethod
-    def _checked(cls, url: str) -> str:
+    def _check_url(cls, url: str) -> str:
         scheme, _, rest = url.partition("://")
         if scheme not in ("redis", "rediss", "unix"):
             raise ValueError("begins with redis://, rediss:// or unix://")
         if "@" in rest.split("?", 1)[0] or "password=" in rest:
-            raise ValueError("bears no user or password: name them in `username` and `password`")
+            raise ValueError("contains user or password: name them in `username` and `password`")
         return url
 
 

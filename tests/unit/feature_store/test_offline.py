@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import polars as pl
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from polars.testing import assert_frame_equal
 from sunloom.config import Settings
 from sunloom.errors import DataError, DependencyError, NotFoundError, StoreError, UsageError
 from sunloom.feature_store.stores.offline.offline_store import OfflineStore, open_offline_store
+from sunloom.feature_store.stores.offline.storage import TimeBounds
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -31,10 +33,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OfflineSto
     if request.param == "local":
         yield OfflineStore(str(tmp_path / "offline"))
         return
-    store = OfflineStore(f"memory://{uuid.uuid4().hex}")
-    yield store
-    if store._files.names(""):
-        store._files._fs.rm(store._files._root, recursive=True)
+    folder = uuid.uuid4().hex
+    yield OfflineStore(f"memory://{folder}")
+    memory = fsspec.filesystem("memory")
+    if memory.exists(folder):
+        memory.rm(folder, recursive=True)
 
 
 def _table(ids: list[Any], moments: list[datetime], **columns: list[Any]) -> pl.DataFrame:
@@ -127,9 +130,9 @@ def test_a_range_reads_only_the_files_that_meet_it(
     moments = [NOON + hours * timedelta(hours=1) for hours in range(24 * 30)]
     store.write("s", _table(list(range(len(moments))), moments))
     opened: list[str] = []
-    read = store._files.read_parquet
+    read = store.storage.read_parquet
     monkeypatch.setattr(
-        store._files, "read_parquet", lambda path, *rest: opened.append(path) or read(path, *rest)
+        store.storage, "read_parquet", lambda path, *rest: opened.append(path) or read(path, *rest)
     )
     start, end = datetime(2026, 3, 5, 23, tzinfo=UTC), datetime(2026, 3, 7, tzinfo=UTC)
     found = store.read("s", start=start, end=end)
@@ -145,8 +148,8 @@ def test_row_groups_outside_the_range_are_not_read(tmp_path: Path) -> None:
     store.write("s", _table(list(range(300_000)), moments))
     [file] = store.version("s").files
     first = int(NOON.timestamp()) * 1_000_000
-    bounds = ("event_time", first, first + 1_000_000)
-    found = store._files.read_parquet(f"s/{file.path}", ["id", "event_time"], bounds)
+    bounds = TimeBounds("event_time", first, first + 1_000_000)
+    found = store.storage.read_parquet(f"s/{file.path}", ["id", "event_time"], bounds)
     assert 100 <= found.height < 300_000
     assert store.read("s", end=NOON + timedelta(seconds=1))["id"].to_list() == list(range(100))
 
@@ -164,8 +167,8 @@ def test_threads_that_write_at_once_lose_no_version(store: OfflineStore) -> None
 
 def test_an_unfinished_write_is_no_version(store: OfflineStore, tmp_path: Path) -> None:
     store.write("s", _table([1], [NOON]))
-    store._files.write("s/data/date=2026-03-01/left-over.parquet", b"half")
-    store._files.write("s/versions/.00000002.json.abc", b"{")
+    store.storage.write("s/data/date=2026-03-01/left-over.parquet", b"half")
+    store.storage.write("s/versions/.00000002.json.abc", b"{")
     assert store.read("s")["id"].to_list() == [1]
     assert store.write("s", _table([2], [NOON])).number == 2
 

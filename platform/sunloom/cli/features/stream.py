@@ -1,4 +1,4 @@
-"""``sunloom features stream``: events from Kafka into the online store."""
+"""Commands of ``sunloom features`` on streams: consume topics, compare online and offline values."""
 
 from __future__ import annotations
 
@@ -55,20 +55,18 @@ def stream(
 
 def skew(
     recipe: Recipe,
-    questions: Annotated[
-        int, typer.Option(min=1, help="Entities and moments to ask about.")
-    ] = 1_000,
+    questions: Annotated[int, typer.Option(min=1, help="Entities and times to compare.")] = 1_000,
     served: Annotated[
-        bool, typer.Option("--served", help="Replay answers that the gateway gave instead.")
+        bool, typer.Option("--served", help="Replay values that the gateway has served.")
     ] = False,
     sets: Sets = None,
     env: Env = None,
     json: Json = False,
 ) -> None:
-    """Compare online values with what batch gives for the same moments; exit 1 if they differ.
+    """Compare online values with offline ones as of the same times; exit 1 if they differ.
 
-    Without --served the stream is asked about random entities and moments; with it a sample of
-    the answers that the gateway gave is computed anew.
+    Without --served, random entities are read as of random times; with it a sample of the values
+    that the gateway has served is computed again.
     """
     from sunloom.monitoring.served_skew import compare_served
     from sunloom.monitoring.stream_skew import compare_streamed
@@ -99,7 +97,7 @@ def _show_progress(report: ConsumerReport) -> None:
 
 
 def _stop_on_signals(stop: Callable[[], None]) -> None:
-    """The first signal lets the batch at hand end; a second one interrupts."""
+    """The first signal lets the current batch end; a second one interrupts."""
 
     def handle(number: int, _frame: object) -> None:
         stop()

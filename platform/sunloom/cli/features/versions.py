@@ -22,22 +22,22 @@ def versions(
     from sunloom.feature_store.stores.offline.offline_store import open_offline_store
 
     store = open_offline_store(load_settings(sets, env))
-    found: list[dict[str, Any]] = [
+    entries: list[dict[str, Any]] = [
         {
-            "version": one.number,
-            "written_at": one.written_at.isoformat(),
-            "mode": one.mode,
-            "rows": one.rows,
-            "files": len(one.files),
-            "columns": one.columns,
+            "version": version.number,
+            "written_at": version.written_at.isoformat(),
+            "mode": version.mode,
+            "rows": version.rows,
+            "files": len(version.files),
+            "columns": version.columns,
         }
-        for one in store.versions(feature_set)
+        for version in store.versions(feature_set)
     ]
     if json:
-        output.print_json({"feature_set": feature_set, "store": store.uri, "versions": found})
+        output.print_json({"feature_set": feature_set, "store": store.uri, "versions": entries})
         return
     columns = ("version", "written_at", "mode", "rows", "files")
-    cells = [[str(row[name]) for name in columns] for row in found]
+    cells = [[str(row[name]) for name in columns] for row in entries]
     output.print_table(columns, cells, title=f"{feature_set} in {store.uri}")
 
 
@@ -48,7 +48,7 @@ def rows(
         int | None, typer.Option(help="A version's number; else the latest.")
     ] = None,
     as_of: Annotated[
-        str | None, typer.Option(help="The latest version written by this moment (ISO, UTC).")
+        str | None, typer.Option(help="The latest version written by this time (ISO, UTC).")
     ] = None,
     start: Annotated[str | None, typer.Option(help="First event time (ISO, UTC).")] = None,
     end: Annotated[str | None, typer.Option(help="Event time behind the last (ISO, UTC).")] = None,
@@ -60,17 +60,16 @@ def rows(
     from sunloom.feature_store.stores.offline.offline_store import open_offline_store
 
     store = open_offline_store(load_settings(sets, env))
-    moment = _moment(as_of, "as_of")
-    found = store.version(feature_set, version=version, as_of=moment)
+    chosen = store.version(feature_set, version=version, as_of=_parse_time(as_of, "as_of"))
     table = store.read(
         feature_set,
-        version=found.number,
-        start=_moment(start, "start"),
-        end=_moment(end, "end"),
+        version=chosen.number,
+        start=_parse_time(start, "start"),
+        end=_parse_time(end, "end"),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     table.write_parquet(out)
-    result = {"feature_set": feature_set, "version": found.number, "rows": table.height}
+    result = {"feature_set": feature_set, "version": chosen.number, "rows": table.height}
     result |= {"columns": table.columns, "out": str(out)}
     if json:
         output.print_json(result)
@@ -78,12 +77,12 @@ def rows(
         output.print_mapping(result)
 
 
-def _moment(text: str | None, name: str) -> datetime | None:
+def _parse_time(text: str | None, name: str) -> datetime | None:
     if text is None:
         return None
     try:
         return datetime.fromisoformat(text)
     except ValueError as error:
         raise UsageError(
-            f"{text!r} is no moment.", "Such as 2026-03-01T12:00:00Z.", name
+            f"{text!r} is not an ISO timestamp.", "Write it like 2026-03-01T12:00:00Z.", name
         ) from error

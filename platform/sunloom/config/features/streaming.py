@@ -1,4 +1,4 @@
-"""Where a feature set's events come from as they happen."""
+"""Streaming sources: where a feature set's events come from as they happen."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sunloom.config.loading.model import Model
 
 
 class KafkaSecurity(Model):
-    """How the brokers are spoken to."""
+    """Encryption and log-in at the brokers."""
 
     protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
     """Encryption and log-in."""
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    """How the password is shown (``sasl_…``)."""
+    """How the password is sent (``sasl_…``)."""
     username: str | None = None
     """User (``sasl_…``)."""
     password: SecretStr | None = None
@@ -33,9 +33,9 @@ class KafkaSecurity(Model):
     """Password of that key."""
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
-        given = (self.username, self.password)
-        if self.protocol.startswith("sasl") != all(value is not None for value in given):
+    def _check_completeness(self) -> Self:
+        login = (self.username, self.password)
+        if self.protocol.startswith("sasl") != all(value is not None for value in login):
             raise ValueError("username and password belong to protocol sasl_plaintext or sasl_ssl")
         files = (self.ca_file, self.certificate_file, self.key_file, self.key_password)
         if not self.protocol.endswith("ssl") and any(file is not None for file in files):
@@ -44,10 +44,10 @@ class KafkaSecurity(Model):
 
 
 class KafkaSource(Model):
-    """Events as JSON objects in Kafka topics; one message an event of a features class.
+    """Events as JSON objects in Kafka topics; one message is one event of a features class.
 
-    Whatever writes a topic must keep all events of one entity in one partition, as it does when
-    the entity's key is the message's key, if order among equal times is to be kept.
+    To keep the order of events with equal times, a producer must send all events of one entity to
+    one partition, as it does when the entity's key is the message's key.
     """
 
     type: Literal["kafka"] = "kafka"
@@ -58,16 +58,16 @@ class KafkaSource(Model):
     group: str | None = None
     """Consumer group; ``sunloom-<feature set>`` when empty."""
     start: Literal["earliest", "latest"] = "earliest"
-    """Where a partition without a stored place begins."""
+    """Where a partition without a stored offset begins."""
     history: AwareDatetime | None = None
-    """The moment up to which the batch source holds the events: they are merged first, and those
-    of the topics up to it are left out. Without it everything comes from the topics."""
+    """The time up to which the batch source has the events: they are merged first, and those of
+    the topics up to it are dropped. Without it everything comes from the topics."""
     batch_size: int = Field(default=50_000, ge=1)
-    """Most messages in one transaction."""
+    """Maximum number of messages in one transaction."""
     batch_timeout_ms: int = Field(default=500, ge=1)
     """How long a batch waits to fill."""
     answer_timeout_s: float = Field(default=10.0, gt=0)
-    """How long the brokers may take to answer before the stream stops, seconds."""
+    """How long the brokers may take to respond before the stream stops, seconds."""
     session_timeout_ms: int = Field(default=10_000, ge=1_000)
     """How long a consumer may be silent before its partitions go to others."""
     tile: Duration | None = None
@@ -77,7 +77,7 @@ class KafkaSource(Model):
     late_policy: Literal["accept", "drop"] = "accept"
     """Whether later events are merged or only counted."""
     ahead: Duration = timedelta(days=1)
-    """How far ahead of the clock an event may lie; one further ahead is quarantined."""
+    """How far ahead of the clock an event time may be; one further ahead is quarantined."""
     quarantine_topic: str | None = None
     """Topic for messages that cannot be used; a JSON-lines file beside the log when empty."""
     max_bad_share: float = Field(default=0.01, ge=0.0, le=1.0)

@@ -55,11 +55,14 @@ class OfflineStore:
     Args:
         uri: A folder, or a URI that fsspec knows (``s3://…``, ``gs://…``).
         now: The clock that versions are dated by.
+
+    Attributes:
+        storage: The files below the URI.
     """
 
     def __init__(self, uri: str, now: Callable[[], datetime] | None = None) -> None:
         self.uri = uri
-        self._storage = OfflineStorage(uri)
+        self.storage = OfflineStorage(uri)
         self._now = now or (lambda: datetime.now(UTC))
 
     def write(
@@ -105,7 +108,7 @@ class OfflineStore:
         files = self._write_days(folder, rows, time, draft.write_id)
         for _ in range(_MAX_ATTEMPTS):
             version = draft.next_version(latest, files, self._now())
-            if self._storage.create(_manifest_path(folder, version.number), version.to_json()):
+            if self.storage.create(_manifest_path(folder, version.number), version.to_json()):
                 return version
             latest = self._latest(feature_set)
         raise StoreError(
@@ -148,8 +151,8 @@ class OfflineStore:
         )
         folder = _folder(feature_set)
         files = [file for file in chosen.files if bounds.may_contain(file.first_us, file.last_us)]
-        parts = self._storage.map(
-            lambda file: self._storage.read_parquet(f"{folder}/{file.path}", names, bounds), files
+        parts = self.storage.map(
+            lambda file: self.storage.read_parquet(f"{folder}/{file.path}", names, bounds), files
         )
         frame = pl.concat([pl.DataFrame(schema=types), *parts], how="diagonal").select(names)
         # Files and row groups are kept whole where only some of their rows are within the bounds.
@@ -199,7 +202,7 @@ class OfflineStore:
 
     def feature_sets(self) -> list[str]:
         """Names of the feature sets that have a version, sorted."""
-        storage = self._storage
+        storage = self.storage
         return [name for name in storage.names("") if storage.names(f"{name}/versions")]
 
     def _version_as_of(
@@ -229,23 +232,23 @@ class OfflineStore:
         def write_day(group: tuple[tuple[Any, ...], pl.DataFrame]) -> DataFile:
             (day,), day_rows = group
             path = f"data/date={day}/{write_id}.parquet"
-            self._storage.write_parquet(f"{folder}/{path}", day_rows.drop(_DATE))
+            self.storage.write_parquet(f"{folder}/{path}", day_rows.drop(_DATE))
             times = day_rows[time].cast(pl.Int64)
             return DataFile(path, str(day), day_rows.height, first_us=times[0], last_us=times[-1])
 
-        return self._storage.map(write_day, dated.group_by([_DATE], maintain_order=True))
+        return self.storage.map(write_day, dated.group_by([_DATE], maintain_order=True))
 
     def _latest(self, feature_set: str) -> FeatureSetVersion | None:
         numbers = self._numbers(feature_set)
         return self._load(feature_set, numbers[-1]) if numbers else None
 
     def _numbers(self, feature_set: str) -> list[int]:
-        names = self._storage.names(f"{_folder(feature_set)}/versions")
+        names = self.storage.names(f"{_folder(feature_set)}/versions")
         return [int(name[:-5]) for name in names if re.fullmatch(r"\d{8}\.json", name)]
 
     def _load(self, feature_set: str, number: int) -> FeatureSetVersion:
         path = _manifest_path(_folder(feature_set), number)
-        return FeatureSetVersion.from_json(self._storage.read(path), f"{self.uri}/{path}")
+        return FeatureSetVersion.from_json(self.storage.read(path), f"{self.uri}/{path}")
 
 
 def _folder(feature_set: str) -> str:
