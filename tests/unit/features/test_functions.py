@@ -19,7 +19,7 @@ from chalk.features.feature_wrapper import unwrap_feature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sunloom.feature_store.online.row_functions import compiled
+from sunloom.feature_store.online.row_functions import compile_expression
 from sunloom.features.definitions.bind_expressions import ExpressionBinder
 from sunloom.features.definitions.open import catalogue_of
 from sunloom.features.expressions.functions.table import FUNCTIONS
@@ -99,7 +99,7 @@ def test_function_means_what_chalk_means(case: dict[str, Any]) -> None:
         expected[row] = value
     by_frame = _by_frame(bound, ROWS)
     assert all(map(_same, by_frame, expected)), f"frame {by_frame}, Chalk {expected}"
-    by_row = [compiled(bound, {})(row, MOMENT, ()) for row in ROWS]
+    by_row = [compile_expression(bound, {})(row, MOMENT, ()) for row in ROWS]
     assert all(map(_same, by_row, expected)), f"scalar {by_row}, Chalk {expected}"
 
 
@@ -177,7 +177,7 @@ def test_frames_and_single_values_agree(rows: list[dict[str, Any]]) -> None:
     for case in GOLDEN["cases"]:
         bound = _bind(case["expression"])
         by_frame = _by_frame(bound, rows)
-        by_row = [compiled(bound, {})(row, MOMENT, ()) for row in rows]
+        by_row = [compile_expression(bound, {})(row, MOMENT, ()) for row in rows]
         for row, frame, single in zip(rows, by_frame, by_row, strict=True):
             assert _close(frame, single), (case["expression"], row, frame, single)
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sunloom.feature_store.online.row_functions import asking
+from sunloom.feature_store.online.row_functions import compile_resolver
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
@@ -128,7 +128,7 @@ def test_one_row_of_plain_values_gives_what_the_engine_gives(plan: Plan) -> None
         joined = [
             arg.value for arg in made.resolver.args if isinstance(arg.value, Aggregate | Lookup)
         ]
-        ask = asking(made, {node: place for place, node in enumerate(joined)})
+        ask = compile_resolver(made, {node: place for place, node in enumerate(joined)})
         assert ask([dict(row)], START, [[None] * len(joined)]) == [expected]
 
 

@@ -1,4 +1,4 @@
-"""Commands of ``sunloom features`` on streams: consume topics, compare online and offline values."""
+"""Commands of ``sunloom features`` on streams: consume topics, compare online with offline."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 
 from sunloom.config.settings import Settings
-from sunloom.data.sources.files import require_columns
+from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import NotFoundError, StoreError, UsageError
 from sunloom.feature_store.stores.field_types import (
     Field,
