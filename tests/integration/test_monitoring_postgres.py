@@ -42,7 +42,7 @@ def test_a_monitor_keeps_its_counts_and_alerts(
     assert run_watch(recipe, START + timedelta(days=3))["windows"] == 0
     windows = results_over_time(recipe, "quality", "orders")
     assert [one["rows"] for one in windows] == [1440, 1440]
-    mine = [one for one in list_alerts(recipe, "open") if one["labels"].get("monitor")]
-    assert [one["labels"]["feature"] for one in mine] == ["x"]
+    mine = [one for one in list_alerts(recipe, "open") if one.labels.get("monitor")]
+    assert [one.labels["feature"] for one in mine] == ["x"]
     assert 'monitor="orders"' in render_monitoring(recipe)
     assert not (tmp_path / "sunloom.db").exists()

@@ -39,6 +39,6 @@ def test_alerts_are_deduplicated_and_keep_their_zone(remote: Settings) -> None:
     assert emit_alert(remote, alert)
     assert not emit_alert(remote, alert)
     # Other tests share the server and leave alerts of their own.
-    [row] = [one for one in list_alerts(remote, "open") if one["message"] == alert.message]
-    assert row["count"] == 2
-    assert row["first_at"].endswith("+00:00")
+    [row] = [one for one in list_alerts(remote, "open") if one.message == alert.message]
+    assert row.count == 2
+    assert row.first_at.endswith("+00:00")

@@ -76,7 +76,7 @@ def _figure(results: list[dict[str, Any]], key: str) -> Samples:
 
 
 def _alerts(settings: Settings) -> Samples:
-    severities = [alert["severity"] for alert in list_alerts(settings, "open")]
+    severities = [alert.severity for alert in list_alerts(settings, "open")]
     for severity in SEVERITIES:
         yield _labels(severity=severity), float(severities.count(severity))
 

@@ -48,7 +48,7 @@ def test_a_worse_alert_is_sent_again(settings: Settings, receiver: Receiver) -> 
     emit_alert(settings, DRIFT)
     assert [one["severity"] for one in receiver.alerts] == ["warning", "critical"]
     (held,) = list_alerts(settings)
-    assert (held["severity"], held["count"]) == ("critical", 3)
+    assert (held.severity, held.count) == ("critical", 3)
 
 
 def test_bodies_are_signed_and_headers_sent(settings: Settings, receiver: Receiver) -> None:
@@ -114,7 +114,7 @@ def test_nobody_there(
     assert emit_alert(settings.model_copy(update={"telemetry": telemetry}), DRIFT)
     assert "ConnectionRefusedError" in caplog.text
     assert "t0ken" not in caplog.text
-    assert [one["status"] for one in list_alerts(settings)] == ["open"]
+    assert [one.status for one in list_alerts(settings)] == ["open"]
 
 
 def test_one_sink_that_fails_silences_no_other(settings: Settings, receiver: Receiver) -> None:

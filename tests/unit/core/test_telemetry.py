@@ -8,7 +8,8 @@ import logging
 import pytest
 
 from sunloom.config import Settings
-from sunloom.core.alerts import Alert, emit_alert, list_alerts, resolve_alert
+from sunloom.core.alerts.alert import Alert
+from sunloom.core.alerts.delivery import emit_alert, list_alerts, resolve_alert
 from sunloom.core.runs import start_run
 from sunloom.core.telemetry import configure_logging, progress_bar
 
@@ -19,12 +20,12 @@ def test_an_open_alert_counts_up_and_resolves(settings: Settings) -> None:
     assert emit_alert(settings, DRIFT)
     assert not emit_alert(settings, DRIFT)
     [held] = list_alerts(settings)
-    assert (held["count"], held["status"], held["value"]) == (2, "open", 0.3)
+    assert (held.count, held.status, held.value) == (2, "open", 0.3)
     assert resolve_alert(settings, DRIFT)
     assert not resolve_alert(settings, DRIFT)
     assert list_alerts(settings, "open") == []
     assert emit_alert(settings, DRIFT)
-    assert [row["status"] for row in list_alerts(settings)] == ["open", "resolved"]
+    assert [row.status for row in list_alerts(settings)] == ["open", "resolved"]
 
 
 def test_other_labels_are_another_alert(settings: Settings) -> None:

@@ -109,11 +109,11 @@ def test_a_run_stores_alerts_once_and_resolves(settings: Settings, tmp_path: Pat
     assert (result["drifted_features"], result["alerts"]) == (1, 1)
     run_drift(_recipe(settings, folder, changed=True))
     (alert,) = list_alerts(settings, "open")
-    assert alert["count"] == 2
-    assert alert["severity"] == "critical"
-    assert "amount (psi" in alert["message"]
-    assert alert["labels"] == {"report": "purchases"}
-    assert (alert["value"], alert["threshold"]) == (1.0, 1.0)
+    assert alert.count == 2
+    assert alert.severity == "critical"
+    assert "amount (psi" in alert.message
+    assert alert.labels == {"report": "purchases"}
+    assert (alert.value, alert.threshold) == (1.0, 1.0)
 
     calm = run_drift(_recipe(settings, folder, changed=False))
     assert (calm["drifted_features"], calm["alerts"]) == (0, 0)

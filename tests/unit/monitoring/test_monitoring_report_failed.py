@@ -43,5 +43,5 @@ def test_a_failure_of_evidentlys_is_said_after_the_alerts(
     recipe = MonitoringRecipe(paths=settings.paths, watch=WatchConfig.model_validate(watch))
     with pytest.raises(DataError, match=r"Evidently cannot compare .* ValueError: no bins"):
         run_watch(recipe, START + 3 * DAY)
-    assert [one["labels"]["feature"] for one in list_alerts(settings, "open")] == ["x"]
+    assert [one.labels["feature"] for one in list_alerts(settings, "open")] == ["x"]
     assert run_watch(recipe, START + 3 * DAY)["windows"] == 0

@@ -73,11 +73,11 @@ def test_one_shift_among_200_features_is_one_alert_and_fifty_calm_windows_are_no
     assert moved["windows"] == 1
     assert moved["raised"] == ["f137"]
     (alert,) = list_alerts(settings)
-    assert (alert["name"], alert["labels"]) == (
+    assert (alert.name, alert.labels) == (
         "feature_drift",
         {"monitor": "orders", "feature": "f137"},
     )
-    assert "f137 of orders drifted: psi" in alert["message"]
+    assert "f137 of orders drifted: psi" in alert.message
 
 
 @pytest.mark.parametrize("rows", [100, 300, 2_000])
@@ -138,11 +138,11 @@ def test_hysteresis_deduplication_and_resolution(settings: Settings, tmp_path: P
 
     def day(number: int) -> list[tuple[str, int]]:
         run_watch(watched, START + number * DAY)
-        return [(one["status"], one["count"]) for one in list_alerts(settings)]
+        return [(one.status, one.count) for one in list_alerts(settings)]
 
     assert day(2) == []
     assert day(3) == [("open", 1)]
-    assert list_alerts(settings)[0]["severity"] == "critical"
+    assert list_alerts(settings)[0].severity == "critical"
     assert day(4) == [("open", 2)]
     assert day(6) == [("open", 2)]
     assert day(7) == [("resolved", 2)]
@@ -169,8 +169,8 @@ def test_a_value_just_below_the_bound_does_not_count_as_calm(
             settings, source, name=name, reference=reference, alerts=alerts, threshold=value * 1.3
         )
         run_watch(watched, START + 4 * DAY)
-        mine = [one for one in list_alerts(settings) if one["labels"]["monitor"] == name]
-        assert [one["status"] for one in mine] == [status]
+        mine = [one for one in list_alerts(settings) if one.labels["monitor"] == name]
+        assert [one.status for one in mine] == [status]
 
 
 def test_when_most_features_move_the_set_is_one_alert(settings: Settings, tmp_path: Path) -> None:
@@ -182,15 +182,15 @@ def test_when_most_features_move_the_set_is_one_alert(settings: Settings, tmp_pa
     reference = table(tmp_path, "t.parquet", _rows(4, 1_000, 12, seed=5))
     run_watch(recipe(settings, source, reference=reference), START + 3 * DAY)
     (alert,) = list_alerts(settings)
-    assert (alert["name"], alert["severity"], alert["value"]) == (
+    assert (alert.name, alert.severity, alert.value) == (
         "feature_set_drift",
         "critical",
         8.0,
     )
-    assert "8 of 12 features of orders drifted" in alert["message"]
+    assert "8 of 12 features of orders drifted" in alert.message
     apart = recipe(settings, source, name="b", reference=reference, alerts={"set_share": 0.9})
     run_watch(apart, START + 3 * DAY)
-    assert len([one for one in list_alerts(settings) if one["labels"]["monitor"] == "b"]) == 8
+    assert len([one for one in list_alerts(settings) if one.labels["monitor"] == "b"]) == 8
 
 
 def test_quality_is_kept_over_time_and_raises(settings: Settings, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_quality_is_kept_over_time_and_raises(settings: Settings, tmp_path: Path
         threshold=0.9,
     )  # fmt: skip
     result = run_watch(watched, START + 3 * DAY)
-    raised = {(one["name"], one["labels"]["feature"]) for one in list_alerts(settings)}
+    raised = {(one.name, one.labels["feature"]) for one in list_alerts(settings)}
     assert raised == {
         ("feature_null_rate", "f000"),
         ("feature_default_rate", "f001"),
@@ -234,7 +234,7 @@ def test_values_outside_the_range_are_part_of_drift(settings: Settings, tmp_path
     _shifted(_rows(3, 500, 3, seed=4), "f001", 30.0, START + 2 * DAY).write_parquet(source)
     reference = table(tmp_path, "t.parquet", _rows(4, 1_000, 3, seed=5))
     run_watch(recipe(settings, source, reference=reference), START + 3 * DAY)
-    assert [one["name"] for one in list_alerts(settings)] == ["feature_drift"]
+    assert [one.name for one in list_alerts(settings)] == ["feature_drift"]
 
 
 def test_the_trailing_reference(settings: Settings, tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_source_without_event_time_is_one_window(settings: Settings, tmp_path:
     result = run_watch(watched, START)
     assert (result["rows"], result["windows"], result["raised"]) == (500, 1, ["f001"])
     assert run_watch(watched, START)["raised"] == ["f001"]
-    assert [one["count"] for one in list_alerts(settings)] == [2]
+    assert [one.count for one in list_alerts(settings)] == [2]
 
 
 def test_lag_is_measured_and_raises(settings: Settings, tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_lag_is_measured_and_raises(settings: Settings, tmp_path: Path) -> None:
     late = run_watch(watched, newest + timedelta(hours=7))
     assert late["freshness_lag_s"] == 7 * 3600
     (alert,) = list_alerts(settings, "open")
-    assert (alert["name"], alert["threshold"]) == ("feature_freshness", 6 * 3600)
+    assert (alert.name, alert.threshold) == ("feature_freshness", 6 * 3600)
     (figures,) = latest_results(settings, "performance")
     assert figures["rows"] == 960
     assert figures["rows_per_s"] > 0

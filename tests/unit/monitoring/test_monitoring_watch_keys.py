@@ -161,7 +161,7 @@ def test_each_bound_of_quality(settings: Settings, tmp_path: Path, bound: str, a
             defaults={"f1": 0.5}, reference=normal,
         )  # fmt: skip
         run_watch(config, START + 3 * DAY)
-        mine = {a["name"] for a in list_alerts(settings) if a["labels"]["monitor"] == name}
+        mine = {a.name for a in list_alerts(settings) if a.labels["monitor"] == name}
         assert mine == (raised if name == "all" else everything - raised)
 
 
@@ -176,7 +176,7 @@ def test_the_range_of_a_trailing_reference_is_that_of_the_past(
     )
     frame.write_parquet(tmp_path / "rows.parquet")
     run_watch(watched(settings, tmp_path / "rows.parquet", threshold=50.0), START + 3 * DAY)
-    raised = {(one["name"], one["labels"]["feature"]) for one in list_alerts(settings)}
+    raised = {(one.name, one.labels["feature"]) for one in list_alerts(settings)}
     assert raised == {("feature_range", "f0"), ("feature_range", "f1")}
 
 

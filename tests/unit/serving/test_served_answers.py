@@ -108,8 +108,8 @@ def test_served_answers_are_those_of_batch(
     assert set(rates.values()) == {0.0}
     assert 'feature_skew_rate{feature_set="served_shop",feature="spent"} 1' in _metrics(settings)
     (alert,) = list_alerts(settings, "open")
-    assert (alert["name"], alert["labels"]) == ("feature_skew", {"feature_set": "served_shop"})
-    assert "5 of 20 served values of served_shop differ from offline: spent (5)" in alert["message"]
+    assert (alert.name, alert.labels) == ("feature_skew", {"feature_set": "served_shop"})
+    assert "5 of 20 served values of served_shop differ from offline: spent (5)" in alert.message
     visits(1.0).write_parquet(tmp_path / "visits.parquet")
     assert compare_served(recipe)["passed"]
     assert list_alerts(settings, "open") == []

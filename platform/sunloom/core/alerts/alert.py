@@ -1,9 +1,9 @@
-"""An alert, and what a sink of alerts is."""
+"""An alert, and the protocol of the sinks that it is sent to."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from sunloom.core.fingerprint import fingerprint
@@ -15,16 +15,16 @@ Status = Literal["open", "resolved"]
 
 @dataclass(frozen=True)
 class Alert:
-    """Something that a person should look at.
+    """A condition that a person should look at.
 
     Attributes:
         name: Rule, such as ``feature_drift``.
         severity: info, warning or critical.
         message: One sentence with the figures.
-        labels: What it is about; name and labels identify the alert.
-        value: The figure that raised it.
-        threshold: The bound that it passed.
-        status: ``open`` when it is raised, ``resolved`` when it is over.
+        labels: The monitored thing; name and labels identify the alert.
+        value: The metric's value that raised it.
+        threshold: The bound that the value crossed.
+        status: ``open`` while the condition holds, ``resolved`` once it is over.
     """
 
     name: str
@@ -41,22 +41,13 @@ class Alert:
         return fingerprint(self.name, dict(self.labels))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, as sinks send it."""
-        return {
-            "name": self.name,
-            "severity": self.severity,
-            "status": self.status,
-            "message": self.message,
-            "labels": dict(self.labels),
-            "value": self.value,
-            "threshold": self.threshold,
-            "key": self.key,
-        }
+        """Plain data for JSON, as sinks send it and as the database keeps it."""
+        return {**asdict(self), "key": self.key}
 
 
 @runtime_checkable
 class AlertSink(Protocol):
-    """Where alerts go; a plugin of group ``sunloom.alert_sinks``."""
+    """Receiver of alerts; a plugin of the group ``sunloom.alert_sinks``."""
 
     def send(self, alert: Alert) -> None:
         """Deliver one alert, raised or resolved; raise on failure."""

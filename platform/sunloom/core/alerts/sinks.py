@@ -7,7 +7,7 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any, cast
 from urllib.error import HTTPError
@@ -27,7 +27,7 @@ _COLOURS = {"info": "#4a7fd6", "warning": "#d9a02b", "critical": "#c2392f", "res
 
 
 class DeliveryError(SunloomError):
-    """An alert that its receiver did not take."""
+    """An alert that its receiver refused or did not answer."""
 
     code = "alert_delivery"
 
@@ -49,24 +49,25 @@ class WebhookSink:
     """Posts alerts as JSON.
 
     Args:
-        config: Where to, how often, how long.
-        form: Makes the body of an alert.
+        config: Address, attempts, timeout.
+        format_body: JSON body of an alert.
     """
 
-    def __init__(self, config: WebhookConfig, form: Callable[[Alert], Mapping[str, Any]]) -> None:
+    def __init__(self, config: WebhookConfig, format_body: Callable[[Alert], str]) -> None:
         self._config = config
-        self._form = form
+        self._format_body = format_body
 
     def send(self, alert: Alert) -> None:
         """Post one alert and wait for a 2xx.
 
         Raises:
-            DeliveryError: It was not taken; names the host, never the address.
+            DeliveryError: The receiver refused it or did not answer; names the host, never the
+                address, which may hold a token.
         """
         least = SEVERITIES.index(self._config.min_severity)
         if SEVERITIES.index(alert.severity) < least:
             return
-        body = json.dumps(self._form(alert)).encode()
+        body = self._format_body(alert).encode()
         pause = _FIRST_PAUSE_S
         for attempt in range(1, self._config.attempts + 1):
             problem, is_final = self._post(body)
@@ -79,7 +80,7 @@ class WebhookSink:
             pause *= 2
 
     def _post(self, body: bytes) -> tuple[str, bool]:
-        """What went wrong, empty if nothing, and whether trying again is pointless."""
+        """The problem, empty on success, and whether another attempt is pointless."""
         request = Request(
             self._config.url.get_secret_value(), data=body, headers=self._headers(body)
         )
@@ -110,31 +111,31 @@ class _NoRedirects(HTTPRedirectHandler):
         return None
 
 
-def plain_body(alert: Alert) -> dict[str, Any]:
-    """The body of a plain webhook."""
-    return alert.to_dict() | {"sent_at": utc_now().isoformat()}
+def plain_body(alert: Alert) -> str:
+    """JSON body of a plain webhook."""
+    return json.dumps(alert.to_dict() | {"sent_at": utc_now().isoformat()})
 
 
-def slack_body(alert: Alert) -> dict[str, Any]:
-    """The body that Slack's incoming webhooks take."""
+def slack_body(alert: Alert) -> str:
+    """JSON body that Slack's incoming webhooks take."""
     word = "resolved" if alert.status == "resolved" else alert.severity
     figures = {**alert.labels}
     if alert.value is not None:
         bound = "" if alert.threshold is None else f" (bound {alert.threshold:.4g})"
         figures["value"] = f"{alert.value:.4g}{bound}"
     fields = [{"title": name, "value": str(v), "short": True} for name, v in figures.items()]
-    colour = _COLOURS[word]
-    return {
-        "text": f"[{word}] {_escaped(alert.name)}: {_escaped(alert.message)}",
-        "attachments": [{"color": colour, "fields": fields, "ts": int(utc_now().timestamp())}],
-    }
+    attachment = {"color": _COLOURS[word], "fields": fields, "ts": int(utc_now().timestamp())}
+    text = f"[{word}] {alert.name}: {alert.message}"
+    # Slack reads these three as markup and asks for exactly these replacements.
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return json.dumps({"text": text, "attachments": [attachment]})
 
 
 def build_sink(settings: Settings, name: str) -> AlertSink:
     """The sink of that name, built in or from an entry point.
 
     Raises:
-        ConfigError: It needs a section that the settings lack.
+        ConfigError: The settings lack the section that the sink needs.
         NotFoundError: There is no such sink.
     """
     if name == "log":
@@ -149,7 +150,3 @@ def build_sink(settings: Settings, name: str) -> AlertSink:
             )
         return WebhookSink(config, slack_body if name == "slack" else plain_body)
     return cast(AlertSink, load_plugin("sunloom.alert_sinks", name, AlertSink))
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

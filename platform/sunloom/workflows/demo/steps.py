@@ -122,7 +122,7 @@ def watch_drift(recipes: DemoRecipes, settings: Settings) -> Figures:
     from sunloom.monitoring.drift_job import run_drift
 
     result = run_drift(recipes.monitoring)
-    raised = [alert["message"] for alert in list_alerts(settings, "open")]
+    raised = [alert.message for alert in list_alerts(settings, "open")]
     return Figures(result, raised[0] if result["alerts"] and raised else "no alert")
 
 

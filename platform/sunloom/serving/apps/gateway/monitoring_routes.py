@@ -40,7 +40,8 @@ def build_router(settings: Settings) -> APIRouter:
     @router.get("/alerts")
     async def alerts(status: Literal["open", "resolved"] | None = None) -> dict[str, Any]:
         """Alerts, newest first."""
-        return {"alerts": await asyncio.to_thread(list_alerts, settings, status)}
+        records = await asyncio.to_thread(list_alerts, settings, status)
+        return {"alerts": [asdict(record) for record in records]}
 
     return router
 
