@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json as jsonlib
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sunloom.cli import output
 from sunloom.cli.options import Config, Env, Json, Sets, load_settings
 from sunloom.config.settings import Settings
-from sunloom.errors import ConflictError, NotFoundError
+from sunloom.errors import ConflictError, JobError, NotFoundError
+
+if TYPE_CHECKING:
+    from sunloom.core.jobs import JobState
 
 app = typer.Typer(help="Submit and follow jobs on a Ray cluster.", no_args_is_help=True)
 
@@ -20,8 +26,7 @@ Address = Annotated[
     str | None,
     typer.Option(help="Job server, such as http://127.0.0.1:8265 (or cluster.job_address)."),
 ]
-ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
-POLL_S = 1.0
+POLL_S, STOP_TIMEOUT_S = 1.0, 15.0
 
 
 @app.command()
@@ -35,7 +40,7 @@ def submit(
     json: Json = False,
 ) -> None:
     """Run jobs/NAME.py on the cluster; the exit status is the job's."""
-    from sunloom.core.cluster import submit_job
+    from sunloom.core.jobs import submit_job
 
     settings = _settings(address, env)
     job_id = submit_job(settings, name, recipe=_relative(config), sets=sets or ())
@@ -44,10 +49,10 @@ def submit(
         return
     if not json:
         output.print_note(f"job {job_id}; Ctrl-C leaves it running")
-    ended = _follow(settings, job_id, quiet=json)
+    state = _follow(settings, job_id, quiet=json)
     if json:
-        output.print_json(_with_result(settings, ended))
-    raise typer.Exit(0 if ended["status"] == "SUCCEEDED" else 1)
+        output.print_json(asdict(state) | _read_result(settings, job_id))
+    raise typer.Exit(0 if state.status == "SUCCEEDED" else 1)
 
 
 @app.command()
@@ -83,38 +88,50 @@ def logs(
 def stop(job_id: JobId, address: Address = None, env: Env = None, json: Json = False) -> None:
     """Stop a job: SIGTERM, three seconds later SIGKILL."""
     settings = _settings(address, env)
-    if (found := describe(settings, job_id)["status"]) in ENDED:
-        raise ConflictError(f"Job {job_id} has ended already: {found}.")
+    from sunloom.core.jobs import ENDED
+
+    if (status := describe(settings, job_id).status) in ENDED:
+        raise ConflictError(f"Job {job_id} has ended already: {status}.")
     _client(settings).stop_job(job_id)
-    ended = _wait(settings, job_id, timeout_s=15)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while (state := describe(settings, job_id)).status not in ENDED:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
     if json:
-        output.print_json(ended)
+        output.print_json(state)
     else:
-        output.print_line(f"{job_id} {ended['status']}")
+        output.print_line(f"{job_id} {state.status}")
 
 
 @app.command("list")
 def list_jobs(address: Address = None, env: Env = None, json: Json = False) -> None:
     """List the cluster's submitted jobs, newest first."""
-    found = [_details(job) for job in _client(_settings(address, env)).list_jobs()]
-    rows = sorted((job for job in found if job["id"]), key=lambda job: -(job["started_s"] or 0))
+    from sunloom.core.jobs import job_state
+
+    states = [job_state(job) for job in _client(_settings(address, env)).list_jobs()]
+    # A driver that was connected without a submission is listed too, without an id.
+    jobs = sorted((job for job in states if job.id), key=lambda job: -(job.started_s or 0))
     if json:
-        output.print_json(rows)
+        output.print_json(jobs)
         return
     columns = ("id", "status", "started", "seconds", "entrypoint")
-    output.print_table(columns, [[_cell(job, column) for column in columns] for job in rows])
+    output.print_table(columns, [[_cell(job, column) for column in columns] for job in jobs])
 
 
-def describe(settings: Settings, job_id: str) -> dict[str, Any]:
+def describe(settings: Settings, job_id: str) -> JobState:
     """State of one job.
 
     Raises:
         NotFoundError: The cluster has no such job; lists the known ones.
     """
+    from sunloom.core.jobs import job_state
+
     client = _client(settings)
     try:
-        return _details(client.get_job_info(job_id))
+        return job_state(client.get_job_info(job_id))
     except RuntimeError as error:
+        # The client raises one type for every failed request; the text tells a missing job.
         if "404" not in str(error) and "does not exist" not in str(error):
             raise
         known = [str(job.submission_id) for job in client.list_jobs() if job.submission_id]
@@ -127,7 +144,7 @@ def _settings(address: str | None, env: str | None) -> Settings:
 
 
 def _client(settings: Settings) -> Any:
-    from sunloom.core.cluster import job_client
+    from sunloom.core.jobs import job_client
 
     return job_client(settings)
 
@@ -139,19 +156,21 @@ def _relative(recipe: Path | None) -> str | None:
     if recipe is None:
         return None
     root = source_root().resolve()
-    found = recipe.resolve()
-    if not found.is_file():
+    path = recipe.resolve()
+    if not path.is_file():
         raise NotFoundError(f"There is no recipe file {recipe}.", "Give a path below conf/.")
-    if not found.is_relative_to(root):
+    if not path.is_relative_to(root):
         raise NotFoundError(
-            f"{recipe} lies outside {root}, which is what the job takes along.",
+            f"{recipe} is outside {root}, the folder that is shipped with the job.",
             "Put the recipe below conf/.",
         )
-    return str(found.relative_to(root))
+    return str(path.relative_to(root))
 
 
-def _follow(settings: Settings, job_id: str, quiet: bool = False) -> dict[str, Any]:
+def _follow(settings: Settings, job_id: str, quiet: bool = False) -> JobState:
     """Print new lines of the log until the job ends; returns its last state."""
+    from sunloom.core.jobs import ENDED
+
     client, printed = _client(settings), 0
     while True:
         state = describe(settings, job_id)
@@ -160,30 +179,22 @@ def _follow(settings: Settings, job_id: str, quiet: bool = False) -> dict[str, A
             if fresh := text[printed:].rstrip("\n"):
                 output.print_line(fresh)
             printed = len(text)
-        if state["status"] in ENDED:
-            if state["status"] != "SUCCEEDED":
-                output.print_error(f"job {job_id} {state['status']}: {state['message']}")
+        if state.status in ENDED:
+            if state.status != "SUCCEEDED":
+                output.print_error(f"job {job_id} {state.status}: {state.message}")
             return state
         time.sleep(POLL_S)
 
 
-def _wait(settings: Settings, job_id: str, timeout_s: float) -> dict[str, Any]:
-    deadline = time.monotonic() + timeout_s
-    while (state := describe(settings, job_id))["status"] not in ENDED:
-        if time.monotonic() > deadline:
-            break
-        time.sleep(POLL_S)
-    return state
-
-
-def _with_result(settings: Settings, state: dict[str, Any]) -> dict[str, Any]:
-    from sunloom.core.cluster import job_result
-    from sunloom.errors import JobError
+def _read_result(settings: Settings, job_id: str) -> Mapping[str, Any]:
+    """The result on the log's last line, or what is wrong with the log."""
+    from sunloom.core.jobs import job_result
 
     try:
-        return state | {"result": job_result(_client(settings).get_job_logs(state["id"]))}
+        result = job_result(_client(settings).get_job_logs(job_id))
     except JobError as error:
-        return state | {"result": None, "problem": str(error)}
+        return {"result": None, "problem": str(error)}
+    return {"result": jsonlib.loads(result.to_json())}
 
 
 def _print_status(settings: Settings, job_id: str, json: bool) -> str:
@@ -191,31 +202,16 @@ def _print_status(settings: Settings, job_id: str, json: bool) -> str:
     if json:
         output.print_json(state)
     else:
-        output.print_line(f"{job_id} {state['status']}")
-        if state["message"]:
-            output.print_note(str(state["message"]))
-    return str(state["status"])
+        output.print_line(f"{job_id} {state.status}")
+        if state.message:
+            output.print_note(state.message)
+    return state.status
 
 
-def _details(job: Any) -> dict[str, Any]:
-    started_s = job.start_time / 1000 if job.start_time else None
-    ended_s = job.end_time / 1000 if job.end_time else None
-    return {
-        "id": job.submission_id,
-        "status": str(getattr(job.status, "value", job.status)),
-        "name": (job.metadata or {}).get("sunloom_job"),
-        "entrypoint": job.entrypoint,
-        "message": job.message,
-        "started_s": started_s,
-        "ended_s": ended_s,
-        "exit_code": job.driver_exit_code,
-    }
-
-
-def _cell(job: dict[str, Any], column: str) -> Any:
-    started_s, ended_s = job["started_s"], job["ended_s"]
+def _cell(job: JobState, column: str) -> Any:
     if column == "started":
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started_s)) if started_s else None
+        started = time.localtime(job.started_s) if job.started_s else None
+        return time.strftime("%Y-%m-%d %H:%M:%S", started) if started else None
     if column == "seconds":
-        return round((ended_s or time.time()) - started_s, 1) if started_s else None
-    return job[column]
+        return round((job.ended_s or time.time()) - job.started_s, 1) if job.started_s else None
+    return getattr(job, column)

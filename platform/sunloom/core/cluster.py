@@ -1,4 +1,4 @@
-"""Connect to Ray, and run jobs on it.
+"""Connection to Ray: a private local cluster, or a running one by address.
 
 A private local cluster has its own temporary folder, ports and dashboard, so it neither disturbs
 nor finds another cluster on the machine.
@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,9 @@ import sunloom
 from sunloom.config import Settings
 from sunloom.core.processes import descendants, end_descendants, free_port
 from sunloom.core.telemetry import QUIET_ENVIRONMENT, get_logger, silence_libraries
-from sunloom.errors import ClusterError, JobError, NotFoundError
+from sunloom.errors import ClusterError
 
-# What a job's working directory must not carry; Ray also honours .gitignore.
+# Left out of a shipped working directory; Ray also honours .gitignore.
 EXCLUDES = (".venv", ".git", "outputs", ".sunloom", "**/__pycache__", ".mypy_cache", ".ruff_cache")
 
 
@@ -59,7 +58,7 @@ def connect(settings: Settings, environment: Mapping[str, str] | None = None) ->
     import ray
 
     if ray.is_initialized():
-        return _connected[0] if _connected else _describe(is_private=False)
+        return _connected[0] if _connected else connected_cluster()
     silence_libraries()
     variables = dict(QUIET_ENVIRONMENT) | dict(environment or {})
     address = settings.cluster.address or os.environ.get("RAY_ADDRESS")
@@ -74,7 +73,7 @@ def connect(settings: Settings, environment: Mapping[str, str] | None = None) ->
             "Check cluster.address, or leave it empty for a private cluster.",
             "cluster.address",
         ) from error
-    _connected[:] = [_describe(is_private=not address)]
+    _connected[:] = [connected_cluster(is_private=not address)]
     return _connected[0]
 
 
@@ -88,10 +87,9 @@ def disconnect() -> None:
 
 
 def source_root() -> Path:
-    """The project's root.
+    """The project's root: the nearest folder at or above the working directory with ``jobs/``.
 
-    It is the nearest folder at or above the working directory that holds ``jobs/``, else the
-    checkout that this package was imported from.
+    Without one, it is the checkout that this package was imported from.
     """
     cwd = Path.cwd()
     for folder in (cwd, *cwd.parents):
@@ -109,7 +107,10 @@ def package_folders() -> list[str]:
 def _start(settings: Settings, variables: Mapping[str, str]) -> None:
     import ray
 
-    for name, value in {**variables, **_own_ports(), **_PATIENCE}.items():
+    # Ports that are fixed in Ray and would collide with another cluster's on this machine.
+    ports = {"AUTOSCALER_METRIC_PORT": free_port(), "DASHBOARD_METRIC_PORT": free_port()}
+    own = {name: str(port) for name, port in ports.items()}
+    for name, value in {**variables, **own, **_START_TIMEOUTS}.items():
         os.environ.setdefault(name, value)
     _put_interpreter_on_path()
     before = descendants()
@@ -143,17 +144,11 @@ def _init(settings: Settings) -> None:
 
 
 # A busy machine starts Ray's dashboard, agent and servers slowly; that is no failure.
-_PATIENCE = {
+_START_TIMEOUTS = {
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
     "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_agent_register_timeout_ms": "120000",
 }
-
-
-def _own_ports() -> dict[str, str]:
-    """Ports that are fixed in Ray and would collide with another cluster's on this machine."""
-    names = ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")
-    return {name: str(free_port()) for name in names}
 
 
 @contextmanager
@@ -169,12 +164,12 @@ def _loopback_only() -> Iterator[None]:
 
     original, could_join = parameter.RayParams, ray_constants.ENABLE_RAY_CLUSTER
 
-    def params(**arguments: Any) -> Any:
+    def params_with_own_port(**arguments: Any) -> Any:
         return original(dashboard_agent_listen_port=free_port(), **arguments)
 
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
-    parameter.RayParams = params
+    parameter.RayParams = params_with_own_port
     try:
         yield
     finally:
@@ -216,130 +211,15 @@ def _put_interpreter_on_path() -> None:
         os.environ["PATH"] = os.pathsep.join([folder, *parts])
 
 
-def _describe(is_private: bool) -> ClusterInfo:
+def connected_cluster(is_private: bool = False) -> ClusterInfo:
+    """The cluster that this process is connected to.
+
+    Args:
+        is_private: Whether this process started it.
+    """
     import ray
     from ray._private.worker import get_dashboard_url
 
     url = get_dashboard_url()
     address = ray.get_runtime_context().gcs_address
     return ClusterInfo(address, f"http://{url}" if url else None, is_private)
-
-
-def job_server(settings: Settings) -> str:
-    """URL of the job server: ``cluster.job_address``, else the connected cluster's dashboard.
-
-    Raises:
-        ClusterError: Neither is known.
-    """
-    if settings.cluster.job_address:
-        return settings.cluster.job_address
-    import ray
-
-    if ray.is_initialized() and (url := _describe(is_private=False).dashboard_url):
-        return url
-    address = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS", "")
-    if address.startswith("http"):
-        return address
-    raise ClusterError(
-        "No job server is known.",
-        "Set cluster.job_address (or RAY_API_SERVER_ADDRESS), such as http://127.0.0.1:8265.",
-        "cluster.job_address",
-    )
-
-
-def job_client(settings: Settings) -> Any:
-    """A ``ray.job_submission.JobSubmissionClient`` for the job server.
-
-    Raises:
-        ClusterError: The server does not answer.
-    """
-    from ray.job_submission import JobSubmissionClient
-
-    url = job_server(settings)
-    try:
-        return JobSubmissionClient(url)
-    except (ConnectionError, RuntimeError) as error:
-        raise ClusterError(
-            f"No job server answers at {url}: {error}",
-            "Start one with `ray start --head`, or set cluster.job_address.",
-        ) from error
-
-
-def submit_job(
-    settings: Settings,
-    name: str,
-    recipe: str | None = None,
-    sets: Sequence[str] = (),
-    metadata: Mapping[str, str] | None = None,
-) -> str:
-    """Run ``python -m jobs.NAME`` on the cluster.
-
-    Args:
-        settings: Where the job server is; database and paths travel as variables.
-        name: A module in ``jobs/``.
-        recipe: Recipe file, relative to the project's root.
-        sets: ``a.b=c`` assignments.
-        metadata: Stored with the job.
-
-    Returns:
-        The job's id.
-
-    Raises:
-        NotFoundError: There is no such job; the known ones are listed.
-        ClusterError: The job server does not answer.
-    """
-    root = source_root()
-    known = job_names(root)
-    if name not in known:
-        raise NotFoundError(f"There is no job {name!r}.", known=known, name=name)
-    arguments = ["--config", recipe] if recipe else []
-    for assignment in sets:
-        arguments += ["--set", assignment]
-    entrypoint = shlex.join(["python", "-m", f"jobs.{name}", *arguments])
-    job_id: str = job_client(settings).submit_job(
-        entrypoint=entrypoint,
-        runtime_env={
-            "working_dir": str(root),
-            "excludes": list(EXCLUDES),
-            "env_vars": _job_variables(settings),
-        },
-        metadata={"sunloom_job": name, **(metadata or {})},
-    )
-    get_logger("cluster").info("submitted %s as %s", name, job_id)
-    return job_id
-
-
-def job_names(root: Path) -> list[str]:
-    """Modules in ``jobs/``."""
-    return sorted(
-        path.stem for path in (root / "jobs").glob("*.py") if not path.stem.startswith("_")
-    )
-
-
-def job_result(logs: str) -> dict[str, Any]:
-    """The JSON object on the last line of a job's log.
-
-    Raises:
-        JobError: The job ended before it could print one.
-    """
-    lines = logs.rstrip().splitlines()
-    for line in reversed(lines[-5:]):
-        if line.startswith("{"):
-            try:
-                result: dict[str, Any] = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            return result
-    tail = "\n".join(lines[-15:])
-    raise JobError(f"The job printed no result. Its last lines:\n{tail}")
-
-
-def _job_variables(settings: Settings) -> dict[str, str]:
-    variables = dict(QUIET_ENVIRONMENT) | {
-        "SUNLOOM_ENV": settings.environment,
-        "SUNLOOM__PATHS__STATE": str(settings.paths.state),
-        "SUNLOOM__PATHS__OUTPUTS": str(settings.paths.outputs),
-    }
-    if settings.artifacts.uri:
-        variables["SUNLOOM__ARTIFACTS__URI"] = settings.artifacts.uri
-    return variables

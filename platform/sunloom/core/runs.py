@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,48 @@ from sunloom.core.database import utc_now
 from sunloom.core.files import write_atomic
 
 Status = Literal["running", "succeeded", "failed"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Result of an execution: the last line of a job's log.
+
+    Attributes:
+        run_id: None where the configuration could not be loaded.
+        status: ``succeeded`` or ``failed``.
+        artifacts: Name to path, URI or ``name@version``.
+        metrics: Name to value.
+        error: What went wrong.
+    """
+
+    run_id: str | None
+    status: Status
+    artifacts: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+    def to_json(self) -> str:
+        """One line; ``error`` only where there is one."""
+        plain = asdict(self)
+        if self.error is None:
+            del plain["error"]
+        return json.dumps(plain, default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> RunResult:
+        """Read ``to_json``'s line.
+
+        Raises:
+            ValueError: It is not valid JSON.
+        """
+        plain = json.loads(text)
+        return cls(
+            run_id=plain.get("run_id"),
+            status=plain.get("status"),
+            artifacts=plain.get("artifacts", {}),
+            metrics=plain.get("metrics", {}),
+            error=plain.get("error"),
+        )
 
 
 @dataclass(frozen=True)
@@ -40,16 +82,16 @@ class Run:
         status: Status,
         metrics: Mapping[str, Any] | None = None,
         artifacts: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any]:
-        """Write the record; it is also the last line of a job's log."""
-        result = {
-            "run_id": self.run_id,
-            "status": status,
-            "artifacts": dict(artifacts or {}),
-            "metrics": dict(metrics or {}),
-        }
+    ) -> RunResult:
+        """Write ``run.json``: the result and where it was computed."""
+        result = RunResult(
+            run_id=self.run_id,
+            status=status,
+            artifacts=dict(artifacts or {}),
+            metrics=dict(metrics or {}),
+        )
         ended = utc_now()
-        record = result | {
+        record = json.loads(result.to_json()) | {
             "kind": self.kind,
             "started_at": self.started_at.isoformat(),
             "seconds": (ended - self.started_at).total_seconds(),
@@ -57,12 +99,12 @@ class Run:
             "python": platform.python_version(),
             "machine": {"cores": os.cpu_count(), "system": platform.platform()},
         }
-        write_atomic(self.directory / "run.json", json.dumps(record, indent=2, default=str))
+        write_atomic(self.directory / "run.json", json.dumps(record, indent=2))
         _unfinished.pop(self.run_id, None)
         return result
 
 
-# Runs of this process that have begun and not finished, newest last.
+# Runs of this process that are not finished, newest last.
 _unfinished: dict[str, Run] = {}
 
 
@@ -80,14 +122,14 @@ def start_run(settings: Settings, kind: str, config: Settings | None = None) -> 
 
 @contextmanager
 def run_of_this_process(settings: Settings, kind: str) -> Iterator[Run]:
-    """The run of this kind that a job's frame has begun, else a new one that ends with the block.
+    """The unfinished run of this kind in this process, else a new one that ends with the block.
 
-    So a library function writes into the folder that the job's log names, and makes a folder of
-    its own when it is called directly.
+    So a library function that a job calls writes into the folder that the job's log names, and
+    gets a folder of its own when it is called directly.
     """
-    begun = [run for run in _unfinished.values() if run.kind == kind]
-    if begun:
-        yield begun[-1]
+    unfinished = [run for run in _unfinished.values() if run.kind == kind]
+    if unfinished:
+        yield unfinished[-1]
         return
     run = start_run(settings, kind, settings)
     try:

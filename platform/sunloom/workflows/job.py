@@ -1,20 +1,19 @@
-"""The shared frame of every entry point in ``jobs/``."""
+"""Command line, run record and result line that every entry point in ``jobs/`` shares."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sunloom.config import Settings, load_config
 from sunloom.core.cluster import connect
-from sunloom.core.runs import start_run
+from sunloom.core.runs import RunResult, start_run
 from sunloom.core.telemetry import configure_logging, get_logger
 from sunloom.errors import SunloomError
 
@@ -23,10 +22,10 @@ R = TypeVar("R", bound=Settings)
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """What a job's function gives back.
+    """Result of a job's function.
 
     Attributes:
-        metrics: Figures computed in the run.
+        metrics: Computed in the run.
         artifacts: Name to path, URI or ``name@version``.
     """
 
@@ -58,7 +57,7 @@ def run_job(
             recipe, recipe=options.config, env=options.env, sets=options.set
         ).config
     except SunloomError as error:
-        _finish({"run_id": None, "status": "failed", "artifacts": {}, "metrics": {}}, error)
+        _print_result(RunResult(run_id=None, status="failed"), error)
         sys.exit(error.exit_code)
     configure_logging(config)
     sys.exit(_run(kind, config, function))
@@ -71,21 +70,22 @@ def _run(kind: str, config: R, function: Callable[[R], JobOutcome]) -> int:
         connect(config)
         outcome = function(config)
     except SunloomError as error:
-        _finish(run.finish("failed"), error)
+        _print_result(run.finish("failed"), error)
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - the record and the last line must say that it failed
         traceback.print_exc()
-        _finish(run.finish("failed"), error)
+        _print_result(run.finish("failed"), error)
         return 1
-    _finish(run.finish("succeeded", outcome.metrics, outcome.artifacts))
+    _print_result(run.finish("succeeded", outcome.metrics, outcome.artifacts))
     return 0
 
 
-def _finish(result: dict[str, Any], error: Exception | None = None) -> None:
+def _print_result(result: RunResult, error: Exception | None = None) -> None:
     if error is not None:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        result["error"] = str(error)
-    print(json.dumps(result, default=str), flush=True)
+        result = replace(result, error=str(error))
+    # Callers parse the last line of the log: nothing is printed after it.
+    print(result.to_json(), flush=True)
 
 
 def _parse(kind: str, arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -10,7 +10,7 @@ import pytest
 from sunloom.config import Settings
 from sunloom.core.alerts.alert import Alert
 from sunloom.core.alerts.delivery import emit_alert, list_alerts, resolve_alert
-from sunloom.core.runs import start_run
+from sunloom.core.runs import RunResult, start_run
 from sunloom.core.telemetry import configure_logging, progress_bar
 
 DRIFT = Alert("feature_drift", "warning", "amount drifted", {"feature": "amount"}, 0.3, 0.1)
@@ -38,7 +38,9 @@ def test_a_run_leaves_config_and_record(settings: Settings) -> None:
     run = start_run(settings, "toy")
     result = run.finish("succeeded", {"auc": 0.8}, {"model": "m@1"})
     record = json.loads((run.directory / "run.json").read_text())
-    assert result == {key: record[key] for key in ("run_id", "status", "artifacts", "metrics")}
+    expected = {key: record[key] for key in ("run_id", "status", "artifacts", "metrics")}
+    assert json.loads(result.to_json()) == expected
+    assert RunResult.from_json(result.to_json()) == result
     assert record["seconds"] >= 0
     assert (run.directory / "config.resolved.yaml").is_file()
     assert start_run(settings, "toy").run_id != run.run_id

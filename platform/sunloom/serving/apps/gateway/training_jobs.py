@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sunloom.config import Settings
-from sunloom.core.cluster import job_client, job_result
+from sunloom.core.cluster import ENDED, job_client, job_result
 from sunloom.core.progress import StepProgress
 from sunloom.core.progress import read_progress as run_progress
 from sunloom.errors import ConflictError, JobError, NotFoundError
 
-ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 _RUN = re.compile(r"run (\S+) writes to (\S+)")
 _MOST_LOSSES = 1000
 
@@ -109,9 +108,9 @@ def _outcome(job: Any, logs: str) -> dict[str, Any]:
     except JobError as error:
         return {"artifacts": {}, "metrics": {}, "error": error.message}
     return {
-        "artifacts": result.get("artifacts", {}),
-        "metrics": result.get("metrics", {}),
-        "error": result.get("error"),
+        "artifacts": result.artifacts,
+        "metrics": result.metrics,
+        "error": result.error,
     }
 
 
