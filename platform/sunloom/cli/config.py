@@ -11,7 +11,6 @@ import typer
 from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Sets
 from sunloom.cli.recipes import KINDS, kind_of, recipe_class
-from sunloom.config.loading.dump import dump_masked
 from sunloom.config.loading.layers import leaves
 from sunloom.config.loading.load import Loaded, find_conf_dir, load_config
 from sunloom.config.settings import Settings
@@ -35,7 +34,10 @@ def show(
 ) -> None:
     """Print every value with the layer that it came from; secrets are masked."""
     loaded = _load(recipe, kind, sets, env)
-    values = [(key, value, loaded.origin(key)) for key, value in leaves(dump_masked(loaded.config))]
+    values = [
+        (key, value, loaded.origin(key))
+        for key, value in leaves(loaded.config.model_dump(mode="json"))
+    ]
     if json:
         output.print_json({key: {"value": v, "origin": origin} for key, v, origin in values})
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as jsonlib
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,7 +50,7 @@ def submit(
         output.print_note(f"job {job_id}; Ctrl-C leaves it running")
     state = _follow(settings, job_id, quiet=json)
     if json:
-        output.print_json(asdict(state) | _read_result(settings, job_id))
+        _print_result(settings, state)
     raise typer.Exit(0 if state.status == "SUCCEEDED" else 1)
 
 
@@ -186,15 +185,16 @@ def _follow(settings: Settings, job_id: str, quiet: bool = False) -> JobState:
         time.sleep(POLL_S)
 
 
-def _read_result(settings: Settings, job_id: str) -> Mapping[str, Any]:
-    """The result on the log's last line, or what is wrong with the log."""
+def _print_result(settings: Settings, state: JobState) -> None:
+    """Print the state with the result on the log's last line, or with what is wrong with it."""
     from sunloom.core.jobs import job_result
 
     try:
-        result = job_result(_client(settings).get_job_logs(job_id))
+        result = job_result(_client(settings).get_job_logs(state.id))
     except JobError as error:
-        return {"result": None, "problem": str(error)}
-    return {"result": jsonlib.loads(result.to_json())}
+        output.print_json(asdict(state) | {"result": None, "problem": str(error)})
+    else:
+        output.print_json(asdict(state) | {"result": jsonlib.loads(result.to_json())})
 
 
 def _print_status(settings: Settings, job_id: str, json: bool) -> str:

@@ -1,4 +1,4 @@
-"""A configuration as plain data: secrets masked for files and screens, or in clear for a worker."""
+"""A configuration as plain data: for a file, a fingerprint, or a worker that needs the secrets."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ import yaml
 from pydantic import SecretStr
 
 from sunloom.config.loading.model import Model
-
-
-def dump_masked(config: Model) -> dict[str, Any]:
-    """The configuration as plain data; a ``SecretStr`` shows as asterisks."""
-    return config.model_dump(mode="json")
 
 
 def dump_with_secrets(config: Model) -> dict[str, Any]:
@@ -57,7 +52,7 @@ def save_resolved(config: Model, directory: Path) -> Path:
     """Write the resolved configuration as ``config.resolved.yaml``, secrets masked."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "config.resolved.yaml"
-    path.write_text(yaml.safe_dump(dump_masked(config), sort_keys=False))
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     return path
 
 

@@ -1,4 +1,4 @@
-"""``${NAME}`` and ``${file:PATH}`` in YAML values."""
+"""References in YAML values: ``${NAME}`` to the environment, ``${file:PATH}`` to a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def resolve_references(
 
     Args:
         value: Plain data as YAML gives it.
-        environ: Where ``${NAME}`` is looked up.
+        environ: Environment for ``${NAME}``.
         source: The file, for the error.
         at: Path of ``value`` inside the file.
 
@@ -50,6 +50,7 @@ def _lookup(
         path = Path(name)
         if not path.is_file():
             raise ConfigError(f"{source}, key {key}: there is no file {name!r}.", param=key)
+        # Mounted secrets end with a newline that is not part of them.
         return path.read_text().strip()
     if name not in environ:
         raise ConfigError(

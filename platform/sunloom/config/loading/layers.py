@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,12 @@ class Layers:
     def add(self, data: Mapping[str, Any], origin: str) -> None:
         """Merge a layer over the ones below it: sections key by key, other values whole."""
         self._merge(self.tree, data, origin, ())
+
+    def set(self, path: Sequence[str], value: Any, origin: str) -> None:
+        """Merge one value: the layer of a variable or of a ``--set``."""
+        for part in reversed(path):
+            value = {part: value}
+        self.add(value, origin)
 
     def _merge(
         self, into: dict[str, Any], data: Mapping[str, Any], origin: str, parent: tuple[str, ...]

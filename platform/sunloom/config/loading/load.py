@@ -1,4 +1,4 @@
-"""Layered, typed, closed configuration.
+"""Loader of layered configuration.
 
 Precedence, low to high: model defaults, ``conf/base.yaml``, ``conf/env/<env>.yaml``, the recipe
 file, ``SUNLOOM__A__B`` variables, ``--set a.b=c``. Every value knows the layer it came from.
@@ -30,7 +30,7 @@ T = TypeVar("T", bound=Model)
 
 @dataclass(frozen=True)
 class Loaded(Generic[T]):
-    """A configuration and where each of its values came from.
+    """A configuration with the origin of each of its values.
 
     Attributes:
         config: The validated configuration.
@@ -46,8 +46,8 @@ class Loaded(Generic[T]):
         """The layer that set ``key``, or ``default``."""
         parts = key.split(".")
         for length in range(len(parts), 0, -1):
-            if (found := self.origins.get(".".join(parts[:length]))) is not None:
-                return found
+            if (origin := self.origins.get(".".join(parts[:length]))) is not None:
+                return origin
         return "default"
 
 
@@ -79,20 +79,28 @@ def load_config(
     environ = os.environ if environ is None else environ
     layers = Layers()
     folder = conf_dir or find_conf_dir(environ)
-    base = _read_layer(folder / "base.yaml", environ) if folder else {}
-    chosen = _choose_environment(env, environ, base)
     if folder:
-        layers.add(base, _display_path(folder / "base.yaml"))
-        env_file = folder / "env" / f"{chosen}.yaml"
-        if env_file.exists():
-            layers.add(_read_layer(env_file, environ), _display_path(env_file))
+        _add_file(layers, folder / "base.yaml", environ)
+    environment = _choose_environment(env, environ, layers)
+    if folder:
+        _add_file(layers, folder / "env" / f"{environment}.yaml", environ)
     if recipe is not None:
-        layers.add(_read_recipe(recipe, environ), _display_path(recipe))
+        _require_recipe(recipe)
+        _add_file(layers, recipe, environ)
     _add_variables(layers, kind, environ)
-    _add_sets(layers, sets)
+    for assignment in sets:
+        key, sign, value = assignment.partition("=")
+        if not sign or not key.strip():
+            raise UsageError(f"--set {assignment!r} is not of the form a.b=c.", param="set")
+        layers.set(key.strip().split("."), _parse_scalar(value), f"--set {key.strip()}")
     if "environment" in kind.model_fields:
-        layers.tree["environment"] = chosen
-    return Loaded(_validate(kind, layers), layers.origins, recipe)
+        # A recipe may not choose it: its files were chosen by it.
+        layers.tree["environment"] = environment
+    try:
+        config = kind.model_validate(layers.tree)
+    except ValidationError as error:
+        raise ConfigError(describe_problems(error, kind, layers.origins)) from None
+    return Loaded(config, layers.origins, recipe)
 
 
 def find_conf_dir(environ: Mapping[str, str]) -> Path | None:
@@ -109,44 +117,41 @@ def find_conf_dir(environ: Mapping[str, str]) -> Path | None:
     return None
 
 
-def _read_recipe(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
-    if not path.is_file():
-        siblings = (
-            sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        )
-        found = f"Found there: {', '.join(siblings)}" if siblings else "The folder has no recipes."
-        raise UsageError(f"There is no recipe file {path}.", found, "config")
-    return _read_layer(path, environ)
+def _require_recipe(path: Path) -> None:
+    if path.is_file():
+        return
+    siblings = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    hint = f"Found there: {', '.join(siblings)}" if siblings else "The folder has no recipes."
+    raise UsageError(f"There is no recipe file {path}.", hint, "config")
 
 
-def _read_layer(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+def _add_file(layers: Layers, path: Path, environ: Mapping[str, str]) -> None:
+    """Add a YAML file as a layer; one that does not exist or is empty adds nothing."""
     if not path.is_file():
-        return {}
+        return
+    source = _display_path(path)
     try:
         data = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ConfigError(f"{_display_path(path)} is not valid YAML: {error}") from error
+        raise ConfigError(f"{source} is not valid YAML: {error}") from error
     if data is None:
-        return {}
+        return
     if not isinstance(data, dict):
-        raise ConfigError(f"{_display_path(path)} must hold a mapping, not {type(data).__name__}.")
-    resolved = resolve_references(data, environ, _display_path(path))
-    assert isinstance(resolved, dict)
-    return resolved
+        raise ConfigError(f"{source} must hold a mapping, not {type(data).__name__}.")
+    layers.add(resolve_references(data, environ, source), source)
 
 
-def _choose_environment(
-    env: str | None, environ: Mapping[str, str], base: Mapping[str, Any]
-) -> str:
-    chosen = env or environ.get("SUNLOOM_ENV") or base.get("environment") or "development"
-    if chosen not in ENVIRONMENTS:
+def _choose_environment(env: str | None, environ: Mapping[str, str], base: Layers) -> str:
+    name = env or environ.get("SUNLOOM_ENV") or base.tree.get("environment") or "development"
+    if name not in ENVIRONMENTS:
         raise ConfigError(
-            f"There is no environment {chosen!r}.", f"Known: {', '.join(ENVIRONMENTS)}", "env"
+            f"There is no environment {name!r}.", f"Known: {', '.join(ENVIRONMENTS)}", "env"
         )
-    return str(chosen)
+    return str(name)
 
 
 def _add_variables(layers: Layers, kind: type[Model], environ: Mapping[str, str]) -> None:
+    # Sorted: `SUNLOOM__A` must be merged before `SUNLOOM__A__B`, whatever the shell's order.
     for name in sorted(environ):
         if not name.startswith(ENV_PREFIX):
             continue
@@ -154,36 +159,15 @@ def _add_variables(layers: Layers, kind: type[Model], environ: Mapping[str, str]
         # A variable may be meant for another recipe of the same shell session.
         if path[0] not in kind.model_fields and path[0] in kind.keys_of_all_kinds():
             continue
-        layers.add(_nest(path, _scalar(environ[name])), f"environment variable {name}")
+        layers.set(path, _parse_scalar(environ[name]), f"environment variable {name}")
 
 
-def _add_sets(layers: Layers, sets: Sequence[str]) -> None:
-    for assignment in sets:
-        key, sign, value = assignment.partition("=")
-        if not sign or not key.strip():
-            raise UsageError(f"--set {assignment!r} is not of the form a.b=c.", param="set")
-        layers.add(_nest(key.strip().split("."), _scalar(value)), f"--set {key.strip()}")
-
-
-def _nest(path: Sequence[str], value: Any) -> dict[str, Any]:
-    for part in reversed(path):
-        value = {part: value}
-    nested: dict[str, Any] = value
-    return nested
-
-
-def _scalar(text: str) -> Any:
+def _parse_scalar(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
+        # A password may begin with a character that means something in YAML.
         return text
-
-
-def _validate(kind: type[T], layers: Layers) -> T:
-    try:
-        return kind.model_validate(layers.tree)
-    except ValidationError as error:
-        raise ConfigError(describe_problems(error, kind, layers.origins)) from None
 
 
 def _display_path(path: Path) -> str:

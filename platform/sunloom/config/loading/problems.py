@@ -1,4 +1,4 @@
-"""Turns pydantic's validation errors into sentences that name file, key and what would fit."""
+"""Problems of a configuration as sentences that name file, key and what would fit."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def describe_problems(
 
 def is_known(kind: type[BaseModel], key: str) -> bool:
     """Whether a dotted key names a field of the configuration class."""
-    here: list[type[BaseModel]] = [kind]
+    models: list[type[BaseModel]] = [kind]
     for part in key.split("."):
-        fields = [model.model_fields[part] for model in here if part in model.model_fields]
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
         if not fields:
             return False
-        here = [model for field in fields for model in _models(field.annotation)]
+        models = [model for field in fields for model in _models(field.annotation)]
     return True
 
 
@@ -38,9 +38,9 @@ def _describe(problem: Any, kind: type[BaseModel], origins: Mapping[str, str]) -
         return f"{source}: unknown key {key!r}.{_suggest(location, models)}"
     if problem["type"] == "missing":
         return f"{source}: key {key!r} is missing."
-    given = problem.get("input")
-    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
-    return f"{source}: key {key!r}: {problem['msg']}{shown}"
+    value = problem.get("input")
+    got = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
+    return f"{source}: key {key!r}: {problem['msg']}{got}"
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:
@@ -49,6 +49,7 @@ def _origin(key: str, origins: Mapping[str, str]) -> str:
         prefix = ".".join(parts[:length])
         if prefix in origins:
             return origins[prefix]
+        # A section that is wrong as a whole came from the layer of its first key.
         below = [origins[name] for name in origins if name.startswith(prefix + ".")]
         if below:
             return below[0]
@@ -70,27 +71,28 @@ def _walk(
     kind: type[BaseModel], path: tuple[int | str, ...]
 ) -> tuple[list[str], list[type[BaseModel]]]:
     """The dotted key without union tags, and the models that could hold its last part."""
-    here: list[type[BaseModel]] = [kind]
-    parents, location = here, list[str]()
+    models: list[type[BaseModel]] = [kind]
+    parents, location = models, list[str]()
     for part in path:
         text = str(part)
-        fields = [model.model_fields[text] for model in here if text in model.model_fields]
-        if not fields and here and _is_tag(text, here):
-            here = [model for model in here if _bears_tag(model, text)] or here
-            parents = here
+        fields = [model.model_fields[text] for model in models if text in model.model_fields]
+        # pydantic puts the tag of a union's variant into the path as if it were a key.
+        if not fields and models and _is_tag(text, models):
+            models = [model for model in models if _has_tag(model, text)] or models
+            parents = models
             continue
         location.append(text)
-        parents = here
+        parents = models
         if fields:
-            here = [model for field in fields for model in _models(field.annotation)]
+            models = [model for field in fields for model in _models(field.annotation)]
     return location or ["(root)"], parents
 
 
 def _is_tag(text: str, models: list[type[BaseModel]]) -> bool:
-    return any(_bears_tag(model, text) or model.__name__ == text for model in models)
+    return any(_has_tag(model, text) or model.__name__ == text for model in models)
 
 
-def _bears_tag(model: type[BaseModel], text: str) -> bool:
+def _has_tag(model: type[BaseModel], text: str) -> bool:
     field = model.model_fields.get("type")
     return field is not None and text in get_args(field.annotation)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sunloom.config import Settings
-from sunloom.core.cluster import ENDED, job_client, job_result
+from sunloom.core.jobs import ENDED, job_client, job_result
 from sunloom.core.progress import StepProgress
 from sunloom.core.progress import read_progress as run_progress
 from sunloom.errors import ConflictError, JobError, NotFoundError

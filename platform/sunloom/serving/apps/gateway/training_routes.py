@@ -11,8 +11,8 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from sunloom.config import Settings
-from sunloom.core.cluster import submit_job
 from sunloom.core.database import open_database
+from sunloom.core.jobs import submit_job
 from sunloom.errors import RequestError
 from sunloom.serving.apps.gateway.training_jobs import JobDesk
 from sunloom.serving.apps.idempotency import IdempotentRequests
