@@ -78,8 +78,8 @@ def test_train_judge_register_promote(ray_local: str, settings: Settings, rows: 
     assert figures["auc"] == pytest.approx(roc_auc_score(judge["bought"], probability), abs=1e-12)
     assert model.feature_names == ("recency", "count")
     answers = predictions(model, judge.head(3))
-    assert [answer["entity_id"] for answer in answers] == [0, 1, 2]
-    assert {answer["prediction"] for answer in answers} <= {"lapse", "return"}
+    assert [answer.entity_id for answer in answers] == [0, 1, 2]
+    assert {answer.prediction for answer in answers} <= {"lapse", "return"}
 
     again = train_tabular(recipe)
     assert again.reused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,7 +54,7 @@ def evaluate(
     """Judge a registered model on labelled rows."""
     config = load_recipe(TabularRecipe, recipe, sets, env)
     version, found = _judge(config, model or config.output.name, rows)
-    figures = found.to_dict()
+    figures = asdict(found)
     if json:
         output.print_json({"model": version.ref} | figures)
         return

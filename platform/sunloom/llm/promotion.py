@@ -17,11 +17,11 @@ from sunloom.llm.conversations import load_conversation_source
 BASE_KIND, ADAPTER_KIND = "llm", "adapter"
 
 # Where and how durably the work runs decides no weight.
-_NOT_IDENTITY = (
+_NO_IDENTITY = (
     "resume_from", "max_failures", "keep_checkpoints", "checkpoint_every", "accelerator",
     "trackers",
 )  # fmt: skip
-_ALWAYS_IDENTITY = frozenset(
+FINGERPRINT_KEYS = frozenset(
     """seed
     model model.name model.revision model.trust_remote_code model.architecture
     model.architecture.hidden_size model.architecture.layers model.architecture.heads
@@ -51,10 +51,10 @@ def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
         recipe: What is trained.
         base: ``name@version`` of an adapter's base.
     """
-    identity = dump_identity(recipe, _ALWAYS_IDENTITY)
+    identity = dump_identity(recipe, FINGERPRINT_KEYS)
     parts = {key: identity[key] for key in ("seed", "model", "data", "lora", "evaluation")}
-    training = dump_identity(recipe.training, _ALWAYS_IDENTITY, "training.")
-    for key in _NOT_IDENTITY:
+    training = dump_identity(recipe.training, FINGERPRINT_KEYS, "training.")
+    for key in _NO_IDENTITY:
         training.pop(key, None)
     name = recipe.data.conversations
     # The code of a source may change under the same name: its conversations are another model.

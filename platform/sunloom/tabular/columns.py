@@ -1,4 +1,4 @@
-"""From a table to the matrix that algorithms read."""
+"""Columns of a tabular model: from a table to the matrix that algorithms read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sunloom.config.tabular import RatioConfig, RowsConfig
+from sunloom.config.tabular import RowsConfig
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError, known_names_hint
 
@@ -26,7 +26,7 @@ class RatioColumn:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns a model reads and which it derives from them.
+    """The columns that a model reads, and those that it derives from them.
 
     Attributes:
         features: Input columns, in order.
@@ -45,7 +45,7 @@ class Columns:
         """The frame's features and ratios as ``[rows, columns]``; null becomes NaN.
 
         Raises:
-            DataError: A column is missing or holds no numbers.
+            DataError: A column is missing or not numeric.
         """
         inputs = [_numbers(frame, name) for name in self.features]
         by_name = dict(zip(self.features, inputs, strict=True))
@@ -54,38 +54,34 @@ class Columns:
             return np.empty((frame.height, 0))
         return np.column_stack([*inputs, *derived]).astype(np.float64, copy=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for the model's manifest."""
-        ratios = [vars(ratio) for ratio in self.ratios]
-        return {"features": list(self.features), "ratios": ratios}
-
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Columns:
-        """Undo ``to_dict``."""
+        """Undo ``dataclasses.asdict``."""
         return cls(tuple(data["features"]), tuple(RatioColumn(**ratio) for ratio in data["ratios"]))
 
 
 def build_columns(frame: pl.DataFrame, config: RowsConfig) -> Columns:
-    """The columns that a recipe means, checked against the training rows.
+    """The columns of a recipe, checked against the training rows.
 
     Raises:
-        DataError: A feature or a ratio's part is not a numeric column of the rows.
+        DataError: A feature, or a ratio's numerator or denominator, is not a numeric column.
     """
     numeric = feature_columns(frame, config)
     features = config.features or numeric
     parts = [part for ratio in config.ratios for part in (ratio.numerator, ratio.denominator)]
     _require(features, numeric)
     _require(parts, features)
-    return Columns(tuple(features), tuple(_build_ratio(ratio) for ratio in config.ratios))
+    ratios = (RatioColumn(**ratio.model_dump()) for ratio in config.ratios)
+    return Columns(tuple(features), tuple(ratios))
 
 
 def feature_columns(frame: pl.DataFrame, config: RowsConfig) -> tuple[str, ...]:
     """Every numeric or boolean column that is neither entity, time nor label."""
-    left_out = {config.entity, config.event_time, config.label}
+    excluded = {config.entity, config.event_time, config.label}
     return tuple(
         name
         for name, kind in frame.schema.items()
-        if name not in left_out and (kind.is_numeric() or kind == pl.Boolean)
+        if name not in excluded and (kind.is_numeric() or kind == pl.Boolean)
     )
 
 
@@ -96,16 +92,12 @@ def target(frame: pl.DataFrame, label: str) -> FloatArray:
         DataError: The label is missing, null, not 0 or 1, or the same in every row.
     """
     values = _numbers(frame, label)
-    found = set(np.unique(values[~np.isnan(values)]).tolist())
-    if np.isnan(values).any() or not found <= {0.0, 1.0}:
-        raise DataError(f"The label {label!r} must be 0 or 1 in every row, found {sorted(found)}.")
-    if len(found) < 2:
+    labels = set(np.unique(values[~np.isnan(values)]).tolist())
+    if np.isnan(values).any() or not labels <= {0.0, 1.0}:
+        raise DataError(f"The label {label!r} must be 0 or 1 in every row, found {sorted(labels)}.")
+    if len(labels) < 2:
         raise DataError(f"The label {label!r} is the same in all {len(values)} rows.")
     return values
-
-
-def _build_ratio(config: RatioConfig) -> RatioColumn:
-    return RatioColumn(config.name, config.numerator, config.denominator, config.plus)
 
 
 def _require(names: Iterable[str], known: Sequence[str]) -> None:
@@ -120,12 +112,13 @@ def _numbers(frame: pl.DataFrame, name: str) -> FloatArray:
         hint = known_names_hint(name, frame.columns)
         raise DataError(f"The column {name!r} is missing.", hint, name)
     try:
-        cast = frame[name].cast(pl.Float64)
+        column = frame[name].cast(pl.Float64)
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"The column {name!r} holds values that are no numbers.", param=name) from (
+        raise DataError(f"The column {name!r} has values that are not numbers.", param=name) from (
             error
         )
-    values: FloatArray = cast.fill_null(float("nan")).to_numpy()
+    values: FloatArray = column.fill_null(float("nan")).to_numpy()
+    # An infinite value would reach a scaler's mean and make every prediction NaN.
     return np.where(np.isfinite(values), values, np.nan)
 
 

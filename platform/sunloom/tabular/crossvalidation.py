@@ -16,7 +16,7 @@ from sunloom.tabular.evaluation import row_losses
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a trial needs.
+    """Training rows with their folds, as a trial gets them.
 
     Attributes:
         matrix: ``[rows, columns]``, NaN for missing.
@@ -71,9 +71,10 @@ def held_out_scores(
     """The score after each fold, so that a scheduler can end a hopeless trial."""
     losses: list[FloatArray] = []
     for fold in range(data.folds):
-        held = data.fold == fold
-        probability = _predict_fold(algorithm, data, parameters, held)
-        losses.append(row_losses(data.target[held], probability))
+        held_out = data.fold == fold
+        probability = _predict_fold(algorithm, data, parameters, held_out)
+        losses.append(row_losses(data.target[held_out], probability))
+        # Over rows, not folds: five folds are too few for a standard error.
         rows = np.concatenate(losses)
         error = float(rows.std(ddof=1) / np.sqrt(len(rows)))
         yield FoldScore(fold + 1, float(rows.mean()), error)
@@ -85,13 +86,13 @@ def held_out_probabilities(
     """Each row's probability from the model that did not see its fold."""
     result = np.empty(len(data.target))
     for fold in range(data.folds):
-        held = data.fold == fold
-        result[held] = _predict_fold(algorithm, data, parameters, held)
+        held_out = data.fold == fold
+        result[held_out] = _predict_fold(algorithm, data, parameters, held_out)
     return result
 
 
 def _predict_fold(
-    algorithm: Algorithm, data: TrainingData, parameters: Parameters, held: NDArray[np.bool_]
+    algorithm: Algorithm, data: TrainingData, parameters: Parameters, held_out: NDArray[np.bool_]
 ) -> FloatArray:
-    fitted = algorithm.fit(data.matrix[~held], data.target[~held], parameters)
-    return fitted.predict(data.matrix[held])
+    fitted = algorithm.fit(data.matrix[~held_out], data.target[~held_out], parameters)
+    return fitted.predict(data.matrix[held_out])

@@ -1,9 +1,8 @@
-"""How good probabilities are: order, sharpness and honesty against the base rate."""
+"""Metrics of predicted probabilities: ranking, sharpness and calibration."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ class ReliabilityBin:
         low: Lower edge.
         high: Upper edge.
         count: Rows.
-        mean_probability: What the model said on average.
+        mean_probability: Mean prediction.
         observed_rate: Share of label 1.
     """
 
@@ -35,17 +34,17 @@ class ReliabilityBin:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one model on one set of rows.
+    """Metrics of one model on one set of rows.
 
     Attributes:
         rows: Number of rows.
         base_rate: Share of label 1.
-        mean_probability: What the model says on average; the base rate if it is honest.
+        mean_probability: Mean prediction; the base rate if the model is calibrated.
         auc: Area under the ROC curve; 0.5 is chance.
         log_loss: Mean negative log likelihood, natural logarithm.
-        base_log_loss: Log loss of always answering the base rate of these rows.
+        base_log_loss: Log loss of always predicting the base rate of these rows.
         brier: Mean squared error of the probability.
-        base_brier: Brier score of always answering the base rate of these rows.
+        base_brier: Brier score of always predicting the base rate of these rows.
         calibration_error: Mean distance of probability and observed rate over the bins,
             weighted by rows.
         reliability: Bins of equal width that hold rows.
@@ -62,13 +61,9 @@ class Evaluation:
     calibration_error: float
     reliability: tuple[ReliabilityBin, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
-
 
 def evaluate(target: FloatArray, probability: FloatArray, bins: int = BINS) -> Evaluation:
-    """Judge probabilities against a target of 0.0 and 1.0.
+    """Evaluate probabilities against a target of 0.0 and 1.0.
 
     Args:
         target: ``[rows]``.
@@ -76,7 +71,7 @@ def evaluate(target: FloatArray, probability: FloatArray, bins: int = BINS) -> E
         bins: Number of equally wide bins of the reliability table.
 
     Raises:
-        DataError: Lengths differ, there are no rows, or a probability is none.
+        DataError: Lengths differ, there are no rows, or a value is not a probability.
     """
     _check(target, probability)
     rate = float(target.mean())
@@ -96,10 +91,11 @@ def evaluate(target: FloatArray, probability: FloatArray, bins: int = BINS) -> E
 
 
 def auc(target: FloatArray, probability: FloatArray) -> float:
-    """Share of (1, 0) pairs that the probability orders rightly; a tie counts half.
+    """Share of (1, 0) pairs that the probability ranks correctly; a tie counts half.
 
     NaN where only one label occurs.
     """
+    # The rank sum of the positives is the Mann-Whitney U statistic: no curve is needed.
     positives = float(target.sum())
     negatives = len(target) - positives
     if positives == 0 or negatives == 0:
@@ -110,7 +106,7 @@ def auc(target: FloatArray, probability: FloatArray) -> float:
 
 
 def row_losses(target: FloatArray, probability: FloatArray) -> FloatArray:
-    """Negative log likelihood of each row, finite even for a certain and wrong answer."""
+    """Negative log likelihood of each row, finite even where a prediction is certain and wrong."""
     tiny = np.finfo(np.float64).eps
     bounded = np.clip(probability, tiny, 1 - tiny)
     return np.asarray(-(target * np.log(bounded) + (1 - target) * np.log1p(-bounded)))
@@ -129,19 +125,20 @@ def brier(target: FloatArray, probability: FloatArray) -> float:
 def reliability(
     target: FloatArray, probability: FloatArray, bins: int = BINS
 ) -> tuple[ReliabilityBin, ...]:
-    """Said and observed rate in equally wide bins; empty bins are left out."""
+    """Mean prediction and observed rate in equally wide bins; empty bins are left out."""
     edges = np.linspace(0.0, 1.0, bins + 1)
+    # Clipped, so that a probability of exactly 1 falls into the last bin.
     place = np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, bins - 1)
     counts = np.bincount(place, minlength=bins)
-    said = np.bincount(place, weights=probability, minlength=bins)
-    seen = np.bincount(place, weights=target, minlength=bins)
+    predicted = np.bincount(place, weights=probability, minlength=bins)
+    observed = np.bincount(place, weights=target, minlength=bins)
     return tuple(
         ReliabilityBin(
-            float(edges[i]),
-            float(edges[i + 1]),
-            int(counts[i]),
-            float(said[i] / counts[i]),
-            float(seen[i] / counts[i]),
+            low=float(edges[i]),
+            high=float(edges[i + 1]),
+            count=int(counts[i]),
+            mean_probability=float(predicted[i] / counts[i]),
+            observed_rate=float(observed[i] / counts[i]),
         )
         for i in range(bins)
         if counts[i]
@@ -159,6 +156,7 @@ def best_threshold(target: FloatArray, probability: FloatArray) -> float:
     """The probability with the greatest true less false positive rate (Youden's J)."""
     order = np.argsort(-probability, kind="stable")
     sorted_probability, sorted_target = probability[order], target[order]
+    # Equal probabilities are on the same side of any threshold: only a tie's last row counts.
     last_of_tie = np.append(np.diff(sorted_probability) != 0, True)
     hits = np.cumsum(sorted_target) / max(float(target.sum()), 1.0)
     misses = np.cumsum(1 - sorted_target) / max(float((1 - target).sum()), 1.0)

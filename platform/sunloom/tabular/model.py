@@ -1,10 +1,10 @@
-"""A trained tabular model: a folder of text files, and what answers from it."""
+"""A trained tabular model: a folder of text files, and predictions from it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ class TabularModel:
         columns: Inputs and derived columns.
         fitted: The classifier.
         labels: Names of the outcomes 0 and 1.
-        threshold: Probability from which the answer is ``labels[1]``.
-        about: What it was trained on.
+        threshold: Probability from which the prediction is ``labels[1]``.
+        about: The rows that it was trained on.
     """
 
     algorithm: str
@@ -53,7 +53,7 @@ class TabularModel:
         """Probability of label 1 for each row; null is a missing value.
 
         Raises:
-            DataError: A column is missing or holds no numbers.
+            DataError: A column is missing or not numeric.
         """
         matrix = self.columns.matrix(frame)
         return self.fitted.predict(matrix) if len(matrix) else np.empty(0)
@@ -73,7 +73,7 @@ class TabularModel:
             "algorithm": self.algorithm,
             "parameters": dict(self.parameters),
             "classifier": file,
-            "columns": self.columns.to_dict(),
+            "columns": asdict(self.columns),
             "labels": list(self.labels),
             "threshold": self.threshold,
             "about": dict(self.about),
@@ -117,10 +117,25 @@ def _build(manifest: Mapping[str, Any], fitted: FittedModel) -> TabularModel:
     )
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """A prediction for one row.
+
+    Attributes:
+        entity_id: None where the rows name no entity.
+        probability: Of the second label.
+        prediction: The label.
+    """
+
+    entity_id: Any
+    probability: float
+    prediction: str
+
+
 def predictions(
     model: TabularModel, rows: pl.DataFrame | Sequence[Mapping[str, Any]], entity: str = "id"
-) -> list[dict[str, Any]]:
-    """Answers in the order of the rows, for a person or an agent to read.
+) -> list[Prediction]:
+    """Predictions in the order of the rows, for a person or an agent to read.
 
     Args:
         model: The model.
@@ -134,7 +149,7 @@ def predictions(
     key = next((name for name in (entity, "entity_id") if name in frame.columns), None)
     entities = frame[key].to_list() if key else [None] * frame.height
     return [
-        {"entity_id": name, "probability": float(value), "prediction": model.label(float(value))}
+        Prediction(entity_id=name, probability=float(value), prediction=model.label(float(value)))
         for name, value in zip(entities, model.predict(frame), strict=True)
     ]
 

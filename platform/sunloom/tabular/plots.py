@@ -1,4 +1,4 @@
-"""Pictures of a tabular model, as PNG."""
+"""Plots of a tabular model, as PNG."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 
-def calibration_plot(path: Path, algorithms: Mapping[str, Mapping[str, Any]], winner: str) -> Path:
-    """Said against observed rate, one line an algorithm, with the rows a bin below.
+def plot_calibration(path: Path, algorithms: Mapping[str, Mapping[str, Any]], winner: str) -> Path:
+    """Predicted against observed rate, one line an algorithm, above the rows of each bin.
 
     Args:
         path: PNG to write.
-        algorithms: ``Evaluation.to_dict()`` by algorithm.
+        algorithms: Metrics by algorithm, as the registry keeps them.
         winner: The algorithm drawn in front.
 
     Returns:
         ``path``.
     """
-    # The object interface with Agg: no global state, so it also works in a thread of a server.
+    # The object interface with Agg has no global state, so it also works in a server's thread.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -36,12 +36,17 @@ def _draw_lines(axes: Any, algorithms: Mapping[str, Mapping[str, Any]], winner: 
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect")
     axes.axhline(algorithms[winner]["base_rate"], color="grey", linewidth=0.8, label="base rate")
     for name, figures in algorithms.items():
-        said = [cell["mean_probability"] for cell in figures["reliability"]]
-        seen = [cell["observed_rate"] for cell in figures["reliability"]]
+        predicted = [cell["mean_probability"] for cell in figures["reliability"]]
+        observed = [cell["observed_rate"] for cell in figures["reliability"]]
         front = name == winner
         label = f"{name}: AUC {figures['auc']:.3f}, log loss {figures['log_loss']:.3f}"
         axes.plot(
-            said, seen, marker="o", label=label, linewidth=2.2 if front else 1.0, zorder=2 + front
+            predicted,
+            observed,
+            marker="o",
+            label=label,
+            linewidth=2.2 if front else 1.0,
+            zorder=2 + front,
         )
     axes.set(ylabel="observed rate", title="Calibration at the later cut-off", ylim=(0, 1))
     axes.legend(loc="upper left", fontsize=8)
@@ -51,4 +56,4 @@ def _draw_counts(axes: Any, reliability: Any) -> None:
     left = [cell["low"] for cell in reliability]
     width = [cell["high"] - cell["low"] for cell in reliability]
     axes.bar(left, [cell["count"] for cell in reliability], width, align="edge", alpha=0.6)
-    axes.set(xlabel="said probability", ylabel="rows", xlim=(0, 1), yscale="log")
+    axes.set(xlabel="predicted probability", ylabel="rows", xlim=(0, 1), yscale="log")

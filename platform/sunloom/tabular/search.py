@@ -25,13 +25,13 @@ from sunloom.tabular.trials import Trial, run_trial
 
 @dataclass(frozen=True)
 class TrialScore:
-    """What a trial reached in cross-validation.
+    """A trial's score in cross-validation.
 
     Attributes:
-        trial: What was tried.
+        trial: Algorithm and hyperparameters.
         loss: Mean log loss over the held-out rows.
         standard_error: Of that mean.
-        folds: Folds done; fewer than asked for when a scheduler ended it.
+        folds: Folds done; fewer than configured when a scheduler stopped it.
         seconds: Wall time of its folds.
     """
 
@@ -46,7 +46,11 @@ def draw_trials(algorithms: Sequence[AlgorithmConfig], seed: int) -> list[Trial]
     """The trials of a recipe; the same seed draws the same ones."""
     generator = np.random.default_rng(seed)
     return [
-        Trial(config.name, {"seed": seed, **config.fixed, **_draw(config, generator)})
+        Trial(
+            config.name,
+            {"seed": seed, **config.fixed}
+            | {name: _draw(domain, generator) for name, domain in config.search.items()},
+        )
         for config in algorithms
         for _ in range(config.trials)
     ]
@@ -58,7 +62,7 @@ def search(
     """Run the trials on Ray Tune.
 
     Args:
-        trials: What to try.
+        trials: Algorithms with hyperparameters.
         data: Training rows with their folds.
         tuning: Resources, scheduler and time budget.
         folder: Tune's own records while it runs; removed afterwards.
@@ -92,8 +96,8 @@ def search(
     return _scores(results, tuning.folds)
 
 
-def choose(scores: Sequence[TrialScore], tuning: TuningConfig) -> TrialScore:
-    """The winner by the recipe's rule; ``scores`` have the lowest loss first."""
+def choose_winner(scores: Sequence[TrialScore], tuning: TuningConfig) -> TrialScore:
+    """The winner by the recipe's rule; ``scores`` are sorted by loss."""
     best = scores[0]
     if tuning.selection == "lowest_loss":
         return best
@@ -104,7 +108,7 @@ def choose(scores: Sequence[TrialScore], tuning: TuningConfig) -> TrialScore:
 
 
 def best_of_each(scores: Sequence[TrialScore]) -> dict[str, TrialScore]:
-    """Each algorithm's best trial; ``scores`` have the lowest loss first."""
+    """Each algorithm's best trial; ``scores`` are sorted by loss."""
     best: dict[str, TrialScore] = {}
     for score in scores:
         best.setdefault(score.trial.algorithm, score)
@@ -141,44 +145,38 @@ def _tune_config(tuning: TuningConfig) -> Any:
         time_budget_s=tuning.time_budget_s,
         # An actor costs a second of imports: the next trial takes over the finished one's.
         reuse_actors=True,
-        trial_dirname_creator=_trial_folder,
+        # Tune's own name has every hyperparameter in it and may exceed the file system's limit.
+        trial_dirname_creator=lambda trial: str(trial.trial_id),
     )
-
-
-def _trial_folder(trial: Any) -> str:
-    return str(trial.trial_id)
 
 
 def _scores(results: Any, folds: int) -> list[TrialScore]:
     log = get_logger("tabular")
     for error in results.errors:
         log.warning("a trial failed: %s", str(error).strip().splitlines()[-1])
-    done = [_score(result) for result in results if result.metrics and "loss" in result.metrics]
-    whole = [score for score in done if score.folds == folds and np.isfinite(score.loss)]
-    if not whole:
+    scores = [_score(result) for result in results if result.metrics and "loss" in result.metrics]
+    # Means over fewer folds are means over other rows: they cannot be compared.
+    complete = [score for score in scores if score.folds == folds and np.isfinite(score.loss)]
+    if not complete:
         raise TrainingError(
             f"None of {len(results)} trials finished its {folds} folds.",
             "See the warnings above; raise tuning.time_budget_s if it ran out.",
         )
-    return sorted(whole, key=lambda score: score.loss)
+    return sorted(complete, key=lambda score: score.loss)
 
 
 def _score(result: Any) -> TrialScore:
-    tried, figures = result.config["trial"], result.metrics
+    trial, metrics = result.config["trial"], result.metrics
     return TrialScore(
-        Trial(tried["algorithm"], tried["parameters"]),
-        float(figures["loss"]),
-        float(figures["standard_error"]),
-        int(figures["folds"]),
-        float(figures["time_total_s"]),
+        trial=Trial(trial["algorithm"], trial["parameters"]),
+        loss=float(metrics["loss"]),
+        standard_error=float(metrics["standard_error"]),
+        folds=int(metrics["folds"]),
+        seconds=float(metrics["time_total_s"]),
     )
 
 
-def _draw(config: AlgorithmConfig, generator: np.random.Generator) -> dict[str, Any]:
-    return {name: _draw_one(domain, generator) for name, domain in config.search.items()}
-
-
-def _draw_one(domain: RangeConfig | tuple[Any, ...], generator: np.random.Generator) -> Any:
+def _draw(domain: RangeConfig | tuple[Any, ...], generator: np.random.Generator) -> Any:
     if not isinstance(domain, RangeConfig):
         return domain[int(generator.integers(len(domain)))]
     low, high = (

@@ -1,17 +1,18 @@
-"""Train, judge, register: the whole life of a tabular model on Ray."""
+"""Training of a tabular model on Ray: searched, evaluated, registered, promoted."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from sunloom.config.loading.dump import dump_identity
 from sunloom.config.tabular import GateConfig, TabularRecipe
 from sunloom.core.cluster import connect
 from sunloom.core.files import write_atomic
@@ -25,7 +26,7 @@ from sunloom.tabular.columns import Columns, build_columns, target
 from sunloom.tabular.crossvalidation import TrainingData, assign_folds
 from sunloom.tabular.evaluation import Evaluation, best_threshold, evaluate
 from sunloom.tabular.model import TabularModel
-from sunloom.tabular.search import TrialScore, best_of_each, choose, draw_trials, search
+from sunloom.tabular.search import TrialScore, best_of_each, choose_winner, draw_trials, search
 from sunloom.tabular.trials import Trial, fit_trial
 
 KIND = "tabular"
@@ -43,24 +44,32 @@ class _TrainingSets:
 
 
 @dataclass(frozen=True)
+class CandidateMetrics(Evaluation):
+    """Metrics of an algorithm's best trial, fitted to all training rows.
+
+    Attributes:
+        cv_log_loss: Mean log loss in cross-validation.
+        cv_standard_error: Of that mean.
+        parameters: Hyperparameters.
+        threshold: Probability from which the second label is predicted.
+    """
+
+    cv_log_loss: float
+    cv_standard_error: float
+    parameters: dict[str, Any]
+    threshold: float
+
+
+@dataclass(frozen=True)
 class _Candidate:
-    """An algorithm's best trial, fitted to all training rows and judged."""
+    """An algorithm's best trial, fitted to all training rows and evaluated."""
 
-    score: TrialScore
     model: TabularModel
-    evaluation: Evaluation
-
-    def to_dict(self) -> dict[str, Any]:
-        figures = self.evaluation.to_dict()
-        figures |= {"cv_log_loss": self.score.loss, "cv_standard_error": self.score.standard_error}
-        return figures | {
-            "parameters": dict(self.model.parameters),
-            "threshold": self.model.threshold,
-        }
+    metrics: CandidateMetrics
 
 
 def train_tabular(recipe: TabularRecipe) -> TrainingResult:
-    """Search on Ray Tune, judge at the later cut-off, register the winner, promote it.
+    """Search on Ray Tune, evaluate at the later cut-off, register the winner, promote it.
 
     The winner is chosen by cross-validation inside the training cut-off alone; the judging rows
     are read once, to report and to decide on promotion.
@@ -69,7 +78,7 @@ def train_tabular(recipe: TabularRecipe) -> TrainingResult:
         recipe: Rows, algorithms, search, gate and output.
 
     Returns:
-        The registered version with its figures.
+        The registered version with its metrics.
 
     Raises:
         UsageError: A rows file does not exist.
@@ -78,10 +87,10 @@ def train_tabular(recipe: TabularRecipe) -> TrainingResult:
     """
     rows = read_rows(recipe)
     registry = open_registry(recipe)
-    mark = _fingerprint(recipe, rows)
-    held = registry.find(recipe.output.name, mark) if recipe.output.reuse else None
-    version = held or _train(recipe, rows, registry, mark)
-    return _publish(recipe, registry, version, reused=held is not None)
+    identity = _fingerprint(recipe, rows)
+    registered = registry.find(recipe.output.name, identity) if recipe.output.reuse else None
+    version = registered or _train(recipe, rows, registry, identity)
+    return _publish(recipe, registry, version, reused=registered is not None)
 
 
 def read_rows(recipe: TabularRecipe) -> _TrainingSets:
@@ -119,7 +128,7 @@ def gate_failures(metrics: Mapping[str, Any], gate: GateConfig) -> tuple[str, ..
 
 
 def _train(
-    recipe: TabularRecipe, rows: _TrainingSets, registry: ModelRegistry, mark: str
+    recipe: TabularRecipe, rows: _TrainingSets, registry: ModelRegistry, identity: str
 ) -> ModelVersion:
     connect(recipe)
     matrix = rows.columns.matrix(rows.train)
@@ -130,26 +139,32 @@ def _train(
         scores = search(trials, data, recipe.tuning, Path(folder) / "tune")
     best = best_of_each(scores)
     candidates = _refit(recipe, rows, data, best)
-    winner = candidates[choose(list(best.values()), recipe.tuning).trial.algorithm]
-    return _register(recipe, registry, winner, candidates, mark)
+    winner = candidates[choose_winner(list(best.values()), recipe.tuning).trial.algorithm]
+    return _register(recipe, registry, winner, candidates, identity)
 
 
 def _refit(
     recipe: TabularRecipe, rows: _TrainingSets, data: TrainingData, best: Mapping[str, TrialScore]
 ) -> dict[str, _Candidate]:
-    """Fit each algorithm's best trial to all training rows, one Ray task each, and judge it."""
+    """Fit each algorithm's best trial to all training rows, one Ray task each, and evaluate it."""
     import ray
 
     shared = ray.put(data)
     task = ray.remote(num_cpus=recipe.tuning.cpus_per_trial)(fit_trial)
     pending = {name: task.remote(score.trial, shared) for name, score in best.items()}
-    judged = rows.columns.matrix(rows.judge)
+    judge = rows.columns.matrix(rows.judge)
     candidates = {}
     for name, reference in pending.items():
         text, held_out = ray.get(reference)
         model = _build_model(recipe, rows, best[name].trial, text, held_out)
-        evaluation = evaluate(rows.judge_target, model.fitted.predict(judged))
-        candidates[name] = _Candidate(best[name], model, evaluation)
+        metrics = CandidateMetrics(
+            **vars(evaluate(rows.judge_target, model.fitted.predict(judge))),
+            cv_log_loss=best[name].loss,
+            cv_standard_error=best[name].standard_error,
+            parameters=dict(model.parameters),
+            threshold=model.threshold,
+        )
+        candidates[name] = _Candidate(model, metrics)
     return candidates
 
 
@@ -158,13 +173,16 @@ def _build_model(
 ) -> TabularModel:
     output = recipe.output
     threshold = output.threshold
+    if threshold is None:
+        # From held-out predictions: on rows that the model has seen it would be too bold.
+        threshold = best_threshold(rows.train_target, held_out)
     return TabularModel(
         algorithm=trial.algorithm,
         parameters=trial.parameters,
         columns=rows.columns,
         fitted=load_algorithm(trial.algorithm).load(text),
         labels=output.labels,
-        threshold=best_threshold(rows.train_target, held_out) if threshold is None else threshold,
+        threshold=threshold,
         about={
             "feature_set": recipe.rows.feature_set,
             "label": recipe.rows.label,
@@ -180,14 +198,14 @@ def _register(
     registry: ModelRegistry,
     winner: _Candidate,
     candidates: Mapping[str, _Candidate],
-    mark: str,
+    identity: str,
 ) -> ModelVersion:
-    metrics = winner.to_dict() | {
+    metrics = asdict(winner.metrics) | {
         "winner": winner.model.algorithm,
-        "algorithms": {name: candidate.to_dict() for name, candidate in candidates.items()},
+        "algorithms": {name: asdict(candidate.metrics) for name, candidate in candidates.items()},
     }
     lineage = {
-        "fingerprint": mark,
+        "fingerprint": identity,
         "feature_set": recipe.rows.feature_set,
         "train_cutoff": recipe.rows.train_cutoff,
         "judge_cutoff": recipe.rows.judge_cutoff,
@@ -201,7 +219,7 @@ def _register(
 def _publish(
     recipe: TabularRecipe, registry: ModelRegistry, version: ModelVersion, reused: bool
 ) -> TrainingResult:
-    from sunloom.tabular.plots import calibration_plot
+    from sunloom.tabular.plots import plot_calibration
 
     figures = version.metrics
     failures = gate_failures(figures, recipe.gate)
@@ -210,7 +228,7 @@ def _publish(
     folder = recipe.paths.outputs / "tabular" / version.name
     report = folder / "report.json"
     write_atomic(report, json.dumps(version.to_dict(), indent=1))
-    plot = calibration_plot(folder / "calibration.png", figures["algorithms"], figures["winner"])
+    plot = plot_calibration(folder / "calibration.png", figures["algorithms"], figures["winner"])
     return TrainingResult(
         version=version,
         promoted=promoted,
@@ -222,28 +240,44 @@ def _publish(
 
 def _read(path: Path) -> pl.DataFrame:
     if not path.is_file():
-        found = (
-            sorted(p.name for p in path.parent.glob("*.parquet")) if path.parent.is_dir() else []
-        )
-        hint = f"Found there: {', '.join(found)}" if found else "Run the features step first."
+        names = sorted(file.name for file in path.parent.glob("*.parquet"))
+        hint = f"Found there: {', '.join(names)}" if names else "Run the features step first."
         raise UsageError(f"There is no rows file {path}.", hint, "rows")
     return pl.read_parquet(path)
 
 
+FINGERPRINT_KEYS = frozenset(
+    """rows rows.feature_set rows.label rows.entity rows.event_time rows.train_cutoff
+    rows.judge_cutoff rows.train_path rows.judge_path rows.features rows.ratios rows.ratios.name
+    rows.ratios.numerator rows.ratios.denominator rows.ratios.plus
+    algorithms algorithms.name algorithms.trials algorithms.fixed algorithms.search
+    algorithms.search.low algorithms.search.high algorithms.search.log algorithms.search.integer
+    tuning tuning.folds tuning.cpus_per_trial tuning.max_concurrent tuning.scheduler
+    tuning.grace_folds tuning.time_budget_s tuning.selection
+    output output.name output.alias output.labels output.threshold output.reuse""".split()  # noqa: SIM905
+)
+"""Keys that every fingerprint contains, at their default too; never add one.
+
+A key that came later counts only where it differs from its default: so models that were
+registered before it are still found.
+"""
+
+
 def _fingerprint(recipe: TabularRecipe, rows: _TrainingSets) -> str:
-    """Identity of everything that decides the model; the gate is not part of it."""
-    used = [*rows.columns.features, recipe.rows.label]
-    parts = ("rows", "algorithms", "tuning", "output")
-    dumped = recipe.model_dump(mode="json", include=set(parts))
+    """Fingerprint of everything that decides the model; the gate is not part of it."""
+    identity = dump_identity(recipe, FINGERPRINT_KEYS)
+    columns = [*rows.columns.features, recipe.rows.label]
     return fingerprint(
         KIND,
         recipe.seed,
-        dumped,
-        _content(rows.train.select(used)),
-        _content(rows.judge.select(used)),
+        {key: identity[key] for key in ("rows", "algorithms", "tuning", "output")},
+        _content(rows.train.select(columns)),
+        _content(rows.judge.select(columns)),
     )
 
 
 def _content(frame: pl.DataFrame) -> list[int]:
+    """Hash of the rows in any order: engines may write the same rows in another one."""
     hashes = frame.hash_rows(seed=0).to_numpy()
+    # The exclusive or alone would not see a row that occurs twice.
     return [frame.height, int(np.bitwise_xor.reduce(hashes)), int(hashes.sum(dtype=np.uint64))]

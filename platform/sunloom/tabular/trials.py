@@ -1,4 +1,4 @@
-"""What runs on Ray's workers; imports NumPy and the algorithm's own library, nothing else heavy."""
+"""Trials on Ray's workers; only NumPy and the algorithm's own library are imported here."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run_trial(config: dict[str, Any], data: TrainingData) -> None:
 
 
 def fit_trial(trial: Trial, data: TrainingData) -> tuple[str, FloatArray]:
-    """A Ray task: the classifier fitted to all rows, as text, and each row's held-out answer."""
+    """A Ray task: the classifier of all rows, as text, and the rows' held-out probabilities."""
     algorithm = load_algorithm(trial.algorithm)
     held_out = held_out_probabilities(algorithm, data, trial.parameters)
     return algorithm.fit(data.matrix, data.target, trial.parameters).dump(), held_out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_division_by_zero_is_missing() -> None:
 
 def test_columns_survive_a_trip_through_plain_data() -> None:
     columns = build_columns(FRAME, CONFIG)
-    assert Columns.from_dict(columns.to_dict()) == columns
+    assert Columns.from_dict(asdict(columns)) == columns
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_a_missing_column_is_named_with_its_neighbour() -> None:
 
 def test_words_in_a_numeric_column_are_named() -> None:
     frame = pl.DataFrame({"recency": ["soon"], "count": [1], "active": [1]})
-    with pytest.raises(DataError, match="'recency' holds values that are no numbers"):
+    with pytest.raises(DataError, match="'recency' has values that are not numbers"):
         build_columns(FRAME, CONFIG).matrix(frame)
 
 

@@ -49,10 +49,10 @@ def test_predictions_name_entity_probability_and_label() -> None:
     model = _model()
     rows = [{"id": 7, "b": 0.1, "a": 8.5}, {"id": 8, "b": 0.1, "a": 0.5}]
     answers = predictions(model, rows)
-    assert [answer["entity_id"] for answer in answers] == [7, 8]
-    assert [answer["prediction"] for answer in answers] == ["return", "lapse"]
+    assert [answer.entity_id for answer in answers] == [7, 8]
+    assert [answer.prediction for answer in answers] == ["return", "lapse"]
     expected = model.predict(pl.DataFrame(rows))
-    assert [answer["probability"] for answer in answers] == expected.tolist()
+    assert [answer.probability for answer in answers] == expected.tolist()
 
 
 def test_the_threshold_itself_is_the_second_label() -> None:
@@ -62,7 +62,7 @@ def test_the_threshold_itself_is_the_second_label() -> None:
 
 
 def test_rows_without_an_entity_answer_too() -> None:
-    assert predictions(_model(), [{"a": 1, "b": None}])[0]["entity_id"] is None
+    assert predictions(_model(), [{"a": 1, "b": None}])[0].entity_id is None
     assert predictions(_model(), _frame(0)) == []
 
 

@@ -16,7 +16,7 @@ from sunloom.tabular.crossvalidation import (
     held_out_scores,
 )
 from sunloom.tabular.evaluation import log_loss
-from sunloom.tabular.search import TrialScore, best_of_each, choose, draw_trials
+from sunloom.tabular.search import TrialScore, best_of_each, choose_winner, draw_trials
 from sunloom.tabular.trainer import gate_failures
 from sunloom.tabular.trials import Trial
 
@@ -83,11 +83,11 @@ def test_held_out_score_is_the_loss_of_the_held_out_probabilities() -> None:
 
 def test_the_simplest_within_one_standard_error_wins() -> None:
     scores = [_score("lightgbm", 0.500), _score("logistic_regression", 0.509)]
-    assert choose(scores, TuningConfig()).trial.algorithm == "logistic_regression"
+    assert choose_winner(scores, TuningConfig()).trial.algorithm == "logistic_regression"
     lowest = TuningConfig(selection="lowest_loss")
-    assert choose(scores, lowest).trial.algorithm == "lightgbm"
+    assert choose_winner(scores, lowest).trial.algorithm == "lightgbm"
     far = [_score("lightgbm", 0.500), _score("logistic_regression", 0.511)]
-    assert choose(far, TuningConfig()).trial.algorithm == "lightgbm"
+    assert choose_winner(far, TuningConfig()).trial.algorithm == "lightgbm"
 
 
 def test_best_of_each_takes_the_first() -> None:

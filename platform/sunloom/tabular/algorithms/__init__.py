@@ -1,1 +1,1 @@
-"""Algorithms behind one Protocol, in one visible table; plugins of ``sunloom.algorithms`` join."""
+"""Algorithms of binary classification behind one protocol."""

@@ -15,6 +15,21 @@ ROUNDS = 100
 
 
 @dataclass(frozen=True)
+class _BoosterParameters:
+    """Parameters that both libraries have under one name here, and the rest as they name it."""
+
+    rounds: int
+    threads: int
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, parameters: Parameters) -> _BoosterParameters:
+        settings = dict(parameters)
+        rounds = int(settings.pop("rounds", ROUNDS))
+        return cls(rounds=rounds, threads=int(settings.pop("threads", 1)), settings=settings)
+
+
+@dataclass(frozen=True)
 class FittedXGBoost:
     """An XGBoost booster."""
 
@@ -44,9 +59,10 @@ class XGBoost:
         """Fit with the logistic objective."""
         import xgboost
 
-        settings, rounds, threads = _split(parameters)
-        settings = {"objective": "binary:logistic", "nthread": threads, "verbosity": 0} | settings
-        return FittedXGBoost(xgboost.train(settings, xgboost.DMatrix(matrix, target), rounds))
+        own = _BoosterParameters.of(parameters)
+        defaults = {"objective": "binary:logistic", "nthread": own.threads, "verbosity": 0}
+        data = xgboost.DMatrix(matrix, target)
+        return FittedXGBoost(xgboost.train(defaults | own.settings, data, own.rounds))
 
     def load(self, text: str) -> FittedXGBoost:
         """Read XGBoost's JSON."""
@@ -56,6 +72,7 @@ class XGBoost:
             booster = xgboost.Booster(model_file=bytearray(text.encode()))
         except xgboost.core.XGBoostError as error:
             raise ArtifactError("The XGBoost model is damaged.") from error
+        # A replica answers many requests at once; each one stays on its own core.
         booster.set_param({"nthread": 1})
         return FittedXGBoost(booster)
 
@@ -90,10 +107,12 @@ class LightGBM:
         """Fit with the logistic objective; deterministic for a seed."""
         import lightgbm
 
-        settings, rounds, threads = _split(parameters)
-        defaults = {"objective": "binary", "num_threads": threads, "verbosity": -1}
-        settings = defaults | {"deterministic": True, "force_row_wise": True} | settings
-        return FittedLightGBM(lightgbm.train(settings, lightgbm.Dataset(matrix, target), rounds))
+        own = _BoosterParameters.of(parameters)
+        defaults = {"objective": "binary", "num_threads": own.threads, "verbosity": -1}
+        # LightGBM would choose the layout by timing it, and the layouts round differently.
+        defaults |= {"deterministic": True, "force_row_wise": True}
+        data = lightgbm.Dataset(matrix, target)
+        return FittedLightGBM(lightgbm.train(defaults | own.settings, data, own.rounds))
 
     def load(self, text: str) -> FittedLightGBM:
         """Read LightGBM's text."""
@@ -103,9 +122,3 @@ class LightGBM:
             return FittedLightGBM(lightgbm.Booster(model_str=text))
         except lightgbm.basic.LightGBMError as error:
             raise ArtifactError("The LightGBM model is damaged.") from error
-
-
-def _split(parameters: Parameters) -> tuple[dict[str, Any], int, int]:
-    settings = dict(parameters)
-    rounds = int(settings.pop("rounds", ROUNDS))
-    return settings, rounds, int(settings.pop("threads", 1))

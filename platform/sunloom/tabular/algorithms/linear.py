@@ -15,11 +15,11 @@ from sunloom.tabular.algorithms.protocol import Parameters
 
 @dataclass(frozen=True)
 class _Scaling:
-    """Log, median for missing values with an indicator beside it, standard score.
+    """Preprocessing: log, imputation by the median with a missing indicator, standard score.
 
     Attributes:
         log: Whether values pass through ``sign(x) * log(1 + |x|)`` first.
-        median: ``[columns]``, taken for missing values.
+        median: ``[columns]``, imputed for missing values.
         indicated: Indexes of columns that get a missing-value indicator.
         mean: ``[columns + indicators]``.
         scale: ``[columns + indicators]``.
@@ -51,9 +51,11 @@ class _Scaling:
         median[~empty] = np.nanmedian(values[:, ~empty], axis=0)
         indicated = np.flatnonzero(missing.any(axis=0) & ~empty)
         width = values.shape[1] + len(indicated)
-        plain = cls(log, median, indicated, np.zeros(width), np.ones(width))
-        expanded = plain._expand(matrix)
+        # Means and scales are those of the expanded matrix, which needs everything but them.
+        unscaled = cls(log, median, indicated, np.zeros(width), np.ones(width))
+        expanded = unscaled._expand(matrix)
         scale = expanded.std(axis=0)
+        # A constant column would divide by zero; it becomes 0 everywhere instead.
         scale[scale == 0] = 1.0
         return cls(log, median, indicated, expanded.mean(axis=0), scale)
 
@@ -101,7 +103,7 @@ class LogisticRegression:
     def fit(
         self, matrix: FloatArray, target: FloatArray, parameters: Parameters
     ) -> FittedLogisticRegression:
-        """Fit with scikit-learn; what is kept are numbers."""
+        """Fit with scikit-learn; the result keeps numbers, not scikit-learn's object."""
         from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 
         scaling = _Scaling.learn(matrix, bool(parameters.get("log", True)))

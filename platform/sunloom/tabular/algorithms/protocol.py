@@ -1,4 +1,4 @@
-"""What an algorithm must offer."""
+"""Protocols of an algorithm and of a fitted model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FittedModel(Protocol):
         """Probability of label 1 for each row of ``[rows, columns]``; NaN is a missing value."""
 
     def dump(self) -> str:
-        """The whole classifier as text; ``Algorithm.load`` reads it back to the same answers."""
+        """The whole classifier as text; ``Algorithm.load`` restores the same predictions."""
 
 
 @runtime_checkable
@@ -40,4 +40,4 @@ class Algorithm(Protocol):
         """Fit to ``[rows, columns]`` with NaN for missing, and a target of 0.0 and 1.0."""
 
     def load(self, text: str) -> FittedModel:
-        """Read what ``Fitted.dump`` wrote; executes nothing."""
+        """Read what ``FittedModel.dump`` wrote; executes nothing."""

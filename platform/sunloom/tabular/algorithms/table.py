@@ -1,4 +1,4 @@
-"""Algorithms behind one Protocol, in one visible table; plugins of ``sunloom.algorithms`` join."""
+"""Table of algorithms by name; plugins of the group ``sunloom.algorithms`` add theirs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_algorithm(name: str) -> Algorithm:
     """The algorithm of this name, from the table or from a plugin.
 
     Raises:
-        NotFoundError: Nothing bears the name; the known ones are listed.
+        NotFoundError: There is no such algorithm; the known ones are listed.
     """
     if name in ALGORITHMS:
         return ALGORITHMS[name]
