@@ -152,7 +152,7 @@ import random, sys
 from datetime import datetime, timedelta, UTC
 from pathlib import Path
 import polars as pl
-from sunloom.config.features.stores import RedisOnline
+from sunloom.config.feature_store import RedisOnline
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.feature_store.stores.online.redis import RedisStore
 kind, where, prefix, seed = sys.argv[1:]
