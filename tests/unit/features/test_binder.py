@@ -50,7 +50,7 @@ CASES = [
     ("int", "feature(lambda: 3)", "description", r"feature\(expression="),
     ("str", "F.word_stem(_.name)", "function 'word_stem' is not supported", "Known"),
     ("str", "F.md5(_.name)", "'md5' takes bytes, such as F.string_to_bytes", "F.cast"),
-    ("float", "F.rand()", "function 'rand'", "one value at a moment"),
+    ("float", "F.rand()", "function 'rand'", "one value as of a time"),
     ("str", "_.home.street", "struct has no field 'street'", "city"),
     ("str", "_.name.city", "does not lead through a has-one or a struct", "_.other.feature"),
     ("str", "_.tags[0]", "no window and no has-many", r"F.element_at\(_.tags, 0\)"),

@@ -95,18 +95,18 @@ REFUSED = [
     ),
     (
         "@online\ndef f(x: Actor.deeds[:2]) -> Actor.score: ...",
-        "deeds are cut in the annotation",
-        "Cut them",
+        "deeds are limited in the annotation",
+        "Limit them",
     ),
     (
         "@online\ndef twin(x: Actor.name) -> Actor.score: ...\n"
         "@online\ndef twin(x: Actor.name) -> Actor.rank: ...",
-        "the resolver at .* bears its name",
+        "the resolver at .* has the same name",
         "Rename",
     ),
     (
         "@online\ndef f(x: Actor.deeds[Deed.size, Deed.late]) -> Actor.score: ...",
-        "late, which depends on the moment or on other rows",
+        "late, which depends on the as-of time or on other rows",
         "own row",
     ),
     ("@online(cron='1d')\ndef f(x: Actor.name) -> Actor.score: ...", "cron='1d'", "Schedule"),

@@ -1,1 +1,1 @@
-"""Reads chalkpy classes and binds them into a ``Catalogue``."""
+"""Definitions: chalkpy classes and resolvers, read and bound into a ``Catalogue``."""

@@ -1,4 +1,4 @@
-"""Chalk's underscore expressions to plan expressions, with types."""
+"""Binding of Chalk's underscore expressions to typed expressions of a plan."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ from chalk.features.underscore import (
     UnderscoreRoot,
 )
 from chalk.streams import get_name_with_duration
+from chalk.utils.duration import parse_chalk_duration_s
 
 from sunloom.errors import DefinitionError, known_names_hint
-from sunloom.features.definitions.aggregate_rules import (
-    AGGREGATION_ALIASES,
-    AGGREGATIONS,
-    WindowFilter,
-)
+from sunloom.features.definitions.aggregate_rules import AGGREGATION_ALIASES, AGGREGATIONS
 from sunloom.features.definitions.bind_aggregates import AggregateBinder, value_keys
 from sunloom.features.definitions.bind_functions import FunctionBinder
 from sunloom.features.definitions.scope import Scope, feature_dtype
+from sunloom.features.definitions.windows import window_start
 from sunloom.features.expressions.functions.casts import CASTS, can_cast
 from sunloom.features.expressions.functions.json_documents import json_as
 from sunloom.features.expressions.functions.structs import field_of
@@ -49,11 +47,11 @@ class ExpressionBinder:
         self.feature = feature
         self.scope = Scope(feature, owner)
 
-    def within(self, owner: Any) -> ExpressionBinder:
+    def for_joined_class(self, owner: Any) -> ExpressionBinder:
         """A binder of the same feature in which ``_`` is a joined class."""
         return ExpressionBinder(self.feature, owner)
 
-    def of(self, feature: Any) -> ExpressionBinder:
+    def for_feature(self, feature: Any) -> ExpressionBinder:
         """A binder of another feature."""
         return ExpressionBinder(feature)
 
@@ -83,13 +81,13 @@ class ExpressionBinder:
         return self.scope.refuse(construct, instead, raw)
 
     def _bind_literal(self, value: Any) -> Const:
-        found = constant(value)
-        if found is None:
+        literal = constant(value)
+        if literal is None:
             raise self._refuse(
                 f"the literal {value!r} has no plain form",
                 "Use a finite number, a string, a boolean, a timedelta or a UTC datetime.",
             )
-        return found
+        return literal
 
     def _bind_attr(self, raw: UnderscoreAttr) -> Expr:
         parent, name = raw._chalk__parent, raw._chalk__attr
@@ -100,8 +98,8 @@ class ExpressionBinder:
             if name == "chalk_now":
                 return Now()
             if name == "chalk_window":
-                return WindowFilter.start(self.feature, raw)
-            return self.scope.column(self.scope.scalar(self.scope.owner, name, raw))
+                return window_start(self.feature, raw)
+            return self.scope.own_column(name, raw)
         return self._bind_path(parent, name, raw)
 
     def _bind_path(self, parent: Any, name: str, raw: Any) -> Expr:
@@ -114,15 +112,15 @@ class ExpressionBinder:
                 f"Give {self.scope.owner.__name__} a feature `x = {raw}` and aggregate that.",
                 raw,
             )
-        target = self.scope.scalar(join.joined_class, name, raw)
+        target = self.scope.scalar_feature(join.joined_class, name, raw)
         return Lookup(join=join.name, feature=target.name, dtype=feature_dtype(target))
 
     def _bind_field(self, parent: Any, name: str, raw: Any) -> Expr:
-        many = self.scope.has_many(parent)
-        value = self.bind(parent) if many is None else None
-        found = field_of(value, name) if value is not None else None
-        if found is not None:
-            return found
+        # Binding rows of a has-many as a value would raise an error about aggregates instead.
+        value = self.bind(parent) if self.scope.has_many(parent) is None else None
+        field = field_of(value, name) if value is not None else None
+        if field is not None:
+            return field
         if value is not None and isinstance(value.dtype, StructType):
             known = [field.name for field in value.dtype.fields]
             raise self._refuse(
@@ -136,10 +134,10 @@ class ExpressionBinder:
 
     def _bind_item(self, raw: UnderscoreItem) -> Expr:
         parent, keys = raw._chalk__parent, raw._chalk__key
-        if (
-            isinstance(parent, UnderscoreAttr)
-            and (windowed := self.scope.windowed(parent)) is not None
-        ):
+        windowed = (
+            self.scope.windowed_feature(parent) if isinstance(parent, UnderscoreAttr) else None
+        )
+        if windowed is not None:
             return self._bind_window(windowed, keys, parent, raw)
         if self.scope.has_many(parent) is None:
             raise self._refuse(
@@ -160,17 +158,17 @@ class ExpressionBinder:
                 f"Its windows in seconds: {', '.join(map(str, known))}.",
                 raw,
             )
+        # chalkpy keeps each window as a feature of its own.
         name = get_name_with_duration(windowed.name, seconds)
         if isinstance(parent._chalk__parent, UnderscoreRoot):
-            return self.scope.column(self.scope.scalar(self.scope.owner, name, raw))
+            return self.scope.own_column(name, raw)
         return self._bind_path(parent._chalk__parent, name, raw)
 
     def _window_seconds(self, keys: Sequence[Any], raw: Any) -> int:
-        from chalk.utils.duration import parse_chalk_duration_s
-
         key = keys[0] if len(keys) == 1 else None
-        is_own = isinstance(key, UnderscoreAttr) and key._chalk__attr == "chalk_window"
-        if is_own and self.feature.window_duration is not None:
+        is_own_window = isinstance(key, UnderscoreAttr) and key._chalk__attr == "chalk_window"
+        # In a windowed feature, `_.other[_.chalk_window]` is the window of the same length.
+        if is_own_window and self.feature.window_duration is not None:
             return int(self.feature.window_duration)
         if isinstance(key, timedelta):
             return int(key.total_seconds())
@@ -184,6 +182,7 @@ class ExpressionBinder:
     def _bind_cast(self, raw: UnderscoreCast) -> Expr:
         value = self.bind(raw._chalk__value)
         target = arrow_dtype(raw._chalk__to_type)
+        # A JSON value is read as the type it is cast to: a cast of its text would refuse 1e3.
         if target is not None and (typed := json_as(value, target)) is not None:
             return typed
         if target is None or not can_cast(value.dtype, target):

@@ -1,17 +1,18 @@
-"""Python resolvers of a definitions module, bound: what each reads, gives, and how it is called."""
+"""Binding of Python resolvers: what each takes and computes, and how it is called."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 from sunloom.errors import DefinitionError
+from sunloom.features.definitions.load import is_inside
 from sunloom.features.definitions.resolver_inputs import (
     bind_argument,
     bind_frame_arguments,
@@ -36,50 +37,51 @@ from sunloom.features.plan.feature_sets import Catalogue, ClassPlan
 
 @dataclass(frozen=True)
 class ResolvedFeature:
-    """How a feature is made by Python: in training, and where it differs online."""
+    """A feature that a Python function computes: in training, and, if another one does, online."""
 
     expression: Expr
     online: Expr | None = None
 
 
 def resolvers_of(module: ModuleType) -> list[Any]:
-    """Every chalkpy resolver that the module and its submodules define, in order of source.
-
-    chalkpy's registry leaves out, without a word, a function whose name another module's bears.
-    """
+    """Every chalkpy resolver that the module and its submodules define, in source order."""
     from chalk.features.resolver import RESOLVER_REGISTRY
     from chalk.features.resolver import Resolver as ChalkResolver
 
-    found: dict[int, Any] = {}
-    for name, inside in list(sys.modules.items()):
-        if name == module.__name__ or name.startswith(module.__name__ + "."):
-            held = [v for v in vars(inside).values() if isinstance(v, ChalkResolver)]
-            found |= {id(one): one for one in held}
-    for one in RESOLVER_REGISTRY.get_all_resolvers():
-        found[id(one)] = one
-    mine = [one for one in found.values() if _is_inside(one, module)]
-    return sorted(mine, key=lambda one: (one.filename, one.fn.__code__.co_firstlineno))
+    # chalkpy's registry omits a function silently if another module has one of the same name, so
+    # the modules themselves are searched too.
+    candidates = [
+        value
+        for name, submodule in list(sys.modules.items())
+        if is_inside(name, module)
+        for value in vars(submodule).values()
+        if isinstance(value, ChalkResolver)
+    ]
+    resolvers: list[Any] = []
+    for raw in (*candidates, *RESOLVER_REGISTRY.get_all_resolvers()):
+        if is_inside(str(raw.__module__), module) and not any(raw is known for known in resolvers):
+            resolvers.append(raw)
+    return sorted(resolvers, key=lambda raw: (raw.filename, raw.fn.__code__.co_firstlineno))
 
 
 def find_resolver(source: str, module: ModuleType, fqn: str) -> Any:
     """The chalkpy resolver of that name, or None."""
-    found = (one for one in resolvers_of(module) if resolver_name(source, one) == fqn)
-    return next(found, None)
+    resolvers = (raw for raw in resolvers_of(module) if resolver_name(source, raw) == fqn)
+    return next(resolvers, None)
 
 
 def resolver_name(source: str, raw: Any) -> str:
-    """Chalk's name of the function: module and function; of a file, its name and the function's.
-
-    The module that a file becomes bears a digest of path and content, which differ by machine.
-    """
+    """Chalk's name of the function: its module's or file's name, and its own."""
+    # The name of a file's module contains a digest of path and content, which differ by machine.
     return f"{Path(source).stem}.{raw.name}" if source.endswith(".py") else str(raw.fqn)
 
 
 def source_digest(resolver: Any) -> str:
-    """Changes with the text of the function."""
+    """A digest of the function's source text."""
     try:
         text = inspect.getsource(resolver.fn)
     except (OSError, TypeError):
+        # Typed into an interpreter, for one: there is no source.
         text = resolver.fqn
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -87,7 +89,7 @@ def source_digest(resolver: Any) -> str:
 def bind_resolvers(
     source: str, module: ModuleType, classes: Sequence[Any]
 ) -> Mapping[str, ResolvedFeature]:
-    """Features' names to how Python makes them.
+    """Full names of features to the functions that compute them.
 
     Args:
         source: The definitions, as the user named them: workers import them by it.
@@ -95,7 +97,7 @@ def bind_resolvers(
         classes: The features classes that are bound.
 
     Raises:
-        DefinitionError: A resolver has no meaning here; names function, file and line.
+        DefinitionError: A resolver is not supported; names function, file and line.
     """
     offline: dict[str, Resolved] = {}
     online: dict[str, Resolved] = {}
@@ -105,50 +107,40 @@ def bind_resolvers(
         other = named.setdefault(resolver_name(source, raw), raw)
         if other is not raw:
             where = f"{other.filename}:{other.fn.__code__.co_firstlineno}"
-            raise refuse_resolver(raw, f"the resolver at {where} bears its name", "Rename it.")
+            raise refuse_resolver(raw, f"the resolver at {where} has the same name", "Rename it.")
         bound = _bind(source, raw, classes)
-        held = offline if bound.kind == "offline" else online
+        resolved = offline if bound.kind == "offline" else online
         owner = raw.flattened_output[0].namespace
         for output in bound.outputs:
             fqn = f"{owner}.{output.name}"
-            if fqn in held:
-                raise _given_twice(raw, fqn, held[fqn].resolver)
-            held[fqn] = Resolved(resolver=bound, output=output.name, dtype=output.dtype)
-    return {fqn: _made(offline.get(fqn), online.get(fqn)) for fqn in offline | online}
-
-
-def _made(offline: Resolved | None, online: Resolved | None) -> ResolvedFeature:
-    if offline is None:
-        assert online is not None
-        return ResolvedFeature(online)
-    return ResolvedFeature(offline, online)
-
-
-def _given_twice(raw: Any, fqn: str, other: Resolver) -> DefinitionError:
-    return refuse_resolver(
-        raw,
-        f"it gives {fqn}, which the {other.kind} resolver at {other.place} also gives",
-        "Leave one of them out; one @online and one @offline may stand side by side.",
-    )
-
-
-def _is_inside(resolver: Any, module: ModuleType) -> bool:
-    home = str(resolver.__module__)
-    return home == module.__name__ or home.startswith(module.__name__ + ".")
+            if fqn in resolved:
+                other = resolved[fqn].resolver
+                raise refuse_resolver(
+                    raw,
+                    f"it gives {fqn}, which the {other.kind} resolver at {other.place} also gives",
+                    "Leave one of them out; one @online and one @offline may stand side by side.",
+                )
+            resolved[fqn] = Resolved(resolver=bound, output=output.name, dtype=output.dtype)
+    # Training uses the offline resolver if there is one; an online one alone serves both.
+    features = {fqn: ResolvedFeature(node) for fqn, node in online.items()}
+    features |= {fqn: ResolvedFeature(node, online.get(fqn)) for fqn, node in offline.items()}
+    return features
 
 
 def _bind(source: str, raw: Any, classes: Sequence[Any]) -> Resolver:
     outputs = [feature for feature in raw.flattened_output if not feature.is_autogenerated]
-    owner = _owner(raw, outputs, classes)
-    framed = is_frame(raw.output.features[0])
-    args = (
-        bind_frame_arguments(raw, owner)
-        if framed
-        else tuple(
-            bind_argument(raw, owner, name, given, fallback)
-            for name, given, fallback in _inputs(raw)
+    owner = _owner_of(raw, outputs, classes)
+    is_batched = is_frame(raw.output.features[0])
+    if is_batched:
+        args = bind_frame_arguments(raw, owner)
+        # The key is returned only to match rows.
+        outputs = [feature for feature in outputs if not feature.primary]
+    else:
+        names = inspect.signature(raw.fn).parameters
+        args = tuple(
+            bind_argument(raw, owner, name, feature, fallback)
+            for name, feature, fallback in zip(names, raw.inputs, raw.default_args, strict=True)
         )
-    )
     kind: Literal["online", "offline"] = (
         "offline" if type(raw).__name__ == "OfflineResolver" else "online"
     )
@@ -158,24 +150,15 @@ def _bind(source: str, raw: Any, classes: Sequence[Any]) -> Resolver:
         digest=source_digest(raw),
         place=f"{raw.filename}:{raw.fn.__code__.co_firstlineno}",
         kind=kind,
-        shape="frame" if framed else "row",
+        shape="frame" if is_batched else "row",
         args=args,
-        outputs=tuple(_output(raw, owner, one) for one in outputs if not _is_key(framed, one)),
+        outputs=tuple(_bind_output(raw, owner, feature) for feature in outputs),
         timeout_s=raw.timeout.total_seconds() if raw.timeout else None,
         batch_rows=raw.max_batch_size,
     )
 
 
-def _inputs(raw: Any) -> Iterator[tuple[str, Any, Any]]:
-    names = inspect.signature(raw.fn).parameters
-    return zip(names, raw.inputs, raw.default_args, strict=True)
-
-
-def _is_key(framed: bool, feature: Any) -> bool:
-    return framed and bool(feature.primary)
-
-
-def _owner(raw: Any, outputs: Sequence[Any], classes: Sequence[Any]) -> Any:
+def _owner_of(raw: Any, outputs: Sequence[Any], classes: Sequence[Any]) -> Any:
     if any(feature.path for feature in outputs):
         raise refuse_resolver(
             raw,
@@ -183,7 +166,7 @@ def _owner(raw: Any, outputs: Sequence[Any], classes: Sequence[Any]) -> Any:
             "Give features of one class: write a resolver with the joined class's own key.",
         )
     names = {feature.namespace for feature in outputs}
-    owner = next((one for one in classes if one.namespace in names), None)
+    owner = next((item for item in classes if item.namespace in names), None)
     if owner is None or len(names) != 1:
         raise refuse_resolver(
             raw,
@@ -193,12 +176,12 @@ def _owner(raw: Any, outputs: Sequence[Any], classes: Sequence[Any]) -> Any:
     return owner
 
 
-def _output(raw: Any, owner: Any, feature: Any) -> Output:
+def _bind_output(raw: Any, owner: Any, feature: Any) -> Output:
     if feature.primary or feature.is_feature_time:
-        what = "key" if feature.primary else "event time"
+        role = "key" if feature.primary else "event time"
         raise refuse_resolver(
             raw,
-            f"it gives {feature.fqn}, the {what} of {owner.__name__}",
+            f"it gives {feature.fqn}, the {role} of {owner.__name__}",
             f"List what it computes: `-> Features[{owner.__name__}.x, {owner.__name__}.y]`; rows "
             f"come from a source: `--source {owner.namespace}=PATH`.",
         )
@@ -219,10 +202,10 @@ def _output(raw: Any, owner: Any, feature: Any) -> Output:
 
 
 def check_inside_aggregates(catalogue: Catalogue) -> None:
-    """Rows that are aggregated, or given to a resolver, are computed once, whatever the moment.
+    """Rows that are aggregated, or passed to a resolver, are computed once, for every as-of time.
 
     Raises:
-        DefinitionError: A resolver's feature among them needs the moment or other rows.
+        DefinitionError: A resolver's feature among them needs the as-of time or other rows.
     """
     classes = {item.namespace: item for item in catalogue.classes}
     for item in catalogue.classes:
@@ -246,7 +229,7 @@ def _check_columns(target: ClassPlan, aggregate: Aggregate, place: str) -> None:
         if any(isinstance(node, Aggregate | Lookup | Now) for node in walk(expression)):
             raise DefinitionError(
                 f"{place}: it takes rows of {target.class_name} with "
-                f"{target.feature(name).fqn}, which depends on the moment or on other rows.",
+                f"{target.feature(name).fqn}, which depends on the as-of time or on other rows.",
                 "Take features that are read, or computed from their own row.",
                 target.feature(name).fqn,
             )

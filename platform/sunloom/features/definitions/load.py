@@ -1,4 +1,4 @@
-"""Import a definitions module and list the features classes that it defines."""
+"""Import of a definitions module, and the features classes that it defines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def import_definitions(source: str) -> ModuleType:
         source: An entry point of group ``sunloom.features``, a ``.py`` file, or an import path.
 
     Raises:
-        UsageError: Nothing of that name is there.
+        UsageError: There is no entry point, file or module of that name.
         DefinitionError: The module cannot be imported, or chalkpy refuses a class in it.
         DependencyError: chalkpy is not installed.
     """
@@ -44,36 +44,38 @@ def defined_classes(module: ModuleType) -> list[Any]:
     from chalk.features import FeatureSetBase
 
     registry = list(FeatureSetBase.registry.values())
-    inside = [item for item in registry if _belongs(item, module)]
-    named = [item for item in registry if any(item is value for value in vars(module).values())]
-    waiting = [*inside, *(item for item in named if item not in inside)]
-    found: list[Any] = []
+    inside = [item for item in registry if is_inside(item.__module__, module)]
+    # Classes that the module imports from another one are offered too.
+    names = vars(module).values()
+    imported = [item for item in registry if any(item is value for value in names)]
+    waiting = [*inside, *(item for item in imported if item not in inside)]
+    classes: list[Any] = []
     while waiting:
         item = waiting.pop(0)
-        if any(item is known for known in found):
+        if any(item is known for known in classes):
             continue
-        found.append(item)
-        waiting.extend(_joined(item))
-    if not found:
+        classes.append(item)
+        waiting.extend(_joined_classes(item))
+    if not classes:
         raise DefinitionError(
             f"{module.__name__} defines no features class.",
             "Decorate a class with `from chalk.features import features`.",
         )
-    return found
+    return classes
 
 
-def _belongs(item: Any, module: ModuleType) -> bool:
-    return bool(
-        item.__module__ == module.__name__ or item.__module__.startswith(module.__name__ + ".")
-    )
+def is_inside(name: str, module: ModuleType) -> bool:
+    """Whether a module name is the module's or one of its submodules'."""
+    return name == module.__name__ or name.startswith(module.__name__ + ".")
 
 
-def _joined(item: Any) -> list[Any]:
+def _joined_classes(item: Any) -> list[Any]:
     try:
         joins = [f for f in item.features if f.is_has_many or f.is_has_one]
         return [feature.joined_class for feature in joins]
     except Exception as error:
-        # chalkpy resolves annotations and joins only now, and would not complain a second time.
+        # chalkpy resolves annotations and joins only now, and would not fail a second time: without
+        # the module, the next import starts anew.
         sys.modules.pop(item.__module__, None)
         file = getattr(item, "__chalk_filename__", item.__module__)
         reason = str(error).strip() or type(error).__name__
@@ -98,13 +100,13 @@ def _import_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        raise _refused(name, error, str(spec.origin)) from error
+        raise _import_error(name, error, str(spec.origin)) from error
 
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"There is no definitions file {path}.", param="definitions")
-    # The content is part of the name: an edited file is a new module.
+    # The content is part of the name, so that an edited file is a new module.
     digest = hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:12]
     name = f"sunloom_definitions_{path.stem}_{digest}"
     if name in sys.modules:
@@ -113,17 +115,19 @@ def _import_file(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # Before it runs: dataclasses and chalkpy look up the module of the classes they decorate.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise _refused(str(path), error, str(path.resolve())) from error
+        raise _import_error(str(path), error, str(path.resolve())) from error
     return module
 
 
-def _refused(name: str, error: Exception, origin: str) -> DefinitionError:
+def _import_error(name: str, error: Exception, origin: str) -> DefinitionError:
     frames = traceback.extract_tb(error.__traceback__)
+    # The deepest line of the definitions themselves rather than one inside chalkpy.
     inside = [frame for frame in frames if frame.filename == origin]
     where = f"{origin}:{inside[-1].lineno}" if inside else origin
     if isinstance(error, SyntaxError) and error.lineno:

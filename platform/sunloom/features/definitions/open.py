@@ -1,7 +1,7 @@
 """Opening of a definitions module: its catalogue, the plan of one feature set, or its outline.
 
-chalkpy is imported on first use: workers and the gateway import this module, and only those that
-read definitions pay for chalkpy.
+The functions import chalkpy themselves: workers and the gateway import this module, and only those
+that open definitions wait for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ def catalogue_of(definitions: str) -> Catalogue:
         UsageError: There is no such module.
         DefinitionError: A construct cannot be bound; names feature, construct, file and line.
     """
-    # Workers import this module, and only who reads definitions pays for chalkpy.
     from sunloom.features.definitions.bind_classes import load_catalogue
 
     return load_catalogue(definitions)

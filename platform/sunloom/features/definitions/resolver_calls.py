@@ -1,6 +1,6 @@
-"""Calls a resolver of a definitions module: plain values and Polars frames in and out.
+"""Calls of the resolvers of a definitions module: plain values and Polars frames in and out.
 
-chalkpy's own ``DataFrame`` and feature instances exist on the inner side of this file alone.
+No other module sees chalkpy's own ``DataFrame`` and feature instances.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from sunloom.features.plan.expressions import Aggregate, Resolver
 
 @dataclass(frozen=True)
 class LoadedResolver:
-    """A resolver's function at the boundary.
+    """A resolver's function, wrapped for plain values and Polars frames.
 
     Attributes:
         call: Takes the arguments (plain values, rows of a has-many as a Polars frame; or the one
-            frame), gives the function's own answer, or an awaitable of it.
-        outputs: Turns that answer into values by feature name, or, for a frame, into a Polars
+            frame) and returns the function's own result, or an awaitable of it.
+        outputs: Turns that result into values by feature name, or, for a frame, into a Polars
             frame with columns by feature name.
-        is_async: Whether ``call`` gives an awaitable.
+        is_async: Whether ``call`` returns an awaitable.
     """
 
     call: Callable[[Sequence[Any]], Any]
@@ -38,123 +38,118 @@ class LoadedResolver:
     is_async: bool
 
 
+# Cached, because a resolver is loaded wherever one is called: once per batch of rows.
 @lru_cache(maxsize=256)
 def load_resolver(resolver: Resolver) -> LoadedResolver:
-    """Import the definitions that hold the function.
+    """Import the definitions that contain the function.
 
     Raises:
         DefinitionError: The function is no longer there, or its text has changed since the plan
             was made.
     """
-    raw = _raw(resolver)
+    module = import_definitions(resolver.definitions)
+    raw = find_resolver(resolver.definitions, module, resolver.fqn)
+    # A worker with other definitions than the driver would compute other values without an error.
     if raw is None or source_digest(raw) != resolver.digest:
-        what = "is not there" if raw is None else "has changed"
+        reason = "is not there" if raw is None else "has changed"
         raise DefinitionError(
-            f"{resolver.place}: resolver {resolver.fqn!r} {what} in {resolver.definitions!r}.",
+            f"{resolver.place}: resolver {resolver.fqn!r} {reason} in {resolver.definitions!r}.",
             "Make the plan anew, and let every worker have the same definitions.",
             resolver.fqn,
         )
-    # chalkpy's DataFrame asks Polars for its types at every step.
+    # chalkpy's DataFrame resolves a lazy frame's schema at every step, which Polars warns about.
     warnings.filterwarnings("ignore", category=PerformanceWarning, module="chalk")
-    wrap = _wrappers(resolver)
-    names = {one.name: _attribute(raw, one.name) for one in resolver.outputs}
+    wrappers = _wrappers(resolver, raw)
+    attributes = {f.name: str(f.attribute_name) for f in raw.flattened_output}
+    names = {output.name: attributes[output.name] for output in resolver.outputs}
 
     def call(values: Sequence[Any]) -> Any:
-        return raw.fn(*(wrapped(value) for wrapped, value in zip(wrap, values, strict=True)))
+        return raw.fn(*(wrap(value) for wrap, value in zip(wrappers, values, strict=True)))
 
-    def outputs(answer: Any) -> Any:
-        _refuse_queries(resolver, answer)
+    def outputs(result: Any) -> Any:
+        _refuse_query(resolver, result)
         if resolver.shape == "frame":
-            return _as_frame(raw, answer)
-        return _as_values(raw, names, answer)
+            return _to_frame(raw, result)
+        return _to_values(raw, names, result)
 
     return LoadedResolver(call, outputs, inspect.iscoroutinefunction(raw.fn))
 
 
-def _raw(resolver: Resolver) -> Any:
-    module = import_definitions(resolver.definitions)
-    return find_resolver(resolver.definitions, module, resolver.fqn)
-
-
-def _wrappers(resolver: Resolver) -> list[Callable[[Any], Any]]:
+def _wrappers(resolver: Resolver, raw: Any) -> list[Callable[[Any], Any]]:
+    """For each argument a function that gives it the form that chalkpy's functions take."""
     if resolver.shape == "frame":
-        return [_framed]
+        return [_chalk_frame]
     return [
-        _many(resolver, given.value) if isinstance(given.value, Aggregate) else _same
-        for given in resolver.args
+        _wrap_rows(raw, argument.value)
+        if isinstance(argument.value, Aggregate)
+        else lambda value: value
+        for argument in resolver.args
     ]
 
 
-def _same(value: Any) -> Any:
-    return value
-
-
-def _framed(frame: pl.DataFrame) -> Any:
+def _chalk_frame(frame: pl.DataFrame) -> Any:
     from chalk.features import DataFrame
 
     return DataFrame(frame)
 
 
-def _many(resolver: Resolver, rows: Aggregate) -> Callable[[Any], Any]:
-    """Rows as chalkpy's ``DataFrame``, filtered as the annotation says, its columns alone."""
-    given = next(
-        one
-        for one in _raw(resolver).inputs
-        if getattr(one, "is_has_many", False) and one.name == rows.join
+def _wrap_rows(raw: Any, rows: Aggregate) -> Callable[[Any], Any]:
+    """Rows as chalkpy's ``DataFrame`` with the annotation's filters and columns."""
+    many = next(
+        feature
+        for feature in raw.inputs
+        if getattr(feature, "is_has_many", False) and feature.name == rows.join
     )
-    namespace, declared = given.joined_class.namespace, given.typ.as_dataframe()
+    namespace, declared = many.joined_class.namespace, many.typ.as_dataframe()
     columns = [feature for feature in declared.columns if not feature.is_autogenerated]
 
-    def wrapped(frame: pl.DataFrame) -> Any:
-        table = _framed(frame.rename(lambda name: f"{namespace}.{name}"))
+    def wrap(frame: pl.DataFrame) -> Any:
+        table = _chalk_frame(frame.rename(lambda name: f"{namespace}.{name}"))
+        # Columns that only the filters compare were read too: selecting drops them.
         return table[(*declared.filters, *columns)] if declared.filters else table
 
-    return wrapped
+    return wrap
 
 
-def _attribute(raw: Any, name: str) -> str:
-    found = next(feature for feature in raw.flattened_output if feature.name == name)
-    return str(found.attribute_name)
-
-
-def _as_values(raw: Any, names: Mapping[str, str], answer: Any) -> Mapping[str, Any]:
+def _to_values(raw: Any, names: Mapping[str, str], result: Any) -> Mapping[str, object]:
     from chalk.features.feature_set import is_feature_set_class
 
-    if is_feature_set_class(type(answer)):
-        return {name: getattr(answer, attribute) for name, attribute in names.items()}
+    if is_feature_set_class(type(result)):
+        return {name: getattr(result, attribute) for name, attribute in names.items()}
     if len(names) > 1:
         owner = raw.flattened_output[0].features_cls.__name__
         raise TypeError(
-            f"it gives {len(names)} features: return {owner}(…), not {type(answer).__name__}"
+            f"it gives {len(names)} features: return {owner}(…), not {type(result).__name__}"
         )
-    return dict.fromkeys(names, answer)
+    return dict.fromkeys(names, result)
 
 
-def _as_frame(raw: Any, answer: Any) -> pl.DataFrame:
-    frame = _as_polars(answer)
-    plain = {f.root_fqn: f.name for f in raw.flattened_output}
-    return frame.rename({name: plain[name] for name in frame.columns if name in plain})
+def _to_frame(raw: Any, result: Any) -> pl.DataFrame:
+    frame = _to_polars(result)
+    names = {f.root_fqn: f.name for f in raw.flattened_output}
+    return frame.rename({name: names[name] for name in frame.columns if name in names})
 
 
-def _as_polars(answer: Any) -> pl.DataFrame:
+def _to_polars(result: Any) -> pl.DataFrame:
     from chalk.features import DataFrame
 
-    if isinstance(answer, list):
-        answer = DataFrame(answer)
-    if isinstance(answer, DataFrame):
-        answer = answer.to_polars()
-    if isinstance(answer, pl.LazyFrame):
-        answer = answer.collect()
-    if isinstance(answer, pl.DataFrame):
-        return answer
-    kind = type(answer).__module__.split(".")[0]
-    if kind in ("pandas", "pyarrow"):
-        return pl.DataFrame(answer)
-    raise TypeError(f"it gave a {type(answer).__name__}, not a DataFrame")
+    if isinstance(result, list):
+        result = DataFrame(result)
+    if isinstance(result, DataFrame):
+        result = result.to_polars()
+    if isinstance(result, pl.LazyFrame):
+        result = result.collect()
+    if isinstance(result, pl.DataFrame):
+        return result
+    # By name: neither library is imported for functions that do not use it.
+    library = type(result).__module__.split(".")[0]
+    if library in ("pandas", "pyarrow"):
+        return pl.DataFrame(result)
+    raise TypeError(f"it gave a {type(result).__name__}, not a DataFrame")
 
 
-def _refuse_queries(resolver: Resolver, answer: Any) -> None:
-    if type(answer).__module__.startswith("chalk.sql"):
+def _refuse_query(resolver: Resolver, result: Any) -> None:
+    if type(result).__module__.startswith("chalk.sql"):
         raise DefinitionError(
             f"{resolver.place}: resolver {resolver.fqn!r} returns a SQL query, which is not run.",
             "Give its rows as a source: `--source NAME=PATH`.",

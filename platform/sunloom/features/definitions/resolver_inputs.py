@@ -1,11 +1,11 @@
-"""What a resolver's parameters stand for, as plan expressions."""
+"""Inputs of resolvers: what each parameter stands for, as a plan expression."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sunloom.features.definitions.scope import feature_dtype
+from sunloom.features.definitions.scope import event_time_of, feature_dtype
 from sunloom.features.definitions.unsupported_resolvers import refuse_resolver
 from sunloom.features.expressions.literals import constant
 from sunloom.features.plan.dtypes import ListType, StructField, StructType
@@ -25,50 +25,51 @@ from sunloom.features.plan.expressions import (
 _LIST_COLUMNS = "List the columns it reads: `DataFrame[User.id, User.x]`."
 
 
-def is_frame(given: Any) -> bool:
+def is_frame(annotation: Any) -> bool:
     """Whether the annotation is a ``DataFrame[…]`` type rather than a feature."""
     from chalk.features import DataFrame
 
-    return isinstance(given, type) and issubclass(given, DataFrame)
+    return isinstance(annotation, type) and issubclass(annotation, DataFrame)
 
 
-def bind_argument(raw: Any, owner: Any, name: str, given: Any, fallback: Any) -> Argument:
-    """One parameter of a resolver that is called once a row.
+def bind_argument(raw: Any, owner: Any, name: str, feature: Any, fallback: Any) -> Argument:
+    """One parameter of a resolver that is called once per row.
 
     Args:
         raw: The chalkpy resolver.
         owner: The features class that it gives features of.
         name: The parameter.
-        given: The chalkpy feature that annotates it.
-        fallback: chalkpy's default of the parameter, or None where it has none.
+        feature: The chalkpy feature that annotates it.
+        fallback: chalkpy's default of the parameter, or None if it has none.
 
     Raises:
-        DefinitionError: The parameter is no feature of the row, of a has-one, or a has-many.
+        DefinitionError: The parameter is no feature of the row, no feature one has-one away, and
+            no has-many.
     """
-    if is_frame(given):
+    if is_frame(feature):
         raise refuse_resolver(
             raw,
             f"parameter {name!r} is a DataFrame, the output is not",
             f"Read a has-many: `{name}: {owner.__name__}.many[Other.x]`.",
         )
-    if given.fqn == "__chalk__.now":
+    if feature.fqn == "__chalk__.now":
         return Argument(name=name, value=Now(), required=True)
-    if given.is_has_many:
-        return Argument(name=name, value=_rows(raw, owner, given), required=False)
-    nullable = given.typ.is_nullable or fallback is not None
+    if feature.is_has_many:
+        return Argument(name=name, value=_bind_rows(raw, owner, feature), required=False)
+    nullable = feature.typ.is_nullable or fallback is not None
     return Argument(
         name=name,
-        value=_value(raw, owner, name, given),
+        value=_bind_value(raw, owner, name, feature),
         required=not nullable,
-        default=_default(raw, name, fallback),
+        default=_bind_default(raw, name, fallback),
     )
 
 
 def bind_frame_arguments(raw: Any, owner: Any) -> tuple[Argument, ...]:
-    """Columns of the one frame that a batched resolver takes; its key among them.
+    """Columns of the one frame that a batched resolver takes, its key among them.
 
     Raises:
-        DefinitionError: It takes other things, or no key, or gives no key.
+        DefinitionError: It takes anything else, or no key, or does not return the key.
     """
     if len(raw.inputs) != 1 or not is_frame(raw.inputs[0]):
         raise refuse_resolver(
@@ -92,79 +93,83 @@ def bind_frame_arguments(raw: Any, owner: Any) -> tuple[Argument, ...]:
             f"{owner.__name__}.y`.",
         )
     keys = [feature for feature in columns if feature.primary and not feature.path]
-    given = [feature for feature in raw.flattened_output if feature.primary]
-    if not keys or not given:
-        where = "take" if not keys else "give"
+    output_keys = [feature for feature in raw.flattened_output if feature.primary]
+    # A function may drop or reorder rows, so results are joined to inputs by the key.
+    if not keys or not output_keys:
+        verb = "take" if not keys else "give"
         raise refuse_resolver(
             raw,
-            f"it does not {where} the key of {owner.__name__}",
+            f"it does not {verb} the key of {owner.__name__}",
             "Rows are matched by it: `DataFrame[User.id, User.x] -> DataFrame[User.id, User.y]`.",
         )
     return tuple(
         Argument(
             name=feature.root_fqn,
-            value=_value(raw, owner, feature.name, feature),
+            value=_bind_value(raw, owner, feature.name, feature),
             required=bool(feature.primary and not feature.path),
         )
         for feature in columns
     )
 
 
-def _value(raw: Any, owner: Any, name: str, given: Any) -> Expr:
-    if given.is_has_one or given.is_has_many or given.is_windowed:
+def _bind_value(raw: Any, owner: Any, name: str, feature: Any) -> Expr:
+    if feature.is_has_one or feature.is_has_many or feature.is_windowed:
         raise refuse_resolver(
-            raw, f"input {name!r} is {given.fqn}, which is no value", _LIST_COLUMNS
+            raw, f"input {name!r} is {feature.fqn}, which is no value", _LIST_COLUMNS
         )
-    if len(given.path) == 1 and given.path[0].parent.namespace == owner.namespace:
-        join = given.path[0].parent
-        return Lookup(join=join.name, feature=given.name, dtype=feature_dtype(given))
-    if given.path or given.namespace != owner.namespace or given.is_autogenerated:
+    if len(feature.path) == 1 and feature.path[0].parent.namespace == owner.namespace:
+        join = feature.path[0].parent
+        return Lookup(join=join.name, feature=feature.name, dtype=feature_dtype(feature))
+    if feature.path or feature.namespace != owner.namespace or feature.is_autogenerated:
         raise refuse_resolver(
             raw,
-            f"parameter {name!r} is {given.root_fqn}, which is no feature of {owner.__name__} and "
-            "not one has-one away",
+            f"parameter {name!r} is {feature.root_fqn}, which is no feature of {owner.__name__} "
+            "and not one has-one away",
             f"Give {owner.__name__} a feature of that value, and take it.",
         )
-    return Column(name=given.name, dtype=feature_dtype(given))
+    return Column(name=feature.name, dtype=feature_dtype(feature))
 
 
-def _default(raw: Any, name: str, fallback: Any) -> Const | None:
+def _bind_default(raw: Any, name: str, fallback: Any) -> Const | None:
     if fallback is None or fallback.default_value is None:
         return None
-    found = constant(fallback.default_value)
-    if found is None:
+    default = constant(fallback.default_value)
+    if default is None:
         raise refuse_resolver(
             raw,
             f"the default {fallback.default_value!r} of {name!r} has no plain form",
             "Use None, a number, a string, a boolean, a timedelta or a UTC datetime.",
         )
-    return found
+    return default
 
 
-def _rows(raw: Any, owner: Any, given: Any) -> Aggregate:
-    """The visible rows of a has-many."""
-    frame = given.typ.as_dataframe()
-    if given.path or given.namespace != owner.namespace:
+def _bind_rows(raw: Any, owner: Any, many: Any) -> Aggregate:
+    """The rows of a has-many up to the as-of time."""
+    frame = many.typ.as_dataframe()
+    if many.path or many.namespace != owner.namespace:
         raise refuse_resolver(
             raw,
-            f"it takes {given.root_fqn}, a has-many of another class",
+            f"it takes {many.root_fqn}, a has-many of another class",
             f"Take one of {owner.__name__}.",
         )
     if frame.__limit__ is not None:
         raise refuse_resolver(
-            raw, f"the rows of {given.fqn} are cut in the annotation", "Cut them in the function."
+            raw,
+            f"the rows of {many.fqn} are limited in the annotation",
+            "Limit them in the function.",
         )
-    filtered = [f for one in frame.filters for f in _filtered(raw, given, one)]
-    read = {feature.fqn: feature for feature in (*frame.columns, *filtered)}
-    time = next((f.name for f in given.joined_class.features if _is_time(f)), None)
+    # Filters are applied when the function is called, so their columns are read too.
+    compared = [f for condition in frame.filters for f in _compared(raw, many, condition)]
+    read = {feature.fqn: feature for feature in (*frame.columns, *compared)}
     columns = tuple(
         Column(name=f.name, dtype=feature_dtype(f))
-        for f in _scalars(raw, given, list(read.values()))
+        for f in _scalar_columns(raw, many, list(read.values()))
     )
+    time = event_time_of(many.joined_class)
     fields = tuple(StructField(name=column.name, dtype=column.dtype) for column in columns)
     row = StructType(fields=fields)
     return Aggregate(
-        join=given.name,
+        join=many.name,
         kind="rows",
         value=Call(function="rows", args=columns, dtype=row),
         window=Window(column=time, end=Bound(ago_us=0, inclusive=True) if time else None),
@@ -172,31 +177,29 @@ def _rows(raw: Any, owner: Any, given: Any) -> Aggregate:
     )
 
 
-def _filtered(raw: Any, given: Any, condition: Any) -> Iterator[Any]:
+def _compared(raw: Any, many: Any, condition: Any) -> Iterator[Any]:
     """Features that a filter in the annotation compares."""
     from chalk.features import Feature
     from chalk.features.filter import Filter, TimeDelta
 
     if isinstance(condition, Filter):
-        yield from _filtered(raw, given, condition.lhs)
-        yield from _filtered(raw, given, condition.rhs)
-    elif isinstance(condition, Feature) and condition.namespace == given.joined_class.namespace:
+        yield from _compared(raw, many, condition.lhs)
+        yield from _compared(raw, many, condition.rhs)
+    elif isinstance(condition, Feature) and condition.namespace == many.joined_class.namespace:
         yield condition
     elif isinstance(condition, Feature | TimeDelta):
         raise refuse_resolver(
             raw,
-            f"a filter of {given.fqn} compares more than its rows' values with literals",
-            "Filter by time in the function; `now: chalk.Now` is the moment.",
+            f"a filter of {many.fqn} compares more than its rows' values with literals",
+            "Filter by time in the function; `now: chalk.Now` is the as-of time.",
         )
 
 
-def _scalars(raw: Any, given: Any, columns: Sequence[Any]) -> list[Any]:
-    kept = [feature for feature in columns if not feature.is_autogenerated]
-    odd = [f for f in kept if f.is_has_many or f.is_has_one or f.is_windowed or f.path]
-    if odd:
-        raise refuse_resolver(raw, f"{odd[0].root_fqn} is no column of {given.fqn}", _LIST_COLUMNS)
-    return kept
-
-
-def _is_time(feature: Any) -> bool:
-    return bool(feature.is_feature_time and not feature.is_autogenerated)
+def _scalar_columns(raw: Any, many: Any, features: Sequence[Any]) -> list[Any]:
+    declared = [feature for feature in features if not feature.is_autogenerated]
+    for feature in declared:
+        if feature.is_has_many or feature.is_has_one or feature.is_windowed or feature.path:
+            raise refuse_resolver(
+                raw, f"{feature.root_fqn} is no column of {many.fqn}", _LIST_COLUMNS
+            )
+    return declared

@@ -1,4 +1,4 @@
-"""Where in the source a feature or an expression was written."""
+"""Locations in the source of features and expressions, for errors."""
 
 from __future__ import annotations
 
@@ -18,47 +18,61 @@ def feature_location(feature: Any) -> str:
     """``file:line`` of the feature in its class."""
     owner = feature.features_cls
     file = str(getattr(owner, "__chalk_filename__", "") or "")
-    line = _lines(file, owner.__name__).get(feature.attribute_name.split("__")[0])
-    line = _lines(file, owner.__name__).get(feature.attribute_name, line)
+    lines = _lines_of(file, owner.__name__)
+    # A window's feature has a name such as `x__3600__`; it is declared as `x`.
+    line = lines.get(feature.attribute_name) or lines.get(feature.attribute_name.split("__")[0])
     return f"{file}:{line}" if line else file
 
 
 def expression_location(expression: Any, feature: Any) -> str:
-    """``file:line`` of the expression's own part, else of its feature."""
+    """``file:line`` of the outermost part with a location of its own, else of the feature."""
     for node in _parts(expression):
         place = node.definition_location()
+        # Parts that chalkpy's own functions made are located inside chalkpy.
         if place is not None and not place.file.startswith(_LIBRARY):
             return f"{place.file}:{place.line}"
     return feature_location(feature)
 
 
 def refuse(feature: Any, construct: str, instead: str, expression: Any = None) -> DefinitionError:
-    """The error of a construct that cannot be bound: feature, construct, file, line, what else."""
-    where = feature_location(feature)
-    if expression is not None:
-        where = expression_location(expression, feature)
-    return DefinitionError(f"{where}: feature {feature.fqn}: {construct}.", instead, feature.fqn)
+    """The error of a construct that cannot be bound.
+
+    Args:
+        feature: The chalkpy feature.
+        construct: What is not supported.
+        instead: What to write instead.
+        expression: The part of the feature's expression to locate; else the feature is.
+    """
+    location = (
+        feature_location(feature)
+        if expression is None
+        else expression_location(expression, feature)
+    )
+    return DefinitionError(f"{location}: feature {feature.fqn}: {construct}.", instead, feature.fqn)
 
 
 def _parts(expression: Any) -> list[Any]:
-    """The node and its descendants, breadth first; nodes made inside chalkpy bear its own lines."""
+    """The node and its descendants, breadth first."""
     from chalk.features.underscore import Underscore
 
-    waiting, found = [expression], []
+    waiting, parts = [expression], []
     while waiting:
         node = waiting.pop(0)
         if not isinstance(node, Underscore):
             continue
-        found.append(node)
-        held = node.__dict__
-        waiting.extend(held.get("_chalk__args", ()))
-        waiting.extend(held.get("_chalk__key", ()))
-        waiting.extend(held[name] for name in ("_chalk__parent", "_chalk__value") if name in held)
-    return found
+        parts.append(node)
+        attributes = node.__dict__
+        waiting.extend(attributes.get("_chalk__args", ()))
+        waiting.extend(attributes.get("_chalk__key", ()))
+        for name in ("_chalk__parent", "_chalk__value"):
+            if name in attributes:
+                waiting.append(attributes[name])
+    return parts
 
 
+# chalkpy knows no lines of features; the cache saves a parse of the file per refused feature.
 @lru_cache(maxsize=64)
-def _lines(file: str, class_name: str) -> dict[str, int]:
+def _lines_of(file: str, class_name: str) -> dict[str, int]:
     try:
         tree = ast.parse(Path(file).read_text())
     except (OSError, SyntaxError, ValueError):

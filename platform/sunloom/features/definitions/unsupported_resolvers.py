@@ -1,4 +1,4 @@
-"""Resolvers that have no meaning here, and what to write instead."""
+"""Resolvers that are not supported, and what to write instead."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ _AS_SOURCE = "Give its rows as a source: `--source NAME=PATH`, or `feature_store
 
 
 def refuse_resolver(raw: Any, construct: str, instead: str) -> DefinitionError:
-    """The error of a resolver that cannot be bound: file, line, function, construct, what else."""
+    """The error of a resolver that cannot be bound.
+
+    Args:
+        raw: The chalkpy resolver.
+        construct: What is not supported.
+        instead: What to write instead.
+    """
     code = raw.fn.__code__
     return DefinitionError(
         f"{code.co_filename}:{code.co_firstlineno}: resolver {raw.fn.__name__!r}: {construct}.",
@@ -22,7 +28,7 @@ def refuse_resolver(raw: Any, construct: str, instead: str) -> DefinitionError:
 
 
 def check_supported(raw: Any) -> None:
-    """Refuse resolvers of other kinds than plain functions of features.
+    """Refuse resolvers that are not plain functions of features.
 
     Raises:
         DefinitionError: Names function, file, line, and what to write instead.
@@ -38,7 +44,7 @@ def check_supported(raw: Any) -> None:
         raise refuse_resolver(raw, f"a {kind} is not run", "Write @online or @offline.")
     if raw.is_sql_file_resolver or raw.data_sources:
         raise refuse_resolver(raw, "SQL resolvers are not run", _AS_SOURCE)
-    _check_parse(raw)
+    _check_annotations(raw)
     for name, (construct, instead) in _SETTINGS.items():
         if getattr(raw, name, None):
             raise refuse_resolver(raw, construct(getattr(raw, name)), instead)
@@ -50,10 +56,10 @@ def check_supported(raw: Any) -> None:
         raise refuse_resolver(raw, "it has no inputs: it gives whole tables", _AS_SOURCE)
 
 
-def _check_parse(raw: Any) -> None:
-    """Chalkpy reads the annotations at first use."""
+def _check_annotations(raw: Any) -> None:
     try:
-        found = raw.inputs, raw.output
+        # chalkpy reads the annotations only when these are first used.
+        _, output = raw.inputs, raw.output
     except (TypeError, ValueError, NameError, AttributeError, AssertionError) as error:
         reason = str(error).strip() or type(error).__name__
         raise refuse_resolver(
@@ -61,7 +67,7 @@ def _check_parse(raw: Any) -> None:
             f"its annotations cannot be read: {reason.rstrip('.')}",
             "Annotate inputs and output with features: `def f(x: User.x) -> User.y`.",
         ) from error
-    assert found[1] is not None
+    assert output is not None
 
 
 _SETTINGS: Mapping[str, tuple[Callable[[Any], str], str]] = {
@@ -71,7 +77,7 @@ _SETTINGS: Mapping[str, tuple[Callable[[Any], str], str]] = {
     ),
     "cron": (
         lambda cron: f"cron={cron!r} would run it apart from the rows that need it",
-        "Leave it out: it runs as of each row's moment. Schedule `sunloom features materialize`.",
+        "Leave it out: it runs as of each row's time. Schedule `sunloom features materialize`.",
     ),
     "environment": (
         lambda names: f"environment={names!r} has no meaning here",
