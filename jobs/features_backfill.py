@@ -1,14 +1,14 @@
 """Backfill a feature set: ``python -m jobs.features_backfill --config RECIPE``."""
 
 from sunloom.config.features.materialization import FeaturesRecipe
-from sunloom.feature_store.materialization.backfill.run import backfill
+from sunloom.feature_store.materialization.backfill.backfill import backfill
 from sunloom.workflows.job import JobOutcome, run_job
 
 
 def run(recipe: FeaturesRecipe) -> JobOutcome:
     """Hand the recipe to the library and its figures to the job's frame."""
-    done = backfill(recipe)
-    return JobOutcome(done, {"rows": done["folder"]})
+    result = backfill(recipe)
+    return JobOutcome(result.model_dump(exclude_unset=True), {"rows": result.folder})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from sunloom.workflows.job import JobOutcome, run_job
 def run(recipe: FeaturesRecipe) -> JobOutcome:
     """Hand the recipe to the library and its figures to the job's frame."""
     artifacts = {"training": str(recipe.features_folder()), "online": str(recipe.paths.state)}
-    return JobOutcome(materialize(recipe), artifacts)
+    return JobOutcome(materialize(recipe).model_dump(exclude_unset=True), artifacts)
 
 
 if __name__ == "__main__":

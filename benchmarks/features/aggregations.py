@@ -72,7 +72,7 @@ def _of(
     repeats: int,
 ) -> dict[str, Any]:
     runs: dict[str, Callable[[], pl.DataFrame]] = {
-        "sunloom": lambda: FeatureEngine(plan, {"bench_reading": readings}).answer(asked),
+        "sunloom": lambda: FeatureEngine(plan, {"bench_reading": readings}).compute(asked),
         "polars": lambda: _polars(readings, asked, names),
         "duckdb": lambda: _duckdb(readings, asked, names),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.features.measure import cpu_s, peak_bytes
 from sunloom.features.definitions.open import plan_of
-from sunloom.features.historical.retrieve import historical
+from sunloom.features.historical.retrieve import HistoricalJob
 
 
 def main() -> None:
@@ -16,17 +16,13 @@ def main() -> None:
     events, entities = map(Path, sys.argv[1:])
     plan_of("benchmarks.features.definitions", "bench_user")  # the imports, as Feast's, beforehand
     start = cpu_s()
-    done = historical(
-        "benchmarks.features.definitions",
-        "bench_user",
-        {"bench_user": events},
-        entities,
-        entities.with_name("out.parquet"),
-        "polars",
+    job = HistoricalJob.prepare(
+        "benchmarks.features.definitions", "bench_user", {"bench_user": events}, entities, "polars"
     )
+    done = job.run(entities.with_name("out.parquet"))
     result = {
         "cpu_s": round(cpu_s() - start, 2),
-        "rows": done["rows"],
+        "rows": done.rows,
         "peak_mb": peak_bytes() >> 20,
     }
     print(json.dumps(result))

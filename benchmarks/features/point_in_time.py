@@ -51,7 +51,7 @@ def latest(log: pl.DataFrame, asked: pl.DataFrame, repeats: int = 5) -> dict[str
     """The latest of ten values at each question."""
     plan = plan_of(DEFINITIONS, "bench_user")
     runs = {
-        "sunloom": lambda: FeatureEngine(plan, {"bench_user": log}).answer(asked),
+        "sunloom": lambda: FeatureEngine(plan, {"bench_user": log}).compute(asked),
         "polars": lambda: polars_latest(log, asked),
         "duckdb": lambda: duckdb_answers(LATEST_SQL, asked, log=log),
     }
@@ -62,7 +62,7 @@ def windows(log: pl.DataFrame, asked: pl.DataFrame, repeats: int = 3) -> dict[st
     """Sum and count over three windows at each question."""
     plan, events = plan_of(DEFINITIONS, "bench_account"), as_events(log)
     runs = {
-        "sunloom": lambda: FeatureEngine(plan, {"bench_event": events}).answer(asked),
+        "sunloom": lambda: FeatureEngine(plan, {"bench_event": events}).compute(asked),
         "polars": lambda: polars_windows(events, asked),
         "duckdb": lambda: duckdb_answers(WINDOWS_SQL, asked, events=events),
     }
@@ -81,7 +81,10 @@ def growth(sizes: tuple[int, ...] = SIZES, repeats: int = 3) -> dict[str, Any]:
         log, asked = tables(size, size // 5, max(1, size // 100))
         sources = {"bench_event": as_events(log)}
         del log
-        times, _ = in_turn({"sunloom": lambda: FeatureEngine(plan, sources).answer(asked)}, repeats)  # noqa: B023
+        times, _ = in_turn(
+            {"sunloom": lambda: FeatureEngine(plan, sources).compute(asked)},  # noqa: B023
+            repeats,
+        )
         taken[size] = times["sunloom"]
     slopes = [math.log(taken[b] / taken[a]) / math.log(b / a) for a, b in pairwise(sizes)]
     logs = [[math.log(value) for value in pair] for pair in taken.items()]

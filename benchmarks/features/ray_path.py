@@ -27,8 +27,9 @@ from sunloom.core.cluster import connect, disconnect
 from sunloom.core.processes import own_processes
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.cluster import historical_ray
-from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.historical.local import historical_polars
 from sunloom.features.plan.columns import NOW
+from sunloom.features.sources.scan import open_scan
 
 DEFINITIONS = "benchmarks.features.definitions"
 RESULTS = Path(__file__).parents[1] / "results" / "ray_path.json"
@@ -72,8 +73,8 @@ def against_polars(folder: Path, events: int, repeats: int) -> dict[str, Any]:
 def _in_turn(source: Path, entities: pl.DataFrame, repeats: int) -> dict[str, Any]:
     plan, sources = plan_of(DEFINITIONS, "bench_account"), {"bench_event": source}
     runs: Mapping[str, Callable[[], Any]] = {
-        "polars": lambda: historical_polars(plan, sources, entities).table,
-        "ray": lambda: historical_ray(plan, sources, entities).table,
+        "polars": lambda: historical_polars(open_scan(plan, sources), entities).table,
+        "ray": lambda: historical_ray(open_scan(plan, sources), entities).table,
     }
     taken: dict[str, list[float]] = {name: [] for name in runs}
     tables_: dict[str, pl.DataFrame] = {}
@@ -101,8 +102,8 @@ def beyond_the_store(
     entities = tables(10, 2_000, keys)[1].rename({NOW: "event_time"})
     plan, sources = plan_of(DEFINITIONS, "bench_account"), {"bench_event": source}
     with cluster(folder, store_bytes, cores), _largest_child() as largest:
-        seconds, result = wall_s(lambda: historical_ray(plan, sources, entities))
-    expected = historical_polars(plan, sources, entities).table
+        seconds, result = wall_s(lambda: historical_ray(open_scan(plan, sources), entities))
+    expected = historical_polars(open_scan(plan, sources), entities).table
     assert_frame_equal(result.table, expected, rel_tol=1e-9, abs_tol=1e-9)
     return {
         "store_mb": store_bytes >> 20,

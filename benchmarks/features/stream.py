@@ -138,7 +138,7 @@ def reads(layout: TileLayout, rows: pl.DataFrame, store: EmbeddedStore) -> dict[
 def _equal(reader: OnlineReader, layout: TileLayout, rows: pl.DataFrame, now: datetime) -> bool:
     ids = list(range(0, KEYS, 7))
     asked = pl.DataFrame({"id": ids, NOW: [now] * len(ids)}).cast({NOW: pl.Datetime("us", "UTC")})
-    truth = FeatureEngine(layout.plan, {"bench_event": rows}).answer(asked).to_dicts()
+    truth = FeatureEngine(layout.plan, {"bench_event": rows}).compute(asked).to_dicts()
     pairs = zip(reader.read(ids, now), truth, strict=True)
     return all(
         found is not None

@@ -19,7 +19,8 @@ from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.cluster import historical_ray
-from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.historical.local import historical_polars
+from sunloom.features.sources.scan import open_scan
 
 pytestmark = pytest.mark.integration
 CLASSES = str(Path(__file__).parents[1] / "unit" / "features" / "chalk_classes.py")
@@ -63,8 +64,8 @@ def test_ray_data_gives_the_rows_of_polars(
     ).with_columns(pl.col("event_time").cast(pl.Datetime("us", "UTC")))
     plan = plan_of(CLASSES, feature_set)
     sources = {"sl_sale": folder}
-    one = historical_polars(plan, sources, entities).table
-    many = historical_ray(plan, sources, entities, partitions=3).table
+    one = historical_polars(open_scan(plan, sources), entities).table
+    many = historical_ray(open_scan(plan, sources), entities, partitions=3).table
     assert one["row"].to_list() == list(range(500))
     assert_frame_equal(one, many, rel_tol=1e-9, abs_tol=1e-12)
 
@@ -75,7 +76,9 @@ def test_damaged_rows_come_back_from_workers(ray_local: str, tmp_path: Path) -> 
     text.write_ndjson(file)
     file.write_text(file.read_text() + "{torn\n")
     entities = pl.DataFrame({"id": ["shop 1"], "event_time": [START + timedelta(days=9)]})
-    result = historical_ray(plan_of(CLASSES, "sl_shop"), {"sl_sale": file}, entities, partitions=2)
+    result = historical_ray(
+        open_scan(plan_of(CLASSES, "sl_shop"), {"sl_sale": file}), entities, partitions=2
+    )
     assert result.damaged["position"].to_list() == [51]
     assert result.table.height == 1
 
@@ -93,8 +96,8 @@ def test_cdnow_from_log_to_online_store(ray_local: str, tmp_path: Path, project_
         FeaturesRecipe, recipe=conf / "features" / "customer.yaml", sets=sets, conf_dir=conf
     ).config
     result = materialize(recipe)
-    assert result["engines_equal"] is True
-    assert result["online_entities"] == 23_570
+    assert result.engines_equal is True
+    assert result.online_entities == 23_570
     training = pl.read_parquet(recipe.features_folder() / "training_1997-12-31.parquet")
     assert training.height == 23_570
     assert training["bought_180d"].mean() == pytest.approx(0.228, abs=0.001)

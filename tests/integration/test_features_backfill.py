@@ -19,10 +19,11 @@ from polars.testing import assert_frame_equal
 
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import DataError
-from sunloom.feature_store.materialization.backfill.run import backfill
+from sunloom.feature_store.materialization.backfill.backfill import backfill
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.dataset import historical_dataset
-from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.historical.local import historical_polars
+from sunloom.features.sources.scan import open_scan
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -108,13 +109,13 @@ def test_killed_on_ray_and_resumed_it_is_the_unbroken_run(ray_local: str, tmp_pa
     whole = _settled(there)
     assert len(whole) >= 20
     done = backfill(FeaturesRecipe.model_validate(recipe))
-    assert done["engine"] == "ray"
-    assert done["chunks"] == unbroken["chunks"] == 60 * 6
-    assert done["kept"] == len(whole)
+    assert done.engine == "ray"
+    assert done.chunks == unbroken.chunks == 60 * 6
+    assert done.kept == len(whole)
     after = _published(there)
     assert {name: after[name] for name in whole} == whole
     assert _contents(there) == _contents(here)
-    assert (done["rows"], done["computed"]) == (unbroken["rows"], 360 - len(whole))
+    assert (done.rows, done.computed) == (unbroken.rows, 360 - len(whole))
 
 
 def test_a_ray_dataset_holds_the_rows_of_one_process(ray_local: str, tmp_path: Path) -> None:
@@ -129,12 +130,12 @@ def test_a_ray_dataset_holds_the_rows_of_one_process(ray_local: str, tmp_path: P
             "event_time": moments,
         }
     ).with_columns(pl.col("event_time").cast(pl.Datetime("us", "UTC")))
-    data = historical_dataset(plan, sources, entities, partitions=5)
+    data = historical_dataset(open_scan(plan, sources), entities, partitions=5)
     assert data.count() == 400
     found = pl.concat(
         [pl.from_arrow(b) for b in data.iter_batches(batch_format="pyarrow", batch_size=None)]
     )
-    expected = historical_polars(plan, sources, entities).table
+    expected = historical_polars(open_scan(plan, sources), entities).table
     assert found.columns == expected.columns
     assert_frame_equal(found.sort("label"), expected, rel_tol=1e-9, abs_tol=1e-12)
 

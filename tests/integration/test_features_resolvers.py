@@ -13,7 +13,8 @@ from polars.testing import assert_frame_equal
 from sunloom.errors import DataError
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.cluster import historical_ray
-from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.historical.local import historical_polars
+from sunloom.features.sources.scan import open_scan
 
 pytestmark = pytest.mark.integration
 CLASSES = Path(__file__).parents[1] / "unit" / "features" / "resolver_classes.py"
@@ -84,12 +85,12 @@ def test_values_of_functions_are_the_same_on_workers(ray_local: str, tmp_path: P
         schema_overrides={"event_time": UTC_US},
     )
     plan = plan_of(str(CLASSES), "rs_guest")
-    here = historical_polars(plan, sources, entities)
-    there = historical_ray(plan, sources, entities, partitions=3)
+    here = historical_polars(open_scan(plan, sources), entities)
+    there = historical_ray(open_scan(plan, sources), entities, partitions=3)
     assert_frame_equal(here.table, there.table, rel_tol=1e-9)
     assert here.table["spent"].sum() > 0
-    assert here.report == there.report
-    assert here.report.resolver_failures["resolver_classes.take_care"] > 0
+    assert here.counters == there.counters
+    assert here.counters.resolver_failures["resolver_classes.take_care"] > 0
 
 
 def test_counts_and_errors_are_the_same_on_workers(ray_local: str, tmp_path: Path) -> None:
@@ -112,13 +113,13 @@ def test_counts_and_errors_are_the_same_on_workers(ray_local: str, tmp_path: Pat
         schema_overrides={"event_time": UTC_US},
     )
     plan = plan_of(str(definitions), "ri_box")
-    here = historical_polars(plan, source, entities)
-    there = historical_ray(plan, source, entities, partitions=4)
+    here = historical_polars(open_scan(plan, source), entities)
+    there = historical_ray(open_scan(plan, source), entities, partitions=4)
     assert_frame_equal(here.table, there.table, rel_tol=1e-9)
-    assert here.report == there.report
-    assert set(here.report.validations) == {"ri_item.weight", "ri_item.heavy", "ri_box.total"}
+    assert here.counters == there.counters
+    assert set(here.counters.validations) == {"ri_item.weight", "ri_item.heavy", "ri_box.total"}
     fives = int((entities["id"] % 5 == 0).sum())
-    assert here.report.resolver_failures == {"limits_on_ray.ask": fives}
+    assert here.counters.resolver_failures == {"limits_on_ray.ask": fives}
 
 
 def test_a_function_that_fails_says_so_from_a_worker(ray_local: str, tmp_path: Path) -> None:
@@ -134,4 +135,6 @@ def test_a_function_that_fails_says_so_from_a_worker(ray_local: str, tmp_path: P
     empty.write_parquet(tmp_path / "things.parquet")
     plan = plan_of(str(definitions), "rj_box")
     with pytest.raises(DataError, match=r"'failing\.be_sure' .*failing\.py:\d+.*id 1 at .*OSError"):
-        historical_ray(plan, {"rj_item": tmp_path / "things.parquet"}, entities, partitions=2)
+        historical_ray(
+            open_scan(plan, {"rj_item": tmp_path / "things.parquet"}), entities, partitions=2
+        )

@@ -95,7 +95,7 @@ def _recipe(tmp_path: Path, project_root: Path, source: str) -> FeaturesRecipe:
 
 
 def _check_online(recipe: FeaturesRecipe) -> None:
-    assert materialize(recipe)["online_entities"] == 5
+    assert materialize(recipe).online_entities == 5
     [values] = open_online_store(recipe).read("customer", [3], ["frequency", "lifetime_amount"])
     # Hours 0 to 720 of the month, the last one included.
     ours = [n for n in range(721) if n % 5 + 1 == 3]

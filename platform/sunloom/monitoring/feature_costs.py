@@ -12,11 +12,10 @@ from sunloom.core.database import open_database, utc_now
 from sunloom.errors import DataError
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.historical.retrieve import questions_of
+from sunloom.features.historical.query_frame import build_query_frame
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.entity_keys import known_entities
-from sunloom.features.sources.typed_rows import read_source
+from sunloom.features.sources.scan import SourceScan
 from sunloom.monitoring.histogram_store import floor_hour
 from sunloom.monitoring.results_table import store_result
 
@@ -41,18 +40,14 @@ def feature_costs(recipe: FeaturesRecipe, rows: int = 5_000) -> dict[str, Any]:
         DataError: The sources know no entity.
     """
     plan = plan_of(recipe.definitions, recipe.feature_set)
-    sources = recipe.source_paths()
+    scan = SourceScan(plan, recipe.source_paths())
     moment = recipe.online.as_of if recipe.online is not None else utc_now()
-    known = known_entities(plan, sources, moment)
+    known = known_entities(scan, moment)
     if known.is_empty():
         raise DataError(f"The sources of {plan.feature_set} know no entity by {moment}.")
     asked = known.sample(min(rows, known.height), seed=recipe.seed)
-    tables = {
-        name: read_source(plan.class_plan(name), need.columns, sources[name]).rows
-        for name, need in source_projections(plan).items()
-        if name in sources
-    }
-    questions = questions_of(plan, asked, sources)
+    tables = {name: source.rows for name, source in scan.read().items()}
+    questions = build_query_frame(plan, asked, has_source=plan.namespace in scan.paths)
     alone = {
         name: _cpu_ms(plan.model_copy(update={"outputs": (name,)}), tables, questions)
         for name in plan.outputs
@@ -75,6 +70,6 @@ def _cpu_ms(plan: Plan, tables: dict[str, pl.DataFrame], questions: pl.DataFrame
     times = []
     for _ in range(_REPEATS):
         start = time.process_time()
-        FeatureEngine(plan, tables).answer(questions)
+        FeatureEngine(plan, tables).compute(questions)
         times.append(1000 * (time.process_time() - start))
     return min(times)

@@ -21,9 +21,8 @@ from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
-from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.extract import fetch_sources
-from sunloom.features.sources.typed_rows import read_source
+from sunloom.features.sources.scan import SourceScan
 from sunloom.monitoring.histogram_store import floor_hour
 from sunloom.monitoring.results_table import store_result
 from sunloom.monitoring.served_answers import Served, latest_served
@@ -57,7 +56,7 @@ def compare_served(recipe: FeaturesRecipe, count: int = 1_000) -> dict[str, Any]
             "Serve it with serving.features.keep_answers: true, and read it through the gateway.",
         )
     plan, tables = _offline(recipe)
-    offline = FeatureEngine(plan, tables).answer(_asked(plan, answers)).to_dicts()
+    offline = FeatureEngine(plan, tables).compute(_asked(plan, answers)).to_dicts()
     found = [
         Difference(one.entity_id, one.moment, name, value, _as_served(truth[name]))
         for one, truth in zip(answers, offline, strict=True)
@@ -105,14 +104,9 @@ def _offline(recipe: FeaturesRecipe) -> tuple[Plan, dict[str, pl.DataFrame]]:
     if recipe.feature_store.streaming_source is not None:
         layout = prepare_stream(recipe, open_online_store(recipe))
         return layout.plan, logged_tables(recipe, layout)
-    fetch_sources(recipe)
     plan, paths = plan_of(recipe.definitions, recipe.feature_set), recipe.source_paths()
-    tables = {
-        name: read_source(plan.class_plan(name), need.columns, paths[name]).rows
-        for name, need in source_projections(plan).items()
-        if name in paths
-    }
-    return plan, tables
+    fetch_sources(recipe.feature_store.batch_source, paths)
+    return plan, {name: source.rows for name, source in SourceScan(plan, paths).read().items()}
 
 
 def _asked(plan: Plan, answers: Sequence[Served]) -> pl.DataFrame:

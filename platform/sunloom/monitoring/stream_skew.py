@@ -54,7 +54,7 @@ def compare_streamed(
     asked = _questions(recipe, store, layout, tables, questions, seed)
     reader = OnlineReader(store, layout.plan, layout)
     online = [reader.read([entity], moment)[0] for entity, moment in asked]
-    offline = FeatureEngine(layout.plan, tables).answer(_frame(layout.plan, asked)).to_dicts()
+    offline = FeatureEngine(layout.plan, tables).compute(_frame(layout.plan, asked)).to_dicts()
     found = [
         Difference(entity, moment, name, row[name], value)
         for (entity, moment), row, truth in zip(asked, online, offline, strict=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sunloom.config.preprocessing.transformations import FittedForm, PreparationConfig
 from sunloom.config.settings import Settings
-from sunloom.core.model_registry import open_registry
+from sunloom.core.model_registry import ModelRegistry, open_registry
 from sunloom.errors import ConfigError, UsageError
 from sunloom.preprocessing.artifact import DOCUMENT, KIND, load, save
 from sunloom.preprocessing.fit import fit, read_here
@@ -70,7 +70,8 @@ def fit_file(
     result["outputs"] = list(fitted.outputs)
     result |= {key: fitted.about[key] for key in ("rows", "passes", "notes", "rank_error")}
     if request.name is not None:
-        result["model"] = register(settings, fitted, folder, request.name, request.alias)
+        registry = open_registry(settings)
+        result["model"] = register(registry, fitted, folder, request.name, request.alias)
     if request.out is not None:
         written = _written(fitted, source, request, training=True)
         result |= {"out": str(request.out), "rows_out": written}
@@ -117,11 +118,14 @@ def open_fitted(settings: Settings, reference: str | Path) -> FittedPipeline:
 
 
 def register(
-    settings: Settings, fitted: FittedPipeline, folder: Path, name: str, alias: str | None = None
+    registry: ModelRegistry,
+    fitted: FittedPipeline,
+    folder: Path,
+    name: str,
+    alias: str | None = None,
 ) -> str:
     """A new version in the registry; gives ``name@version``."""
     about = load(folder).about
-    registry = open_registry(settings)
     version = registry.register(
         name,
         KIND,

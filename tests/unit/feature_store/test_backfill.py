@@ -23,11 +23,12 @@ from pydantic import ValidationError
 
 from sunloom.config.features.materialization import BackfillConfig, FeaturesRecipe
 from sunloom.errors import DataQualityError, UsageError
-from sunloom.feature_store.materialization.backfill.grid import grid_of
-from sunloom.feature_store.materialization.backfill.run import backfill
+from sunloom.feature_store.materialization.backfill.backfill import backfill
+from sunloom.feature_store.materialization.backfill.grid import build_grid
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
 from sunloom.features.definitions.open import plan_of
-from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.historical.local import historical_polars
+from sunloom.features.sources.scan import open_scan
 
 CLASSES = str(Path(__file__).parents[1].joinpath("features", "chalk_classes.py"))
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -80,9 +81,9 @@ def states(folder: Path) -> dict[str, tuple[int, int]]:
 
 def test_every_entity_at_every_moment_has_the_value_of_historical(tmp_path: Path) -> None:
     done = backfill(recipe_of(tmp_path))
-    rows = written(done["folder"])
-    assert done["rows"] == rows.height
-    assert done["computed"] == done["chunks"] == CHUNKS
+    rows = written(done.folder)
+    assert done.rows == rows.height
+    assert done.computed == done.chunks == CHUNKS
     assert rows["event_time"].n_unique() == 50
     assert rows.select("id", "event_time").is_unique().all()
     since = sales().group_by("shop_id").agg(pl.col("at").min())
@@ -90,7 +91,7 @@ def test_every_entity_at_every_moment_has_the_value_of_historical(tmp_path: Path
     pairs = since.join(moments.to_frame(), how="cross").filter(pl.col("at") <= pl.col("m"))
     assert rows.height == pairs.height
     plan, sources = plan_of(CLASSES, "sl_shop"), {"sl_sale": tmp_path / "sales.parquet"}
-    expected = historical_polars(plan, sources, rows.select("id", "event_time")).table
+    expected = historical_polars(open_scan(plan, sources), rows.select("id", "event_time")).table
     assert_frame_equal(rows, expected, rel_tol=1e-9, abs_tol=1e-12)
 
 
@@ -107,7 +108,7 @@ def test_entities_with_their_own_moments(tmp_path: Path) -> None:
         "entities": tmp_path / "asked.parquet",
     }
     done = backfill(recipe_of(tmp_path, backfill=config))
-    rows = written(done["folder"])
+    rows = written(done.folder)
     inside = entities.filter(pl.col("event_time").is_between(*list(config.values())[:2], "left"))
     assert (
         rows.select("id", "event_time")
@@ -115,7 +116,7 @@ def test_entities_with_their_own_moments(tmp_path: Path) -> None:
         .equals(inside.sort("event_time", "id"))
     )
     plan, sources = plan_of(CLASSES, "sl_shop"), {"sl_sale": tmp_path / "sales.parquet"}
-    expected = historical_polars(plan, sources, rows.select("id", "event_time")).table
+    expected = historical_polars(open_scan(plan, sources), rows.select("id", "event_time")).table
     assert_frame_equal(rows, expected, rel_tol=1e-9, abs_tol=1e-12)
 
 
@@ -123,7 +124,7 @@ def test_keys_from_a_file_are_asked_from_the_beginning(tmp_path: Path) -> None:
     pl.DataFrame({"id": ["shop 1", "nobody", "shop 1"]}).write_parquet(tmp_path / "keys.parquet")
     config = {"start": START - DAY, "end": START + DAY, "every": "1d"}
     done = backfill(recipe_of(tmp_path, backfill=config | {"entities": tmp_path / "keys.parquet"}))
-    rows = written(done["folder"]).sort("event_time", "id")
+    rows = written(done.folder).sort("event_time", "id")
     assert rows["id"].to_list() == ["nobody", "shop 1"] * 2
     assert rows["all_sales"].to_list() == [0, 0, 0, 0]
 
@@ -131,34 +132,34 @@ def test_keys_from_a_file_are_asked_from_the_beginning(tmp_path: Path) -> None:
 def test_what_is_whole_is_kept_and_what_is_gone_or_torn_is_made_again(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path)
     first = backfill(recipe)
-    whole, before = written(first["folder"]), states(tmp_path)
+    whole, before = written(first.folder), states(tmp_path)
     names = sorted(before)
     Path(names[3]).unlink()
     Path(names[20]).write_bytes(Path(names[20]).read_bytes()[:100])
     (Path(names[5]).parent / ".part=0001.parquet.77.new").write_bytes(b"half")
     again = backfill(recipe)
-    assert (again["computed"], again["kept"]) == (2, first["chunks"] - 2)
-    assert written(again["folder"]).equals(whole)
+    assert (again.computed, again.kept) == (2, first.chunks - 2)
+    assert written(again.folder).equals(whole)
     after = states(tmp_path)
     assert {n for n in names if after[n] != before[n]} == {names[3], names[20]}
-    assert not list(Path(again["folder"]).rglob("*.new"))
-    assert backfill(recipe)["computed"] == 0
+    assert not list(Path(again.folder).rglob("*.new"))
+    assert backfill(recipe).computed == 0
 
 
 def test_rows_become_the_stores_and_a_second_run_adds_nothing(tmp_path: Path) -> None:
     config = {"start": START + 5 * DAY, "end": START + 9 * DAY, "every": "6h", "into_store": True}
     recipe = recipe_of(tmp_path, backfill=config)
     done = backfill(recipe)
-    assert done["stored"] == 4
+    assert done.stored == 4
     store = open_offline_store(recipe)
-    expected = written(done["folder"]).sort("event_time", "id")
+    expected = written(done.folder).sort("event_time", "id")
     assert store.read("sl_shop").select(expected.columns).sort("event_time", "id").equals(expected)
     # As if it had been ended after a write and before the mark of it.
-    marks = sorted(Path(done["folder"]).glob("stored/*.json"))
+    marks = sorted(Path(done.folder).glob("stored/*.json"))
     marks[2].unlink()
-    assert backfill(recipe)["stored"] == 1
+    assert backfill(recipe).stored == 1
     assert store.read("sl_shop").height == expected.height
-    assert backfill(recipe)["stored"] == 0
+    assert backfill(recipe).stored == 0
 
 
 @pytest.mark.parametrize("change", [{"start": START + DAY / 2}, {"chunk": "36h"}])
@@ -174,8 +175,8 @@ def test_other_sources_or_another_range_begin_anew(tmp_path: Path) -> None:
     second = backfill(recipe_of(tmp_path))
     longer = {"start": START + 5 * DAY, "end": START + 31 * DAY, "every": "12h"}
     third = backfill(recipe_of(tmp_path, backfill=longer))
-    assert len({done["folder"] for done in (first, second, third)}) == 3
-    assert third["kept"] == 0
+    assert len({done.folder for done in (first, second, third)}) == 3
+    assert third.kept == 0
 
 
 _BACKFILL = """
@@ -183,13 +184,13 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_backfill import recipe_of
-from sunloom.feature_store.materialization.backfill import part
-from sunloom.feature_store.materialization.backfill.run import backfill
-publish = part.publish
+from sunloom.feature_store.materialization.backfill import fill
+from sunloom.feature_store.materialization.backfill.backfill import backfill
+publish = fill.publish_rows
 def slowly(frame, path):
     publish(frame, path)
     time.sleep(0.02)
-part.publish = slowly
+fill.publish_rows = slowly
 print(backfill(recipe_of(Path({folder!r}))))
 """
 
@@ -223,8 +224,8 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path: Path) 
         written_at = now
     assert 0 < len(written_at) < CHUNKS
     done = backfill(recipe_of(broken))
-    assert done["kept"] == len(written_at)
-    assert done["computed"] == CHUNKS - len(written_at)
+    assert done.kept == len(written_at)
+    assert done.computed == CHUNKS - len(written_at)
     now = states(broken)
     assert {name: now[name] for name in written_at} == written_at
     here, there = (sorted(f.glob("outputs/**/part*.parquet")) for f in (unbroken, broken))
@@ -261,11 +262,12 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
 def test_chunks_hold_every_moment_once(span_s: int, every_s: int, chunk_s: int | None) -> None:
     chunk = None if chunk_s is None else timedelta(seconds=chunk_s)
     every = timedelta(seconds=every_s)
-    grid = grid_of(START, START + timedelta(seconds=span_s), every, chunk, 1)
+    end = START + timedelta(seconds=span_s)
+    grid = build_grid(BackfillConfig(start=START, end=end, every=every, chunk=chunk), 1)
     spans = grid.spans()
     assert spans[0].start == grid.start
     assert spans[-1].end == grid.end
     assert all(a.end == b.start for a, b in pairwise(spans))
-    found = [moment for span in spans for moment in grid.moments(span)]
+    found = [moment for span in spans for moment in grid.as_of_times(span)]
     assert found == [START + i * every for i in range(-(-span_s // every_s))]
-    assert all(span.start <= m < span.end for span in spans for m in grid.moments(span))
+    assert all(span.start <= m < span.end for span in spans for m in grid.as_of_times(span))

@@ -45,7 +45,7 @@ def test_a_streamed_class_with_functions_reads_as_historical() -> None:
     engine = FeatureEngine(plan, {"rs_visit": _visits(), "rs_guest": _guests()})
     for now in (START - HOUR, START, START + HOUR, START + 3 * HOUR):
         asked = pl.DataFrame({"id": [1, 2, 3], NOW: [now] * 3}).cast({NOW: UTC_US})
-        expected = engine.answer(asked).to_dicts()
+        expected = engine.compute(asked).to_dicts()
         found = open_feature_set(store, "rs_visit").read([1, 2, 3], now=now)
         nothing = dict.fromkeys(plan.outputs)
         assert [row or nothing for row in found] == expected
@@ -60,7 +60,7 @@ def test_records_are_completed_by_online_functions_at_the_moment(tmp_path: Path)
     ).cast({"since": UTC_US})
     engine = FeatureEngine(plan, {"rs_visit": _visits(), "rs_guest": _guests(), "rs_hotel": hotels})
     asked = pl.DataFrame({"id": [10, 11], NOW: [START + HOUR] * 2}).cast({NOW: UTC_US})
-    rows = asked.hstack(engine.answer(asked)).rename({NOW: "event_time"})
+    rows = asked.hstack(engine.compute(asked)).rename({NOW: "event_time"})
     store.write("rs_guest", rows, key="id", time="event_time")
     store_plan(store, plan)
     later = START + 5 * HOUR

@@ -21,9 +21,10 @@ from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.features.definitions.open import catalogue_of, plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.historical.local import historical_polars
 from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.sources.scan import open_scan
 
 US = timedelta(microseconds=1)
 HOUR = timedelta(hours=1)
@@ -86,7 +87,7 @@ def _answer(plan: Plan, seen: list[tuple[datetime, float | None]], asked: list[d
         FeatureEngine(
             plan, {n: tables[n] for n in tables if n in {c.namespace for c in plan.classes}}
         )
-        .answer(questions)
+        .compute(questions)
         .to_dicts()
     )
 
@@ -192,13 +193,15 @@ def test_stored_values_grow_stale_as_historical_ones_do(
 ) -> None:
     monkeypatch.setenv("SUNLOOM_CONF", str(project_root / "conf"))
     recipe = _recipe(tmp_path, definitions)
-    assert materialize(recipe)["online_entities"] == 3
+    assert materialize(recipe).online_entities == 3
     store = open_online_store(recipe)
     ids, now = [1, 2, 3], START + later
     read = open_feature_set(store, "sl_age").read(ids, now=now)
     entities = pl.DataFrame({"id": ids, "event_time": [now] * 3}).cast({"event_time": UTC_US})
     sources = {"sl_age": tmp_path / "readings.parquet"}
-    expected = historical_polars(plan, sources, entities).table.select(plan.outputs).to_dicts()
+    expected = (
+        historical_polars(open_scan(plan, sources), entities).table.select(plan.outputs).to_dicts()
+    )
     assert read == expected
     assert open_feature_set(store, "sl_age").schema.names == plan.outputs
     assert "hour__until__" not in open_offline_store(recipe).read("sl_age").columns

@@ -157,7 +157,7 @@ def test_a_replayed_batch_changes_nothing_and_overwrites_its_log(
     assert logged["__offset"].to_list() == list(range(10))
     # The log is a source like any other.
     asked = pl.DataFrame({"id": [1], NOW: [START + 99 * HOUR]})
-    assert FeatureEngine(plan, {"st_trip": logged}).answer(asked)["trips_ever"].item() == 10
+    assert FeatureEngine(plan, {"st_trip": logged}).compute(asked)["trips_ever"].item() == 10
 
 
 @pytest.mark.parametrize("logs", [True, False])
@@ -279,7 +279,7 @@ def test_killed_at_twenty_moments_no_event_is_lost_or_counted_twice(
     assert logged["__offset"].to_list() == list(range(EVENTS))
     now = max(moments)
     asked = pl.DataFrame({"id": list(range(1, 10)), NOW: [now] * 9})
-    truth = FeatureEngine(plan, {"st_trip": logged}).answer(asked).to_dicts()
+    truth = FeatureEngine(plan, {"st_trip": logged}).compute(asked).to_dicts()
     for found, row in zip(
         OnlineReader(store, plan, layout).read(range(1, 10), now), truth, strict=True
     ):

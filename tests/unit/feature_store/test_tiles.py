@@ -82,7 +82,7 @@ def _differences(plan: Plan, read: list, sources: dict, ids: list, now: datetime
     asked = pl.DataFrame({"id": ids, NOW: [now] * len(ids)}, schema={"id": key, NOW: UTC_US})
     wrong = {}
     for one, found, row in zip(
-        ids, read, FeatureEngine(plan, sources).answer(asked).to_dicts(), strict=True
+        ids, read, FeatureEngine(plan, sources).compute(asked).to_dicts(), strict=True
     ):
         if found is not None and (other := differences(found, row)):
             wrong[one] = other

@@ -23,7 +23,7 @@ from sunloom.errors import ConfigError, DataError, FeatureError, NotFoundError
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.definitions.outline import load_outline
-from sunloom.features.historical.chalk_query import historical_chalk, online_chalk
+from sunloom.features.historical.chalk_query import historical_chalk
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
 
@@ -140,15 +140,6 @@ def test_rows_go_in_batches_under_one_token(chalk: Recorder, plan: Plan) -> None
     assert result.table["odd"].to_list() == [f"odd {i}" for i in range(1, 6)]
 
 
-def test_online_values_are_asked_without_a_moment(chalk: Recorder, plan: Plan) -> None:
-    found = online_chalk(_config(chalk.url), plan, [4, 3], ["score"])
-    assert found == [{"score": 2.0}, {"score": None}]
-    assert chalk.requests[-1]["query"]["now"] is None
-    assert chalk.requests[-1]["query"]["outputs"] == ["cd_actor.id", "cd_actor.score"]
-    with pytest.raises(NotFoundError, match="no feature 'scroe'"):
-        online_chalk(_config(chalk.url), plan, [4], ["scroe"])
-
-
 def test_no_rows_ask_nothing(chalk: Recorder, plan: Plan) -> None:
     result = historical_chalk(_config(chalk.url), plan, _entities([]))
     assert result.table.schema["counted__86400__"] == pl.Int64
@@ -201,7 +192,7 @@ def test_unreachable(plan: Plan, chalk: Recorder, caplog: pytest.LogCaptureFixtu
 def test_too_slow(plan: Plan, chalk: Recorder, caplog: pytest.LogCaptureFixture) -> None:
     chalk.delay_s = 0.6
     error = _fails(_config(chalk.url, timeout_s=0.2), plan, caplog)
-    assert "no answer within 0.2 s" in error.message or "cannot be reached" in error.message
+    assert "no response within 0.2 s" in error.message or "cannot be reached" in error.message
 
 
 def test_resolver_errors_in_the_answer(
@@ -273,7 +264,7 @@ def test_a_recipe_with_engine_chalk_materialises_what_chalk_answers(
     assert CLIENT not in repr(recipe)
 
     result = materialize(recipe)
-    assert (result["online_entities"], result["engines_equal"]) == (2, None)
+    assert (result.online_entities, result.engines_equal) == (2, None)
     assert chalk.requests[-1]["inputs"] == {"cd_actor.id": [4, 3]}
     assert set(chalk.requests[-1]["query"]["now"]) == {START.isoformat()}
     stored = open_online_store(recipe).read("cd_actor", [3, 4], ["score", "odd"])
@@ -334,7 +325,7 @@ def test_the_shipped_recipe_asks_chalk_for_training_and_online_rows(
     recipe_file = project_root / "conf" / "features" / "customer_chalk.yaml"
     recipe = load_config(FeaturesRecipe, recipe=recipe_file, sets=sets).config
     result = materialize(recipe)
-    assert (result["training_rows"], result["online_entities"]) == (12, 3)
+    assert (result.training_rows, result.online_entities) == (12, 3)
     trained = pl.read_parquet(recipe.features_folder() / "training_1997-03-31.parquet")
     assert trained["frequency"].to_list() == [7, 7, 7]
     assert chalk.requests[1]["headers"]["X-Chalk-Env-Id"] == "production"

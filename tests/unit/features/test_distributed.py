@@ -16,12 +16,10 @@ from polars.testing import assert_frame_equal
 from sunloom.data.shuffle import from_packet, partition_by_hash, to_packet
 from sunloom.errors import ClusterError
 from sunloom.features.definitions.open import plan_of
-from sunloom.features.historical import cluster as run
-from sunloom.features.historical import worker as exchange
+from sunloom.features.historical import cluster, worker
 from sunloom.features.historical.cluster import historical_ray
-from sunloom.features.historical.retrieve import historical_polars
-from sunloom.features.plan.projection import source_projections
-from sunloom.features.sources.splits import FileSplit, chunks_of, read_chunk
+from sunloom.features.historical.local import historical_polars
+from sunloom.features.sources.scan import SourceScan, open_scan
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -55,7 +53,7 @@ def _asked(feature_set: str, rows: int) -> pl.DataFrame:
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sunloom.features.sources.splits.CHUNK_ROWS", 150)
+    monkeypatch.setattr("sunloom.features.sources.scan.SPLIT_ROWS", 150)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -66,10 +64,11 @@ def test_cut_rows_give_the_same_rows(tmp_path: Path, feature_set: str, partition
     folder.mkdir()
     _sales(600).write_parquet(folder / "a.parquet", row_group_size=100)
     plan, sources = plan_of(CLASSES, feature_set), {"sl_sale": folder}
-    assert [chunk.groups for chunk in chunks_of(plan, sources)] == [(0, 1), (2, 3), (4, 5)]
+    splits = open_scan(plan, sources).splits
+    assert [split.rows.row_groups for split in splits] == [(0, 1), (2, 3), (4, 5)]
     entities = _asked(feature_set, 200)
     found, rows_read = in_parts(plan, sources, entities, partitions)
-    expected = historical_polars(plan, sources, entities)
+    expected = historical_polars(open_scan(plan, sources), entities)
     kept = [name for name in found.columns if name not in entities.columns]
     assert_frame_equal(found.select(kept), expected.table.select(kept), rel_tol=1e-9, abs_tol=1e-12)
     assert rows_read == expected.rows_read == 600
@@ -81,17 +80,16 @@ def test_one_key_with_everything_is_one_part(tmp_path: Path) -> None:
     plan, sources = plan_of(CLASSES, "sl_shop"), {"sl_sale": tmp_path / "a.parquet"}
     entities = _asked("sl_shop", 100).with_columns(pl.lit("shop 1").alias("id"))
     found, _ = in_parts(plan, sources, entities, 8)
-    expected = historical_polars(plan, sources, entities).table
+    expected = historical_polars(open_scan(plan, sources), entities).table
     assert_frame_equal(found, expected.select(found.columns), rel_tol=1e-9, abs_tol=1e-12)
 
 
 def test_rows_that_cannot_be_cut_are_there_once_for_every_part(tmp_path: Path) -> None:
     _sales(50).write_parquet(tmp_path / "a.parquet")
     plan, sources = plan_of(CLASSES, "sl_sale"), {"sl_sale": tmp_path / "a.parquet"}
-    (chunk,) = chunks_of(plan, sources)
-    whole = [n for n, need in source_projections(plan).items() if need.partition_by is None]
-    returned = exchange.read_and_cut(plan.model_dump_json(), chunk, 7)
-    assert len(returned) == (2 if chunk.source in whole else 8)
+    (split,) = open_scan(plan, sources).splits
+    returned = worker.read_and_partition(plan.model_dump_json(), split, 7)
+    assert len(returned) == (2 if split.projection.partition_by is None else 8)
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -101,8 +99,8 @@ def test_a_damaged_row_says_where_it_stands_in_its_file(tmp_path: Path) -> None:
     )
     sales.write_parquet(tmp_path / "a.parquet", row_group_size=100)
     plan = plan_of(CLASSES, "sl_shop")
-    chunks = chunks_of(plan, {"sl_sale": tmp_path / "a.parquet"})
-    read = [read_chunk(plan, source_projections(plan)["sl_sale"], chunk) for chunk in chunks]
+    splits = open_scan(plan, {"sl_sale": tmp_path / "a.parquet"}).splits
+    read = [split.read(plan) for split in splits]
     assert [p for part in read for p in part.damaged["position"]] == [432]
     assert sum(part.rows.height for part in read) == 599
 
@@ -126,11 +124,10 @@ def test_a_packet_brings_back_the_table() -> None:
 
 
 def test_parts_are_small_beside_the_object_store() -> None:
-    chunks = [FileSplit("a", "f", (i,), 0, 100 << 20) for i in range(10)]
-    assert run.partitions_for(chunks, 4, store_bytes=10 << 30) == 8
-    assert run.partitions_for(chunks, 4, store_bytes=100 << 20) == 100
-    assert run.partitions_for(chunks, 200, store_bytes=10 << 30) == 200
-    assert run.partitions_for([], 4, store_bytes=1) == 4
+    assert cluster.partition_count(1_000 << 20, 4, store_bytes=10 << 30) == 8
+    assert cluster.partition_count(1_000 << 20, 4, store_bytes=100 << 20) == 100
+    assert cluster.partition_count(1_000 << 20, 200, store_bytes=10 << 30) == 200
+    assert cluster.partition_count(0, 4, store_bytes=1) == 4
 
 
 def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +135,7 @@ def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     plan = plan_of(CLASSES, "sl_shop")
     with pytest.raises(ClusterError, match="needs a connected cluster"):
-        historical_ray(plan, {}, pl.DataFrame())
+        historical_ray(SourceScan(plan, {}), pl.DataFrame())
 
 
 def test_workers_do_not_import_chalkpy() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.historical.local import historical_polars
 from sunloom.features.plan.expressions import (
     Aggregate,
     Bound,
@@ -29,6 +29,7 @@ from sunloom.features.plan.expressions import (
 )
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, JoinPlan, Plan
 from sunloom.features.plan.polars_dtypes import POLARS
+from sunloom.features.sources.scan import open_scan
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HOUR = 3_600_000_000
@@ -181,10 +182,10 @@ def test_any_plan_in_any_number_of_parts(
         schema={"id": dtype, "event_time": POLARS["datetime"]},
     )
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sunloom.features.sources.splits.CHUNK_ROWS", chunk_rows)
+        patch.setattr("sunloom.features.sources.scan.SPLIT_ROWS", chunk_rows)
         sources = {"sale": Path(folder) / "sale.parquet", "shop": Path(folder) / "shop.parquet"}
         sales.write_parquet(sources["sale"], row_group_size=chunk_rows)
         seen.write_parquet(sources["shop"], row_group_size=chunk_rows)
-        whole = historical_polars(plan, sources, entities).table.select(plan.outputs)
+        whole = historical_polars(open_scan(plan, sources), entities).table.select(plan.outputs)
         cut, _ = in_parts(plan, sources, entities, partitions)
     assert_frame_equal(cut, whole, rel_tol=1e-9, abs_tol=1e-12)

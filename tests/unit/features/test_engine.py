@@ -62,7 +62,7 @@ def _answer(plan: Plan, sales: list[dict[str, Any]], asked: list[tuple[str, date
     questions = pl.DataFrame(
         asked, schema={"id": pl.String, NOW: pl.Datetime("us", "UTC")}, orient="row"
     )
-    return FeatureEngine(plan, {"sl_sale": frame, "sl_shop": shops}).answer(questions).to_dicts()
+    return FeatureEngine(plan, {"sl_sale": frame, "sl_shop": shops}).compute(questions).to_dicts()
 
 
 def _brute(sales: list[dict[str, Any]], shop: str, now: datetime) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def test_has_one_leads_to_the_other_classs_value_at_the_same_moment() -> None:
         {"id": [1, 1, 2, 3, 9], NOW: [START, START + DAY, START + DAY, START, START]},
         schema={"id": pl.Int64, NOW: pl.Datetime("us", "UTC")},
     )
-    found = FeatureEngine(plan, {"sl_sale": sales}).answer(questions)
+    found = FeatureEngine(plan, {"sl_sale": sales}).compute(questions)
     assert found["shop_sales"].to_list() == [1, 1, 1, None, None]
     assert found["gross"].to_list() == [1.0, 1.0, 1.0, 1.0, None]
 
@@ -189,7 +189,7 @@ def test_the_latest_visible_row_gives_a_classs_own_values() -> None:
     questions = pl.DataFrame(
         {"id": [1] * 4, NOW: moments}, schema={"id": pl.Int64, NOW: pl.Datetime("us", "UTC")}
     )
-    found = FeatureEngine(plan, {"sl_sale": sales}).answer(questions)
+    found = FeatureEngine(plan, {"sl_sale": sales}).compute(questions)
     assert found["label"].to_list() == [None, "v0", "v1", "tie, later row"]
 
 
@@ -211,7 +211,7 @@ def test_a_strict_limit_holds_for_aggregates_too() -> None:
         {"id": [1, 2, 3], NOW: [START] * 3}, schema={"id": pl.Int64, NOW: SALES["at"]}
     )
     sources = {"sl_sale_limit": rows}
-    assert FeatureEngine(plan, sources).answer(questions)["amount"].to_list() == [5.0, None, 0.5]
+    assert FeatureEngine(plan, sources).compute(questions)["amount"].to_list() == [5.0, None, 0.5]
     till = pl.DataFrame({"id": [7], NOW: [START]}, schema={"id": pl.Int64, NOW: SALES["at"]})
-    found = FeatureEngine(plan_of(CLASSES, "sl_till"), sources).answer(till)
+    found = FeatureEngine(plan_of(CLASSES, "sl_till"), sources).compute(till)
     assert found.to_dicts() == [{"total": 5.5, "known": 2}]

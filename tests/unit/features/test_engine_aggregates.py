@@ -38,7 +38,7 @@ def _answer(plan: Plan, readings: Sequence[dict[str, Any]], asked: Sequence[Any]
     rows = [{"id": i, **reading} for i, reading in enumerate(readings)]
     questions = pl.DataFrame(asked, schema={"id": pl.String, NOW: READINGS["at"]}, orient="row")
     frame = pl.DataFrame(rows, schema=READINGS)
-    return FeatureEngine(plan, {"sl_reading": frame}).answer(questions).to_dicts()
+    return FeatureEngine(plan, {"sl_reading": frame}).compute(questions).to_dicts()
 
 
 def _order(value: Any) -> tuple[bool, Any]:

@@ -20,8 +20,9 @@ from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.historical.local import historical_polars
 from sunloom.features.plan.columns import NOW
+from sunloom.features.sources.scan import open_scan
 
 HERE = Path(__file__).parent
 AGGREGATES = str(HERE / "chalk_classes_aggregates.py")
@@ -59,7 +60,7 @@ def test_the_stream_gives_what_the_engine_gives(readings: list, moments: list[da
     for now in moments:
         schema = {"id": pl.String, NOW: UTC_US}
         asked = pl.DataFrame({"id": METERS, NOW: [now] * len(METERS)}, schema=schema)
-        answers = FeatureEngine(plan, {"sl_reading": frame}).answer(asked).to_dicts()
+        answers = FeatureEngine(plan, {"sl_reading": frame}).compute(asked).to_dicts()
         for meter, found, row in zip(METERS, reader.read(METERS, now), answers, strict=True):
             if found is not None:
                 wrong = {n: (found[n], row[n]) for n in row if not _same(found[n], row[n])}
@@ -89,7 +90,7 @@ def test_parts_give_what_the_whole_gives(tmp_path: Path, partitions: int) -> Non
     times = [START + timedelta(hours=h) for h in (0, 24, 30, 60)]
     entities = pl.DataFrame({"id": METERS * 4, "event_time": sorted(times * 4)})
     found, _ = in_parts(plan, {"sl_reading": path}, entities, partitions)
-    expected = historical_polars(plan, {"sl_reading": path}, entities).table
+    expected = historical_polars(open_scan(plan, {"sl_reading": path}), entities).table
     for name in found.columns:
         assert _same(found[name].to_list(), expected[name].to_list()), name
     assert found["labels"].list.len().max() == 100
@@ -123,6 +124,6 @@ def test_parts_carry_lists_and_structs(tmp_path: Path, partitions: int) -> None:
     visits.with_columns(pl.col("at").cast(UTC_US)).write_parquet(sources["sl_visit"])
     entities = pl.DataFrame({"id": range(7), "event_time": [START + timedelta(days=1)] * 7})
     found, _ = in_parts(plan, sources, entities, partitions)
-    expected = historical_polars(plan, sources, entities).table.select(found.columns)
+    expected = historical_polars(open_scan(plan, sources), entities).table.select(found.columns)
     assert found.to_dicts() == expected.to_dicts()
     assert found["last_place"].to_list()[0] == {"town": "t0", "code": 24}

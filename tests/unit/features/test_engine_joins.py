@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from sunloom.errors import DataError
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.historical.local import historical_polars
 from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.explain import plan_text
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
+from sunloom.features.sources.scan import open_scan
 from sunloom.features.sources.typed_rows import read_source
 
 CLASSES = str(Path(__file__).with_name("chalk_classes_nested.py"))
@@ -106,7 +107,7 @@ def test_composite_has_many(orders: list, stocks: list, asked: list) -> None:
     plan = plan_of(CLASSES, "sl_stock")
     tables = {"sl_order": _frame(plan, "sl_order", orders)}
     tables["sl_stock"] = _frame(plan, "sl_stock", stocks)
-    answers = FeatureEngine(plan, tables).answer(_questions(asked)).to_dicts()
+    answers = FeatureEngine(plan, tables).compute(_questions(asked)).to_dicts()
     for (number, now), found in zip(asked, answers, strict=True):
         stock = stocks[number] if number < len(stocks) else None
         expected = _stock_at(stock, orders, now)
@@ -124,7 +125,7 @@ def test_has_one_over_composite_keys(orders: list, stocks: list, offers: list, a
     plan = plan_of(CLASSES, "sl_offer")
     names = {"sl_order": orders, "sl_stock": stocks, "sl_offer": offers}
     tables = {name: _frame(plan, name, rows) for name, rows in names.items()}
-    answers = FeatureEngine(plan, tables).answer(_questions(asked)).to_dicts()
+    answers = FeatureEngine(plan, tables).compute(_questions(asked)).to_dicts()
     for (number, now), found in zip(asked, answers, strict=True):
         offer = offers[number] if number < len(offers) else None
         visible = offer is not None and offer["at"] <= now
@@ -254,7 +255,7 @@ def test_lists_and_structs_from_files(tmp_path: Path, ending: str) -> None:
         "sl_visit": _write(VISITS, tmp_path / f"visits{ending}"),
     }
     entities = pl.DataFrame({"id": [1, 2, 3], "event_time": [START + 3 * DAY] * 3})
-    result = historical_polars(plan, sources, entities)
+    result = historical_polars(open_scan(plan, sources), entities)
     assert result.damaged.height == 0
     assert result.table.drop("id", "event_time").to_dicts() == EXPECTED
 
@@ -266,7 +267,7 @@ def test_a_has_one_leads_to_lists_and_structs(tmp_path: Path) -> None:
         "sl_visit": _write(VISITS, tmp_path / "visits.jsonl"),
     }
     entities = pl.DataFrame({"id": [0, 77], "event_time": [START + DAY] * 2})
-    found = historical_polars(plan, sources, entities).table.to_dicts()
+    found = historical_polars(open_scan(plan, sources), entities).table.to_dicts()
     assert found[0]["person_tags"] == ["new", "friend"]
     assert found[0]["person_address"] == EXPECTED[0]["address"]
     assert found[0]["person_city"] == "Ulm"
@@ -308,7 +309,7 @@ def test_versions_enumerations_and_the_window_of_all_time() -> None:
     balls = [{"box_id": 0, "at": at, "color": "red" if i else "blue"} for i, at in enumerate(times)]
     tables = {"sl_box": _frame(plan, "sl_box", [box, {"label": "c"}])}
     tables["sl_ball"] = _frame(plan, "sl_ball", balls)
-    found = FeatureEngine(plan, tables).answer(_questions([(0, START), (1, START)])).to_dicts()
+    found = FeatureEngine(plan, tables).compute(_questions([(0, START), (1, START)])).to_dicts()
     assert found[0] == {
         "label": "a",
         "label@2": "b",

@@ -83,7 +83,7 @@ def _same(found: Any, expected: Any) -> bool:
 def test_aggregation_means_what_chalk_means(case: dict[str, Any]) -> None:
     owners = pl.DataFrame({"id": range(len(case["values"]))}, schema={"id": pl.Int64})
     questions = owners.with_columns(pl.lit(LATER).cast(pl.Datetime("us", "UTC")).alias(NOW))
-    answers = FeatureEngine(_plan(_bind(case["expression"])), {"sl_event": _events()}).answer(
+    answers = FeatureEngine(_plan(_bind(case["expression"])), {"sl_event": _events()}).compute(
         questions
     )
     found = answers["v"].to_list()

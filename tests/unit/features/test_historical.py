@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from sunloom.errors import DataError, DataQualityError, NotFoundError, UsageError
-from sunloom.features.historical.retrieve import historical
+from sunloom.features.historical.retrieve import HistoricalJob, HistoricalSummary
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
 DAY = timedelta(days=1)
@@ -43,15 +44,14 @@ def paths(tmp_path: Path) -> dict[str, Path]:
     return {**made, "out": tmp_path / "deep" / "out.parquet"}
 
 
-def _run(paths: dict[str, Path], **changes):
-    asked = {
+def _run(paths: dict[str, Path], max_bad_share: float = 0.01, **changes: Any) -> HistoricalSummary:
+    job = {
         "definitions": CLASSES,
         "feature_set": "sl_shop",
         "sources": {"sl_sale": paths["sales"]},
         "entities": paths["entities"],
-        "out": paths["out"],
     }
-    return historical(**(asked | changes))
+    return HistoricalJob.prepare(**(job | changes)).run(paths["out"], max_bad_share)
 
 
 def test_rows_keep_order_number_and_columns(paths: dict[str, Path]) -> None:
@@ -62,8 +62,8 @@ def test_rows_keep_order_number_and_columns(paths: dict[str, Path]) -> None:
     assert out["sales__86400__"].to_list() == [1, 1, 0, 0]
     assert out["all_sales"].to_list() == [2, 1, 0, 1]
     assert out["revenue__604800__"].to_list() == [4.0, 1.5, 0.0, 0.0]
-    assert summary["rows"] == 4
-    assert summary["quarantined"] == {}
+    assert summary.rows == 4
+    assert summary.quarantined == {}
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
@@ -98,7 +98,7 @@ def test_damaged_rows_are_set_aside_with_reason_and_position(
     file = tmp_path / "sales.jsonl"
     file.write_text("\n".join(lines))
     summary = _run(paths, sources={"sl_sale": file}, max_bad_share=0.02)
-    assert sum(summary["quarantined"].values()) == 3
+    assert sum(summary.quarantined.values()) == 3
     aside = pl.read_ndjson(paths["out"].with_name("out.parquet.quarantine.jsonl"))
     assert sorted(aside["position"]) == [11, 21, 31]
     assert any("units is not a whole number" in reason for reason in aside["reason"])

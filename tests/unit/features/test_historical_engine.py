@@ -11,7 +11,8 @@ import pytest
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical import engine_choice as sizing
 from sunloom.features.historical.engine_choice import choose_engine, needed_bytes
-from sunloom.features.historical.retrieve import engine_for, historical
+from sunloom.features.historical.retrieve import HistoricalJob
+from sunloom.features.sources.scan import open_scan
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -34,24 +35,24 @@ def sales(tmp_path: Path) -> Path:
 
 
 def test_what_fits_into_memory_is_computed_here(sales: Path) -> None:
-    plan, sources = plan_of(CLASSES, "sl_shop"), {"sl_sale": sales}
-    need = needed_bytes(plan, sources, 10)
+    scan = open_scan(plan_of(CLASSES, "sl_shop"), {"sl_sale": sales})
+    need = needed_bytes(scan, 10)
     assert need > 1_000 * 8
-    here = choose_engine(plan, sources, 10, available_bytes=2 * need)
-    there = choose_engine(plan, sources, 10, available_bytes=need)
+    here = choose_engine(scan, 10, available_bytes=2 * need)
+    there = choose_engine(scan, 10, available_bytes=need)
     assert (here.engine, there.engine) == ("polars", "ray")
     assert "MiB needed" in there.why
 
 
 def test_more_rows_need_more(sales: Path) -> None:
-    plan, sources = plan_of(CLASSES, "sl_shop"), {"sl_sale": sales}
-    assert needed_bytes(plan, sources, 10**6) > needed_bytes(plan, sources, 0) + 10**8
+    scan = open_scan(plan_of(CLASSES, "sl_shop"), {"sl_sale": sales})
+    assert needed_bytes(scan, 10**6) > needed_bytes(scan, 0) + 10**8
 
 
 def test_a_wish_is_kept(sales: Path) -> None:
-    plan, sources = plan_of(CLASSES, "sl_shop"), {"sl_sale": sales}
-    assert choose_engine(plan, sources, 0, "ray").engine == "ray"
-    assert choose_engine(plan, sources, 0, "polars", available_bytes=0).engine == "polars"
+    scan = open_scan(plan_of(CLASSES, "sl_shop"), {"sl_sale": sales})
+    assert choose_engine(scan, 0, "ray").engine == "ray"
+    assert choose_engine(scan, 0, "polars", available_bytes=0).engine == "polars"
 
 
 def test_the_result_says_engine_and_reason(
@@ -60,8 +61,9 @@ def test_the_result_says_engine_and_reason(
     entities = tmp_path / "entities.parquet"
     pl.DataFrame({"id": ["a"], "event_time": [START]}).write_parquet(entities)
     sources = {"sl_sale": sales}
-    done = historical(CLASSES, "sl_shop", sources, entities, tmp_path / "out.parquet")
-    assert done["engine"] == "polars"
-    assert "of memory to use" in done["why"]
+    job = HistoricalJob.prepare(CLASSES, "sl_shop", sources, entities)
+    done = job.run(tmp_path / "out.parquet")
+    assert done.engine == "polars"
+    assert "of memory to use" in done.why
     monkeypatch.setattr(sizing, "_available_bytes", lambda: 1_000)
-    assert engine_for(CLASSES, "sl_shop", sources, entities).engine == "ray"
+    assert HistoricalJob.prepare(CLASSES, "sl_shop", sources, entities).needs_cluster

@@ -101,7 +101,7 @@ def _brute(visits: list[dict[str, Any]], key: int, now: datetime) -> dict[str, A
 def test_values_are_those_of_the_functions_as_of_each_moment(
     plan: Plan, visits: list[dict[str, Any]], asked: list[tuple[int, datetime]]
 ) -> None:
-    answers = _engine(plan, visits).answer(_asked(asked)).to_dicts()
+    answers = _engine(plan, visits).compute(_asked(asked)).to_dicts()
     for (key, now), found in zip(asked, answers, strict=True):
         for name, value in _brute(visits, key, now).items():
             assert found[name] == (pytest.approx(value) if isinstance(value, float) else value)
@@ -110,14 +110,14 @@ def test_values_are_those_of_the_functions_as_of_each_moment(
 def test_a_failed_or_late_call_gives_the_default_and_is_counted(plan: Plan) -> None:
     engine = _engine(plan, [])
     asked = [(1, START), (2, START), (3, START), (3, START + HOUR)]
-    assert engine.answer(_asked(asked))["careful"].to_list() == [1, 7, 7, 7]
-    assert engine.report.counts()["resolver_failures"] == {"resolver_classes.take_care": 3}
+    assert engine.compute(_asked(asked))["careful"].to_list() == [1, 7, 7, 7]
+    assert engine.counters.counts()["resolver_failures"] == {"resolver_classes.take_care": 3}
 
 
 def test_online_reads_use_the_online_resolver_where_there_are_two(plan: Plan) -> None:
-    found = _engine(plan.for_online(), []).answer(_asked([(1, START)]))
+    found = _engine(plan.for_online(), []).compute(_asked([(1, START)]))
     assert found["both"].to_list() == ["online ann"]
-    assert _engine(plan, []).answer(_asked([(1, START)]))["both"].to_list() == ["offline ann"]
+    assert _engine(plan, []).compute(_asked([(1, START)]))["both"].to_list() == ["offline ann"]
 
 
 def test_one_row_of_plain_values_gives_what_the_engine_gives(plan: Plan) -> None:
@@ -135,7 +135,7 @@ def test_one_row_of_plain_values_gives_what_the_engine_gives(plan: Plan) -> None
 def test_the_joined_class_reads_a_has_one_through_its_own_resolver() -> None:
     visits = plan_of(CLASSES, "rs_visit")
     engine = _engine(visits, [{"guest_id": 1, "at": START, "paid": 4.0}])
-    found = engine.answer(_asked([(0, START), (0, START - HOUR)]))
+    found = engine.compute(_asked([(0, START), (0, START - HOUR)]))
     assert found["shout"].to_list() == ["ANN!", None]
     assert found["tax"].to_list() == [2.0, None]
 

@@ -170,7 +170,7 @@ def _answer(
     rows = rows.with_columns(pl.lit(None, POLARS[f.dtype]).alias(f.name) for f in read)
     engine = FeatureEngine(plan, {f"{namespace}_actor": rows, f"{namespace}_deed": _no_deeds()})
     asked = rows.select("id", pl.col("ts").alias(NOW))
-    return engine.answer(asked), engine
+    return engine.compute(asked), engine
 
 
 def _no_deeds() -> pl.DataFrame:
@@ -226,7 +226,7 @@ def test_a_failure_of_a_nullable_feature_is_null_and_counted(
     file, namespace = _module(tmp_path, resolver)
     answers, engine = _answer(file, namespace, ["ann", "bo", None])
     assert answers[output].to_list() == [None, None, None]
-    assert engine.report.counts() == {"resolver_failures": {f"{namespace}.f": 1}}
+    assert engine.counters.counts() == {"resolver_failures": {f"{namespace}.f": 1}}
 
 
 FRAMES = [
@@ -269,8 +269,8 @@ def test_each_key_stands_once_in_a_batch_and_batches_are_no_larger_than_asked(
         {"id": [1, 2, 3, 1, 1], NOW: [start] * 5}, schema_overrides={NOW: pl.Datetime("us", "UTC")}
     )
     engine = FeatureEngine(plan, {f"{namespace}_deed": _no_deeds()})
-    assert engine.answer(asked)["rank"].to_list() == [2, 2, 1, 1, 1]
-    assert not engine.report.counts()
+    assert engine.compute(asked)["rank"].to_list() == [2, 2, 1, 1, 1]
+    assert not engine.counters.counts()
 
 
 def test_calls_that_overrun_again_and_again_are_an_error(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_async_calls_run_together_and_end_at_their_timeout(tmp_path: Path) -> No
     started = datetime.now(UTC)
     answers, engine = _answer(file, namespace, ["ann"] * 40 + ["slow"])
     assert answers["rank"].to_list() == [3] * 40 + [None]
-    assert engine.report.counts() == {"resolver_failures": {f"{namespace}.f": 1}}
+    assert engine.counters.counts() == {"resolver_failures": {f"{namespace}.f": 1}}
     assert (datetime.now(UTC) - started).total_seconds() < 1.5
 
 
@@ -319,7 +319,7 @@ def test_rows_are_filtered_as_the_annotation_says(tmp_path: Path) -> None:
     ).with_columns(at=pl.lit(start, pl.Datetime("us", "UTC")))
     plan = plan_of(str(file), f"{namespace}_actor")
     asked = pl.DataFrame({"id": [0, 1, 2], NOW: [start] * 3}).cast({NOW: pl.Datetime("us", "UTC")})
-    found = FeatureEngine(plan, {f"{namespace}_deed": deeds}).answer(asked)
+    found = FeatureEngine(plan, {f"{namespace}_deed": deeds}).compute(asked)
     assert found["score"].to_list() == [8.0, -1.0, -1.0]
 
 
@@ -334,7 +334,7 @@ def test_a_changed_function_is_noticed(tmp_path: Path) -> None:
     asked = pl.DataFrame({"id": [1], NOW: [datetime(2026, 1, 1, tzinfo=UTC)], "name": ["a"]})
     engine = FeatureEngine(plan, {f"{namespace}_deed": _no_deeds()})
     with pytest.raises(DefinitionError, match="has changed"):
-        engine.answer(asked)
+        engine.compute(asked)
 
 
 def test_commands_list_and_plan_and_exit_2_with_the_place(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.expressions.validations import is_within
-from sunloom.features.historical.retrieve import historical, historical_polars
+from sunloom.features.historical.local import historical_polars
+from sunloom.features.historical.retrieve import HistoricalJob
 from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.sources.scan import open_scan
 
 SOURCE = """
 from chalk import _, DataFrame, FeatureTime, Primary, Validation, feature, online
@@ -159,7 +161,7 @@ def test_values_and_counts_are_those_of_brute_force(
     ).write_parquet(folder / "orders.parquet")
     entities = pl.DataFrame(asked, schema={"id": pl.Int64, "event_time": UTC_US}, orient="row")
     sources = {"vl_line": folder / "lines.parquet", "vl_order": folder / "orders.parquet"}
-    result = historical_polars(plan, sources, entities)
+    result = historical_polars(open_scan(plan, sources), entities)
 
     counts: Counter[str] = Counter()
     checked = [_brute_line(line, counts) for line in lines]
@@ -170,7 +172,7 @@ def test_values_and_counts_are_those_of_brute_force(
         for name, value in expected.items():
             assert found[name] == pytest.approx(value, nan_ok=True), name
     counts["vl_order.mail"] = sum(mail is not None and "@" not in mail for mail in mails)
-    assert result.report.validations == +counts
+    assert result.counters.validations == +counts
     for check in plan.class_plan("vl_line").feature("price").validations:
         for line in lines:
             if line["price"] is not None:
@@ -189,14 +191,10 @@ def test_counts_come_out_of_the_command_and_into_the_log(
     )
     entities.write_parquet(tmp_path / "asked.parquet")
     with caplog.at_level(logging.WARNING):
-        result = historical(
-            definitions,
-            "vl_order",
-            {"vl_line": tmp_path / "lines.parquet"},
-            tmp_path / "asked.parquet",
-            tmp_path / "out.parquet",
-        )
-    assert json.loads(json.dumps(result["validations"])) == {
+        sources = {"vl_line": tmp_path / "lines.parquet"}
+        job = HistoricalJob.prepare(definitions, "vl_order", sources, tmp_path / "asked.parquet")
+        result = job.run(tmp_path / "out.parquet")
+    assert json.loads(json.dumps(result.validations)) == {
         "vl_line.price": 1,
         "vl_line.units": 1,
         "vl_order.asked": 1,

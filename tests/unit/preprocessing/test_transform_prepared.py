@@ -70,9 +70,9 @@ def rows_of(recipe: FeaturesRecipe, feature_set: str, day: str) -> pl.DataFrame:
 def test_what_is_trained_on_is_what_is_served(tree: dict[str, Any]) -> None:
     recipe = FeaturesRecipe.model_validate(tree)
     result = materialize(recipe)
-    assert result["prepared_set"] == "customer_prepared"
-    assert result["prepared_entities"] == result["online_entities"]
-    fitted = load(Path(result["prepared_by"]))
+    assert result.prepared_set == "customer_prepared"
+    assert result.prepared_entities == result.online_entities
+    fitted = load(Path(result.prepared_by))
     raw = pl.concat([rows_of(recipe, "customer", day) for day in DAYS[:2]])
     # Fitted on all cut-offs but the latest, which models are judged on.
     assert fitted.about["rows"] == raw.height
@@ -102,8 +102,8 @@ def test_every_key_of_the_prepared_set_matters(tree: dict[str, Any]) -> None:
     wanted = {"feature_set": "ready", "cutoffs": [DAYS[2]], "name": "ready_for_models"}
     recipe = FeaturesRecipe.model_validate(tree | {"prepared": wanted | {"alias": "production"}})
     result = materialize(recipe)
-    assert result["prepared_set"] == "ready"
-    assert result["prepared_by"] == "ready_for_models@1"
+    assert result.prepared_set == "ready"
+    assert result.prepared_by == "ready_for_models@1"
     version = open_registry(recipe).get("ready_for_models@production")
     fitted = load(open_registry(recipe).path(version))
     assert fitted.about["rows"] == rows_of(recipe, "customer", DAYS[2]).height
@@ -111,7 +111,7 @@ def test_every_key_of_the_prepared_set_matters(tree: dict[str, Any]) -> None:
     # A later run uses what was fitted: nothing is learnt again.
     named = tree | {"transformations": {"artifact": "ready_for_models@production"}}
     later = FeaturesRecipe.model_validate(named | {"prepared": {"feature_set": "later"}})
-    assert materialize(later)["prepared_by"] == "ready_for_models@production"
+    assert materialize(later).prepared_by == "ready_for_models@production"
     a, b = rows_of(recipe, "ready", DAYS[0]), rows_of(later, "later", DAYS[0])
     assert_frame_equal(a, b, check_exact=True)
 
@@ -120,7 +120,7 @@ def test_target_encodings_of_training_rows_are_out_of_fold(tree: dict[str, Any])
     step = {"type": "target_encoder", "columns": ["frequency"], "target": "bought_180d"}
     recipe = FeaturesRecipe.model_validate(tree | {"transformations": [step]})
     result = materialize(recipe)
-    fitted = load(Path(result["prepared_by"]))
+    fitted = load(Path(result.prepared_by))
     rows = rows_of(recipe, "customer", DAYS[0])
     plain = fitted.apply_frame(rows)["frequency"]
     assert not rows_of(recipe, "customer_prepared", DAYS[0])["frequency"].equals(plain)
@@ -136,7 +136,7 @@ def test_only_online_values(tree: dict[str, Any], tmp_path: Path) -> None:
     recipe = FeaturesRecipe.model_validate(tree | {"training": None})
     result = materialize(recipe)
     store = open_online_store(recipe)
-    assert store.count("customer_prepared") == result["prepared_entities"] > 50
+    assert store.count("customer_prepared") == result.prepared_entities > 50
 
 
 def test_what_cannot_be_prepared_is_said(tree: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def test_drift_of_now_and_over_time(watched: Settings) -> None:
 
 def test_quality_and_verdicts(watched: Settings) -> None:
     rows = table_from_frame(pl.DataFrame({"id": [1, 1]}), "r")
-    store_verdict(watched, "batch", validate(rows, ValidationConfig()))
+    store_verdict(open_database(watched), "batch", validate(rows, ValidationConfig()))
     found = get(watched, "/monitoring/quality")
     assert [(one["name"], one["passed"]) for one in found["checks"]] == [("batch", False)]
     (window,) = found["features"]

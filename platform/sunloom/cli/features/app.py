@@ -11,7 +11,7 @@ from sunloom.cli.features.graph import graph
 from sunloom.cli.features.monitor import monitor
 from sunloom.cli.features.plan import Definitions, describe_feature, plan
 from sunloom.cli.features.quality import validate
-from sunloom.cli.features.rows import get, historical, materialize
+from sunloom.cli.features.rows import compare, get, historical, materialize
 from sunloom.cli.features.stream import skew, stream
 from sunloom.cli.features.versions import rows, versions
 from sunloom.cli.options import Env, Json, Sets, load_settings
@@ -45,6 +45,7 @@ for _command in (
     plan,
     historical,
     materialize,
+    compare,
     backfill,
     get,
     validate,

@@ -16,22 +16,22 @@ from sunloom.config.features.materialization import FeaturesRecipe
 
 def backfill(
     recipe: Annotated[Path, typer.Option(help="A recipe file under conf/.")],
-    start: Annotated[str | None, typer.Option(help="First moment, with time zone.")] = None,
+    start: Annotated[str | None, typer.Option(help="First as-of time, with time zone.")] = None,
     end: Annotated[str | None, typer.Option(help="End of the range, not in it.")] = None,
-    every: Annotated[str | None, typer.Option(help="Between moments, such as 1d.")] = None,
+    every: Annotated[str | None, typer.Option(help="Between as-of times, such as 1d.")] = None,
     sets: Sets = None,
     env: Env = None,
     json: Json = False,
 ) -> None:
     """Compute a feature set over a range of time; the same command goes on where it was ended."""
-    from sunloom.feature_store.materialization.backfill.run import backfill as compute
-    from sunloom.feature_store.materialization.backfill.run import needs_cluster
+    from sunloom.feature_store.materialization.backfill.backfill import BackfillJob
 
-    given = {"start": start, "end": end, "every": every}
-    wanted = [f"backfill.{name}={value}" for name, value in given.items() if value is not None]
-    config = load_recipe(FeaturesRecipe, recipe, [*wanted, *(sets or ())], env)
-    with cluster(config) if needs_cluster(config) else nullcontext():
-        result = compute(config)
+    options = {"start": start, "end": end, "every": every}
+    changes = [f"backfill.{name}={value}" for name, value in options.items() if value is not None]
+    config = load_recipe(FeaturesRecipe, recipe, [*changes, *(sets or ())], env)
+    job = BackfillJob.prepare(config)
+    with cluster(config) if job.needs_cluster else nullcontext():
+        result = job.run().model_dump(exclude_unset=True)
     if json:
         output.print_json(result)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,39 +51,40 @@ def historical(
     json: Json = False,
 ) -> None:
     """Compute features as of each row's event_time; rows keep their order and number."""
-    from sunloom.features.historical.retrieve import engine_for
-    from sunloom.features.historical.retrieve import historical as compute
+    from sunloom.features.historical.retrieve import HistoricalJob
 
     settings = load_settings(sets, env)
     with TemporaryDirectory(prefix="sunloom-") as scratch, ExitStack() as stack:
         sources = named_sources(source, Path(scratch))
-        choice = engine_for(definitions, feature_set, sources, entities, engine.value)
-        if choice.engine == "ray":
+        job = HistoricalJob.prepare(definitions, feature_set, sources, entities, engine.value)
+        if job.needs_cluster:
             stack.enter_context(cluster(settings))
-        result = compute(
-            definitions,
-            feature_set,
-            sources,
-            entities,
-            out,
-            choice.engine,
-            max_bad_share=max_bad_share,
-        )
-    show(result | {"why": choice.why}, json)
+        result = job.run(out, max_bad_share)
+    show(result.model_dump(exclude_unset=True), json)
 
 
 def materialize(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Write training rows at the recipe's cut-offs and the latest values online."""
-    from sunloom.feature_store.materialization.materialize import materialize as compute
-    from sunloom.feature_store.materialization.materialize import needs_cluster
-    from sunloom.features.sources.extract import fetch_sources
+    from sunloom.feature_store.materialization.materialize import MaterializationJob
 
     config = load_recipe(FeaturesRecipe, recipe, sets, env)
-    fetch_sources(config)
-    with cluster(config) if needs_cluster(config) else nullcontext():
-        result = compute(config, fetched=True)
-    show(result, json)
-    if result.get("engines_equal") is False:
+    job = MaterializationJob.prepare(config)
+    with cluster(config) if job.needs_cluster else nullcontext():
+        result = job.run()
+    show(result.model_dump(exclude_unset=True), json)
+    if result.engines_equal is False:
+        raise typer.Exit(1)
+
+
+def compare(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
+    """Compute the recipe's training rows through Polars and Ray Data; exit 1 if they differ."""
+    from sunloom.feature_store.materialization.compare_engines import compare_engines
+
+    config = load_recipe(FeaturesRecipe, recipe, sets, env)
+    with cluster(config):
+        comparison = compare_engines(config)
+    show({**asdict(comparison), "equal": comparison.equal}, json)
+    if not comparison.equal:
         raise typer.Exit(1)
 
 

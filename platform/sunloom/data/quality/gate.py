@@ -8,6 +8,7 @@ import polars as pl
 
 from sunloom.config import Settings
 from sunloom.config.data.validation import ValidationConfig
+from sunloom.core.database import Database, open_database
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.batches import CheckedTable, table_from_frame, table_from_path
 from sunloom.data.quality.html_report import write_report
@@ -47,13 +48,13 @@ def validate_file(
     folder = folder or settings.paths.outputs / "quality" / input.stem
     quarantine = folder / "quarantine.jsonl"
     return _validate_and_store(
-        settings, config, table_from_path(input, config.chunk_rows), name=input.stem,
+        open_database(settings), config, table_from_path(input, config.chunk_rows), name=input.stem,
         defaults=defaults, quarantine=quarantine,
     )  # fmt: skip
 
 
 def gate(
-    settings: Settings,
+    database: Database,
     config: ValidationConfig | None,
     batch: pl.DataFrame,
     name: str,
@@ -63,7 +64,7 @@ def gate(
     """Let a batch pass or refuse it whole.
 
     Args:
-        settings: Database of the verdicts.
+        database: Keeps the verdict.
         config: The recipe's ``validation``; None lets every batch pass.
         batch: Rows that are about to be written.
         name: The batch's name in reports.
@@ -80,7 +81,7 @@ def gate(
     if config is None:
         return None
     report = _validate_and_store(
-        settings, config, table_from_frame(batch, name), name=name,
+        database, config, table_from_frame(batch, name), name=name,
         defaults=defaults, quarantine=folder / "rejected.jsonl",
     )  # fmt: skip
     if report.is_passed:
@@ -95,7 +96,7 @@ def gate(
 
 
 def _validate_and_store(
-    settings: Settings,
+    database: Database,
     config: ValidationConfig,
     table: CheckedTable,
     *,
@@ -106,5 +107,5 @@ def _validate_and_store(
     rules = config if defaults is None else complete_rules(config, defaults, table.schema)
     reference = table_from_path(rules.reference, rules.chunk_rows) if rules.reference else None
     report = write_report(validate(table, rules, reference, quarantine), quarantine.parent)
-    store_verdict(settings, name, report)
+    store_verdict(database, name, report)
     return report

@@ -10,7 +10,7 @@ from sqlalchemy import JSON, Boolean, Integer, String, func, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.config import Settings
-from sunloom.core.database import Base, UtcDateTime, open_database
+from sunloom.core.database import Base, Database, UtcDateTime, open_database
 from sunloom.data.quality.report import QualityReport, null_infinite
 
 
@@ -51,9 +51,8 @@ class StoredVerdict:
     created_at: str
 
 
-def store_verdict(settings: Settings, name: str, report: QualityReport) -> None:
+def store_verdict(database: Database, name: str, report: QualityReport) -> None:
     """Store a verdict under a name; its example rows stay in the report's files."""
-    database = open_database(settings)
     database.ensure(QualityRow)
     # PostgreSQL's JSON refuses infinite numbers, such as the age of an empty table's newest row.
     plain = null_infinite(report.to_dict())

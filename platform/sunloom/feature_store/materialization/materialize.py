@@ -1,219 +1,338 @@
-"""Training rows at cut-off moments, and the latest values into the online store."""
+"""Materialisation of a feature set: training rows at cut-offs, latest values into the stores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import polars as pl
-from polars.testing import assert_frame_equal
+from pydantic import BaseModel
 
-from sunloom.config.features.materialization import FeaturesRecipe, OnlineConfig
-from sunloom.core.files import atomic_path
+from sunloom.config.data.validation import ValidationConfig
+from sunloom.config.features.chalk import ChalkConfig
+from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.core.plugins import load_plugin
 from sunloom.core.telemetry import get_logger
 from sunloom.data.datasets import GROUP, LabelledDataSet
 from sunloom.data.pipeline import open_tables
-from sunloom.data.quality.gate import gate
 from sunloom.data.sources.table_files import read_table
-from sunloom.errors import UsageError
-from sunloom.feature_store.materialization.preprocessed import Preparation
+from sunloom.feature_store.materialization.preprocessed import (
+    PreparationArtifact,
+    PreparedSet,
+    open_prepared_set,
+    write_cutoffs,
+)
+from sunloom.feature_store.materialization.quality_gate import QualityGate, open_quality_gate
 from sunloom.feature_store.online.request_checks import store_rules
 from sunloom.feature_store.online.staleness import is_expiry_column, with_expiry
-from sunloom.feature_store.stores.offline.offline_store import open_offline_store
+from sunloom.feature_store.stores.offline.offline_store import OfflineStore, open_offline_store
 from sunloom.feature_store.stores.online.open import open_online_store
+from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.stores.online.spaces import PLANS
 from sunloom.features.definitions.open import outline_of, plan_of
 from sunloom.features.engine.counters import Counters
+from sunloom.features.historical.chalk_query import historical_chalk
+from sunloom.features.historical.compare import compare_with_ray_data
 from sunloom.features.historical.engine_choice import EngineChoice, choose_engine
-from sunloom.features.historical.retrieve import check_sources, computed, quarantine_damaged
+from sunloom.features.historical.result import quarantine_damaged
+from sunloom.features.historical.retrieve import compute_historical
 from sunloom.features.plan.columns import EVENT_TIME
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.quality_rules import table_rules
 from sunloom.features.sources.entity_keys import known_entities
 from sunloom.features.sources.extract import fetch_sources
-
-RELATIVE_TOLERANCE = 1e-9
-_POSITION = "__position__"
+from sunloom.features.sources.scan import SourceScan, open_scan
 
 _log = get_logger("features.materialize")
 
 
-def materialize(recipe: FeaturesRecipe, *, fetched: bool = False) -> dict[str, Any]:
-    """Compute and write what the recipe wants.
+class MaterializationResult(BaseModel, frozen=True):
+    """What a materialisation wrote; what does not apply is unset.
 
-    Args:
-        recipe: The recipe.
-        fetched: Whether ``fetch_sources`` has been called for this run.
-
-    Returns:
-        ``training_rows``, ``online_entities``, ``offline_version``: the offline store's version
-        that holds all of them; and ``engines_equal``: whether the training rows through Ray Data
-        are those of the one-process path, None where they were not compared. Where there are any:
-        ``validations`` (feature to values outside its limits) and ``resolver_failures``; and
-        what ``Preparation.told`` says of the prepared set.
+    Attributes:
+        training_rows: Rows at all cut-offs.
+        online_entities: Entities in the online store.
+        engines_equal: Whether the training rows through Ray Data are those of the chosen engine;
+            None where they were not compared.
+        offline_version: The offline store's version that holds all of the rows.
+        validations: Feature to number of values outside its limits.
+        resolver_failures: Resolver to number of failed calls.
+        prepared_by: The fitted pipeline: a folder or ``name@version``.
+        prepared_set: Name of the prepared set.
+        prepared_rows: Its training rows.
+        prepared_entities: Its entities in the online store.
     """
-    if not fetched:
-        fetch_sources(recipe)
-    plan = _plan(recipe)
-    summary: dict[str, Any] = {"training_rows": 0, "online_entities": 0, "engines_equal": None}
-    made: list[pl.DataFrame] = []
-    report = Counters()
-    preparation = Preparation(recipe, plan.root.key)
-    if recipe.training is not None:
-        rows, equal = _training(recipe, plan, report, preparation)
-        made.append(rows)
-        summary |= {"training_rows": rows.height, "engines_equal": equal}
-    if recipe.online is not None:
-        served = plan.for_online()
-        latest = _latest(recipe, with_expiry(served), recipe.online, report)
-        summary["online_entities"] = _online(recipe, served, latest)
-        made.append(latest.drop(name for name in latest.columns if is_expiry_column(name)))
-        preparation.serve(open_online_store(recipe), made[-1])
-    if made:
-        summary["offline_version"] = _offline(recipe, plan, made)
-    return summary | report.told() | preparation.told
+
+    training_rows: int
+    online_entities: int
+    engines_equal: bool | None
+    offline_version: int | None = None
+    validations: Mapping[str, int] = {}
+    resolver_failures: Mapping[str, int] = {}
+    prepared_by: str | None = None
+    prepared_set: str | None = None
+    prepared_rows: int | None = None
+    prepared_entities: int | None = None
 
 
-def _plan(recipe: FeaturesRecipe) -> Plan:
-    if recipe.execution.engine == "chalk":
-        # Chalk may compute what cannot be bound here: names and types are enough.
-        return outline_of(recipe.definitions, recipe.feature_set)
-    plan = plan_of(recipe.definitions, recipe.feature_set)
-    check_sources(plan, recipe.source_paths())
-    return plan
+@dataclass(frozen=True)
+class TrainingSource:
+    """Entities and labels of training rows.
+
+    Attributes:
+        dataset: Says which entities there are at a cut-off, and what happened after.
+        tables: The data set's tables.
+        cutoffs: As-of times of the rows.
+    """
+
+    dataset: LabelledDataSet
+    tables: Mapping[str, pl.LazyFrame]
+    cutoffs: Sequence[datetime]
+
+    def entities(self) -> pl.DataFrame:
+        """Key and event time of the entities at every cut-off."""
+        return pl.concat([self.entities_at(cutoff) for cutoff in self.cutoffs])
+
+    def entities_at(self, as_of: datetime) -> pl.DataFrame:
+        """Key and event time of the entities that are known by then."""
+        return self.dataset.entities(self.tables, as_of)
+
+    def with_label(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows, and what happened after each."""
+        return rows.with_columns(self.dataset.outcomes(self.tables, rows))
 
 
-def needs_cluster(recipe: FeaturesRecipe) -> bool:
-    """Whether Ray computes or is compared with; the sources must have been fetched."""
-    if recipe.execution.engine == "chalk":
-        return False
-    if recipe.training is not None and recipe.execution.compare_engines:
-        return True
-    return _choice(recipe, plan_of(recipe.definitions, recipe.feature_set)).engine == "ray"
+@dataclass(frozen=True)
+class OnlineTarget:
+    """The latest values and where they go.
+
+    Attributes:
+        store: The online store.
+        plan: What online reads compute; stored beside the records.
+        scan: The same, with the end of each value's life where it may grow stale.
+        as_of: The time as of which values are computed.
+        entities: A file with the entities' keys; without it the training's, else the sources'.
+        ttl: How long a record holds.
+        rules: Quality rules that requests are judged by.
+    """
+
+    store: OnlineStore
+    plan: Plan
+    scan: SourceScan
+    as_of: datetime
+    entities: Path | None
+    ttl: timedelta | None
+    rules: ValidationConfig | None
+
+    def write(self, rows: pl.DataFrame) -> None:
+        """Write the values with their plan and rules."""
+        name, store = self.plan.feature_set, self.store
+        # Before the write: rows that an earlier, shorter time to live has ended would be dropped.
+        if name in store.feature_sets():
+            store.set_ttl(name, self.ttl)
+        store.write(name, rows, key=self.plan.root.key, time=EVENT_TIME)
+        store.set_ttl(name, self.ttl)
+        store.apply([(PLANS, name.encode(), self.plan.model_dump_json().encode())])
+        store_rules(store, name, self.rules, self.plan)
+
+    def count(self) -> int:
+        """Number of entities with a record that holds."""
+        return self.store.count(self.plan.feature_set)
 
 
-def _choice(recipe: FeaturesRecipe, plan: Plan) -> EngineChoice:
-    assert recipe.execution.engine != "chalk"
-    return choose_engine(plan, recipe.source_paths(), wanted=recipe.execution.engine)
+@dataclass(frozen=True)
+class MaterializationJob:
+    """One feature set's materialisation: all that the work needs, read once from the recipe.
+
+    Attributes:
+        scan: The plan and its sources.
+        engine: Who computes, this platform's engines or Chalk.
+        partitions: Partitions on the cluster at least.
+        folder: Where training rows, quarantine and quality reports go.
+        max_bad_share: Share of unreadable source rows above which the run stops.
+        compare: Whether the training rows are also computed through Ray Data and compared.
+        offline: The offline store.
+        gate: Rules that every batch must pass, if there are any.
+        training: Entities and labels of the training rows, if any are wanted.
+        online: The latest values, if any are wanted.
+        prepared: The prepared set, if there is one.
+    """
+
+    scan: SourceScan
+    engine: EngineChoice | ChalkConfig
+    partitions: int
+    folder: Path
+    max_bad_share: float
+    compare: bool
+    offline: OfflineStore
+    gate: QualityGate | None
+    training: TrainingSource | None
+    online: OnlineTarget | None
+    prepared: PreparedSet | None
+
+    @classmethod
+    def prepare(cls, recipe: FeaturesRecipe) -> MaterializationJob:
+        """Read the recipe: fetch the sources, bind the definitions, open stores, choose the engine.
+
+        Raises:
+            DataError: A database cannot be reached or refuses.
+            DefinitionError: The definitions cannot be bound.
+            NotFoundError: There is no such feature set, plugin or artifact.
+            UsageError: Rows that an aggregate or a join needs have no source.
+        """
+        execution, paths = recipe.execution, recipe.source_paths()
+        fetch_sources(recipe.feature_store.batch_source, paths)
+        if execution.engine == "chalk":
+            assert recipe.chalk is not None
+            # Chalk may compute what cannot be bound here: names and types are enough.
+            plan = outline_of(recipe.definitions, recipe.feature_set)
+            scan = SourceScan(plan, paths)
+            engine: EngineChoice | ChalkConfig = recipe.chalk
+        else:
+            plan = plan_of(recipe.definitions, recipe.feature_set)
+            scan = open_scan(plan, paths)
+            engine = choose_engine(scan, wanted=execution.engine)
+        training = _training_source(recipe)
+        return cls(
+            scan=scan,
+            engine=engine,
+            partitions=execution.partitions,
+            folder=recipe.features_folder(),
+            max_bad_share=execution.max_bad_share,
+            compare=execution.compare_engines and execution.engine != "chalk",
+            offline=open_offline_store(recipe),
+            gate=open_quality_gate(recipe, plan),
+            training=training,
+            online=_online_target(recipe, scan),
+            prepared=open_prepared_set(recipe, plan.root.key, recipe.moments()),
+        )
+
+    @property
+    def needs_cluster(self) -> bool:
+        """Whether Ray computes or is compared with."""
+        if isinstance(self.engine, ChalkConfig):
+            return False
+        return self.engine.engine == "ray" or (self.compare and self.training is not None)
+
+    def run(self) -> MaterializationResult:
+        """Compute, judge and write.
+
+        Raises:
+            DataQualityError: Rules refuse a batch, or too many source rows cannot be read.
+            ClusterError: Ray computes, and no cluster is connected.
+        """
+        counters = Counters()
+        entities = training = latest = None
+        artifact = None if self.prepared is None else self.prepared.artifact
+        if self.training is not None:
+            entities = self.training.entities()
+            training = self._compute(self.scan, entities, counters)
+            artifact = self._write_training(self.training, training)
+        if self.online is not None:
+            values = self._compute(self.online.scan, self._latest_entities(self.online), counters)
+            self._admit(values, "online")
+            self.online.write(values)
+            # Only records hold the end of each value's life beside it.
+            latest = values.drop(name for name in values.columns if is_expiry_column(name))
+            if self.prepared is not None:
+                artifact = self.prepared.write_latest(self.online.store, latest, artifact)
+        batches = [rows for rows in (training, latest) if rows is not None]
+        # What does not apply stays unset, and so out of the printed result.
+        optional: dict[str, Any] = {}
+        if batches:
+            optional["offline_version"] = self._write_offline(batches)
+        if artifact is not None:
+            optional["prepared_by"] = artifact.reference
+        if self.prepared is not None and batches:
+            optional["prepared_set"] = self.prepared.name
+        if self.prepared is not None and training is not None:
+            optional["prepared_rows"] = training.height
+        if self.prepared is not None and latest is not None:
+            optional["prepared_entities"] = latest.height
+        equal = None
+        if self.compare and entities is not None and training is not None:
+            equal = compare_with_ray_data(self.scan, entities, training, self.partitions).equal
+        return MaterializationResult(
+            training_rows=0 if training is None else training.height,
+            online_entities=0 if self.online is None else self.online.count(),
+            engines_equal=equal,
+            **counters.log_and_count(),
+            **optional,
+        )
+
+    def _compute(
+        self, scan: SourceScan, entities: pl.DataFrame, counters: Counters
+    ) -> pl.DataFrame:
+        if isinstance(self.engine, ChalkConfig):
+            return historical_chalk(self.engine, scan.plan, entities).table
+        _log.info("computed by %s: %s", self.engine.engine, self.engine.why)
+        result = compute_historical(scan, entities, self.engine, self.partitions)
+        quarantine = self.folder / "quarantine.jsonl"
+        quarantine_damaged(result.damaged, result.rows_read, quarantine, self.max_bad_share)
+        counters.add(result.counters)
+        return result.table
+
+    def _latest_entities(self, online: OnlineTarget) -> pl.DataFrame:
+        if online.entities is not None:
+            key = self.scan.plan.root.key
+            keys = read_table(online.entities, [key]).rows.unique(maintain_order=True)
+            as_of = pl.lit(online.as_of).cast(pl.Datetime("us", "UTC"))
+            return keys.with_columns(as_of.alias(EVENT_TIME))
+        if self.training is not None:
+            return self.training.entities_at(online.as_of)
+        return known_entities(self.scan, online.as_of)
+
+    def _write_training(
+        self, source: TrainingSource, rows: pl.DataFrame
+    ) -> PreparationArtifact | None:
+        labelled = source.with_label(rows)
+        self._admit(labelled, "training")
+        write_cutoffs(labelled, source.cutoffs, self.folder)
+        if self.prepared is None:
+            return None
+        return self.prepared.write_training_rows(labelled, source.dataset.label, source.cutoffs)
+
+    def _admit(self, rows: pl.DataFrame, name: str) -> None:
+        if self.gate is not None:
+            self.gate.admit(rows, name, self.folder)
+
+    def _write_offline(self, batches: Sequence[pl.DataFrame]) -> int:
+        """One version with all rows; those of a day take the place of an earlier run's."""
+        plan = self.scan.plan
+        names = {"key": plan.root.key, "time": EVENT_TIME}
+        rows = pl.concat(batches, how="diagonal").unique(
+            list(names.values()), keep="last", maintain_order=True
+        )
+        return self.offline.write(plan.feature_set, rows, mode="dates", **names).number
 
 
-def _labelled(recipe: FeaturesRecipe) -> LabelledDataSet:
+def materialize(recipe: FeaturesRecipe) -> MaterializationResult:
+    """Materialise where a cluster is connected already, or none is needed."""
+    return MaterializationJob.prepare(recipe).run()
+
+
+def _training_source(recipe: FeaturesRecipe) -> TrainingSource | None:
     if recipe.training is None:
-        raise UsageError("The recipe has no `training`, which names the labelled data set.")
-    dataset: LabelledDataSet = load_plugin(GROUP, recipe.training.dataset, LabelledDataSet)
-    return dataset
-
-
-def _tables(recipe: FeaturesRecipe) -> dict[str, pl.LazyFrame]:
-    assert recipe.training is not None
-    return dict(open_tables(recipe.paths.outputs / "data" / recipe.training.dataset))
-
-
-def _training(
-    recipe: FeaturesRecipe, plan: Plan, report: Counters, preparation: Preparation
-) -> tuple[pl.DataFrame, bool | None]:
-    dataset, tables = _labelled(recipe), _tables(recipe)
-    entities = pl.concat([dataset.entities(tables, moment) for moment in recipe.moments()])
-    rows = _computed(recipe, plan, entities, report)
-    labelled = rows.with_columns(dataset.outcomes(tables, rows))
-    _admit(recipe, plan, labelled, "training")
-    for moment in recipe.moments():
-        path = recipe.features_folder() / f"training_{moment.date()}.parquet"
-        with atomic_path(path) as partial:
-            labelled.filter(pl.col(EVENT_TIME) == moment).write_parquet(partial)
-    preparation.train(labelled, dataset.label)
-    return rows, _engines_equal(recipe, plan, entities, rows)
-
-
-def _computed(
-    recipe: FeaturesRecipe, plan: Plan, entities: pl.DataFrame, report: Counters
-) -> pl.DataFrame:
-    if recipe.execution.engine == "chalk" and recipe.chalk is not None:
-        from sunloom.features.historical.chalk_query import historical_chalk
-
-        return historical_chalk(recipe.chalk, plan, entities).table
-    choice = _choice(recipe, plan)
-    _log.info("computed by %s: %s", choice.engine, choice.why)
-    partitions = recipe.execution.partitions
-    result = computed(plan, recipe.source_paths(), entities, choice, partitions)
-    quarantine = recipe.features_folder() / "quarantine.jsonl"
-    quarantine_damaged(result, quarantine, recipe.execution.max_bad_share)
-    report.add(result.report)
-    return result.table
-
-
-def _engines_equal(
-    recipe: FeaturesRecipe, plan: Plan, entities: pl.DataFrame, rows: pl.DataFrame
-) -> bool | None:
-    if not recipe.execution.compare_engines or recipe.execution.engine == "chalk":
         return None
-    other = _through_ray_data(recipe, plan, entities).select(rows.columns)
-    try:
-        # Whole numbers, strings and moments must be the same; floats to nine digits.
-        assert_frame_equal(rows, other, rel_tol=RELATIVE_TOLERANCE, abs_tol=1e-12)
-    except AssertionError as difference:
-        _log.error("the engines differ: %s", difference)
-        return False
-    return True
+    name = recipe.training.dataset
+    dataset: LabelledDataSet = load_plugin(GROUP, name, LabelledDataSet)
+    tables = open_tables(recipe.paths.outputs / "data" / name)
+    return TrainingSource(dataset, tables, recipe.moments())
 
 
-def _through_ray_data(recipe: FeaturesRecipe, plan: Plan, entities: pl.DataFrame) -> pl.DataFrame:
-    """The same rows from the Ray Dataset, whose blocks stand by partition, put in order again."""
-    import ray
-
-    from sunloom.features.historical.dataset import historical_dataset
-
-    numbered = entities.with_row_index(_POSITION)
-    partitions = recipe.execution.partitions
-    dataset = historical_dataset(plan, recipe.source_paths(), numbered, partitions)
-    blocks = [pl.from_arrow(block) for block in ray.get(dataset.to_arrow_refs())]
-    filled = [block for block in blocks if isinstance(block, pl.DataFrame)]
-    return pl.concat(filled).sort(_POSITION).drop(_POSITION)
-
-
-def _latest(
-    recipe: FeaturesRecipe, plan: Plan, online: OnlineConfig, report: Counters
-) -> pl.DataFrame:
-    return _computed(recipe, plan, _known(recipe, plan, online), report)
-
-
-def _known(recipe: FeaturesRecipe, plan: Plan, online: OnlineConfig) -> pl.DataFrame:
-    """Key and moment of the entities to write."""
-    if online.entities is not None:
-        given = read_table(online.entities, [plan.root.key]).rows.unique(maintain_order=True)
-        when = pl.lit(online.as_of).cast(pl.Datetime("us", "UTC")).alias(EVENT_TIME)
-        return given.with_columns(when)
-    if recipe.training is not None:
-        return _labelled(recipe).entities(_tables(recipe), online.as_of)
-    return known_entities(plan, recipe.source_paths(), online.as_of)
-
-
-def _online(recipe: FeaturesRecipe, plan: Plan, rows: pl.DataFrame) -> int:
-    _admit(recipe, plan, rows, "online")
-    store, ttl = open_online_store(recipe), recipe.feature_store.ttl
-    # Before the write, or rows that an earlier, shorter time to live has ended would be dropped.
-    if recipe.feature_set in store.feature_sets():
-        store.set_ttl(recipe.feature_set, ttl)
-    store.write(recipe.feature_set, rows, key=plan.root.key, time=EVENT_TIME)
-    store.set_ttl(recipe.feature_set, ttl)
-    store.apply([(PLANS, recipe.feature_set.encode(), plan.model_dump_json().encode())])
-    store_rules(store, recipe.feature_set, recipe.validation, plan)
-    return store.count(recipe.feature_set)
-
-
-def _offline(recipe: FeaturesRecipe, plan: Plan, made: Sequence[pl.DataFrame]) -> int:
-    """One version with all rows; those of a day take the place of an earlier run's."""
-    key = plan.root.key
-    rows = pl.concat(made, how="diagonal").unique(
-        [key, EVENT_TIME], keep="last", maintain_order=True
+def _online_target(recipe: FeaturesRecipe, scan: SourceScan) -> OnlineTarget | None:
+    online = recipe.online
+    if online is None:
+        return None
+    plan = scan.plan.for_online()
+    return OnlineTarget(
+        store=open_online_store(recipe),
+        plan=plan,
+        scan=SourceScan(with_expiry(plan), scan.paths),
+        as_of=online.as_of,
+        entities=online.entities,
+        ttl=recipe.feature_store.ttl,
+        rules=recipe.validation,
     )
-    store = open_offline_store(recipe)
-    return store.write(recipe.feature_set, rows, key=key, time=EVENT_TIME, mode="dates").number
-
-
-def _admit(recipe: FeaturesRecipe, plan: Plan, rows: pl.DataFrame, kind: str) -> None:
-    """Stop before anything is written where the recipe's rules refuse the batch."""
-    folder = recipe.features_folder() / "quality" / kind
-    name = f"{recipe.feature_set} {kind}"
-    gate(recipe, recipe.validation, rows, name, folder, defaults=table_rules(plan))

@@ -13,9 +13,8 @@ from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.feature_store.streaming.offsets import ProgressKey
-from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.extract import fetch_sources
-from sunloom.features.sources.splits import FileSplit, chunks_of, read_chunk
+from sunloom.features.sources.scan import SourceScan, SourceSplit
 
 _log = get_logger("features.streaming")
 
@@ -32,10 +31,10 @@ def merge_history(recipe: FeaturesRecipe, store: OnlineStore, layout: TileLayout
     until = recipe.kafka_source().history
     if until is None:
         return 0
-    fetch_sources(recipe)
     paths = recipe.source_paths()
+    fetch_sources(recipe.feature_store.batch_source, paths)
     sources = {name: paths[name] for name in layout.streamed if name in paths}
-    splits = chunks_of(layout.plan, sources)
+    splits = SourceScan(layout.plan, sources).splits
     merged = sum(
         _merge_splits(store, layout, [split for split in splits if split.source == name], until)
         for name in sources
@@ -46,18 +45,18 @@ def merge_history(recipe: FeaturesRecipe, store: OnlineStore, layout: TileLayout
 
 
 def _merge_splits(
-    store: OnlineStore, layout: TileLayout, splits: list[FileSplit], until: datetime
+    store: OnlineStore, layout: TileLayout, splits: list[SourceSplit], until: datetime
 ) -> int:
     if not splits:
         return 0
     namespace = splits[0].source
     key = ProgressKey.for_source(layout, f"history/{namespace}")
     ingest = TileIngest(store, layout, 0)
-    need, time = source_projections(layout.plan)[namespace], layout.plan.class_plan(namespace).time
+    time = layout.plan.class_plan(namespace).time
     merged = 0
     while (stored := key.read(store)).progress.next_offset != len(splits):
         number = stored.progress.next_offset or 0
-        rows = read_chunk(layout.plan, need, splits[number])
+        rows = splits[number].read(layout.plan)
         events = rows.rows if time is None else rows.rows.filter(pl.col(time) <= until)
         progress = stored.progress.advance(
             number + 1, None, events=events.height, quarantined=rows.damaged.height

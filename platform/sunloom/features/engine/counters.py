@@ -1,9 +1,9 @@
-"""What a computation has to say besides its values: limits broken, resolver calls that failed."""
+"""Counters of a computation: values outside their limits, and resolver calls that failed."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sunloom.core.telemetry import get_logger
@@ -17,7 +17,7 @@ class Counters:
 
     Attributes:
         validations: Feature (``class.name``) to its values outside the declared limits. A source
-            feature counts once a source row, a computed one once a question.
+            feature counts once a source row, a computed one once a query row.
         resolver_failures: Resolver to its failed calls whose value is null or a default.
     """
 
@@ -30,12 +30,12 @@ class Counters:
         self.resolver_failures.update(other.resolver_failures)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """What was counted, without the kinds of which there is none."""
+        """The counts by kind and name, without kinds that counted nothing."""
         kinds: Mapping[str, Counter[str]] = vars(self)
         return {kind: dict(sorted(counted.items())) for kind, counted in kinds.items() if counted}
 
-    def told(self) -> dict[str, dict[str, int]]:
-        """The same, and a line of the log for each."""
+    def log_and_count(self) -> dict[str, dict[str, int]]:
+        """The counts, after a line of the log for each name."""
         for name, count in sorted(self.validations.items()):
             _log.warning("%d values of %s are outside its limits", count, name)
         for name, count in sorted(self.resolver_failures.items()):
@@ -43,6 +43,9 @@ class Counters:
         return self.counts()
 
     @classmethod
-    def of(cls, counts: Mapping[str, Mapping[str, int]]) -> Counters:
-        """The inverse of ``counts``."""
-        return cls(**{kind: Counter(counted) for kind, counted in counts.items()})
+    def merge(cls, parts: Iterable[Counters]) -> Counters:
+        """The counts of all parts together."""
+        merged = cls()
+        for part in parts:
+            merged.add(part)
+        return merged

@@ -33,17 +33,17 @@ class FeatureEngine:
         self._rows = {
             name: SourceRows(plan.class_plan(name), frame) for name, frame in sources.items()
         }
-        self.report = Counters()
+        self.counters = Counters()
 
-    def answer(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def compute(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The plan's outputs for each question, one row each, in order.
 
         Args:
             frame: The key under its feature name, ``NOW``, and given inputs.
         """
-        return self._answer(self._plan.namespace, frame, self._plan.outputs)
+        return self._outputs(self._plan.namespace, frame, self._plan.outputs)
 
-    def _answer(self, namespace: str, frame: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
+    def _outputs(self, namespace: str, frame: pl.DataFrame, names: Iterable[str]) -> pl.DataFrame:
         item = self._plan.class_plan(namespace)
         order = in_order(item, names)
         questions = QueryFrame(frame, _aggregates(item, order))
@@ -54,7 +54,7 @@ class FeatureEngine:
         for name in order:
             feature = item.feature(name)
             if feature.expression is not None and name not in questions.frame.columns:
-                self._compute(item, questions, feature, feature.expression)
+                self._compute_feature(item, questions, feature, feature.expression)
         return questions.frame.select(names)
 
     def _read_sources(self, item: ClassPlan, questions: QueryFrame, names: Iterable[str]) -> None:
@@ -89,7 +89,7 @@ class FeatureEngine:
         places[ranges.counts == 0] = -1
         return search.in_order(places)
 
-    def _compute(
+    def _compute_feature(
         self, item: ClassPlan, questions: QueryFrame, feature: FeaturePlan, expression: Expr
     ) -> None:
         for node in walk(expression):
@@ -104,7 +104,7 @@ class FeatureEngine:
         if feature.validations:
             broken = questions.frame.select(violation_count(feature, filled(feature, value))).item()
             if broken:
-                self.report.validations[feature.fqn] += broken
+                self.counters.validations[feature.fqn] += broken
         questions.frame = questions.frame.with_columns(finished(feature, value))
 
     def _resolved(self, item: ClassPlan, questions: QueryFrame, node: Resolved) -> pl.Series:
@@ -114,7 +114,7 @@ class FeatureEngine:
             answers = ask(node.resolver, questions.frame, item.key, questions.answers)
             questions.asked[node.resolver] = answers
             if answers.failures:
-                self.report.resolver_failures[node.resolver.fqn] += len(answers.failures)
+                self.counters.resolver_failures[node.resolver.fqn] += len(answers.failures)
         return questions.asked[node.resolver].column(node.output)
 
     def _parts(
@@ -145,7 +145,7 @@ class FeatureEngine:
         own = pl.col(join.own_keys[0]).alias(target.key)
         asked = questions.frame.select(own, NOW)
         known = asked[target.key].is_not_null()
-        answers = self._answer(target.namespace, asked, (node.feature,))[node.feature]
+        answers = self._outputs(target.namespace, asked, (node.feature,))[node.feature]
         return answers.set(~known, None)
 
     def _look_up_by_keys(
@@ -156,7 +156,7 @@ class FeatureEngine:
         latest = self._latest(questions, joined, join.own_keys)
         keys = _picked(joined.rows.frame.select(target.key), latest)
         asked = questions.frame.select(NOW).hstack(keys)
-        answers = self._answer(target.namespace, asked, (node.feature,))[node.feature]
+        answers = self._outputs(target.namespace, asked, (node.feature,))[node.feature]
         return answers.set(asked[target.key].is_null(), None)
 
 

@@ -1,4 +1,4 @@
-"""The exchange on a connected Ray cluster.
+"""The historical computation on a connected Ray cluster: a shuffle by key, then one task a part.
 
 Read tasks leave one packet a partition in the object store, which spills to disk what does not
 fit; Ray Data's tasks collect a partition's packets one by one and compute. Ray Data's own shuffle
@@ -8,8 +8,8 @@ between the two goes through actors and several more processes: on one node it w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,27 +24,24 @@ from sunloom.core.ray_tasks import (
 )
 from sunloom.data.shuffle import Packet, from_packet, partition_by_hash, to_packet
 from sunloom.errors import ClusterError
-from sunloom.features.historical import worker as exchange
-from sunloom.features.historical.retrieve import (
-    HistoricalResult,
-    appended,
-    check_sources,
-    questions_of,
+from sunloom.features.engine.counters import Counters
+from sunloom.features.historical.query_frame import append_features, build_query_frame
+from sunloom.features.historical.result import HistoricalResult
+from sunloom.features.historical.worker import (
+    ROW,
+    PartitionResult,
+    ReadReport,
+    compute_partition,
+    read_and_partition,
 )
-from sunloom.features.historical.worker import ROW, Notes
-from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.projection import source_projections
-from sunloom.features.sources.splits import FileSplit, chunks_of
+from sunloom.features.sources.scan import SourceScan
 
 DEFAULT_PARTITIONS = 4
 MOST_PARTITIONS = 4_096
 
 
 def historical_ray(
-    plan: Plan,
-    sources: Mapping[str, Path],
-    entities: pl.DataFrame,
-    partitions: int = DEFAULT_PARTITIONS,
+    scan: SourceScan, entities: pl.DataFrame, partitions: int = DEFAULT_PARTITIONS
 ) -> HistoricalResult:
     """Compute on the connected cluster; rows and order are those of the one-process path.
 
@@ -52,8 +49,7 @@ def historical_ray(
     back to this process.
 
     Args:
-        plan: What to compute.
-        sources: Namespace to the file or folder with its rows.
+        scan: The plan and its sources.
         entities: Key and ``event_time`` of each row, and what is carried along.
         partitions: Partitions by key hash at least; more where the sources are large.
 
@@ -62,98 +58,103 @@ def historical_ray(
     """
     import ray
 
-    if not ray.is_initialized():
-        raise ClusterError("The Ray engine needs a connected cluster.", "Connect first.")
-    check_sources(plan, sources)
-    questions = questions_of(plan, entities, sources).with_row_index(ROW)
-    chunks = chunks_of(plan, sources)
-    parts = partitions_for(chunks, partitions, object_store_bytes())
+    require_cluster()
+    plan = scan.plan
+    query = build_query_frame(plan, entities, has_source=plan.namespace in scan.paths)
+    query = query.with_row_index(ROW)
+    count = partition_count(scan.size_bytes, partitions, object_store_bytes())
     with unwrap_task_errors():
-        return _run(plan, chunks, parts, entities, questions)
-
-
-def partitions_for(chunks: Sequence[FileSplit], least: int, store_bytes: float) -> int:
-    """So many partitions that one is small beside a worker's memory and the object store."""
-    part = min(PARTITION_BYTES, store_bytes / STORE_SHARE)
-    size = sum(chunk.size for chunk in chunks)
-    return min(MOST_PARTITIONS, max(least, math.ceil(size / part)))
-
-
-def _run(
-    plan: Plan,
-    chunks: Sequence[FileSplit],
-    partitions: int,
-    entities: pl.DataFrame,
-    questions: pl.DataFrame,
-) -> HistoricalResult:
-    """Read, cut, compute, collect."""
-    import ray
-
-    notes, packets = cut_on_cluster(plan, chunks, partitions)
-    # A task that waited for packets would give its core away, and Ray start one more worker.
-    read: list[Notes] = ray.get(notes)
-    text, parts = plan.model_dump_json(), []
-    for part, rows in enumerate(partition_by_hash(questions, (plan.root.key,), partitions)):
-        # A part without questions has nothing to answer; one always gives the columns.
-        if rows.height or part == 0:
-            of_part = {name: held[part] for name, held in packets.items()}
-            parts.append((text, ray.put(to_packet(rows)), of_part))
-    answers, counts = _collected(map_parts(_compute, parts))
-    damaged = [from_packet(n.damaged) for n in read if n.damaged is not None]
+        shuffled = shuffle_sources(scan, count)
+        # A task that waited for packets would give its core away, and Ray start one more worker.
+        reports: list[ReadReport] = ray.get(shuffled.reports)
+        text, parts = plan.model_dump_json(), []
+        for number, rows in enumerate(partition_by_hash(query, (plan.root.key,), count)):
+            # A partition without query rows has nothing to compute; one always gives the columns.
+            if rows.height or number == 0:
+                parts.append((text, ray.put(to_packet(rows)), shuffled.partition(number)))
+        results = list(map_parts(_compute, parts))
+    damaged = [from_packet(report.damaged) for report in reports if report.damaged is not None]
     return HistoricalResult(
-        appended(entities, answers),
-        pl.concat(damaged) if damaged else pl.DataFrame(),
-        sum(note.rows_read for note in read),
-        exchange.reported([*counts, *(note.counts for note in read)]),
+        table=append_features(entities, _in_row_order(results)),
+        damaged=pl.concat(damaged) if damaged else pl.DataFrame(),
+        rows_read=sum(report.rows_read for report in reports),
+        counters=Counters.merge(
+            [report.counters for report in reports] + [result.counters for result in results]
+        ),
     )
 
 
-def cut_on_cluster(
-    plan: Plan, chunks: Sequence[FileSplit], partitions: int
-) -> tuple[list[Any], dict[str, list[list[Any]]]]:
-    """References to each chunk's notes, and by source and partition to its packets."""
+def require_cluster() -> None:
+    """Check that this process is connected to a cluster.
+
+    Raises:
+        ClusterError: It is not.
+    """
     import ray
 
-    text, needs = plan.model_dump_json(), source_projections(plan)
-    task = ray.remote(exchange.read_and_cut)
-    notes: list[Any] = []
+    if not ray.is_initialized():
+        raise ClusterError("The Ray engine needs a connected cluster.", "Connect first.")
+
+
+def partition_count(size_bytes: int, least: int, store_bytes: float) -> int:
+    """So many partitions that one is small beside a worker's memory and the object store."""
+    most_bytes = min(PARTITION_BYTES, store_bytes / STORE_SHARE)
+    return min(MOST_PARTITIONS, max(least, math.ceil(size_bytes / most_bytes)))
+
+
+@dataclass(frozen=True)
+class ShuffledSources:
+    """References to what the read tasks leave in the object store.
+
+    Attributes:
+        reports: One a split.
+        packets: By source and partition, one a split in order of insertion.
+    """
+
+    reports: Sequence[Any]
+    packets: Mapping[str, Sequence[Sequence[Any]]]
+
+    def partition(self, number: int) -> dict[str, Sequence[Any]]:
+        """A partition's packets, by source."""
+        return {name: by_partition[number] for name, by_partition in self.packets.items()}
+
+
+def shuffle_sources(scan: SourceScan, partitions: int) -> ShuffledSources:
+    """Start one read task a split, each of which partitions its rows by the entity's key."""
+    import ray
+
+    text, task = scan.plan.model_dump_json(), ray.remote(read_and_partition)
+    reports: list[Any] = []
     packets: dict[str, list[list[Any]]] = {}
-    for chunk in chunks:
-        shared = needs[chunk.source].partition_by is None
-        read = task.options(num_returns=2 if shared else 1 + partitions)
-        note, *cut = read.remote(text, chunk, partitions)
-        notes.append(note)
-        of_source = packets.setdefault(chunk.source, [[] for _ in range(partitions)])
-        for part, held in enumerate(of_source):
-            held.append(cut[0] if shared else cut[part])
-    return notes, packets
+    for split in scan.splits:
+        is_shared = split.projection.partition_by is None
+        read = task.options(num_returns=2 if is_shared else 1 + partitions)
+        report, *written = read.remote(text, split, partitions)
+        reports.append(report)
+        by_partition = packets.setdefault(split.source, [[] for _ in range(partitions)])
+        for number, refs in enumerate(by_partition):
+            refs.append(written[0] if is_shared else written[number])
+    return ShuffledSources(reports, packets)
 
 
-def taken(rows: Mapping[str, Sequence[Any]]) -> dict[str, Iterator[Packet]]:
+def iter_packets(sources: Mapping[str, Sequence[Any]]) -> dict[str, Iterator[Packet]]:
     """In a worker: packets one after another, so that never all are pinned at once."""
     import ray
 
-    return {name: (ray.get(packet) for packet in held) for name, held in rows.items()}
+    return {name: (ray.get(packet) for packet in refs) for name, refs in sources.items()}
 
 
-def _compute(
-    part: tuple[str, Any, Mapping[str, Sequence[Any]]],
-) -> tuple[Packet, dict[str, dict[str, int]]]:
+def _compute(part: tuple[str, Any, Mapping[str, Sequence[Any]]]) -> PartitionResult:
     import ray
 
-    plan_json, questions, rows = part
-    return exchange.compute(plan_json, ray.get(questions), taken(rows))
+    plan_json, query, sources = part
+    return compute_partition(plan_json, ray.get(query), iter_packets(sources))
 
 
-def _collected(
-    answered: Iterable[tuple[Packet, dict[str, dict[str, int]]]],
-) -> tuple[pl.DataFrame, list[dict[str, dict[str, int]]]]:
-    """All answers in the order of the questions, and the parts' counts."""
-    frames, counts = [], []
-    for packet, counted in answered:
-        frames.append(from_packet(packet))
-        counts.append(counted)
-    table = pl.concat(frames)
+def _in_row_order(results: Sequence[PartitionResult]) -> pl.DataFrame:
+    """All features in the order of the query rows."""
+    table = pl.concat(from_packet(result.features) for result in results)
+    # The inverse permutation is one pass; sorting by the row's number would be several.
     order = np.empty(table.height, dtype=np.int64)
     order[table[ROW].to_numpy()] = np.arange(table.height)
-    return table.drop(ROW)[order], counts
+    return table.drop(ROW)[order]

@@ -3,45 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from sunloom.core.ray_tasks import object_store_bytes, unwrap_task_errors
 from sunloom.data.shuffle import Packet, from_packet, partition_by_hash, to_packet
-from sunloom.errors import ClusterError
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.historical import worker as exchange
 from sunloom.features.historical.cluster import (
     DEFAULT_PARTITIONS,
-    cut_on_cluster,
-    partitions_for,
-    taken,
+    iter_packets,
+    partition_count,
+    require_cluster,
+    shuffle_sources,
 )
-from sunloom.features.historical.retrieve import check_sources, questions_of
-from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.sources.splits import chunks_of
+from sunloom.features.historical.query_frame import append_features, build_query_frame
+from sunloom.features.historical.worker import join_packets, load_plan
+from sunloom.features.sources.scan import SourceScan
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import ray.data
 
+_CARRIED = "__carried__"
+
 
 def historical_dataset(
-    plan: Plan,
-    sources: Mapping[str, Path],
-    entities: pl.DataFrame,
-    partitions: int = DEFAULT_PARTITIONS,
+    scan: SourceScan, entities: pl.DataFrame, partitions: int = DEFAULT_PARTITIONS
 ) -> ray.data.Dataset:
     """The rows of ``historical_ray`` as a Ray Dataset; rows stand by partition, not in order.
 
-    Only the entities' rows pass through this process; answers stay in the object store, so the
+    Only the entities' rows pass through this process; features stay in the object store, so the
     result may be larger than any one machine's memory.
 
     Args:
-        plan: What to compute.
-        sources: Namespace to the file or folder with its rows.
+        scan: The plan and its sources.
         entities: Key and ``event_time`` of each row, and what is carried along.
         partitions: Blocks at least; more where the sources are large.
 
@@ -51,39 +47,28 @@ def historical_dataset(
     import ray
     import ray.data
 
-    if not ray.is_initialized():
-        raise ClusterError("A Ray Dataset needs a connected cluster.", "Connect first.")
-    check_sources(plan, sources)
-    questions = questions_of(plan, entities, sources)
-    carried = entities.select(pl.all().name.prefix(_CARRIED))
-    chunks = chunks_of(plan, sources)
-    parts = partitions_for(chunks, partitions, object_store_bytes())
+    require_cluster()
+    plan = scan.plan
+    query = build_query_frame(plan, entities, has_source=plan.namespace in scan.paths)
+    # The prefix keeps a carried column apart from the query's own of the same name.
+    query = query.hstack(entities.select(pl.all().name.prefix(_CARRIED)))
+    count = partition_count(scan.size_bytes, partitions, object_store_bytes())
     with unwrap_task_errors():
-        notes, packets = cut_on_cluster(plan, chunks, parts)
-        ray.get(notes)
-        task, text = ray.remote(_answered), plan.model_dump_json()
-        blocks = []
-        rows = partition_by_hash(questions.hstack(carried), (plan.root.key,), parts)
-        for part, asked in enumerate(rows):
-            held = {name: of_source[part] for name, of_source in packets.items()}
-            blocks.append(task.remote(text, ray.put(to_packet(asked)), held))
+        shuffled = shuffle_sources(scan, count)
+        ray.get(shuffled.reports)
+        task, text = ray.remote(_compute_block), plan.model_dump_json()
+        blocks = [
+            task.remote(text, ray.put(to_packet(rows)), shuffled.partition(number))
+            for number, rows in enumerate(partition_by_hash(query, (plan.root.key,), count))
+        ]
         return ray.data.from_arrow_refs(blocks)
 
 
-_CARRIED = "__carried__"
-
-
-def _answered(plan_json: str, asked: Packet, rows: Mapping[str, Sequence[Any]]) -> pa.Table:
-    """In a worker: the part's rows with one column a feature appended, as one block."""
-    plan = exchange.plan_from(plan_json)
-    tables = {name: exchange.table_of(plan, name, held) for name, held in taken(rows).items()}
-    frame = from_packet(asked)
-    answers = FeatureEngine(plan, tables).answer(frame.select(pl.exclude(f"^{_CARRIED}.*$")))
-    entities = frame.select(pl.col(f"^{_CARRIED}.*$").name.map(_without_prefix))
-    fresh = [name for name in answers.columns if name not in entities.columns]
-    table = entities.hstack(answers.select(fresh))
+def _compute_block(plan_json: str, query: Packet, sources: Mapping[str, Sequence[Any]]) -> pa.Table:
+    """In a worker: the partition's rows with one column a feature appended, as one block."""
+    engine = FeatureEngine(load_plan(plan_json), join_packets(iter_packets(sources)))
+    rows, is_carried = from_packet(query), f"^{_CARRIED}.*$"
+    features = engine.compute(rows.select(pl.exclude(is_carried)))
+    carried = pl.col(is_carried).name.map(lambda name: name.removeprefix(_CARRIED))
+    table = append_features(rows.select(carried), features)
     return table.to_arrow(compat_level=pl.CompatLevel.oldest())
-
-
-def _without_prefix(name: str) -> str:
-    return name.removeprefix(_CARRIED)

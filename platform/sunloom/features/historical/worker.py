@@ -1,14 +1,11 @@
-"""What workers do, as plain functions: read a chunk and cut it, put a part together and compute.
-
-Tables travel as Arrow IPC, so that a worker copies them into its own memory and the object store
-may drop or spill them.
-"""
+"""A worker's two steps as plain functions: partition a split's rows, and compute a partition."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import polars as pl
 
@@ -17,74 +14,72 @@ from sunloom.features.engine.counters import Counters
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.engine.row_validation import count_violations
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.polars_dtypes import POLARS
-from sunloom.features.plan.projection import source_projections
-from sunloom.features.sources.splits import FileSplit, read_chunk
+from sunloom.features.sources.scan import SourceSplit
 
 ROW = "__row__"
-"""Column of questions and answers: the row's number."""
+"""Column of query rows and their results: the row's number."""
 
 
 @dataclass(frozen=True)
-class Notes:
-    """What reading a chunk has to say besides its rows."""
+class ReadReport:
+    """What reading a split counted.
+
+    Attributes:
+        rows_read: Its rows, damaged ones included.
+        damaged: Rows that could not be read; None without any.
+        counters: Values outside declared limits.
+    """
 
     rows_read: int
     damaged: Packet | None
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    counters: Counters
 
 
-def read_and_cut(plan_json: str, chunk: FileSplit, partitions: int) -> list[Notes | Packet]:
-    """Notes and one packet a partition; one for all where the rows cannot be cut by key."""
-    plan = plan_from(plan_json)
-    need = source_projections(plan)[chunk.source]
-    read = read_chunk(plan, need, chunk)
-    damaged = to_packet(read.damaged) if read.damaged.height else None
-    report = Counters(count_violations(plan, chunk.source, read.rows))
-    notes = Notes(read.rows.height + read.damaged.height, damaged, report.counts())
-    if need.partition_by is None:
-        return [notes, to_packet(read.rows)]
-    return [
-        notes,
-        *(to_packet(rows) for rows in partition_by_hash(read.rows, need.partition_by, partitions)),
-    ]
+class PartitionResult(NamedTuple):
+    """A partition's features with ``ROW``, and what the engine counted."""
+
+    features: Packet
+    counters: Counters
 
 
-def compute(
-    plan_json: str, questions: Packet, rows: Mapping[str, Iterable[Packet]]
-) -> tuple[Packet, dict[str, dict[str, int]]]:
-    """A part's answers with ``ROW``, and the counts of its report.
+def read_and_partition(
+    plan_json: str, split: SourceSplit, partitions: int
+) -> list[ReadReport | Packet]:
+    """The report and one packet a partition; one for all where every partition needs all rows."""
+    plan = load_plan(plan_json)
+    source = split.read(plan)
+    report = ReadReport(
+        rows_read=source.rows.height + source.damaged.height,
+        damaged=to_packet(source.damaged) if source.damaged.height else None,
+        counters=Counters(count_violations(plan, split.source, source.rows)),
+    )
+    keys = split.projection.partition_by
+    if keys is None:
+        return [report, to_packet(source.rows)]
+    return [report, *map(to_packet, partition_by_hash(source.rows, keys, partitions))]
+
+
+def compute_partition(
+    plan_json: str, query: Packet, sources: Mapping[str, Iterable[Packet]]
+) -> PartitionResult:
+    """Compute the features of a partition's query rows.
 
     Args:
         plan_json: The plan.
-        questions: The part's questions with ``ROW``.
-        rows: Namespace to packets in order of insertion, taken one after another.
+        query: The partition's query rows with ``ROW``.
+        sources: Namespace to packets in order of insertion, read one after another.
     """
-    plan = plan_from(plan_json)
-    asked = from_packet(questions)
-    engine = FeatureEngine(plan, {name: table_of(plan, name, held) for name, held in rows.items()})
-    answers = engine.answer(asked.drop(ROW)).hstack([asked[ROW]])
-    return to_packet(answers), engine.report.counts()
+    engine, rows = FeatureEngine(load_plan(plan_json), join_packets(sources)), from_packet(query)
+    features = engine.compute(rows.drop(ROW)).hstack([rows[ROW]])
+    return PartitionResult(to_packet(features), engine.counters)
 
 
-def table_of(plan: Plan, namespace: str, packets: Iterable[Packet]) -> pl.DataFrame:
-    """A source's rows, put together; with the declared columns where there is no packet."""
-    frames = [from_packet(packet) for packet in packets]
-    if frames:
-        return pl.concat(frames)
-    item, names = plan.class_plan(namespace), source_projections(plan)[namespace].columns
-    return pl.DataFrame(schema={name: POLARS[item.feature(name).dtype] for name in names})
-
-
-def reported(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> Counters:
-    """The parts' reports as one."""
-    whole = Counters()
-    for one in counts:
-        whole.add(Counters.of(one))
-    return whole
+def join_packets(sources: Mapping[str, Iterable[Packet]]) -> dict[str, pl.DataFrame]:
+    """Each source's rows as one table."""
+    return {name: pl.concat(map(from_packet, packets)) for name, packets in sources.items()}
 
 
 @lru_cache(maxsize=8)
-def plan_from(plan_json: str) -> Plan:
+def load_plan(plan_json: str) -> Plan:
     """The plan; a worker meets the same one many times."""
     return Plan.model_validate_json(plan_json)

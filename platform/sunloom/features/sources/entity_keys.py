@@ -1,64 +1,56 @@
-"""Which entities a feature set knows at a moment, by its sources."""
+"""Entity keys that a feature set's sources know at an as-of time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
 
 import polars as pl
 
 from sunloom.errors import UsageError
 from sunloom.features.plan.columns import EVENT_TIME
-from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.sources.scan import SourceScan
 from sunloom.features.sources.typed_rows import read_source
 
 
-def known_entities(plan: Plan, sources: Mapping[str, Path], moment: datetime) -> pl.DataFrame:
-    """Every key that a source row of the moment or before bears, sorted, once each.
+def known_entities(scan: SourceScan, as_of: datetime) -> pl.DataFrame:
+    """Every key in a source row of that time or before, sorted, once each.
 
     Keys come from the feature set's own source and from sources that it joins by its key.
 
     Args:
-        plan: The feature set.
-        sources: Namespace to file or folder.
-        moment: With a time zone.
+        scan: The feature set and its sources.
+        as_of: With a time zone.
 
     Returns:
-        The key under its name, and ``event_time``: the moment.
+        The key under its name, and ``event_time``: the as-of time.
 
     Raises:
-        UsageError: No source bears the key.
+        UsageError: No source has the key.
     """
-    key = plan.root.key
-    found = [
-        _keys(plan, namespace, column, sources[namespace], moment).rename({column: key})
-        for namespace, column in _bearers(plan)
-        if namespace in sources
+    root = scan.plan.root
+    key_columns = [(root.namespace, root.key)]
+    key_columns += [
+        (join.target, join.target_keys[0]) for join in root.joins if join.own_keys == (root.key,)
     ]
-    if not found:
+    keys = [
+        _keys(scan, namespace, column, as_of).rename({column: root.key})
+        for namespace, column in key_columns
+        if namespace in scan.paths
+    ]
+    if not keys:
         raise UsageError(
-            f"No source of {plan.feature_set!r} bears its key {key!r}.",
+            f"No source of {scan.plan.feature_set!r} has its key {root.key!r}.",
             "Name a file with the entities' keys in online.entities.",
             "online.entities",
         )
-    when = pl.lit(moment).cast(pl.Datetime("us", "UTC")).alias(EVENT_TIME)
-    return pl.concat(found).drop_nulls().unique().sort(key).with_columns(when)
+    event_time = pl.lit(as_of).cast(pl.Datetime("us", "UTC")).alias(EVENT_TIME)
+    return pl.concat(keys).drop_nulls().unique().sort(root.key).with_columns(event_time)
 
 
-def _bearers(plan: Plan) -> Iterator[tuple[str, str]]:
-    """Namespaces and the column of each that holds the feature set's key."""
-    root = plan.root
-    yield root.namespace, root.key
-    for join in root.joins:
-        if join.own_keys == (root.key,):
-            yield join.target, join.target_keys[0]
-
-
-def _keys(plan: Plan, namespace: str, column: str, path: Path, moment: datetime) -> pl.DataFrame:
-    item = plan.class_plan(namespace)
+def _keys(scan: SourceScan, namespace: str, column: str, as_of: datetime) -> pl.DataFrame:
+    item = scan.plan.class_plan(namespace)
     names = [column] if item.time is None else list(dict.fromkeys((column, item.time)))
-    rows = read_source(item, names, path).rows
+    rows = read_source(item, names, scan.paths[namespace]).rows
     if item.time is not None:
-        rows = rows.filter(pl.col(item.time) <= moment)
+        rows = rows.filter(pl.col(item.time) <= as_of)
     return rows.select(column).unique()

@@ -51,10 +51,8 @@ def compute_features(recipes: DemoRecipes) -> Figures:
     from sunloom.feature_store.materialization.materialize import materialize
 
     result = materialize(recipes.features)
-    note = (
-        f"{result['training_rows']:,} training rows, {result['online_entities']:,} entities online"
-    )
-    return Figures(result, note)
+    note = f"{result.training_rows:,} training rows, {result.online_entities:,} entities online"
+    return Figures(result.model_dump(exclude_unset=True), note)
 
 
 def train_tabular_model(recipes: DemoRecipes) -> Figures:

@@ -13,6 +13,7 @@ import pytest
 
 from sunloom.config import Settings
 from sunloom.config.data.validation import ValidationConfig
+from sunloom.core.database import open_database
 from sunloom.data.quality.batches import (
     CheckedTable,
     TypedBatch,
@@ -249,14 +250,15 @@ def test_chunk_rows_of_the_recipe(
 
 def test_the_gate_refuses_whole_and_says_why(settings: Settings, tmp_path: Path) -> None:
     batch = pl.DataFrame(ROWS).select("id", "amount")
-    assert gate(settings, None, batch, "customer", tmp_path) is None
+    assert gate(open_database(settings), None, batch, "customer", tmp_path) is None
     rules = ValidationConfig.model_validate({"columns": {"amount": {"min": 0}}})
     with pytest.raises(DataQualityError, match="customer is not written") as caught:
-        gate(settings, rules, batch, "customer", tmp_path)
+        gate(open_database(settings), rules, batch, "customer", tmp_path)
     assert "amount: range 0.9" in caught.value.message
     assert "rejected.jsonl" in caught.value.hint
     assert len((tmp_path / "rejected.jsonl").read_text().splitlines()) == 2
-    passed = gate(settings, rules, batch.filter(pl.col("amount") >= 0), "customer", tmp_path)
+    good = batch.filter(pl.col("amount") >= 0)
+    passed = gate(open_database(settings), rules, good, "customer", tmp_path)
     assert passed is not None
     assert passed.is_passed
     assert not (tmp_path / "rejected.jsonl").exists()

@@ -16,7 +16,7 @@ from sunloom.config import load_config
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.data.quality.results_table import latest_verdicts
 from sunloom.errors import DataQualityError
-from sunloom.feature_store.materialization.backfill.run import backfill
+from sunloom.feature_store.materialization.backfill.backfill import backfill
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store
 from sunloom.feature_store.stores.online.open import open_online_store
@@ -69,7 +69,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_failed_batch_is_not_written_and_the_last_good_one_stays(folder: Path) -> None:
     good = recipe(folder)
-    assert materialize(good)["online_entities"] == 4
+    assert materialize(good).online_entities == 4
     _write(folder, [10.0] * 19 + [2_000.0])
     with pytest.raises(DataQualityError, match=r"takings: range 0\.75") as caught:
         materialize(good)
@@ -85,7 +85,7 @@ def test_a_failed_batch_is_not_written_and_the_last_good_one_stays(folder: Path)
     assert rejected["content"]["id"] == "s3"
     assert (quality / "report.html").is_file()
     assert [(one.name, one.passed) for one in latest_verdicts(good)] == [("qg_shop online", False)]
-    assert materialize(recipe(folder, ""))["online_entities"] == 4
+    assert materialize(recipe(folder, "")).online_entities == 4
     assert store.read("qg_shop", ["s3"])[0]["takings"] == 2_040.0  # type: ignore[index]
 
 

@@ -1,16 +1,18 @@
-"""The chunks of a backfill: spans of time, and the moments in each."""
+"""The grid of a backfill: its chunks of time, and the as-of times in each."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-_SPANS = 16
-_SECOND = timedelta(seconds=1)
-_FORM = "%Y%m%dT%H%M%S.%fZ"
+from sunloom.config.features.materialization import BackfillConfig
+from sunloom.errors import UsageError
+
+_CHUNKS = 16
+_SECOND, _DAY = timedelta(seconds=1), timedelta(days=1)
+_NAME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 
 
 @dataclass(frozen=True)
@@ -22,18 +24,18 @@ class TimeRange:
 
     @property
     def name(self) -> str:
-        """The name of its folder; in order of time."""
-        return f"from={self.start:{_FORM}}"
+        """The name of its folder; names sort by time."""
+        return f"from={self.start:{_NAME_FORMAT}}"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is asked, whatever the order in which it is answered.
+    """What is computed, in whatever order it is done.
 
     Attributes:
-        start: First moment.
+        start: First as-of time.
         end: The end, not in it.
-        every: Between moments; None where the entities bring their own.
+        every: Between as-of times; None where the entities bring their own.
         chunk: Length of a chunk.
         partitions: Partitions by key hash.
     """
@@ -50,28 +52,44 @@ class Grid:
         starts = [self.start + index * self.chunk for index in range(count)]
         return [TimeRange(at, min(at + self.chunk, self.end)) for at in starts]
 
-    def moments(self, span: TimeRange) -> Iterator[datetime]:
-        """The moments of the grid in a chunk's time."""
+    def as_of_times(self, span: TimeRange) -> Iterator[datetime]:
+        """The as-of times in a chunk."""
         assert self.every is not None
+        # Counted from the grid's start, so that no chunk's length shifts them.
         number = math.ceil((span.start - self.start) / self.every)
-        while (moment := self.start + number * self.every) < span.end:
-            yield moment
+        while (at := self.start + number * self.every) < span.end:
+            yield at
             number += 1
 
-    def described(self) -> str:
-        """As JSON, the same for the same grid."""
-        return json.dumps(asdict(self), default=str, sort_keys=True)
+
+def build_grid(config: BackfillConfig, partitions: int) -> Grid:
+    """The grid of a backfill: whole steps a chunk, a sixteenth of the range by default.
+
+    Args:
+        config: The recipe's ``backfill``.
+        partitions: Partitions by key hash.
+
+    Raises:
+        UsageError: The rows go into the offline store, and a chunk begins within a day.
+    """
+    start, end = config.start.astimezone(UTC), config.end.astimezone(UTC)
+    step = config.every or _SECOND
+    length = config.chunk or (end - start) / _CHUNKS
+    chunk = step * max(1, math.ceil(length / step))
+    if config.into_store and config.chunk is None:
+        chunk = _DAY * math.ceil(chunk / _DAY)
+    grid = Grid(start, end, config.every, chunk, partitions)
+    if config.into_store:
+        _require_whole_days(grid)
+    return grid
 
 
-def grid_of(
-    start: datetime,
-    end: datetime,
-    every: timedelta | None,
-    chunk: timedelta | None,
-    partitions: int,
-) -> Grid:
-    """The grid; a chunk is a sixteenth of the range by default, whole steps of the grid."""
-    start, end = start.astimezone(UTC), end.astimezone(UTC)
-    step = every or _SECOND
-    wanted = chunk or (end - start) / _SPANS
-    return Grid(start, end, every, step * max(1, math.ceil(wanted / step)), partitions)
+def _require_whole_days(grid: Grid) -> None:
+    # A chunk replaces its days in the store: no day may be part of two chunks.
+    midnight = grid.start.replace(hour=0, minute=0, second=0, microsecond=0)
+    if grid.start != midnight or grid.chunk % _DAY:
+        raise UsageError(
+            f"backfill.into_store needs whole days: start is {grid.start}, chunk {grid.chunk}.",
+            "Start at midnight UTC, and make the chunk 1d, 7d, …",
+            "backfill.into_store",
+        )

@@ -1,0 +1,318 @@
+"""A feature set over a range of time, chunk by chunk, and resumable after whatever ended it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import polars as pl
+from pydantic import BaseModel
+
+from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.core.files import remove_partial
+from sunloom.core.telemetry import get_logger
+from sunloom.data.shuffle import from_packet, partition_by_hash, to_packet
+from sunloom.data.sources.table_files import data_files, read_table
+from sunloom.errors import ConflictError, UsageError
+from sunloom.feature_store.materialization.backfill.chunk_files import (
+    MANIFEST,
+    PARAMETERS,
+    chunk_path,
+    publish_json,
+    published_rows,
+)
+from sunloom.feature_store.materialization.backfill.entities import key_sources
+from sunloom.feature_store.materialization.backfill.fill import (
+    FilledPartition,
+    PartitionTask,
+    fill_here,
+    fill_on_cluster,
+)
+from sunloom.feature_store.materialization.backfill.grid import Grid, build_grid
+from sunloom.feature_store.materialization.backfill.store_chunks import store_chunks
+from sunloom.feature_store.materialization.quality_gate import QualityGate, open_quality_gate
+from sunloom.feature_store.stores.offline.offline_store import OfflineStore, open_offline_store
+from sunloom.features.definitions.open import plan_of
+from sunloom.features.engine.counters import Counters
+from sunloom.features.historical.engine_choice import EngineChoice, choose_engine
+from sunloom.features.historical.query_frame import build_query_frame
+from sunloom.features.historical.result import quarantine_damaged
+from sunloom.features.historical.worker import ReadReport
+from sunloom.features.plan.columns import EVENT_TIME, NOW
+from sunloom.features.sources.extract import fetch_sources
+from sunloom.features.sources.scan import SourceScan, open_scan
+
+_log = get_logger("features.backfill")
+
+
+class BackfillResult(BaseModel, frozen=True):
+    """What a backfill computed and kept; what does not apply is unset.
+
+    Attributes:
+        rows: Rows of all chunks.
+        chunks: Files in all.
+        computed: Files that this run wrote.
+        kept: Files that were whole before.
+        engine: Who computed.
+        why: Why that engine.
+        folder: Of the files.
+        quarantined: Reason to number of source rows that could not be read.
+        stored: Chunks that this run wrote to the offline store.
+        validations: Feature to number of values outside its limits.
+        resolver_failures: Resolver to number of failed calls.
+    """
+
+    rows: int
+    chunks: int
+    computed: int
+    kept: int
+    engine: str
+    why: str
+    folder: str
+    quarantined: Mapping[str, int]
+    stored: int = 0
+    validations: Mapping[str, int] = {}
+    resolver_failures: Mapping[str, int] = {}
+
+
+@dataclass(frozen=True)
+class BackfillParameters:
+    """All that decides what the files hold: the folder's name is its hash.
+
+    Attributes:
+        feature_set: The feature set.
+        plan: The plan's fingerprint.
+        grid: As-of times, chunks and partitions.
+        sources: Namespace to path, size and time of each file: changed files begin anew.
+        polars: Version of Polars, whose hash of keys decides the partitions.
+    """
+
+    feature_set: str
+    plan: str
+    grid: Grid
+    sources: Mapping[str, Sequence[tuple[str, int, int]]]
+    polars: str
+
+    @property
+    def digest(self) -> str:
+        """The same for the same parameters."""
+        text = json.dumps(asdict(self), sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class ChunkFile:
+    """A published file in the manifest.
+
+    Attributes:
+        file: Path below the backfill's folder.
+        rows: Its rows.
+    """
+
+    file: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class BackfillJob:
+    """One backfill: all that the work needs, read once from the recipe.
+
+    Attributes:
+        scan: The plan and its sources.
+        engine: Who computes.
+        parameters: What decides what the files hold.
+        folder: Of the backfill's files.
+        entities: A file with the entities' keys, and ``event_time`` where the grid has no step.
+            Without it, every key of the sources by the as-of time.
+        max_bad_share: Share of unreadable source rows above which nothing is computed.
+        offline: The offline store, where the rows are to become its rows.
+        gate: Rules that rows for the store must pass, if there are any.
+    """
+
+    scan: SourceScan
+    engine: EngineChoice
+    parameters: BackfillParameters
+    folder: Path
+    entities: Path | None
+    max_bad_share: float
+    offline: OfflineStore | None
+    gate: QualityGate | None
+
+    @classmethod
+    def prepare(cls, recipe: FeaturesRecipe) -> BackfillJob:
+        """Read the recipe: bind the definitions, fetch the sources, choose the engine.
+
+        The folder's name depends on the plan, the range and the sources: the same recipe goes on
+        where it was ended, another or changed sources begin anew. Tables of a database are fetched
+        once; remove the fetched files, or materialise, for newer rows.
+
+        Raises:
+            UsageError: The recipe has no ``backfill``, Chalk computes, or nothing says which
+                entities there are.
+        """
+        config, wanted = recipe.backfill, recipe.execution.engine
+        if config is None:
+            raise UsageError(
+                "The recipe has no `backfill`, which says the range of time.",
+                "Write backfill: {start: …, end: …, every: 1d}, or --start, --end and --every.",
+                "backfill",
+            )
+        if wanted == "chalk":
+            raise UsageError(
+                "A backfill is computed by this platform's own engines.",
+                "Set execution.engine to auto, polars or ray.",
+                "execution.engine",
+            )
+        plan, paths = plan_of(recipe.definitions, recipe.feature_set), recipe.source_paths()
+        if not all(path.exists() for path in paths.values()):
+            fetch_sources(recipe.feature_store.batch_source, paths)
+        scan = open_scan(plan, paths)
+        columns = {name: projection.columns for name, projection in scan.projections.items()}
+        if config.entities is None and not key_sources(plan, columns):
+            raise UsageError(
+                f"No source of {plan.feature_set!r} has its key {plan.root.key!r}.",
+                "Name a file with the entities' keys in backfill.entities.",
+                "backfill.entities",
+            )
+        files = paths if config.entities is None else paths | {EVENT_TIME: config.entities}
+        parameters = BackfillParameters(
+            feature_set=plan.feature_set,
+            plan=plan.fingerprint,
+            grid=build_grid(config, recipe.execution.partitions),
+            sources={name: _identity(path) for name, path in sorted(files.items())},
+            polars=pl.__version__,
+        )
+        return cls(
+            scan=scan,
+            engine=choose_engine(scan, wanted=wanted),
+            parameters=parameters,
+            folder=recipe.features_folder() / "backfill" / parameters.digest,
+            entities=config.entities,
+            max_bad_share=recipe.execution.max_bad_share,
+            offline=open_offline_store(recipe) if config.into_store else None,
+            gate=open_quality_gate(recipe, plan) if config.into_store else None,
+        )
+
+    @property
+    def needs_cluster(self) -> bool:
+        """Whether Ray computes."""
+        return self.engine.engine == "ray"
+
+    def run(self) -> BackfillResult:
+        """Compute what is missing; published files are left as they are.
+
+        Raises:
+            DataQualityError: Too many source rows cannot be read; nothing is computed then.
+            ClusterError: Ray computes, and no cluster is connected.
+            ConflictError: A published file was removed meanwhile.
+        """
+        remove_partial(self.folder)
+        publish_json(asdict(self.parameters), self.folder / PARAMETERS)
+        quarantined: dict[str, int] = {}
+
+        def check(reports: Sequence[ReadReport]) -> None:
+            quarantined.update(self._quarantine(reports))
+
+        filled: Sequence[FilledPartition] = ()
+        if tasks := self._tasks():
+            _log.info(
+                "%s computes %d partitions: %s", self.engine.engine, len(tasks), self.engine.why
+            )
+            fill = fill_on_cluster if self.needs_cluster else fill_here
+            filled = fill(self.scan, tasks, check)
+        files = self._files()
+        rows = sum(file.rows for file in files)
+        manifest = {"rows": rows, "files": [asdict(file) for file in files]}
+        publish_json(asdict(self.parameters) | manifest, self.folder / MANIFEST)
+        computed = sum(partition.chunks for partition in filled)
+        stored: dict[str, int] = {}
+        if self.offline is not None:
+            grid, plan = self.parameters.grid, self.scan.plan
+            stored["stored"] = store_chunks(self.offline, self.gate, plan, grid, self.folder)
+        return BackfillResult(
+            rows=rows,
+            chunks=len(files),
+            computed=computed,
+            kept=len(files) - computed,
+            engine=self.engine.engine,
+            why=self.engine.why,
+            folder=str(self.folder),
+            quarantined=quarantined,
+            **stored,
+            **Counters.merge(partition.counters for partition in filled).log_and_count(),
+        )
+
+    def _tasks(self) -> list[PartitionTask]:
+        """What each partition still has to do; those with nothing are left out."""
+        grid, text, keys = self.parameters.grid, self.scan.plan.model_dump_json(), self._keys()
+        tasks = []
+        for number in range(grid.partitions):
+            missing = [
+                span
+                for span in grid.spans()
+                if published_rows(chunk_path(self.folder, span, number)) is None
+            ]
+            if missing:
+                packet = None if keys is None else to_packet(keys[number])
+                tasks.append(
+                    PartitionTask(
+                        plan_json=text,
+                        grid=grid,
+                        folder=str(self.folder),
+                        partition=number,
+                        missing=missing,
+                        keys=packet,
+                    )
+                )
+        return tasks
+
+    def _keys(self) -> list[pl.DataFrame] | None:
+        """Each partition's entities; None where they are those of the sources."""
+        if self.entities is None:
+            return None
+        plan, grid = self.scan.plan, self.parameters.grid
+        rows = read_table(self.entities).rows
+        has_source = plan.namespace in self.scan.paths
+        if grid.every is None:
+            query = build_query_frame(plan, rows, has_source=has_source)
+            keys = query.sort(NOW, maintain_order=True)
+        else:
+            # The file needs no event time; any one will do until the grid's take its place.
+            start = pl.lit(grid.start).cast(pl.Datetime("us", "UTC")).alias(EVENT_TIME)
+            query = build_query_frame(plan, rows.with_columns(start), has_source=has_source)
+            keys = query.drop(NOW).unique(plan.root.key, keep="first", maintain_order=True)
+        return list(partition_by_hash(keys, (plan.root.key,), grid.partitions))
+
+    def _quarantine(self, reports: Sequence[ReadReport]) -> dict[str, int]:
+        damaged = [from_packet(report.damaged) for report in reports if report.damaged is not None]
+        return quarantine_damaged(
+            pl.concat(damaged) if damaged else pl.DataFrame(),
+            sum(report.rows_read for report in reports),
+            self.folder / "quarantine.jsonl",
+            self.max_bad_share,
+        )
+
+    def _files(self) -> list[ChunkFile]:
+        files = []
+        for span in self.parameters.grid.spans():
+            for number in range(self.parameters.grid.partitions):
+                path = chunk_path(self.folder, span, number)
+                rows = published_rows(path)
+                if rows is None:
+                    raise ConflictError(f"{path} is gone.", "Run the backfill again.")
+                files.append(ChunkFile(str(path.relative_to(self.folder)), rows))
+        return files
+
+
+def backfill(recipe: FeaturesRecipe) -> BackfillResult:
+    """Backfill where a cluster is connected already, or none is needed."""
+    return BackfillJob.prepare(recipe).run()
+
+
+def _identity(path: Path) -> list[tuple[str, int, int]]:
+    """Path, size and time of each file: another content has another identity."""
+    states = [(file, file.stat()) for file in data_files(path)]
+    return [(str(file.absolute()), s.st_size, s.st_mtime_ns) for file, s in states]
