@@ -18,7 +18,7 @@ from sunloom.errors import ArtifactError, DataError, NotFoundError
 from sunloom.preprocessing.artifact import load, save
 from sunloom.preprocessing.fit import fit, fit_transform
 from sunloom.preprocessing.job import fit_file, register, transform_file
-from sunloom.serving.apps.features.transform import prepare_rows
+from sunloom.serving.apps.features.transform import TransformHandler
 
 pytestmark = pytest.mark.integration
 
@@ -129,7 +129,7 @@ def test_an_image_may_stay_for_another_step(
     save(kept, tmp_path / "kept")
     register(settings, kept, tmp_path / "kept", "pictures", "production")
     sent = {"i": b64encode(row["i"]).decode()}
-    answer = prepare_rows(settings)(None, {"artifact": "pictures", "rows": [sent]})  # type: ignore[arg-type]
+    answer = TransformHandler(settings)(None, {"artifact": "pictures", "rows": [sent]})  # type: ignore[arg-type]
     assert answer["rows"] == [row | sent]
 
 

@@ -14,7 +14,7 @@ from sunloom.core.database import open_database
 from sunloom.errors import RequestError
 from sunloom.serving.apps.gateway.app import build_gateway_app
 from sunloom.serving.apps.gateway.openapi_docs import merge_documents, render_page
-from sunloom.serving.apps.gateway.training_jobs import read_progress
+from sunloom.serving.apps.gateway.training_jobs import progress_of_log
 from sunloom.serving.apps.gateway.training_routes import assignments
 from sunloom.serving.asgi.types import ASGIApp
 from sunloom.serving.auth.middleware import GatewayMiddleware
@@ -66,12 +66,12 @@ def test_progress_is_read_from_the_folder_that_the_log_names(tmp_path: Path) -> 
     ]  # fmt: skip
     text = "\n".join(json.dumps(row) for row in rows) + '\n{"step": 11, "lo'
     (tmp_path / "progress.jsonl").write_text(text)
-    found = read_progress(f"12:00 INFO run llm-1 writes to {tmp_path}\nmore\n")
+    found = progress_of_log(f"12:00 INFO run llm-1 writes to {tmp_path}\nmore\n")
     assert (found["run_id"], found["step"], found["steps"]) == ("llm-1", 10, 40)
     assert found["eta_s"] == 15.0
     assert found["loss_history"][0] == {"step": 1, "loss": 2.0}
     assert len(found["loss_history"]) == 10
-    assert read_progress("nothing yet")["loss_history"] == []
+    assert progress_of_log("nothing yet")["loss_history"] == []
 
 
 def test_overrides_become_assignments() -> None:

@@ -1,4 +1,4 @@
-"""FastAPI as every app here uses it: errors raised on purpose get their status and body."""
+"""FastAPI apps with the common error body."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sunloom.serving.auth.middleware import caller
 
 
 def build_fastapi(title: str, prefix: str = "") -> FastAPI:
-    """An app without docs of its own: the gateway serves one document over all apps.
+    """A FastAPI app without docs of its own: the gateway serves one document over all apps.
 
     Args:
         title: Title of its OpenAPI document.
-        prefix: Where the app is mounted; the gateway reads ``PREFIX/openapi.json``.
+        prefix: Route prefix of the app, whose ``PREFIX/openapi.json`` the gateway merges.
     """
     app = FastAPI(
         title=title,
@@ -26,16 +26,16 @@ def build_fastapi(title: str, prefix: str = "") -> FastAPI:
         redoc_url=None,
         openapi_url=f"{prefix}/openapi.json" if prefix else None,
     )
-    app.add_exception_handler(SunloomError, _answer)
+    app.add_exception_handler(SunloomError, _handle_error)
     return app
 
 
-def answer_error(request: Request, error: Exception) -> Response:
-    """An error in the one body."""
+def error_response(request: Request, error: Exception) -> Response:
+    """The response for an error."""
     problem = problem_of(error)
     body = json.dumps(problem.body(caller(request.scope).request_id))
     return Response(body, problem.status, media_type="application/json")
 
 
-async def _answer(request: Request, error: Exception) -> Response:
-    return answer_error(request, error)
+async def _handle_error(request: Request, error: Exception) -> Response:
+    return error_response(request, error)

@@ -1,4 +1,4 @@
-"""``Idempotency-Key``: a POST that creates something does it once, however often it is sent."""
+"""Idempotent requests: a POST with ``Idempotency-Key`` does its work once."""
 
 from __future__ import annotations
 
@@ -6,25 +6,32 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Header
 from sqlalchemy import JSON, String
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.core.database import Base, Database, UtcDateTime, utc_now
 from sunloom.errors import ConflictError, RequestError
 
 KEPT = timedelta(hours=24)
-"""How long an answer is remembered."""
+"""How long a response is stored."""
 ABANDONED = timedelta(minutes=2)
-"""After this an unfinished request counts as lost."""
+"""After this time an unfinished request counts as lost."""
 _LONGEST_KEY = 200
+IdempotencyKey = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", description="The same key does the work once."),
+]
+"""Parameter of a route that takes the header."""
 
 
 class IdempotencyRow(Base):
-    """A request that was sent with a key, and its answer once there is one."""
+    """A request with a key, and its response once there is one."""
 
     __tablename__ = "idempotency"
 
@@ -37,17 +44,17 @@ class IdempotencyRow(Base):
 
 
 class IdempotentRequests:
-    """Remembers the answers of requests that carry a key.
+    """Stores the responses of requests with a key.
 
     Args:
-        database: Where they are remembered, for all processes alike.
+        database: Database that all replicas share.
     """
 
     def __init__(self, database: Database) -> None:
         database.ensure(IdempotencyRow)
         self._database = database
 
-    async def once(
+    async def run_once(
         self,
         tenant: str,
         route: str,
@@ -55,95 +62,103 @@ class IdempotentRequests:
         body: Any,
         produce: Callable[[], Awaitable[dict[str, Any]]],
     ) -> dict[str, Any]:
-        """Produce the answer, or repeat the one that the same key got before.
+        """Produce the response, or return the one that the same key got before.
 
         Args:
-            tenant: Whose key it is; tenants do not see each other's.
+            tenant: The caller's tenant: keys of different tenants are independent.
             route: Path of the request.
-            key: The header; without one the answer is always produced.
+            key: The header; without one the response is always produced.
             body: The request's body, which must be the same each time.
             produce: Does the work.
 
         Raises:
             RequestError: The key was used with another body, or is too long.
-            ConflictError: The first request with this key is still under way.
+            ConflictError: The first request with this key is still running.
         """
         if key is None:
             return await produce()
         if not 0 < len(key) <= _LONGEST_KEY:
             raise RequestError(f"Idempotency-Key must have 1 to {_LONGEST_KEY} characters.")
-        fresh = IdempotencyRow(tenant=tenant, route=route, key=key, digest=_digest(body))
-        held = await asyncio.to_thread(self._take, fresh)
-        if held is not None:
-            return held
+        request = _Request(tenant, route, key, _digest(body))
+        stored = await asyncio.to_thread(self._begin, request)
+        if stored is not None:
+            return stored
         try:
             answer = await produce()
         except BaseException:
             # Nothing was created: the same key may try again.
-            await asyncio.to_thread(self._forget, fresh)
+            await asyncio.to_thread(self._delete, request)
             raise
-        await asyncio.to_thread(self._remember, fresh, answer)
+        await asyncio.to_thread(self._store, request, answer)
         return answer
 
-    def _take(self, fresh: IdempotencyRow) -> dict[str, Any] | None:
+    def _begin(self, request: _Request) -> dict[str, Any] | None:
+        """Reserve the key for this request; the stored response if there is one."""
         try:
             with self._database.session() as session:
-                held = session.get(IdempotencyRow, _identity(fresh))
-                if held is not None and not _is_over(held):
-                    return _answer_of(held, fresh)
-                if held is not None:
-                    session.delete(held)
+                row = session.get(IdempotencyRow, request.identity)
+                if row is not None and not _is_expired(row):
+                    return _response_of(row, request)
+                if row is not None:
+                    session.delete(row)
                     session.flush()
-                session.add(_copy(fresh))
+                session.add(
+                    IdempotencyRow(
+                        tenant=request.tenant,
+                        route=request.route,
+                        key=request.key,
+                        digest=request.digest,
+                    )
+                )
                 return None
         except IntegrityError:
-            # Another process was faster by an instant.
+            # Another process inserted the row between the read and the commit.
             with self._database.session() as session:
-                return _answer_of(session.get_one(IdempotencyRow, _identity(fresh)), fresh)
+                row = session.get_one(IdempotencyRow, request.identity)
+                return _response_of(row, request)
 
-    def _remember(self, fresh: IdempotencyRow, answer: dict[str, Any]) -> None:
+    def _store(self, request: _Request, answer: dict[str, Any]) -> None:
         with self._database.session() as session:
-            session.get_one(IdempotencyRow, _identity(fresh)).answer = answer
+            session.get_one(IdempotencyRow, request.identity).answer = answer
 
-    def _forget(self, fresh: IdempotencyRow) -> None:
+    def _delete(self, request: _Request) -> None:
         with self._database.session() as session:
-            _delete(session, fresh)
+            row = session.get(IdempotencyRow, request.identity)
+            if row is not None:
+                session.delete(row)
 
 
-def _answer_of(held: IdempotencyRow, fresh: IdempotencyRow) -> dict[str, Any]:
-    if held.digest != fresh.digest:
+@dataclass(frozen=True)
+class _Request:
+    tenant: str
+    route: str
+    key: str
+    digest: str
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """Primary key of its row."""
+        return (self.tenant, self.route, self.key)
+
+
+def _response_of(row: IdempotencyRow, request: _Request) -> dict[str, Any]:
+    if row.digest != request.digest:
         raise RequestError(
-            f"Idempotency-Key {fresh.key!r} was used with another body.",
+            f"Idempotency-Key {request.key!r} was used with another body.",
             "Use a new key for a new request.",
             "Idempotency-Key",
         )
-    if held.answer is None:
+    if row.answer is None:
         raise ConflictError(
-            f"The first request with Idempotency-Key {fresh.key!r} is still under way.",
+            f"The first request with Idempotency-Key {request.key!r} is still running.",
             "Send it again in a moment.",
         )
-    return held.answer
+    return row.answer
 
 
-def _is_over(held: IdempotencyRow) -> bool:
-    age = utc_now() - held.created_at
-    return bool(age > (KEPT if held.answer is not None else ABANDONED))
-
-
-def _delete(session: Session, fresh: IdempotencyRow) -> None:
-    held = session.get(IdempotencyRow, _identity(fresh))
-    if held is not None:
-        session.delete(held)
-
-
-def _identity(row: IdempotencyRow) -> tuple[str, str, str]:
-    return (row.tenant, row.route, row.key)
-
-
-def _copy(fresh: IdempotencyRow) -> IdempotencyRow:
-    return IdempotencyRow(
-        tenant=fresh.tenant, route=fresh.route, key=fresh.key, digest=fresh.digest
-    )
+def _is_expired(row: IdempotencyRow) -> bool:
+    age = utc_now() - row.created_at
+    return bool(age > (KEPT if row.answer is not None else ABANDONED))
 
 
 def _digest(body: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI
@@ -20,26 +20,26 @@ from sunloom.tabular.model import TabularModel, load_model, predictions
 
 KIND = "tabular"
 _TRUSTED_S = 1.0
-_MOST = 10_000
+_MAX_ENTITIES = 10_000
 EntityId = int | str
 
 
 class PredictionRequest(BaseModel):
-    """Entities whose features are read from the online store, or rows that bring their own."""
+    """Entities whose features are read from the online store, or rows with their features."""
 
-    entity_ids: Annotated[list[EntityId] | None, Field(max_length=_MOST)] = None
-    rows: Annotated[list[dict[str, Any]] | None, Field(max_length=_MOST)] = None
+    entity_ids: Annotated[list[EntityId] | None, Field(max_length=_MAX_ENTITIES)] = None
+    rows: Annotated[list[dict[str, Any]] | None, Field(max_length=_MAX_ENTITIES)] = None
     feature_set: str | None = None
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> PredictionRequest:
+    def _check_exactly_one(self) -> PredictionRequest:
         if (self.entity_ids is None) == (self.rows is None):
             raise ValueError("give either entity_ids or rows")
         return self
 
 
 class Prediction(BaseModel):
-    """One answer; an unknown entity has none."""
+    """A prediction; an unknown entity has none."""
 
     entity_id: EntityId | None
     found: bool = True
@@ -48,17 +48,17 @@ class Prediction(BaseModel):
 
 
 class Predictions(BaseModel):
-    """Answers in the order of the request."""
+    """Predictions in the order of the request."""
 
     model: str
     predictions: list[Prediction]
 
 
-class ModelShelf:
-    """Registered models, loaded when asked for; an alias that moves is followed within a second.
+class LoadedModels:
+    """Registered models, loaded on first use; a moved alias is followed within a second.
 
     Args:
-        settings: Where the registry is.
+        settings: Settings of the registry.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -67,19 +67,18 @@ class ModelShelf:
         self._models: dict[str, TabularModel] = {}
 
     def find(self, ref: str) -> tuple[ModelVersion, TabularModel]:
-        """The version that a name means now, and its model.
+        """The version that a name stands for now, and its model.
 
         Raises:
-            NotFoundError: No tabular model bears the name; the known ones are listed.
+            NotFoundError: There is no tabular model of that name; lists the known ones.
         """
         version = self._versions.get_or_load(ref, lambda: self._look_up(ref))
         if version.ref not in self._models:
-            # One version of a name at a time: the one before is not needed again.
-            stale = [held for held in self._models if held.partition("@")[0] == version.name]
-            loaded = load_model(self._registry.path(version))
-            for held in stale:
-                self._models.pop(held, None)
-            self._models[version.ref] = loaded
+            model = load_model(self._registry.path(version))
+            # One version of a model at a time, so that promotions do not fill the memory.
+            for ref in [ref for ref in self._models if ref.partition("@")[0] == version.name]:
+                self._models.pop(ref, None)
+            self._models[version.ref] = model
         return version, self._models[version.ref]
 
     def names(self) -> list[str]:
@@ -96,64 +95,66 @@ class ModelShelf:
 
 
 def build_tabular_app(settings: Settings) -> FastAPI:
-    """The tabular app; the guard goes in front of it."""
-    shelf, store = ModelShelf(settings), open_online_store(settings)
+    """The tabular FastAPI app; the middleware goes in front of it."""
+    models, store = LoadedModels(settings), open_online_store(settings)
     router = APIRouter(prefix="/predict", tags=["predict"])
 
     @router.get("")
     async def list_models() -> dict[str, list[str]]:
-        """Names of the models that can be asked."""
-        return {"models": await asyncio.to_thread(shelf.names)}
+        """Names of the registered tabular models."""
+        return {"models": await asyncio.to_thread(models.names)}
 
     @router.post("/{model}")
     async def predict(model: str, body: PredictionRequest) -> Predictions:
         """Probability and label for each entity or row, in order."""
-        return await asyncio.to_thread(answer, shelf, store, model, body)
+        return await asyncio.to_thread(answer_request, models, store, model, body)
 
     app = build_fastapi("Sunloom tabular models", "/predict")
     app.include_router(router)
     return app
 
 
-def answer(shelf: ModelShelf, store: OnlineStore, ref: str, body: PredictionRequest) -> Predictions:
+def answer_request(
+    models: LoadedModels, store: OnlineStore, ref: str, body: PredictionRequest
+) -> Predictions:
     """Predict for entities or rows.
 
     Raises:
         NotFoundError: Unknown model or feature set.
-        RequestError: No feature set holds what the model needs.
+        RequestError: No feature set has the features that the model needs.
         DataError: A row lacks a feature.
     """
-    version, model = shelf.find(ref)
+    version, model = models.find(ref)
     if body.rows is not None:
-        given = [Prediction.model_validate(one) for one in predictions(model, body.rows)]
-        return Predictions(model=version.ref, predictions=given)
-    name = body.feature_set or _feature_set(version, model, store)
-    made = _for_entities(model, store, name, body.entity_ids or [])
-    return Predictions(model=version.ref, predictions=made)
+        results = [Prediction.model_validate(result) for result in predictions(model, body.rows)]
+    else:
+        name = body.feature_set or _feature_set(version, model, store)
+        results = _predict_entities(model, store, name, body.entity_ids or [])
+    return Predictions(model=version.ref, predictions=results)
 
 
-def _for_entities(
-    model: TabularModel, store: OnlineStore, name: str, ids: Sequence[EntityId]
+def _predict_entities(
+    model: TabularModel, store: OnlineStore, feature_set: str, ids: Sequence[EntityId]
 ) -> list[Prediction]:
-    records = store.read(name, ids, features=list(model.feature_names))
-    found = [record for record in records if record is not None]
-    made = iter(predictions(model, found) if found else [])
-    return [_prediction(one, record, made) for one, record in zip(ids, records, strict=True)]
-
-
-def _prediction(entity: EntityId, record: Mapping[str, Any] | None, made: Any) -> Prediction:
-    if record is None:
-        return Prediction(entity_id=entity, found=False, probability=None, prediction=None)
-    return Prediction.model_validate({**next(made), "entity_id": entity})
+    records = store.read(feature_set, ids, features=list(model.feature_names))
+    known = [record for record in records if record is not None]
+    # One call of the model for all known entities; unknown ones are filled in between.
+    results = iter(predictions(model, known) if known else [])
+    return [
+        Prediction.model_validate({**next(results), "entity_id": entity})
+        if record is not None
+        else Prediction(entity_id=entity, found=False, probability=None, prediction=None)
+        for entity, record in zip(ids, records, strict=True)
+    ]
 
 
 def _feature_set(version: ModelVersion, model: TabularModel, store: OnlineStore) -> str:
-    """The set that the model was trained on, or the only one that has all its features."""
+    """The feature set that the model was trained on, or the only one that has all its features."""
     for record in (version.lineage, model.about):
         if isinstance(record.get("feature_set"), str):
             return str(record["feature_set"])
     needed = set(model.feature_names)
-    fitting = [one for one in store.feature_sets() if needed <= set(store.schema(one).names)]
+    fitting = [name for name in store.feature_sets() if needed <= set(store.schema(name).names)]
     if len(fitting) != 1:
         raise RequestError(
             f"{version.ref} needs features that {'several sets' if fitting else 'no set'} hold.",

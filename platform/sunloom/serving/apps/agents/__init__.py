@@ -1,1 +1,1 @@
-"""Agents."""
+"""The app at ``/agents``: agents, their tasks and event streams."""

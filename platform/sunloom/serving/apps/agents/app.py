@@ -36,7 +36,7 @@ from sunloom.core.database import open_database
 from sunloom.serving.apps.agents.delegated_keys import AgentKeys
 from sunloom.serving.apps.agents.events import stream_events
 from sunloom.serving.apps.fastapi_app import build_fastapi
-from sunloom.serving.apps.idempotency import IdempotentRequests
+from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
 from sunloom.serving.auth.api_keys import KeyRecord
 from sunloom.serving.auth.middleware import caller
 
@@ -58,21 +58,17 @@ _EXAMPLES: dict[str, Example] = {
     }
 }
 """Body of ``POST /agents/create`` in the OpenAPI document."""
-IdempotencyKey = Annotated[
-    str | None,
-    Header(alias="Idempotency-Key", description="The same key does the work once."),
-]
 LastEventId = Annotated[
     str | None, Header(alias="Last-Event-ID", description="Number of the last event seen.")
 ]
 
 
 def build_agents_app(settings: Settings, hosts: Hosts | None = None) -> FastAPI:
-    """The agents' FastAPI app; the guard goes in front of it.
+    """The agents' FastAPI app; the middleware goes in front of it.
 
     Args:
         settings: Database, gateway address and key defaults.
-        hosts: Where agents live; actors of the connected Ray cluster by default.
+        hosts: Runs the agents; actors of the connected Ray cluster by default.
     """
     app = build_fastapi("Sunloom agents", "/agents")
     app.include_router(_build_router(AgentService(settings, hosts)))
@@ -80,11 +76,11 @@ def build_agents_app(settings: Settings, hosts: Hosts | None = None) -> FastAPI:
 
 
 class AgentService:
-    """What the routes do, without HTTP.
+    """The operations of the routes, without HTTP.
 
     Args:
         settings: Database, gateway address and key defaults.
-        hosts: Where agents live; actors of the connected Ray cluster by default.
+        hosts: Runs the agents; actors of the connected Ray cluster by default.
     """
 
     def __init__(self, settings: Settings, hosts: Hosts | None = None) -> None:
@@ -92,7 +88,7 @@ class AgentService:
         self.store = AgentStore(database)
         self.requests = IdempotentRequests(database)
         self._keys = AgentKeys(settings)
-        self._hosts = hosts or _ray_hosts(settings)
+        self._hosts = hosts or _build_ray_hosts(settings)
 
     async def create(self, spec: AgentSpec, key: KeyRecord) -> AgentRow:
         """Record the agent and start it.
@@ -142,7 +138,7 @@ class AgentService:
         return await asyncio.to_thread(self.store.task, task_id, agent_id)
 
     async def revive(self, task: TaskRow, key: KeyRecord) -> None:
-        """See that an unfinished task has an agent: its cluster may have gone meanwhile."""
+        """Wake the agent of an unfinished task: its cluster may have been restarted meanwhile."""
         if not is_final(TaskStatus(task.status)):
             await self._wake(await self.agent(task.agent_id, key), key)
 
@@ -162,7 +158,7 @@ def _add_agent_routes(router: APIRouter, service: AgentService) -> None:
     @router.get("")
     async def list_agents(request: Request) -> AgentList:
         """Agents of the key's tenant."""
-        rows = await asyncio.to_thread(service.store.agents, _key(request).tenant)
+        rows = await asyncio.to_thread(service.store.agents, _key_of(request).tenant)
         return AgentList(agents=[agent_view(row) for row in rows])
 
     @router.post("/create", status_code=201)
@@ -172,14 +168,14 @@ def _add_agent_routes(router: APIRouter, service: AgentService) -> None:
         idempotency_key: IdempotencyKey = None,
     ) -> AgentCreated:
         """Create an agent; it starts at once and waits for tasks."""
-        key = _key(request)
+        key = _key_of(request)
 
         async def produce() -> dict[str, Any]:
             return created_view(await service.create(spec, key)).model_dump(mode="json")
 
         body = spec.model_dump(mode="json")
         return AgentCreated.model_validate(
-            await service.requests.once(
+            await service.requests.run_once(
                 key.tenant, request.url.path, idempotency_key, body, produce
             )
         )
@@ -189,7 +185,7 @@ def _add_agent_routes(router: APIRouter, service: AgentService) -> None:
         request: Request, agent_id: str, limit: Annotated[int, Query(ge=1, le=500)] = 20
     ) -> AgentStatus:
         """The agent, its number of tasks by status, and the latest of them."""
-        agent = await service.agent(agent_id, _key(request))
+        agent = await service.agent(agent_id, _key_of(request))
         counts = await asyncio.to_thread(service.store.counts, agent_id)
         latest = await asyncio.to_thread(service.store.tasks, agent_id, limit)
         return status_view(agent, counts, latest)
@@ -204,14 +200,14 @@ def _add_task_routes(router: APIRouter, service: AgentService) -> None:
         idempotency_key: IdempotencyKey = None,
     ) -> TaskAccepted:
         """Queue a task."""
-        key = _key(request)
+        key = _key_of(request)
 
         async def produce() -> dict[str, Any]:
             row = await service.add_task(agent_id, body.task, key)
             return accepted_view(row).model_dump(mode="json")
 
         return TaskAccepted.model_validate(
-            await service.requests.once(
+            await service.requests.run_once(
                 key.tenant, request.url.path, idempotency_key, body.model_dump(), produce
             )
         )
@@ -219,8 +215,8 @@ def _add_task_routes(router: APIRouter, service: AgentService) -> None:
     @router.get("/{agent_id}/tasks/{task_id}")
     async def get_task(request: Request, agent_id: str, task_id: str) -> TaskView:
         """The task as it stands."""
-        task = await service.task(agent_id, task_id, _key(request))
-        await service.revive(task, _key(request))
+        task = await service.task(agent_id, task_id, _key_of(request))
+        await service.revive(task, _key_of(request))
         return task_view(task)
 
     @router.get("/{agent_id}/tasks/{task_id}/events", response_class=StreamingResponse)
@@ -232,7 +228,7 @@ def _add_task_routes(router: APIRouter, service: AgentService) -> None:
         after: Annotated[int, Query(ge=0, description="As Last-Event-ID, in the URL.")] = 0,
     ) -> StreamingResponse:
         """The task's events as they happen (server-sent events); ends when the task ends."""
-        key = _key(request)
+        key = _key_of(request)
         task = await service.task(agent_id, task_id, key)
         await service.revive(task, key)
         start = int(last_event_id) if last_event_id and last_event_id.isdecimal() else after
@@ -245,23 +241,23 @@ def _add_task_routes(router: APIRouter, service: AgentService) -> None:
     @router.post("/{agent_id}/tasks/{task_id}/cancel", status_code=202)
     async def cancel_task(request: Request, agent_id: str, task_id: str) -> TaskView:
         """Stop a task; does nothing to one that has ended."""
-        return task_view(await service.cancel(agent_id, task_id, _key(request)))
+        return task_view(await service.cancel(agent_id, task_id, _key_of(request)))
 
     @router.post("/{agent_id}/tasks/{task_id}/approve")
     async def approve_call(
         request: Request, agent_id: str, task_id: str, body: Decision
     ) -> TaskView:
         """Approve or deny the call that the task waits with."""
-        return task_view(await service.approve(agent_id, task_id, body, _key(request)))
+        return task_view(await service.approve(agent_id, task_id, body, _key_of(request)))
 
 
-def _key(request: Request) -> KeyRecord:
-    found = caller(request.scope).key
-    assert found is not None, "the guard lets nobody in without a key"
-    return found
+def _key_of(request: Request) -> KeyRecord:
+    key = caller(request.scope).key
+    assert key is not None, "the middleware admits no request to /agents without a key"
+    return key
 
 
-def _ray_hosts(settings: Settings) -> Hosts:
+def _build_ray_hosts(settings: Settings) -> Hosts:
     from sunloom.agents.actors import RayHosts
 
     return RayHosts(settings)

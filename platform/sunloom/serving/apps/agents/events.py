@@ -1,4 +1,4 @@
-"""A task's events as a server-sent event stream that can be taken up again."""
+"""Server-sent event stream of a task's events, which a client can resume."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sunloom.agents.tables import EventRow
 
 FINAL_EVENTS = frozenset({"succeeded", "failed", "cancelled"})
 _POLL_S = 0.15
+# Proxies close connections on which nothing is sent for half a minute or so.
 _HEARTBEAT_S = 15.0
 _KEEP_AWAKE_S = 5.0
 
@@ -21,9 +22,9 @@ async def stream_events(
 ) -> AsyncIterator[str]:
     """Events numbered above ``after``, as they come, up to the one that ends the task.
 
-    Every event has its number as SSE id, so a client that lost the connection continues with
-    ``Last-Event-ID`` and misses nothing. The log lies in the database: any replica can stream.
-    As long as someone looks, the task's agent is kept awake and its key fresh.
+    Every event has its number as SSE id, so a client that lost the connection resumes with
+    ``Last-Event-ID`` and misses nothing. The log is in the database, so any replica can stream it.
+    While a client listens, the task's agent is kept awake and its key renewed.
     """
     last_sent = last_woken = time.monotonic()
     while True:
@@ -34,7 +35,7 @@ async def stream_events(
             last_sent = time.monotonic()
             if event.type in FINAL_EVENTS:
                 return
-        if not events and await asyncio.to_thread(_is_over, store, task_id, after):
+        if not events and await asyncio.to_thread(_has_ended, store, task_id, after):
             return
         if time.monotonic() - last_woken > _KEEP_AWAKE_S:
             await keep_awake()
@@ -45,8 +46,8 @@ async def stream_events(
         await asyncio.sleep(_POLL_S)
 
 
-def _is_over(store: AgentStore, task_id: str, after: int) -> bool:
-    """Whether the client has seen the last event already; it then asked for what follows it."""
+def _has_ended(store: AgentStore, task_id: str, after: int) -> bool:
+    """Whether the client has received the last event already."""
     if after == 0:
         return False
     last = store.events(task_id, after - 1, limit=1)

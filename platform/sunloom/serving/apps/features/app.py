@@ -24,9 +24,9 @@ from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.features.plan.polars_dtypes import EPOCH
 from sunloom.serving.apps.features.ingest import ingest
-from sunloom.serving.apps.features.openapi import describe
+from sunloom.serving.apps.features.openapi import openapi_document
 from sunloom.serving.apps.features.request_rows import check_rows
-from sunloom.serving.apps.features.transform import prepare_rows
+from sunloom.serving.apps.features.transform import TransformHandler
 from sunloom.serving.asgi.bodies import complete_lifespan, read_json, require_method, send_json
 from sunloom.serving.asgi.types import ASGIApp, Receive, Scope, Send
 from sunloom.serving.metrics.served_features import ServedFeatureSampler, StoredDefaults
@@ -43,7 +43,7 @@ def build_features_app(settings: Settings) -> ASGIApp:
     posts: Mapping[str, Handler] = {
         "ingest": ingest,
         "validate": check_rows,
-        "transform": prepare_rows(settings),
+        "transform": TransformHandler(settings),
     }
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,7 +76,7 @@ async def _get(
         names = sorted({*store.feature_sets(), *definitions_of(store).streamed_sets()})
         return {"feature_sets": [describe_set(open_feature_set(store, one)) for one in names]}, None
     if name == "openapi.json":
-        return describe(), None
+        return openapi_document(), None
     query = read_query(scope["query_string"].decode("latin-1"))
     feature_set = open_feature_set(store, name)
     if "entity_id" not in query:

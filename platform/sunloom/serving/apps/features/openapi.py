@@ -1,4 +1,4 @@
-"""OpenAPI of the features app, whose routes no framework describes."""
+"""OpenAPI document of the features app, written by hand: its routes use no framework."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _EVENTS: dict[str, Any] = {
         **_ROWS["properties"],
         "source": {
             "type": "string",
-            "description": "The streamed class whose events the rows are.",
+            "description": "Streamed class of which the rows are events.",
         },
     },
 }
 _NOW: dict[str, Any] = {
     "type": "string",
     "format": "date-time",
-    "description": "As of this moment; by default the present, or as records were written.",
+    "description": "As-of time; by default now, or as records were written.",
 }
 _ENTITY: dict[str, Any] = {
     "type": "object",
@@ -40,7 +40,7 @@ _ENTITY: dict[str, Any] = {
 }
 
 
-_VERDICT: dict[str, Any] = {
+_VALIDATION: dict[str, Any] = {
     "type": "object",
     "required": ["passed", "checks", "drift", "drift_skipped"],
     "properties": {
@@ -65,35 +65,35 @@ _VERDICT: dict[str, Any] = {
         },
     },
 }
-_TO_PREPARE: dict[str, Any] = {
+_TRANSFORM_BODY: dict[str, Any] = {
     "type": "object",
     "required": ["artifact", "rows"],
     "properties": {
-        "artifact": {"type": "string", "description": "A fitted artifact of the registry."},
+        "artifact": {"type": "string", "description": "Registered fitted artifact."},
         "rows": {"type": "array", "items": {"type": "object"}},
     },
 }
 
 
-def describe() -> dict[str, Any]:
+def openapi_document() -> dict[str, Any]:
     """The app's OpenAPI document."""
     return {
         "openapi": "3.1.0",
         "info": {"title": "Sunloom features", "version": "1"},
         "paths": {
             "/features": {"get": _operation("list_feature_sets", "Feature sets and their types.")},
-            "/features/{feature_set}": {"get": _read_one()},
-            "/features/batch": {"post": _read_many()},
+            "/features/{feature_set}": {"get": _read_operation()},
+            "/features/batch": {"post": _batch_operation()},
             "/features/validate": {
                 "post": _operation(
                     "validate_rows",
                     "Check rows, and compare them with the set's reference.",
                     body=_ROWS,
-                    answer=_VERDICT,
+                    response=_VALIDATION,
                 )
             },
             "/features/transform": {
-                "post": _operation("transform_rows", "Prepare rows.", body=_TO_PREPARE)
+                "post": _operation("transform_rows", "Transform rows.", body=_TRANSFORM_BODY)
             },
             "/features/ingest": {
                 "post": _operation(
@@ -106,7 +106,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def _read_one() -> dict[str, Any]:
+def _read_operation() -> dict[str, Any]:
     parameters = [
         {"name": "feature_set", "in": "path", "required": True, "schema": {"type": "string"}},
         {"name": "entity_id", "in": "query", "required": True, "schema": _ID},
@@ -115,15 +115,15 @@ def _read_one() -> dict[str, Any]:
             "in": "query",
             "required": False,
             "schema": {"type": "string"},
-            "description": "Names with commas between; all when left out.",
+            "description": "Names separated by commas; all by default.",
         },
         {"name": "now", "in": "query", "required": False, "schema": _NOW},
     ]
-    read = _operation("read_features", "Features of one entity.", answer=_ENTITY)
+    read = _operation("read_features", "Features of one entity.", response=_ENTITY)
     return read | {"parameters": parameters}
 
 
-def _read_many() -> dict[str, Any]:
+def _batch_operation() -> dict[str, Any]:
     body = {
         "type": "object",
         "required": ["feature_set", "entity_ids"],
@@ -134,14 +134,14 @@ def _read_many() -> dict[str, Any]:
             "now": _NOW,
         },
     }
-    answer = {
+    response = {
         "type": "object",
         "properties": {
             "feature_set": {"type": "string"},
             "results": {"type": "array", "items": _ENTITY},
         },
     }
-    return _operation("read_features_batch", "Features of entities.", body=body, answer=answer)
+    return _operation("read_features_batch", "Features of entities.", body=body, response=response)
 
 
 def _operation(
@@ -149,9 +149,9 @@ def _operation(
     summary: str,
     *,
     body: dict[str, Any] | None = None,
-    answer: dict[str, Any] | None = None,
+    response: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    content = {"application/json": {"schema": answer or {"type": "object"}}}
+    content = {"application/json": {"schema": response or {"type": "object"}}}
     operation: dict[str, Any] = {
         "operationId": name,
         "summary": summary,

@@ -1,4 +1,4 @@
-"""Builds the gateway's FastAPI app."""
+"""The gateway app at ``/``: health, docs, registry, keys, training and monitoring."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request, Response
 from sunloom.config import Settings
 from sunloom.errors import NotFoundError
 from sunloom.serving.app_table import APPS
-from sunloom.serving.apps.fastapi_app import answer_error, build_fastapi
+from sunloom.serving.apps.fastapi_app import build_fastapi, error_response
 from sunloom.serving.apps.gateway import (
     generate_routes,
     health_routes,
@@ -28,7 +28,7 @@ _ROUTES = sorted({*_OWN_ROUTES, *(app.prefix for app in APPS.values() if app.pre
 
 
 def build_gateway_app(settings: Settings) -> FastAPI:
-    """Health, docs, registry, keys, training and monitoring."""
+    """The gateway's FastAPI app; the middleware goes in front of it."""
     app = build_fastapi("Sunloom")
     client = InnerClient(settings)
     app.include_router(health_routes.build_router(settings, ReadinessProbe(settings, client)))
@@ -38,21 +38,21 @@ def build_gateway_app(settings: Settings) -> FastAPI:
     app.include_router(training_routes.build_router(settings))
     app.include_router(monitoring_routes.build_router(settings))
     app.include_router(openapi_docs.build_router(settings, client, app))
-    app.add_exception_handler(404, _nothing_here)
+    app.add_exception_handler(404, _not_found)
     return app
 
 
-async def _nothing_here(request: Request, _error: Exception) -> Response:
-    """What no route takes, and what belongs to an app that is not deployed."""
+async def _not_found(request: Request, _error: Exception) -> Response:
+    """The response for paths without a route, and for those of apps that are not deployed."""
     path = request.url.path
     if path == "/v1" or path.startswith("/v1/"):
-        return answer_error(
+        return error_response(
             request,
             NotFoundError(
                 "No language model is deployed.",
                 "Register a base model (make demo does) and start the gateway again.",
             ),
         )
-    return answer_error(
+    return error_response(
         request, NotFoundError(f"There is no route {path}.", known=_ROUTES, name=path)
     )

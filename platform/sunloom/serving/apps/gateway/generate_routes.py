@@ -1,4 +1,4 @@
-"""``/llm/generate``: one prompt, one text."""
+"""``/llm/generate``: a completion of one prompt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TIMEOUT_S = 600.0
 
 
 class GenerateRequest(BaseModel):
-    """A prompt and how to answer it."""
+    """A prompt and sampling parameters."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -32,32 +32,33 @@ class GenerateRequest(BaseModel):
 
 
 def build_router(settings: Settings, client: InnerClient) -> APIRouter:
-    """The route of single prompts."""
+    """Route of single prompts."""
     router = APIRouter(prefix="/llm", tags=["llm"])
 
     @router.post("/generate")
     async def generate(request: Request, body: GenerateRequest) -> Any:
-        """Answer one prompt; the chat template of the model is applied."""
+        """Complete one prompt; the model's chat template is applied."""
         name = body.model_name or settings.serving.llm.model.partition("@")[0]
+        # The caller's own key, so that its scopes, limits and quota apply to the completion.
         secret = caller(request.scope).secret
         try:
-            answer = await client.request(
+            response = await client.request(
                 "POST",
                 "/v1/chat/completions",
                 secret=secret,
                 timeout_s=_TIMEOUT_S,
-                json=_chat(body, name),
+                json=_chat_request(body, name),
             )
         except httpx.HTTPError as error:
-            raise DependencyError("The language model does not answer.") from error
-        if answer.status_code != 200:
-            return Response(answer.content, answer.status_code, media_type="application/json")
-        return _result(answer.json())
+            raise DependencyError("The language model does not respond.") from error
+        if response.status_code != 200:
+            return Response(response.content, response.status_code, media_type="application/json")
+        return _response(response.json())
 
     return router
 
 
-def _chat(body: GenerateRequest, name: str) -> dict[str, Any]:
+def _chat_request(body: GenerateRequest, name: str) -> dict[str, Any]:
     system = [{"role": "system", "content": body.system}] if body.system else []
     options = body.model_dump(
         include={"max_tokens", "temperature", "top_p", "stop", "seed"}, exclude_none=True
@@ -66,7 +67,7 @@ def _chat(body: GenerateRequest, name: str) -> dict[str, Any]:
     return {"model": name, "messages": messages, **options}
 
 
-def _result(answer: dict[str, Any]) -> dict[str, Any]:
+def _response(answer: dict[str, Any]) -> dict[str, Any]:
     choice = answer["choices"][0]
     return {
         "model": answer["model"],

@@ -1,4 +1,4 @@
-"""``/healthz``, ``/readyz``, ``/metrics``."""
+"""``/healthz``, ``/readyz``, ``/metrics``: health, readiness and Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def build_router(settings: Settings, probe: ReadinessProbe) -> APIRouter:
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Whether this process answers; needs no key."""
+        """Liveness of the gateway; needs no key."""
         return {"status": "ok"}
 
     @router.get("/readyz")
     async def readyz(request: Request) -> Response:
-        """Whether every app answers and each required model has answered once; no key."""
+        """Readiness of every app and each required model; needs no key."""
         readiness = await probe.check()
         if readiness.ready:
             return JSONResponse({"ready": True, "parts": dict(readiness.parts)})
-        waiting = [f"{part}: {state}" for part, state in readiness.parts.items() if state != "ok"]
-        problem = Problem(503, "not_ready", f"Not ready. {'; '.join(waiting)}", "Ask again soon.")
+        not_ready = [f"{part}: {state}" for part, state in readiness.parts.items() if state != "ok"]
+        problem = Problem(503, "not_ready", f"Not ready. {'; '.join(not_ready)}", "Try again soon.")
         return JSONResponse(problem.body(caller(request.scope).request_id), problem.status)
 
     @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
-        """Requests of all apps and replicas, and what monitors found, as Prometheus text."""
+        """Metrics of all apps, replicas and monitors as Prometheus text."""
         text = await asyncio.to_thread(_metrics, settings)
         return Response(text, media_type="text/plain; version=0.0.4")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from sunloom.config import Settings
 from sunloom.core.database import open_database
-from sunloom.serving.apps.idempotency import IdempotentRequests
+from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
 from sunloom.serving.auth.api_keys import Allowance, create_key, list_keys, revoke_key
 from sunloom.serving.auth.middleware import tenant_of
 
@@ -33,7 +33,7 @@ def build_router(settings: Settings) -> APIRouter:
 
     @router.post("", status_code=201)
     async def create(
-        request: Request, body: NewKey, idempotency_key: str | None = Header(default=None)
+        request: Request, body: NewKey, idempotency_key: IdempotencyKey = None
     ) -> dict[str, Any]:
         """Create a key; its secret is in this response only."""
         secret: str | None = None
@@ -54,7 +54,9 @@ def build_router(settings: Settings) -> APIRouter:
             return record.to_dict()
 
         tenant = tenant_of(request.scope)
-        answer = await requests.once(tenant, "/keys", idempotency_key, body.model_dump(), produce)
+        answer = await requests.run_once(
+            tenant, "/keys", idempotency_key, body.model_dump(), produce
+        )
         # The secret is not stored, so a repeated request cannot get it again.
         return answer | {"key": secret}
 

@@ -1,8 +1,9 @@
-"""``/models``: what is registered, and which version an alias means."""
+"""``/models``: registered model versions and their aliases."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
@@ -13,7 +14,7 @@ from sunloom.core.model_registry import open_registry
 
 
 class Promotion(BaseModel):
-    """Which version an alias shall mean."""
+    """The version that an alias shall point at."""
 
     version: int = Field(ge=1)
 
@@ -22,23 +23,23 @@ def build_router(settings: Settings) -> APIRouter:
     """Routes of the model registry."""
     router = APIRouter(prefix="/models", tags=["models"])
 
-    def listed(kind: str | None) -> list[dict[str, Any]]:
+    def load_versions(kind: str | None) -> list[dict[str, Any]]:
         registry = open_registry(settings)
         versions = registry.list(kind)
         aliases = {version.name: registry.aliases(version.name) for version in versions}
         return [
-            version.to_dict() | {"aliases": _bearing(aliases[version.name], version.version)}
+            version.to_dict() | {"aliases": _aliases_of(version.version, aliases[version.name])}
             for version in versions
         ]
 
     @router.get("")
     async def list_models(kind: str | None = None) -> dict[str, Any]:
         """All model versions with their aliases."""
-        return {"models": await asyncio.to_thread(listed, kind)}
+        return {"models": await asyncio.to_thread(load_versions, kind)}
 
     @router.get("/{name}")
     async def show_model(name: str) -> dict[str, Any]:
-        """What ``name``, ``name@version`` or ``name@alias`` means now."""
+        """The version that ``name``, ``name@version`` or ``name@alias`` stands for now."""
         registry = open_registry(settings)
         version = await asyncio.to_thread(registry.get, name)
         return version.to_dict() | {"all_aliases": registry.aliases(version.name)}
@@ -53,5 +54,5 @@ def build_router(settings: Settings) -> APIRouter:
     return router
 
 
-def _bearing(aliases: dict[str, int], version: int) -> list[str]:
-    return sorted(alias for alias, at in aliases.items() if at == version)
+def _aliases_of(version: int, aliases: Mapping[str, int]) -> list[str]:
+    return sorted(alias for alias, target in aliases.items() if target == version)

@@ -1,4 +1,4 @@
-"""``/monitoring``: what the last runs found."""
+"""``/monitoring``: results of the latest monitoring runs, alerts, and latencies."""
 
 from __future__ import annotations
 

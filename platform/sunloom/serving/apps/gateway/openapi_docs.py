@@ -1,4 +1,4 @@
-"""``/docs`` and ``/openapi.json`` over all apps."""
+"""``/docs`` and ``/openapi.json``: one OpenAPI document over all apps."""
 
 from __future__ import annotations
 
@@ -65,32 +65,34 @@ def build_router(settings: Settings, client: InnerClient, gateway: FastAPI) -> A
 
 
 async def gather_documents(settings: Settings, client: InnerClient) -> dict[str, dict[str, Any]]:
-    """The OpenAPI document of each app that has one to show now."""
+    """OpenAPI documents of the apps that are up."""
     names = list(await asyncio.to_thread(probe_paths, settings))
-    answers = await asyncio.gather(*(_fetch(client, APPS[name].openapi_path) for name in names))
-    return {name: answer for name, answer in zip(names, answers, strict=True) if answer}
+    documents = await asyncio.gather(*(_fetch(client, APPS[name].openapi_path) for name in names))
+    return {name: part for name, part in zip(names, documents, strict=True) if part}
 
 
 async def _fetch(client: InnerClient, path: str) -> dict[str, Any] | None:
     try:
-        answer = await client.request("GET", path, timeout_s=5.0)
+        response = await client.request("GET", path, timeout_s=5.0)
     except httpx.HTTPError:
         return None
-    if answer.status_code != 200:
+    if response.status_code != 200:
         return None
-    document = answer.json()
+    document = response.json()
     return document if isinstance(document, dict) else None
 
 
 def merge_documents(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """One document; schemas get their app's name in front, so that none hides another."""
+    """One document; schemas get their app's name as prefix, so that none hides another."""
     paths: dict[str, Any] = {}
     schemas: dict[str, Any] = {"Problem": _PROBLEM}
     for name, part in parts.items():
-        document = _prefixed(part, name.title())
-        paths |= {path: _described(path, item) for path, item in document["paths"].items()}
+        document = _prefix_schemas(part, name.title())
+        paths |= {
+            path: _complete_operations(path, item) for path, item in document["paths"].items()
+        }
         schemas |= document.get("components", {}).get("schemas", {})
-    needed = _reachable(paths, schemas)
+    needed = _referenced_schemas(paths, schemas)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -107,18 +109,18 @@ def merge_documents(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _reachable(paths: dict[str, Any], schemas: dict[str, Any]) -> set[str]:
-    """Schemas that the paths refer to, through others or not."""
-    found: set[str] = set()
-    waiting = set(_REFERENCE.findall(json.dumps(paths)))
-    while waiting:
-        found |= waiting
-        texts = [json.dumps(schemas[name]) for name in waiting]
-        waiting = {one for text in texts for one in _REFERENCE.findall(text)} - found
-    return found
+def _referenced_schemas(paths: dict[str, Any], schemas: dict[str, Any]) -> set[str]:
+    """Names of the schemas that the paths refer to, directly or through others."""
+    names: set[str] = set()
+    new = set(_REFERENCE.findall(json.dumps(paths)))
+    while new:
+        names |= new
+        texts = [json.dumps(schemas[name]) for name in new]
+        new = {name for text in texts for name in _REFERENCE.findall(text)} - names
+    return names
 
 
-def _prefixed(document: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _prefix_schemas(document: dict[str, Any], prefix: str) -> dict[str, Any]:
     text = re.sub(r'("#/components/schemas/)', rf"\g<1>{prefix}", json.dumps(document))
     copy: dict[str, Any] = json.loads(text)
     components = copy.get("components", {})
@@ -126,27 +128,27 @@ def _prefixed(document: dict[str, Any], prefix: str) -> dict[str, Any]:
     return copy | {"components": components | {"schemas": named}}
 
 
-def _described(path: str, item: dict[str, Any]) -> dict[str, Any]:
-    """What holds for every operation: its key, and the one error body."""
+def _complete_operations(path: str, item: dict[str, Any]) -> dict[str, Any]:
+    """Complete each operation with the common error body, and public ones without a key."""
     for method in _METHODS:
         if method in item:
             operation = item[method]
             responses = operation.setdefault("responses", {})
-            # The guard answers FastAPI's validation errors in the one body.
+            # The middleware replaces FastAPI's validation errors by the common error body.
             responses.pop("422", None)
-            responses["default"] = _default()
+            responses["default"] = _error_response()
             if path in PUBLIC:
                 operation["security"] = []
     return item
 
 
-def _default() -> dict[str, Any]:
+def _error_response() -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/Problem"}
     return {"description": "Error", "content": {"application/json": {"schema": schema}}}
 
 
 def render_page(paths: Mapping[str, Any]) -> str:
-    """A page without a script: it needs no network and no build."""
+    """The documentation page, without scripts: browsers need no network for it."""
     from html import escape
 
     rows = [

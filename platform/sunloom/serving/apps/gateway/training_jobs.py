@@ -1,8 +1,7 @@
-"""What the gateway knows of a Ray job: its state, and the progress that it writes down."""
+"""Training jobs on Ray as the gateway shows them: state, progress, result."""
 
 from __future__ import annotations
 
-import builtins
 import re
 import time
 from collections.abc import Sequence
@@ -11,43 +10,42 @@ from typing import Any
 
 from sunloom.config import Settings
 from sunloom.core.jobs import ENDED, job_client, job_result
-from sunloom.core.progress import StepProgress
-from sunloom.core.progress import read_progress as run_progress
+from sunloom.core.progress import StepProgress, read_progress
 from sunloom.errors import ConflictError, JobError, NotFoundError
 
 _RUN = re.compile(r"run (\S+) writes to (\S+)")
-_MOST_LOSSES = 1000
+_MAX_LOSSES = 1000
 
 
-class JobDesk:
-    """Jobs of one kind.
+class TrainingJobs:
+    """Ray jobs of one kind.
 
     Args:
         settings: Where the job server is.
-        name: The module in ``jobs/``.
+        name: Module in ``jobs/`` that they run.
     """
 
     def __init__(self, settings: Settings, name: str) -> None:
         self._settings = settings
         self._name = name
 
-    def list(self) -> builtins.list[dict[str, Any]]:
+    def summaries(self) -> list[dict[str, Any]]:
         """Jobs of this kind, newest first."""
-        jobs = [job for job in job_client(self._settings).list_jobs() if self._is_ours(job)]
+        jobs = [job for job in job_client(self._settings).list_jobs() if self._is_of_kind(job)]
         return sorted((_summary(job) for job in jobs), key=lambda job: -(job["started_s"] or 0))
 
     def show(self, job_id: str) -> dict[str, Any]:
         """State, progress and result of one job.
 
         Raises:
-            NotFoundError: There is no such job; the known ones are listed.
+            NotFoundError: There is no such job; lists the known ones.
         """
         job = self._find(job_id)
         logs = str(job_client(self._settings).get_job_logs(job_id))
-        return _summary(job) | read_progress(logs) | _outcome(job, logs)
+        return _summary(job) | progress_of_log(logs) | _outcome(job, logs)
 
     def logs(self, job_id: str) -> str:
-        """What a job has printed."""
+        """The log of a job."""
         self._find(job_id)
         return str(job_client(self._settings).get_job_logs(job_id))
 
@@ -65,39 +63,40 @@ class JobDesk:
 
     def _find(self, job_id: str) -> Any:
         jobs = {str(job.submission_id): job for job in job_client(self._settings).list_jobs()}
-        if job_id not in jobs or not self._is_ours(jobs[job_id]):
-            known = [name for name, job in jobs.items() if self._is_ours(job)]
+        if job_id not in jobs or not self._is_of_kind(jobs[job_id]):
+            known = [name for name, job in jobs.items() if self._is_of_kind(job)]
             raise NotFoundError(
                 f"There is no job {job_id!r}.", known=known, name=job_id, param="job_id"
             )
         return jobs[job_id]
 
-    def _is_ours(self, job: Any) -> bool:
+    def _is_of_kind(self, job: Any) -> bool:
         return (job.metadata or {}).get("sunloom_job") == self._name
 
 
-def read_progress(logs: str) -> dict[str, Any]:
-    """Step, losses, tokens a second and time left, from the folder that a log names."""
-    found = _RUN.search(logs)
-    if found is None:
+def progress_of_log(logs: str) -> dict[str, Any]:
+    """Step, losses, tokens per second and time left, from the run folder that a log names."""
+    run = _RUN.search(logs)
+    if run is None:
         return {"run_id": None, "step": None, "loss_history": [], "eta_s": None}
-    steps = run_progress(Path(found.group(2)))
+    steps = read_progress(Path(run.group(2)))
     last = steps[-1] if steps else None
     return {
-        "run_id": found.group(1),
+        "run_id": run.group(1),
         "step": last and last.step,
         "steps": last and last.steps,
         "loss": last and last.loss,
-        "loss_history": _losses(steps),
+        "loss_history": _loss_history(steps),
         "tokens_per_second": last and last.tokens_per_second,
         "eta_s": last and last.time_left_s,
     }
 
 
-def _losses(steps: Sequence[StepProgress]) -> builtins.list[dict[str, Any]]:
-    stride = max(1, len(steps) // _MOST_LOSSES)
-    kept = [row for row in steps[::stride] if row.loss is not None]
-    return [{"step": row.step, "loss": row.loss} for row in kept]
+def _loss_history(steps: Sequence[StepProgress]) -> list[dict[str, Any]]:
+    stride = max(1, len(steps) // _MAX_LOSSES)
+    return [
+        {"step": step.step, "loss": step.loss} for step in steps[::stride] if step.loss is not None
+    ]
 
 
 def _outcome(job: Any, logs: str) -> dict[str, Any]:
