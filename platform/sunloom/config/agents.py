@@ -1,4 +1,4 @@
-"""Agents, their tools and how several of them work together."""
+"""Settings of agents, their tools and their coordination."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class ToolConfig(Model):
 
 
 class AgentProfile(Model):
-    """Who an agent is and how far it may go."""
+    """Role, model and limits of an agent."""
 
     name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")
     """Name in events and, with Semantic Kernel, in the system message."""
     engine: EngineName = "crewai"
-    """Library that runs the loop of model and tools."""
+    """Library that runs the loop of model and tool calls."""
     model: str = Field(default="retail-agent", min_length=1)
     """Name of the model at the gateway's ``/v1``."""
     role: str = Field(default="Assistant", min_length=1, max_length=2000)
@@ -43,19 +43,19 @@ class AgentProfile(Model):
     goal: str = Field(default="Answer the task", min_length=1, max_length=2000)
     """``Your personal goal is: {goal}`` ends it."""
     backstory: str = Field(default="You use the tools.", min_length=1, max_length=4000)
-    """What the agent knows of itself and its task."""
+    """Background of the agent and its task, for the system message."""
     instructions: str | None = Field(default=None, max_length=8000)
     """Replaces the whole system message on Semantic Kernel."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     """Sampling temperature; 0 is greedy."""
     max_tokens: int = Field(default=96, ge=1)
-    """Longest answer of one model call, tokens; a cut-off answer fails the task."""
+    """Longest answer of one model call, tokens; a truncated answer fails the task."""
     max_steps: int = Field(default=8, ge=1, le=200)
     """Model calls in one task."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Running time of one attempt at a task, seconds."""
     concurrency: int = Field(default=4, ge=1, le=64)
-    """Tasks that the agent works on at once."""
+    """Tasks that the agent works on concurrently."""
     max_attempts: int = Field(default=3, ge=1)
     """Attempts at a task whose actor died; finished calls are replayed, not repeated."""
 
@@ -65,7 +65,7 @@ class AgentProfile(Model):
 
 
 class AgentSpec(AgentProfile):
-    """A whole agent: the body of ``POST /agents/create`` and all that its actor is built from."""
+    """Specification of an agent: the body of ``POST /agents/create``, and its actor's arguments."""
 
     tools: tuple[ToolConfig, ...] = ()
     """Tools that it may call."""
@@ -75,24 +75,24 @@ class AgentConfig(AgentProfile):
     """An agent of a recipe."""
 
     tools: tuple[str, ...] | None = None
-    """Names from the recipe's ``tools``; all of them when empty."""
+    """Names from the recipe's ``tools``; all of them if empty."""
 
 
 class CoordinationConfig(Model):
-    """How the recipe's agents share a task."""
+    """Coordination of the recipe's agents."""
 
     strategy: Literal["single"] = "single"
     """``single``: each task goes to one agent."""
 
 
 class GatewayAccess(Model):
-    """How a run reaches the gateway."""
+    """Access of a run to the gateway."""
 
     url: str | None = None
-    """Root of the gateway; ``serving.host`` and ``serving.port`` when empty."""
+    """Root of the gateway; ``serving.host`` and ``serving.port`` if empty."""
     api_key: SecretStr | None = None
     """Key with the scopes ``agents``, ``llm`` and those of the tools; ``SUNLOOM_API_KEY`` of the
-    environment when empty."""
+    environment if empty."""
 
 
 class AgentsRecipe(Settings):
@@ -101,40 +101,38 @@ class AgentsRecipe(Settings):
     agents: tuple[AgentConfig, ...] = Field(default=(), max_length=64)
     """The agents."""
     tools: tuple[ToolConfig, ...] = ()
-    """The tools that they choose from."""
+    """Tools that the agents may use."""
     coordination: CoordinationConfig = CoordinationConfig()
-    """How they work together."""
+    """How the agents work together."""
     tasks: tuple[str, ...] = ()
     """Tasks that ``jobs.agents_run`` gives to the first agent."""
     gateway: GatewayAccess = GatewayAccess()
-    """Where ``jobs.agents_run`` finds the agents' routes."""
+    """Gateway that ``jobs.agents_run`` uses."""
     tasks_timeout_s: float = Field(default=600.0, gt=0)
     """Longest wait for all tasks of a run, seconds."""
 
     def spec(self, name: str | None = None) -> AgentSpec:
-        """The agent called ``name``, or the first one, with its tools filled in.
+        """The specification of the agent called ``name``, or of the first one.
 
         Raises:
             NotFoundError: No agent or tool of that name in the recipe.
         """
         known = {agent.name: agent for agent in self.agents}
-        chosen = name if name is not None else next(iter(known), "")
-        if chosen not in known:
+        name = name if name is not None else next(iter(known), "")
+        if name not in known:
             raise NotFoundError(
-                f"The recipe has no agent {chosen!r}.", param="agents", known=known, name=chosen
+                f"The recipe has no agent {name!r}.", param="agents", known=known, name=name
             )
-        return self._fill(known[chosen])
-
-    def _fill(self, agent: AgentConfig) -> AgentSpec:
+        agent = known[name]
         offered = {tool.name: tool for tool in self.tools}
         names = agent.tools if agent.tools is not None else tuple(offered)
-        for name in names:
-            if name not in offered:
+        for tool in names:
+            if tool not in offered:
                 raise NotFoundError(
-                    f"Agent {agent.name!r} names the tool {name!r}, which is not under `tools`.",
+                    f"Agent {agent.name!r} names the tool {tool!r}, which is not under `tools`.",
                     param="tools",
                     known=offered,
-                    name=name,
+                    name=tool,
                 )
         profile = agent.model_dump(exclude={"tools"})
-        return AgentSpec(**profile, tools=tuple(offered[name] for name in names))
+        return AgentSpec(**profile, tools=tuple(offered[tool] for tool in names))

@@ -17,18 +17,18 @@ class LlmServing(Model):
     model: str = "tool-base"
     """Base model: a name or ``name@version`` of the registry, a folder, or a hub id."""
     adapters: tuple[str, ...] = ()
-    """Adapters that must have answered before ``/readyz`` says yes; all promoted ones when
-    empty."""
+    """Adapters that must have answered a request before ``/readyz`` reports ready; all promoted
+    ones if empty."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of weights and activations; ``auto`` asks the probe of this machine."""
+    """Data type of weights and activations; ``auto`` measures this machine."""
     max_model_len: int = Field(default=1024, ge=16)
     """Longest prompt and answer together, tokens."""
     max_num_seqs: int = Field(default=64, ge=1)
-    """Requests that one engine step works on at most."""
+    """Largest number of requests in one engine step."""
     max_lora_rank: int = Field(default=32, ge=1)
     """Highest rank of an adapter that can be loaded."""
     max_loras: int = Field(default=4, ge=1)
-    """Different adapters in one engine step."""
+    """Largest number of different adapters in one engine step."""
     tool_parser: str = "hermes"
     """vLLM's parser for tool calls in the model's text."""
     kv_cache_gib: int = Field(default=1, ge=1)
@@ -36,9 +36,9 @@ class LlmServing(Model):
     threads: int = Field(default=1, ge=1)
     """OpenMP threads of the engine on CPU."""
     accelerator: str | None = None
-    """Ray's accelerator type, such as ``H100``; CPU when empty."""
+    """Ray's accelerator type, such as ``H100``; CPU if empty."""
     replicas: int = Field(default=1, ge=1)
-    """Engines."""
+    """Number of engines."""
     engine: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Further arguments of vLLM's engine, passed on as they are."""
 
@@ -49,26 +49,26 @@ class AppServing(Model):
     enabled: bool = True
     """Whether the app is deployed."""
     replicas: int = Field(default=1, ge=1)
-    """Processes that answer."""
+    """Number of processes."""
 
 
 class FeaturesServing(AppServing):
     """The features app."""
 
     keep_answers: bool = True
-    """Whether a sample of answers is kept, with the moment of each, for ``features skew
+    """Whether a sample of served features is stored with its as-of times, for ``features skew
     --served``."""
 
 
 class KeyConfig(Model):
-    """Defaults of keys and how long a process trusts what it has read."""
+    """Defaults of API keys, and how long processes cache them."""
 
     requests_per_minute: int = Field(default=6000, ge=1)
-    """Limit of a key that names none."""
+    """Default limit of a key."""
     delegated_ttl_s: int = Field(default=900, ge=1)
-    """Life of a key that an agent hands on, seconds."""
+    """Lifetime of a key that is delegated to an agent, seconds."""
     cache_s: float = Field(default=2.0, ge=0)
-    """How long a process answers from memory; a revoked key may live on so long."""
+    """How long a process caches a key, seconds; a revoked key may be accepted for as long."""
 
 
 class ServingConfig(Model):
@@ -93,10 +93,10 @@ class ServingConfig(Model):
     throughput: bool = True
     """Ray Serve's throughput switch: user code on the server's own event loop."""
     loopback_only: bool = True
-    """Keep HAProxy's statistics and metrics on loopback and hide its route list; switch off on
-    clusters of several machines, where the wrapper script is not on every node."""
+    """Keep HAProxy's statistics and metrics on loopback and hide its route list; set to false on
+    clusters of several machines, whose other nodes lack the wrapper script."""
     ready_timeout_s: float = Field(default=300.0, gt=0)
-    """How long a start waits for ``/readyz``."""
+    """How long a deployment waits for ``/readyz``, seconds."""
 
     @property
     def url(self) -> str:
