@@ -16,7 +16,7 @@ from sunloom.errors import NotFoundError, RequestError
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.serving.apps.fastapi_app import build_fastapi
-from sunloom.tabular.model import TabularModel, load_model, predictions
+from sunloom.tabular.model import Prediction, TabularModel, load_model, predictions
 
 KIND = "tabular"
 _TRUSTED_S = 1.0
@@ -38,7 +38,7 @@ class PredictionRequest(BaseModel):
         return self
 
 
-class Prediction(BaseModel):
+class PredictionView(BaseModel):
     """A prediction; an unknown entity has none."""
 
     entity_id: EntityId | None
@@ -51,7 +51,7 @@ class Predictions(BaseModel):
     """Predictions in the order of the request."""
 
     model: str
-    predictions: list[Prediction]
+    predictions: list[PredictionView]
 
 
 class LoadedModels:
@@ -126,7 +126,7 @@ def answer_request(
     """
     version, model = models.find(ref)
     if body.rows is not None:
-        results = [Prediction.model_validate(result) for result in predictions(model, body.rows)]
+        results = [_view(prediction) for prediction in predictions(model, body.rows)]
     else:
         name = body.feature_set or _feature_set(version, model, store)
         results = _predict_entities(model, store, name, body.entity_ids or [])
@@ -135,17 +135,25 @@ def answer_request(
 
 def _predict_entities(
     model: TabularModel, store: OnlineStore, feature_set: str, ids: Sequence[EntityId]
-) -> list[Prediction]:
+) -> list[PredictionView]:
     records = store.read(feature_set, ids, features=list(model.feature_names))
     known = [record for record in records if record is not None]
     # One call of the model for all known entities; unknown ones are filled in between.
     results = iter(predictions(model, known) if known else [])
     return [
-        Prediction.model_validate({**next(results), "entity_id": entity})
+        _view(next(results), entity)
         if record is not None
-        else Prediction(entity_id=entity, found=False, probability=None, prediction=None)
+        else PredictionView(entity_id=entity, found=False, probability=None, prediction=None)
         for entity, record in zip(ids, records, strict=True)
     ]
+
+
+def _view(prediction: Prediction, entity_id: EntityId | None = None) -> PredictionView:
+    return PredictionView(
+        entity_id=prediction.entity_id if entity_id is None else entity_id,
+        probability=prediction.probability,
+        prediction=prediction.prediction,
+    )
 
 
 def _feature_set(version: ModelVersion, model: TabularModel, store: OnlineStore) -> str:
