@@ -1,4 +1,6 @@
-"""Fit a preparation recipe: ``python -m jobs.features_fit --config RECIPE``."""
+"""Fit a preprocessing recipe: ``python -m jobs.features_fit --config RECIPE``."""
+
+from dataclasses import asdict
 
 from sunloom.config.preprocessing.transformations import PreparationRecipe
 from sunloom.preprocessing.job import fit_file
@@ -6,10 +8,11 @@ from sunloom.workflows.job import JobOutcome, run_job
 
 
 def run(recipe: PreparationRecipe) -> JobOutcome:
-    """Hand the recipe to the library and its figures to the job's frame."""
-    result = fit_file(recipe, recipe.transformations, recipe.preparation)
-    artifacts = {key: result.pop(key) for key in ("artifact", "model", "out") if key in result}
-    return JobOutcome(result, artifacts)
+    """Fit, and divide the result into figures and artifacts."""
+    result = asdict(fit_file(recipe, recipe.transformations, recipe.preparation))
+    metrics = {key: value for key, value in result.items() if value is not None}
+    names = ("artifact", "model", "out")
+    return JobOutcome(metrics, {key: metrics.pop(key) for key in names if key in metrics})
 
 
 if __name__ == "__main__":

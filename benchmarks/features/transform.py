@@ -58,13 +58,13 @@ def ours(path: Path) -> dict[str, Any]:
     """Fit, and write the prepared training rows."""
     from sunloom.preprocessing.fit import fit
     from sunloom.preprocessing.tables.batches import open_source
-    from sunloom.preprocessing.transform import prepared_chunks, write_prepared
+    from sunloom.preprocessing.transform import write_prepared
 
     start = _used()
     fitted = fit(STEPS, path)
     middle = _used()
     source, out = open_source(path), path.with_name("prepared.parquet")
-    rows = write_prepared(fitted, source, prepared_chunks(fitted, source, training=True), out)
+    rows = write_prepared(fitted, source, out, training=True)
     spent, one = _used(), pl.read_parquet(path, n_rows=1).row(0, named=True)
     return {
         "fit_cpu_s": middle[0] - start[0],

@@ -146,8 +146,8 @@ def arm(engine: str, rows: Path, out: Path, store_mb: int) -> dict[str, Any]:
         "wall_s": wall_s,
         "cpu_s": sum(watch.cpu.values()),
         "driver_peak_mib": peak_bytes() / 2**20,
-        "rank_error": result["rank_error"],
-        "rows": result["rows_out"],
+        "rank_error": result.rank_error,
+        "rows": result.rows_out,
     }
     if is_ray:
         found["largest_worker_mib"] = watch.worker_bytes / 2**20
@@ -168,10 +168,10 @@ def in_own_process(engine: str, rows: Path, out: Path, store_mb: int) -> dict[st
 
 def beyond_the_store(folder: Path, store_mb: int, times: float) -> dict[str, Any]:
     """Rows that many times the object store: prepared as the Polars engine does, to the bit."""
-    from sunloom.preprocessing.cluster.fit_transform import prepare_ray, read_ray
+    from sunloom.preprocessing.cluster.fit_transform import read_ray, write_prepared_ray
     from sunloom.preprocessing.fit import fit
     from sunloom.preprocessing.tables.batches import open_source
-    from sunloom.preprocessing.transform import prepared_chunks, write_prepared
+    from sunloom.preprocessing.transform import write_prepared
 
     source, out = folder / "large.parquet", folder / "out.parquet"
     size = _large_file(source, int(store_mb * times) << 20)
@@ -180,12 +180,11 @@ def beyond_the_store(folder: Path, store_mb: int, times: float) -> dict[str, Any
         start = time.perf_counter()
         for name, steps in (("recipe.parquet", STEPS), ("history.parquet", HISTORY)):
             fitted[name] = fit(steps, source, reader=read_ray)
-            prepare_ray(fitted[name], open_source(source), folder / name, training=True)
+            write_prepared_ray(fitted[name], open_source(source), folder / name, training=True)
         wall_s = time.perf_counter() - start
     peak = peak_bytes()
     for name, one in fitted.items():
-        chunks = prepared_chunks(one, open_source(source), training=True)
-        rows = write_prepared(one, open_source(source), chunks, out)
+        rows = write_prepared(one, open_source(source), out, training=True)
         assert pl.read_parquet(folder / name).equals(pl.read_parquet(out)), name
     return {
         "store_mib": store_mb,

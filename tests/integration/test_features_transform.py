@@ -63,7 +63,7 @@ def test_ray_data_gives_what_one_process_gives(
     )
     recipe = PreparationRecipe.model_validate({"transformations": STEPS})
     result = fit_file(recipe, recipe.transformations, request)
-    assert (result["rows"], result["passes"], result["rank_error"]) == (20_000, 2, 0.0)
+    assert (result.rows, result.passes, result.rank_error) == (20_000, 2, 0.0)
     same = {"rel_tol": 1e-9, "abs_tol": 1e-12}
     assert_frame_equal(pl.read_parquet(tmp_path / "train.parquet"), training, **same)
     made = request.model_copy(update={"out": tmp_path / "out.parquet"})
@@ -78,7 +78,7 @@ def test_what_does_not_fit_is_sketched_on_workers(ray_local: str, tmp_path: Path
     path = tmp_path / "rows.parquet"
     pl.DataFrame({"a": values}).write_parquet(path, row_group_size=100_000)
     fitted = fit([{"type": "robust_scaler"}], path, memory_bytes=1_000_000, reader=read_ray)
-    bound = fitted.about["rank_error"]
+    bound = fitted.report.rank_error
     assert 0 < bound < 0.02
     (operation,) = fitted.stages[0]
     center = operation.center  # type: ignore[attr-defined]

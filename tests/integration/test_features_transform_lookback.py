@@ -18,7 +18,7 @@ from polars.testing import assert_frame_equal
 from sunloom.config.preprocessing.transformations import PreparationConfig, PreparationRecipe
 from sunloom.errors import DataError
 from sunloom.preprocessing.artifact import load, save
-from sunloom.preprocessing.cluster.fit_transform import prepare_ray, read_ray
+from sunloom.preprocessing.cluster.fit_transform import read_ray, write_prepared_ray
 from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.job import fit_file, transform_file
 from sunloom.preprocessing.tables.batches import open_source
@@ -83,7 +83,7 @@ def test_the_cluster_looks_back_as_one_process_does(
     )
     recipe = PreparationRecipe.model_validate({"transformations": STEPS})
     result = fit_file(recipe, recipe.transformations, request)
-    assert (result["rows"], result["rows_out"], result["rank_error"]) == (9_000, 9_000, 0.0)
+    assert (result.rows, result.rows_out, result.rank_error) == (9_000, 9_000, 0.0)
     here = request.model_copy(
         update={
             "engine": "polars",
@@ -91,7 +91,7 @@ def test_the_cluster_looks_back_as_one_process_does(
             "out": tmp_path / "train here.parquet",
         }
     )
-    assert fit_file(recipe, recipe.transformations, here)["passes"] == result["passes"]
+    assert fit_file(recipe, recipe.transformations, here).passes == result.passes
     # What is learnt is merged in another order: equal to rounding.
     training = [pl.read_parquet(one.out) for one in (request, here) if one.out]
     assert_frame_equal(*training, rel_tol=1e-9, abs_tol=1e-12)
@@ -103,7 +103,7 @@ def test_the_cluster_looks_back_as_one_process_does(
     assert_frame_equal(*prepared, check_exact=True)
     assert prepared[0]["row"].to_list() == list(range(9_000))
     assert prepared[0]["x_lag_1"].null_count() < 2_000
-    assert list(result["outputs"]) == prepared[0].columns
+    assert list(result.outputs) == prepared[0].columns
 
 
 @pytest.mark.parametrize("rows", [0, 1])
@@ -113,7 +113,7 @@ def test_no_row_and_one_row(ray_local: str, frame: pl.DataFrame, tmp_path: Path,
     few = frame.head(rows)
     few.write_parquet(tmp_path / "few.parquet")
     out = tmp_path / "out.parquet"
-    assert prepare_ray(fitted, open_source(tmp_path / "few.parquet"), out) == rows
+    assert write_prepared_ray(fitted, open_source(tmp_path / "few.parquet"), out) == rows
     assert_frame_equal(pl.read_parquet(out), fitted.apply_frame(few), check_exact=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["few.parquet", "out.parquet"]
 
@@ -128,7 +128,7 @@ def test_what_a_worker_refuses_is_said_here(
     request = PreparationConfig(
         input=tmp_path / "gap.parquet", out=tmp_path / "out.parquet", engine="ray"
     )
-    with pytest.raises(DataError, match="lacks the moment of a row"):
+    with pytest.raises(DataError, match="lacks the timestamp of a row"):
         transform_file(fitted, request)
     endless = pl.when(pl.col("row") == 8_000).then(np.inf).otherwise("x").alias("x")
     frame.with_columns(endless).write_parquet(tmp_path / "inf.parquet", row_group_size=500)
@@ -156,7 +156,7 @@ def test_a_killed_workers_share_is_prepared_again(
     fitted = fit(steps, frame)
     killed: list[int] = []
     with ThreadPoolExecutor() as pool:
-        prepared = pool.submit(prepare_ray, fitted, open_source(path), out)
+        prepared = pool.submit(write_prepared_ray, fitted, open_source(path), out)
         while not prepared.done() and not killed:
             sleep(0.02)
             for worker in psutil.Process().children(recursive=True):

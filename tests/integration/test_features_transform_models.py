@@ -15,9 +15,9 @@ from polars.testing import assert_frame_equal
 from sunloom.config import Settings
 from sunloom.config.preprocessing.transformations import PreparationConfig, PreparationRecipe
 from sunloom.errors import ArtifactError, DataError, NotFoundError
-from sunloom.preprocessing.artifact import load, save
+from sunloom.preprocessing.artifact import load, register, save
 from sunloom.preprocessing.fit import fit, fit_transform
-from sunloom.preprocessing.job import fit_file, register, transform_file
+from sunloom.preprocessing.job import fit_file, transform_file
 from sunloom.serving.apps.features.transform import TransformHandler
 
 pytestmark = pytest.mark.integration

@@ -1,4 +1,4 @@
-"""A fitted recipe as a folder: JSON, and Parquet for long columns of numbers or levels."""
+"""Artifact of a fitted pipeline: JSON, Parquet for long columns, versions in the registry."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from sunloom.config.settings import Settings
 from sunloom.core.fingerprint import fingerprint
+from sunloom.core.model_registry import ModelRegistry, open_registry
 from sunloom.errors import ArtifactError, UsageError
 from sunloom.preprocessing.operations.operation_table import OPERATIONS
 from sunloom.preprocessing.operations.protocol import Operation
-from sunloom.preprocessing.pipeline import FittedPipeline
+from sunloom.preprocessing.pipeline import FitReport, FittedPipeline
 
 FORMAT = 1
 DOCUMENT = "transform.json"
 KIND = "features-transform"
-_INLINE = 200
+# Longer columns go to Parquet: JSON would be larger and slower to read.
+_INLINE_VALUES = 200
 _TYPES: Mapping[str, Any] = {
     "String": pl.String,
     "Int64": pl.Int64,
@@ -46,13 +49,19 @@ def save(fitted: FittedPipeline, folder: Path) -> str:
         UsageError: The folder holds something else.
         ArtifactError: It cannot be written.
     """
-    _require_ours(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / DOCUMENT).is_file():
+        raise UsageError(
+            f"The folder {folder} holds something else than a fitted artifact.",
+            "Name a folder that is not there or is empty.",
+            "artifact",
+        )
     try:
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name}-"))
         mark = _write(fitted, staging)
+        # mkdtemp makes a folder for its owner only.
         staging.chmod(0o755)
-        _swap(staging, folder)
+        _replace_folder(folder, staging)
     except OSError as error:
         raise ArtifactError(
             f"The artifact cannot be written to {folder}: {error}",
@@ -62,11 +71,11 @@ def save(fitted: FittedPipeline, folder: Path) -> str:
 
 
 def load(folder: Path) -> FittedPipeline:
-    """Read an artifact, checked against its own sums.
+    """Read an artifact, and verify its checksums.
 
     Raises:
         UsageError: There is no artifact.
-        ArtifactError: A file is missing, cut off or changed, or of a newer format.
+        ArtifactError: A file is missing, truncated or changed, or of a newer format.
     """
     document = folder / DOCUMENT
     if not document.is_file():
@@ -80,13 +89,12 @@ def load(folder: Path) -> FittedPipeline:
         if plain["format"] != FORMAT:
             raise ArtifactError(f"{folder} is of format {plain['format']}, not {FORMAT}.")
         reader = _Reader(folder, plain["files"])
-        stages = tuple(tuple(reader.operation(op) for op in stage) for stage in plain["stages"])
         return FittedPipeline(
             recipe=plain["recipe"],
-            schema={name: _dtype(text) for name, text in plain["schema"].items()},
-            stages=stages,
+            schema={name: _dtype_of(text) for name, text in plain["schema"].items()},
+            stages=tuple(tuple(map(reader.operation, stage)) for stage in plain["stages"]),
             outputs=plain["outputs"],
-            about=plain["about"] | {"fingerprint": plain["fingerprint"]},
+            report=FitReport(**plain["about"], fingerprint=plain["fingerprint"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
@@ -94,27 +102,59 @@ def load(folder: Path) -> FittedPipeline:
         ) from error
 
 
-def _require_ours(folder: Path) -> None:
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / DOCUMENT).is_file():
-        raise UsageError(
-            f"The folder {folder} holds something else than a fitted artifact.",
-            "Name a folder that is not there or is empty.",
-            "artifact",
-        )
+def register(
+    registry: ModelRegistry,
+    fitted: FittedPipeline,
+    folder: Path,
+    name: str,
+    alias: str | None = None,
+) -> str:
+    """A new version in the registry; returns ``name@version``."""
+    report = load(folder).report
+    version = registry.register(
+        name,
+        KIND,
+        folder,
+        metrics={"rows": report.rows, "rank_error": report.rank_error},
+        lineage={"fingerprint": report.fingerprint, "recipe": fitted.recipe},
+    )
+    if alias is not None:
+        registry.promote(name, version.version, alias)
+    return version.ref
+
+
+def open_fitted(settings: Settings, reference: str | Path) -> FittedPipeline:
+    """A fitted pipeline: a folder, or ``name``, ``name@3``, ``name@alias`` of the registry.
+
+    Raises:
+        UsageError: There is neither.
+        NotFoundError: The registry has no such name, version or alias.
+        ArtifactError: The artifact is damaged.
+    """
+    folder = Path(reference)
+    if folder.exists() or "/" in str(reference):
+        return load(folder)
+    registry = open_registry(settings)
+    version = registry.get(str(reference))
+    if version.kind != KIND:
+        raise UsageError(f"{version.ref} is a model of kind {version.kind}, not {KIND}.")
+    return load(registry.path(version))
 
 
 def _write(fitted: FittedPipeline, folder: Path) -> str:
     writer = _Writer(folder)
-    stages = [[writer.operation(op) for op in stage] for stage in fitted.stages]
+    stages = [[writer.to_json(operation) for operation in stage] for stage in fitted.stages]
     schema = {name: str(dtype) for name, dtype in fitted.schema.items()}
     mark = fingerprint(fitted.recipe, schema, stages, writer.files)
+    about = asdict(fitted.report)
+    del about["fingerprint"]
     plain = {
         "format": FORMAT,
         "fingerprint": mark,
         "recipe": fitted.recipe,
         "schema": schema,
         "outputs": dict(fitted.outputs),
-        "about": {k: v for k, v in fitted.about.items() if k != "fingerprint"},
+        "about": about,
         "stages": stages,
         "files": writer.files,
     }
@@ -123,14 +163,15 @@ def _write(fitted: FittedPipeline, folder: Path) -> str:
     return mark
 
 
-def _swap(staging: Path, folder: Path) -> None:
-    if folder.is_dir():
-        old = Path(tempfile.mkdtemp(dir=staging.parent, prefix=f".{folder.name}-old-"))
-        folder.rename(old / "was")
+def _replace_folder(folder: Path, staging: Path) -> None:
+    if not folder.is_dir():
         staging.rename(folder)
-        shutil.rmtree(old)
-    else:
-        staging.rename(folder)
+        return
+    # A folder cannot be renamed over a full one: the old one is moved away first.
+    old = Path(tempfile.mkdtemp(dir=staging.parent, prefix=f".{folder.name}-old-"))
+    folder.rename(old / "was")
+    staging.rename(folder)
+    shutil.rmtree(old)
 
 
 @dataclass
@@ -138,27 +179,29 @@ class _Writer:
     folder: Path
     files: dict[str, str] = field(default_factory=dict)
 
-    def operation(self, operation: Operation) -> dict[str, Any]:
-        kept = [f.name for f in fields(operation) if f.metadata.get("stored", True)]  # type: ignore[arg-type]
-        return {"op": operation.op} | {n: self._plain(getattr(operation, n)) for n in kept}
+    def to_json(self, operation: Operation) -> Any:
+        """An operation as JSON data; long columns go into files."""
+        stored = [f.name for f in fields(operation) if f.metadata.get("stored", True)]  # type: ignore[arg-type]
+        values = {name: self._value_to_json(getattr(operation, name)) for name in stored}
+        return {"op": operation.op, **values}
 
-    def _plain(self, value: Any) -> Any:
+    def _value_to_json(self, value: Any) -> Any:
         if isinstance(value, pl.Series):
-            if len(value) <= _INLINE:
+            if len(value) <= _INLINE_VALUES:
                 return {"series": value.to_list(), "dtype": str(value.dtype)}
-            return {"file": self._file(value.to_frame("values"))}
+            return {"file": self._write_file(value.to_frame("values"))}
         if isinstance(value, pl.DataFrame):
-            if value.height <= _INLINE:
-                return {"columns": [[s.name, self._plain(s)] for s in value]}
-            return {"frame": self._file(value)}
+            if value.height <= _INLINE_VALUES:
+                return {"columns": [[s.name, self._value_to_json(s)] for s in value]}
+            return {"frame": self._write_file(value)}
         if isinstance(value, tuple):
-            return [self._plain(item) for item in value]
+            return [self._value_to_json(item) for item in value]
         return value
 
-    def _file(self, frame: pl.DataFrame) -> str:
+    def _write_file(self, frame: pl.DataFrame) -> str:
         name = f"values-{len(self.files):04d}.parquet"
         frame.write_parquet(self.folder / name)
-        self.files[name] = _sum_of(self.folder / name)
+        self.files[name] = _checksum(self.folder / name)
         return name
 
 
@@ -167,7 +210,8 @@ class _Reader:
     folder: Path
     files: Mapping[str, str]
 
-    def operation(self, plain: dict[str, Any]) -> Operation:
+    def operation(self, plain: Mapping[str, Any]) -> Operation:
+        """An operation from JSON data."""
         values = {name: self._value(item) for name, item in plain.items() if name != "op"}
         return OPERATIONS[plain["op"]](**values)
 
@@ -179,14 +223,14 @@ class _Reader:
         if "series" in plain:
             return pl.Series(plain["series"], dtype=_TYPES[plain["dtype"]])
         if "columns" in plain:
-            return pl.DataFrame([self._value(one).alias(name) for name, one in plain["columns"]])
+            return pl.DataFrame([self._value(item).alias(name) for name, item in plain["columns"]])
         if "file" in plain:
-            return self._file(plain["file"]).to_series()
-        return self._file(plain["frame"])
+            return self._read_file(plain["file"]).to_series()
+        return self._read_file(plain["frame"])
 
-    def _file(self, name: str) -> pl.DataFrame:
+    def _read_file(self, name: str) -> pl.DataFrame:
         path = self.folder / name
-        if not path.is_file() or _sum_of(path) != self.files[name]:
+        if not path.is_file() or _checksum(path) != self.files[name]:
             raise ArtifactError(
                 f"The artifact {self.folder} is damaged: {name} is missing or changed.",
                 "Fit again, or fetch it again.",
@@ -194,16 +238,19 @@ class _Reader:
         return pl.read_parquet(path)
 
 
-def _sum_of(path: Path) -> str:
+def _checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _dtype(text: str) -> pl.DataType:
+def _dtype_of(text: str) -> pl.DataType:
     """The type that a column's kind goes by; text stands for everything that is no number."""
     kind = text.partition("(")[0]
-    numbers = ("Int", "UInt", "Float", "Decimal", "Null")
-    if kind.startswith(numbers):
+    if kind.startswith(("Int", "UInt", "Float", "Decimal", "Null")):
         return pl.Float64() if kind.startswith(("Float", "Decimal")) else pl.Int64()
-    others = {"Boolean": pl.Boolean(), "Date": pl.Date(), "Datetime": pl.Datetime()}
-    others |= {"Binary": pl.Binary()}
+    others: Mapping[str, pl.DataType] = {
+        "Boolean": pl.Boolean(),
+        "Date": pl.Date(),
+        "Datetime": pl.Datetime(),
+        "Binary": pl.Binary(),
+    }
     return others.get(kind, pl.String())

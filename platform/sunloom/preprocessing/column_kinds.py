@@ -1,4 +1,4 @@
-"""Which columns are numbers and which are categories."""
+"""Kinds of columns: number, category, time and others; and the levels of a category."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ def require_kind(
     Raises:
         DataError: Names the step, the column, its type and what would fit.
     """
-    wanted = tuple(kinds)
+    accepted = tuple(kinds)
     for name in columns:
         # A column without any value has no type of its own.
-        if schema[name] != pl.Null and kind_of(schema[name]) not in wanted:
+        if schema[name] != pl.Null and kind_of(schema[name]) not in accepted:
             raise DataError(
-                f"{step} needs {_WORDS[wanted[0]]}, but column {name!r} is {schema[name]}.",
-                f"It takes {' or '.join(_WORDS[kind] for kind in wanted)}: name other columns.",
+                f"{step} needs {_PLURALS[accepted[0]]}, but column {name!r} is {schema[name]}.",
+                f"It takes {' or '.join(_PLURALS[kind] for kind in accepted)}: name other columns.",
                 name,
             )
 
 
-_WORDS: Mapping[Kind, str] = {
+_PLURALS: Mapping[Kind, str] = {
     "number": "numbers",
     "category": "text or categories",
     "bool": "true and false",

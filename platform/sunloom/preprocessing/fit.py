@@ -1,9 +1,9 @@
-"""Fit a recipe in as few passes over the table as its steps allow."""
+"""Fit of a recipe in as few passes over the table as its steps allow."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,11 +14,18 @@ import sunloom
 from sunloom.config.preprocessing.steps import Step
 from sunloom.errors import DataError
 from sunloom.preprocessing.accumulators.protocol import Accumulator
-from sunloom.preprocessing.accumulators.values import Values
-from sunloom.preprocessing.estimators.estimator_table import rule_of
-from sunloom.preprocessing.estimators.protocol import FittedStep, Learnt
-from sunloom.preprocessing.pipeline import FittedPipeline
-from sunloom.preprocessing.recipe import Recipe, columns_of, parse_recipe, plain_recipe, steps_of
+from sunloom.preprocessing.accumulators.values import ColumnValues
+from sunloom.preprocessing.estimators.estimator_table import estimator_of
+from sunloom.preprocessing.estimators.protocol import Accumulators, FittedStep
+from sunloom.preprocessing.pipeline import FitReport, FittedPipeline
+from sunloom.preprocessing.recipe import (
+    Recipe,
+    columns_of,
+    parse_recipe,
+    recipe_to_json,
+    steps_of,
+    target_of,
+)
 from sunloom.preprocessing.stages import (
     Stage,
     apply_stages,
@@ -36,130 +43,168 @@ class FitPass:
     """One reading of the table.
 
     Attributes:
-        before: Fitted operations that what is learnt looks through.
+        stages: Fitted operations that the rows go through first.
         columns: Columns of the table that are read.
-        learnt: Place of a step to what it learns.
+        step_columns: Index of a step to the columns that it is for.
+        accumulators: Index of a step to its accumulators.
         rows: Rows read.
     """
 
-    before: list[Stage]
+    stages: list[Stage]
     columns: tuple[str, ...]
-    learnt: dict[int, Learnt]
+    step_columns: dict[int, tuple[str, ...]]
+    accumulators: dict[int, Accumulators]
     rows: int = 0
 
-    def observe(self, chunk: Batch, before: Sequence[Stage] | None = None) -> None:
-        """Take some rows of the table in.
+    def collect(self, batch: Batch, stages: Sequence[Stage] | None = None) -> None:
+        """Add some rows of the table.
 
         Args:
-            chunk: The rows.
-            before: What they are looked at through instead of ``before``.
+            batch: The rows.
+            stages: Stages that they go through instead of the pass's own.
         """
-        rows = apply_stages(chunk.rows, self.before if before is None else before, chunk)
-        seen = chunk.with_rows(rows)
-        for statistic in self._statistics():
-            statistic.update(seen)
-        self.rows += chunk.rows.height
+        rows = apply_stages(batch.rows, self.stages if stages is None else stages, batch)
+        staged = batch.with_rows(rows)
+        for accumulator in self._all_accumulators():
+            accumulator.update(staged)
+        self.rows += batch.rows.height
 
     def merge(self, other: FitPass) -> None:
-        """Take in the same pass over other rows."""
+        """Add the same pass over other rows."""
         self.rows += other.rows
-        for mine, theirs in zip(self._statistics(), other._statistics(), strict=True):
-            mine.merge(theirs)
+        pairs = zip(self._all_accumulators(), other._all_accumulators(), strict=True)
+        for accumulator, addition in pairs:
+            accumulator.merge(addition)
 
-    def limit(self, memory_bytes: int) -> None:
-        """Share memory among the statistics that keep values."""
-        keeping = [one for one in self._statistics() if isinstance(one, Values)]
-        for one in keeping:
-            one.most_bytes = memory_bytes // len(keeping)
+    def limit_memory(self, memory_bytes: int) -> None:
+        """Divide memory among the accumulators that keep values."""
+        keepers = list(self._value_keepers())
+        for keeper in keepers:
+            keeper.most_bytes = memory_bytes // len(keepers)
 
     def bytes_kept(self, rows: int) -> int:
         """Bytes of each row that are kept; 0 where so many rows are more than the memory holds."""
-        keeping = [one for one in self._statistics() if isinstance(one, Values)]
-        return 8 * len(keeping) if all(8 * rows <= one.most_bytes for one in keeping) else 0
+        keepers = list(self._value_keepers())
+        fits = all(8 * rows <= keeper.most_bytes for keeper in keepers)
+        return 8 * len(keepers) if fits else 0
 
-    def lend(self, share: float) -> None:
-        """Keep to that share of the memory: others read the rest of the rows."""
-        for one in self._statistics():
-            if isinstance(one, Values):
-                one.share = share
+    def limit_share(self, share: float) -> None:
+        """Keep to that share of the memory: other workers read the rest of the rows."""
+        for keeper in self._value_keepers():
+            keeper.share = share
 
-    def _statistics(self) -> list[Accumulator]:
-        return [one for learnt in self.learnt.values() for one in learnt.values()]
+    def _all_accumulators(self) -> list[Accumulator]:
+        return [one for step in self.accumulators.values() for one in step.values()]
+
+    def _value_keepers(self) -> Iterator[ColumnValues]:
+        return (one for one in self._all_accumulators() if isinstance(one, ColumnValues))
 
 
 Reader: TypeAlias = Callable[[Source, FitPass], FitPass]
-"""Reads the whole table once and gives the pass with what it learnt."""
+"""Reads the whole table once and returns the pass with what it has collected."""
 
 
-def read_here(source: Source, reading: FitPass) -> FitPass:
-    """Read in this process, chunk by chunk; as a whole where a step looks at other rows."""
-    if need_whole_table(reading.before):
-        reading.observe(whole_table(source, reading.columns))
-        return reading
-    for chunk in source.chunks(reading.columns):
-        reading.observe(chunk)
-    return reading
+def read_here(source: Source, fit_pass: FitPass) -> FitPass:
+    """Read in this process, batch by batch; as a whole where a step reads other rows."""
+    if need_whole_table(fit_pass.stages):
+        fit_pass.collect(whole_table(source, fit_pass.columns))
+        return fit_pass
+    for batch in source.batches(fit_pass.columns):
+        fit_pass.collect(batch)
+    return fit_pass
 
 
 @dataclass
-class _Fitting:
-    """Steps on their way to operations.
+class _Fit:
+    """Steps while they are fitted.
 
     Attributes:
         steps: In the recipe's order.
         schema: Columns of the table.
         keep: Columns that a step without ``columns`` leaves alone.
-        done: Place of a step to what it has become.
-        gone: Columns that a step left out.
+        fitted: Index of a step to its fitted form.
+        removed: Columns that a step left out.
+        rows: Rows of the table.
+        passes: Passes over it.
     """
 
     steps: Sequence[Step]
     schema: pl.Schema
     keep: tuple[str, ...]
-    done: dict[int, FittedStep] = field(default_factory=dict)
-    gone: set[str] = field(default_factory=set)
+    fitted: dict[int, FittedStep] = field(default_factory=dict)
+    removed: set[str] = field(default_factory=set)
     rows: int = 0
     passes: int = 0
 
+    def fitted_steps(self) -> list[FittedStep]:
+        """The steps fitted so far, in the recipe's order."""
+        return [self.fitted[index] for index in sorted(self.fitted)]
+
     def stages(self) -> list[Stage]:
         """The operations known so far, in the recipe's order."""
-        return [tuple(self.done[place].operations) for place in sorted(self.done)]
+        return [tuple(step.operations) for step in self.fitted_steps()]
 
-    def next_pass(self) -> tuple[FitPass, dict[int, tuple[str, ...]]]:
-        """What can be learnt now, and the columns of each step in it."""
-        now = schema_after(self.schema, self.stages())
-        learnt: dict[int, Learnt] = {}
-        columns: dict[int, tuple[str, ...]] = {}
-        waiting: set[str] = set()
-        is_known = True
-        for place, step in enumerate(self.steps):
-            if place in self.done:
+    def next_pass(self) -> FitPass:
+        """All steps whose columns no unfitted step before them changes: one pass is enough."""
+        schema = schema_after(self.schema, self.stages())
+        accumulators: dict[int, Accumulators] = {}
+        step_columns: dict[int, tuple[str, ...]] = {}
+        # Columns that an unfitted step will change: later steps on them have to wait.
+        pending: set[str] = set()
+        names_are_known = True
+        for index, step in enumerate(self.steps):
+            if index in self.fitted:
                 continue
-            if not is_known and not set(step.columns or ("",)) <= set(now):
-                # It means columns that an earlier step is still to make.
+            if not names_are_known and not set(step.columns or ("",)) <= set(schema):
+                # It is for columns that an earlier step is still to make.
                 break
-            is_known = is_known and rule_of(step).in_place(step)
-            if {*(step.columns or ()), *_target(step)} & waiting:
-                waiting |= set(step.columns or now)
+            estimator = estimator_of(step)
+            names_are_known = names_are_known and estimator.in_place(step)
+            if {*(step.columns or ()), *target_of(step)} & pending:
+                pending |= set(step.columns or schema)
                 continue
-            chosen = columns_of(step, now, tuple(self.gone), self.keep)
-            if not set(chosen) & waiting:
-                columns[place] = chosen
-                learnt[place] = rule_of(step).observe(step, chosen, now)
-            waiting |= set(chosen)
-        wanted = {name for one in learnt.values() for s in one.values() for name in s.columns}
-        before, raw = needed_stages(self.stages(), wanted)
-        return FitPass(before, tuple(n for n in self.schema if n in raw), learnt), columns
+            columns = columns_of(step, schema, tuple(self.removed), self.keep)
+            if not set(columns) & pending:
+                step_columns[index] = columns
+                accumulators[index] = estimator.collect(step, columns, schema)
+            pending |= set(columns)
+        needed = {
+            name for step in accumulators.values() for one in step.values() for name in one.columns
+        }
+        stages, raw = needed_stages(self.stages(), needed)
+        return FitPass(
+            stages=stages,
+            columns=tuple(name for name in self.schema if name in raw),
+            step_columns=step_columns,
+            accumulators=accumulators,
+        )
 
-    def settle(self, reading: FitPass, columns: dict[int, tuple[str, ...]]) -> None:
-        """Turn what a pass has learnt into operations."""
-        for place, chosen in columns.items():
-            step = self.steps[place]
-            found = rule_of(step).settle(step, chosen, reading.learnt[place])
-            self.done[place] = found
-            self.gone |= {name for op in found.operations if not op.outputs for name in op.removes}
-        self.rows = max(self.rows, reading.rows)
-        self.passes += bool(reading.columns)
+    def build_steps(self, fit_pass: FitPass) -> None:
+        """Turn what a pass has collected into operations."""
+        for index, columns in fit_pass.step_columns.items():
+            step = self.steps[index]
+            fitted = estimator_of(step).build(step, columns, fit_pass.accumulators[index])
+            self.fitted[index] = fitted
+            self.removed |= {
+                name for op in fitted.operations if not op.outputs for name in op.removes
+            }
+        self.rows = max(self.rows, fit_pass.rows)
+        self.passes += bool(fit_pass.columns)
+
+    def report(self) -> FitReport:
+        """What fitting has read and found."""
+        steps = self.fitted_steps()
+        return FitReport(
+            rows=self.rows,
+            passes=self.passes,
+            notes=[note for step in steps for note in step.notes],
+            rank_error=max((step.rank_error for step in steps), default=0.0),
+            versions={
+                "sunloom": sunloom.__version__,
+                "polars": pl.__version__,
+                "python": ".".join(map(str, sys.version_info[:3])),
+            },
+        )
 
 
 def fit(
@@ -178,7 +223,7 @@ def fit(
         memory_bytes: Values kept for exact medians and quantiles; beyond it a sketch is used and
             its error stated in the artifact.
         keep: Columns that a step without ``columns`` leaves alone, such as keys.
-        reader: Who reads: this process by default.
+        reader: Reads the table: in this process by default.
 
     Raises:
         UsageError: There is no such file.
@@ -189,64 +234,35 @@ def fit(
     schema = pl.Schema(dict(source.schema))
     steps = steps_of(parsed, schema, keep)
     # A step without columns leaves every step's target alone.
-    kept = (*keep, *(name for step in steps for name in _target(step)))
-    fitting = _Fitting(steps, schema, kept)
-    while len(fitting.done) < len(fitting.steps):
-        reading, columns = fitting.next_pass()
-        reading.limit(memory_bytes)
-        if reading.columns:
-            reading = reader(source, reading)
-            _require_rows(reading.rows)
-        fitting.settle(reading, columns)
-    notes = [note for place in sorted(fitting.done) for note in fitting.done[place].notes]
-    error = max((one.rank_error for one in fitting.done.values()), default=0.0)
-    return _build_pipeline(
-        parsed,
-        schema,
-        fitting.stages(),
-        rows=fitting.rows,
-        passes=fitting.passes,
-        notes=notes,
-        rank_error=error,
-    )
-
-
-def _build_pipeline(
-    recipe: Recipe, schema: pl.Schema, stages: Sequence[Stage], **about: Any
-) -> FittedPipeline:
-    """A recipe whose steps are all fitted."""
-    after = schema_after(schema, stages)
-    made = {name for stage in stages for op in stage for name in (*op.outputs, *op.removes)}
-    _, raw = needed_stages(stages, made)
-    versions = {"sunloom": sunloom.__version__, "polars": pl.__version__}
-    versions["python"] = ".".join(map(str, sys.version_info[:3]))
+    run = _Fit(steps, schema, (*keep, *(name for step in steps for name in target_of(step))))
+    while len(run.fitted) < len(steps):
+        fit_pass = run.next_pass()
+        fit_pass.limit_memory(memory_bytes)
+        if fit_pass.columns:
+            fit_pass = reader(source, fit_pass)
+            if fit_pass.rows == 0:
+                raise DataError("The table has no rows to learn from.", "Check the input.")
+        run.build_steps(fit_pass)
+    stages = run.stages()
+    touched = {name for stage in stages for op in stage for name in (*op.outputs, *op.removes)}
+    _, raw = needed_stages(stages, touched)
     # What is only removed need not be there, so it is not among the columns that are read.
-    reads = {name for stage in stages for op in stage for name in op.inputs}
+    inputs = {name for stage in stages for op in stage for name in op.inputs}
     return FittedPipeline(
-        recipe=plain_recipe(recipe),
-        schema={n: d for n, d in schema.items() if n in raw and n in reads},
+        recipe=recipe_to_json(parsed),
+        schema={n: dtype for n, dtype in schema.items() if n in raw and n in inputs},
         stages=tuple(stages),
-        outputs={name: str(dtype) for name, dtype in after.items()},
-        about={**about, "versions": versions},
+        outputs={name: str(dtype) for name, dtype in schema_after(schema, stages).items()},
+        report=run.report(),
     )
 
 
 def fit_transform(
     recipe: Recipe | Any, table: pl.DataFrame, **options: Any
 ) -> tuple[FittedPipeline, pl.DataFrame]:
-    """Fit, and prepare the rows it was fitted on: target encodings are out-of-fold."""
+    """Fit, and transform the rows it was fitted on: target encodings are out-of-fold."""
     fitted = fit(recipe, table, **options)
     if need_whole_table(fitted.stages):
         return fitted, fitted.training_frame(Batch(table))
-    parts = [fitted.training_frame(chunk) for chunk in open_source(table).chunks()]
+    parts = [fitted.training_frame(batch) for batch in open_source(table).batches()]
     return fitted, pl.concat(parts)
-
-
-def _require_rows(rows: int) -> None:
-    if rows == 0:
-        raise DataError("The table has no rows to learn from.", "Check the input.")
-
-
-def _target(step: Step) -> tuple[str, ...]:
-    target = getattr(step, "target", None)
-    return (target,) if target else ()

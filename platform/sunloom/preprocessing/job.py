@@ -1,22 +1,66 @@
-"""Fit a recipe on a file, and prepare a file: what the commands and the jobs call."""
+"""Fit and transformation of files: what the commands and the jobs call."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sunloom.config.preprocessing.transformations import FittedForm, PreparationConfig
 from sunloom.config.settings import Settings
-from sunloom.core.model_registry import ModelRegistry, open_registry
-from sunloom.errors import ConfigError, UsageError
-from sunloom.preprocessing.artifact import DOCUMENT, KIND, load, save
-from sunloom.preprocessing.fit import fit, read_here
+from sunloom.core.model_registry import open_registry
+from sunloom.errors import ConfigError
+from sunloom.preprocessing.artifact import register, save
+from sunloom.preprocessing.fit import Reader, fit, read_here
 from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.preprocessing.recipe import Recipe
 from sunloom.preprocessing.tables.batches import Source, open_source
 from sunloom.preprocessing.tables.parquet_output import require_writable
-from sunloom.preprocessing.transform import prepared_chunks, prepared_schema, write_prepared
+from sunloom.preprocessing.transform import prepared_schema, write_prepared
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What fitting a file has given.
+
+    Attributes:
+        artifact: Folder of the artifact.
+        fingerprint: The artifact's.
+        outputs: Names of the prepared columns.
+        rows: Rows fitted on.
+        passes: Times that they were read.
+        notes: What a user should know.
+        rank_error: Most by which a quantile can be off, as a share of the values.
+        model: ``name@version`` in the registry, if it was registered.
+        out: File of the prepared training rows, if they were written.
+        rows_out: Rows in it.
+    """
+
+    artifact: str
+    fingerprint: str
+    outputs: list[str]
+    rows: int
+    passes: int
+    notes: list[str]
+    rank_error: float
+    model: str | None = None
+    out: str | None = None
+    rows_out: int | None = None
+
+
+@dataclass(frozen=True)
+class TransformResult:
+    """What transforming a file has given.
+
+    Attributes:
+        out: File of the prepared rows.
+        rows_out: Rows in it.
+        outputs: Names of the prepared columns.
+    """
+
+    out: str
+    rows_out: int
+    outputs: list[str]
 
 
 def fit_file(
@@ -24,7 +68,7 @@ def fit_file(
     recipe: Recipe | FittedForm | None,
     request: PreparationConfig,
     keep: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> FitResult:
     """Fit, save, and register where the request names a model.
 
     Args:
@@ -32,10 +76,6 @@ def fit_file(
         recipe: The value of ``transformations``.
         request: Input, artifact folder, engine; ``out`` for the training rows (out-of-fold).
         keep: Columns that a step without ``columns`` leaves alone.
-
-    Returns:
-        ``artifact``, ``fingerprint``, ``rows``, ``passes``, ``outputs`` (names), ``notes``,
-        ``rank_error``; ``model`` (``name@version``) and ``out`` with ``rows_out`` where asked for.
 
     Raises:
         ConfigError: The recipe has no ``transformations``, or a path is missing.
@@ -54,97 +94,58 @@ def fit_file(
             "Give the short form or a list of steps; conf/README.md lists them.",
             "transformations",
         )
-    rows, folder = _given(request.input, "input"), _given(request.artifact, "artifact")
+    rows, folder = _require(request.input, "input"), _require(request.artifact, "artifact")
     source = open_source(rows)
+    # Before fitting, which may take hours.
     if request.out is not None:
         require_writable(source, request.out)
-    fitted = fit(
-        recipe,
-        rows,
-        memory_bytes=request.memory_bytes,
-        keep=keep,
-        reader=_reader(request.engine),
-    )
-    mark = save(fitted, folder)
-    result: dict[str, Any] = {"artifact": str(folder), "fingerprint": mark}
-    result["outputs"] = list(fitted.outputs)
-    result |= {key: fitted.about[key] for key in ("rows", "passes", "notes", "rank_error")}
+    reader = _reader_of(request.engine)
+    fitted = fit(recipe, rows, memory_bytes=request.memory_bytes, keep=keep, reader=reader)
+    fingerprint = save(fitted, folder)
+    model = rows_out = None
     if request.name is not None:
         registry = open_registry(settings)
-        result["model"] = register(registry, fitted, folder, request.name, request.alias)
+        model = register(registry, fitted, folder, request.name, request.alias)
     if request.out is not None:
-        written = _written(fitted, source, request, training=True)
-        result |= {"out": str(request.out), "rows_out": written}
-    return result
+        rows_out = _write(fitted, source, request.out, request.engine, training=True)
+    return FitResult(
+        artifact=str(folder),
+        fingerprint=fingerprint,
+        outputs=list(fitted.outputs),
+        rows=fitted.report.rows,
+        passes=fitted.report.passes,
+        notes=fitted.report.notes,
+        rank_error=fitted.report.rank_error,
+        model=model,
+        out=None if request.out is None else str(request.out),
+        rows_out=rows_out,
+    )
 
 
-def transform_file(fitted: FittedPipeline, request: PreparationConfig) -> dict[str, Any]:
-    """Prepare a file's rows.
+def transform_file(fitted: FittedPipeline, request: PreparationConfig) -> TransformResult:
+    """Transform a file's rows.
 
     Args:
-        fitted: The recipe.
+        fitted: The pipeline.
         request: Input, output, engine.
-
-    Returns:
-        ``out``, ``rows_out`` and ``outputs`` (names).
 
     Raises:
         UsageError: The input is not there, or the output is no Parquet file.
         DataError: A column is missing, of another type, or holds what is refused.
     """
-    source, out = open_source(_given(request.input, "input")), _given(request.out, "out")
-    require_writable(source, out)
-    rows = _written(fitted, source, request)
-    names = prepared_schema(fitted, source).names()
-    return {"out": str(out), "rows_out": rows, "outputs": names}
+    source, out = open_source(_require(request.input, "input")), _require(request.out, "out")
+    rows = _write(fitted, source, out, request.engine)
+    return TransformResult(str(out), rows, prepared_schema(fitted, source).names())
 
 
-def open_fitted(settings: Settings, reference: str | Path) -> FittedPipeline:
-    """A fitted recipe: a folder, or ``name``, ``name@3``, ``name@alias`` of the registry.
-
-    Raises:
-        UsageError: There is neither.
-        NotFoundError: The registry has no such name, version or alias.
-        ArtifactError: The artifact is damaged.
-    """
-    folder = Path(reference)
-    if (folder / DOCUMENT).is_file() or folder.exists() or "/" in str(reference):
-        return load(folder)
-    registry = open_registry(settings)
-    version = registry.get(str(reference))
-    if version.kind != KIND:
-        raise UsageError(f"{version.ref} is a model of kind {version.kind}, not {KIND}.")
-    return load(registry.path(version))
-
-
-def register(
-    registry: ModelRegistry,
-    fitted: FittedPipeline,
-    folder: Path,
-    name: str,
-    alias: str | None = None,
-) -> str:
-    """A new version in the registry; gives ``name@version``."""
-    about = load(folder).about
-    version = registry.register(
-        name,
-        KIND,
-        folder,
-        metrics={"rows": about["rows"], "rank_error": about["rank_error"]},
-        lineage={"fingerprint": about["fingerprint"], "recipe": fitted.recipe},
-    )
-    if alias is not None:
-        registry.promote(name, version.version, alias)
-    return version.ref
-
-
-def _given(path: Path | None, key: str) -> Path:
+def _require(path: Path | None, key: str) -> Path:
     if path is None:
         raise ConfigError(f"preparation.{key} is missing.", "Name a path.", f"preparation.{key}")
     return path
 
 
-def _reader(engine: str) -> Any:
+# Ray takes seconds to import: only where its engine is chosen.
+def _reader_of(engine: str) -> Reader:
     if engine == "polars":
         return read_here
     from sunloom.preprocessing.cluster.fit_transform import read_ray
@@ -152,13 +153,11 @@ def _reader(engine: str) -> Any:
     return read_ray
 
 
-def _written(
-    fitted: FittedPipeline, source: Source, request: PreparationConfig, *, training: bool = False
+def _write(
+    fitted: FittedPipeline, source: Source, out: Path, engine: str, *, training: bool = False
 ) -> int:
-    out = _given(request.out, "out")
-    if request.engine == "polars":
-        chunks = prepared_chunks(fitted, source, training=training)
-        return write_prepared(fitted, source, chunks, out)
-    from sunloom.preprocessing.cluster.fit_transform import prepare_ray
+    if engine == "polars":
+        return write_prepared(fitted, source, out, training=training)
+    from sunloom.preprocessing.cluster.fit_transform import write_prepared_ray
 
-    return prepare_ray(fitted, source, out, training=training)
+    return write_prepared_ray(fitted, source, out, training=training)

@@ -1,9 +1,9 @@
-"""A fitted recipe: prepares frames, chunks and single rows the same way."""
+"""Fitted pipeline: transforms frames, training rows and single rows the same way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,35 +11,53 @@ import polars as pl
 
 from sunloom.data.sources.table_files import require_columns
 from sunloom.preprocessing.column_kinds import Kind, kind_of, require_kind
-from sunloom.preprocessing.row_checks import infinite_error, row_checker
-from sunloom.preprocessing.stages import (
-    Stage,
-    apply_stages,
-    row_functions,
-)
+from sunloom.preprocessing.operations.protocol import RowFunction
+from sunloom.preprocessing.row_checks import build_row_check, infinite_error
+from sunloom.preprocessing.stages import Stage, apply_stages, row_functions
 from sunloom.preprocessing.tables.batches import Batch
 
 
 @dataclass(frozen=True)
+class FitReport:
+    """What fitting has read and found.
+
+    Attributes:
+        rows: Rows of the table.
+        passes: Times that the table was read.
+        notes: What a user should know, such as columns that were left out.
+        rank_error: Most by which a quantile can be off, as a share of the values.
+        versions: Library to version.
+        fingerprint: The artifact's, once it is loaded from one.
+    """
+
+    rows: int
+    passes: int
+    notes: list[str]
+    rank_error: float
+    versions: Mapping[str, str]
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
 class FittedPipeline:
-    """What a recipe has become.
+    """Steps of a recipe, fitted.
 
     Attributes:
         recipe: The recipe as plain data.
         schema: Columns that are read, with their types when fitting.
-        stages: Operations, one stage a step.
+        stages: Operations, one stage per step.
         outputs: Columns of a prepared table of the fitted schema, with their types, in order.
-        about: Rows and passes of fitting, notes, the quantiles' rank error, versions.
+        report: What fitting has read and found.
     """
 
     recipe: Any
     schema: Mapping[str, pl.DataType]
     stages: tuple[Stage, ...]
     outputs: Mapping[str, str]
-    about: Mapping[str, Any] = field(default_factory=dict)
+    report: FitReport
 
     def apply_frame(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Prepare rows; their number and order stay, and so do columns that no step is for.
+        """Transform rows; their number and order stay, and so do columns that no step is for.
 
         Raises:
             DataError: A column is missing or of another type, or holds an infinite value or a
@@ -48,34 +66,29 @@ class FittedPipeline:
         self._check(frame)
         return apply_stages(frame, self.stages)
 
-    def training_frame(self, chunk: Batch) -> pl.DataFrame:
-        """Prepare rows that the recipe was fitted on: target encodings are out-of-fold.
+    def training_frame(self, batch: Batch) -> pl.DataFrame:
+        """Transform rows that the pipeline was fitted on: target encodings are out-of-fold.
 
         Only right after fitting: an artifact does not hold the folds.
         """
-        self._check(chunk.rows)
-        return apply_stages(chunk.rows, self.stages, chunk)
+        self._check(batch.rows)
+        return apply_stages(batch.rows, self.stages, batch)
 
     def apply_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Prepare one row; null is None.
+        """Transform one row; null is None.
 
         Raises:
             DataError: As ``apply_frame``.
         """
-        return self._compiled(row)
+        prepared = dict(row)
+        for function in self._row_functions:
+            function(prepared)
+        return prepared
 
     @cached_property
-    def _compiled(self) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-        check = row_checker(self.kinds)
-        functions = row_functions(self.stages)
-
-        def prepare(row: Mapping[str, Any]) -> dict[str, Any]:
-            prepared = check(row)
-            for function in functions:
-                function(prepared)
-            return prepared
-
-        return prepare
+    def _row_functions(self) -> tuple[RowFunction, ...]:
+        # Built once: what an operation needs per row is then in the closure of its function.
+        return (build_row_check(self.kinds), *row_functions(self.stages))
 
     @cached_property
     def kinds(self) -> Mapping[str, Kind]:
@@ -92,5 +105,6 @@ class FittedPipeline:
                 floats.append(name)
         if floats and frame.height:
             infinite = frame.select(pl.col(floats).is_infinite().any()).row(0, named=True)
-            if bad := [name for name, is_there in infinite.items() if is_there]:
-                raise infinite_error(bad[0])
+            for name, is_infinite in infinite.items():
+                if is_infinite:
+                    raise infinite_error(name)

@@ -1,4 +1,4 @@
-"""One row at the door: every column there, of its kind, NaN as None, nothing infinite."""
+"""Check of one row before its transformation: columns present, of their kind, and finite."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _TYPES: Mapping[Kind, tuple[type, ...]] = {
     "bytes": (bytes,),
     "other": (object,),
 }
-_WORDS = {"number": "a number", "category": "text", "bool": "true or false", "time": "a date"}
+_NOUNS = {"number": "a number", "category": "text", "bool": "true or false", "time": "a date"}
 
 
-def row_checker(kinds: Mapping[str, Kind]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """A function that copies a row and checks the named columns.
+def build_row_check(kinds: Mapping[str, Kind]) -> Callable[[dict[str, Any]], None]:
+    """A function that checks the named columns of a row, and makes NaN None in it.
 
     Args:
         kinds: Column to kind.
@@ -32,44 +32,43 @@ def row_checker(kinds: Mapping[str, Kind]) -> Callable[[Mapping[str, Any]], dict
     others = tuple((name, _TYPES[kind]) for name, kind in kinds.items() if kind != "number")
     inf = math.inf
 
-    def check(row: Mapping[str, Any]) -> dict[str, Any]:
-        copy = dict(row)
+    def check(row: dict[str, Any]) -> None:
+        # Comparisons of classes: most values are plain floats and ints, which pass at once.
         try:
             for name in numbers:
-                value = copy[name]
+                value = row[name]
                 if value.__class__ is float:
                     if value != value:
-                        copy[name] = None
+                        row[name] = None
                     elif value == inf or value == -inf:
                         raise infinite_error(name)
                 elif value is not None and value.__class__ is not int:
-                    copy[name] = _number(name, value)
+                    row[name] = _to_number(name, value)
             for name, types in others:
-                if (value := copy[name]) is not None and not isinstance(value, types):
-                    raise _wrong(name, value, kinds[name])
+                if (value := row[name]) is not None and not isinstance(value, types):
+                    raise _type_error(name, value, kinds[name])
         except KeyError as missing:
             raise DataError(
                 f"The row lacks the column {missing.args[0]}.",
                 f"Found: {', '.join(map(str, row)) or 'no columns'}.",
                 str(missing.args[0]),
             ) from None
-        return copy
 
     return check
 
 
-def _number(name: str, value: Any) -> Any:
+def _to_number(name: str, value: Any) -> float | None:
     if not isinstance(value, _TYPES["number"]) and not hasattr(value, "__float__"):
-        raise _wrong(name, value, "number")
+        raise _type_error(name, value, "number")
     number = float(value)
     if math.isinf(number):
         raise infinite_error(name)
     return None if math.isnan(number) else number
 
 
-def _wrong(name: str, value: Any, kind: Kind) -> DataError:
+def _type_error(name: str, value: Any, kind: Kind) -> DataError:
     return DataError(
-        f"Column {name!r} is {_WORDS.get(kind, kind)}, but the row holds {value!r}.",
+        f"Column {name!r} is {_NOUNS.get(kind, kind)}, but the row holds {value!r}.",
         "Give a value of the column's type.",
         name,
     )

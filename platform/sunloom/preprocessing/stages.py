@@ -1,4 +1,4 @@
-"""Operations in stages: what a frame looks like after them, and one row."""
+"""Stages of operations: a frame after them, its schema, and functions for one row."""
 
 from __future__ import annotations
 
@@ -22,51 +22,43 @@ def apply_stages(
     Args:
         frame: Rows.
         stages: In order.
-        training: The rows' place in the table that is being fitted, if they are of that.
+        training: The rows as a batch of the table that is being fitted, if they are of that.
     """
     for stage in stages:
-        frame = apply_stage(frame, stage, training)
+        made = [column for operation in stage for column in operation.columns(frame, training)]
+        order = column_order(frame.columns, stage)
+        frame = frame.with_columns(made).select(order)
     return frame
 
 
-def apply_stage(frame: pl.DataFrame, stage: Stage, training: Training = None) -> pl.DataFrame:
-    """The frame after one stage."""
-    made = [column for operation in stage for column in operation.columns(frame, training)]
-    order = layout(frame.columns, stage)
-    return frame.with_columns(made).select(order)
-
-
-def layout(columns: Sequence[str], stage: Stage) -> list[str]:
+def column_order(columns: Sequence[str], stage: Stage) -> list[str]:
     """Names of the columns after a stage, in order.
 
     Raises:
-        DataError: A new column would bear a name that the table has already.
+        DataError: A new column would have a name that the table has already.
     """
-    places: dict[str, list[str]] = {}
-    end: list[str] = []
+    replaced: dict[str, list[str]] = {}
+    appended: list[str] = []
     removed = {name for operation in stage for name in operation.removes}
+    remaining = set(columns) - removed
     for operation in stage:
-        stays = set(operation.inputs) - set(operation.removes)
-        new = [name for name in operation.outputs if name not in stays]
-        _refuse_taken(operation, new, set(columns) - removed)
-        if not operation.removes and operation.outputs:
-            end += new
+        in_place = set(operation.inputs) - set(operation.removes)
+        new = [name for name in operation.outputs if name not in in_place]
+        if clash := [name for name in new if name in remaining]:
+            raise DataError(
+                f"{operation.op} would make a column {clash[0]!r}, which the table has already.",
+                "Rename that column.",
+                clash[0],
+            )
+        if not operation.removes:
+            appended += new
         elif operation.outputs:
             anchor = next(n for n in operation.inputs if n in operation.removes)
-            places.setdefault(anchor, []).extend(new)
+            replaced.setdefault(anchor, []).extend(new)
     order: list[str] = []
     for name in columns:
-        order += places.get(name, []) if name in removed else [name]
-    return order + end
-
-
-def _refuse_taken(operation: Operation, new: Sequence[str], taken: set[str]) -> None:
-    if clash := [name for name in new if name in taken]:
-        raise DataError(
-            f"{operation.op} would make a column {clash[0]!r}, which the table has already.",
-            "Rename that column.",
-            clash[0],
-        )
+        order += replaced.get(name, []) if name in removed else [name]
+    return order + appended
 
 
 def needed_stages(stages: Sequence[Stage], columns: Iterable[str]) -> tuple[list[Stage], set[str]]:
@@ -74,16 +66,17 @@ def needed_stages(stages: Sequence[Stage], columns: Iterable[str]) -> tuple[list
 
     Args:
         stages: In order.
-        columns: Columns that are wanted after them.
+        columns: Columns that are needed after them.
     """
-    wanted, kept = set(columns), list[Stage]()
+    needed, kept = set(columns), list[Stage]()
     for stage in reversed(stages):
-        used = tuple(op for op in stage if wanted & set(op.outputs))
+        used = tuple(operation for operation in stage if needed & set(operation.outputs))
         for operation in used:
-            wanted -= set(operation.outputs)
-        wanted |= {name for operation in used for name in operation.inputs}
+            needed -= set(operation.outputs)
+        # After all outputs are taken off: an input may be another operation's output.
+        needed |= {name for operation in used for name in operation.inputs}
         kept.append(used)
-    return [stage for stage in reversed(kept) if stage], wanted
+    return [stage for stage in reversed(kept) if stage], needed
 
 
 def schema_after(schema: Mapping[str, pl.DataType], stages: Sequence[Stage]) -> pl.Schema:
@@ -92,15 +85,15 @@ def schema_after(schema: Mapping[str, pl.DataType], stages: Sequence[Stage]) -> 
 
 
 def need_whole_table(stages: Iterable[Stage]) -> bool:
-    """Whether an operation looks at other rows than its own: chunks will not do."""
+    """Whether an operation reads other rows than its own: batches are not enough."""
     return any(getattr(operation, "whole", False) for stage in stages for operation in stage)
 
 
-def load_models(stages: Iterable[Stage]) -> bool:
+def uses_models(stages: Iterable[Stage]) -> bool:
     """Whether an operation loads a model, which a process had better keep."""
     return any(getattr(operation, "model", None) for stage in stages for operation in stage)
 
 
 def row_functions(stages: Iterable[Stage]) -> list[RowFunction]:
-    """One function an operation, in order."""
-    return [operation.scalar() for stage in stages for operation in stage]
+    """One function per operation, in order."""
+    return [operation.row_function() for stage in stages for operation in stage]

@@ -146,7 +146,7 @@ def test_rows_without_a_target_do_not_count() -> None:
     fewer = fit([step], some.drop_nulls("score"))
     a, b = fitted.apply_frame(frame), fewer.apply_frame(frame)
     np.testing.assert_allclose(as_array(a.select(COLUMNS)), as_array(b.select(COLUMNS)), rtol=1e-12)
-    assert "167 rows without a target" in fitted.about["notes"][0]
+    assert "167 rows without a target" in fitted.report.notes[0]
     with pytest.raises(DataError, match="No row has a value of the target"):
         fit([step], frame.with_columns(score=pl.lit(None, dtype=pl.Float64)))
 

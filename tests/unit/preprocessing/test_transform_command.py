@@ -17,9 +17,8 @@ from polars.testing import assert_frame_equal
 from sunloom.cli.main import run
 from sunloom.config.preprocessing.transformations import PreparationRecipe
 from sunloom.core.model_registry import open_registry
-from sunloom.preprocessing.artifact import load
+from sunloom.preprocessing.artifact import load, open_fitted
 from sunloom.preprocessing.fit import fit
-from sunloom.preprocessing.job import open_fitted
 from tests.unit.preprocessing.tables import bundled, colours
 
 RECIPE: dict[str, Any] = {

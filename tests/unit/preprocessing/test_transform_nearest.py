@@ -13,7 +13,7 @@ from sklearn.neighbors import KNeighborsRegressor, NearestNeighbors
 
 from sunloom.errors import DataError
 from sunloom.preprocessing.fit import FitPass, fit, fit_transform
-from sunloom.preprocessing.operations.neighbours import neighbours_of
+from sunloom.preprocessing.operations.neighbours import build_search
 from sunloom.preprocessing.tables.batches import Batch, Source
 from tests.unit.preprocessing.tables import as_array, assert_same_everywhere, bundled
 
@@ -79,8 +79,8 @@ def test_gaps_and_bounds(tmp_path: Path) -> None:
     step = STEP | {"target": "y", "n_neighbors": 2, "max_rows": 50, "prefix": "near"}
     fitted, training = fit_transform([step], frame)
     assert_same_everywhere(fitted, frame.drop("y"), tmp_path / "a")
-    assert fitted.about["notes"][0] == "neighbours are among 50 of 300 rows"
-    assert "are no neighbours" in fitted.about["notes"][1]
+    assert fitted.report.notes[0] == "neighbours are among 50 of 300 rows"
+    assert "are no neighbours" in fitted.report.notes[1]
     (operation,) = fitted.stages[0]
     kept = operation.rows.to_list()  # type: ignore[attr-defined]
     assert 20 < len(kept) < 50
@@ -110,7 +110,7 @@ def test_rows_far_from_zero_are_measured_exactly() -> None:
     rng = np.random.default_rng(3)
     table = 1e8 + rng.normal(size=(500, 3))
     queries = 1e8 + rng.normal(size=(60, 3))
-    distances, places = neighbours_of(table, 5, "euclidean")(queries, None)
+    distances, places = build_search(table, 5, "euclidean")(queries, None)
     every = np.sqrt(np.square(queries[:, None] - table).sum(axis=2))
     assert np.array_equal(places, np.argsort(every, axis=1, kind="stable")[:, :5])
     np.testing.assert_allclose(distances, np.sort(every, axis=1)[:, :5], rtol=1e-12)

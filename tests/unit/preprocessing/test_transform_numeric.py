@@ -181,7 +181,7 @@ def test_interactions_are_chosen_by_what_they_tell(tmp_path: Path) -> None:
     fitted = fit([step], frame)
     prepared = assert_same_everywhere(fitted, frame, tmp_path / "a")
     assert prepared.columns == ["a", "b", "c", "d", "y", "b*d"]
-    assert fitted.about["notes"][0].startswith("b*d: ")
+    assert fitted.report.notes[0].startswith("b*d: ")
     every = fit([{"type": "interactions", "columns": ["a", "b"]}], frame).apply_frame(frame)
     assert every.columns[-3:] == ["a*b", "a/b", "b/a"]
     zero = fit([{"type": "interactions", "columns": ["a", "b"]}], frame)

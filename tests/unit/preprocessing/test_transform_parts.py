@@ -1,4 +1,4 @@
-"""Parts of a table: what one worker reads, part files into one, columns that are made before."""
+"""Parts of a table: what one worker reads, part files into one, precomputed columns."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from sunloom.errors import ArtifactError, ClusterError, DataError
-from sunloom.preprocessing.accumulators.values import Values
-from sunloom.preprocessing.cluster.fit_transform import worked
-from sunloom.preprocessing.cluster.lookback import block_of
-from sunloom.preprocessing.cluster.precomputed import recalled, remembered
+from sunloom.preprocessing.accumulators.values import ColumnValues
+from sunloom.preprocessing.cluster.fit_transform import run_task
+from sunloom.preprocessing.cluster.lookback import to_block
+from sunloom.preprocessing.cluster.precomputed import attach_results, precompute
 from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.stages import apply_stages
 from sunloom.preprocessing.tables.batches import Batch, open_source, whole_table
 from sunloom.preprocessing.tables.parquet_output import join_parquet
-from sunloom.preprocessing.tables.splits import Piece, Share, pieces_of, shares_of
-from sunloom.preprocessing.transform import prepared_chunks, write_prepared
+from sunloom.preprocessing.tables.splits import RowGroup, TableSplit, row_groups_of, split_table
+from sunloom.preprocessing.transform import write_prepared
 
 
 def table(rows: int = 5_000) -> pl.DataFrame:
@@ -34,7 +34,7 @@ def table(rows: int = 5_000) -> pl.DataFrame:
     )
 
 
-def written(folder: Path, frame: pl.DataFrame, parts: int, groups: int) -> list[Path]:
+def write_parts(folder: Path, frame: pl.DataFrame, parts: int, groups: int) -> list[Path]:
     """The frame in part files of so many row groups each."""
     schema, size = frame.to_arrow().schema, -(-frame.height // (parts * groups))
     paths = [folder / f"{part}.parquet" for part in range(parts)]
@@ -48,7 +48,7 @@ def written(folder: Path, frame: pl.DataFrame, parts: int, groups: int) -> list[
 @pytest.mark.parametrize(("parts", "groups"), [(1, 1), (3, 20)])
 def test_part_files_become_one(tmp_path: Path, parts: int, groups: int) -> None:
     frame = table()
-    paths = written(tmp_path, frame, parts, groups)
+    paths = write_parts(tmp_path, frame, parts, groups)
     out = tmp_path / "out.parquet"
     assert join_parquet(paths, out) == frame.height
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
@@ -66,34 +66,38 @@ def test_what_is_no_parquet_file_is_not_joined(tmp_path: Path) -> None:
         join_parquet([tmp_path / "a"], tmp_path / "out.parquet")
 
 
-def test_a_table_in_pieces(tmp_path: Path) -> None:
+def test_a_table_in_splits(tmp_path: Path) -> None:
     frame = table(1_000)
     frame.head(400).write_parquet(tmp_path / "a.parquet", row_group_size=150)
     frame.clear().write_parquet(tmp_path / "b.parquet")
     frame.slice(400).write_parquet(tmp_path / "c.parquet", row_group_size=600)
-    pieces = pieces_of(open_source(tmp_path))  # type: ignore[arg-type]
-    assert [(piece.group, piece.first, piece.rows) for piece in pieces] == [
+    groups = row_groups_of(open_source(tmp_path))  # type: ignore[arg-type]
+    assert [(group.group, group.first, group.rows) for group in groups] == [
         (0, 0, 150),
         (1, 150, 150),
         (2, 300, 100),
         (0, 400, 600),
     ]
-    for shares in (shares_of(pieces, 2, 10_000), shares_of(pieces, 1, 300), shares_of([], 2, 9)):
-        chunks = [chunk for share in shares for chunk in share.chunks(["row"])]
-        for chunk in chunks:
-            assert chunk.rows["row"][0] == chunk.first
-        assert sum(share.rows for share in shares) == sum(chunk.rows.height for chunk in chunks)
-    assert [share.rows for share in shares_of(pieces, 2, 10_000)] == [400, 600]
-    assert [share.first for share in shares_of(pieces, 1, 300)] == [0, 300, 400]
-    assert len(shares_of([Piece("a", 0, 0, 10)], 4, 3)) == 1
+    for splits in (
+        split_table(groups, 2, 10_000),
+        split_table(groups, 1, 300),
+        split_table([], 2, 9),
+    ):
+        batches = [batch for split in splits for batch in split.batches(["row"])]
+        for batch in batches:
+            assert batch.rows["row"][0] == batch.first
+        assert sum(split.rows for split in splits) == sum(batch.rows.height for batch in batches)
+    assert [split.rows for split in split_table(groups, 2, 10_000)] == [400, 600]
+    assert [split.first for split in split_table(groups, 1, 300)] == [0, 300, 400]
+    assert len(split_table([RowGroup("a", 0, 0, 10)], 4, 3)) == 1
 
 
-def test_a_file_without_row_groups_is_one_piece(tmp_path: Path) -> None:
+def test_a_file_without_row_groups_is_one_group(tmp_path: Path) -> None:
     pl.DataFrame({"a": range(7)}).write_csv(tmp_path / "a.csv")
-    (piece,) = pieces_of(open_source(tmp_path / "a.csv"))  # type: ignore[arg-type]
-    assert (piece.group, piece.rows) == (-1, 7)
-    (chunk,) = piece.chunks()
-    assert chunk.rows["a"].to_list() == list(range(7))
+    (group,) = row_groups_of(open_source(tmp_path / "a.csv"))  # type: ignore[arg-type]
+    assert (group.group, group.rows) == (-1, 7)
+    (batch,) = group.batches()
+    assert batch.rows["a"].to_list() == list(range(7))
 
 
 def test_later_files_may_hold_whole_numbers_and_more_columns(tmp_path: Path) -> None:
@@ -104,7 +108,7 @@ def test_later_files_may_hold_whole_numbers_and_more_columns(tmp_path: Path) -> 
     source = open_source(folder)
     assert whole_table(source).rows["a"].to_list() == [0.5, 1.5, 2.0, 3.0]
     fitted = fit([{"type": "min_max_scaler", "columns": ["a"]}], folder)
-    assert write_prepared(fitted, source, prepared_chunks(fitted, source), out) == 4
+    assert write_prepared(fitted, source, out) == 4
     assert pl.read_parquet(out).columns == ["a", "s"]
     assert pl.read_parquet(out)["a"].to_list() == pytest.approx([0, 0.4, 0.6, 1])
 
@@ -122,7 +126,7 @@ def test_a_later_file_of_another_shape_is_refused(
     pl.DataFrame({"a": [0.5], "b": [1]}).write_parquet(tmp_path / "a.parquet")
     pl.DataFrame(later).write_parquet(tmp_path / "b.parquet")
     source = open_source(tmp_path)
-    for read in (whole_table, pieces_of):
+    for read in (whole_table, row_groups_of):
         with pytest.raises(DataError, match=words):
             read(source)  # type: ignore[arg-type]
     assert whole_table(source, ["b"]).rows["b"].to_list() == [1, 1]
@@ -131,7 +135,7 @@ def test_a_later_file_of_another_shape_is_refused(
 
 
 def test_a_worker_keeps_to_its_share_of_the_memory() -> None:
-    values = Values("a", most_bytes=8_000, share=0.25)
+    values = ColumnValues("a", most_bytes=8_000, share=0.25)
     values.update(Batch(pl.DataFrame({"a": np.arange(250.0)})))
     assert values.finish().weights is None
     values.update(Batch(pl.DataFrame({"a": np.arange(1.0)}), first=250))
@@ -148,17 +152,18 @@ def test_a_worker_keeps_to_its_share_of_the_memory() -> None:
 def test_an_error_in_a_worker_is_a_result(
     raised: Exception, expected: type[Exception], words: str
 ) -> None:
-    def work(*_: Any) -> int:
+    def fail(*_: Any) -> int:
         raise raised
 
-    (payload,) = worked(block_of(Share((Piece("a", 0, 0, 1),)), None), work=work)["payload"]
+    split = TableSplit((RowGroup("a", 0, 0, 1),))
+    (payload,) = run_task(to_block(split, None), task=fail)["payload"]
     error = pickle.loads(payload.as_buffer())
     assert type(error) is expected
     with pytest.raises(expected, match=words):
         raise error
 
 
-def test_columns_that_were_made_before_are_recalled() -> None:
+def test_precomputed_columns_replace_operations() -> None:
     frame = pl.DataFrame({"x": [1.0, 2.0, 4.0], "at": pl.date_range(
         pl.date(2026, 1, 1), pl.date(2026, 1, 3), eager=True)})  # fmt: skip
     steps = [
@@ -166,9 +171,9 @@ def test_columns_that_were_made_before_are_recalled() -> None:
         {"type": "min_max_scaler", "columns": ["x", "x_lag_1"]},
     ]
     fitted = fit(steps, frame)
-    stages = recalled(fitted.stages)
+    stages = precompute(fitted.stages)
     with pytest.raises(DataError, match="not known"):
         apply_stages(frame, stages)
     made = frame.select(pl.col("x").shift().alias("0:x_lag_1"))
-    tail = apply_stages(frame[1:], remembered(stages, made[1:]))
+    tail = apply_stages(frame[1:], attach_results(stages, made[1:]))
     assert tail.equals(fitted.apply_frame(frame)[1:])

@@ -75,7 +75,7 @@ def test_what_is_trained_on_is_what_is_served(tree: dict[str, Any]) -> None:
     fitted = load(Path(result.prepared_by))
     raw = pl.concat([rows_of(recipe, "customer", day) for day in DAYS[:2]])
     # Fitted on all cut-offs but the latest, which models are judged on.
-    assert fitted.about["rows"] == raw.height
+    assert fitted.report.rows == raw.height
     assert "bought_180d" not in fitted.schema
     for day in DAYS:
         rows, prepared = rows_of(recipe, "customer", day), rows_of(recipe, "customer_prepared", day)
@@ -106,7 +106,7 @@ def test_every_key_of_the_prepared_set_matters(tree: dict[str, Any]) -> None:
     assert result.prepared_by == "ready_for_models@1"
     version = open_registry(recipe).get("ready_for_models@production")
     fitted = load(open_registry(recipe).path(version))
-    assert fitted.about["rows"] == rows_of(recipe, "customer", DAYS[2]).height
+    assert fitted.report.rows == rows_of(recipe, "customer", DAYS[2]).height
     assert "ready" in open_online_store(recipe).feature_sets()
     # A later run uses what was fitted: nothing is learnt again.
     named = tree | {"transformations": {"artifact": "ready_for_models@production"}}

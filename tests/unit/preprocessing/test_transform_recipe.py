@@ -57,7 +57,7 @@ def test_the_missions_short_form_equals_a_scikit_learn_pipeline(tmp_path: Path) 
     wanted = peer.transform(frame.to_pandas())
     ours = as_array(prepared.select(numbers + texts))
     np.testing.assert_allclose(ours, wanted, rtol=1e-9, atol=1e-12)
-    assert fitted.about["passes"] == 2
+    assert fitted.report.passes == 2
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_column_without_any_value(tmp_path: Path) -> None:
     steps = [{"type": "simple_imputer"}, {"type": "standard_scaler", "columns": ["a", "gone"]}]
     fitted = fit(steps, frame)
     assert assert_same_everywhere(fitted, frame, tmp_path / "a").columns == ["a"]
-    assert fitted.about["notes"] == ["gone has no value and was left out (keep_empty_features)"]
+    assert fitted.report.notes == ["gone has no value and was left out (keep_empty_features)"]
     assert fitted.apply_frame(frame.drop("gone")).columns == ["a"]
     kept = fit([{"type": "simple_imputer", "keep_empty_features": True}], frame)
     assert kept.apply_frame(frame)["gone"].to_list() == [0.0, 0.0]

@@ -12,9 +12,8 @@ import pytest
 
 from sunloom.config import Settings
 from sunloom.core.model_registry import open_registry
-from sunloom.preprocessing.artifact import save
+from sunloom.preprocessing.artifact import register, save
 from sunloom.preprocessing.fit import fit
-from sunloom.preprocessing.job import register
 from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.serving.apps.features.app import build_features_app
 from sunloom.serving.asgi.types import ASGIApp

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from sunloom.preprocessing.accumulators.counts import Counts
+from sunloom.preprocessing.accumulators.counts import LevelCounts
 from sunloom.preprocessing.accumulators.moments import MeanVariance
 from sunloom.preprocessing.accumulators.protocol import Accumulator
-from sunloom.preprocessing.accumulators.sample import Sample
-from sunloom.preprocessing.accumulators.sketch import Sketch
+from sunloom.preprocessing.accumulators.sample import RowSample
+from sunloom.preprocessing.accumulators.sketch import QuantileSketch
 from sunloom.preprocessing.accumulators.target_levels import TargetLevels
-from sunloom.preprocessing.accumulators.values import Values
+from sunloom.preprocessing.accumulators.values import ColumnValues
 from sunloom.preprocessing.fit import FitPass, fit
 from sunloom.preprocessing.tables.batches import Batch, Source
 from tests.unit.preprocessing.tables import colours, gappy
@@ -59,7 +59,7 @@ def test_moments_and_values_merge(values: list[Any], cuts: list[int], order: int
         assert found.mean == pytest.approx(there.mean(), rel=1e-9, abs=1e-9)
         assert found.variance == pytest.approx(there.var(), rel=1e-9, abs=1e-6)
         assert (found.least, found.greatest) == (there.min(), there.max())
-    kept = in_parts(lambda: Values("a", 1 << 40), frame, cuts, order).finish()
+    kept = in_parts(lambda: ColumnValues("a", 1 << 40), frame, cuts, order).finish()
     assert kept.values.tolist() == there.tolist()
 
 
@@ -67,29 +67,29 @@ def test_moments_and_values_merge(values: list[Any], cuts: list[int], order: int
 @given(st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=60), CUTS)
 def test_counts_and_samples_merge(levels: list[Any], cuts: list[int]) -> None:
     frame = pl.DataFrame({"c": levels}, schema={"c": pl.String})
-    found = in_parts(lambda: Counts("c", pl.String()), frame, cuts, -1).finish()
+    found = in_parts(lambda: LevelCounts("c", pl.String()), frame, cuts, -1).finish()
     assert {level: levels.count(level) for level in set(levels)} == dict(found.iter_rows())
-    whole = in_parts(lambda: Sample(("c",), 7), frame, []).finish()
-    assert in_parts(lambda: Sample(("c",), 7), frame, cuts, -1).finish().equals(whole)
+    whole = in_parts(lambda: RowSample(("c",), 7), frame, []).finish()
+    assert in_parts(lambda: RowSample(("c",), 7), frame, cuts, -1).finish().equals(whole)
 
 
 @settings(max_examples=40, deadline=None)
 @given(CUTS, st.sampled_from(["score", "bought", "grade", "mixed"]), st.integers(0, 40))
 def test_targets_merge(cuts: list[int], target: str, seed: int) -> None:
     frame = colours(60, seed).with_columns(
-        # Whole numbers first and fractions later: classes go over to moments on the way.
+        # Whole numbers first and fractions later: classes turn to moments on the way.
         mixed=pl.when(pl.int_range(60) < 30).then(pl.int_range(60) % 5).otherwise("score")
     )
 
     def make() -> TargetLevels:
         return TargetLevels("colour", target, 3, seed)
 
-    names, tables = in_parts(make, frame, []).finish()
-    others, parts = in_parts(make, frame, cuts, -1).finish()
-    assert names == others
-    for one, other in zip(tables, parts, strict=True):
+    whole = in_parts(make, frame, []).finish()
+    merged = in_parts(make, frame, cuts, -1).finish()
+    assert list(whole) == list(merged)
+    for name, moments in whole.items():
         by = ["fold", "level"]
-        assert_frame_equal(one.sort(by), other.sort(by), rel_tol=1e-9, abs_tol=1e-9)
+        assert_frame_equal(moments.sort(by), merged[name].sort(by), rel_tol=1e-9, abs_tol=1e-9)
 
 
 @pytest.mark.parametrize("shape", ["normal", "lognormal", "steps"])
@@ -101,7 +101,7 @@ def test_a_sketchs_error_is_within_its_bound(shape: str) -> None:
         "lognormal": rng.lognormal(0, 3, rows),
         "steps": np.sort(rng.integers(0, 50, rows)).astype(float),
     }[shape]
-    parts = [Sketch(512) for _ in range(4)]
+    parts = [QuantileSketch(512) for _ in range(4)]
     for i, start in enumerate(range(0, rows, 1000)):
         parts[i % 4].add(values[start : start + 1000])
     for other in parts[1:]:
@@ -124,8 +124,8 @@ def test_values_beyond_the_memory_are_sketched_and_the_artifact_says_so() -> Non
     frame = pl.DataFrame({"a": rng.normal(size=400_000)})
     steps = [{"type": "robust_scaler"}]
     exact, rough = fit(steps, frame), fit(steps, frame, memory_bytes=1_000_000)
-    assert exact.about["rank_error"] == 0
-    assert 0 < rough.about["rank_error"] < 0.01
+    assert exact.report.rank_error == 0
+    assert 0 < rough.report.rank_error < 0.01
     a, b = exact.apply_frame(frame)["a"], rough.apply_frame(frame)["a"]
     assert (a - b).abs().max() < 0.02
     for kind in ("quantile_transformer", "power_transformer", "k_bins_discretizer"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from sunloom.cli.features.rows import EngineOption, show
 from sunloom.cli.options import Env, Json, Sets, load_recipe, load_settings
 from sunloom.cli.work import cluster
 from sunloom.config.features.materialization import FeaturesRecipe
-from sunloom.config.preprocessing.transformations import PreparationRecipe
+from sunloom.config.preprocessing.transformations import PreparationConfig, PreparationRecipe
 from sunloom.errors import UsageError
 
 Rows = Annotated[Path, typer.Option("--input", help="Parquet, CSV or JSON lines, or a folder.")]
@@ -36,14 +37,21 @@ def fit(
     from sunloom.preprocessing.job import fit_file
 
     config, keep = load_preparation(recipe, sets, env)
-    given: dict[str, Any] = {"input": input, "artifact": artifact, "engine": engine.value}
-    given |= {key: value for key, value in (("name", name), ("alias", alias)) if value}
-    given |= {"out": out} if out else {}
-    base = getattr(config, "preparation", None)
-    request = _request(base, given)
+    base = config.preparation if isinstance(config, PreparationRecipe) else PreparationConfig()
+    options = {
+        "input": input,
+        "artifact": artifact,
+        "engine": engine.value,
+        "name": name,
+        "alias": alias,
+        "out": out,
+    }
+    # An option that is not given leaves the recipe's value.
+    given = {key: value for key, value in options.items() if value}
+    request = PreparationConfig.model_validate(base.model_dump() | given)
     with cluster(config) if engine is EngineOption.ray else nullcontext():
         result = fit_file(config, config.transformations, request, keep)
-    show(result, json)
+    show({key: value for key, value in asdict(result).items() if value is not None}, json)
 
 
 def transform(
@@ -56,20 +64,21 @@ def transform(
     json: Json = False,
 ) -> None:
     """Prepare rows with a fitted artifact; rows keep their order and number."""
-    from sunloom.preprocessing.job import open_fitted, transform_file
+    from sunloom.preprocessing.artifact import open_fitted
+    from sunloom.preprocessing.job import transform_file
 
     settings = load_settings(sets, env)
     fitted = open_fitted(settings, artifact)
-    request = _request(None, {"input": input, "out": out, "engine": engine.value})
+    request = PreparationConfig(input=input, out=out, engine=engine.value)
     with cluster(settings) if engine is EngineOption.ray else nullcontext():
         result = transform_file(fitted, request)
-    show(result, json)
+    show(asdict(result), json)
 
 
 def load_preparation(
     recipe: Path, sets: list[str] | None = None, env: str | None = None
-) -> tuple[Any, tuple[str, ...]]:
-    """The recipe, and the columns that are no features: its key, event time and label.
+) -> tuple[FeaturesRecipe | PreparationRecipe, tuple[str, ...]]:
+    """The recipe, and the columns that are no features: entity key, event time and label.
 
     A recipe with ``definitions`` is a feature set's; any other is for a table alone.
 
@@ -104,10 +113,3 @@ def _defines_features(recipe: Path) -> bool:
     except yaml.YAMLError:
         return False  # the loader says what is wrong with it
     return isinstance(tree, dict) and bool({"definitions", "feature_set"} & set(tree))
-
-
-def _request(base: Any, given: dict[str, Any]) -> Any:
-    from sunloom.config.preprocessing.transformations import PreparationConfig
-
-    held = base.model_dump() if base is not None else {}
-    return PreparationConfig.model_validate(held | given)

@@ -17,9 +17,8 @@ from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConfigError, DataError
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.features.plan.columns import EVENT_TIME
-from sunloom.preprocessing.artifact import save
+from sunloom.preprocessing.artifact import open_fitted, register, save
 from sunloom.preprocessing.fit import fit
-from sunloom.preprocessing.job import open_fitted, register
 from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.preprocessing.recipe import Recipe
 from sunloom.preprocessing.tables.batches import Batch
@@ -135,7 +134,7 @@ class PreparedSet:
         _require_untouched(pipeline, (self.key, EVENT_TIME))
         folder = self.folder / "transform"
         save(pipeline, folder)
-        for note in pipeline.about["notes"]:
+        for note in pipeline.report.notes:
             _log.info("%s", note)
         reference = str(folder)
         if (model := self.registered) is not None:

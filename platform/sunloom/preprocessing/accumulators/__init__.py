@@ -1,1 +1,1 @@
-"""What fitting learns from a column, in parts that merge."""
+"""Accumulators: what fitting learns from a column, in parts that merge."""

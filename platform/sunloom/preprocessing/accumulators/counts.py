@@ -1,4 +1,4 @@
-"""How often each level of a column occurs."""
+"""Accumulator of how often each level of a column occurs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from sunloom.preprocessing.column_kinds import levels_of
 from sunloom.preprocessing.tables.batches import Batch
 
 LEVEL, COUNT = "level", "count"
+# Parts are joined beyond this many rows: not after each batch, which would group all levels anew.
+_JOIN_ROWS = 50_000
 
 
 @dataclass
-class Counts:
+class LevelCounts:
     """Counts of one column's levels; a missing value is a level.
 
     Attributes:
@@ -33,15 +35,15 @@ class Counts:
         """The columns that it reads."""
         return (self.column,)
 
-    def update(self, chunk: Batch) -> None:
-        """Take some rows in."""
-        levels = pl.DataFrame({LEVEL: levels_of(chunk.rows[self.column])})
-        self._take(levels.group_by(LEVEL).agg(pl.len().cast(pl.Int64).alias(COUNT)))
+    def update(self, batch: Batch) -> None:
+        """Add the rows of a batch."""
+        levels = pl.DataFrame({LEVEL: levels_of(batch.rows[self.column])})
+        self._add(levels.group_by(LEVEL).agg(pl.len().cast(pl.Int64).alias(COUNT)))
 
-    def merge(self, other: Counts) -> None:
-        """Take in what another one has learnt from other rows."""
+    def merge(self, other: LevelCounts) -> None:
+        """Add the rows that another one has seen."""
         for part in other._parts:
-            self._take(part)
+            self._add(part)
 
     def finish(self) -> pl.DataFrame:
         """``level`` and ``count``, sorted by level, the missing one last."""
@@ -50,15 +52,14 @@ class Counts:
             return pl.DataFrame(schema={LEVEL: self.dtype, COUNT: pl.Int64})
         return self._parts[0].sort(LEVEL, nulls_last=True)
 
-    def _take(self, part: pl.DataFrame) -> None:
+    def _add(self, part: pl.DataFrame) -> None:
         self._parts.append(part)
-        if len(self._parts) > 1 and sum(p.height for p in self._parts) > 50_000:
+        if len(self._parts) > 1 and sum(p.height for p in self._parts) > _JOIN_ROWS:
             self._join()
 
     def _join(self) -> None:
         if len(self._parts) > 1:
-            joined = pl.concat(self._parts).group_by(LEVEL).agg(pl.col(COUNT).sum())
-            self._parts = [joined]
+            self._parts = [pl.concat(self._parts).group_by(LEVEL).agg(pl.col(COUNT).sum())]
         if self._parts and self._parts[0].height > self.most:
             raise DataError(
                 f"Column {self.column!r} has more than {self.most:,} levels.",

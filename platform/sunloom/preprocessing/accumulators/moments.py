@@ -1,4 +1,4 @@
-"""Count, mean, variance, least and greatest value of a number column."""
+"""Accumulator of count, mean, variance, minimum and maximum of a number column."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class MeanVariance:
 
     Attributes:
         column: The column.
-        count: Values that are there.
+        count: Values that are not missing.
         missing: Rows without a value.
         mean: Mean of the values.
         squares: Sum of squared distances from the mean.
-        least: Least value; infinite without values.
-        greatest: Greatest value; minus infinite without values.
+        least: Minimum; infinite without values.
+        greatest: Maximum; minus infinite without values.
     """
 
     column: str
@@ -37,10 +37,10 @@ class MeanVariance:
         """The columns that it reads."""
         return (self.column,)
 
-    def update(self, chunk: Batch) -> None:
-        """Take some rows in."""
-        values = chunk.numbers(self.column)
-        part = MeanVariance(self.column, len(values), chunk.rows.height - len(values))
+    def update(self, batch: Batch) -> None:
+        """Add the rows of a batch."""
+        values = batch.numbers(self.column)
+        part = MeanVariance(self.column, len(values), batch.rows.height - len(values))
         if part.count:
             part.mean = float(values.mean())
             part.squares = float(np.square(values - part.mean).sum())
@@ -48,7 +48,7 @@ class MeanVariance:
         self.merge(part)
 
     def merge(self, other: MeanVariance) -> None:
-        """Take in what another one has learnt from other rows."""
+        """Add the rows that another one has seen."""
         self.missing += other.missing
         if not other.count:
             return
@@ -66,7 +66,7 @@ class MeanVariance:
 
     @property
     def variance(self) -> float:
-        """Variance over the values, not corrected for the degree of freedom."""
+        """Population variance: divided by the count, as StandardScaler has it."""
         return self.squares / self.count if self.count else 0.0
 
     @property

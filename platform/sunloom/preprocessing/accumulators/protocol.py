@@ -1,4 +1,4 @@
-"""The one shape of everything that is learnt from a table."""
+"""Protocol of an accumulator: what fitting learns from a table, in parts that merge."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from sunloom.preprocessing.tables.batches import Batch
 
 
 class Accumulator(Protocol):
-    """Something learnt from chunks of rows in any order, on any machine.
+    """A statistic of batches in any order, on any machine.
 
-    ``merge`` of the statistics of two parts is the statistic of the whole: to the bit for counts
-    and values, to rounding for sums.
+    ``merge`` of the accumulators of two parts is the accumulator of the whole: to the bit for
+    counts and values, to rounding for sums.
     """
 
     @property
@@ -19,8 +19,8 @@ class Accumulator(Protocol):
         """The columns that it reads."""
         ...
 
-    def update(self, chunk: Batch) -> None:
-        """Take some rows in.
+    def update(self, batch: Batch) -> None:
+        """Add the rows of a batch.
 
         Raises:
             DataError: A value cannot be learnt from.
@@ -28,9 +28,9 @@ class Accumulator(Protocol):
         ...
 
     def merge(self, other: Self) -> None:
-        """Take in what another one has learnt from other rows."""
+        """Add the rows that another one has seen."""
         ...
 
     def finish(self) -> Any:
-        """What was learnt."""
+        """The statistic."""
         ...

@@ -1,4 +1,4 @@
-"""Some rows of a table, for what cannot be learnt in parts."""
+"""Accumulator of a random sample of rows, for models that cannot be fitted in parts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ _ORDER, _ROW = "__order__", "__row__"
 
 
 @dataclass
-class Sample:
+class RowSample:
     """At most ``most`` rows, chosen by a random number that depends on the row number only.
 
     Attributes:
         names: Columns that are kept.
         most: Rows that are kept.
+        numbers: Columns whose values must be finite.
         total: Rows seen.
     """
 
@@ -34,40 +35,43 @@ class Sample:
         """The columns that it reads."""
         return self.names
 
-    def update(self, chunk: Batch) -> None:
-        """Take some rows in."""
-        self.total += chunk.rows.height
+    def update(self, batch: Batch) -> None:
+        """Add the rows of a batch."""
+        self.total += batch.rows.height
         for name in self.numbers:
-            chunk.numbers(name)
-        order = pl.Series(_ORDER, chunk.order(0))
-        row = pl.Series(_ROW, np.arange(chunk.first, chunk.first + chunk.rows.height))
-        self._take(chunk.rows.select(self.names).with_columns(order, row))
+            # Refuses infinite values.
+            batch.numbers(name)
+        order = pl.Series(_ORDER, batch.random_order(0))
+        row = pl.Series(_ROW, np.arange(batch.first, batch.first + batch.rows.height))
+        self._add(batch.rows.select(self.names).with_columns(order, row))
 
-    def merge(self, other: Sample) -> None:
-        """Take in what another one has learnt from other rows."""
+    def merge(self, other: RowSample) -> None:
+        """Add the rows that another one has seen."""
         self.total += other.total
         for part in other._parts:
-            self._take(part)
+            self._add(part)
 
     def finish(self) -> pl.DataFrame:
-        """The rows, in their order."""
-        return self.numbered()[0]
+        """The rows, in the table's order."""
+        return self.numbered_rows()[0]
 
-    def numbered(self) -> tuple[pl.DataFrame, pl.Series]:
-        """The rows, in their order, and each one's number in the table."""
+    def numbered_rows(self) -> tuple[pl.DataFrame, pl.Series]:
+        """The rows, in the table's order, and each one's number in the table."""
         self._shrink()
         if not self._parts:
             raise DataError("There are no rows to learn from.")
         rows = self._parts[0].sort(_ROW)
         return rows.select(self.names), rows[_ROW]
 
-    def _take(self, part: pl.DataFrame) -> None:
+    def _add(self, part: pl.DataFrame) -> None:
         self._parts.append(part)
+        # At twice the size only: each row is then moved a constant number of times.
         if sum(p.height for p in self._parts) > 2 * self.most:
             self._shrink()
 
     def _shrink(self) -> None:
         if self._parts:
             rows = pl.concat(self._parts)
-            over = rows.height > self.most
-            self._parts = [rows.bottom_k(self.most, by=_ORDER) if over else rows]
+            if rows.height > self.most:
+                rows = rows.bottom_k(self.most, by=_ORDER)
+            self._parts = [rows]

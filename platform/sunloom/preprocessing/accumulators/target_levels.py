@@ -1,9 +1,9 @@
-"""The target by level and fold, for target encoding."""
+"""Accumulator of the target by level and fold, for target encoding."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -21,14 +21,14 @@ TargetType = Literal["auto", "continuous", "binary", "multiclass"]
 class TargetLevels:
     """Rows with a target, counted by fold, level and class; moments where the target is a number.
 
-    It begins with classes and goes over to moments at a fraction or at too many different values.
+    It begins with classes and turns to moments at a fraction or at too many different values.
 
     Attributes:
         column: The column of levels.
         target: The target's column.
         cv: Folds.
         seed: Seed of the folds.
-        target_type: What the target is taken for.
+        target_type: Type of the target.
         without_target: Rows that do not count.
     """
 
@@ -50,33 +50,39 @@ class TargetLevels:
         """The columns that it reads."""
         return (self.column, self.target)
 
-    def update(self, chunk: Batch) -> None:
-        """Take some rows in."""
-        target = levels_of(chunk.rows[self.target])
+    def update(self, batch: Batch) -> None:
+        """Add the rows of a batch."""
+        target = levels_of(batch.rows[self.target])
         rows = pl.DataFrame(
             {
-                FOLD: pl.Series(chunk.folds(self.cv, self.seed)).cast(pl.Int32),
-                LEVEL: levels_of(chunk.rows[self.column]),
+                FOLD: pl.Series(batch.folds(self.cv, self.seed)).cast(pl.Int32),
+                LEVEL: levels_of(batch.rows[self.column]),
                 CLASS: target,
             }
         )
         if target.null_count():
             self.without_target += target.null_count()
             rows = rows.filter(pl.col(CLASS).is_not_null())
-        _refuse_infinite(rows[CLASS], self.target)
-        if self._is_class and self._has_fractions(rows[CLASS]):
-            self._go_over()
+        values = rows[CLASS]
+        if values.dtype == pl.Float64:
+            if values.is_infinite().any():
+                raise DataError(
+                    f"The target {self.target!r} holds an infinite value.", param=self.target
+                )
+            if self._is_class and (values != values.round()).any():
+                self._turn_to_moments()
         if self._is_class:
-            counted = rows.group_by(FOLD, LEVEL, CLASS).agg(pl.len().cast(pl.Int64).alias(COUNT))
-            self._add_classes(counted)
+            self._add_classes(
+                rows.group_by(FOLD, LEVEL, CLASS).agg(pl.len().cast(pl.Int64).alias(COUNT))
+            )
         else:
             self._add_moments(_moments_of(rows))
 
     def merge(self, other: TargetLevels) -> None:
-        """Take in what another one has learnt from other rows."""
+        """Add the rows that another one has seen."""
         self.without_target += other.without_target
         if not other._is_class and self._is_class:
-            self._go_over()
+            self._turn_to_moments()
         if other._classes is not None:
             if self._is_class:
                 self._add_classes(other._classes)
@@ -85,74 +91,64 @@ class TargetLevels:
         if other._moments is not None:
             self._add_moments(other._moments)
 
-    def finish(self) -> tuple[list[str], list[pl.DataFrame]]:
-        """Names of the classes ([""] for one number), and for each the moments by fold and level.
+    def finish(self) -> dict[str, pl.DataFrame]:
+        """The target's moments by fold and level; of each class, where there are more than two.
 
-        A table has ``fold``, ``level``, ``count``, ``mean`` and ``squares``.
+        Returns:
+            The class as the end of an output's name (empty for one number) to a table with
+            ``fold``, ``level``, ``count``, ``mean`` and ``squares``.
         """
         if self._is_class and self._classes is not None and self._classes.height:
             classes = self._classes[CLASS].unique().sort()
-            if self._as_classes(classes):
-                return self._by_class(classes)
-            self._go_over()
+            if self.target_type == "binary" and len(classes) > 2:
+                raise DataError(
+                    f"The target {self.target!r} has {len(classes)} values, not two.",
+                    "Set target_type to multiclass or continuous.",
+                    self.target,
+                )
+            if self.target_type == "multiclass" or len(classes) > 2:
+                names = [f"_{_class_name(value)}" for value in classes]
+                return dict(zip(names, map(self._moments_of_class, classes), strict=True))
+            # Of two classes the second one counts as 1; of one class none does.
+            return {"": self._moments_of_class(classes[-1] if len(classes) == 2 else None)}
         if self._moments is None or not self._moments.height:
             raise DataError(f"No row has a value of the target {self.target!r}.", param=self.target)
-        return [""], [self._moments]
+        return {"": self._moments}
 
-    def _as_classes(self, classes: pl.Series) -> bool:
-        if self.target_type == "binary" and len(classes) > 2:
-            raise DataError(
-                f"The target {self.target!r} has {len(classes)} values, not two.",
-                "Set target_type to multiclass or continuous.",
-                self.target,
-            )
-        return self.target_type in ("binary", "multiclass", "auto")
-
-    def _by_class(self, classes: pl.Series) -> tuple[list[str], list[pl.DataFrame]]:
+    def _moments_of_class(self, value: Any) -> pl.DataFrame:
         assert self._classes is not None
-        multi = self.target_type == "multiclass" or len(classes) > 2
-        wanted = list(classes) if multi else [classes[-1] if len(classes) == 2 else None]
-        names = [f"_{_class_name(one)}" for one in wanted] if multi else [""]
-        tables = []
-        for one in wanted:
-            hit = pl.col(CLASS).eq_missing(pl.lit(one, dtype=classes.dtype))
-            tables.append(_moments_of_classes(self._classes, hit.cast(pl.Float64)))
-        return names, tables
-
-    def _has_fractions(self, values: pl.Series) -> bool:
-        return values.dtype == pl.Float64 and bool((values != values.round()).any())
+        is_class = pl.col(CLASS).eq_missing(pl.lit(value, dtype=self._classes.schema[CLASS]))
+        return _moments_of_classes(self._classes, is_class.cast(pl.Float64))
 
     def _add_classes(self, part: pl.DataFrame) -> None:
         parts = [part] if self._classes is None else [self._classes, part]
-        joined = pl.concat(parts).group_by(FOLD, LEVEL, CLASS).agg(pl.col(COUNT).sum())
-        self._classes = joined
-        if joined[CLASS].n_unique() > MOST_CLASSES and self.target_type != "multiclass":
-            self._go_over()
+        self._classes = pl.concat(parts).group_by(FOLD, LEVEL, CLASS).agg(pl.col(COUNT).sum())
+        if self._classes[CLASS].n_unique() > MOST_CLASSES and self.target_type != "multiclass":
+            self._turn_to_moments()
 
-    def _go_over(self) -> None:
-        """From classes to moments."""
+    def _turn_to_moments(self) -> None:
         if self.target_type in ("binary", "multiclass"):
             raise DataError(
                 f"The target {self.target!r} holds fractions or too many values for classes.",
                 "Set target_type: continuous.",
                 self.target,
             )
-        held, self._classes, self._is_class = self._classes, None, False
-        if held is not None:
-            if held[CLASS].dtype == pl.String:
+        classes, self._classes, self._is_class = self._classes, None, False
+        if classes is not None:
+            if classes[CLASS].dtype == pl.String:
                 raise DataError(
                     f"The target {self.target!r} has more than {MOST_CLASSES} classes.",
                     "Choose another target, or set target_type: multiclass.",
                     self.target,
                 )
-            self._add_moments(_moments_of_classes(held))
+            self._add_moments(_moments_of_classes(classes))
 
     def _add_moments(self, part: pl.DataFrame) -> None:
         parts = [part] if self._moments is None else [self._moments, part]
-        self._moments = merged_moments(pl.concat(parts), [FOLD, LEVEL])
+        self._moments = merge_moments(pl.concat(parts), [FOLD, LEVEL])
 
 
-def merged_moments(table: pl.DataFrame, by: list[str]) -> pl.DataFrame:
+def merge_moments(table: pl.DataFrame, by: list[str]) -> pl.DataFrame:
     """Chan's formula over the rows of each group."""
     mean = (pl.col(COUNT) * pl.col(MEAN)).sum() / pl.col(COUNT).sum()
     gap = (pl.col(COUNT) * (pl.col(MEAN) - mean).pow(2)).sum()
@@ -181,14 +177,9 @@ def _moments_of_classes(classes: pl.DataFrame, value: pl.Expr | None = None) -> 
     """Moments of a value of the class, by default the class as a number."""
     number = pl.col(CLASS).cast(pl.Float64) if value is None else value
     rows = classes.with_columns(number.alias(MEAN), pl.lit(0.0).alias(SQUARES))
-    return merged_moments(rows, [FOLD, LEVEL])
+    return merge_moments(rows, [FOLD, LEVEL])
 
 
-def _class_name(one: object) -> str:
+def _class_name(value: object) -> str:
     # As numpy prints what scikit-learn's classes_ hold.
-    return str(np.bool_(one)) if isinstance(one, bool) else str(one)
-
-
-def _refuse_infinite(values: pl.Series, target: str) -> None:
-    if values.dtype == pl.Float64 and bool(values.is_infinite().any()):
-        raise DataError(f"The target {target!r} holds an infinite value.", param=target)
+    return str(np.bool_(value)) if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""How often each term occurs, and in how many texts."""
+"""Accumulator of how often each term occurs, and in how many texts."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ from sunloom.preprocessing.tokenizer import Tokenizer
 
 
 @dataclass
-class Documents:
+class TermCounts:
     """Counts of one column's terms.
 
     Attributes:
         column: The column.
-        terms: How a text becomes terms.
+        tokenizer: How a text becomes terms.
         most: Terms above which fitting stops.
         texts: Rows; a missing text is one without terms.
         occurrences: Term to how often it occurs.
-        spread: Term to the number of texts it occurs in.
+        document_counts: Term to the number of texts it occurs in.
     """
 
     column: str
-    terms: Tokenizer
+    tokenizer: Tokenizer
     most: int = 5_000_000
     texts: int = 0
     occurrences: Counter[str] = field(default_factory=Counter)
-    spread: Counter[str] = field(default_factory=Counter)
+    document_counts: Counter[str] = field(default_factory=Counter)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that it reads."""
         return (self.column,)
 
-    def update(self, chunk: Batch) -> None:
-        """Take some rows in."""
-        self.texts += chunk.rows.height
-        for text in chunk.rows[self.column].cast(str).to_list():
-            counts = self.terms.counts(text)
+    def update(self, batch: Batch) -> None:
+        """Add the rows of a batch."""
+        self.texts += batch.rows.height
+        for text in batch.rows[self.column].cast(str).to_list():
+            counts = self.tokenizer.counts(text)
             self.occurrences.update(counts)
-            self.spread.update(counts.keys())
+            self.document_counts.update(counts.keys())
         self._require_few()
 
-    def merge(self, other: Documents) -> None:
-        """Take in what another one has learnt from other rows."""
+    def merge(self, other: TermCounts) -> None:
+        """Add the rows that another one has seen."""
         self.texts += other.texts
         self.occurrences.update(other.occurrences)
-        self.spread.update(other.spread)
+        self.document_counts.update(other.document_counts)
         self._require_few()
 
-    def finish(self) -> Documents:
+    def finish(self) -> TermCounts:
         """Itself."""
         return self
 
     def _require_few(self) -> None:
-        if len(self.spread) > self.most:
+        if len(self.document_counts) > self.most:
             raise DataError(
                 f"Column {self.column!r} has more than {self.most:,} terms.",
-                "Use hashing_vectorizer, or shorter runs.",
+                "Use hashing_vectorizer, or shorter n-grams.",
                 self.column,
             )

@@ -1,1 +1,1 @@
-"""Cluster."""
+"""Fit and transformation on a Ray cluster."""

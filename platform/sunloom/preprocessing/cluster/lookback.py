@@ -1,16 +1,15 @@
-"""Lags, windows and decaying means on a cluster: an entity's rows meet in one worker.
+"""Lags, windows and weighted means on a cluster: an entity's rows meet in one worker.
 
-Of each row only its number, the columns that say whose it is, its moment and the columns that are
-looked back on travel. They go by Ray tasks to the partition of their entity's hash, through the
-object store, which spills what does not fit; what was found goes back to the share of the table
-that the row lies in, and waits there in row order for whoever reads the share.
+Of each row only its number, entity key, timestamp and the columns that are looked back on travel.
+They go by Ray tasks to the partition of their entity's hash, through the object store, which spills
+what does not fit; the results go back to the split that the row is in, in row order.
 """
 
 from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,7 +25,11 @@ from sunloom.core.ray_tasks import (
 )
 from sunloom.data.shuffle import Packet, from_packet, partition_by_hash, to_packet
 from sunloom.errors import UsageError
-from sunloom.preprocessing.cluster.precomputed import Recalled, recalled, remembered
+from sunloom.preprocessing.cluster.precomputed import (
+    attach_results,
+    precompute,
+    restore_operations,
+)
 from sunloom.preprocessing.operations.history import RowHistory
 from sunloom.preprocessing.stages import (
     Stage,
@@ -35,14 +38,14 @@ from sunloom.preprocessing.stages import (
     needed_stages,
     schema_after,
 )
-from sunloom.preprocessing.tables.batches import fitting_rows
-from sunloom.preprocessing.tables.splits import Share
+from sunloom.preprocessing.tables.batches import Batch, widen_integers
+from sunloom.preprocessing.tables.splits import TableSplit
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Blocks: TypeAlias = list[Any]
-"""References to tables of one row: a share and, once known, what looks back from its rows."""
+"""References to tables of one row: a split and, once computed, the results of its rows."""
 
 _ROW = "__place__"
 
@@ -52,7 +55,7 @@ class _LookbackRound:
     """Neighbouring steps that look back over the same entities: one exchange for all.
 
     Attributes:
-        first: Place of the first of them among the stages.
+        first: Index of the first of them among the stages.
         steps: Key of each and what it computes.
     """
 
@@ -60,60 +63,85 @@ class _LookbackRound:
     steps: tuple[tuple[str, RowHistory], ...]
 
     @property
-    def by(self) -> tuple[str, ...]:
+    def entity_key(self) -> tuple[str, ...]:
+        """Columns of the entity key."""
         return self.steps[0][1].by
 
     @property
     def inputs(self) -> list[str]:
+        """Columns that travel."""
         return list(dict.fromkeys(name for _, step in self.steps for name in step.inputs))
 
     @property
-    def width(self) -> int:
+    def row_bytes(self) -> int:
         """Bytes of a row that travel, there and back; texts are taken for short."""
         return 8 * (1 + len(self.inputs) + sum(len(step.outputs) for _, step in self.steps))
 
+    def accepts(self, step: RowHistory, index: int) -> bool:
+        """Whether the step at this index can join: it follows, and reads none of the results."""
+        made = {name for _, other in self.steps for name in other.outputs}
+        is_next = index == self.first + len(self.steps)
+        return is_next and step.by == self.entity_key and not made & set(step.inputs)
 
-def width_of(stages: Sequence[Stage]) -> int:
-    """Bytes of a row that travel because of what looks back."""
-    return sum(one.width for one in _rounds(stages))
+
+def lookback_row_bytes(stages: Sequence[Stage]) -> int:
+    """Bytes of a row that travel because of steps that look back."""
+    return sum(round_.row_bytes for round_ in _rounds_of(stages))
 
 
 def packet_bytes() -> float:
-    """So much at most had better travel together: the object store holds several of them."""
+    """Bytes that may travel together: the object store holds several of them."""
     return min(PARTITION_BYTES, object_store_bytes() / STORE_SHARE)
 
 
-def blocks_of(shares: Sequence[Share], stages: Sequence[Stage], schema: pl.Schema) -> Blocks:
-    """A block for each share, with everything that looks back already known.
+def build_blocks(
+    splits: Sequence[TableSplit], stages: Sequence[Stage], schema: pl.Schema
+) -> Blocks:
+    """A block for each split, with the results of everything that looks back.
 
     Args:
-        shares: The table's rows.
+        splits: The table's rows.
         stages: What is to be applied to them.
         schema: Columns of the table.
 
     Raises:
         UsageError: An operation needs the whole table and is not one that looks back.
-        DataError: A moment is missing or has no time zone.
+        DataError: A timestamp is missing or has no time zone.
     """
     import ray
 
-    blocks: Blocks = [ray.put(block_of(share, None)) for share in shares]
-    known = recalled(stages)
-    for one in _rounds(stages) if blocks else ():
-        blocks = _looked_back(blocks, shares, known[: one.first], one, schema)
+    blocks: Blocks = [ray.put(to_block(split, None)) for split in splits]
+    precomputed = precompute(stages)
+    for round_ in _rounds_of(stages) if blocks else ():
+        blocks = _run_round(blocks, splits, precomputed[: round_.first], round_, schema)
     return blocks
 
 
-def shares_in(block: pa.Table) -> Iterator[tuple[Share, pl.DataFrame | None]]:
-    """In a worker: the share of a block, and what looks back from its rows."""
+def splits_in(block: pa.Table) -> Iterator[tuple[TableSplit, pl.DataFrame | None]]:
+    """In a worker: the split of a block, and the results of its rows."""
     for row in block.to_pylist():
-        share: Share = pickle.loads(row["share"])  # noqa: S301 - the driver's, just made
-        yield share, None if row["history"] is None else _table(row["history"])
+        split: TableSplit = pickle.loads(row["split"])  # noqa: S301 - the driver's, just made
+        packed = row["results"]
+        results = None if packed is None else from_packet(np.frombuffer(packed, dtype=np.uint8))
+        yield split, results
 
 
-def _rounds(stages: Sequence[Stage]) -> list[_LookbackRound]:
+def batches_with_results(
+    split: TableSplit,
+    stages: Sequence[Stage],
+    results: pl.DataFrame | None,
+    columns: Sequence[str] | None,
+) -> Iterator[tuple[Batch, list[Stage]]]:
+    """A split's batches, each with the stages that know the results of its rows."""
+    for batch in split.batches(columns):
+        start = batch.first - split.first
+        own = None if results is None else results.slice(start, batch.rows.height)
+        yield batch, attach_results(stages, own)
+
+
+def _rounds_of(stages: Sequence[Stage]) -> list[_LookbackRound]:
     rounds: list[_LookbackRound] = []
-    for place, stage in enumerate(stages):
+    for index, stage in enumerate(stages):
         for step in stage:
             if not need_whole_table([(step,)]):
                 continue
@@ -121,127 +149,134 @@ def _rounds(stages: Sequence[Stage]) -> list[_LookbackRound]:
                 raise UsageError(
                     f"{step.op} needs the whole table.", "Use --engine polars.", "engine"
                 )
-            keyed = ((f"{place}:", step),)
-            last = rounds[-1] if rounds else None
-            if last is not None and _goes_along(step, place, last):
-                rounds[-1] = _LookbackRound(last.first, last.steps + keyed)
+            keyed = ((f"{index}:", step),)
+            if rounds and rounds[-1].accepts(step, index):
+                rounds[-1] = _LookbackRound(rounds[-1].first, rounds[-1].steps + keyed)
             else:
-                rounds.append(_LookbackRound(place, keyed))
+                rounds.append(_LookbackRound(index, keyed))
     return rounds
 
 
-def _goes_along(step: RowHistory, place: int, last: _LookbackRound) -> bool:
-    made = {name for _, other in last.steps for name in other.outputs}
-    return (
-        place == last.first + len(last.steps) and step.by == last.by and not made & set(step.inputs)
-    )
-
-
-def _looked_back(
+def _run_round(
     blocks: Blocks,
-    shares: Sequence[Share],
+    splits: Sequence[TableSplit],
     before: Sequence[Stage],
-    one: _LookbackRound,
+    round_: _LookbackRound,
     schema: pl.Schema,
 ) -> Blocks:
-    """The blocks, with the round's columns beside those that they hold."""
+    """The blocks, with the round's results beside those that they hold."""
     import ray
 
-    rows = sum(share.rows for share in shares)
+    rows = sum(split.rows for split in splits)
     # An entity's rows must meet; without entities all rows are one series, in one worker.
-    parts = max(2, math.ceil(rows * one.width / packet_bytes())) if one.by else 1
-    needed, raw = needed_stages(before, one.inputs)
-    columns = [name for name in schema if name in raw] or list(schema)[:1]
-    after = schema_after(schema, [*_operations(before)])
-    wanted = pl.Schema({name: after[name] for name in one.inputs})
-    send = ray.remote(_send).options(num_returns=1 + parts)
-    look, gather = ray.remote(_look), ray.remote(_gather)
+    is_keyed = bool(round_.entity_key)
+    partitions = max(2, math.ceil(rows * round_.row_bytes / packet_bytes())) if is_keyed else 1
+    stages, raw = needed_stages(before, round_.inputs)
+    # A table without any column has no rows: the first one is read where none is needed.
+    columns = tuple(name for name in schema if name in raw) or tuple(schema)[:1]
+    after = schema_after(schema, restore_operations(before))
+    sender = _Sender(
+        columns=columns,
+        stages=stages,
+        schema=pl.Schema({name: after[name] for name in round_.inputs}),
+        entity_key=round_.entity_key,
+        partitions=partitions,
+    )
+    send = ray.remote(_send).options(num_returns=1 + partitions)
+    look_back = ray.remote(_look_back).options(num_returns=1 + len(blocks))
+    gather = ray.remote(_gather)
     # One after another, and references let go, so that a round's packets do not outlive it.
     with unwrap_task_errors():
-        sent = [send.remote(block, columns, needed, wanted, one.by, parts) for block in blocks]
-        ray.get([notes for notes, *_ in sent])
-        places = [share.first for share in shares] + [rows]
-        look = look.options(num_returns=1 + len(blocks))
-        found = [look.remote(one, places, [own[1 + part] for own in sent]) for part in range(parts)]
-        ray.get([notes for notes, *_ in found])
+        sent = [send.remote(block, sender) for block in blocks]
+        # The small first results only: packets stay in the object store.
+        ray.get([height for height, *_ in sent])
+        starts = [split.first for split in splits] + [rows]
+        results = [
+            look_back.remote(round_, starts, [packets[1 + number] for packets in sent])
+            for number in range(partitions)
+        ]
+        ray.get([height for height, *_ in results])
         del sent
         gathered = [
-            gather.remote(block, [own[1 + place] for own in found])
-            for place, block in enumerate(blocks)
+            gather.remote(block, [packets[1 + number] for packets in results])
+            for number, block in enumerate(blocks)
         ]
         ray.wait(gathered, num_returns=len(gathered), fetch_local=False)
     return gathered
 
 
-def _operations(stages: Iterable[Stage]) -> Iterator[Stage]:
-    """Stages whose recalled operations are the real ones again."""
-    for stage in stages:
-        yield tuple(op.operation if isinstance(op, Recalled) else op for op in stage)
+@dataclass(frozen=True)
+class _Sender:
+    """What a worker needs to send the rows of a split to their partitions.
+
+    Attributes:
+        columns: Columns of the table to read.
+        stages: Stages before the round that its inputs depend on.
+        schema: Columns that travel.
+        entity_key: Columns whose hash is the partition.
+        partitions: Number of partitions.
+    """
+
+    columns: tuple[str, ...]
+    stages: list[Stage]
+    schema: pl.Schema
+    entity_key: tuple[str, ...]
+    partitions: int
 
 
-def _send(
-    block: pa.Table,
-    columns: Sequence[str],
-    before: Sequence[Stage],
-    wanted: pl.Schema,
-    by: tuple[str, ...],
-    parts: int,
-) -> list[int | Packet]:
-    """In a worker: rows of a share, and of them a packet for each partition."""
-    ((share, history),) = shares_in(block)
-    held = []
-    for chunk in share.chunks(columns):
-        place = chunk.first - share.first
-        known = None if history is None else history.slice(place, chunk.rows.height)
-        rows = apply_stages(chunk.rows, remembered(before, known)).select(list(wanted))
-        numbers = pl.int_range(chunk.first, chunk.first + rows.height, dtype=pl.Int64, eager=True)
-        held.append(_plain(fitting_rows(rows, wanted)).with_columns(numbers.alias(_ROW)))
-    rows = pl.concat(held)
-    return [rows.height, *(to_packet(part) for part in partition_by_hash(rows, by, parts))]
+def _send(block: pa.Table, sender: _Sender) -> list[int | Packet]:
+    """In a worker: number of rows of a split, and of them a packet for each partition."""
+    ((split, results),) = splits_in(block)
+    parts = []
+    for batch, stages in batches_with_results(split, sender.stages, results, sender.columns):
+        rows = apply_stages(batch.rows, stages).select(list(sender.schema))
+        numbers = pl.int_range(batch.first, batch.first + rows.height, dtype=pl.Int64, eager=True)
+        rows = _categories_to_text(widen_integers(rows, sender.schema))
+        parts.append(rows.with_columns(numbers.alias(_ROW)))
+    rows = pl.concat(parts)
+    partitions = partition_by_hash(rows, sender.entity_key, sender.partitions)
+    return [rows.height, *map(to_packet, partitions)]
 
 
-def _plain(rows: pl.DataFrame) -> pl.DataFrame:
+def _categories_to_text(rows: pl.DataFrame) -> pl.DataFrame:
     # A category's number, and so its hash, may differ from file to file.
-    named = [name for name, dtype in rows.schema.items() if dtype in (pl.Categorical, pl.Enum)]
-    return rows.cast(dict.fromkeys(named, pl.String)) if named else rows
+    names = [name for name, dtype in rows.schema.items() if dtype in (pl.Categorical, pl.Enum)]
+    return rows.cast(dict.fromkeys(names, pl.String)) if names else rows
 
 
-def _look(one: _LookbackRound, places: Sequence[int], packets: Sequence[Any]) -> list[int | Packet]:
-    """In a worker: what looks back from the rows of a partition, a packet for each share."""
+def _look_back(
+    round_: _LookbackRound, starts: Sequence[int], packets: Sequence[Any]
+) -> list[int | Packet]:
+    """In a worker: the results of a partition's rows, a packet for each split."""
     import ray
 
     rows = pl.concat([from_packet(ray.get(packet)) for packet in packets])
-    made = [rows[_ROW]]
-    for key, step in one.steps:
-        made += [
+    columns = [rows[_ROW]]
+    for key, step in round_.steps:
+        columns += [
             column.alias(f"{key}{name}")
             for name, column in zip(step.outputs, step.columns(rows), strict=True)
         ]
-    table = pl.DataFrame(made)
-    ends = np.searchsorted(rows[_ROW].to_numpy(), places).tolist()
-    return [
-        table.height,
-        *(to_packet(table.slice(start, end - start)) for start, end in pairwise(ends)),
-    ]
+    table = pl.DataFrame(columns)
+    # Packets come in the splits' order, and a split's rows in theirs: row numbers rise.
+    ends = np.searchsorted(rows[_ROW].to_numpy(), starts).tolist()
+    parts = (table.slice(start, end - start) for start, end in pairwise(ends))
+    return [table.height, *map(to_packet, parts)]
 
 
 def _gather(block: pa.Table, packets: Sequence[Any]) -> pa.Table:
-    """In a worker: a share's block, with what was found in the order of its rows."""
+    """In a worker: a split's block, with the results in the order of its rows."""
     import ray
 
-    ((share, history),) = shares_in(block)
+    ((split, results),) = splits_in(block)
     table = pl.concat([from_packet(ray.get(packet)) for packet in packets]).sort(_ROW).drop(_ROW)
-    return block_of(share, table if history is None else history.hstack(table))
+    return to_block(split, table if results is None else results.hstack(table))
 
 
-def block_of(share: Share, history: pl.DataFrame | None) -> pa.Table:
-    """A share and what looks back from its rows, as a table of one row."""
+def to_block(split: TableSplit, results: pl.DataFrame | None) -> pa.Table:
+    """A split and the results of its rows, as a table of one row."""
     import pyarrow as pa
 
-    held = None if history is None else to_packet(history).tobytes()
-    columns = {"share": [pickle.dumps(share)], "history": pa.array([held], pa.large_binary())}
+    packed = None if results is None else to_packet(results).tobytes()
+    columns = {"split": [pickle.dumps(split)], "results": pa.array([packed], pa.large_binary())}
     return pa.table(columns)
-
-
-def _table(held: bytes) -> pl.DataFrame:
-    return from_packet(np.frombuffer(held, dtype=np.uint8))

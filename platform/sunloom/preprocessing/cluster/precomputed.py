@@ -1,4 +1,4 @@
-"""Stages whose columns about other rows were made before: what a worker applies to its chunk."""
+"""Stages whose columns about other rows are computed beforehand, for a worker with one split."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from sunloom.preprocessing.stages import Stage, need_whole_table
 
 
 @dataclass(frozen=True)
-class Recalled:
-    """Stands for an operation whose columns were made before: takes them from a table.
+class Precomputed:
+    """Operation in place of one that needs the whole table: takes its columns from a frame.
 
     Attributes:
-        key: Begins the names of its columns in that table.
-        operation: What it stands for.
-        held: The columns of the rows at hand.
+        key: Leading part of the names of its columns in that frame.
+        operation: The operation it stands for.
+        results: The columns of the rows at hand.
     """
 
-    op: ClassVar[str] = "recalled"
+    op: ClassVar[str] = "precomputed"
     key: str
     operation: Operation
-    held: pl.DataFrame | None = None
+    results: pl.DataFrame | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Nothing: all is known."""
+        """Nothing: its columns are known."""
         return ()
 
     @property
@@ -40,31 +40,42 @@ class Recalled:
 
     @property
     def removes(self) -> tuple[str, ...]:
-        """Nothing: what looks back keeps what it looks at."""
+        """Nothing: an operation that looks back keeps the columns that it reads."""
         return ()
 
     def columns(self, _frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
         """The columns of the rows at hand."""
-        if self.held is None:
+        if self.results is None:
             raise DataError(f"{self.operation.op} is not known for these rows.")
-        return [self.held[f"{self.key}{name}"].alias(name) for name in self.outputs]
+        return [self.results[f"{self.key}{name}"].alias(name) for name in self.outputs]
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The operation's own."""
-        return self.operation.scalar()
+        return self.operation.row_function()
 
 
-def recalled(stages: Sequence[Stage]) -> list[Stage]:
-    """The stages, where what looks back takes columns that were made before."""
+def precompute(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages, where operations that need the whole table are ``Precomputed``."""
     return [
-        tuple(Recalled(f"{place}:", op) if need_whole_table([(op,)]) else op for op in stage)
-        for place, stage in enumerate(stages)
+        tuple(Precomputed(f"{index}:", op) if need_whole_table([(op,)]) else op for op in stage)
+        for index, stage in enumerate(stages)
     ]
 
 
-def remembered(stages: Sequence[Stage], held: pl.DataFrame | None) -> list[Stage]:
-    """Recalled stages that know the columns of some rows."""
+def attach_results(stages: Sequence[Stage], results: pl.DataFrame | None) -> list[Stage]:
+    """The stages, where ``Precomputed`` operations know the columns of some rows."""
     return [
-        tuple(Recalled(op.key, op.operation, held) if isinstance(op, Recalled) else op for op in s)
-        for s in stages
+        tuple(
+            Precomputed(op.key, op.operation, results) if isinstance(op, Precomputed) else op
+            for op in stage
+        )
+        for stage in stages
+    ]
+
+
+def restore_operations(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages with the operations that ``Precomputed`` stands for."""
+    return [
+        tuple(op.operation if isinstance(op, Precomputed) else op for op in stage)
+        for stage in stages
     ]

@@ -1,1 +1,1 @@
-"""For each type of step: what it learns, and which operations that makes."""
+"""Estimators: for each type of step what it collects, and which operations it builds."""

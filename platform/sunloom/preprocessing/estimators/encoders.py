@@ -1,12 +1,13 @@
-"""Encoders of categories."""
+"""Estimators of category encoders: one-hot, ordinal, target, frequency, hashing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from sunloom.config.preprocessing.steps import (
     FeatureHasher,
@@ -17,162 +18,173 @@ from sunloom.config.preprocessing.steps import (
 )
 from sunloom.data.arrays import IntArray
 from sunloom.errors import DataError
-from sunloom.preprocessing.accumulators.counts import COUNT, LEVEL, Counts
+from sunloom.preprocessing.accumulators.counts import COUNT, LEVEL, LevelCounts
 from sunloom.preprocessing.accumulators.target_levels import TargetLevels
-from sunloom.preprocessing.estimators.imputers import level_type
-from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
-from sunloom.preprocessing.estimators.target_encoding import encoded
+from sunloom.preprocessing.column_kinds import Kind, level_dtype
+from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
+from sunloom.preprocessing.estimators.target_encoding import build_target_lookup
 from sunloom.preprocessing.operations.categories import CategoryLookup, OneHot
-from sunloom.preprocessing.operations.hashing import Hash
+from sunloom.preprocessing.operations.hashing import FeatureHash
 
 _INFREQUENT = "infrequent_sklearn"
 
 
-def _counts(_step: Any, columns: Sequence[str], schema: Schema) -> Learnt:
-    return {name: Counts(name, level_type(schema[name])) for name in columns}
+def _count_levels(_step: Any, columns: Sequence[str], schema: Schema) -> Accumulators:
+    return {name: LevelCounts(name, level_dtype(schema[name])) for name in columns}
 
 
-def _table(step: OneHotEncoder | OrdinalEncoder, place: int, counts: Counts) -> pl.DataFrame:
-    """Levels and counts: those seen, or those that the step names in its order."""
-    seen = counts.finish()
+def _levels_of(
+    step: OneHotEncoder | OrdinalEncoder, index: int, column: str, counted: pl.DataFrame
+) -> pl.DataFrame:
+    """Levels and counts: those counted, or those that the step names in its order."""
     if step.categories == "auto":
-        return seen
-    if place >= len(step.categories):
-        raise DataError(f"categories has no entry for column {counts.column!r}.", param=LEVEL)
-    named = pl.Series(LEVEL, list(step.categories[place]), dtype=seen[LEVEL].dtype)
-    kept = pl.DataFrame({LEVEL: named}).join(seen, on=LEVEL, how="left", maintain_order="left")
-    unseen = seen.join(kept, on=LEVEL, how="anti").drop_nulls(LEVEL)
-    if step.handle_unknown == "error" and unseen.height:
+        return counted
+    if index >= len(step.categories):
+        raise DataError(f"categories has no entry for column {column!r}.", param=LEVEL)
+    named = pl.Series(LEVEL, list(step.categories[index]), dtype=counted[LEVEL].dtype)
+    levels = pl.DataFrame({LEVEL: named}).join(counted, on=LEVEL, how="left", maintain_order="left")
+    unnamed = counted.join(levels, on=LEVEL, how="anti").drop_nulls(LEVEL)
+    if step.handle_unknown == "error" and unnamed.height:
         raise DataError(
-            f"Column {counts.column!r} holds {unseen[LEVEL][0]!r}, which categories lacks.",
+            f"Column {column!r} holds {unnamed[LEVEL][0]!r}, which categories lacks.",
             "Add it, or set handle_unknown.",
-            counts.column,
+            column,
         )
-    missing = seen.filter(pl.col(LEVEL).is_null())
-    return pl.concat([kept.with_columns(pl.col(COUNT).fill_null(0)), missing])
+    missing = counted.filter(pl.col(LEVEL).is_null())
+    return pl.concat([levels.with_columns(pl.col(COUNT).fill_null(0)), missing])
 
 
-def infrequent(step: OneHotEncoder | OrdinalEncoder, counts: IntArray, rows: int) -> Any:
-    """Which levels share one place; bool, [levels]."""
+def infrequent_levels(
+    step: OneHotEncoder | OrdinalEncoder, counts: IntArray, rows: int
+) -> NDArray[np.bool_]:
+    """Which levels share one output; [levels]."""
     mask = np.zeros(len(counts), dtype=bool)
     if isinstance(step.min_frequency, int):
         mask = counts < step.min_frequency
     elif step.min_frequency is not None:
         mask = counts < step.min_frequency * rows
-    places = len(counts) - mask.sum() + 1
-    if step.max_categories is not None and step.max_categories < places:
+    outputs = len(counts) - mask.sum() + 1
+    if step.max_categories is not None and step.max_categories < outputs:
         frequent = step.max_categories - 1
-        # A stable sort: among equals the first levels go, as scikit-learn has it.
+        # A stable sort: among equals the first levels go, as in scikit-learn.
         order = np.argsort(counts, kind="stable")
         mask[order[:-frequent] if frequent else order] = True
     return mask
 
 
-def _one_hot(step: OneHotEncoder, columns: Sequence[str], learnt: Learnt) -> FittedStep:
-    fitted = FittedStep()
-    for place, name in enumerate(columns):
-        counts = learnt[name]
-        assert isinstance(counts, Counts)
-        fitted.operations.append(_one_hot_column(step, name, _table(step, place, counts)))
-    return fitted
+def _build_one_hot(
+    step: OneHotEncoder, columns: Sequence[str], accumulators: Accumulators
+) -> FittedStep:
+    return FittedStep(
+        [
+            _one_hot_of(step, name, _levels_of(step, index, name, accumulators[name].finish()))
+            for index, name in enumerate(columns)
+        ]
+    )
 
 
-def _one_hot_column(step: OneHotEncoder, name: str, table: pl.DataFrame) -> OneHot:
-    rare = infrequent(step, table[COUNT].to_numpy(), int(table[COUNT].sum()))
-    order = [*np.flatnonzero(~rare).tolist(), *([None] if rare.any() else [])]
-    dropped = 0 if step.drop == "first" or (step.drop and len(order) == 2) else None
-    kept = [place for i, place in enumerate(order) if i != dropped]
-    names = [_INFREQUENT if p is None else _level_name(table[LEVEL][p], table) for p in kept]
-    of_level = {place: i for i, place in enumerate(kept) if place is not None}
-    shared = kept.index(None) if None in kept else -1
-    places = [shared if rare[i] else of_level.get(i, -1) for i in range(table.height)]
+def _one_hot_of(step: OneHotEncoder, name: str, levels: pl.DataFrame) -> OneHot:
+    rare = infrequent_levels(step, levels[COUNT].to_numpy(), int(levels[COUNT].sum()))
+    # None stands for the output that all rare levels share.
+    candidates = [*np.flatnonzero(~rare).tolist(), *([None] if rare.any() else [])]
+    dropped = 0 if step.drop == "first" or (step.drop and len(candidates) == 2) else None
+    outputs = [level for i, level in enumerate(candidates) if i != dropped]
+    names = [
+        _INFREQUENT if level is None else _level_name(levels[LEVEL][level], levels[LEVEL].dtype)
+        for level in outputs
+    ]
+    place_of_level = {level: i for i, level in enumerate(outputs) if level is not None}
+    shared = outputs.index(None) if None in outputs else -1
+    places = [shared if rare[i] else place_of_level.get(i, -1) for i in range(levels.height)]
     # -2: a missing value was never seen, so it is as unknown as any other.
-    places += [] if table[LEVEL].null_count() else [-2]
+    places += [] if levels[LEVEL].null_count() else [-2]
     places.append(shared if step.handle_unknown == "infrequent_if_exist" else -1)
     return OneHot(
         column=name,
-        names=tuple(f"{name}_{one}" for one in names),
-        levels=table[LEVEL].drop_nulls(),
+        names=tuple(f"{name}_{level}" for level in names),
+        levels=levels[LEVEL].drop_nulls(),
         places=pl.Series(places, dtype=pl.Int64),
         unseen="error" if step.handle_unknown == "error" else "value",
         dtype=step.dtype,
     )
 
 
-def _level_name(level: Any, table: pl.DataFrame) -> str:
+def _level_name(level: Any, dtype: pl.DataType) -> str:
+    # A missing level as scikit-learn prints it.
     if level is None:
-        return "None" if table[LEVEL].dtype == pl.String else "nan"
+        return "None" if dtype == pl.String else "nan"
     return str(level)
 
 
-def _ordinal(step: OrdinalEncoder, columns: Sequence[str], learnt: Learnt) -> FittedStep:
-    fitted = FittedStep()
-    for place, name in enumerate(columns):
-        counts = learnt[name]
-        assert isinstance(counts, Counts)
-        every = _table(step, place, counts)
-        table = every.drop_nulls(LEVEL)
-        rare = infrequent(step, table[COUNT].to_numpy(), int(every[COUNT].sum()))
+def _build_ordinal(
+    step: OrdinalEncoder, columns: Sequence[str], accumulators: Accumulators
+) -> FittedStep:
+    unseen: Literal["value", "error"] = "error" if step.handle_unknown == "error" else "value"
+    operations = []
+    for index, name in enumerate(columns):
+        levels = _levels_of(step, index, name, accumulators[name].finish())
+        known = levels.drop_nulls(LEVEL)
+        rare = infrequent_levels(step, known[COUNT].to_numpy(), int(levels[COUNT].sum()))
         numbers = np.where(rare, (~rare).sum(), np.cumsum(~rare) - 1).astype(np.float64)
         values = [*numbers.tolist(), step.encoded_missing_value, step.unknown_value]
-        fitted.operations.append(_lookup(name, table[LEVEL], values, step.handle_unknown))
-    return fitted
+        operations.append(_lookup_of(name, known[LEVEL], values, unseen))
+    return FittedStep(operations)
 
 
-def _lookup(name: str, levels: pl.Series, values: list[Any], handle_unknown: str) -> CategoryLookup:
+def _lookup_of(
+    name: str, levels: pl.Series, values: list[Any], unseen: Literal["value", "error"]
+) -> CategoryLookup:
     table = pl.DataFrame({name: pl.Series(values, dtype=pl.Float64)})
-    unseen = "error" if handle_unknown == "error" else "value"
-    return CategoryLookup(name, (name,), levels, table, unseen)  # type: ignore[arg-type]
+    return CategoryLookup(name, (name,), levels, table, unseen)
 
 
-def _frequency(step: FrequencyEncoder, columns: Sequence[str], learnt: Learnt) -> FittedStep:
-    fitted = FittedStep()
+def _build_frequency(
+    step: FrequencyEncoder, columns: Sequence[str], accumulators: Accumulators
+) -> FittedStep:
+    operations = []
     for name in columns:
-        table = learnt[name].finish()
-        rows = max(int(table[COUNT].sum()), 1) if step.normalize else 1
-        missing = int(table.filter(pl.col(LEVEL).is_null())[COUNT].sum())
-        known = table.drop_nulls(LEVEL)
-        values = [*(count / rows for count in known[COUNT]), missing / rows, 0.0]
-        fitted.operations.append(_lookup(name, known[LEVEL], values, "value"))
-    return fitted
+        levels = accumulators[name].finish()
+        divisor = max(int(levels[COUNT].sum()), 1) if step.normalize else 1
+        missing = int(levels.filter(pl.col(LEVEL).is_null())[COUNT].sum())
+        known = levels.drop_nulls(LEVEL)
+        values = [*(count / divisor for count in known[COUNT]), missing / divisor, 0.0]
+        operations.append(_lookup_of(name, known[LEVEL], values, "value"))
+    return FittedStep(operations)
 
 
-def _targets(step: TargetEncoder, columns: Sequence[str], _schema: Schema) -> Learnt:
+def _collect_targets(step: TargetEncoder, columns: Sequence[str], _schema: Schema) -> Accumulators:
     return {
         name: TargetLevels(name, step.target, step.cv, step.random_state, step.target_type)
         for name in columns
     }
 
 
-def _target(step: TargetEncoder, columns: Sequence[str], learnt: Learnt) -> FittedStep:
-    fitted = FittedStep()
-    for name in columns:
-        statistic = learnt[name]
-        assert isinstance(statistic, TargetLevels)
-        classes, tables = statistic.finish()
-        names = tuple(f"{name}{suffix}" for suffix in classes)
-        fitted.operations.append(encoded(step, name, names, tables))
-        if statistic.without_target and not fitted.notes:
-            fitted.notes.append(f"{statistic.without_target:,} rows without a target do not count")
+def _build_target(
+    step: TargetEncoder, columns: Sequence[str], accumulators: Accumulators
+) -> FittedStep:
+    fitted = FittedStep(
+        [build_target_lookup(step, name, accumulators[name].finish()) for name in columns]
+    )
+    targets = (one for one in accumulators.values() if isinstance(one, TargetLevels))
+    # The same rows lack a target whatever the column: one note is enough.
+    if missing := max((one.without_target for one in targets), default=0):
+        fitted.notes.append(f"{missing:,} rows without a target do not count")
     return fitted
 
 
-def _nothing(_step: Any, _columns: Sequence[str], _schema: Schema) -> Learnt:
-    return {}
+def _build_hash(
+    step: FeatureHasher, columns: Sequence[str], _accumulators: Accumulators
+) -> FittedStep:
+    return FittedStep(
+        [FeatureHash(tuple(columns), step.n_features, step.alternate_sign, step.prefix)]
+    )
 
 
-def _hash(step: FeatureHasher, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
-    return FittedStep([Hash(tuple(columns), step.n_features, step.alternate_sign, step.prefix)])
-
-
-def _rule(observe: Any, settle: Any, in_place: Any = lambda _step: False) -> Estimator:
-    return Estimator(("category", "number", "bool"), observe, settle, always("category"), in_place)
-
-
-CATEGORICAL: Mapping[str, Estimator] = {
-    "one_hot_encoder": _rule(_counts, _one_hot),
-    "ordinal_encoder": _rule(_counts, _ordinal),
-    "target_encoder": _rule(_targets, _target),
-    "frequency_encoder": _rule(_counts, _frequency),
-    "feature_hasher": _rule(_nothing, _hash),
+_KINDS: tuple[Kind, ...] = ("category", "number", "bool")
+ENCODERS: Mapping[str, Estimator] = {
+    "one_hot_encoder": Estimator(_KINDS, _build_one_hot, _count_levels),
+    "ordinal_encoder": Estimator(_KINDS, _build_ordinal, _count_levels),
+    "target_encoder": Estimator(_KINDS, _build_target, _collect_targets),
+    "frequency_encoder": Estimator(_KINDS, _build_frequency, _count_levels),
+    "feature_hasher": Estimator(_KINDS, _build_hash),
 }

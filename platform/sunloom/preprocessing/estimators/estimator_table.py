@@ -1,37 +1,37 @@
-"""For each type of step: what it learns, and which operations that makes."""
+"""Table of the estimators, by type of step."""
 
 from collections.abc import Mapping
 
 from sunloom.errors import NotFoundError
-from sunloom.preprocessing.estimators.encoders import CATEGORICAL
-from sunloom.preprocessing.estimators.image_features import VISUAL
-from sunloom.preprocessing.estimators.imputers import IMPUTING
-from sunloom.preprocessing.estimators.interactions import COMBINING
+from sunloom.preprocessing.estimators.encoders import ENCODERS
+from sunloom.preprocessing.estimators.image_features import IMAGE_FEATURES
+from sunloom.preprocessing.estimators.imputers import IMPUTERS
+from sunloom.preprocessing.estimators.interactions import INTERACTIONS
 from sunloom.preprocessing.estimators.protocol import Estimator, StepLike
-from sunloom.preprocessing.estimators.scalers import NUMERIC
-from sunloom.preprocessing.estimators.text_features import TEXTUAL
-from sunloom.preprocessing.estimators.time_features import TEMPORAL
-from sunloom.preprocessing.estimators.vectors import NEIGHBOURS
+from sunloom.preprocessing.estimators.scalers import SCALERS
+from sunloom.preprocessing.estimators.text_features import TEXT_FEATURES
+from sunloom.preprocessing.estimators.time_features import TIME_FEATURES
+from sunloom.preprocessing.estimators.vectors import VECTORS
 
-RULES: Mapping[str, Estimator] = {
-    **NUMERIC,
-    **IMPUTING,
-    **COMBINING,
-    **CATEGORICAL,
-    **TEMPORAL,
-    **TEXTUAL,
-    **VISUAL,
-    **NEIGHBOURS,
+ESTIMATORS: Mapping[str, Estimator] = {
+    **SCALERS,
+    **IMPUTERS,
+    **INTERACTIONS,
+    **ENCODERS,
+    **TIME_FEATURES,
+    **TEXT_FEATURES,
+    **IMAGE_FEATURES,
+    **VECTORS,
 }
-"""Type of a step to its rule."""
+"""Type of a step to its estimator."""
 
 
-def rule_of(step: StepLike) -> Estimator:
-    """The rule of a step's type.
+def estimator_of(step: StepLike) -> Estimator:
+    """The estimator of a step's type.
 
     Raises:
         NotFoundError: No such type.
     """
-    if step.type not in RULES:
-        raise NotFoundError(f"There is no step {step.type!r}.", known=RULES, name=step.type)
-    return RULES[step.type]
+    if step.type not in ESTIMATORS:
+        raise NotFoundError(f"There is no step {step.type!r}.", known=ESTIMATORS, name=step.type)
+    return ESTIMATORS[step.type]

@@ -1,36 +1,48 @@
-"""Images: there is nothing to learn."""
+"""Estimators of image steps: nothing is learnt, but models are pinned to a revision."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from sunloom.config.preprocessing.image_steps import ImageEmbeddings, ImageStatistics
-from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
-from sunloom.preprocessing.operations.image_embedding import EmbedImage, dimensions, pinned
+from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep
+from sunloom.preprocessing.operations.image_embedding import (
+    EmbedImage,
+    embedding_size,
+    vision_revision,
+)
 from sunloom.preprocessing.operations.images import ImageFigures
 
 
-def _figures(step: ImageStatistics, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
+def _build_figures(
+    step: ImageStatistics, columns: Sequence[str], _accumulators: Accumulators
+) -> FittedStep:
     return FittedStep([ImageFigures(name, step.figures, step.histogram_bins) for name in columns])
 
 
-def _embeddings(step: ImageEmbeddings, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
-    revision = pinned(step.model, step.revision)
-    size = dimensions(step.model, revision, step.pooling)
-    fitted = FittedStep()
-    for name in columns:
-        names = tuple(f"{name}_{i}" for i in range(size))
-        how = (step.model, revision, step.pooling, step.batch_size, step.normalize, step.keep)
-        fitted.operations.append(EmbedImage(name, names, *how))
-    return fitted
+def _build_embeddings(
+    step: ImageEmbeddings, columns: Sequence[str], _accumulators: Accumulators
+) -> FittedStep:
+    revision = vision_revision(step.model, step.revision)
+    size = embedding_size(step.model, revision, step.pooling)
+    return FittedStep(
+        [
+            EmbedImage(
+                column=name,
+                names=tuple(f"{name}_{i}" for i in range(size)),
+                model=step.model,
+                revision=revision,
+                pooling=step.pooling,
+                batch_size=step.batch_size,
+                normalize=step.normalize,
+                keep=step.keep,
+            )
+            for name in columns
+        ]
+    )
 
 
-def _nothing(_step: Any, _columns: Sequence[str], _schema: Schema) -> Learnt:
-    return {}
-
-
-VISUAL: Mapping[str, Estimator] = {
-    "image_statistics": Estimator(("bytes",), _nothing, _figures, always("bytes")),
-    "image_embeddings": Estimator(("bytes",), _nothing, _embeddings, always("bytes")),
+IMAGE_FEATURES: Mapping[str, Estimator] = {
+    "image_statistics": Estimator(("bytes",), _build_figures),
+    "image_embeddings": Estimator(("bytes",), _build_embeddings),
 }

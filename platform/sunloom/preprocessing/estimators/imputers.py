@@ -1,108 +1,122 @@
-"""What stands in for a missing value."""
+"""Estimators of imputers: one value per column, or predictions from the other columns."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from sunloom.config.preprocessing.steps import IterativeImputer, SimpleImputer
+from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError, DependencyError
-from sunloom.preprocessing.accumulators.counts import COUNT, LEVEL, Counts
+from sunloom.preprocessing.accumulators.counts import COUNT, LEVEL, LevelCounts
 from sunloom.preprocessing.accumulators.moments import MeanVariance
-from sunloom.preprocessing.accumulators.sample import Sample
-from sunloom.preprocessing.accumulators.values import Values
-from sunloom.preprocessing.column_kinds import Kind, kind_of, levels_of
-from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
-from sunloom.preprocessing.estimators.scalers import values
-from sunloom.preprocessing.operations.combine import Chain
+from sunloom.preprocessing.accumulators.protocol import Accumulator
+from sunloom.preprocessing.accumulators.sample import RowSample
+from sunloom.preprocessing.accumulators.values import ColumnValues
+from sunloom.preprocessing.column_kinds import Kind, kind_of, level_dtype
+from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
+from sunloom.preprocessing.estimators.scalers import collect_moments, collect_values
+from sunloom.preprocessing.operations.combine import ChainedImputation
 from sunloom.preprocessing.operations.number_columns import array_of
 from sunloom.preprocessing.operations.numeric import Drop, Fill, Indicator
+from sunloom.preprocessing.operations.protocol import Operation
 
 
-def _observe(step: SimpleImputer, columns: Sequence[str], schema: Schema) -> Learnt:
-    text = [name for name in columns if kind_of(schema[name]) == "category"]
-    if step.strategy in ("mean", "median") and text:
+def _collect_simple(step: SimpleImputer, columns: Sequence[str], schema: Schema) -> Accumulators:
+    texts = [name for name in columns if kind_of(schema[name]) == "category"]
+    if step.strategy in ("mean", "median") and texts:
         raise DataError(
-            f"simple_imputer {step.strategy} needs numbers, but column {text[0]!r} is "
-            f"{schema[text[0]]}.",
+            f"simple_imputer {step.strategy} needs numbers, but column {texts[0]!r} is "
+            f"{schema[texts[0]]}.",
             "Use strategy most_frequent or constant for text.",
-            text[0],
+            texts[0],
         )
     if step.strategy == "median":
-        return values(step, columns, schema)
-    if step.strategy == "most_frequent" or text:
-        return {name: _counts(name, schema) for name in columns}
-    return {name: MeanVariance(name) for name in columns}
+        return collect_values(step, columns, schema)
+    if step.strategy == "most_frequent" or texts:
+        return {name: LevelCounts(name, level_dtype(schema[name])) for name in columns}
+    return collect_moments(step, columns, schema)
 
 
-def _counts(name: str, schema: Schema) -> Counts:
-    text = kind_of(schema[name]) == "category"
-    return Counts(name, pl.String() if text else level_type(schema[name]))
+class _Summary(NamedTuple):
+    """What a column's values say of the value to fill in.
+
+    Attributes:
+        value: By the step's strategy; None for a column without values.
+        missing: Rows without a value.
+        is_text: Whether the column is text.
+        rank_error: Of a median.
+    """
+
+    value: Any
+    missing: int
+    is_text: bool = False
+    rank_error: float = 0.0
 
 
-def level_type(dtype: pl.DataType) -> pl.DataType:
-    """The type of a column's levels."""
-    return levels_of(pl.Series([], dtype=dtype)).dtype
+def _summarize(accumulator: Accumulator) -> _Summary:
+    if isinstance(accumulator, ColumnValues):
+        values = accumulator.finish()
+        median = float(values.percentiles(50.0)) if len(values.values) else None
+        return _Summary(median, accumulator.missing, rank_error=values.rank_error)
+    if isinstance(accumulator, LevelCounts):
+        levels = accumulator.finish()
+        missing = int(levels.filter(pl.col(LEVEL).is_null())[COUNT].sum())
+        known = levels.drop_nulls(LEVEL)
+        mode = known[LEVEL][known[COUNT].arg_max() or 0] if known.height else None
+        return _Summary(mode, missing, is_text=levels[LEVEL].dtype == pl.String)
+    assert isinstance(accumulator, MeanVariance)
+    return _Summary(accumulator.mean if accumulator.count else None, accumulator.missing)
 
 
-def _settle(step: SimpleImputer, columns: Sequence[str], learnt: Learnt) -> FittedStep:
-    fitted = FittedStep()
-    for name in columns:
-        value, missing, error = _figure(step, learnt[name])
-        fitted.rank_error = max(fitted.rank_error, error)
-        # Before the gap is filled: operations of a step run in order.
-        if step.add_indicator and missing:
-            fitted.operations.append(Indicator(name, f"missingindicator_{name}"))
-        if value is not None:
-            fitted.operations.append(Fill(name, value))
-        else:
-            fitted.operations.append(Drop(name))
-            fitted.notes.append(f"{name} has no value and was left out (keep_empty_features)")
-    return fitted
-
-
-def _figure(step: SimpleImputer, statistic: Any) -> tuple[Any, int, float]:
-    """The figure (None where there is no value), rows without a value, and the rank error."""
-    error, is_text = 0.0, False
-    found: Any = None
-    if isinstance(statistic, Values):
-        ordered = statistic.finish()
-        error, missing, any_value = ordered.rank_error, statistic.missing, len(ordered.values) > 0
-        found = float(ordered.percentiles(50.0)) if any_value else None
-    elif isinstance(statistic, Counts):
-        table = statistic.finish()
-        is_text = table[LEVEL].dtype == pl.String
-        missing = int(table.filter(pl.col(LEVEL).is_null())[COUNT].sum())
-        known = table.drop_nulls(LEVEL)
-        any_value = known.height > 0
-        found = known[LEVEL][known[COUNT].arg_max() or 0] if any_value else None
-    else:
-        missing, any_value = statistic.missing, statistic.count > 0
-        found = statistic.mean if any_value else None
-    empty: Any = "" if is_text else 0.0
+def _fill_value_of(step: SimpleImputer, summary: _Summary) -> Any:
+    """The value to fill in; None for a column without values that is to be left out."""
+    value, is_text = summary.value, summary.is_text
     if step.strategy == "constant":
-        given = step.fill_value
-        found = ("missing_value" if is_text else 0.0) if given is None else given
-        _require_type(found, is_text)
-        empty = found
-    if not any_value:
-        return (empty if step.keep_empty_features else None), missing, error
-    return found if is_text else float(found), missing, error
+        default: Any = "missing_value" if is_text else 0.0
+        constant = default if step.fill_value is None else step.fill_value
+        if isinstance(constant, str) != is_text:
+            kind = "text" if is_text else "numbers"
+            raise DataError(
+                f"fill_value {constant!r} does not fit a column of {kind}.",
+                "Name the columns it is for with `columns`.",
+                "fill_value",
+            )
+        if value is None:
+            return constant if step.keep_empty_features else None
+        value = constant
+    elif value is None:
+        empty: Any = "" if is_text else 0.0
+        return empty if step.keep_empty_features else None
+    return value if is_text else float(value)
 
 
-def _require_type(value: Any, is_text: bool) -> None:
-    if isinstance(value, str) != is_text:
-        raise DataError(
-            f"fill_value {value!r} does not fit a column of {'text' if is_text else 'numbers'}.",
-            "Name the columns it is for with `columns`.",
-            "fill_value",
-        )
+def _build_simple(
+    step: SimpleImputer, columns: Sequence[str], accumulators: Accumulators
+) -> FittedStep:
+    operations: list[Operation] = []
+    notes: list[str] = []
+    rank_error = 0.0
+    for name in columns:
+        summary = _summarize(accumulators[name])
+        value = _fill_value_of(step, summary)
+        rank_error = max(rank_error, summary.rank_error)
+        # Before the gap is filled: operations of a step run in order.
+        if step.add_indicator and summary.missing:
+            operations.append(Indicator(name, f"missingindicator_{name}"))
+        if value is not None:
+            operations.append(Fill(name, value))
+        else:
+            operations.append(Drop(name))
+            notes.append(f"{name} has no value and was left out (keep_empty_features)")
+    return FittedStep(operations, notes, rank_error)
 
 
-def _default_kinds(step: SimpleImputer) -> tuple[Kind, ...]:
+def _kinds_of_simple(step: SimpleImputer) -> tuple[Kind, ...]:
     if step.strategy in ("mean", "median"):
         return ("number",)
     if step.strategy == "constant" and step.fill_value is not None:
@@ -110,51 +124,33 @@ def _default_kinds(step: SimpleImputer) -> tuple[Kind, ...]:
     return ("number", "category")
 
 
-def _sample(step: IterativeImputer, columns: Sequence[str], _schema: Schema) -> Learnt:
+def _sample_rows(step: IterativeImputer, columns: Sequence[str], _schema: Schema) -> Accumulators:
     names = tuple(columns)
-    return {"rows": Sample(names, step.max_rows, names)}
+    return {"rows": RowSample(names, step.max_rows, names)}
 
 
-def _iterative(step: IterativeImputer, columns: Sequence[str], learnt: Learnt) -> FittedStep:
-    statistic = learnt["rows"]
-    assert isinstance(statistic, Sample)
-    rows = statistic.finish()
-    table = np.column_stack([array_of(rows, name) for name in columns])
-    empty = [name for i, name in enumerate(columns) if np.isnan(table[:, i]).all()]
+def _build_iterative(
+    step: IterativeImputer, columns: Sequence[str], accumulators: Accumulators
+) -> FittedStep:
+    sample = accumulators["rows"]
+    assert isinstance(sample, RowSample)
+    rows = sample.finish()
+    arrays = {name: array_of(rows, name) for name in columns}
+    empty = [name for name, values in arrays.items() if np.isnan(values).all()]
     kept = [name for name in columns if name not in empty]
-    fitted = FittedStep([Drop(name) for name in empty])
-    fitted.notes = [f"{name} has no value and was left out" for name in empty]
-    if statistic.total > rows.height:
-        fitted.notes.append(f"learnt from {rows.height:,} of {statistic.total:,} rows")
+    operations: list[Operation] = [Drop(name) for name in empty]
+    notes = [f"{name} has no value and was left out" for name in empty]
+    if sample.total > rows.height:
+        notes.append(f"learnt from {rows.height:,} of {sample.total:,} rows")
     if kept:
-        places = [list(columns).index(name) for name in kept]
-        fitted.operations.append(_chain(step, tuple(kept), table[:, places]))
-    return fitted
+        table = np.column_stack([arrays[name] for name in kept])
+        operations.append(_fit_chain(step, tuple(kept), table))
+    return FittedStep(operations, notes)
 
 
-def _chain(step: IterativeImputer, columns: tuple[str, ...], table: Any) -> Chain:
-    low = -np.inf if step.min_value is None else step.min_value
-    high = np.inf if step.max_value is None else step.max_value
-    model = _imputer()(
-        max_iter=step.max_iter,
-        tol=step.tol,
-        initial_strategy=step.initial_strategy,
-        min_value=low,
-        max_value=high,
-    )
-    _quietly(model, table)
-    starts = tuple(float(value) for value in model.initial_imputer_.statistics_)
-    sequence = getattr(model, "imputation_sequence_", [])
-    order, weights = [], []
-    for target, others, estimator in sequence:
-        row = np.zeros(len(columns) + 1)
-        row[others], row[-1] = estimator.coef_, estimator.intercept_
-        order.append(int(target))
-        weights.append(tuple(row.tolist()))
-    return Chain(columns, starts, tuple(order), tuple(weights), step.min_value, step.max_value)
-
-
-def _imputer() -> Any:
+def _fit_chain(
+    step: IterativeImputer, columns: tuple[str, ...], table: FloatArray
+) -> ChainedImputation:
     try:
         from sklearn.experimental import enable_iterative_imputer  # noqa: F401 - makes it importable
         from sklearn.impute import IterativeImputer as Model
@@ -162,27 +158,46 @@ def _imputer() -> Any:
         raise DependencyError(
             "iterative_imputer needs scikit-learn.", "pip install 'sunloom[tabular]'"
         ) from error
-    return Model
-
-
-def _quietly(model: Any, table: Any) -> None:
-    import warnings
-
+    model = Model(
+        max_iter=step.max_iter,
+        tol=step.tol,
+        initial_strategy=step.initial_strategy,
+        min_value=-np.inf if step.min_value is None else step.min_value,
+        max_value=np.inf if step.max_value is None else step.max_value,
+    )
     with warnings.catch_warnings():
         # That the rounds ended before the change was small is the recipe's choice of max_iter.
         warnings.simplefilter("ignore")
         model.fit(table)
+    order, weights = [], []
+    # A table without gaps has no sequence.
+    for target, others, regression in getattr(model, "imputation_sequence_", []):
+        row = np.zeros(len(columns) + 1)
+        row[others], row[-1] = regression.coef_, regression.intercept_
+        order.append(int(target))
+        weights.append(tuple(row.tolist()))
+    return ChainedImputation(
+        sources=columns,
+        starts=tuple(float(value) for value in model.initial_imputer_.statistics_),
+        order=tuple(order),
+        weights=tuple(weights),
+        low=step.min_value,
+        high=step.max_value,
+    )
 
 
-IMPUTING: Mapping[str, Estimator] = {
+IMPUTERS: Mapping[str, Estimator] = {
     "simple_imputer": Estimator(
-        ("number", "bool", "category"),
-        _observe,
-        _settle,
-        _default_kinds,
-        lambda step: not step.add_indicator,
+        kinds=("number", "bool", "category"),
+        build=_build_simple,
+        collect=_collect_simple,
+        kinds_by_step=_kinds_of_simple,
+        in_place=lambda step: not step.add_indicator,
     ),
     "iterative_imputer": Estimator(
-        ("number", "bool"), _sample, _iterative, always("number"), lambda _step: True
+        kinds=("number", "bool"),
+        build=_build_iterative,
+        collect=_sample_rows,
+        in_place=lambda _step: True,
     ),
 }

@@ -1,4 +1,4 @@
-"""The one shape of every rule."""
+"""Estimator of one type of step: what it collects in a pass, and what it builds of that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from sunloom.preprocessing.column_kinds import Kind
 from sunloom.preprocessing.operations.protocol import Operation
 
 Schema: TypeAlias = Mapping[str, pl.DataType]
-Learnt: TypeAlias = dict[str, Accumulator]
+Accumulators: TypeAlias = dict[str, Accumulator]
+"""Accumulators of a step, by column or by name."""
 
 
 class StepLike(Protocol):
@@ -21,7 +22,7 @@ class StepLike(Protocol):
 
     @property
     def type(self) -> str:
-        """Name of the transformer."""
+        """Type of the step."""
         ...
 
     @property
@@ -32,7 +33,7 @@ class StepLike(Protocol):
 
 @dataclass
 class FittedStep:
-    """What a step has become.
+    """A step, fitted.
 
     Attributes:
         operations: What it does to rows.
@@ -40,9 +41,14 @@ class FittedStep:
         rank_error: Most by which a quantile it uses can be off, as a share of the values.
     """
 
-    operations: list[Operation] = field(default_factory=list)
+    operations: Sequence[Operation] = ()
     notes: list[str] = field(default_factory=list)
     rank_error: float = 0.0
+
+
+def collect_nothing(_step: Any, _columns: Sequence[str], _schema: Schema) -> Accumulators:
+    """For a step that learns nothing from the rows."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -51,19 +57,19 @@ class Estimator:
 
     Attributes:
         kinds: Kinds of columns that it takes.
-        observe: Step, columns and schema to what must be learnt.
-        settle: Step, columns and what was learnt to operations.
-        default_kinds: Step to the kinds that it takes when it names no columns.
+        build: Step, columns and their accumulators to operations.
+        collect: Step, columns and schema to accumulators.
+        kinds_by_step: Step to the kinds that it takes when it names no columns; the first of
+            ``kinds`` by default.
         in_place: Whether the step leaves names and kinds as they are.
     """
 
     kinds: tuple[Kind, ...]
-    observe: Callable[[Any, Sequence[str], Schema], Learnt]
-    settle: Callable[[Any, Sequence[str], Learnt], FittedStep]
-    default_kinds: Callable[[Any], tuple[Kind, ...]]
+    build: Callable[[Any, Sequence[str], Accumulators], FittedStep]
+    collect: Callable[[Any, Sequence[str], Schema], Accumulators] = collect_nothing
+    kinds_by_step: Callable[[Any], tuple[Kind, ...]] | None = None
     in_place: Callable[[Any], bool] = lambda _step: False
 
-
-def always(*kinds: Kind) -> Callable[[Any], tuple[Kind, ...]]:
-    """The same kinds whatever the step says."""
-    return lambda _step: kinds
+    def default_kinds(self, step: StepLike) -> tuple[Kind, ...]:
+        """Kinds of the columns that a step without ``columns`` is for."""
+        return self.kinds[:1] if self.kinds_by_step is None else self.kinds_by_step(step)

@@ -1,9 +1,10 @@
-"""Scalers, quantiles, powers and intervals."""
+"""Estimators of scalers, quantile and power transformers, and discretizers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -19,136 +20,150 @@ from sunloom.config.preprocessing.steps import (
     StandardScaler,
 )
 from sunloom.data.arrays import FloatArray
-from sunloom.errors import DataError
+from sunloom.errors import DataError, DependencyError
 from sunloom.preprocessing.accumulators.moments import MeanVariance
-from sunloom.preprocessing.accumulators.values import Ordered, Values
-from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
+from sunloom.preprocessing.accumulators.values import ColumnValues, Distribution
+from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
 from sunloom.preprocessing.operations.nonlinear import Interpolate, Power
 from sunloom.preprocessing.operations.numeric import Affine, Discretize
 from sunloom.preprocessing.operations.protocol import Operation
 
-# Memory of a statistic is set by the pass that it belongs to.
+# The pass that an accumulator belongs to limits its memory.
 _UNLIMITED = 1 << 60
+# A sketch's points as plain values, for libraries that take no weights.
+_EXPANDED_VALUES = 200_000
 
 
-def moments(_step: Any, columns: Sequence[str], _schema: Schema) -> Learnt:
+def collect_moments(_step: Any, columns: Sequence[str], _schema: Schema) -> Accumulators:
     """Moments of each column."""
     return {name: MeanVariance(name) for name in columns}
 
 
-def values(_step: Any, columns: Sequence[str], _schema: Schema) -> Learnt:
+def collect_values(_step: Any, columns: Sequence[str], _schema: Schema) -> Accumulators:
     """The values of each column."""
-    return {name: Values(name, _UNLIMITED) for name in columns}
+    return {name: ColumnValues(name, _UNLIMITED) for name in columns}
 
 
-def _standard(step: StandardScaler, columns: Sequence[str], learnt: Learnt) -> FittedStep:
-    fitted = FittedStep()
+def _build_standard(
+    step: StandardScaler, columns: Sequence[str], accumulators: Accumulators
+) -> FittedStep:
+    operations = []
     for name in columns:
-        found: MeanVariance = learnt[name].finish()
-        center = found.mean if step.with_mean else 0.0
-        scale = found.deviation if step.with_std else 1.0
-        fitted.operations.append(Affine(name, center, scale))
-    return fitted
+        moments: MeanVariance = accumulators[name].finish()
+        center = moments.mean if step.with_mean else 0.0
+        scale = moments.deviation if step.with_std else 1.0
+        operations.append(Affine(name, center, scale))
+    return FittedStep(operations)
 
 
-def _min_max(step: MinMaxScaler, columns: Sequence[str], learnt: Learnt) -> FittedStep:
+def _build_min_max(
+    step: MinMaxScaler, columns: Sequence[str], accumulators: Accumulators
+) -> FittedStep:
     low, high = step.feature_range
-    fitted = FittedStep()
+    operations = []
     for name in columns:
-        found: MeanVariance = learnt[name].finish()
-        least, greatest = (found.least, found.greatest) if found.count else (0.0, 0.0)
-        width = _unless_zero(greatest - least)
+        moments: MeanVariance = accumulators[name].finish()
+        least, greatest = (moments.least, moments.greatest) if moments.count else (0.0, 0.0)
+        width = _one_if_zero(greatest - least)
         ends = (low, high) if step.clip else (None, None)
-        fitted.operations.append(Affine(name, least, width / (high - low), low, *ends))
-    return fitted
+        operations.append(Affine(name, least, width / (high - low), low, *ends))
+    return FittedStep(operations)
 
 
-def _max_abs(step: MaxAbsScaler, columns: Sequence[str], learnt: Learnt) -> FittedStep:
-    fitted = FittedStep()
+def _build_max_abs(
+    step: MaxAbsScaler, columns: Sequence[str], accumulators: Accumulators
+) -> FittedStep:
+    ends = (-1.0, 1.0) if step.clip else (None, None)
+    operations = []
     for name in columns:
-        found: MeanVariance = learnt[name].finish()
-        most = max(-found.least, found.greatest) if found.count else 0.0
-        ends = (-1.0, 1.0) if step.clip else (None, None)
-        fitted.operations.append(Affine(name, 0.0, _unless_zero(most), 0.0, *ends))
-    return fitted
+        moments: MeanVariance = accumulators[name].finish()
+        greatest = max(-moments.least, moments.greatest) if moments.count else 0.0
+        operations.append(Affine(name, 0.0, _one_if_zero(greatest), 0.0, *ends))
+    return FittedStep(operations)
 
 
-def _unless_zero(scale: float) -> float:
-    """1 for a scale that is zero but for rounding, as scikit-learn has it."""
+def _one_if_zero(scale: float) -> float:
+    """1 for a scale that is zero but for rounding, as in scikit-learn."""
     return 1.0 if scale < 10 * np.finfo(np.float64).eps else scale
 
 
-def _robust(step: RobustScaler, columns: Sequence[str], learnt: Learnt) -> FittedStep:
-    from statistics import NormalDist
+def _build_each(
+    columns: Sequence[str],
+    accumulators: Accumulators,
+    build: Callable[[str, Distribution], list[Operation]],
+) -> FittedStep:
+    """The operations of each column's values; a column without values is noted."""
+    operations: list[Operation] = []
+    notes: list[str] = []
+    rank_error = 0.0
+    for name in columns:
+        values: Distribution = accumulators[name].finish()
+        rank_error = max(rank_error, values.rank_error)
+        if not len(values.values):
+            notes.append(f"{name} has no value: nothing was learnt of it")
+        operations += build(name, values)
+    return FittedStep(operations, notes, rank_error)
 
+
+def _build_robust(
+    step: RobustScaler, columns: Sequence[str], accumulators: Accumulators
+) -> FittedStep:
     low, high = step.quantile_range
     adjust = 1.0
     if step.unit_variance:
         normal = NormalDist()
         adjust = normal.inv_cdf(high / 100) - normal.inv_cdf(low / 100)
 
-    def settle(name: str, found: Ordered) -> list[Operation]:
-        if not len(found.values):
+    def build(name: str, values: Distribution) -> list[Operation]:
+        if not len(values.values):
             return [Affine(name)]
-        first, median, last = found.percentiles([low, 50.0, high]).tolist()
-        scale = _unless_zero(last - first) / adjust if step.with_scaling else 1.0
+        first, median, last = values.percentiles([low, 50.0, high]).tolist()
+        scale = _one_if_zero(last - first) / adjust if step.with_scaling else 1.0
         return [Affine(name, median if step.with_centering else 0.0, scale)]
 
-    return _ordered(columns, learnt, settle)
+    return _build_each(columns, accumulators, build)
 
 
-def _ordered(
-    columns: Sequence[str], learnt: Learnt, settle: Callable[[str, Ordered], list[Operation]]
+def _build_quantile(
+    step: QuantileTransformer, columns: Sequence[str], accumulators: Accumulators
 ) -> FittedStep:
-    fitted = FittedStep()
-    for name in columns:
-        found: Ordered = learnt[name].finish()
-        fitted.rank_error = max(fitted.rank_error, found.rank_error)
-        if not len(found.values):
-            fitted.notes.append(f"{name} has no value: nothing was learnt of it")
-        fitted.operations += settle(name, found)
-    return fitted
-
-
-def _quantile(step: QuantileTransformer, columns: Sequence[str], learnt: Learnt) -> FittedStep:
-    def settle(name: str, found: Ordered) -> list[Operation]:
-        statistic = learnt[name]
-        assert isinstance(statistic, Values)
-        if not len(found.values):
+    def build(name: str, values: Distribution) -> list[Operation]:
+        if not len(values.values):
             return []
-        rows = len(found.values) + statistic.missing if found.weights is None else step.n_quantiles
-        references = np.linspace(0, 1, max(1, min(step.n_quantiles, rows)), endpoint=True)
-        points = found.percentiles(references * 100)
+        accumulator = accumulators[name]
+        assert isinstance(accumulator, ColumnValues)
+        # At most one quantile per row; a sketch has seen more rows than that.
+        rows = len(values.values) + accumulator.missing
+        count = step.n_quantiles if values.weights is not None else min(step.n_quantiles, rows)
+        references = np.linspace(0, 1, count, endpoint=True)
+        points = values.percentiles(references * 100)
         return [Interpolate(name, pl.Series(points), step.output_distribution)]
 
-    return _ordered(columns, learnt, settle)
+    return _build_each(columns, accumulators, build)
 
 
-def _power(step: PowerTransformer, columns: Sequence[str], learnt: Learnt) -> FittedStep:
-    def settle(name: str, found: Ordered) -> list[Operation]:
-        if not len(found.values):
+def _build_power(
+    step: PowerTransformer, columns: Sequence[str], accumulators: Accumulators
+) -> FittedStep:
+    def build(name: str, values: Distribution) -> list[Operation]:
+        if not len(values.values):
             return []
-        operation = _fitted_power(name, step, _expanded(found))
+        plain = values.values
+        if values.weights is not None:
+            plain = values.percentiles(np.linspace(0, 100, _EXPANDED_VALUES))
+        power = _fit_power(name, step, plain)
         if not step.standardize:
-            return [operation]
-        moved = MeanVariance(name)
-        moved.merge(_moments_of(name, operation.powers(found.values), found.weights))
-        return [replace(operation, center=moved.mean, scale=moved.deviation)]
+            return [power]
+        moments = _moments_of(name, power.powers(values.values), values.weights)
+        return [replace(power, center=moments.mean, scale=moments.deviation)]
 
-    return _ordered(columns, learnt, settle)
-
-
-def _expanded(found: Ordered, most: int = 200_000) -> FloatArray:
-    """A sketch's points, evenly spread by rank, as plain values."""
-    if found.weights is None:
-        return found.values
-    return found.percentiles(np.linspace(0, 100, most))
+    return _build_each(columns, accumulators, build)
 
 
-def _fitted_power(name: str, step: PowerTransformer, values: FloatArray) -> Power:
+def _fit_power(name: str, step: PowerTransformer, values: FloatArray) -> Power:
     from scipy import stats
 
-    spread = _moments_of(name, values, None)
+    is_constant = _moments_of(name, values, None).is_constant
     if step.method == "box-cox":
         if values.min() <= 0:
             raise DataError(
@@ -156,82 +171,92 @@ def _fitted_power(name: str, step: PowerTransformer, values: FloatArray) -> Powe
                 "Use method: yeo-johnson.",
                 name,
             )
-        if spread.is_constant:
+        if is_constant:
             raise DataError(
                 f"box-cox cannot be fitted to column {name!r}: it is constant.",
                 "Leave it out, or use method: yeo-johnson, which leaves it as it is.",
                 name,
             )
         return Power(name, "box-cox", float(stats.boxcox(values, lmbda=None)[1]))
-    if spread.is_constant:
-        return Power(name, "yeo-johnson", 1.0)
-    return Power(name, "yeo-johnson", float(stats.yeojohnson(values, lmbda=None)[1]))
+    # Any exponent fits a constant column equally well: 1 leaves it as it is.
+    exponent = 1.0 if is_constant else float(stats.yeojohnson(values, lmbda=None)[1])
+    return Power(name, "yeo-johnson", exponent)
 
 
 def _moments_of(name: str, values: FloatArray, weights: FloatArray | None) -> MeanVariance:
     mean = float(np.average(values, weights=weights))
     gaps = np.square(values - mean)
-    squares = float(gaps.sum() if weights is None else (gaps * weights).sum())
-    count = len(values) if weights is None else int(weights.sum())
-    return MeanVariance(name, count, 0, mean, squares, float(values.min()), float(values.max()))
+    return MeanVariance(
+        column=name,
+        count=len(values) if weights is None else int(weights.sum()),
+        mean=mean,
+        squares=float(gaps.sum() if weights is None else (gaps * weights).sum()),
+        least=float(values.min()),
+        greatest=float(values.max()),
+    )
 
 
-def _bins(step: KBinsDiscretizer, columns: Sequence[str], learnt: Learnt) -> FittedStep:
-    def settle(name: str, found: Ordered) -> list[Operation]:
-        if not len(found.values):
+def _build_bins(
+    step: KBinsDiscretizer, columns: Sequence[str], accumulators: Accumulators
+) -> FittedStep:
+    def build(name: str, values: Distribution) -> list[Operation]:
+        if not len(values.values):
             return []
-        edges = _edges(step, found)
-        return [
-            Discretize(name, pl.Series(edges[1:-1], dtype=pl.Float64), step.encode != "ordinal")
-        ]
+        inner = pl.Series(_edges_of(step, values)[1:-1], dtype=pl.Float64)
+        return [Discretize(name, inner, step.encode != "ordinal")]
 
-    return _ordered(columns, learnt, settle)
+    return _build_each(columns, accumulators, build)
 
 
-def _edges(step: KBinsDiscretizer, found: Ordered) -> FloatArray:
+def _edges_of(step: KBinsDiscretizer, values: Distribution) -> FloatArray:
     """All edges; two for a constant column."""
-    least, greatest = float(found.values.min()), float(found.values.max())
+    least, greatest = float(values.values.min()), float(values.values.max())
     if least == greatest:
         return np.array([least, greatest])
     even = np.linspace(least, greatest, step.n_bins + 1)
     if step.strategy == "uniform":
         return even
     if step.strategy == "quantile":
-        edges = found.percentiles(np.linspace(0, 100, step.n_bins + 1), step.quantile_method)
+        edges = values.percentiles(np.linspace(0, 100, step.n_bins + 1), step.quantile_method)
     else:
-        edges = np.r_[least, _between_means(found, even), greatest]
-    # Edges closer than this are one edge, as scikit-learn has it.
-    kept: FloatArray = edges[np.ediff1d(edges, to_begin=np.inf) > 1e-8]
-    return kept
+        edges = np.r_[least, _edges_between_means(values, even), greatest]
+    # Edges closer than this are one edge, as in scikit-learn.
+    distinct: FloatArray = edges[np.ediff1d(edges, to_begin=np.inf) > 1e-8]
+    return distinct
 
 
-def _between_means(found: Ordered, even: FloatArray) -> FloatArray:
+def _edges_between_means(values: Distribution, even: FloatArray) -> FloatArray:
     try:
         from sklearn.cluster import KMeans
     except ImportError as error:
-        from sunloom.errors import DependencyError
-
         raise DependencyError(
             "strategy kmeans needs scikit-learn.", "pip install 'sunloom[tabular]'"
         ) from error
+    # The middles of even intervals to start with: nothing is random.
     start = (even[1:] + even[:-1])[:, None] * 0.5
     model = KMeans(n_clusters=len(start), init=start, n_init=1)
-    model.fit(found.values[:, None], sample_weight=found.weights)
+    model.fit(values.values[:, None], sample_weight=values.weights)
     centers = np.sort(model.cluster_centers_[:, 0])
     between: FloatArray = (centers[1:] + centers[:-1]) * 0.5
     return between
 
 
-def _rule(observe: Any, settle: Any, in_place: Any = lambda _step: True) -> Estimator:
-    return Estimator(("number", "bool"), observe, settle, always("number"), in_place)
+def _estimator(
+    build: Callable[[Any, Sequence[str], Accumulators], FittedStep],
+    collect: Callable[[Any, Sequence[str], Schema], Accumulators],
+    in_place: Callable[[Any], bool] = lambda _step: True,
+) -> Estimator:
+    return Estimator(("number", "bool"), build, collect, in_place=in_place)
 
 
-NUMERIC: Mapping[str, Estimator] = {
-    "standard_scaler": _rule(moments, _standard),
-    "min_max_scaler": _rule(moments, _min_max),
-    "max_abs_scaler": _rule(moments, _max_abs),
-    "robust_scaler": _rule(values, _robust),
-    "quantile_transformer": _rule(values, _quantile),
-    "power_transformer": _rule(values, _power),
-    "k_bins_discretizer": _rule(values, _bins, lambda step: step.encode == "ordinal"),
+SCALERS: Mapping[str, Estimator] = {
+    "standard_scaler": _estimator(_build_standard, collect_moments),
+    "min_max_scaler": _estimator(_build_min_max, collect_moments),
+    "max_abs_scaler": _estimator(_build_max_abs, collect_moments),
+    "robust_scaler": _estimator(_build_robust, collect_values),
+    "quantile_transformer": _estimator(_build_quantile, collect_values),
+    "power_transformer": _estimator(_build_power, collect_values),
+    "k_bins_discretizer": _estimator(
+        _build_bins, collect_values, lambda step: step.encode == "ordinal"
+    ),
 }

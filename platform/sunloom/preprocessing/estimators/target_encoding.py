@@ -1,8 +1,8 @@
-"""Target encodings of each level, for all rows and for each fold's rows."""
+"""Target encodings of each level: for all rows, and out-of-fold for training rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 
 import polars as pl
 
@@ -13,58 +13,59 @@ from sunloom.preprocessing.accumulators.target_levels import (
     LEVEL,
     MEAN,
     SQUARES,
-    merged_moments,
+    merge_moments,
 )
 from sunloom.preprocessing.operations.categories import CategoryLookup
 
 
-def encoded(
-    step: TargetEncoder, column: str, names: tuple[str, ...], tables: Sequence[pl.DataFrame]
+def build_target_lookup(
+    step: TargetEncoder, column: str, moments: Mapping[str, pl.DataFrame]
 ) -> CategoryLookup:
     """The operation of one column.
 
     Args:
         step: Smoothing and folds.
         column: The column of levels.
-        names: One an output.
-        tables: For each output the target's moments by fold and level.
+        moments: End of an output's name to the target's moments by fold and level.
     """
-    levels = tables[0][LEVEL].unique().drop_nulls().sort()
-    whole = [_encodings(table, levels, step.smooth) for table in tables]
-    folds = []
-    for fold in range(step.cv):
-        # A fold's rows are encoded by what the others tell.
-        others = [table.filter(pl.col(FOLD) != fold) for table in tables]
-        parts = [
-            _encodings(other if other.height else table, levels, step.smooth)
-            for other, table in zip(others, tables, strict=True)
-        ]
-        folds.append(_as_table(names, parts))
+    tables = {f"{column}{suffix}": table for suffix, table in moments.items()}
+    levels = next(iter(tables.values()))[LEVEL].unique().drop_nulls().sort()
+
+    def encode(parts: Iterable[pl.DataFrame]) -> pl.DataFrame:
+        return pl.DataFrame(
+            _encodings(part, levels, step.smooth).alias(name)
+            for name, part in zip(tables, parts, strict=True)
+        )
+
+    def without(fold: int, table: pl.DataFrame) -> pl.DataFrame:
+        others = table.filter(pl.col(FOLD) != fold)
+        # All rows may be in one fold of a tiny table: then there is nothing else to learn from.
+        return others if others.height else table
+
     return CategoryLookup(
         column=column,
-        names=names,
+        names=tuple(tables),
         levels=levels,
-        table=_as_table(names, whole),
-        folds=tuple(folds),
+        table=encode(tables.values()),
+        folds=tuple(
+            encode(without(fold, table) for table in tables.values()) for fold in range(step.cv)
+        ),
         cv=(step.cv, step.random_state),
     )
 
 
-def _as_table(names: Sequence[str], columns: Sequence[pl.Series]) -> pl.DataFrame:
-    return pl.DataFrame([column.alias(name) for name, column in zip(names, columns, strict=True)])
-
-
 def _encodings(table: pl.DataFrame, levels: pl.Series, smooth: float | str) -> pl.Series:
-    """One number a level, then one for a missing value and one for a level never seen."""
-    overall = merged_moments(table, []).row(0, named=True)
+    """One number per level, then one for a missing value and one for an unseen level."""
+    overall = merge_moments(table, []).row(0, named=True)
     mean, variance = overall[MEAN], overall[SQUARES] / overall[COUNT]
-    by_level = merged_moments(table, [LEVEL])
-    count, own = pl.col(COUNT), pl.col(MEAN)
+    count, level_mean = pl.col(COUNT), pl.col(MEAN)
     if smooth == "auto":
+        # Empirical Bayes: a level counts the more, the less its targets vary.
         weight = variance * count / (variance * count + pl.col(SQUARES) / count)
-        number = weight * own + (1 - weight) * mean
+        number = weight * level_mean + (1 - weight) * mean
     else:
-        number = (own * count + float(smooth) * mean) / (count + float(smooth))
+        number = (level_mean * count + float(smooth) * mean) / (count + float(smooth))
+    by_level = merge_moments(table, [LEVEL])
     known = by_level.select(LEVEL, number.fill_nan(mean).alias("number"))
     every = pl.DataFrame({LEVEL: pl.concat([levels, levels.clear().extend_constant(None, 1)])})
     joined = every.join(known, on=LEVEL, how="left", nulls_equal=True, maintain_order="left")

@@ -1,9 +1,9 @@
-"""Text: terms and their weights; the rest has nothing to learn."""
+"""Estimators of text steps: vectorizers, statistics, language, sentiment, embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import astuple
 
 import numpy as np
 import polars as pl
@@ -17,88 +17,99 @@ from sunloom.config.preprocessing.text_steps import (
     TfidfVectorizer,
 )
 from sunloom.errors import DataError
-from sunloom.preprocessing.accumulators.term_counts import Documents
-from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
+from sunloom.preprocessing.accumulators.term_counts import TermCounts
+from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
 from sunloom.preprocessing.operations.language import (
     LanguageCode,
-    Mood,
+    SentimentScores,
     language_identifier,
     sentiment_analyzer,
 )
-from sunloom.preprocessing.operations.text import TermVector, TextFigures, plain_terms
-from sunloom.preprocessing.operations.text_embedding import Embed, pinned_sentences, sentence_model
+from sunloom.preprocessing.operations.text import TermVector, TextFigures
+from sunloom.preprocessing.operations.text_embedding import (
+    EmbedText,
+    sentence_model,
+    sentence_revision,
+)
 from sunloom.preprocessing.tokenizer import Tokenizer
 
 
-def _terms(step: TfidfVectorizer | HashingVectorizer) -> Tokenizer:
+def _tokenizer_of(step: TfidfVectorizer | HashingVectorizer) -> Tokenizer:
+    low, high = step.ngram_range
     return Tokenizer(
-        step.analyzer,
-        *step.ngram_range,
-        step.lowercase,
-        step.stop_words,
-        step.token_pattern,
-        step.binary,
+        analyzer=step.analyzer,
+        low=low,
+        high=high,
+        lowercase=step.lowercase,
+        stop_words=step.stop_words,
+        pattern=step.token_pattern,
+        binary=step.binary,
     )
 
 
-def _documents(step: TfidfVectorizer, columns: Sequence[str], _schema: Schema) -> Learnt:
-    return {name: Documents(name, _terms(step)) for name in columns}
+def _count_terms(step: TfidfVectorizer, columns: Sequence[str], _schema: Schema) -> Accumulators:
+    return {name: TermCounts(name, _tokenizer_of(step)) for name in columns}
 
 
-def _tfidf(step: TfidfVectorizer, columns: Sequence[str], learnt: Learnt) -> FittedStep:
-    fitted = FittedStep()
-    for name in columns:
-        found: Documents = learnt[name].finish()
-        vocabulary = chosen_terms(step, found)
-        if not vocabulary:
-            raise DataError(
-                f"Column {name!r} has no term that min_df and max_df leave.",
-                "Lower min_df, raise max_df, or leave the column out.",
-                name,
-            )
-        spread = np.array([found.spread[term] for term in vocabulary], dtype=np.float64)
-        more = 1 if step.smooth_idf else 0
-        rarity = np.log((found.texts + more) / (spread + more)) + 1
-        operation = TermVector(
-            column=name,
-            names=tuple(f"{step.prefix}{term}" for term in vocabulary),
-            terms=plain_terms(found.terms),
-            vocabulary=pl.Series(vocabulary),
-            weights=pl.Series(rarity if step.use_idf else [], dtype=pl.Float64),
-            norm=step.norm,
-            sublinear=step.sublinear_tf,
+def _build_tfidf(
+    step: TfidfVectorizer, columns: Sequence[str], accumulators: Accumulators
+) -> FittedStep:
+    return FittedStep([_tfidf_of(step, name, accumulators[name].finish()) for name in columns])
+
+
+def _tfidf_of(step: TfidfVectorizer, name: str, counts: TermCounts) -> TermVector:
+    vocabulary = choose_vocabulary(step, counts)
+    if not vocabulary:
+        raise DataError(
+            f"Column {name!r} has no term that min_df and max_df leave.",
+            "Lower min_df, raise max_df, or leave the column out.",
+            name,
         )
-        fitted.operations.append(operation)
-    return fitted
+    documents = np.array([counts.document_counts[term] for term in vocabulary], dtype=np.float64)
+    # As if one more text held every term: no division by zero for a term of no text.
+    smoothing = 1 if step.smooth_idf else 0
+    idf = np.log((counts.texts + smoothing) / (documents + smoothing)) + 1
+    return TermVector(
+        column=name,
+        names=tuple(f"{step.prefix}{term}" for term in vocabulary),
+        terms=astuple(counts.tokenizer),
+        vocabulary=pl.Series(vocabulary),
+        weights=pl.Series(idf if step.use_idf else [], dtype=pl.Float64),
+        norm=step.norm,
+        sublinear=step.sublinear_tf,
+    )
 
 
-def chosen_terms(step: TfidfVectorizer, found: Documents) -> list[str]:
+def choose_vocabulary(step: TfidfVectorizer, counts: TermCounts) -> list[str]:
     """The vocabulary, sorted: within the bounds, and the most frequent ones."""
-    terms = np.array(sorted(found.spread), dtype=object)
+    terms = np.array(sorted(counts.document_counts), dtype=object)
     if not terms.size:
         return []
-    spread = np.array([found.spread[term] for term in terms])
-    low = step.min_df if isinstance(step.min_df, int) else step.min_df * found.texts
-    high = step.max_df if isinstance(step.max_df, int) else step.max_df * found.texts
-    mask = (spread >= low) & (spread <= high)
+    documents = np.array([counts.document_counts[term] for term in terms])
+    low = step.min_df if isinstance(step.min_df, int) else step.min_df * counts.texts
+    high = step.max_df if isinstance(step.max_df, int) else step.max_df * counts.texts
+    mask = (documents >= low) & (documents <= high)
     if step.max_features is not None and mask.sum() > step.max_features:
-        often = np.array([found.occurrences[term] for term in terms])
-        # The same sort as scikit-learn's, so that equally frequent terms fall the same way.
-        kept = (-often[mask]).argsort()[: step.max_features]
+        occurrences = np.array([counts.occurrences[term] for term in terms])
+        # The same sort as scikit-learn's, so that ties between equally frequent terms fall alike.
+        kept = (-occurrences[mask]).argsort()[: step.max_features]
         mask = np.isin(np.arange(len(terms)), np.flatnonzero(mask)[kept])
     return [str(term) for term in terms[mask]]
 
 
-def _hashing(step: HashingVectorizer, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
-    nothing = pl.Series([], dtype=pl.String), pl.Series([], dtype=pl.Float64)
+def _build_hashing(
+    step: HashingVectorizer, columns: Sequence[str], _accumulators: Accumulators
+) -> FittedStep:
+    terms = astuple(_tokenizer_of(step))
     return FittedStep(
         [
             TermVector(
-                name,
-                tuple(f"{name}_{i}" for i in range(step.n_features)),
-                plain_terms(_terms(step)),
-                *nothing,
-                step.norm,
+                column=name,
+                names=tuple(f"{name}_{i}" for i in range(step.n_features)),
+                terms=terms,
+                vocabulary=pl.Series([], dtype=pl.String),
+                weights=pl.Series([], dtype=pl.Float64),
+                norm=step.norm,
                 alternate=step.alternate_sign,
             )
             for name in columns
@@ -106,46 +117,58 @@ def _hashing(step: HashingVectorizer, columns: Sequence[str], _learnt: Learnt) -
     )
 
 
-def _statistics(step: TextStatistics, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
+def _build_statistics(
+    step: TextStatistics, columns: Sequence[str], _accumulators: Accumulators
+) -> FittedStep:
     return FittedStep([TextFigures(name, step.figures) for name in columns])
 
 
-def _language(step: Language, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
+def _build_language(
+    step: Language, columns: Sequence[str], _accumulators: Accumulators
+) -> FittedStep:
     languages = step.languages or ()
-    # What is missing or unknown is told when fitting, not at the first row.
+    # A missing library or an unknown language is an error of fitting, not of the first row.
     language_identifier(languages)
-    made = (LanguageCode(n, languages, step.min_confidence, step.confidence) for n in columns)
-    return FittedStep(list(made))
+    return FittedStep(
+        [LanguageCode(n, languages, step.min_confidence, step.confidence) for n in columns]
+    )
 
 
-def _sentiment(step: Sentiment, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
+def _build_sentiment(
+    step: Sentiment, columns: Sequence[str], _accumulators: Accumulators
+) -> FittedStep:
     sentiment_analyzer()
-    return FittedStep([Mood(name, step.figures) for name in columns])
+    return FittedStep([SentimentScores(name, step.figures) for name in columns])
 
 
-def _embeddings(step: SentenceEmbeddings, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
-    revision = pinned_sentences(step.model)
+def _build_embeddings(
+    step: SentenceEmbeddings, columns: Sequence[str], _accumulators: Accumulators
+) -> FittedStep:
+    revision = sentence_revision(step.model)
     model = sentence_model(step.model, revision)
     # sentence-transformers 6 has another name for it.
-    ask = getattr(model, "get_embedding_dimension", None)
-    size = int(ask() if ask else model.get_sentence_embedding_dimension())
-    how = (step.model, step.batch_size, step.normalize, revision)
-    fitted = FittedStep()
-    for name in columns:
-        names = tuple(f"{name}_{i}" for i in range(size))
-        fitted.operations.append(Embed(name, names, *how))
-    return fitted
+    get_size = getattr(model, "get_embedding_dimension", None)
+    size = int(get_size() if get_size else model.get_sentence_embedding_dimension())
+    return FittedStep(
+        [
+            EmbedText(
+                column=name,
+                names=tuple(f"{name}_{i}" for i in range(size)),
+                model=step.model,
+                batch_size=step.batch_size,
+                normalize=step.normalize,
+                revision=revision,
+            )
+            for name in columns
+        ]
+    )
 
 
-def _nothing(_step: Any, _columns: Sequence[str], _schema: Schema) -> Learnt:
-    return {}
-
-
-TEXTUAL: Mapping[str, Estimator] = {
-    "text_statistics": Estimator(("category",), _nothing, _statistics, always("category")),
-    "language": Estimator(("category",), _nothing, _language, always("category")),
-    "sentiment": Estimator(("category",), _nothing, _sentiment, always("category")),
-    "tfidf_vectorizer": Estimator(("category",), _documents, _tfidf, always("category")),
-    "hashing_vectorizer": Estimator(("category",), _nothing, _hashing, always("category")),
-    "sentence_embeddings": Estimator(("category",), _nothing, _embeddings, always("category")),
+TEXT_FEATURES: Mapping[str, Estimator] = {
+    "text_statistics": Estimator(("category",), _build_statistics),
+    "language": Estimator(("category",), _build_language),
+    "sentiment": Estimator(("category",), _build_sentiment),
+    "tfidf_vectorizer": Estimator(("category",), _build_tfidf, _count_terms),
+    "hashing_vectorizer": Estimator(("category",), _build_hashing),
+    "sentence_embeddings": Estimator(("category",), _build_embeddings),
 }

@@ -1,10 +1,9 @@
-"""Time: nothing is learnt, but the columns are named and checked."""
+"""Estimators of time steps: nothing is learnt, but columns are named and checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from itertools import product
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
@@ -21,15 +20,23 @@ from sunloom.config.preprocessing.time_steps import (
 from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import ConfigError
 from sunloom.preprocessing.column_kinds import Kind, require_kind
-from sunloom.preprocessing.estimators.protocol import Estimator, FittedStep, Learnt, Schema, always
-from sunloom.preprocessing.operations.datetimes import CYCLES, CalendarParts, Cycle, Since
+from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
+from sunloom.preprocessing.operations.datetimes import (
+    CYCLES,
+    CalendarParts,
+    Cycle,
+    ElapsedTime,
+    micros_of,
+)
 from sunloom.preprocessing.operations.history import RowHistory
 from sunloom.preprocessing.operations.holidays import check_rules
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+HistoryStep = Lags | Rolling | Expanding | ExponentiallyWeighted
 
 
-def _calendar(step: Calendar, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
+def _build_calendar(
+    step: Calendar, columns: Sequence[str], _accumulators: Accumulators
+) -> FittedStep:
     _require_zone(step.time_zone)
     check_rules(step.holidays)
     if ("is_holiday" in step.parts) != bool(step.holidays):
@@ -41,82 +48,99 @@ def _calendar(step: Calendar, columns: Sequence[str], _learnt: Learnt) -> Fitted
     )
 
 
-def _cyclic(step: Cyclic, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
+def _build_cycles(step: Cyclic, columns: Sequence[str], _accumulators: Accumulators) -> FittedStep:
     _require_zone(step.time_zone)
     if step.period is not None:
         return FittedStep([Cycle(name, "", step.period) for name in columns])
     return FittedStep(
         [
             Cycle(name, part, *CYCLES[part], step.time_zone)
-            for name in columns
-            for part in step.parts
+            for name, part in product(columns, step.parts)
         ]
     )
 
 
-def _cyclic_columns(step: Cyclic, columns: Sequence[str], schema: Schema) -> Learnt:
-    kind: Kind = "time" if step.period is None else "number"
-    require_kind(schema, columns, [kind], "cyclic")
+def _kinds_of_cyclic(step: Cyclic) -> tuple[Kind, ...]:
+    return ("time",) if step.period is None else ("number",)
+
+
+def _check_cyclic(step: Cyclic, columns: Sequence[str], schema: Schema) -> Accumulators:
+    require_kind(schema, columns, _kinds_of_cyclic(step), step.type)
     return {}
 
 
-def _since(step: TimeSince, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
+def _build_elapsed(
+    step: TimeSince, columns: Sequence[str], _accumulators: Accumulators
+) -> FittedStep:
     if step.until is not None:
-        chosen = [name for name in columns if name != step.until]
-        return FittedStep([Since(name, step.unit, step.until) for name in chosen])
+        starts = [name for name in columns if name != step.until]
+        return FittedStep([ElapsedTime(name, step.unit, step.until) for name in starts])
     assert step.moment is not None
-    gap = step.moment - _EPOCH
-    micros = (gap.days * 86_400 + gap.seconds) * 1_000_000 + gap.microseconds
-    return FittedStep([Since(name, step.unit, None, micros) for name in columns])
+    until_us = micros_of(step.moment)
+    return FittedStep([ElapsedTime(name, step.unit, until_us=until_us) for name in columns])
 
 
-def _until(step: TimeSince, _columns: Sequence[str], schema: Schema) -> Learnt:
+def _check_until(step: TimeSince, _columns: Sequence[str], schema: Schema) -> Accumulators:
     if step.until is not None:
-        _require_columns(schema, [step.until], "time_since")
-        require_kind(schema, [step.until], ["time"], "time_since")
+        _require_time(schema, [step.until], step.until, step.type)
     return {}
 
 
-def _series(step: Any, _columns: Sequence[str], schema: Schema) -> Learnt:
-    _require_columns(schema, [step.time, *step.by], step.type)
-    require_kind(schema, [step.time], ["time"], step.type)
+def _check_history(step: HistoryStep, _columns: Sequence[str], schema: Schema) -> Accumulators:
+    _require_time(schema, [step.time, *step.by], step.time, step.type)
     return {}
 
 
-def _lags(step: Lags, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
-    lengths = tuple(float(n) for n in step.periods)
-    names = [f"{c}_lag_{n}" for c in columns for n in step.periods]
-    return _history(step, columns, names, lengths)
+def _require_time(schema: Schema, names: Sequence[str], time: str, step: str) -> None:
+    require_columns(pl.Schema(dict(schema)), names, f"The table for {step}")
+    require_kind(schema, [time], ["time"], step)
 
 
-def _rolling(step: Rolling, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
+def _build_lags(step: Lags, columns: Sequence[str], _accumulators: Accumulators) -> FittedStep:
+    names = [f"{c}_lag_{n}" for c, n in product(columns, step.periods)]
+    return _history_of(step, columns, names, lengths=tuple(float(n) for n in step.periods))
+
+
+def _build_rolling(
+    step: Rolling, columns: Sequence[str], _accumulators: Accumulators
+) -> FittedStep:
     lengths = tuple(window.total_seconds() for window in step.windows)
-    names = [f"{c}_{a}_{_seconds(n)}" for c in columns for n in lengths for a in step.aggregations]
-    return _history(step, columns, names, lengths, step.aggregations)
+    names = [f"{c}_{a}_{_seconds(n)}" for c, n, a in product(columns, lengths, step.aggregations)]
+    return _history_of(step, columns, names, lengths, step.aggregations)
 
 
-def _expanding(step: Expanding, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
-    names = [f"{c}_{a}_so_far" for c in columns for a in step.aggregations]
-    return _history(step, columns, names, (0.0,), step.aggregations)
+def _build_expanding(
+    step: Expanding, columns: Sequence[str], _accumulators: Accumulators
+) -> FittedStep:
+    names = [f"{c}_{a}_so_far" for c, a in product(columns, step.aggregations)]
+    return _history_of(step, columns, names, (0.0,), step.aggregations)
 
 
-def _weighted(step: ExponentiallyWeighted, columns: Sequence[str], _learnt: Learnt) -> FittedStep:
-    lengths = tuple(one.total_seconds() for one in step.half_lives)
-    names = [f"{c}_ewm_{_seconds(n)}" for c in columns for n in lengths]
-    return _history(step, columns, names, lengths)
+def _build_weighted(
+    step: ExponentiallyWeighted, columns: Sequence[str], _accumulators: Accumulators
+) -> FittedStep:
+    lengths = tuple(half_life.total_seconds() for half_life in step.half_lives)
+    names = [f"{c}_ewm_{_seconds(n)}" for c, n in product(columns, lengths)]
+    return _history_of(step, columns, names, lengths)
 
 
-def _history(
-    step: Any,
+def _history_of(
+    step: HistoryStep,
     columns: Sequence[str],
     names: Sequence[str],
     lengths: tuple[float, ...],
     aggregations: tuple[str, ...] = ("",),
 ) -> FittedStep:
-    made = RowHistory(
-        tuple(names), step.type, tuple(columns), step.time, step.by, lengths, aggregations
+    operation = RowHistory(
+        names=tuple(names),
+        kind=step.type,
+        sources=tuple(columns),
+        time=step.time,
+        by=step.by,
+        lengths=lengths,
+        aggregations=aggregations,
     )
-    return FittedStep([made])
+    return FittedStep([operation])
 
 
 def _seconds(length: float) -> str:
@@ -130,24 +154,13 @@ def _require_zone(name: str) -> None:
         raise ConfigError(f"There is no time zone {name!r}.", param="time_zone") from error
 
 
-def _require_columns(schema: Schema, names: Sequence[str], step: str) -> None:
-    require_columns(pl.Schema(dict(schema)), names, f"The table for {step}")
-
-
-def _nothing(_step: Any, _columns: Sequence[str], _schema: Schema) -> Learnt:
-    return {}
-
-
-def _by_period(step: Cyclic) -> tuple[Kind, ...]:
-    return ("time",) if step.period is None else ("number",)
-
-
-TEMPORAL: Mapping[str, Estimator] = {
-    "calendar": Estimator(("time",), _nothing, _calendar, always("time")),
-    "cyclic": Estimator(("time", "number"), _cyclic_columns, _cyclic, _by_period),
-    "time_since": Estimator(("time",), _until, _since, always("time")),
-    "lags": Estimator(("number", "bool"), _series, _lags, always("number")),
-    "rolling": Estimator(("number", "bool"), _series, _rolling, always("number")),
-    "expanding": Estimator(("number", "bool"), _series, _expanding, always("number")),
-    "exponentially_weighted": Estimator(("number", "bool"), _series, _weighted, always("number")),
+_NUMBERS: tuple[Kind, ...] = ("number", "bool")
+TIME_FEATURES: Mapping[str, Estimator] = {
+    "calendar": Estimator(("time",), _build_calendar),
+    "cyclic": Estimator(("time", "number"), _build_cycles, _check_cyclic, _kinds_of_cyclic),
+    "time_since": Estimator(("time",), _build_elapsed, _check_until),
+    "lags": Estimator(_NUMBERS, _build_lags, _check_history),
+    "rolling": Estimator(_NUMBERS, _build_rolling, _check_history),
+    "expanding": Estimator(_NUMBERS, _build_expanding, _check_history),
+    "exponentially_weighted": Estimator(_NUMBERS, _build_weighted, _check_history),
 }

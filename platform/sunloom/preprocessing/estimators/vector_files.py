@@ -1,4 +1,4 @@
-"""Tables of vectors in files: a key a row, a number a dimension."""
+"""Vector files: a key per row, a number per dimension, in Parquet or safetensors."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class VectorTable:
     """Vectors by key.
 
     Attributes:
-        keys: Int64 or text, each once, none missing.
-        table: A row a key; a finite Float32 or Float64 column a dimension, named as in the file.
+        keys: Int64 or text, unique, none missing.
+        table: A row per key; a finite Float32 or Float64 column per dimension, named as in the
+            file.
     """
 
     keys: pl.Series
@@ -50,7 +51,7 @@ def read_vectors(
         keys, table = read(path, key, vectors)
     except (OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path} cannot be read as a table of vectors: {error}") from error
-    return _checked(path, keys, table)
+    return VectorTable(_check_keys(path, keys, table).alias(""), _check_numbers(path, keys, table))
 
 
 def _read_parquet(
@@ -58,16 +59,16 @@ def _read_parquet(
 ) -> tuple[pl.Series, pl.DataFrame]:
     schema = pl.read_parquet_schema(path)
     name = next(iter(schema)) if key is None else key
-    chosen = [n for n in schema if n != name] if vectors is None else list(vectors)
-    require_columns(pl.Schema(schema), [name, *chosen], f"The table {path}")
-    frame = pl.read_parquet(path, columns=[name, *chosen])
-    lists = [n for n in chosen if isinstance(frame.schema[n], pl.List | pl.Array)]
-    if lists and len(chosen) > 1:
+    columns = [n for n in schema if n != name] if vectors is None else list(vectors)
+    require_columns(pl.Schema(schema), [name, *columns], f"The table {path}")
+    frame = pl.read_parquet(path, columns=[name, *columns])
+    lists = [n for n in columns if isinstance(frame.schema[n], pl.List | pl.Array)]
+    if lists and len(columns) > 1:
         raise ValueError(f"{lists[0]} holds lists: it must be the only one of vectors")
-    return frame[name], _spread(frame[lists[0]]) if lists else frame.select(chosen)
+    return frame[name], _spread_lists(frame[lists[0]]) if lists else frame.select(columns)
 
 
-def _spread(column: pl.Series) -> pl.DataFrame:
+def _spread_lists(column: pl.Series) -> pl.DataFrame:
     """A column of lists of one length as columns 0, 1 and so on."""
     lists = column if isinstance(column.dtype, pl.List) else column.arr.to_list()
     lengths = lists.list.len().unique()
@@ -82,32 +83,33 @@ def _read_safetensors(
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy") as opened:
-            names = sorted(set(opened.keys()) - {key})
-            chosen = names if vectors is None else list(vectors)
-            if len(chosen) != 1 or chosen[0] not in names:
+        with safe_open(path, framework="numpy") as file:
+            names = sorted(set(file.keys()) - {key})
+            tensors = names if vectors is None else list(vectors)
+            if len(tensors) != 1 or tensors[0] not in names:
                 raise ValueError(f"vectors must be one of its tensors: {', '.join(names)}")
-            table = opened.get_tensor(chosen[0])
-            keys = _tensor_keys(opened, key, len(table))
+            table = file.get_tensor(tensors[0])
+            keys = _tensor_keys(file, key, len(table))
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     if table.ndim != 2:
-        raise ValueError(f"{chosen[0]} has {table.ndim} dimensions, not two")
+        raise ValueError(f"{tensors[0]} has {table.ndim} dimensions, not two")
     return keys, pl.DataFrame(table, schema=[str(i) for i in range(table.shape[1])])
 
 
-def _tensor_keys(opened: Any, key: str | None, rows: int) -> pl.Series:
+def _tensor_keys(file: Any, key: str | None, rows: int) -> pl.Series:
     if key is None:
         return pl.Series(np.arange(rows, dtype=np.int64))
-    if key in opened.keys():  # noqa: SIM118 - no mapping, only this method
-        return pl.Series(opened.get_tensor(key))
-    entry = (opened.metadata() or {}).get(key)
+    if key in file.keys():  # noqa: SIM118 - no mapping, only this method
+        return pl.Series(file.get_tensor(key))
+    entry = (file.metadata() or {}).get(key)
     if entry is None:
         raise ValueError(f"it has neither a tensor nor a metadata entry {key!r}")
     return pl.Series(json.loads(entry))
 
 
-def _checked(path: Path, keys: pl.Series, table: pl.DataFrame) -> VectorTable:
+def _check_keys(path: Path, keys: pl.Series, table: pl.DataFrame) -> pl.Series:
+    """The keys as int64 or text."""
     if not len(keys) or not table.width:
         raise DataError(f"The table {path} has no vectors.", param="table")
     if len(keys) != table.height:
@@ -121,22 +123,26 @@ def _checked(path: Path, keys: pl.Series, table: pl.DataFrame) -> VectorTable:
             "key",
         )
     if keys.null_count() or keys.n_unique() < len(keys):
-        twice = keys.drop_nulls().filter(keys.drop_nulls().is_duplicated())
-        what = "a missing one" if keys.null_count() else f"{twice[0]!r} more than once"
-        raise DataError(f"The keys of {path} hold {what}.", "Keep one vector a key.", "key")
-    return VectorTable(keys.alias(""), _finite(path, keys, table))
+        known = keys.drop_nulls()
+        repeated = known.filter(known.is_duplicated())
+        fault = "a missing one" if keys.null_count() else f"{repeated[0]!r} more than once"
+        raise DataError(f"The keys of {path} hold {fault}.", "Keep one vector per key.", "key")
+    return keys
 
 
-def _finite(path: Path, keys: pl.Series, table: pl.DataFrame) -> pl.DataFrame:
+def _check_numbers(path: Path, keys: pl.Series, table: pl.DataFrame) -> pl.DataFrame:
+    """The vectors as finite floats."""
     for name, dtype in table.schema.items():
         if not (dtype.is_float() or dtype.is_integer()):
             raise DataError(f"{path}: {name} is {dtype}, not a number.", param="vectors")
-    narrow = all(dtype == pl.Float32 for dtype in table.dtypes)
-    numbers = table.cast(pl.Float32 if narrow else pl.Float64)
-    whole = numbers.select(pl.all_horizontal(pl.all().is_finite().fill_null(False))).to_series()
-    if not whole.all():
+    # Float32 stays: it is half of the artifact's size.
+    is_narrow = all(dtype == pl.Float32 for dtype in table.dtypes)
+    numbers = table.cast(pl.Float32 if is_narrow else pl.Float64)
+    is_finite = pl.all_horizontal(pl.all().is_finite().fill_null(False))
+    usable = numbers.select(is_finite).to_series()
+    if not usable.all():
         raise DataError(
-            f"The vector of {keys.filter(~whole)[0]!r} in {path} is not all numbers.",
+            f"The vector of {keys.filter(~usable)[0]!r} in {path} is not all numbers.",
             "Leave it out: its key is then unseen.",
             "vectors",
         )

@@ -1,4 +1,4 @@
-"""Operations on the levels of one column."""
+"""Operations on the levels of one column: lookups and one-hot columns."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from sunloom.errors import DataError
 from sunloom.preprocessing.column_kinds import levels_of
 from sunloom.preprocessing.operations.column_shapes import Expansion
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 
+Codes = NDArray[np.signedinteger[Any]]
 _DTYPES = {"uint8": pl.UInt8, "float32": pl.Float32, "float64": pl.Float64}
 
 
-def codes_of(series: pl.Series, levels: pl.Series) -> Any:
-    """Each value's place among the levels: their number for null, -1 for one never seen; int64."""
+def codes_of(series: pl.Series, levels: pl.Series) -> Codes:
+    """Each value's index among the levels: their number for null, -1 for an unseen one; [rows]."""
     values = levels_of(series).cast(levels.dtype)
-    places = pl.int_range(len(levels), dtype=pl.Int32, eager=True)
     if not len(levels):
-        found = pl.repeat(None, len(values), dtype=pl.Int32, eager=True)
+        indices = pl.repeat(None, len(values), dtype=pl.Int32, eager=True)
     elif levels.dtype == pl.String:
         # An enumeration's own hash table; about twice as fast as a join on text.
-        found = values.cast(pl.Enum(levels), strict=False).to_physical().cast(pl.Int32)
+        indices = values.cast(pl.Enum(levels), strict=False).to_physical().cast(pl.Int32)
     else:
-        found = values.replace_strict(levels, places, default=None, return_dtype=pl.Int32)
-    codes = found.fill_null(-1).to_numpy()
+        places = pl.int_range(len(levels), dtype=pl.Int32, eager=True)
+        indices = values.replace_strict(levels, places, default=None, return_dtype=pl.Int32)
+    codes: Codes = indices.fill_null(-1).to_numpy()
     if values.null_count():
         codes = np.where(values.is_null().to_numpy(), len(levels), codes)
     return codes
@@ -41,11 +43,12 @@ class CategoryLookup(Expansion):
 
     Attributes:
         column: The column.
-        names: The column's own name, or one an output.
+        names: The column's own name, or one per output.
         levels: Levels without the missing one.
-        table: One number column an output: a row a level, then one for missing, one for unseen.
-        unseen: What a level never seen is.
-        folds: For rows that are being fitted: a table like ``table`` for each fold. Not stored.
+        table: One number column per output: a row per level, then one for missing, one for unseen.
+        unseen: What an unseen level is.
+        folds: For training rows: a table like ``table`` for each fold. Not stored.
+        cv: Number of folds and their seed. Not stored.
     """
 
     op: ClassVar[str] = "lookup"
@@ -64,21 +67,20 @@ class CategoryLookup(Expansion):
         """The numbers.
 
         Raises:
-            DataError: A level was never seen and that is an error.
+            DataError: A level is unseen and that is an error.
         """
         codes = codes_of(frame[self.column], self.levels)
         if self.unseen == "error":
             _refuse_unseen(frame[self.column], codes, self.column)
-        if training is None or not self.folds:
-            # The last row is the one for -1.
-            return [self.table.to_series(i).gather(codes % self.table.height).alias(name)
-                    for i, name in enumerate(self.names)]  # fmt: skip
-        fold, height = training.folds(*self.cv), self.table.height
-        stacked = pl.concat(self.folds)
-        places = fold * height + codes % height
-        return [stacked.to_series(i).gather(places).alias(n) for i, n in enumerate(self.names)]
+        # The last row is the one for -1.
+        table, places = self.table, codes % self.table.height
+        if training is not None and self.folds:
+            # Out-of-fold: a training row is encoded by what the other folds have shown.
+            table = pl.concat(self.folds)
+            places = training.folds(*self.cv) * self.table.height + places
+        return [table.to_series(i).gather(places).alias(name) for i, name in enumerate(self.names)]
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         rows = self.table.rows()
         known: dict[Any, tuple[Any, ...]] = dict(zip(self.levels, rows, strict=False))
@@ -86,38 +88,38 @@ class CategoryLookup(Expansion):
         name, names, unseen = self.column, self.names, rows[-1]
         if self.unseen == "error":
 
-            def strict(row: dict[str, Any]) -> None:
+            def look_up_known(row: dict[str, Any]) -> None:
                 value = row.pop(name) if name not in names else row[name]
                 if value not in known:
                     raise _unseen_error(name, value)
                 row.update(zip(names, known[value], strict=True))
 
-            return strict
+            return look_up_known
         if names == (name,):
-            single = {level: values[0] for level, values in known.items()}
-            other = unseen[0]
+            numbers = {level: values[0] for level, values in known.items()}
+            default = unseen[0]
 
-            def one(row: dict[str, Any]) -> None:
-                row[name] = single.get(row[name], other)
+            def replace_value(row: dict[str, Any]) -> None:
+                row[name] = numbers.get(row[name], default)
 
-            return one
+            return replace_value
 
-        def many(row: dict[str, Any]) -> None:
+        def look_up(row: dict[str, Any]) -> None:
             row.update(zip(names, known.get(row.pop(name), unseen), strict=True))
 
-        return many
+        return look_up
 
 
 @dataclass(frozen=True)
 class OneHot(Expansion):
-    """Zeros and ones.
+    """Columns of zeros and ones.
 
     Attributes:
         column: The column.
         names: Columns of the result.
         levels: Levels without the missing one.
         places: Column that each level sets, -1 for none; then one for missing, one for unseen.
-        unseen: What a level never seen is.
+        unseen: What an unseen level is.
         dtype: Type of the columns.
     """
 
@@ -132,28 +134,29 @@ class OneHot(Expansion):
         return bool(self.places[len(self.levels)] == -2)
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
-        """One column a name.
+        """One column per name.
 
         Raises:
-            DataError: A level was never seen and that is an error.
+            DataError: A level is unseen and that is an error.
         """
         codes = codes_of(frame[self.column], self.levels)
         if self.unseen == "error":
-            gone = codes == len(self.levels)
-            checked = np.where(gone, -1, codes) if self._missing_is_unseen else codes
+            is_missing = codes == len(self.levels)
+            checked = np.where(is_missing, -1, codes) if self._missing_is_unseen else codes
             _refuse_unseen(frame[self.column], checked, self.column)
         places = self.places.to_numpy()[codes % len(self.places)]
+        # Read once per output column: two bytes a value are less memory to go through than eight.
         narrow = places.astype(np.int16) if len(self.names) < 30_000 else places
-        kind = _DTYPES[self.dtype]
-        if kind == pl.UInt8:
+        dtype = _DTYPES[self.dtype]
+        if dtype == pl.UInt8:
             return [pl.Series(n, (narrow == i).view(np.uint8)) for i, n in enumerate(self.names)]
-        return [pl.Series(n, narrow == i).cast(kind) for i, n in enumerate(self.names)]
+        return [pl.Series(n, narrow == i).cast(dtype) for i, n in enumerate(self.names)]
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         places = self.places.to_list()
         known: dict[Any, int] = dict(zip(self.levels, places, strict=False))
-        if places[len(self.levels)] != -2:
+        if not self._missing_is_unseen:
             known[None] = places[len(self.levels)]
         one, zero = (1, 0) if self.dtype == "uint8" else (1.0, 0.0)
         zeros = dict.fromkeys(self.names, zero)
@@ -171,7 +174,7 @@ class OneHot(Expansion):
         return spread
 
 
-def _refuse_unseen(series: pl.Series, codes: Any, column: str) -> None:
+def _refuse_unseen(series: pl.Series, codes: Codes, column: str) -> None:
     if (where := np.flatnonzero(codes == -1)).size:
         raise _unseen_error(column, series[int(where[0])])
 

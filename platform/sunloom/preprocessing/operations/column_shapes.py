@@ -1,4 +1,4 @@
-"""What several operations have in common: which columns they read, make and remove."""
+"""Shapes that operations share: which columns they read, make and remove."""
 
 from __future__ import annotations
 
@@ -7,21 +7,41 @@ from typing import ClassVar
 
 
 @dataclass(frozen=True)
-class Expansion:
-    """One column becomes several.
+class OneColumn:
+    """One column that keeps its name and place.
+
+    Attributes:
+        column: The column.
+    """
+
+    column: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Columns that it reads."""
+        return (self.column,)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Columns that it makes."""
+        return (self.column,)
+
+    @property
+    def removes(self) -> tuple[str, ...]:
+        """Columns that are gone afterwards."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Expansion(OneColumn):
+    """One column that becomes several.
 
     Attributes:
         column: The column; gone afterwards.
         names: Columns of the result.
     """
 
-    column: str
     names: tuple[str, ...]
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return (self.column,)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -35,7 +55,7 @@ class Expansion:
 
 
 @dataclass(frozen=True)
-class Description:
+class Description(OneColumn):
     """Figures about a column, appended.
 
     Attributes:
@@ -43,28 +63,17 @@ class Description:
         figures: Which figures.
     """
 
-    column: str
     figures: tuple[str, ...]
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return (self.column,)
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Columns that it makes."""
         return tuple(f"{self.column}_{figure}" for figure in self.figures)
 
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """Nothing."""
-        return ()
-
 
 @dataclass(frozen=True)
 class Pairing:
-    """Two columns make one more, at the end.
+    """Two columns that make one more, at the end.
 
     Attributes:
         left: The first.
@@ -87,5 +96,31 @@ class Pairing:
 
     @property
     def removes(self) -> tuple[str, ...]:
-        """Nothing."""
+        """Columns that are gone afterwards."""
+        return ()
+
+
+@dataclass(frozen=True)
+class SeveralColumns:
+    """Several columns that keep their names and places.
+
+    Attributes:
+        sources: The columns.
+    """
+
+    sources: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Columns that it reads."""
+        return self.sources
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Columns that it makes."""
+        return self.sources
+
+    @property
+    def removes(self) -> tuple[str, ...]:
+        """Columns that are gone afterwards."""
         return ()

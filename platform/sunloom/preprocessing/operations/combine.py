@@ -1,4 +1,4 @@
-"""Operations on several number columns."""
+"""Operations on several number columns: products, ratios, chained imputation."""
 
 from __future__ import annotations
 
@@ -10,30 +10,24 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from sunloom.preprocessing.operations.column_shapes import Pairing
+from sunloom.preprocessing.operations.column_shapes import Pairing, SeveralColumns
 from sunloom.preprocessing.operations.number_columns import array_of, as_numbers, column_of
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 
 
 @dataclass(frozen=True)
-class Polynomial:
+class Polynomial(SeveralColumns):
     """Products of powers; null where a factor is.
 
     Attributes:
         sources: The columns, whose place the products take.
-        names: One a product.
+        names: One per product.
         powers: For each product, each column's exponent.
     """
 
     op: ClassVar[str] = "polynomial"
-    sources: tuple[str, ...]
     names: tuple[str, ...]
     powers: tuple[tuple[int, ...], ...]
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return self.sources
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -42,22 +36,23 @@ class Polynomial:
 
     @property
     def removes(self) -> tuple[str, ...]:
-        """The columns; a product may bear the name of one."""
+        """The columns; a product may have the name of one."""
         return self.sources
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
         """The products."""
         arrays = [array_of(frame, name) for name in self.sources]
-        found = []
+        products = []
         for name, exponents in zip(self.names, self.powers, strict=True):
-            value = np.ones(frame.height)
+            product = np.ones(frame.height)
+            # Repeated multiplication, as for one row: pow() rounds differently.
             for array, exponent in zip(arrays, exponents, strict=True):
                 for _ in range(exponent):
-                    value = value * array
-            found.append(column_of(name, value))
-        return found
+                    product = product * array
+            products.append(column_of(name, product))
+        return products
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         factors = [
             (name, [i for i, exponent in enumerate(exponents) for _ in range(exponent)])
@@ -87,7 +82,7 @@ class Product(Pairing):
         """The product."""
         return [(as_numbers(self.left) * as_numbers(self.right)).alias(self.outputs[0])]
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         left, right, name = self.left, self.right, self.outputs[0]
 
@@ -110,7 +105,7 @@ class Ratio(Pairing):
         left, right = as_numbers(self.left), as_numbers(self.right)
         return [pl.when(right != 0).then(left / right).alias(self.outputs[0])]
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         left, right, name = self.left, self.right, self.outputs[0]
 
@@ -122,20 +117,19 @@ class Ratio(Pairing):
 
 
 @dataclass(frozen=True)
-class Chain:
-    """Missing values predicted from the other columns, in the order in which they were learnt.
+class ChainedImputation(SeveralColumns):
+    """Missing values predicted from the other columns, in the order of fitting.
 
     Attributes:
         sources: The columns.
-        starts: What stands in for a missing value at first.
+        starts: Initial value of each column where it is missing.
         order: Column predicted in each step.
-        weights: A row a step: one weight a column, 0 for the predicted one, then the intercept.
-        low: Least value that is filled in, if there is one.
-        high: Greatest value that is filled in, if there is one.
+        weights: A row per step: one weight per column, 0 for the predicted one, then the intercept.
+        low: Lower bound of a filled value, if there is one.
+        high: Upper bound of a filled value, if there is one.
     """
 
     op: ClassVar[str] = "chain"
-    sources: tuple[str, ...]
     starts: tuple[float, ...]
     order: tuple[int, ...]
     weights: tuple[tuple[float, ...], ...]
@@ -143,51 +137,38 @@ class Chain:
     high: float | None = None
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return self.sources
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Columns that it makes."""
-        return self.sources
-
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """Columns that are gone afterwards."""
-        return ()
-
-    @property
-    def _range(self) -> tuple[float, float]:
+    def _bounds(self) -> tuple[float, float]:
         low, high = self.low, self.high
         return -math.inf if low is None else low, math.inf if high is None else high
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
-        """The columns without gaps."""
+        """The columns without missing values."""
         table = np.column_stack([array_of(frame, name) for name in self.sources])
         missing = np.isnan(table)
         table = np.where(missing, np.asarray(self.starts), table)
+        # A step reads what earlier steps have filled in: the order is part of the model.
         for target, weights in zip(self.order, self.weights, strict=True):
             rows = np.flatnonzero(missing[:, target])
             if rows.size:
                 predicted = table[rows] @ np.asarray(weights[:-1]) + weights[-1]
-                table[rows, target] = np.clip(predicted, *self._range)
+                table[rows, target] = np.clip(predicted, *self._bounds)
         return [pl.Series(name, table[:, i]) for i, name in enumerate(self.sources)]
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         sources, starts = self.sources, self.starts
         steps = list(zip(self.order, self.weights, strict=True))
-        low, high = self._range
+        low, high = self._bounds
 
         def impute(row: dict[str, Any]) -> None:
-            given = [row[name] for name in sources]
-            values = [s if v is None else float(v) for v, s in zip(given, starts, strict=True)]
-            if None in given:
+            raw = [row[name] for name in sources]
+            values = [s if v is None else float(v) for v, s in zip(raw, starts, strict=True)]
+            if None in raw:
                 for target, weights in steps:
-                    if given[target] is None:
-                        found = sum(w * v for w, v in zip(weights, values, strict=False))
-                        values[target] = min(max(found + weights[-1], low), high)
+                    if raw[target] is None:
+                        # The intercept is one weight more than there are values.
+                        product = sum(w * v for w, v in zip(weights, values, strict=False))
+                        values[target] = min(max(product + weights[-1], low), high)
             row.update(zip(sources, values, strict=True))
 
         return impute

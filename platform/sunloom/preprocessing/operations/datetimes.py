@@ -1,4 +1,4 @@
-"""Operations on one moment: calendar, cycles, time since."""
+"""Operations on one date or datetime column: calendar parts, cycles, elapsed time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 from sunloom.errors import DataError
+from sunloom.preprocessing.operations.column_shapes import OneColumn
 from sunloom.preprocessing.operations.holidays import holidays_of
 from sunloom.preprocessing.operations.number_columns import as_numbers
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
@@ -28,7 +29,8 @@ CYCLES = {
 }
 _CLOCK = ("hour", "minute")
 _DAY = timedelta(days=1)
-_PYTHON: Mapping[str, Callable[[Any], int]] = {
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PART_OF_VALUE: Mapping[str, Callable[[Any], int]] = {
     "year": lambda t: t.year,
     "quarter": lambda t: (t.month + 2) // 3,
     "month": lambda t: t.month,
@@ -42,19 +44,13 @@ _PYTHON: Mapping[str, Callable[[Any], int]] = {
     "is_month_start": lambda t: int(t.day == 1),
     "is_month_end": lambda t: int((t + _DAY).month != t.month),
 }
-
-
-def local(column: str, dtype: pl.DataType, zone: str) -> pl.Expr:
-    """A moment as the clock on the wall shows it; a date as it is.
-
-    Raises:
-        DataError: The datetimes have no time zone.
-    """
-    if dtype == pl.Date:
-        return pl.col(column)
-    if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
-        raise naive_error(column)
-    return pl.col(column).dt.convert_time_zone(zone)
+# The parts for which Polars' ``dt`` namespace has another name, or none.
+_PART_OF_COLUMN: Mapping[str, Callable[[pl.Expr], pl.Expr]] = {
+    "is_weekend": lambda t: t.dt.weekday() > 5,
+    "is_month_start": lambda t: t.dt.day() == 1,
+    "is_month_end": lambda t: t.dt.date() == t.dt.date().dt.month_end(),
+    "day_of_year": lambda t: t.dt.ordinal_day(),
+}
 
 
 def naive_error(column: str) -> DataError:
@@ -66,8 +62,27 @@ def naive_error(column: str) -> DataError:
     )
 
 
-def localized(column: str, value: Any, zone: ZoneInfo) -> Any:
-    """One moment as the clock on the wall shows it; a date as it is."""
+def micros_of(time: datetime) -> int:
+    """Microseconds since 1970 of an aware datetime, in whole numbers: a float would round."""
+    gap = time - _EPOCH
+    return (gap.days * 86_400 + gap.seconds) * 1_000_000 + gap.microseconds
+
+
+def _localize_column(column: str, dtype: pl.DataType, zone: str) -> pl.Expr:
+    """A datetime column in local time; a date column as it is.
+
+    Raises:
+        DataError: The datetimes have no time zone.
+    """
+    if dtype == pl.Date:
+        return pl.col(column)
+    if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
+        raise naive_error(column)
+    return pl.col(column).dt.convert_time_zone(zone)
+
+
+def _localize(column: str, value: Any, zone: ZoneInfo) -> Any:
+    """A datetime in local time; a date as it is."""
     if not isinstance(value, datetime):
         return value
     if value.tzinfo is None:
@@ -75,39 +90,17 @@ def localized(column: str, value: Any, zone: ZoneInfo) -> Any:
     return value.astimezone(zone)
 
 
-def _part(moment: pl.Expr, part: str, is_date: bool) -> pl.Expr:
+def _part_of_column(time: pl.Expr, part: str, is_date: bool) -> pl.Expr:
     if is_date and part in _CLOCK:
-        return pl.when(moment.is_not_null()).then(0)
-    named = {
-        "is_weekend": lambda: moment.dt.weekday() > 5,
-        "is_month_start": lambda: moment.dt.day() == 1,
-        "is_month_end": lambda: moment.dt.date() == moment.dt.date().dt.month_end(),
-        "day_of_year": lambda: moment.dt.ordinal_day(),
-    }
-    found: pl.Expr = named[part]() if part in named else getattr(moment.dt, part)()
-    return found
+        return pl.when(time.is_not_null()).then(0)
+    function = _PART_OF_COLUMN.get(part)
+    expression: pl.Expr = function(time) if function else getattr(time.dt, part)()
+    return expression
 
 
 @dataclass(frozen=True)
-class AtMoment:
-    """An operation that reads one moment's column and appends columns."""
-
-    column: str
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return (self.column,)
-
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """Columns that are gone afterwards."""
-        return ()
-
-
-@dataclass(frozen=True)
-class CalendarParts(AtMoment):
-    """Whole numbers: parts of the moment; 0 and 1 for what is or is not."""
+class CalendarParts(OneColumn):
+    """Whole numbers: parts of a date or datetime; 0 and 1 for what is or is not."""
 
     op: ClassVar[str] = "calendar"
     parts: tuple[str, ...]
@@ -122,43 +115,44 @@ class CalendarParts(AtMoment):
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Expr]:
         """The parts."""
         dtype = frame.schema[self.column]
-        moment, is_date = local(self.column, dtype, self.zone), dtype == pl.Date
-        found = []
+        time, is_date = _localize_column(self.column, dtype, self.zone), dtype == pl.Date
+        columns = []
         for part, name in zip(self.parts, self.outputs, strict=True):
             if part == "is_holiday":
-                value = moment.dt.date().is_in(self._days(frame))
+                value = time.dt.date().is_in(self._holidays_around(frame))
             else:
-                value = _part(moment, part, is_date)
-            found.append(value.cast(pl.Int64).alias(name))
-        return found
+                value = _part_of_column(time, part, is_date)
+            columns.append(value.cast(pl.Int64).alias(name))
+        return columns
 
-    def _days(self, frame: pl.DataFrame) -> list[date]:
+    def _holidays_around(self, frame: pl.DataFrame) -> list[date]:
         years = frame[self.column].dt.year().unique().drop_nulls()
+        # Local time may fall into the year before or after.
         around = {year + step for year in years for step in (-1, 0, 1)}
         return sorted(day for year in around for day in holidays_of(self.holidays, year))
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         column, zone, holidays = self.column, ZoneInfo(self.zone), self.holidays
-        made = [(n, _PYTHON.get(p)) for n, p in zip(self.outputs, self.parts, strict=True)]
+        parts = [(n, _PART_OF_VALUE.get(p)) for n, p in zip(self.outputs, self.parts, strict=True)]
 
         def part(row: dict[str, Any]) -> None:
-            moment = localized(column, row[column], zone)
-            for name, function in made:
-                if moment is None:
+            time = _localize(column, row[column], zone)
+            for name, function in parts:
+                if time is None:
                     row[name] = None
                 elif function is None:
-                    day = date(moment.year, moment.month, moment.day)
+                    day = date(time.year, time.month, time.day)
                     row[name] = int(day in holidays_of(holidays, day.year))
                 else:
-                    row[name] = function(moment)
+                    row[name] = function(time)
 
         return part
 
 
 @dataclass(frozen=True)
-class Cycle(AtMoment):
-    """Sine and cosine of a part of a moment, or of a number where there is no part."""
+class Cycle(OneColumn):
+    """Sine and cosine of a part of a datetime, or of a number where ``part`` is empty."""
 
     op: ClassVar[str] = "cycle"
     part: str
@@ -174,34 +168,42 @@ class Cycle(AtMoment):
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Expr]:
         """Sine and cosine."""
-        dtype = frame.schema[self.column]
         if self.part:
-            value = _part(local(self.column, dtype, self.zone), self.part, dtype == pl.Date)
+            dtype = frame.schema[self.column]
+            time = _localize_column(self.column, dtype, self.zone)
+            value = _part_of_column(time, self.part, dtype == pl.Date)
         else:
             value = as_numbers(self.column)
         angle = (value.cast(pl.Float64) - self.first) * (2 * math.pi / self.period)
         return [angle.sin().alias(self.outputs[0]), angle.cos().alias(self.outputs[1])]
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         column, zone, (sine, cosine) = self.column, ZoneInfo(self.zone), self.outputs
         first, factor = self.first, 2 * math.pi / self.period
-        part = _PYTHON[self.part] if self.part else float
+        part = _PART_OF_VALUE[self.part] if self.part else float
 
         def turn(row: dict[str, Any]) -> None:
             value = row[column]
             if value is None:
                 row[sine] = row[cosine] = None
                 return
-            angle = (part(localized(column, value, zone)) - first) * factor
+            angle = (part(_localize(column, value, zone)) - first) * factor
             row[sine], row[cosine] = math.sin(angle), math.cos(angle)
 
         return turn
 
 
 @dataclass(frozen=True)
-class Since(AtMoment):
-    """Time from the column's moment until another; null where that is later, or either is."""
+class ElapsedTime(OneColumn):
+    """Time from the column until another time; null where that is earlier, or either is null.
+
+    Attributes:
+        column: Datetime column.
+        unit: Unit of the result.
+        until_column: Column with the end.
+        until_us: The end for all rows instead, microseconds since 1970.
+    """
 
     op: ClassVar[str] = "since"
     unit: str
@@ -222,36 +224,32 @@ class Since(AtMoment):
         """The time."""
         start = self._micros(frame, self.column)
         end = self._micros(frame, self.until_column) if self.until_column else pl.lit(self.until_us)
-        gone = (end - start) / (SECONDS[self.unit] * 1_000_000)
-        return [pl.when(gone >= 0).then(gone).alias(self.outputs[0])]
+        elapsed = (end - start) / (SECONDS[self.unit] * 1_000_000)
+        return [pl.when(elapsed >= 0).then(elapsed).alias(self.outputs[0])]
 
     def _micros(self, frame: pl.DataFrame, name: str) -> pl.Expr:
-        moment = local(name, frame.schema[name], "UTC")
-        return moment.cast(pl.Datetime("us")).cast(pl.Int64)
+        time = _localize_column(name, frame.schema[name], "UTC")
+        return time.cast(pl.Datetime("us")).cast(pl.Int64)
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         column, until, name = self.column, self.until_column, self.outputs[0]
-        fixed, size = self.until_us, SECONDS[self.unit] * 1_000_000
+        fixed_end, size = self.until_us, SECONDS[self.unit] * 1_000_000
 
         def measure(row: dict[str, Any]) -> None:
-            start = _micros_of(column, row[column])
-            end = _micros_of(until, row[until]) if until else fixed
-            there = start is not None and end is not None and end >= start
-            row[name] = (end - start) / size if there else None  # type: ignore[operator]
+            start = _micros_of_value(column, row[column])
+            end = _micros_of_value(until, row[until]) if until else fixed_end
+            is_known = start is not None and end is not None and end >= start
+            row[name] = (end - start) / size if is_known else None  # type: ignore[operator]
 
         return measure
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _micros_of(column: str, value: Any) -> int | None:
+def _micros_of_value(column: str, value: Any) -> int | None:
     if value is None:
         return None
     if not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day, tzinfo=UTC)
     if value.tzinfo is None:
         raise naive_error(column)
-    gap: timedelta = value - _EPOCH
-    return (gap.days * 86_400 + gap.seconds) * 1_000_000 + gap.microseconds
+    return micros_of(value)

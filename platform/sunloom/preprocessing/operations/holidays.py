@@ -35,11 +35,11 @@ def holidays_of(rules: tuple[str, ...], year: int) -> frozenset[date]:
         year: The year.
 
     Raises:
-        ConfigError: A rule is none of the known forms.
+        ConfigError: A rule has none of the known forms.
     """
-    plain = [one for rule in rules for one in (UNITED_STATES if rule == "us" else (rule,))]
-    found = {_day(rule, year) for rule in plain}
-    return frozenset(day for day in found if day is not None)
+    single = [part for rule in rules for part in (UNITED_STATES if rule == "us" else (rule,))]
+    days = {_day_of(rule, year) for rule in single}
+    return frozenset(day for day in days if day is not None)
 
 
 def check_rules(rules: Sequence[str]) -> None:
@@ -48,6 +48,7 @@ def check_rules(rules: Sequence[str]) -> None:
     Raises:
         ConfigError: Names the rule.
     """
+    # A leap year: 02-29 is a day of it.
     holidays_of(tuple(rules), 2024)
 
 
@@ -64,7 +65,7 @@ def easter(year: int) -> date:
     return date(year, month, day + 1)
 
 
-def _day(rule: str, year: int) -> date | None:
+def _day_of(rule: str, year: int) -> date | None:
     for pattern, find in _FORMS:
         if match := re.fullmatch(pattern, rule):
             try:
@@ -78,19 +79,19 @@ def _day(rule: str, year: int) -> date | None:
     )
 
 
-def _one_year(match: re.Match[str], year: int) -> date | None:
+def _single_day(match: re.Match[str], year: int) -> date | None:
     day = date.fromisoformat(match.group())
     return day if day.year == year else None
 
 
-def _every_year(match: re.Match[str], year: int) -> date | None:
+def _yearly_day(match: re.Match[str], year: int) -> date | None:
     month, day = int(match.group(1)), int(match.group(2))
     if (month, day) == (2, 29) and (year % 4 or (year % 100 == 0 and year % 400)):
         return None
     return date(year, month, day)
 
 
-def _from_easter(match: re.Match[str], year: int) -> date | None:
+def _easter_day(match: re.Match[str], year: int) -> date | None:
     return easter(year) + timedelta(days=int(match.group(1) or 0))
 
 
@@ -98,16 +99,17 @@ def _nth_weekday(match: re.Match[str], year: int) -> date | None:
     month, weekday, nth = int(match[1]), _WEEKDAYS.index(match[2]), int(match[3])
     if nth > 0:
         first = date(year, month, 1)
-        found = first + timedelta(days=(weekday - first.weekday()) % 7 + 7 * (nth - 1))
+        day = first + timedelta(days=(weekday - first.weekday()) % 7 + 7 * (nth - 1))
     else:
         last = date(year + month // 12, month % 12 + 1, 1) - timedelta(days=1)
-        found = last - timedelta(days=(last.weekday() - weekday) % 7 + 7 * (-nth - 1))
-    return found if found.month == month else None
+        day = last - timedelta(days=(last.weekday() - weekday) % 7 + 7 * (-nth - 1))
+    # A fifth weekday that the month does not have falls into the next one.
+    return day if day.month == month else None
 
 
 _FORMS: tuple[tuple[str, _Finder], ...] = (
-    (r"\d{4}-\d\d-\d\d", _one_year),
-    (r"(\d\d)-(\d\d)", _every_year),
-    (r"easter([+-]\d+)?", _from_easter),
+    (r"\d{4}-\d\d-\d\d", _single_day),
+    (r"(\d\d)-(\d\d)", _yearly_day),
+    (r"easter([+-]\d+)?", _easter_day),
     (rf"(\d\d)-({'|'.join(_WEEKDAYS)})-(-?[1-5])", _nth_weekday),
 )

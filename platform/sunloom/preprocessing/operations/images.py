@@ -1,4 +1,4 @@
-"""Figures about an encoded image."""
+"""Operation on encoded images: figures such as size, brightness and a difference hash."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ import polars as pl
 
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import DependencyError
+from sunloom.preprocessing.operations.column_shapes import OneColumn
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 
 _TYPES: dict[str, Any] = {"width": pl.Int64, "height": pl.Int64, "difference_hash": pl.String}
 
 
 @dataclass(frozen=True)
-class ImageFigures:
-    """Figures in the column's place; null where there is no image that can be opened."""
+class ImageFigures(OneColumn):
+    """Figures in the column's place; null where there is no image that can be decoded.
+
+    Attributes:
+        column: The column of bytes.
+        figures: Which figures.
+        bins: Bins of the brightness histogram, appended.
+    """
 
     op: ClassVar[str] = "image_figures"
-    column: str
     figures: tuple[str, ...]
     bins: int = 0
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return (self.column,)
-
-    @property
     def outputs(self) -> tuple[str, ...]:
         """Columns that it makes."""
-        bars = [f"histogram_{i}" for i in range(self.bins)]
-        return tuple(f"{self.column}_{one}" for one in (*self.figures, *bars))
+        histogram = [f"histogram_{i}" for i in range(self.bins)]
+        return tuple(f"{self.column}_{figure}" for figure in (*self.figures, *histogram))
 
     @property
     def removes(self) -> tuple[str, ...]:
@@ -43,17 +44,17 @@ class ImageFigures:
         return (self.column,)
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
-        """One column a figure."""
+        """One column per figure."""
         rows = [self._figures(data) for data in frame[self.column].to_list()]
-        types = [_TYPES.get(figure, pl.Float64) for figure in self.figures]
-        types += [pl.Float64] * self.bins
+        dtypes = [_TYPES.get(figure, pl.Float64) for figure in self.figures]
+        dtypes += [pl.Float64] * self.bins
         values = zip(*rows, strict=True) if rows else [[] for _ in self.outputs]
         return [
-            pl.Series(name, list(column), dtype=kind)
-            for name, kind, column in zip(self.outputs, types, values, strict=True)
+            pl.Series(name, list(column), dtype=dtype)
+            for name, dtype, column in zip(self.outputs, dtypes, values, strict=True)
         ]
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         names = self.outputs
 
@@ -63,14 +64,14 @@ class ImageFigures:
         return describe
 
     def _figures(self, data: bytes | None) -> list[Any]:
-        image = opened(data)
+        image = open_image(data)
         if image is None:
             return [None] * len(self.outputs)
         pixels: FloatArray = np.asarray(image.convert("RGB"), dtype=np.float64) / 255
         grey: FloatArray = np.asarray(image.convert("L"), dtype=np.float64) / 255
         height, width = grey.shape
         red, green, blue = pixels.mean(axis=(0, 1)).tolist()
-        known = {
+        known: dict[str, Any] = {
             "width": width,
             "height": height,
             "aspect": width / height,
@@ -80,17 +81,16 @@ class ImageFigures:
             "green": green,
             "blue": blue,
         }
-        found = [
-            difference_hash(image) if one == "difference_hash" else known[one]
-            for one in self.figures
-        ]
+        if "difference_hash" in self.figures:
+            known["difference_hash"] = difference_hash(image)
+        figures = [known[figure] for figure in self.figures]
         if self.bins:
             counts, _ = np.histogram(grey, bins=self.bins, range=(0.0, 1.0))
-            found += (counts / grey.size).tolist()
-        return found
+            figures += (counts / grey.size).tolist()
+        return figures
 
 
-def opened(data: bytes | None) -> Any:
+def open_image(data: bytes | None) -> Any:
     """The decoded image; None for no data, and for data that is no whole image.
 
     Raises:
@@ -104,6 +104,7 @@ def opened(data: bytes | None) -> Any:
         raise DependencyError("Images need Pillow.", "pip install pillow") from error
     try:
         image = Image.open(io.BytesIO(data))
+        # open() reads the header only: a truncated image fails here.
         image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None

@@ -1,4 +1,4 @@
-"""What a text is in, and its mood: through libraries that carry their models."""
+"""Operations on text by libraries that carry their models: language and sentiment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import polars as pl
 
 from sunloom.errors import DataError, DependencyError
-from sunloom.preprocessing.operations.column_shapes import Description
+from sunloom.preprocessing.operations.column_shapes import Description, OneColumn
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 
 UNDETERMINED = "und"
@@ -19,10 +19,10 @@ _SCORES = {"compound": "compound", "positive": "pos", "negative": "neg", "neutra
 
 @lru_cache(maxsize=8)
 def language_identifier(languages: tuple[str, ...]) -> Any:
-    """py3langid's identifier, once a process and choice of languages.
+    """py3langid's identifier, cached per process and choice of languages.
 
     Args:
-        languages: Codes to choose among; all where there is none.
+        languages: Codes to choose among; all when empty.
 
     Raises:
         DependencyError: py3langid is not installed.
@@ -45,15 +45,15 @@ def language_identifier(languages: tuple[str, ...]) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _untold(languages: tuple[str, ...]) -> tuple[str, float]:
-    """What the identifier says of a text in which nothing tells, whatever its length."""
-    code, sure = language_identifier(languages).classify("")
-    return code, sure
+def _prior_of(languages: tuple[str, ...]) -> tuple[str, float]:
+    """The identifier's result for a text without any known feature, whatever its length."""
+    code, confidence = language_identifier(languages).classify("")
+    return code, confidence
 
 
 @lru_cache(maxsize=1)
 def sentiment_analyzer() -> Any:
-    """VADER's analyzer, once a process.
+    """VADER's analyzer, cached per process.
 
     Raises:
         DependencyError: vaderSentiment is not installed.
@@ -68,26 +68,20 @@ def sentiment_analyzer() -> Any:
 
 
 @dataclass(frozen=True)
-class LanguageCode:
-    """The text's language, appended; null for no text.
+class LanguageCode(OneColumn):
+    """The text's language, appended; null for a missing text.
 
     Attributes:
         column: The column.
-        languages: Codes to choose among; all where there is none.
+        languages: Codes to choose among; all when empty.
         min_confidence: Below it the language is undetermined.
         confidence: Whether the confidence is appended.
     """
 
     op: ClassVar[str] = "language_code"
-    column: str
     languages: tuple[str, ...] = ()
     min_confidence: float = 0.0
     confidence: bool = False
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return (self.column,)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -95,51 +89,49 @@ class LanguageCode:
         name = f"{self.column}_language"
         return (name, f"{name}_confidence") if self.confidence else (name,)
 
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """Columns that are gone afterwards."""
-        return ()
-
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
         """Code and confidence."""
-        found = [self._classified(text) for text in frame[self.column].cast(pl.String).to_list()]
-        codes = pl.Series([code for code, _ in found], dtype=pl.String)
-        sure = pl.Series([one for _, one in found], dtype=pl.Float64)
-        return [part.alias(name) for name, part in zip(self.outputs, (codes, sure), strict=False)]
+        results = [self._classify(text) for text in frame[self.column].cast(pl.String).to_list()]
+        codes = pl.Series([code for code, _ in results], dtype=pl.String)
+        confidences = pl.Series([confidence for _, confidence in results], dtype=pl.Float64)
+        # Not strict: the confidence is left out where it has no output.
+        pairs = zip(self.outputs, (codes, confidences), strict=False)
+        return [column.alias(name) for name, column in pairs]
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         column, names = self.column, self.outputs
 
         def classify(row: dict[str, Any]) -> None:
-            row.update(zip(names, self._classified(row[column]), strict=False))
+            row.update(zip(names, self._classify(row[column]), strict=False))
 
         return classify
 
-    def _classified(self, text: str | None) -> tuple[str | None, float | None]:
+    def _classify(self, text: str | None) -> tuple[str | None, float | None]:
         if text is None:
             return None, None
-        code, sure = language_identifier(self.languages).classify(text)
-        if (code, sure) == _untold(self.languages):
+        code, confidence = language_identifier(self.languages).classify(text)
+        # The model's prior means that it has recognised nothing: numbers, blanks, emoji.
+        if (code, confidence) == _prior_of(self.languages):
             return UNDETERMINED, 0.0
-        return (UNDETERMINED if sure < self.min_confidence else code), sure
+        return (UNDETERMINED if confidence < self.min_confidence else code), confidence
 
 
 @dataclass(frozen=True)
-class Mood(Description):
-    """VADER's figures of an English text, appended; null for no text."""
+class SentimentScores(Description):
+    """VADER's scores of an English text, appended; null for a missing text."""
 
     op: ClassVar[str] = "mood"
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
-        """One column a figure."""
-        found = [self._scores(text) for text in frame[self.column].cast(pl.String).to_list()]
+        """One column per score."""
+        rows = [self._scores(text) for text in frame[self.column].cast(pl.String).to_list()]
         return [
-            pl.Series(name, [scores[i] for scores in found], dtype=pl.Float64)
+            pl.Series(name, [scores[i] for scores in rows], dtype=pl.Float64)
             for i, name in enumerate(self.outputs)
         ]
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         column, names = self.column, self.outputs
 
@@ -151,5 +143,5 @@ class Mood(Description):
     def _scores(self, text: str | None) -> list[float | None]:
         if text is None:
             return [None] * len(self.figures)
-        found = sentiment_analyzer().polarity_scores(text)
-        return [float(found[_SCORES[figure]]) for figure in self.figures]
+        scores = sentiment_analyzer().polarity_scores(text)
+        return [float(scores[_SCORES[figure]]) for figure in self.figures]

@@ -1,4 +1,4 @@
-"""What a model was when fitting: a folder's fingerprint, or the commit on the hub."""
+"""Revision of a pretrained model: a folder's fingerprint, or the commit on the hub."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from sunloom.errors import ArtifactError
 
 _FOLDER = "sha256:"
-_KINDS = (".json", ".txt", ".safetensors", ".bin")
+_SUFFIXES = (".json", ".txt", ".safetensors", ".bin")
 
 
-def folder_mark(folder: Path) -> str:
-    """A fingerprint of the files that make a model's numbers."""
-    seen = hashlib.sha256()
-    for file in sorted(one for one in folder.rglob("*") if one.suffix in _KINDS):
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256")
-        seen.update(f"{file.relative_to(folder)} {digest.hexdigest()}\n".encode())
-    return f"{_FOLDER}{seen.hexdigest()[:32]}"
+def folder_revision(folder: Path) -> str:
+    """A fingerprint of the files that determine a model's vectors."""
+    total = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES):
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256")
+        total.update(f"{file.relative_to(folder)} {digest.hexdigest()}\n".encode())
+    return f"{_FOLDER}{total.hexdigest()[:32]}"
 
 
 def hub_commit(name: str, revision: str | None) -> str:
@@ -30,19 +30,19 @@ def hub_commit(name: str, revision: str | None) -> str:
     """
     from huggingface_hub import hf_hub_download
 
-    # A file's place in the cache bears its commit.
+    # A file's path in the cache holds its commit, which works without a network too.
     return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
 
 
 def hub_revision(place: Path | str, revision: str | None) -> str | None:
-    """What to ask the hub for; nothing where a folder was pinned, which is checked instead.
+    """The revision to load from the hub; None for a folder's fingerprint, which is checked instead.
 
     Raises:
         ArtifactError: The folder's files are not those of the fingerprint.
     """
     if revision is None or not revision.startswith(_FOLDER):
         return revision
-    if revision != folder_mark(Path(place)):
+    if revision != folder_revision(Path(place)):
         raise ArtifactError(
             f"The model in {place} is not the one that was there when fitting.",
             "Put that one back, or fit again.",

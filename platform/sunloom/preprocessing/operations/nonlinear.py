@@ -1,4 +1,4 @@
-"""Operations that bend one number column: ranks and powers."""
+"""Operations on one number column by a curve: quantile ranks and power transforms."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ import polars as pl
 
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError
+from sunloom.preprocessing.operations.column_shapes import OneColumn
 from sunloom.preprocessing.operations.number_columns import array_of, map_column
-from sunloom.preprocessing.operations.numeric import InPlace
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 
+# scikit-learn's bound: values this near to the outer quantiles get exactly rank 0 or 1, and
+# normal scores are clipped at the quantiles of this rank, where they would be infinite.
 _BOUNDS_THRESHOLD = 1e-7
+_LOWEST_RANK = _BOUNDS_THRESHOLD - float(np.spacing(1))
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
-class Interpolate(InPlace):
+class Interpolate(OneColumn):
     """The value's rank among ``quantiles``, mean of both directions where they repeat."""
 
     op: ClassVar[str] = "interpolate"
@@ -44,58 +48,47 @@ class Interpolate(InPlace):
         up = np.interp(values, points, references)
         down = np.interp(-values, -points[::-1], -references[::-1])
         ranks: FloatArray = 0.5 * (up - down)
-        # At a step of the ranks the two directions differ: the ends are exact by rule.
+        # Where quantiles repeat the two directions differ: the ends are exact by definition.
         edge = _BOUNDS_THRESHOLD if self.distribution == "normal" else 0.0
         ranks[(values >= points[-1]) | (values + edge > points[-1])] = 1.0
         ranks[(values <= points[0]) | (values - edge < points[0])] = 0.0
         ranks[np.isnan(values)] = np.nan
-        return ranks if self.distribution == "uniform" else _as_normal(ranks)
+        if self.distribution == "uniform":
+            return ranks
+        from scipy.special import ndtri
 
-    def scalar(self) -> RowFunction:
+        low, high = float(ndtri(_LOWEST_RANK)), float(ndtri(1 - _LOWEST_RANK))
+        scores: FloatArray = np.clip(ndtri(ranks), low, high)
+        return scores
+
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         points, references = (array.tolist() for array in self._points)
         mirrored = [-point for point in reversed(points)]
         back = [-reference for reference in reversed(references)]
-        normal = self.distribution == "normal"
-        edge = _BOUNDS_THRESHOLD if normal else 0.0
+        is_normal = self.distribution == "normal"
+        edge = _BOUNDS_THRESHOLD if is_normal else 0.0
         name, first, last = self.column, points[0], points[-1]
 
-        def rank(x: float) -> float:
+        def rank_of(x: float) -> float:
             if x <= first or x - edge < first:
                 return 0.0
             if x >= last or x + edge > last:
                 return 1.0
-            return 0.5 * (_interpolated(x, points, references) - _interpolated(-x, mirrored, back))
+            return 0.5 * (_interpolate(x, points, references) - _interpolate(-x, mirrored, back))
 
         def interpolate(row: dict[str, Any]) -> None:
             if (x := row[name]) is not None:
-                row[name] = _normal_of(rank(x)) if normal else rank(x)
+                rank = rank_of(x)
+                if is_normal:
+                    rank = _NORMAL.inv_cdf(min(max(rank, _LOWEST_RANK), 1 - _LOWEST_RANK))
+                row[name] = rank
 
         return interpolate
 
 
-_NORMAL = NormalDist()
-
-
-def _as_normal(ranks: FloatArray) -> FloatArray:
-    from scipy.special import ndtri
-
-    low, high = (float(ndtri(bound)) for bound in _normal_bounds())
-    found: FloatArray = np.clip(ndtri(ranks), low, high)
-    return found
-
-
-def _normal_bounds() -> tuple[float, float]:
-    least = _BOUNDS_THRESHOLD - float(np.spacing(1))
-    return least, 1 - least
-
-
-def _normal_of(rank: float) -> float:
-    low, high = _normal_bounds()
-    return _NORMAL.inv_cdf(min(max(rank, low), high))
-
-
-def _interpolated(x: float, points: list[float], values: list[float]) -> float:
+def _interpolate(x: float, points: list[float], values: list[float]) -> float:
+    """``numpy.interp`` of one value, without the cost of an array."""
     after = bisect_right(points, x)
     if after == 0:
         return values[0]
@@ -107,8 +100,8 @@ def _interpolated(x: float, points: list[float], values: list[float]) -> float:
 
 
 @dataclass(frozen=True)
-class Power(InPlace):
-    """Yeo-Johnson's or Box and Cox's transform with a fitted exponent, then scaled."""
+class Power(OneColumn):
+    """The Yeo-Johnson or Box-Cox transform with a fitted exponent, then scaled."""
 
     op: ClassVar[str] = "power"
     method: Literal["yeo-johnson", "box-cox"] = "yeo-johnson"
@@ -122,8 +115,8 @@ class Power(InPlace):
         Raises:
             DataError: Box-Cox meets a value that is not positive.
         """
-        values = array_of(frame, self.column)
         if self.method == "box-cox":
+            values = array_of(frame, self.column)
             self._require_positive(float(np.nanmin(values, initial=np.inf)))
         return [
             map_column(frame, self.column, lambda x: (self.powers(x) - self.center) / self.scale)
@@ -134,6 +127,7 @@ class Power(InPlace):
         if self.method == "yeo-johnson":
             return yeo_johnson(values, self.exponent)
         logs = np.log(values)
+        # expm1 keeps the digits that x**e - 1 loses for a small exponent.
         return logs if self.exponent == 0 else np.expm1(self.exponent * logs) / self.exponent
 
     def _require_positive(self, least: float) -> None:
@@ -144,18 +138,19 @@ class Power(InPlace):
                 self.column,
             )
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         name, center, scale = self.column, self.center, self.scale
-        function = self._positive() if self.method == "box-cox" else _yeo_johnson(self.exponent)
+        is_box_cox = self.method == "box-cox"
+        transform = self._box_cox() if is_box_cox else _yeo_johnson_of(self.exponent)
 
         def power(row: dict[str, Any]) -> None:
             if (x := row[name]) is not None:
-                row[name] = (function(x) - center) / scale
+                row[name] = (transform(x) - center) / scale
 
         return power
 
-    def _positive(self) -> Callable[[float], float]:
+    def _box_cox(self) -> Callable[[float], float]:
         exponent = self.exponent
 
         def box_cox(x: float) -> float:
@@ -166,22 +161,22 @@ class Power(InPlace):
 
 
 def yeo_johnson(values: FloatArray, exponent: float) -> FloatArray:
-    """Yeo and Johnson's transform; NaN stays."""
-    found = np.full_like(values, np.nan)
-    up = values >= 0
-    down = values < 0
+    """The Yeo-Johnson transform; NaN stays."""
+    transformed = np.full_like(values, np.nan)
+    up, down = values >= 0, values < 0
+    # Both formulas have a limit of their own, at the exponents 0 and 2: a logarithm.
     if abs(exponent) < np.spacing(1.0):
-        found[up] = np.log1p(values[up])
+        transformed[up] = np.log1p(values[up])
     else:
-        found[up] = np.expm1(exponent * np.log1p(values[up])) / exponent
+        transformed[up] = np.expm1(exponent * np.log1p(values[up])) / exponent
     if abs(exponent - 2) > np.spacing(1.0):
-        found[down] = -np.expm1((2 - exponent) * np.log1p(-values[down])) / (2 - exponent)
+        transformed[down] = -np.expm1((2 - exponent) * np.log1p(-values[down])) / (2 - exponent)
     else:
-        found[down] = -np.log1p(-values[down])
-    return found
+        transformed[down] = -np.log1p(-values[down])
+    return transformed
 
 
-def _yeo_johnson(exponent: float) -> Callable[[float], float]:
+def _yeo_johnson_of(exponent: float) -> Callable[[float], float]:
     eps, rest = float(np.spacing(1.0)), 2 - exponent
 
     def transform(x: float) -> float:

@@ -1,4 +1,4 @@
-"""Operations on one number column."""
+"""Operations on one number column: scaling, filling, indicators, intervals."""
 
 from __future__ import annotations
 
@@ -10,35 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
+from sunloom.preprocessing.operations.column_shapes import OneColumn
 from sunloom.preprocessing.operations.number_columns import array_of, as_numbers, column_of
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 
 
 @dataclass(frozen=True)
-class InPlace:
-    """A column that keeps its name and place."""
-
-    column: str
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return (self.column,)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Columns that it makes."""
-        return (self.column,)
-
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """Columns that are gone afterwards."""
-        return ()
-
-
-@dataclass(frozen=True)
-class Affine(InPlace):
-    """``(x - center) / scale + shift``, held between ``low`` and ``high`` where they are given."""
+class Affine(OneColumn):
+    """``(x - center) / scale + shift``, clipped to ``low`` and ``high`` where both are set."""
 
     op: ClassVar[str] = "affine"
     center: float = 0.0
@@ -49,34 +28,35 @@ class Affine(InPlace):
 
     def columns(self, _frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Expr]:
         """The scaled column."""
-        found = (as_numbers(self.column) - self.center) / self.scale
+        value = (as_numbers(self.column) - self.center) / self.scale
         if self.shift:
-            found = found + self.shift
+            value = value + self.shift
         if self.low is not None and self.high is not None:
-            found = found.clip(self.low, self.high)
-        return [found.alias(self.column)]
+            value = value.clip(self.low, self.high)
+        return [value.alias(self.column)]
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
+        # Locals of the closure: attributes of a dataclass would be looked up anew for each row.
         name, center, scale, shift = self.column, self.center, self.scale, self.shift
         low, high = self.low, self.high
         if low is not None and high is not None:
 
-            def clipped(row: dict[str, Any]) -> None:
+            def scale_and_clip(row: dict[str, Any]) -> None:
                 if (x := row[name]) is not None:
                     row[name] = min(max((x - center) / scale + shift, low), high)
 
-            return clipped
+            return scale_and_clip
 
-        def scaled(row: dict[str, Any]) -> None:
+        def scale_value(row: dict[str, Any]) -> None:
             if (x := row[name]) is not None:
                 row[name] = (x - center) / scale + shift
 
-        return scaled
+        return scale_value
 
 
 @dataclass(frozen=True)
-class Fill(InPlace):
+class Fill(OneColumn):
     """A value in place of a missing one."""
 
     op: ClassVar[str] = "fill"
@@ -84,11 +64,11 @@ class Fill(InPlace):
 
     def columns(self, _frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Expr]:
         """The filled column; numbers become float64."""
-        text = isinstance(self.value, str)
-        column = pl.col(self.column).cast(pl.String) if text else as_numbers(self.column)
+        is_text = isinstance(self.value, str)
+        column = pl.col(self.column).cast(pl.String) if is_text else as_numbers(self.column)
         return [column.fill_null(self.value).alias(self.column)]
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         name, value = self.column, self.value
 
@@ -100,27 +80,16 @@ class Fill(InPlace):
 
 
 @dataclass(frozen=True)
-class Indicator:
+class Indicator(OneColumn):
     """1 where a value is missing, in a column at the end."""
 
     op: ClassVar[str] = "indicator"
-    column: str
     name: str
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Columns that it reads."""
-        return (self.column,)
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Columns that it makes."""
         return (self.name,)
-
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """Columns that are gone afterwards."""
-        return ()
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Expr]:
         """The indicator's column."""
@@ -128,7 +97,7 @@ class Indicator:
         column = column.fill_nan(None) if frame.schema[self.column].is_float() else column
         return [column.is_null().cast(pl.Float64).alias(self.name)]
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         column, name = self.column, self.name
 
@@ -139,11 +108,10 @@ class Indicator:
 
 
 @dataclass(frozen=True)
-class Drop:
+class Drop(OneColumn):
     """A column that is left out: it had no value when fitting."""
 
     op: ClassVar[str] = "drop"
-    column: str
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -164,7 +132,7 @@ class Drop:
         """Nothing."""
         return []
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         name = self.column
 
@@ -175,8 +143,14 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Discretize(InPlace):
-    """The number of the interval that a value lies in; inner edges only."""
+class Discretize(OneColumn):
+    """The number of the interval that a value falls into.
+
+    Attributes:
+        column: The column.
+        edges: Inner edges only: values outside the fitted range fall into the outer intervals.
+        one_hot: Whether each interval is a column of its own.
+    """
 
     op: ClassVar[str] = "bins"
     edges: pl.Series
@@ -184,7 +158,7 @@ class Discretize(InPlace):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The column, or one an interval."""
+        """The column, or one per interval."""
         if not self.one_hot:
             return (self.column,)
         return tuple(f"{self.column}_{float(i)}" for i in range(len(self.edges) + 1))
@@ -197,14 +171,15 @@ class Discretize(InPlace):
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
         """Interval numbers, or zeros and ones; null where the value is."""
         values = array_of(frame, self.column)
-        found = np.searchsorted(self.edges.to_numpy(), values, side="right").astype(np.float64)
-        found[np.isnan(values)] = np.nan
+        numbers = np.searchsorted(self.edges.to_numpy(), values, side="right").astype(np.float64)
+        # searchsorted sorts NaN behind every edge: it would be in the last interval.
+        numbers[np.isnan(values)] = np.nan
         if not self.one_hot:
-            return [column_of(self.column, found)]
-        gone = np.where(np.isnan(found), np.nan, 0.0)
-        return [column_of(name, (found == i) + gone) for i, name in enumerate(self.outputs)]
+            return [column_of(self.column, numbers)]
+        missing = np.where(np.isnan(numbers), np.nan, 0.0)
+        return [column_of(name, (numbers == i) + missing) for i, name in enumerate(self.outputs)]
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         name, names, edges = self.column, self.outputs, self.edges.to_list()
 
@@ -215,7 +190,7 @@ class Discretize(InPlace):
         def spread(row: dict[str, Any]) -> None:
             x = row.pop(name)
             place = None if x is None else bisect_right(edges, x)
-            for i, one in enumerate(names):
-                row[one] = None if place is None else float(place == i)
+            for i, output in enumerate(names):
+                row[output] = None if place is None else float(place == i)
 
         return spread if self.one_hot else number

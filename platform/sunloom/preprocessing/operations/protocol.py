@@ -1,4 +1,4 @@
-"""The one shape of every operation."""
+"""Protocol of an operation: what a fitted step does to a frame, and to one row."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sunloom.preprocessing.tables.batches import Batch
 
 RowFunction: TypeAlias = Callable[[dict[str, Any]], None]
 Training: TypeAlias = Batch | None
-"""The rows' place in the table that is being fitted; None for rows of any other table."""
+"""The batch of the table that is being fitted; None for rows of any other table."""
 
 
 class Operation(Protocol):
     """Frozen plain data that turns columns into columns.
 
-    An output that bears the name of an input that is not removed takes its place; the others take
-    the place of the first removed column, or stand at the end where none is removed.
+    An output with the name of an input that is not removed takes its place; the others take the
+    place of the first removed column, or stand at the end where none is removed.
     """
 
     op: ClassVar[str]
@@ -48,6 +48,6 @@ class Operation(Protocol):
         """
         ...
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """A function that does the same to one row, in place; null is None."""
         ...

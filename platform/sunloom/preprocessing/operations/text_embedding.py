@@ -1,4 +1,4 @@
-"""Vectors of a sentence model."""
+"""Operation that embeds text by a sentence model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ import polars as pl
 
 from sunloom.errors import DependencyError, NotFoundError
 from sunloom.preprocessing.operations.column_shapes import Expansion
-from sunloom.preprocessing.operations.model_revision import folder_mark, hub_commit, hub_revision
+from sunloom.preprocessing.operations.model_revision import (
+    folder_revision,
+    hub_commit,
+    hub_revision,
+)
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 
 
 @lru_cache(maxsize=4)
 def sentence_model(name: str, revision: str | None = None) -> Any:
-    """The model, once a process.
+    """The model, cached per process.
 
     Args:
         name: An installed package that carries one, a folder, or a name on the hub.
@@ -37,10 +41,9 @@ def sentence_model(name: str, revision: str | None = None) -> Any:
         raise DependencyError(
             "sentence_embeddings needs sentence-transformers.", "pip install sentence-transformers"
         ) from error
-    place = _place(name)
-    asked = hub_revision(place, revision)
+    place = _locate(name)
     try:
-        return SentenceTransformer(str(place), revision=asked)
+        return SentenceTransformer(str(place), revision=hub_revision(place, revision))
     except (OSError, ValueError) as error:
         raise NotFoundError(
             f"There is no sentence model {name!r}: {str(error).splitlines()[0]}",
@@ -50,40 +53,41 @@ def sentence_model(name: str, revision: str | None = None) -> Any:
         ) from error
 
 
-def pinned_sentences(name: str) -> str | None:
-    """What a model is now: its folder's fingerprint, or its commit on the hub.
+def sentence_revision(name: str) -> str | None:
+    """A model's revision now: its folder's fingerprint, or its commit on the hub.
 
-    None where the hub's cache does not tell, as for a model under an old short name.
+    None where the hub's cache has no commit, as for a model under an old short name.
     """
-    place = _place(name)
+    place = _locate(name)
     if Path(place).is_dir():
-        return folder_mark(Path(place))
+        return folder_revision(Path(place))
     try:
         return hub_commit(str(place), None)
     except (OSError, ValueError):
         return None
 
 
-def _place(name: str) -> str | Path:
+def _locate(name: str) -> str | Path:
+    """The folder inside the installed package of this name; else the name itself."""
     package = name.replace("-", "_")
-    found = find_spec(package) if package.isidentifier() else None
-    if found is None or found.origin is None:
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
         return name
-    configs = sorted(Path(found.origin).parent.rglob("modules.json"))
+    configs = sorted(Path(spec.origin).parent.rglob("modules.json"))
     return configs[0].parent if configs else name
 
 
 @dataclass(frozen=True)
-class Embed(Expansion):
-    """A text's vector in the column's place; zeros where there is no text.
+class EmbedText(Expansion):
+    """A text's vector in the column's place; zeros for a missing text.
 
     Attributes:
         column: The column.
-        names: One a dimension.
+        names: One per dimension.
         model: The model's name.
         batch_size: Texts that go through the model at a time.
         normalize: Whether vectors have length 1.
-        revision: What the model was when fitting.
+        revision: The model's revision when fitting.
     """
 
     op: ClassVar[str] = "embed"
@@ -93,28 +97,28 @@ class Embed(Expansion):
     revision: str | None = None
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
-        """One column a dimension."""
+        """One column per dimension."""
         texts = frame[self.column].cast(pl.String)
         table = np.zeros((frame.height, len(self.names)))
-        there = texts.is_not_null().to_numpy()
-        if there.any():
-            table[there] = self._vectors(texts.drop_nulls().to_list())
+        is_present = texts.is_not_null().to_numpy()
+        if is_present.any():
+            table[is_present] = self._embed(texts.drop_nulls().to_list())
         return [pl.Series(name, table[:, i].copy()) for i, name in enumerate(self.names)]
 
-    def _vectors(self, texts: list[str]) -> Any:
+    def row_function(self) -> RowFunction:
+        """The same for one row."""
+
+        def embed(row: dict[str, Any]) -> None:
+            text = row.pop(self.column)
+            vector = [0.0] * len(self.names) if text is None else self._embed([text])[0]
+            row.update((name, float(x)) for name, x in zip(self.names, vector, strict=True))
+
+        return embed
+
+    def _embed(self, texts: list[str]) -> Any:
         return sentence_model(self.model, self.revision).encode(
             texts,
             batch_size=self.batch_size,
             normalize_embeddings=self.normalize,
             show_progress_bar=False,
         )
-
-    def scalar(self) -> RowFunction:
-        """The same for one row."""
-
-        def embed(row: dict[str, Any]) -> None:
-            text = row.pop(self.column)
-            vector = [0.0] * len(self.names) if text is None else self._vectors([text])[0]
-            row.update((name, float(x)) for name, x in zip(self.names, vector, strict=True))
-
-        return embed

@@ -1,4 +1,4 @@
-"""Vectors of entities out of a table."""
+"""Operation that looks up entities' vectors in a table."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class VectorLookup(Expansion):
 
     Attributes:
         column: The column of keys.
-        names: One a dimension.
-        keys: Keys without null, each once.
-        table: A row a key, a number column a dimension.
-        unseen: What stands for a key that is missing or not there: zero, or null.
+        names: One per dimension.
+        keys: Unique keys without null.
+        table: A row per key, a number column per dimension.
+        unseen: What a missing or unknown key gets: zero, or null.
     """
 
     op: ClassVar[str] = "vector_lookup"
@@ -35,29 +35,30 @@ class VectorLookup(Expansion):
     unseen: float | None = None
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
-        """One column a dimension.
+        """One column per dimension.
 
         Raises:
             DataError: The column is text and the keys are numbers, or the other way round.
         """
-        codes = codes_of(self._like_keys(frame[self.column]), self.keys)
-        known = (codes >= 0) & (codes < len(self.keys))
-        places = pl.Series(np.where(known, codes, 0)).set(pl.Series(~known), None)
-        made = []
+        codes = codes_of(self._as_keys(frame[self.column]), self.keys)
+        is_known = (codes >= 0) & (codes < len(self.keys))
+        # Gathering at null gives null.
+        places = pl.Series(np.where(is_known, codes, 0)).set(pl.Series(~is_known), None)
+        columns = []
         for i, name in enumerate(self.names):
             values = self.table.to_series(i).gather(places).cast(pl.Float64).alias(name)
-            made.append(values if self.unseen is None else values.fill_null(self.unseen))
-        return made
+            columns.append(values if self.unseen is None else values.fill_null(self.unseen))
+        return columns
 
-    def _like_keys(self, values: pl.Series) -> pl.Series:
-        found = level_dtype(values.dtype)
-        if values.dtype == pl.Null or found == self.keys.dtype:
+    def _as_keys(self, values: pl.Series) -> pl.Series:
+        dtype = level_dtype(values.dtype)
+        if values.dtype == pl.Null or dtype == self.keys.dtype:
             return values
-        if found == pl.Float64 and self.keys.dtype == pl.Int64:
-            # 7.0 is the key 7; 7.5 is none.
+        if dtype == pl.Float64 and self.keys.dtype == pl.Int64:
+            # 7.0 is the key 7, as a nullable integer column may be read; 7.5 is none.
             numbers = values.cast(pl.Float64)
-            whole = numbers.is_finite() & (numbers == numbers.floor())
-            return numbers.set(~whole.fill_null(False), None).cast(pl.Int64, strict=False)
+            is_whole = numbers.is_finite() & (numbers == numbers.floor())
+            return numbers.set(~is_whole.fill_null(False), None).cast(pl.Int64, strict=False)
         raise DataError(
             f"Column {self.column!r} is {values.dtype}, but the table's keys are "
             f"{self.keys.dtype}.",
@@ -69,7 +70,7 @@ class VectorLookup(Expansion):
     def _places(self) -> Mapping[Any, int]:
         return {key: place for place, key in enumerate(self.keys)}
 
-    def scalar(self) -> RowFunction:
+    def row_function(self) -> RowFunction:
         """The same for one row."""
         column, names, table, places = self.column, self.names, self.table, self._places
         missing = dict.fromkeys(names, self.unseen)

@@ -1,1 +1,1 @@
-"""Tables."""
+"""Tables as batches of rows: reading, splits for workers, Parquet output."""

@@ -1,4 +1,4 @@
-"""Prepared rows into one Parquet file, chunk by chunk: whole or not there."""
+"""Parquet output: one file of batches, or of part files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sunloom.preprocessing.tables.batches import FileSource, Source
 
 
 def require_writable(source: Source, out: Path) -> None:
-    """Check where rows are to go, before any work.
+    """Check where rows are to be written, before any work.
 
     Raises:
         UsageError: The file does not end in ``.parquet``, or is the input itself.
@@ -23,17 +23,17 @@ def require_writable(source: Source, out: Path) -> None:
         raise UsageError(f"{out} is the input itself.", "Name another file.", "out")
 
 
-def write_chunks(schema: pl.Schema, chunks: Iterable[pl.DataFrame], path: Path) -> int:
-    """Write chunks of rows as one Parquet file, and give the number of rows."""
+def write_batches(schema: pl.Schema, batches: Iterable[pl.DataFrame], path: Path) -> int:
+    """Write batches of rows as one Parquet file, and return the number of rows."""
     import pyarrow.parquet as pq
 
     arrow, rows = pl.DataFrame(schema=schema).to_arrow().schema, 0
     with pq.ParquetWriter(path, arrow) as writer:
-        for chunk in chunks:
+        for batch in batches:
             # A later file may hold integers where the first one held floats, and more columns.
-            fitting = chunk if chunk.schema == schema else chunk.select(list(schema)).cast(schema)
-            writer.write_table(fitting.to_arrow().cast(arrow))
-            rows += chunk.height
+            aligned = batch if batch.schema == schema else batch.select(list(schema)).cast(schema)
+            writer.write_table(aligned.to_arrow().cast(arrow))
+            rows += batch.height
     return rows
 
 
@@ -57,10 +57,11 @@ def join_parquet(parts: Sequence[Path], out: Path) -> int:
         with pq.ParquetWriter(out, pq.read_schema(parts[0])) as writer:
             rows = 0
             for part in parts:
-                with pq.ParquetFile(part) as held:
-                    for group in range(held.num_row_groups):
-                        writer.write_table(held.read_row_group(group))
-                    rows += held.metadata.num_rows
+                with pq.ParquetFile(part) as file:
+                    for group in range(file.num_row_groups):
+                        writer.write_table(file.read_row_group(group))
+                    rows += file.metadata.num_rows
+                # At once: the disk never holds all parts and the whole file.
                 part.unlink()
     except pa.ArrowInvalid as error:
         raise ArtifactError(f"A part is no Parquet file: {error}", "Run again.") from error

@@ -1,7 +1,4 @@
-"""A table in pieces that one worker reads, and neighbouring pieces as shares of the work.
-
-A row group of a Parquet file is a piece, and so is a whole file of another kind.
-"""
+"""Splits of a table: neighbouring row groups of its files that one task reads."""
 
 from __future__ import annotations
 
@@ -13,8 +10,8 @@ from sunloom.preprocessing.tables.batches import Batch, FileSource, file_batches
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Rows that lie together.
+class RowGroup:
+    """A row group of a Parquet file, or a whole file of another kind.
 
     Attributes:
         file: The file, as an absolute path.
@@ -28,8 +25,8 @@ class Piece:
     first: int
     rows: int
 
-    def chunks(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
-        """Its rows in order, in batches."""
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
+        """Its rows in order."""
         groups, first = None if self.group < 0 else [self.group], self.first
         for rows in file_batches(Path(self.file), columns, groups):
             yield Batch(rows, first)
@@ -37,29 +34,29 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Share:
-    """Neighbouring pieces: what one task reads."""
+class TableSplit:
+    """Neighbouring row groups: what one task reads."""
 
-    pieces: tuple[Piece, ...]
+    groups: tuple[RowGroup, ...]
 
     @property
     def first(self) -> int:
         """Number of its first row in the table."""
-        return self.pieces[0].first
+        return self.groups[0].first
 
     @property
     def rows(self) -> int:
-        """Rows of all pieces."""
-        return sum(piece.rows for piece in self.pieces)
+        """Rows of all groups."""
+        return sum(group.rows for group in self.groups)
 
-    def chunks(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
-        """The rows of its pieces in order, in batches."""
-        for piece in self.pieces:
-            yield from piece.chunks(columns)
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
+        """The rows of its groups in order."""
+        for group in self.groups:
+            yield from group.batches(columns)
 
 
-def pieces_of(source: FileSource, columns: Sequence[str] | None = None) -> list[Piece]:
-    """The pieces in order; those without rows are left out.
+def row_groups_of(source: FileSource, columns: Sequence[str] | None = None) -> list[RowGroup]:
+    """The row groups in order; those without rows are left out.
 
     Args:
         source: The table.
@@ -70,37 +67,37 @@ def pieces_of(source: FileSource, columns: Sequence[str] | None = None) -> list[
     """
     import pyarrow.parquet as pq
 
-    found: list[Piece] = []
+    groups: list[RowGroup] = []
     first = 0
     for file in source.files:
-        source.require_alike(file, columns)
-        place = str(file.absolute())
+        source.require_same_kinds(file, columns)
         if file.suffix == ".parquet":
-            about = pq.read_metadata(file)
-            sizes = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
+            footer = pq.read_metadata(file)
+            sizes = {n: footer.row_group(n).num_rows for n in range(footer.num_row_groups)}
         else:
-            sizes = [sum(frame.height for frame in file_batches(file, None))]
-        for group, rows in enumerate(sizes):
-            found.append(Piece(place, group if file.suffix == ".parquet" else -1, first, rows))
+            # Row numbers seed folds and samples, so the rows must be counted: by reading them.
+            sizes = {-1: sum(frame.height for frame in file_batches(file, None))}
+        for group, rows in sizes.items():
+            groups.append(RowGroup(str(file.absolute()), group, first, rows))
             first += rows
-    return [piece for piece in found if piece.rows]
+    return [group for group in groups if group.rows]
 
 
-def shares_of(pieces: Sequence[Piece], least: int, most_rows: int) -> list[Share]:
-    """Neighbouring pieces together.
+def split_table(groups: Sequence[RowGroup], least: int, most_rows: int) -> list[TableSplit]:
+    """Neighbouring row groups together.
 
     Args:
-        pieces: In order.
-        least: Shares that are wanted, so that every worker has some; pieces are not cut for it.
-        most_rows: Rows of a share, unless it is one piece.
+        groups: In order.
+        least: Splits to make at least, so that every worker has some; a row group is not divided.
+        most_rows: Rows of a split, unless it is one row group.
     """
-    total = sum(piece.rows for piece in pieces)
+    total = sum(group.rows for group in groups)
     size = min(most_rows, -(-total // max(least, 1)))
-    shares: list[Share] = []
-    held: list[Piece] = []
-    for piece in pieces:
-        if held and sum(one.rows for one in held) + piece.rows > size:
-            shares.append(Share(tuple(held)))
-            held = []
-        held.append(piece)
-    return [*shares, Share(tuple(held))] if held else shares
+    splits: list[TableSplit] = []
+    pending: list[RowGroup] = []
+    for group in groups:
+        if pending and sum(other.rows for other in pending) + group.rows > size:
+            splits.append(TableSplit(tuple(pending)))
+            pending = []
+        pending.append(group)
+    return [*splits, TableSplit(tuple(pending))] if pending else splits
