@@ -59,7 +59,7 @@ def test_parts_merge_and_rows_of_any_chunk_know_their_place() -> None:
     def reader(_source: Source, reading: FitPass) -> FitPass:
         parts = [deepcopy(reading) for _ in range(0, frame.height, 40)]
         for i, part in reversed(list(enumerate(parts))):
-            part.observe(Batch(frame.slice(40 * i, 40).select(reading.columns), 40 * i))
+            part.collect(Batch(frame.slice(40 * i, 40).select(reading.columns), 40 * i))
             reading.merge(part)
         return reading
 

@@ -157,7 +157,7 @@ def test_parts_in_any_order_make_one_pass() -> None:
         parts = []
         for start in range(0, 2000, 300):
             part = copy.deepcopy(reading)
-            part.observe(Batch(frame.slice(start, 300).select(reading.columns), start))
+            part.collect(Batch(frame.slice(start, 300).select(reading.columns), start))
             parts.append(part)
         for part in reversed(parts):
             reading.merge(part)

@@ -71,7 +71,7 @@ def test_terms_merge() -> None:
     def reader(source: Source, reading: FitPass) -> FitPass:
         parts = [copy.deepcopy(reading) for _ in range(0, frame.height, 5)]
         for i, part in enumerate(parts):
-            part.observe(Batch(frame.slice(5 * i, 5).select(reading.columns), 5 * i))
+            part.collect(Batch(frame.slice(5 * i, 5).select(reading.columns), 5 * i))
             reading.merge(part)
         return reading
 

@@ -254,7 +254,7 @@ def test_moments_without_a_zone_are_refused() -> None:
     with pytest.raises(DataError, match="without a time zone"):
         fitted.apply_row({"at": datetime(2026, 1, 1)})
     lags = {"type": "lags", "columns": ["x"], "time": "at"}
-    with pytest.raises(DataError, match="lacks the moment"):
+    with pytest.raises(DataError, match="lacks the timestamp"):
         late = events().with_columns(at=pl.lit(None, dtype=pl.Datetime("us", "UTC")))
         fit([lags], late).apply_frame(late)
     with pytest.raises(DataError, match="lacks the column when"):

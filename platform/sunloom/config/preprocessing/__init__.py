@@ -1,1 +1,1 @@
-"""Preprocessing."""
+"""Configuration of preprocessing: steps of ``transformations``, and graphs."""

@@ -1,4 +1,4 @@
-"""Steps of ``transformations`` about vectors: tables of them, and what is near."""
+"""Steps of ``transformations`` about vectors: embedding tables, and nearest neighbours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sunloom.config.loading.model import Model
 
 
 class EmbeddingTable(Model):
-    """An entity's vector out of a table, ``<column>_0`` …, in the column's place.
+    """An entity's vector from a table, ``<column>_0`` …, in the column's place.
 
     The table is copied into the artifact. Columns of numbers keep their names:
     ``<column>_<name>``.
@@ -32,10 +32,10 @@ class EmbeddingTable(Model):
     prefix: str | None = None
     """Leading part of the columns' names; the column's own name and ``_`` when empty."""
     unseen: Literal["zeros"] | None = None
-    """What stands for a key that is missing, or that the table does not have; null when empty."""
+    """Vector of a key that is missing, or that the table does not have; null when empty."""
 
     @model_validator(mode="after")
-    def _usable(self) -> EmbeddingTable:
+    def _check_table(self) -> EmbeddingTable:
         if self.table.suffix not in (".parquet", ".safetensors"):
             raise ValueError("table must be a .parquet or .safetensors file")
         if self.prefix is not None and len(self.columns) > 1:
@@ -47,15 +47,19 @@ _RANGE = re.compile(r"(.*)\{(\d+)\.\.(\d+)\}(.*)")
 _MOST_COLUMNS = 100_000
 
 
-def _spelled_out(columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+def _expand_ranges(columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """``review_{0..383}`` as 384 names."""
     names: list[str] = []
     for name in columns or ():
-        found = _RANGE.fullmatch(name)
-        first, last = (int(found[2]), int(found[3])) if found else (0, 0)
+        match = _RANGE.fullmatch(name)
+        if match is None:
+            names.append(name)
+            continue
+        first, last = int(match[2]), int(match[3])
+        # A bound, so that a typing error in a number does not fill the memory with names.
         if first > last or last - first >= _MOST_COLUMNS:
             raise ValueError(f"the range in {name} must rise, to {_MOST_COLUMNS:,} columns at most")
-        names += [f"{found[1]}{i}{found[4]}" for i in range(first, last + 1)] if found else [name]
+        names += [f"{match[1]}{i}{match[4]}" for i in range(first, last + 1)]
     return columns if columns is None else tuple(names)
 
 
@@ -64,18 +68,18 @@ class NearestNeighbors(Model):
 
     They are ``<prefix>_distance_0`` …, and the mean of the neighbours' target is
     ``<prefix>_<target>``. A row that was fitted is not its own neighbour when rows are fitted and
-    transformed together. A row that lacks a number has none of these; it, and one without target,
-    is nobody's neighbour. Of equally near rows the first counts.
+    transformed together. A row with a missing number has null in all of them; such a row, and one
+    without target, is no neighbour of any. Of equally near rows the first counts.
     """
 
     type: Literal["nearest_neighbors"] = "nearest_neighbors"
-    columns: Annotated[tuple[str, ...] | None, AfterValidator(_spelled_out)] = None
+    columns: Annotated[tuple[str, ...] | None, AfterValidator(_expand_ranges)] = None
     """The vector's number columns; all of them when empty. Scale them first. ``review_{0..383}``
-    means 384 columns, such as a step before made."""
+    means 384 columns, such as those that an earlier step has made."""
     n_neighbors: int = Field(default=5, ge=1)
-    """How many."""
+    """Neighbours per row."""
     metric: Literal["euclidean", "cosine"] = "euclidean"
-    """What near means (scikit-learn's default, minkowski with p = 2, is euclidean)."""
+    """Distance (scikit-learn's default, minkowski with p = 2, is euclidean)."""
     target: str | None = None
     """A number column whose mean over the neighbours is appended; never transformed."""
     max_rows: int = Field(default=20_000, ge=10)

@@ -1,4 +1,4 @@
-"""The recipe of a graph's features: a table of edges, and what is wanted of its nodes."""
+"""Configuration of graph features: edges, nodes, and which features of the nodes."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class PagerankConfig(Model):
     damping: float = Field(default=0.85, ge=0, lt=1)
     """Share of steps along an edge; the others jump to any node."""
     tol: float = Field(default=1e-12, ge=1e-14, lt=1)
-    """Change of all ranks together, which sum to 1, below which it stops."""
+    """Total change of the ranks, which sum to 1, below which it stops."""
     max_iter: int = Field(default=1000, ge=1)
-    """Steps after which it is an error not to have stopped."""
+    """Steps after which it is an error not to have converged."""
 
 
 class NodesConfig(Model):
@@ -52,35 +52,35 @@ class NodesConfig(Model):
     columns: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Columns of numbers, true and false; all but key and time when empty."""
     aggregations: tuple[Aggregation, ...] = Field(default=("mean", "sum"), min_length=1)
-    """What is computed; missing values do not count. ``count`` is 0 where there is no value, the
-    others are null."""
+    """Aggregates; missing values do not count. Without any value ``count`` is 0, the others are
+    null."""
     direction: Direction = "out"
     """Which neighbours: those that an edge leads to, those that it comes from, or both."""
     time: str | None = None
-    """Column with the moment from which a row holds: each node's latest by ``as_of`` counts.
+    """Column with the time from which a row is valid: each node's latest by ``as_of`` counts.
     Without it a node has one row."""
 
 
 class EmbeddingConfig(Model):
-    """Coordinates ``embedding_<n>`` of each node: near for nodes of the same surroundings.
+    """Coordinates ``embedding_<n>`` of each node: near for nodes with the same neighbourhoods.
 
     Leading eigenvectors of the regularised, normalised adjacency, with weights, without
     directions; nothing about them is random.
     """
 
     dimensions: int = Field(default=16, ge=1, le=512)
-    """How many coordinates; those beyond what the graph bears are 0."""
+    """Number of coordinates; those beyond the graph's positive eigenvalues are 0."""
 
 
 class GraphConfig(Model):
-    """Features of the nodes of a graph, one row a node.
+    """Features of the nodes of a graph, one row per node.
 
     Of repeated edges the weights add up. One from a node to itself counts twice in degree and
     strength, and not in clustering and embedding.
     """
 
     edges: Path | tuple[Path, ...] | None = None
-    """Rows, one an edge: a Parquet, CSV or JSON-lines file, a folder of them, or a list."""
+    """Rows, one per edge: a Parquet, CSV or JSON-lines file, a folder of them, or a list."""
     source: str = "source"
     """Column with the node that an edge leaves: whole numbers or text."""
     target: str = "target"
@@ -90,9 +90,9 @@ class GraphConfig(Model):
     directed: bool = False
     """Whether edges have a direction."""
     time: str | None = None
-    """Column with the moment from which an edge is there; needs ``as_of``."""
+    """Column with the time from which an edge exists; needs ``as_of``."""
     as_of: AwareDatetime | None = None
-    """Edges after this moment are not seen; it becomes the rows' ``event_time``."""
+    """Edges after this time are ignored; it becomes the rows' ``event_time``."""
     key: str = Field(default="id", min_length=1)
     """Name of the nodes' column in the result."""
     features: tuple[NodeFeature, ...] = (
@@ -103,7 +103,7 @@ class GraphConfig(Model):
         "clustering",
     )
     """Which features, each a column. ``degree`` counts different neighbours, ``strength`` sums
-    weights, ``component`` numbers the connected parts from 0 by their least node."""
+    weights, ``component`` numbers the connected components from 0 by their least node."""
     pagerank: PagerankConfig = PagerankConfig()
     """How ``pagerank`` is computed."""
     nodes: NodesConfig | None = None
@@ -118,14 +118,14 @@ class GraphConfig(Model):
 
     @field_validator("features", mode="before")
     @classmethod
-    def _no_sections(cls, value: Any) -> Any:
+    def _refuse_sections(cls, value: Any) -> Any:
         for name in value if isinstance(value, list | tuple) else ():
             if name in _SECTIONS:
                 raise ValueError(f"{name} is no name here: write `{_SECTIONS[name]}` beside it")
         return value
 
     @model_validator(mode="after")
-    def _moments_are_complete(self) -> Self:
+    def _check_times(self) -> Self:
         if (self.time is None) != (self.as_of is None):
             given, missing = ("time", "as_of") if self.time else ("as_of", "time")
             raise ValueError(f"{given} needs {missing}")
@@ -134,7 +134,7 @@ class GraphConfig(Model):
         return self
 
     @model_validator(mode="after")
-    def _directions_are_there(self) -> Self:
+    def _check_directions(self) -> Self:
         if self.directed:
             return self
         if wrong := [name for name in self.features if name in _DIRECTED]:
@@ -144,7 +144,7 @@ class GraphConfig(Model):
         return self
 
     @model_validator(mode="after")
-    def _something_is_wanted(self) -> Self:
+    def _check_features(self) -> Self:
         if not self.features and self.nodes is None and self.embedding is None:
             raise ValueError("nothing is wanted: name features, nodes or embedding")
         if "pagerank" in self.model_fields_set and "pagerank" not in self.features:

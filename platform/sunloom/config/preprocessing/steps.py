@@ -1,14 +1,15 @@
 """One class for each transformer that a step of ``transformations`` can name.
 
-Types are scikit-learn's class names in snake case, parameters bear its names. Where a default
+Types are scikit-learn's class names in snake case, parameters have its names. Where a default
 differs from scikit-learn's, the parameter says so.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, model_validator
 
 from sunloom.config.loading.model import Model
 from sunloom.config.preprocessing.embedding_steps import EmbeddingTable, NearestNeighbors
@@ -48,18 +49,18 @@ class StandardScaler(Model):
 
 
 class MinMaxScaler(Model):
-    """Map the range seen when fitting onto another one."""
+    """Map the range seen when fitting to another one."""
 
     type: Literal["min_max_scaler"] = "min_max_scaler"
     columns: Columns = None
     """Number columns; all of them when empty."""
     feature_range: tuple[float, float] = (0.0, 1.0)
-    """Least and greatest value of the result."""
+    """Minimum and maximum of the result."""
     clip: bool = False
-    """Whether values outside the range seen are held at its ends."""
+    """Whether values outside the range seen when fitting are clipped to its ends."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> MinMaxScaler:
+    def _check_range(self) -> MinMaxScaler:
         if self.feature_range[0] >= self.feature_range[1]:
             raise ValueError("feature_range must rise")
         return self
@@ -72,7 +73,7 @@ class MaxAbsScaler(Model):
     columns: Columns = None
     """Number columns; all of them when empty."""
     clip: bool = False
-    """Whether values beyond the greatest seen are held at -1 and 1."""
+    """Whether values beyond the greatest seen when fitting are clipped to -1 and 1."""
 
 
 class RobustScaler(Model):
@@ -91,7 +92,7 @@ class RobustScaler(Model):
     """Whether normally distributed values get variance 1."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> RobustScaler:
+    def _check_range(self) -> RobustScaler:
         low, high = self.quantile_range
         if not 0 <= low < high <= 100:
             raise ValueError("quantile_range must rise between 0 and 100")
@@ -123,7 +124,7 @@ class PowerTransformer(Model):
 
 
 class SimpleImputer(Model):
-    """Replace missing values by one figure a column."""
+    """Replace missing values by one value per column."""
 
     type: Literal["simple_imputer"] = "simple_imputer"
     columns: Columns = None
@@ -138,7 +139,7 @@ class SimpleImputer(Model):
     """Whether a column without any value stays, as zeros; else it is left out."""
 
     @model_validator(mode="after")
-    def _used(self) -> SimpleImputer:
+    def _check_fill_value(self) -> SimpleImputer:
         if self.fill_value is not None and self.strategy != "constant":
             raise ValueError("fill_value goes with strategy constant only")
         return self
@@ -179,15 +180,15 @@ class PolynomialFeatures(Model):
 
 
 class Interactions(Model):
-    """Products and ratios of two columns, appended; those that tell most about the target."""
+    """Products and ratios of two columns, appended; those that say most of the target."""
 
     type: Literal["interactions"] = "interactions"
     columns: Columns = None
     """Number columns; all of them when empty."""
     operations: tuple[Literal["product", "ratio"], ...] = ("product", "ratio")
-    """What is formed: ``a*b``, and ``a/b`` and ``b/a`` (null where the divisor is 0)."""
+    """What is computed: ``a*b``, and ``a/b`` and ``b/a`` (null where the divisor is 0)."""
     top_k: int = Field(default=10, ge=1)
-    """How many are kept, by mutual information with the target; all where there is no target."""
+    """Columns that are kept, by mutual information with the target; all where there is no target."""
     target: str | None = None
     """The target's column; never transformed."""
     bins: int = Field(default=16, ge=2)
@@ -203,7 +204,7 @@ class KBinsDiscretizer(Model):
     columns: Columns = None
     """Number columns; all of them when empty."""
     n_bins: int = Field(default=5, ge=2)
-    """Intervals a column."""
+    """Intervals per column."""
     encode: Literal["onehot", "onehot-dense", "ordinal"] = "ordinal"
     """``ordinal``, which is not scikit-learn's default, gives the interval's number in place."""
     strategy: Literal["uniform", "quantile", "kmeans"] = "quantile"
@@ -223,7 +224,7 @@ class KBinsDiscretizer(Model):
 
 
 class OneHotEncoder(Model):
-    """One column of 0 and 1 a level, named ``<column>_<level>``; a missing value is a level."""
+    """One column of 0 and 1 per level, named ``<column>_<level>``; a missing value is a level."""
 
     type: Literal["one_hot_encoder"] = "one_hot_encoder"
     columns: Columns = None
@@ -238,7 +239,7 @@ class OneHotEncoder(Model):
     min_frequency: int | float | None = None
     """Levels seen less often (a count, or a share) share the column ``infrequent_sklearn``."""
     max_categories: int | None = Field(default=None, ge=1)
-    """Most columns a source column; the rarest levels share one."""
+    """Most columns per source column; the rarest levels share one."""
     dtype: Literal["uint8", "float32", "float64"] = "uint8"
     """Type of the columns; scikit-learn's is float64, which takes eight times the memory."""
 
@@ -339,13 +340,16 @@ Step = Annotated[
 ]
 
 
+@cache
+def _step_adapter() -> TypeAdapter[Step]:
+    # Not at import: every command reads the configuration's modules, few parse a step.
+    return TypeAdapter(Step)
+
+
 def step_of(plain: Any) -> Step:
     """One step from plain data.
 
     Raises:
         pydantic.ValidationError: The data is no step.
     """
-    from pydantic import TypeAdapter
-
-    found: Step = TypeAdapter(Step).validate_python(plain)
-    return found
+    return _step_adapter().validate_python(plain)

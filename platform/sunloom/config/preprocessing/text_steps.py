@@ -27,14 +27,14 @@ class TextStatistics(Model):
     columns: Columns = None
     """Text columns; all of them when empty."""
     figures: tuple[Figure, ...] = ("characters", "words", "mean_word_length")
-    """Which figures; words are what blanks divide, shares are of the characters."""
+    """Which figures; words are separated by blanks, shares are of the characters."""
 
 
 class Language(Model):
     """The language of a text by its ISO 639 code, appended as ``<column>_language``.
 
-    A text in which nothing tells (none, blanks, numbers) is ``und``, undetermined; a missing one
-    has no language.
+    A text without words (empty, blanks, numbers) is ``und``, undetermined; a missing one has no
+    language.
     """
 
     type: Literal["language"] = "language"
@@ -45,11 +45,11 @@ class Language(Model):
     min_confidence: float = Field(default=0.0, ge=0, le=1)
     """Below it the language is ``und``."""
     confidence: bool = False
-    """Whether ``<column>_language_confidence`` is appended: 0 to 1, 0 where nothing tells."""
+    """Whether ``<column>_language_confidence`` is appended: 0 to 1, 0 for ``und``."""
 
 
 class Sentiment(Model):
-    """The mood of an English text by VADER, appended as ``<column>_<figure>``.
+    """The sentiment of an English text by VADER, appended as ``<column>_<figure>``.
 
     All figures are 0 for a text without words, and null for a missing one.
     """
@@ -69,7 +69,7 @@ class _Terms(Model):
     analyzer: Literal["word", "char", "char_wb"] = "word"
     """Terms are words, characters, or characters within words."""
     ngram_range: tuple[int, int] = (1, 1)
-    """Least and most neighbours that make a term."""
+    """Shortest and longest n-gram."""
     lowercase: bool = True
     """Whether case is ignored."""
     stop_words: tuple[str, ...] = ()
@@ -77,12 +77,12 @@ class _Terms(Model):
     token_pattern: str = r"(?u)\b\w\w+\b"
     """What a word is."""
     binary: bool = False
-    """Whether a term counts once a text."""
+    """Whether a term counts once per text."""
     norm: Literal["l1", "l2"] | None = "l2"
-    """What each text's numbers are divided by."""
+    """Norm that each text's numbers are divided by."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> _Terms:
+    def _check_range(self) -> _Terms:
         low, high = self.ngram_range
         if not 1 <= low <= high:
             raise ValueError("ngram_range must rise from 1 or more")
@@ -90,7 +90,7 @@ class _Terms(Model):
 
 
 class TfidfVectorizer(_Terms):
-    """Term frequency times inverse document frequency; one column a term, named as the term.
+    """Term frequency times inverse document frequency; one column per term, named as the term.
 
     A missing text counts as one without terms.
     """
@@ -105,7 +105,7 @@ class TfidfVectorizer(_Terms):
     use_idf: bool = True
     """Whether rare terms weigh more."""
     smooth_idf: bool = True
-    """Whether one more text with every term is supposed."""
+    """Whether document frequencies count one more text, with every term."""
     sublinear_tf: bool = False
     """Whether a term's count is replaced by 1 + its logarithm."""
     prefix: str = ""
@@ -123,7 +123,7 @@ class HashingVectorizer(_Terms):
 
 
 class SentenceEmbeddings(Model):
-    """A sentence model's vectors, ``<column>_0`` …, in the column's place; zeros where none is."""
+    """A sentence model's vectors, ``<column>_0`` …, in the column's place; zeros if missing."""
 
     type: Literal["sentence_embeddings"] = "sentence_embeddings"
     columns: Columns = None

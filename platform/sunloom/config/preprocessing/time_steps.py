@@ -40,26 +40,27 @@ class Lags(Model):
     columns: Columns = None
     """Number columns; all of them when empty."""
     time: str
-    """Column with each row's moment; rows of one moment follow their order in the table."""
+    """Timestamp column; rows with one timestamp follow their order in the table."""
     by: tuple[str, ...] = ()
-    """Columns that say whose row it is; one series when empty."""
+    """Columns of the entity key; one series when empty."""
     periods: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
-    """How many rows back."""
+    """Numbers of rows back."""
 
 
 class Rolling(Model):
-    """Aggregates over the entity's rows in (t - window, t], as ``<column>_<what>_<seconds>s``.
+    """Aggregates over the entity's rows in (t - window, t].
 
-    A row sees itself and the rows of its own moment, nothing later. Needs the whole table.
+    Columns are ``<column>_<aggregation>_<seconds>s``. A row sees itself and the rows
+    with its own timestamp, nothing later. Needs the whole table.
     """
 
     type: Literal["rolling"] = "rolling"
     columns: Columns = None
     """Number columns; all of them when empty."""
     time: str
-    """Column with each row's moment."""
+    """Timestamp column."""
     by: tuple[str, ...] = ()
-    """Columns that say whose row it is; one series when empty."""
+    """Columns of the entity key; one series when empty."""
     windows: tuple[Duration, ...] = Field(min_length=1)
     """Lengths, such as ``7d``."""
     aggregations: tuple[Aggregation, ...] = ("mean",)
@@ -67,18 +68,18 @@ class Rolling(Model):
 
 
 class Expanding(Model):
-    """Aggregates over all the entity's rows up to t, as ``<column>_<what>_so_far``.
+    """Aggregates over all the entity's rows up to t, as ``<column>_<aggregation>_so_far``.
 
-    A row sees itself and the rows of its own moment, nothing later. Needs the whole table.
+    A row sees itself and the rows with its own timestamp, nothing later. Needs the whole table.
     """
 
     type: Literal["expanding"] = "expanding"
     columns: Columns = None
     """Number columns; all of them when empty."""
     time: str
-    """Column with each row's moment."""
+    """Timestamp column."""
     by: tuple[str, ...] = ()
-    """Columns that say whose row it is; one series when empty."""
+    """Columns of the entity key; one series when empty."""
     aggregations: tuple[Literal["count", "sum", "mean", "min", "max"], ...] = ("mean",)
     """What is computed."""
 
@@ -86,22 +87,22 @@ class Expanding(Model):
 class ExponentiallyWeighted(Model):
     """A mean in which the past counts half as much after each half-life, ``<column>_ewm_<s>s``.
 
-    A row sees itself and the rows of its own moment, nothing later. Needs the whole table.
+    A row sees itself and the rows with its own timestamp, nothing later. Needs the whole table.
     """
 
     type: Literal["exponentially_weighted"] = "exponentially_weighted"
     columns: Columns = None
     """Number columns; all of them when empty."""
     time: str
-    """Column with each row's moment."""
+    """Timestamp column."""
     by: tuple[str, ...] = ()
-    """Columns that say whose row it is; one series when empty."""
+    """Columns of the entity key; one series when empty."""
     half_lives: tuple[Duration, ...] = Field(min_length=1)
     """Lengths, such as ``7d``."""
 
 
 class Calendar(Model):
-    """Parts of a moment, appended as ``<column>_<part>``."""
+    """Parts of a date or datetime, appended as ``<column>_<part>``."""
 
     type: Literal["calendar"] = "calendar"
     columns: Columns = None
@@ -109,7 +110,7 @@ class Calendar(Model):
     parts: tuple[Part, ...] = ("month", "day", "weekday", "hour")
     """Which parts; weekdays count from Monday = 1, weeks are ISO weeks."""
     time_zone: str = "UTC"
-    """Zone in which a datetime is read, such as ``Europe/Zurich``."""
+    """Time zone to which a datetime is converted, such as ``Europe/Zurich``."""
     holidays: tuple[str, ...] = ()
     """For ``is_holiday``: days (``2026-07-03``), days of every year (``12-25``), Easter's
     (``easter+39``), weekdays (``11-thu-4``: the fourth Thursday of November; -1 is the last), or
@@ -117,34 +118,34 @@ class Calendar(Model):
 
 
 class Cyclic(Model):
-    """Sine and cosine, so that the end of a cycle lies beside its beginning."""
+    """Sine and cosine, so that the end of a cycle is next to its beginning."""
 
     type: Literal["cyclic"] = "cyclic"
     columns: Columns = None
     """Date and datetime columns (all of them when empty), or number columns with ``period``."""
     parts: tuple[CyclicPart, ...] = ("month", "weekday", "hour")
-    """Which parts of a moment, as ``<column>_<part>_sin`` and ``_cos``."""
+    """Which parts of a datetime, as ``<column>_<part>_sin`` and ``_cos``."""
     period: float | None = Field(default=None, gt=0)
     """For numbers: the length of a cycle; the columns are ``<column>_sin`` and ``_cos``."""
     time_zone: str = "UTC"
-    """Zone in which a datetime is read."""
+    """Time zone to which a datetime is converted."""
 
 
 class TimeSince(Model):
-    """How long before another moment, appended as ``<column>_<unit>_ago``; null if it was later."""
+    """Time until another time, appended as ``<column>_<unit>_ago``; null if that is earlier."""
 
     type: Literal["time_since"] = "time_since"
     columns: Columns = None
     """Datetime columns; all others than ``until`` when empty."""
     until: str | None = None
-    """The column with each row's moment."""
+    """Column with each row's end."""
     moment: AwareDatetime | None = None
-    """One moment for all rows, instead of ``until``."""
+    """One end for all rows, instead of ``until``."""
     unit: Unit = "days"
     """Unit of the result."""
 
     @model_validator(mode="after")
-    def _one_end(self) -> TimeSince:
+    def _check_end(self) -> TimeSince:
         if (self.until is None) == (self.moment is None):
             raise ValueError("either until (a column) or moment is needed")
         return self

@@ -1,4 +1,4 @@
-"""Key ``transformations``: how columns are prepared, in the short form or as a list of steps."""
+"""Configuration under ``transformations``: the short form or a list of steps, and file paths."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CategoricalEncoding(Model):
         return self.method.replace("_encoding", "_encoder")
 
     @model_validator(mode="after")
-    def _used(self) -> CategoricalEncoding:
+    def _check_smoothing(self) -> CategoricalEncoding:
         if self.smoothing is not None and self.encoder != "target_encoder":
             raise ValueError("smoothing goes with target_encoding only")
         return self
@@ -61,7 +61,7 @@ class NumericalScaling(Model):
 
 
 class MissingValues(Model):
-    """What stands in for a missing value, before anything else is done."""
+    """Imputation of missing values, before any other step."""
 
     strategy: Literal["mean", "median", "most_frequent", "constant"]
     """``mean`` and ``median`` fill number columns, the others category columns too."""
@@ -69,21 +69,21 @@ class MissingValues(Model):
     """For ``constant``: 0 for numbers and ``missing_value`` for text when empty."""
 
     @model_validator(mode="after")
-    def _used(self) -> MissingValues:
+    def _check_fill_value(self) -> MissingValues:
         if self.fill_value is not None and self.strategy != "constant":
             raise ValueError("fill_value goes with strategy constant only")
         return self
 
 
 class ShortForm(Model):
-    """Every column of a kind the same way; missing values first.
+    """The same steps for every column of a kind; missing values first.
 
     Numbers are integers and floats, categories are text; true and false, dates and the target
     stay as they are.
     """
 
     missing_values: MissingValues | None = None
-    """Fill gaps."""
+    """Impute missing values."""
     categorical_encoding: CategoricalEncoding | None = None
     """Encode categories."""
     numerical_scaling: NumericalScaling | None = None
@@ -94,7 +94,7 @@ class ShortForm(Model):
     """Columns that stay as they are, such as keys."""
 
     @model_validator(mode="after")
-    def _complete(self) -> ShortForm:
+    def _check_parts(self) -> ShortForm:
         parts = (self.missing_values, self.categorical_encoding, self.numerical_scaling)
         if not any(parts):
             raise ValueError(
@@ -106,21 +106,21 @@ class ShortForm(Model):
         return self
 
 
-def _some(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+def _require_steps(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     if not steps:
         raise ValueError("the list of steps is empty")
     return steps
 
 
-def _form(value: Any) -> str:
+def _tag_of(value: Any) -> str:
     return "ShortForm" if isinstance(value, dict | ShortForm) else "StandardScaler"
 
 
 # A tag that is the name of a class inside the union is left out of keys in error messages.
 Transformations = Annotated[
     Annotated[ShortForm, Tag("ShortForm")]
-    | Annotated[tuple[Step, ...], AfterValidator(_some), Tag("StandardScaler")],
-    Discriminator(_form),
+    | Annotated[tuple[Step, ...], AfterValidator(_require_steps), Tag("StandardScaler")],
+    Discriminator(_tag_of),
 ]
 
 
@@ -131,16 +131,16 @@ class FittedForm(Model):
     """Its folder, or ``name``, ``name@version`` or ``name@alias`` of the registry."""
 
 
-def _feature_form(value: Any) -> str:
-    named = isinstance(value, dict) and "artifact" in value
-    return "FittedForm" if named or isinstance(value, FittedForm) else _form(value)
+def _feature_tag_of(value: Any) -> str:
+    names_artifact = isinstance(value, dict) and "artifact" in value
+    return "FittedForm" if names_artifact or isinstance(value, FittedForm) else _tag_of(value)
 
 
 FeatureTransformations = Annotated[
     Annotated[FittedForm, Tag("FittedForm")]
     | Annotated[ShortForm, Tag("ShortForm")]
-    | Annotated[tuple[Step, ...], AfterValidator(_some), Tag("StandardScaler")],
-    Discriminator(_feature_form),
+    | Annotated[tuple[Step, ...], AfterValidator(_require_steps), Tag("StandardScaler")],
+    Discriminator(_feature_tag_of),
 ]
 
 
@@ -150,7 +150,7 @@ class PreparedConfig(Model):
     feature_set: str | None = None
     """Name of the prepared set in the online store; ``<feature_set>_prepared`` when empty."""
     cutoffs: tuple[date, ...] = ()
-    """Cut-offs whose rows are learnt from. When empty: all but the latest, which models are judged
+    """Cut-offs whose rows are fitted on. When empty: all but the latest, which models are evaluated
     on, or the only one."""
     name: str | None = None
     """Name in the registry for what was fitted; nothing is registered when empty."""
@@ -159,7 +159,7 @@ class PreparedConfig(Model):
 
 
 class PreparationConfig(Model):
-    """What is fitted and transformed, and where the results lie."""
+    """Input and output of fitting and transforming, and the engine."""
 
     input: Path | None = None
     """Rows: a Parquet, CSV or JSON-lines file, or a folder of them."""
@@ -168,9 +168,9 @@ class PreparationConfig(Model):
     out: Path | None = None
     """Parquet file of prepared rows; when fitting, the training rows (out-of-fold)."""
     engine: Literal["polars", "ray"] = "polars"
-    """Who computes: this process, or the cluster."""
+    """Where it runs: in this process, or on the cluster."""
     memory_bytes: int = Field(default=1_000_000_000, ge=1_000_000)
-    """Values kept for exact medians and quantiles; beyond it a sketch whose error is stated."""
+    """Memory for exact medians and quantiles; beyond it a sketch whose error is stated."""
     name: str | None = None
     """Name in the registry; nothing is registered when empty."""
     alias: str | None = None
@@ -185,4 +185,4 @@ class PreparationRecipe(Settings):
     preparation: PreparationConfig = PreparationConfig()
     """Input, artifact, output."""
     validation: ValidationConfig | None = None
-    """What ``sunloom features validate`` asks of the same rows; not read by preparation."""
+    """Rules of ``sunloom features validate`` for the same rows; not read by preprocessing."""

@@ -1,4 +1,4 @@
-"""A graph as a sparse matrix."""
+"""Adjacency of a graph as sparse matrices."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import DataError, DependencyError
@@ -36,17 +37,18 @@ class Graph:
     @cached_property
     def links(self) -> Any:
         """1 where there is an edge."""
-        return _ones(self.weights.copy())
+        return binarize(self.weights.copy())
 
     @cached_property
     def arrivals(self) -> Any:
         """The weights by the node that an edge reaches: column to row."""
+        # A transpose for each step of PageRank would cost more than the step.
         return self.weights.T.tocsr() if self.directed else self.weights
 
     @cached_property
     def simple(self) -> Any:
-        """1 where two nodes touch, whatever the direction; none touches itself."""
-        return _ones(self.mutual.copy())
+        """1 where two nodes are neighbours, whatever the direction; no node is its own."""
+        return binarize(self.mutual.copy())
 
     @cached_property
     def mutual(self) -> Any:
@@ -83,30 +85,34 @@ def graph_of(
             ends are of different types, or a weight is not a finite number above 0.
         DependencyError: scipy is not installed.
     """
-    sparse = _sparse()
+    try:
+        from scipy import sparse
+    except ImportError as error:
+        raise DependencyError("Graph features need scipy.", "pip install scipy") from error
     require_columns(edges, [source, target, *([weight] if weight else [])], "The edges")
     ends = [_ids(edges[end], f"The edges' {end!r}") for end in (source, target)]
     if nodes is not None:
         further = nodes if isinstance(nodes, pl.Series) else pl.Series("nodes", list(nodes))
         ends.append(_ids(further, "A further node"))
-    every, places = _coded(_of_one_type(ends))
-    rows, columns = places[: edges.height], places[edges.height : 2 * edges.height]
+    unique, codes = _encode(_concat(ends))
+    rows, columns = codes[: edges.height], codes[edges.height : 2 * edges.height]
     values = np.ones(edges.height) if weight is None else _weights(edges[weight])
-    shape = (len(every), len(every))
+    shape = (len(unique), len(unique))
+    # Converting to CSR adds up repeated edges.
     matrix = sparse.coo_array((values, (rows, columns)), shape=shape).tocsr()
     if not directed:
         # An edge from a node to itself is one entry, not two.
-        apart = rows != columns
-        back = sparse.coo_array((values[apart], (columns[apart], rows[apart])), shape=shape)
+        between = rows != columns
+        back = sparse.coo_array((values[between], (columns[between], rows[between])), shape=shape)
         matrix = (matrix + back.tocsr()).tocsr()
-    return Graph(every, matrix, directed)
+    return Graph(unique, matrix, directed)
 
 
-def _ids(ends: pl.Series, what: str) -> pl.Series:
+def _ids(ends: pl.Series, label: str) -> pl.Series:
     """Nodes as int64 or text."""
     if missing := ends.null_count():
         raise DataError(
-            f"{what} is missing in {missing} of {len(ends)} rows.", "Drop such rows.", ends.name
+            f"{label} is missing in {missing} of {len(ends)} rows.", "Drop such rows.", ends.name
         )
     if ends.dtype.is_integer():
         wide = ends.cast(pl.Int64, strict=False)
@@ -117,29 +123,31 @@ def _ids(ends: pl.Series, what: str) -> pl.Series:
     elif not len(ends):
         return ends.cast(pl.Int64)
     raise DataError(
-        f"{what} is {ends.dtype}; nodes are whole numbers (64 bits) or text.",
+        f"{label} is {ends.dtype}; nodes are whole numbers (64 bits) or text.",
         "Cast the column.",
         ends.name,
     )
 
 
-def _of_one_type(ends: list[pl.Series]) -> pl.Series:
-    filled = [one for one in ends if len(one)] or ends[:1]
-    for one in filled[1:]:
-        if one.dtype != filled[0].dtype:
+def _concat(ends: list[pl.Series]) -> pl.Series:
+    filled = [column for column in ends if len(column)] or ends[:1]
+    first = filled[0]
+    for column in filled[1:]:
+        if column.dtype != first.dtype:
             raise DataError(
-                f"Nodes are {filled[0].dtype} in {filled[0].name!r}, {one.dtype} in {one.name!r}.",
+                f"Nodes are {first.dtype} in {first.name!r}, {column.dtype} in {column.name!r}.",
                 "Cast one of them: the same node would be two.",
-                one.name,
+                column.name,
             )
-    return pl.concat([one.alias("node") for one in filled])
+    return pl.concat([column.alias("node") for column in filled])
 
 
-def _coded(ends: pl.Series) -> tuple[pl.Series, Any]:
-    """Each node once, sorted, and where each end stands among them; int32."""
+def _encode(ends: pl.Series) -> tuple[pl.Series, NDArray[np.int32]]:
+    """The unique nodes, sorted, and each end's index among them."""
+    # 32 bits: scipy's matrices keep their indices so, at half the memory.
     if ends.dtype == pl.Int64:
-        every, places = np.unique(ends.to_numpy(), return_inverse=True)
-        return pl.Series("node", every), places.astype(np.int32)
+        unique, codes = np.unique(ends.to_numpy(), return_inverse=True)
+        return pl.Series("node", unique), codes.astype(np.int32)
     nodes = ends.unique().sort()
     numbers = pl.int_range(len(nodes), dtype=pl.Int32, eager=True)
     return nodes, ends.replace_strict(nodes, numbers, return_dtype=pl.Int32).to_numpy()
@@ -160,14 +168,7 @@ def _weights(column: pl.Series) -> Any:
     return values
 
 
-def _ones(matrix: Any) -> Any:
+def binarize(matrix: Any) -> Any:
+    """The matrix with 1 for every entry, in place."""
     matrix.data = np.ones_like(matrix.data)
     return matrix
-
-
-def _sparse() -> Any:
-    try:
-        from scipy import sparse
-    except ImportError as error:
-        raise DependencyError("Graph features need scipy.", "pip install scipy") from error
-    return sparse

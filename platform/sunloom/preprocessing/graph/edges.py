@@ -1,4 +1,4 @@
-"""Edges and nodes from files, as of a moment."""
+"""Edges and nodes of a graph from files, as of a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sunloom.errors import DataError
 
 
 def read_edges(graph: GraphConfig) -> pl.DataFrame:
-    """The edges that are there by ``as_of``: source, target and weight.
+    """The edges that exist by ``as_of``: source, target and weight.
 
     Raises:
         UsageError: A file is not there.
@@ -25,20 +25,20 @@ def read_edges(graph: GraphConfig) -> pl.DataFrame:
     ends = [graph.source, graph.target, *([graph.weight] if graph.weight else [])]
     names = [*ends, *([graph.time] if graph.time else [])]
     rows = _read(graph.edge_files(), list(dict.fromkeys(names)))
-    # Two columns' levels cannot be compared.
+    # Categories of two columns cannot be compared.
     rows = rows.with_columns(selectors.by_dtype(pl.Categorical, pl.Enum).cast(pl.String))
     if not rows.height:
         raise DataError("The table of edges is empty.", "Nothing was written.", "graph.edges")
     if graph.time is None or graph.as_of is None:
         return rows
-    seen = rows.filter(_moments(rows, graph.time, "The edges") <= graph.as_of)
-    if not seen.height:
+    existing = rows.filter(_times(rows[graph.time], "The edges") <= graph.as_of)
+    if not existing.height:
         raise DataError(
             f"None of {rows.height} edges is there by {graph.as_of.isoformat()}.",
-            "Choose a later moment; nothing was written.",
+            "Choose a later time; nothing was written.",
             "graph.as_of",
         )
-    return seen.select(list(dict.fromkeys(ends)))
+    return existing.select(list(dict.fromkeys(ends)))
 
 
 def read_nodes(nodes: NodesConfig, key: str, as_of: datetime | None) -> pl.DataFrame:
@@ -48,20 +48,23 @@ def read_nodes(nodes: NodesConfig, key: str, as_of: datetime | None) -> pl.DataF
         UsageError: The file is not there.
         DataError: It cannot be read, lacks a column, or a row names no node.
     """
-    named = nodes.key or key
-    apart = [named, *([nodes.time] if nodes.time else [])]
-    columns = None if nodes.columns is None else list(dict.fromkeys([*apart, *nodes.columns]))
+    own_key = nodes.key or key
+    required = [own_key, *([nodes.time] if nodes.time else [])]
+    columns = None if nodes.columns is None else list(dict.fromkeys([*required, *nodes.columns]))
     rows = _read([nodes.table], columns)
-    require_columns(rows, apart, str(nodes.table))
-    if missing := rows[named].null_count():
+    require_columns(rows, required, str(nodes.table))
+    if missing := rows[own_key].null_count():
         raise DataError(
-            f"{nodes.table}: {named!r} is missing in {missing} of {rows.height} rows.",
+            f"{nodes.table}: {own_key!r} is missing in {missing} of {rows.height} rows.",
             "Drop such rows.",
-            named,
+            own_key,
         )
     if nodes.time is not None and as_of is not None:
-        rows = _latest(rows, named, nodes.time, as_of, str(nodes.table))
-    return rows.rename({named: key}) if named != key else rows
+        rows = rows.with_columns(_times(rows[nodes.time], str(nodes.table)))
+        ordered = rows.filter(pl.col(nodes.time) <= as_of).sort(nodes.time, maintain_order=True)
+        # Of rows with the same timestamp the later one in the file counts.
+        rows = ordered.unique(own_key, keep="last", maintain_order=True).drop(nodes.time)
+    return rows.rename({own_key: key}) if own_key != key else rows
 
 
 def _read(paths: Sequence[Path], columns: list[str] | None) -> pl.DataFrame:
@@ -69,57 +72,47 @@ def _read(paths: Sequence[Path], columns: list[str] | None) -> pl.DataFrame:
     tables = [read_table(file, columns) for file in files]
     for row in (row for table in tables for row in table.damaged):
         raise DataError(f"{row.source}, line {row.position}: {row.reason}.", "Correct the line.")
-    filled = [(str(file), table.rows) for file, table in zip(files, tables, strict=True)]
-    filled = [(file, rows) for file, rows in filled if rows.height] or filled[:1]
+    frames = [(file, table.rows) for file, table in zip(files, tables, strict=True)]
+    # The columns of an empty file have no types of their own: CSV reads them as text.
+    filled = [(file, rows) for file, rows in frames if rows.height] or frames[:1]
+    first_file, first = filled[0]
     for file, rows in filled[1:]:
-        _require_alike(filled[0], (file, rows))
-    names = filled[0][1].columns
-    return pl.concat([rows.select(names) for _, rows in filled], how="vertical_relaxed")
+        require_columns(rows, first.columns, str(file))
+        for name, dtype in first.schema.items():
+            other = rows.schema[name]
+            # Numbers may be of different width.
+            is_same_kind = dtype == other or (dtype.is_numeric() and other.is_numeric())
+            if not is_same_kind and pl.Null not in (dtype, other):
+                raise DataError(
+                    f"{name!r} is {dtype} in {first_file}, {other} in {file}.",
+                    "Cast them alike.",
+                    name,
+                )
+    rows_by_name = [rows.select(first.columns) for _, rows in filled]
+    return pl.concat(rows_by_name, how="vertical_relaxed")
 
 
-def _require_alike(first: tuple[str, pl.DataFrame], other: tuple[str, pl.DataFrame]) -> None:
-    """Columns and kinds of two files; numbers may be of different width."""
-    require_columns(other[1], first[1].columns, other[0])
-    for name, dtype in first[1].schema.items():
-        found = other[1].schema[name]
-        alike = dtype == found or (dtype.is_numeric() and found.is_numeric())
-        if not alike and pl.Null not in (dtype, found):
-            raise DataError(
-                f"{name!r} is {dtype} in {first[0]}, {found} in {other[0]}.",
-                "Cast them alike.",
-                name,
-            )
-
-
-def _latest(rows: pl.DataFrame, key: str, time: str, as_of: datetime, what: str) -> pl.DataFrame:
-    moments = _moments(rows, time, what).alias(time)
-    seen = rows.with_columns(moments).filter(moments <= as_of)
-    # Of rows of the same moment the later one in the file counts.
-    ordered = seen.sort(time, maintain_order=True)
-    return ordered.unique(key, keep="last", maintain_order=True).drop(time)
-
-
-def _moments(rows: pl.DataFrame, column: str, what: str) -> pl.Series:
-    found = rows[column]
-    if found.dtype == pl.String:
-        moments = rows.select(
-            parse_datetime(pl.col(column).str.strip_chars()).alias(column)
-        ).to_series()
-    elif isinstance(found.dtype, pl.Datetime) and found.dtype.time_zone is not None:
-        moments = found.dt.convert_time_zone("UTC")
-    elif found.dtype == pl.Null:
-        moments = found.cast(pl.Datetime("us", "UTC"))
+def _times(column: pl.Series, label: str) -> pl.Series:
+    """Timestamps in UTC."""
+    name, dtype = column.name, column.dtype
+    if dtype == pl.String:
+        text = column.to_frame().select(pl.col(name).str.strip_chars())
+        times = text.select(parse_datetime(pl.col(name)).alias(name)).to_series()
+    elif isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
+        times = column.dt.convert_time_zone("UTC")
+    elif dtype == pl.Null:
+        times = column.cast(pl.Datetime("us", "UTC"))
     else:
         raise DataError(
-            f"{what}: {column!r} is {found.dtype}, no moment with a time zone.",
+            f"{label}: {name!r} is {dtype}, no timestamp with a time zone.",
             "Write it in UTC, such as pl.col(…).dt.replace_time_zone('UTC').",
-            column,
+            name,
         )
-    if missing := moments.null_count():
+    if missing := times.null_count():
         raise DataError(
-            f"{what}: {column!r} is missing or no moment with a time zone in {missing} of "
-            f"{len(moments)} rows.",
+            f"{label}: {name!r} is missing or no timestamp with a time zone in {missing} of "
+            f"{len(times)} rows.",
             "Correct or drop such rows.",
-            column,
+            name,
         )
-    return moments
+    return times

@@ -1,4 +1,4 @@
-"""What the values of a node's neighbours are like."""
+"""Aggregates of the values of a node's neighbours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sunloom.config.preprocessing.graph import Aggregation, Direction
 from sunloom.data.arrays import FloatArray
 from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import DataError
-from sunloom.preprocessing.graph.adjacency import Graph
+from sunloom.preprocessing.graph.adjacency import Graph, binarize
 
 DEFAULT: tuple[Aggregation, ...] = ("mean", "sum")
 
@@ -28,11 +28,12 @@ def neighbour_features(
     """``neighbour_<aggregation>_<column>`` of each node, one row a node.
 
     A neighbour counts once however many edges lead there, and a node with an edge to itself is its
-    own. Missing values and NaN do not count: ``count`` is 0 where none is left, the others null.
+    own neighbour. Missing values and NaN do not count: without any value ``count`` is 0, and the
+    others are null.
 
     Args:
         graph: The graph.
-        values: A row a node: the key, and columns of numbers, true and false.
+        values: A row per node: the key, and columns of numbers, true and false.
         aggregations: What is computed.
         key: Name of the nodes' column, here and in ``values``.
         direction: Neighbours that an edge leads to, comes from, or both.
@@ -47,39 +48,40 @@ def neighbour_features(
     nodes = pl.DataFrame({key: graph.nodes})
     known = nodes.join(_with_key(values, key, graph), on=key, how="left", maintain_order="left")
     links = _LINKS[direction](graph) if graph.directed else graph.links
-    made: dict[str, Any] = {key: graph.nodes}
+    columns = {key: graph.nodes}
     for name in (name for name in values.columns if name != key):
         column = _NeighbourColumn(links, _numbers(known[name]))
-        for wanted in aggregations:
-            figures = _AGGREGATIONS[wanted](column)
-            made[f"neighbour_{wanted}_{name}"] = pl.Series(figures, nan_to_null=True)
-    return pl.DataFrame(made)
+        for aggregation in aggregations:
+            aggregates = _AGGREGATIONS[aggregation](column)
+            columns[f"neighbour_{aggregation}_{name}"] = pl.Series(aggregates, nan_to_null=True)
+    return pl.DataFrame(columns)
 
 
 class _NeighbourColumn:
-    """One column's values at the neighbours; figures that several aggregations need, once."""
+    """One column's values at the neighbours; sums that several aggregations need, once."""
 
     def __init__(self, links: Any, values: FloatArray) -> None:
         self.links, self.values = links, values
-        self.there = ~np.isnan(values)
-        self.count: FloatArray = links @ self.there.astype(np.float64)
-        self.total: FloatArray = links @ np.where(self.there, values, 0.0)
+        is_known = ~np.isnan(values)
+        self.count: FloatArray = links @ is_known.astype(np.float64)
+        self.total: FloatArray = links @ np.where(is_known, values, 0.0)
 
     def mean(self) -> FloatArray:
-        return np.divide(self.total, self.count, out=self._nothing(), where=self.count > 0)
+        return np.divide(self.total, self.count, out=self._nans(), where=self.count > 0)
 
     def sum(self) -> FloatArray:
         return np.where(self.count > 0, self.total, np.nan)
 
     def extreme(self, ufunc: np.ufunc) -> FloatArray:
-        found, starts = self._nothing(), self.links.indptr
+        extremes, starts = self._nans(), self.links.indptr
+        # reduceat of an empty range would give its first value.
         filled = np.flatnonzero(np.diff(starts))
         if len(filled):
-            around = self.values[self.links.indices]
-            found[filled] = ufunc.reduceat(around, starts[filled])
-        return found
+            values = self.values[self.links.indices]
+            extremes[filled] = ufunc.reduceat(values, starts[filled])
+        return extremes
 
-    def _nothing(self) -> FloatArray:
+    def _nans(self) -> FloatArray:
         return np.full(len(self.values), np.nan)
 
 
@@ -111,16 +113,10 @@ def _numbers(column: pl.Series) -> FloatArray:
     return values
 
 
-def _both(graph: Graph) -> Any:
-    both = (graph.links + graph.links.T).tocsr()
-    both.data = np.ones_like(both.data)
-    return both
-
-
 _LINKS: Mapping[Direction, Callable[[Graph], Any]] = {
     "out": lambda graph: graph.links,
     "in": lambda graph: graph.links.T.tocsr(),
-    "both": _both,
+    "both": lambda graph: binarize((graph.links + graph.links.T).tocsr()),
 }
 _AGGREGATIONS: Mapping[Aggregation, Callable[[_NeighbourColumn], Any]] = {
     "mean": _NeighbourColumn.mean,
