@@ -188,7 +188,7 @@ class Interactions(Model):
     operations: tuple[Literal["product", "ratio"], ...] = ("product", "ratio")
     """What is computed: ``a*b``, and ``a/b`` and ``b/a`` (null where the divisor is 0)."""
     top_k: int = Field(default=10, ge=1)
-    """Columns that are kept, by mutual information with the target; all where there is no target."""
+    """Columns that are kept, by mutual information with the target; all without a target."""
     target: str | None = None
     """The target's column; never transformed."""
     bins: int = Field(default=16, ge=2)
