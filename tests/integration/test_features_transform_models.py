@@ -14,6 +14,7 @@ from polars.testing import assert_frame_equal
 
 from sunloom.config import Settings
 from sunloom.config.preprocessing.transformations import PreparationConfig, PreparationRecipe
+from sunloom.core.model_registry import open_registry
 from sunloom.errors import ArtifactError, DataError, NotFoundError
 from sunloom.preprocessing.artifact import load, register, save
 from sunloom.preprocessing.fit import fit, fit_transform
@@ -127,7 +128,7 @@ def test_an_image_may_stay_for_another_step(
     assert row["i"] == IMAGES[0]
     # Over HTTP an image comes and goes as base64.
     save(kept, tmp_path / "kept")
-    register(settings, kept, tmp_path / "kept", "pictures", "production")
+    register(open_registry(settings), kept, tmp_path / "kept", "pictures", "production")
     sent = {"i": b64encode(row["i"]).decode()}
     answer = TransformHandler(settings)(None, {"artifact": "pictures", "rows": [sent]})  # type: ignore[arg-type]
     assert answer["rows"] == [row | sent]

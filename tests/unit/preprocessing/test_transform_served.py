@@ -37,7 +37,7 @@ def rows() -> pl.DataFrame:
 def fitted(settings: Settings, tmp_path: Path) -> FittedPipeline:
     found = fit(STEPS, rows())
     save(found, tmp_path / "fitted")
-    register(settings, found, tmp_path / "fitted", "colours", "production")
+    register(open_registry(settings), found, tmp_path / "fitted", "colours", "production")
     return found
 
 
@@ -115,7 +115,7 @@ def test_an_image_comes_as_base64(settings: Settings, tmp_path: Path) -> None:
     data = encoded(picture())
     fitted = fit([{"type": "image_statistics", "columns": ["i"]}], pl.DataFrame({"i": [data]}))
     save(fitted, tmp_path / "fitted")
-    register(settings, fitted, tmp_path / "fitted", "pictures", "production")
+    register(open_registry(settings), fitted, tmp_path / "fitted", "pictures", "production")
     app = GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
     sent = [{"i": b64encode(data).decode()}, {"i": None}, {"i": b64encode(b"none").decode()}]
     answer = post(app, {"artifact": "pictures", "rows": sent})
