@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from sunloom.llm.evaluation.exact_match import Generate
+Generate = Callable[[Sequence[str]], list[str]]
+"""Prompts to completions, in order."""
 
 
 def greedy(

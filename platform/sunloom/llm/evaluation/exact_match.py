@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sunloom.llm.conversations import Conversation, Message
 from sunloom.llm.encoding import render
+from sunloom.llm.inference import Generate
 
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
-
-Generate = Callable[[Sequence[str]], list[str]]
-"""Prompts to completions, in order."""
 
 
 @dataclass(frozen=True)
