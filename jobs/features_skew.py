@@ -3,6 +3,8 @@
 A set without a streaming source has no log to compare with: served values are replayed.
 """
 
+from dataclasses import asdict
+
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.errors import DataQualityError
 from sunloom.monitoring.served_skew import compare_served
@@ -14,12 +16,12 @@ def run(recipe: FeaturesRecipe) -> JobOutcome:
     """Hand the recipe to the library; a difference fails the job."""
     is_streamed = recipe.feature_store.streaming_source is not None
     result = compare_streamed(recipe, seed=recipe.seed) if is_streamed else compare_served(recipe)
-    if not result["passed"]:
+    if not result.passed:
         raise DataQualityError(
-            f"{result['differences']} of {result['values']} online values differ from offline.",
-            f"The first: {result['examples'][0]}",
+            f"{result.differences} of {result.values} online values differ from offline.",
+            f"The first: {asdict(result.examples[0])}",
         )
-    return JobOutcome(result)
+    return JobOutcome(asdict(result))
 
 
 if __name__ == "__main__":

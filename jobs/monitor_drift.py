@@ -7,9 +7,9 @@ from sunloom.workflows.job import JobOutcome, run_job
 
 def monitor(recipe: MonitoringRecipe) -> JobOutcome:
     """Hand the recipe to the library and its figures to the job's frame."""
-    result = run_monitoring(recipe, kinds=("drift",))
-    files = {name: result.pop(name) for name in ("report", "numbers") if name in result}
-    return JobOutcome(result, files)
+    figures = run_monitoring(recipe, kinds=("drift",)).to_dict()
+    files = {name: figures.pop(name) for name in ("report", "numbers") if name in figures}
+    return JobOutcome(figures, files)
 
 
 if __name__ == "__main__":

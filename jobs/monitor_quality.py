@@ -7,7 +7,7 @@ from sunloom.workflows.job import JobOutcome, run_job
 
 def monitor(recipe: MonitoringRecipe) -> JobOutcome:
     """Hand the recipe to the library and its figures to the job's frame."""
-    return JobOutcome(run_watch(recipe, kinds=("quality",)))
+    return JobOutcome(run_watch(recipe, kinds=("quality",)).to_dict())
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from sunloom.monitoring.bins import Bins, build_bins
 from sunloom.monitoring.findings import drift_findings
 from sunloom.monitoring.histogram_store import HistogramStore
 from sunloom.monitoring.histograms import count_rows
+from sunloom.monitoring.windows import TimeSpan
 
 RESULTS = Path(__file__).parents[1] / "results" / "drift.json"
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -109,8 +110,8 @@ def from_histograms(
     history.put({START + n * HOUR: count_rows(part, cells) for n, part in enumerate(parts)})
 
     def judge() -> int:
-        now = history.between(START, START + 24 * HOUR)
-        findings = drift_findings(history.reference(), now, cells, config)
+        now = history.read([TimeSpan(START, START + 24 * HOUR)])
+        findings = drift_findings(history.read_reference(), now, cells, config)
         return sum(one.flagged for one in findings)
 
     judge()
@@ -121,7 +122,7 @@ def from_histograms(
         "milliseconds_best": round(times[0], 2),
         "drifted": walls[0][1],
         "counting_s": round(counting_s, 4),
-        "bytes_an_hour": len(count_rows(parts[0], cells).packed()),
+        "bytes_an_hour": len(count_rows(parts[0], cells).encode()),
     }
 
 

@@ -249,7 +249,7 @@ def test_the_command_streams_into_redis_as_its_log_has_it(
         f"cli-trips-0-{0:020d}.parquet"
     ).unlink()
     logged.slice(1).write_parquet(tmp_path / "outputs/features/st_rider/log/st_trip/x.parquet")
-    assert compare_streamed(recipe, questions=200)["passed"] is False
+    assert compare_streamed(recipe, questions=200).passed is False
 
 
 def test_a_broker_or_topic_that_is_not_there_is_named(brokers: str, tmp_path: Path) -> None:

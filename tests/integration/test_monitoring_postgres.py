@@ -38,10 +38,10 @@ def test_a_monitor_keeps_its_counts_and_alerts(
     sets = [f"paths.state={tmp_path}", f"database.url={postgres}"]
     loaded = load_config(MonitoringRecipe, sets=sets, conf_dir=project_root / "conf").config
     recipe = loaded.model_copy(update={"watch": watch})
-    assert run_watch(recipe, START + timedelta(days=3))["raised"] == ["x"]
-    assert run_watch(recipe, START + timedelta(days=3))["windows"] == 0
+    assert run_watch(recipe, START + timedelta(days=3)).raised == ["x"]
+    assert run_watch(recipe, START + timedelta(days=3)).windows == 0
     windows = results_over_time(recipe, "quality", "orders")
-    assert [one["rows"] for one in windows] == [1440, 1440]
+    assert [one.data["rows"] for one in windows] == [1440, 1440]
     mine = [one for one in list_alerts(recipe, "open") if one.labels.get("monitor")]
     assert [one.labels["feature"] for one in mine] == ["x"]
     assert 'monitor="orders"' in render_monitoring(recipe)

@@ -80,7 +80,7 @@ def test_the_page_and_its_numbers_are_of_the_sample_and_the_route_names_them(
 ) -> None:
     watched = recipe(settings, folder, reference={"type": "trailing", "length": "2d"})
     result = run_watch(watched, START + 4 * DAY)
-    html, numbers = Path(result["report"]), Path(result["numbers"])
+    html, numbers = Path(result.report), Path(result.numbers)
     assert html == settings.paths.outputs / "monitoring" / "orders" / "2026-01-08T00" / "drift.html"
     page = html.read_text()
     assert "price" in page
@@ -130,8 +130,8 @@ def test_the_seed_and_the_rows_decide_the_sample(settings: Settings, folder: Pat
         report = {"rows": rows, "path": str(folder / "pages" / str(number))}
         watched = recipe(settings, folder, seed, name=f"w{number}", reference=table, report=report)
         result = run_watch(watched, START + 4 * DAY)
-        assert Path(result["report"]).is_relative_to(folder / "pages" / str(number))
-        found.append(figures(Path(result["numbers"]))["price"])
+        assert Path(result.report).is_relative_to(folder / "pages" / str(number))
+        found.append(figures(Path(result.numbers))["price"])
     assert found[0] == found[1]
     assert found[0] != found[2]
     whole = pl.read_parquet(folder / "orders.parquet").filter(
@@ -152,7 +152,7 @@ def test_the_method_is_the_watchs(settings: Settings, folder: Path, method: str)
     rows, normal = (pl.read_parquet(folder / f"{n}.parquet") for n in ("orders", "training"))
     current = rows.filter(pl.col("event_time") >= START + 3 * DAY)
     ours = {n: column_distance(method, normal[n], current[n]) for n in ("price", "country", "on")}
-    assert figures(Path(result["numbers"])) == pytest.approx(ours, rel=1e-9)
+    assert figures(Path(result.numbers)) == pytest.approx(ours, rel=1e-9)
 
 
 def test_the_oldest_pages_go_and_are_named_no_longer(settings: Settings, folder: Path) -> None:
@@ -162,7 +162,7 @@ def test_the_oldest_pages_go_and_are_named_no_longer(settings: Settings, folder:
         run_watch(watched, START + day * DAY)
     home = settings.paths.outputs / "monitoring" / "orders"
     assert sorted(one.name for one in home.iterdir()) == ["2026-01-07T00", "2026-01-08T00"]
-    named = [one["html"] for one in drift_over_time(settings, "orders")]
+    named = [one.html for one in drift_over_time(settings, "orders")]
     assert [one and Path(one).parent.name for one in named] == [
         "2026-01-08T00",
         "2026-01-07T00",
@@ -178,28 +178,28 @@ def test_what_has_no_value_is_left_out_and_what_cannot_be_told_apart_is_not_repo
     gone.write_parquet(folder / "orders.parquet")
     trailing = {"type": "trailing", "length": "2d"}
     result = run_watch(recipe(settings, folder, reference=trailing), START + 4 * DAY)
-    plain = json.loads(Path(result["numbers"]).read_text())
+    plain = json.loads(Path(result.numbers).read_text())
     assert plain["left_out"] == ["on"]
-    assert set(figures(Path(result["numbers"]))) == {"price", "country"}
+    assert set(figures(Path(result.numbers))) == {"price", "country"}
 
     nothing = recipe(settings, folder, name="n", features=["on"], reference=trailing)
-    assert "report" not in run_watch(nothing, START + 4 * DAY)
+    assert run_watch(nothing, START + 4 * DAY).report is None
 
     whole = {"path": str(folder / "orders.parquet"), "event_time": None}
     for hour in (0, 1):
         again = recipe(settings, folder, name="whole", source=whole, reference=trailing)
         result = run_watch(again, START + timedelta(hours=hour))
-    assert result["windows"] == 1
-    assert "report" not in result
+    assert result.windows == 1
+    assert result.report is None
 
 
 def test_nothing_is_reported_where_none_is_asked_for(settings: Settings, folder: Path) -> None:
     trailing = {"type": "trailing", "length": "2d"}
     result = run_watch(recipe(settings, folder, reference=trailing, report=None), START + 4 * DAY)
-    assert "report" not in result
+    assert result.report is None
     assert not (settings.paths.outputs / "monitoring").exists()
     quality = recipe(settings, folder, name="q", reference=trailing)
-    assert "report" not in run_watch(quality, START + 4 * DAY, ("quality",))
+    assert run_watch(quality, START + 4 * DAY, ("quality",)).report is None
 
 
 def test_a_recipe_file_asks_for_it(tmp_path: Path) -> None:

@@ -1,144 +1,161 @@
-"""Findings become alerts: after so many windows, once, until it has been calm long enough."""
+"""The state of a monitor's alerts: raised after so many windows, resolved after calm ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import timedelta
+from typing import Literal
 
 from sunloom.config import Settings
-from sunloom.config.monitoring.watch import WatchConfig
+from sunloom.config.monitoring.watch import WatchAlerts, WatchConfig
 from sunloom.core.alerts.alert import Alert
 from sunloom.core.alerts.delivery import emit_alert, resolve_alert
 from sunloom.monitoring.findings import Finding
 
 SET_RULE = "feature_set_drift"
 _SET_LEAST = 5
-_NAMED = 10
+_MOST_NAMES = 10
+
+Change = Literal["raise", "resolve"]
 
 
 @dataclass
 class AlertState:
-    """What went before, by rule and feature: windows with a finding, calm ones, and what is open.
+    """Consecutive windows with a finding, calm ones, and open alerts, by rule and feature.
 
     Attributes:
-        held: ``rule/feature`` to ``up``, ``calm`` and ``open``; plain data, kept between runs.
+        rules: ``rule/feature`` to ``up``, ``calm`` and ``open``; plain data, stored between runs.
     """
 
-    held: dict[str, dict[str, int]] = field(default_factory=dict)
+    rules: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def drifting(self) -> set[str]:
+    def features_with_open_drift(self) -> set[str]:
         """Features with an open alert about drift."""
         prefix = "feature_drift/"
-        held = self.held.items()
-        return {key.removeprefix(prefix) for key, s in held if key.startswith(prefix) and s["open"]}
+        return {
+            key.removeprefix(prefix)
+            for key, state in self.rules.items()
+            if key.startswith(prefix) and state["open"]
+        }
 
-    def step(self, key: str, flagged: bool, calm: bool, config: WatchConfig) -> str | None:
-        """Count one window; ``raise`` or ``resolve`` where an alert is due."""
-        rules = config.alerts
-        state = self.held.get(key, {"up": 0, "calm": 0, "open": 0})
+    def advance(self, key: str, *, flagged: bool, calm: bool, rules: WatchAlerts) -> Change | None:
+        """Count one window.
+
+        Args:
+            key: ``rule/feature``.
+            flagged: Whether there is a finding.
+            calm: Whether the value is well below its bound.
+            rules: Windows before an alert is raised, and before it is resolved.
+
+        Returns:
+            The change of the alert that is due.
+        """
+        state = self.rules.get(key, {"up": 0, "calm": 0, "open": 0})
         state["up"] = state["up"] + 1 if flagged else 0
+        # Between the bound and calm neither count goes on: a value at the bound does not flap.
         state["calm"] = state["calm"] + 1 if calm and not flagged else 0
-        due = None
+        change: Change | None = None
         if flagged and (state["open"] or state["up"] >= rules.raise_after):
-            state["open"], due = 1, "raise"
+            state["open"], change = 1, "raise"
         elif state["open"] and state["calm"] >= rules.clear_after:
-            due = "resolve"
-        if due == "resolve" or not (state["up"] or state["open"]):
-            self.held.pop(key, None)
+            change = "resolve"
+        if change == "resolve" or not (state["up"] or state["open"]):
+            self.rules.pop(key, None)
         else:
-            self.held[key] = state
-        return due
+            self.rules[key] = state
+        return change
 
 
 def update_alerts(
     settings: Settings,
     config: WatchConfig,
     findings: Sequence[Finding],
-    streaks: AlertState,
+    state: AlertState,
     window: str,
 ) -> list[str]:
-    """Raise and resolve what is due after one window.
+    """Raise and resolve the alerts that are due after one window.
 
-    Where a feature has drifted, values outside its range are part of that and raise nothing of
-    their own; where most features have, one alert about the set stands for all of theirs.
+    Where a feature has drifted, values outside its range are part of that and raise no alert of
+    their own; where most features have, one alert about the set replaces all of theirs.
 
     Args:
         settings: Sinks and database.
         config: The monitor.
         findings: Of one window.
-        streaks: Changed in place.
+        state: Changed in place.
         window: Shown in messages.
 
     Returns:
         Features (or the set's name) with an alert raised or counted up.
     """
-    drifted = [one for one in findings if one.rule == "feature_drift" and one.flagged]
-    judged = sum(one.rule == "feature_drift" for one in findings)
-    is_set = len(drifted) >= max(_SET_LEAST, config.alerts.set_share * judged)
+    drift = [finding for finding in findings if finding.rule == "feature_drift"]
+    drifted = [finding for finding in drift if finding.flagged]
+    is_set = len(drifted) >= max(_SET_LEAST, config.alerts.set_share * len(drift))
     raised: list[str] = []
-    if judged:
-        _settle_set(settings, config, drifted, judged, is_set, streaks, window, raised)
-    moved = {one.feature for one in drifted} | streaks.drifting()
-    for one in findings:
-        part_of_drift = one.rule == "feature_range" and one.feature in moved
-        is_covered = (one.rule == "feature_drift" and is_set) or part_of_drift
-        flagged = one.flagged and not is_covered
-        due = streaks.step(
-            f"{one.rule}/{one.feature}", flagged, one.calm and not one.flagged, config
+    if drift:
+        change = state.advance(SET_RULE, flagged=is_set, calm=not is_set, rules=config.alerts)
+        if _apply(settings, change, _set_alert(config, drifted, len(drift), window)):
+            raised.append(config.name)
+    drifting = {finding.feature for finding in drifted} | state.features_with_open_drift()
+    for finding in findings:
+        is_part_of_drift = finding.rule == "feature_range" and finding.feature in drifting
+        is_covered = (finding.rule == "feature_drift" and is_set) or is_part_of_drift
+        change = state.advance(
+            f"{finding.rule}/{finding.feature}",
+            flagged=finding.flagged and not is_covered,
+            calm=finding.calm and not finding.flagged,
+            rules=config.alerts,
         )
-        alert = _alert(config, one, window)
-        if due == "raise":
-            emit_alert(settings, alert)
-            raised.append(one.feature)
-        elif due == "resolve":
-            resolve_alert(settings, alert)
+        if _apply(settings, change, _feature_alert(config, finding, window)):
+            raised.append(finding.feature)
     return raised
 
 
-def _settle_set(
-    settings: Settings,
-    config: WatchConfig,
-    drifted: Sequence[Finding],
-    judged: int,
-    is_set: bool,
-    streaks: AlertState,
-    window: str,
-    raised: list[str],
-) -> None:
-    largest = sorted(drifted, key=lambda one: -one.value)
-    names = ", ".join(f"{one.feature} ({one.value:.3f})" for one in largest[:_NAMED])
-    more = f" and {len(drifted) - _NAMED} more" if len(drifted) > _NAMED else ""
-    alert = Alert(
-        SET_RULE,
-        "critical",
-        f"{len(drifted)} of {judged} features of {config.name} drifted in {window}: {names}{more}",
-        {"monitor": config.name},
-        float(len(drifted)),
-        config.alerts.set_share * judged,
-    )
-    due = streaks.step(SET_RULE, is_set, not is_set, config)
-    if due == "raise":
+def _apply(settings: Settings, change: Change | None, alert: Alert) -> bool:
+    """Raise or resolve the alert; whether it is raised."""
+    if change == "raise":
         emit_alert(settings, alert)
-        raised.append(config.name)
-    elif due == "resolve":
+    elif change == "resolve":
         resolve_alert(settings, alert)
+    return change == "raise"
 
 
-def _alert(config: WatchConfig, one: Finding, window: str) -> Alert:
-    labels = {"monitor": config.name, "feature": one.feature}
-    message = f"{one.message} ({window}, bound {one.threshold:g})"
-    return Alert(one.rule, config.alerts.severity, message, labels, one.value, one.threshold)
-
-
-def lag_alert(config: WatchConfig, lag_s: float) -> Alert:
-    """The alert about rows that stopped coming."""
-    limit: Any = config.max_lag
+def _set_alert(
+    config: WatchConfig, drifted: Sequence[Finding], features: int, window: str
+) -> Alert:
+    largest = sorted(drifted, key=lambda finding: -finding.value)[:_MOST_NAMES]
+    names = ", ".join(f"{finding.feature} ({finding.value:.3f})" for finding in largest)
+    more = f" and {len(drifted) - _MOST_NAMES} more" if len(drifted) > _MOST_NAMES else ""
     return Alert(
-        "feature_freshness",
-        config.alerts.severity,
-        f"The newest row of {config.name} is {lag_s / 3600:.1f} hours old",
-        {"monitor": config.name},
-        lag_s,
-        limit.total_seconds() if limit else None,
+        name=SET_RULE,
+        severity="critical",
+        message=f"{len(drifted)} of {features} features of {config.name} drifted in {window}: "
+        f"{names}{more}",
+        labels={"monitor": config.name},
+        value=float(len(drifted)),
+        threshold=config.alerts.set_share * features,
+    )
+
+
+def _feature_alert(config: WatchConfig, finding: Finding, window: str) -> Alert:
+    return Alert(
+        name=finding.rule,
+        severity=config.alerts.severity,
+        message=f"{finding.message} ({window}, bound {finding.threshold:g})",
+        labels={"monitor": config.name, "feature": finding.feature},
+        value=finding.value,
+        threshold=finding.threshold,
+    )
+
+
+def lag_alert(config: WatchConfig, lag_s: float, max_lag: timedelta) -> Alert:
+    """The alert about a source without new rows."""
+    return Alert(
+        name="feature_freshness",
+        severity=config.alerts.severity,
+        message=f"The newest row of {config.name} is {lag_s / 3600:.1f} hours old",
+        labels={"monitor": config.name},
+        value=lag_s,
+        threshold=max_lag.total_seconds(),
     )

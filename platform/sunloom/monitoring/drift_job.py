@@ -1,28 +1,49 @@
-"""One drift run: read, compare, store, alert."""
+"""A drift run: two periods of an event log compared, stored, and alerted on."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from sunloom.config.monitoring.recipe import AlertConfig, MonitoringRecipe
 from sunloom.core.alerts.alert import Alert
 from sunloom.core.alerts.delivery import emit_alert, resolve_alert
 from sunloom.core.telemetry import get_logger
-from sunloom.data.quality.drift.compare import DriftReport, drift_report
+from sunloom.data.quality.drift.compare import DriftReport, FeatureDrift, drift_report
 from sunloom.monitoring.drift_table import store_drift
-from sunloom.monitoring.event_features import default_folder, event_features, in_period, read_events
+from sunloom.monitoring.event_features import event_features, in_period, read_events
 
 
-def run_drift(recipe: MonitoringRecipe) -> dict[str, Any]:
+@dataclass(frozen=True)
+class DriftRunResult:
+    """A drift run's figures and files.
+
+    Attributes:
+        drifted_features: Number of features that drifted.
+        alerts: Alerts raised: 0 or 1.
+        report: Evidently's page, or the JSON where the engine writes none.
+        numbers: The JSON.
+        features: Each feature's comparison.
+    """
+
+    drifted_features: int
+    alerts: int
+    report: str
+    numbers: str
+    features: Sequence[FeatureDrift]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as the command line prints it."""
+        return asdict(self)
+
+
+def run_drift(recipe: MonitoringRecipe) -> DriftRunResult:
     """Compare the recipe's two periods, store the report, raise or resolve its alert.
 
     Args:
         recipe: Rows, comparison, alert.
-
-    Returns:
-        ``drifted_features`` and ``alerts`` (counts), ``report`` (path of the HTML, or of the JSON
-        where the engine writes no HTML), ``numbers`` (path of the JSON) and ``features``.
 
     Raises:
         UsageError: The rows do not exist.
@@ -30,58 +51,52 @@ def run_drift(recipe: MonitoringRecipe) -> dict[str, Any]:
     """
     config = recipe.events
     rows = event_features(read_events(recipe), config)
-    periods = [
+    reference, current = (
         in_period(rows, config.event_time, period) for period in (config.reference, config.current)
-    ]
-    report = drift_report(periods[0], periods[1], recipe.drift, default_folder(recipe))
+    )
+    report = drift_report(reference, current, recipe.drift, report_folder(recipe))
     store_drift(recipe, config.name, str(config.reference), str(config.current), report)
-    raised = _settle_alert(recipe, report)
-    _log(recipe, report)
-    return {
-        "drifted_features": len(report.drifted_features),
-        "alerts": int(raised),
-        "report": str(report.html or report.numbers),
-        "numbers": str(report.numbers),
-        "features": [asdict(feature) for feature in report.features],
-    }
+    alert, is_raised = build_alert(recipe, report), is_alarming(recipe.alert, report)
+    if is_raised:
+        emit_alert(recipe, alert)
+    else:
+        resolve_alert(recipe, alert)
+    drifted = len(report.drifted_features)
+    get_logger("monitoring").info(
+        "%s: %d of %d features drifted", config.name, drifted, len(report.features)
+    )
+    return DriftRunResult(
+        drifted_features=drifted,
+        alerts=int(is_raised),
+        report=str(report.html or report.numbers),
+        numbers=str(report.numbers),
+        features=report.features,
+    )
+
+
+def report_folder(recipe: MonitoringRecipe) -> Path:
+    """Folder of the recipe's report."""
+    return recipe.paths.outputs / "monitoring" / recipe.events.name
 
 
 def build_alert(recipe: MonitoringRecipe, report: DriftReport) -> Alert:
     """The alert that a report is about, whether or not it is raised."""
-    config, events = recipe.alert, recipe.events
-    share = len(report.drifted_features) / max(len(report.features), 1)
-    names = ", ".join(
-        f"{feature.feature} ({feature.method} {feature.value:.3f})"
-        for feature in report.drifted_features
-    )
+    config, events, drifted = recipe.alert, recipe.events, report.drifted_features
+    share = len(drifted) / max(len(report.features), 1)
+    names = ", ".join(f"{one.feature} ({one.method} {one.value:.3f})" for one in drifted)
     return Alert(
         name=config.name,
         severity="critical" if share >= config.critical_share else config.severity,
         message=(
-            f"{len(report.drifted_features)} of {len(report.features)} features of {events.name} "
-            f"drifted between {events.reference} and {events.current}: {names or 'none'}"
+            f"{len(drifted)} of {len(report.features)} features of {events.name} drifted "
+            f"between {events.reference} and {events.current}: {names or 'none'}"
         ),
         labels={"report": events.name},
-        value=float(len(report.drifted_features)),
+        value=float(len(drifted)),
         threshold=float(config.min_features),
     )
-
-
-def _settle_alert(recipe: MonitoringRecipe, report: DriftReport) -> bool:
-    alert = build_alert(recipe, report)
-    if is_alarming(recipe.alert, report):
-        emit_alert(recipe, alert)
-        return True
-    resolve_alert(recipe, alert)
-    return False
 
 
 def is_alarming(config: AlertConfig, report: DriftReport) -> bool:
     """Whether enough features drifted."""
     return len(report.drifted_features) >= config.min_features
-
-
-def _log(recipe: MonitoringRecipe, report: DriftReport) -> None:
-    log = get_logger("monitoring")
-    drifted, count = len(report.drifted_features), len(report.features)
-    log.info("%s: %d of %d features drifted", recipe.events.name, drifted, count)

@@ -1,19 +1,19 @@
-"""Drift reports in the database."""
+"""The database table of drift reports (``drift_reports``)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Integer, String, func, select, update
+from sqlalchemy import JSON, Integer, Select, String, func, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.config import Settings
 from sunloom.core.database import Base, UtcDateTime, open_database, utc_now
-from sunloom.data.quality.drift.compare import DriftReport
+from sunloom.data.quality.drift.compare import DriftReport, FeatureDrift
 
 
 class DriftRow(Base):
@@ -31,26 +31,37 @@ class DriftRow(Base):
     html: Mapped[str | None] = mapped_column(String(2000))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "report": self.name,
-            "reference": self.reference,
-            "current": self.current,
-            "reference_rows": self.reference_rows,
-            "current_rows": self.current_rows,
-            "drifted_features": sum(feature["drifted"] for feature in self.features),
-            "features": self.features,
-            "html": self.html,
-            "json": str(Path(self.html).with_suffix(".json")) if self.html else None,
-            "created_at": self.created_at.isoformat(),
-        }
+
+@dataclass(frozen=True)
+class StoredDriftReport:
+    """A drift report as ``GET /monitoring/drift`` gives it.
+
+    Attributes:
+        report: Name of the report or monitor.
+        reference, current: The compared periods or windows.
+        reference_rows, current_rows: Their rows.
+        drifted_features: Number of features that drifted.
+        features: Each feature's comparison.
+        html, json: Evidently's page and its figures, where written.
+        created_at: ISO 8601, UTC.
+    """
+
+    report: str
+    reference: str
+    current: str
+    reference_rows: int
+    current_rows: int
+    drifted_features: int
+    features: Sequence[FeatureDrift]
+    html: str | None
+    json: str | None
+    created_at: str
 
 
 def store_drift(
     settings: Settings, name: str, reference: str, current: str, report: DriftReport
 ) -> None:
-    """Keep a report under its name."""
+    """Store a report under its name."""
     database = open_database(settings)
     database.ensure(DriftRow)
     with database.session() as session:
@@ -78,26 +89,41 @@ def link_report(settings: Settings, name: str, current: str, html: Path) -> None
 
 
 def unlink_reports(settings: Settings, pages: Sequence[Path]) -> None:
-    """Name pages no longer that are gone."""
-    gone = [str(page) for page in pages]
+    """Remove the names of pages that were deleted."""
+    deleted = [str(page) for page in pages]
     with open_database(settings).session() as session:
-        session.execute(update(DriftRow).where(DriftRow.html.in_(gone)).values(html=None))
+        session.execute(update(DriftRow).where(DriftRow.html.in_(deleted)).values(html=None))
 
 
-def latest_drift(settings: Settings) -> list[dict[str, Any]]:
+def latest_drift(settings: Settings) -> list[StoredDriftReport]:
     """The newest report of each name, by name."""
-    database = open_database(settings)
-    database.ensure(DriftRow)
     newest = select(func.max(DriftRow.id)).group_by(DriftRow.name)
     query = select(DriftRow).where(DriftRow.id.in_(newest)).order_by(DriftRow.name)
-    with database.session() as session:
-        return [row.to_dict() for row in session.scalars(query)]
+    return _read_reports(settings, query)
 
 
-def drift_over_time(settings: Settings, name: str, most: int = 500) -> list[dict[str, Any]]:
+def drift_over_time(settings: Settings, name: str, most: int = 500) -> list[StoredDriftReport]:
     """A name's reports, newest first."""
+    query = select(DriftRow).where(DriftRow.name == name).order_by(DriftRow.id.desc()).limit(most)
+    return _read_reports(settings, query)
+
+
+def _read_reports(settings: Settings, query: Select[DriftRow]) -> list[StoredDriftReport]:
     database = open_database(settings)
     database.ensure(DriftRow)
-    query = select(DriftRow).where(DriftRow.name == name).order_by(DriftRow.id.desc()).limit(most)
     with database.session() as session:
-        return [row.to_dict() for row in session.scalars(query)]
+        return [
+            StoredDriftReport(
+                report=row.name,
+                reference=row.reference,
+                current=row.current,
+                reference_rows=row.reference_rows,
+                current_rows=row.current_rows,
+                drifted_features=sum(feature["drifted"] for feature in row.features),
+                features=tuple(FeatureDrift(**feature) for feature in row.features),
+                html=row.html,
+                json=str(Path(row.html).with_suffix(".json")) if row.html else None,
+                created_at=row.created_at.isoformat(),
+            )
+            for row in session.scalars(query)
+        ]

@@ -1,9 +1,8 @@
-"""Columns of an event log that can be compared between periods."""
+"""Features of an event log that can be compared between periods."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, time, timedelta
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
@@ -21,7 +20,7 @@ def read_events(recipe: MonitoringRecipe) -> pl.DataFrame:
 
     Raises:
         UsageError: The file or folder does not exist or holds no Parquet.
-        DataError: It lacks the entity or the time.
+        DataError: It lacks the column of the entity or of the event time.
     """
     path = recipe.events.path or recipe.paths.outputs / "data" / "cdnow" / "purchases"
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
@@ -36,50 +35,43 @@ def read_events(recipe: MonitoringRecipe) -> pl.DataFrame:
 
 
 def event_features(events: pl.DataFrame, config: EventsConfig) -> pl.DataFrame:
-    """What each event says of itself and of its entity's past.
+    """Each event's columns, and features of its entity's past.
 
     Key: one row an event; event time ``config.event_time``. Adds ``days_since_previous``
     (Float64, null at an entity's first event), ``days_since_first`` (Float64),
     ``earlier_events`` (Int64), ``weekday`` (Int64, Monday 1) and the quotients (Float64). Only
-    events that are not later are looked at.
+    events that are not later are used.
     """
-    entity, moment = config.entity, config.event_time
-    ordered = events.sort(entity, moment, maintain_order=True)
-    day = pl.duration(days=1)
+    entity, event_time = config.entity, config.event_time
+    ordered = events.sort(entity, event_time, maintain_order=True)
+    time, day = pl.col(event_time), pl.duration(days=1)
     return ordered.with_columns(
-        ((pl.col(moment) - pl.col(moment).shift(1).over(entity)) / day).alias(
-            "days_since_previous"
-        ),
-        ((pl.col(moment) - pl.col(moment).first().over(entity)) / day).alias("days_since_first"),
+        ((time - time.shift(1).over(entity)) / day).alias("days_since_previous"),
+        ((time - time.first().over(entity)) / day).alias("days_since_first"),
         pl.int_range(pl.len(), dtype=pl.Int64).over(entity).alias("earlier_events"),
-        pl.col(moment).dt.weekday().cast(pl.Int64).alias("weekday"),
+        time.dt.weekday().cast(pl.Int64).alias("weekday"),
         *[_quotient(quotient) for quotient in config.quotients],
     ).drop(entity)
 
 
-def in_period(events: pl.DataFrame, moment: str, period: PeriodConfig) -> pl.DataFrame:
+def in_period(events: pl.DataFrame, event_time: str, period: PeriodConfig) -> pl.DataFrame:
     """Events of the period's days.
 
     Raises:
         DataError: There are none.
     """
-    start = datetime.combine(period.start, time(), UTC)
-    end = datetime.combine(period.end, time(), UTC) + timedelta(days=1)
-    chosen = events.filter(pl.col(moment) >= start, pl.col(moment) < end)
-    if chosen.is_empty():
-        span = events.select(
-            pl.col(moment).min().cast(pl.String), pl.col(moment).max().cast(pl.String).alias("last")
-        )
-        first, last = span.row(0)
-        raise DataError(f"No event lies in {period}.", f"They run from {first} to {last}.")
-    return chosen
+    start = datetime(period.start.year, period.start.month, period.start.day, tzinfo=UTC)
+    end = datetime(period.end.year, period.end.month, period.end.day, tzinfo=UTC)
+    time = pl.col(event_time)
+    # Both days of a period are included.
+    rows = events.filter(time >= start, time < end + timedelta(days=1))
+    if rows.is_empty():
+        times = (time.min().cast(pl.String), time.max().cast(pl.String).alias("last"))
+        first, last = events.select(*times).row(0)
+        raise DataError(f"No event is in {period}.", f"They run from {first} to {last}.")
+    return rows
 
 
 def _quotient(config: QuotientConfig) -> pl.Expr:
     quotient = pl.col(config.numerator) / pl.col(config.denominator)
     return pl.when(quotient.is_finite()).then(quotient).alias(config.name)
-
-
-def default_folder(recipe: MonitoringRecipe) -> Path:
-    """Where the recipe's report is written."""
-    return recipe.paths.outputs / "monitoring" / recipe.events.name

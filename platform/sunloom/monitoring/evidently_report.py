@@ -1,12 +1,11 @@
-"""Evidently's report from a sample: what the stored histograms cannot show, and no rows kept."""
+"""Evidently's report of a window, from a sample of its rows that is not stored."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,20 @@ from sunloom.data.quality.drift.psi import has_value
 from sunloom.data.quality.drift.sampling import RowSample
 from sunloom.errors import DataError
 from sunloom.monitoring.bins import Bins
-from sunloom.monitoring.source_counts import in_spans, timed_rows, whole_table
+from sunloom.monitoring.source_counts import in_spans, table_rows, timed_rows
+from sunloom.monitoring.windows import TimeSpan
 
 HTML, JSON = "drift.html", "drift.json"
 _WINDOW = re.compile(r"\d{4}-\d\d-\d\dT\d\d")
 
-Span = tuple[datetime, datetime]
-
 
 @dataclass(frozen=True)
 class Samples:
-    """Rows of a window and of its reference.
+    """Sampled rows of a window and of its reference.
 
     Attributes:
-        reference, current: The drawn rows, watched features alone.
-        reference_rows, current_rows: Rows that they were drawn from.
+        reference, current: The sampled rows, watched features alone.
+        reference_rows, current_rows: Rows that they were sampled from.
     """
 
     reference: pl.DataFrame
@@ -50,72 +48,64 @@ class Pages:
 
     Attributes:
         html: Evidently's page.
-        json: Its figures, with what was drawn.
-        gone: Pages of earlier windows that were removed.
+        json: Its figures, and the size of the samples.
+        removed: Pages of earlier windows that were deleted.
     """
 
     html: Path
     json: Path
-    gone: Sequence[Path]
+    removed: Sequence[Path]
 
 
 def draw_samples(
-    recipe: MonitoringRecipe, cells: Bins, span: Span, reference_spans: Sequence[Span] | None
+    recipe: MonitoringRecipe, bins: Bins, span: TimeSpan, reference_spans: Sequence[TimeSpan] | None
 ) -> Samples | None:
-    """Draw ``watch.report.rows`` rows of each, by the recipe's seed.
+    """Sample ``watch.report.rows`` rows of the window and of its reference, by the recipe's seed.
 
     Args:
         recipe: With ``watch.report``.
-        cells: Says which features are watched.
+        bins: Bins of the watched features.
         span: The window.
-        reference_spans: What is normal for it; None where that is a table.
+        reference_spans: The spans of its reference; None where that is a table.
 
     Returns:
-        None where there are no rows, or where those of the past cannot be told from those of the
-        window because the source has no event time.
+        None where there are no rows, or where the source has no event time that tells rows of the
+        past from those of the window.
     """
     config = recipe.require_watch()
     rows = _settings(config).rows
     current, reference = RowSample(rows, recipe.seed), RowSample(rows, recipe.seed + 1)
-    moment = config.source.event_time
-    if moment is None and reference_spans is not None:
+    event_time = config.source.event_time
+    if event_time is None and reference_spans is not None:
         get_logger("monitoring").warning(
-            "%s: no report from a sample, whose source has no event time to tell the reference by",
+            "%s: no report from a sample: the source has no event time to tell the reference by",
             config.name,
         )
         return None
-    for frame in _source(config, cells):
-        inside = frame if moment is None else frame.filter(in_spans([span], moment))
-        current.add(inside.select(cells.names))
-        if moment is not None and reference_spans is not None:
-            reference.add(frame.filter(in_spans(reference_spans, moment)).select(cells.names))
+    whole = event_time is None
+    for frame in table_rows(config.source.path) if whole else timed_rows(config, bins):
+        inside = frame if event_time is None else frame.filter(in_spans([span], event_time))
+        current.add(inside.select(bins.names))
+        if event_time is not None and reference_spans is not None:
+            reference.add(frame.filter(in_spans(reference_spans, event_time)).select(bins.names))
     if isinstance(config.reference, TableReference):
-        for frame in whole_table(config.reference.path):
-            reference.add(frame.select(cells.names))
+        for frame in table_rows(config.reference.path):
+            reference.add(frame.select(bins.names))
     before, after = reference.sampled_rows(), current.sampled_rows()
     if before is None or after is None:
         return None
     return Samples(before, after, reference.seen, current.seen)
 
 
-def _source(config: WatchConfig, cells: Bins) -> Iterator[pl.DataFrame]:
-    if config.source.event_time is None:
-        return whole_table(config.source.path)
-    return timed_rows(config, cells)
-
-
-def write_pages(
-    recipe: MonitoringRecipe, samples: Samples, start: datetime, window: str
-) -> Pages | None:
-    """Let Evidently compare the samples, and write its page and figures; each whole or not at all.
+def write_pages(recipe: MonitoringRecipe, samples: Samples, span: TimeSpan) -> Pages | None:
+    """Compare the samples by Evidently and write its page and figures, each whole or not at all.
 
     Features without a value in one of the samples are left out, and named in the figures.
 
     Args:
         recipe: With ``watch.report``.
-        samples: What is compared.
-        start: Of the window, which names the report's folder.
-        window: The window in words.
+        samples: The compared rows.
+        span: The window, which names the report's folder.
 
     Returns:
         None where no feature has values in both.
@@ -128,19 +118,19 @@ def write_pages(
     if not names:
         return None
     home = _settings(config).path or recipe.paths.outputs / "monitoring" / config.name
-    folder = home / f"{start:%Y-%m-%dT%H}"
+    folder = home / f"{span.start:%Y-%m-%dT%H}"
     try:
-        snapshot = _compared(samples, names, config)
+        snapshot = run_evidently(samples, names, config)
         with atomic_path(folder / HTML) as partial:
             snapshot.save_html(str(partial))
     except Exception as error:
         raise DataError(
-            f"Evidently cannot compare the samples of {config.name} in {window}: "
+            f"Evidently cannot compare the samples of {config.name} in {span}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    about = {
+    figures = {
         "monitor": config.name,
-        "window": window,
+        "window": str(span),
         "seed": recipe.seed,
         "current_rows": samples.current_rows,
         "current_sampled": samples.current.height,
@@ -148,11 +138,12 @@ def write_pages(
         "reference_sampled": samples.reference.height,
         "left_out": [name for name in samples.reference.columns if name not in names],
     }
-    write_atomic(folder / JSON, json.dumps(about | snapshot.dict(), indent=1, default=str))
-    return Pages(folder / HTML, folder / JSON, _thin_out(folder, _settings(config).keep))
+    write_atomic(folder / JSON, json.dumps(figures | snapshot.dict(), indent=1, default=str))
+    return Pages(folder / HTML, folder / JSON, _delete_oldest(folder, _settings(config).keep))
 
 
-def _compared(samples: Samples, names: Sequence[str], config: WatchConfig) -> Any:
+def run_evidently(samples: Samples, names: Sequence[str], config: WatchConfig) -> Any:
+    """Evidently's snapshot of the named features, by its drift preset."""
     tables = evidently_datasets(samples.reference, samples.current, names)
     from evidently import Report
     from evidently.presets import DataDriftPreset
@@ -170,18 +161,19 @@ def _can_compare(name: str, samples: Samples) -> bool:
     return all(has_value(side[name]) for side in (samples.reference, samples.current))
 
 
-def _thin_out(newest: Path, keep: int) -> list[Path]:
-    """Remove the oldest reports beside the one just made, and nothing else; the pages removed."""
-    beside = (one for one in newest.parent.iterdir() if one.is_dir() and one != newest)
-    earlier = sorted(one for one in beside if _WINDOW.fullmatch(one.name))
-    gone = []
+def _delete_oldest(newest: Path, keep: int) -> list[Path]:
+    """Delete the oldest reports beside the newest one, and nothing else; the deleted pages."""
+    folders = (path for path in newest.parent.iterdir() if path.is_dir() and path != newest)
+    earlier = sorted(folder for folder in folders if _WINDOW.fullmatch(folder.name))
+    removed = []
     for folder in earlier[: max(len(earlier) + 1 - keep, 0)]:
         for name in (HTML, JSON):
             (folder / name).unlink(missing_ok=True)
-        gone.append(folder / HTML)
+        removed.append(folder / HTML)
+        # A file that somebody put there keeps its folder.
         if not any(folder.iterdir()):
             folder.rmdir()
-    return gone
+    return removed
 
 
 def _settings(config: WatchConfig) -> WatchReport:

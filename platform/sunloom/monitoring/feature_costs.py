@@ -1,9 +1,10 @@
-"""What each feature of a set costs to compute: CPU time alone and together, on a sample."""
+"""Costs of features: CPU time of each alone, and of all together, on a sample."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import polars as pl
 
@@ -16,60 +17,81 @@ from sunloom.features.historical.query_frame import build_query_frame
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.sources.entity_keys import known_entities
 from sunloom.features.sources.scan import SourceScan
-from sunloom.monitoring.histogram_store import floor_hour
 from sunloom.monitoring.results_table import store_result
+from sunloom.monitoring.windows import TimeSpan, floor_hour
 
 _REPEATS = 3
 
 
-def feature_costs(recipe: FeaturesRecipe, rows: int = 5_000) -> dict[str, Any]:
-    """Time each feature of the set alone, and all together, and keep the figures.
+@dataclass(frozen=True)
+class FeatureCost:
+    """CPU time of one feature computed alone, and its share of the sum over all."""
+
+    feature: str
+    alone_ms: float
+    share: float
+
+
+@dataclass(frozen=True)
+class FeatureCosts:
+    """Costs of a feature set.
+
+    Attributes:
+        rows: Entities of the sample.
+        whole_ms: CPU time of all features together.
+        features: Costs by feature, the highest first.
+    """
+
+    rows: int
+    whole_ms: float
+    features: Sequence[FeatureCost]
+
+
+def feature_costs(recipe: FeaturesRecipe, rows: int = 5_000) -> FeatureCosts:
+    """Time each feature of the set alone, and all together, and store the figures.
 
     Work that features share, such as sorting rows, counts for each of them alone; so the figures
     add up to more than the whole, and ``share`` is of their sum.
 
     Args:
         recipe: Definitions and sources.
-        rows: Entities asked about, a sample of those known.
-
-    Returns:
-        ``rows``, ``whole_ms`` and ``features``: ``feature``, ``alone_ms`` and ``share``, the
-        dearest first.
+        rows: Entities, a sample of those known.
 
     Raises:
         DataError: The sources know no entity.
     """
     plan = plan_of(recipe.definitions, recipe.feature_set)
     scan = SourceScan(plan, recipe.source_paths())
-    moment = recipe.online.as_of if recipe.online is not None else utc_now()
-    known = known_entities(scan, moment)
+    as_of = recipe.online.as_of if recipe.online is not None else utc_now()
+    known = known_entities(scan, as_of)
     if known.is_empty():
-        raise DataError(f"The sources of {plan.feature_set} know no entity by {moment}.")
-    asked = known.sample(min(rows, known.height), seed=recipe.seed)
+        raise DataError(f"The sources of {plan.feature_set} know no entity by {as_of}.")
+    entities = known.sample(min(rows, known.height), seed=recipe.seed)
     tables = {name: source.rows for name, source in scan.read().items()}
-    questions = build_query_frame(plan, asked, has_source=plan.namespace in scan.paths)
+    queries = build_query_frame(plan, entities, has_source=plan.namespace in scan.paths)
     alone = {
-        name: _cpu_ms(plan.model_copy(update={"outputs": (name,)}), tables, questions)
+        name: _cpu_ms(plan.model_copy(update={"outputs": (name,)}), tables, queries)
         for name in plan.outputs
     }
     total = sum(alone.values()) or 1.0
-    found = {
-        "rows": asked.height,
-        "whole_ms": _cpu_ms(plan, tables, questions),
-        "features": [
-            {"feature": name, "alone_ms": cost, "share": cost / total}
+    costs = FeatureCosts(
+        rows=entities.height,
+        whole_ms=_cpu_ms(plan, tables, queries),
+        features=[
+            FeatureCost(feature=name, alone_ms=cost, share=cost / total)
             for name, cost in sorted(alone.items(), key=lambda item: -item[1])
         ],
-    }
-    span = (floor_hour(utc_now()), utc_now())
-    store_result(open_database(recipe), plan.feature_set, "cost", span, found)
-    return found
+    )
+    span = TimeSpan(floor_hour(utc_now()), utc_now())
+    store_result(open_database(recipe), plan.feature_set, "cost", span, asdict(costs))
+    return costs
 
 
-def _cpu_ms(plan: Plan, tables: dict[str, pl.DataFrame], questions: pl.DataFrame) -> float:
+def _cpu_ms(plan: Plan, tables: Mapping[str, pl.DataFrame], queries: pl.DataFrame) -> float:
     times = []
     for _ in range(_REPEATS):
         start = time.process_time()
-        FeatureEngine(plan, tables).compute(questions)
+        FeatureEngine(plan, tables).compute(queries)
         times.append(1000 * (time.process_time() - start))
+    # The least disturbed run; a mean would measure what else the machine does.
     return min(times)

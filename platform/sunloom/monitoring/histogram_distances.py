@@ -1,70 +1,83 @@
-"""Distances between stored histograms, and how sure they are."""
+"""Distances between stored histograms, and their significance."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
+from sunloom.data.arrays import FloatArray, IntArray
+from sunloom.data.quality.drift.distances import jensen_shannon_distance, relative_entropy
 from sunloom.data.quality.drift.psi import stability_index
-from sunloom.monitoring.bins import FloatArray, IntArray
 
 _LEAST_EXPECTED = 10.0
 
 
+class Rate(NamedTuple):
+    """A share of rows, as the hits among them."""
+
+    hits: int
+    rows: int
+
+    @property
+    def share(self) -> float:
+        """Hits by rows; 0 without rows."""
+        return self.hits / self.rows if self.rows else 0.0
+
+
 def distance(method: str, reference: IntArray, current: IntArray) -> float:
-    """How far the current counts lie from the reference's; 0 is equal.
+    """Distance of the current counts from the reference's; 0 is equal.
 
     Args:
         method: ``psi``, ``jensenshannon`` or ``kl_div``.
-        reference: Rows in each cell; at least one.
-        current: The same of the rows judged.
+        reference: Rows in each bin; at least one.
+        current: The same of the rows compared.
     """
     return _METHODS[method](reference / reference.sum(), current / current.sum())
 
 
-def chance_of_counts(reference: IntArray, current: IntArray) -> float:
-    """Chance of counts this far apart, or farther, where both samples are of one distribution.
+def counts_p_value(reference: IntArray, current: IntArray) -> float:
+    """Probability of counts this far apart, or farther, if both samples have one distribution.
 
-    Pearson's test of two samples. Neighbouring cells are joined until each expects some ten rows
-    of the smaller sample, so that the figure holds far out in the tail as well.
+    Pearson's chi-squared test of two samples.
     """
     from scipy.special import gammaincc
 
-    both = _joined(np.stack([reference, current]))
-    cells = both.shape[1]
-    if cells < 2:
+    both = _join_sparse_bins(np.stack([reference, current]))
+    bins = both.shape[1]
+    if bins < 2:
         return 1.0
     expected = both.sum(axis=1, keepdims=True) * both.sum(axis=0) / both.sum()
     statistic = float(((both - expected) ** 2 / expected).sum())
-    return float(gammaincc((cells - 1) / 2, statistic / 2))
+    return float(gammaincc((bins - 1) / 2, statistic / 2))
 
 
-def _joined(both: IntArray) -> IntArray:
+def _join_sparse_bins(both: IntArray) -> IntArray:
+    """Neighbouring bins joined until each expects ten rows of the smaller sample; [2, bins].
+
+    The chi-squared distribution is only a limit: with fewer expected rows the p-value would be
+    wrong far out in the tail, where the monitor's bound is.
+    """
     total = both.sum()
     least = min(both.sum(axis=1)) / total if total else 0.0
-    wide: list[IntArray] = []
-    held = np.zeros(2, dtype=np.int64)
-    for cell in both.T:
-        held = held + cell
-        if held.sum() * least >= _LEAST_EXPECTED:
-            wide.append(held)
-            held = np.zeros(2, dtype=np.int64)
-    if held.any():
-        if wide:
-            wide[-1] = wide[-1] + held
+    joined: list[IntArray] = []
+    open_bin = np.zeros(2, dtype=np.int64)
+    for counts in both.T:
+        open_bin = open_bin + counts
+        if open_bin.sum() * least >= _LEAST_EXPECTED:
+            joined.append(open_bin)
+            open_bin = np.zeros(2, dtype=np.int64)
+    if open_bin.any():
+        if joined:
+            joined[-1] = joined[-1] + open_bin
         else:
-            wide.append(held)
-    return np.stack(wide, axis=1) if wide else np.zeros((2, 0), dtype=np.int64)
+            joined.append(open_bin)
+    return np.stack(joined, axis=1) if joined else np.zeros((2, 0), dtype=np.int64)
 
 
-def chance_of_rates(reference: tuple[int, int], current: tuple[int, int]) -> float:
-    """Chance of two shares this far apart, or farther, where both are of one rate.
-
-    Args:
-        reference: Hits and rows.
-        current: Hits and rows of the rows judged.
-    """
+def rates_p_value(reference: Rate, current: Rate) -> float:
+    """Probability of two shares this far apart, or farther, if both samples have one rate."""
     counts = [np.array([hits, rows - hits], dtype=np.int64) for hits, rows in (reference, current)]
     both = np.stack(counts)
     if (both.sum(axis=0) == 0).any() or (both.sum(axis=1) == 0).any():
@@ -77,24 +90,14 @@ def chance_of_rates(reference: tuple[int, int], current: tuple[int, int]) -> flo
     return float(gammaincc(0.5, statistic / 2))
 
 
-def _jensenshannon(expected: FloatArray, actual: FloatArray) -> float:
-    middle = (expected + actual) / 2
-    return float(np.sqrt((_kl(expected, middle) + _kl(actual, middle)) / 2))
-
-
-def _kl_div(expected: FloatArray, actual: FloatArray) -> float:
-    """Of the reference from the rows judged, an empty cell as a ten-thousandth."""
-    filled = np.where(actual == 0, 1e-4, actual)
-    return max(_kl(expected, filled), 0.0)
-
-
-def _kl(one: FloatArray, other: FloatArray) -> float:
-    there = one > 0
-    return float((one[there] * np.log(one[there] / other[there])).sum())
+def _kl_div(reference: FloatArray, current: FloatArray) -> float:
+    # An empty bin counts as a ten-thousandth, or one unseen value would make the figure infinite.
+    filled = np.where(current == 0, 1e-4, current)
+    return max(relative_entropy(reference, filled), 0.0)
 
 
 _METHODS: Mapping[str, Callable[[FloatArray, FloatArray], float]] = {
     "psi": stability_index,
-    "jensenshannon": _jensenshannon,
+    "jensenshannon": jensen_shannon_distance,
     "kl_div": _kl_div,
 }

@@ -1,21 +1,20 @@
-"""Histograms kept in the database by hour and day; no rows are kept."""
+"""Histograms in the database, by hour and day; rows are not stored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Integer, LargeBinary, String, delete, select
+from sqlalchemy import JSON, ColumnElement, Integer, LargeBinary, String, delete, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.core.database import Base, Database, UtcDateTime
 from sunloom.monitoring.bins import Bins
 from sunloom.monitoring.histograms import Histogram, empty_histogram, merge_histograms
+from sunloom.monitoring.windows import DAY, EPOCH, HOUR, TimeSpan, floor_to
 
-HOUR, DAY, REFERENCE = "hour", "day", "reference"
-_LENGTH = {HOUR: timedelta(hours=1), DAY: timedelta(days=1)}
-EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
+_HOURS, _DAYS, _REFERENCE = "hour", "day", "reference"
 
 
 class HistogramRow(Base):
@@ -32,7 +31,7 @@ class HistogramRow(Base):
 
 
 class MonitorRow(Base):
-    """What a monitor knows of itself between runs."""
+    """A monitor's state between runs."""
 
     __tablename__ = "monitors"
 
@@ -48,102 +47,108 @@ class HistogramStore:
     """One monitor's counts.
 
     Args:
-        database: Where they lie.
+        database: The database.
         monitor: The monitor's name.
-        cells: The cells that are counted; counts on other cells are not seen.
+        bins: The bins that are counted; counts on other bins are not read.
     """
 
-    def __init__(self, database: Database, monitor: str, cells: Bins) -> None:
+    def __init__(self, database: Database, monitor: str, bins: Bins) -> None:
         database.ensure(HistogramRow)
         self._database = database
         self._monitor = monitor
-        self.cells = cells
+        self.bins = bins
 
-    def put(self, hours: Mapping[datetime, Histogram], grain: str = HOUR) -> None:
-        """Write counts; those of the same start are replaced, so a repeated run changes nothing."""
+    def put(self, hours: Mapping[datetime, Histogram]) -> None:
+        """Write counts by hour; those of the same hour are replaced, so a run can be repeated."""
+        self._put(hours, _HOURS)
+
+    def put_reference(self, histogram: Histogram) -> None:
+        """Write the counts of the reference table."""
+        self._put({EPOCH: histogram}, _REFERENCE)
+
+    def _put(self, histograms: Mapping[datetime, Histogram], grain: str) -> None:
         with self._database.session() as session:
-            for start, histogram in hours.items():
-                session.merge(
-                    HistogramRow(
-                        monitor=self._monitor, cells=self.cells.id, grain=grain, start=start,
-                        rows=histogram.rows, packed=histogram.packed(),
-                    )
-                )  # fmt: skip
+            for start, histogram in histograms.items():
+                session.merge(self._row(histogram, grain, start))
 
-    def between(self, start: datetime, end: datetime) -> Histogram:
-        """All rows from ``start`` until before ``end``; bounds lie on hours.
+    def _row(self, histogram: Histogram, grain: str, start: datetime) -> HistogramRow:
+        return HistogramRow(
+            monitor=self._monitor,
+            cells=self.bins.id,
+            grain=grain,
+            start=start,
+            rows=histogram.rows,
+            packed=histogram.encode(),
+        )
 
-        Days that are merged into one count where they begin in between.
+    def read(self, spans: Iterable[TimeSpan]) -> Histogram:
+        """All rows of the spans, whose bounds are whole hours.
+
+        Days that are merged into one count belong to the span that they begin in.
         """
-        return merge_histograms(self._read((HOUR, DAY), [(start, end)]), self.cells)
+        return merge_histograms(self._read((_HOURS, _DAYS), spans), self.bins)
 
-    def within(self, spans: Sequence[tuple[datetime, datetime]]) -> Histogram:
-        """All rows of several such spans."""
-        return merge_histograms(self._read((HOUR, DAY), spans), self.cells)
+    def read_reference(self) -> Histogram:
+        """The counts of the reference table; empty where it was not counted."""
+        span = TimeSpan(EPOCH, EPOCH + HOUR)
+        return next(iter(self._read((_REFERENCE,), [span])), empty_histogram(self.bins))
 
-    def starts(self, start: datetime, end: datetime) -> list[datetime]:
-        """Hours and days in between that have counts."""
-        span = (HistogramRow.start >= start, HistogramRow.start < end, HistogramRow.rows > 0)
+    def starts(self, span: TimeSpan) -> list[datetime]:
+        """Starts of the hours and days in the span that have rows."""
         query = select(HistogramRow.start).where(
-            *self._mine(), HistogramRow.grain.in_((HOUR, DAY)), *span
+            *self._is_own(),
+            HistogramRow.grain.in_((_HOURS, _DAYS)),
+            HistogramRow.start >= span.start,
+            HistogramRow.start < span.end,
+            HistogramRow.rows > 0,
         )
         with self._database.session() as session:
             return list(session.scalars(query))
 
-    def reference(self) -> Histogram:
-        """The counts of the reference table; none where it was not counted."""
-        found = list(self._read((REFERENCE,), [(EPOCH, EPOCH + timedelta(hours=1))]))
-        return found[0] if found else empty_histogram(self.cells)
-
-    def put_reference(self, histogram: Histogram) -> None:
-        """Keep the counts of the reference table."""
-        self.put({EPOCH: histogram}, REFERENCE)
-
-    def _read(
-        self, grains: Sequence[str], spans: Iterable[tuple[datetime, datetime]]
-    ) -> Iterable[Histogram]:
-        query = select(HistogramRow.packed).where(*self._mine(), HistogramRow.grain.in_(grains))
+    def _read(self, grains: Sequence[str], spans: Iterable[TimeSpan]) -> list[Histogram]:
+        query = select(HistogramRow.packed).where(*self._is_own(), HistogramRow.grain.in_(grains))
         with self._database.session() as session:
-            for start, end in spans:
-                span = query.where(HistogramRow.start >= start, HistogramRow.start < end)
-                for packed in session.scalars(span):
-                    yield Histogram.unpacked(packed, self.cells)
+            return [
+                Histogram.decode(encoded, self.bins)
+                for start, end in spans
+                for encoded in session.scalars(
+                    query.where(HistogramRow.start >= start, HistogramRow.start < end)
+                )
+            ]
 
     def roll_up(self, before: datetime) -> int:
-        """Merge the hours of each whole day before ``before`` into one; how many days that made."""
-        limit = EPOCH + (before - EPOCH) // _LENGTH[DAY] * _LENGTH[DAY]
-        hourly = (*self._mine(), HistogramRow.grain == HOUR, HistogramRow.start < limit)
+        """Merge the hours of each whole day before ``before`` into one count.
+
+        Returns:
+            Days that were merged.
+        """
+        is_old = (
+            *self._is_own(),
+            HistogramRow.grain == _HOURS,
+            HistogramRow.start < floor_to(before, DAY),
+        )
         with self._database.session() as session:
             days: dict[datetime, list[Histogram]] = {}
-            for row in session.scalars(select(HistogramRow).where(*hourly)):
-                day = EPOCH + (row.start - EPOCH) // _LENGTH[DAY] * _LENGTH[DAY]
-                days.setdefault(day, []).append(Histogram.unpacked(row.packed, self.cells))
+            for row in session.scalars(select(HistogramRow).where(*is_old)):
+                parts = days.setdefault(floor_to(row.start, DAY), [])
+                parts.append(Histogram.decode(row.packed, self.bins))
             for day, parts in days.items():
-                key = {"monitor": self._monitor, "cells": self.cells.id, "grain": DAY, "start": day}
-                held = session.get(HistogramRow, key)
-                before_it = [Histogram.unpacked(held.packed, self.cells)] if held else []
-                whole = merge_histograms([*before_it, *parts], self.cells)
-                session.merge(HistogramRow(**key, rows=whole.rows, packed=whole.packed()))
-            session.execute(delete(HistogramRow).where(*hourly))
+                key = (self._monitor, self.bins.id, _DAYS, day)
+                # Rows that came too late for the first merge of their day are added to it.
+                earlier = session.get(HistogramRow, key)
+                if earlier is not None:
+                    parts.append(Histogram.decode(earlier.packed, self.bins))
+                session.merge(self._row(merge_histograms(parts, self.bins), _DAYS, day))
+            session.execute(delete(HistogramRow).where(*is_old))
         return len(days)
 
-    def forget(self, before: datetime) -> None:
-        """Drop what is older, and what was counted on other cells."""
-        mine = HistogramRow.monitor == self._monitor
-        old = (HistogramRow.grain != REFERENCE) & (HistogramRow.start < before)
+    def delete_before(self, limit: datetime) -> None:
+        """Delete counts before the limit, and all that were counted on other bins."""
+        is_own = HistogramRow.monitor == self._monitor
+        is_old = (HistogramRow.grain != _REFERENCE) & (HistogramRow.start < limit)
         with self._database.session() as session:
-            session.execute(delete(HistogramRow).where(mine, old))
-            session.execute(delete(HistogramRow).where(mine, HistogramRow.cells != self.cells.id))
+            session.execute(delete(HistogramRow).where(is_own, is_old))
+            session.execute(delete(HistogramRow).where(is_own, HistogramRow.cells != self.bins.id))
 
-    def _mine(self) -> tuple[Any, ...]:
-        return HistogramRow.monitor == self._monitor, HistogramRow.cells == self.cells.id
-
-
-def floor_hour(moment: datetime) -> datetime:
-    """The hour that the moment lies in."""
-    return EPOCH + (moment - EPOCH) // _LENGTH[HOUR] * _LENGTH[HOUR]
-
-
-def floor_to(moment: datetime, length: timedelta) -> datetime:
-    """The window of that length that the moment lies in; windows are counted from 1970."""
-    return EPOCH + (moment - EPOCH) // length * length
+    def _is_own(self) -> tuple[ColumnElement[bool], ...]:
+        return HistogramRow.monitor == self._monitor, HistogramRow.cells == self.bins.id

@@ -1,27 +1,31 @@
-"""Mergeable counts: a table in parts counts as the table in one piece."""
+"""Mergeable histograms: a table in parts counts as the table in one piece."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
+from sunloom.data.arrays import FloatArray, IntArray
 from sunloom.errors import DataError
-from sunloom.monitoring.bins import Bins, FeatureBins, FloatArray, IntArray
+from sunloom.monitoring.bins import Bins, FeatureBins
 
 ROWS, MISSING, DEFAULT, OUTSIDE = range(4)
 """Columns of ``tallies``."""
 
+_NO_ROWS: IntArray = np.empty(0, dtype=np.int64)
+
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of some rows on a monitor's cells.
+    """Counts of some rows on a monitor's bins.
 
     Attributes:
-        counts: Rows in each cell, all features one after the other, [cells].
+        counts: Rows in each bin, all features one after the other, [bins].
         tallies: Rows, missing, defaults, outside the reference's range, [features, 4].
         extremes: Least and greatest number, NaN where there is none, [features, 2].
     """
@@ -35,26 +39,27 @@ class Histogram:
         """Rows counted."""
         return int(self.tallies[:, ROWS].max(initial=0))
 
-    def of(self, cells: Bins, index: int) -> IntArray:
+    def feature_counts(self, bins: Bins, index: int) -> IntArray:
         """One feature's counts."""
-        return self.counts[cells.starts[index] : cells.starts[index + 1]]
+        return self.counts[bins.starts[index] : bins.starts[index + 1]]
 
-    def packed(self) -> bytes:
+    def encode(self) -> bytes:
         """As bytes: whole numbers and floats, little-endian, deflated."""
         parts = (self.counts.astype("<i8"), self.tallies.astype("<i8"), self.extremes.astype("<f8"))
+        # Level 1: level 6 would save another sixth of the bytes, at four times the time.
         return zlib.compress(b"".join(part.tobytes() for part in parts), 1)
 
     @staticmethod
-    def unpacked(packed: bytes, cells: Bins) -> Histogram:
-        """What ``packed`` wrote, on these cells.
+    def decode(encoded: bytes, bins: Bins) -> Histogram:
+        """Read the bytes of ``encode``.
 
         Raises:
-            DataError: The bytes are of other cells.
+            DataError: They are of other bins.
         """
-        data, features = zlib.decompress(packed), len(cells.features)
-        size = int(cells.starts[-1])
+        data, features = zlib.decompress(encoded), len(bins.features)
+        size = int(bins.starts[-1])
         if len(data) != 8 * (size + 6 * features):
-            raise DataError("A stored histogram does not fit its cells.")
+            raise DataError("A stored histogram does not fit its bins.")
         whole = np.frombuffer(data, "<i8", size + 4 * features)
         extremes = np.frombuffer(data, "<f8", 2 * features, 8 * (size + 4 * features))
         return Histogram(
@@ -62,70 +67,75 @@ class Histogram:
         )
 
 
-def empty_histogram(cells: Bins) -> Histogram:
-    """No rows."""
-    features = len(cells.features)
+def empty_histogram(bins: Bins) -> Histogram:
+    """The histogram of no rows."""
+    features = len(bins.features)
     return Histogram(
-        np.zeros(int(cells.starts[-1]), dtype=np.int64),
-        np.zeros((features, 4), dtype=np.int64),
-        np.full((features, 2), np.nan),
+        counts=np.zeros(int(bins.starts[-1]), dtype=np.int64),
+        tallies=np.zeros((features, 4), dtype=np.int64),
+        extremes=np.full((features, 2), np.nan),
     )
 
 
-def merge_histograms(parts: Iterable[Histogram], cells: Bins) -> Histogram:
-    """All rows of the parts."""
-    found = list(parts) or [empty_histogram(cells)]
-    extremes = np.stack([part.extremes for part in found])
+def merge_histograms(parts: Iterable[Histogram], bins: Bins) -> Histogram:
+    """The histogram of all rows of the parts."""
+    histograms = list(parts) or [empty_histogram(bins)]
+    extremes = np.stack([part.extremes for part in histograms])
+    # fmin and fmax skip the NaN of a part without a number; min and max would keep it.
+    low, high = np.fmin.reduce(extremes[:, :, 0]), np.fmax.reduce(extremes[:, :, 1])
     return Histogram(
-        np.sum([part.counts for part in found], axis=0, dtype=np.int64),
-        np.sum([part.tallies for part in found], axis=0, dtype=np.int64),
-        np.stack([np.fmin.reduce(extremes[:, :, 0]), np.fmax.reduce(extremes[:, :, 1])], axis=1),
+        counts=np.sum([part.counts for part in histograms], axis=0, dtype=np.int64),
+        tallies=np.sum([part.tallies for part in histograms], axis=0, dtype=np.int64),
+        extremes=np.stack([low, high], axis=1),
     )
 
 
-def count_rows(frame: pl.DataFrame, cells: Bins) -> Histogram:
+def count_rows(frame: pl.DataFrame, bins: Bins) -> Histogram:
     """Count a table.
 
     Raises:
         DataError: A feature is missing or of another type than in the reference.
     """
-    (one,) = count_rows_by_group(frame, cells, np.zeros(frame.height, dtype=np.int64), 1)
-    return one
+    (histogram,) = count_rows_by_group(frame, bins, np.zeros(frame.height, dtype=np.int64), 1)
+    return histogram
 
 
 def count_rows_by_group(
-    frame: pl.DataFrame, cells: Bins, group: IntArray, groups: int
+    frame: pl.DataFrame, bins: Bins, group: IntArray, groups: int
 ) -> list[Histogram]:
-    """Count a table's rows apart by group, in one pass over each column.
+    """Count a table's rows group by group, in one pass over each column.
 
     Args:
         frame: The rows.
-        cells: What to count.
+        bins: Bins of the features.
         group: Each row's group, from 0.
-        groups: How many there are.
+        groups: Number of groups.
 
     Raises:
         DataError: A feature is missing or of another type than in the reference.
     """
-    counts = np.zeros((groups, int(cells.starts[-1])), dtype=np.int64)
-    tallies = np.zeros((groups, len(cells.features), 4), dtype=np.int64)
-    extremes = np.full((groups, len(cells.features), 2), np.nan)
+    counts = np.zeros((groups, int(bins.starts[-1])), dtype=np.int64)
+    tallies = np.zeros((groups, len(bins.features), 4), dtype=np.int64)
+    extremes = np.full((groups, len(bins.features), 2), np.nan)
     rows = np.bincount(group, minlength=groups)
-    for number, feature in enumerate(cells.features):
+    for number, feature in enumerate(bins.features):
         column = _column(frame, feature)
-        cell, is_default, is_outside = _placed(column, feature)
-        there = cell >= 0
-        at = slice(cells.starts[number], cells.starts[number + 1])
+        placed = (
+            _place_numbers(column, feature) if feature.is_numeric else _place_texts(column, feature)
+        )
+        present = placed.bins >= 0
+        at = slice(bins.starts[number], bins.starts[number + 1])
+        # Group and bin as one number: a single bincount counts all groups.
         flat = np.bincount(
-            group[there] * feature.size + cell[there], minlength=groups * feature.size
+            group[present] * feature.size + placed.bins[present], minlength=groups * feature.size
         )
         counts[:, at] = flat.reshape(groups, feature.size)
         tallies[:, number, ROWS] = rows
-        tallies[:, number, MISSING] = rows - np.bincount(group[there], minlength=groups)
-        tallies[:, number, DEFAULT] = np.bincount(group[is_default], minlength=groups)
-        tallies[:, number, OUTSIDE] = np.bincount(group[is_outside], minlength=groups)
-        if feature.is_number:
-            _extremes(column, group, extremes[:, number])
+        tallies[:, number, MISSING] = rows - np.bincount(group[present], minlength=groups)
+        tallies[:, number, DEFAULT] = np.bincount(group[placed.defaults], minlength=groups)
+        tallies[:, number, OUTSIDE] = np.bincount(group[placed.outside], minlength=groups)
+        if feature.is_numeric:
+            _fill_extremes(column, group, extremes[:, number])
     return [Histogram(*parts) for parts in zip(counts, tallies, extremes, strict=True)]
 
 
@@ -138,64 +148,68 @@ def _column(frame: pl.DataFrame, feature: FeatureBins) -> pl.Series:
         )
     column = frame[feature.name]
     if column.dtype == pl.Null:
-        return column.cast(pl.Float64 if feature.is_number else pl.String)
-    if column.dtype.is_numeric() != feature.is_number:
-        kind = "numbers" if feature.is_number else "text"
+        return column.cast(pl.Float64 if feature.is_numeric else pl.String)
+    if column.dtype.is_numeric() != feature.is_numeric:
+        kind = "numbers" if feature.is_numeric else "text"
         raise DataError(
             f"The feature {feature.name!r} is {column.dtype}, but its reference holds {kind}.",
             param=feature.name,
         )
-    return column.cast(pl.Float64) if feature.is_number else column.cast(pl.String)
+    return column.cast(pl.Float64) if feature.is_numeric else column.cast(pl.String)
 
 
-def _placed(column: pl.Series, feature: FeatureBins) -> tuple[IntArray, IntArray, IntArray]:
-    """Each row's cell (-1 where the value is missing), and rows of defaults and outside."""
-    if not feature.is_number:
-        return _placed_texts(column, feature)
+class _Placed(NamedTuple):
+    """Each row's bin (-1 where the value is missing), and numbers of some rows."""
+
+    bins: IntArray
+    defaults: IntArray
+    outside: IntArray
+
+
+def _place_numbers(column: pl.Series, feature: FeatureBins) -> _Placed:
     values = column.fill_null(float("nan")).to_numpy()
-    cell = (
-        np.searchsorted(np.asarray(feature.edges), values, side="right")
-        if feature.kind == "edges"
-        else _matched(values, np.asarray(feature.values, dtype=np.float64))
-    )
-    cell = np.where(np.isnan(values), -1, cell)
-    low, high = feature.minimum, feature.maximum
+    if feature.kind == "edges":
+        found: IntArray = np.searchsorted(np.asarray(feature.edges), values, side="right")
+    else:
+        known = np.asarray(feature.values, dtype=np.float64)
+        at = np.minimum(np.searchsorted(known, values), len(known) - 1)
+        found = np.where(known[at] == values, at, len(known)).astype(np.int64)
+    low, high, default = feature.minimum, feature.maximum, feature.default
     assert low is not None
     assert high is not None
-    outside = np.flatnonzero((values < low) | (values > high))
-    default = feature.default
-    held = np.flatnonzero(values == default) if isinstance(default, int | float) else _none()
-    return cell, held, outside
+    return _Placed(
+        bins=np.where(np.isnan(values), -1, found),
+        defaults=(
+            np.flatnonzero(values == default) if isinstance(default, int | float) else _NO_ROWS
+        ),
+        outside=np.flatnonzero((values < low) | (values > high)),
+    )
 
 
-def _matched(values: FloatArray, known: FloatArray) -> IntArray:
-    at = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    return np.where(known[at] == values, at, len(known)).astype(np.int64)
-
-
-def _placed_texts(column: pl.Series, feature: FeatureBins) -> tuple[IntArray, IntArray, IntArray]:
+def _place_texts(column: pl.Series, feature: FeatureBins) -> _Placed:
     known = pl.Series([str(value) for value in feature.values])
     numbers = pl.int_range(len(known), dtype=pl.Int64, eager=True)
-    placed = column.replace_strict(known, numbers, default=len(known), return_dtype=pl.Int64)
-    cell = placed.to_frame("c").select(
-        pl.when(column.is_null()).then(-1).otherwise(pl.col("c"))
-    ).to_series().to_numpy()  # fmt: skip
-    default = feature.default
-    held = (column == str(default)).fill_null(False).arg_true() if default is not None else None
-    outside = np.flatnonzero(cell == len(known))
-    return cell, held.to_numpy().astype(np.int64) if held is not None else _none(), outside
+    indices = column.replace_strict(known, numbers, default=len(known), return_dtype=pl.Int64)
+    # Null values are mapped to the default of replace_strict, as if they were unknown texts.
+    bins = (
+        indices.to_frame("bin")
+        .select(pl.when(column.is_null()).then(-1).otherwise(pl.col("bin")))
+        .to_series()
+        .to_numpy()
+    )
+    defaults = _NO_ROWS
+    if feature.default is not None:
+        is_default = (column == str(feature.default)).fill_null(False)
+        defaults = is_default.arg_true().to_numpy().astype(np.int64)
+    return _Placed(bins=bins, defaults=defaults, outside=np.flatnonzero(bins == len(known)))
 
 
-def _extremes(column: pl.Series, group: IntArray, into: FloatArray) -> None:
-    finite = column.is_finite().fill_null(False)
-    found = (
+def _fill_extremes(column: pl.Series, group: IntArray, extremes: FloatArray) -> None:
+    """Write each group's least and greatest finite number into ``extremes``, [groups, 2]."""
+    by_group = (
         pl.DataFrame({"g": group, "v": column})
-        .filter(finite)
+        .filter(column.is_finite().fill_null(False))
         .group_by("g")
         .agg(pl.col("v").min().alias("low"), pl.col("v").max().alias("high"))
     )
-    into[found["g"].to_numpy()] = found.select("low", "high").to_numpy()
-
-
-def _none() -> IntArray:
-    return np.empty(0, dtype=np.int64)
+    extremes[by_group["g"].to_numpy()] = by_group.select("low", "high").to_numpy()

@@ -1,7 +1,9 @@
-"""Quality and performance of each window, in the database."""
+"""The database table of each window's figures (``monitor_results``)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -10,10 +12,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.config import Settings
 from sunloom.core.database import Base, Database, UtcDateTime, open_database, utc_now
+from sunloom.monitoring.windows import TimeSpan
 
 
 class ResultRow(Base):
-    """What a monitor found of one window."""
+    """Figures of one window: quality, performance, cost or skew."""
 
     __tablename__ = "monitor_results"
 
@@ -25,37 +28,45 @@ class ResultRow(Base):
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "monitor": self.monitor,
-            "window": f"{self.start.isoformat()}/{self.end.isoformat()}",
-            **self.data,
-            "created_at": self.created_at.isoformat(),
-        }
+
+@dataclass(frozen=True)
+class WindowFigures:
+    """Stored figures of one window.
+
+    Attributes:
+        monitor: The monitor, or the feature set.
+        window: Start and end, ISO 8601.
+        data: The figures of their kind.
+        created_at: ISO 8601, UTC.
+    """
+
+    monitor: str
+    window: str
+    data: Mapping[str, Any]
+    created_at: str
 
 
 def store_result(
-    database: Database, monitor: str, kind: str, span: tuple[datetime, datetime], data: Any
+    database: Database, monitor: str, kind: str, span: TimeSpan, data: Mapping[str, Any]
 ) -> None:
-    """Keep one window's figures; those of the same window are replaced."""
+    """Store one window's figures; those of the same window are replaced."""
     database.ensure(ResultRow)
-    mine = (ResultRow.monitor == monitor, ResultRow.kind == kind, ResultRow.start == span[0])
+    is_same = (ResultRow.monitor == monitor, ResultRow.kind == kind, ResultRow.start == span.start)
     with database.session() as session:
-        session.execute(delete(ResultRow).where(*mine))
+        session.execute(delete(ResultRow).where(*is_same))
         session.add(
             ResultRow(
                 monitor=monitor,
                 kind=kind,
-                start=span[0],
-                end=span[1],
-                data=data,
+                start=span.start,
+                end=span.end,
+                data=dict(data),
                 created_at=utc_now(),
             )
         )
 
 
-def latest_results(settings: Settings, kind: str) -> list[dict[str, Any]]:
+def latest_results(settings: Settings, kind: str) -> list[WindowFigures]:
     """The newest window of each monitor, by name."""
     database = open_database(settings)
     database.ensure(ResultRow)
@@ -68,10 +79,12 @@ def latest_results(settings: Settings, kind: str) -> list[dict[str, Any]]:
     on = (ResultRow.monitor == newest.c.monitor) & (ResultRow.start == newest.c.start)
     query = select(ResultRow).join(newest, on).where(ResultRow.kind == kind)
     with database.session() as session:
-        return [row.to_dict() for row in session.scalars(query.order_by(ResultRow.monitor))]
+        return [_figures(row) for row in session.scalars(query.order_by(ResultRow.monitor))]
 
 
-def results_over_time(settings: Settings, kind: str, monitor: str, most: int = 500) -> list[Any]:
+def results_over_time(
+    settings: Settings, kind: str, monitor: str, most: int = 500
+) -> list[WindowFigures]:
     """A monitor's windows, newest first."""
     database = open_database(settings)
     database.ensure(ResultRow)
@@ -82,13 +95,22 @@ def results_over_time(settings: Settings, kind: str, monitor: str, most: int = 5
         .limit(most)
     )
     with database.session() as session:
-        return [row.to_dict() for row in session.scalars(query)]
+        return [_figures(row) for row in session.scalars(query)]
 
 
-def forget_results(database: Database, monitor: str, before: datetime) -> None:
-    """Drop what is older."""
+def _figures(row: ResultRow) -> WindowFigures:
+    return WindowFigures(
+        monitor=row.monitor,
+        window=f"{row.start.isoformat()}/{row.end.isoformat()}",
+        data=row.data,
+        created_at=row.created_at.isoformat(),
+    )
+
+
+def delete_results_before(database: Database, monitor: str, limit: datetime) -> None:
+    """Delete the figures of windows before the limit."""
     database.ensure(ResultRow)
     with database.session() as session:
         session.execute(
-            delete(ResultRow).where(ResultRow.monitor == monitor, ResultRow.start < before)
+            delete(ResultRow).where(ResultRow.monitor == monitor, ResultRow.start < limit)
         )

@@ -1,32 +1,47 @@
-"""Rounds of a monitor, one after the other, until it is told to stop."""
+"""The monitoring service: rounds of a monitor, one after the other, until it is stopped."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from threading import Event, current_thread, main_thread
 from types import FrameType
-from typing import Any
 
 from sunloom.config.monitoring.recipe import MonitoringRecipe
 from sunloom.core.alerts.alert import Alert
 from sunloom.core.alerts.delivery import emit_alert, resolve_alert
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import SunloomError
-from sunloom.monitoring.drift_job import run_drift
-from sunloom.monitoring.watch import KINDS, run_watch
+from sunloom.monitoring.drift_job import DriftRunResult, run_drift
+from sunloom.monitoring.watch import KINDS, WatchResult, run_watch
+
+
+@dataclass(frozen=True)
+class ServiceResult:
+    """All rounds of a service.
+
+    Attributes:
+        rounds: Rounds begun.
+        failed: Rounds that failed.
+        raised: Features with an alert, over all rounds.
+    """
+
+    rounds: int
+    failed: int
+    raised: Sequence[str]
 
 
 def run_monitoring(
-    recipe: MonitoringRecipe, moment: datetime | None = None, kinds: Collection[str] = KINDS
-) -> dict[str, Any]:
+    recipe: MonitoringRecipe, as_of: datetime | None = None, kinds: Collection[str] = KINDS
+) -> WatchResult | DriftRunResult:
     """One round of what the recipe describes: a watched table, or two periods of an event log."""
     if recipe.watch is None:
         return run_drift(recipe)
-    return run_watch(recipe, moment, kinds)
+    return run_watch(recipe, as_of, kinds)
 
 
 def keep_monitoring(
@@ -34,43 +49,48 @@ def keep_monitoring(
     every: timedelta,
     stop: Event | None = None,
     kinds: Collection[str] = KINDS,
-) -> dict[str, Any]:
-    """A round now and then one every so often, until SIGTERM, SIGINT or ``stop``.
+) -> ServiceResult:
+    """Run a round at once and one after each ``every``, until SIGTERM, SIGINT or ``stop``.
 
     A round that fails raises the alert ``monitor_failed`` and the next one is tried; one that
     works resolves it.
-
-    Returns:
-        ``rounds``, ``failed`` and ``raised``: features with an alert, over all rounds.
     """
     stop = stop or Event()
-    done: dict[str, Any] = {"rounds": 0, "failed": 0, "raised": []}
-    with _stopped_by_signals(stop):
+    rounds = failed = 0
+    raised: list[str] = []
+    with _stop_on_signals(stop):
         while not stop.is_set():
-            began = time.monotonic()
-            _try(recipe, kinds, done)
-            stop.wait(max(0.0, every.total_seconds() - (time.monotonic() - began)))
-    return done
+            start = time.monotonic()
+            rounds += 1
+            result = _run_round(recipe, kinds)
+            if result is None:
+                failed += 1
+            elif isinstance(result, WatchResult):
+                raised += result.raised
+            # The pause ends ``every`` after the start, so that rounds do not drift apart.
+            stop.wait(max(0.0, every.total_seconds() - (time.monotonic() - start)))
+    return ServiceResult(rounds=rounds, failed=failed, raised=raised)
 
 
-def _try(recipe: MonitoringRecipe, kinds: Collection[str], done: dict[str, Any]) -> None:
+def _run_round(
+    recipe: MonitoringRecipe, kinds: Collection[str]
+) -> WatchResult | DriftRunResult | None:
+    """The round's result; None where it failed."""
     name = recipe.watch.name if recipe.watch is not None else recipe.events.name
-    failed = Alert("monitor_failed", "critical", f"{name} cannot be watched", {"monitor": name})
-    done["rounds"] += 1
+    alert = Alert("monitor_failed", "critical", f"{name} cannot be watched", {"monitor": name})
     try:
         result = run_monitoring(recipe, kinds=kinds)
     except SunloomError as error:
         get_logger("monitoring").error("%s: %s", name, error)
-        done["failed"] += 1
-        message = f"{failed.message}: {error.message}"
-        emit_alert(recipe, Alert(failed.name, failed.severity, message, failed.labels))
-        return
-    resolve_alert(recipe, failed)
-    done["raised"] += result.get("raised", [])
+        emit_alert(recipe, replace(alert, message=f"{alert.message}: {error.message}"))
+        return None
+    resolve_alert(recipe, alert)
+    return result
 
 
 @contextmanager
-def _stopped_by_signals(stop: Event) -> Iterator[None]:
+def _stop_on_signals(stop: Event) -> Iterator[None]:
+    # Python sets signal handlers in the main thread only.
     if current_thread() is not main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The rows of a monitor's source, as counts by hour."""
+"""Rows of a monitor's source, counted by hour."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import polars as pl
 
 from sunloom.config.monitoring.watch import WatchConfig
 from sunloom.data.quality.batches import table_from_path
+from sunloom.data.quality.drift.psi import has_value
 from sunloom.data.sources.table_files import data_files, require_columns
 from sunloom.errors import DataError, known_names_hint
 from sunloom.monitoring.bins import Bins
-from sunloom.monitoring.histogram_store import EPOCH
 from sunloom.monitoring.histograms import Histogram, count_rows_by_group, merge_histograms
+from sunloom.monitoring.windows import EPOCH, HOUR, TimeSpan
 
 _HOUR_US = 3_600_000_000
 _SAMPLE_ROWS = 200_000
@@ -25,10 +26,10 @@ _MOST_TEXTS = 100
 
 @dataclass
 class HourlyCounts:
-    """What a read of the source gave.
+    """Counts of the source's rows, accumulated part by part.
 
     Attributes:
-        hours: Start of the hour to its counts.
+        hours: Start of the hour to its histogram.
         rows: Rows counted.
         newest: Latest event time, if there is any.
     """
@@ -37,9 +38,25 @@ class HourlyCounts:
     rows: int = 0
     newest: datetime | None = None
 
+    def add(self, frame: pl.DataFrame, event_time: str, bins: Bins) -> None:
+        """Count the rows of a part."""
+        hours = frame[event_time].dt.epoch("us").to_numpy() // _HOUR_US
+        starts, group = np.unique(hours, return_inverse=True)
+        histograms = count_rows_by_group(frame, bins, group.astype(np.int64), len(starts))
+        for hour, histogram in zip(starts, histograms, strict=True):
+            start = EPOCH + int(hour) * HOUR
+            earlier = self.hours.get(start)
+            self.hours[start] = (
+                histogram if earlier is None else merge_histograms([earlier, histogram], bins)
+            )
+        newest = frame[event_time].max()
+        assert isinstance(newest, datetime)
+        self.newest = newest if self.newest is None else max(newest, self.newest)
+        self.rows += frame.height
+
 
 def sample_rows(path: Path, event_time: str | None) -> pl.DataFrame:
-    """The earliest rows of a table, up to 200,000, from which cells are made."""
+    """The earliest rows of a table, up to 200,000, from which bins are built."""
     if _is_parquet(path):
         frame = pl.scan_parquet(data_files(path))
         if event_time is not None and event_time in frame.collect_schema().names():
@@ -49,20 +66,15 @@ def sample_rows(path: Path, event_time: str | None) -> pl.DataFrame:
 
 
 def rows_before(frame: pl.DataFrame, event_time: str, end: datetime, least: int) -> pl.DataFrame:
-    """The rows before ``end`` where there are so many, else all.
+    """The rows before ``end`` where there are at least ``least``, else all.
 
-    So what is new in the newest window lies outside the range that its past gives.
+    Bins of these rows do not know the newest window: what is new in it lies outside their range.
     """
     column = frame[event_time] if event_time in frame.columns else None
     if column is None or not isinstance(column.dtype, pl.Datetime) or not column.dtype.time_zone:
         return frame
     earlier = frame.filter(column < end)
     return earlier if earlier.height >= least else frame
-
-
-def whole_table(path: Path) -> Iterator[pl.DataFrame]:
-    """Every row, in parts."""
-    return _frames(path, None)
 
 
 def watched_features(sample: pl.DataFrame, config: WatchConfig) -> list[str]:
@@ -80,74 +92,63 @@ def watched_features(sample: pl.DataFrame, config: WatchConfig) -> list[str]:
             )
     if config.features:
         return list(config.features)
-    aside = {*config.exclude, config.source.event_time}
-    return [n for n in sample.columns if n not in aside and _is_watchable(sample[n])]
+    excluded = {*config.exclude, config.source.event_time}
+    return [n for n in sample.columns if n not in excluded and _is_watchable(sample[n])]
 
 
 def count_hours(
-    config: WatchConfig, cells: Bins, start: datetime | None, end: datetime
+    config: WatchConfig, bins: Bins, start: datetime | None, end: datetime
 ) -> HourlyCounts:
     """Count the source's rows from ``start`` (None: from the first) until before ``end``.
 
     Raises:
-        UsageError: The source is not there.
-        DataError: A column is missing or is no time with a zone.
+        UsageError: The source does not exist.
+        DataError: A column is missing, or the event time has no time zone.
     """
-    moment = config.source.event_time
-    assert moment is not None
-    found = HourlyCounts()
-    for frame in timed_rows(config, cells):
-        kept = frame.filter(in_spans([(start or EPOCH, end)], moment))
-        if kept.height:
-            _add(found, kept, moment, cells)
-    return found
+    event_time = config.source.event_time
+    assert event_time is not None
+    counts = HourlyCounts()
+    for frame in timed_rows(config, bins):
+        rows = frame.filter(in_spans([TimeSpan(start or EPOCH, end)], event_time))
+        if rows.height:
+            counts.add(rows, event_time, bins)
+    return counts
 
 
-def timed_rows(config: WatchConfig, cells: Bins) -> Iterator[pl.DataFrame]:
-    """Every row of the source, in parts, with its time in UTC.
+def timed_rows(config: WatchConfig, bins: Bins) -> Iterator[pl.DataFrame]:
+    """Every row of the source, in parts, with its event time in UTC.
 
     Raises:
-        UsageError: The source is not there.
-        DataError: A column is missing or is no time with a zone.
+        UsageError: The source does not exist.
+        DataError: A column is missing, or the event time has no time zone.
     """
-    moment = config.source.event_time
-    assert moment is not None
-    for frame in _frames(config.source.path, moment):
-        require_columns(frame, (moment, *cells.names), str(config.source.path))
-        yield frame.with_columns(_times(frame[moment]).alias(moment))
+    event_time = config.source.event_time
+    assert event_time is not None
+    for frame in _frames(config.source.path, event_time):
+        require_columns(frame, (event_time, *bins.names), str(config.source.path))
+        yield frame.with_columns(_to_utc(frame[event_time]).alias(event_time))
 
 
-def in_spans(spans: Sequence[tuple[datetime, datetime]], moment: str) -> pl.Expr:
-    """Whether a row lies in one of the spans, whose ends do not belong to them."""
-    at = pl.col(moment)
+def table_rows(path: Path) -> Iterator[pl.DataFrame]:
+    """Every row of a table, in parts."""
+    return _frames(path, None)
+
+
+def in_spans(spans: Sequence[TimeSpan], event_time: str) -> pl.Expr:
+    """Whether a row's event time is in one of the spans."""
+    at = pl.col(event_time)
     return pl.any_horizontal([(at >= start) & (at < end) for start, end in spans])
 
 
-def _add(found: HourlyCounts, frame: pl.DataFrame, moment: str, cells: Bins) -> None:
-    hours = frame[moment].dt.epoch("us").to_numpy() // _HOUR_US
-    starts, group = np.unique(hours, return_inverse=True)
-    counted = count_rows_by_group(frame, cells, group.astype(np.int64), len(starts))
-    for hour, histogram in zip(starts, counted, strict=True):
-        start = EPOCH + int(hour) * (datetime.resolution * _HOUR_US)
-        held = found.hours.get(start)
-        found.hours[start] = (
-            histogram if held is None else merge_histograms([held, histogram], cells)
-        )
-    newest = frame[moment].max()
-    assert isinstance(newest, datetime)
-    found.newest = newest if found.newest is None else max(newest, found.newest)
-    found.rows += frame.height
-
-
 def _frames(path: Path, event_time: str | None) -> Iterator[pl.DataFrame]:
-    rows = table_from_path(path)
-    if event_time is not None and event_time in rows.schema and not _is_parquet(path):
-        rows = rows.with_types({event_time: "datetime"})
-    for batch in rows.batches():
-        yield batch.typed.select(list(rows.schema))
+    table = table_from_path(path)
+    if event_time is not None and event_time in table.schema and not _is_parquet(path):
+        table = table.with_types({event_time: "datetime"})
+    for batch in table.batches():
+        yield batch.typed.select(list(table.schema))
 
 
-def _times(column: pl.Series) -> pl.Series:
+def _to_utc(column: pl.Series) -> pl.Series:
     if not isinstance(column.dtype, pl.Datetime) or column.dtype.time_zone is None:
         raise DataError(
             f"The event time {column.name!r} is {column.dtype}, not datetimes with a time zone.",
@@ -158,14 +159,11 @@ def _times(column: pl.Series) -> pl.Series:
 
 
 def _is_parquet(path: Path) -> bool:
-    files: Sequence[Path] = data_files(path)
-    return all(file.suffix == ".parquet" for file in files)
+    return all(file.suffix == ".parquet" for file in data_files(path))
 
 
 def _is_watchable(column: pl.Series) -> bool:
-    if column.dtype.is_numeric():
-        return bool(column.cast(pl.Float64).is_finite().any())
-    if column.dtype == pl.Boolean:
-        return column.null_count() < len(column)
+    if column.dtype.is_numeric() or column.dtype == pl.Boolean:
+        return has_value(column)
     is_text = column.dtype in (pl.String, pl.Categorical, pl.Enum)
     return is_text and 0 < column.drop_nulls().n_unique() <= _MOST_TEXTS

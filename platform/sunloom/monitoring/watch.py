@@ -1,14 +1,16 @@
-"""One round of a monitor: count new rows, judge the windows that are over, raise and resolve."""
+"""A monitor's round: count new rows, compare the windows that are over, raise and resolve alerts.
+
+What it counted and compared is kept in the database, so that a round continues the one before.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from sunloom.config.monitoring.recipe import MonitoringRecipe
 from sunloom.config.monitoring.watch import TableReference, TrailingReference, WatchConfig
@@ -18,7 +20,6 @@ from sunloom.core.fingerprint import fingerprint
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.drift.compare import DriftReport
 from sunloom.data.sources.table_files import data_files
-from sunloom.monitoring import source_counts as feed
 from sunloom.monitoring.alert_state import AlertState, lag_alert, update_alerts
 from sunloom.monitoring.bins import Bins, build_bins
 from sunloom.monitoring.drift_table import link_report, store_drift, unlink_reports
@@ -29,79 +30,157 @@ from sunloom.monitoring.findings import (
     feature_quality,
     quality_findings,
 )
-from sunloom.monitoring.histogram_store import (
-    EPOCH,
-    HistogramStore,
-    MonitorRow,
-    floor_hour,
-    floor_to,
-)
+from sunloom.monitoring.histogram_store import HistogramStore, MonitorRow
 from sunloom.monitoring.histograms import Histogram, count_rows, merge_histograms
-from sunloom.monitoring.results_table import forget_results, store_result
+from sunloom.monitoring.results_table import delete_results_before, store_result
+from sunloom.monitoring.source_counts import (
+    HourlyCounts,
+    count_hours,
+    rows_before,
+    sample_rows,
+    table_rows,
+    watched_features,
+)
+from sunloom.monitoring.windows import EPOCH, HOUR, TimeSpan, floor_hour, floor_to
 
 KINDS = ("drift", "quality", "performance")
-_HOUR = timedelta(hours=1)
 
-Span = tuple[datetime, datetime]
+
+@dataclass(frozen=True)
+class PerformanceFigures:
+    """Speed of a round and age of the source, as the database has them.
+
+    Attributes:
+        rows: Rows counted.
+        counting_s: Time that it took.
+        rows_per_s: Its speed; None where no time passed.
+        microseconds_per_value: Time for each feature of each row.
+        features: Watched features.
+        freshness_lag_s: Age of the newest row; None where no row was ever counted.
+    """
+
+    rows: int
+    counting_s: float
+    rows_per_s: float | None
+    microseconds_per_value: float
+    features: int
+    freshness_lag_s: float | None
+
+
+@dataclass(frozen=True)
+class WatchResult:
+    """One round of a monitor.
+
+    Attributes:
+        rows: Rows counted.
+        windows: Windows compared with their reference.
+        drifted: Window to its drifted features.
+        raised: Features with an alert.
+        skipped: Windows with too few rows.
+        performance: Speed and lag, where they were measured.
+        report: Evidently's page, where one was written.
+        numbers: Its figures, JSON.
+    """
+
+    rows: int
+    windows: int
+    drifted: Mapping[str, Sequence[str]]
+    raised: Sequence[str]
+    skipped: int
+    performance: PerformanceFigures | None = None
+    report: Path | None = None
+    numbers: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as the command line prints it, without what was not done."""
+        plain: dict[str, Any] = {
+            "rows": self.rows,
+            "windows": self.windows,
+            "drifted": dict(self.drifted),
+            "raised": list(self.raised),
+            "skipped": self.skipped,
+        }
+        if self.performance is not None:
+            plain["freshness_lag_s"] = self.performance.freshness_lag_s
+        if self.report is not None:
+            plain |= {"report": str(self.report), "numbers": str(self.numbers)}
+        return plain
+
+
+@dataclass(frozen=True)
+class _WindowResult:
+    """Drifted features of a window, and features with an alert."""
+
+    drifted: Sequence[str]
+    raised: Sequence[str]
 
 
 @dataclass
 class _WatchRound:
-    """What a run works with."""
+    """What a round works with; ``row`` is the monitor's state, changed on the way."""
 
     recipe: MonitoringRecipe
     config: WatchConfig
     database: Database
-    history: HistogramStore
+    store: HistogramStore
     row: MonitorRow
-    moment: datetime
+    now: datetime
     kinds: Collection[str]
 
 
 def run_watch(
-    recipe: MonitoringRecipe, moment: datetime | None = None, kinds: Collection[str] = KINDS
-) -> dict[str, Any]:
-    """Do one round.
+    recipe: MonitoringRecipe, now: datetime | None = None, kinds: Collection[str] = KINDS
+) -> WatchResult:
+    """Run one round.
 
     Args:
         recipe: With a ``watch`` section.
-        moment: The present; windows that end later are not judged.
+        now: The present; windows that end later are not compared.
         kinds: Some of ``drift``, ``quality`` and ``performance``.
-
-    Returns:
-        ``rows`` counted, ``windows`` judged, ``drifted``: features by window, ``raised``: features
-        with an alert, ``skipped``: windows with too few rows; ``report`` and ``numbers``: files of
-        Evidently's report, where one was made.
 
     Raises:
         ConfigError: The recipe has no ``watch``.
-        UsageError: The source or the reference is not there.
+        UsageError: The source or the reference does not exist.
         DataError: A column is missing or of another type than in the reference.
     """
     config = recipe.require_watch()
-    began = time.perf_counter()
-    work = _open(recipe, config, moment or utc_now(), kinds)
-    recorded, spans = _count_new(work)
-    counting_s = time.perf_counter() - began
-    summary: dict[str, Any] = {"rows": recorded.rows, "windows": 0, "drifted": {}, "raised": []}
-    summary["skipped"] = 0
-    due = spans if {"drift", "quality"} & set(kinds) else ()
-    judged = [span for span in due if _judge_window(work, span, summary)]
+    start = time.perf_counter()
+    work = _open_round(recipe, config, now or utc_now(), kinds)
+    counts, due = _count_new_rows(work)
+    counting_s = time.perf_counter() - start
+    compared = due if {"drift", "quality"} & set(kinds) else []
+    results = {span: _compare_window(work, span) for span in compared}
+    windows = {span: result for span, result in results.items() if result is not None}
+    raised = [feature for result in windows.values() for feature in result.raised]
+    performance = None
     if "performance" in kinds:
-        _performance(work, recorded, counting_s, summary)
-    _keep(work)
+        performance = _measure_performance(work, counts, counting_s)
+        if _update_lag_alert(work, performance.freshness_lag_s):
+            raised.append("freshness")
+    _store_state(work)
+    # Deliveries that failed in an earlier round, too, are tried before a report may fail this one.
     deliver_alerts(recipe)
-    if judged and config.report is not None and "drift" in kinds:
-        summary |= _report(work, judged[-1])
+    report, numbers = None, None
+    if windows and config.report is not None and "drift" in kinds:
+        report, numbers = _write_report(work, max(windows))
     get_logger("monitoring").info(
-        "%s: %d rows, %d windows, alerts: %s", config.name, summary["rows"], summary["windows"],
-        ", ".join(summary["raised"]) or "none",
+        "%s: %d rows, %d windows, alerts: %s",
+        config.name, counts.rows, len(windows), ", ".join(raised) or "none",
     )  # fmt: skip
-    return summary
+    return WatchResult(
+        rows=counts.rows,
+        windows=len(windows),
+        drifted={str(span): result.drifted for span, result in windows.items() if result.drifted},
+        raised=raised,
+        skipped=len(results) - len(windows),
+        performance=performance,
+        report=report,
+        numbers=numbers,
+    )
 
 
-def _open(
-    recipe: MonitoringRecipe, config: WatchConfig, moment: datetime, kinds: Collection[str]
+def _open_round(
+    recipe: MonitoringRecipe, config: WatchConfig, now: datetime, kinds: Collection[str]
 ) -> _WatchRound:
     database = open_database(recipe)
     database.ensure(MonitorRow)
@@ -110,25 +189,27 @@ def _open(
         if row is not None:
             session.expunge(row)
     basis = _basis(config)
-    if row is not None and row.basis == basis:
-        history = HistogramStore(database, config.name, Bins.from_json(row.cells))
-        return _WatchRound(recipe, config, database, history, row, moment, kinds)
-    cells = _cells(config, moment)
-    fresh = MonitorRow(
-        name=config.name, cells=cells.to_json(), basis=basis, recorded_until=None,
-        # A new reference says nothing about windows that were judged by the old one.
-        judged=row.judged if row is not None else {},
-        streaks=row.streaks if row is not None else {},
-    )  # fmt: skip
-    history = HistogramStore(database, config.name, cells)
-    if isinstance(config.reference, TableReference):
-        parts = [count_rows(part, cells) for part in feed.whole_table(config.reference.path)]
-        history.put_reference(merge_histograms(parts, cells))
-    return _WatchRound(recipe, config, database, history, fresh, moment, kinds)
+    if row is None or row.basis != basis:
+        bins = _build_bins(config, now)
+        row = MonitorRow(
+            name=config.name, cells=bins.to_json(), basis=basis, recorded_until=None,
+            # Windows that were compared with an earlier reference are not compared again.
+            judged=row.judged if row is not None else {},
+            streaks=row.streaks if row is not None else {},
+        )  # fmt: skip
+        store = HistogramStore(database, config.name, bins)
+        if isinstance(config.reference, TableReference):
+            parts = [count_rows(part, bins) for part in table_rows(config.reference.path)]
+            store.put_reference(merge_histograms(parts, bins))
+    else:
+        store = HistogramStore(database, config.name, Bins.from_json(row.cells))
+    return _WatchRound(
+        recipe=recipe, config=config, database=database, store=store, row=row, now=now, kinds=kinds
+    )
 
 
 def _basis(config: WatchConfig) -> str:
-    """Changes when the cells or the reference's counts have to be made anew."""
+    """Changes when the bins or the reference's counts have to be made anew."""
     files: list[Any] = []
     if isinstance(config.reference, TableReference):
         files = [
@@ -139,166 +220,166 @@ def _basis(config: WatchConfig) -> str:
     return fingerprint(str(parts), str(config.source), config.reference.type, str(files))
 
 
-def _cells(config: WatchConfig, moment: datetime) -> Bins:
-    rule, at = config.reference, config.source.event_time
-    if isinstance(rule, TableReference):
-        sample = feed.sample_rows(rule.path, None)
+def _build_bins(config: WatchConfig, now: datetime) -> Bins:
+    reference, event_time = config.reference, config.source.event_time
+    if isinstance(reference, TableReference):
+        sample = sample_rows(reference.path, None)
     else:
-        sample = feed.sample_rows(config.source.path, at)
-        if at is not None:
-            newest = floor_to(moment, config.window) - config.window
-            sample = feed.rows_before(sample, at, newest, config.min_rows)
-    names = feed.watched_features(sample, config)
-    defaults: dict[str, float | str] = {
-        name: value if isinstance(value, str) else _plain(value, sample[name])
-        for name, value in config.defaults.items()
-    }
+        sample = sample_rows(config.source.path, event_time)
+        if event_time is not None:
+            newest = floor_to(now, config.window) - config.window
+            sample = rows_before(sample, event_time, newest, config.min_rows)
+    names = watched_features(sample, config)
+    defaults: dict[str, float | str] = {}
+    for name, value in config.defaults.items():
+        if isinstance(value, str):
+            defaults[name] = value
+        else:
+            # Truth values are counted as text, as Polars writes them.
+            is_number = sample[name].dtype.is_numeric()
+            defaults[name] = float(value) if is_number else str(value).lower()
     return build_bins(sample, names, config.cells, defaults)
 
 
-def _plain(value: float | bool, column: pl.Series) -> float | str:
-    return float(value) if column.dtype.is_numeric() else str(value).lower()
-
-
-def _count_new(work: _WatchRound) -> tuple[feed.HourlyCounts, list[Span]]:
-    """Count rows not counted yet, and say which windows are to be judged."""
-    config = work.config
+def _count_new_rows(work: _WatchRound) -> tuple[HourlyCounts, list[TimeSpan]]:
+    """Counts of the rows that were not counted yet, and the windows that are due."""
+    config, bins = work.config, work.store.bins
     if config.source.event_time is None:
-        start = floor_hour(work.moment)
-        parts = [
-            count_rows(part, work.history.cells) for part in feed.whole_table(config.source.path)
-        ]
-        whole = merge_histograms(parts, work.history.cells)
-        work.history.put({start: whole})
-        return feed.HourlyCounts({start: whole}, whole.rows, None), [(start, start + _HOUR)]
+        start = floor_hour(work.now)
+        parts = [count_rows(part, bins) for part in table_rows(config.source.path)]
+        whole = merge_histograms(parts, bins)
+        work.store.put({start: whole})
+        return HourlyCounts({start: whole}, whole.rows, None), [TimeSpan(start, start + HOUR)]
     until = work.row.recorded_until
+    # Hours that late rows may still change are counted anew, and replace their earlier counts.
     since = floor_hour(until - config.late) if until is not None else None
-    recorded = feed.count_hours(config, work.history.cells, since, work.moment)
-    work.history.put(recorded.hours)
-    work.row.recorded_until = work.moment
-    return recorded, _spans(work)
+    counts = count_hours(config, bins, since, work.now)
+    work.store.put(counts.hours)
+    work.row.recorded_until = work.now
+    return counts, _due_windows(work)
 
 
-def _spans(work: _WatchRound) -> list[Span]:
-    """Windows with rows that are over and not judged: the newest ``catch_up``, oldest first."""
+def _due_windows(work: _WatchRound) -> list[TimeSpan]:
+    """Windows with rows that are over and not compared: the newest ``catch_up``, oldest first."""
     length = work.config.window
-    end = floor_to(work.moment, length)
-    done = [work.row.judged[kind] for kind in work.kinds if kind in work.row.judged]
-    start = min((datetime.fromisoformat(text) for text in done), default=EPOCH)
-    starts = {floor_to(hour, length) for hour in work.history.starts(start, end)}
-    return [(one, one + length) for one in sorted(starts)[-work.config.catch_up :]]
+    end = floor_to(work.now, length)
+    compared = [work.row.judged[kind] for kind in work.kinds if kind in work.row.judged]
+    start = min((datetime.fromisoformat(time) for time in compared), default=EPOCH)
+    starts = {floor_to(hour, length) for hour in work.store.starts(TimeSpan(start, end))}
+    newest = sorted(starts)[-work.config.catch_up :]
+    return [TimeSpan(start, start + length) for start in newest]
 
 
-def _judge_window(work: _WatchRound, span: Span, summary: dict[str, Any]) -> bool:
-    """Whether there were rows enough to judge."""
-    config, cells = work.config, work.history.cells
-    current = work.history.between(*span)
-    reference = _reference(work, span)
+def _compare_window(work: _WatchRound, span: TimeSpan) -> _WindowResult | None:
+    """Compare a window with its reference; None where either has too few rows."""
+    config, bins = work.config, work.store.bins
+    current, reference = work.store.read([span]), _reference(work, span)
     for kind in ("drift", "quality"):
         if kind in work.kinds and config.source.event_time is not None:
-            work.row.judged = work.row.judged | {kind: span[1].isoformat()}
+            # A new dict, because SQLAlchemy does not see changes inside a JSON column.
+            work.row.judged = work.row.judged | {kind: span.end.isoformat()}
     if min(current.rows, reference.rows) < config.min_rows:
-        summary["skipped"] += 1
-        return False
-    window = _named(span)
-    findings: list[Finding] = []
-    if "drift" in work.kinds:
-        findings += drift_findings(reference, current, cells, config)
-        report = DriftReport(drift_features(findings, config), reference.rows, current.rows)
-        store_drift(work.recipe, config.name, _shown(config), window, report)
-        if report.drifted_features:
-            summary["drifted"][window] = [one.feature for one in report.drifted_features]
-    if "quality" in work.kinds:
-        findings += quality_findings(reference, current, cells, config)
-        rows = feature_quality(reference, current, cells)
-        flagged = [asdict(one) for one in findings if one.flagged and one.rule != "feature_drift"]
-        data = {"rows": current.rows, "features": rows, "findings": flagged}
-        store_result(work.database, config.name, "quality", span, data)
-    streaks = AlertState(dict(work.row.streaks))
-    summary["raised"] += update_alerts(work.recipe, config, findings, streaks, window)
-    work.row.streaks = streaks.held
-    summary["windows"] += 1
-    return True
-
-
-def _named(span: Span) -> str:
-    return f"{span[0]:%Y-%m-%dT%H}/{span[1]:%Y-%m-%dT%H}"
-
-
-def _reference(work: _WatchRound, span: Span) -> Histogram:
-    spans = _reference_spans(work.config, span)
-    return work.history.reference() if spans is None else work.history.within(spans)
-
-
-def _reference_spans(config: WatchConfig, span: Span) -> list[Span] | None:
-    """What is normal for a window; None where it is a table."""
-    rule = config.reference
-    if isinstance(rule, TableReference):
         return None
-    if isinstance(rule, TrailingReference):
-        return [(span[0] - rule.length, span[0])]
-    week = timedelta(days=7)
-    return [(span[0] - n * week, span[1] - n * week) for n in range(1, rule.weeks + 1)]
+    findings: list[Finding] = []
+    drifted: list[str] = []
+    if "drift" in work.kinds:
+        findings += drift_findings(reference, current, bins, config)
+        report = DriftReport(drift_features(findings, config), reference.rows, current.rows)
+        store_drift(work.recipe, config.name, _reference_name(config), str(span), report)
+        drifted = [feature.feature for feature in report.drifted_features]
+    if "quality" in work.kinds:
+        quality = quality_findings(reference, current, bins, config)
+        features = feature_quality(reference, current, bins)
+        figures = {
+            "rows": current.rows,
+            "features": [asdict(feature) for feature in features],
+            "findings": [asdict(finding) for finding in quality if finding.flagged],
+        }
+        store_result(work.database, config.name, "quality", span, figures)
+        findings += quality
+    state = AlertState(dict(work.row.streaks))
+    raised = update_alerts(work.recipe, config, findings, state, str(span))
+    work.row.streaks = state.rules
+    return _WindowResult(drifted=drifted, raised=raised)
 
 
-def _report(work: _WatchRound, span: Span) -> dict[str, str]:
+def _reference(work: _WatchRound, span: TimeSpan) -> Histogram:
+    spans = _reference_spans(work.config, span)
+    return work.store.read_reference() if spans is None else work.store.read(spans)
+
+
+def _reference_spans(config: WatchConfig, span: TimeSpan) -> list[TimeSpan] | None:
+    """The spans that a window is compared with; None where that is a table."""
+    reference = config.reference
+    if isinstance(reference, TableReference):
+        return None
+    if isinstance(reference, TrailingReference):
+        return [TimeSpan(span.start - reference.length, span.start)]
+    return [span.shift(-timedelta(weeks=n)) for n in range(1, reference.weeks + 1)]
+
+
+def _reference_name(config: WatchConfig) -> str:
+    reference = config.reference
+    if isinstance(reference, TableReference):
+        return reference.path.name[-100:]
+    if isinstance(reference, TrailingReference):
+        return f"the {reference.length.total_seconds() / 86_400:g} days before"
+    return f"the same weekday of {reference.weeks} weeks before"
+
+
+def _write_report(work: _WatchRound, span: TimeSpan) -> tuple[Path | None, Path | None]:
+    """Evidently's page of a window and its figures, where it can be made."""
     from sunloom.monitoring.evidently_report import draw_samples, write_pages
 
     config = work.config
-    samples = draw_samples(work.recipe, work.history.cells, span, _reference_spans(config, span))
-    pages = write_pages(work.recipe, samples, span[0], _named(span)) if samples else None
+    samples = draw_samples(work.recipe, work.store.bins, span, _reference_spans(config, span))
+    pages = write_pages(work.recipe, samples, span) if samples else None
     if pages is None:
-        return {}
-    link_report(work.recipe, config.name, _named(span), pages.html)
-    unlink_reports(work.recipe, pages.gone)
-    return {"report": str(pages.html), "numbers": str(pages.json)}
+        return None, None
+    link_report(work.recipe, config.name, str(span), pages.html)
+    unlink_reports(work.recipe, pages.removed)
+    return pages.html, pages.json
 
 
-def _shown(config: WatchConfig) -> str:
-    rule = config.reference
-    if isinstance(rule, TableReference):
-        return rule.path.name[-100:]
-    if isinstance(rule, TrailingReference):
-        return f"the {rule.length.total_seconds() / 86_400:g} days before"
-    return f"the same weekday of {rule.weeks} weeks before"
+def _measure_performance(
+    work: _WatchRound, counts: HourlyCounts, counting_s: float
+) -> PerformanceFigures:
+    """Speed of the counting and age of the newest row, also where no new one came; stored."""
+    if counts.newest is not None:
+        work.row.judged = work.row.judged | {"newest": counts.newest.isoformat()}
+    newest = work.row.judged.get("newest")
+    lag = work.now - datetime.fromisoformat(newest) if newest is not None else None
+    features = len(work.store.bins.features)
+    figures = PerformanceFigures(
+        rows=counts.rows,
+        counting_s=counting_s,
+        rows_per_s=counts.rows / counting_s if counting_s else None,
+        microseconds_per_value=counting_s * 1e6 / max(counts.rows * features, 1),
+        features=features,
+        freshness_lag_s=None if lag is None else lag.total_seconds(),
+    )
+    span = TimeSpan(floor_hour(work.now), work.now)
+    store_result(work.database, work.config.name, "performance", span, asdict(figures))
+    return figures
 
 
-def _performance(
-    work: _WatchRound, recorded: feed.HourlyCounts, counting_s: float, summary: dict[str, Any]
-) -> None:
-    config = work.config
-    lag = (work.moment - recorded.newest).total_seconds() if recorded.newest else None
-    known = work.row.judged.get("newest")
-    if lag is None and known is not None:
-        lag = (work.moment - datetime.fromisoformat(known)).total_seconds()
-    if recorded.newest is not None:
-        work.row.judged = work.row.judged | {"newest": recorded.newest.isoformat()}
-    features = len(work.history.cells.features)
-    data = {
-        "rows": recorded.rows,
-        "counting_s": counting_s,
-        "rows_per_s": recorded.rows / counting_s if counting_s else None,
-        "microseconds_per_value": counting_s * 1e6 / max(recorded.rows * features, 1),
-        "features": features,
-        "freshness_lag_s": lag,
-    }
-    span = (floor_hour(work.moment), work.moment)
-    store_result(work.database, config.name, "performance", span, data)
-    summary["freshness_lag_s"] = lag
-    if config.max_lag is None or lag is None:
-        return
-    alert = lag_alert(config, lag)
-    if lag > config.max_lag.total_seconds():
+def _update_lag_alert(work: _WatchRound, lag_s: float | None) -> bool:
+    """Raise or resolve the alert about the newest row's age; whether it is raised."""
+    max_lag = work.config.max_lag
+    if max_lag is None or lag_s is None:
+        return False
+    alert = lag_alert(work.config, lag_s, max_lag)
+    if lag_s > max_lag.total_seconds():
         emit_alert(work.recipe, alert)
-        summary["raised"].append("freshness")
-    else:
-        resolve_alert(work.recipe, alert)
+        return True
+    resolve_alert(work.recipe, alert)
+    return False
 
 
-def _keep(work: _WatchRound) -> None:
-    """Write down what the next run needs, and thin out what is old."""
+def _store_state(work: _WatchRound) -> None:
+    """Store what the next round needs, and merge or delete old counts."""
     with work.database.session() as session:
         session.merge(work.row)
-    work.history.roll_up(work.moment - work.config.keep_hours)
-    work.history.forget(work.moment - work.config.keep_days)
-    forget_results(work.database, work.config.name, work.moment - work.config.keep_days)
+    work.store.roll_up(work.now - work.config.keep_hours)
+    work.store.delete_before(work.now - work.config.keep_days)
+    delete_results_before(work.database, work.config.name, work.now - work.config.keep_days)

@@ -18,7 +18,7 @@ from sunloom.data.quality.drift.compare import drift_report
 from sunloom.errors import DataError
 from sunloom.monitoring.drift_job import run_drift
 from sunloom.monitoring.drift_table import latest_drift
-from sunloom.monitoring.summaries import dataset_summaries
+from sunloom.monitoring.summaries import DatasetSummary, dataset_summaries
 
 DIRECT = DriftConfig(engine="direct", method="psi", threshold=0.2)
 
@@ -106,7 +106,7 @@ def _recipe(settings: Settings, folder: Path, changed: bool) -> MonitoringRecipe
 def test_a_run_stores_alerts_once_and_resolves(settings: Settings, tmp_path: Path) -> None:
     folder = tmp_path / "events"
     result = run_drift(_recipe(settings, folder, changed=True))
-    assert (result["drifted_features"], result["alerts"]) == (1, 1)
+    assert (result.drifted_features, result.alerts) == (1, 1)
     run_drift(_recipe(settings, folder, changed=True))
     (alert,) = list_alerts(settings, "open")
     assert alert.count == 2
@@ -116,12 +116,12 @@ def test_a_run_stores_alerts_once_and_resolves(settings: Settings, tmp_path: Pat
     assert (alert.value, alert.threshold) == (1.0, 1.0)
 
     calm = run_drift(_recipe(settings, folder, changed=False))
-    assert (calm["drifted_features"], calm["alerts"]) == (0, 0)
+    assert (calm.drifted_features, calm.alerts) == (0, 0)
     assert list_alerts(settings, "open") == []
     (stored,) = latest_drift(settings)
-    assert stored["drifted_features"] == 0
-    assert stored["current"] == "1998-04-01..1998-06-30"
-    assert [feature["feature"] for feature in stored["features"]] == ["amount", "weekday"]
+    assert stored.drifted_features == 0
+    assert stored.current == "1998-04-01..1998-06-30"
+    assert [feature.feature for feature in stored.features] == ["amount", "weekday"]
 
 
 def test_quality_is_read_from_the_data_steps_summary(settings: Settings) -> None:
@@ -129,4 +129,4 @@ def test_quality_is_read_from_the_data_steps_summary(settings: Settings) -> None
     folder = settings.paths.outputs / "data" / "cdnow"
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text('{"rows_in": 3, "rows_out": 2}')
-    assert dataset_summaries(settings) == [{"dataset": "cdnow", "rows_in": 3, "rows_out": 2}]
+    assert dataset_summaries(settings) == [DatasetSummary("cdnow", {"rows_in": 3, "rows_out": 2})]

@@ -67,7 +67,7 @@ def test_a_period_includes_its_last_day() -> None:
 
 
 def test_an_empty_period_says_what_there_is() -> None:
-    with pytest.raises(DataError, match="No event lies in 1999") as caught:
+    with pytest.raises(DataError, match="No event is in 1999") as caught:
         in_period(EVENTS, "timestamp", PeriodConfig(start=date(1999, 1, 1), end=date(1999, 2, 1)))
     assert "1997-01-01" in caught.value.hint
     assert "1997-01-05" in caught.value.hint

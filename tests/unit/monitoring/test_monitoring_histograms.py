@@ -27,6 +27,7 @@ from sunloom.monitoring.histograms import (
     empty_histogram,
     merge_histograms,
 )
+from sunloom.monitoring.windows import TimeSpan
 
 RANDOM = np.random.default_rng(3)
 REFERENCE = pl.DataFrame(
@@ -67,10 +68,13 @@ def same(one: Histogram, other: Histogram) -> bool:
 
 def test_cells_hold_equally_many_rows_or_one_value() -> None:
     whole = count_rows(REFERENCE, CELLS)
-    assert [len(whole.of(CELLS, n)) for n in range(4)] == [20, 7, 4, 3]
-    assert set(whole.of(CELLS, 0)) == {150}
-    assert list(whole.of(CELLS, 1)) == [*REFERENCE["few"].value_counts().sort("few")["count"], 0]
-    assert whole.of(CELLS, 2).sum() == 3_000
+    assert [len(whole.feature_counts(CELLS, n)) for n in range(4)] == [20, 7, 4, 3]
+    assert set(whole.feature_counts(CELLS, 0)) == {150}
+    assert list(whole.feature_counts(CELLS, 1)) == [
+        *REFERENCE["few"].value_counts().sort("few")["count"],
+        0,
+    ]
+    assert whole.feature_counts(CELLS, 2).sum() == 3_000
     assert list(whole.tallies[:, OUTSIDE]) == [0, 0, 0, 0]
     assert whole.extremes[0].tolist() == [REFERENCE["size"].min(), REFERENCE["size"].max()]
 
@@ -78,7 +82,7 @@ def test_cells_hold_equally_many_rows_or_one_value() -> None:
 def test_a_value_that_many_share_has_one_cell() -> None:
     column = pl.DataFrame({"x": [0.0] * 900 + [float(n) for n in range(1, 101)]})
     cells = build_bins(column, ["x"], 20)
-    counts = count_rows(column, cells).of(cells, 0)
+    counts = count_rows(column, cells).feature_counts(cells, 0)
     assert counts[0] == 900 + 50 or counts.max() >= 900
     assert counts.sum() == 1_000
 
@@ -89,7 +93,7 @@ def test_merged_parts_are_a_single_pass(parts: list[list[dict[str, object]]]) ->
     whole = count_rows(_frame([row for part in parts for row in part]), CELLS)
     in_parts = merge_histograms([count_rows(_frame(part), CELLS) for part in parts], CELLS)
     assert same(whole, in_parts)
-    assert same(Histogram.unpacked(whole.packed(), CELLS), whole)
+    assert same(Histogram.decode(whole.encode(), CELLS), whole)
     group = np.array([n for n, part in enumerate(parts) for _ in part], dtype=np.int64)
     frame = _frame([row for part in parts for row in part])
     by_group = count_rows_by_group(frame, CELLS, group, len(parts))
@@ -150,26 +154,26 @@ def test_history_keeps_hours_and_merges_them_into_days(settings: Settings) -> No
     hours = _hours(60)
     history.put(hours)
     history.put(hours)
-    assert same(history.between(START, START + 60 * HOUR), count_rows(REFERENCE, CELLS))
+    assert same(history.read([TimeSpan(START, START + 60 * HOUR)]), count_rows(REFERENCE, CELLS))
     some = merge_histograms(list(hours.values())[3:7], CELLS)
-    assert same(history.between(START + 3 * HOUR, START + 7 * HOUR), some)
+    assert same(history.read([TimeSpan(START + 3 * HOUR, START + 7 * HOUR)]), some)
     assert history.roll_up(START + 49 * HOUR) == 2
-    assert same(history.between(START, START + 60 * HOUR), count_rows(REFERENCE, CELLS))
+    assert same(history.read([TimeSpan(START, START + 60 * HOUR)]), count_rows(REFERENCE, CELLS))
     day = merge_histograms(list(hours.values())[24:48], CELLS)
-    assert same(history.between(START + 24 * HOUR, START + 48 * HOUR), day)
+    assert same(history.read([TimeSpan(START + 24 * HOUR, START + 48 * HOUR)]), day)
     assert history.roll_up(START + 49 * HOUR) == 0
-    history.forget(START + 24 * HOUR)
-    assert history.between(START, START + 24 * HOUR).rows == 0
-    assert same(history.between(START + 24 * HOUR, START + 48 * HOUR), day)
+    history.delete_before(START + 24 * HOUR)
+    assert history.read([TimeSpan(START, START + 24 * HOUR)]).rows == 0
+    assert same(history.read([TimeSpan(START + 24 * HOUR, START + 48 * HOUR)]), day)
 
 
 def test_counts_on_other_cells_are_not_seen(settings: Settings) -> None:
     database = open_database(settings)
     HistogramStore(database, "orders", CELLS).put(_hours(3))
     other = HistogramStore(database, "orders", build_bins(REFERENCE, NAMES, 10))
-    assert other.between(START, START + 3 * HOUR).rows == 0
-    assert same(other.reference(), empty_histogram(other.cells))
-    other.put_reference(count_rows(REFERENCE, other.cells))
-    assert other.reference().rows == 3_000
+    assert other.read([TimeSpan(START, START + 3 * HOUR)]).rows == 0
+    assert same(other.read_reference(), empty_histogram(other.bins))
+    other.put_reference(count_rows(REFERENCE, other.bins))
+    assert other.read_reference().rows == 3_000
     with pytest.raises(DataError, match="does not fit"):
-        Histogram.unpacked(empty_histogram(CELLS).packed(), other.cells)
+        Histogram.decode(empty_histogram(CELLS).encode(), other.bins)

@@ -15,6 +15,7 @@ from sunloom.config.monitoring.recipe import MonitoringRecipe
 from sunloom.config.monitoring.watch import WatchConfig
 from sunloom.monitoring.drift_table import latest_drift
 from sunloom.monitoring.results_table import latest_results
+from sunloom.monitoring.service import ServiceResult
 
 DAY = timedelta(days=1)
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -41,7 +42,7 @@ def test_drift(recipe: MonitoringRecipe) -> None:
     outcome = monitor_drift.monitor(recipe)
     assert (outcome.metrics["windows"], outcome.metrics["raised"]) == (2, ["x"])
     assert outcome.artifacts == {}
-    assert latest_drift(recipe)[0]["drifted_features"] == 1
+    assert latest_drift(recipe)[0].drifted_features == 1
     assert latest_results(recipe, "quality") == []
     assert latest_results(recipe, "performance") == []
 
@@ -49,7 +50,7 @@ def test_drift(recipe: MonitoringRecipe) -> None:
 def test_quality(recipe: MonitoringRecipe) -> None:
     outcome = monitor_quality.monitor(recipe)
     assert (outcome.metrics["windows"], outcome.metrics["drifted"]) == (2, {})
-    assert latest_results(recipe, "quality")[0]["rows"] == 240
+    assert latest_results(recipe, "quality")[0].data["rows"] == 240
     assert latest_drift(recipe) == []
 
 
@@ -64,10 +65,10 @@ def test_the_service_goes_on_at_the_recipes_pace(
 ) -> None:
     asked: list[timedelta] = []
 
-    def keep(_recipe: Any, every: timedelta) -> dict[str, Any]:
+    def keep(_recipe: Any, every: timedelta) -> ServiceResult:
         asked.append(every)
-        return {"rounds": 1}
+        return ServiceResult(rounds=1, failed=0, raised=[])
 
     monkeypatch.setattr(monitor_service, "keep_monitoring", keep)
-    assert monitor_service.monitor(recipe).metrics == {"rounds": 1}
+    assert monitor_service.monitor(recipe).metrics == {"rounds": 1, "failed": 0, "raised": []}
     assert asked == [timedelta(minutes=7)]

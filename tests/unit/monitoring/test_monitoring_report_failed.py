@@ -28,7 +28,7 @@ def test_a_failure_of_evidentlys_is_said_after_the_alerts(
     def broken(*_words: Any) -> None:
         raise ValueError("no bins")
 
-    monkeypatch.setattr(sampled, "_compared", broken)
+    monkeypatch.setattr(sampled, "run_evidently", broken)
     at = [START + DAY * n / 500 for n in range(1_500)]
     x = np.random.default_rng(1).normal(np.repeat([0.0, 0.0, 2.0], 500))
     pl.DataFrame({"event_time": at, "x": x}).with_columns(
@@ -44,4 +44,4 @@ def test_a_failure_of_evidentlys_is_said_after_the_alerts(
     with pytest.raises(DataError, match=r"Evidently cannot compare .* ValueError: no bins"):
         run_watch(recipe, START + 3 * DAY)
     assert [one.labels["feature"] for one in list_alerts(settings, "open")] == ["x"]
-    assert run_watch(recipe, START + 3 * DAY)["windows"] == 0
+    assert run_watch(recipe, START + 3 * DAY).windows == 0

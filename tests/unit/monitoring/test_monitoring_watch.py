@@ -17,7 +17,12 @@ from sunloom.core.alerts.delivery import list_alerts
 from sunloom.monitoring.bins import Bins, FeatureBins
 from sunloom.monitoring.drift_table import latest_drift
 from sunloom.monitoring.findings import drift_findings
-from sunloom.monitoring.histogram_distances import chance_of_counts, chance_of_rates, distance
+from sunloom.monitoring.histogram_distances import (
+    Rate,
+    counts_p_value,
+    distance,
+    rates_p_value,
+)
 from sunloom.monitoring.histograms import Histogram
 from sunloom.monitoring.prometheus import render_monitoring
 from sunloom.monitoring.results_table import latest_results, results_over_time
@@ -65,13 +70,13 @@ def test_one_shift_among_200_features_is_one_alert_and_fifty_calm_windows_are_no
     frame.write_parquet(source)
 
     calm = run_watch(watched, START + 50 * DAY)
-    assert (calm["windows"], calm["drifted"], calm["raised"]) == (50, {}, [])
+    assert (calm.windows, calm.drifted, calm.raised) == (50, {}, [])
     assert list_alerts(settings) == []
 
     _shifted(frame, "f137", 0.8, START + 50 * DAY).write_parquet(source)
     moved = run_watch(watched, START + 51 * DAY)
-    assert moved["windows"] == 1
-    assert moved["raised"] == ["f137"]
+    assert moved.windows == 1
+    assert moved.raised == ["f137"]
     (alert,) = list_alerts(settings)
     assert (alert.name, alert.labels) == (
         "feature_drift",
@@ -117,13 +122,13 @@ def test_few_rows_alone_raise_nothing_however_large_psi(settings: Settings, tmp_
     source = tmp_path / "rows.parquet"
     _rows(20, 60, 50, seed=2).write_parquet(source)
     result = run_watch(recipe(settings, source, reference=reference, min_rows=50), START + 20 * DAY)
-    values = [one["value"] for one in latest_drift(settings)[0]["features"]]
+    values = [one.value for one in latest_drift(settings)[0].features]
     assert max(values) > 0.3
-    assert (result["windows"], result["drifted"]) == (20, {})
+    assert (result.windows, result.drifted) == (20, {})
     skipped = run_watch(
         recipe(settings, source, name="strict", reference=reference), START + 20 * DAY
     )
-    assert (skipped["windows"], skipped["skipped"]) == (0, 20)
+    assert (skipped.windows, skipped.skipped) == (0, 20)
 
 
 def test_hysteresis_deduplication_and_resolution(settings: Settings, tmp_path: Path) -> None:
@@ -216,9 +221,9 @@ def test_quality_is_kept_over_time_and_raises(settings: Settings, tmp_path: Path
         ("feature_range", "f001"),
         ("feature_range", "f002"),
     }
-    assert len(result["raised"]) == 4
+    assert len(result.raised) == 4
     (latest,) = latest_results(settings, "quality")
-    rates = {one["feature"]: one for one in latest["features"]}
+    rates = {one["feature"]: one for one in latest.data["features"]}
     assert rates["f000"]["null_rate"] == pytest.approx(0.2)
     assert rates["f001"]["default_rate"] == pytest.approx(0.2)
     assert rates["f002"]["maximum"] == 99.0
@@ -226,7 +231,7 @@ def test_quality_is_kept_over_time_and_raises(settings: Settings, tmp_path: Path
     assert len(results_over_time(settings, "quality", "orders")) == 3
     loose = {"null_rate_rise": 0.5, "default_rate_rise": 0.5, "outside_rate": 0.5}
     calm = recipe(settings, source, name="loose", reference=reference, quality=loose, threshold=9.0)
-    assert run_watch(calm, START + 3 * DAY)["raised"] == []
+    assert run_watch(calm, START + 3 * DAY).raised == []
 
 
 def test_values_outside_the_range_are_part_of_drift(settings: Settings, tmp_path: Path) -> None:
@@ -243,8 +248,8 @@ def test_the_trailing_reference(settings: Settings, tmp_path: Path) -> None:
     trailing = {"type": "trailing", "length": "3d"}
     result = run_watch(recipe(settings, source, reference=trailing), START + 10 * DAY)
     # The first window has nothing before it; after three days the new normal is normal.
-    assert result["skipped"] == 1
-    assert list(result["drifted"]) == [f"2026-01-{10 + n}T00/2026-01-{11 + n}T00" for n in range(3)]
+    assert result.skipped == 1
+    assert list(result.drifted) == [f"2026-01-{10 + n}T00/2026-01-{11 + n}T00" for n in range(3)]
 
 
 def test_the_same_weekday(settings: Settings, tmp_path: Path) -> None:
@@ -253,10 +258,10 @@ def test_the_same_weekday(settings: Settings, tmp_path: Path) -> None:
     source = tmp_path / "rows.parquet"
     frame.with_columns(f001=pl.col("f001") + 3 * weekend).write_parquet(source)
     weekday = {"type": "same_weekday", "weeks": 2}
-    assert run_watch(recipe(settings, source, reference=weekday), START + 28 * DAY)["drifted"] == {}
+    assert run_watch(recipe(settings, source, reference=weekday), START + 28 * DAY).drifted == {}
     trailing = {"type": "trailing", "length": "7d"}
     other = recipe(settings, source, name="t", reference=trailing)
-    assert len(run_watch(other, START + 28 * DAY)["drifted"]) >= 6
+    assert len(run_watch(other, START + 28 * DAY).drifted) >= 6
 
 
 def test_a_round_counts_new_rows_only_and_late_ones_again(
@@ -269,16 +274,16 @@ def test_a_round_counts_new_rows_only_and_late_ones_again(
     watched = recipe(settings, folder, reference=reference)
     frame.filter(pl.col("id") < 900).write_parquet(folder / "a.parquet")
     first = run_watch(watched, START + 2 * DAY)
-    assert (first["rows"], first["windows"]) == (900, 2)
+    assert (first.rows, first.windows) == (900, 2)
     frame.filter(pl.col("id") >= 900).write_parquet(folder / "b.parquet")
     second = run_watch(watched, START + 3 * DAY)
     # Two hours before midnight are read again: 40 rows of them, and the day.
-    assert (second["rows"], second["windows"]) == (40 + 480, 1)
-    assert sum(one["rows"] for one in results_over_time(settings, "quality", "orders")) == (
+    assert (second.rows, second.windows) == (40 + 480, 1)
+    assert sum(one.data["rows"] for one in results_over_time(settings, "quality", "orders")) == (
         480 + 420 + 480
     )
     third = run_watch(watched, START + 3 * DAY)
-    assert third["windows"] == 0
+    assert third.windows == 0
 
 
 def test_a_source_without_event_time_is_one_window(settings: Settings, tmp_path: Path) -> None:
@@ -289,8 +294,8 @@ def test_a_source_without_event_time_is_one_window(settings: Settings, tmp_path:
     whole = {"path": str(source), "event_time": None}
     watched = recipe(settings, source, source=whole, reference=reference)
     result = run_watch(watched, START)
-    assert (result["rows"], result["windows"], result["raised"]) == (500, 1, ["f001"])
-    assert run_watch(watched, START)["raised"] == ["f001"]
+    assert (result.rows, result.windows, result.raised) == (500, 1, ["f001"])
+    assert run_watch(watched, START).raised == ["f001"]
     assert [one.count for one in list_alerts(settings)] == [2]
 
 
@@ -302,12 +307,12 @@ def test_lag_is_measured_and_raises(settings: Settings, tmp_path: Path) -> None:
     assert isinstance(newest, datetime)
     watched = recipe(settings, source, max_lag="6h")
     late = run_watch(watched, newest + timedelta(hours=7))
-    assert late["freshness_lag_s"] == 7 * 3600
+    assert late.performance.freshness_lag_s == 7 * 3600
     (alert,) = list_alerts(settings, "open")
     assert (alert.name, alert.threshold) == ("feature_freshness", 6 * 3600)
     (figures,) = latest_results(settings, "performance")
-    assert figures["rows"] == 960
-    assert figures["rows_per_s"] > 0
+    assert figures.data["rows"] == 960
+    assert figures.data["rows_per_s"] > 0
     fresh = _rows(1, 480, 1, seed=2, first=newest + timedelta(minutes=1))
     pl.concat([frame, fresh]).write_parquet(source)
     run_watch(watched, newest + timedelta(days=1))
@@ -321,7 +326,7 @@ def test_kinds_run_apart(settings: Settings, tmp_path: Path) -> None:
     run_watch(watched, START + 3 * DAY, ("quality",))
     assert latest_drift(settings) == []
     assert len(results_over_time(settings, "quality", "orders")) == 2
-    assert run_watch(watched, START + 3 * DAY, ("performance",))["windows"] == 0
+    assert run_watch(watched, START + 3 * DAY, ("performance",)).windows == 0
     assert len(latest_results(settings, "performance")) == 1
 
 
@@ -358,8 +363,8 @@ def test_statistics_by_hand() -> None:
         jensenshannon([0.5, 0.5], [0.8, 0.2])
     )
     found = chi2_contingency(np.stack([before, after]), correction=False)
-    assert chance_of_counts(before, after) == pytest.approx(found.pvalue)
+    assert counts_p_value(before, after) == pytest.approx(found.pvalue)
     corrected = chi2_contingency(np.array([[5, 95], [20, 80]]), correction=True)
-    assert chance_of_rates((5, 100), (20, 100)) == pytest.approx(corrected.pvalue)
-    assert chance_of_counts(before, before) == 1.0
-    assert chance_of_rates((0, 10), (0, 10)) == 1.0
+    assert rates_p_value(Rate(5, 100), Rate(20, 100)) == pytest.approx(corrected.pvalue)
+    assert counts_p_value(before, before) == 1.0
+    assert rates_p_value(Rate(0, 10), Rate(0, 10)) == 1.0

@@ -64,7 +64,7 @@ def watched(settings: Settings, source: Path, **watch: Any) -> MonitoringRecipe:
 
 
 def features(settings: Settings) -> list[str]:
-    return [one["feature"] for one in latest_drift(settings)[0]["features"]]
+    return [one.feature for one in latest_drift(settings)[0].features]
 
 
 def test_features_and_exclude(settings: Settings, source: Path) -> None:
@@ -81,8 +81,8 @@ def test_window(settings: Settings, source: Path, window: str, count: int) -> No
     config = watched(settings, source, window=window, min_rows=20)
     result = run_watch(config, START + 3 * DAY)
     # What comes first has nothing before it.
-    assert result["windows"] == count
-    spans = [one["current"].split("/") for one in drift_over_time(settings, "orders")]
+    assert result.windows == count
+    spans = [one.current.split("/") for one in drift_over_time(settings, "orders")]
     lengths = {datetime.fromisoformat(b) - datetime.fromisoformat(a) for a, b in spans}
     assert lengths <= {config.require_watch().window}
 
@@ -109,9 +109,9 @@ def test_method_and_threshold(settings: Settings, source: Path, method: str) -> 
         np.bincount(np.searchsorted(edges, frame["f0"][at : at + 240], side="right"), minlength=20)
         for at in (0, 240)
     )
-    found = latest_drift(settings)[0]["features"][0]
-    assert (found["method"], found["threshold"]) == (method, bound)
-    assert found["value"] == pytest.approx(distance(method, one, two))
+    found = latest_drift(settings)[0].features[0]
+    assert (found.method, found.threshold) == (method, bound)
+    assert found.value == pytest.approx(distance(method, one, two))
 
 
 def test_false_alarms(settings: Settings, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_false_alarms(settings: Settings, tmp_path: Path) -> None:
     found = {}
     for chance in (1e-9, 0.1):
         config = watched(settings, path, name=str(chance), false_alarms=chance, threshold=0.05)
-        found[chance] = run_watch(config, START + 6 * DAY)["drifted"]
+        found[chance] = run_watch(config, START + 6 * DAY).drifted
     assert found == {1e-9: {}, 0.1: {"2026-01-10T00/2026-01-11T00": ["f0"]}}
 
 
@@ -132,7 +132,7 @@ def test_weeks_of_the_same_weekday(settings: Settings, tmp_path: Path) -> None:
         rule = {"type": "same_weekday", "weeks": weeks}
         run_watch(watched(settings, path, reference=rule, name=f"w{weeks}"), START + 28 * DAY)
         newest = drift_over_time(settings, f"w{weeks}")[0]
-        assert (newest["reference_rows"], newest["current_rows"]) == (expected, 240)
+        assert (newest.reference_rows, newest.current_rows) == (expected, 240)
 
 
 @pytest.mark.parametrize(
@@ -181,8 +181,8 @@ def test_the_range_of_a_trailing_reference_is_that_of_the_past(
 
 
 def test_catch_up(settings: Settings, source: Path) -> None:
-    assert run_watch(watched(settings, source, catch_up=2), START + 6 * DAY)["windows"] == 2
-    windows = [one["window"][:10] for one in results_over_time(settings, "quality", "orders")]
+    assert run_watch(watched(settings, source, catch_up=2), START + 6 * DAY).windows == 2
+    windows = [one.window[:10] for one in results_over_time(settings, "quality", "orders")]
     assert windows == ["2026-01-10", "2026-01-09"]
 
 
@@ -190,7 +190,7 @@ def test_catch_up(settings: Settings, source: Path) -> None:
 def test_late(settings: Settings, source: Path, late: str, again: int) -> None:
     config = watched(settings, source, late=late)
     run_watch(config, START + 3 * DAY)
-    assert run_watch(config, START + 4 * DAY)["rows"] == 240 + again
+    assert run_watch(config, START + 4 * DAY).rows == 240 + again
 
 
 def test_keep_hours_and_keep_days(settings: Settings, source: Path) -> None:
@@ -203,24 +203,24 @@ def test_keep_hours_and_keep_days(settings: Settings, source: Path) -> None:
     # Two days ago by day, two by hour, and what is older than four days is gone.
     assert grains == {("day", 2): 1, ("day", 3): 1, ("hour", 4): 24, ("hour", 5): 24}
     assert len(results_over_time(settings, "quality", "orders")) == 4
-    assert run_watch(config, START + 6 * DAY)["windows"] == 0
+    assert run_watch(config, START + 6 * DAY).windows == 0
 
 
 def test_max_lag(settings: Settings, source: Path) -> None:
     for name, lag, raised in (("a", "13h", ["freshness"]), ("b", "15h", []), ("c", None, [])):
         config = watched(settings, source, name=name, max_lag=lag)
         result = run_watch(config, START + 6 * DAY + 14 * HOUR, ("performance",))
-        assert result["raised"] == raised
-    (figures,) = [o for o in latest_results(settings, "performance") if o["monitor"] == "a"]
-    assert 14 * 3600 < figures["freshness_lag_s"] < 14.2 * 3600
+        assert result.raised == raised
+    (figures,) = [o for o in latest_results(settings, "performance") if o.monitor == "a"]
+    assert 14 * 3600 < figures.data["freshness_lag_s"] < 14.2 * 3600
 
 
 def test_every_is_the_pause_of_the_service(settings: Settings, source: Path) -> None:
     stop = Event()
     Timer(0.9, stop.set).start()
     done = keep_monitoring(watched(settings, source), timedelta(seconds=0.2), stop)
-    assert 2 <= done["rounds"] <= 5
-    assert done["failed"] == 0
+    assert 2 <= done.rounds <= 5
+    assert done.failed == 0
 
 
 def test_the_files_of_these_tests_know_every_key() -> None:

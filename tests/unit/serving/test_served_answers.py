@@ -18,7 +18,7 @@ from sunloom.core.alerts.delivery import list_alerts
 from sunloom.core.database import open_database
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.materialization.materialize import materialize
-from sunloom.monitoring.served_answers import KEPT, Served, latest_served, store_served
+from sunloom.monitoring.served_results import KEPT, ServedResult, latest_served, store_served
 from sunloom.monitoring.served_skew import compare_served
 from sunloom.serving.apps.features.app import build_features_app
 from sunloom.serving.apps.gateway import monitoring_routes as monitoring
@@ -86,19 +86,19 @@ def test_served_answers_are_those_of_batch(
     materialize(recipe)
     read_all(settings, monkeypatch)
     found = compare_served(recipe)
-    assert found["passed"]
-    assert found["questions"] == 5
-    assert found["values"] == 20
+    assert found.passed
+    assert found.questions == 5
+    assert found.values == 20
     assert list_alerts(settings) == []
     # Sources that no longer say what was served are found out, feature by feature.
     visits(2.0).write_parquet(tmp_path / "visits.parquet")
     found = compare_served(recipe)
-    assert not found["passed"]
-    assert found["differences"] == 5
-    assert {one["feature"] for one in found["examples"]} == {"spent"}
-    first = found["examples"][0]
-    assert first["moment"] == AS_OF
-    assert first["offline"] == pytest.approx(2 * first["online"])
+    assert not found.passed
+    assert found.differences == 5
+    assert {one.feature for one in found.examples} == {"spent"}
+    first = found.examples[0]
+    assert first.moment == AS_OF
+    assert first.offline == pytest.approx(2 * first.online)
     gateway = FastAPI()
     gateway.include_router(monitoring.build_router(settings))
     (kept,) = asyncio.run(call(gateway, "GET", "/monitoring/quality")).json()["skew"]
@@ -111,7 +111,7 @@ def test_served_answers_are_those_of_batch(
     assert (alert.name, alert.labels) == ("feature_skew", {"feature_set": "served_shop"})
     assert "5 of 20 served values of served_shop differ from offline: spent (5)" in alert.message
     visits(1.0).write_parquet(tmp_path / "visits.parquet")
-    assert compare_served(recipe)["passed"]
+    assert compare_served(recipe).passed
     assert list_alerts(settings, "open") == []
 
 
@@ -137,7 +137,7 @@ def test_the_newest_answers_are_kept(settings: Settings) -> None:
         store_served(
             database,
             [
-                Served("many", number, AS_OF, {"n": number})
+                ServedResult("many", number, AS_OF, {"n": number})
                 for number in range(part * 4_000, (part + 1) * 4_000)
             ],
         )

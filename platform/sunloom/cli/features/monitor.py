@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -16,11 +17,9 @@ from sunloom.errors import UsageError
 
 def monitor(
     recipe: Recipe,
-    every: Annotated[
-        str | None, typer.Option(help="Go on, one round so often: 15m, 1h, 1d.")
-    ] = None,
+    every: Annotated[str | None, typer.Option(help="Repeat, one round each 15m, 1h, 1d.")] = None,
     as_of: Annotated[
-        datetime | None, typer.Option("--as-of", help="Judge as if it were then, UTC.")
+        datetime | None, typer.Option("--as-of", help="Evaluate as of this time, UTC.")
     ] = None,
     sets: Sets = None,
     env: Env = None,
@@ -30,14 +29,15 @@ def monitor(
     from sunloom.monitoring.service import keep_monitoring, run_monitoring
 
     config = load_recipe(MonitoringRecipe, recipe, sets, env)
-    moment = as_of.replace(tzinfo=as_of.tzinfo or UTC) if as_of is not None else None
+    if as_of is not None:
+        as_of = as_of.replace(tzinfo=as_of.tzinfo or UTC)
     if every is None:
-        show(run_monitoring(config, moment), json)
+        show(run_monitoring(config, as_of).to_dict(), json)
         return
-    if moment is not None:
-        raise UsageError("--as-of is one moment; --every goes on.", param="as-of")
+    if as_of is not None:
+        raise UsageError("--as-of is one point in time; --every repeats.", param="as-of")
     try:
-        length = parse_duration(every)
+        pause = parse_duration(every)
     except ValueError as error:
         raise UsageError(f"--every: {error}.", param="every") from error
-    show(keep_monitoring(config, length), json)
+    show(asdict(keep_monitoring(config, pause)), json)

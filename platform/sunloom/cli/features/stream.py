@@ -77,10 +77,10 @@ def skew(
     else:
         result = compare_streamed(config, questions, config.seed)
     if json:
-        output.print_json(result)
+        output.print_json(asdict(result))
     else:
-        output.print_mapping(result)
-    if not result["passed"]:
+        output.print_mapping(asdict(result))
+    if not result.passed:
         raise typer.Exit(1)
 
 

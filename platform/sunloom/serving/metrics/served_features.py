@@ -21,7 +21,7 @@ from sunloom.core.telemetry import get_logger
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.stores.online.spaces import PLANS
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.monitoring.served_answers import Served, store_served
+from sunloom.monitoring.served_results import ServedResult, store_served
 from sunloom.serving.asgi.bodies import encode_json, parse_object
 
 # One result in eight costs the hot path less than can be measured.
@@ -98,7 +98,7 @@ class ServedFeatureSampler:
         self._database = database
         self._defaults = defaults
         self._record_time = record_time
-        self._waiting: list[Served] = []
+        self._waiting: list[ServedResult] = []
         self._replica = secrets.token_hex(8)
         self._sets: dict[str, _FeatureSetCounts] = {}
         self._calls = 0
@@ -151,7 +151,7 @@ class ServedFeatureSampler:
         if time is not None:
             # Through JSON: what is kept is what the client received.
             values = parse_object(encode_json(result["features"]))
-            self._waiting.append(Served(feature_set, result["entity_id"], time, values))
+            self._waiting.append(ServedResult(feature_set, result["entity_id"], time, values))
 
     def _flush_or_warn(self) -> None:
         self._is_due = False

@@ -121,7 +121,7 @@ def watch_drift(recipes: DemoRecipes, settings: Settings) -> Figures:
 
     result = run_drift(recipes.monitoring)
     raised = [alert.message for alert in list_alerts(settings, "open")]
-    return Figures(result, raised[0] if result["alerts"] and raised else "no alert")
+    return Figures(result.to_dict(), raised[0] if result.alerts and raised else "no alert")
 
 
 def check_gateway(gateway: DemoGateway, recipes: DemoRecipes) -> None:

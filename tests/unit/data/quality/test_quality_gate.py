@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -130,9 +131,12 @@ def test_http_rows_meet_the_same_rules(folder: Path) -> None:
 
 def test_costs_of_each_feature_are_measured_and_kept(folder: Path) -> None:
     found = feature_costs(recipe(folder, ""), rows=3)
-    assert found["rows"] == 3
-    assert {one["feature"] for one in found["features"]} == {"takings", "dearest"}
-    assert sum(one["share"] for one in found["features"]) == pytest.approx(1.0)
-    assert found["whole_ms"] > 0
+    assert found.rows == 3
+    assert {one.feature for one in found.features} == {"takings", "dearest"}
+    assert sum(one.share for one in found.features) == pytest.approx(1.0)
+    assert found.whole_ms > 0
     (kept,) = latest_results(recipe(folder, ""), "cost")
-    assert (kept["monitor"], kept["features"]) == ("qg_shop", found["features"])
+    assert (kept.monitor, kept.data["features"]) == (
+        "qg_shop",
+        [asdict(one) for one in found.features],
+    )

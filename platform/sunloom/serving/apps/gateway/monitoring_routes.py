@@ -49,7 +49,8 @@ def build_router(settings: Settings) -> APIRouter:
 def _drift(settings: Settings, monitor: str | None) -> list[dict[str, Any]]:
     from sunloom.monitoring.drift_table import drift_over_time, latest_drift
 
-    return latest_drift(settings) if monitor is None else drift_over_time(settings, monitor)
+    reports = latest_drift(settings) if monitor is None else drift_over_time(settings, monitor)
+    return [asdict(report) for report in reports]
 
 
 def _quality(settings: Settings, monitor: str | None) -> dict[str, Any]:
@@ -57,7 +58,9 @@ def _quality(settings: Settings, monitor: str | None) -> dict[str, Any]:
     from sunloom.monitoring.summaries import dataset_summaries
 
     return {
-        "datasets": dataset_summaries(settings),
+        "datasets": [
+            {"dataset": one.dataset, **one.summary} for one in dataset_summaries(settings)
+        ],
         "checks": [asdict(verdict) for verdict in latest_verdicts(settings)],
         "features": _windows(settings, "quality", monitor),
         "skew": _windows(settings, "skew", monitor),
@@ -69,7 +72,7 @@ def _performance(settings: Settings, monitor: str | None) -> dict[str, Any]:
 
     database = open_database(settings)
     return {
-        "models": model_metrics(settings),
+        "models": [asdict(metrics) for metrics in model_metrics(settings)],
         "features": _windows(settings, "performance", monitor),
         "costs": _windows(settings, "cost", monitor),
         "serving": [asdict(latency) for latency in route_latencies(database)],
@@ -80,6 +83,12 @@ def _performance(settings: Settings, monitor: str | None) -> dict[str, Any]:
 def _windows(settings: Settings, kind: str, monitor: str | None) -> list[dict[str, Any]]:
     from sunloom.monitoring.results_table import latest_results, results_over_time
 
-    if monitor is None:
-        return latest_results(settings, kind)
-    return results_over_time(settings, kind, monitor)
+    windows = (
+        latest_results(settings, kind)
+        if monitor is None
+        else results_over_time(settings, kind, monitor)
+    )
+    return [
+        {"monitor": one.monitor, "window": one.window, **one.data, "created_at": one.created_at}
+        for one in windows
+    ]

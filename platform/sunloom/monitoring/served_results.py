@@ -1,4 +1,4 @@
-"""Answers that were served: a sample with its moments, to be replayed offline."""
+"""Served feature values: a sample with its as-of times, to be compared with offline values."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 from sunloom.core.database import Base, Database, UtcDateTime
 
 KEPT = 10_000
-"""How many answers of a feature set are kept, newest."""
+"""Results of a feature set that are kept, the newest."""
 
 
 class ServedRow(Base):
-    """One entity of one answer."""
+    """One entity of one result."""
 
     __tablename__ = "served_answers"
 
@@ -29,13 +29,13 @@ class ServedRow(Base):
 
 
 @dataclass(frozen=True)
-class Served:
-    """What an entity's features were answered to be.
+class ServedResult:
+    """An entity's feature values as they were served.
 
     Attributes:
         feature_set: The set.
         entity_id: The entity.
-        moment: As of when, UTC.
+        moment: As-of time, UTC.
         features: Feature to value, in JSON's types.
     """
 
@@ -45,25 +45,28 @@ class Served:
     features: Mapping[str, Any]
 
 
-def store_served(database: Database, answers: Sequence[Served]) -> None:
-    """Add answers; the oldest beyond ``KEPT`` of a set go."""
+def store_served(database: Database, results: Sequence[ServedResult]) -> None:
+    """Add results; the oldest beyond ``KEPT`` of a set are deleted."""
     database.ensure(ServedRow)
     with database.session() as session:
-        session.add_all(ServedRow(**vars(one)) for one in answers)
+        session.add_all(ServedRow(**vars(result)) for result in results)
         session.flush()
-        for name in {one.feature_set for one in answers}:
-            mine = ServedRow.feature_set == name
-            held = session.scalar(select(func.count()).where(mine)) or 0
-            if held > KEPT:
-                edge = select(ServedRow.id).where(mine).order_by(ServedRow.id.desc())
-                floor = session.scalar(edge.offset(KEPT).limit(1))
-                session.execute(delete(ServedRow).where(mine, ServedRow.id <= floor))
+        for name in {result.feature_set for result in results}:
+            is_own = ServedRow.feature_set == name
+            count = session.scalar(select(func.count()).where(is_own)) or 0
+            if count > KEPT:
+                newest_first = select(ServedRow.id).where(is_own).order_by(ServedRow.id.desc())
+                last_deleted = session.scalar(newest_first.offset(KEPT).limit(1))
+                session.execute(delete(ServedRow).where(is_own, ServedRow.id <= last_deleted))
 
 
-def latest_served(database: Database, feature_set: str, count: int) -> list[Served]:
-    """The newest answers of a set, oldest first."""
+def latest_served(database: Database, feature_set: str, count: int) -> list[ServedResult]:
+    """The newest results of a set, oldest first."""
     database.ensure(ServedRow)
     query = select(ServedRow).where(ServedRow.feature_set == feature_set)
     with database.session() as session:
         rows = session.scalars(query.order_by(ServedRow.id.desc()).limit(count)).all()
-        return [Served(r.feature_set, r.entity_id, r.moment, r.features) for r in reversed(rows)]
+        return [
+            ServedResult(row.feature_set, row.entity_id, row.moment, row.features)
+            for row in reversed(rows)
+        ]

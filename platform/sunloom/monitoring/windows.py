@@ -1,0 +1,34 @@
+"""Windows of a monitor: spans of time, counted from 1970."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+class TimeSpan(NamedTuple):
+    """From ``start`` until before ``end``, UTC."""
+
+    start: datetime
+    end: datetime
+
+    def __str__(self) -> str:
+        return f"{self.start:%Y-%m-%dT%H}/{self.end:%Y-%m-%dT%H}"
+
+    def shift(self, by: timedelta) -> TimeSpan:
+        """The span of the same length that begins ``by`` later."""
+        return TimeSpan(self.start + by, self.end + by)
+
+
+def floor_to(time: datetime, length: timedelta) -> datetime:
+    """Start of the window of that length that contains the time."""
+    # Counted from a fixed day, the windows are the same whenever a monitor was started.
+    return EPOCH + (time - EPOCH) // length * length
+
+
+def floor_hour(time: datetime) -> datetime:
+    """Start of the hour that contains the time."""
+    return floor_to(time, HOUR)
