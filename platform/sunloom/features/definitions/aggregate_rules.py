@@ -113,4 +113,5 @@ def _is_whole(value: Any) -> TypeGuard[int]:
 
 def aggregate_dtype(name: str, value: DType | None) -> DType | None:
     """The aggregation's result type, or None if it does not take such a value."""
+    # `count` may stand without a value.
     return AGGREGATIONS[name](value or "null")

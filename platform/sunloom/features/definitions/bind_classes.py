@@ -169,6 +169,7 @@ def _is_assignable(expression: Expr, dtype: DType) -> bool:
 
 
 def _bind_default(feature: Any, dtype: DType) -> Const | None:
+    # A default of None is the same as none: the feature stays null.
     converter = feature.converter
     if not converter.has_default or converter.primitive_default is None:
         return None

@@ -28,6 +28,7 @@ def import_definitions(source: str) -> ModuleType:
         DefinitionError: The module cannot be imported, or chalkpy refuses a class in it.
         DependencyError: chalkpy is not installed.
     """
+    # Before the import: a missing chalkpy is no error of the definitions.
     if importlib.util.find_spec("chalk") is None:
         raise DependencyError(
             "Feature definitions need chalkpy.", "pip install 'sunloom[features]'"

@@ -111,7 +111,7 @@ def _wrap_rows(raw: Any, rows: Aggregate) -> Callable[[Any], Any]:
     return wrap
 
 
-def _to_values(raw: Any, names: Mapping[str, str], result: Any) -> Mapping[str, object]:
+def _to_values(raw: Any, names: Mapping[str, str], result: Any) -> Mapping[str, Any]:
     from chalk.features.feature_set import is_feature_set_class
 
     if is_feature_set_class(type(result)):

@@ -55,6 +55,7 @@ def bind_argument(raw: Any, owner: Any, name: str, feature: Any, fallback: Any) 
     if feature.fqn == "__chalk__.now":
         return Argument(name=name, value=Now(), required=True)
     if feature.is_has_many:
+        # Without rows it is an empty frame, never null.
         return Argument(name=name, value=_bind_rows(raw, owner, feature), required=False)
     nullable = feature.typ.is_nullable or fallback is not None
     return Argument(
@@ -106,6 +107,7 @@ def bind_frame_arguments(raw: Any, owner: Any) -> tuple[Argument, ...]:
         Argument(
             name=feature.root_fqn,
             value=_bind_value(raw, owner, feature.name, feature),
+            # Nulls in a frame are left to the function; a row without a key cannot be matched.
             required=bool(feature.primary and not feature.path),
         )
         for feature in columns
@@ -117,6 +119,7 @@ def _bind_value(raw: Any, owner: Any, name: str, feature: Any) -> Expr:
         raise refuse_resolver(
             raw, f"input {name!r} is {feature.fqn}, which is no value", _LIST_COLUMNS
         )
+    # The path is the has-one joins that lead to the feature.
     if len(feature.path) == 1 and feature.path[0].parent.namespace == owner.namespace:
         join = feature.path[0].parent
         return Lookup(join=join.name, feature=feature.name, dtype=feature_dtype(feature))
@@ -159,7 +162,7 @@ def _bind_rows(raw: Any, owner: Any, many: Any) -> Aggregate:
             "Limit them in the function.",
         )
     # Filters are applied when the function is called, so their columns are read too.
-    compared = [f for condition in frame.filters for f in _compared(raw, many, condition)]
+    compared = [f for condition in frame.filters for f in _compared_features(raw, many, condition)]
     read = {feature.fqn: feature for feature in (*frame.columns, *compared)}
     columns = tuple(
         Column(name=f.name, dtype=feature_dtype(f))
@@ -177,14 +180,14 @@ def _bind_rows(raw: Any, owner: Any, many: Any) -> Aggregate:
     )
 
 
-def _compared(raw: Any, many: Any, condition: Any) -> Iterator[Any]:
+def _compared_features(raw: Any, many: Any, condition: Any) -> Iterator[Any]:
     """Features that a filter in the annotation compares."""
     from chalk.features import Feature
     from chalk.features.filter import Filter, TimeDelta
 
     if isinstance(condition, Filter):
-        yield from _compared(raw, many, condition.lhs)
-        yield from _compared(raw, many, condition.rhs)
+        yield from _compared_features(raw, many, condition.lhs)
+        yield from _compared_features(raw, many, condition.rhs)
     elif isinstance(condition, Feature) and condition.namespace == many.joined_class.namespace:
         yield condition
     elif isinstance(condition, Feature | TimeDelta):

@@ -48,6 +48,7 @@ def check_supported(raw: Any) -> None:
     for name, (construct, instead) in _SETTINGS.items():
         if getattr(raw, name, None):
             raise refuse_resolver(raw, construct(getattr(raw, name)), instead)
+    # A generator's body runs only when it is iterated: a call would succeed and give no value.
     if inspect.isgeneratorfunction(raw.fn) or inspect.isasyncgenfunction(raw.fn):
         raise refuse_resolver(
             raw, "it yields", "Return the value, or one DataFrame of all rows, at once."
@@ -70,6 +71,7 @@ def _check_annotations(raw: Any) -> None:
     assert output is not None
 
 
+# Settings that chalkpy accepts, and that would be ignored here.
 _SETTINGS: Mapping[str, tuple[Callable[[Any], str], str]] = {
     "static": (
         lambda _: "static resolvers build plans of Chalk's own engine",

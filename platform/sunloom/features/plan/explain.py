@@ -90,6 +90,7 @@ def _format_resolved(node: Resolved) -> str:
 
 
 def _format_aggregate(node: Aggregate) -> str:
+    # Rows for a resolver have no aggregation to name.
     if node.kind == "rows" and isinstance(node.value, Call):
         columns = ", ".join(format_expression(column) for column in node.value.args)
         return f"_.{node.join}[{columns}]"
@@ -113,6 +114,7 @@ def _format_window(window: Window) -> str:
 def _format_time(ago_us: int) -> str:
     if ago_us == 0:
         return "now"
+    # Windows are written in days or hours; anything else is exact in seconds.
     hours, rest = divmod(ago_us, _HOUR_US)
     if rest:
         return f"now - {ago_us / 1_000_000:g} s"

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from sunloom.features.plan.dtypes import DType, Node
 
+# Read back from JSON, pydantic keeps the exact type: True stays a bool and 1 an int.
 Scalar = int | float | bool | str | None
 Aggregation = Literal[
     "count",
@@ -41,6 +42,7 @@ class Const(Node):
     """A literal; datetimes and durations are whole microseconds, lists are tuples of scalars."""
 
     op: Literal["const"] = "const"
+    # No lists: expressions are hashed, and the engine keys its intermediate results by them.
     value: Scalar | tuple[Scalar, ...]
     dtype: DType
 
@@ -146,9 +148,11 @@ class Resolver(Node):
     with many rows at once, each key at most once. ``digest`` changes with its source text.
     """
 
+    # Workers import the module by the name that the user gave, and find the function by its own.
     definitions: str
     fqn: str
     digest: str
+    # File and line, for messages.
     place: str
     kind: Literal["online", "offline"]
     shape: Literal["row", "frame"]

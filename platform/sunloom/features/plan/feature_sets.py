@@ -130,6 +130,7 @@ class Plan(Node):
     @property
     def fingerprint(self) -> str:
         """Changes whenever the meaning may have changed; part of stored keys and metadata."""
+        # 64 bits: enough to tell the plans of one store apart, and short enough to print.
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.features.plan.dtypes import DType, ListType, StructField, StructType
+from sunloom.features.plan.dtypes import DType, ListType, ScalarType, StructField, StructType
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -49,6 +49,18 @@ def epoch_us(time: datetime) -> int:
     return (time - EPOCH) // _MICROSECOND
 
 
+# Names of predicates in pyarrow.types.
+_ARROW_KINDS: Mapping[ScalarType, Sequence[str]] = {
+    "int64": ("integer",),
+    "float64": ("floating",),
+    "bool": ("boolean",),
+    "string": ("string", "large_string"),
+    "datetime": ("timestamp",),
+    "duration": ("duration",),
+    "bytes": ("binary", "large_binary"),
+}
+
+
 def unify(types: Sequence[DType]) -> DType | None:
     """The common type: numbers are widened and null fits any type; None if there is none."""
     known = {t for t in types if t != "null"}
@@ -78,31 +90,18 @@ def arrow_dtype(arrow: Any) -> DType | None:
     # Imported late for its weight: most readers of a plan never meet an Arrow type.
     import pyarrow as pa
 
-    if pa.types.is_integer(arrow):
-        return "int64"
-    if pa.types.is_floating(arrow):
-        return "float64"
-    if pa.types.is_boolean(arrow):
-        return "bool"
-    if pa.types.is_string(arrow) or pa.types.is_large_string(arrow):
-        return "string"
-    if pa.types.is_timestamp(arrow):
-        return "datetime"
-    if pa.types.is_duration(arrow):
-        return "duration"
-    if pa.types.is_binary(arrow) or pa.types.is_large_binary(arrow):
-        return "bytes"
-    return _nested_dtype(arrow)
-
-
-def _nested_dtype(arrow: Any) -> DType | None:
-    import pyarrow as pa
-
     if pa.types.is_list(arrow) or pa.types.is_large_list(arrow):
         item = arrow_dtype(arrow.value_type)
         return ListType(item=item) if item is not None else None
-    if not pa.types.is_struct(arrow):
-        return None
-    dtypes = [(field.name, arrow_dtype(field.type)) for field in arrow.fields]
-    fields = [StructField(name=name, dtype=dtype) for name, dtype in dtypes if dtype is not None]
-    return StructType(fields=tuple(fields)) if len(fields) == len(dtypes) else None
+    if pa.types.is_struct(arrow):
+        dtypes = [(field.name, arrow_dtype(field.type)) for field in arrow.fields]
+        fields = [StructField(name=name, dtype=dtype) for name, dtype in dtypes if dtype]
+        return StructType(fields=tuple(fields)) if len(fields) == len(dtypes) else None
+    return next(
+        (
+            dtype
+            for dtype, kinds in _ARROW_KINDS.items()
+            if any(getattr(pa.types, f"is_{kind}")(arrow) for kind in kinds)
+        ),
+        None,
+    )

@@ -88,7 +88,7 @@ def _multiplication_wraps(a: pl.Expr, b: pl.Expr, result: pl.Expr) -> pl.Expr:
     return (product.abs() > 1.5 * _INT64_END) | changes_sign
 
 
-def _checked(
+def _null_on_overflow(
     function: Callable[[Any, Any], Any],
     wraps: Callable[[pl.Expr, pl.Expr, pl.Expr], pl.Expr],
 ) -> tuple[Lowering, Callable[[Any, Any], Any]]:
@@ -120,33 +120,25 @@ def _lower_negate(args: Columns, call: Call) -> pl.Expr:
     return pl.when(args[0] != _INT64_MIN).then(-args[0])
 
 
-def _lower_extreme(larger: bool, args: Columns, dtype: pl.DataType) -> pl.Expr:
-    """The extreme of all values, null if one is null; NaN is the largest."""
+def _lower_extreme(larger: bool, args: Columns, dtype: pl.DataType, *, skip_nulls: bool) -> pl.Expr:
+    """The extreme of all values; Polars' ``max_horizontal`` skips nulls and NaN alike."""
 
     def choose(a: pl.Expr, b: pl.Expr) -> pl.Expr:
-        left = (a > b) if larger else (a < b)
-        known = a.is_not_null() & b.is_not_null()
-        return pl.when(known & left).then(a).when(known).then(b).otherwise(None)
-
-    return reduce(choose, [arg.cast(dtype) for arg in args])
-
-
-def _lower_extreme_known(larger: bool, args: Columns, dtype: pl.DataType) -> pl.Expr:
-    """The extreme of those values that are not null, NaN if one is NaN."""
-
-    def choose(a: pl.Expr, b: pl.Expr) -> pl.Expr:
-        left = (a > b) if larger else (a < b)
+        is_first = (a > b) if larger else (a < b)
+        if not skip_nulls:
+            known = a.is_not_null() & b.is_not_null()
+            return pl.when(known & is_first).then(a).when(known).then(b)
         if dtype.is_float():
-            left = left | a.is_nan()
-            left = left & ~(b.is_nan() & ~a.is_nan())
-        return pl.when(b.is_null() | (a.is_not_null() & left)).then(a).otherwise(b)
+            # NaN wins on either side, whichever extreme is computed.
+            is_first = (is_first | a.is_nan()) & ~(b.is_nan() & ~a.is_nan())
+        return pl.when(b.is_null() | (a.is_not_null() & is_first)).then(a).otherwise(b)
 
     return reduce(choose, [arg.cast(dtype) for arg in args])
 
 
 def _extreme(larger: bool, *, skip_nulls: bool) -> Function:
+    """Null if one value is null, or, where nulls are skipped, NaN if one value is NaN."""
     choose: Callable[..., Any] = max if larger else min
-    lowering = _lower_extreme_known if skip_nulls else _lower_extreme
 
     def scalar(*args: Any) -> Any:
         known = [arg for arg in args if arg is not None]
@@ -157,7 +149,7 @@ def _extreme(larger: bool, *, skip_nulls: bool) -> Function:
     return Function(
         "values of one type",
         unify,
-        lambda args, call: lowering(larger, args, POLARS[call.dtype]),
+        lambda args, call: _lower_extreme(larger, args, POLARS[call.dtype], skip_nulls=skip_nulls),
         scalar,
         sees_nulls=skip_nulls,
     )
@@ -219,7 +211,7 @@ NUMERIC: Mapping[str, Function] = {
                 ("string", "string"): "string",
             }
         ),
-        *_checked(operator.add, _addition_wraps),
+        *_null_on_overflow(operator.add, _addition_wraps),
     ),
     "-": Function(
         "two numbers, datetimes or durations",
@@ -230,9 +222,11 @@ NUMERIC: Mapping[str, Function] = {
                 ("duration", "duration"): "duration",
             }
         ),
-        *_checked(operator.sub, _subtraction_wraps),
+        *_null_on_overflow(operator.sub, _subtraction_wraps),
     ),
-    "*": Function("two numbers", wider_number, *_checked(operator.mul, _multiplication_wraps)),
+    "*": Function(
+        "two numbers", wider_number, *_null_on_overflow(operator.mul, _multiplication_wraps)
+    ),
     "/": Function(
         "two numbers",
         takes(NUMBERS, 2, "float64"),
