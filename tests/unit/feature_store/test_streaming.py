@@ -98,7 +98,7 @@ def test_poison_is_named_and_the_stream_goes_on(plan: Plan) -> None:
         7: "at is not a datetime with a time zone",
         8: "rider_id is not a whole number",
         9: "at is missing",
-        10: "at lies in the future",
+        10: "at is in the future",
     }
     assert [one.value for one in refused][:2] == [b"not json", b"[1, 2]"]
     assert (progress.events, progress.quarantined, progress.next_offset) == (2, 10, 12)

@@ -90,7 +90,7 @@ def test_a_source_reaches_every_set_that_streams_it(app: ASGIApp, settings: Sett
         ({"at": "2026-03-01T12:00:00"}, "at is not a datetime with a time zone"),
         ({"at": None}, "at is missing"),
         ({"rider_id": None}, "rider_id is missing"),
-        ({"at": (NOW + timedelta(days=3)).isoformat()}, "at lies in the future"),
+        ({"at": (NOW + timedelta(days=3)).isoformat()}, "at is in the future"),
     ],
 )
 def test_a_row_that_is_no_event_writes_nothing(app: ASGIApp, row: dict, reason: str) -> None:

@@ -1,1 +1,1 @@
-"""Online reads: stored records, values derived at the moment of the read, windows over tiles."""
+"""Online reads: stored records, features computed at read time, windows over tiles."""

@@ -128,6 +128,7 @@ def build_read_plan(
     return ReadPlan(
         item=item,
         row_index=layout.rows.get((namespace, (item.key,))) if sources else None,
+        # A default is finalized too: strict limits may turn it into null.
         defaults={f.name: feature_finalizer(f)(None) for f in sources},
         max_ages={
             f.name: timedelta(microseconds=f.max_staleness_us)
@@ -157,12 +158,14 @@ class _ComputableFeatures:
         if isinstance(node, Column):
             return self._has_column(node.name)
         if isinstance(node, Resolved):
+            # Offline resolvers run in batch only: their stored value is read.
             args = node.resolver.args
             return node.resolver.kind == "online" and all(self._has_node(arg.value) for arg in args)
         if isinstance(node, Aggregate | Lookup):
             join = self._item.join(node.join)
             if not all(self._has_column(name) for name in join.own_keys):
                 return False
+            # Without a reading the joined class is not streamed.
             if isinstance(node, Aggregate):
                 return node in self._layout.readings
             return self._has_lookup(join, node)
@@ -191,6 +194,7 @@ def _build_step(layout: TileLayout, item: ClassPlan, feature: FeaturePlan) -> Fe
     nodes = [node for node in walk(expression) if isinstance(node, Aggregate | Lookup)]
     places = {node: place for place, node in enumerate(dict.fromkeys(nodes))}
     is_resolved = isinstance(expression, Resolved)
+    # The commonest feature of a stream: one aggregate as it is, without a call per row.
     is_only_part = nodes == [expression]
     return FeatureStep(
         name=feature.name,

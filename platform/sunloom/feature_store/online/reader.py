@@ -59,6 +59,7 @@ class OnlineReader:
         self._defaults = {
             name: feature_finalizer(plan.root.feature(name))(None) for name in self._expiry
         }
+        # Compiled by the features read: a gateway is asked for the same few lists again and again.
         self._read_plans: dict[tuple[str, ...], ReadPlan] = {}
 
     @property
@@ -103,6 +104,7 @@ class OnlineReader:
         has_record = self._fill_records(read_plan, rows, ids, as_of)
         run = _ReadRun(self._tiles, as_of)
         run.evaluate(read_plan, rows)
+        # Computed features alone would give a row of defaults to any id.
         is_known = [a or b for a, b in zip(has_record, run.are_known(rows, key), strict=True)]
         return [
             {name: row[name] for name in names} if known else None
@@ -129,6 +131,7 @@ class OnlineReader:
             for row in rows:
                 row.update(dict.fromkeys(read_plan.stored))
             return [False] * len(rows)
+        # Whole records, as the expiry columns are not among the features.
         records = self._store.read(self.plan.feature_set, ids)
         expiring = [name for name in read_plan.stored if name in self._expiry]
         for row, record in zip(rows, records, strict=True):
@@ -197,6 +200,7 @@ class _ReadRun:
 
     def are_known(self, rows: Sequence[Row], key: str) -> list[bool]:
         """Whether any index has events by each row's key."""
+        # Any event that names the entity makes it known, whichever join brought it.
         known = [False] * len(rows)
         for entities in self._entities.values():
             for place, row in enumerate(rows):
@@ -277,6 +281,7 @@ class _RowBatch:
             latest = [reader.latest_row(entity) for entity in entities]
             keys = [None if row is None else row[part.target_key] for row in latest]
         joined = [{part.target_key: key} for key in keys if key is not None]
+        # Only the root class has stored records: what cannot be computed of a joined one is null.
         for row in joined:
             row.update(dict.fromkeys(part.read_plan.stored))
         self._run.evaluate(part.read_plan, joined)

@@ -48,6 +48,7 @@ def expiry_columns(plan: Plan) -> Mapping[str, tuple[str, ...]]:
 
 def is_expired(record: Mapping[str, Any], columns: tuple[str, ...], now: datetime) -> bool:
     """Whether any of the expiry times has passed."""
+    # Records that were written before a feature had a limit lack its column.
     return any(
         record[column] is not None and record[column] < now
         for column in columns

@@ -161,7 +161,14 @@ class EntityTiles:
         first = 0 if start_ago is None else bisect_left(tiles, start // width)
         stop = len(tiles) if end_ago is None else bisect_right(tiles, (end - 1) // width)
         if first >= stop:
-            return TileWindow(first, first, (), start, end, start_ago is None)
+            return TileWindow(
+                first=first,
+                stop=first,
+                edge_tiles=(),
+                start_us=start,
+                end_us=end,
+                is_unbounded=start_ago is None,
+            )
         # A tile counts as cut only where an edge separates its first from its last event, so that
         # most reads need no events at all.
         edge_tiles: tuple[int, ...] = ()
@@ -169,7 +176,14 @@ class EntityTiles:
             edge_tiles = (first,)
         if first < stop - 1 and head.ends[stop - 1] >= end:
             edge_tiles = (*edge_tiles, stop - 1)
-        return TileWindow(first, stop, edge_tiles, start, end, start_ago is None)
+        return TileWindow(
+            first=first,
+            stop=stop,
+            edge_tiles=edge_tiles,
+            start_us=start,
+            end_us=end,
+            is_unbounded=start_ago is None,
+        )
 
     def _check_edge(self, edge_us: int) -> None:
         floor = self.head.floor_us

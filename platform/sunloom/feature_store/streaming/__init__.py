@@ -1,1 +1,1 @@
-"""Event streams: tiles that answer a plan at any moment, and the consumers that fill them."""
+"""Event streams: consumers that merge events into tiles, exactly once."""

@@ -122,6 +122,7 @@ class StreamConsumer:
                     self._report(self._build_report(consumer, started))
             return self._build_report(consumer, started)
         finally:
+            # Leaves the group at once, so that others need not wait for the session to time out.
             consumer.close()
 
     def _is_done(self) -> bool:
@@ -240,6 +241,7 @@ class StreamConsumer:
 def _lag(consumer: Consumer, topic: str, partition: int, next_offset: int | None) -> int:
     from confluent_kafka import TopicPartition
 
+    # Cached ones arrive with the messages: no request to the broker per report.
     low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
     return max(0, high - (low if next_offset is None else next_offset))
 

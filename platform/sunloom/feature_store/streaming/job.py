@@ -108,6 +108,7 @@ class StreamWorker:
         self._latest = ConsumerReport()
         self._listener: Listener | None = None
         self.layout = prepare_stream(recipe, self._store)
+        # History first: into tiles that a stream has closed, older events go as totals only.
         merge_history(recipe, self._store, self.layout)
         self._consumer = StreamConsumer(recipe, self._store, self.layout, self._keep_report)
 

@@ -60,6 +60,8 @@ class PartitionProgress:
 class StoredProgress(NamedTuple):
     """A progress and the bytes that the store holds of it; None where it holds none."""
 
+    # The next write compares these bytes: encoded again, by a later release, they might differ.
+
     progress: PartitionProgress
     raw: bytes | None
 

@@ -120,6 +120,8 @@ class PartitionStream:
             return self.progress
         events, rejected = self._decode(offsets, values)
         in_time = self._select_in_time(events)
+        # Quarantine and log come before the transaction: after a crash in between they are written
+        # again, while the other order could lose messages.
         if rejected:
             stream.quarantine(rejected)
         if stream.log is not None:
@@ -166,7 +168,7 @@ class PartitionStream:
             ahead = events[self._stream.time].cast(pl.Int64) > limit
             # One event far in the future would make every later one late.
             if ahead.any():
-                reason = f"{self._stream.time} lies in the future"
+                reason = f"{self._stream.time} is in the future"
                 rejected += [(place, reason) for place in decoded.places.filter(ahead)]
                 events = events.filter(~ahead)
         return events, [

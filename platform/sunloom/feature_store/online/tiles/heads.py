@@ -30,6 +30,7 @@ def entity_key(index: Index, values: Sequence[Any]) -> bytes:
     packed = _encoder.encode([index.number, *values])
     if len(packed) <= MAX_KEY_BYTES - _TILE_BYTES:
         return packed
+    # LMDB bounds the length of keys; 256 bits of hash do not collide in practice.
     return _encoder.encode([index.number, hashlib.blake2b(packed, digest_size=32).digest()])
 
 
@@ -118,6 +119,7 @@ class HeadMerger:
         """Merge new events into their tile; False where they need not be kept themselves."""
         number, start, end, count, partials = addition
         if (number + 1) * self.index.tile_us <= head.floor_us:
+            # The tile is gone: a late event can only be added to the totals.
             self._merge_into_life(head, count, partials)
             return False
         tiles = head.tiles

@@ -117,12 +117,14 @@ class _IndexDraft:
         kinds = _SLOTS.get(node.kind)
         if kinds is None:
             self.reads_events = True
+            # Without partial results and without a start, a window needs every event ever.
             self.keeps_events = self.keeps_events or window.start_ago_us is None
             return Reading(self.number, span, (), self._event_measures(node))
         value = node.value
         if value is None:
             if not node.where:
                 return Reading(self.number, span, (self.slot("n", -1, "int64"),), ())
+            # A filtered count is the number of non-null values of a constant.
             value = Const(value=True, dtype="bool")
         place = self.measure(value, node.where)
         slots = tuple(self.slot(kind, place, value.dtype) for kind in kinds)
@@ -173,6 +175,7 @@ class _LayoutBuilder:
         self.by_place: dict[tuple[str, tuple[str, ...], str | None], _IndexDraft] = {}
         self.readings: dict[Aggregate, Reading] = {}
         self.rows: dict[tuple[str, tuple[str, ...]], int] = {}
+        # Classes may join each other: each feature is visited once.
         self._seen: set[tuple[str, str]] = set()
 
     def visit(self, namespace: str, names: Sequence[str]) -> None:
@@ -195,6 +198,7 @@ class _LayoutBuilder:
                     self._look_up(item.join(node.join), node)
 
     def _draft(self, namespace: str, keys: tuple[str, ...], time: str | None) -> _IndexDraft:
+        # Events are sorted by one time column, so each has an index of its own.
         place = (namespace, keys, time)
         if place not in self.by_place:
             self.by_place[place] = _IndexDraft(

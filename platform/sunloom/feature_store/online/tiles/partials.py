@@ -82,13 +82,13 @@ def _larger(a: Any, b: Any) -> Any:
     return b if b != b or b > a else a
 
 
-def _earliest(a: Any, b: Any) -> Any:
+def _earlier_event(a: Any, b: Any) -> Any:
     if a is None or b is None:
         return b if a is None else a
     return b if b[0] < a[0] else a
 
 
-def _latest(a: Any, b: Any) -> Any:
+def _later_event(a: Any, b: Any) -> Any:
     """The later of two events; of equal times the one that arrived later."""
     if a is None or b is None:
         return b if a is None else a
@@ -171,9 +171,13 @@ _KINDS: Mapping[str, SlotKind] = {
     "min": _extreme(lambda column: column.min(), _smaller),
     "max": _extreme(lambda column: column.max(), _larger),
     "moments": _chain(_moment_frame, _moments_of, _merge_moments),
-    "first": _chain(lambda c: _end(c, first=True), lambda e: list(e[0]) if e else None, _earliest),
-    "last": _chain(lambda c: _end(c, first=False), lambda e: list(e[-1]) if e else None, _latest),
-    "row": _chain(lambda _: (), lambda e: list(e[-1]) if e else None, _latest),
+    "first": _chain(
+        lambda c: _end(c, first=True), lambda e: list(e[0]) if e else None, _earlier_event
+    ),
+    "last": _chain(
+        lambda c: _end(c, first=False), lambda e: list(e[-1]) if e else None, _later_event
+    ),
+    "row": _chain(lambda _: (), lambda e: list(e[-1]) if e else None, _later_event),
     "distinct": SlotKind(
         lambda c: (pl.col(c).drop_nulls().unique(),),
         lambda e: distinct_values(_values_of(e)),

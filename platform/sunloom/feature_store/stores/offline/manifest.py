@@ -13,6 +13,7 @@ from sunloom.feature_store.stores.field_types import Field
 
 Mode = Literal["append", "dates", "replace"]
 MODES: Sequence[Mode] = ("append", "dates", "replace")
+# Raised when an older release could not read a new manifest correctly.
 FORMAT = 1
 
 
@@ -136,6 +137,7 @@ class VersionDraft:
             time=self.time,
             key_dtype=self.columns[self.key].dtype,
             fields=self._merge_fields(latest.fields if latest else ()),
+            # Earlier files first: rows of equal times are read in order of writing.
             files=(*self._kept_files(latest.files if latest else (), files), *files),
         )
 
@@ -169,5 +171,6 @@ class VersionDraft:
     ) -> Sequence[DataFile]:
         if self.mode == "append":
             return stored
+        # A file holds rows of one day, so a day is replaced by leaving its files out.
         dates = {file.date for file in files}
         return [file for file in stored if self.mode == "dates" and file.date not in dates]

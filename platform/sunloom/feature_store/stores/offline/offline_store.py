@@ -102,7 +102,7 @@ class OfflineStore:
             columns={name: _field(name, dtype) for name, dtype in rows.schema.items()},
         )
         folder = _folder(feature_set)
-        latest = self._latest(feature_set)
+        latest = self._latest_version(feature_set)
         # A first time for its checks: a table that does not fit must leave no files behind.
         draft.next_version(latest, (), self._now())
         files = self._write_days(folder, rows, time, draft.write_id)
@@ -110,7 +110,7 @@ class OfflineStore:
             version = draft.next_version(latest, files, self._now())
             if self.storage.create(_manifest_path(folder, version.number), version.to_json()):
                 return version
-            latest = self._latest(feature_set)
+            latest = self._latest_version(feature_set)
         raise StoreError(
             f"Others wrote {feature_set!r} so often that no version was free.", "Write again."
         )
@@ -238,12 +238,13 @@ class OfflineStore:
 
         return self.storage.map(write_day, dated.group_by([_DATE], maintain_order=True))
 
-    def _latest(self, feature_set: str) -> FeatureSetVersion | None:
+    def _latest_version(self, feature_set: str) -> FeatureSetVersion | None:
         numbers = self._numbers(feature_set)
         return self._load(feature_set, numbers[-1]) if numbers else None
 
     def _numbers(self, feature_set: str) -> list[int]:
         names = self.storage.names(f"{_folder(feature_set)}/versions")
+        # An interrupted write may have left a temporary file beside the manifests.
         return [int(name[:-5]) for name in names if re.fullmatch(r"\d{8}\.json", name)]
 
     def _load(self, feature_set: str, number: int) -> FeatureSetVersion:

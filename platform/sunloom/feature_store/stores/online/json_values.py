@@ -70,7 +70,7 @@ def _list_converter(item: JsonConverter) -> JsonConverter:
 
 
 def _struct_converter(fields: Mapping[str, JsonConverter]) -> JsonConverter:
-    def convert(value: Any) -> Mapping[str, Any]:
+    def convert(value: Any) -> Any:
         values: Mapping[str, Any] = _require(dict, value)
         if unknown := values.keys() - fields.keys():
             raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}")

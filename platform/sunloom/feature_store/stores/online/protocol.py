@@ -8,11 +8,13 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from sunloom.feature_store.stores.field_types import Field
 from sunloom.feature_store.stores.online.key_value import Write
 
+# Importing Polars takes seconds; plain keys and values need none of it.
 if TYPE_CHECKING:
     import polars as pl
+
+    from sunloom.feature_store.stores.field_types import Field
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,7 @@ class RecordCodec:
         Raises:
             StoreError: A whole number does not fit 64 bits.
         """
+        # A structured array lays out all records at once; only heaps are built row by row.
         rows = np.zeros(table.height, dtype=self._row_dtype)
         rows["schema"] = self.schema_id
         rows["time"] = times.to_numpy()
@@ -139,6 +140,7 @@ class RecordCodec:
         for index, field in enumerate(self.fields):
             column = table[field.name]
             null = column.is_null().to_numpy().astype(np.uint8)
+            # Bit i of the bitmap marks a null in field i.
             rows["nulls"][:, index // 8] |= null << (index % 8)
             if field.dtype == "string" or field.dtype.startswith(NESTED):
                 heaps = heaps or [bytearray() for _ in range(table.height)]

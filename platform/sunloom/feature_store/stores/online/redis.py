@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import redis
 
 _SCAN_COUNT = 1_000
+# Records per script call: the server runs a script to its end before it serves others.
 _CHUNK = 500
 _RETRIES = 3
 

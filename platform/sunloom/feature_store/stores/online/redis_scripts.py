@@ -5,12 +5,12 @@ PUT_NEWER = """
 local written = 0
 for i, key in ipairs(KEYS) do
   local record, expiry = ARGV[2 * i - 1], ARGV[2 * i]
-  local held = redis.call('GETRANGE', key, 0, 7)
+  local stored = redis.call('GETRANGE', key, 0, 7)
   local keep = false
-  if #held == 8 then
-    local held_low, held_high = struct.unpack('<I4i4', held)
+  if #stored == 8 then
+    local stored_low, stored_high = struct.unpack('<I4i4', stored)
     local low, high = struct.unpack('<I4i4', record)
-    keep = held_high > high or (held_high == high and held_low > low)
+    keep = stored_high > high or (stored_high == high and stored_low > low)
   end
   if not keep then
     if expiry == '' then redis.call('SET', key, record)
@@ -30,8 +30,8 @@ return 1
 APPLY = """
 local at = 2
 for _ = 1, tonumber(ARGV[1]) do
-  local held = redis.call('HGET', KEYS[tonumber(ARGV[at])], ARGV[at + 1])
-  if (held and '=' .. held or '') ~= ARGV[at + 2] then return 0 end
+  local stored = redis.call('HGET', KEYS[tonumber(ARGV[at])], ARGV[at + 1])
+  if (stored and '=' .. stored or '') ~= ARGV[at + 2] then return 0 end
   at = at + 3
 end
 while at < #ARGV do

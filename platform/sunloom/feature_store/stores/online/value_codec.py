@@ -48,6 +48,7 @@ def value_codec(dtype: str) -> ValueCodec:
 
 def _number_codec(typecode: str) -> ValueCodec:
     def encode(value: list[Any]) -> bytes:
+        # An array of numbers cannot hold nulls.
         if None in value:
             return _JSON + json.dumps(value).encode()
         return _NUMBERS + array(typecode, value).tobytes()
