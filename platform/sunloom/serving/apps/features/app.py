@@ -1,6 +1,6 @@
-"""The app at ``/features``: reads answered where the store is, as a plain ASGI handler.
+"""The app at ``/features``: a plain ASGI handler in the process that reads the store.
 
-A FastAPI route costs some three times as much a request; these routes are read in loops.
+A FastAPI route takes some three times as long per request, and clients read in loops.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from sunloom.serving.asgi.bodies import complete_lifespan, read_json, require_me
 from sunloom.serving.asgi.types import ASGIApp, Receive, Scope, Send
 from sunloom.serving.metrics.served_features import ServedFeatureSampler, StoredDefaults
 
-_MOST_ENTITIES = 10_000
+_MAX_ENTITIES = 10_000
 Handler = Callable[[OnlineStore, Mapping[str, Any]], Any]
 
 
 def build_features_app(settings: Settings) -> ASGIApp:
-    """The features' ASGI app; the guard goes in front of it."""
+    """The features' ASGI app; the middleware goes in front of it."""
     store = open_online_store(settings)
-    record_time = partial(stored_moment, store) if settings.serving.features.keep_answers else None
-    answers = ServedFeatureSampler(open_database(settings), StoredDefaults(store), record_time)
-    posts: Mapping[str, Handler] = {
+    record_time = partial(record_time_of, store) if settings.serving.features.keep_answers else None
+    sampler = ServedFeatureSampler(open_database(settings), StoredDefaults(store), record_time)
+    handlers: Mapping[str, Handler] = {
         "ingest": ingest,
         "validate": check_rows,
         "transform": TransformHandler(settings),
@@ -51,20 +51,21 @@ def build_features_app(settings: Settings) -> ASGIApp:
             await complete_lifespan(receive, send)
             return
         name = unquote(scope["path"].removeprefix("/features").strip("/"))
-        if scope["method"] == "POST" and (name == "batch" or name in posts):
+        if scope["method"] == "POST" and (name == "batch" or name in handlers):
             body = await read_json(receive)
             if name == "batch":
-                found, at = await read_batch(store, body)
-                await send_json(send, 200, found)
-                answers.observe(found["feature_set"], found["results"], at)
+                response, as_of = await read_batch(store, body)
+                # The client has its response before the sample is counted.
+                await send_json(send, 200, response)
+                sampler.observe(response["feature_set"], response["results"], as_of)
                 return
-            await send_json(send, 200, await asyncio.to_thread(posts[name], store, body))
+            await send_json(send, 200, await asyncio.to_thread(handlers[name], store, body))
             return
         require_method(scope, "GET")
-        found, at = await _get(store, name, scope)
-        await send_json(send, 200, found)
-        if "entity_id" in found:
-            answers.observe(found["feature_set"], [found], at)
+        response, as_of = await _get(store, name, scope)
+        await send_json(send, 200, response)
+        if "entity_id" in response:
+            sampler.observe(response["feature_set"], [response], as_of)
 
     return app
 
@@ -74,7 +75,9 @@ async def _get(
 ) -> tuple[dict[str, Any], datetime | None]:
     if not name:
         names = sorted({*store.feature_sets(), *definitions_of(store).streamed_sets()})
-        return {"feature_sets": [describe_set(open_feature_set(store, one)) for one in names]}, None
+        return {
+            "feature_sets": [describe_set(open_feature_set(store, set_name)) for set_name in names]
+        }, None
     if name == "openapi.json":
         return openapi_document(), None
     query = read_query(scope["query_string"].decode("latin-1"))
@@ -83,15 +86,14 @@ async def _get(
         # An unknown feature set is reported first.
         _ = feature_set.schema
         raise RequestError("The query names no entity_id.", param="entity_id")
-    wanted = query["features"].split(",") if "features" in query else None
-    now = moment(query["now"]) if "now" in query else None
-    at = feature_set.as_of(now)
-    [found] = await _entities(feature_set, [query["entity_id"]], wanted, at)
-    return {"feature_set": name} | found, at
+    features = query["features"].split(",") if "features" in query else None
+    as_of = feature_set.as_of(parse_as_of(query["now"]) if "now" in query else None)
+    [result] = await _read(feature_set, [query["entity_id"]], features, as_of)
+    return {"feature_set": name} | result, as_of
 
 
 def describe_set(feature_set: OnlineFeatureSet) -> dict[str, Any]:
-    """What a feature set holds."""
+    """Key and features of a feature set with their types."""
     schema = feature_set.schema
     fields = {field.name: field.dtype for field in schema.fields}
     return {
@@ -104,18 +106,19 @@ def describe_set(feature_set: OnlineFeatureSet) -> dict[str, Any]:
 
 def read_query(text: str) -> dict[str, str]:
     """A query's parameters, each with its first value; blank ones are left out."""
+    # Splitting takes a fraction of parse_qs's time, and most queries have nothing to unescape.
     if "%" in text or "+" in text:
         return {name: values[0] for name, values in parse_qs(text).items()}
-    found: dict[str, str] = {}
+    parameters: dict[str, str] = {}
     for part in text.split("&"):
         name, _, value = part.partition("=")
         if value:
-            found.setdefault(name, value)
-    return found
+            parameters.setdefault(name, value)
+    return parameters
 
 
-def stored_moment(store: OnlineStore, name: str, entity_id: Any) -> datetime | None:
-    """As of when an entity's record holds."""
+def record_time_of(store: OnlineStore, name: str, entity_id: Any) -> datetime | None:
+    """As-of time of an entity's stored record."""
     [microseconds] = store.feature_times(name, [entity_id])
     return None if microseconds is None else EPOCH + timedelta(microseconds=microseconds)
 
@@ -123,77 +126,78 @@ def stored_moment(store: OnlineStore, name: str, entity_id: Any) -> datetime | N
 async def read_batch(
     store: OnlineStore, body: Mapping[str, Any]
 ) -> tuple[dict[str, Any], datetime | None]:
-    """``POST /features/batch``: many entities, in their order, and as of when.
+    """``POST /features/batch``: the response for many entities in their order, and its as-of time.
 
     Raises:
-        RequestError: The body lacks a field or holds too many entities.
+        RequestError: The body lacks a field or has too many entities.
     """
-    name, ids, wanted = body.get("feature_set"), body.get("entity_ids"), body.get("features")
+    name, ids, features = body.get("feature_set"), body.get("entity_ids"), body.get("features")
     if not isinstance(name, str):
         raise RequestError("feature_set must be a name.", param="feature_set")
-    if not isinstance(ids, list) or not all(_is_id(one) for one in ids):
+    if not isinstance(ids, list) or not all(_is_id(value) for value in ids):
         raise RequestError("entity_ids must be a list of numbers or texts.", param="entity_ids")
-    if len(ids) > _MOST_ENTITIES:
-        raise RequestError(f"At most {_MOST_ENTITIES} entities a request.", param="entity_ids")
-    if wanted is not None and not _are_names(wanted):
+    if len(ids) > _MAX_ENTITIES:
+        raise RequestError(f"At most {_MAX_ENTITIES} entities a request.", param="entity_ids")
+    if features is not None and not _are_names(features):
         raise RequestError("features must be a list of names.", param="features")
-    now = moment(body["now"]) if body.get("now") is not None else None
+    now = parse_as_of(body["now"]) if body.get("now") is not None else None
     feature_set = open_feature_set(store, name)
-    at = feature_set.as_of(now)
-    return {"feature_set": name, "results": await _entities(feature_set, ids, wanted, at)}, at
+    as_of = feature_set.as_of(now)
+    return {"feature_set": name, "results": await _read(feature_set, ids, features, as_of)}, as_of
 
 
-async def _entities(
+async def _read(
     feature_set: OnlineFeatureSet,
     ids: Sequence[int | str],
-    wanted: Sequence[str] | None,
-    at: datetime | None,
+    features: Sequence[str] | None,
+    as_of: datetime | None,
 ) -> list[dict[str, Any]]:
-    """Read here; in a thread where the user's functions are called: others must not wait."""
-    if feature_set.calls_functions(at):
-        return await asyncio.to_thread(read_entities, feature_set, ids, wanted, at)
-    return read_entities(feature_set, ids, wanted, at)
+    # A read of the store is faster than the way to a thread and back; the user's functions may
+    # take long, and other requests must not wait for them.
+    if feature_set.calls_functions(as_of):
+        return await asyncio.to_thread(read_entities, feature_set, ids, features, as_of)
+    return read_entities(feature_set, ids, features, as_of)
 
 
 def read_entities(
     feature_set: OnlineFeatureSet,
     ids: Sequence[int | str],
-    wanted: Sequence[str] | None,
-    now: datetime | None = None,
+    features: Sequence[str] | None,
+    as_of: datetime | None = None,
 ) -> list[dict[str, Any]]:
-    """One entry an entity; an unknown one is not found and all its features are null."""
-    rows = feature_set.read(ids, wanted, now)
+    """One result per entity; an unknown one is not found and all its features are null."""
+    rows = feature_set.read(ids, features, as_of)
     schema = feature_set.schema
-    nothing = dict.fromkeys(wanted if wanted is not None else schema.names)
+    nulls = dict.fromkeys(features if features is not None else schema.names)
     is_number = schema.key_dtype == "int64"
     return [
         {
-            "entity_id": int(one) if is_number else str(one),
+            "entity_id": int(entity) if is_number else str(entity),
             "found": row is not None,
-            "features": row if row is not None else nothing,
+            "features": row if row is not None else nulls,
         }
-        for one, row in zip(ids, rows, strict=True)
+        for entity, row in zip(ids, rows, strict=True)
     ]
 
 
-def moment(value: object) -> datetime:
-    """A moment in a request.
+def parse_as_of(value: object) -> datetime:
+    """The as-of time of a request.
 
     Raises:
-        RequestError: It is no ISO timestamp with a zone.
+        RequestError: It is not an ISO timestamp with a time zone.
     """
     try:
         # A plus sign that was not escaped arrives as a space.
-        found = datetime.fromisoformat(str(value).replace(" ", "+"))
+        time = datetime.fromisoformat(str(value).replace(" ", "+"))
     except ValueError:
-        found = datetime.min
-    if found.tzinfo is None:
+        time = datetime.min
+    if time.tzinfo is None:
         raise RequestError(
             f"now {value!r} is not an ISO timestamp with a time zone.",
             "Write it like 2026-03-01T12:00:00Z.",
             "now",
         )
-    return found
+    return time
 
 
 def _is_id(value: object) -> bool:
@@ -201,4 +205,4 @@ def _is_id(value: object) -> bool:
 
 
 def _are_names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

@@ -52,6 +52,7 @@ def build_llm_config(config: LlmServing, base: BaseLanguageModel) -> Any:
     if config.accelerator:
         hardware = {"accelerator_type": config.accelerator}
     return LLMConfig(
+        # The name that the engine answers to; adapters are loaded beside it on request.
         model_loading_config={"model_id": base.name, "model_source": base.source},
         engine_kwargs=engine_arguments(config),
         log_engine_metrics=False,

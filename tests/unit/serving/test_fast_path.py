@@ -10,13 +10,13 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from sunloom.serving.deploy import fast_path as door
+from sunloom.serving.deploy import fast_path
 
 
 @pytest.fixture(autouse=True)
 def no_direct_apps() -> Iterator[None]:
     yield
-    door._hot_apps.clear()
+    fast_path._hot_apps.clear()
 
 
 def ask(
@@ -33,7 +33,7 @@ def ask(
             answered.append(message["status"])
 
     scope = {"type": "http", "method": method, "path": path, "headers": headers}
-    asyncio.run(door.FastPath(behind)(scope, None, send))  # type: ignore[arg-type]
+    asyncio.run(fast_path.FastPath(behind)(scope, None, send))  # type: ignore[arg-type]
     return answered
 
 
@@ -53,7 +53,7 @@ def test_a_direct_app_answers_its_prefix_and_no_other() -> None:
     async def direct(scope: Any, receive: Any, send: Any) -> None:
         seen.append(scope["path"])
 
-    door.register_fast_path("/features", direct, ["/features/batch"])
+    fast_path.register_fast_path("/features", direct, ["/features/batch"])
     assert ask("/features/customer", KEY) == []
     assert ask("/features") == []
     assert ask("/featuresque", KEY) == ["behind"]
@@ -92,7 +92,7 @@ def written(*requests: bytes) -> list[bytes]:
         await send({"type": "http.response.body", "body": body + b">"})
 
     async def run() -> list[bytes]:
-        config = uvicorn.Config(door.FastPath(direct), http="httptools", ws="none")
+        config = uvicorn.Config(fast_path.FastPath(direct), http="httptools", ws="none")
         config.load()
         protocol = HttpToolsProtocol(config, uvicorn.server.ServerState(), {})
         wire = Wire()
@@ -102,7 +102,7 @@ def written(*requests: bytes) -> list[bytes]:
             await asyncio.sleep(0.05)
         return wire.writes
 
-    door.register_fast_path("/features", direct, ["/features/batch"])
+    fast_path.register_fast_path("/features", direct, ["/features/batch"])
     return asyncio.run(run())
 
 
