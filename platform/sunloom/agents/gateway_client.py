@@ -10,6 +10,7 @@ import httpx
 
 from sunloom.errors import AgentError, ToolError
 
+# Also for POST: tools send idempotency keys, and a completion changes nothing.
 _RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 _PAUSES_S = (0.2, 1.0)
 # The model can do nothing about the agent's own key: these end the task.

@@ -85,10 +85,12 @@ class Journal:
         if entry.outcome is not None:
             return CallOutcome(entry.outcome, entry.seq, replayed=True)
         outcome = await make(f"{self._task_id}:{entry.seq}")
+        # Before the caller sees the outcome: whatever it does next can rely on the record.
         await asyncio.to_thread(self._store.close_entry, self._task_id, entry.seq, outcome)
         return CallOutcome(outcome, entry.seq, replayed=False)
 
 
 def _digest(request: dict[str, Any]) -> str:
+    # The order of keys says nothing about a call.
     canonical = json.dumps(request, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()

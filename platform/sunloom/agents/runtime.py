@@ -23,6 +23,7 @@ from sunloom.config.agents import AgentSpec
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import AgentError, ConflictError, SunloomError
 
+# Waking an agent only saves time; tasks are found even if nobody woke it.
 _POLL_S = 1.0
 _log = get_logger(__name__)
 
@@ -162,6 +163,7 @@ class AgentRuntime:
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task.get_name(), None)
+        # A place is free: the next task need not wait for the poll.
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("task %s could not be recorded: %s", task.get_name(), error)

@@ -47,6 +47,7 @@ class EventRow(Base):
     __tablename__ = "agent_events"
 
     task_id: Mapped[str] = mapped_column(ForeignKey("agent_tasks.id"), primary_key=True)
+    # Numbered within the task, without gaps: clients resume a stream by the number.
     seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     type: Mapped[str] = mapped_column(String(40))
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
@@ -68,6 +69,7 @@ class JournalRow(Base):
     digest: Mapped[str] = mapped_column(String(64))
     occurrence: Mapped[int] = mapped_column(Integer)
     request: Mapped[dict[str, Any]] = mapped_column(JSON)
+    # SQL NULL, not the JSON value null: the first outcome is written where it is NULL.
     outcome: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 

@@ -78,6 +78,7 @@ class TaskScope:
         except SunloomError as error:
             self.failure = self.failure or error
             raise
+        # Replayed calls count, too: the sum is that of the whole task, not of the last attempt.
         self._add_usage(outcome.data)
         if not outcome.replayed:
             await self._emit_model_call(step, outcome.data, (time.perf_counter() - began) * 1000)
@@ -112,6 +113,7 @@ class TaskScope:
     def close(self) -> None:
         """Close the scope: running calls are cancelled, further ones raise."""
         self._closed = True
+        # A copy: cancelling a future removes it from the set in the library's thread.
         for future in list(self._pending):
             future.cancel()
 

@@ -83,6 +83,7 @@ class GatewayConnection:
 
         headers = self._headers | {"Last-Event-ID": str(last_id), "Accept": "text/event-stream"}
         try:
+            # No timeout: a task may wait for a person's approval.
             with httpx.stream("GET", self.url + path, headers=headers, timeout=None) as response:
                 if response.is_error:
                     raise error_of(response.status_code, response.read().decode())

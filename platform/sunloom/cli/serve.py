@@ -38,6 +38,7 @@ def run(port: Port = None, sets: Sets = None, env: Env = None, json: Json = Fals
                 _wait_for_interrupt()
         except KeyboardInterrupt:
             output.print_note("stopping")
+        # Also after a failed start, which may leave apps and HAProxy running.
         finally:
             shutdown(settings)
 

@@ -73,6 +73,7 @@ class ServingRecord:
         import psutil
 
         try:
+            # Derived from the boot time, which adjustments of the clock shift a little.
             return bool(abs(psutil.Process(self.pid).create_time() - self.born_s) < 1.0)
         except psutil.NoSuchProcess:
             return False

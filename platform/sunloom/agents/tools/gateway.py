@@ -97,6 +97,7 @@ class UnknownEntity:
 
 async def _get_features(call: ToolCall[FeaturesArguments, FeaturesOptions]) -> EntityFeatures:
     arguments, options = call.arguments, call.options
+    # Names come from the model: a slash must not lead to another route.
     path = f"/features/{quote(arguments.feature_set, safe='')}"
     response = await call.gateway.get(path, {"entity_id": arguments.entity_id})
     return EntityFeatures(

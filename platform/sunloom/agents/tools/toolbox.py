@@ -139,10 +139,12 @@ class Toolbox:
         validated = _validate(bound.tool, arguments)
         request: dict[str, Any] = {"tool": name, "arguments": validated.model_dump(mode="json")}
         await self._run_hooks(PendingCall(bound, request["arguments"]))
+        # After the hooks: waiting for an approval is not the tool's time.
         began = time.perf_counter()
         outcome = await self._journal.call_once(
             "tool", request, lambda key: self._run_tool(bound, validated, key)
         )
+        # An earlier attempt has emitted the event of a replayed call.
         if not outcome.replayed:
             ms = round((time.perf_counter() - began) * 1000, 1)
             await self._emit("tool_call", {**request, **outcome.data, "ms": ms})

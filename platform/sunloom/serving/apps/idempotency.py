@@ -75,6 +75,7 @@ class IdempotentRequests:
             RequestError: The key was used with another body, or is too long.
             ConflictError: The first request with this key is still running.
         """
+        # Idempotency is the client's choice.
         if key is None:
             return await produce()
         if not 0 < len(key) <= _LONGEST_KEY:

@@ -102,6 +102,7 @@ def build_tabular_app(settings: Settings) -> FastAPI:
     @router.get("")
     async def list_models() -> dict[str, list[str]]:
         """Names of the registered tabular models."""
+        # The registry's database is read in a thread: the loop serves other requests.
         return {"models": await asyncio.to_thread(models.names)}
 
     @router.post("/{model}")

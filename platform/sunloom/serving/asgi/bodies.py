@@ -50,6 +50,7 @@ async def read_body(receive: Receive) -> bytes:
         if message["type"] == "http.disconnect":
             raise RequestError("The client disconnected before the request was complete.")
         body += message.get("body", b"")
+        # Checked while reading: a client may send without end, with or without a length.
         if len(body) > LONGEST_BODY_BYTES:
             raise RequestError(f"The body is longer than {LONGEST_BODY_BYTES} bytes.")
         if not message.get("more_body"):

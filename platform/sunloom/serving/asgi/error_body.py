@@ -155,6 +155,7 @@ def _problem_of_object(status: int, code: str, error: dict[str, Any]) -> Problem
 
 def _invalid_fields(status: int, code: str, problems: list[dict[str, Any]]) -> Problem:
     """FastAPI's list of validation errors; the first one names the field."""
+    # The first part of ``loc`` says only where the field is: body, query or path.
     param = ".".join(str(part) for part in problems[0].get("loc", ())[1:]) or None
     parts = [
         f"{'.'.join(str(part) for part in problem.get('loc', ()))}: {problem.get('msg', '')}"

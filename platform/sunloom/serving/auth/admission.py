@@ -84,11 +84,13 @@ class KeyAdmission:
 
     def _read(self, secret: str) -> KeyRecord | None:
         key = find_key(self._settings, secret)
+        # Without the other processes' counts each of them would grant the whole limit.
         if key is not None and not self._limiter.knows(key.account):
             self._limiter.sync(key.account)
         return key
 
     def _sync_soon(self) -> None:
+        # One exchange at a time, for all requests that arrive meanwhile.
         if self._syncing is None or self._syncing.done():
             self._syncing = asyncio.get_running_loop().create_task(self._sync())
 

@@ -95,6 +95,7 @@ class KeyRecord:
     @property
     def account(self) -> str:
         """The key that usage is counted against: a delegated key uses its parent's limits."""
+        # An agent must not multiply its caller's limits by delegating keys.
         return self.parent or self.id
 
     def is_valid(self, at: datetime) -> bool:
@@ -220,6 +221,7 @@ def revoke_key(settings: Settings, key_id: str) -> KeyRecord:
             known = session.scalars(select(KeyRow.id).where(KeyRow.parent.is_(None))).all()
             raise NotFoundError(f"There is no key {key_id!r}.", known=known, name=key_id)
         row.revoked_at = row.revoked_at or utc_now()
+        # Every key of a chain of delegations names the first one as its parent.
         session.execute(
             update(KeyRow)
             .where(KeyRow.parent == key_id, KeyRow.revoked_at.is_(None))
@@ -293,8 +295,10 @@ def _insert(
 ) -> tuple[str, KeyRecord]:
     secret = PREFIX + secrets.token_urlsafe(32)
     row = KeyRow(
+        # The id is no secret: it only has to be unique.
         id=f"key_{secrets.token_hex(6)}",
         digest=digest(secret),
+        # Enough to recognise a key by, and too little to guess it from.
         shown=secret[:9] + "…",
         tenant=tenant,
         scopes=list(scopes),

@@ -17,6 +17,7 @@ from sunloom.serving.auth.api_keys import KeyRecord
 from sunloom.serving.auth.scopes import BROWSER_ROUTES, PUBLIC, find_rule
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+# An error response is collected to be translated: this bounds the memory for it.
 _LONGEST_ERROR_BYTES = 1 << 20
 _CALLER = "sunloom.caller"
 _logger = get_logger("serving.middleware")
@@ -94,6 +95,7 @@ class GatewayMiddleware:
         headers = dict(scope["headers"])
         # Serve mounts an app at its prefix; the apps here know their whole path.
         scope = {**scope, "root_path": ""}
+        # Outside the try: the metrics below need the rule whatever happens.
         rule = find_rule(scope["method"], scope["path"])
         request_id = _request_id(headers, is_trusted=not self._sets_request_id)
         extra = [(b"x-sunloom-app", self._name)]
@@ -120,6 +122,7 @@ class GatewayMiddleware:
             return Caller(request_id)
         secret = _secret_of(headers, allow_basic=scope["path"] in BROWSER_ROUTES)
         key = await self._admission.admit(secret, needed)
+        # The secret goes along: /llm/generate calls the language app with it.
         return Caller(request_id, key, secret or "")
 
 
@@ -157,6 +160,7 @@ class _Response:
 
     async def _start(self, message: Message) -> None:
         self.status = message["status"]
+        # A response to HEAD has no body that could be translated.
         if self.status >= 400 and not self._is_head:
             self._error_start = message
             return
@@ -189,9 +193,12 @@ class _Response:
         await self._send({"type": "http.response.body", "body": b"" if self._is_head else body})
 
 
+# They describe the app's own body, which the common one replaces.
 _REPLACED = frozenset({b"content-type", b"content-length", b"content-encoding"})
 _EXTRA_HEADERS = {
+    # Basic lets a browser show its password prompt for the documentation.
     401: ((b"www-authenticate", b'Bearer realm="sunloom", Basic realm="sunloom"'),),
+    # Limits are per minute.
     429: ((b"retry-after", b"60"),),
 }
 

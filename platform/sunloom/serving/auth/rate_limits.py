@@ -14,8 +14,9 @@ from sunloom.core.database import Base, Database
 from sunloom.errors import RateLimitError
 from sunloom.serving.auth.api_keys import KeyRecord
 
+# A row like the others, so that the same statements add to it and read it.
 _TOTAL = -1
-# Only the present minute decides; an hour is kept for people who look into the table.
+# Only the present minute decides; an hour is kept for people who read the table.
 _KEPT_MINUTES = 60
 
 
@@ -99,6 +100,7 @@ class RateLimiter:
                 f"Key {key.id} has used its quota of {quota} tokens.",
                 "Ask for a key with a higher quota.",
             )
+        # Counted only now: a rejected request does not use up the limit.
         account.new_requests += 1
 
     def spend(self, key: KeyRecord, spent: Spent) -> None:
@@ -124,6 +126,7 @@ class RateLimiter:
         # Requests that arrive during the exchange increase new_requests: only what was written
         # is subtracted below.
         written = _Usage(account.new_requests, account.new_tokens)
+        # Read before writing: what this process adds below is then counted exactly once.
         with self._database.session() as session:
             stored = _read(session, name, minute)
         if written.requests or written.tokens:

@@ -1,5 +1,6 @@
 """Builders of Serve applications, for ``sunloom serve`` and for Serve's own configuration files."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -28,7 +29,7 @@ def build_app(name: str, args: AppArgs) -> Any:
     """The Serve application of one app, for ``serve_apps/``.
 
     Raises:
-        NotFoundError: The language app is asked for and no base model is registered.
+        NotFoundError: The app is ``llm`` and no base model is registered.
     """
     settings = args.settings()
     if name != "llm":
@@ -41,52 +42,50 @@ def build_app(name: str, args: AppArgs) -> Any:
 
 def build_application(name: str, settings: Settings) -> Any:
     """The Serve application of an app without an engine."""
-    from ray import serve
-
     from sunloom.serving.deploy.replica import AsgiReplica
 
-    deployment = serve.deployment(serve.ingress()(AsgiReplica), **_deployment_options(settings))
     replicas = getattr(settings.serving, name).replicas
-    return deployment.options(name=name, num_replicas=replicas).bind(
-        app=name, settings=_portable(settings)
-    )
+    deployment = _build_deployment(AsgiReplica, settings).options(name=name, num_replicas=replicas)
+    return deployment.bind(app=name, settings=_portable_settings(settings))
 
 
 def build_llm_application(settings: Settings, base: BaseLanguageModel) -> Any:
     """The Serve application of one base model and its adapters."""
-    from ray import serve
-
     from sunloom.serving.apps.llm.app import LlmReplica
     from sunloom.serving.apps.llm.vllm_engine import engine_environment, placement_bundle
 
     config = settings.serving.llm
-    options = _deployment_options(settings)
-    options["ray_actor_options"]["runtime_env"]["env_vars"] |= engine_environment(config)
-    # ray.serve.llm starts the engine inside the replica's placement group.
-    options["placement_group_bundles"] = [placement_bundle(config)]
-    options["placement_group_strategy"] = "PACK"
-    deployment = serve.deployment(serve.ingress()(LlmReplica), **options)
-    return deployment.options(name="llm", num_replicas=config.replicas).bind(
-        settings=_portable(settings), base=vars(base)
+    deployment = _build_deployment(LlmReplica, settings, engine_environment(config)).options(
+        name="llm",
+        num_replicas=config.replicas,
+        # ray.serve.llm starts the engine inside the replica's placement group.
+        placement_group_bundles=[placement_bundle(config)],
+        placement_group_strategy="PACK",
+    )
+    return deployment.bind(settings=_portable_settings(settings), base=vars(base))
+
+
+def _build_deployment(
+    replica: type, settings: Settings, environment: Mapping[str, str] | None = None
+) -> Any:
+    """A Serve deployment with the options that all apps have in common."""
+    from ray import serve
+
+    env_vars = serving_environment(settings) | dict(environment or {})
+    return serve.deployment(
+        serve.ingress()(replica),
+        # Requests must not queue behind training: the apps take what the machine has left.
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": env_vars}},
+        # Serve's default is 5, and a token stream occupies one for its whole length.
+        max_ongoing_requests=1000,
+        # The middleware counts requests instead.
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
+        graceful_shutdown_timeout_s=5.0,
+        health_check_period_s=5.0,
     )
 
 
-def _deployment_options(settings: Settings) -> dict[str, Any]:
-    """What all deployments have in common."""
-    return {
-        # Requests must not queue behind training: the apps take what the machine has left.
-        "ray_actor_options": {
-            "num_cpus": 0,
-            "runtime_env": {"env_vars": serving_environment(settings)},
-        },
-        "max_ongoing_requests": 1000,
-        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
-        "graceful_shutdown_timeout_s": 5.0,
-        "health_check_period_s": 5.0,
-    }
-
-
-def _portable(settings: Settings) -> dict[str, Any]:
+def _portable_settings(settings: Settings) -> dict[str, Any]:
     """The settings as plain data whose paths hold in another working directory."""
     paths = settings.paths
     update = {"state": paths.state.absolute(), "outputs": paths.outputs.absolute()}

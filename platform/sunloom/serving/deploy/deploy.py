@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sunloom.config import Settings
 from sunloom.core.cluster import connect
@@ -17,6 +16,9 @@ from sunloom.serving.apps.llm.model_resolver import BaseLanguageModel, find_base
 from sunloom.serving.deploy.applications import build_application, build_llm_application
 from sunloom.serving.deploy.environment import instance_folder, serving_environment
 from sunloom.serving.deploy.orphans import end_orphans
+
+if TYPE_CHECKING:
+    from ray.serve import RunTarget
 
 _logger = get_logger("serving")
 
@@ -46,15 +48,20 @@ def deploy(settings: Settings, *, wait: bool = True) -> Deployment:
     Raises:
         ServingError: An app does not start, or is not ready in time.
     """
+    from ray import serve
+
     environment = serving_environment(settings)
     cluster = connect(settings, environment)
     settings = _with_job_server(with_port(settings), cluster.dashboard_url)
     base = find_base(settings) if settings.serving.llm.enabled else None
-    applications = _build_applications(settings, base)
+    targets = _build_targets(settings, base)
     _start_serve(settings, environment)
-    _run(applications)
+    # The apps start in parallel; `wait_ready` waits for all of them and reports which one failed.
+    serve.run_many(
+        targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+    )
     url = settings.serving.url
-    _logger.info("deploying %s at %s", ", ".join(applications), url)
+    _logger.info("deploying %s at %s", ", ".join(target.name for target in targets), url)
     if wait:
         wait_ready(url, settings.serving.ready_timeout_s)
     return replace(
@@ -69,6 +76,7 @@ def with_port(settings: Settings) -> Settings:
         ServingError: The configured port is in use by something else.
     """
     serving = settings.serving
+    # Serve keeps the port of its first start until its controller ends.
     port = _http_port() or serving.port or free_port(serving.host)
     if port == serving.port and _http_port() is None and not is_port_free(port, serving.host):
         raise ServingError(
@@ -151,17 +159,22 @@ def _is_controller_alive() -> bool:
     return True
 
 
-def _build_applications(settings: Settings, base: BaseLanguageModel | None) -> dict[str, Any]:
-    """Each enabled app's Serve application by name, in the order of deployment."""
-    serving = settings.serving
-    applications: dict[str, Any] = {}
-    for name in APPS:
+def _build_targets(settings: Settings, base: BaseLanguageModel | None) -> list[RunTarget]:
+    """The enabled apps' Serve applications in the order of deployment."""
+    from ray.serve import RunTarget
+
+    targets = []
+    for name, app in APPS.items():
         if name == "llm":
-            if base is not None:
-                applications[name] = build_llm_application(settings, base)
-        elif getattr(serving, name).enabled:
-            applications[name] = build_application(name, settings)
-    return applications
+            if base is None:
+                continue
+            application = build_llm_application(settings, base)
+        elif getattr(settings.serving, name).enabled:
+            application = build_application(name, settings)
+        else:
+            continue
+        targets.append(RunTarget(target=application, name=name, route_prefix=app.prefix))
+    return targets
 
 
 def _start_serve(settings: Settings, environment: dict[str, str]) -> None:
@@ -172,28 +185,16 @@ def _start_serve(settings: Settings, environment: dict[str, str]) -> None:
         end_orphans(instance_folder(settings))
     try:
         serve.start(
+            # One gateway: the other nodes open no port.
             proxy_location="HeadOnly",
             http_options={"host": settings.serving.host, "port": settings.serving.port},
             logging_config={"enable_access_log": False, "log_level": "WARNING"},
-            # Also holds where Ray was started before, without these variables.
+            # Ray may have been started before, without these variables.
             controller_options={"runtime_env": {"env_vars": environment}},
         )
     except (GetTimeoutError, RayActorError) as error:
         # The controller restarts a proxy that is slow to start.
         _logger.warning("Serve's proxies take long to start: %s", type(error).__name__)
-
-
-def _run(applications: Mapping[str, Any]) -> None:
-    from ray import serve
-    from ray.serve import RunTarget
-
-    targets = [
-        RunTarget(target=application, name=name, route_prefix=APPS[name].prefix)
-        for name, application in applications.items()
-    ]
-    serve.run_many(
-        targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
-    )
 
 
 def _states() -> dict[str, str]:
@@ -211,6 +212,7 @@ def _check_failed_apps() -> None:
 
     for name, app in serve.status().applications.items():
         if _state_of(app) == "DEPLOY_FAILED":
+            # The end of the message: a traceback names its cause last.
             raise ServingError(f"The app {name} did not start: {app.message[-1500:]}")
 
 

@@ -26,7 +26,7 @@ class AsgiReplica:
         self._settings = Settings.model_validate(settings)
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Called by Serve once the replica stands."""
+        """Called by Serve once the replica has started."""
         return build_guarded(self._name, self._settings)
 
 

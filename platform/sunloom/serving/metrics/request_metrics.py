@@ -15,6 +15,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.core.database import Base, Database, UtcDateTime, utc_now
 
+# From a hot read of features to a long completion.
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _NAME = "sunloom_http_request_seconds"
 
@@ -66,6 +67,7 @@ class RequestMetrics:
     def __init__(self, database: Database, service: str) -> None:
         self._database = database
         self._service = service
+        # New for each process: a restarted replica counts from zero, and its old row still adds up.
         self._replica = f"{service}-{secrets.token_hex(6)}"
         self._series: dict[Labels, Series] = {}
         self._dirty = False

@@ -97,6 +97,7 @@ class AgentService:
             NotFoundError: It names an unknown tool.
             PermissionDeniedError: The key lacks a scope that the agent needs.
         """
+        # Unknown tools and options are the caller's errors, and must not appear in the actor only.
         await asyncio.to_thread(bind_tools, spec.tools)
         await self._keys.check(spec, key)
         row = await asyncio.to_thread(self.store.create_agent, spec, key.tenant)
@@ -106,6 +107,7 @@ class AgentService:
     async def add_task(self, agent_id: str, text: str, key: KeyRecord) -> TaskRow:
         """Queue a task and wake its agent."""
         agent = await self.agent(agent_id, key)
+        # Again: the caller's key need not be the one that created the agent.
         await self._keys.check(AgentSpec.model_validate(agent.spec), key)
         row = await asyncio.to_thread(self.store.add_task, agent_id, text)
         await self._wake(agent, key)
@@ -214,7 +216,7 @@ def _add_task_routes(router: APIRouter, service: AgentService) -> None:
 
     @router.get("/{agent_id}/tasks/{task_id}")
     async def get_task(request: Request, agent_id: str, task_id: str) -> TaskView:
-        """The task as it stands."""
+        """The state of a task."""
         task = await service.task(agent_id, task_id, _key_of(request))
         await service.revive(task, _key_of(request))
         return task_view(task)
@@ -231,10 +233,12 @@ def _add_task_routes(router: APIRouter, service: AgentService) -> None:
         key = _key_of(request)
         task = await service.task(agent_id, task_id, key)
         await service.revive(task, key)
+        # A browser resumes with the header; clients that cannot set it use the parameter.
         start = int(last_event_id) if last_event_id and last_event_id.isdecimal() else after
         return StreamingResponse(
             stream_events(service.store, task_id, start, partial(service.revive, task, key)),
             media_type="text/event-stream",
+            # nginx would collect events before it sends them.
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
 

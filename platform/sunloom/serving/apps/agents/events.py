@@ -11,6 +11,7 @@ from sunloom.agents.store import AgentStore
 from sunloom.agents.tables import EventRow
 
 FINAL_EVENTS = frozenset({"succeeded", "failed", "cancelled"})
+# SQLite cannot notify readers, so the log is polled on every database.
 _POLL_S = 0.15
 # Proxies close connections on which nothing is sent for half a minute or so.
 _HEARTBEAT_S = 15.0

@@ -20,6 +20,7 @@ from sunloom.serving.apps.gateway.inner_client import InnerClient
 from sunloom.serving.apps.gateway.readiness import probe_paths
 from sunloom.serving.auth.scopes import PUBLIC
 
+# An app that comes up later appears within this time.
 _TRUSTED_S = 30.0
 _REFERENCE = re.compile(r'"#/components/schemas/([^"]+)"')
 _METHODS = ("get", "put", "post", "delete", "patch", "head", "options")

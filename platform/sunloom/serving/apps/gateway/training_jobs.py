@@ -13,6 +13,7 @@ from sunloom.core.jobs import ENDED, job_client, job_result
 from sunloom.core.progress import StepProgress, read_progress
 from sunloom.errors import ConflictError, JobError, NotFoundError
 
+# Logged when a run starts: a job's only link to the folder with its progress.
 _RUN = re.compile(r"run (\S+) writes to (\S+)")
 _MAX_LOSSES = 1000
 
@@ -93,6 +94,7 @@ def progress_of_log(logs: str) -> dict[str, Any]:
 
 
 def _loss_history(steps: Sequence[StepProgress]) -> list[dict[str, Any]]:
+    # A long run has more steps than a plot can show.
     stride = max(1, len(steps) // _MAX_LOSSES)
     return [
         {"step": step.step, "loss": step.loss} for step in steps[::stride] if step.loss is not None

@@ -19,6 +19,7 @@ from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
 from sunloom.serving.auth.middleware import tenant_of
 
 JOB = "llm_train"
+# Paths, the database or the cluster would let a caller write wherever the server may.
 ALLOWED = ("model", "data", "training", "lora", "evaluation", "output", "seed")
 """Parts of the recipe that a request may override; the others are the operator's."""
 

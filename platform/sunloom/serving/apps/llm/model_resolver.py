@@ -81,6 +81,7 @@ class ModelResolver:
         Raises:
             NotFoundError: This engine serves no model of that name.
         """
+        # The most frequent name needs no look-up: an engine never changes its base model.
         if name == self.base.name:
             return ResolvedModel(self.base.name)
         return await self._resolved.get_or_await(

@@ -66,14 +66,17 @@ def engine_arguments(config: LlmServing) -> dict[str, Any]:
         "dtype": choose_dtype(config),
         "max_model_len": config.max_model_len,
         "max_num_seqs": config.max_num_seqs,
+        # CUDA graphs exist on GPU only.
         "enforce_eager": config.accelerator is None,
         "enable_lora": True,
         "max_lora_rank": config.max_lora_rank,
         "max_loras": config.max_loras,
+        # Without a parser tool calls would stay text, and agents would see none.
         "enable_auto_tool_choice": True,
         "tool_call_parser": config.tool_parser,
         # With whitespace allowed, a small model fills its tokens with blanks.
         "structured_outputs_config": _STRUCTURED,
+        # A model's folder must not run code of its own.
         "trust_remote_code": False,
         **config.engine,
     }
@@ -96,6 +99,7 @@ def engine_environment(config: LlmServing) -> dict[str, str]:
     if config.accelerator is None:
         variables |= {
             "VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib),
+            # Bound threads would share their cores with whatever else runs there.
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(config.threads),
         }
@@ -105,5 +109,6 @@ def engine_environment(config: LlmServing) -> dict[str, str]:
 def placement_bundle(config: LlmServing) -> dict[str, float]:
     """Resources of the replica's placement group; the engine needs some, however little."""
     if config.accelerator is None:
+        # As for the other apps, requests must not queue behind training.
         return {"CPU": 0.001}
     return {"GPU": 1, f"accelerator_type:{config.accelerator}": 0.001}
