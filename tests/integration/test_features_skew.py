@@ -87,7 +87,7 @@ def test_every_online_value_equals_historical_at_its_moment(settings: Settings) 
     assert not refused
     assert partition.progress.events == done > 69_000
 
-    truth = FeatureEngine(plan, {"purchase": purchases}).answer(asked).to_dicts()
+    truth = FeatureEngine(plan, {"purchase": purchases}).compute(asked).to_dicts()
     known = sum(row is not None for row in online)
     assert known > 600
     different = {
