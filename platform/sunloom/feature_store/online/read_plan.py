@@ -16,7 +16,7 @@ from sunloom.feature_store.online.row_functions import (
 )
 from sunloom.feature_store.online.tile_windows import Aggregation, build_aggregation
 from sunloom.feature_store.online.tiles.index import TileLayout
-from sunloom.features.engine.source_rows import in_order
+from sunloom.features.engine.source_rows import evaluation_order
 from sunloom.features.plan.expressions import (
     Aggregate,
     Call,
@@ -119,7 +119,7 @@ def build_read_plan(
     """
     item = layout.plan.class_plan(namespace)
     computable = _ComputableFeatures(layout, item, recorded)
-    order = in_order(item, names)
+    order = evaluation_order(item, names)
     features = [item.feature(name) for name in order]
     computed = [f for f in features if f.expression is not None and computable.has_feature(f)]
     is_streamed = namespace in layout.streamed

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sunloom.features.engine.source_rows import in_order
+from sunloom.features.engine.source_rows import evaluation_order
 from sunloom.features.plan.expressions import Call, Column, Const, Expr, Now
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, Plan
 
@@ -40,7 +40,9 @@ def expiry_columns(plan: Plan) -> Mapping[str, tuple[str, ...]]:
     """Output to the expiry columns of everything it is computed from; others are left out."""
     limited = {feature.name for feature in _limited_features(plan)}
     columns = {
-        output: tuple(name + _SUFFIX for name in in_order(plan.root, [output]) if name in limited)
+        output: tuple(
+            name + _SUFFIX for name in evaluation_order(plan.root, [output]) if name in limited
+        )
         for output in plan.outputs
     }
     return {output: names for output, names in columns.items() if names}

@@ -221,7 +221,7 @@ def _group_events(index: Index, rows: SourceRows) -> EventGroups:
 def _event_frame(index: Index, rows: SourceRows) -> pl.DataFrame:
     """Keys, time, tile and measures of each visible event, sorted by keys and time, stably."""
     for name in (*index.keys, *((index.time,) if index.time else ())):
-        rows.ensure(name)
+        rows.compute_column(name)
     height = rows.frame.height
     keys = {f"k{place}": rows.frame[name] for place, name in enumerate(index.keys)}
     time = pl.zeros(height, pl.Int64, eager=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from sunloom.features.engine.source_rows import SourceRows, filled
+from sunloom.features.engine.source_rows import SourceRows, fill_default
 from sunloom.features.expressions.validations import violation_count
 from sunloom.features.plan.expressions import Aggregate, inner, own_columns, walk
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, Plan
@@ -28,12 +28,14 @@ def count_violations(plan: Plan, namespace: str, frame: pl.DataFrame) -> Counter
     counts: dict[str, int] = {}
     columns = [f for f in item.features if f.validations and f.name in frame.columns]
     if columns:
-        expressions = [violation_count(f, filled(f, pl.col(f.name))).alias(f.fqn) for f in columns]
+        expressions = [
+            violation_count(f, fill_default(f, pl.col(f.name))).alias(f.fqn) for f in columns
+        ]
         counts |= frame.select(expressions).row(0, named=True)
     computed = [f for f in _computed_per_row(plan, item) if f.validations]
     if computed:
         rows = SourceRows(item, frame)
-        counts |= {feature.fqn: rows.outside(feature) for feature in computed}
+        counts |= {feature.fqn: rows.violations(feature) for feature in computed}
     return Counter({name: count for name, count in counts.items() if count})
 
 

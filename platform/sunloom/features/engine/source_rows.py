@@ -1,4 +1,4 @@
-"""A class's source rows, what follows from a row alone, and the rows sorted for a join."""
+"""Source rows of a class, features computed from a row alone, and the rows sorted for a join."""
 
 from __future__ import annotations
 
@@ -38,55 +38,60 @@ class SourceRows:
 
     def __init__(self, item: ClassPlan, frame: pl.DataFrame) -> None:
         self.item = item
-        checked = [f for f in item.features if f.name in frame.columns]
-        limited = [f for f in checked if f.validations or f.default is not None]
-        self.frame = frame.with_columns([finished(f, pl.col(f.name)) for f in limited])
+        read = [f for f in item.features if f.name in frame.columns]
+        changed = [f for f in read if f.validations or f.default is not None]
+        self.frame = frame.with_columns([finish_value(f, pl.col(f.name)) for f in changed])
         self._values: dict[Expr, pl.Series] = {}
-        self._asked: dict[Resolver, ResolverResults] = {}
-        self._timelines: dict[tuple[tuple[str, ...], str | None], JoinedRows] = {}
+        self._resolver_results: dict[Resolver, ResolverResults] = {}
+        self._joined_rows: dict[tuple[tuple[str, ...], str | None], JoinedRows] = {}
 
     def values(self, expression: Expr) -> pl.Series:
         """The expression's value in each row."""
         if expression not in self._values:
-            for name in in_order(self.item, own_columns(expression)):
-                self.ensure(name)
-            lowered = ToPolars().expression(expression)
-            self._values[expression] = self.frame.select(lowered.alias("value")).to_series()
+            self._compute_columns(expression)
+            value = ToPolars().expression(expression)
+            self._values[expression] = self.frame.select(value.alias("value")).to_series()
         return self._values[expression]
 
-    def joined(self, keys: tuple[str, ...], time: str | None) -> JoinedRows:
-        """The rows sorted by those keys and that time."""
-        wanted = (keys, time)
-        if wanted not in self._timelines:
-            self._timelines[wanted] = JoinedRows(self, keys, time)
-        return self._timelines[wanted]
+    def joined_rows(self, keys: tuple[str, ...], time: str | None) -> JoinedRows:
+        """The rows sorted by those keys and that time; sorted once for all joins alike."""
+        if (keys, time) not in self._joined_rows:
+            self._joined_rows[keys, time] = JoinedRows(self, keys, time)
+        return self._joined_rows[keys, time]
 
-    def ensure(self, name: str) -> None:
-        """Compute the feature, if it is computed from its own row, as a column."""
+    def compute_column(self, name: str) -> None:
+        """Compute the feature as a column, unless it is one or is read from the source."""
         feature = self.item.feature(name)
         if name in self.frame.columns or feature.expression is None:
             return
-        self.frame = self.frame.with_columns(finished(feature, self._lowered(feature.expression)))
+        self.frame = self.frame.with_columns(
+            finish_value(feature, self._to_polars(feature.expression))
+        )
 
-    def outside(self, feature: FeaturePlan) -> int:
-        """How many rows' values of a computed feature lie outside its limits."""
+    def violations(self, feature: FeaturePlan) -> int:
+        """How many rows' values of a computed feature are outside its limits."""
         if feature.expression is None:
             return 0
-        for name in in_order(self.item, own_columns(feature.expression)):
-            self.ensure(name)
-        value = filled(feature, self._lowered(feature.expression))
+        self._compute_columns(feature.expression)
+        value = fill_default(feature, self._to_polars(feature.expression))
         return int(self.frame.select(violation_count(feature, value)).item())
 
-    def _lowered(self, expression: Expr) -> pl.Expr:
+    def _compute_columns(self, expression: Expr) -> None:
+        for name in evaluation_order(self.item, own_columns(expression)):
+            self.compute_column(name)
+
+    def _to_polars(self, expression: Expr) -> pl.Expr:
         if not isinstance(expression, Resolved):
             return ToPolars().expression(expression)
-        from sunloom.features.resolvers.arguments import ask
+        # Only plans with resolvers load user code.
+        from sunloom.features.resolvers.resolve import resolve_frame
 
-        if expression.resolver not in self._asked:
-            for name in in_order(self.item, own_columns(expression)):
-                self.ensure(name)
-            self._asked[expression.resolver] = ask(expression.resolver, self.frame, self.item.key)
-        return pl.lit(self._asked[expression.resolver].column(expression.output))
+        if expression.resolver not in self._resolver_results:
+            self._compute_columns(expression)
+            self._resolver_results[expression.resolver] = resolve_frame(
+                expression.resolver, self.frame, self.item.key
+            )
+        return pl.lit(self._resolver_results[expression.resolver].column(expression.output))
 
 
 class JoinedRows:
@@ -94,7 +99,7 @@ class JoinedRows:
 
     Args:
         rows: The class's rows.
-        keys: Columns that questions are matched on.
+        keys: Columns that query rows are matched on.
         time: The column that windows compare, if any.
     """
 
@@ -102,7 +107,7 @@ class JoinedRows:
         self.rows = rows
         self.time = time
         for name in keys:
-            rows.ensure(name)
+            rows.compute_column(name)
         columns = [rows.frame[name] for name in keys]
         self.codec = KeyCodec(columns)
         codes = self.codec.codes(columns)
@@ -116,25 +121,26 @@ class JoinedRows:
             column = column.fill_null(0)
         self.timeline = Timeline(codes, column.to_numpy())
 
-    def sorted(self, expression: Expr) -> pl.Series:
+    def sorted_values(self, expression: Expr) -> pl.Series:
         """The expression's value in each sorted row."""
         return self.rows.values(expression).gather(self.timeline.order)
 
 
-def in_order(item: ClassPlan, names: Iterable[str]) -> list[str]:
+def evaluation_order(item: ClassPlan, names: Iterable[str]) -> list[str]:
     """The named features and all that they need of their own class, needed ones first."""
-    done: dict[str, None] = {}
+    # A dict keeps the order in which names were added, as a set does not.
+    visited: dict[str, None] = {}
 
     def visit(name: str) -> None:
-        if name in done:
+        if name in visited:
             return
         for needed in sorted(_own_needs(item, name)):
             visit(needed)
-        done[name] = None
+        visited[name] = None
 
     for name in names:
         visit(name)
-    return [name for name in done if name != item.key]
+    return [name for name in visited if name != item.key]
 
 
 def _own_needs(item: ClassPlan, name: str) -> set[str]:
@@ -148,16 +154,16 @@ def _own_needs(item: ClassPlan, name: str) -> set[str]:
     return needed
 
 
-def finished(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
-    """The value as the feature bears it: its type, its default, its limits, its name.
+def finish_value(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
+    """The feature's value in its type, with its default, within its limits, under its name.
 
-    The default stands for what is missing, never for what a strict limit refused.
+    The default replaces a missing value, never one that a strict limit made null.
     """
-    return enforce_limits(feature, filled(feature, value)).alias(feature.name)
+    return enforce_limits(feature, fill_default(feature, value)).alias(feature.name)
 
 
-def filled(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
-    """The value in the feature's type, and its default where there is none."""
+def fill_default(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
+    """The value in the feature's type, and its default where it is null."""
     value = value.cast(POLARS[feature.dtype])
     if feature.default is None:
         return value

@@ -12,14 +12,14 @@ from typing import Any
 from sunloom.errors import DataError, SunloomError
 
 Outcome = tuple[Any, str | None]
-"""An answer, or None and the cause of the failure."""
+"""A value, or None and the cause of the failure."""
 
-_MOST_ABANDONED = 16
+_MAX_ABANDONED = 16
 _ASYNC_CALLS = 64
 
 
 def attempt(call: Callable[[], Any]) -> Outcome:
-    """The answer, or why there is none; our own errors pass."""
+    """The call's outcome; our own errors pass."""
     try:
         return call(), None
     except SunloomError:
@@ -40,7 +40,7 @@ class TimedCaller:
     new one. After 16 of them at once the resolver is an error.
 
     Args:
-        timeout_s: The longest wait for one answer.
+        timeout_s: The longest wait for one call.
         name: The resolver, for messages.
     """
 
@@ -51,7 +51,7 @@ class TimedCaller:
         self._abandoned: list[_Worker] = []
 
     def attempt(self, call: Callable[[], Any]) -> Outcome:
-        """The answer, or why there is none.
+        """The call's outcome.
 
         Raises:
             DataError: Too many earlier calls still run.
@@ -75,8 +75,8 @@ class TimedCaller:
     def _abandon(self, worker: _Worker) -> None:
         worker.stop()
         self._worker = None
-        self._abandoned = [one for one in (*self._abandoned, worker) if one.is_alive()]
-        if len(self._abandoned) > _MOST_ABANDONED:
+        self._abandoned = [w for w in (*self._abandoned, worker) if w.is_alive()]
+        if len(self._abandoned) > _MAX_ABANDONED:
             raise DataError(
                 f"Resolver {self._name!r}: {len(self._abandoned)} calls overran their timeout of "
                 f"{self._timeout_s:g} s and still run.",
@@ -106,20 +106,20 @@ class _Worker:
             call, done = item
             try:
                 done.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - told to who waits
+            except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
                 done.set_exception(error)
 
 
 def attempt_async(calls: Sequence[Callable[[], Any]], timeout_s: float | None) -> list[Outcome]:
     """Run awaitables together, at most 64 at once; each is ended at its timeout."""
-    outcomes: list[Outcome] = in_own_loop(_gathered(calls, timeout_s))
+    outcomes: list[Outcome] = run_in_own_loop(_gather(calls, timeout_s))
     return outcomes
 
 
-async def _gathered(calls: Sequence[Callable[[], Any]], timeout_s: float | None) -> list[Outcome]:
+async def _gather(calls: Sequence[Callable[[], Any]], timeout_s: float | None) -> list[Outcome]:
     free = asyncio.Semaphore(_ASYNC_CALLS)
 
-    async def one(call: Callable[[], Any]) -> Outcome:
+    async def attempt_one(call: Callable[[], Any]) -> Outcome:
         async with free:
             try:
                 async with asyncio.timeout(timeout_s) as limit:
@@ -131,21 +131,22 @@ async def _gathered(calls: Sequence[Callable[[], Any]], timeout_s: float | None)
                     return None, f"no answer within {timeout_s:g} s"
                 return None, _cause(error)
 
-    return await asyncio.gather(*(one(call) for call in calls))
+    return await asyncio.gather(*(attempt_one(call) for call in calls))
 
 
-def in_own_loop(work: Any) -> Any:
-    """The awaitable's result, from a thread that may hold a running loop itself."""
+def run_in_own_loop(work: Any) -> Any:
+    """The awaitable's result, also in a thread that runs an event loop itself."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
+    # A running loop cannot run another: a thread of its own can.
     done: Future[Any] = Future()
 
     def run() -> None:
         try:
             done.set_result(asyncio.run(work))
-        except BaseException as error:  # noqa: BLE001 - told to who waits
+        except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
             done.set_exception(error)
 
     threading.Thread(target=run, daemon=True, name="resolver-loop").start()

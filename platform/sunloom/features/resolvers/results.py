@@ -1,4 +1,4 @@
-"""What a resolver gave, in declared types, and which calls failed."""
+"""Results of a resolver in declared types, and the calls that failed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Label = Callable[[int], str]
 
 @dataclass
 class ResolverResults:
-    """Values by output, one a question, and the failures among them.
+    """Values by output, one a row, and the failures among them.
 
     Attributes:
-        resolver: Who was asked.
+        resolver: The resolver.
         values: Output to its values.
-        failures: Question's row to the cause; its values are null.
+        failures: Row to the cause of its failure; its values are null.
         label: Describes a row for messages.
     """
 
@@ -40,7 +40,7 @@ class ResolverResults:
         Raises:
             DataError: A call failed, and the output is neither nullable nor has a default.
         """
-        declared = next(one for one in self.resolver.outputs if one.name == output)
+        declared = next(o for o in self.resolver.outputs if o.name == output)
         if declared.required and self.failures:
             row = min(self.failures)
             raise DataError(
@@ -53,58 +53,59 @@ class ResolverResults:
         return self.values[output]
 
 
-def typed(
-    resolver: Resolver, answers: Sequence[Mapping[str, Any] | None], failures: dict[int, str]
+def to_series(
+    resolver: Resolver, outputs: Sequence[Mapping[str, Any] | None], failures: dict[int, str]
 ) -> dict[str, pl.Series]:
-    """Answers of single calls as series; what does not fit is added to the failures.
+    """Outputs of single calls as series; what does not fit its type is added to the failures.
 
     Args:
-        resolver: Who was asked.
-        answers: One a question: output to value, or None where there was no call or it failed.
-        failures: Question's row to the cause.
+        resolver: The resolver.
+        outputs: One a row: output to value, or None where there was no call or it failed.
+        failures: Row to the cause of its failure.
     """
-    fitted = {output.name: [None] * len(answers) for output in resolver.outputs}
-    for row, answer in enumerate(answers):
-        if answer is None:
+    columns = {output.name: [None] * len(outputs) for output in resolver.outputs}
+    for row, values in enumerate(outputs):
+        if values is None:
             continue
         try:
             for output in resolver.outputs:
-                value = fit(answer[output.name], output.dtype)
+                value = conform_value(values[output.name], output.dtype)
                 if value is None and output.required:
                     raise TypeError(f"it gave None for {output.name!r}, which is not nullable")
-                fitted[output.name][row] = value
+                columns[output.name][row] = value
         except (TypeError, ValueError) as error:
             failures[row] = str(error)
     return {
-        output.name: pl.Series(output.name, fitted[output.name], dtype=POLARS[output.dtype])
+        output.name: pl.Series(output.name, columns[output.name], dtype=POLARS[output.dtype])
         for output in resolver.outputs
     }
 
 
-def fit(value: Any, dtype: DType) -> Any:
+def conform_value(value: Any, dtype: DType) -> Any:
     """The value in the declared type.
 
     Raises:
         TypeError: It is of another type.
-        ValueError: It is a fraction, a moment without time zone, or too large a number.
+        ValueError: It is a fraction, a datetime without time zone, or too large a number.
     """
     if value is None:
         return None
+    # NumPy's scalars become Python's.
     if hasattr(value, "item") and not isinstance(value, pl.Series):
         value = value.item()
     if dtype in ("int64", "float64"):
         return _number(value, dtype)
     if dtype == "datetime" and isinstance(value, datetime):
         if value.tzinfo is None:
-            raise ValueError(f"it gave {value.isoformat()}, a moment without time zone")
+            raise ValueError(f"it gave {value.isoformat()}, a datetime without time zone")
         return value.astimezone(UTC)
-    expected = _KINDS.get(dtype) if isinstance(dtype, str) else None
+    expected = _PYTHON_TYPES.get(dtype) if isinstance(dtype, str) else None
     if expected is not None and not isinstance(value, expected):
         raise TypeError(f"it gave {value!r}, not {dtype}")
     return value
 
 
-_KINDS: Mapping[str, type] = {
+_PYTHON_TYPES: Mapping[str, type] = {
     "bool": bool,
     "string": str,
     "datetime": datetime,

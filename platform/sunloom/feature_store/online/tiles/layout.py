@@ -23,7 +23,7 @@ from sunloom.feature_store.online.tiles.index import (
     TileSpan,
     visible_span,
 )
-from sunloom.features.engine.source_rows import in_order
+from sunloom.features.engine.source_rows import evaluation_order
 from sunloom.features.plan.dtypes import DType
 from sunloom.features.plan.expressions import (
     Aggregate,
@@ -180,7 +180,7 @@ class _LayoutBuilder:
 
     def visit(self, namespace: str, names: Sequence[str]) -> None:
         item = self.plan.class_plan(namespace)
-        for name in in_order(item, names):
+        for name in evaluation_order(item, names):
             if (namespace, name) in self._seen:
                 continue
             self._seen.add((namespace, name))
@@ -249,5 +249,5 @@ def _source_features(item: ClassPlan, index: Index) -> list[dict[str, Any]]:
     names = {*index.keys, *(name for node in measured for name in own_columns(node))}
     names |= {index.time} if index.time else set()
     meaning = {"name", "dtype", "expression", "default", "validations"}
-    features = [item.feature(name) for name in in_order(item, sorted(names))]
+    features = [item.feature(name) for name in evaluation_order(item, sorted(names))]
     return [feature.model_dump(mode="json", include=meaning) for feature in features]
