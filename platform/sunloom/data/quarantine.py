@@ -53,6 +53,7 @@ class QuarantineWriter:
         if self._target is None:
             return
         if self._file is None:
+            # An earlier run's file would be taken for rows of this one.
             self._target.unlink(missing_ok=True)
             return
         # Closes the file first; only then, and without an error, it takes its place.

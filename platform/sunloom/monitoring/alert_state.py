@@ -14,6 +14,7 @@ from sunloom.core.alerts.delivery import emit_alert, resolve_alert
 from sunloom.monitoring.findings import Finding
 
 SET_RULE = "feature_set_drift"
+# Of a few features, one or two are a large share already, but no event of the whole set.
 _SET_LEAST = 5
 _MOST_NAMES = 10
 
@@ -60,6 +61,7 @@ class AlertState:
             state["open"], change = 1, "raise"
         elif state["open"] and state["calm"] >= rules.clear_after:
             change = "resolve"
+        # Only rules in progress are stored: most of thousands of features are calm all the time.
         if change == "resolve" or not (state["up"] or state["open"]):
             self.rules.pop(key, None)
         else:
@@ -97,6 +99,7 @@ def update_alerts(
         change = state.advance(SET_RULE, flagged=is_set, calm=not is_set, rules=config.alerts)
         if _apply(settings, change, _set_alert(config, drifted, len(drift), window)):
             raised.append(config.name)
+    # Before the loop, which changes what is open.
     drifting = {finding.feature for finding in drifted} | state.features_with_open_drift()
     for finding in findings:
         is_part_of_drift = finding.rule == "feature_range" and finding.feature in drifting

@@ -121,6 +121,7 @@ def _feature_bins(column: pl.Series, count: int, default: float | str | None) ->
     texts = column.cast(pl.String).drop_nulls()
     if texts.is_empty():
         raise DataError(f"The feature {column.name!r} has no value in the reference rows.")
+    # Sorted by name at the end: ties of the counts must not change the bins' order.
     common = texts.alias("v").value_counts(sort=True).head(_MOST_VALUES)["v"].sort()
     return FeatureBins(column.name, "values", values=tuple(common), default=default)
 

@@ -97,6 +97,7 @@ def unlink_reports(settings: Settings, pages: Sequence[Path]) -> None:
 
 def latest_drift(settings: Settings) -> list[StoredDriftReport]:
     """The newest report of each name, by name."""
+    # By id, because two reports may have one time.
     newest = select(func.max(DriftRow.id)).group_by(DriftRow.name)
     query = select(DriftRow).where(DriftRow.id.in_(newest)).order_by(DriftRow.name)
     return _read_reports(settings, query)

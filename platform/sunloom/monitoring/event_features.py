@@ -43,6 +43,7 @@ def event_features(events: pl.DataFrame, config: EventsConfig) -> pl.DataFrame:
     events that are not later are used.
     """
     entity, event_time = config.entity, config.event_time
+    # Events of one time keep the order of the file, so that each run gives the same features.
     ordered = events.sort(entity, event_time, maintain_order=True)
     time, day = pl.col(event_time), pl.duration(days=1)
     return ordered.with_columns(

@@ -74,6 +74,7 @@ def draw_samples(
     """
     config = recipe.require_watch()
     rows = _settings(config).rows
+    # Two seeds: with one, both samples would take rows at the same positions.
     current, reference = RowSample(rows, recipe.seed), RowSample(rows, recipe.seed + 1)
     event_time = config.source.event_time
     if event_time is None and reference_spans is not None:

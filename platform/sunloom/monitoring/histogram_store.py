@@ -67,6 +67,7 @@ class HistogramStore:
         self._put({EPOCH: histogram}, _REFERENCE)
 
     def _put(self, histograms: Mapping[datetime, Histogram], grain: str) -> None:
+        # merge updates a row of the same key, which a second count of an hour has.
         with self._database.session() as session:
             for start, histogram in histograms.items():
                 session.merge(self._row(histogram, grain, start))
@@ -100,6 +101,7 @@ class HistogramStore:
             HistogramRow.grain.in_((_HOURS, _DAYS)),
             HistogramRow.start >= span.start,
             HistogramRow.start < span.end,
+            # An hour without rows is stored when it is counted again, and makes no window due.
             HistogramRow.rows > 0,
         )
         with self._database.session() as session:

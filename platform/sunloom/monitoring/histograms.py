@@ -147,6 +147,7 @@ def _column(frame: pl.DataFrame, feature: FeatureBins) -> pl.Series:
             feature.name,
         )
     column = frame[feature.name]
+    # A part in which every value is missing has no type to compare.
     if column.dtype == pl.Null:
         return column.cast(pl.Float64 if feature.is_numeric else pl.String)
     if column.dtype.is_numeric() != feature.is_numeric:
@@ -172,6 +173,7 @@ def _place_numbers(column: pl.Series, feature: FeatureBins) -> _Placed:
         found: IntArray = np.searchsorted(np.asarray(feature.edges), values, side="right")
     else:
         known = np.asarray(feature.values, dtype=np.float64)
+        # searchsorted points past the end for values above all known ones.
         at = np.minimum(np.searchsorted(known, values), len(known) - 1)
         found = np.where(known[at] == values, at, len(known)).astype(np.int64)
     low, high, default = feature.minimum, feature.maximum, feature.default
@@ -182,6 +184,7 @@ def _place_numbers(column: pl.Series, feature: FeatureBins) -> _Placed:
         defaults=(
             np.flatnonzero(values == default) if isinstance(default, int | float) else _NO_ROWS
         ),
+        # NaN compares as false: a missing value is not outside.
         outside=np.flatnonzero((values < low) | (values > high)),
     )
 

@@ -50,6 +50,7 @@ def store_served(database: Database, results: Sequence[ServedResult]) -> None:
     database.ensure(ServedRow)
     with database.session() as session:
         session.add_all(ServedRow(**vars(result)) for result in results)
+        # The count below must see the new rows.
         session.flush()
         for name in {result.feature_set for result in results}:
             is_own = ServedRow.feature_set == name

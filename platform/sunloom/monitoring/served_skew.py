@@ -61,7 +61,7 @@ def compare_served(recipe: FeaturesRecipe, count: int = 1_000) -> SkewReport:
     differing = Counter(difference.feature for difference in differences)
     _store_figures(recipe, len(served), values, differing)
     _update_alert(recipe, values, differing)
-    return SkewReport.of(len(served), values.total(), differences)
+    return SkewReport.from_differences(len(served), values.total(), differences)
 
 
 def _store_figures(
@@ -105,6 +105,7 @@ def _offline_tables(recipe: FeaturesRecipe) -> tuple[Plan, dict[str, pl.DataFram
 def _through_json(value: Any) -> Any:
     """A value as it is after its way through JSON, as served results are."""
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        # The gateway writes NaN and infinity as null.
         return None
     return json.loads(json.dumps(value, default=_json_default))
 

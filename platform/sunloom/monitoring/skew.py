@@ -48,7 +48,9 @@ class SkewReport:
     passed: bool
 
     @staticmethod
-    def of(questions: int, values: int, differences: Sequence[Difference]) -> SkewReport:
+    def from_differences(
+        questions: int, values: int, differences: Sequence[Difference]
+    ) -> SkewReport:
         """The report of these differences."""
         return SkewReport(
             questions=questions,

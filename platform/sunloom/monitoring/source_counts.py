@@ -20,6 +20,7 @@ from sunloom.monitoring.histograms import Histogram, count_rows_by_group, merge_
 from sunloom.monitoring.windows import EPOCH, HOUR, TimeSpan
 
 _HOUR_US = 3_600_000_000
+# Enough for quantiles of 200 bins, and in memory at once.
 _SAMPLE_ROWS = 200_000
 _MOST_TEXTS = 100
 

@@ -47,6 +47,7 @@ def compare_streamed(recipe: FeaturesRecipe, questions: int = 1_000, seed: int =
     if newest_us is None or not entities:
         raise NotFoundError("Nothing was streamed yet.", "Run `sunloom features stream` first.")
     lateness_us = round(recipe.kafka_source().lateness / timedelta(microseconds=1))
+    # Not before the first event, where every window is empty and nothing can differ.
     first_us = max(newest_us - lateness_us, min(newest_us, _oldest_us(plan, tables)))
     choice = random.Random(seed)
     rows: list[tuple[Any, datetime]] = [
@@ -68,7 +69,7 @@ def compare_streamed(recipe: FeaturesRecipe, questions: int = 1_000, seed: int =
         if not is_equal(features[name], value)
     ]
     values = sum(len(features) for features in online if features is not None)
-    return SkewReport.of(len(rows), values, differences)
+    return SkewReport.from_differences(len(rows), values, differences)
 
 
 def logged_tables(recipe: FeaturesRecipe, layout: TileLayout) -> dict[str, pl.DataFrame]:

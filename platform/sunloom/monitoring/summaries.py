@@ -37,6 +37,7 @@ def dataset_summaries(settings: Settings) -> list[DatasetSummary]:
         try:
             summaries.append(DatasetSummary(path.parent.name, json.loads(path.read_text())))
         except (OSError, ValueError) as error:
+            # One broken file must not hide the figures of the others.
             get_logger("monitoring").warning("%s cannot be read: %s", path, error)
     return summaries
 

@@ -187,6 +187,7 @@ def _open_round(
     with database.session() as session:
         row = session.get(MonitorRow, config.name)
         if row is not None:
+            # Detached: the round changes it and stores it at its end, in another session.
             session.expunge(row)
     basis = _basis(config)
     if row is None or row.basis != basis:
@@ -212,6 +213,7 @@ def _basis(config: WatchConfig) -> str:
     """Changes when the bins or the reference's counts have to be made anew."""
     files: list[Any] = []
     if isinstance(config.reference, TableReference):
+        # Times and sizes instead of a hash: a training set is too large to be read in each round.
         files = [
             (str(file), file.stat().st_mtime_ns, file.stat().st_size)
             for file in data_files(config.reference.path)
@@ -245,6 +247,7 @@ def _count_new_rows(work: _WatchRound) -> tuple[HourlyCounts, list[TimeSpan]]:
     """Counts of the rows that were not counted yet, and the windows that are due."""
     config, bins = work.config, work.store.bins
     if config.source.event_time is None:
+        # The whole table is the window of this hour; a second run in the hour replaces it.
         start = floor_hour(work.now)
         parts = [count_rows(part, bins) for part in table_rows(config.source.path)]
         whole = merge_histograms(parts, bins)
@@ -266,6 +269,7 @@ def _due_windows(work: _WatchRound) -> list[TimeSpan]:
     compared = [work.row.judged[kind] for kind in work.kinds if kind in work.row.judged]
     start = min((datetime.fromisoformat(time) for time in compared), default=EPOCH)
     starts = {floor_to(hour, length) for hour in work.store.starts(TimeSpan(start, end))}
+    # Bounds the work of the first round, and of one after a long pause.
     newest = sorted(starts)[-work.config.catch_up :]
     return [TimeSpan(start, start + length) for start in newest]
 
@@ -278,6 +282,7 @@ def _compare_window(work: _WatchRound, span: TimeSpan) -> _WindowResult | None:
         if kind in work.kinds and config.source.event_time is not None:
             # A new dict, because SQLAlchemy does not see changes inside a JSON column.
             work.row.judged = work.row.judged | {kind: span.end.isoformat()}
+    # Marked as compared above all the same: a window that is over gets no more rows.
     if min(current.rows, reference.rows) < config.min_rows:
         return None
     findings: list[Finding] = []
@@ -321,6 +326,7 @@ def _reference_spans(config: WatchConfig, span: TimeSpan) -> list[TimeSpan] | No
 def _reference_name(config: WatchConfig) -> str:
     reference = config.reference
     if isinstance(reference, TableReference):
+        # The column of the database has 100 characters.
         return reference.path.name[-100:]
     if isinstance(reference, TrailingReference):
         return f"the {reference.length.total_seconds() / 86_400:g} days before"

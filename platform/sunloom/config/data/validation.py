@@ -47,6 +47,7 @@ class ColumnRule(Model):
     @model_validator(mode="before")
     @classmethod
     def _expand_short_form(cls, value: Any) -> Any:
+        # ``amount: float64`` is short for ``amount: {type: float64}``.
         return {"type": value} if isinstance(value, str) else value
 
 

@@ -141,8 +141,10 @@ class WatchConfig(Model):
 
     @model_validator(mode="after")
     def _check_window(self) -> WatchConfig:
+        # Histograms are stored by hour.
         if self.window % _HOUR:
             raise ValueError("window must be whole hours")
+        # Only then is a window of an earlier week made of the same hours of the same weekdays.
         is_week = self.window == timedelta(days=7) or timedelta(days=1) % self.window == timedelta()
         if isinstance(self.reference, WeekdayReference) and not is_week:
             raise ValueError("same_weekday needs windows that divide a day, or whole weeks")

@@ -52,6 +52,7 @@ class CheckedTable:
 
     name: str
     schema: Mapping[str, pl.DataType]
+    # A function, because counts, failing rows and drift each read from the beginning.
     read: Callable[[], Iterator[tuple[pl.DataFrame, pl.Series]]]
     types: Mapping[str, str] = field(default_factory=dict)
     forms: Mapping[str, Form] = field(default_factory=dict)
@@ -98,6 +99,7 @@ def table_from_path(path: Path, chunk_rows: int = 131_072) -> CheckedTable:
     table = read_table(path, as_text=True)
     frame = table.rows
     positions = _row_numbers(frame, 1) if table.positions is None else table.positions
+    # Undeclared columns of CSV and JSON lines get the type that all their texts have.
     texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
     return CheckedTable(
         name=str(path),
@@ -137,7 +139,9 @@ def _parquet_table(path: Path, files: Sequence[Path], chunk_rows: int) -> Checke
         for file in files:
             try:
                 opened = pq.ParquetFile(file)
+                # Files of a folder may differ: the columns of the first one are the table's.
                 require_columns(pl.Schema(pl.read_parquet_schema(file)), schema, str(file))
+                # Not by Polars, which reads whole row groups: one may be as large as the file.
                 for batch in opened.iter_batches(chunk_rows, columns=list(schema)):
                     frame = pl.DataFrame(batch)
                     yield frame, _row_numbers(frame, start)
@@ -155,6 +159,7 @@ def _row_numbers(frame: pl.DataFrame, start: int) -> pl.Series:
 def _json_column(name: str, values: Sequence[Any]) -> tuple[pl.Series, Form]:
     kinds = {type(value) for value in values if value is not None}
     for python, dtype in ((bool, pl.Boolean), (int, pl.Int64), (str, pl.String)):
+        # Integers beyond 64 bits become floats below; Polars would refuse the column.
         if kinds == {python} and not (python is int and _exceeds_int64(values)):
             return pl.Series(name, values, dtype=dtype), "json"
     if kinds and kinds <= {int, float}:

@@ -99,8 +99,10 @@ def _validity_masks(
     column = pl.col(name)
     value: pl.Expr = column
     if dtype.is_float():
+        # NaN is missing, not out of range: a null mask leaves the row unchecked.
         value = pl.when(column.is_not_nan()).then(column)
     if rule.type is not None:
+        # A missing value has no wrong type; completeness counts it.
         misfit = pl.when(pl.col(presence_column(name))).then(column.is_null())
         yield "type", f"{name} is not {rule.type}", misfit
     if rule.min is not None or rule.max is not None:
@@ -110,6 +112,7 @@ def _validity_masks(
         allowed = _allowed_values(name, rule, dtype).implode()
         yield "allowed_values", f"{name} is not allowed", ~value.is_in(allowed)
     if rule.pattern is not None:
+        # The group keeps the anchors around both sides of an alternative such as a|b.
         matches = value.cast(pl.String).str.contains(f"^(?:{_require_regex(name, rule.pattern)})$")
         yield "pattern", f"{name} does not match", ~matches
     if rule.min_length is not None or rule.max_length is not None:
@@ -166,12 +169,14 @@ def _allowed_values(name: str, rule: ColumnRule, dtype: pl.DataType) -> pl.Serie
                 param=f"validation.columns.{name}.allowed",
             )
     if target.is_integer():
+        # A fraction equals no integer: it is left out, where a cast would round it to one.
         whole = [value for value in rule.allowed if float(value) == int(value)]
         return pl.Series(whole, dtype=pl.Int64, strict=False).cast(target, strict=False)
     return pl.Series(rule.allowed, dtype=target, strict=False)
 
 
 def _require_regex(name: str, pattern: str) -> str:
+    # Compiled here, so that a wrong pattern is found before the table is read.
     try:
         pl.Series([""]).str.contains(pattern)
     except pl.exceptions.ComputeError as error:
@@ -193,6 +198,7 @@ def _reference_check(rule: ReferenceRule, table: CheckedTable) -> RowCheck:
         if name in table.types
     }
     typed = reference.with_types(types)
+    # Unique, or the join below would repeat a row for each occurrence of its value.
     known = pl.DataFrame({to: typed.column(to) for to in target}).unique()
     _require_same_types(rule, table, known)
     known = known.rename(dict(zip(target, rule.columns, strict=True)), strict=True)

@@ -56,6 +56,7 @@ def infer_type(texts: pl.Series) -> str | None:
     values = texts.drop_nulls()
     if values.is_empty():
         return None
+    # From narrow to wide: every integer is a number too, and 0 and 1 are truth values.
     for name in ("int64", "float64", "bool", "datetime", "date"):
         parsed = values.to_frame("text").select(_parse(pl.col("text"), name)).to_series()
         if parsed.null_count() == 0:
@@ -68,6 +69,7 @@ def _from_text(column: pl.Expr, declared: str, form: Form) -> pl.Expr:
         quoted = column.str.starts_with('"')
         if declared == "string":
             return pl.when(quoted).then(column.str.json_decode(pl.String))
+        # In JSON text a string has its quotes, and times are strings.
         inner = column if declared not in _TEMPORAL else column.str.strip_chars('"')
         return _parse(inner, declared)
     if declared == "string":
@@ -89,6 +91,7 @@ def _parse(column: pl.Expr, declared: str) -> pl.Expr:
 def _from_typed(column: pl.Expr, declared: str, source_type: pl.DataType) -> pl.Expr:
     if declared == "int64" and source_type.is_integer():
         return column.cast(pl.Int64, strict=False)
+    # A column of integers with nulls is often written as floats, by pandas above all.
     if declared == "int64" and source_type.is_float():
         return pl.when(column == column.round()).then(column.cast(pl.Int64, strict=False))
     if declared == "float64" and source_type.is_numeric():

@@ -14,6 +14,7 @@ from sunloom.data.quality.drift.psi import has_value, shares
 from sunloom.data.quality.report import DriftShape
 from sunloom.errors import DataError, known_names_hint
 
+# Free text has about a category a row: a distance between such distributions says nothing.
 _MOST_VALUES = 100
 _FOR_TEXT = frozenset({"psi", "jensenshannon", "kl_div"})
 
@@ -26,11 +27,12 @@ def compare_with_reference(
     Raises:
         DataError: A column that the rules name is not in the reference, or has no value.
     """
+    # Both sides in the same types, or a CSV reference would not compare with Parquet rows.
     reference = reference.with_types(table.types)
     drift: list[FeatureDrift] = []
     shapes: dict[str, DriftShape] = {}
     for name in _compared_columns(table, reference, config, keys):
-        bound = DriftBound.of(
+        bound = DriftBound.resolve(
             config.drift_per_column.get(name), config.drift_method, config.drift_threshold
         )
         if not table.dtype(name).is_numeric() and bound.method not in _FOR_TEXT:
@@ -44,6 +46,7 @@ def compare_with_reference(
 def _compared_columns(
     table: CheckedTable, reference: CheckedTable, config: ValidationConfig, keys: Sequence[str]
 ) -> Iterator[str]:
+    # Before any column is read: a misspelt name must not cost a pass over the table.
     for name in (*config.drift_columns, *config.drift_per_column):
         if name not in reference.schema:
             raise DataError(

@@ -61,6 +61,7 @@ def to_json_value(value: Any) -> Any:
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
+        # JSON knows neither NaN nor infinity; their text shows what the source has.
         return value if value == value and abs(value) != float("inf") else str(value)
     if isinstance(value, list | pl.Series):
         return [to_json_value(item) for item in list(value)[:_MOST_ITEMS]]

@@ -107,5 +107,6 @@ def _validate_and_store(
     rules = config if defaults is None else complete_rules(config, defaults, table.schema)
     reference = table_from_path(rules.reference, rules.chunk_rows) if rules.reference else None
     report = write_report(validate(table, rules, reference, quarantine), quarantine.parent)
+    # Also of a batch that is refused: the refusal must be seen in the database and on the page.
     store_verdict(database, name, report)
     return report

@@ -144,6 +144,7 @@ def _checks_section(checks: Sequence[CheckResult]) -> str:
     rows = []
     for check in sorted(checks, key=lambda check: check.passed):
         mark = "<td class='ok'>passed</td>" if check.passed else "<td class='no'>failed</td>"
+        # These three measure counts and seconds, which no bar from 0 to 1 can show.
         is_share = check.check not in ("rows", "freshness", "extra_columns")
         picture = _share_bar(check.value, check.passed) if is_share else ""
         rows.append(
@@ -221,6 +222,7 @@ def _age(seconds: float) -> str:
 
 
 def _percent(share: float) -> str:
+    # Just below 100 % more digits, so that a share that is not whole never reads as 100 %.
     return "100 %" if share == 1 else f"{share * 100:.4g} %" if share < 0.9999 else f"{share:.6%}"
 
 

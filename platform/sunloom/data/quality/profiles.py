@@ -69,6 +69,7 @@ class Profiler:
             if column.dtype.is_numeric():
                 column.add_numbers(batch.typed[name])
             elif column.dtype == pl.String and not column.common:
+                # Of the first batch only: exact counts would hold every distinct text of the table.
                 top = batch.typed[name].drop_nulls().value_counts(sort=True).head(_COMMON)
                 column.common = tuple((str(text)[:40], int(n)) for text, n in top.iter_rows())
 

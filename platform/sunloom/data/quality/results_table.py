@@ -74,6 +74,7 @@ def latest_verdicts(settings: Settings) -> list[StoredVerdict]:
     """The newest verdict of each name, by name."""
     database = open_database(settings)
     database.ensure(QualityRow)
+    # By id, because two verdicts may have one time.
     newest = select(func.max(QualityRow.id)).group_by(QualityRow.name)
     query = select(QualityRow).where(QualityRow.id.in_(newest)).order_by(QualityRow.name)
     with database.session() as session:

@@ -50,6 +50,7 @@ def complete_rules(
 
 
 def _override(default: ColumnRule, rule: ColumnRule) -> ColumnRule:
+    # Only what the recipe sets: a model's default must not replace a declared limit.
     own = {name: getattr(rule, name) for name in rule.model_fields_set}
     # A column that the recipe names is required, also where the table's owner did not require it.
     return default.model_copy(update={"required": rule.required} | own)
@@ -72,6 +73,7 @@ def key_columns(config: ValidationConfig, names: Collection[str]) -> tuple[str, 
 
 
 def _with_time(keys: tuple[str, ...], names: Collection[str]) -> tuple[str, ...]:
+    # A history has a row for each key and time, where the key alone repeats.
     return (*keys, _TIME) if keys and _TIME in names and _TIME not in keys else keys
 
 

@@ -105,6 +105,7 @@ def validate(
 
 
 def _unique_keys(config: ValidationConfig, table: CheckedTable, keys: Key) -> list[Key]:
+    # Without a key at least no two whole rows may be equal.
     whole = keys or tuple(table.schema)
     unique = [(name,) for name, rule in config.columns.items() if rule.unique]
     return [whole, *[key for key in unique if key != whole and key[0] in table.schema]]
@@ -169,11 +170,13 @@ def _newest(batch: TypedBatch, name: str, so_far: datetime | None) -> datetime |
         return so_far
     if not isinstance(newest, datetime):
         newest = datetime(newest.year, newest.month, newest.day, tzinfo=UTC)
+    # Times without a zone are taken as UTC.
     newest = newest if newest.tzinfo else newest.replace(tzinfo=UTC)
     return newest if so_far is None or newest > so_far else so_far
 
 
 def _row_check_result(check: RowCheck, failed: int, checked: int) -> CheckResult:
+    # A check that no row takes part in, as of an empty column, does not fail.
     value = 1 - failed / checked if checked else 1.0
     return CheckResult(
         check=check.check,

@@ -38,6 +38,7 @@ def frame_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> pl.DataFram
             "Name each column once, with AS.",
             repeated[0],
         )
+    # No rows transpose to no columns at all, but the names must stay.
     columns = list(zip(*rows, strict=True)) or [()] * len(names)
     return pl.DataFrame([_series(n, list(c)) for n, c in zip(names, columns, strict=True)])
 

@@ -36,6 +36,7 @@ def sql_batches(url: str, selection: str, batch_rows: int = BATCH_ROWS) -> Itera
     try:
         with _data_errors(parsed), engine.connect() as connection:
             _check_table(connection, selection, parsed)
+            # A server-side cursor; without it most drivers fetch the whole result at once.
             streaming = connection.execution_options(stream_results=True, yield_per=batch_rows)
             result = streaming.execute(_statement(selection))
             names = list(result.keys())
@@ -64,6 +65,7 @@ def _parse_url(url: str) -> sa.URL:
 
 def _create_engine(url: sa.URL) -> sa.Engine:
     try:
+        # No pool: a source is read once a run. hide_parameters keeps values out of error texts.
         return sa.create_engine(url, poolclass=sa.NullPool, hide_parameters=True)
     except (sa.exc.NoSuchModuleError, ImportError) as error:
         install = _EXTRAS.get(url.get_backend_name(), "Install the driver that the URL names.")
@@ -90,6 +92,7 @@ def _check_table(connection: sa.Connection, selection: str, url: sa.URL) -> None
         return
     schema, name = _split_schema(selection)
     inspector = sa.inspect(connection)
+    # Asked first, because the database's own error would not say which tables there are.
     if not inspector.has_table(name, schema=schema):
         known = [*inspector.get_table_names(schema), *inspector.get_view_names(schema)]
         where = f"schema {schema!r} of " if schema else ""
@@ -109,6 +112,7 @@ def _data_errors(url: sa.URL) -> Iterator[None]:
         text = " ".join(str(cause).split())
         if url.password:
             text = text.replace(str(url.password), "***")
+        # "from None": the chained error would print the address with its password again.
         raise DataError(
             f"{_address(url)}: {text}", "Check the address, the rights and the query."
         ) from None

@@ -71,6 +71,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None, *, as_text: boo
     if len(parts) == 1:
         return parts[0]
     damaged = tuple(row for part in parts for row in part.damaged)
+    # Relaxed: a column without a value has no type yet, and another file's type holds.
     return Table(pl.concat([part.rows for part in parts], how="vertical_relaxed"), damaged)
 
 
@@ -131,6 +132,7 @@ def _read_parquet(path: Path, options: _ReadOptions) -> Table:
     if options.columns is not None:
         require_columns(pl.Schema(schema), options.columns, str(path))
     columns = None if options.columns is None else list(options.columns)
+    # No glob and no hive: brackets and = in a path are characters of a name here.
     return Table(pl.read_parquet(path, columns=columns, glob=False, hive_partitioning=False))
 
 

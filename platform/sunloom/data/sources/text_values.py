@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+# %+ is RFC 3339; the two others have a space where it has a T, as databases write it.
 _DATETIME_FORMATS = ("%+", "%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f%#z")
 _TRUE, _FALSE = ("true", "True", "1"), ("false", "False", "0")
 _CAST: dict[str, pl.DataType] = {

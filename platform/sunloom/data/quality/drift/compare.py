@@ -49,7 +49,7 @@ class DriftBound:
     threshold: float
 
     @staticmethod
-    def of(override: FeatureBound | None, method: str, threshold: float) -> DriftBound:
+    def resolve(override: FeatureBound | None, method: str, threshold: float) -> DriftBound:
         """The feature's own method and threshold where it has them, else those of all."""
         if override is None:
             return DriftBound(method, threshold)
@@ -112,7 +112,7 @@ def drift_report(
         DataError: A feature is missing, is not numeric, or has no value in one of the tables.
     """
     bounds = {
-        name: DriftBound.of(config.per_feature.get(name), config.method, config.threshold)
+        name: DriftBound.resolve(config.per_feature.get(name), config.method, config.threshold)
         for name in _feature_names(reference, current, config)
     }
     if config.engine == "direct":

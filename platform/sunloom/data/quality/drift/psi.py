@@ -80,6 +80,7 @@ def _sturges_edges(before: FloatArray, after: FloatArray) -> FloatArray | None:
     """
     low, high = min(before.min(), after.min()), max(before.max(), after.max())
     with np.errstate(over="ignore", invalid="ignore"):
+        # Sturges' rule, of the rows of both samples together.
         width = (high - low) / (np.log2(len(before) + len(after)) + 1.0)
         if not np.isfinite(width):
             return None

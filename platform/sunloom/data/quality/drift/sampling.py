@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+# Null characters keep the names apart from every column that a source may have.
 _KEY, _AT = "\0key", "\0at"
 
 
@@ -32,6 +33,7 @@ class RowSample:
         self.seen += frame.height
         drawn = frame.with_columns(pl.Series(_KEY, keys), pl.Series(_AT, at))
         candidates = drawn if self._kept is None else pl.concat([self._kept, drawn])
+        # A row that is not among the smallest of the parts so far is not among those of all.
         self._kept = candidates.bottom_k(self._rows, by=_KEY)
 
     def sampled_rows(self) -> pl.DataFrame | None:
