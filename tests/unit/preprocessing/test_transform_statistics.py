@@ -18,7 +18,7 @@ from polars.testing import assert_frame_equal
 from sunloom.preprocessing.accumulators.counts import LevelCounts
 from sunloom.preprocessing.accumulators.moments import MeanVariance
 from sunloom.preprocessing.accumulators.protocol import Accumulator
-from sunloom.preprocessing.accumulators.sample import RowSample
+from sunloom.preprocessing.accumulators.sample import TableSample
 from sunloom.preprocessing.accumulators.sketch import QuantileSketch
 from sunloom.preprocessing.accumulators.target_levels import TargetLevels
 from sunloom.preprocessing.accumulators.values import ColumnValues
@@ -69,8 +69,8 @@ def test_counts_and_samples_merge(levels: list[Any], cuts: list[int]) -> None:
     frame = pl.DataFrame({"c": levels}, schema={"c": pl.String})
     found = in_parts(lambda: LevelCounts("c", pl.String()), frame, cuts, -1).finish()
     assert {level: levels.count(level) for level in set(levels)} == dict(found.iter_rows())
-    whole = in_parts(lambda: RowSample(("c",), 7), frame, []).finish()
-    assert in_parts(lambda: RowSample(("c",), 7), frame, cuts, -1).finish().equals(whole)
+    whole = in_parts(lambda: TableSample(("c",), 7), frame, []).finish()
+    assert in_parts(lambda: TableSample(("c",), 7), frame, cuts, -1).finish().equals(whole)
 
 
 @settings(max_examples=40, deadline=None)

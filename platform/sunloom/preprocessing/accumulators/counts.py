@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from sunloom.errors import DataError
+from sunloom.preprocessing.accumulators.protocol import ColumnAccumulator
 from sunloom.preprocessing.column_kinds import levels_of
 from sunloom.preprocessing.tables.batches import Batch
 
@@ -16,7 +17,7 @@ _JOIN_ROWS = 50_000
 
 
 @dataclass
-class LevelCounts:
+class LevelCounts(ColumnAccumulator):
     """Counts of one column's levels; a missing value is a level.
 
     Attributes:
@@ -25,15 +26,9 @@ class LevelCounts:
         most: Levels above which fitting stops.
     """
 
-    column: str
     dtype: pl.DataType
     most: int = 1_000_000
     _parts: list[pl.DataFrame] = field(default_factory=list)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that it reads."""
-        return (self.column,)
 
     def update(self, batch: Batch) -> None:
         """Add the rows of a batch."""

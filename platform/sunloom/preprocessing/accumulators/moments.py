@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sunloom.preprocessing.accumulators.protocol import ColumnAccumulator
 from sunloom.preprocessing.tables.batches import Batch
 
 
 @dataclass
-class MeanVariance:
+class MeanVariance(ColumnAccumulator):
     """Moments of one column; merged by Chan's formula, which does not lose digits.
 
     Attributes:
@@ -24,18 +25,12 @@ class MeanVariance:
         greatest: Maximum; minus infinite without values.
     """
 
-    column: str
     count: int = 0
     missing: int = 0
     mean: float = 0.0
     squares: float = 0.0
     least: float = math.inf
     greatest: float = -math.inf
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that it reads."""
-        return (self.column,)
 
     def update(self, batch: Batch) -> None:
         """Add the rows of a batch."""

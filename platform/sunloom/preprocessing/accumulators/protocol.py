@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from sunloom.preprocessing.tables.batches import Batch
@@ -34,3 +35,19 @@ class Accumulator(Protocol):
     def finish(self) -> Any:
         """The statistic."""
         ...
+
+
+@dataclass
+class ColumnAccumulator:
+    """An accumulator of one column.
+
+    Attributes:
+        column: The column.
+    """
+
+    column: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it reads."""
+        return (self.column,)

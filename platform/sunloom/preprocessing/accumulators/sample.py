@@ -14,7 +14,7 @@ _ORDER, _ROW = "__order__", "__row__"
 
 
 @dataclass
-class RowSample:
+class TableSample:
     """At most ``most`` rows, chosen by a random number that depends on the row number only.
 
     Attributes:
@@ -45,7 +45,7 @@ class RowSample:
         row = pl.Series(_ROW, np.arange(batch.first, batch.first + batch.rows.height))
         self._add(batch.rows.select(self.names).with_columns(order, row))
 
-    def merge(self, other: RowSample) -> None:
+    def merge(self, other: TableSample) -> None:
         """Add the rows that another one has seen."""
         self.total += other.total
         for part in other._parts:

@@ -6,12 +6,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from sunloom.errors import DataError
+from sunloom.preprocessing.accumulators.protocol import ColumnAccumulator
 from sunloom.preprocessing.tables.batches import Batch
 from sunloom.preprocessing.tokenizer import Tokenizer
 
 
 @dataclass
-class TermCounts:
+class TermCounts(ColumnAccumulator):
     """Counts of one column's terms.
 
     Attributes:
@@ -23,17 +24,11 @@ class TermCounts:
         document_counts: Term to the number of texts it occurs in.
     """
 
-    column: str
     tokenizer: Tokenizer
     most: int = 5_000_000
     texts: int = 0
     occurrences: Counter[str] = field(default_factory=Counter)
     document_counts: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that it reads."""
-        return (self.column,)
 
     def update(self, batch: Batch) -> None:
         """Add the rows of a batch."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sunloom.data.arrays import FloatArray
+from sunloom.preprocessing.accumulators.protocol import ColumnAccumulator
 from sunloom.preprocessing.accumulators.sketch import QuantileSketch
 from sunloom.preprocessing.tables.batches import Batch
 
@@ -42,7 +43,7 @@ class Distribution:
 
 
 @dataclass
-class ColumnValues:
+class ColumnValues(ColumnAccumulator):
     """All values of one column within ``most_bytes``, else a sketch of them.
 
     Attributes:
@@ -52,17 +53,11 @@ class ColumnValues:
         share: Share of the memory for a worker that reads this share of the rows.
     """
 
-    column: str
     most_bytes: int
     missing: int = 0
     share: float = 1.0
     _parts: dict[int, FloatArray] = field(default_factory=dict)
     _sketch: QuantileSketch | None = None
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that it reads."""
-        return (self.column,)
 
     def update(self, batch: Batch) -> None:
         """Add the rows of a batch."""

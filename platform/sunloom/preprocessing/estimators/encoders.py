@@ -21,7 +21,13 @@ from sunloom.errors import DataError
 from sunloom.preprocessing.accumulators.counts import COUNT, LEVEL, LevelCounts
 from sunloom.preprocessing.accumulators.target_levels import TargetLevels
 from sunloom.preprocessing.column_kinds import Kind, level_dtype
-from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
+from sunloom.preprocessing.estimators.protocol import (
+    Accumulators,
+    Estimator,
+    FittedStep,
+    Schema,
+    for_each_column,
+)
 from sunloom.preprocessing.estimators.target_encoding import build_target_lookup
 from sunloom.preprocessing.operations.categories import CategoryLookup, OneHot
 from sunloom.preprocessing.operations.hashing import FeatureHash
@@ -138,18 +144,12 @@ def _lookup_of(
     return CategoryLookup(name, (name,), levels, table, unseen)
 
 
-def _build_frequency(
-    step: FrequencyEncoder, columns: Sequence[str], accumulators: Accumulators
-) -> FittedStep:
-    operations = []
-    for name in columns:
-        levels = accumulators[name].finish()
-        divisor = max(int(levels[COUNT].sum()), 1) if step.normalize else 1
-        missing = int(levels.filter(pl.col(LEVEL).is_null())[COUNT].sum())
-        known = levels.drop_nulls(LEVEL)
-        values = [*(count / divisor for count in known[COUNT]), missing / divisor, 0.0]
-        operations.append(_lookup_of(name, known[LEVEL], values, "value"))
-    return FittedStep(operations)
+def _frequency_of(step: FrequencyEncoder, name: str, levels: pl.DataFrame) -> CategoryLookup:
+    divisor = max(int(levels[COUNT].sum()), 1) if step.normalize else 1
+    missing = int(levels.filter(pl.col(LEVEL).is_null())[COUNT].sum())
+    known = levels.drop_nulls(LEVEL)
+    values = [*(count / divisor for count in known[COUNT]), missing / divisor, 0.0]
+    return _lookup_of(name, known[LEVEL], values, "value")
 
 
 def _collect_targets(step: TargetEncoder, columns: Sequence[str], _schema: Schema) -> Accumulators:
@@ -185,6 +185,6 @@ ENCODERS: Mapping[str, Estimator] = {
     "one_hot_encoder": Estimator(_KINDS, _build_one_hot, _count_levels),
     "ordinal_encoder": Estimator(_KINDS, _build_ordinal, _count_levels),
     "target_encoder": Estimator(_KINDS, _build_target, _collect_targets),
-    "frequency_encoder": Estimator(_KINDS, _build_frequency, _count_levels),
+    "frequency_encoder": Estimator(_KINDS, for_each_column(_frequency_of), _count_levels),
     "feature_hasher": Estimator(_KINDS, _build_hash),
 }

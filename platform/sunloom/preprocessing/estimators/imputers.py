@@ -15,7 +15,7 @@ from sunloom.errors import DataError, DependencyError
 from sunloom.preprocessing.accumulators.counts import COUNT, LEVEL, LevelCounts
 from sunloom.preprocessing.accumulators.moments import MeanVariance
 from sunloom.preprocessing.accumulators.protocol import Accumulator
-from sunloom.preprocessing.accumulators.sample import RowSample
+from sunloom.preprocessing.accumulators.sample import TableSample
 from sunloom.preprocessing.accumulators.values import ColumnValues
 from sunloom.preprocessing.column_kinds import Kind, kind_of, level_dtype
 from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
@@ -126,14 +126,14 @@ def _kinds_of_simple(step: SimpleImputer) -> tuple[Kind, ...]:
 
 def _sample_rows(step: IterativeImputer, columns: Sequence[str], _schema: Schema) -> Accumulators:
     names = tuple(columns)
-    return {"rows": RowSample(names, step.max_rows, names)}
+    return {"rows": TableSample(names, step.max_rows, names)}
 
 
 def _build_iterative(
     step: IterativeImputer, columns: Sequence[str], accumulators: Accumulators
 ) -> FittedStep:
     sample = accumulators["rows"]
-    assert isinstance(sample, RowSample)
+    assert isinstance(sample, TableSample)
     rows = sample.finish()
     arrays = {name: array_of(rows, name) for name in columns}
     empty = [name for name, values in arrays.items() if np.isnan(values).all()]

@@ -10,7 +10,7 @@ import polars as pl
 
 from sunloom.config.preprocessing.steps import Interactions, PolynomialFeatures
 from sunloom.data.arrays import FloatArray, IntArray
-from sunloom.preprocessing.accumulators.sample import RowSample
+from sunloom.preprocessing.accumulators.sample import TableSample
 from sunloom.preprocessing.column_kinds import levels_of
 from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
 from sunloom.preprocessing.estimators.scalers import collect_moments
@@ -44,7 +44,7 @@ def _product_name(columns: Sequence[str], exponents: Sequence[int]) -> str:
 
 def _sample_rows(step: Interactions, columns: Sequence[str], _schema: Schema) -> Accumulators:
     names = tuple(columns) + ((step.target,) if step.target else ())
-    return {"rows": RowSample(names, step.max_rows, tuple(columns))}
+    return {"rows": TableSample(names, step.max_rows, tuple(columns))}
 
 
 def _build_interactions(

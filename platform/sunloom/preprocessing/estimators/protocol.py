@@ -46,6 +46,24 @@ class FittedStep:
     rank_error: float = 0.0
 
 
+Builder: TypeAlias = Callable[[Any, Sequence[str], Accumulators], FittedStep]
+"""Step, columns and their accumulators to operations."""
+
+
+def for_each_column(build: Callable[[Any, str, Any], Operation]) -> Builder:
+    """A builder of one operation per column.
+
+    Args:
+        build: Step, column, and its statistic (None where nothing is collected) to an operation.
+    """
+
+    def build_step(step: Any, columns: Sequence[str], accumulators: Accumulators) -> FittedStep:
+        statistics = {name: one.finish() for name, one in accumulators.items()}
+        return FittedStep([build(step, name, statistics.get(name)) for name in columns])
+
+    return build_step
+
+
 def collect_nothing(_step: Any, _columns: Sequence[str], _schema: Schema) -> Accumulators:
     """For a step that learns nothing from the rows."""
     return {}
@@ -65,7 +83,7 @@ class Estimator:
     """
 
     kinds: tuple[Kind, ...]
-    build: Callable[[Any, Sequence[str], Accumulators], FittedStep]
+    build: Builder
     collect: Callable[[Any, Sequence[str], Schema], Accumulators] = collect_nothing
     kinds_by_step: Callable[[Any], tuple[Kind, ...]] | None = None
     in_place: Callable[[Any], bool] = lambda _step: False

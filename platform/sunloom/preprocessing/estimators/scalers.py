@@ -23,7 +23,14 @@ from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError, DependencyError
 from sunloom.preprocessing.accumulators.moments import MeanVariance
 from sunloom.preprocessing.accumulators.values import ColumnValues, Distribution
-from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
+from sunloom.preprocessing.estimators.protocol import (
+    Accumulators,
+    Builder,
+    Estimator,
+    FittedStep,
+    Schema,
+    for_each_column,
+)
 from sunloom.preprocessing.operations.nonlinear import Interpolate, Power
 from sunloom.preprocessing.operations.numeric import Affine, Discretize
 from sunloom.preprocessing.operations.protocol import Operation
@@ -44,42 +51,24 @@ def collect_values(_step: Any, columns: Sequence[str], _schema: Schema) -> Accum
     return {name: ColumnValues(name, _UNLIMITED) for name in columns}
 
 
-def _build_standard(
-    step: StandardScaler, columns: Sequence[str], accumulators: Accumulators
-) -> FittedStep:
-    operations = []
-    for name in columns:
-        moments: MeanVariance = accumulators[name].finish()
-        center = moments.mean if step.with_mean else 0.0
-        scale = moments.deviation if step.with_std else 1.0
-        operations.append(Affine(name, center, scale))
-    return FittedStep(operations)
+def _standard_of(step: StandardScaler, name: str, moments: MeanVariance) -> Affine:
+    center = moments.mean if step.with_mean else 0.0
+    return Affine(name, center, moments.deviation if step.with_std else 1.0)
 
 
-def _build_min_max(
-    step: MinMaxScaler, columns: Sequence[str], accumulators: Accumulators
-) -> FittedStep:
+def _min_max_of(step: MinMaxScaler, name: str, moments: MeanVariance) -> Affine:
     low, high = step.feature_range
-    operations = []
-    for name in columns:
-        moments: MeanVariance = accumulators[name].finish()
-        least, greatest = (moments.least, moments.greatest) if moments.count else (0.0, 0.0)
-        width = _one_if_zero(greatest - least)
-        ends = (low, high) if step.clip else (None, None)
-        operations.append(Affine(name, least, width / (high - low), low, *ends))
-    return FittedStep(operations)
+    # A column without values has infinite bounds.
+    least, greatest = (moments.least, moments.greatest) if moments.count else (0.0, 0.0)
+    width = _one_if_zero(greatest - least)
+    ends = (low, high) if step.clip else (None, None)
+    return Affine(name, least, width / (high - low), low, *ends)
 
 
-def _build_max_abs(
-    step: MaxAbsScaler, columns: Sequence[str], accumulators: Accumulators
-) -> FittedStep:
+def _max_abs_of(step: MaxAbsScaler, name: str, moments: MeanVariance) -> Affine:
     ends = (-1.0, 1.0) if step.clip else (None, None)
-    operations = []
-    for name in columns:
-        moments: MeanVariance = accumulators[name].finish()
-        greatest = max(-moments.least, moments.greatest) if moments.count else 0.0
-        operations.append(Affine(name, 0.0, _one_if_zero(greatest), 0.0, *ends))
-    return FittedStep(operations)
+    greatest = max(-moments.least, moments.greatest) if moments.count else 0.0
+    return Affine(name, 0.0, _one_if_zero(greatest), 0.0, *ends)
 
 
 def _one_if_zero(scale: float) -> float:
@@ -242,7 +231,7 @@ def _edges_between_means(values: Distribution, even: FloatArray) -> FloatArray:
 
 
 def _estimator(
-    build: Callable[[Any, Sequence[str], Accumulators], FittedStep],
+    build: Builder,
     collect: Callable[[Any, Sequence[str], Schema], Accumulators],
     in_place: Callable[[Any], bool] = lambda _step: True,
 ) -> Estimator:
@@ -250,9 +239,9 @@ def _estimator(
 
 
 SCALERS: Mapping[str, Estimator] = {
-    "standard_scaler": _estimator(_build_standard, collect_moments),
-    "min_max_scaler": _estimator(_build_min_max, collect_moments),
-    "max_abs_scaler": _estimator(_build_max_abs, collect_moments),
+    "standard_scaler": _estimator(for_each_column(_standard_of), collect_moments),
+    "min_max_scaler": _estimator(for_each_column(_min_max_of), collect_moments),
+    "max_abs_scaler": _estimator(for_each_column(_max_abs_of), collect_moments),
     "robust_scaler": _estimator(_build_robust, collect_values),
     "quantile_transformer": _estimator(_build_quantile, collect_values),
     "power_transformer": _estimator(_build_power, collect_values),

@@ -37,7 +37,7 @@ def build_target_lookup(
             for name, part in zip(tables, parts, strict=True)
         )
 
-    def without(fold: int, table: pl.DataFrame) -> pl.DataFrame:
+    def other_folds(fold: int, table: pl.DataFrame) -> pl.DataFrame:
         others = table.filter(pl.col(FOLD) != fold)
         # All rows may be in one fold of a tiny table: then there is nothing else to learn from.
         return others if others.height else table
@@ -48,7 +48,7 @@ def build_target_lookup(
         levels=levels,
         table=encode(tables.values()),
         folds=tuple(
-            encode(without(fold, table) for table in tables.values()) for fold in range(step.cv)
+            encode(other_folds(fold, table) for table in tables.values()) for fold in range(step.cv)
         ),
         cv=(step.cv, step.random_state),
     )

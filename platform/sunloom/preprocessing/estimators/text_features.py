@@ -18,7 +18,12 @@ from sunloom.config.preprocessing.text_steps import (
 )
 from sunloom.errors import DataError
 from sunloom.preprocessing.accumulators.term_counts import TermCounts
-from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
+from sunloom.preprocessing.estimators.protocol import (
+    Accumulators,
+    Estimator,
+    Schema,
+    for_each_column,
+)
 from sunloom.preprocessing.operations.language import (
     LanguageCode,
     SentimentScores,
@@ -49,12 +54,6 @@ def _tokenizer_of(step: TfidfVectorizer | HashingVectorizer) -> Tokenizer:
 
 def _count_terms(step: TfidfVectorizer, columns: Sequence[str], _schema: Schema) -> Accumulators:
     return {name: TermCounts(name, _tokenizer_of(step)) for name in columns}
-
-
-def _build_tfidf(
-    step: TfidfVectorizer, columns: Sequence[str], accumulators: Accumulators
-) -> FittedStep:
-    return FittedStep([_tfidf_of(step, name, accumulators[name].finish()) for name in columns])
 
 
 def _tfidf_of(step: TfidfVectorizer, name: str, counts: TermCounts) -> TermVector:
@@ -97,78 +96,57 @@ def choose_vocabulary(step: TfidfVectorizer, counts: TermCounts) -> list[str]:
     return [str(term) for term in terms[mask]]
 
 
-def _build_hashing(
-    step: HashingVectorizer, columns: Sequence[str], _accumulators: Accumulators
-) -> FittedStep:
-    terms = astuple(_tokenizer_of(step))
-    return FittedStep(
-        [
-            TermVector(
-                column=name,
-                names=tuple(f"{name}_{i}" for i in range(step.n_features)),
-                terms=terms,
-                vocabulary=pl.Series([], dtype=pl.String),
-                weights=pl.Series([], dtype=pl.Float64),
-                norm=step.norm,
-                alternate=step.alternate_sign,
-            )
-            for name in columns
-        ]
+def _hashing_of(step: HashingVectorizer, name: str, _nothing: None) -> TermVector:
+    return TermVector(
+        column=name,
+        names=tuple(f"{name}_{i}" for i in range(step.n_features)),
+        terms=astuple(_tokenizer_of(step)),
+        vocabulary=pl.Series([], dtype=pl.String),
+        weights=pl.Series([], dtype=pl.Float64),
+        norm=step.norm,
+        alternate=step.alternate_sign,
     )
 
 
-def _build_statistics(
-    step: TextStatistics, columns: Sequence[str], _accumulators: Accumulators
-) -> FittedStep:
-    return FittedStep([TextFigures(name, step.figures) for name in columns])
+def _figures_of(step: TextStatistics, name: str, _nothing: None) -> TextFigures:
+    return TextFigures(name, step.figures)
 
 
-def _build_language(
-    step: Language, columns: Sequence[str], _accumulators: Accumulators
-) -> FittedStep:
+def _language_of(step: Language, name: str, _nothing: None) -> LanguageCode:
     languages = step.languages or ()
     # A missing library or an unknown language is an error of fitting, not of the first row.
     language_identifier(languages)
-    return FittedStep(
-        [LanguageCode(n, languages, step.min_confidence, step.confidence) for n in columns]
-    )
+    return LanguageCode(name, languages, step.min_confidence, step.confidence)
 
 
-def _build_sentiment(
-    step: Sentiment, columns: Sequence[str], _accumulators: Accumulators
-) -> FittedStep:
+def _sentiment_of(step: Sentiment, name: str, _nothing: None) -> SentimentScores:
+    # As for the language: a missing library is an error of fitting.
     sentiment_analyzer()
-    return FittedStep([SentimentScores(name, step.figures) for name in columns])
+    return SentimentScores(name, step.figures)
 
 
-def _build_embeddings(
-    step: SentenceEmbeddings, columns: Sequence[str], _accumulators: Accumulators
-) -> FittedStep:
+def _embedding_of(step: SentenceEmbeddings, name: str, _nothing: None) -> EmbedText:
+    # Artifacts hold no weights: a later model of the same name must not be taken for this one.
     revision = sentence_revision(step.model)
     model = sentence_model(step.model, revision)
     # sentence-transformers 6 has another name for it.
     get_size = getattr(model, "get_embedding_dimension", None)
     size = int(get_size() if get_size else model.get_sentence_embedding_dimension())
-    return FittedStep(
-        [
-            EmbedText(
-                column=name,
-                names=tuple(f"{name}_{i}" for i in range(size)),
-                model=step.model,
-                batch_size=step.batch_size,
-                normalize=step.normalize,
-                revision=revision,
-            )
-            for name in columns
-        ]
+    return EmbedText(
+        column=name,
+        names=tuple(f"{name}_{i}" for i in range(size)),
+        model=step.model,
+        batch_size=step.batch_size,
+        normalize=step.normalize,
+        revision=revision,
     )
 
 
 TEXT_FEATURES: Mapping[str, Estimator] = {
-    "text_statistics": Estimator(("category",), _build_statistics),
-    "language": Estimator(("category",), _build_language),
-    "sentiment": Estimator(("category",), _build_sentiment),
-    "tfidf_vectorizer": Estimator(("category",), _build_tfidf, _count_terms),
-    "hashing_vectorizer": Estimator(("category",), _build_hashing),
-    "sentence_embeddings": Estimator(("category",), _build_embeddings),
+    "text_statistics": Estimator(("category",), for_each_column(_figures_of)),
+    "language": Estimator(("category",), for_each_column(_language_of)),
+    "sentiment": Estimator(("category",), for_each_column(_sentiment_of)),
+    "tfidf_vectorizer": Estimator(("category",), for_each_column(_tfidf_of), _count_terms),
+    "hashing_vectorizer": Estimator(("category",), for_each_column(_hashing_of)),
+    "sentence_embeddings": Estimator(("category",), for_each_column(_embedding_of)),
 }

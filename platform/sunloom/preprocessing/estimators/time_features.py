@@ -20,7 +20,13 @@ from sunloom.config.preprocessing.time_steps import (
 from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import ConfigError
 from sunloom.preprocessing.column_kinds import Kind, require_kind
-from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
+from sunloom.preprocessing.estimators.protocol import (
+    Accumulators,
+    Estimator,
+    FittedStep,
+    Schema,
+    for_each_column,
+)
 from sunloom.preprocessing.operations.datetimes import (
     CYCLES,
     CalendarParts,
@@ -34,18 +40,14 @@ from sunloom.preprocessing.operations.holidays import check_rules
 HistoryStep = Lags | Rolling | Expanding | ExponentiallyWeighted
 
 
-def _build_calendar(
-    step: Calendar, columns: Sequence[str], _accumulators: Accumulators
-) -> FittedStep:
+def _calendar_of(step: Calendar, name: str, _nothing: None) -> CalendarParts:
     _require_zone(step.time_zone)
     check_rules(step.holidays)
     if ("is_holiday" in step.parts) != bool(step.holidays):
         raise ConfigError(
             "calendar: the part is_holiday and the key holidays go together.", param="holidays"
         )
-    return FittedStep(
-        [CalendarParts(n, step.parts, step.time_zone, step.holidays) for n in columns]
-    )
+    return CalendarParts(name, step.parts, step.time_zone, step.holidays)
 
 
 def _build_cycles(step: Cyclic, columns: Sequence[str], _accumulators: Accumulators) -> FittedStep:
@@ -156,7 +158,7 @@ def _require_zone(name: str) -> None:
 
 _NUMBERS: tuple[Kind, ...] = ("number", "bool")
 TIME_FEATURES: Mapping[str, Estimator] = {
-    "calendar": Estimator(("time",), _build_calendar),
+    "calendar": Estimator(("time",), for_each_column(_calendar_of)),
     "cyclic": Estimator(("time", "number"), _build_cycles, _check_cyclic, _kinds_of_cyclic),
     "time_since": Estimator(("time",), _build_elapsed, _check_until),
     "lags": Estimator(_NUMBERS, _build_lags, _check_history),

@@ -9,7 +9,7 @@ import polars as pl
 
 from sunloom.config.preprocessing.embedding_steps import EmbeddingTable, NearestNeighbors
 from sunloom.errors import DataError
-from sunloom.preprocessing.accumulators.sample import RowSample
+from sunloom.preprocessing.accumulators.sample import TableSample
 from sunloom.preprocessing.column_kinds import require_kind
 from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
 from sunloom.preprocessing.estimators.vector_files import read_vectors
@@ -36,14 +36,14 @@ def _sample_rows(step: NearestNeighbors, columns: Sequence[str], schema: Schema)
     if step.target is not None:
         require_kind(schema, [step.target], ("number", "bool"), step.type)
         names += (step.target,)
-    return {"rows": RowSample(names, step.max_rows, names)}
+    return {"rows": TableSample(names, step.max_rows, names)}
 
 
 def _build_nearest(
     step: NearestNeighbors, columns: Sequence[str], accumulators: Accumulators
 ) -> FittedStep:
     sample = accumulators["rows"]
-    assert isinstance(sample, RowSample)
+    assert isinstance(sample, TableSample)
     rows, numbers = sample.numbered_rows()
     usable = is_usable(np.column_stack([array_of(rows, name) for name in rows.columns]))
     notes = []

@@ -100,7 +100,7 @@ class RowHistory:
         if self.kind == "lags":
             return self._per_entity(column.shift(int(length)))
         if self.kind == "expanding":
-            return self._running(column, aggregation)
+            return self._running_aggregate(column, aggregation)
         window = f"{round(length * 1_000_000)}us"
         if aggregation == "count":
             present = column.is_not_null().cast(pl.Int64)
@@ -109,7 +109,7 @@ class RowHistory:
         value: pl.Expr = aggregate(self.time, window, closed="right")
         return self._per_entity(value.fill_null(0.0) if aggregation == "sum" else value)
 
-    def _running(self, column: pl.Expr, aggregation: str) -> pl.Expr:
+    def _running_aggregate(self, column: pl.Expr, aggregation: str) -> pl.Expr:
         count = self._per_entity(column.is_not_null().cast(pl.Int64).cum_sum())
         total = self._per_entity(column.fill_null(0.0).cum_sum())
         running = {
