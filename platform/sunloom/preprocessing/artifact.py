@@ -57,6 +57,7 @@ def save(fitted: FittedPipeline, folder: Path) -> str:
         )
     try:
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder: a rename to another file system fails.
         staging = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name}-"))
         mark = _write(fitted, staging)
         # mkdtemp makes a folder for its owner only.
@@ -147,6 +148,7 @@ def _write(fitted: FittedPipeline, folder: Path) -> str:
     schema = {name: str(dtype) for name, dtype in fitted.schema.items()}
     mark = fingerprint(fitted.recipe, schema, stages, writer.files)
     about = asdict(fitted.report)
+    # It is of the rest of the document, so it stands beside it.
     del about["fingerprint"]
     plain = {
         "format": FORMAT,
@@ -158,6 +160,7 @@ def _write(fitted: FittedPipeline, folder: Path) -> str:
         "stages": stages,
         "files": writer.files,
     }
+    # NaN is no JSON: other readers would refuse the file.
     text = json.dumps(plain, indent=1, allow_nan=False, ensure_ascii=False)
     (folder / DOCUMENT).write_text(text)
     return mark
@@ -217,6 +220,7 @@ class _Reader:
 
     def _value(self, plain: Any) -> Any:
         if isinstance(plain, list):
+            # JSON has no tuples, and operations are frozen.
             return tuple(self._value(item) for item in plain)
         if not isinstance(plain, dict):
             return plain

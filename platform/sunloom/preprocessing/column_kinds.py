@@ -14,6 +14,7 @@ Kind = Literal["number", "category", "bool", "time", "bytes", "other"]
 
 def kind_of(dtype: pl.DataType) -> Kind:
     """A column's kind: what a step without ``columns`` goes by."""
+    # A column of nulls only is a number: imputers take it, encoders would make a level of it.
     if dtype.is_integer() or dtype.is_float() or dtype.is_decimal() or dtype == pl.Null:
         return "number"
     if dtype == pl.Boolean:
@@ -38,6 +39,7 @@ def level_dtype(dtype: pl.DataType) -> pl.DataType:
 
 def levels_of(series: pl.Series) -> pl.Series:
     """A column in the type of its levels; NaN is missing."""
+    # One width for all files of a table, which may differ in it.
     levels = series.cast(level_dtype(series.dtype))
     return levels.fill_nan(None) if levels.dtype == pl.Float64 else levels
 

@@ -188,6 +188,7 @@ class _Fit:
             self.removed |= {
                 name for op in fitted.operations if not op.outputs for name in op.removes
             }
+        # A pass of steps that learn nothing reads no rows.
         self.rows = max(self.rows, fit_pass.rows)
         self.passes += bool(fit_pass.columns)
 
@@ -232,6 +233,7 @@ def fit(
     parsed = parse_recipe(recipe)
     source = open_source(table)
     schema = pl.Schema(dict(source.schema))
+    # The short form names no columns: they depend on the table.
     steps = steps_of(parsed, schema, keep)
     # A step without columns leaves every step's target alone.
     run = _Fit(steps, schema, (*keep, *(name for step in steps for name in target_of(step))))

@@ -96,14 +96,17 @@ class FittedPipeline:
         return {name: kind_of(dtype) for name, dtype in self.schema.items()}
 
     def _check(self, frame: pl.DataFrame) -> None:
+        # Checked here: an error of an expression would name Polars' nodes and not the column.
         require_columns(frame, self.schema, "The table")
         floats = []
         for name, kind in self.kinds.items():
+            # A column of 0 and 1 may come as true and false.
             accepted: tuple[Kind, ...] = ("number", "bool") if kind == "number" else (kind,)
             require_kind(frame.schema, [name], accepted, "The artifact")
             if frame.schema[name].is_float():
                 floats.append(name)
         if floats and frame.height:
+            # One pass over all float columns.
             infinite = frame.select(pl.col(floats).is_infinite().any()).row(0, named=True)
             for name, is_infinite in infinite.items():
                 if is_infinite:

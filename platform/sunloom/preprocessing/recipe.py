@@ -34,6 +34,7 @@ def parse_recipe(plain: Any) -> Recipe:
 def recipe_to_json(recipe: Recipe) -> Any:
     """The recipe as JSON data."""
     if isinstance(recipe, ShortForm):
+        # Part of an artifact's fingerprint: another form would make equal artifacts differ.
         return recipe.model_dump(mode="json", exclude_none=True)
     return [step.model_dump(mode="json") for step in recipe]
 
@@ -73,6 +74,7 @@ def _imputers(recipe: ShortForm, numbers: tuple[str, ...], texts: tuple[str, ...
     missing = recipe.missing_values
     if missing is None:
         return []
+    # Text has no mean: only most_frequent and constant fill it.
     columns, fill = numbers, missing.fill_value
     if missing.strategy == "most_frequent" or (missing.strategy == "constant" and fill is None):
         columns = numbers + texts

@@ -27,6 +27,7 @@ def apply_stages(
     for stage in stages:
         made = [column for operation in stage for column in operation.columns(frame, training)]
         order = column_order(frame.columns, stage)
+        # At once, so that each operation of a stage sees the table before it.
         frame = frame.with_columns(made).select(order)
     return frame
 
@@ -53,6 +54,7 @@ def column_order(columns: Sequence[str], stage: Stage) -> list[str]:
         if not operation.removes:
             appended += new
         elif operation.outputs:
+            # A column that becomes several ones leaves its place to them.
             anchor = next(n for n in operation.inputs if n in operation.removes)
             replaced.setdefault(anchor, []).extend(new)
     order: list[str] = []

@@ -24,7 +24,9 @@ NodeFeature = Literal[
 ]
 Aggregation = Literal["mean", "sum", "min", "max", "count"]
 Direction = Literal["out", "in", "both"]
+# Features that only a directed graph has.
 _DIRECTED = ("in_degree", "out_degree", "in_strength", "out_strength")
+# Written into ``features`` by mistake: they have a section of their own.
 _SECTIONS = {"embedding": "embedding: {dimensions: 16}", "neighbours": "nodes: {table: FILE}"}
 
 

@@ -33,6 +33,7 @@ from sunloom.config.preprocessing.time_steps import (
 )
 
 Columns = tuple[str, ...] | None
+# pydantic tries the exact type first, so a level keeps the type that it has in YAML.
 Level = str | int | float | bool
 
 
@@ -205,6 +206,7 @@ class KBinsDiscretizer(Model):
     """Number columns; all of them when empty."""
     n_bins: int = Field(default=5, ge=2)
     """Intervals per column."""
+    # In place by default: one column stays one column for the steps after it.
     encode: Literal["onehot", "onehot-dense", "ordinal"] = "ordinal"
     """``ordinal``, which is not scikit-learn's default, gives the interval's number in place."""
     strategy: Literal["uniform", "quantile", "kmeans"] = "quantile"
@@ -233,6 +235,7 @@ class OneHotEncoder(Model):
     """The levels of each column; those seen when fitting by default, sorted."""
     drop: Literal["first", "if_binary"] | None = None
     """Which level gets no column."""
+    # No error by default: a served row with a new level is an everyday event.
     handle_unknown: Literal["ignore", "error", "infrequent_if_exist"] = "ignore"
     """A level never seen: all zeros (scikit-learn's default is ``error``), an error, or the
     infrequent levels' column."""
@@ -276,6 +279,7 @@ class TargetEncoder(Model):
     """Category columns; all of them when empty."""
     target: str
     """The target's column; never transformed."""
+    # A count of many values is better encoded by its mean than by 100 classes.
     target_type: Literal["auto", "continuous", "binary", "multiclass"] = "auto"
     """Whether the target is a number or a class. ``auto``: as scikit-learn's, except that more
     than 100 different whole numbers are continuous."""
@@ -283,6 +287,7 @@ class TargetEncoder(Model):
     """Weight of the overall mean, in rows; ``auto`` is empirical Bayes."""
     cv: int = Field(default=5, ge=2)
     """Folds; a row's fold depends on its number and ``random_state`` only."""
+    # Seeded by default: the same rows give the same artifact.
     random_state: int = 0
     """Seed of the folds."""
 

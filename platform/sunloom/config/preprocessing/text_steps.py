@@ -96,6 +96,7 @@ class TfidfVectorizer(_Terms):
     """
 
     type: Literal["tfidf_vectorizer"] = "tfidf_vectorizer"
+    # A bound by default: each term is a dense column.
     max_features: int | None = Field(default=1000, ge=1)
     """The most frequent terms; all of them when empty (scikit-learn's default)."""
     min_df: int | float = 1

@@ -112,6 +112,7 @@ def _require_steps(steps: tuple[Step, ...]) -> tuple[Step, ...]:
     return steps
 
 
+# The union is chosen by form: steps are a list, the short form is a mapping.
 def _tag_of(value: Any) -> str:
     return "ShortForm" if isinstance(value, dict | ShortForm) else "StandardScaler"
 
@@ -131,6 +132,7 @@ class FittedForm(Model):
     """Its folder, or ``name``, ``name@version`` or ``name@alias`` of the registry."""
 
 
+# A key of the short form is never ``artifact``.
 def _feature_tag_of(value: Any) -> str:
     names_artifact = isinstance(value, dict) and "artifact" in value
     return "FittedForm" if names_artifact or isinstance(value, FittedForm) else _tag_of(value)
@@ -161,6 +163,7 @@ class PreparedConfig(Model):
 class PreparationConfig(Model):
     """Input and output of fitting and transforming, and the engine."""
 
+    # Optional: the command line may name the paths instead of the recipe.
     input: Path | None = None
     """Rows: a Parquet, CSV or JSON-lines file, or a folder of them."""
     artifact: Path | None = None

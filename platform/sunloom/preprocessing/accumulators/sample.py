@@ -41,6 +41,7 @@ class TableSample:
         for name in self.numbers:
             # Refuses infinite values.
             batch.numbers(name)
+        # Row numbers decide, so that the sample is the same however the table is divided.
         order = pl.Series(_ORDER, batch.random_order(0))
         row = pl.Series(_ROW, np.arange(batch.first, batch.first + batch.rows.height))
         self._add(batch.rows.select(self.names).with_columns(order, row))

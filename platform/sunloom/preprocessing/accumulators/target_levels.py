@@ -12,6 +12,7 @@ from sunloom.errors import DataError
 from sunloom.preprocessing.column_kinds import levels_of
 from sunloom.preprocessing.tables.batches import Batch
 
+# More different numbers than this are a quantity and no classes.
 MOST_CLASSES = 100
 FOLD, LEVEL, CLASS, COUNT, MEAN, SQUARES = "fold", "level", "class", "count", "mean", "squares"
 TargetType = Literal["auto", "continuous", "binary", "multiclass"]
@@ -55,6 +56,7 @@ class TargetLevels:
         target = levels_of(batch.rows[self.target])
         rows = pl.DataFrame(
             {
+                # 32 bits are enough for folds: group keys stay small.
                 FOLD: pl.Series(batch.folds(self.cv, self.seed)).cast(pl.Int32),
                 LEVEL: levels_of(batch.rows[self.column]),
                 CLASS: target,

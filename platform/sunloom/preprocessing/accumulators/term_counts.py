@@ -37,6 +37,7 @@ class TermCounts(ColumnAccumulator):
             counts = self.tokenizer.counts(text)
             self.occurrences.update(counts)
             self.document_counts.update(counts.keys())
+        # After each batch: the memory grows with the terms.
         self._require_few()
 
     def merge(self, other: TermCounts) -> None:

@@ -12,6 +12,7 @@ from sunloom.preprocessing.accumulators.protocol import ColumnAccumulator
 from sunloom.preprocessing.accumulators.sketch import QuantileSketch
 from sunloom.preprocessing.tables.batches import Batch
 
+# Smaller buffers would be merged, and lose ranks, all the time.
 _SKETCH_SIZE = 4096
 
 
@@ -94,6 +95,7 @@ class ColumnValues(ColumnAccumulator):
     def _condense(self) -> QuantileSketch:
         """The sketch; the values go into it first where there is none yet."""
         if self._sketch is None:
+            # At most 64 levels of twice the size, 8 bytes a value: within the memory.
             self._sketch = QuantileSketch(max(_SKETCH_SIZE, self.most_bytes // 1024))
             for first in sorted(self._parts):
                 self._sketch.add(self._parts[first])

@@ -53,7 +53,9 @@ Task: TypeAlias = Callable[[TableSplit, pl.DataFrame | None], Any]
 
 # Two, so that a worker that is done early has another split to take.
 _SPLITS_PER_CPU = 2
+# Rows of a part at most: a task that fails repeats no more than these.
 _PART_ROWS = 2_000_000
+# Results are accumulators and row counts, not rows.
 _RESULT_BYTES = 8 << 20
 
 
@@ -206,6 +208,7 @@ def _map_blocks(blocks: Blocks, task: Task, *, use_actors: bool) -> Iterator[Any
     options: dict[str, Any] = {"fn_kwargs": {"task": task}}
     if use_actors:
         # Actors stay: a model is loaded once for each, not once per split.
+        # One CPU stays free for tasks, which would wait for ever for one that an actor holds.
         most = max(1, min(len(blocks), _cpus() - 1))
         options |= {"compute": ray.data.ActorPoolStrategy(min_size=1, max_size=most)}
     results = dataset.map_batches(

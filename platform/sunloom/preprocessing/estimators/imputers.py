@@ -67,6 +67,7 @@ def _summarize(accumulator: Accumulator) -> _Summary:
         levels = accumulator.finish()
         missing = int(levels.filter(pl.col(LEVEL).is_null())[COUNT].sum())
         known = levels.drop_nulls(LEVEL)
+        # Sorted by level: among equally frequent ones the least, as in scikit-learn.
         mode = known[LEVEL][known[COUNT].arg_max() or 0] if known.height else None
         return _Summary(mode, missing, is_text=levels[LEVEL].dtype == pl.String)
     assert isinstance(accumulator, MeanVariance)

@@ -67,6 +67,7 @@ def _candidates(step: Interactions, columns: Sequence[str]) -> Iterator[Operatio
         if "product" in step.operations:
             yield Product(left, right)
         if "ratio" in step.operations:
+            # A product is symmetric, a ratio is not.
             yield Ratio(left, right)
             yield Ratio(right, left)
 

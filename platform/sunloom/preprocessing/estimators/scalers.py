@@ -101,6 +101,7 @@ def _build_robust(
     adjust = 1.0
     if step.unit_variance:
         normal = NormalDist()
+        # A normal distribution's distance between the two quantiles.
         adjust = normal.inv_cdf(high / 100) - normal.inv_cdf(low / 100)
 
     def build(name: str, values: Distribution) -> list[Operation]:
@@ -208,6 +209,7 @@ def _edges_of(step: KBinsDiscretizer, values: Distribution) -> FloatArray:
     if step.strategy == "quantile":
         edges = values.percentiles(np.linspace(0, 100, step.n_bins + 1), step.quantile_method)
     else:
+        # The outer means are no edges: every value is in some interval.
         edges = np.r_[least, _edges_between_means(values, even), greatest]
     # Edges closer than this are one edge, as in scikit-learn.
     distinct: FloatArray = edges[np.ediff1d(edges, to_begin=np.inf) > 1e-8]

@@ -75,6 +75,7 @@ def _build_elapsed(
     step: TimeSince, columns: Sequence[str], _accumulators: Accumulators
 ) -> FittedStep:
     if step.until is not None:
+        # Without columns the step is for all datetimes, and the end is one of them.
         starts = [name for name in columns if name != step.until]
         return FittedStep([ElapsedTime(name, step.unit, step.until) for name in starts])
     assert step.moment is not None

@@ -47,6 +47,7 @@ def read_vectors(
     if not path.is_file():
         raise UsageError(f"There is no table of vectors {path}.", "Name the file.", "table")
     try:
+        # Errors of the reading libraries become ours: a wrong file is the user's to correct.
         read = _read_safetensors if path.suffix == ".safetensors" else _read_parquet
         keys, table = read(path, key, vectors)
     except (OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
@@ -99,6 +100,7 @@ def _read_safetensors(
 
 def _tensor_keys(file: Any, key: str | None, rows: int) -> pl.Series:
     if key is None:
+        # Embedding matrices of models are indexed by token or entity number.
         return pl.Series(np.arange(rows, dtype=np.int64))
     if key in file.keys():  # noqa: SIM118 - no mapping, only this method
         return pl.Series(file.get_tensor(key))

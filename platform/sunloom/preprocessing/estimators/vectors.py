@@ -45,6 +45,7 @@ def _build_nearest(
     sample = accumulators["rows"]
     assert isinstance(sample, TableSample)
     rows, numbers = sample.numbered_rows()
+    # The target counts too: a neighbour without it would make the mean null.
     usable = is_usable(np.column_stack([array_of(rows, name) for name in rows.columns]))
     notes = []
     if sample.total > rows.height:

@@ -46,6 +46,7 @@ def _normalise(adjacency: Any) -> Any:
     from scipy import sparse
 
     degrees = np.asarray(adjacency.sum(axis=1)).ravel()
+    # The mean degree added to each: the regularisation that the docstring describes.
     root = sparse.diags_array(1.0 / np.sqrt(degrees + degrees.mean()))
     return (root @ adjacency @ root).tocsr()
 

@@ -46,6 +46,7 @@ def neighbour_features(
     if values[key].is_duplicated().any():
         raise DataError("The nodes' values name a node twice.", "Keep one row of each.", key)
     nodes = pl.DataFrame({key: graph.nodes})
+    # A node without a row has null values, which do not count.
     known = nodes.join(_with_key(values, key, graph), on=key, how="left", maintain_order="left")
     links = _LINKS[direction](graph) if graph.directed else graph.links
     columns = {key: graph.nodes}

@@ -75,6 +75,7 @@ def pagerank(
     """
     if not graph.size:
         return np.empty(0)
+    # Weights out of a node, which divide its rank among its neighbours.
     out = _sums(graph.weights, 1)
     dangling = np.flatnonzero(out == 0)
     share = np.divide(damping, out, out=np.zeros_like(out), where=out > 0)
@@ -115,6 +116,7 @@ def clustering_of(graph: Graph) -> FloatArray:
     shape = (graph.size, graph.size)
     entries = (np.ones(int(up.sum())), (rows[up], columns[up]))
     upward = sparse.coo_array(entries, shape=shape).tocsr()
+    # Each triangle once for each of its three nodes: as the lowest, the middle, the highest.
     first = (upward @ upward).multiply(upward)
     middle = (upward.T @ upward).multiply(upward)
     triangles = _sums(first, 1) + _sums(first, 0) + _sums(middle, 1)

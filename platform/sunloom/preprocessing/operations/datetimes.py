@@ -122,6 +122,7 @@ class CalendarParts(OneColumn):
                 value = time.dt.date().is_in(self._holidays_around(frame))
             else:
                 value = _part_of_column(time, part, is_date)
+            # Polars has another integer type for each part.
             columns.append(value.cast(pl.Int64).alias(name))
         return columns
 
@@ -229,6 +230,7 @@ class ElapsedTime(OneColumn):
 
     def _micros(self, frame: pl.DataFrame, name: str) -> pl.Expr:
         time = _localize_column(name, frame.schema[name], "UTC")
+        # Whole microseconds: differences are exact.
         return time.cast(pl.Datetime("us")).cast(pl.Int64)
 
     def row_function(self) -> RowFunction:
@@ -249,6 +251,7 @@ def _micros_of_value(column: str, value: Any) -> int | None:
     if value is None:
         return None
     if not isinstance(value, datetime):
+        # A date is its first instant in UTC, as Polars casts it.
         value = datetime(value.year, value.month, value.day, tzinfo=UTC)
     if value.tzinfo is None:
         raise naive_error(column)

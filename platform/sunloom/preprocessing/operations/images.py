@@ -67,6 +67,7 @@ class ImageFigures(OneColumn):
         image = open_image(data)
         if image is None:
             return [None] * len(self.outputs)
+        # Palettes, alpha and 16 bits become RGB: figures of all formats compare.
         pixels: FloatArray = np.asarray(image.convert("RGB"), dtype=np.float64) / 255
         grey: FloatArray = np.asarray(image.convert("L"), dtype=np.float64) / 255
         height, width = grey.shape

@@ -14,6 +14,7 @@ from sunloom.data.arrays import FloatArray
 
 def as_numbers(name: str) -> pl.Expr:
     """A column as float64 without NaN."""
+    # NaN and null mean the same to a recipe; Polars tells them apart.
     return pl.col(name).cast(pl.Float64).fill_nan(None)
 
 

@@ -18,6 +18,7 @@ from sunloom.preprocessing.operations.text import TermVector, TextFigures
 from sunloom.preprocessing.operations.text_embedding import EmbedText
 from sunloom.preprocessing.operations.vector_lookup import VectorLookup
 
+# Tags stand in stored artifacts: a class may be renamed, its tag may not.
 OPERATIONS: Mapping[str, type[Operation]] = {
     kind.op: kind
     for kind in (

@@ -19,6 +19,7 @@ from sunloom.preprocessing.operations.hashing import bucket_of
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 from sunloom.preprocessing.tokenizer import Tokenizer
 
+# ``string.punctuation`` as a class of Polars' regular expressions.
 _PUNCTUATION = r"""[!-/:-@\[-`{-~]"""
 
 
@@ -28,6 +29,7 @@ def _share_of_characters(count: pl.Expr, text: pl.Expr) -> pl.Expr:
 
 
 def _words(text: pl.Expr) -> pl.Expr:
+    # As ``str.split`` divides: Polars splits at one character only.
     return text.str.extract_all(r"\S+")
 
 

@@ -103,6 +103,7 @@ class EmbedText(Expansion):
         is_present = texts.is_not_null().to_numpy()
         if is_present.any():
             table[is_present] = self._embed(texts.drop_nulls().to_list())
+        # A column of the table is strided: Polars needs it in one piece.
         return [pl.Series(name, table[:, i].copy()) for i, name in enumerate(self.names)]
 
     def row_function(self) -> RowFunction:

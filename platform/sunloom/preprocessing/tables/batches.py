@@ -17,6 +17,7 @@ from sunloom.data.sources.table_files import data_files, read_table, require_col
 from sunloom.errors import DataError
 from sunloom.preprocessing.column_kinds import kind_of
 
+# 1 MiB per number column.
 BATCH_ROWS = 131_072
 # Constants of SplitMix64 (Steele, Lea and Flood, 2014).
 _STEP, _A, _B = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -50,6 +51,7 @@ class Batch:
         """Each row's fold, from its number and the seed only; shape [rows]."""
         key = (count, seed)
         if key not in self._folds:
+            # Several target encoders ask for the same folds.
             self._folds[key] = (self.random_order(seed) % np.uint64(count)).astype(np.int64)
         return self._folds[key]
 
@@ -157,6 +159,7 @@ class FileSource:
         require_columns(pl.Schema(dict(schema)), names, str(file))
         for name in names:
             dtype, first = schema[name], self.schema[name]
+            # A file in which a column has no value has any type for it.
             kinds = {kind_of(known) for known in (dtype, first) if known != pl.Null}
             if len(kinds) > 1 and kinds != {"number", "bool"}:
                 raise DataError(
@@ -234,6 +237,7 @@ def file_batches(
         for batch in parquet.iter_batches(BATCH_ROWS, columns=names, row_groups=groups):
             rows = pl.from_arrow(batch)
             assert isinstance(rows, pl.DataFrame)
+            # pyarrow gives columns in the file's order.
             yield rows if names is None else rows.select(names)
 
 
