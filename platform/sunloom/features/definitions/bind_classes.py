@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from chalk.features.filter import Filter
 from chalk.utils.duration import CHALK_MAX_TIMEDELTA
 
 from sunloom.errors import DefinitionError
@@ -215,8 +216,6 @@ def _bind_join(feature: Any) -> JoinPlan:
 
 
 def _equalities(feature: Any, condition: Any) -> list[tuple[Any, Any]]:
-    from chalk.features.filter import Filter
-
     if not isinstance(condition, Filter):
         raise refuse(feature, f"join {condition!r} is not supported", "Join by equal keys.")
     if condition.operation == "and":

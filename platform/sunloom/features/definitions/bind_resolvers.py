@@ -11,6 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+from chalk.features.resolver import RESOLVER_REGISTRY
+from chalk.features.resolver import Resolver as ChalkResolver
+
 from sunloom.errors import DefinitionError
 from sunloom.features.definitions.load import is_inside
 from sunloom.features.definitions.resolver_inputs import (
@@ -45,9 +48,6 @@ class ResolvedFeature:
 
 def resolvers_of(module: ModuleType) -> list[Any]:
     """Every chalkpy resolver that the module and its submodules define, in source order."""
-    from chalk.features.resolver import RESOLVER_REGISTRY
-    from chalk.features.resolver import Resolver as ChalkResolver
-
     # chalkpy's registry omits a function silently if another module has one of the same name, so
     # the modules themselves are searched too.
     candidates = [
@@ -147,6 +147,7 @@ def _bind(source: str, raw: Any, classes: Sequence[Any]) -> Resolver:
     return Resolver(
         definitions=source,
         fqn=resolver_name(source, raw),
+        # Part of the plan, so that its fingerprint changes with the function.
         digest=source_digest(raw),
         place=f"{raw.filename}:{raw.fn.__code__.co_firstlineno}",
         kind=kind,

@@ -11,8 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from chalk.features import FeatureSetBase
+
 from sunloom.core.plugins import plugin_names, plugin_value
-from sunloom.errors import DefinitionError, DependencyError, UsageError, known_names_hint
+from sunloom.errors import DefinitionError, UsageError, known_names_hint
 
 GROUP = "sunloom.features"
 
@@ -26,13 +28,7 @@ def import_definitions(source: str) -> ModuleType:
     Raises:
         UsageError: There is no entry point, file or module of that name.
         DefinitionError: The module cannot be imported, or chalkpy refuses a class in it.
-        DependencyError: chalkpy is not installed.
     """
-    # Before the import: a missing chalkpy is no error of the definitions.
-    if importlib.util.find_spec("chalk") is None:
-        raise DependencyError(
-            "Feature definitions need chalkpy.", "pip install 'sunloom[features]'"
-        )
     if source.endswith(".py"):
         return _import_file(Path(source))
     if source in plugin_names(GROUP):
@@ -42,8 +38,6 @@ def import_definitions(source: str) -> ModuleType:
 
 def defined_classes(module: ModuleType) -> list[Any]:
     """Features classes of the module, of its submodules, and those that their joins lead to."""
-    from chalk.features import FeatureSetBase
-
     registry = list(FeatureSetBase.registry.values())
     inside = [item for item in registry if is_inside(item.__module__, module)]
     # Classes that the module imports from another one are offered too.

@@ -6,6 +6,9 @@ that open definitions wait for it.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+from sunloom.errors import DependencyError
 from sunloom.features.plan.feature_sets import Catalogue, Plan
 
 
@@ -18,7 +21,9 @@ def catalogue_of(definitions: str) -> Catalogue:
     Raises:
         UsageError: There is no such module.
         DefinitionError: A construct cannot be bound; names feature, construct, file and line.
+        DependencyError: chalkpy is not installed.
     """
+    _check_chalkpy()
     from sunloom.features.definitions.bind_classes import load_catalogue
 
     return load_catalogue(definitions)
@@ -39,6 +44,15 @@ def outline_of(definitions: str, feature_set: str) -> Plan:
     Raises:
         NotFoundError: No class has that namespace; lists the known ones.
     """
+    _check_chalkpy()
     from sunloom.features.definitions.outline import load_outline
 
     return load_outline(definitions, feature_set)
+
+
+def _check_chalkpy() -> None:
+    # Every other module of definitions imports chalkpy at its top.
+    if find_spec("chalk") is None:
+        raise DependencyError(
+            "Feature definitions need chalkpy.", "pip install 'sunloom[features]'"
+        )

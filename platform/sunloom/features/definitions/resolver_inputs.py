@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from chalk.features import DataFrame, Feature
+from chalk.features.filter import Filter, TimeDelta
+
 from sunloom.features.definitions.scope import event_time_of, feature_dtype
 from sunloom.features.definitions.unsupported_resolvers import refuse_resolver
 from sunloom.features.expressions.literals import constant
@@ -27,8 +30,6 @@ _LIST_COLUMNS = "List the columns it reads: `DataFrame[User.id, User.x]`."
 
 def is_frame(annotation: Any) -> bool:
     """Whether the annotation is a ``DataFrame[…]`` type rather than a feature."""
-    from chalk.features import DataFrame
-
     return isinstance(annotation, type) and issubclass(annotation, DataFrame)
 
 
@@ -175,6 +176,7 @@ def _bind_rows(raw: Any, owner: Any, many: Any) -> Aggregate:
         join=many.name,
         kind="rows",
         value=Call(function="rows", args=columns, dtype=row),
+        # Rows without an event time are visible at every as-of time.
         window=Window(column=time, end=Bound(ago_us=0, inclusive=True) if time else None),
         dtype=ListType(item=row),
     )
@@ -182,9 +184,6 @@ def _bind_rows(raw: Any, owner: Any, many: Any) -> Aggregate:
 
 def _compared_features(raw: Any, many: Any, condition: Any) -> Iterator[Any]:
     """Features that a filter in the annotation compares."""
-    from chalk.features import Feature
-    from chalk.features.filter import Filter, TimeDelta
-
     if isinstance(condition, Filter):
         yield from _compared_features(raw, many, condition.lhs)
         yield from _compared_features(raw, many, condition.rhs)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import chalk
+from chalk.features.underscore import Underscore
 
 from sunloom.errors import DefinitionError
 
@@ -53,8 +54,6 @@ def refuse(feature: Any, construct: str, instead: str, expression: Any = None) -
 
 def _parts(expression: Any) -> list[Any]:
     """The node and its descendants, breadth first."""
-    from chalk.features.underscore import Underscore
-
     waiting, parts = [expression], []
     while waiting:
         node = waiting.pop(0)

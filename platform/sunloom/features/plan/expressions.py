@@ -182,6 +182,7 @@ def walk(expression: Expr) -> Iterator[Expr]:
 
     An aggregate's own expressions are over the joined class: see ``inner``.
     """
+    # No other node has parts in the same class: lookups and aggregates are read through joins.
     yield expression
     if isinstance(expression, Call):
         for arg in expression.args:

@@ -63,6 +63,7 @@ _ARROW_KINDS: Mapping[ScalarType, Sequence[str]] = {
 
 def unify(types: Sequence[DType]) -> DType | None:
     """The common type: numbers are widened and null fits any type; None if there is none."""
+    # Null is the type of the literal None alone, which any type has.
     known = {t for t in types if t != "null"}
     if not known:
         return "null" if types else None

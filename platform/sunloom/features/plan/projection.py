@@ -58,6 +58,7 @@ class _Collector:
                 names = {item.key, name} | _time_of(item)
                 self._read(item, names, (item.key,), by_entity=self._is_root(item))
             return
+        # Expressions are followed to their sources: computed features are columns of none.
         for column in own_columns(expression):
             self.visit(item, column)
         for node in walk(expression):
