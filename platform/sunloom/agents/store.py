@@ -47,6 +47,7 @@ class AgentStore:
         with self._database.session() as session:
             row = session.get(AgentRow, agent_id)
         if row is None or (tenant is not None and row.tenant != tenant):
+            # Another tenant's agent looks like one that does not exist.
             known = [agent.id for agent in self.agents(tenant)]
             raise NotFoundError(
                 f"There is no agent {agent_id!r}.", param="agent_id", known=known, name=agent_id
@@ -119,6 +120,7 @@ class AgentStore:
         """
 
         def move(session: Session) -> TaskRow:
+            # PostgreSQL locks the row until the commit; SQLite has one writer at a time.
             row = session.get_one(TaskRow, task_id, with_for_update=True)
             check_transition(task_id, TaskStatus(row.status), then)
             _set_status(row, then, fields)
@@ -230,6 +232,7 @@ def _next_seq(session: Session, table: type[EventRow] | type[JournalRow], task_i
 def _append(session: Session, task_id: str, event: str, data: dict[str, Any]) -> int:
     seq = _next_seq(session, EventRow, task_id)
     session.add(EventRow(task_id=task_id, seq=seq, type=event, data=data))
+    # A number that is taken already must fail here, where the caller still repeats the work.
     session.flush()
     return seq
 
@@ -251,6 +254,7 @@ def _claim(session: Session, agent_id: str) -> TaskRow | None:
     )
     # Another process may claim the task in between: then look for the next one.
     while (task_id := session.scalar(oldest)) is not None:
+        # The condition on the status makes the claim atomic: only one process updates the row.
         attempt = session.execute(
             update(TaskRow)
             .where(TaskRow.id == task_id, TaskRow.status == TaskStatus.QUEUED)
@@ -273,6 +277,7 @@ def _requeue(session: Session, agent_id: str, max_attempts: int) -> list[str]:
         if row.cancel_requested:
             _set_status(row, TaskStatus.CANCELLED, {})
             _append(session, row.id, "cancelled", {})
+        # A task that ends its actor every time must not do so forever.
         elif row.attempts >= max_attempts:
             error = {"code": "agent", "message": f"The actor died {row.attempts} times."}
             _set_status(row, TaskStatus.FAILED, {"error": error})

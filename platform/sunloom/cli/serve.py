@@ -122,6 +122,7 @@ def _wait_for_interrupt() -> None:
 
 
 def _address(settings: Settings) -> str | None:
+    # Ray itself reads the variable when it connects.
     return settings.cluster.address or os.environ.get("RAY_ADDRESS")
 
 

@@ -39,6 +39,7 @@ def _build_semantic_kernel(spec: AgentSpec, model_url: str) -> AgentEngine:
     return SemanticKernelEngine(spec, model_url)
 
 
+# Functions, not classes: each library takes seconds to import, and one may not be installed.
 _ENGINES: dict[str, Callable[[AgentSpec, str], AgentEngine]] = {
     "crewai": _build_crewai,
     "semantic_kernel": _build_semantic_kernel,

@@ -18,6 +18,7 @@ from sunloom.serving.asgi.error_body import Problem, new_request_id
 from sunloom.serving.asgi.types import ASGIApp, Receive, Scope, Send
 from sunloom.serving.auth.scopes import PUBLIC
 
+# Serve's own health check has no key.
 _OPEN = PUBLIC | {"/-/healthz"}
 _REFUSAL = Problem(
     401, "unauthenticated", "This route needs a key.", "Send the header Authorization: Bearer KEY."
@@ -70,6 +71,7 @@ def middlewares() -> list[Middleware]:
 def _find_hot_app(scope: Scope) -> ASGIApp | None:
     path = scope["path"]
     for prefix, (app, hot_routes) in _hot_apps.items():
+        # "/featuresque" is not a route under "/features".
         if not path.startswith(prefix) or path[len(prefix) :][:1] not in ("", "/"):
             continue
         if scope["method"] == "GET" or path in hot_routes:

@@ -34,6 +34,7 @@ def end_orphans(folder: Path, grace_s: float = 3.0) -> list[str]:
 
 def _is_orphan(process: psutil.Process, folder: Path) -> bool:
     try:
+        # This process is of the instance, too.
         if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
             return False
         command = process.cmdline()

@@ -26,7 +26,7 @@ def build_router(settings: Settings) -> APIRouter:
 
     @router.get("/quality")
     async def quality(monitor: str | None = None) -> dict[str, Any]:
-        """Data sets' counts, verdicts of checks, rates of watched features, and skew.
+        """Data sets' counts, results of checks, rates of watched features, and skew.
 
         With ``monitor``, all its windows, newest first.
         """
@@ -34,7 +34,7 @@ def build_router(settings: Settings) -> APIRouter:
 
     @router.get("/performance")
     async def performance(monitor: str | None = None) -> dict[str, Any]:
-        """Models' figures, lag and speed of watched features, latency of routes, answered nulls."""
+        """Models' metrics, features' lag and speed, routes' latencies, rates of served nulls."""
         return await asyncio.to_thread(_performance, settings, monitor)
 
     @router.get("/alerts")
@@ -59,7 +59,8 @@ def _quality(settings: Settings, monitor: str | None) -> dict[str, Any]:
 
     return {
         "datasets": [
-            {"dataset": one.dataset, **one.summary} for one in dataset_summaries(settings)
+            {"dataset": summary.dataset, **summary.summary}
+            for summary in dataset_summaries(settings)
         ],
         "checks": [asdict(verdict) for verdict in latest_verdicts(settings)],
         "features": _windows(settings, "quality", monitor),
@@ -83,12 +84,16 @@ def _performance(settings: Settings, monitor: str | None) -> dict[str, Any]:
 def _windows(settings: Settings, kind: str, monitor: str | None) -> list[dict[str, Any]]:
     from sunloom.monitoring.results_table import latest_results, results_over_time
 
-    windows = (
-        latest_results(settings, kind)
-        if monitor is None
-        else results_over_time(settings, kind, monitor)
-    )
+    if monitor is None:
+        results = latest_results(settings, kind)
+    else:
+        results = results_over_time(settings, kind, monitor)
     return [
-        {"monitor": one.monitor, "window": one.window, **one.data, "created_at": one.created_at}
-        for one in windows
+        {
+            "monitor": result.monitor,
+            "window": result.window,
+            **result.data,
+            "created_at": result.created_at,
+        }
+        for result in results
     ]

@@ -235,11 +235,13 @@ def _replay_body(body: bytes, receive: Receive) -> Receive:
     async def receive_body_first() -> Message:
         if pending:
             return {"type": "http.request", "body": pending.pop(), "more_body": False}
+        # vLLM goes on receiving, to notice that the client disconnects.
         return await receive()
 
     return receive_body_first
 
 
 def _with_length(scope: Scope, length: int) -> Scope:
+    # The engine's name of the model may be longer than the requested one.
     headers = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
     return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
