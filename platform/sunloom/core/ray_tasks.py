@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from sunloom.errors import ClusterError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -22,6 +24,18 @@ STORE_SHARE = 10
 
 Part = TypeVar("Part")
 Done = TypeVar("Done")
+
+
+def require_cluster() -> None:
+    """Check that this process is connected to a cluster.
+
+    Raises:
+        ClusterError: It is not.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        raise ClusterError("The Ray engine needs a connected cluster.", "Connect first.")
 
 
 def map_parts(task: Callable[[Part], Done], parts: Sequence[Part]) -> Iterator[Done]:

@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from sunloom.data.sources.splits import FileSplit
 from sunloom.errors import ArtifactError, ClusterError, DataError
 from sunloom.preprocessing.accumulators.values import ColumnValues
 from sunloom.preprocessing.cluster.fit_transform import run_task
@@ -20,7 +21,7 @@ from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.stages import apply_stages
 from sunloom.preprocessing.tables.batches import Batch, open_source, whole_table
 from sunloom.preprocessing.tables.parquet_output import join_parquet
-from sunloom.preprocessing.tables.splits import RowGroup, TableSplit, row_groups_of, split_table
+from sunloom.preprocessing.tables.splits import TableSplit, file_splits_of, split_table
 from sunloom.preprocessing.transform import write_prepared
 
 
@@ -71,12 +72,12 @@ def test_a_table_in_splits(tmp_path: Path) -> None:
     frame.head(400).write_parquet(tmp_path / "a.parquet", row_group_size=150)
     frame.clear().write_parquet(tmp_path / "b.parquet")
     frame.slice(400).write_parquet(tmp_path / "c.parquet", row_group_size=600)
-    groups = row_groups_of(open_source(tmp_path))  # type: ignore[arg-type]
-    assert [(group.group, group.first, group.rows) for group in groups] == [
-        (0, 0, 150),
-        (1, 150, 150),
-        (2, 300, 100),
-        (0, 400, 600),
+    groups = file_splits_of(open_source(tmp_path))  # type: ignore[arg-type]
+    assert [(group.row_groups, group.first_row, group.rows) for group in groups] == [
+        ((0,), 0, 150),
+        ((1,), 150, 150),
+        ((2,), 300, 100),
+        ((0,), 400, 600),
     ]
     for splits in (
         split_table(groups, 2, 10_000),
@@ -89,14 +90,14 @@ def test_a_table_in_splits(tmp_path: Path) -> None:
         assert sum(split.rows for split in splits) == sum(batch.rows.height for batch in batches)
     assert [split.rows for split in split_table(groups, 2, 10_000)] == [400, 600]
     assert [split.first for split in split_table(groups, 1, 300)] == [0, 300, 400]
-    assert len(split_table([RowGroup("a", 0, 0, 10)], 4, 3)) == 1
+    assert len(split_table([FileSplit("a", (0,), first_row=0, rows=10, size_bytes=0)], 4, 3)) == 1
 
 
 def test_a_file_without_row_groups_is_one_group(tmp_path: Path) -> None:
     pl.DataFrame({"a": range(7)}).write_csv(tmp_path / "a.csv")
-    (group,) = row_groups_of(open_source(tmp_path / "a.csv"))  # type: ignore[arg-type]
-    assert (group.group, group.rows) == (-1, 7)
-    (batch,) = group.batches()
+    (group,) = file_splits_of(open_source(tmp_path / "a.csv"))  # type: ignore[arg-type]
+    assert (group.row_groups, group.rows) == ((), 7)
+    (batch,) = TableSplit((group,)).batches()
     assert batch.rows["a"].to_list() == list(range(7))
 
 
@@ -126,7 +127,7 @@ def test_a_later_file_of_another_shape_is_refused(
     pl.DataFrame({"a": [0.5], "b": [1]}).write_parquet(tmp_path / "a.parquet")
     pl.DataFrame(later).write_parquet(tmp_path / "b.parquet")
     source = open_source(tmp_path)
-    for read in (whole_table, row_groups_of):
+    for read in (whole_table, file_splits_of):
         with pytest.raises(DataError, match=words):
             read(source)  # type: ignore[arg-type]
     assert whole_table(source, ["b"]).rows["b"].to_list() == [1, 1]
@@ -155,7 +156,7 @@ def test_an_error_in_a_worker_is_a_result(
     def fail(*_: Any) -> int:
         raise raised
 
-    split = TableSplit((RowGroup("a", 0, 0, 1),))
+    split = TableSplit((FileSplit("a", (0,), first_row=0, rows=1, size_bytes=0),))
     (payload,) = run_task(to_block(split, None), task=fail)["payload"]
     error = pickle.loads(payload.as_buffer())
     assert type(error) is expected

@@ -20,10 +20,10 @@ from sunloom.core.ray_tasks import (
     STORE_SHARE,
     map_parts,
     object_store_bytes,
+    require_cluster,
     unwrap_task_errors,
 )
 from sunloom.data.shuffle import Packet, from_packet, partition_by_hash, to_packet
-from sunloom.errors import ClusterError
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical.query_frame import append_features, build_query_frame
 from sunloom.features.historical.result import HistoricalResult
@@ -82,18 +82,6 @@ def historical_ray(
             [report.counters for report in reports] + [result.counters for result in results]
         ),
     )
-
-
-def require_cluster() -> None:
-    """Check that this process is connected to a cluster.
-
-    Raises:
-        ClusterError: It is not.
-    """
-    import ray
-
-    if not ray.is_initialized():
-        raise ClusterError("The Ray engine needs a connected cluster.", "Connect first.")
 
 
 def partition_count(size_bytes: int, least: int, store_bytes: float) -> int:

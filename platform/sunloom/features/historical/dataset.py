@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from sunloom.core.ray_tasks import object_store_bytes, unwrap_task_errors
+from sunloom.core.ray_tasks import object_store_bytes, require_cluster, unwrap_task_errors
 from sunloom.data.shuffle import Packet, from_packet, partition_by_hash, to_packet
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.cluster import (
     DEFAULT_PARTITIONS,
     iter_packets,
     partition_count,
-    require_cluster,
     shuffle_sources,
 )
 from sunloom.features.historical.query_frame import append_features, build_query_frame

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import polars as pl
 
 from sunloom.core.files import atomic_path
+from sunloom.core.ray_tasks import require_cluster
+from sunloom.data.sources.splits import FileSplit
 from sunloom.errors import ArtifactError, ClusterError, SunloomError
 from sunloom.preprocessing.cluster.lookback import (
     Blocks,
@@ -38,9 +40,8 @@ from sunloom.preprocessing.tables.parquet_output import (
     write_batches,
 )
 from sunloom.preprocessing.tables.splits import (
-    RowGroup,
     TableSplit,
-    row_groups_of,
+    file_splits_of,
     split_table,
 )
 from sunloom.preprocessing.transform import prepared_schema, write_prepared
@@ -68,12 +69,12 @@ def read_ray(source: Source, fit_pass: FitPass) -> FitPass:
     """
     if not isinstance(source, FileSource):
         return read_here(source, fit_pass)
-    _require_cluster()
-    groups = row_groups_of(source, fit_pass.columns)
-    rows = sum(group.rows for group in groups)
+    require_cluster()
+    parts = file_splits_of(source, fit_pass.columns)
+    rows = sum(part.rows for part in parts)
     # Values that are all kept travel in small packets; a sketch is small whatever it has seen.
     row_bytes = max(lookback_row_bytes(fit_pass.stages), fit_pass.bytes_kept(rows))
-    splits = _split(groups, row_bytes, most_rows=rows)
+    splits = _split(parts, row_bytes, most_rows=rows)
     blocks = build_blocks(splits, fit_pass.stages, pl.Schema(dict(source.schema)))
     # Pickled once: each worker needs a fresh copy of the empty accumulators.
     state = pickle.dumps(replace(fit_pass, stages=precompute(fit_pass.stages)))
@@ -104,9 +105,9 @@ def write_prepared_ray(
     if not isinstance(source, FileSource):
         return write_prepared(fitted, source, out, training=training)
     require_writable(source, out)
-    _require_cluster()
+    require_cluster()
     schema = prepared_schema(fitted, source)
-    splits = _split(row_groups_of(source), lookback_row_bytes(fitted.stages), _PART_ROWS)
+    splits = _split(file_splits_of(source), lookback_row_bytes(fitted.stages), _PART_ROWS)
     blocks = build_blocks(splits, fitted.stages, pl.Schema(dict(source.schema)))
     precomputed = replace(fitted, stages=tuple(precompute(fitted.stages)))
     beside = out.absolute().parent
@@ -171,18 +172,11 @@ class _PartWriter:
             yield fitted.training_frame(batch) if self.training else fitted.apply_frame(batch.rows)
 
 
-def _split(groups: Sequence[RowGroup], row_bytes: int, most_rows: int) -> list[TableSplit]:
+def _split(parts: Sequence[FileSplit], row_bytes: int, most_rows: int) -> list[TableSplit]:
     """Enough for all workers, each so small that the store holds many times its bytes."""
     if row_bytes:
         most_rows = min(most_rows, int(packet_bytes() / row_bytes))
-    return split_table(groups, _cpus() * _SPLITS_PER_CPU, max(most_rows, 1))
-
-
-def _require_cluster() -> None:
-    import ray
-
-    if not ray.is_initialized():
-        raise ClusterError("The Ray engine needs a connected cluster.", "Connect first.")
+    return split_table(parts, _cpus() * _SPLITS_PER_CPU, max(most_rows, 1))
 
 
 def _cpus() -> int:

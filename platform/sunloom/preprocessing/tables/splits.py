@@ -3,60 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sunloom.data.sources.splits import FileSplit, split_file
 from sunloom.preprocessing.tables.batches import Batch, FileSource, file_batches
 
 
 @dataclass(frozen=True)
-class RowGroup:
-    """A row group of a Parquet file, or a whole file of another kind.
-
-    Attributes:
-        file: The file, as an absolute path.
-        group: Row group of a Parquet file, or -1: the whole file.
-        first: Number of its first row in the table.
-        rows: Rows.
-    """
-
-    file: str
-    group: int
-    first: int
-    rows: int
-
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
-        """Its rows in order."""
-        groups, first = None if self.group < 0 else [self.group], self.first
-        for rows in file_batches(Path(self.file), columns, groups):
-            yield Batch(rows, first)
-            first += rows.height
-
-
-@dataclass(frozen=True)
 class TableSplit:
-    """Neighbouring row groups: what one task reads."""
+    """Neighbouring parts of the table's files: what one task reads."""
 
-    groups: tuple[RowGroup, ...]
+    parts: tuple[FileSplit, ...]
 
     @property
     def first(self) -> int:
         """Number of its first row in the table."""
-        return self.groups[0].first
+        return self.parts[0].first_row
 
     @property
     def rows(self) -> int:
-        """Rows of all groups."""
-        return sum(group.rows for group in self.groups)
+        """Rows of all parts."""
+        return sum(part.rows for part in self.parts)
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
-        """The rows of its groups in order."""
-        for group in self.groups:
-            yield from group.batches(columns)
+        """The rows of its parts in order."""
+        for part in self.parts:
+            first = part.first_row
+            for rows in file_batches(Path(part.file), columns, list(part.row_groups) or None):
+                yield Batch(rows, first)
+                first += rows.height
 
 
-def row_groups_of(source: FileSource, columns: Sequence[str] | None = None) -> list[RowGroup]:
-    """The row groups in order; those without rows are left out.
+def file_splits_of(source: FileSource, columns: Sequence[str] | None = None) -> list[FileSplit]:
+    """The row groups of the table's files in order; those without rows are left out.
 
     Args:
         source: The table.
@@ -65,39 +45,35 @@ def row_groups_of(source: FileSource, columns: Sequence[str] | None = None) -> l
     Raises:
         DataError: A file lacks one of them, or has it with another type than the first file.
     """
-    import pyarrow.parquet as pq
-
-    groups: list[RowGroup] = []
+    splits: list[FileSplit] = []
     first = 0
     for file in source.files:
         source.require_same_kinds(file, columns)
-        if file.suffix == ".parquet":
-            footer = pq.read_metadata(file)
-            sizes = {n: footer.row_group(n).num_rows for n in range(footer.num_row_groups)}
-        else:
-            # Row numbers seed folds and samples, so the rows must be counted: by reading them.
-            sizes = {-1: sum(frame.height for frame in file_batches(file, None))}
-        for group, rows in sizes.items():
-            groups.append(RowGroup(str(file.absolute()), group, first, rows))
+        for split in split_file(file, columns):
+            rows = split.rows
+            if file.suffix != ".parquet":
+                # Row numbers seed folds and samples, so the rows must be counted: by reading them.
+                rows = sum(frame.height for frame in file_batches(file, None))
+            splits.append(replace(split, first_row=first, rows=rows))
             first += rows
-    return [group for group in groups if group.rows]
+    return [split for split in splits if split.rows]
 
 
-def split_table(groups: Sequence[RowGroup], least: int, most_rows: int) -> list[TableSplit]:
-    """Neighbouring row groups together.
+def split_table(parts: Sequence[FileSplit], least: int, most_rows: int) -> list[TableSplit]:
+    """Neighbouring parts together.
 
     Args:
-        groups: In order.
-        least: Splits to make at least, so that every worker has some; a row group is not divided.
-        most_rows: Rows of a split, unless it is one row group.
+        parts: In order.
+        least: Splits to make at least, so that every worker has some; a part is not divided.
+        most_rows: Rows of a split, unless it is one part.
     """
-    total = sum(group.rows for group in groups)
+    total = sum(part.rows for part in parts)
     size = min(most_rows, -(-total // max(least, 1)))
     splits: list[TableSplit] = []
-    pending: list[RowGroup] = []
-    for group in groups:
-        if pending and sum(other.rows for other in pending) + group.rows > size:
+    pending: list[FileSplit] = []
+    for part in parts:
+        if pending and sum(other.rows for other in pending) + part.rows > size:
             splits.append(TableSplit(tuple(pending)))
             pending = []
-        pending.append(group)
+        pending.append(part)
     return [*splits, TableSplit(tuple(pending))] if pending else splits

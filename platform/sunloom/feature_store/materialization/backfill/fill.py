@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from sunloom.core.ray_tasks import map_parts, unwrap_task_errors
+from sunloom.core.ray_tasks import map_parts, require_cluster, unwrap_task_errors
 from sunloom.data.shuffle import Packet, from_packet, partition_by_hash
 from sunloom.feature_store.materialization.backfill.chunk_files import chunk_path, publish_rows
 from sunloom.feature_store.materialization.backfill.entities import (
@@ -23,7 +23,6 @@ from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.cluster import (
     ShuffledSources,
     iter_packets,
-    require_cluster,
     shuffle_sources,
 )
 from sunloom.features.historical.worker import (
