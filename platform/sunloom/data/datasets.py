@@ -26,6 +26,7 @@ class DataSet(Protocol):
     plain class).
     """
 
+    # A protocol and no base class: a plugin imports nothing of the platform but two constants.
     name: str
     """The folder's name under ``outputs/data``."""
     table: str

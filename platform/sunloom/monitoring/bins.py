@@ -128,6 +128,7 @@ def _feature_bins(column: pl.Series, count: int, default: float | str | None) ->
 
 def _number_bins(column: pl.Series, count: int, default: float | str | None) -> FeatureBins:
     numbers = column.cast(pl.Float64).drop_nulls().to_numpy()
+    # An infinite edge would make a bin that holds nothing else.
     numbers = numbers[np.isfinite(numbers)]
     if not len(numbers):
         raise DataError(f"The feature {column.name!r} has no value in the reference rows.")
@@ -135,6 +136,7 @@ def _number_bins(column: pl.Series, count: int, default: float | str | None) -> 
     distinct = np.unique(numbers)
     edges: tuple[float, ...] = ()
     values: tuple[float, ...] = ()
+    # Quantiles of few values would be the same edges over and over.
     if len(distinct) <= min(count, _MOST_VALUES):
         values = tuple(float(value) for value in distinct)
     else:

@@ -50,6 +50,7 @@ def run_drift(recipe: MonitoringRecipe) -> DriftRunResult:
         DataError: A period or a feature is empty, or a column is missing.
     """
     config = recipe.events
+    # Of the whole log, because gaps and counts reach back to before a period.
     rows = event_features(read_events(recipe), config)
     reference, current = (
         in_period(rows, config.event_time, period) for period in (config.reference, config.current)
@@ -60,6 +61,7 @@ def run_drift(recipe: MonitoringRecipe) -> DriftRunResult:
     if is_raised:
         emit_alert(recipe, alert)
     else:
+        # The alert of an earlier run that found drift, if there is one.
         resolve_alert(recipe, alert)
     drifted = len(report.drifted_features)
     get_logger("monitoring").info(

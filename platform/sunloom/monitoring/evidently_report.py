@@ -24,6 +24,7 @@ from sunloom.monitoring.source_counts import in_spans, table_rows, timed_rows
 from sunloom.monitoring.windows import TimeSpan
 
 HTML, JSON = "drift.html", "drift.json"
+# Only folders of this form were written here, and only they are ever deleted.
 _WINDOW = re.compile(r"\d{4}-\d\d-\d\dT\d\d")
 
 
@@ -124,6 +125,7 @@ def write_pages(recipe: MonitoringRecipe, samples: Samples, span: TimeSpan) -> P
         snapshot = run_evidently(samples, names, config)
         with atomic_path(folder / HTML) as partial:
             snapshot.save_html(str(partial))
+    # Evidently raises errors of many libraries; each must name the monitor and the window.
     except Exception as error:
         raise DataError(
             f"Evidently cannot compare the samples of {config.name} in {span}: "

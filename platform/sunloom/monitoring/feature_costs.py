@@ -66,6 +66,7 @@ def feature_costs(recipe: FeaturesRecipe, rows: int = 5_000) -> FeatureCosts:
     known = known_entities(scan, as_of)
     if known.is_empty():
         raise DataError(f"The sources of {plan.feature_set} know no entity by {as_of}.")
+    # By the recipe's seed: two runs time the same entities, so that their figures compare.
     entities = known.sample(min(rows, known.height), seed=recipe.seed)
     tables = {name: source.rows for name, source in scan.read().items()}
     queries = build_query_frame(plan, entities, has_source=plan.namespace in scan.paths)

@@ -21,6 +21,7 @@ def render_monitoring(settings: Settings) -> str:
     lines: list[str] = []
     for name, meaning, samples in _gauges(settings):
         values = [f"sunloom_{name}{{{labels}}} {value:.9g}" for labels, value in samples]
+        # A gauge without samples is left out, with its two comment lines.
         if values:
             lines += [f"# HELP sunloom_{name} {meaning}", f"# TYPE sunloom_{name} gauge", *values]
     return "\n".join(lines) + "\n" if lines else ""
@@ -85,4 +86,5 @@ def _labels(**labels: str) -> str:
 
 
 def _escape(text: str) -> str:
+    # The three characters that Prometheus' text format escapes in a label.
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

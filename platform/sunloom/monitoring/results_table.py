@@ -53,6 +53,7 @@ def store_result(
     database.ensure(ResultRow)
     is_same = (ResultRow.monitor == monitor, ResultRow.kind == kind, ResultRow.start == span.start)
     with database.session() as session:
+        # Not a merge: the primary key is a number, and the start is what names the window.
         session.execute(delete(ResultRow).where(*is_same))
         session.add(
             ResultRow(

@@ -72,6 +72,7 @@ def _store_figures(
         for name, count in values.items()
     ]
     figures = {"questions": results, "differences": differing.total(), "features": shares}
+    # From the full hour: a second comparison within it replaces the first.
     span = TimeSpan(floor_hour(utc_now()), utc_now())
     store_result(open_database(recipe), recipe.feature_set, "skew", span, figures)
 

@@ -80,6 +80,7 @@ def _run_round(
     alert = Alert("monitor_failed", "critical", f"{name} cannot be watched", {"monitor": name})
     try:
         result = run_monitoring(recipe, kinds=kinds)
+    # Others are defects of the code: they end the service instead of repeating for ever.
     except SunloomError as error:
         get_logger("monitoring").error("%s: %s", name, error)
         emit_alert(recipe, replace(alert, message=f"{alert.message}: {error.message}"))

@@ -68,6 +68,7 @@ def is_equal(online: Any, offline: Any) -> bool:
             return math.isnan(online)
         # Partial sums are added in another order online, so the last digits may differ.
         return math.isclose(online, offline, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
+    # Python says True == 1, but a truth value served as a number is a difference.
     return type(online) is type(offline) and bool(online == offline)
 
 

@@ -22,6 +22,7 @@ from sunloom.monitoring.windows import EPOCH, HOUR, TimeSpan
 _HOUR_US = 3_600_000_000
 # Enough for quantiles of 200 bins, and in memory at once.
 _SAMPLE_ROWS = 200_000
+# A column of more texts holds names or free text, and has no distribution to watch.
 _MOST_TEXTS = 100
 
 
@@ -144,6 +145,7 @@ def in_spans(spans: Sequence[TimeSpan], event_time: str) -> pl.Expr:
 def _frames(path: Path, event_time: str | None) -> Iterator[pl.DataFrame]:
     table = table_from_path(path)
     if event_time is not None and event_time in table.schema and not _is_parquet(path):
+        # CSV and JSON lines: the event time must not be taken for text where one row is damaged.
         table = table.with_types({event_time: "datetime"})
     for batch in table.batches():
         yield batch.typed.select(list(table.schema))

@@ -44,6 +44,7 @@ def validate_file(
         ConfigError: A rule does not fit its column.
     """
     if reference is not None:
+        # The command line's reference overrides the recipe's.
         config = config.model_copy(update={"reference": reference})
     folder = folder or settings.paths.outputs / "quality" / input.stem
     quarantine = folder / "quarantine.jsonl"

@@ -169,6 +169,7 @@ class QualityReport:
 
 def null_infinite(value: Any) -> Any:
     """The data with null for infinite numbers and NaN, which JSON does not know."""
+    # The age of a table without a time is infinite, and a statistic may be NaN.
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     if isinstance(value, Mapping):

@@ -138,6 +138,7 @@ def _feature_names(
         if name not in numeric:
             hint = known_names_hint(name, numeric)
             raise DataError(f"There is no numeric feature {name!r} to compare.", hint, name)
+    # Without a choice every number is compared; text is compared by the quality checks only.
     return list(config.features) or numeric
 
 
