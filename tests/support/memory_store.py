@@ -1,4 +1,4 @@
-"""Plain keys and values in a dict: what tiles need of a store, and nothing else."""
+"""Online store in a dict: plain keys and values only, which is all that tiles need."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class MemoryStore:
         self.spaces: dict[str, dict[bytes, bytes]] = {}
 
     def get_many(self, space: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        held = self.spaces.get(space, {})
-        return [held.get(key) for key in keys]
+        values = self.spaces.get(space, {})
+        return [values.get(key) for key in keys]
 
     def apply(
         self,

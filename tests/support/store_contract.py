@@ -1,4 +1,4 @@
-"""What holds of plain keys and values in every online store."""
+"""Contract of plain keys and values that every online store fulfils."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sunloom.feature_store.stores.online.protocol import OnlineStore
 
 
 def check_expectations(store: OnlineStore) -> None:
-    """Nothing is written where something is not as expected."""
+    """Nothing is written where a value is not the expected one."""
     assert store.apply([("s", b"a", b"1")], expected=[("s", b"a", None)])
     assert not store.apply([("s", b"a", b"2")], expected=[("s", b"a", None)])
     assert not store.apply([("t", b"b", b"2")], expected=[("s", b"a", b"1"), ("u", b"a", b"")])
@@ -29,9 +29,9 @@ def check_counting(store: OnlineStore) -> None:
 
     def add(_: int) -> None:
         while True:
-            held = store.get_many("n", [b"count"])[0]
-            value = str(int(held or 0) + 1).encode()
-            if store.apply([("n", b"count", value)], expected=[("n", b"count", held)]):
+            stored = store.get_many("n", [b"count"])[0]
+            value = str(int(stored or 0) + 1).encode()
+            if store.apply([("n", b"count", value)], expected=[("n", b"count", stored)]):
                 return
 
     with ThreadPoolExecutor(4) as pool:
