@@ -243,7 +243,7 @@ def test_the_command_streams_into_redis_as_its_log_has_it(
     logged = pl.read_parquet(tmp_path / "outputs" / "features" / "st_rider" / "log" / "st_trip")
     assert sorted(json.loads(message)["id"] for message in logged["__message"]) == list(range(400))
     compared = compare_streamed(recipe, questions=200)
-    assert (compared["differences"], compared["questions"]) == (0, 200)
+    assert (compared.differences, compared.questions) == (0, 200)
     # An event that the log lacks is found out.
     (tmp_path / "outputs/features/st_rider/log/st_trip").joinpath(
         f"cli-trips-0-{0:020d}.parquet"
