@@ -15,6 +15,7 @@ from sunloom.config.data.cleaning import DataRecipe
 from sunloom.config.features.materialization import FeaturesRecipe
 from sunloom.data.pipeline import prepare_dataset
 from sunloom.errors import DataQualityError
+from sunloom.feature_store.materialization.compare_engines import compare_engines
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.definitions.open import plan_of
@@ -97,6 +98,9 @@ def test_cdnow_from_log_to_online_store(ray_local: str, tmp_path: Path, project_
     ).config
     result = materialize(recipe)
     assert result.engines_equal is True
+    comparison = compare_engines(recipe)
+    assert comparison.equal
+    assert comparison.rows == result.training_rows
     assert result.online_entities == 23_570
     training = pl.read_parquet(recipe.features_folder() / "training_1997-12-31.parquet")
     assert training.height == 23_570

@@ -34,6 +34,7 @@ def test_every_command_of_the_contract_is_there() -> None:
     wanted = {
         "doctor", "demo", "config show", "config check", "data run",
         "features list", "features plan", "features historical", "features materialize",
+        "features compare",
         "features get", "tabular train", "tabular evaluate", "llm plan", "llm train",
         "llm evaluate", "llm generate", "models list", "models show", "models promote",
         "job submit", "job status", "job logs", "job stop", "job list", "serve run",

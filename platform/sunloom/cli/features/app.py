@@ -1,4 +1,4 @@
-"""``sunloom features``: definitions, rows as of a moment, and the online store."""
+"""``sunloom features``: definitions, point-in-time rows, and the online store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sunloom.cli.features.versions import rows, versions
 from sunloom.cli.options import Env, Json, Sets, load_settings
 
 app = typer.Typer(
-    help="Definitions, rows as of a moment, and the online store.", no_args_is_help=True
+    help="Definitions, point-in-time rows, and the online store.", no_args_is_help=True
 )
 
 

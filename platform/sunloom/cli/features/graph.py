@@ -27,10 +27,10 @@ def graph(
     json: Json = False,
 ) -> None:
     """Compute degree, components, PageRank and the like: one row a node."""
-    from sunloom.feature_store.materialization.graph_features import graph_file
+    from sunloom.feature_store.materialization.graph_features import materialize_graph
 
     options = {"edges": input, "out": out, "feature_set": feature_set}
     # As JSON, which is YAML in quotes: a name such as `1e5` or `a: b` stays text.
-    given = [f"graph.{key}={dumps(str(value))}" for key, value in options.items() if value]
-    recipe = load_recipe(GraphRecipe, config, [*(sets or ()), *given], env)
-    show(graph_file(recipe), json)
+    changes = [f"graph.{key}={dumps(str(value))}" for key, value in options.items() if value]
+    recipe = load_recipe(GraphRecipe, config, [*(sets or ()), *changes], env)
+    show(materialize_graph(recipe).model_dump(exclude_unset=True), json)

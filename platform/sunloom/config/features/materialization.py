@@ -36,34 +36,34 @@ class TrainingSetConfig(Model):
     """Point-in-time rows for training."""
 
     dataset: str
-    """A labelled data set plugin: says which entities to ask about and what happened after."""
+    """A labelled data set plugin: says which entities there are and what happened after."""
     cutoffs: tuple[date, ...] = Field(min_length=1)
-    """Moments (midnight UTC) as of which rows are made, one file each."""
+    """As-of times (midnight UTC) of the rows, one file each."""
 
 
 class OnlineConfig(Model):
     """Latest values for the online store."""
 
     as_of: AwareDatetime
-    """The moment as of which values are written."""
+    """The time as of which values are computed."""
     entities: Path | None = None
     """A file with the entities' keys under their feature name. When empty: those of the training
-    data set, else every key that the sources bear by that moment."""
+    data set, else every key that the sources have by that time."""
 
 
 class BackfillConfig(Model):
     """A range of time over which values are computed, chunk by chunk."""
 
     start: AwareDatetime
-    """First moment."""
+    """First as-of time."""
     end: AwareDatetime
     """The end of the range, not in it."""
     every: Duration | None = None
-    """Between the moments of the grid, such as ``1d``; without it the entities' own
+    """Between as-of times, such as ``1d``; without it the entities' own
     ``event_time`` counts."""
     entities: Path | None = None
     """A file with the entities' keys, and ``event_time`` where ``every`` is empty. Without it,
-    every key that the sources bear by the moment."""
+    every key that the sources have by the as-of time."""
     chunk: Duration | None = None
     """Length of a chunk, the unit that is written at once; a sixteenth of the range when empty."""
     into_store: bool = False
@@ -103,15 +103,15 @@ class FeaturesRecipe(Settings):
     feature_store: FeatureStoreConfig
     """Sources of rows."""
     training: TrainingSetConfig | None = None
-    """Training rows, if any are wanted."""
+    """Training rows, if any."""
     online: OnlineConfig | None = None
-    """Online values, if any are wanted."""
+    """Online values, if any."""
     backfill: BackfillConfig | None = None
     """A range of time for ``features backfill``."""
     execution: ExecutionConfig = ExecutionConfig()
     """Engines and thresholds."""
     validation: ValidationConfig | None = None
-    """What rows must be like; a batch that is not is not materialised."""
+    """Quality rules of rows; a batch that breaks them is not materialised."""
     transformations: FeatureTransformations | None = None
     """How features are prepared for models: the short form or a list of steps, fitted on training
     rows, or a fitted ``artifact``. What comes out is a set of its own."""
@@ -127,7 +127,7 @@ class FeaturesRecipe(Settings):
         return self
 
     def features_folder(self) -> Path:
-        """Where training rows lie."""
+        """The folder of training rows."""
         return self.paths.outputs / "features" / self.feature_set
 
     def kafka_source(self) -> KafkaSource:
@@ -156,7 +156,7 @@ class FeaturesRecipe(Settings):
         return {name: _table_path(folder, table) for name, table in source.tables.items()}
 
     def moments(self) -> list[datetime]:
-        """The cut-offs as moments."""
+        """The cut-offs as as-of times."""
         days = self.training.cutoffs if self.training else ()
         return [datetime(day.year, day.month, day.day, tzinfo=UTC) for day in days]
 

@@ -1,20 +1,23 @@
-"""Features of nodes from a file of edges into Parquet and the online store."""
+"""Features of a graph's nodes, from a file of edges into Parquet and the online store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import BaseModel
 
 from sunloom.config.preprocessing.graph import GraphConfig, GraphRecipe
-from sunloom.config.settings import Settings
 from sunloom.core.files import atomic_path
 from sunloom.core.telemetry import progress_bar
 from sunloom.data.sources.table_files import data_files
 from sunloom.errors import ArtifactError, ConfigError, ConflictError, UsageError
+from sunloom.feature_store.stores.online.open import open_online_store
+from sunloom.feature_store.stores.online.protocol import OnlineStore
+from sunloom.feature_store.stores.online.spaces import PLANS, STREAMS
 from sunloom.features.plan.columns import EVENT_TIME
 from sunloom.preprocessing.graph.adjacency import Graph, graph_of
 from sunloom.preprocessing.graph.edges import read_edges, read_nodes
@@ -23,16 +26,35 @@ from sunloom.preprocessing.graph.neighbours import neighbour_features
 from sunloom.preprocessing.graph.node_features import graph_features
 
 
-def graph_file(recipe: GraphRecipe) -> dict[str, Any]:
-    """Compute what the recipe wants of a graph's nodes and write it.
+class GraphResult(BaseModel, frozen=True):
+    """What was computed of a graph and where it was written; what does not apply is unset.
+
+    Attributes:
+        nodes: Nodes of the graph.
+        edges: Rows of edges.
+        repeated_edges: Rows among them with the ends of an earlier one.
+        self_loops: Rows among them that lead from a node to itself.
+        features: Names of the features.
+        out: The Parquet file.
+        feature_set: The feature set in the online store.
+        records: Records that were written to it; one of a later event time stays.
+    """
+
+    nodes: int
+    edges: int
+    repeated_edges: int
+    self_loops: int
+    features: Sequence[str]
+    out: str | None = None
+    feature_set: str | None = None
+    records: int | None = None
+
+
+def materialize_graph(recipe: GraphRecipe) -> GraphResult:
+    """Compute the recipe's features of a graph's nodes and write them.
 
     Args:
         recipe: Edges, features, results; the online store.
-
-    Returns:
-        ``nodes``, ``edges`` (rows seen), ``repeated_edges`` and ``self_loops`` among them, and
-        ``features`` (names); ``out`` where a file was written; ``feature_set`` with ``records``
-        (written: a record of a later moment stays) where the online store was.
 
     Raises:
         ConfigError: No edges or no result is named.
@@ -42,26 +64,42 @@ def graph_file(recipe: GraphRecipe) -> dict[str, Any]:
         ArtifactError: The output cannot be written.
     """
     graph = recipe.graph
-    _require_places(recipe)
+    _require_targets(graph)
+    store = None
+    if graph.feature_set is not None:
+        store = open_online_store(recipe)
+        _require_free_name(store, graph.feature_set)
     edges = read_edges(graph)
     table = node_table(graph, edges)
-    result: dict[str, Any] = {"nodes": table.height, **_counts(edges, graph)}
-    result["features"] = [name for name in table.columns if name not in (graph.key, EVENT_TIME)]
+    written: dict[str, Any] = {}
     if graph.out is not None:
-        _write(table, graph.out)
-        result["out"] = str(graph.out)
-    if graph.feature_set is not None:
-        result["feature_set"] = graph.feature_set
-        result["records"] = _store(recipe, graph, table)
-    return result
+        _write_table(table, graph.out)
+        written["out"] = str(graph.out)
+    if store is not None and graph.feature_set is not None:
+        written["feature_set"] = graph.feature_set
+        written["records"] = store.write(
+            graph.feature_set, _with_event_time(table), key=graph.key, time=EVENT_TIME
+        )
+    ends = [pl.col(graph.source), pl.col(graph.target)]
+    if not graph.directed:
+        # An undirected edge is the same from either end.
+        ends = [pl.min_horizontal(ends), pl.max_horizontal(ends).alias("high")]
+    return GraphResult(
+        nodes=table.height,
+        edges=edges.height,
+        repeated_edges=edges.height - edges.select(ends).n_unique(),
+        self_loops=int((edges[graph.source] == edges[graph.target]).sum()),
+        features=[name for name in table.columns if name not in (graph.key, EVENT_TIME)],
+        **written,
+    )
 
 
 def node_table(config: GraphConfig, edges: pl.DataFrame) -> pl.DataFrame:
     """One row a node: its key, ``event_time`` where there is ``as_of``, and its features.
 
     Args:
-        config: What is wanted.
-        edges: The edges that are there by then.
+        config: Edges, nodes and features.
+        edges: The edges that exist at ``as_of``.
 
     Raises:
         DataError: The rows are not what was declared.
@@ -78,16 +116,16 @@ def node_table(config: GraphConfig, edges: pl.DataFrame) -> pl.DataFrame:
         nodes=None if values is None else values[key],
     )
     parts = list(_parts(config, graph, values))
-    made = [pl.DataFrame({key: graph.nodes})]
+    columns = [pl.DataFrame({key: graph.nodes})]
     if config.as_of is not None:
-        moment = pl.repeat(config.as_of.astimezone(UTC), graph.size, eager=True)
-        made.append(pl.DataFrame({EVENT_TIME: moment.cast(pl.Datetime("us", "UTC"))}))
+        event_time = pl.repeat(config.as_of.astimezone(UTC), graph.size, eager=True)
+        columns.append(pl.DataFrame({EVENT_TIME: event_time.cast(pl.Datetime("us", "UTC"))}))
     with progress_bar("graph", len(parts)) as bar:
         for name, compute in parts:
-            made.append(compute().drop(key))
+            columns.append(compute().drop(key))
             bar.note(name)
             bar.advance()
-    return pl.concat(made, how="horizontal")
+    return pl.concat(columns, how="horizontal")
 
 
 def _parts(
@@ -117,18 +155,15 @@ def _parts(
         yield "embedding", lambda: graph_embedding(graph, embedding.dimensions, key=key)
 
 
-def _require_places(recipe: GraphRecipe) -> None:
-    graph = recipe.graph
+def _require_targets(graph: GraphConfig) -> None:
     if not graph.edge_files():
         raise ConfigError("graph.edges is missing.", "Name a file of edges.", "graph.edges")
     if graph.out is None and graph.feature_set is None:
         raise ConfigError(
-            "Neither graph.out nor graph.feature_set is there: nothing would be kept.",
+            "Neither graph.out nor graph.feature_set is there: nothing would be written.",
             "Name a Parquet file or a feature set.",
             "graph.out",
         )
-    if graph.feature_set is not None:
-        _require_free(recipe, graph.feature_set)
     if graph.out is None:
         return
     if graph.out.suffix != ".parquet":
@@ -138,11 +173,8 @@ def _require_places(recipe: GraphRecipe) -> None:
         raise UsageError(f"{graph.out} is an input itself.", "Name another file.", "graph.out")
 
 
-def _require_free(settings: Settings, feature_set: str) -> None:
-    from sunloom.feature_store.stores.online.open import open_online_store
-    from sunloom.feature_store.stores.online.spaces import PLANS, STREAMS
-
-    store, name = open_online_store(settings), feature_set.encode()
+def _require_free_name(store: OnlineStore, feature_set: str) -> None:
+    name = feature_set.encode()
     if any(store.get_many(space, [name])[0] is not None for space in (PLANS, STREAMS)):
         raise ConflictError(
             f"The feature set {feature_set!r} is made from definitions.",
@@ -151,21 +183,7 @@ def _require_free(settings: Settings, feature_set: str) -> None:
         )
 
 
-def _counts(edges: pl.DataFrame, graph: GraphConfig) -> dict[str, int]:
-    ends = [pl.col(graph.source), pl.col(graph.target)]
-    pair = (
-        ends if graph.directed else [pl.min_horizontal(ends), pl.max_horizontal(ends).alias("high")]
-    )
-    different = edges.select(pair).n_unique()
-    loops = int((edges[graph.source] == edges[graph.target]).sum())
-    return {
-        "edges": edges.height,
-        "repeated_edges": edges.height - different,
-        "self_loops": loops,
-    }
-
-
-def _write(table: pl.DataFrame, out: Path) -> None:
+def _write_table(table: pl.DataFrame, out: Path) -> None:
     try:
         with atomic_path(out) as partial:
             table.write_parquet(partial)
@@ -175,12 +193,8 @@ def _write(table: pl.DataFrame, out: Path) -> None:
         ) from error
 
 
-def _store(settings: Settings, graph: GraphConfig, table: pl.DataFrame) -> int:
-    from sunloom.feature_store.stores.online.open import open_online_store
-
-    assert graph.feature_set is not None
-    if EVENT_TIME not in table.columns:
-        now = pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC"))
-        table = table.with_columns(now.alias(EVENT_TIME))
-    store = open_online_store(settings)
-    return store.write(graph.feature_set, table, key=graph.key, time=EVENT_TIME)
+def _with_event_time(table: pl.DataFrame) -> pl.DataFrame:
+    if EVENT_TIME in table.columns:
+        return table
+    now = pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC"))
+    return table.with_columns(now.alias(EVENT_TIME))

@@ -111,7 +111,7 @@ class _ChalkEnvironment:
         if len(results) != 1:
             raise DataError(f"{self._where} gave {len(results)} results to one query.")
         if results[0].errors:
-            raise self._reported(results[0].errors)
+            raise self._resolver_error(results[0].errors)
         if results[0].scalars_df is None:
             raise DataError(f"{self._where} gave no rows.")
         rows: pl.DataFrame = results[0].scalars_df
@@ -131,7 +131,7 @@ class _ChalkEnvironment:
 
     def _client_error(self, error: Any) -> FeatureError:
         if error.errors:
-            return self._reported(error.errors)
+            return self._resolver_error(error.errors)
         text = str(error.detail or error).strip()
         refused = _STATUS.search(text)
         if refused is not None:
@@ -139,7 +139,7 @@ class _ChalkEnvironment:
             return self._status_error(int(refused[1]))
         return FeatureError(f"{self._where} answered with an error: {text}.")
 
-    def _reported(self, errors: Sequence[Any]) -> FeatureError:
+    def _resolver_error(self, errors: Sequence[Any]) -> FeatureError:
         _log.warning("%s reports %d errors", self._where, len(errors))
         texts = [f"{error.code.value}: {error.message}" for error in errors[:_ERRORS_SHOWN]]
         hidden = len(errors) - len(texts)

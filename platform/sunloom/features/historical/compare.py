@@ -66,22 +66,22 @@ def compare_with_ray_data(
     other = pl.concat(block for block in blocks if block.width).sort(_POSITION)
     if other.height != rows.height:
         raise DataError(f"Ray Data gave {other.height} rows for {rows.height} entities.")
-    different = tuple(name for name in rows.columns if not _is_close(rows[name], other[name]))
+    different = tuple(name for name in rows.columns if not is_close(rows[name], other[name]))
     for name in different:
         _log.error("the engines differ in column %s", name)
     return EngineComparison(rows.height, len(scan.plan.outputs), different)
 
 
-def _is_close(left: pl.Series, right: pl.Series) -> bool:
+def is_close(left: pl.Series, right: pl.Series) -> bool:
     """Whether values are the same: floats, also inside lists and structs, to nine digits."""
     if left.dtype != right.dtype or not (left.is_null() == right.is_null()).all():
         return False
     if isinstance(left.dtype, pl.List):
         is_as_long = (left.list.len() == right.list.len()).all()
-        return is_as_long and _is_close(left.explode(), right.explode())
+        return is_as_long and is_close(left.explode(), right.explode())
     if isinstance(left.dtype, pl.Struct):
         return all(
-            _is_close(left.struct.field(name), right.struct.field(name))
+            is_close(left.struct.field(name), right.struct.field(name))
             for name in left.struct.fields
         )
     if not left.dtype.is_float():

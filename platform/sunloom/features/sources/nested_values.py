@@ -41,13 +41,13 @@ def _list(column: pl.Expr, found: pl.DataType, dtype: ListType) -> pl.Expr | Non
 def _struct(column: pl.Expr, found: pl.DataType, dtype: StructType) -> pl.Expr | None:
     if not isinstance(found, pl.Struct):
         return None
-    held: dict[str, Any] = {field.name: field.dtype for field in found.fields}
+    own_types: dict[str, Any] = {field.name: field.dtype for field in found.fields}
     fields: list[pl.Expr] = []
     for field in dtype.fields:
         value: pl.Expr | None = pl.lit(None, POLARS[field.dtype])
-        if field.name in held:
+        if field.name in own_types:
             own = column.struct.field(field.name)
-            value = conform_nested(own, held[field.name], field.dtype)
+            value = conform_nested(own, own_types[field.name], field.dtype)
         if value is None:
             return None
         fields.append(value.alias(field.name))
@@ -67,15 +67,15 @@ def _widens(found: pl.DataType, dtype: DType) -> bool:
 
 
 def parse_json(column: pl.Expr, dtype: DType) -> pl.Expr:
-    """JSON text as a value of the type; null where it is none."""
-    return column.map_batches(partial(_parsed, dtype=dtype), return_dtype=POLARS[dtype])
+    """JSON text as a value of the type; null where it cannot be."""
+    return column.map_batches(partial(_parse_texts, dtype=dtype), return_dtype=POLARS[dtype])
 
 
-def _parsed(texts: pl.Series, dtype: DType) -> pl.Series:
-    return pl.Series(texts.name, [_read(text, dtype) for text in texts], POLARS[dtype])
+def _parse_texts(texts: pl.Series, dtype: DType) -> pl.Series:
+    return pl.Series(texts.name, [_parse_text(text, dtype) for text in texts], POLARS[dtype])
 
 
-def _read(text: str | None, dtype: DType) -> Any:
+def _parse_text(text: str | None, dtype: DType) -> Any:
     if text is None:
         return None
     try:
@@ -112,9 +112,9 @@ def _scalar(value: Any, dtype: DType) -> Any:
         _check(-(2**63) <= value < 2**63)
         return int(value)
     if dtype == "datetime":
-        moment = datetime.fromisoformat(value)
-        _check(moment.tzinfo is not None)
-        return moment
+        parsed = datetime.fromisoformat(value)
+        _check(parsed.tzinfo is not None)
+        return parsed
     _check(isinstance(value, {"bool": bool, "string": str}.get(str(dtype), type(None))))
     return value
 

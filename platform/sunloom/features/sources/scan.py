@@ -70,8 +70,7 @@ class SourceScan:
     @cached_property
     def projections(self) -> Mapping[str, SourceProjection]:
         """Namespace to the columns that are read, of the classes that have a source."""
-        needed = self._needed
-        return {name: needed[name] for name in needed if name in self.paths}
+        return {n: p for n, p in self._all_projections.items() if n in self.paths}
 
     @cached_property
     def splits(self) -> tuple[SourceSplit, ...]:
@@ -102,7 +101,7 @@ class SourceScan:
             NotFoundError: A source names no class of the plan's definitions.
             UsageError: Rows that an aggregate or a join needs have no source.
         """
-        for namespace in self._needed:
+        for namespace in self._all_projections:
             if namespace in self.paths:
                 continue
             if namespace != self.plan.namespace:
@@ -125,7 +124,7 @@ class SourceScan:
                 )
 
     @cached_property
-    def _needed(self) -> Mapping[str, SourceProjection]:
+    def _all_projections(self) -> Mapping[str, SourceProjection]:
         return source_projections(self.plan)
 
 

@@ -1,4 +1,4 @@
-"""Source tables in the plan's types: what cannot be read is set aside with reason and position."""
+"""Source tables in the plan's types: what cannot be read is kept apart with reason and position."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _DAMAGED = {"source": pl.String, POSITION: pl.Int64, REASON: pl.String, "content
 
 @dataclass(frozen=True)
 class TypedRows:
-    """A source's rows in declared types, and those set aside.
+    """A source's rows in declared types, and those that cannot be read.
 
     Attributes:
         rows: Columns of the plan, in order of insertion.
-        damaged: ``source``, ``position``, ``reason`` and ``content`` of each row set aside.
+        damaged: ``source``, ``position``, ``reason`` and ``content`` of each unreadable row.
     """
 
     rows: pl.DataFrame
@@ -68,22 +68,22 @@ def conform(
 ) -> TypedRows:
     """The named columns in their declared types.
 
-    Text is parsed; a row with a value that cannot be is set aside. A column of another type is an
-    error of the whole source.
+    Text is parsed; a row with a value that cannot be parsed is damaged. A column of another type is
+    an error of the whole source.
 
     Args:
         frame: The rows.
         item: Their class.
         names: Features to keep.
-        source: Named in errors and beside rows set aside.
-        positions: Where each row stands in the source; its number from 1 by default.
+        source: Named in errors and beside damaged rows.
+        positions: Each row's position in the source; its number from 1 by default.
     """
     require_columns(frame, names, source)
     features = [item.feature(name) for name in names]
     typed = frame.select(
-        [_typed(feature, frame.schema[feature.name], source) for feature in features]
+        [_to_declared_type(feature, frame.schema[feature.name], source) for feature in features]
     )
-    reasons = _reasons(frame, typed, features, item.time)
+    reasons = _damage_reasons(frame, typed, features, item.time)
     if reasons is None:
         return TypedRows(typed, pl.DataFrame(schema=_DAMAGED))
     bad = reasons.is_not_null()
@@ -101,38 +101,38 @@ def conform(
     return TypedRows(typed.filter(~bad), damaged.filter(bad))
 
 
-def _typed(feature: FeaturePlan, found: pl.DataType, source: str) -> pl.Expr:
+def _to_declared_type(feature: FeaturePlan, dtype: pl.DataType, source: str) -> pl.Expr:
     column = pl.col(feature.name)
     target = POLARS[feature.dtype]
-    if found == target or found == pl.Null:
+    if dtype == target or dtype == pl.Null:
         return column.cast(target)
-    if found == pl.String:
+    if dtype == pl.String:
         if isinstance(feature.dtype, str):
             return parse_scalar(column, feature.dtype).alias(feature.name)
         return parse_json(column.str.strip_chars(), feature.dtype).alias(feature.name)
-    if isinstance(found, pl.Datetime) and feature.dtype == "datetime":
-        if found.time_zone is None:
+    if isinstance(dtype, pl.Datetime) and feature.dtype == "datetime":
+        if dtype.time_zone is None:
             raise DataError(
                 f"{source}: column {feature.name!r} holds datetimes without a time zone.",
                 "Write them in UTC, such as pl.col(…).dt.replace_time_zone('UTC').",
                 feature.name,
             )
         return column.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
-    if isinstance(found, pl.Duration) and feature.dtype == "duration":
+    if isinstance(dtype, pl.Duration) and feature.dtype == "duration":
         return column.dt.cast_time_unit("us")
-    if _is_number(found) and feature.dtype == "float64":
+    if _is_number(dtype) and feature.dtype == "float64":
         return column.cast(pl.Float64)
-    if found.is_integer() and feature.dtype == "int64":
+    if dtype.is_integer() and feature.dtype == "int64":
         return column.cast(pl.Int64, strict=False)
-    if found.is_float() and feature.dtype == "int64":
+    if dtype.is_float() and feature.dtype == "int64":
         # Readers widen a whole-number column with gaps; a fraction is damage.
         return pl.when(column == column.round()).then(column.cast(pl.Int64, strict=False))
     if not is_scalar(feature.dtype):
-        nested = conform_nested(column, found, feature.dtype)
+        nested = conform_nested(column, dtype, feature.dtype)
         if nested is not None:
             return nested.alias(feature.name)
     raise DataError(
-        f"{source}: column {feature.name!r} is {found}, but feature {feature.fqn} is "
+        f"{source}: column {feature.name!r} is {dtype}, but feature {feature.fqn} is "
         f"{feature.dtype}.",
         "Change the annotation, or cast the column.",
         feature.name,
@@ -143,7 +143,7 @@ def _is_number(dtype: pl.DataType) -> bool:
     return dtype.is_integer() or dtype.is_float() or isinstance(dtype, pl.Decimal)
 
 
-def _reasons(
+def _damage_reasons(
     frame: pl.DataFrame, typed: pl.DataFrame, features: Sequence[FeaturePlan], time: str | None
 ) -> pl.Series | None:
     """Why each row cannot be used; None where all can."""
@@ -154,8 +154,8 @@ def _reasons(
         if feature.dtype != "string" and raw.dtype == pl.String:
             lost = lost & (raw.str.strip_chars() != "")
         if lost.any():
-            why = f"{feature.name} is not {_described(feature.dtype)}"
-            checks.append(pl.when(pl.lit(lost)).then(pl.lit(why)))
+            reason = f"{feature.name} is not {_dtype_text(feature.dtype)}"
+            checks.append(pl.when(pl.lit(lost)).then(pl.lit(reason)))
         if feature.name == time and value.null_count() > lost.sum():
             checks.append(pl.when(pl.lit(value.is_null())).then(pl.lit(f"{time} is missing")))
     if not checks:
@@ -163,11 +163,11 @@ def _reasons(
     return pl.select(pl.coalesce(checks).alias(REASON)).to_series()
 
 
-def _described(dtype: DType) -> str:
-    described: Mapping[str, str] = {
+def _dtype_text(dtype: DType) -> str:
+    texts: Mapping[str, str] = {
         "datetime": "a datetime with a time zone",
         "int64": "a whole number",
         "float64": "a number",
         "bool": "true or false",
     }
-    return described.get(str(dtype), str(dtype))
+    return texts.get(str(dtype), str(dtype))

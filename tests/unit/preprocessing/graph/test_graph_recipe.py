@@ -15,7 +15,7 @@ from polars.testing import assert_frame_equal
 from sunloom.config.loading.load import load_config
 from sunloom.config.preprocessing.graph import GraphRecipe
 from sunloom.errors import ArtifactError, ConfigError, ConflictError, DataError, UsageError
-from sunloom.feature_store.materialization.graph_features import graph_file
+from sunloom.feature_store.materialization.graph_features import materialize_graph
 from sunloom.feature_store.stores.online.open import open_online_store
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -62,7 +62,7 @@ def run(recipe: Callable[..., GraphRecipe]) -> Run:
     """The rows that the recipe writes."""
 
     def run(**keys: Any) -> pl.DataFrame:
-        return pl.read_parquet(graph_file(recipe(**keys))["out"])
+        return pl.read_parquet(materialize_graph(recipe(**keys)).out)
 
     return run
 
@@ -75,9 +75,9 @@ def test_one_row_a_node(recipe: Callable[..., GraphRecipe], run: Run) -> None:
     found = run()
     assert found.rows() == [("a", 3), ("b", 2), ("c", 2), ("d", 2), ("e", 1)]
     assert found.columns == ["id", "degree"]
-    told = graph_file(recipe())
-    assert (told["nodes"], told["edges"]) == (5, 6)
-    assert (told["repeated_edges"], told["self_loops"], told["features"]) == (1, 1, ["degree"])
+    result = materialize_graph(recipe())
+    assert (result.nodes, result.edges) == (5, 6)
+    assert (result.repeated_edges, result.self_loops, result.features) == (1, 1, ["degree"])
 
 
 def test_source_and_target(run: Run) -> None:
@@ -94,8 +94,8 @@ def test_directed(recipe: Callable[..., GraphRecipe], run: Run, tmp_path: Path) 
     assert column(one, "pagerank")["e"] > column(two, "pagerank")["e"]
     pl.DataFrame({"payer": [1, 2], "payee": [2, 1]}).write_parquet(tmp_path / "back.parquet")
     back = {"edges": str(tmp_path / "back.parquet")}
-    assert graph_file(recipe(**back))["repeated_edges"] == 1
-    assert graph_file(recipe(**back, directed=True))["repeated_edges"] == 0
+    assert materialize_graph(recipe(**back)).repeated_edges == 1
+    assert materialize_graph(recipe(**back, directed=True)).repeated_edges == 0
 
 
 def test_weight(run: Run) -> None:
@@ -240,8 +240,8 @@ def test_feature_set(recipe: Callable[..., GraphRecipe], tmp_path: Path) -> None
     moment = START + timedelta(days=9)
     keys: dict[str, Any] = {"time": "paid_at", "embedding": {"dimensions": 1}, "key": "account"}
     wanted = recipe(**keys, as_of=moment.isoformat(), feature_set="accounts", out=None)
-    told = graph_file(wanted)
-    assert (told["feature_set"], told["records"], "out" in told) == ("accounts", 5, False)
+    result = materialize_graph(wanted)
+    assert (result.feature_set, result.records, result.out) == ("accounts", 5, None)
     store = open_online_store(wanted)
     schema = store.schema("accounts")
     assert (schema.key, schema.key_dtype) == ("account", "string")
@@ -250,17 +250,17 @@ def test_feature_set(recipe: Callable[..., GraphRecipe], tmp_path: Path) -> None
     assert row is not None
     assert (row["degree"], set(row)) == (3, {"degree", "embedding_0"})
     earlier = recipe(**keys, as_of=START.isoformat(), feature_set="accounts")
-    assert graph_file(earlier)["records"] == 0, "a record of a later moment stays"
+    assert materialize_graph(earlier).records == 0, "a record of a later moment stays"
     store.apply([("plan", b"shops", b"{}")])
     with pytest.raises(ConflictError, match="'shops' is made from definitions"):
-        graph_file(recipe(feature_set="shops", out=str(tmp_path / "never.parquet")))
+        materialize_graph(recipe(feature_set="shops", out=str(tmp_path / "never.parquet")))
     assert not (tmp_path / "never.parquet").exists()
 
 
 def test_without_a_moment_the_records_are_of_now(recipe: Callable[..., GraphRecipe]) -> None:
     wanted = recipe(feature_set="now")
     before = datetime.now(UTC)
-    graph_file(wanted)
+    materialize_graph(wanted)
     (time,) = open_online_store(wanted).feature_times("now", ["a"])
     assert time is not None
     assert before <= datetime.fromtimestamp(time / 1e6, UTC) <= datetime.now(UTC)
@@ -292,7 +292,7 @@ def test_a_recipe_that_cannot_be(
     recipe: Callable[..., GraphRecipe], keys: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        graph_file(recipe(**keys))
+        materialize_graph(recipe(**keys))
     assert words in str(error.value)
 
 
@@ -374,8 +374,8 @@ def test_the_example_runs(
         sets=[f"paths.state={tmp_path / 'state'}", "graph.as_of=2026-11-09T00:00:00Z"],
         conf_dir=conf,
     ).config
-    told = graph_file(example)
-    assert (told["nodes"], told["records"]) == (5, 5)
+    result = materialize_graph(example)
+    assert (result.nodes, result.records) == (5, 5)
     found = pl.read_parquet("accounts.parquet")
     assert found.columns[:3] == ["account_id", "event_time", "in_degree"]
     assert column(found, "in_strength", "account_id")["b"] == 3.0
