@@ -25,7 +25,6 @@ from typing import Any
 
 from sunloom.llm.conversations import (
     Conversation,
-    Message,
     Tool,
     call_message,
     crewai_system,
@@ -118,7 +117,8 @@ class RetailTask:
             verdicts = set(said) & {"yes", "no"}
             wanted = "yes" if label == _CONFIRMING[self.kind] else "no"
             is_consistent = verdicts == {wanted} if self.kind == "voucher" else verdicts <= {wanted}
-            return is_consistent and label in said and _other(label) not in said
+            other = "return" if label == "lapse" else "lapse"
+            return is_consistent and label in said and other not in said
         numbers.remove(self.customer_id)
         value = float(truth[_COPIED[self.kind][0]])
         return any(abs(number - value) < 0.005 for number in numbers)
@@ -152,11 +152,11 @@ class RetailConversations:
         return [_task(rng, KINDS[i % len(KINDS)], rng.choice(pool), True) for i in range(n)]
 
     def _make(self, n: int, rng: random.Random, *, held_out: bool) -> list[Conversation]:
-        made = []
+        conversations = []
         for _ in range(n):
             task = _task(rng, rng.choice(KINDS), _customer(rng, held_out), held_out)
-            made.append(_conversation(rng, task))
-        return made
+            conversations.append(_conversation(rng, task))
+        return conversations
 
 
 def is_held_out_customer(customer_id: int) -> bool:
@@ -174,8 +174,8 @@ def is_held_out_wording(wording: str) -> bool:
 
 def render_features(customer_id: int, features: Mapping[str, Any] | None) -> str:
     """``get_features``' result as the model sees it; None is an unknown customer."""
-    found = features is not None
-    body = {"feature_set": FEATURE_SET, "entity_id": customer_id, "found": found}
+    known = features is not None
+    body = {"feature_set": FEATURE_SET, "entity_id": customer_id, "found": known}
     return _compact({**body, "features": dict(features or {})})
 
 
@@ -185,10 +185,6 @@ def render_prediction(customer_id: int, probability: float | None, label: str = 
     if probability is None:
         return _compact({**body, "found": False})
     return _compact({**body, "probability": round(probability, 2), "prediction": label})
-
-
-def _other(label: str) -> str:
-    return "return" if label == "lapse" else "lapse"
 
 
 def _compact(body: Mapping[str, Any]) -> str:
@@ -229,14 +225,10 @@ def _conversation(rng: random.Random, task: RetailTask) -> Conversation:
             *opening,
             call_message(prefix + tool, arguments),
             result_message(prefix + tool, content),
-            _said(answer),
+            {"role": "assistant", "content": answer},
         ),
         _tools(rng, prefix),
     )
-
-
-def _said(text: str) -> Message:
-    return {"role": "assistant", "content": text}
 
 
 def _system(rng: random.Random, engine: str) -> str:
@@ -275,8 +267,8 @@ def _outcome(rng: random.Random, task: RetailTask) -> tuple[str, str]:
 
 
 def _features(rng: random.Random) -> dict[str, Any]:
-    purchases = _skewed(rng, 300)
-    items = purchases + _skewed(rng, 300) - 1
+    purchases = _small_count(rng, 300)
+    items = purchases + _small_count(rng, 300) - 1
     values = (
         rng.randint(0, 545),
         purchases,
@@ -288,7 +280,7 @@ def _features(rng: random.Random) -> dict[str, Any]:
     return dict(zip(SHOWN_FEATURES, values, strict=True))
 
 
-def _skewed(rng: random.Random, top: int) -> int:
+def _small_count(rng: random.Random, top: int) -> int:
     """A count between 1 and ``top``, small ones likelier."""
     count: int = round(float(top) ** rng.random())
     return max(1, count)

@@ -51,18 +51,20 @@ class CdnowPurchases:
         return frame.with_row_index(POSITION, offset=1).cast({POSITION: pl.Int64}).slice(1)
 
     def parse(self, raw: pl.DataFrame) -> pl.DataFrame:
-        """Typed purchases; ``reason`` says why a line is none."""
+        """Typed purchases; ``reason`` says why a line is not a purchase."""
         fields = raw.with_columns(pl.col("line").str.extract_all(r"\S+").alias("fields"))
         typed = fields.select(
-            pl.col(POSITION).alias("id"),
-            _ID.cast(pl.Int64, strict=False).alias("customer_id"),
-            _DAY.str.to_datetime("%Y%m%d", strict=False, time_unit="us")
-            .dt.replace_time_zone("UTC")
-            .alias("timestamp"),
-            _QUANTITY.cast(pl.Int64, strict=False).alias("quantity"),
-            _AMOUNT.cast(pl.Float64, strict=False).alias("amount"),
-            pl.col(POSITION),
-            (pl.col("fields").list.len() != len(_FIELDS)).alias("misshapen"),
+            [
+                pl.col(POSITION).alias("id"),
+                _ID.cast(pl.Int64, strict=False).alias("customer_id"),
+                _DAY.str.to_datetime("%Y%m%d", strict=False, time_unit="us")
+                .dt.replace_time_zone("UTC")
+                .alias("timestamp"),
+                _QUANTITY.cast(pl.Int64, strict=False).alias("quantity"),
+                _AMOUNT.cast(pl.Float64, strict=False).alias("amount"),
+                pl.col(POSITION),
+                (pl.col("fields").list.len() != len(_FIELDS)).alias("misshapen"),
+            ]
         )
         return typed.with_columns(_reason().alias(REASON)).drop("misshapen")
 
@@ -71,7 +73,7 @@ class CdnowPurchases:
         return {"zero_amount": rows.filter(pl.col("amount") == 0).height}
 
     def derive(self, main: pl.LazyFrame) -> Mapping[str, pl.LazyFrame]:
-        """Customers with the moment they were first seen."""
+        """Customers with the time of their first purchase."""
         first = main.group_by("customer_id").agg(pl.col("timestamp").min().alias("first_seen"))
         return {"customers": first.rename({"customer_id": "id"}).sort("id")}
 
@@ -83,9 +85,9 @@ class CdnowPurchases:
 
     def outcomes(self, tables: Mapping[str, pl.LazyFrame], rows: pl.DataFrame) -> pl.Series:
         """1 where the customer buys in the 180 days after ``event_time``, else 0."""
-        asked = rows.select("id", "event_time").with_row_index("row")
+        spine = rows.select("id", "event_time").with_row_index("row")
         bought = (
-            asked.lazy()
+            spine.lazy()
             .join(tables["purchases"], left_on="id", right_on="customer_id")
             .filter(
                 pl.col("timestamp") > pl.col("event_time"),
@@ -95,7 +97,7 @@ class CdnowPurchases:
             .unique()
             .collect()
         )
-        return asked["row"].is_in(bought["row"].implode()).cast(pl.Int64).alias(self.label)
+        return spine["row"].is_in(bought["row"].implode()).cast(pl.Int64).alias(self.label)
 
 
 def packaged_log() -> Path:

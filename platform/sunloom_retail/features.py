@@ -1,7 +1,7 @@
 """Chalk definitions of the retailer: customers and their purchases.
 
-A customer's values at a moment see only purchases whose ``timestamp`` is not later; a window of
-30 days at ``now`` is ``(now - 30 d, now]``.
+A customer's values at an as-of time see only purchases whose ``timestamp`` is not later; a window
+of 30 days at ``now`` is ``(now - 30 d, now]``.
 """
 
 from datetime import datetime
@@ -32,9 +32,9 @@ class Purchase:
 
 @features
 class Customer:
-    """A customer as known at a moment.
+    """A customer as of a point in time.
 
-    Key ``id``; grain one row a customer and moment. Counts and sums are 0 without purchases;
+    Key ``id``; grain one row a customer and as-of time. Counts and sums are 0 without purchases;
     recency, tenure, mean and largest amount are null.
     """
 

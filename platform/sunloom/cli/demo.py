@@ -21,13 +21,13 @@ def demo(
     """Run every room once on real parts and write outputs/demo/summary.json."""
     from sunloom.config.settings import Settings
     from sunloom.workflows.demo.flow import run_demo
-    from sunloom.workflows.demo.recipes import relevant
+    from sunloom.workflows.demo.recipes import relevant_assignments
 
     chosen = list(sets or ())
     chosen += [f"seed={seed}"] if seed is not None else []
     chosen += [f"serving.port={port}"] if port is not None else []
     summary = run_demo(
-        load_settings(relevant(Settings, chosen), env), keep=keep, sets=tuple(chosen)
+        load_settings(relevant_assignments(Settings, chosen), env), keep=keep, sets=tuple(chosen)
     )
     if json:
         output.print_json(summary)

@@ -101,7 +101,7 @@ def test_loading_stays_cheap(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "'prediction': 'return'" in done.stdout
+    assert "prediction='return'" in done.stdout
 
 
 def test_infinite_inputs_count_as_missing() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from sunloom.config.settings import Settings
 from sunloom.errors import ConfigError
-from sunloom.workflows.demo.recipes import load_demo_recipes, relevant
+from sunloom.workflows.demo.recipes import load_demo_recipes, relevant_assignments
 
 
 def test_each_recipe_takes_the_assignments_it_has_keys_for() -> None:
@@ -14,10 +14,10 @@ def test_each_recipe_takes_the_assignments_it_has_keys_for() -> None:
     assert recipes.adapter.training.dtype == "float32"
     assert recipes.features.seed == recipes.tabular.seed == recipes.adapter.seed == 7
     assert recipes.agents.serving.llm.dtype == "float32"
-    assert relevant(Settings, sets) == ["seed=7", "serving.llm.dtype=float32"]
+    assert relevant_assignments(Settings, sets) == ["seed=7", "serving.llm.dtype=float32"]
 
 
 def test_a_key_that_no_recipe_has_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"training\.dtipe"):
         load_demo_recipes(("training.dtipe=float32",))
-    assert relevant(Settings, ("sed=7",)) == ["sed=7"]
+    assert relevant_assignments(Settings, ("sed=7",)) == ["sed=7"]

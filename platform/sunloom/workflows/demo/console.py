@@ -1,19 +1,20 @@
-"""The demo's step list on the terminal."""
+"""Step list and final table of the demo on the terminal."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sunloom.workflows.demo.summary import DemoSummary
+
 
 class StepList:
-    """Prints each step as it starts and what came of it; keeps the seconds.
+    """Prints each step as it starts, and its result as it ends; keeps the seconds.
 
     Args:
         titles: Step name to the sentence shown, in order.
@@ -46,11 +47,11 @@ class StepList:
         self.console.print(Text(f"      {self.seconds[name]:6.1f} s  {self._note}"))
 
     def note(self, text: str) -> None:
-        """What the running step came to, shown when it ends."""
+        """Set the running step's result, shown when it ends."""
         self._note = text
 
 
-def summary_table(summary: Mapping[str, Any]) -> Table:
+def summary_table(summary: DemoSummary) -> Table:
     """The final table: one row a room."""
     table = Table(title="What came of it", title_justify="left", show_lines=False)
     table.add_column("room", style="bold")
@@ -61,9 +62,9 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
-    seconds = summary["seconds"]
-    data, features = summary["data"], summary["features"]
+def _rows(summary: DemoSummary) -> Iterator[tuple[str, str, float]]:
+    seconds = summary.seconds
+    data, features = summary.data, summary.features
     reasons = ", ".join(f"{count} {reason}" for reason, count in data["quarantined"].items())
     yield (
         "data",
@@ -76,14 +77,14 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
         f"online, Polars = Ray Data: {features['engines_equal']}",
         seconds["features"],
     )
-    tabular = summary["tabular"]
+    tabular = summary.tabular
     yield (
         "tabular",
         f"{tabular['winner']}: AUC {tabular['auc']:.4f}, log loss {tabular['log_loss']:.4f} "
         f"(base rate {tabular['base_rate']:.1%})",
         seconds["tabular"],
     )
-    llm = summary["llm"]
+    llm = summary.llm
     yield (
         "llm",
         f"{llm['model']} on {llm['base_parameters']:,} parameters, {llm['workers']} workers: exact "
@@ -91,10 +92,10 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
         f"({llm['held_out']} held-out questions)",
         seconds["base_model"] + seconds["adapter"],
     )
-    for engine, result in summary["agents"].items():
+    for engine, result in summary.agents.items():
         text = f"{result['right']} of {result['tasks']} tasks right through the gateway"
         yield engine, text, result["seconds"]
-    monitoring = summary["monitoring"]
+    monitoring = summary.monitoring
     yield (
         "monitoring",
         f"{monitoring['drifted_features']} features drifted, {monitoring['alerts']} alerts",

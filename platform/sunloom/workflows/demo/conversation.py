@@ -1,4 +1,4 @@
-"""The demo as a client: it talks to the gateway like anyone else, over HTTP with a key."""
+"""The demo's client of the gateway: over HTTP with a key, like any other."""
 
 from __future__ import annotations
 
@@ -17,24 +17,41 @@ from sunloom.errors import ServingError
 
 
 @dataclass(frozen=True)
+class TaskVerdict:
+    """An agent's answer to one task, and whether it is right.
+
+    Attributes:
+        question: The task.
+        answer: Empty where the task failed.
+        right: Whether it agrees with the store and the model.
+        status: Of the task.
+        error: Of a failed task.
+        events: Number of events by type.
+    """
+
+    question: str
+    answer: str
+    right: bool
+    status: str
+    error: dict[str, Any] | None
+    events: dict[str, int]
+
+
+@dataclass(frozen=True)
 class EngineScore:
-    """How one engine did.
+    """Right answers of one engine.
 
     Attributes:
         tasks: Tasks given.
         right: Tasks whose answer agrees with the store and the model.
         seconds: For all of them.
-        answers: Question, answer and verdict of each.
+        answers: Verdict on each.
     """
 
     tasks: int
     right: int
     seconds: float
-    answers: list[dict[str, Any]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for the summary."""
-        return {"tasks": self.tasks, "right": self.right, "seconds": self.seconds}
+    answers: list[TaskVerdict]
 
 
 class DemoGateway:
@@ -52,10 +69,11 @@ class DemoGateway:
         )
 
     def truth(self, customer_id: int, model: str, feature_set: str) -> dict[str, Any]:
-        """What the store and the model say about a customer right now."""
-        features = self._get(f"/features/{feature_set}", entity_id=customer_id)["features"]
+        """Features and prediction of a customer as the store and the model give them now."""
+        path = f"/features/{feature_set}"
+        features = self._call("GET", path, params={"entity_id": customer_id})["features"]
         body = {"entity_ids": [customer_id]}
-        [prediction] = self._post(f"/predict/{model}", body)["predictions"]
+        [prediction] = self._call("POST", f"/predict/{model}", json=body)["predictions"]
         return dict(features) | {"prediction": prediction["prediction"]}
 
     def refuses(self, key: str) -> bool:
@@ -77,16 +95,19 @@ class DemoGateway:
         )
         return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
 
-    def _get(self, path: str, **parameters: Any) -> dict[str, Any]:
-        return _checked(self._http.get(path, params=parameters))
-
-    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        return _checked(self._http.post(path, json=body))
+    def _call(self, method: str, path: str, **options: Any) -> Any:
+        response = self._http.request(method, path, **options)
+        if response.status_code >= 400:
+            raise ServingError(
+                f"{response.request.url} answered {response.status_code}: {response.text}"
+            )
+        return response.json()
 
 
 def score_engine(
     gateway: DemoGateway,
     engine: EngineName,
+    *,
     spec: AgentSpec,
     tasks: Sequence[Any],
     truths: Sequence[dict[str, Any]],
@@ -99,7 +120,7 @@ def score_engine(
         engine: ``crewai`` or ``semantic_kernel``.
         spec: The agent.
         tasks: With ``question`` and ``is_right(answer, truth)``.
-        truths: What is true for each task.
+        truths: Features and prediction of each task's customer.
         on_done: Called as each task ends.
     """
 
@@ -114,27 +135,22 @@ def score_engine(
         _verdict(task, result, truth)
         for task, result, truth in zip(tasks, results, truths, strict=True)
     ]
-    right = sum(answer["right"] for answer in answers)
-    return EngineScore(len(tasks), right, round(time.monotonic() - start, 2), answers)
+    right = sum(answer.right for answer in answers)
+    return EngineScore(
+        tasks=len(tasks),
+        right=right,
+        seconds=round(time.monotonic() - start, 2),
+        answers=answers,
+    )
 
 
-def _verdict(task: Any, result: TaskResult, truth: dict[str, Any]) -> dict[str, Any]:
+def _verdict(task: Any, result: TaskResult, truth: dict[str, Any]) -> TaskVerdict:
     answer = result.answer or ""
-    right = result.status == "succeeded" and task.is_right(answer, truth)
-    return {
-        "question": task.question,
-        "answer": answer,
-        "right": bool(right),
-        "status": result.status,
-        "error": result.error,
-        "events": dict(Counter(event.type for event in result.events)),
-    }
-
-
-def _checked(response: httpx.Response) -> dict[str, Any]:
-    if response.status_code >= 400:
-        raise ServingError(
-            f"{response.request.url} answered {response.status_code}: {response.text}"
-        )
-    decoded: dict[str, Any] = response.json()
-    return decoded
+    return TaskVerdict(
+        question=task.question,
+        answer=answer,
+        right=bool(result.status == "succeeded" and task.is_right(answer, truth)),
+        status=result.status,
+        error=result.error,
+        events=dict(Counter(event.type for event in result.events)),
+    )

@@ -1,11 +1,11 @@
-"""The whole loop: raw purchases to an agent that answers over HTTP, on real parts."""
+"""The demo's run: from raw purchases to an agent that answers over HTTP, on real parts."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sunloom.workflows.demo.console import StepList, summary_table
 from sunloom.workflows.demo.conversation import DemoGateway
 from sunloom.workflows.demo.plots import plot_before_after
 from sunloom.workflows.demo.recipes import DemoRecipes, load_demo_recipes
+from sunloom.workflows.demo.summary import DemoSummary, summarize
 
 TITLES = {
     "cluster": "Start a private Ray on loopback",
@@ -44,7 +45,7 @@ class _Demo:
     settings: Settings
     recipes: DemoRecipes
     console: StepList
-    summary: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     plots: list[str] = field(default_factory=list)
 
     @property
@@ -52,14 +53,14 @@ class _Demo:
         """Where the demo's own files go."""
         return self.settings.paths.outputs / "demo"
 
-    def take(self, key: str, found: steps.Figures) -> None:
+    def take(self, step: str, result: steps.Figures) -> None:
         """Keep a step's figures, note and pictures."""
-        self.summary[key] = found.figures
-        self.plots += found.plots
-        self.console.note(found.note)
+        self.figures[step] = result.figures
+        self.plots += result.plots
+        self.console.note(result.note)
 
 
-def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()) -> dict[str, Any]:
+def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()) -> DemoSummary:
     """Run every room once and write ``outputs/demo/summary.json``.
 
     Args:
@@ -68,7 +69,7 @@ def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()
         sets: Assignments laid over every recipe.
 
     Returns:
-        The summary, as CONTRACT states it.
+        The summary, as it is written.
 
     Raises:
         SunloomError: A step failed; nothing that it started is left running.
@@ -88,7 +89,9 @@ def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()
                 deployment, key, key_id = _serve(demo)
                 _use(demo, DemoGateway(deployment.url, key))
                 summary = _conclude(demo, deployment, cluster, time.monotonic() - start)
-                _hold_or_revoke(demo, deployment, key, key_id, keep)
+                if keep:
+                    _wait_for_interrupt(demo, deployment, key)
+                revoke_key(demo.settings, key_id)
         finally:
             shutdown(settings)
             disconnect()
@@ -134,68 +137,40 @@ def _use(demo: _Demo, gateway: DemoGateway) -> None:
 
 def _conclude(
     demo: _Demo, deployment: Deployment, cluster: ClusterInfo, total_s: float
-) -> dict[str, Any]:
-    urls = {"gateway": deployment.url, "docs": f"{deployment.url}/docs"}
-    urls["dashboard"] = cluster.dashboard_url or ""
-    summary = assemble(demo.summary, demo.settings.seed, demo.console.seconds | {"total": total_s})
-    demo.plots.append(str(plot_before_after(summary, demo.folder / "before_after.png")))
-    summary |= {"plots": demo.plots, "urls": urls}
-    write_atomic(demo.folder / "summary.json", json.dumps(summary, indent=2, default=str))
-    write_atomic(
-        demo.folder / "answers.json", json.dumps(demo.summary["agents"]["answers"], indent=2)
+) -> DemoSummary:
+    picture = demo.folder / "before_after.png"
+    summary = summarize(
+        demo.figures,
+        seed=demo.settings.seed,
+        seconds=demo.console.seconds | {"total": total_s},
+        plots=[*demo.plots, str(picture)],
+        urls={
+            "gateway": deployment.url,
+            "docs": f"{deployment.url}/docs",
+            "dashboard": cluster.dashboard_url or "",
+        },
     )
-    demo.console.console.print(summary_table(summary))
-    demo.console.console.print(f"Figures: {demo.folder / 'summary.json'}")
-    for path in demo.plots:
-        demo.console.console.print(f"Picture: {path}")
-    demo.console.console.print(f"Drift report: {summary['monitoring']['report']}")
+    plot_before_after(summary, picture)
+    path = demo.folder / "summary.json"
+    write_atomic(path, json.dumps(asdict(summary), indent=2, default=str))
+    answers = json.dumps(demo.figures["agents"]["answers"], indent=2)
+    write_atomic(demo.folder / "answers.json", answers)
+    show = demo.console.console.print
+    show(summary_table(summary))
+    show(f"Figures: {path}")
+    for plot in summary.plots:
+        show(f"Picture: {plot}")
+    show(f"Drift report: {summary.monitoring['report']}")
     return summary
 
 
-def assemble(parts: dict[str, Any], seed: int, seconds: dict[str, float]) -> dict[str, Any]:
-    """Bring the steps' figures into the summary's form.
-
-    Args:
-        parts: Figures by step.
-        seed: The run's seed.
-        seconds: By step, with ``total``.
-    """
-    base, adapter = parts["base_model"], parts["adapter"]
-    monitoring = parts["monitoring"]
-    data = {key: parts["data"][key] for key in ("rows_in", "rows_out", "quarantined")}
-    return {
-        "seed": seed,
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "data": data | {"kept": parts["data"].get("kept", {})},
-        "features": parts["features"],
-        "tabular": parts["tabular"],
-        "llm": {
-            "base_parameters": base["parameters"],
-            "workers": adapter["workers"],
-            "held_out": adapter["held_out"],
-            "base_exact_match": adapter["base_exact_match"],
-            "adapter_exact_match": adapter["adapter_exact_match"],
-            "model": adapter["model"],
-            "base": base,
-            "adapter": adapter,
-        },
-        "agents": parts["agents"]["scores"],
-        "monitoring": {
-            key: monitoring[key] for key in ("drifted_features", "alerts", "report", "features")
-        },
-    }
-
-
-def _hold_or_revoke(demo: _Demo, deployment: Deployment, key: str, key_id: str, keep: bool) -> None:
-    if not keep:
-        revoke_key(demo.settings, key_id)
-        return
-    say = demo.console.console.print
-    say(f"The gateway stays at {deployment.url} until Ctrl-C. A key for 12 hours:")
-    say(f"  export SUNLOOM_URL={deployment.url} SUNLOOM_KEY={key}", markup=False)
+def _wait_for_interrupt(demo: _Demo, deployment: Deployment, key: str) -> None:
+    show = demo.console.console.print
+    show(f"The gateway stays at {deployment.url} until Ctrl-C. A key for 12 hours:")
+    # A key may contain what Rich reads as markup.
+    show(f"  export SUNLOOM_URL={deployment.url} SUNLOOM_KEY={key}", markup=False)
     try:
         while True:
             time.sleep(3600)
     except KeyboardInterrupt:
-        say("Stopping …")
-        revoke_key(demo.settings, key_id)
+        show("Stopping …")

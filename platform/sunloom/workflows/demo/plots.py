@@ -1,32 +1,32 @@
-"""The demo's own picture: what fine-tuning and the agents came to."""
+"""The demo's own picture: tool calls before and after fine-tuning, and the agents' answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from sunloom.workflows.demo.summary import DemoSummary
 
 
-def plot_before_after(summary: Mapping[str, Any], path: Path) -> Path:
+def plot_before_after(summary: DemoSummary, path: Path) -> Path:
     """Draw exact tool calls before and after, and the agents' right answers, as PNG.
 
     Args:
-        summary: The demo's summary with ``llm`` and ``agents``.
-        path: Where the picture goes.
+        summary: Metrics of both models and scores of the agents.
+        path: The picture.
     """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    llm = summary["llm"]
+    llm = summary.llm
     bars = {"base": llm["base_exact_match"], "adapter": llm["adapter_exact_match"]}
     bars |= {
         name.replace("_", " "): score["right"] / score["tasks"]
-        for name, score in summary["agents"].items()
+        for name, score in summary.agents.items()
     }
     figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    colours = ["#b0b7c3", "#e07a1f", *["#2f6f8f"] * len(summary["agents"])]
+    colours = ["#b0b7c3", "#e07a1f", *["#2f6f8f"] * len(summary.agents)]
     drawn = axes.bar(list(bars), list(bars.values()), color=colours)
     axes.bar_label(drawn, labels=[f"{value:.0%}" for value in bars.values()], padding=3)
     axes.set_ylim(0, 1.12)

@@ -1,4 +1,4 @@
-"""The recipes that the demo runs, as they lie in ``conf/``."""
+"""Recipes of the demo, loaded from ``conf/``."""
 
 from __future__ import annotations
 
@@ -45,14 +45,17 @@ KINDS = (
 )
 
 
-def relevant(kind: type[Settings], sets: Sequence[str]) -> list[str]:
+def relevant_assignments(kind: type[Settings], sets: Sequence[str]) -> list[str]:
     """Assignments for a class: those whose key it has, and those whose key no recipe has.
 
     The latter reach the loader, which says what is wrong with them.
     """
-    keys = {one: one.partition("=")[0] for one in sets}
-    strangers = {one for one, key in keys.items() if not any(is_known(k, key) for k in KINDS)}
-    return [one for one in sets if one in strangers or is_known(kind, keys[one])]
+    relevant = []
+    for assignment in sets:
+        key = assignment.partition("=")[0]
+        if is_known(kind, key) or not any(is_known(other, key) for other in KINDS):
+            relevant.append(assignment)
+    return relevant
 
 
 def load_demo_recipes(sets: Sequence[str] = ()) -> DemoRecipes:
@@ -69,8 +72,9 @@ def load_demo_recipes(sets: Sequence[str] = ()) -> DemoRecipes:
         )
 
     def load(kind: type[R], path: str) -> R:
-        own = relevant(kind, sets)
-        return load_config(kind, recipe=folder / Path(path), sets=own, conf_dir=folder).config
+        assignments = relevant_assignments(kind, sets)
+        recipe = folder / Path(path)
+        return load_config(kind, recipe=recipe, sets=assignments, conf_dir=folder).config
 
     return DemoRecipes(
         data=load(DataRecipe, "data/cdnow.yaml"),

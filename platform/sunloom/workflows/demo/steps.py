@@ -1,4 +1,4 @@
-"""What each step of the demo calls and which figures it brings home."""
+"""Steps of the demo: what each one calls, and the figures that it adds to the summary."""
 
 from __future__ import annotations
 
@@ -102,10 +102,15 @@ def ask_agents(recipes: DemoRecipes, settings: Settings, gateway: DemoGateway) -
     scores: dict[str, EngineScore] = {}
     with progress_bar("agents' tasks", len(ENGINES) * len(tasks)) as bar:
         for engine in ENGINES:
-            scores[engine] = score_engine(gateway, engine, spec, tasks, truths, bar.advance)
+            scores[engine] = score_engine(
+                gateway, engine, spec=spec, tasks=tasks, truths=truths, on_done=bar.advance
+            )
     note = ", ".join(f"{name} {score.right} of {score.tasks}" for name, score in scores.items())
-    figures = {name: score.to_dict() for name, score in scores.items()}
-    answers = {name: score.answers for name, score in scores.items()}
+    figures = {
+        name: {"tasks": score.tasks, "right": score.right, "seconds": score.seconds}
+        for name, score in scores.items()
+    }
+    answers = {name: [asdict(a) for a in score.answers] for name, score in scores.items()}
     return Figures({"scores": figures, "answers": answers}, note + " right")
 
 
@@ -125,7 +130,7 @@ def watch_drift(recipes: DemoRecipes, settings: Settings) -> Figures:
 
 
 def check_gateway(gateway: DemoGateway, recipes: DemoRecipes) -> None:
-    """Make sure that the doors hold and that a stream arrives.
+    """Check that a wrong key is refused and that a stream arrives.
 
     Raises:
         ServingError: A wrong key is let in, or the stream is empty.
@@ -138,7 +143,7 @@ def check_gateway(gateway: DemoGateway, recipes: DemoRecipes) -> None:
 
 
 def require_adapter(settings: Settings, name: str) -> None:
-    """Fail early, with the registry's names, where the adapter is not there.
+    """Fail before serving starts where the registry has no such adapter.
 
     Raises:
         NotFoundError: No such model.
