@@ -1,4 +1,4 @@
-"""Every error that Sunloom raises on purpose.
+"""Tree of the errors that Sunloom raises on purpose.
 
 ::
 
@@ -6,8 +6,8 @@
     ├── UsageError             wrong arguments or a file that is not there     exit 2
     │   └── ConfigError        a configuration value, with file and key        exit 2
     ├── DependencyError        a package or program is missing                 exit 2
-    ├── NotFoundError          a name that nothing bears; lists the known ones
-    ├── ConflictError          the thing is in another state than required
+    ├── NotFoundError          a name that does not exist; lists the known ones
+    ├── ConflictError          a resource is in another state than required
     ├── PluginError            an entry point that cannot be used
     ├── ClusterError           Ray cannot be reached or refuses
     │   └── JobError           a submitted job failed
@@ -67,11 +67,9 @@ class SunloomError(Exception):
 
     # Ray and multiprocessing rebuild an exception from its class and positional arguments.
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (type(self), self.message, self.hint, self.param, self._extra()))
-
-    def _extra(self) -> dict[str, Any]:
-        known = {"message", "hint", "param"}
-        return {key: value for key, value in self.__dict__.items() if key not in known}
+        # Subclasses may have arguments of their own; their attributes travel beside the three.
+        own = {k: v for k, v in self.__dict__.items() if k not in ("message", "hint", "param")}
+        return (_rebuild, (type(self), self.message, self.hint, self.param, own))
 
 
 def _rebuild(
@@ -104,14 +102,14 @@ class DependencyError(SunloomError):
 
 
 class NotFoundError(SunloomError):
-    """A name that nothing bears.
+    """A name that does not exist.
 
     Args:
         message: What was looked for and where.
         hint: Overrides the list of known names.
         param: The field that held the name.
-        known: Names that exist; the nearest is suggested.
-        name: The name that was asked for.
+        known: Existing names; the nearest is suggested.
+        name: The name that was looked up.
     """
 
     code = "not_found"
@@ -130,7 +128,7 @@ class NotFoundError(SunloomError):
 
 
 class ConflictError(SunloomError):
-    """The thing is in another state than the operation requires."""
+    """The resource is in another state than the operation requires."""
 
     code = "conflict"
 

@@ -141,11 +141,11 @@ def _follow_to_end(gateway: GatewayConnection, agent_id: str, task_id: str, json
     if json:
         output.print_json(task)
     else:
-        output.print_line(task["answer"] or output.shown(task["error"] or task["status"]))
+        output.print_line(task["answer"] or output.format_cell(task["error"] or task["status"]))
     if task["status"] != "succeeded":
         raise typer.Exit(1)
 
 
 def _print_event(event: ServerSentEvent) -> None:
     name = event.event or "message"
-    output.print_note(f"{event.id or '':>4} {name:<16} {output.shown(event.data)}")
+    output.print_note(f"{event.id or '':>4} {name:<16} {output.format_cell(event.data)}")

@@ -1,4 +1,4 @@
-"""``sunloom config``: what is in force, where it comes from, and whether it holds."""
+"""Commands ``sunloom config``: the values in force with their origin, and a check of every file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def check(
 ) -> None:
     """Load recipes (all of conf/ by default) and report every problem; exit 2 if there is one."""
     chosen: list[Path | None] = [None, *(recipes if recipes else _all_recipes())]
-    results = [_check_one(recipe, kind, sets, env) for recipe in chosen]
+    results = [_check_recipe(recipe, kind, sets, env) for recipe in chosen]
     if json:
         rows = [{"file": f, "ok": not p, "problem": p or None} for f, p in results]
         output.print_json({"ok": not any(p for _, p in results), "files": rows})
@@ -84,18 +84,18 @@ def reference(
 def _load(
     recipe: Path | None, kind: str | None, sets: list[str] | None, env: str | None
 ) -> Loaded[Settings]:
-    found = kind or (kind_of(recipe) if recipe else None)
-    if recipe and recipe.is_file() and not found:
+    kind = kind or (kind_of(recipe) if recipe else None)
+    if recipe and recipe.is_file() and not kind:
         raise UsageError(
             f"Cannot tell what kind of recipe {recipe} is.",
             f"Say it: --kind {'|'.join(KINDS)}",
             "kind",
         )
-    cls = recipe_class(found) if found else Settings
+    cls = recipe_class(kind) if kind else Settings
     return load_config(cls, recipe=recipe, sets=sets or (), env=env)
 
 
-def _check_one(
+def _check_recipe(
     recipe: Path | None, kind: str | None, sets: list[str] | None, env: str | None
 ) -> tuple[str, str]:
     name = str(recipe) if recipe else "settings"
@@ -109,6 +109,6 @@ def _check_one(
 def _all_recipes() -> list[Path]:
     if (conf := find_conf_dir(os.environ)) is None:
         return []
-    found = [path for kind in KINDS for path in sorted(conf.glob(f"{kind}/**/*.yaml"))]
+    recipes = [path for kind in KINDS for path in sorted(conf.glob(f"{kind}/**/*.yaml"))]
     cwd = Path.cwd()
-    return [path.relative_to(cwd) if path.is_relative_to(cwd) else path for path in found]
+    return [path.relative_to(cwd) if path.is_relative_to(cwd) else path for path in recipes]

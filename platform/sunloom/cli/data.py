@@ -1,4 +1,4 @@
-"""``sunloom data``: prepare data sets."""
+"""Commands ``sunloom data``: prepare data sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sunloom demo``: the whole loop, from raw purchases to an agent that answers over HTTP."""
+"""Command ``sunloom demo``: from raw purchases to an agent that answers over HTTP."""
 
 from __future__ import annotations
 

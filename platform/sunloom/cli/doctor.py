@@ -1,4 +1,4 @@
-"""``sunloom doctor``: what this machine has, lacks, and would do."""
+"""Command ``sunloom doctor``: packages, programs, hardware and ports of this machine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MIN_FREE_DISK_GB, MIN_FREE_MEMORY_GB = 5.0, 6.0
 
 @dataclass(frozen=True)
 class Check:
-    """One finding.
+    """Result of one check.
 
     Attributes:
         area: Group in the report.
@@ -167,12 +167,12 @@ def _amount(name: str, found_gb: float, wanted_gb: float, why: str) -> Check:
 
 
 def list_gpus() -> list[str]:
-    """Names of NVIDIA GPUs, asked of ``nvidia-smi``; torch is not imported for it."""
+    """Names of NVIDIA GPUs from ``nvidia-smi``: importing torch would take seconds."""
     if not shutil.which("nvidia-smi"):
         return []
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    return [line.strip() for line in asked.stdout.splitlines() if line.strip()]
+    listing = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    return [line.strip() for line in listing.stdout.splitlines() if line.strip()]
 
 
 def _ports(settings: Settings) -> Iterator[Check]:
@@ -195,6 +195,6 @@ def _dtype(settings: Settings) -> Check:
     except ImportError as error:
         line = "pip install 'sunloom[llm]'"
         return Check("machine", "dtype", "missing", f"torch cannot be imported: {error}", line)
-    found = probe_dtype(settings.paths.state)
-    speeds = f"float32 {found.float32_gflops:g}, bfloat16 {found.bfloat16_gflops:g} GFLOP/s"
-    return Check("machine", "dtype", "ok", f"{found.dtype} on {found.device}: {speeds}")
+    probe = probe_dtype(settings.paths.state)
+    speeds = f"float32 {probe.float32_gflops:g}, bfloat16 {probe.bfloat16_gflops:g} GFLOP/s"
+    return Check("machine", "dtype", "ok", f"{probe.dtype} on {probe.device}: {speeds}")

@@ -1,4 +1,4 @@
-"""Sets up ``.venv`` from the pinned lock; the Makefile calls it with the system's Python.
+"""Set-up of ``.venv`` from the pinned lock; the Makefile calls it with the system's Python.
 
 It runs before anything is installed, so it needs the standard library only, and it is
 started by its path. A stamp inside the environment holds the hash of the locks and of
@@ -48,7 +48,7 @@ def lock_hash(root: Path = ROOT) -> str:
     return digest.hexdigest()
 
 
-def pinned(name: str, lock: str) -> str:
+def pin_of(name: str, lock: str) -> str:
     """The lock's line for one package, such as ``uv==0.13.9``."""
     for line in lock.splitlines():
         if line.startswith(f"{name}=="):
@@ -147,7 +147,7 @@ def _is_ours() -> bool:
 
 
 def _install(variables: dict[str, str]) -> None:
-    _run([PYTHON, "-m", "pip", "install", "--quiet", pinned("uv", LOCK.read_text())])
+    _run([PYTHON, "-m", "pip", "install", "--quiet", pin_of("uv", LOCK.read_text())])
     _install_lock(LOCK, variables)
     version_file = next(Path(".venv").glob("lib/python3*/site-packages/torch/version.py"))
     if is_cuda_build(version_file.read_text()):

@@ -1,4 +1,4 @@
-"""``sunloom job``: runs of ``jobs/`` on a Ray cluster."""
+"""Commands ``sunloom job``: modules of ``jobs/`` on a Ray cluster."""
 
 from __future__ import annotations
 

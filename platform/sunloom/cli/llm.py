@@ -1,4 +1,4 @@
-"""``sunloom llm``: plan, train, judge and ask language models."""
+"""Commands ``sunloom llm``: plan, train, evaluate and query language models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def plan(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False)
     from sunloom.llm.planning import plan_training
 
     result = plan_training(load_recipe(LlmRecipe, recipe, sets, env))
-    _show(output.plain(result), json)
+    _show(output.to_plain(result), json)
 
 
 @app.command()
@@ -43,7 +43,7 @@ def evaluate(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = Fa
     """Judge the recipe's registered model on its held-out questions."""
     from sunloom.llm.evaluation.held_out import evaluate_registered
 
-    _show(output.plain(evaluate_registered(load_recipe(LlmRecipe, recipe, sets, env))), json)
+    _show(output.to_plain(evaluate_registered(load_recipe(LlmRecipe, recipe, sets, env))), json)
 
 
 @app.command()
@@ -63,7 +63,7 @@ def generate(
     if json:
         output.print_json(answer)
     else:
-        output.print_line(answer["text"] or output.shown(answer["tool_calls"]))
+        output.print_line(answer["text"] or output.format_cell(answer["tool_calls"]))
 
 
 def _show(result: dict[str, Any], json: bool) -> None:

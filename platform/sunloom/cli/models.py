@@ -1,4 +1,4 @@
-"""``sunloom models``: the registry of model versions and aliases."""
+"""Commands ``sunloom models``: the registry of model versions and aliases."""
 
 from __future__ import annotations
 
@@ -84,4 +84,4 @@ def promote(
 
 def _short(metrics: dict[str, Any]) -> str:
     plain = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
-    return ", ".join(f"{key} {output.shown(value)}" for key, value in list(plain.items())[:4])
+    return ", ".join(f"{key} {output.format_cell(value)}" for key, value in list(plain.items())[:4])

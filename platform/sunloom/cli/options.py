@@ -1,4 +1,4 @@
-"""Options that several commands share, and the settings that they lead to."""
+"""Options that several commands share, and the settings loaded from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results for people (tables) or programs (one JSON document on standard output)."""
+"""Output of commands: tables for people, one JSON document on standard output for programs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _json_stream: TextIO | None = None
 def claim_stdout() -> None:
     """Keep standard output for the JSON document; what libraries print goes to standard error."""
     global _json_stream
+    # On the level of file descriptors: Ray's processes and C libraries write there directly.
     _json_stream = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -27,20 +28,20 @@ def claim_stdout() -> None:
 def print_json(result: Any) -> None:
     """Print one JSON document."""
     stream = _json_stream or sys.stdout
-    stream.write(json.dumps(plain(result), indent=2, ensure_ascii=False) + "\n")
+    stream.write(json.dumps(to_plain(result), indent=2, ensure_ascii=False) + "\n")
     stream.flush()
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """``value`` as data that JSON can hold."""
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
+        return to_plain(asdict(value))
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, float):
         # JSON has no NaN; a missing figure is null.
         return value if value == value and abs(value) != float("inf") else None
@@ -61,7 +62,7 @@ def print_table(
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(shown(cell)) for cell in row))
+        table.add_row(*(Text(format_cell(cell)) for cell in row))
     console().print(table)
 
 
@@ -88,14 +89,14 @@ def print_error(message: str, hint: str = "") -> None:
         err.print(Text(f"  {hint}"))
 
 
-def shown(value: Any) -> str:
+def format_cell(value: Any) -> str:
     """One cell of a table."""
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:,.4g}"
     if isinstance(value, Mapping | list | tuple):
-        return json.dumps(plain(value), ensure_ascii=False)
+        return json.dumps(to_plain(value), ensure_ascii=False)
     return str(value)
 
 

@@ -1,4 +1,4 @@
-"""Which configuration class a recipe file is for: the one table of recipe kinds."""
+"""Table of recipe kinds: the configuration class of each, and the kind of a file."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ def recipe_class(kind: str) -> type[Settings]:
             f"There is no kind of recipe {kind!r}.", param="kind", known=KINDS, name=kind
         )
     module, name = KINDS[kind]
-    found: type[Settings] = getattr(importlib.import_module(module), name)
-    return found
+    # Imported by name: a command loads the schema of its own recipe only.
+    cls: type[Settings] = getattr(importlib.import_module(module), name)
+    return cls
 
 
 def kind_of(recipe: Path) -> str | None:
@@ -53,6 +54,7 @@ def _kind_by_keys(recipe: Path) -> str | None:
     except yaml.YAMLError:
         return None
     keys = set(tree) if isinstance(tree, dict) else set()
-    own = keys - set(Settings.model_fields)
-    fitting = [kind for kind in KINDS if own and own <= set(recipe_class(kind).model_fields)]
-    return fitting[0] if len(fitting) == 1 else None
+    # Settings may be in any recipe; only the other keys tell the kind.
+    keys -= set(Settings.model_fields)
+    kinds = [kind for kind in KINDS if keys and keys <= set(recipe_class(kind).model_fields)]
+    return kinds[0] if len(kinds) == 1 else None

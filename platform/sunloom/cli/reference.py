@@ -1,4 +1,4 @@
-"""The configuration reference (``conf/README.md``), made from the schema itself."""
+"""Reference of the configuration (``conf/README.md``), generated from the schema."""
 
 from __future__ import annotations
 
@@ -63,15 +63,16 @@ def rows(cls: type[BaseModel], prefix: str = "") -> Iterator[Row]:
     for name, field in cls.model_fields.items():
         key = f"{prefix}{field.alias or name}"
         yield key, type_name(field.annotation), default(field), _one_line(field.description)
-        yield from _nested(field.annotation, key)
+        yield from _nested_rows(field.annotation, key)
 
 
-def _nested(annotation: Any, key: str) -> Iterator[Row]:
+def _nested_rows(annotation: Any, key: str) -> Iterator[Row]:
     many, models = _models(annotation)
     prefix = f"{key}[]." if many else f"{key}."
     for model in models:
         variant = _variant(model)
         for row in rows(model, prefix):
+            # The suffix names the variant already.
             if variant and row[0] == f"{prefix}type":
                 continue
             suffix = f" (`type: {variant}`)" if variant else ""
@@ -86,9 +87,9 @@ def _models(annotation: Any) -> tuple[bool, list[type[Model]]]:
     if origin is None or origin is Literal:
         return False, []
     arguments = get_args(annotation)[:1] if origin is Annotated else get_args(annotation)
-    found = [_models(argument) for argument in arguments]
-    many = origin in (list, tuple, dict) or any(inner for inner, models in found if models)
-    return many, [model for _, models in found for model in models]
+    inner = [_models(argument) for argument in arguments]
+    many = origin in (list, tuple, dict) or any(listed for listed, models in inner if models)
+    return many, [model for _, models in inner for model in models]
 
 
 def _variant(model: type[Model]) -> str | None:
@@ -149,7 +150,7 @@ def _section(title: str, text: str, cls: type[Settings], without: set[Row]) -> s
     lines = [f"## {title}", "", text, "", "| key | type | default | meaning |", "|---|---|---|---|"]
     for row in rows(cls):
         if row not in without:
-            bare, _, variant = row[0].partition(" ")
-            shown = f"`{bare}` {variant}".strip()
-            lines.append(f"| {shown} | {row[1]} | {row[2]} | {row[3]} |")
+            key, _, variant = row[0].partition(" ")
+            cell = f"`{key}` {variant}".strip()
+            lines.append(f"| {cell} | {row[1]} | {row[2]} | {row[3]} |")
     return "\n".join([*lines, ""])

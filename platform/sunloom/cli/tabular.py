@@ -1,7 +1,8 @@
-"""``sunloom tabular``: train and judge tabular models."""
+"""Commands ``sunloom tabular``: train and evaluate tabular models."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,10 +34,9 @@ def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False
     if json:
         output.print_json({"metrics": result.metrics, "artifacts": result.artifacts})
         return
-    figures = {name: value for name, value in result.metrics.items() if name != "algorithms"}
-    output.print_mapping(result.artifacts | _scalars(figures), title=result.version.ref)
-    competitors = result.metrics.get("algorithms", {})
-    rows = [(name, found.get("auc"), found.get("log_loss")) for name, found in competitors.items()]
+    _print_scalars(result.artifacts | result.metrics, result.version.ref)
+    algorithms = result.metrics.get("algorithms", {})
+    rows = [(name, m.get("auc"), m.get("log_loss")) for name, m in algorithms.items()]
     output.print_table(("algorithm", "AUC", "log loss"), rows)
 
 
@@ -53,22 +53,24 @@ def evaluate(
 ) -> None:
     """Judge a registered model on labelled rows."""
     config = load_recipe(TabularRecipe, recipe, sets, env)
-    version, found = _judge(config, model or config.output.name, rows)
-    figures = asdict(found)
+    version, evaluation = _evaluate(config, model or config.output.name, rows)
+    metrics = asdict(evaluation)
     if json:
-        output.print_json({"model": version.ref} | figures)
+        output.print_json({"model": version.ref} | metrics)
         return
-    output.print_mapping(_scalars(figures), title=version.ref)
+    _print_scalars(metrics, version.ref)
     columns = ("low", "high", "count", "mean_probability", "observed_rate")
-    bins = [[bin_[column] for column in columns] for bin_ in figures["reliability"]]
+    bins = [[bin_[column] for column in columns] for bin_ in metrics["reliability"]]
     output.print_table(columns, bins, title="reliability")
 
 
-def _judge(config: TabularRecipe, ref: str, path: Path | None) -> tuple[ModelVersion, Evaluation]:
+def _evaluate(
+    config: TabularRecipe, ref: str, path: Path | None
+) -> tuple[ModelVersion, Evaluation]:
     from sunloom.core.model_registry import open_registry
     from sunloom.data.sources.table_files import read_table
     from sunloom.tabular.columns import target
-    from sunloom.tabular.evaluation import evaluate as judge
+    from sunloom.tabular.evaluation import evaluate as evaluate_predictions
     from sunloom.tabular.model import load_model
     from sunloom.tabular.trainer import rows_path
 
@@ -77,8 +79,10 @@ def _judge(config: TabularRecipe, ref: str, path: Path | None) -> tuple[ModelVer
     model = load_model(registry.path(version))
     source = path or rows_path(config, config.rows.judge_cutoff, config.rows.judge_path)
     table = read_table(source).rows
-    return version, judge(target(table, config.rows.label), model.predict(table))
+    return version, evaluate_predictions(target(table, config.rows.label), model.predict(table))
 
 
-def _scalars(figures: dict[str, Any]) -> dict[str, Any]:
-    return {name: v for name, v in figures.items() if isinstance(v, int | float | str | bool)}
+def _print_scalars(metrics: Mapping[str, Any], title: str) -> None:
+    """Print the metrics that fit into a cell; tables of their own show the others."""
+    scalars = {n: v for n, v in metrics.items() if isinstance(v, int | float | str | bool)}
+    output.print_mapping(scalars, title=title)

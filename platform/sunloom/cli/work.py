@@ -1,4 +1,4 @@
-"""A command's work on Ray, which leaves nothing behind however it ends."""
+"""Cluster of one command, which leaves no process behind however the command ends."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class RatioConfig(Model):
 
 
 class RowsConfig(Model):
-    """Which rows a model learns from and which ones judge it."""
+    """Training rows and evaluation rows of a model."""
 
     feature_set: str = "customer"
     """Folder of the rows below ``<outputs>/features``."""
@@ -34,7 +34,7 @@ class RowsConfig(Model):
     entity: str = "id"
     """Column that names the entity; never a feature."""
     event_time: str = "event_time"
-    """Column with the moment that the row is true for; never a feature."""
+    """Column with the row's event time; never a feature."""
     train_cutoff: str = "1997-06-30"
     """Cut-off whose rows the model learns from: ``training_<cut-off>.parquet``."""
     judge_cutoff: str = "1997-12-31"
@@ -62,7 +62,7 @@ class RangeConfig(Model):
     """Whether the value is rounded to a whole number."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> RangeConfig:
+    def _check_bounds(self) -> RangeConfig:
         if self.low > self.high or (self.log and self.low <= 0):
             raise ValueError("low must not exceed high, and must be positive where log is true")
         return self

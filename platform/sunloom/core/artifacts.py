@@ -97,16 +97,18 @@ def _copy_in(local: Path, target: str, manifest: Mapping[str, int]) -> None:
         return
     filesystem, path = fsspec.core.url_to_fs(target)
     filesystem.put(f"{local}/", f"{path}/", recursive=True)
-    # The manifest goes last: an artifact without one is not whole.
+    # The manifest goes last: an artifact without one is incomplete.
     with filesystem.open(f"{path}/{MANIFEST}", "w") as file:
         file.write(text)
 
 
 def _publish(staging: Path, destination: Path) -> None:
+    # mkdtemp makes folders that only this user may read; a server may run as another one.
     staging.chmod(0o755)
     try:
         staging.rename(destination)
     except OSError:
+        # Another process may have published the same content first.
         shutil.rmtree(staging)
         if not destination.is_dir():
             raise

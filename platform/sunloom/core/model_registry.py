@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,9 @@ class ModelVersion:
         name: Model name.
         version: Counts from 1 within the name.
         kind: ``llm``, ``adapter``, ``tabular`` or a plugin's own.
-        uri: Where its files lie.
-        metrics: What evaluation found.
-        lineage: What it was made from; ``fingerprint`` identifies recipe and inputs.
+        uri: Of its files.
+        metrics: Of training and evaluation.
+        lineage: Inputs; ``fingerprint`` identifies recipe and inputs.
         created_at: UTC.
     """
 
@@ -75,15 +75,7 @@ class ModelVersion:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "kind": self.kind,
-            "uri": self.uri,
-            "metrics": dict(self.metrics),
-            "lineage": dict(self.lineage),
-            "created_at": self.created_at.isoformat(),
-        }
+        return asdict(self) | {"created_at": self.created_at.isoformat()}
 
 
 @dataclass(frozen=True)
@@ -132,6 +124,7 @@ class ModelRegistry:
         lineage: Mapping[str, Any] | None = None,
     ) -> ModelVersion:
         """Store a folder and give it the name's next version number."""
+        # Files first: a version in the database always has its files.
         uri = self.store.put(path, name)
         for _ in range(20):
             try:
@@ -152,7 +145,7 @@ class ModelRegistry:
         raise ArtifactError(f"No version number for {name!r} after 20 tries.")
 
     def get(self, ref: str) -> ModelVersion:
-        """The version that ``name``, ``name@3`` or ``name@alias`` means.
+        """The version that ``name``, ``name@3`` or ``name@alias`` refers to.
 
         A bare name means its ``production`` alias and, where there is none, its latest version.
 
@@ -198,11 +191,11 @@ class ModelRegistry:
         """
         if not alias or alias.isdigit():
             raise UsageError(f"An alias cannot be {alias!r}.", "Use a word such as production.")
-        found = self.get(f"{name}@{version}")
+        promoted = self.get(f"{name}@{version}")
         with self._database.session() as session:
             row = AliasRow(name=name, alias=alias, version=version, moved_at=utc_now())
             session.merge(row)
-        return found
+        return promoted
 
     def promote_if_passed(self, version: ModelVersion, alias: str, failures: Sequence[str]) -> bool:
         """Point ``alias`` at a version whose gate held; else log what did not hold.
@@ -265,5 +258,11 @@ def _select(name: str, selector: str, aliases: Mapping[str, int], last: int) -> 
 
 def _version(row: ModelVersionRow) -> ModelVersion:
     return ModelVersion(
-        row.name, row.version, row.kind, row.uri, row.metrics, row.lineage, row.created_at
+        name=row.name,
+        version=row.version,
+        kind=row.kind,
+        uri=row.uri,
+        metrics=row.metrics,
+        lineage=row.lineage,
+        created_at=row.created_at,
     )

@@ -1,7 +1,7 @@
-"""Tasks on a connected Ray cluster: one a part, with the errors and the room that they have.
+"""Tasks on a connected Ray cluster, one a part.
 
-Ray Data starts the tasks, holds them back while the object store is full, tries them again and
-shows them; the packets go straight from the store to the worker.
+Ray Data starts the tasks, holds them back while the object store is full, retries them and shows
+them on the dashboard; the data goes straight from the object store to the worker.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PARTITION_BYTES = 128 << 20
 """Bytes of a partition at most, so that a worker's memory holds several."""
 STORE_SHARE = 10
-"""A partition takes this part of an object store at most: others wait beside it."""
+"""A partition takes at most one tenth of an object store: several must fit side by side."""
 
 Part = TypeVar("Part")
 Done = TypeVar("Done")
@@ -39,33 +39,33 @@ def require_cluster() -> None:
 
 
 def map_parts(task: Callable[[Part], Done], parts: Sequence[Part]) -> Iterator[Done]:
-    """What the task makes of each part, as the parts are done: in no order.
+    """Results of the task for each part, in the order in which they finish.
 
     Args:
         task: Runs in a worker.
-        parts: What it is given; may hold references to objects of Ray.
+        parts: Its arguments; they may contain Ray object references.
 
     Raises:
-        Exception: What the task raised, as it was.
+        Exception: The task's own, unwrapped.
     """
     import ray.data
 
     numbers = ray.data.from_items(
         [{"part": number} for number in range(len(parts))], override_num_blocks=len(parts)
     )
-    made = numbers.map_batches(
-        # References inside arguments are counted; inside rows they would never be given back.
+    results = numbers.map_batches(
+        # Ray counts references inside arguments; inside rows they would never be released.
         _do,
         batch_size=1,
         batch_format="pyarrow",
         fn_kwargs={"task": task, "parts": list(parts)},
     )
-    for batch in made.iter_batches(batch_size=None, batch_format="pyarrow"):
+    for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
         for payload in batch["done"]:
-            done = pickle.loads(payload.as_buffer())  # noqa: S301 - our worker's, just made
-            if isinstance(done, _Failed):
-                raise done.error
-            yield done
+            result = pickle.loads(payload.as_buffer())  # noqa: S301 - written by our own worker
+            if isinstance(result, _Failed):
+                raise result.error
+            yield result
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,15 @@ class _Failed:
 def _do(batch: pa.Table, *, task: Callable[[Part], Done], parts: Sequence[Part]) -> pa.Table:
     import pyarrow as pa
 
-    made = [pickle.dumps(_tried(task, parts[n]), 5) for n in batch["part"].to_pylist()]
-    return pa.table({"done": pa.array(made, pa.large_binary())})
+    payloads = [pickle.dumps(_call(task, parts[n]), 5) for n in batch["part"].to_pylist()]
+    return pa.table({"done": pa.array(payloads, pa.large_binary())})
 
 
-def _tried(task: Callable[[Part], Done], part: Part) -> Done | _Failed:
+def _call(task: Callable[[Part], Done], part: Part) -> Done | _Failed:
     try:
         return task(part)
-    except Exception as error:  # noqa: BLE001 - raised where the result is asked for
-        # Ray Data would tell of it in words of its own, and its type would be lost.
+    except Exception as error:  # noqa: BLE001 - raised again where the result is read
+        # Ray Data would wrap it in an error of its own, and its type would be lost.
         return _Failed(error)
 
 

@@ -1,8 +1,8 @@
 """Checkpoints that are loaded whole or not at all.
 
 Every rank writes its files and a manifest of them with sizes and hashes; Ray merges the ranks'
-folders. A folder whose manifests are incomplete, or whose files differ from them, is passed over
-for the one before.
+folders. A folder whose manifests are incomplete, or whose files differ from them, is skipped in
+favour of the one before.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,16 @@ class WholeCheckpoint:
     world_size: int
 
 
+@dataclass(frozen=True)
+class _Manifest:
+    """Files of one rank: size and SHA-256 by relative path."""
+
+    rank: int
+    world_size: int
+    step: int
+    files: dict[str, dict[str, Any]]
+
+
 def seal(folder: Path, *, rank: int, world_size: int, step: int) -> None:
     """Write a rank's manifest over the files that it put into ``folder``."""
     files = {
@@ -42,8 +52,8 @@ def seal(folder: Path, *, rank: int, world_size: int, step: int) -> None:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    manifest = {"rank": rank, "world_size": world_size, "step": step, "files": files}
-    (folder / f"manifest-{rank}.json").write_text(json.dumps(manifest))
+    manifest = _Manifest(rank=rank, world_size=world_size, step=step, files=files)
+    (folder / f"manifest-{rank}.json").write_text(json.dumps(asdict(manifest)))
 
 
 def check(folder: Path) -> WholeCheckpoint:
@@ -53,13 +63,13 @@ def check(folder: Path) -> WholeCheckpoint:
         CheckpointError: A manifest or file is missing, cut off or changed.
     """
     manifests = [_read(path) for path in sorted(folder.glob("manifest-*.json"))]
-    if not manifests or len(manifests) != manifests[0]["world_size"]:
+    # Without this, a checkpoint whose last rank died before its manifest would look whole.
+    if not manifests or len(manifests) != manifests[0].world_size:
         raise CheckpointError(f"The checkpoint {folder} is not whole: manifests are missing.")
     for manifest in manifests:
-        for name, wanted in manifest["files"].items():
-            _compare(folder / name, wanted)
-    first = manifests[0]
-    return WholeCheckpoint(folder, int(first["step"]), int(first["world_size"]))
+        for name, expected in manifest.files.items():
+            _compare(folder / name, expected)
+    return WholeCheckpoint(folder, manifests[0].step, manifests[0].world_size)
 
 
 def newest_whole(folders: Iterable[Path]) -> WholeCheckpoint | None:
@@ -68,8 +78,8 @@ def newest_whole(folders: Iterable[Path]) -> WholeCheckpoint | None:
     Args:
         folders: Folders that hold ``checkpoint_*`` folders at any depth up to two.
     """
-    whole = [found for folder in folders for found in _whole_in(folder)]
-    return max(whole, key=lambda found: found.step, default=None)
+    whole = [checkpoint for folder in folders for checkpoint in _whole_in(folder)]
+    return max(whole, key=lambda checkpoint: checkpoint.step, default=None)
 
 
 def _whole_in(folder: Path) -> Iterator[WholeCheckpoint]:
@@ -81,21 +91,20 @@ def _whole_in(folder: Path) -> Iterator[WholeCheckpoint]:
         try:
             yield check(path)
         except CheckpointError as error:
-            get_logger("llm").warning("passing over a checkpoint: %s", error.message)
+            get_logger("llm").warning("skipping a checkpoint: %s", error.message)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> _Manifest:
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
+        return _Manifest(**json.loads(path.read_text()))
     except ValueError as error:
         raise CheckpointError(f"The checkpoint's {path} is cut off.") from error
-    return manifest
 
 
-def _compare(path: Path, wanted: dict[str, Any]) -> None:
-    if not path.is_file() or path.stat().st_size != wanted["bytes"]:
-        raise CheckpointError(f"{path} is missing or not {wanted['bytes']} bytes long.")
-    if _digest(path) != wanted["sha256"]:
+def _compare(path: Path, expected: dict[str, Any]) -> None:
+    if not path.is_file() or path.stat().st_size != expected["bytes"]:
+        raise CheckpointError(f"{path} is missing or not {expected['bytes']} bytes long.")
+    if _digest(path) != expected["sha256"]:
         raise CheckpointError(f"{path} is not what was written.")
 
 

@@ -1,8 +1,8 @@
-"""Conversations with tools: what a chat model is trained and judged on.
+"""Conversations with tools: training and evaluation data of chat models.
 
 A conversation is a list of OpenAI chat messages (assistant turns may hold ``tool_calls``, tool
-results have the role ``tool``) and the JSON schemas of the tools on offer. Where conversations
-come from is a plugin (entry point group ``sunloom.conversations``).
+results have the role ``tool``) and the JSON schemas of the available tools. Sources of
+conversations are plugins (entry point group ``sunloom.conversations``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Tool = dict[str, Any]
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages and the tools on offer.
+    """Messages and the available tools.
 
     Attributes:
         messages: OpenAI chat messages, ending with an assistant turn.
@@ -180,11 +180,13 @@ _OPENINGS = ("", "", "", "", "Please ", "Can you ", "Now ", "Help me ")
 
 
 def _task(rng: random.Random, tool: str, arguments: dict[str, Any]) -> _Task:
-    pairs = [rng.choice(_PAIR).format(k=_spoken(key), v=value) for key, value in arguments.items()]
+    pairs = [
+        rng.choice(_PAIR).format(k=_to_words(key), v=value) for key, value in arguments.items()
+    ]
     if rng.random() < 0.3:
         rng.shuffle(pairs)
     where = rng.choice(_NAMED).format(rng.choice((" and ", ", ", " and ")).join(pairs))
-    action = f"{rng.choice(_OPENINGS)}{_spoken(tool)} {where}".strip()
+    action = f"{rng.choice(_OPENINGS)}{_to_words(tool)} {where}".strip()
     subject = str(next(reversed(arguments.values())))
     key = _field(rng)
     ask, value, answer = _aim(rng, key, subject)
@@ -193,15 +195,15 @@ def _task(rng: random.Random, tool: str, arguments: dict[str, Any]) -> _Task:
 
 
 def _aim(rng: random.Random, key: str, subject: str) -> tuple[str, Any, Callable[[Any], str]]:
-    """What is asked of the result, the value it holds, and the sentence that answers."""
-    noun, name = rng.choice(NOUNS), _spoken(key)
+    """Question about the result, the value in the result, and the sentence that answers."""
+    noun, name = rng.choice(NOUNS), _to_words(key)
     draw = rng.random()
     if draw < 0.3:
         word, other = rng.sample(ADJECTIVES, 2)
-        held = rng.choice((word, other))
-        verdict = "Yes" if held == word else "No"
+        state = rng.choice((word, other))
+        verdict = "Yes" if state == word else "No"
         ask = f"Is {noun} {subject} {word}?"
-        return ask, held, lambda x: f"{verdict}. {_capital(noun)} {subject} is {x}."
+        return ask, state, lambda x: f"{verdict}. {_capital(noun)} {subject} is {x}."
     value = _result_value(rng)
     if draw < 0.5:
         ask = f"What is the {name} of {noun} {subject}?"
@@ -319,13 +321,14 @@ def _word(rng: random.Random) -> str:
 
 
 def _distinct(rng: random.Random, make: Callable[[random.Random], str], n: int) -> list[str]:
-    found: dict[str, None] = {}
-    while len(found) < n:
-        found[make(rng)] = None
-    return list(found)
+    # A dict keeps the order of drawing; a set would not, and the seed would not decide.
+    names: dict[str, None] = {}
+    while len(names) < n:
+        names[make(rng)] = None
+    return list(names)
 
 
-def _spoken(name: str) -> str:
+def _to_words(name: str) -> str:
     return name.replace("_", " ")
 
 

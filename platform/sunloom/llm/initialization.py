@@ -9,6 +9,7 @@ from there.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 CONSTANT = 0
@@ -35,18 +36,53 @@ def lay_copying_circuit(model: Any, tokenizer: Any, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     config = model.config
     width, head = config.hidden_size, config.hidden_size // config.num_attention_heads
-    scratch = width - head
-    identity = slice(1, scratch)
+    stream = _Stream(identity=slice(1, width - head), scratch=width - head)
     with torch.no_grad():
-        _embed(model, tokenizer, identity, generator)
+        _embed(model, tokenizer, stream.identity, generator)
         layers = model.model.layers
-        frequencies = _frequencies(config, head)
-        code = _projection(head, scratch - 1, generator)
-        _previous_token_head(layers[0].self_attn, code, frequencies, head, identity, scratch)
+        theta = config.rope_parameters["rope_theta"]
+        circuit = _Circuit(
+            stream=stream,
+            head=head,
+            frequencies=theta ** (-torch.arange(0, head, 2) / head),
+            code=_projection(head, width - head - 1, generator),
+            generator=generator,
+        )
+        _lay_previous_token_head(layers[0].self_attn, circuit)
         for index in range(min(2, config.num_attention_heads)):
-            _matching_head(
-                layers[1].self_attn, index, code, frequencies, head, identity, scratch, generator
-            )
+            _lay_matching_head(layers[1].self_attn, index, circuit)
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """Use of the residual stream's dimensions.
+
+    Attributes:
+        identity: Where the token's identity is.
+        scratch: First dimension of the part that tells the token before.
+    """
+
+    identity: slice
+    scratch: int
+
+
+@dataclass(frozen=True)
+class _Circuit:
+    """What both kinds of heads share.
+
+    Attributes:
+        stream: Use of the residual stream.
+        head: Width of a head.
+        frequencies: Of the rotary position, ``[head / 2]``.
+        code: Projection of an identity to a head's width, ``[head, identity]``.
+        generator: Source of the random projections.
+    """
+
+    stream: _Stream
+    head: int
+    frequencies: Any
+    code: Any
+    generator: Any
 
 
 def _projection(rows: int, columns: int, generator: Any) -> Any:
@@ -57,13 +93,6 @@ def _projection(rows: int, columns: int, generator: Any) -> Any:
     return square[:rows]
 
 
-def _frequencies(config: Any, head: int) -> Any:
-    import torch
-
-    theta = config.rope_parameters["rope_theta"]
-    return theta ** (-torch.arange(0, head, 2) / head)
-
-
 def _embed(model: Any, tokenizer: Any, identity: slice, generator: Any) -> None:
     """Token vectors; spelling variants of one word share theirs but for a common offset."""
     import torch
@@ -71,27 +100,27 @@ def _embed(model: Any, tokenizer: Any, identity: slice, generator: Any) -> None:
     weight = model.get_input_embeddings().weight
     size = identity.stop - identity.start
     offsets = torch.randn(2, size, generator=generator) * _TOKEN_STD * 0.5
-    bare: dict[str, Any] = {}
+    vectors: dict[str, Any] = {}
     weight.zero_()
     weight[:, CONSTANT] = _CONSTANT_VALUE
     for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
         word = token.removeprefix("Ġ")
         plain = word.lower() if word.isalpha() else word
-        if plain not in bare:
-            bare[plain] = torch.randn(size, generator=generator) * _TOKEN_STD
-        vector = bare[plain] + 0.3 * _TOKEN_STD * torch.randn(size, generator=generator)
+        if plain not in vectors:
+            vectors[plain] = torch.randn(size, generator=generator) * _TOKEN_STD
+        vector = vectors[plain] + 0.3 * _TOKEN_STD * torch.randn(size, generator=generator)
         spaced, capital = token != word and bool(word), plain != word
         weight[index, identity] = vector + spaced * offsets[0] + capital * offsets[1]
 
 
-def _previous_token_head(
-    attention: Any, code: Any, frequencies: Any, head: int, identity: slice, scratch: int
-) -> None:
-    """Head 0 attends one position back and stores that token's code in the scratch space."""
+def _lay_previous_token_head(attention: Any, circuit: _Circuit) -> None:
+    """Make head 0 attend one position back and store that token's code in the scratch space."""
     import torch
 
+    head, frequencies, stream = circuit.head, circuit.frequencies, circuit.stream
     half = head // 2
     unit = _CONSTANT_VALUE / _TOKEN_STD
+    # The slowest rotations differ too little between neighbours to tell one step from none.
     fast = torch.arange(half) < half // 3
     strength = (11.0 * head**0.5) ** 0.5 / unit * fast
     for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
@@ -99,37 +128,30 @@ def _previous_token_head(
     attention.q_proj.weight[:half, CONSTANT] = strength
     attention.k_proj.weight[:half, CONSTANT] = strength * torch.cos(frequencies)
     attention.k_proj.weight[half:head, CONSTANT] = strength * torch.sin(frequencies)
-    attention.v_proj.weight[:head, identity] = code
+    attention.v_proj.weight[:head, stream.identity] = circuit.code
     attention.o_proj.weight[:, :head] = 0
-    attention.o_proj.weight[scratch:, :head] = torch.eye(head) * _TOKEN_STD
+    attention.o_proj.weight[stream.scratch :, :head] = torch.eye(head) * _TOKEN_STD
 
 
-def _matching_head(
-    attention: Any,
-    index: int,
-    code: Any,
-    frequencies: Any,
-    head: int,
-    identity: slice,
-    scratch: int,
-    generator: Any,
-) -> None:
-    """A head that finds where the current token stood before and copies what followed it."""
+def _lay_matching_head(attention: Any, index: int, circuit: _Circuit) -> None:
+    """Make a head find where the current token occurred before and copy what followed it."""
     import torch
 
+    head, code, stream = circuit.head, circuit.code, circuit.stream
+    frequencies, generator = circuit.frequencies, circuit.generator
     rows = slice(index * head, (index + 1) * head)
     # Rotary position must hardly turn the coordinates that compare content.
     slow = (frequencies * 100 < 0.7).repeat(2)
     order = torch.randperm(head, generator=generator)
     gain = (3.0 * head**0.5 / float(slow.sum()) ** 0.5) ** 0.5 * slow[:, None]
     query = torch.zeros(head, attention.q_proj.weight.shape[1])
-    query[:, identity] = code[order]
+    query[:, stream.identity] = code[order]
     key = torch.zeros_like(query)
-    key[torch.arange(head), scratch + order] = 1
+    key[torch.arange(head), stream.scratch + order] = 1
     attention.q_proj.weight[rows] = query * gain
     attention.k_proj.weight[rows] = key * gain
     reading = _projection(head, code.shape[1], generator)
     attention.v_proj.weight[rows] = 0
-    attention.v_proj.weight[rows, identity] = reading
+    attention.v_proj.weight[rows, stream.identity] = reading
     attention.o_proj.weight[:, rows] = 0
-    attention.o_proj.weight[identity, rows] = reading.T * _TOKEN_STD * 2
+    attention.o_proj.weight[stream.identity, rows] = reading.T * _TOKEN_STD * 2

@@ -63,9 +63,9 @@ def test_a_cpu_wheel_is_found_where_pip_looks(tmp_path: Path) -> None:
 
 def test_uv_itself_is_pinned(project_root: Path) -> None:
     lock = (project_root / "requirements/cpu.lock").read_text()
-    assert environment.pinned("uv", lock).startswith("uv==")
+    assert environment.pin_of("uv", lock).startswith("uv==")
     with pytest.raises(environment.SetupError, match="no pin for nothing-such"):
-        environment.pinned("nothing-such", lock)
+        environment.pin_of("nothing-such", lock)
 
 
 def test_another_python_is_refused_with_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:

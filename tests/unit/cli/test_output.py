@@ -33,8 +33,8 @@ class Point:
     ],
 )
 def test_anything_becomes_plain(value: object, expected: object) -> None:
-    assert output.plain(value) == expected
-    json.dumps(output.plain(value), allow_nan=False)
+    assert output.to_plain(value) == expected
+    json.dumps(output.to_plain(value), allow_nan=False)
 
 
 def test_a_cell_is_never_markup(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +43,7 @@ def test_a_cell_is_never_markup(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_cells() -> None:
-    assert [output.shown(v) for v in (None, 0.123456, 12, {"a": 1})] == [
+    assert [output.format_cell(v) for v in (None, 0.123456, 12, {"a": 1})] == [
         "-",
         "0.1235",
         "12",

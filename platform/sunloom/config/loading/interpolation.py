@@ -50,7 +50,7 @@ def _lookup(
         path = Path(name)
         if not path.is_file():
             raise ConfigError(f"{source}, key {key}: there is no file {name!r}.", param=key)
-        # Mounted secrets end with a newline that is not part of them.
+        # A file of a secret often ends with a newline that is not part of it.
         return path.read_text().strip()
     if name not in environ:
         raise ConfigError(

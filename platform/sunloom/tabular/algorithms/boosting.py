@@ -72,7 +72,7 @@ class XGBoost:
             booster = xgboost.Booster(model_file=bytearray(text.encode()))
         except xgboost.core.XGBoostError as error:
             raise ArtifactError("The XGBoost model is damaged.") from error
-        # A replica answers many requests at once; each one stays on its own core.
+        # One request is too little work to be divided among threads.
         booster.set_param({"nthread": 1})
         return FittedXGBoost(booster)
 
