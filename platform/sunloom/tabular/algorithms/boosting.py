@@ -23,7 +23,7 @@ class _BoosterParameters:
     settings: dict[str, Any]
 
     @classmethod
-    def of(cls, parameters: Parameters) -> _BoosterParameters:
+    def parse(cls, parameters: Parameters) -> _BoosterParameters:
         settings = dict(parameters)
         rounds = int(settings.pop("rounds", ROUNDS))
         return cls(rounds=rounds, threads=int(settings.pop("threads", 1)), settings=settings)
@@ -59,7 +59,7 @@ class XGBoost:
         """Fit with the logistic objective."""
         import xgboost
 
-        own = _BoosterParameters.of(parameters)
+        own = _BoosterParameters.parse(parameters)
         defaults = {"objective": "binary:logistic", "nthread": own.threads, "verbosity": 0}
         data = xgboost.DMatrix(matrix, target)
         return FittedXGBoost(xgboost.train(defaults | own.settings, data, own.rounds))
@@ -107,7 +107,7 @@ class LightGBM:
         """Fit with the logistic objective; deterministic for a seed."""
         import lightgbm
 
-        own = _BoosterParameters.of(parameters)
+        own = _BoosterParameters.parse(parameters)
         defaults = {"objective": "binary", "num_threads": own.threads, "verbosity": -1}
         # LightGBM would choose the layout by timing it, and the layouts round differently.
         defaults |= {"deterministic": True, "force_row_wise": True}
