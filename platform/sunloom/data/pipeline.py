@@ -114,6 +114,7 @@ def _parse(dataset: DataSet, raw: pl.DataFrame, blocks: int) -> pl.DataFrame:
     """Every row typed, with its reason where it cannot be used, in no particular order."""
     import ray.data
 
+    # Rounded up: no more slices than blocks. range() takes no step of 0, as of an empty source.
     size = max(1, -(-raw.height // blocks))
     slices = [raw.slice(start, size).to_arrow() for start in range(0, raw.height, size)]
     rows = ray.data.from_arrow(slices).map_batches(
@@ -137,6 +138,7 @@ def _frame(table: pa.Table) -> pl.DataFrame:
 
 def _parse_block(table: pa.Table, *, dataset: DataSet, parts: int) -> pa.Table:
     parsed = dataset.parse(_frame(table))
+    # A fixed seed: the blocks are hashed in different workers, whose parts must agree.
     part = (pl.struct(dataset.identity).hash(seed=0) % parts).cast(pl.Int64).alias(_PART)
     return parsed.with_columns(part).to_arrow()
 
@@ -146,6 +148,7 @@ def mark_duplicates_block(table: pa.Table, *, dataset: DataSet) -> pa.Table:
     # Blocks arrive in any order; the first row is the first in the source.
     rows = _frame(table).sort(POSITION)
     good = pl.col(REASON).is_null()
+    # Good rows are counted apart: a bad row must not make the good one after it a duplicate.
     repeated = good & (pl.struct(dataset.identity).cum_count().over([*dataset.identity, good]) > 1)
     reason = pl.when(repeated).then(pl.lit("duplicate")).otherwise(pl.col(REASON))
     return rows.with_columns(reason.alias(REASON)).drop(_PART).to_arrow()
@@ -155,8 +158,11 @@ def _write_tables(dataset: DataSet, good: pl.DataFrame, folder: Path, blocks: in
     import ray.data
 
     new = folder / f".{dataset.table}.new"
+    # Files of a run that was killed would be read as rows of this one.
     shutil.rmtree(new, ignore_errors=True)
+    # from_arrow makes one block of one table, which would be written as one file.
     table = ray.data.from_arrow(good.drop(POSITION).to_arrow()).repartition(blocks)
+    # Ray's tasks need not run in this process's working directory.
     table.write_parquet(str(new.absolute()))
     for name, frame in dataset.derive(pl.scan_parquet(new / "*.parquet")).items():
         with atomic_path(folder / f"{name}.parquet") as partial:

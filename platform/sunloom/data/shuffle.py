@@ -35,6 +35,7 @@ def partition_by_hash(
         return
     named = [pl.col(name).alias(f"k{index}") for index, name in enumerate(keys)]
     key = pl.struct(named) if len(named) > 1 else named[0]
+    # A fixed seed: all workers must put a key into the same partition.
     part = rows.select((key.hash(seed=0) % partitions).cast(pl.UInt16)).to_series().to_numpy()
     # Sorting 16-bit numbers is one pass of counting.
     order = np.argsort(part, kind="stable")

@@ -72,6 +72,7 @@ class CheckedTable:
     def column(self, name: str) -> pl.Series:
         """One column in its declared type, whole."""
         parts = [raw.select(self._cast(name, raw.schema[name])) for raw, _ in self.read()]
+        # Relaxed: files of a folder may have a column without a declared type in several widths.
         return pl.concat(parts, how="vertical_relaxed").to_series().alias(name)
 
     def dtype(self, name: str) -> pl.DataType:
@@ -157,6 +158,7 @@ def _row_numbers(frame: pl.DataFrame, start: int) -> pl.Series:
 
 
 def _json_column(name: str, values: Sequence[Any]) -> tuple[pl.Series, Form]:
+    # type, not isinstance: Python's bool is an int, and true must not become 1.
     kinds = {type(value) for value in values if value is not None}
     for python, dtype in ((bool, pl.Boolean), (int, pl.Int64), (str, pl.String)):
         # Integers beyond 64 bits become floats below; Polars would refuse the column.
@@ -178,5 +180,6 @@ def _exceeds_int64(values: Sequence[int | None]) -> bool:
 def _to_float(value: float | None) -> float | None:
     try:
         return None if value is None else float(value)
+    # JSON does not bound its integers; a float ends at about 1.8e308.
     except OverflowError:
         return float("inf")

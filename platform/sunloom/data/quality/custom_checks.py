@@ -40,6 +40,7 @@ def failing_rows(name: str, rows: pl.DataFrame, options: Mapping[str, Any]) -> p
     check: CustomCheck = load_plugin(GROUP, name, CustomCheck)
     try:
         passing = check(rows, options)
+    # The plugin is the user's code: whatever it raises, the error must name the check.
     except Exception as error:
         raise PluginError(f"Check {name!r} failed: {type(error).__name__}: {error}") from error
     is_mask = isinstance(passing, pl.Series) and passing.dtype == pl.Boolean
@@ -48,4 +49,5 @@ def failing_rows(name: str, rows: pl.DataFrame, options: Mapping[str, Any]) -> p
             f"Check {name!r} must return a Boolean series of {len(rows)} values.",
             "True where a row passes.",
         )
+    # Null stays null: a row that the plugin does not check does not fail either.
     return ~passing

@@ -16,6 +16,7 @@ from sunloom.errors import DataError, known_names_hint
 
 # Free text has about a category a row: a distance between such distributions says nothing.
 _MOST_VALUES = 100
+# Wasserstein and KS compare ordered values, which text lacks: PSI replaces them there.
 _FOR_TEXT = frozenset({"psi", "jensenshannon", "kl_div"})
 
 

@@ -40,6 +40,7 @@ def quarantine_rows(
     """
     if not failures:
         return
+    # Null means that the row was not checked, which is no failure.
     masks = pl.DataFrame(
         [mask.fill_null(False).alias(str(n)) for n, (_, mask) in enumerate(failures)]
     )

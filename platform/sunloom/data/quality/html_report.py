@@ -30,6 +30,7 @@ def write_report(report: QualityReport, folder: Path) -> QualityReport:
     """
     folder.mkdir(parents=True, exist_ok=True)
     html, numbers = folder / "report.html", folder / "report.json"
+    # Before the files are written: report.json gives the path of the page.
     written = replace(report, html=html, json=numbers)
     write_atomic(html, render_page(written))
     plain = null_infinite(written.to_dict())
@@ -122,6 +123,7 @@ def _quarantine_note(report: QualityReport) -> str:
 
 def _drift_section(report: QualityReport) -> str:
     cards = []
+    # sorted is stable: drifted columns come first, each group in the table's order.
     for column in sorted(report.drift, key=lambda column: not column.drifted):
         shape = report.shapes.get(column.feature)
         picture = _drift_bars(shape.reference, shape.current) if shape else ""

@@ -97,4 +97,5 @@ def _equal_edges(low: float, high: float) -> FloatArray:
         edges = np.linspace(low, high, _BINS + 1)
     if np.isfinite(edges).all() and (np.diff(edges) > 0).all():
         return edges
+    # A constant column: its only bin needs a width all the same.
     return np.array([low, max(high, np.nextafter(low, np.inf))])

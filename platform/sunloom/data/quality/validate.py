@@ -152,6 +152,7 @@ def _key_hashes(batch: TypedBatch, key: Key) -> pl.Series:
     frame = batch.raw.select(key)
     # Categories are numbered batch by batch: only their text is the same in all of them.
     plain = frame.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+    # A fixed seed: equal keys of different batches must get equal hashes.
     hashes = pl.Series("h", plain.hash_rows(seed=11))
     is_whole = frame.select(pl.all_horizontal(pl.all().is_not_null())).to_series()
     return pl.select(pl.when(is_whole).then(hashes)).to_series()
@@ -267,6 +268,7 @@ def _check_freshness(rule: FreshnessRule, newest: datetime | None) -> CheckResul
     limit = rule.max_age.total_seconds()
     if newest is None:
         reason = f"no row has a {rule.column}"
+        # An infinite age is stored as null, in JSON and in the database.
         return CheckResult("freshness", rule.column, float("inf"), limit, False, reason=reason)
     age = ((rule.as_of or utc_now()) - newest).total_seconds()
     reason = f"the newest row is of {newest.isoformat()}"

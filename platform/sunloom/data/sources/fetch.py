@@ -37,6 +37,7 @@ def fetch(batches: Iterable[pl.DataFrame], folder: Path) -> int:
             shutil.rmtree(folder)
         partial.rename(folder)
     finally:
+        # Renamed after a success: then there is nothing to remove, and no error to raise.
         shutil.rmtree(partial, ignore_errors=True)
     return rows
 

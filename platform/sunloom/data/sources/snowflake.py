@@ -46,6 +46,7 @@ def snowflake_batches(
         ):
             cursor.execute(query)
             names = [_unfold(column.name) for column in cursor.description]
+            # The first frame comes without rows, too: it has the table's columns.
             yield frame_of(names, rows := cursor.fetchmany(batch_rows))
             while rows and (rows := cursor.fetchmany(batch_rows)):
                 yield frame_of(names, rows)

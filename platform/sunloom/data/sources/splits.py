@@ -31,6 +31,7 @@ class FileSplit:
         """Those of the columns that the Parquet file has, in the rows of the split."""
         import pyarrow.parquet as pq
 
+        # Not by Polars, which reads ranges of rows but no row groups by number.
         with pq.ParquetFile(self.file) as opened:
             names = opened.schema_arrow.names
             known = [name for name in columns if name in names]
@@ -69,6 +70,7 @@ def split_file(
             column = group.column(index)
             # A list's or a struct's leaves are named below their column.
             if columns is None or column.path_in_schema.split(".")[0] in columns:
+                # Uncompressed: the engine is chosen by the memory that the rows take.
                 size += column.total_uncompressed_size
         if rows >= least_rows:
             yield FileSplit(path, tuple(groups), first, rows, size)

@@ -70,6 +70,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None, *, as_text: boo
     parts = [_read_file(file, options) for file in data_files(path)]
     if len(parts) == 1:
         return parts[0]
+    # No positions of the whole: those of the files repeat, so the rows are numbered anew.
     damaged = tuple(row for part in parts for row in part.damaged)
     # Relaxed: a column without a value has no type yet, and another file's type holds.
     return Table(pl.concat([part.rows for part in parts], how="vertical_relaxed"), damaged)
@@ -181,6 +182,7 @@ def _select_columns(frame: pl.DataFrame, options: _ReadOptions, path: Path) -> p
 def _to_text(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
+    # Not str(): nested lists and objects must stay JSON.
     return json.dumps(value)
 
 

@@ -66,6 +66,7 @@ class DriftBound:
             value=value,
             threshold=self.threshold,
             drifted=value < self.threshold if is_p_value else value >= self.threshold,
+            # A PSI depends on its bins: only values on the same binning can be compared.
             binning=BINNING if self.method == _PSI else None,
         )
 
@@ -189,6 +190,8 @@ def evidently_values(
         Column to value, and the page.
     """
     tables = evidently_datasets(reference, current, list(bounds))
+    # Here, not at the top: the direct engine needs no Evidently, which reads DO_NOT_TRACK when it
+    # is imported, and evidently_datasets has set that.
     from evidently import Report
     from evidently.metrics import ValueDrift
 

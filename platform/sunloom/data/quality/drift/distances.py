@@ -39,6 +39,7 @@ def column_distance(method: str, reference: pl.Series, current: pl.Series) -> fl
 
 def relative_entropy(distribution: FloatArray, base: FloatArray) -> float:
     """Kullback-Leibler divergence of ``distribution`` from ``base``, without its empty bins."""
+    # p log p tends to 0 with p, but NumPy's 0 * log(0) is NaN.
     filled = distribution > 0
     return float((distribution[filled] * np.log(distribution[filled] / base[filled])).sum())
 
@@ -59,6 +60,7 @@ def _jensenshannon(reference: pl.Series, current: pl.Series) -> float:
 def _kl_div(reference: pl.Series, current: pl.Series) -> float:
     both = shares(reference, current)
     before, after = fill_zeros(both.reference), fill_zeros(both.current)
+    # Filled bins raise the sums above 1: normalised, as by scipy's entropy, which Evidently calls.
     return relative_entropy(before / before.sum(), after / after.sum())
 
 

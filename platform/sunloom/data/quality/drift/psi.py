@@ -128,6 +128,7 @@ def _bin_shares(sample: FloatArray, edges: FloatArray) -> FloatArray:
 
 
 def _value_shares(sample: FloatArray, values: FloatArray) -> FloatArray:
+    # Every value of the sample is a cell, so searchsorted finds its own index.
     return np.bincount(np.searchsorted(values, sample), minlength=len(values)) / len(sample)
 
 
@@ -138,6 +139,7 @@ def _category_shares(reference: pl.Series, current: pl.Series) -> Shares:
         if texts.is_empty():
             raise _no_value_error(sample)
         counts.append(texts.alias("cell").value_counts(normalize=True, name="share"))
+    # Full: a value of one sample alone counts as an empty bin of the other.
     both = counts[0].join(counts[1], on="cell", how="full", coalesce=True).sort("cell")
     before, after = (both[name].fill_null(0.0).to_numpy() for name in ("share", "share_right"))
     return Shares(both["cell"].to_numpy(), before, after)
