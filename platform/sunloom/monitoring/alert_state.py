@@ -16,6 +16,7 @@ from sunloom.monitoring.findings import Finding
 SET_RULE = "feature_set_drift"
 # Of a few features, one or two are a large share already, but no event of the whole set.
 _SET_LEAST = 5
+# The text must fit: the database holds 4,000 characters of a message.
 _MOST_NAMES = 10
 
 Change = Literal["raise", "resolve"]
@@ -95,6 +96,7 @@ def update_alerts(
     drifted = [finding for finding in drift if finding.flagged]
     is_set = len(drifted) >= max(_SET_LEAST, config.alerts.set_share * len(drift))
     raised: list[str] = []
+    # A round without drift is no calm window of the set: it must not resolve its alert.
     if drift:
         change = state.advance(SET_RULE, flagged=is_set, calm=not is_set, rules=config.alerts)
         if _apply(settings, change, _set_alert(config, drifted, len(drift), window)):

@@ -68,6 +68,7 @@ class Bins:
     @cached_property
     def starts(self) -> IntArray:
         """First bin of each feature in a vector of all; the last entry is its length."""
+        # Features differ in size: one vector of all is counted, merged and stored at once.
         sizes = [feature.size for feature in self.features]
         return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 

@@ -90,6 +90,7 @@ def link_report(settings: Settings, name: str, current: str, html: Path) -> None
 
 def unlink_reports(settings: Settings, pages: Sequence[Path]) -> None:
     """Remove the names of pages that were deleted."""
+    # The figures stay when the page is deleted: reports over time need no page.
     deleted = [str(page) for page in pages]
     with open_database(settings).session() as session:
         session.execute(update(DriftRow).where(DriftRow.html.in_(deleted)).values(html=None))
@@ -123,6 +124,7 @@ def _read_reports(settings: Settings, query: Select[DriftRow]) -> list[StoredDri
                 drifted_features=sum(feature["drifted"] for feature in row.features),
                 features=tuple(FeatureDrift(**feature) for feature in row.features),
                 html=row.html,
+                # Both files have one name in one folder, so the table stores the page's alone.
                 json=str(Path(row.html).with_suffix(".json")) if row.html else None,
                 created_at=row.created_at.isoformat(),
             )

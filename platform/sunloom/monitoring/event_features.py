@@ -75,4 +75,5 @@ def in_period(events: pl.DataFrame, event_time: str, period: PeriodConfig) -> pl
 
 def _quotient(config: QuotientConfig) -> pl.Expr:
     quotient = pl.col(config.numerator) / pl.col(config.denominator)
+    # Division by 0 gives infinity or NaN; null says that there is no quotient.
     return pl.when(quotient.is_finite()).then(quotient).alias(config.name)

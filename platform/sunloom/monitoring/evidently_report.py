@@ -148,6 +148,7 @@ def write_pages(recipe: MonitoringRecipe, samples: Samples, span: TimeSpan) -> P
 def run_evidently(samples: Samples, names: Sequence[str], config: WatchConfig) -> Any:
     """Evidently's snapshot of the named features, by its drift preset."""
     tables = evidently_datasets(samples.reference, samples.current, names)
+    # After evidently_datasets, which sets DO_NOT_TRACK: Evidently reads it when it is imported.
     from evidently import Report
     from evidently.presets import DataDriftPreset
 

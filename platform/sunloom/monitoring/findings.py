@@ -72,6 +72,7 @@ def drift_findings(
     without a change, times the number of features, is below ``false_alarms``. So neither few rows
     nor many features raise an alert by themselves.
     """
+    # Bonferroni's correction: false_alarms holds for all features of a window together.
     bound = config.false_alarms / max(len(bins.features), 1)
     near = config.alerts.clear_share * config.threshold
     findings = []
@@ -129,6 +130,7 @@ def feature_quality(reference: Histogram, current: Histogram, bins: Bins) -> lis
                 reference_null_rate=then.null.share,
                 reference_default_rate=then.default.share,
                 reference_outside_rate=then.outside.share,
+                # NaN, where the window has no number, is unequal to itself; JSON has no NaN.
                 minimum=low if low == low else None,
                 maximum=high if high == high else None,
             )

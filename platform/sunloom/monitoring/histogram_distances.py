@@ -50,6 +50,7 @@ def counts_p_value(reference: IntArray, current: IntArray) -> float:
         return 1.0
     expected = both.sum(axis=1, keepdims=True) * both.sum(axis=0) / both.sum()
     statistic = float(((both - expected) ** 2 / expected).sum())
+    # The upper tail of the chi-squared distribution with bins - 1 degrees of freedom.
     return float(gammaincc((bins - 1) / 2, statistic / 2))
 
 
@@ -80,6 +81,7 @@ def rates_p_value(reference: Rate, current: Rate) -> float:
     """Probability of two shares this far apart, or farther, if both samples have one rate."""
     counts = [np.array([hits, rows - hits], dtype=np.int64) for hits, rows in (reference, current)]
     both = np.stack(counts)
+    # Without hits, misses or rows an expected count is 0, by which the test would divide.
     if (both.sum(axis=0) == 0).any() or (both.sum(axis=1) == 0).any():
         return 1.0
     from scipy.special import gammaincc

@@ -22,6 +22,7 @@ class HistogramRow(Base):
 
     __tablename__ = "monitor_histograms"
 
+    # The columns keep the names of the tables that exist: nothing here migrates a database.
     monitor: Mapped[str] = mapped_column(String(200), primary_key=True)
     cells: Mapped[str] = mapped_column(String(32), primary_key=True)
     grain: Mapped[str] = mapped_column(String(20), primary_key=True)
@@ -64,6 +65,7 @@ class HistogramStore:
 
     def put_reference(self, histogram: Histogram) -> None:
         """Write the counts of the reference table."""
+        # The reference is of no hour, but the primary key needs a start.
         self._put({EPOCH: histogram}, _REFERENCE)
 
     def _put(self, histograms: Mapping[datetime, Histogram], grain: str) -> None:
@@ -141,6 +143,7 @@ class HistogramStore:
                 if earlier is not None:
                     parts.append(Histogram.decode(earlier.packed, self.bins))
                 session.merge(self._row(merge_histograms(parts, self.bins), _DAYS, day))
+            # In the same transaction: a row is counted in its hour or in its day, never in both.
             session.execute(delete(HistogramRow).where(*is_old))
         return len(days)
 

@@ -71,6 +71,7 @@ def _feature_samples(results: Sequence[WindowFigures], key: str, owner: str = "m
 
 def _monitor_samples(results: Sequence[WindowFigures], key: str) -> Samples:
     for result in results:
+        # A round that took no time has no speed, and a source without rows no lag.
         if result.data[key] is not None:
             yield _labels(monitor=result.monitor), result.data[key]
 

@@ -71,6 +71,7 @@ def latest_results(settings: Settings, kind: str) -> list[WindowFigures]:
     """The newest window of each monitor, by name."""
     database = open_database(settings)
     database.ensure(ResultRow)
+    # By start, not by id: a window that is counted again gets a new id, but is not newer.
     newest = (
         select(ResultRow.monitor, func.max(ResultRow.start).label("start"))
         .where(ResultRow.kind == kind)

@@ -21,6 +21,7 @@ class ServedRow(Base):
 
     __tablename__ = "served_answers"
 
+    # The columns keep the names of the tables that exist: nothing here migrates a database.
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
     feature_set: Mapped[str] = mapped_column(String(200), index=True)
     entity_id: Mapped[Any] = mapped_column(JSON)
@@ -52,6 +53,7 @@ def store_served(database: Database, results: Sequence[ServedResult]) -> None:
         session.add_all(ServedRow(**vars(result)) for result in results)
         # The count below must see the new rows.
         session.flush()
+        # Each set has its own limit: one that is read often must not displace the others.
         for name in {result.feature_set for result in results}:
             is_own = ServedRow.feature_set == name
             count = session.scalar(select(func.count()).where(is_own)) or 0

@@ -26,6 +26,7 @@ from sunloom.monitoring.skew import Difference, SkewReport, is_equal, spine
 from sunloom.monitoring.stream_skew import logged_tables
 from sunloom.monitoring.windows import TimeSpan, floor_hour
 
+# The text must fit: the database holds 4,000 characters of a message.
 _MOST_NAMES = 10
 
 
@@ -55,6 +56,7 @@ def compare_served(recipe: FeaturesRecipe, count: int = 1_000) -> SkewReport:
         Difference(result.entity_id, result.moment, name, value, _through_json(computed[name]))
         for result, computed in zip(served, offline, strict=True)
         for name, value in result.features.items()
+        # A feature may have left the definitions since it was served.
         if name in computed and not is_equal(value, _through_json(computed[name]))
     ]
     values = Counter(name for result in served for name in result.features)

@@ -42,6 +42,7 @@ class HourlyCounts:
 
     def add(self, frame: pl.DataFrame, event_time: str, bins: Bins) -> None:
         """Count the rows of a part."""
+        # Hours as integers: grouping them takes no datetime object a row.
         hours = frame[event_time].dt.epoch("us").to_numpy() // _HOUR_US
         starts, group = np.unique(hours, return_inverse=True)
         histograms = count_rows_by_group(frame, bins, group.astype(np.int64), len(starts))
@@ -148,6 +149,7 @@ def _frames(path: Path, event_time: str | None) -> Iterator[pl.DataFrame]:
         # CSV and JSON lines: the event time must not be taken for text where one row is damaged.
         table = table.with_types({event_time: "datetime"})
     for batch in table.batches():
+        # Without the presence columns that a typed batch has beside the source's own.
         yield batch.typed.select(list(table.schema))
 
 

@@ -44,6 +44,7 @@ def dataset_summaries(settings: Settings) -> list[DatasetSummary]:
 
 def model_metrics(settings: Settings) -> list[ModelMetrics]:
     """Metrics of each model's newest version, by name."""
+    # The registry lists the versions of a name in order: the last one stays.
     newest = {version.name: version for version in open_registry(settings).list()}
     return [
         ModelMetrics(

@@ -157,6 +157,7 @@ def run_watch(
         performance = _measure_performance(work, counts, counting_s)
         if _update_lag_alert(work, performance.freshness_lag_s):
             raised.append("freshness")
+    # Only now: a round that fails before this is repeated, and replaces the counts it wrote.
     _store_state(work)
     # Deliveries that failed in an earlier round, too, are tried before a report may fail this one.
     deliver_alerts(recipe)
@@ -267,6 +268,7 @@ def _due_windows(work: _WatchRound) -> list[TimeSpan]:
     length = work.config.window
     end = floor_to(work.now, length)
     compared = [work.row.judged[kind] for kind in work.kinds if kind in work.row.judged]
+    # The kind that is furthest behind decides: a round may have compared only one of them.
     start = min((datetime.fromisoformat(time) for time in compared), default=EPOCH)
     starts = {floor_to(hour, length) for hour in work.store.starts(TimeSpan(start, end))}
     # Bounds the work of the first round, and of one after a long pause.

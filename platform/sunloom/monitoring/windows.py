@@ -16,6 +16,7 @@ class TimeSpan(NamedTuple):
     end: datetime
 
     def __str__(self) -> str:
+        # Hours suffice: windows begin and end at whole ones.
         return f"{self.start:%Y-%m-%dT%H}/{self.end:%Y-%m-%dT%H}"
 
     def shift(self, by: timedelta) -> TimeSpan:
