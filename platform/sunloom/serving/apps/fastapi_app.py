@@ -26,6 +26,7 @@ def build_fastapi(title: str, prefix: str = "") -> FastAPI:
         redoc_url=None,
         openapi_url=f"{prefix}/openapi.json" if prefix else None,
     )
+    # Without it Starlette's outermost layer sends its own 500 before the error gets out of the app.
     app.add_exception_handler(SunloomError, _handle_error)
     return app
 

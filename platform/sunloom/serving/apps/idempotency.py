@@ -39,6 +39,7 @@ class IdempotencyRow(Base):
     route: Mapped[str] = mapped_column(String(200), primary_key=True)
     key: Mapped[str] = mapped_column(String(_LONGEST_KEY), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64))
+    # none_as_null: SQL's NULL for a request without a response yet, not JSON's null.
     answer: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
     created_at: Mapped[Any] = mapped_column(UtcDateTime, default=utc_now)
 
@@ -86,6 +87,7 @@ class IdempotentRequests:
             return stored
         try:
             answer = await produce()
+        # Also a cancelled request, whose CancelledError is no Exception, releases the key.
         except BaseException:
             # Nothing was created: the same key may try again.
             await asyncio.to_thread(self._delete, request)
@@ -163,5 +165,6 @@ def _is_expired(row: IdempotencyRow) -> bool:
 
 
 def _digest(body: Any) -> str:
+    # Sorted: a client may write the same fields in another order.
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()

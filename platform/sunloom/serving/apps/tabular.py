@@ -77,6 +77,7 @@ class LoadedModels:
             model = load_model(self._registry.path(version))
             # One version of a model at a time, so that promotions do not fill the memory.
             for ref in [ref for ref in self._models if ref.partition("@")[0] == version.name]:
+                # With a default: requests run in threads, and another one may have removed it.
                 self._models.pop(ref, None)
             self._models[version.ref] = model
         return version, self._models[version.ref]

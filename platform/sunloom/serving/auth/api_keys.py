@@ -204,6 +204,7 @@ def list_keys(settings: Settings, *, delegated: bool = False) -> list[KeyRecord]
     """All keys, oldest first; with ``delegated``, also those of agents and of the system."""
     query = select(KeyRow).order_by(KeyRow.created_at)
     if not delegated:
+        # Agents and probes get keys every few minutes: people's would be hard to find among them.
         query = query.where(KeyRow.parent.is_(None))
     with open_keys(settings).session() as session:
         return [_record_of(row) for row in session.scalars(query)]
@@ -232,6 +233,7 @@ def revoke_key(settings: Settings, key_id: str) -> KeyRecord:
 
 def find_key(settings: Settings, secret: str) -> KeyRecord | None:
     """The record of a secret, valid or not."""
+    # By the hash: how long the comparison takes says nothing about the secret.
     with open_keys(settings).session() as session:
         row = session.scalar(select(KeyRow).where(KeyRow.digest == digest(secret)))
         return _record_of(row) if row is not None else None

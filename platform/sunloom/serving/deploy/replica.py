@@ -32,6 +32,7 @@ class AsgiReplica:
 
 def build_guarded(name: str, settings: Settings) -> ASGIApp:
     """An app behind its middleware, to run under Ray Serve."""
+    # Only in a replica: the driver imports this module, too, to name the class.
     from sunloom.core.database import open_database
     from sunloom.core.telemetry import configure_logging
     from sunloom.serving.auth.admission import KeyAdmission

@@ -43,6 +43,7 @@ class Series:
         """Count one request."""
         self.count += 1
         self.seconds += seconds
+        # Left: Prometheus' bounds (le) belong to their bucket.
         self.buckets[bisect_left(BOUNDS_S, seconds)] += 1
 
     def merge(self, other: Series) -> None:
@@ -172,6 +173,7 @@ def _render_lines(series: Iterable[tuple[Labels, Series]]) -> Iterator[str]:
     yield f"# TYPE {_NAME} histogram"
     for (service, route, method, status), counts in series:
         labels = f'service="{service}",route="{route}",method="{method}",status="{status}"'
+        # Prometheus counts the faster requests in each bucket, too; the stored buckets do not.
         cumulative = 0
         for bound, count in zip((*map(str, BOUNDS_S), "+Inf"), counts.buckets, strict=True):
             cumulative += count

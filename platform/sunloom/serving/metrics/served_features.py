@@ -136,6 +136,7 @@ class ServedFeatureSampler:
         if not self._is_due:
             self._is_due = True
             timer = Timer(_FLUSH_S, self._flush_or_warn)
+            # A replica that ends must not wait for the timer.
             timer.daemon = True
             timer.start()
 

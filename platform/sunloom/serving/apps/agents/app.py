@@ -118,6 +118,7 @@ class AgentService:
         agent = await self.agent(agent_id, key)
         await self.task(agent_id, task_id, key)
         row = await asyncio.to_thread(self.store.request_cancel, task_id)
+        # Its actor ends a running task, and may itself have ended with its cluster.
         await self._wake(agent, key)
         return row
 
@@ -136,6 +137,7 @@ class AgentService:
 
     async def task(self, agent_id: str, task_id: str, key: KeyRecord) -> TaskRow:
         """The tenant's task."""
+        # The agent first: a task has no tenant of its own, and another tenant's must not be found.
         await self.agent(agent_id, key)
         return await asyncio.to_thread(self.store.task, task_id, agent_id)
 
@@ -172,6 +174,7 @@ def _add_agent_routes(router: APIRouter, service: AgentService) -> None:
         """Create an agent; it starts at once and waits for tasks."""
         key = _key_of(request)
 
+        # Plain JSON, as it is stored for requests that repeat the idempotency key.
         async def produce() -> dict[str, Any]:
             return created_view(await service.create(spec, key)).model_dump(mode="json")
 

@@ -37,6 +37,7 @@ class AgentKeys:
         Raises:
             PermissionDeniedError: Names the missing scopes.
         """
+        # In a thread: binding a tool may import its plugin.
         scopes = await asyncio.to_thread(_needed_scopes, spec)
         missing = sorted(scope for scope in scopes if not key.may(scope))
         if missing:
@@ -61,4 +62,5 @@ class AgentKeys:
 
 
 def _needed_scopes(spec: AgentSpec) -> frozenset[str]:
+    # Whatever its tools, an agent reaches its model through the gateway.
     return needed_scopes(bind_tools(spec.tools).values()) | {"llm"}

@@ -36,6 +36,7 @@ async def stream_events(
             last_sent = time.monotonic()
             if event.type in FINAL_EVENTS:
                 return
+        # A client that resumes after the last event would otherwise be kept waiting for ever.
         if not events and await asyncio.to_thread(_has_ended, store, task_id, after):
             return
         if time.monotonic() - last_woken > _KEEP_AWAKE_S:

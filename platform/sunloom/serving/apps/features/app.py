@@ -78,6 +78,7 @@ async def _get(
         return {
             "feature_sets": [describe_set(open_feature_set(store, set_name)) for set_name in names]
         }, None
+    # Before the look-up of a feature set, for which this name would be taken.
     if name == "openapi.json":
         return openapi_document(), None
     query = read_query(scope["query_string"].decode("latin-1"))

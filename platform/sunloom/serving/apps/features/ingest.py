@@ -53,6 +53,7 @@ def ingest_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
     from sunloom.feature_store.stores.online.json_values import build_table
 
     schema, rows = read_request(store, body)
+    # All rows before the first is written: a client can send a refused request again, mended.
     failed = [check for check in check_schema(schema, rows) if not check["passed"]]
     if failed:
         names = ", ".join(f"{check['feature']} ({check['check']})" for check in failed)

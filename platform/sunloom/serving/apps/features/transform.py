@@ -31,6 +31,7 @@ class TransformHandler:
     def __init__(self, settings: Settings) -> None:
         self._registry = open_registry(settings)
         self._versions = TtlCache[str, ModelVersion](_TRUSTED_S)
+        # By URI: a version's files never change, so a cached artifact is never out of date.
         self._load = lru_cache(maxsize=16)(lambda uri: load(self._registry.store.fetch(uri)))
 
     def __call__(self, _store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:

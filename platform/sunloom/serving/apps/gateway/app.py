@@ -45,6 +45,7 @@ def build_gateway_app(settings: Settings) -> FastAPI:
 async def _not_found(request: Request, _error: Exception) -> Response:
     """The response for paths without a route, and for those of apps that are not deployed."""
     path = request.url.path
+    # The language app has this prefix: Serve sends its paths here only while it is not deployed.
     if path == "/v1" or path.startswith("/v1/"):
         return error_response(
             request,

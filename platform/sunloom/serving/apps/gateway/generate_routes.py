@@ -19,6 +19,7 @@ _TIMEOUT_S = 600.0
 class GenerateRequest(BaseModel):
     """A prompt and sampling parameters."""
 
+    # Pydantic reserves the prefix model_, which model_name has.
     model_config = ConfigDict(protected_namespaces=())
 
     prompt: str = Field(min_length=1)
@@ -52,6 +53,7 @@ def build_router(settings: Settings, client: InnerClient) -> APIRouter:
         except httpx.HTTPError as error:
             raise DependencyError("The language model does not respond.") from error
         if response.status_code != 200:
+            # The language app's errors have the common body already.
             return Response(response.content, response.status_code, media_type="application/json")
         return _response(response.json())
 

@@ -39,6 +39,7 @@ def build_router(settings: Settings, probe: ReadinessProbe) -> APIRouter:
     async def metrics() -> Response:
         """Metrics of all apps, replicas and monitors as Prometheus text."""
         text = await asyncio.to_thread(_metrics, settings)
+        # The version of Prometheus' text format, by which a scraper chooses its parser.
         return Response(text, media_type="text/plain; version=0.0.4")
 
     return router

@@ -75,6 +75,7 @@ async def gather_documents(settings: Settings, client: InnerClient) -> dict[str,
 async def _fetch(client: InnerClient, path: str) -> dict[str, Any] | None:
     try:
         response = await client.request("GET", path, timeout_s=5.0)
+    # An app that is down is left out: it must not take the other apps' documentation with it.
     except httpx.HTTPError:
         return None
     if response.status_code != 200:
@@ -93,6 +94,7 @@ def merge_documents(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
             path: _complete_operations(path, item) for path, item in document["paths"].items()
         }
         schemas |= document.get("components", {}).get("schemas", {})
+    # vLLM's document has the schemas of all its routes, most of which are not offered.
     needed = _referenced_schemas(paths, schemas)
     return {
         "openapi": "3.1.0",
@@ -122,6 +124,7 @@ def _referenced_schemas(paths: dict[str, Any], schemas: dict[str, Any]) -> set[s
 
 
 def _prefix_schemas(document: dict[str, Any], prefix: str) -> dict[str, Any]:
+    # In the text: a reference may stand at any depth of the document.
     text = re.sub(r'("#/components/schemas/)', rf"\g<1>{prefix}", json.dumps(document))
     copy: dict[str, Any] = json.loads(text)
     components = copy.get("components", {})

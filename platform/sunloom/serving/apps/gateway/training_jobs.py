@@ -64,6 +64,7 @@ class TrainingJobs:
 
     def _find(self, job_id: str) -> Any:
         jobs = {str(job.submission_id): job for job in job_client(self._settings).list_jobs()}
+        # Jobs of another kind are hidden: these routes must not stop them or show their logs.
         if job_id not in jobs or not self._is_of_kind(jobs[job_id]):
             known = [name for name, job in jobs.items() if self._is_of_kind(job)]
             raise NotFoundError(
@@ -116,6 +117,7 @@ def _outcome(job: Any, logs: str) -> dict[str, Any]:
 
 
 def _summary(job: Any) -> dict[str, Any]:
+    # Ray's job server gives milliseconds since the epoch.
     started = job.start_time / 1000 if job.start_time else None
     ended = job.end_time / 1000 if job.end_time else None
     return {

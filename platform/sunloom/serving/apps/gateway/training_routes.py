@@ -27,6 +27,7 @@ ALLOWED = ("model", "data", "training", "lora", "evaluation", "output", "seed")
 class TrainRequest(BaseModel):
     """A recipe in ``conf/llm`` and overrides of it."""
 
+    # The name becomes part of a path: neither a slash nor a dot may lead out of conf/llm.
     recipe: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     overrides: dict[str, Any] = Field(default_factory=dict)
 
@@ -108,6 +109,7 @@ def assignments(overrides: dict[str, Any]) -> list[str]:
             raise RequestError(
                 f"{key!r} cannot be set over HTTP.", f"What can: {', '.join(ALLOWED)}", key
             )
+    # Assignments are parsed as YAML, of which JSON is a part: every value keeps its type.
     return [f"{key}={json.dumps(value)}" for key, value in _flatten(overrides)]
 
 

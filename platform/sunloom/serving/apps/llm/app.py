@@ -119,6 +119,7 @@ class LlmReplica:
 
         await self._load(model)
         probe = build_probe_request(model.engine_name, offered)
+        # To vLLM's app directly: a warm-up needs no key and uses up no quota.
         transport = httpx.ASGITransport(app=self._app)
         async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
             response = await client.post(probe.path, json=probe.body, timeout=120)

@@ -121,6 +121,7 @@ class ModelResolver:
         return ResolvedModel(self.base.name)
 
     def _fits(self, version: ModelVersion) -> bool:
+        # LoRA weights are changes to one base model: added to another version they mean nothing.
         return version.kind == ADAPTER and version.lineage.get("base") == self.base.ref
 
     def names(self) -> list[str]:
