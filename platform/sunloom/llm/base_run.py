@@ -51,6 +51,7 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
         plot = plot_losses(
             [run.directory], run.directory / "loss.png", [f"{recipe.output.name}: base"]
         )
+        # No gate: a base is judged through the adapters that are trained on it.
         registry.promote(version.name, version.version, recipe.output.alias)
         return TrainingResult(version=version, promoted=True, files={"loss_plot": str(plot)})
 
@@ -64,6 +65,7 @@ def _starting_point(recipe: LlmRecipe, registry: ModelRegistry, run: Run) -> tup
     source = load_conversation_source(recipe.data.conversations)
     samples = source.train(shape.tokenizer_conversations, recipe.seed)
     tokenizer = build_tokenizer(conversation_texts(samples), shape.vocabulary, shape.max_length)
+    # The run's folder is shared: every worker loads the start from it like any named model.
     folder = run.directory / "start"
     tokenizer.save_pretrained(str(folder))
     build_llama(shape, tokenizer, recipe.seed).save_pretrained(str(folder))

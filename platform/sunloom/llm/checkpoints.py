@@ -79,6 +79,7 @@ def newest_whole(folders: Iterable[Path]) -> WholeCheckpoint | None:
         folders: Folders that hold ``checkpoint_*`` folders at any depth up to two.
     """
     whole = [checkpoint for folder in folders for checkpoint in _whole_in(folder)]
+    # By step, not by name: Ray names the folders by the time of the report.
     return max(whole, key=lambda checkpoint: checkpoint.step, default=None)
 
 
@@ -102,6 +103,7 @@ def _read(path: Path) -> _Manifest:
 
 
 def _compare(path: Path, expected: dict[str, Any]) -> None:
+    # The size first: a truncated file is found without reading it.
     if not path.is_file() or path.stat().st_size != expected["bytes"]:
         raise CheckpointError(f"{path} is missing or not {expected['bytes']} bytes long.")
     if _digest(path) != expected["sha256"]:

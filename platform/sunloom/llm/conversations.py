@@ -126,6 +126,7 @@ class GenericConversations:
 
     def train(self, n: int, seed: int) -> list[Conversation]:
         """``n`` conversations from the even streams of ``seed``."""
+        # Seeded by a string, which Random hashes alike in every process, for two separate streams.
         rng = random.Random(f"generic-train-{seed}")
         return [_generic(rng) for _ in range(n)]
 
@@ -148,6 +149,7 @@ class _Task:
 def _generic(rng: random.Random) -> Conversation:
     if rng.random() < 0.06:
         return _echo(rng)
+    # Clients of Semantic Kernel usually send plugin-function names.
     prefix = f"{_capital(_word(rng))}-" if rng.random() < 0.45 else ""
     names = _distinct(rng, _tool_name, rng.choice((1, 2, 2, 2, 3)))
     signatures = {name: _signature(rng) for name in names}
@@ -220,6 +222,7 @@ def _outcome(rng: random.Random, arguments: dict[str, Any], task: _Task) -> tupl
         subject = next(reversed(arguments.values()))
         return _json(rng, {**arguments, "found": False}), f"{_capital(str(subject))} is not known."
     fields = {_field(rng): _result_value(rng) for _ in range(rng.choice((0, 1, 1, 2, 3, 4)))}
+    # With two equal keys the shuffle would decide which value is in the result.
     fields.pop(task.key, None)
     items = [*fields.items(), (task.key, task.value)]
     rng.shuffle(items)
@@ -228,6 +231,7 @@ def _outcome(rng: random.Random, arguments: dict[str, Any], task: _Task) -> tupl
         body = {_word(rng): body}
     if rng.random() < 0.3:
         body = {**arguments, **body}
+    # Written as in the JSON result: the answer copies those very tokens.
     return _json(rng, body), task.answer(json.dumps(task.value).strip('"'))
 
 
@@ -314,6 +318,7 @@ def _word(rng: random.Random) -> str:
     """A common word, or one that exists nowhere."""
     if rng.random() < 0.85:
         return rng.choice(rng.choice((NOUNS, ADJECTIVES, VERBS)))
+    # An invented word cannot be known by heart: it has to be copied.
     return "".join(
         rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS)
         for _ in range(rng.choice((1, 1, 2, 2)))

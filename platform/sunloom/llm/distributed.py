@@ -84,12 +84,14 @@ class TorchParallel:
         from torch.distributed.checkpoint.state_dict import set_state_dict
 
         state = self._state()
+        # In place: the present state dict says what is read, and how it is sharded.
         dcp.load(state, checkpoint_id=str(folder))
         set_state_dict(
             self._module,
             self._optimizer,
             model_state_dict=state["model"],
             optim_state_dict=state["optimizer"],
+            # Frozen parameters are not in the checkpoint.
             options=self._options(strict=False),
         )
 
@@ -97,6 +99,7 @@ class TorchParallel:
         """All trained parameters on the first worker."""
         from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
+        # Gathered on the CPU: a GPU that holds a shard may not have room for the whole model.
         options = self._options(full_state_dict=True, cpu_offload=True)
         state: State = get_model_state_dict(self._module, options=options)
         return state
@@ -111,6 +114,7 @@ class TorchParallel:
     def _options(**options: Any) -> Any:
         from torch.distributed.checkpoint.state_dict import StateDictOptions
 
+        # A frozen base would be written again with every adapter checkpoint.
         return StateDictOptions(ignore_frozen_params=True, **options)
 
 
@@ -128,6 +132,7 @@ class DeepSpeedParallel:
             model=module,
             optimizer=optimizer,
             config=_deepspeed_config(config, self._stage),
+            # Ray Train has set up the process group already.
             dist_init_required=False,
         )
 
@@ -159,6 +164,7 @@ class DeepSpeedParallel:
 
         module = self._engine.module
         trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        # Only stage 3 shards parameters. Gathering is collective: no rank may return before it.
         with deepspeed.zero.GatheredParameters(list(trained.values()), enabled=self._stage == 3):
             if torch.distributed.get_rank() != 0:
                 return {}
@@ -168,11 +174,14 @@ class DeepSpeedParallel:
 def _deepspeed_config(config: TrainingConfig, stage: int) -> State:
     workers = torch.distributed.get_world_size()
     return {
+        # Figures that imply no accumulation, by whose steps DeepSpeed would divide the loss.
         "train_batch_size": workers,
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": {"stage": stage, "overlap_comm": False},
+        # DeepSpeed refuses optimizers outside its own list, which the table may go beyond.
         "zero_allow_untested_optimizer": True,
         "gradient_clipping": config.max_grad_norm,
+        # The trackers record the steps.
         "steps_per_print": 10**9,
     }
 
@@ -186,6 +195,8 @@ def _build_fsdp(module: nn.Module, config: TrainingConfig) -> Parallel:
 
     assert isinstance(config.distributed, Fsdp)
     reshard = config.distributed.reshard_after_forward
+    # Layers before the root: each call groups the parameters that no earlier call has taken, and a
+    # group is gathered as one.
     for layer in _decoder_layers(module):
         fully_shard(layer, reshard_after_forward=reshard)
     return TorchParallel(fully_shard(module, reshard_after_forward=reshard), config)

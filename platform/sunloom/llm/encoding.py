@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sunloom.errors import TrainingError
 from sunloom.llm.conversations import Conversation
 
+# The label that PyTorch and transformers leave out by default.
 IGNORED = -100
 
 
@@ -53,6 +54,7 @@ def assistant_spans(tokenizer: Any, conversation: Conversation, text: str) -> li
     Works with any template in which the text of a conversation begins with the text of its
     first messages; one that does not is refused.
     """
+    # Not transformers' assistant mask: it needs {% generation %} marks, which most templates lack.
     spans = []
     for index, message in enumerate(conversation.messages):
         if message["role"] != "assistant":
@@ -83,6 +85,8 @@ def encode(tokenizer: Any, conversations: Sequence[Conversation], max_length: in
         assistant_spans(tokenizer, conversation, text)
         for conversation, text in zip(conversations, texts, strict=True)
     ]
+    # Whole texts, as the server tokenizes them: separate turns could merge into other tokens. The
+    # template has written the special tokens.
     batch = tokenizer(
         texts,
         add_special_tokens=False,
@@ -140,6 +144,7 @@ def collate(rows: Sequence[Encoded], pad: int) -> tuple[NDArray[np.int64], NDArr
 
 def save_encoded(rows: Sequence[Encoded], path: Path) -> None:
     """Write rows as one compressed array file."""
+    # One flat array and the lengths: ragged rows would be objects, which NumPy pickles.
     np.savez_compressed(
         path,
         ids=np.concatenate([row.ids for row in rows]),

@@ -23,6 +23,7 @@ def greedy(
 
     def generate(prompts: Sequence[str]) -> list[str]:
         outputs = [""] * len(prompts)
+        # By characters, which is close enough to tokens and needs no second tokenization.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
@@ -37,6 +38,7 @@ def greedy(
 def _continue(model: Any, tokenizer: Any, prompts: list[str], max_new_tokens: int) -> list[str]:
     import torch
 
+    # Padded on the left: generation continues every prompt at the last column.
     batch = tokenizer(
         prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
     ).to(model.device)

@@ -103,6 +103,7 @@ def _embed(model: Any, tokenizer: Any, identity: slice, generator: Any) -> None:
     vectors: dict[str, Any] = {}
     weight.zero_()
     weight[:, CONSTANT] = _CONSTANT_VALUE
+    # In the order of ids: a vocabulary's dict has no fixed order, and the draws follow it.
     for token, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
         word = token.removeprefix("Ġ")
         plain = word.lower() if word.isalpha() else word
@@ -122,10 +123,13 @@ def _lay_previous_token_head(attention: Any, circuit: _Circuit) -> None:
     unit = _CONSTANT_VALUE / _TOKEN_STD
     # The slowest rotations differ too little between neighbours to tell one step from none.
     fast = torch.arange(half) < half // 3
+    # RMSNorm divides by about _TOKEN_STD and attention by sqrt(head): each fast rotation then adds
+    # about 11 to the logit of the right position.
     strength = (11.0 * head**0.5) ** 0.5 / unit * fast
     for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
         projection.weight[:head] = 0
     attention.q_proj.weight[:half, CONSTANT] = strength
+    # Keys are turned on by one step, so the product is largest one position back.
     attention.k_proj.weight[:half, CONSTANT] = strength * torch.cos(frequencies)
     attention.k_proj.weight[half:head, CONSTANT] = strength * torch.sin(frequencies)
     attention.v_proj.weight[:head, stream.identity] = circuit.code
@@ -142,7 +146,9 @@ def _lay_matching_head(attention: Any, index: int, circuit: _Circuit) -> None:
     rows = slice(index * head, (index + 1) * head)
     # Rotary position must hardly turn the coordinates that compare content.
     slow = (frequencies * 100 < 0.7).repeat(2)
+    # Each matching head gets other coordinates of the code on its slow rotations.
     order = torch.randperm(head, generator=generator)
+    # Logits of other tokens then spread by about 3; a match has about 3 sqrt(n) for n slow ones.
     gain = (3.0 * head**0.5 / float(slow.sum()) ** 0.5) ** 0.5 * slow[:, None]
     query = torch.zeros(head, attention.q_proj.weight.shape[1])
     query[:, stream.identity] = code[order]

@@ -43,6 +43,7 @@ def train_on_workers(
     training = recipe.training
     source = load_conversation_source(recipe.data.conversations)
     conversations = source.train(training.steps * training.batch_size, recipe.seed)
+    # Encoded once, in the driver: every worker and every restart reads the same rows.
     data = run.directory / "conversations.npz"
     save_encoded(encode(tokenizer, conversations, recipe.data.max_length), data)
     task = TrainingTask(
@@ -83,6 +84,7 @@ def launch(task: TrainingTask, title: str) -> TrainingOutcome:
             f"Whole checkpoints are kept in {task.directory / 'train'}; "
             "training.resume_from goes on from there.",
         ) from error
+    # Returned by the workers, not raised there: Ray would restart them, to diverge again.
     if outcome.diverged is not None:
         checkpoint = find_checkpoint(task)
         state = "There is no checkpoint yet."

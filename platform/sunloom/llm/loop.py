@@ -112,6 +112,7 @@ def agree_on_dtype(configured: str) -> str:
     """The configured format, or bfloat16 when every worker's probe chose it."""
     if configured != "auto":
         return configured
+    # Steps are synchronous: one worker that is slow in bfloat16 would slow down all of them.
     votes = torch.tensor([float(probe_dtype().dtype == "bfloat16")], device=_device())
     dist.all_reduce(votes, op=dist.ReduceOp.MIN)
     return "bfloat16" if votes.item() > 0 else "float32"
@@ -163,11 +164,13 @@ class _TrainingLoop:
         """One update; the loss is the mean over the labelled tokens of all workers."""
         # The first token of a row has no token before it that could predict it.
         labelled = sum(int(row.mask[1:].sum()) for row in rows)
+        # Strided: a batch is sorted by length, so the workers' shares hold about as many tokens.
         ids, labels = collate(rows[self._rank :: self._workers], self._task.pad)
         device = _device()
         share = self._parallel.sum_loss(
             torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device)
         )
+        # A copy: all_reduce writes in place, and the backward pass still needs the share.
         total = share.detach().clone()
         dist.all_reduce(total)
         loss = float(total.item()) / labelled
@@ -186,9 +189,11 @@ class _TrainingLoop:
             step=step,
             steps=steps,
             loss=round(loss, 6),
+            # The schedule counts the steps before this one.
             learning_rate=learning_rate(step - 1, self._task.training),
             tokens_per_second=round(self._tokens / seconds, 1),
             seconds=round(seconds, 2),
+            # From the pace of this start alone: steps before a resume took another process's time.
             eta_s=round(seconds / (step - self._steps_done) * (steps - step), 1),
         )
         for tracker in self._trackers:
@@ -199,6 +204,7 @@ class _TrainingLoop:
 
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
+            # Every worker reports its own files; Ray merges them into one checkpoint.
             self._parallel.save(folder, step)
             seal(folder, rank=self._rank, world_size=self._workers, step=step)
             checkpoint = train.Checkpoint.from_directory(folder)
@@ -220,6 +226,7 @@ def find_checkpoint(task: TrainingTask) -> WholeCheckpoint | None:
     """The newest whole checkpoint of this run, else of the run to resume."""
     earlier = task.training.resume_from
     folders = [task.directory / "train"]
+    # This run first: after a failure it is further on than the run that it resumed from.
     return newest_whole(folders) or newest_whole([earlier / "train"] if earlier else [])
 
 

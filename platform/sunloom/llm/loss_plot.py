@@ -16,6 +16,7 @@ def plot_losses(run_dirs: Sequence[Path], path: Path, titles: Sequence[str] = ()
         path: The picture.
         titles: Titles of the panels; the folders' names when empty.
     """
+    # Without pyplot there is no global state and no display is looked for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

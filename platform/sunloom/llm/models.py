@@ -33,9 +33,12 @@ def build_llama(architecture: Architecture, tokenizer: Any, seed: int) -> Any:
         num_key_value_heads=architecture.heads,
         max_position_embeddings=architecture.max_length,
         rope_parameters={"rope_type": "default", "rope_theta": architecture.rope_theta},
+        # The copying circuit writes a token's embedding, which only a tied head reads as that
+        # token.
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
+        # Llama's default is id 1, which is the end mark in our vocabulary.
         bos_token_id=None,
     )
     model = LlamaForCausalLM(config)
@@ -80,9 +83,11 @@ def load_model(location: str, config: ModelConfig | None = None) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(
             location,
+            # The optimizer needs float32 weights; autocast lowers only the products' precision.
             dtype=torch.float32,
             revision=options.revision or "main",
             trust_remote_code=options.trust_remote_code,
+            # Pickled weights can run code when they are loaded.
             use_safetensors=True,
         )
     except (OSError, ValueError) as error:
@@ -116,6 +121,7 @@ def load_tokenizer(location: str, config: ModelConfig | None = None) -> Any:
             f"The tokenizer of {location!r} has no chat template.", "Choose a chat model."
         )
     if tokenizer.pad_token_id is None:
+        # Padding carries no loss and is never attended to, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -144,6 +150,7 @@ def add_lora(model: Any, lora: LoraSettings, seed: int, base: str = "") -> Any:
             task_type="CAUSAL_LM",
         ),
     )
+    # PEFT would record the path that the base was loaded from, which other machines may lack.
     wrapped.peft_config["default"].base_model_name_or_path = base
     return wrapped
 

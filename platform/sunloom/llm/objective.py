@@ -39,5 +39,9 @@ class CausalLoss(nn.Module):
         enabled = self._dtype != torch.float32
         with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=enabled):
             hidden = core.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+            # Logits of every position would be the largest tensor of a step, mostly for prompt
+            # tokens.
             logits = core.get_output_embeddings()(hidden[:, :-1][keep])
+        # In float32, as bfloat16 has 8 bits for a log-sum-exp. Summed: a mean would be over this
+        # worker's tokens only, whose number differs.
         return nn.functional.cross_entropy(logits.float(), targets[keep], reduction="sum")

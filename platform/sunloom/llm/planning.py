@@ -102,6 +102,7 @@ def _measure(recipe: LlmRecipe) -> tuple[int, int, float]:
         texts = conversation_texts(samples)
         tokenizer = build_tokenizer(texts, shape.vocabulary, shape.max_length)
         plain = shape.model_copy(update={"copying_circuit": False})
+        # Shapes without data: counting needs no memory, and a circuit cannot be written.
         with torch.device("meta"):
             model = build_llama(plain, tokenizer, recipe.seed)
     else:
@@ -126,6 +127,7 @@ def _memory(recipe: LlmRecipe, total: int, trained: int, length: float) -> int:
     # One gradient, and what the optimizer keeps beside it.
     values = 1 + OPTIMIZERS[training.optimizer].moments
     state = values * trained * _BYTES // sharded
+    # Rounded up: the worker with the most rows needs the most memory.
     rows = -(-training.batch_size // workers)
     # About 30 values a token, layer and unit of width stay until the backward pass.
     activations = round(rows * length * shape.layers * shape.hidden_size * 30 * _BYTES)

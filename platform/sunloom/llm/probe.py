@@ -64,6 +64,7 @@ def _gflops(dtype: str, device: str) -> float:
         torch.randn(_SIZE, _SIZE, device=device).to(getattr(torch, dtype)) for _ in range(2)
     )
     _product(left, right)
+    # The product above is not timed: the first one also loads kernels.
     started, count = time.perf_counter(), 0
     while (spent := time.perf_counter() - started) < _SECONDS:
         _product(left, right)
@@ -76,4 +77,5 @@ def _product(left: object, right: object) -> None:
 
     torch.mm(left, right)
     if torch.cuda.is_available():
+        # A GPU call returns before its work is done.
         torch.cuda.synchronize()

@@ -40,6 +40,7 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> A
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            # use_regex=False: GPT-2's own pattern would split the pieces again.
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -47,6 +48,7 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> A
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=list(_MARKS),
+        # All 256 bytes: a text outside the training data still has tokens, and comes back whole.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -64,6 +66,7 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> A
         eos_token=templates.END,
         additional_special_tokens=list(_MARKS[2:]),
         model_max_length=max_length,
+        # The clean-up removes blanks before punctuation, and a copied value would change.
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = templates.CHAT_TEMPLATE
@@ -77,6 +80,8 @@ def conversation_texts(conversations: Iterable[Conversation]) -> Iterator[str]:
             if message.get("content"):
                 yield message["content"]
             for call in message.get("tool_calls") or ():
+                # As the chat template renders calls and tools: merges are learned on the texts of
+                # prompts.
                 yield f'{{"name": "{call["function"]["name"]}", "arguments": '
                 yield call["function"]["arguments"]
         for tool in conversation.tools:

@@ -4,6 +4,7 @@
 # ruff: noqa: SIM905
 from __future__ import annotations
 
+# A repeated word only weighs more in a draw.
 NOUNS = tuple(
     """answer area bird board boat bridge building camera capital car case channel chart city
     class clock cloud code color company corner country course cycle date day days degree desk

@@ -50,6 +50,7 @@ class Columns:
         inputs = [_numbers(frame, name) for name in self.features]
         by_name = dict(zip(self.features, inputs, strict=True))
         derived = [_ratio(by_name, ratio) for ratio in self.ratios]
+        # column_stack refuses an empty list.
         if not inputs:
             return np.empty((frame.height, 0))
         return np.column_stack([*inputs, *derived]).astype(np.float64, copy=False)
@@ -123,6 +124,7 @@ def _numbers(frame: pl.DataFrame, name: str) -> FloatArray:
 
 
 def _ratio(inputs: Mapping[str, FloatArray], ratio: RatioColumn) -> FloatArray:
+    # A quotient by zero is missing, which every algorithm here can take.
     below = inputs[ratio.denominator] + ratio.plus
     with np.errstate(divide="ignore", invalid="ignore"):
         quotient: FloatArray = inputs[ratio.numerator] / below

@@ -61,6 +61,7 @@ def assign_folds(target: FloatArray, folds: int, seed: int) -> NDArray[np.int64]
         rows = np.flatnonzero(target == label)
         if len(rows) < folds:
             raise DataError(f"{len(rows)} rows with label {label:.0f} do not fill {folds} folds.")
+        # Dealt out in turn: the folds of a label differ by one row at most.
         fold[generator.permutation(rows)] = np.arange(len(rows)) % folds
     return fold
 
@@ -84,6 +85,7 @@ def held_out_probabilities(
     algorithm: Algorithm, data: TrainingData, parameters: Parameters
 ) -> FloatArray:
     """Each row's probability from the model that did not see its fold."""
+    # Fitted again: a trial reports losses, and keeps neither models nor predictions.
     result = np.empty(len(data.target))
     for fold in range(data.folds):
         held_out = data.fold == fold

@@ -107,8 +107,10 @@ def auc(target: FloatArray, probability: FloatArray) -> float:
 
 def row_losses(target: FloatArray, probability: FloatArray) -> FloatArray:
     """Negative log likelihood of each row, finite even where a prediction is certain and wrong."""
+    # The bound of scikit-learn's log_loss, so that the figures agree.
     tiny = np.finfo(np.float64).eps
     bounded = np.clip(probability, tiny, 1 - tiny)
+    # log1p keeps a small probability that 1 - p would round away.
     return np.asarray(-(target * np.log(bounded) + (1 - target) * np.log1p(-bounded)))
 
 
@@ -158,6 +160,7 @@ def best_threshold(target: FloatArray, probability: FloatArray) -> float:
     sorted_probability, sorted_target = probability[order], target[order]
     # Equal probabilities are on the same side of any threshold: only a tie's last row counts.
     last_of_tie = np.append(np.diff(sorted_probability) != 0, True)
+    # At least 1: without rows of a label its rate is 0, not NaN.
     hits = np.cumsum(sorted_target) / max(float(target.sum()), 1.0)
     misses = np.cumsum(1 - sorted_target) / max(float((1 - target).sum()), 1.0)
     gain = np.where(last_of_tie, hits - misses, -np.inf)
@@ -170,6 +173,7 @@ def _average_ranks(values: FloatArray) -> FloatArray:
     starts = np.flatnonzero(np.append(True, np.diff(ordered) != 0))
     lengths = np.diff(np.append(starts, len(values)))
     ranks = np.empty(len(values))
+    # Equal values share the mean of their ranks: so a tie counts half.
     ranks[order] = np.repeat(starts + (lengths + 1) / 2, lengths)
     return ranks
 
@@ -177,5 +181,6 @@ def _average_ranks(values: FloatArray) -> FloatArray:
 def _check(target: FloatArray, probability: NDArray[np.float64]) -> None:
     if len(target) != len(probability) or not len(target):
         raise DataError(f"{len(target)} labels cannot judge {len(probability)} probabilities.")
+    # Before any metric: NaN would only sort last and give a plausible AUC.
     if not (np.isfinite(probability).all() and ((probability >= 0) & (probability <= 1)).all()):
         raise DataError("A probability is missing or lies outside 0 and 1.")

@@ -78,6 +78,7 @@ class TabularModel:
             "threshold": self.threshold,
             "about": dict(self.about),
         }
+        # After the classifier: a folder with a manifest is whole.
         write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1))
         return folder
 
@@ -156,6 +157,8 @@ def predictions(
 
 def _frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     try:
+        # Polars would take the types from the first 100 rows, and refuse a later float among
+        # integers.
         return pl.DataFrame([dict(row) for row in rows], infer_schema_length=None)
     except (pl.exceptions.PolarsError, TypeError) as error:
         raise DataError(f"The rows do not form a table: {error}", param="rows") from error

@@ -56,4 +56,5 @@ def _draw_counts(axes: Any, reliability: Any) -> None:
     left = [cell["low"] for cell in reliability]
     width = [cell["high"] - cell["low"] for cell in reliability]
     axes.bar(left, [cell["count"] for cell in reliability], width, align="edge", alpha=0.6)
+    # On a log axis: bins of few rows would not be seen beside full ones.
     axes.set(xlabel="predicted probability", ylabel="rows", xlim=(0, 1), yscale="log")

@@ -80,11 +80,14 @@ def search(
     # Only the old output heeds verbose=0; the new one prints a box into the demo's step list.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     space = [{"algorithm": trial.algorithm, "parameters": trial.parameters} for trial in trials]
+    # with_parameters puts the rows into the object store once; a config would be copied per trial.
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, data=data), {"cpu": tuning.cpus_per_trial}
     )
     tuner = tune.Tuner(
         trainable,
+        # Drawn beforehand, so Tune only enumerates: the same seed gives the same trials with any
+        # scheduler.
         param_space={"trial": tune.grid_search(space)},
         tune_config=_tune_config(tuning),
         run_config=_run_config(folder),
@@ -101,6 +104,7 @@ def choose_winner(scores: Sequence[TrialScore], tuning: TuningConfig) -> TrialSc
     best = scores[0]
     if tuning.selection == "lowest_loss":
         return best
+    # Within one standard error the losses cannot be told apart: the simpler model is preferred.
     close = [score for score in scores if score.loss <= best.loss + best.standard_error]
     return min(
         close, key=lambda score: (load_algorithm(score.trial.algorithm).complexity, score.loss)
@@ -182,6 +186,7 @@ def _draw(domain: RangeConfig | tuple[Any, ...], generator: np.random.Generator)
     low, high = (
         (np.log(domain.low), np.log(domain.high)) if domain.log else (domain.low, domain.high)
     )
+    # Uniform in the logarithm: every order of magnitude is as likely.
     value = float(generator.uniform(low, high))
     value = float(np.exp(value)) if domain.log else value
     return round(value) if domain.integer else value

@@ -116,6 +116,7 @@ def rows_path(recipe: TabularRecipe, cutoff: str, override: Path | None = None) 
 def gate_failures(metrics: Mapping[str, Any], gate: GateConfig) -> tuple[str, ...]:
     """What of the gate does not hold, in words; empty when all of it does."""
     failures = []
+    # Negated, so that NaN fails the gate.
     if not metrics["auc"] > gate.min_auc:
         failures.append(f"AUC {metrics['auc']:.4f} is not above {gate.min_auc}")
     if metrics["calibration_error"] > gate.max_calibration_error:
@@ -149,6 +150,7 @@ def _refit(
     """Fit each algorithm's best trial to all training rows, one Ray task each, and evaluate it."""
     import ray
 
+    # Once: an argument that is passed by value would be stored for every task.
     shared = ray.put(data)
     task = ray.remote(num_cpus=recipe.tuning.cpus_per_trial)(fit_trial)
     pending = {name: task.remote(score.trial, shared) for name, score in best.items()}
@@ -180,6 +182,7 @@ def _build_model(
         algorithm=trial.algorithm,
         parameters=trial.parameters,
         columns=rows.columns,
+        # Read back from its text, as serving does: what is evaluated is what is registered.
         fitted=load_algorithm(trial.algorithm).load(text),
         labels=output.labels,
         threshold=threshold,
@@ -202,6 +205,7 @@ def _register(
 ) -> ModelVersion:
     metrics = asdict(winner.metrics) | {
         "winner": winner.model.algorithm,
+        # Also the candidates that did not win: the calibration plot compares them.
         "algorithms": {name: asdict(candidate.metrics) for name, candidate in candidates.items()},
     }
     lineage = {

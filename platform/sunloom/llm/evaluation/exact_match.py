@@ -84,6 +84,7 @@ def exact_match(
         )
         for number, index, _ in turns
     ]
+    # All turns at once: a batch mixes turns of like length from many conversations.
     outputs = generate(prompts)
     examples = [
         _judge(conversations[number], message, output)
@@ -118,6 +119,7 @@ def _judge(conversation: Conversation, message: Message, output: str) -> Example
     if message.get("tool_calls"):
         functions = [call["function"] for call in message["tool_calls"]]
         wanted = [(f["name"], json.loads(f["arguments"])) for f in functions]
+        # Compared as values: spacing and the order of keys do not change a call.
         right = parse_calls(output) == wanted
         return Example("call", question, json.dumps(wanted), output, right)
     expected = str(message["content"])

@@ -46,6 +46,7 @@ def evaluate_registered(recipe: LlmRecipe) -> HeldOutEvaluation:
     version = registry.get(recipe.output.name)
     folder = registry.path(version)
     if version.kind == ADAPTER_KIND:
+        # The version that it was trained on; the recipe's base may have a newer one by now.
         base = registry.path(registry.get(str(version.lineage["base"])))
         scores = evaluate_model(recipe, str(base), folder)
     else:

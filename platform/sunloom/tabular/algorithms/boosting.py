@@ -26,6 +26,7 @@ class _BoosterParameters:
     def parse(cls, parameters: Parameters) -> _BoosterParameters:
         settings = dict(parameters)
         rounds = int(settings.pop("rounds", ROUNDS))
+        # One thread by default: trials already run side by side on the cores.
         return cls(rounds=rounds, threads=int(settings.pop("threads", 1)), settings=settings)
 
 
@@ -37,6 +38,7 @@ class FittedXGBoost:
 
     def predict(self, matrix: FloatArray) -> FloatArray:
         """Probability of label 1 for each row."""
+        # Without a DMatrix, which a request of a few rows does not repay.
         return np.asarray(self.booster.inplace_predict(matrix), dtype=np.float64)
 
     def dump(self) -> str:

@@ -46,6 +46,7 @@ class _Scaling:
         """Learn medians, indicators, means and scales from the training rows."""
         values = signed_log(matrix) if log else matrix
         missing = np.isnan(values)
+        # A column without any value has no median, and its indicator would be constant.
         empty = missing.all(axis=0)
         median = np.zeros(values.shape[1])
         median[~empty] = np.nanmedian(values[:, ~empty], axis=0)

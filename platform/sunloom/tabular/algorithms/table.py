@@ -28,6 +28,7 @@ def load_algorithm(name: str) -> Algorithm:
     Raises:
         NotFoundError: There is no such algorithm; the known ones are listed.
     """
+    # Built-in names first: no plugin can change what a stored model is read with.
     if name in ALGORITHMS:
         return ALGORITHMS[name]
     if name not in plugin_names(PLUGIN_GROUP):
