@@ -46,6 +46,8 @@ def format_type(dtype: pl.DataType) -> str | None:
 
 def canonical_type(dtype: pl.DataType) -> pl.DataType:
     """The widest type of the same text: 64 bits, microseconds, UTC, lists."""
+    # The text does not tell widths apart, but the files of one version are concatenated, which
+    # needs equal types.
     if dtype.is_integer():
         return pl.Int64()
     if dtype.is_float():
@@ -78,6 +80,7 @@ def _parse(text: str) -> tuple[pl.DataType, str]:
         rest = text.removeprefix("struct[")
         fields: list[pl.Field] = []
         while not rest.startswith("]"):
+            # The decoder finds the end of a quoted name, which may contain quotes itself.
             plain = PLAIN_FIELD_NAME.match(rest)
             name, end = (plain[0], plain.end()) if plain else json.JSONDecoder().raw_decode(rest)
             dtype, rest = _parse(rest[end:].removeprefix(": "))

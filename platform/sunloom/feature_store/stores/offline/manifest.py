@@ -87,6 +87,7 @@ class FeatureSetVersion:
         """
         try:
             plain: dict[str, Any] = json.loads(text)
+            # First of all: a later format's new fields would otherwise be reported as damage.
             if plain.pop("format") != FORMAT:
                 raise StoreError(f"{place} is of a later format.", "Update sunloom.")
             plain["written_at"] = datetime.fromisoformat(plain["written_at"]).astimezone(UTC)

@@ -39,8 +39,10 @@ from sunloom.feature_store.stores.offline.manifest import (
 from sunloom.feature_store.stores.offline.storage import OfflineStorage, TimeBounds
 from sunloom.features.plan.polars_dtypes import epoch_us
 
+# No leading dot: `..` would leave the store's folder.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _DATE = "__date"
+# A failed attempt means that another writer got the number: only constant writing uses them up.
 _MAX_ATTEMPTS = 100
 
 
@@ -95,6 +97,7 @@ class OfflineStore:
         rows = _canonical_rows(feature_set, table, key, time)
         draft = VersionDraft(
             feature_set=feature_set,
+            # Part of the data files' names: two writers of one day must not share a path.
             write_id=uuid.uuid4().hex,
             mode=mode,
             key=key,
@@ -105,6 +108,7 @@ class OfflineStore:
         latest = self._latest_version(feature_set)
         # A first time for its checks: a table that does not fit must leave no files behind.
         draft.next_version(latest, (), self._now())
+        # Once for all attempts: the files do not depend on the version's number.
         files = self._write_days(folder, rows, time, draft.write_id)
         for _ in range(_MAX_ATTEMPTS):
             version = draft.next_version(latest, files, self._now())
@@ -154,6 +158,7 @@ class OfflineStore:
         parts = self.storage.map(
             lambda file: self.storage.read_parquet(f"{folder}/{file.path}", names, bounds), files
         )
+        # The empty frame types the columns that older files lack, and a result without any file.
         frame = pl.concat([pl.DataFrame(schema=types), *parts], how="diagonal").select(names)
         # Files and row groups are kept whole where only some of their rows are within the bounds.
         if start is not None:
@@ -202,6 +207,7 @@ class OfflineStore:
 
     def feature_sets(self) -> list[str]:
         """Names of the feature sets that have a version, sorted."""
+        # A write that failed before its manifest leaves a folder without versions.
         storage = self.storage
         return [name for name in storage.names("") if storage.names(f"{name}/versions")]
 
@@ -225,6 +231,8 @@ class OfflineStore:
     def _write_days(
         self, folder: str, rows: pl.DataFrame, time: str, write_id: str
     ) -> list[DataFile]:
+        # Sorted before the split: a day's first and last time are its ends, and the narrow
+        # statistics of row groups let reads skip them.
         dated = rows.with_columns(pl.col(time).dt.date().alias(_DATE)).sort(
             time, maintain_order=True
         )

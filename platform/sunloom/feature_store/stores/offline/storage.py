@@ -73,6 +73,7 @@ class OfflineStorage:
 
     def map(self, work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
         """The work's result for each item, in order; on a server several are run at once."""
+        # Local files have no latency to hide, and Polars and Arrow use several threads themselves.
         if self._is_local:
             return [work(item) for item in items]
         with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
@@ -98,6 +99,7 @@ class OfflineStorage:
         """Write a file whose name no other writer uses."""
         place = self._place(path)
         self._make_parent(place)
+        # Need not be atomic: no manifest names the file before it is complete.
         self._fs.pipe_file(place, content)
 
     def create(self, path: str, content: bytes) -> bool:
@@ -145,6 +147,7 @@ class OfflineStorage:
         import pyarrow.parquet as pq
 
         try:
+            # Not downloaded whole: a server sends the footer and the chosen row groups.
             with self._fs.open(self._place(path), "rb") as opened:
                 file = pq.ParquetFile(opened)
                 present = [name for name in columns if name in file.schema_arrow.names]
@@ -160,6 +163,7 @@ class OfflineStorage:
         return f"{self._root}/{path}" if path else self._root
 
     def _make_parent(self, place: str) -> None:
+        # Object stores have no folders to create.
         if self._is_local:
             Path(place).parent.mkdir(parents=True, exist_ok=True)
 

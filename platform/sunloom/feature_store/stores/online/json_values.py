@@ -19,6 +19,7 @@ JsonConverter = Callable[[Any], Any]
 _MIN_INT64, _MAX_INT64 = -(1 << 63), (1 << 63) - 1
 
 
+# Cached: ``build_table`` looks the converter up for every value.
 @lru_cache(maxsize=256)
 def json_converter(dtype: str) -> JsonConverter:
     """Converts a JSON value to one of the stored type; null stays null.
@@ -72,6 +73,7 @@ def _list_converter(item: JsonConverter) -> JsonConverter:
 def _struct_converter(fields: Mapping[str, JsonConverter]) -> JsonConverter:
     def convert(value: Any) -> Any:
         values: Mapping[str, Any] = _require(dict, value)
+        # A misspelt field would otherwise be read as null without an error.
         if unknown := values.keys() - fields.keys():
             raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}")
         return {name: convert_field(values.get(name)) for name, convert_field in fields.items()}

@@ -23,6 +23,7 @@ def check_space(space: str) -> bytes:
     Raises:
         UsageError: It is empty, too long, or contains a NUL.
     """
+    # In a key NUL ends the space's name: a name with one could reach into another space.
     encoded = space.encode()
     if not 0 < len(encoded) <= MAX_SPACE_BYTES or b"\0" in encoded:
         raise UsageError(

@@ -21,6 +21,7 @@ from sunloom.feature_store.stores.online.record_codec import time_of
 from sunloom.feature_store.stores.online.record_store import RecordStore
 from sunloom.feature_store.stores.online.stored_feature_set import META_PREFIX
 
+# Address space rather than disk: the file grows as pages are written.
 FIRST_MAP_BYTES = 256 * 1024 * 1024
 _SCAN_PAIRS = 1_000
 
@@ -72,6 +73,7 @@ class LmdbBackend:
         # metasync=False may lose the last commit when the machine crashes; sync=False would risk
         # the whole file.
         self._env = lmdb.open(
+            # A reader slot per reading thread of every process; LMDB's default is 126.
             str(folder), map_size=FIRST_MAP_BYTES, max_readers=512, metasync=False
         )
 
@@ -99,6 +101,7 @@ class LmdbBackend:
     def sweep(self, prefix: bytes, limit_us: int, count: int) -> None:
         """Delete records of a feature time before the limit among the next ``count`` of them."""
         position = self._sweep_positions.get(prefix, prefix)
+        # A read transaction: LMDB has one writer, and others need not wait for the scan.
         pairs = self._read(lambda txn: _next_pairs(txn, prefix, position, count))
         # Behind the last record the next sweep starts from the first.
         self._sweep_positions[prefix] = pairs[-1][0] if len(pairs) == count else prefix
@@ -160,6 +163,7 @@ class LmdbBackend:
                     with self._env.begin(write=True) as txn:
                         return work(txn)
                 except lmdb.MapFullError:
+                    # Doubled, because each resize repeats the whole transaction.
                     self._resize_map(self._env.info()["map_size"] * 2)
                 except lmdb.MapResizedError:
                     self._resize_map(0)
@@ -178,6 +182,7 @@ def _put_newer(txn: Any, keys: Sequence[bytes], records: Sequence[bytes]) -> int
     written = 0
     for key, record in zip(keys, records, strict=True):
         stored = txn.get(key)
+        # Of equal times the later write counts: corrected rows may be written again.
         if stored is None or time_of(stored) <= time_of(record):
             txn.put(key, record)
             written += 1

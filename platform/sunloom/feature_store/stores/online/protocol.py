@@ -33,6 +33,7 @@ class RecordSchema:
     key_dtype: str
     fields: tuple[Field, ...]
 
+    # A cached property writes to ``__dict__``, which a frozen dataclass permits.
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the values."""

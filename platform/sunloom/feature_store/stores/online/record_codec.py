@@ -24,6 +24,7 @@ from sunloom.feature_store.stores.online.value_codec import EPOCH_DAY, value_cod
 from sunloom.features.plan.polars_dtypes import EPOCH
 
 TIME_BYTES = 8
+# The time comes first: stores compare it without decoding the record, Redis within its script.
 _TIME = struct.Struct("<q")
 _HEAD_AT = TIME_BYTES
 _NULLS_AT = _HEAD_AT + 2
@@ -71,6 +72,7 @@ class RecordCodec:
         self.names = tuple(field.name for field in self.fields)
         self._bitmap_bytes = -(-len(self.fields) // 8)
         self._values_at = _NULLS_AT + self._bitmap_bytes
+        # Every field takes 8 bytes, so one call unpacks all of them.
         self._values = struct.Struct(
             f"<{self._values_at}x"
             + "".join("d" if field.dtype == "float64" else "q" for field in self.fields)
@@ -113,6 +115,7 @@ class RecordCodec:
             self._values_at,
         )
         if self._decoders:
+            # Literal offsets below: global names would be looked up again for every record.
             schema = head[:2]
             return [self.unpack(r) if r and r[8:10] == schema else unpack_other(r) for r in records]
         # Most reads of many entities end here: numbers without nulls, in as few operations per
@@ -169,6 +172,7 @@ class RecordCodec:
 
 
 def _to_numpy(column: pl.Series, field: Field) -> np.ndarray[Any, Any]:
+    # NumPy's numbers have no null: any value may stand there, because the bitmap marks it.
     if field.dtype == "float64":
         return column.cast(pl.Float64).fill_null(0.0).to_numpy()
     if field.dtype == "datetime":

@@ -31,6 +31,7 @@ from sunloom.feature_store.stores.online.stored_feature_set import (
     with_ttl,
 )
 
+# One transaction of LMDB per chunk: other writers wait no longer than that.
 _CHUNK_ROWS = 20_000
 _MICROSECOND = timedelta(microseconds=1)
 # How many records a write examines for each one written, to delete expired ones: two, so that a
@@ -102,6 +103,7 @@ class RecordStore:
     ) -> int:
         """Write one record per row; a newer record is never replaced by an older one."""
         fields = _feature_fields(feature_set, table, key, time)
+        # Before the records: a reader must know the schema of every record that it finds.
         stored = self._evolve(feature_set, fields, key, record_type(table.schema[key], key))
         names = list(stored.schema.names)
         written = 0
@@ -154,6 +156,7 @@ class RecordStore:
             description = with_ttl(stored.raw, ttl_us)
             if self._backend.swap(meta_key(feature_set), stored.raw, description):
                 break
+        # Last: records written after the swap expire by the new description, older ones by this.
         self._backend.expire(stored.prefix, ttl_us)
 
     def get_many(self, space: str, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -178,6 +181,7 @@ class RecordStore:
         while True:
             [stored] = self._backend.fetch([description_key])
             raw = evolve_description(feature_set, stored, fields, key, key_dtype)
+            # Most writes leave the schema as it is and need no swap.
             if raw == stored or self._backend.swap(description_key, stored, raw):
                 return self._stored_set(feature_set, raw)
 

@@ -68,6 +68,7 @@ class RedisBackend:
         self._address = _address_of(config.url)
         self._client = _connect(config)
         self._redis_error = _redis_error()
+        # A connection serves one command at a time, so each thread has its own.
         self._local = threading.local()
         self._put = self._client.register_script(PUT_NEWER)
         self._apply = self._client.register_script(APPLY)
@@ -88,10 +89,12 @@ class RedisBackend:
         """Write the value if the key still has the expected one; whether it did."""
         keys = [self._prefix + key, self._prefix + b"sets"]
         with self._named_errors():
+            # A description is never empty, so the empty value can mean that there is none.
             return bool(self._swap(keys=keys, args=[expected or b"", value]))
 
     def put_newer(self, keys: Sequence[bytes], records: Sequence[bytes], ttl_us: int | None) -> int:
         """Write each record unless its key has one of a later time; how many were written."""
+        # Each script is atomic by itself: MULTI would only block other clients for longer.
         with self._named_errors(), self._client.pipeline(transaction=False) as pipe:
             for at in range(0, len(keys), _CHUNK):
                 chunk = records[at : at + _CHUNK]
@@ -111,6 +114,7 @@ class RedisBackend:
                     pipe.persist(self._prefix + key)
                 else:
                     pipe.pexpireat(self._prefix + key, int(_expiry_ms(record, ttl_us)))
+                # In parts: the pipeline keeps its commands in memory until they are sent.
                 if len(pipe) >= _SCAN_COUNT:
                     pipe.execute()
             pipe.execute()
@@ -147,6 +151,7 @@ class RedisBackend:
 
     def apply(self, writes: Sequence[RawWrite], expected: Sequence[RawWrite]) -> bool:
         """Plain writes by one script; none where a value is not the expected one."""
+        # The script refers to spaces by number: a space's key is sent once, not with every write.
         spaces = list(dict.fromkeys(space for space, _, _ in (*expected, *writes)))
         numbers = {space: number for number, space in enumerate(spaces, 1)}
         arguments: list[Any] = [len(expected)]

@@ -20,6 +20,7 @@ for i, key in ipairs(KEYS) do
 end
 return written
 """
+# The set of all descriptions spares the listing a scan of the server's keys.
 SWAP = """
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])

@@ -19,6 +19,7 @@ META_PREFIX = b"s/"
 _INT_KEY = struct.Struct(">Q")
 # Added to an integer key, so that its bytes sort as the numbers do, negative ones first.
 _SIGN = 1 << 63
+# Compared with exact types: ``isinstance`` would let True pass as 1.
 _INTS = {int}
 
 
@@ -95,6 +96,7 @@ class StoredFeatureSet:
             return None
         number = schema_id_of(record)
         values = self.codecs[number].unpack(record)
+        # Records of the latest schema come here too where they have nulls.
         if number == self._codec.schema_id:
             return values
         return {name: values.get(name) for name in self.schema.names}
@@ -136,6 +138,7 @@ def evolve_description(
             "Write it under another name.",
         )
     schemas = meta["schemas"]
+    # The stored bytes themselves: the caller sees by comparison that nothing is to be written.
     if schemas[meta["latest"]] == schema:
         return raw
     # Writers that take turns with two schemas must not add a new one each time.
@@ -175,6 +178,7 @@ def to_integer_id(entity: Any, feature_set: str, key: str) -> int:
         UsageError: It is none.
     """
     try:
+        # ``int`` would turn 1.5 into another entity's id.
         if isinstance(entity, bool | float):
             raise ValueError(entity)
         number = int(entity)
@@ -205,6 +209,7 @@ def _dump(meta: dict[str, Any]) -> bytes:
 def _check_types(
     feature_set: str, schemas: Sequence[Sequence[Sequence[str]]], fields: Sequence[Field]
 ) -> None:
+    # Types of every schema, not of the latest alone: records of older ones are still read.
     stored = {name: dtype for schema in schemas for name, dtype in schema}
     for field in fields:
         if stored.get(field.name, field.dtype) != field.dtype:

@@ -42,6 +42,7 @@ class ValueCodec:
 @lru_cache(maxsize=256)
 def value_codec(dtype: str) -> ValueCodec:
     """The codec of a list or struct type, given as text."""
+    # Embeddings, for one: an array is copied at once, JSON would be parsed number by number.
     typecode = {"list[int64]": "q", "list[float64]": "d"}.get(dtype)
     return _json_codec(parse_type(dtype)) if typecode is None else _number_codec(typecode)
 
