@@ -192,6 +192,7 @@ def _build_step(layout: TileLayout, item: ClassPlan, feature: FeaturePlan) -> Fe
     expression = feature.expression
     assert expression is not None
     nodes = [node for node in walk(expression) if isinstance(node, Aggregate | Lookup)]
+    # Equal nodes share a part: each is read once per row.
     places = {node: place for place, node in enumerate(dict.fromkeys(nodes))}
     is_resolved = isinstance(expression, Resolved)
     # The commonest feature of a stream: one aggregate as it is, without a call per row.
@@ -224,5 +225,6 @@ def _build_part(
         target_key=target.key,
         feature=node.feature,
         row_index=None if is_by_key else layout.rows[join.target, join.target_keys],
+        # Without recorded features: only the set's own class has stored records.
         read_plan=build_read_plan(layout, join.target, (node.feature,)),
     )

@@ -92,6 +92,7 @@ class OnlineReader:
             UsageError: An id is not of the key's type, or the time has no zone or is before what
                 the tiles keep.
         """
+        # No value depends on the time, so the stored record needs no plan.
         if now is None and not self.layout.streamed and not self._expiry:
             return self._store.read(self.plan.feature_set, ids, features)
         as_of = _to_utc(now)
@@ -172,6 +173,7 @@ class TileReader:
         if needed:
             blobs = self._store.get_many(self._tile_space, [key for _, _, key in needed])
             for (entity, tile, _), blob in zip(needed, blobs, strict=True):
+                # A writer may have merged the tile into the totals after the heads were read.
                 entity.add_events(tile, unpack_events(blob) if blob else [[]])
         return dict(zip(keys, entities, strict=True))
 
@@ -193,6 +195,7 @@ class _ReadRun:
     def evaluate(self, read_plan: ReadPlan, rows: list[Row]) -> None:
         """Fill the rows with the read plan's features."""
         batch = _RowBatch(self, rows)
+        # First, because computed features may read them.
         if read_plan.defaults:
             batch.fill_source_features(read_plan)
         for step in read_plan.steps:
@@ -249,6 +252,7 @@ class _RowBatch:
         """One computed feature in every row."""
         rows, now = self._rows, self._run.now
         columns = [self._part_values(part) for part in step.parts]
+        # One loop per kind of step: this runs for every feature of every read.
         function, finalize, name = step.row_function, step.finalize, step.name
         if step.batch_function is not None:
             parts: list[Sequence[Any]] = [()] * len(rows)
@@ -285,12 +289,14 @@ class _RowBatch:
         for row in joined:
             row.update(dict.fromkeys(part.read_plan.stored))
         self._run.evaluate(part.read_plan, joined)
+        # Rows without a key were left out above, so the others' values are taken in order.
         values = iter(joined)
         return [None if key is None else next(values)[part.feature] for key in keys]
 
     def _entities_by(self, number: int, names: tuple[str, ...]) -> list[EntityTiles]:
         """The index's entity of each row by the values of these features."""
         if (number, names) not in self._entities:
+            # A list inside: a generator costs more than the one or two values of a key.
             keys = [tuple([row[name] for name in names]) for row in self._rows]
             self._entities[number, names] = self._run.entities(number, keys)
         return self._entities[number, names]

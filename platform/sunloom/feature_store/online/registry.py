@@ -118,6 +118,7 @@ class OnlineFeatureSet:
         Raises:
             NotFoundError: Unknown feature set; lists the known ones.
         """
+        # A streamed set may have no stored records whose schema could be read.
         if self.definition is not None and self.definition.is_streamed:
             return self.definition.schema
         try:
@@ -231,6 +232,7 @@ def definitions_of(store: OnlineStore) -> DefinitionRegistry:
     """The definitions of a store; the same for the same store."""
     registry = _registries.get(store)
     if registry is None:
+        # Atomic: threads that come first at the same time share one registry.
         registry = _registries.setdefault(store, DefinitionRegistry(store))
     return registry
 

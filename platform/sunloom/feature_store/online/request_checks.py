@@ -88,6 +88,7 @@ def validate_request(
     (reference,) = store.get_many(VALIDATION_REFERENCE, [name])
     if reference is None:
         return RequestVerdict(checks, (), _NO_REFERENCE)
+    # The PSI of a few rows is mostly the noise of sampling.
     if len(records) < config.drift_min_rows:
         least = f"drift is judged from {config.drift_min_rows:,} on (validation.drift_min_rows)"
         return RequestVerdict(checks, (), f"{len(records):,} rows came; {least}.")
@@ -133,6 +134,7 @@ def _compare(
 
 
 def _can_compare(name: str, table: CheckedTable, reference: CheckedTable) -> bool:
+    # A column of nulls has no type of its own, and no distribution to compare.
     if name not in table.schema or not has_value(table.column(name)):
         return False
     return table.dtype(name).is_numeric() == reference.dtype(name).is_numeric()

@@ -36,6 +36,7 @@ def compile_expression(node: Expr, places: Mapping[Aggregate | Lookup, int]) -> 
         node: The expression.
         places: Position of each aggregate's and lookup's value among the parts.
     """
+    # Closures, so that the tree is walked once per plan instead of once per row.
     if isinstance(node, Column):
         name = node.name
         return lambda row, _now, _parts: row[name]
@@ -58,6 +59,7 @@ def compile_resolver(node: Resolved, places: Mapping[Aggregate | Lookup, int]) -
     One call gives all outputs of the resolver; they are kept in the row under a name that no
     feature can have.
     """
+    # Imports chalkpy and the user's code, which only plans with resolvers need.
     from sunloom.features.resolvers.resolve import resolve_rows
 
     resolver, output, result_key = node.resolver, node.output, f"@{node.resolver.fqn}"
@@ -66,6 +68,7 @@ def compile_resolver(node: Resolved, places: Mapping[Aggregate | Lookup, int]) -
     def evaluate(
         rows: Sequence[dict[str, Any]], now: datetime, parts: Sequence[Parts]
     ) -> list[Any]:
+        # The rows of a batch are filled together: the first one shows whether all are.
         if rows and result_key not in rows[0]:
             values = [
                 [arg(row, now, row_parts) for arg in args]
@@ -96,6 +99,7 @@ def feature_finalizer(feature: FeaturePlan) -> Callable[[Any], Any]:
     is_float = feature.dtype == "float64"
 
     def finalize(value: Any) -> Any:
+        # In the engine's order: the default, then the limits, which may replace it by null.
         if value is None:
             value = default
         elif is_float and not isinstance(value, float):

@@ -89,6 +89,7 @@ class EntityTiles:
         now_us: The as-of time, microseconds since the epoch.
     """
 
+    # One per entity and index of every read: slots save a dict each.
     __slots__ = ("_events", "_reader", "head", "is_known", "windows")
 
     def __init__(self, reader: IndexReader, raw: bytes | None, now_us: int) -> None:
@@ -117,6 +118,7 @@ class EntityTiles:
     def partial_result(self, span: int, slot: int) -> Any:
         """A slot's partial result over a window."""
         window = self.windows[span]
+        # A slice is a copy: replacing partial results in it leaves the head as it is stored.
         partials = self.head.states[slot][window.first : window.stop]
         for place in window.edge_tiles:
             partials[place - window.first] = self._partial_of_events(place, window, slot)
@@ -156,9 +158,11 @@ class EntityTiles:
         start = _FIRST_US if start_ago is None else now_us - start_ago
         end = _LAST_US if end_ago is None else now_us - end_ago
         if head.life is not None:
+            # An unbounded window counts the totals whole; only its end may be too early.
             self._check_edge(end if start_ago is None else start)
         tiles, width = head.tiles, self._reader.index.tile_us
         first = 0 if start_ago is None else bisect_left(tiles, start // width)
+        # The end is exclusive: a tile that begins at it has no event in the window.
         stop = len(tiles) if end_ago is None else bisect_right(tiles, (end - 1) // width)
         if first >= stop:
             return TileWindow(
@@ -243,10 +247,12 @@ def aggregate_events(node: Aggregate, reading: Reading, index: Index, events: Ev
         events = [event for event in events if event[1][counts] is not None]
     columns: dict[Expr, pl.Series] = {}
     parts = [part for part in (node.value, node.by) if part is not None]
+    # A filter's measure is the last one and belongs to no part.
     for part, place in zip(parts, reading.measures, strict=False):
         values = [row[place] for _, row in events]
         dtype = POLARS[index.measures[place].dtype]
         physical = pl.Int64() if dtype.is_temporal() else dtype
+        # Tiles hold times as microseconds, which a temporal series takes only by a cast.
         columns[part] = pl.Series(values, dtype=physical).cast(dtype)
     # The filter has been applied above.
     unfiltered = node.model_copy(update={"where": ()})
@@ -257,6 +263,7 @@ def aggregate_events(node: Aggregate, reading: Reading, index: Index, events: Ev
 
 
 def _check_total(total: Any, node: Aggregate) -> Any:
+    # Digits of a total beyond 64 bits: see ``partials``.
     if isinstance(total, str):
         raise DataError(
             f"A sum over {node.join!r} does not fit in 64 bits.",
@@ -268,6 +275,7 @@ def _check_total(total: Any, node: Aggregate) -> Any:
 
 def _mean(partials: Sequence[Any]) -> float | None:
     count, total = partials
+    # A mean fits even where its total does not.
     if isinstance(total, str):
         total = int(total)
     return total / count if count else None

@@ -51,12 +51,15 @@ def _merge_splits(
         return 0
     namespace = splits[0].source
     key = ProgressKey.for_source(layout, f"history/{namespace}")
+    # Lateness has no effect here: without a watermark no tile is closed.
     ingest = TileIngest(store, layout, 0)
     time = layout.plan.class_plan(namespace).time
     merged = 0
+    # Read again each time: other members of the group merge the same splits.
     while (stored := key.read(store)).progress.next_offset != len(splits):
         number = stored.progress.next_offset or 0
         rows = splits[number].read(layout.plan)
+        # The stream drops events up to the same time: none is counted twice.
         events = rows.rows if time is None else rows.rows.filter(pl.col(time) <= until)
         progress = stored.progress.advance(
             number + 1, None, events=events.height, quarantined=rows.damaged.height

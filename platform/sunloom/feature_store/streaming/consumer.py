@@ -130,6 +130,7 @@ class StreamConsumer:
 
     def _consume_batch(self, consumer: Consumer) -> None:
         timeout_s = self._source.batch_timeout_ms / 1_000
+        # One call for a batch; ``poll`` would be one call per message.
         messages = consumer.consume(self._source.batch_size, timeout_s)
         for partition, batch in self._group_messages(messages).items():
             stream = self._partitions.get(partition)
@@ -156,6 +157,7 @@ class StreamConsumer:
                     "Messages are lost to this stream: write history from the batch source, and "
                     "stream under another group of features or from `start`.",
                 )
+            # All others are transient: librdkafka reconnects and retries by itself.
             elif error.fatal():
                 raise StreamError(f"The stream cannot go on: {error.str()}")
         return batches
@@ -176,6 +178,7 @@ class StreamConsumer:
             self._seek(consumer, partition, stream)
             return
         finally:
+            # Also after an error: too many bad messages raise it after their batch was stored.
             after = stream.progress
             for name in _COUNTS:
                 self._counts[name] += getattr(after, name) - getattr(before, name)
@@ -207,6 +210,7 @@ class StreamConsumer:
         return int(OFFSET_BEGINNING if self._source.start == "earliest" else OFFSET_END)
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # The default assignors are eager: each assignment is the complete one.
         self._partitions.clear()
         self._at_end.clear()
         for partition in partitions:

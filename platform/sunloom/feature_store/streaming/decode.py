@@ -69,6 +69,8 @@ class MessageDecoder:
         decode = self._decoder.decode
         for place, message in enumerate(messages):
             try:
+                # One pass from bytes to typed values; a tombstone (no value) fails here and is
+                # rejected below.
                 events.append(decode(message or b""))
                 places.append(place)
             except (msgspec.DecodeError, UnicodeDecodeError):
@@ -82,6 +84,7 @@ class MessageDecoder:
         return self._conform([frame for frame in frames if frame.height], rejected)
 
     def _typed_frame(self, events: Sequence[Any], places: Sequence[int]) -> pl.DataFrame:
+        # Without events there are no columns either, hence the lenient ``zip`` below.
         values = zip(*map(msgspec.structs.astuple, events), strict=True)
         columns = {
             name: pl.Series(column, dtype=_frame_dtype(self._item.feature(name).dtype))
@@ -121,6 +124,7 @@ class MessageDecoder:
             schema = {name: POLARS[self._item.feature(name).dtype] for name in self._names}
             empty = pl.DataFrame(schema={**schema, _PLACE: pl.Int64})
             return DecodedMessages(empty.drop(_PLACE), empty[_PLACE], sorted(rejected))
+        # Back in order of arrival, which decides between events of equal times.
         rows = pl.concat(parts).sort(_PLACE)
         if self._required:
             is_missing = pl.any_horizontal([pl.col(name).is_null() for name in self._required])

@@ -38,4 +38,5 @@ class EventLog:
             file.unlink(missing_ok=True)
             return
         with atomic_path(file) as partial:
+            # The stream waits for it: speed counts for more than size.
             events.write_parquet(partial, compression="lz4")

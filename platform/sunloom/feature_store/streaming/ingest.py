@@ -87,6 +87,7 @@ class TileIngest:
         rows = (
             SourceRows(self._layout.plan.class_plan(namespace), events) if events.height else None
         )
+        # Grouped once: between attempts only the stored heads differ.
         grouped = [] if rows is None else [_group_events(i, rows) for i in self._indexes[namespace]]
         for _ in range(_MAX_ATTEMPTS):
             transaction = _Transaction()
@@ -97,6 +98,8 @@ class TileIngest:
                 self._merge(groups, latest_us, transaction)
             if self._store.apply(transaction.writes, transaction.expected):
                 return
+            # The store does not say which value differed: a guard's is final, a head is merged
+            # again.
             self._check_guards(guarded)
         raise ConflictError(
             f"Another writer kept changing the same entities of {namespace!r}.",
@@ -113,6 +116,7 @@ class TileIngest:
 
     def _merge(self, groups: EventGroups, latest_us: int | None, transaction: _Transaction) -> None:
         head_space, tile_space = self._layout.head_space, self._layout.tile_space
+        # Only heads are compared at the end: a tile never changes without its head.
         raw_heads = self._store.get_many(head_space, groups.keys)
         tile_keys = groups.tile_keys()
         blobs = self._store.get_many(tile_space, tile_keys)
@@ -231,6 +235,7 @@ def _event_frame(index: Index, rows: SourceRows) -> pl.DataFrame:
         f"m{place}": _measure_values(rows, m.value, m.where)
         for place, m in enumerate(index.measures)
     }
+    # A null key joins nothing, and an event without a time is in no window.
     frame = pl.DataFrame({**keys, TIME: time, **measures}).drop_nulls([*keys, TIME])
     frame = frame.sort([*keys, TIME], maintain_order=True)
     # The rows are sorted: run lengths number entities and groups without a hash table.

@@ -87,6 +87,7 @@ def check_streamed(plan: Plan, streamed: Iterable[str]) -> None:
                 param="topics",
             )
     for namespace in needs:
+        # The set's own features may come from materialized records instead.
         if namespace not in streamed and namespace != plan.namespace:
             raise UsageError(
                 f"Feature set {plan.feature_set!r} needs rows of {namespace!r}, and no topic is "
@@ -197,6 +198,8 @@ def _stream_on_ray(
         report = merge_reports(ray.get(running))
         return _stream_result(report, ray.get(group[0].totals.remote()))
     finally:
+        # Stopped before they are killed: a consumer that leaves its group spares the others the
+        # wait for its session to time out.
         for worker in group:
             worker.stop.remote()
         ray.wait(running, num_returns=len(running), timeout=_STOP_TIMEOUT_S)

@@ -23,6 +23,7 @@ def client_settings(source: KafkaSource) -> dict[str, Any]:
         "bootstrap.servers": source.brokers,
         "security.protocol": security.protocol,
         "client.id": "sunloom",
+        # librdkafka writes to stderr otherwise.
         "logger": get_logger("features.kafka"),
         # Brokers close idle connections as a matter of course.
         "log.connection.close": False,
@@ -50,7 +51,9 @@ def open_consumer(source: KafkaSource, group: str) -> Consumer:
             "group.id": group,
             "enable.auto.commit": False,
             "session.timeout.ms": source.session_timeout_ms,
+            # Kafka recommends at most a third of the session's timeout.
             "heartbeat.interval.ms": max(1, source.session_timeout_ms // 4),
+            # Reports the end of a partition, where a run until the end stops.
             "enable.partition.eof": True,
             # A stored offset that the broker no longer has is an error, never a silent gap.
             "auto.offset.reset": "error",

@@ -126,6 +126,8 @@ class PartitionStream:
             stream.quarantine(rejected)
         if stream.log is not None:
             self._check_owner()
+            # The stored offset: a replayed batch overwrites its file even where compaction left
+            # gaps.
             first = offsets[0] if next_offset is None else next_offset
             rows = _log_rows(in_time.events, offsets, values)
             stream.log.write(stream.namespace, self.source, first, rows)

@@ -35,6 +35,7 @@ def ingest_events(
         DataError: A row cannot be used; none was merged.
     """
     stream = ClassStream(store, layout, namespace, policy=policy, quarantine=_refuse)
+    # Through the decoder of messages: the same types, and the same reasons for refusals.
     values = [json.dumps(row, default=str).encode() for row in rows]
     for _ in range(_MAX_ATTEMPTS):
         # The name is part of the stored progress.

@@ -27,6 +27,7 @@ BEFORE_ALL_US = -(1 << 62)
 
 def entity_key(index: Index, values: Sequence[Any]) -> bytes:
     """The stored key of one entity in an index."""
+    # All indexes share one space: the number keeps their keys apart.
     packed = _encoder.encode([index.number, *values])
     if len(packed) <= MAX_KEY_BYTES - _TILE_BYTES:
         return packed
@@ -143,6 +144,7 @@ class HeadMerger:
     def raise_floor(self, head: EntityHead, time_us: int) -> list[int]:
         """Merge tiles that end by the time into ``life``; the numbers of these tiles."""
         width = self.index.tile_us
+        # Whole tiles only: a window may still have an edge in the one that the time is in.
         floor = time_us // width * width
         if floor <= head.floor_us:
             return []

@@ -40,6 +40,7 @@ _SECOND_US = 1_000_000
 # A read merges about this many partial results per window, and unpacks events of two tiles at most.
 _TILES_PER_WINDOW = 30
 _WIDTHS_S = (1, 10, 60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400, 604_800, 2_592_000)
+# What MessagePack holds as one scalar; times as whole microseconds.
 _KEPT_DTYPES = ("int64", "float64", "bool", "string", "datetime", "duration")
 _SLOTS: Mapping[str, tuple[str, ...]] = {
     "count": ("n",),
@@ -222,6 +223,8 @@ class _LayoutBuilder:
     def _look_up(self, join: JoinPlan, node: Lookup) -> None:
         target = self.plan.class_plan(join.target)
         if join.target_keys != (target.key,):
+            # The key alone: the feature is read by it, as of the same time, from an index of its
+            # own.
             self._keep_row(target, join.target_keys, (target.key,))
         self.visit(join.target, (node.feature,))
 

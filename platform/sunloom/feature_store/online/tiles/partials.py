@@ -149,6 +149,7 @@ def _extreme(frame: Callable[[pl.Expr], pl.Expr], choose: Callable[[Any, Any], A
     )
 
 
+# A sum of Polars' Int64 wraps around without an error.
 _INT_SUM = SlotKind(
     lambda c: (pl.col(c).cast(pl.Int128).sum(),),
     lambda e: _int_sum(_values_of(e)),

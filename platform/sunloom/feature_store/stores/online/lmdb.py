@@ -70,10 +70,10 @@ class LmdbBackend:
         self._reading = threading.Lock()
         # Feature set's prefix to the last key that its sweep has examined.
         self._sweep_positions: dict[bytes, bytes] = {}
+        # Readers: a slot per reading thread of every process; LMDB's default is 126.
         # metasync=False may lose the last commit when the machine crashes; sync=False would risk
         # the whole file.
         self._env = lmdb.open(
-            # A reader slot per reading thread of every process; LMDB's default is 126.
             str(folder), map_size=FIRST_MAP_BYTES, max_readers=512, metasync=False
         )
 
