@@ -53,6 +53,7 @@ class SunloomError(Exception):
         param: The argument, key or field that is at fault, if one is.
     """
 
+    # Part of HTTP responses: clients match on it, whatever the class is called.
     code: ClassVar[str] = "internal"
     exit_code: ClassVar[int] = 1
 
@@ -75,6 +76,7 @@ class SunloomError(Exception):
 def _rebuild(
     kind: type[SunloomError], message: str, hint: str, param: str | None, extra: dict[str, Any]
 ) -> SunloomError:
+    # Not through the subclass's constructor: it may require arguments that are not among these.
     error = kind.__new__(kind)
     SunloomError.__init__(error, message, hint, param)
     error.__dict__.update(extra)

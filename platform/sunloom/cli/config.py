@@ -53,6 +53,7 @@ def check(
     json: Json = False,
 ) -> None:
     """Load recipes (all of conf/ by default) and report every problem; exit 2 if there is one."""
+    # None first: the settings alone, as commands without a recipe load them.
     chosen: list[Path | None] = [None, *(recipes if recipes else _all_recipes())]
     results = [_check_recipe(recipe, kind, sets, env) for recipe in chosen]
     if json:

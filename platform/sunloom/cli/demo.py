@@ -26,6 +26,7 @@ def demo(
     chosen = list(sets or ())
     chosen += [f"seed={seed}"] if seed is not None else []
     chosen += [f"serving.port={port}"] if port is not None else []
+    # Some assignments are for the demo's recipes; the settings alone would refuse their keys.
     summary = run_demo(
         load_settings(relevant_assignments(Settings, chosen), env), keep=keep, sets=tuple(chosen)
     )

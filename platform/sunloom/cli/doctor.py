@@ -78,6 +78,7 @@ def _packages() -> Iterator[Check]:
     groups: dict[str, list[Requirement]] = {}
     for line in metadata.requires("sunloom") or []:
         requirement = Requirement(line)
+        # packaging offers no public access to the parts of a marker.
         extra = str(requirement.marker).partition("extra ==")[2].strip(" '\"") or "core"
         groups.setdefault(extra, []).append(requirement)
     for extra, requirements in groups.items():
@@ -115,6 +116,7 @@ def _fits(name: str, specifier: str) -> bool:
     from packaging.specifiers import SpecifierSet
 
     version = _version(name)
+    # By default a specifier refuses every pre-release, also one that is in range.
     return version is None or SpecifierSet(specifier).contains(version, prereleases=True)
 
 
@@ -131,6 +133,7 @@ def _programs() -> Iterator[Check]:
 def _find_program(name: str) -> str | None:
     if found := shutil.which(name):
         return found
+    # Debian keeps PostgreSQL's server programs outside PATH, in a folder for each major version.
     places = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     return str(places[-1]) if places else None
 
@@ -146,14 +149,17 @@ def _haproxy() -> Check:
 def _machine(settings: Settings) -> Iterator[Check]:
     import psutil
 
+    # Not os.cpu_count(), which ignores the CPUs that a container or taskset takes away.
     cores = len(os.sched_getaffinity(0))
     yield Check("machine", "cores", "ok" if cores >= 2 else "note", str(cores))
     free_gb = psutil.virtual_memory().available / 1e9
     yield _amount("memory free", free_gb, MIN_FREE_MEMORY_GB, "serving and training want it")
     state = settings.paths.state.absolute()
+    # The state folder does not exist before the first command that writes to it.
     existing = next(folder for folder in (state, *state.parents) if folder.exists())
     disk_gb = shutil.disk_usage(existing).free / 1e9
     yield _amount(f"disk free in {existing}", disk_gb, MIN_FREE_DISK_GB, "models and data go there")
+    # Ray's object store is in /dev/shm, of which Docker gives a container 64 MB by default.
     shm_gb = shutil.disk_usage("/dev/shm").free / 1e9 if Path("/dev/shm").exists() else 0.0
     yield _amount("/dev/shm free", shm_gb, 0.5, "Ray's object store; docker run --shm-size=2g")
     gpus = list_gpus()

@@ -72,6 +72,7 @@ def pip_settings(listing: str) -> dict[str, str]:
         key, _, value = line.partition("=")
         name = names.get(key.rpartition(".")[2].strip())
         if name:
+            # pip prints values of several lines with `\n` spelled out.
             found[name] = value.strip().strip("'\"").replace("\\n", " ").strip()
     if "UV_FIND_LINKS" in found:
         found["UV_FIND_LINKS"] = ",".join(found["UV_FIND_LINKS"].split())
@@ -102,6 +103,7 @@ def _set_up() -> None:
     variables = _uv_variables()
     _announce(has_cpu_torch(variables.get("UV_FIND_LINKS", "")))
     _install(variables)
+    # Last: a set-up that was interrupted must run again.
     STAMP.write_text(f"{key}\n{ROOT}\n")
     print(f"set-up: done in {time.monotonic() - started:.0f} s", flush=True)
 
@@ -130,6 +132,7 @@ def _announce(small: bool) -> None:
 
 
 def _make_venv() -> None:
+    # An environment whose system Python was removed or upgraded may exist and not start.
     if _is_ours() and subprocess.run([PYTHON, "-c", ""], check=False).returncode == 0:
         return
     STAMP.unlink(missing_ok=True)
@@ -153,12 +156,14 @@ def _install(variables: dict[str, str]) -> None:
     if is_cuda_build(version_file.read_text()):
         print("set-up: torch is a CUDA build, adding the libraries that it loads", flush=True)
         _install_lock(CUDA_LOCK, variables)
+    # The lock has the build backend too; isolation would download one that is not pinned.
     project = ["--no-deps", "--no-build-isolation", "--editable", "."]
     _run([".venv/bin/uv", "pip", "install", "--quiet", *project], variables)
 
 
 def _install_lock(lock: Path, variables: dict[str, str]) -> None:
     """Install with uv; pip takes over, slowly, where uv cannot reach what pip can."""
+    # The lock is complete: a resolver could only add what it does not pin.
     arguments = ["install", "--no-deps", "-r", str(lock)]
     try:
         _run([".venv/bin/uv", "pip", *arguments], variables)
@@ -179,6 +184,7 @@ def _uv_variables() -> dict[str, str]:
     if "UV_INDEX" in variables:
         # pip looks in all its indexes; uv would stop at the first that knows the name.
         variables.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")
+    # Named, because an environment that the caller has activated would be taken instead.
     return {**variables, "VIRTUAL_ENV": str(ROOT / ".venv")}
 
 

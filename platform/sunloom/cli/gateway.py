@@ -28,6 +28,7 @@ _BY_STATUS: Mapping[int, type[ServingError]] = {
     400: RequestError,
     401: AuthenticationError,
     403: PermissionDeniedError,
+    # FastAPI reports a body that fails validation with this status.
     422: RequestError,
     429: RateLimitError,
 }
@@ -104,6 +105,7 @@ def error_of(status: int, text: str) -> ServingError | NotFoundError:
         body = json.loads(text)["error"]
         message, hint, param = body["message"], body.get("hint") or "", body.get("param")
     except (ValueError, KeyError, TypeError):
+        # Not the gateway's JSON, such as the page of a proxy in between.
         message, hint, param = f"The gateway returned status {status}: {text[:500]}", "", None
     if status == 404:
         return NotFoundError(message, hint or "Check the name.", param)
@@ -138,6 +140,7 @@ def parse_events(lines: Iterator[str]) -> Iterator[ServerSentEvent]:
         name, _, value = line.partition(":")
         # A line that begins with a colon is a comment, such as the heartbeat.
         if name:
+            # By the standard, one space is removed, and lines of `data` are joined by newlines.
             value = value.removeprefix(" ")
             fields[name] = f"{fields[name]}\n{value}" if name in fields else value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# The parameter `json` of the commands is their --json.
 import json as jsonlib
 import time
 from dataclasses import asdict
@@ -25,6 +26,7 @@ Address = Annotated[
     str | None,
     typer.Option(help="Job server, such as http://127.0.0.1:8265 (or cluster.job_address)."),
 ]
+# Ray sends SIGKILL after RAY_JOB_STOP_WAIT_TIME_S, 3 by default; the rest is for slow machines.
 POLL_S, STOP_TIMEOUT_S = 1.0, 15.0
 
 
@@ -172,6 +174,7 @@ def _follow(settings: Settings, job_id: str, quiet: bool = False) -> JobState:
 
     client, printed = _client(settings), 0
     while True:
+        # State before log: the log of a job that has ended is complete when it is read.
         state = describe(settings, job_id)
         if not quiet:
             text = client.get_job_logs(job_id)

@@ -69,11 +69,14 @@ def main(
 def run(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``sunloom`` script: errors become a message, a hint and a status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # What follows `--` is an argument, such as a prompt, whatever it looks like.
     own = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in own
     if debug:
+        # Typer accepts an option of the application only before the command's name.
         words.remove("--debug")
     if "--json" in own:
+        # Before the command imports libraries, some of which print at import.
         output.claim_stdout()
     try:
         app(words, prog_name="sunloom")

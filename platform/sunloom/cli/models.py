@@ -72,6 +72,7 @@ def promote(
     from sunloom.core.model_registry import open_registry
 
     name, _, selector = ref.partition("@")
+    # A bare name means the production version already, so there would be nothing to promote.
     if not selector:
         raise UsageError(f"Which version of {name!r}?", f"Such as {name}@2.", "ref")
     registry = open_registry(load_settings(sets, env))

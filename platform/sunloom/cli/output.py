@@ -73,6 +73,7 @@ def print_mapping(values: Mapping[str, Any], title: str | None = None) -> None:
 
 def print_line(text: str) -> None:
     """Print one line as it is."""
+    # A pipe is block-buffered: whoever follows a log through one would see its lines late.
     print(text, flush=True)
 
 

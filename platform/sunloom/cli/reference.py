@@ -129,6 +129,7 @@ def default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True, validated_data={})
+    # The section's own rows show its defaults.
     if isinstance(value, Model):
         return ""
     if value is None:
@@ -143,12 +144,14 @@ def default(field: FieldInfo) -> str:
 
 
 def _one_line(text: str | None) -> str:
+    # A pipe would end the table's cell.
     return " ".join((text or "").split()).replace("|", "\\|")
 
 
 def _section(title: str, text: str, cls: type[Settings], without: set[Row]) -> str:
     lines = [f"## {title}", "", text, "", "| key | type | default | meaning |", "|---|---|---|---|"]
     for row in rows(cls):
+        # Keys of the settings are listed once, not again for every kind of recipe.
         if row not in without:
             key, _, variant = row[0].partition(" ")
             cell = f"`{key}` {variant}".strip()

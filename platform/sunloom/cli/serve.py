@@ -118,6 +118,7 @@ def _deploy(settings: Settings, json: bool) -> str:
 def _wait_for_interrupt() -> None:
     output.print_note("Ctrl-C stops it")
     while True:
+        # Signals end the sleep: their handler raises KeyboardInterrupt.
         time.sleep(3600)
 
 

@@ -94,6 +94,7 @@ class ServingRecord:
 
         if self.is_alive():
             process = psutil.Process(self.pid)
+            # SIGTERM runs the clean-up of `serve run`; SIGKILL would leave HAProxy running.
             process.send_signal(signal.SIGTERM)
             process.wait(END_TIMEOUT_S)
 

@@ -19,6 +19,7 @@ def cluster(settings: Settings, environment: Mapping[str, str] | None = None) ->
     from sunloom.core.cluster import connect, disconnect
     from sunloom.core.processes import interrupt_on_sigterm, own_processes
 
+    # Ray is started inside both: a signal during the start must reach the clean-up too.
     with own_processes(), interrupt_on_sigterm():
         connect(settings, environment)
         try:

@@ -32,6 +32,7 @@ class ToolConfig(Model):
 class AgentProfile(Model):
     """Role, model and limits of an agent."""
 
+    # Semantic Kernel refuses other characters in an agent's name.
     name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")
     """Name in events and, with Semantic Kernel, in the system message."""
     engine: EngineName = "crewai"
@@ -134,5 +135,6 @@ class AgentsRecipe(Settings):
                     known=offered,
                     name=tool,
                 )
+        # Here tools are names; the specification has their configurations.
         profile = agent.model_dump(exclude={"tools"})
         return AgentSpec(**profile, tools=tuple(offered[tool] for tool in names))

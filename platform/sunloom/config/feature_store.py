@@ -37,6 +37,7 @@ class RedisOnline(Model):
         scheme, _, rest = url.partition("://")
         if scheme not in ("redis", "rediss", "unix"):
             raise ValueError("begins with redis://, rediss:// or unix://")
+        # The URL is printed and saved in clear; only `password` is masked.
         if "@" in rest.split("?", 1)[0] or "password=" in rest:
             raise ValueError("contains user or password: name them in `username` and `password`")
         return url

@@ -22,6 +22,7 @@ class Architecture(Model):
     """Attention heads; the width is divided among them."""
     intermediate_size: int = Field(default=576, ge=16)
     """Width inside the feed-forward blocks."""
+    # 256 tokens are the alphabet of bytes; special tokens and merges come on top.
     vocabulary: int = Field(default=2048, ge=300)
     """Tokens of the BPE vocabulary that is trained with it, marks included."""
     rope_theta: float = Field(default=1_000_000.0, gt=1)
@@ -36,8 +37,11 @@ class Architecture(Model):
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Architecture:
+        # Rotary position embedding turns pairs of dimensions: the width of a head must be even.
         if self.hidden_size % (2 * self.heads):
             raise ValueError("hidden_size must be an even multiple of heads")
+        # The circuit spans two layers. With two heads, the residual stream's part for a token's
+        # identity would be narrower than the head that copies it.
         if self.copying_circuit and (self.layers < 2 or self.heads < 3):
             raise ValueError("copying_circuit takes at least 2 layers and 3 heads")
         return self

@@ -60,6 +60,7 @@ class ClusterConfig(Model):
     """``auto`` or ``host:port`` of a running cluster; empty starts a private local one."""
     num_cpus: int | None = Field(default=None, ge=1)
     """Logical CPUs of the private cluster; the machine's cores when empty."""
+    # Ray refuses an object store of less than 75 MiB.
     object_store_bytes: int = Field(default=400_000_000, ge=80_000_000)
     """Object store of the private cluster, bytes."""
     dashboard: bool = True
@@ -94,6 +95,7 @@ class Settings(Model):
     """Chooses ``conf/env/<environment>.yaml``; ``development`` makes a first key on start."""
     seed: int = 0
     """Seed of every random choice in a run."""
+    # A factory: SUNLOOM_HOME and the working directory count at loading, not at import.
     paths: Paths = Field(default_factory=Paths)
     """Folders that runs write to."""
     database: DatabaseConfig = DatabaseConfig()

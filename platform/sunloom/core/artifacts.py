@@ -42,6 +42,7 @@ class ArtifactStore:
         """
         if not local.is_dir() or not any(local.iterdir()):
             raise ArtifactError(f"There is nothing to store in {local}.")
+        # A new suffix each time: artifacts are never overwritten, so cached copies cannot be stale.
         target = f"{self.uri}/{name}/{uuid.uuid4().hex[:12]}"
         try:
             _copy_in(local, target, _manifest(local))
@@ -66,8 +67,10 @@ class ArtifactStore:
         target = self._cache / hashlib.sha256(uri.encode()).hexdigest()[:24]
         if not target.is_dir():
             self._cache.mkdir(parents=True, exist_ok=True)
+            # On the same file system as the target, where a rename is atomic.
             staging = Path(tempfile.mkdtemp(dir=self._cache))
             filesystem, path = fsspec.core.url_to_fs(uri)
+            # With a slash at the source's end, fsspec copies what is inside the folder.
             filesystem.get(f"{path}/", f"{staging}/", recursive=True)
             _publish(staging, target)
         return target
@@ -76,11 +79,13 @@ class ArtifactStore:
 MANIFEST = "artifact.manifest.json"
 
 
+# Sizes instead of checksums: they reveal a truncated file without reading all of it on each fetch.
 def _manifest(folder: Path) -> dict[str, int]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         str(path.relative_to(folder)): path.stat().st_size
         for path in files
+        # A folder that was fetched from a store brings the manifest of its old artifact along.
         if path.name != MANIFEST
     }
 

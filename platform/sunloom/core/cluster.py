@@ -42,6 +42,7 @@ class ClusterInfo:
     is_private: bool
 
 
+# Ray does not tell afterwards whether this process started the cluster.
 _connected: list[ClusterInfo] = []
 
 
@@ -57,6 +58,7 @@ def connect(settings: Settings, environment: Mapping[str, str] | None = None) ->
     """
     import ray
 
+    # Inside tasks, actors and replicas Ray is connected already.
     if ray.is_initialized():
         return _connected[0] if _connected else connected_cluster()
     silence_libraries()
@@ -110,6 +112,8 @@ def _start(settings: Settings, variables: Mapping[str, str]) -> None:
     # Ports that are fixed in Ray and would collide with another cluster's on this machine.
     ports = {"AUTOSCALER_METRIC_PORT": free_port(), "DASHBOARD_METRIC_PORT": free_port()}
     own = {name: str(port) for name, port in ports.items()}
+    # In this process's environment: Ray's own daemons inherit it, while a runtime_env reaches
+    # workers only.
     for name, value in {**variables, **own, **_START_TIMEOUTS}.items():
         os.environ.setdefault(name, value)
     _put_interpreter_on_path()
@@ -220,6 +224,7 @@ def connected_cluster(is_private: bool = False) -> ClusterInfo:
     import ray
     from ray._private.worker import get_dashboard_url
 
+    # From a private module: in public only ray.init returns it, which a worker never calls.
     url = get_dashboard_url()
     address = ray.get_runtime_context().gcs_address
     return ClusterInfo(address, f"http://{url}" if url else None, is_private)

@@ -29,6 +29,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     """A timestamp that is UTC on both sides; SQLite alone would drop the zone."""
 
     impl = DateTime(timezone=True)
+    # The type has no state of its own, so SQLAlchemy may cache statements that use it.
     cache_ok = True
 
     @override
@@ -36,6 +37,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         """Refuse naive timestamps and store UTC."""
         if value is None:
             return None
+        # astimezone would take a naive value for the machine's local time.
         if value.tzinfo is None:
             raise ValueError(f"naive timestamp {value!r}: every stored time is UTC")
         return value.astimezone(UTC)
@@ -66,6 +68,7 @@ class Database:
 
     def __init__(self, url: str, pool_size: int = 5) -> None:
         self.engine = _build_engine(url, pool_size)
+        # Rows are read after their session has ended; expired attributes would need it again.
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager
@@ -79,6 +82,7 @@ class Database:
         tables: list[Any] = [model.__table__ for model in models]
         try:
             Base.metadata.create_all(self.engine, tables=tables)
+        # SQLite reports a table that exists as an OperationalError, psycopg as a ProgrammingError.
         except (OperationalError, ProgrammingError):
             # Another process may have created them between the check and the statement.
             present = set(inspect(self.engine).get_table_names())
@@ -106,6 +110,7 @@ def _build_engine(url: str, pool_size: int) -> Engine:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
             return _sqlite_engine(url, parsed.database)
+        # A pooled connection may have ended with a restart of the server.
         return create_engine(url, pool_size=pool_size, pool_pre_ping=True)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigError(
@@ -124,9 +129,13 @@ def _sqlite_engine(url: str, path: str | None) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
+        # SQLite keeps these per connection, all but journal_mode, which is stored in the file.
         cursor.execute("PRAGMA busy_timeout=30000")
+        # With WAL, readers do not block the writer.
         cursor.execute("PRAGMA journal_mode=WAL")
+        # In WAL mode a power failure may lose the last commits but cannot corrupt the file.
         cursor.execute("PRAGMA synchronous=NORMAL")
+        # PostgreSQL always enforces foreign keys, SQLite only on request.
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()
 

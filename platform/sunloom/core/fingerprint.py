@@ -9,5 +9,6 @@ from typing import Any
 
 def fingerprint(*parts: Any) -> str:
     """A short stable hash of plain data: equal inputs, equal artifact."""
+    # Registered artifacts are found by this text's hash: any change of its form orphans them.
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

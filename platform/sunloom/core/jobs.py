@@ -52,6 +52,7 @@ def job_state(job: Any) -> JobState:
         name=(job.metadata or {}).get("sunloom_job"),
         entrypoint=job.entrypoint,
         message=job.message,
+        # Ray gives milliseconds.
         started_s=job.start_time / 1000 if job.start_time else None,
         ended_s=job.end_time / 1000 if job.end_time else None,
         exit_code=job.driver_exit_code,
@@ -70,6 +71,7 @@ def job_server(settings: Settings) -> str:
 
     if ray.is_initialized() and (url := connected_cluster().dashboard_url):
         return url
+    # RAY_ADDRESS may hold a GCS address, which is no job server; only an http URL is one.
     address = os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS", "")
     if address.startswith("http"):
         return address
@@ -128,6 +130,7 @@ def submit_job(
     arguments = ["--config", recipe] if recipe else []
     for assignment in sets:
         arguments += ["--set", assignment]
+    # Not sys.executable: the driver runs on the cluster, where the interpreter is elsewhere.
     entrypoint = shlex.join(["python", "-m", f"jobs.{name}", *arguments])
     job_id: str = job_client(settings).submit_job(
         entrypoint=entrypoint,
@@ -168,6 +171,7 @@ def job_result(logs: str) -> RunResult:
 
 
 def _job_variables(settings: Settings) -> dict[str, str]:
+    # The job runs in a shipped copy of the project; results below that copy would be lost with it.
     variables = dict(QUIET_ENVIRONMENT) | {
         "SUNLOOM_ENV": settings.environment,
         "SUNLOOM__PATHS__STATE": str(settings.paths.state),

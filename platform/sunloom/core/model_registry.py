@@ -26,6 +26,7 @@ class ModelVersionRow(Base):
 
     __tablename__ = "model_versions"
 
+    # With the version part of the key, two processes cannot register the same number.
     name: Mapped[str] = mapped_column(String(200), primary_key=True)
     version: Mapped[int] = mapped_column(Integer, primary_key=True)
     kind: Mapped[str] = mapped_column(String(40))
@@ -194,6 +195,7 @@ class ModelRegistry:
         promoted = self.get(f"{name}@{version}")
         with self._database.session() as session:
             row = AliasRow(name=name, alias=alias, version=version, moved_at=utc_now())
+            # An update or an insert by primary key, alike on SQLite and PostgreSQL.
             session.merge(row)
         return promoted
 

@@ -17,6 +17,7 @@ import psutil
 
 from sunloom.core.telemetry import get_logger
 
+# From <linux/prctl.h>; the standard library does not offer prctl.
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -40,11 +41,13 @@ def end_descendants(grace_s: float = 5.0, keep: frozenset[int] = frozenset()) ->
         Names of the processes that had to be ended.
     """
     found = [child for child in psutil.Process().children(recursive=True) if child.pid not in keep]
+    # A zombie has ended already and only waits to be reaped.
     names = [_name(child) for child in found if child.status() != psutil.STATUS_ZOMBIE]
     _signal(found, signal.SIGTERM)
     _, alive = psutil.wait_procs(found, timeout=grace_s)
     _signal(alive, signal.SIGKILL)
     psutil.wait_procs(alive, timeout=grace_s)
+    # Orphans adopted in the meantime stay zombies until this process waits for them.
     _reap()
     return names
 
@@ -93,6 +96,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
     """Whether a server could listen on the port now."""
     with socket.socket() as probe:
+        # Servers set it too: without it, connections in TIME_WAIT make a free port look busy.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -134,6 +134,7 @@ def read_progress(directory: Path) -> list[StepProgress]:
         directory: The run's folder.
     """
     path = directory / PROGRESS_FILE
+    # A file that another version wrote may have further keys.
     known = {field.name for field in fields(StepProgress)}
     steps = []
     for line in path.read_text().splitlines() if path.is_file() else ():

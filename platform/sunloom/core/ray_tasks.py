@@ -50,6 +50,7 @@ def map_parts(task: Callable[[Part], Done], parts: Sequence[Part]) -> Iterator[D
     """
     import ray.data
 
+    # One block a part: Ray Data would put several of these tiny rows into one block, thus one task.
     numbers = ray.data.from_items(
         [{"part": number} for number in range(len(parts))], override_num_blocks=len(parts)
     )
@@ -60,8 +61,10 @@ def map_parts(task: Callable[[Part], Done], parts: Sequence[Part]) -> Iterator[D
         batch_format="pyarrow",
         fn_kwargs={"task": task, "parts": list(parts)},
     )
+    # Whole blocks, as they finish: batches of a fixed size would wait for several tasks.
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
         for payload in batch["done"]:
+            # A view of the batch's memory; as_py would copy the result.
             result = pickle.loads(payload.as_buffer())  # noqa: S301 - written by our own worker
             if isinstance(result, _Failed):
                 raise result.error
@@ -77,6 +80,7 @@ def _do(batch: pa.Table, *, task: Callable[[Part], Done], parts: Sequence[Part])
     import pyarrow as pa
 
     payloads = [pickle.dumps(_call(task, parts[n]), 5) for n in batch["part"].to_pylist()]
+    # Not pa.binary: its 32-bit offsets end at 2 GiB.
     return pa.table({"done": pa.array(payloads, pa.large_binary())})
 
 

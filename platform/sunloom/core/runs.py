@@ -91,6 +91,7 @@ class Run:
             metrics=dict(metrics or {}),
         )
         ended = utc_now()
+        # Through JSON: metrics and artifacts may hold paths and dates.
         record = json.loads(result.to_json()) | {
             "kind": self.kind,
             "started_at": self.started_at.isoformat(),
@@ -113,6 +114,7 @@ def start_run(settings: Settings, kind: str, config: Settings | None = None) -> 
     started = utc_now()
     run_id = f"{kind}-{started:%Y%m%dT%H%M%S}-{uuid4().hex[:4]}"
     directory = (settings.paths.outputs / "runs" / run_id).absolute()
+    # Fails where the folder exists: two runs never share one.
     directory.mkdir(parents=True)
     save_resolved(config or settings, directory)
     run = Run(run_id, directory, kind, started)
@@ -134,6 +136,7 @@ def run_of_this_process(settings: Settings, kind: str) -> Iterator[Run]:
     run = start_run(settings, kind, settings)
     try:
         yield run
+    # Ctrl-C and SIGTERM, which arrive as KeyboardInterrupt, also end the run as failed.
     except BaseException:
         run.finish("failed")
         raise

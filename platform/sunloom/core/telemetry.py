@@ -28,7 +28,9 @@ QUIET_ENVIRONMENT: Mapping[str, str] = {
     "ANONYMIZED_TELEMETRY": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DS_DISABLE_TELEMETRY": "1",
+    # Threads of the tokenizers library can deadlock in forked processes.
     "TOKENIZERS_PARALLELISM": "false",
+    # Tasks without a GPU keep CUDA_VISIBLE_DEVICES as it is (ray-project/ray#54868).
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Its GPU kernels do not load on a CPU, and it says so once a process.
     "TORCHAO_FORCE_SKIP_LOADING_SO_FILES": "1",
@@ -70,6 +72,7 @@ def configure_logging(settings: Settings) -> None:
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s", "%H:%M:%S")
     handler.setFormatter(_JsonFormatter() if settings.telemetry.log_format == "json" else text)
     root.addHandler(handler)
+    # A library that configures the root logger would print every line a second time.
     root.propagate = False
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -103,6 +106,7 @@ class _LogBar:
 
     def advance(self, count: float = 1) -> None:
         self._done += count
+        # The sum of fractional counts may stay a rounding error below a quarter.
         while self._total and self._done / self._total >= self._next - 1e-9:
             share = f"{min(self._next, 1):.0%}"
             get_logger("progress").info("%s: %s %s", self._description, share, self._text)

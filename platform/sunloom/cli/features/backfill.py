@@ -29,6 +29,7 @@ def backfill(
     options = {"start": start, "end": end, "every": every}
     changes = [f"backfill.{name}={value}" for name, value in options.items() if value is not None]
     config = load_recipe(FeaturesRecipe, recipe, [*changes, *(sets or ())], env)
+    # Prepared first: a wrong recipe fails before a cluster starts, which takes seconds.
     job = BackfillJob.prepare(config)
     with cluster(config) if job.needs_cluster else nullcontext():
         result = job.run().model_dump(exclude_unset=True)

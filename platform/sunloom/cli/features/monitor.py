@@ -30,6 +30,7 @@ def monitor(
 
     config = load_recipe(MonitoringRecipe, recipe, sets, env)
     if as_of is not None:
+        # Typer parses timestamps without a time zone.
         as_of = as_of.replace(tzinfo=as_of.tzinfo or UTC)
     if every is None:
         show(run_monitoring(config, as_of).to_dict(), json)

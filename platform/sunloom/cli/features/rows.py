@@ -54,6 +54,7 @@ def historical(
     from sunloom.features.historical.retrieve import HistoricalJob
 
     settings = load_settings(sets, env)
+    # The stack is entered last: the cluster ends before the folder that its workers read goes.
     with TemporaryDirectory(prefix="sunloom-") as scratch, ExitStack() as stack:
         sources = named_sources(source, Path(scratch))
         job = HistoricalJob.prepare(definitions, feature_set, sources, entities, engine.value)
@@ -109,6 +110,7 @@ def get(
         {"entity_id": key, "found": values is not None, "features": values or {}}
         for key, values in zip(ids, found, strict=True)
     ]
+    # Printed before the error: the records that exist are of use where another one is absent.
     if json:
         output.print_json({"feature_set": feature_set, "results": rows})
     else:
@@ -148,4 +150,5 @@ def show(result: dict[str, Any], json: bool) -> None:
 
 
 def _as_key(text: str, key_dtype: str) -> Any:
+    # Not by its looks: `007` may be a key of text.
     return int(text) if key_dtype.startswith("int") and text.lstrip("-").isdigit() else text

@@ -44,6 +44,7 @@ def stream(
                 until_end=until_end,
                 listener=_show_progress,
                 workers=workers,
+                # Actors are stopped where Ctrl-C ends the wait for them: keep its handler then.
                 on_start=_stop_on_signals if workers == 1 else None,
             )
         )
@@ -91,6 +92,7 @@ def _show_progress(report: ConsumerReport) -> None:
         f"quarantined {report.quarantined:,}, {report.partitions} partitions"
     )
     if sys.stderr.isatty():
+        # Padded, so that a shorter line covers all of the one before.
         print(f"\r{line:<100}", end="", file=sys.stderr, flush=True)
     else:
         output.print_note(line)

@@ -62,6 +62,7 @@ class SnowflakeSource(Model):
     """Warehouse; the user's default when empty."""
     database: str | None = None
     """Database of tables that name none."""
+    # `schema` would shadow a method of pydantic's BaseModel.
     schema_name: str | None = Field(default=None, alias="schema")
     """Schema of tables that name none."""
     tables: dict[str, str]

@@ -153,6 +153,7 @@ class ValidationRecipe(Settings):
 
     validation: ValidationConfig
     """The rules."""
+    # Accepted unread: unknown keys are errors, and one file may serve `validate` and `fit`.
     transformations: Any = None
     """What ``sunloom features fit`` does with the same rows; not read by the checks."""
     preparation: Any = None

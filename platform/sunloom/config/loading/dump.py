@@ -14,6 +14,7 @@ from sunloom.config.loading.model import Model
 
 def dump_with_secrets(config: Model) -> dict[str, Any]:
     """The configuration as plain data with secrets in clear, to hand to a worker in memory."""
+    # pydantic's model_dump would leave SecretStr objects, or mask them in JSON mode.
     return {name: _plain(getattr(config, name)) for name in type(config).model_fields}
 
 

@@ -20,6 +20,7 @@ def parse_duration(value: Any) -> timedelta:
     """
     if isinstance(value, timedelta):
         duration = value
+    # bool is an int in Python: `yes` in YAML would be one second.
     elif isinstance(value, int | float) and not isinstance(value, bool):
         duration = timedelta(seconds=value)
     else:

@@ -37,6 +37,7 @@ def resolve_references(
             for index, item in enumerate(value)
         ]
     if isinstance(value, str):
+        # One pass: a secret that itself contains `${` is taken as it is.
         return _REFERENCE.sub(lambda match: _lookup(match, environ, source, at), value)
     return value
 

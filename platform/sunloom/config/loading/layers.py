@@ -42,6 +42,7 @@ class Layers:
             ):
                 self._merge(below, value, origin, path)
                 continue
+            # A section that is replaced as a whole takes its keys' origins with it.
             self._forget_origins(path)
             self.origins[".".join(path)] = origin
             if isinstance(value, Mapping):

@@ -81,6 +81,7 @@ def load_config(
     folder = conf_dir or find_conf_dir(environ)
     if folder:
         _add_file(layers, folder / "base.yaml", environ)
+    # base.yaml comes before the choice of the environment: it may name one.
     environment = _choose_environment(env, environ, layers)
     if folder:
         _add_file(layers, folder / "env" / f"{environment}.yaml", environ)
@@ -164,6 +165,7 @@ def _add_variables(layers: Layers, kind: type[Model], environ: Mapping[str, str]
 
 def _parse_scalar(text: str) -> Any:
     try:
+        # As in a file: numbers, true and false, and lists are no text.
         return yaml.safe_load(text)
     except yaml.YAMLError:
         # A password may begin with a character that means something in YAML.

@@ -16,6 +16,7 @@ def describe_problems(
 ) -> str:
     """One line a problem: where the value came from, its key, and what is wrong with it."""
     lines = [_describe(problem, kind, origins) for problem in error.errors()]
+    # pydantic reports a problem once for each member of a union that it tried.
     return "\n".join(dict.fromkeys(lines))
 
 

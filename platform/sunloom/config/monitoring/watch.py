@@ -71,6 +71,7 @@ class WatchAlerts(Model):
     """Findings in consecutive windows before an alert is raised."""
     clear_after: int = Field(default=2, ge=1)
     """Calm windows in a row before it is resolved."""
+    # Hysteresis: a value close to its threshold would raise and resolve the alert by turns.
     clear_share: float = Field(default=0.8, gt=0, le=1)
     """A window is calm when the value lies below this share of its threshold."""
     set_share: float = Field(default=0.3, gt=0, le=1)

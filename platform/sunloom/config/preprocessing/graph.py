@@ -149,6 +149,7 @@ class GraphConfig(Model):
     def _check_features(self) -> Self:
         if not self.features and self.nodes is None and self.embedding is None:
             raise ValueError("nothing is wanted: name features, nodes or embedding")
+        # The section has a default: only whether it was written shows the mistake.
         if "pagerank" in self.model_fields_set and "pagerank" not in self.features:
             raise ValueError("pagerank is set up, but features does not name it")
         if self.key in (*self.features, "event_time"):

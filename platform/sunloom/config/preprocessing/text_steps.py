@@ -74,6 +74,7 @@ class _Terms(Model):
     """Whether case is ignored."""
     stop_words: tuple[str, ...] = ()
     """Words that do not count."""
+    # scikit-learn's default, which leaves out words of one character.
     token_pattern: str = r"(?u)\b\w\w+\b"
     """What a word is."""
     binary: bool = False

@@ -78,6 +78,7 @@ class DeliveryRow(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
     alert_id: Mapped[int] = mapped_column(ForeignKey("alerts.id"))
     sink: Mapped[str] = mapped_column(String(100))
+    # The alert as it was queued: the row may have changed by the time it is sent.
     alert: Mapped[dict[str, Any]] = mapped_column(JSON)
     status: Mapped[str] = mapped_column(String(20), index=True)
     attempts: Mapped[int] = mapped_column(Integer)
@@ -106,6 +107,7 @@ def emit_alert(settings: Settings, alert: Alert) -> bool:
             row.severity = alert.severity if is_worse else row.severity
         if is_new or is_worse:
             _queue(session, settings, row.id, alert)
+    # After the commit: a slow sink must not hold the transaction, nor its failure undo the alert.
     deliver_alerts(settings)
     return is_new
 
@@ -121,6 +123,7 @@ def resolve_alert(settings: Settings, alert: Alert) -> bool:
         if row is None:
             return False
         row.status, row.last_at = "resolved", utc_now()
+        # The highest severity: whatever sink got the alert also gets its resolution (min_severity).
         severity: Any = row.severity
         _queue(session, settings, row.id, replace(alert, severity=severity, status="resolved"))
     deliver_alerts(settings)

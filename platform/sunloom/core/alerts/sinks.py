@@ -90,9 +90,11 @@ class WebhookSink:
                 return "", True
         except HTTPError as error:
             error.close()
+            # 408 and 429 invite another attempt; other refusals and redirects would come again.
             return f"HTTP {error.code}", 300 <= error.code < 500 and error.code not in (408, 429)
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
+            # Only the type: the text may contain the address with its token.
             return type(reason).__name__, False
 
     def _headers(self, body: bytes) -> dict[str, str]:
