@@ -247,6 +247,7 @@ def _order_keys(feature: Any, left: Any, right: Any) -> tuple[str, str]:
 def _check_cycles(catalogue: Catalogue) -> None:
     """Follow features through expressions, lookups and aggregates."""
     classes = {item.namespace: item for item in catalogue.classes}
+    # Features that many others need are followed once: otherwise the walk is exponential.
     done: set[tuple[str, str]] = set()
 
     def visit(namespace: str, name: str, path: tuple[str, ...]) -> None:

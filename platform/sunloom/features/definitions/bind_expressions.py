@@ -106,6 +106,7 @@ class ExpressionBinder:
         join = self.scope.feature_at(parent)
         if join is None or not join.is_has_one:
             return self._bind_field(parent, name, raw)
+        # Aggregated rows are computed once for all as-of times, a joined value differs by time.
         if self.scope.is_inside:
             raise self._refuse(
                 f"`{raw}` follows a join inside an aggregate",

@@ -79,6 +79,7 @@ def resolver_name(source: str, raw: Any) -> str:
 def source_digest(resolver: Any) -> str:
     """A digest of the function's source text."""
     try:
+        # Text rather than byte code, which differs between versions of Python.
         text = inspect.getsource(resolver.fn)
     except (OSError, TypeError):
         # Typed into an interpreter, for one: there is no source.

@@ -47,6 +47,7 @@ def defined_classes(module: ModuleType) -> list[Any]:
     classes: list[Any] = []
     while waiting:
         item = waiting.pop(0)
+        # Classes may join each other in a circle.
         if any(item is known for known in classes):
             continue
         classes.append(item)
@@ -82,6 +83,7 @@ def _joined_classes(item: Any) -> list[Any]:
 
 def _import_module(name: str) -> ModuleType:
     try:
+        # Distinguishes a missing module from one whose own imports fail: both raise ImportError.
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         spec = None

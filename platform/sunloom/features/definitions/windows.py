@@ -94,6 +94,7 @@ def _conjuncts(expression: Expr) -> Iterator[Expr]:
             yield from _conjuncts(arg)
     elif isinstance(expression, Call) and expression.function == "between":
         value, low, high = expression.args
+        # Two comparisons, because each may be a bound of the window.
         yield Call(function=">=", args=(value, low), dtype="bool")
         yield Call(function="<=", args=(value, high), dtype="bool")
     else:
@@ -105,6 +106,7 @@ def _as_time_limit(condition: Expr, feature: Any) -> _TimeLimit | None:
         return None
     left, right = condition.args
     operator = condition.function
+    # `now > _.t` means `_.t < now`.
     if isinstance(right, Column):
         left, right, operator = right, left, _FLIPPED[operator]
     ago_us = _microseconds_ago(right, feature)

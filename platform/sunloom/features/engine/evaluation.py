@@ -61,6 +61,7 @@ class FeatureEngine:
         order = evaluation_order(item, names)
         query = QueryFrame(frame, _aggregates(item, order))
         for name in order:
+            # A value that the query gives is finished as any other: type, default, limits.
             if name in frame.columns:
                 self._finish(query, item.feature(name), pl.col(name))
         self._read_sources(item, query, order)
@@ -77,6 +78,7 @@ class FeatureEngine:
         if not read:
             return
         rows = self._rows.get(item.namespace)
+        # The root's own source is optional: its features take their defaults.
         if rows is None:
             empty = [
                 finish_value(item.feature(n), pl.lit(None, POLARS[item.feature(n).dtype]))
@@ -99,6 +101,7 @@ class FeatureEngine:
         ranges = search.ranges(Window(column=time, end=_NOW_BOUND if time else None))
         if not len(joined.timeline):
             return np.full(len(ranges.stop), -1, dtype=np.int64)
+        # Clipped, so that one gather serves all rows; those without a match are overwritten below.
         places = joined.timeline.order[np.maximum(ranges.stop - 1, 0)]
         places[ranges.counts == 0] = -1
         return search.in_query_order(places)
@@ -186,6 +189,7 @@ def _ages(item: ClassPlan, rows: SourceRows, latest: Ints, query: QueryFrame) ->
     if item.time is None or all(f.max_staleness_us is None for f in item.features):
         return None
     times = _rows_at(rows.frame.select(item.time), latest).to_series()
+    # A row that is missing takes the default whatever its age is.
     ages: Ints = query.now_us - times.cast(pl.Int64).fill_null(0).to_numpy()
     return ages
 

@@ -49,6 +49,7 @@ class AsOfSearch:
         unknown = codes < 0
         if unknown.any():
             start, stop = np.where(unknown, 0, start), np.where(unknown, 0, stop)
+        # A window that starts behind its end is empty, never of negative length.
         return Ranges(np.minimum(start, stop), stop)
 
     def in_query_order(self, places: Ints) -> Ints:

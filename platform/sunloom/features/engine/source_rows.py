@@ -39,6 +39,7 @@ class SourceRows:
     def __init__(self, item: ClassPlan, frame: pl.DataFrame) -> None:
         self.item = item
         read = [f for f in item.features if f.name in frame.columns]
+        # Columns without default and limits stay as they were read.
         changed = [f for f in read if f.validations or f.default is not None]
         self.frame = frame.with_columns([finish_value(f, pl.col(f.name)) for f in changed])
         self._values: dict[Expr, pl.Series] = {}
@@ -112,6 +113,7 @@ class JoinedRows:
         self.codec = KeyCodec(columns)
         codes = self.codec.codes(columns)
         if time is None:
+            # Equal times keep the order of insertion, so the row added last is the latest.
             self.timeline = Timeline(codes, np.zeros(len(codes), dtype=np.int64))
             return
         column = rows.frame[time].cast(pl.Int64)
@@ -134,6 +136,8 @@ def evaluation_order(item: ClassPlan, names: Iterable[str]) -> list[str]:
     def visit(name: str) -> None:
         if name in visited:
             return
+        # Sorted, as a set's order differs from run to run, and the layout of tiles, whose
+        # fingerprint is stored, follows this order.
         for needed in sorted(_own_needs(item, name)):
             visit(needed)
         visited[name] = None

@@ -22,6 +22,7 @@ Kind = Literal["source", "join", "aggregate", "lookup", "expression", "resolver"
 CardId = tuple[str, str, str]
 """Kind, namespace and name."""
 
+# chalkpy names the feature of one window `x__3600__`.
 _WINDOW = re.compile(r"__\d+__$")
 _SOURCE_LOCATION = re.compile(r"  \[[^\]]*\]$")
 _DAY_S, _HOUR_S = 86_400, 3_600

@@ -122,6 +122,7 @@ def _draw_arrow(axes: Any, start: PlacedCard, end: PlacedCard) -> None:
     points = [(x0, y0), (turn, y0), (turn + bend, y0), (x1 - bend, y1), (x1, y1)]
     codes = [Curve.MOVETO, Curve.LINETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4]
     colour = _COLOURS[start.card.kind][1]
+    # Below the cards (``zorder``), so that no line crosses their text.
     patch = PathPatch(Curve(points, codes), fc="none", ec=colour, lw=0.9, alpha=0.55, zorder=0)
     axes.add_patch(patch)
 

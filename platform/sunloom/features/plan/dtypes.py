@@ -36,6 +36,7 @@ class Node(BaseModel):
     Field names and their order are stored data: a plan's fingerprint is a hash of its JSON.
     """
 
+    # Unknown fields are refused: a later release's plan must not be read in part.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 

@@ -34,6 +34,7 @@ POLARS: Mapping[DType, pl.DataType] = _PolarsTypes(
         "float64": pl.Float64(),
         "bool": pl.Boolean(),
         "string": pl.String(),
+        # Microseconds, which Python's datetimes and the stored records have too.
         "datetime": pl.Datetime("us", "UTC"),
         "duration": pl.Duration("us"),
         "bytes": pl.Binary(),

@@ -83,6 +83,7 @@ class _Collector:
         self._visit_own_keys(item, join)
         target = self._plan.class_plan(join.target)
         if join.target_keys != (target.key,):
+            # The latest row by other columns decides the key that the feature is then read by.
             names = {*join.target_keys, target.key} | _time_of(target)
             self._read(target, names, join.target_keys, by_entity=False)
         self.visit(target, node.feature)

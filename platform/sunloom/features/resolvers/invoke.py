@@ -15,6 +15,7 @@ Outcome = tuple[Any, str | None]
 """A value, or None and the cause of the failure."""
 
 _MAX_ABANDONED = 16
+# All rows of a batch at once would open a connection each.
 _ASYNC_CALLS = 64
 
 
@@ -73,6 +74,7 @@ class TimedCaller:
             self._worker = None
 
     def _abandon(self, worker: _Worker) -> None:
+        # The thread ends when its call returns, if it ever does.
         worker.stop()
         self._worker = None
         self._abandoned = [w for w in (*self._abandoned, worker) if w.is_alive()]
@@ -87,6 +89,7 @@ class TimedCaller:
 class _Worker:
     def __init__(self) -> None:
         self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
+        # Not an executor: its threads are joined at exit, which a call that hangs would prevent.
         self._thread = threading.Thread(target=self._run, daemon=True, name="resolver")
         self._thread.start()
 
@@ -127,6 +130,7 @@ async def _gather(calls: Sequence[Callable[[], Any]], timeout_s: float | None) -
             except SunloomError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever a user's function raises
+                # A TimeoutError of the function itself is reported as its own.
                 if limit.expired():
                     return None, f"no answer within {timeout_s:g} s"
                 return None, _cause(error)

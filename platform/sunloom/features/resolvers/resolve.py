@@ -101,6 +101,8 @@ def _resolve_by_rows(
     failures: dict[int, str] = {}
     for row, (value, cause) in zip(called, outcomes, strict=True):
         if cause is None:
+            # A result of another form fails this row alone. The default argument binds the value
+            # of this iteration: a closure would see the variable.
             value, cause = attempt(lambda value=value: loaded.outputs(value))  # type: ignore[misc]
         if cause is None:
             outputs[row] = value
@@ -140,6 +142,7 @@ def _resolve_by_frames(
     known = indexed.filter(pl.col(key).is_not_null())
     failures: dict[int, str] = {}
     schema = {output.name: POLARS[output.dtype] for output in resolver.outputs}
+    # The first part types the result where there is no batch; UInt32 is Polars' row index.
     parts = [pl.DataFrame(schema={_ROW: pl.UInt32(), **schema})]
     for batch in _batches(known, key, resolver.batch_rows):
         frame = batch.drop(_ROW)
@@ -160,6 +163,7 @@ def _resolve_by_frames(
         column = values[output.name]
         if output.required and column.null_count():
             cause = f"it gave nothing for {output.name!r}, which is not nullable"
+            # The function is not called for rows without a key: their nulls are no failure.
             for row in known[_ROW].to_list():
                 if column[row] is None:
                     failures.setdefault(row, cause)
@@ -186,6 +190,7 @@ def _align_by_key(
     repeated = answer[own].filter(answer[own].is_duplicated())
     if repeated.len():
         raise ValueError(f"its DataFrame has key {repeated[0]!r} more than once")
+    # Through pandas a key may come back in another type, which a join would refuse.
     columns = [pl.col(own).cast(query.schema[key])]
     columns += [pl.col(output.name).cast(POLARS[output.dtype]) for output in resolver.outputs]
     keys = query.select(pl.col(key).alias(own))

@@ -41,7 +41,9 @@ class ResolverResults:
             DataError: A call failed, and the output is neither nullable nor has a default.
         """
         declared = next(o for o in self.resolver.outputs if o.name == output)
+        # Only the output that is read raises: nullable ones of the same call stay usable.
         if declared.required and self.failures:
+            # The first row, so that the same input gives the same error.
             row = min(self.failures)
             raise DataError(
                 f"Resolver {self.resolver.fqn!r} ({self.resolver.place}) failed for "
@@ -114,10 +116,12 @@ _PYTHON_TYPES: Mapping[str, type] = {
 
 
 def _number(value: Any, dtype: DType) -> int | float:
+    # To Python, True is an int.
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"it gave {value!r}, not {dtype}")
     if dtype == "float64":
         return float(value)
+    # pandas turns whole numbers into floats where a column has gaps: those pass.
     if isinstance(value, float) and (not math.isfinite(value) or not value.is_integer()):
         raise ValueError(f"it gave {value!r}, not a whole number")
     if not -(2**63) <= value < 2**63:

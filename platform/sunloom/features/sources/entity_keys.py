@@ -44,6 +44,7 @@ def known_entities(scan: SourceScan, as_of: datetime) -> pl.DataFrame:
             "online.entities",
         )
     event_time = pl.lit(as_of).cast(pl.Datetime("us", "UTC")).alias(EVENT_TIME)
+    # Sorted, because ``unique`` gives no stable order and a materialization is repeatable.
     return pl.concat(keys).drop_nulls().unique().sort(root.key).with_columns(event_time)
 
 
@@ -52,5 +53,7 @@ def _keys(scan: SourceScan, namespace: str, column: str, as_of: datetime) -> pl.
     names = [column] if item.time is None else list(dict.fromkeys((column, item.time)))
     rows = read_source(item, names, scan.paths[namespace]).rows
     if item.time is not None:
+        # An entity whose first row is later was not known at the as-of time.
         rows = rows.filter(pl.col(item.time) <= as_of)
+    # Within each source first: its rows may be many times the keys that are concatenated.
     return rows.select(column).unique()

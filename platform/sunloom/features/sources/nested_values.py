@@ -30,6 +30,7 @@ def conform_nested(column: pl.Expr, found: pl.DataType, dtype: DType) -> pl.Expr
 
 def _list(column: pl.Expr, found: pl.DataType, dtype: ListType) -> pl.Expr | None:
     if isinstance(found, pl.Array):
+        # Embeddings are arrays of fixed length in many Parquet files; plans have lists only.
         column, found = column.arr.to_list(), pl.List(found.inner)
     if not isinstance(found, pl.List):
         return None
@@ -51,6 +52,7 @@ def _struct(column: pl.Expr, found: pl.DataType, dtype: StructType) -> pl.Expr |
         if value is None:
             return None
         fields.append(value.alias(field.name))
+    # A null would otherwise become a struct of nulls.
     return pl.when(column.is_not_null()).then(pl.struct(fields))
 
 
@@ -72,6 +74,7 @@ def parse_json(column: pl.Expr, dtype: DType) -> pl.Expr:
 
 
 def _parse_texts(texts: pl.Series, dtype: DType) -> pl.Series:
+    # One by one: Polars' ``json_decode`` fails the whole column at one bad value.
     return pl.Series(texts.name, [_parse_text(text, dtype) for text in texts], POLARS[dtype])
 
 
@@ -80,6 +83,7 @@ def _parse_text(text: str | None, dtype: DType) -> Any:
         return None
     try:
         return _value(json.loads(text), dtype)
+    # A JSON integer may be too large for a float.
     except (ValueError, TypeError, OverflowError):
         return None
 
@@ -108,6 +112,7 @@ def _scalar(value: Any, dtype: DType) -> Any:
         _check(is_number)
         return float(value)
     if dtype == "int64":
+        # Many JSON writers have floats only: 3.0 is a whole number.
         _check(is_number and math.isfinite(value) and value == int(value))
         _check(-(2**63) <= value < 2**63)
         return int(value)

@@ -47,9 +47,11 @@ class SourceSplit:
     def read(self, plan: Plan) -> TypedRows:
         """The rows in declared types."""
         item, names = plan.class_plan(self.source), self.projection.columns
+        # Only Parquet is split: other files have no row groups, and are read whole.
         if not self.rows.row_groups:
             return read_source_file(item, names, Path(self.rows.file))
         frame = self.rows.read_parquet(names)
+        # Positions count within the file, from 1, whichever worker reads the split.
         first = self.rows.first_row + 1
         positions = pl.int_range(first, first + frame.height, dtype=pl.Int64, eager=True)
         return conform(frame, item, names, self.rows.file, positions)
@@ -111,6 +113,7 @@ class SourceScan:
                     f"Add --source {namespace}=PATH. Given: {', '.join(self.paths) or 'none'}.",
                     "source",
                 )
+            # The root's own features may be null, or come with the query.
             _log.warning("no source for %s: its own features are null", namespace)
         known = [item.namespace for item in self.plan.classes]
         for namespace in self.paths:

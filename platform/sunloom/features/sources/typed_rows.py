@@ -53,6 +53,7 @@ def read_source(item: ClassPlan, names: Sequence[str], path: Path) -> TypedRows:
 
 def read_source_file(item: ClassPlan, names: Sequence[str], file: Path) -> TypedRows:
     """Read one file as rows of a class."""
+    # As text: inferred types may differ by file, and one bad value would change its column's.
     table = read_table(file, columns=names, as_text=True)
     part = conform(table.rows, item, names, str(file), table.positions)
     unreadable = pl.DataFrame([vars(row) for row in table.damaged], schema=_DAMAGED)
@@ -85,6 +86,7 @@ def conform(
     )
     reasons = _damage_reasons(frame, typed, features, item.time)
     if reasons is None:
+        # Nearly always: no copy of the table for the sake of rare damage.
         return TypedRows(typed, pl.DataFrame(schema=_DAMAGED))
     bad = reasons.is_not_null()
     if positions is None:
@@ -123,6 +125,7 @@ def _to_declared_type(feature: FeaturePlan, dtype: pl.DataType, source: str) -> 
     if _is_number(dtype) and feature.dtype == "float64":
         return column.cast(pl.Float64)
     if dtype.is_integer() and feature.dtype == "int64":
+        # What does not fit becomes null, and is found as damage below.
         return column.cast(pl.Int64, strict=False)
     if dtype.is_float() and feature.dtype == "int64":
         # Readers widen a whole-number column with gaps; a fraction is damage.
@@ -152,10 +155,12 @@ def _damage_reasons(
         raw, value = frame[feature.name], typed[feature.name]
         lost = value.is_null() & raw.is_not_null()
         if feature.dtype != "string" and raw.dtype == pl.String:
+            # CSV writes a missing value as nothing.
             lost = lost & (raw.str.strip_chars() != "")
         if lost.any():
             reason = f"{feature.name} is not {_dtype_text(feature.dtype)}"
             checks.append(pl.when(pl.lit(lost)).then(pl.lit(reason)))
+        # More nulls than lost values: the source itself lacks times, and no window has such rows.
         if feature.name == time and value.null_count() > lost.sum():
             checks.append(pl.when(pl.lit(value.is_null())).then(pl.lit(f"{time} is missing")))
     if not checks:
