@@ -131,6 +131,7 @@ def _parse(dataset: DataSet, raw: pl.DataFrame, blocks: int) -> pl.DataFrame:
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:
+    # Of an array, for which it is typed too, from_arrow would make a Series.
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame

@@ -99,6 +99,7 @@ def logged_tables(recipe: FeaturesRecipe, layout: TileLayout) -> dict[str, pl.Da
 
 def _oldest_us(plan: Plan, tables: Mapping[str, pl.DataFrame]) -> int:
     """The first event's time."""
+    # Polars types a minimum as any Python value; that of an Int64 column is an int.
     times = [
         table[time].cast(pl.Int64).min()
         for namespace, table in tables.items()

@@ -267,6 +267,7 @@ def _drift_bars(reference: Sequence[float], current: Sequence[float]) -> str:
     """Two distributions over each other: the reference filled, the current one as a line."""
     top = max(*reference, *current) or 1.0
     width = _DRIFT_WIDTH / len(reference)
+    # Cells of single values have no limit: the gap must not take the whole of a narrow bar.
     filled = "".join(
         f"<rect x='{n * width:.1f}' y='{_y(share, top):.1f}' width='{max(width - 1, 0.6):.1f}' "
         f"height='{_DRIFT_HEIGHT - _y(share, top):.1f}'/>"

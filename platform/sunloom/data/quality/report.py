@@ -26,6 +26,7 @@ class RowExample:
     keys: Mapping[str, Any]
 
 
+# A class of its own: in JSON the other examples have no ``reason``.
 @dataclass(frozen=True)
 class DamagedExample(RowExample):
     """A row that cannot be read.

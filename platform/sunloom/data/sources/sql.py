@@ -92,7 +92,7 @@ def _check_table(connection: sa.Connection, selection: str, url: sa.URL) -> None
         return
     schema, name = _split_schema(selection)
     inspector = sa.inspect(connection)
-    # Asked first, because the database's own error would not say which tables there are.
+    # Checked first, because the database's own error would not say which tables there are.
     if not inspector.has_table(name, schema=schema):
         known = [*inspector.get_table_names(schema), *inspector.get_view_names(schema)]
         where = f"schema {schema!r} of " if schema else ""

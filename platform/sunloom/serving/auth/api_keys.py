@@ -221,6 +221,7 @@ def revoke_key(settings: Settings, key_id: str) -> KeyRecord:
         if row is None:
             known = session.scalars(select(KeyRow.id).where(KeyRow.parent.is_(None))).all()
             raise NotFoundError(f"There is no key {key_id!r}.", known=known, name=key_id)
+        # A second revocation must not move the time of the first.
         row.revoked_at = row.revoked_at or utc_now()
         # Every key of a chain of delegations names the first one as its parent.
         session.execute(

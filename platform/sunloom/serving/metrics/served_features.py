@@ -72,6 +72,7 @@ class StoredDefaults:
         """Defaults by feature; empty for a set without a plan."""
         (encoded,) = self._store.get_many(PLANS, [feature_set.encode()])
         previous, defaults = self._parsed.get(feature_set, (None, {}))
+        # Comparing the bytes costs less than parsing them, and a new plan counts at once.
         if encoded is not None and encoded != previous:
             features = Plan.model_validate_json(encoded).root.features
             defaults = {
