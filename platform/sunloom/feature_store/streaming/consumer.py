@@ -157,7 +157,7 @@ class StreamConsumer:
                     "Messages are lost to this stream: write history from the batch source, and "
                     "stream under another group of features or from `start`.",
                 )
-            # All others are transient: librdkafka reconnects and retries by itself.
+            # Others are informational: librdkafka tries to recover from them by itself.
             elif error.fatal():
                 raise StreamError(f"The stream cannot go on: {error.str()}")
         return batches

@@ -101,8 +101,7 @@ def _resolve_by_rows(
     failures: dict[int, str] = {}
     for row, (value, cause) in zip(called, outcomes, strict=True):
         if cause is None:
-            # A result of another form fails this row alone. The default argument binds the value
-            # of this iteration: a closure would see the variable.
+            # A result of another form fails this row alone.
             value, cause = attempt(lambda value=value: loaded.outputs(value))  # type: ignore[misc]
         if cause is None:
             outputs[row] = value
