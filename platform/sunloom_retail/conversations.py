@@ -108,6 +108,7 @@ class RetailTask:
             answer: What the agent said.
             truth: As in ``expected_answer``.
         """
+        # As numbers, because 352.10 and 352.1 are the same amount.
         numbers = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", answer)]
         if self.customer_id not in numbers:
             return False
@@ -119,8 +120,10 @@ class RetailTask:
             is_consistent = verdicts == {wanted} if self.kind == "voucher" else verdicts <= {wanted}
             other = "return" if label == "lapse" else "lapse"
             return is_consistent and label in said and other not in said
+        # Once: the customer's own number is no evidence, but a value may be equal to it.
         numbers.remove(self.customer_id)
         value = float(truth[_COPIED[self.kind][0]])
+        # Half of the last decimal: the model sees values that are rounded to two.
         return any(abs(number - value) < 0.005 for number in numbers)
 
 
@@ -161,6 +164,7 @@ class RetailConversations:
 
 def is_held_out_customer(customer_id: int) -> bool:
     """Whether a customer is kept out of training."""
+    # Not hash(), which Python salts anew in every process.
     return zlib.crc32(f"customer-{customer_id}".encode()) % 5 == _HELD_OUT_BUCKET
 
 
@@ -184,6 +188,7 @@ def render_prediction(customer_id: int, probability: float | None, label: str = 
     body = {"model": f"{MODEL}@1", "entity_id": customer_id}
     if probability is None:
         return _compact({**body, "found": False})
+    # As the agent's recipe rounds it.
     return _compact({**body, "probability": round(probability, 2), "prediction": label})
 
 
@@ -243,6 +248,7 @@ def _system(rng: random.Random, engine: str) -> str:
 
 def _tools(rng: random.Random, prefix: str) -> tuple[Tool, ...]:
     tools = [function_tool(prefix + name, keys) for name, keys in _SIGNATURES.items()]
+    # The order of tools is the client's choice and must not decide the call.
     rng.shuffle(tools)
     return tuple(tools)
 
@@ -257,6 +263,7 @@ def _outcome(rng: random.Random, task: RetailTask) -> tuple[str, str]:
     if task.kind in PREDICTED:
         if not known:
             return render_prediction(task.customer_id, None), unknown
+        # Independent of the probability: the label can only be copied.
         label = rng.choice(("lapse", "return"))
         content = render_prediction(task.customer_id, rng.random(), label)
         return content, task.expected_answer({"prediction": label})
@@ -268,7 +275,9 @@ def _outcome(rng: random.Random, task: RetailTask) -> tuple[str, str]:
 
 def _features(rng: random.Random) -> dict[str, Any]:
     purchases = _small_count(rng, 300)
+    # A purchase has at least one item.
     items = purchases + _small_count(rng, 300) - 1
+    # The log spans 545 days, which no recency or tenure exceeds.
     values = (
         rng.randint(0, 545),
         purchases,

@@ -46,16 +46,21 @@ class CdnowPurchases:
         path = self.path or packaged_log()
         if not path.is_file():
             raise DataError(f"The purchase log {path} is not there.")
+        # A byte that is not UTF-8 then spoils its own line, not the file.
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         frame = pl.DataFrame({"line": lines}, schema={"line": pl.String})
+        # Numbered before the header is dropped: positions are line numbers in the file.
         return frame.with_row_index(POSITION, offset=1).cast({POSITION: pl.Int64}).slice(1)
 
     def parse(self, raw: pl.DataFrame) -> pl.DataFrame:
         """Typed purchases; ``reason`` says why a line is not a purchase."""
+        # Columns are padded with blanks of varying number.
         fields = raw.with_columns(pl.col("line").str.extract_all(r"\S+").alias("fields"))
         typed = fields.select(
             [
+                # The log has no key; a line's number is the same at every reading.
                 pl.col(POSITION).alias("id"),
+                # Not strict: what cannot be parsed is null, and gets a reason instead of an error.
                 _ID.cast(pl.Int64, strict=False).alias("customer_id"),
                 _DAY.str.to_datetime("%Y%m%d", strict=False, time_unit="us")
                 .dt.replace_time_zone("UTC")
@@ -90,10 +95,12 @@ class CdnowPurchases:
             spine.lazy()
             .join(tables["purchases"], left_on="id", right_on="customer_id")
             .filter(
+                # A purchase at the as-of time itself is already part of the features.
                 pl.col("timestamp") > pl.col("event_time"),
                 pl.col("timestamp") <= pl.col("event_time") + HORIZON,
             )
             .select("row")
+            # One purchase decides, and the join has a row for each.
             .unique()
             .collect()
         )
@@ -117,6 +124,7 @@ def packaged_log() -> Path:
 
 def _reason() -> pl.Expr:
     return (
+        # First: on a line of another shape the fields below stand in the wrong places.
         pl.when(pl.col("misshapen"))
         .then(pl.lit("not four fields"))
         .when(pl.col("customer_id").is_null())
@@ -125,6 +133,7 @@ def _reason() -> pl.Expr:
         .then(pl.lit("day is not yyyymmdd"))
         .when(pl.col("quantity").is_null() | (pl.col("quantity") < 1))
         .then(pl.lit("quantity is not a positive number"))
+        # Polars parses "nan" and "inf" as numbers.
         .when(pl.col("amount").is_null() | ~pl.col("amount").is_finite() | (pl.col("amount") < 0))
         .then(pl.lit("amount is not a number from zero up"))
         .otherwise(pl.lit(None, pl.String))

@@ -58,6 +58,7 @@ class Customer:
     last_purchase: datetime | None = _.purchases[_.timestamp].max()
     recency_days: float | None = F.total_seconds(_.chalk_now - _.last_purchase) / DAY_S
     tenure_days: float | None = F.total_seconds(_.chalk_now - _.first_seen) / DAY_S
+    # From first to last purchase there are active_days - 1 gaps; one day alone has none.
     mean_gap_days: float | None = F.if_then_else(
         _.active_days > 1, (_.tenure_days - _.recency_days) / (_.active_days - 1), None
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+# Repeated entries, here and below, are drawn more often.
 _WHO = (
     "customer {id}",
     "customer {id}",

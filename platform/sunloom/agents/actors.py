@@ -64,6 +64,7 @@ class AgentActor:
             AgentStore(Database(database_url)),
             Endpoint(**endpoint),
         )
+        # A reference is kept: the event loop alone holds tasks weakly.
         self._serving = asyncio.get_running_loop().create_task(self._runtime.serve())
         self._serving.add_done_callback(_end_process)
 
@@ -98,11 +99,13 @@ class RayHosts:
             .options(
                 name=agent.id,
                 namespace=NAMESPACE,
+                # Replicas may wake the same agent at once: one of them creates the actor.
                 get_if_exists=True,
                 # The actor must outlive the replica that created it.
                 lifetime="detached",
                 # It waits for the gateway nearly all the time and takes no CPU from training.
                 num_cpus=0,
+                # Attempts are limited for each task, so the actor itself may always restart.
                 max_restarts=-1,
             )
             .remote(
@@ -113,6 +116,7 @@ class RayHosts:
                 home=str(self._home),
             )
         )
+        # Not awaited: a new actor imports its engine for seconds, and its queue is in the database.
         actor.wake.remote(endpoint_data)
 
 
@@ -133,6 +137,7 @@ def stop_actor(agent_id: str) -> bool:
         actor = ray.get_actor(agent_id, namespace=NAMESPACE)
     except ValueError:
         return False
+    # Ray restarts the actor after any other death.
     ray.kill(actor, no_restart=True)
     return True
 

@@ -110,6 +110,7 @@ class AgentsClient:
         headers = {"Last-Event-ID": str(after)}
         with self._http.stream("GET", url, headers=headers) as response:
             if response.status_code >= 400:
+                # The body of a streamed response is not there until it is read.
                 response.read()
                 _check_status(response)
             for line in response.iter_lines():
@@ -130,6 +131,7 @@ class AgentsClient:
             if time.monotonic() > deadline:
                 raise AgentError(f"Task {task_id} did not end within {timeout_s:g} s.")
             try:
+                # Numbered from 1 without gaps: the count is also the last number.
                 for event in self.events(agent_id, task_id, after=len(events)):
                     events.append(event)
                     if on_event is not None:
@@ -188,8 +190,11 @@ def run_tasks(
     deadline = time.monotonic() + timeout_s
     with AgentsClient(base_url, api_key) as client:
         agent_id = client.create(spec.model_copy(update={"engine": engine}))
+        # All tasks first: the agent works on several of them at a time.
         ids = [client.post_task(agent_id, task) for task in tasks]
         return [
+            # At least a second, or a task that has already ended could not be read past the
+            # deadline.
             client.follow(agent_id, task_id, max(1.0, deadline - time.monotonic()), on_event)
             for task_id in ids
         ]

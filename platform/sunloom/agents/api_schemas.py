@@ -136,6 +136,7 @@ def status_view(row: AgentRow, counts: dict[str, int], latest: list[TaskRow]) ->
 
 def task_view(row: TaskRow) -> TaskView:
     """The state of a task."""
+    # The table's columns have the response's names, but for the id.
     names = [name for name in TaskView.model_fields if name != "task_id"]
     return TaskView(task_id=row.id, **{name: getattr(row, name) for name in names})
 

@@ -12,6 +12,7 @@ from sunloom.agents.task_states import TaskStatus
 from sunloom.agents.tools.toolbox import PendingCall
 from sunloom.errors import ConflictError, NotFoundError, ToolError
 
+# The decision comes from another process by way of the database.
 _POLL_S = 0.2
 
 
@@ -65,6 +66,7 @@ class ApprovalHook:
 
     async def _decision_on(self, call: PendingCall) -> ApprovalDecision:
         request = {"tool": call.bound.tool.name, "arguments": call.arguments}
+        # Before the status changes: a decision looks for an open entry of the waiting task.
         entry = await self._journal.begin("approval", request)
         if entry.outcome is not None:
             return ApprovalDecision(**entry.outcome)
@@ -128,5 +130,6 @@ def decide(
             known=[str(seq) for seq in waiting],
         )
     seq = call if call is not None else waiting[0]
+    # Of two concurrent decisions the first counts: an entry is closed once.
     store.close_entry(task_id, seq, asdict(decision))
     return seq

@@ -35,6 +35,7 @@ class Endpoint:
         """Base URL of the OpenAI-compatible API."""
         return f"{self.base_url.rstrip('/')}/v1"
 
+    # A dataclass's own repr would put the key into logs and tracebacks.
     def __repr__(self) -> str:
         return f"Endpoint(base_url={self.base_url!r}, api_key=***)"
 
@@ -114,12 +115,14 @@ class GatewayClient:
         used = self._endpoint
         response = await self._send_with(used, method, url, **options)
         if response.status_code == 401 and await self._wait_for_new_key(used):
+            # Once: if the new key is refused too, waiting would not help.
             response = await self._send_with(self._endpoint, method, url, **options)
         return response
 
     async def _wait_for_new_key(self, expired: Endpoint) -> bool:
         try:
             async with asyncio.timeout(self._renewal_wait_s), self._renewed:
+                # True at once if the key was renewed while the request was under way.
                 await self._renewed.wait_for(lambda: self._endpoint != expired)
         except TimeoutError:
             return False
@@ -134,6 +137,7 @@ class GatewayClient:
             **options.get("headers", {}),
         }
         options = {**options, "headers": headers}
+        # No pause after the last attempt: its response or error is the caller's.
         for pause_s in (*_PAUSES_S, None):
             try:
                 response = await self._client.request(method, url, **options)

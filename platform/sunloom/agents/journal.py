@@ -54,7 +54,9 @@ class Journal:
 
     async def begin(self, kind: CallKind, request: dict[str, Any]) -> JournalRow:
         """Open the entry of a call, or return the one that an earlier attempt opened."""
+        # A unique constraint needs a short value; requests hold whole conversations.
         digest = _digest(request)
+        # Counted before the first await: parallel calls of equal content get different numbers.
         occurrence = self._occurrences[kind, digest]
         self._occurrences[kind, digest] += 1
         entry = JournalRow(

@@ -64,6 +64,7 @@ class AgentRuntime:
 
     async def serve(self) -> None:
         """Work until cancelled; first queue the unfinished tasks of an earlier process again."""
+        # In a thread, as every access to the store: SQLAlchemy blocks.
         await asyncio.to_thread(
             self._store.requeue_unfinished, self._agent_id, self._spec.max_attempts
         )
@@ -153,11 +154,13 @@ class AgentRuntime:
                 await self._wake.wait()
         except TimeoutError:
             pass
+        # Cleared only after the wait: a wake-up during the poll ends the next wait at once.
         self._wake.clear()
 
     async def _stop_all(self) -> None:
         for task in self._running.values():
             task.cancel()
+        # Before the gateway is closed: the tasks may still use it while they end.
         await asyncio.gather(*self._running.values(), return_exceptions=True)
         await self._gateway.close()
 
@@ -194,6 +197,7 @@ class AgentRuntime:
             await asyncio.to_thread(
                 self._store.transition, task_id, then, event, data, usage=scope.usage, **fields
             )
+        # Another process has changed the task meanwhile: its record stands.
         except ConflictError as error:
             _log.warning("%s", error)
 

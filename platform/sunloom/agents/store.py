@@ -90,6 +90,7 @@ class AgentStore:
     def tasks(self, agent_id: str, limit: int = 100) -> list[TaskRow]:
         """The agent's latest tasks, newest first."""
         query = select(TaskRow).where(TaskRow.agent_id == agent_id)
+        # The id decides between tasks of the same time, so that a page is stable.
         query = query.order_by(TaskRow.created_at.desc(), TaskRow.id).limit(limit)
         with self._database.session() as session:
             return list(session.scalars(query))
@@ -137,6 +138,7 @@ class AgentStore:
             status = TaskStatus(row.status)
             if is_final(status) or row.cancel_requested:
                 return row
+            # Only the process that runs the task can stop it; its runtime polls for requests.
             row.cancel_requested = True
             if status is TaskStatus.QUEUED:
                 _set_status(row, TaskStatus.CANCELLED, {})
@@ -203,6 +205,7 @@ class AgentStore:
                 .where(
                     JournalRow.task_id == task_id,
                     JournalRow.seq == seq,
+                    # The first outcome stays, whoever else finishes the same call.
                     JournalRow.outcome.is_(None),
                 )
                 .values(outcome=outcome)
@@ -274,6 +277,7 @@ def _requeue(session: Session, agent_id: str, max_attempts: int) -> list[str]:
     )
     requeued = []
     for row in session.scalars(query):
+        # The process that should have stopped it is gone.
         if row.cancel_requested:
             _set_status(row, TaskStatus.CANCELLED, {})
             _append(session, row.id, "cancelled", {})

@@ -101,6 +101,7 @@ class TaskScope:
         """Run one of the calls above from a library's own thread, and wait for it."""
         # The connections and locks of a call belong to the event loop of the runtime.
         if self._closed:
+            # A coroutine that is dropped unstarted makes Python warn that it was never awaited.
             work.close()
             raise AgentError("The task was stopped.")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -119,6 +120,7 @@ class TaskScope:
 
     async def _call_model(self, body: bytes) -> dict[str, Any]:
         reply: dict[str, Any] = (await self.gateway.complete(body)).json()
+        # Raised inside the call, so the journal does not record it as finished.
         if reply["choices"][0].get("finish_reason") == "length":
             raise AgentError(
                 "The model's answer was cut off at max_tokens.", "Raise the agent's max_tokens."

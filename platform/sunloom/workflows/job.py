@@ -51,6 +51,7 @@ def run_job(
         arguments: Command line; the process's own by default.
     """
     options = _parse(kind, arguments)
+    # Before the configuration is loaded: its relative paths follow SUNLOOM_HOME.
     _choose_home()
     try:
         config = load_config(
@@ -64,9 +65,11 @@ def run_job(
 
 
 def _run(kind: str, config: R, function: Callable[[R], JobOutcome]) -> int:
+    # Before the work: library functions that the job calls write into this run's folder.
     run = start_run(config, kind, config)
     get_logger("job").info("run %s writes to %s", run.run_id, run.directory)
     try:
+        # Inside the run: a cluster that cannot be reached is on record too.
         connect(config)
         outcome = function(config)
     except SunloomError as error:
@@ -98,6 +101,7 @@ def _parse(kind: str, arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _choose_home() -> None:
     """A job's working directory is a copy that Ray deletes: results must not land in it."""
+    # Ray's job supervisor sets it for the entry point of a submitted job.
     inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     named = {"SUNLOOM_HOME", "SUNLOOM__PATHS__STATE", "SUNLOOM__PATHS__OUTPUTS"} & set(os.environ)
     if inside_job and not named:

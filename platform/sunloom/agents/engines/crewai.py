@@ -44,6 +44,7 @@ class CrewAIEngine:
             model=spec.model,
             custom_openai=True,
             base_url=model_url,
+            # A placeholder that the client demands: the scope's gateway client adds the key.
             api_key="delegated",
             temperature=spec.temperature,
             max_tokens=spec.max_tokens,
@@ -54,10 +55,13 @@ class CrewAIEngine:
 
     async def run(self, scope: TaskScope) -> str:
         """Work on the scope's task."""
+        # run_in_executor does not carry the context as to_thread does, and a context of its own
+        # keeps a task's scope out of the thread's next task.
         context = contextvars.copy_context()
         loop = asyncio.get_running_loop()
         work = loop.run_in_executor(self._threads, context.run, self._kickoff, scope)
         try:
+            # Shielded: a cancelled future would hide when its thread ends.
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             scope.close()
@@ -68,6 +72,7 @@ class CrewAIEngine:
 
     def _kickoff(self, scope: TaskScope) -> str:
         current_scope.set(scope)
+        # A context variable as well: it must be set in the task's own context.
         set_suppress_console_output(True)
         spec = self._spec
         agent = Agent(
@@ -78,6 +83,7 @@ class CrewAIEngine:
             tools=[_wrap(scope, tool) for tool in scope.toolbox.tools],
             # One more than the scope allows, so that the scope's error comes first.
             max_iter=spec.max_steps + 1,
+            # A cached result would bypass toolbox and journal.
             cache=False,
             verbose=False,
         )

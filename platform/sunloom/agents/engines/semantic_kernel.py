@@ -105,6 +105,7 @@ class _OrderedResults:
                 await previous
             return result
         finally:
+            # Also after an error, or the calls behind this one would wait forever.
             if not own.done():
                 own.set_result(None)
 

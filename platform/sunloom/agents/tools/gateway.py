@@ -47,6 +47,7 @@ class FeaturesOptions(Parameters):
         }
 
     def _convert(self, name: str, value: Any) -> Any:
+        # int() raises for NaN and infinity.
         if name in self.whole and isinstance(value, float) and math.isfinite(value):
             return int(value)
         return _round(value, self.decimals)

@@ -136,6 +136,7 @@ class Toolbox:
                 name=name,
             )
         bound = self._tools[name]
+        # Before the hooks: a person approves the arguments that will be used, defaults included.
         validated = _validate(bound.tool, arguments)
         request: dict[str, Any] = {"tool": name, "arguments": validated.model_dump(mode="json")}
         await self._run_hooks(PendingCall(bound, request["arguments"]))
@@ -169,7 +170,9 @@ class Toolbox:
             # The journal stores JSON, from which a replayed call reads the same result.
             return {"result": _to_json_data(result)}
         except ToolError as error:
+            # An outcome like any other: a replayed call must give the model the same error.
             return {"error": error.message}
+        # Such as a gateway that does not respond: the model could do nothing about it.
         except SunloomError:
             raise
         except Exception as error:

@@ -44,6 +44,7 @@ class StepList:
             yield
         finally:
             self.seconds[name] = round(time.monotonic() - start, 2)
+        # As Text: Rich would read brackets in a string as markup.
         self.console.print(Text(f"      {self.seconds[name]:6.1f} s  {self._note}"))
 
     def note(self, text: str) -> None:

@@ -85,6 +85,7 @@ class DemoGateway:
         """One streamed answer through the official ``openai`` client."""
         from openai import OpenAI
 
+        # Without retries, which would hide that the first request failed.
         client = OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
         stream = client.chat.completions.create(
             model=model,

@@ -93,6 +93,7 @@ def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()
                     _wait_for_interrupt(demo, deployment, key)
                 revoke_key(demo.settings, key_id)
         finally:
+            # Before the connection ends: Serve's controller is an actor of this Ray.
             shutdown(settings)
             disconnect()
     return summary
@@ -122,6 +123,7 @@ def _serve(demo: _Demo) -> tuple[Deployment, str, str]:
     with demo.console.step("serving"):
         steps.require_adapter(demo.settings, demo.recipes.adapter.output.name)
         deployment = deploy(demo.settings)
+        # The expiry covers a run that is killed before it revokes the key.
         key, record = create_key(demo.settings, SCOPES, expires="12h", purpose="demo")
         steps.check_gateway(DemoGateway(deployment.url, key), demo.recipes)
         demo.console.note(f"{deployment.url} is ready: {', '.join(sorted(deployment.apps))}")
@@ -153,6 +155,7 @@ def _conclude(
     plot_before_after(summary, picture)
     path = demo.folder / "summary.json"
     write_atomic(path, json.dumps(asdict(summary), indent=2, default=str))
+    # In a file of their own: the summary keeps the scores and stays short.
     answers = json.dumps(demo.figures["agents"]["answers"], indent=2)
     write_atomic(demo.folder / "answers.json", answers)
     show = demo.console.console.print

@@ -16,6 +16,7 @@ def plot_before_after(summary: DemoSummary, path: Path) -> Path:
     """
     import matplotlib as mpl
 
+    # Before pyplot, which would look for a display.
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 

@@ -72,6 +72,7 @@ def load_demo_recipes(sets: Sequence[str] = ()) -> DemoRecipes:
         )
 
     def load(kind: type[R], path: str) -> R:
+        # Sections are closed: an assignment for another recipe would be an unknown key.
         assignments = relevant_assignments(kind, sets)
         recipe = folder / Path(path)
         return load_config(kind, recipe=recipe, sets=assignments, conf_dir=folder).config

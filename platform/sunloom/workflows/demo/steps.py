@@ -39,6 +39,7 @@ class Figures:
 
 def prepare_data(recipes: DemoRecipes) -> Figures:
     """Clean the purchase log and quarantine what is wrong with it."""
+    # Each step imports its room as it runs, so the step list appears without waiting for all.
     from sunloom.data.pipeline import prepare_dataset
 
     summary = prepare_dataset(recipes.data)
@@ -96,6 +97,7 @@ def ask_agents(recipes: DemoRecipes, settings: Settings, gateway: DemoGateway) -
     tasks = held_out_tasks(recipes, settings)
     model, feature_set = recipes.tabular.output.name, recipes.tabular.rows.feature_set
     spec = recipes.agents.spec()
+    # Before the agents run, through the same routes as their tools.
     truths = [gateway.truth(task.customer_id, model, feature_set) for task in tasks]
     # The agent's model sees features under the recipe's names, and so do the questions.
     truths = [truth | visible_features(spec, truth) for truth in truths]
@@ -126,6 +128,7 @@ def watch_drift(recipes: DemoRecipes, settings: Settings) -> Figures:
 
     result = run_drift(recipes.monitoring)
     raised = [alert.message for alert in list_alerts(settings, "open")]
+    # Alerts of earlier runs may be open too: none is shown unless this run raised one.
     return Figures(result.to_dict(), raised[0] if result.alerts and raised else "no alert")
 
 
