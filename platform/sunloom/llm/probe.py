@@ -50,7 +50,7 @@ def _measure() -> DtypeProbe:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     single = _gflops("float32", device)
-    # Two products tell a machine where bfloat16 is some 75 times slower; it need not run long.
+    # Where bfloat16 is some 75 times slower, the warm-up and one timed product already show it.
     half = _gflops("bfloat16", device)
     dtype = "bfloat16" if half > _WORTHWHILE * single else "float32"
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"

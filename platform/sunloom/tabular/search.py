@@ -79,6 +79,7 @@ def search(
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     # Only the old output heeds verbose=0; the new one prints a box into the demo's step list.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Plain dictionaries: Tune logs each trial's configuration as JSON.
     space = [{"algorithm": trial.algorithm, "parameters": trial.parameters} for trial in trials]
     # with_parameters puts the rows into the object store once; a config would be copied per trial.
     trainable = tune.with_resources(
@@ -138,6 +139,7 @@ def _tune_config(tuning: TuningConfig) -> Any:
     scheduler = FIFOScheduler()
     if tuning.scheduler == "asha":
         grace = min(tuning.grace_folds, tuning.folds)
+        # With a factor of 2 the worse half ends at each rung.
         scheduler = ASHAScheduler(
             time_attr="folds", max_t=tuning.folds, grace_period=grace, reduction_factor=2
         )

@@ -23,6 +23,7 @@ class StepList:
 
     def __init__(self, titles: Mapping[str, str], console: Console | None = None) -> None:
         self.seconds: dict[str, float] = {}
+        # Rich would colour every number of a sentence.
         self.console = console or Console(stderr=True, highlight=False)
         self._titles = dict(titles)
         self._note = ""

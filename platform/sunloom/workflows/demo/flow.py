@@ -24,6 +24,7 @@ from sunloom.workflows.demo.plots import plot_before_after
 from sunloom.workflows.demo.recipes import DemoRecipes, load_demo_recipes
 from sunloom.workflows.demo.summary import DemoSummary, summarize
 
+# In the order of the run: a step's place is its number on the terminal.
 TITLES = {
     "cluster": "Start a private Ray on loopback",
     "data": "Validate, clean and quarantine the purchase log (Ray Data)",
@@ -78,6 +79,7 @@ def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()
     configure_logging(settings)
     demo = _Demo(settings, load_demo_recipes(sets), StepList(TITLES))
     demo.console.announce(_notice(settings))
+    # HAProxy and vLLM's engine core outlive Ray workers that are killed.
     with own_processes(), interrupt_on_sigterm():
         try:
             with demo.console.step("cluster"):
