@@ -185,6 +185,7 @@ def _ports(settings: Settings) -> Iterator[Check]:
     from sunloom.core.processes import is_port_free
 
     serving = settings.serving
+    # 8265 and 6379 are Ray's defaults.
     ports = {serving.port: "gateway", 8265: "Ray dashboard and jobs", 6379: "Ray head"}
     for port, purpose in sorted(ports.items()):
         name = f"port {port}"

@@ -25,6 +25,7 @@ PYTHON = Path(".venv/bin/python")
 SMALL_GB, LARGE_GB = 5, 9
 
 
+# Not a SunloomError: started by its path, this file cannot import the package.
 class SetupError(Exception):
     """The environment cannot be set up; the message says what to do."""
 
@@ -43,6 +44,7 @@ def main() -> int:
 def lock_hash(root: Path = ROOT) -> str:
     """Hash of everything that decides what is installed."""
     digest = hashlib.sha256()
+    # An editable install records scripts and entry points of pyproject.toml.
     for name in (LOCK, CUDA_LOCK, Path("pyproject.toml")):
         digest.update((root / name).read_bytes())
     return digest.hexdigest()
@@ -152,6 +154,7 @@ def _is_ours() -> bool:
 def _install(variables: dict[str, str]) -> None:
     _run([PYTHON, "-m", "pip", "install", "--quiet", pin_of("uv", LOCK.read_text())])
     _install_lock(LOCK, variables)
+    # Read, not imported: a CUDA build cannot be imported before its libraries are installed.
     version_file = next(Path(".venv").glob("lib/python3*/site-packages/torch/version.py"))
     if is_cuda_build(version_file.read_text()):
         print("set-up: torch is a CUDA build, adding the libraries that it loads", flush=True)

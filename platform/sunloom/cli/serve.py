@@ -47,6 +47,7 @@ def run(port: Port = None, sets: Sets = None, env: Env = None, json: Json = Fals
 def deploy(port: Port = None, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Serve on a running cluster (cluster.address or RAY_ADDRESS) and return once it is ready."""
     settings = _settings(port, sets, env)
+    # A private cluster would end with this command, and the apps with it.
     _require_address(settings)
     _deploy(settings, json)
 

@@ -64,6 +64,7 @@ class ServingRecord:
         """The record, if its process is alive."""
         try:
             record = cls(**json.loads(_path(settings).read_text()))
+        # TypeError: a record with other fields, written by another version.
         except (OSError, ValueError, TypeError):
             return None
         return record if record.is_alive() else None

@@ -146,6 +146,7 @@ class TrainingConfig(Model):
 class LoraSettings(Model):
     """A low-rank adapter."""
 
+    # Adapters of a higher rank than serving.llm.max_lora_rank are trained and cannot be served.
     r: int = Field(default=32, ge=1)
     """Rank."""
     alpha: int = Field(default=64, ge=1)

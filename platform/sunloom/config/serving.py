@@ -29,8 +29,10 @@ class LlmServing(Model):
     """Highest rank of an adapter that can be loaded."""
     max_loras: int = Field(default=4, ge=1)
     """Largest number of different adapters in one engine step."""
+    # The parser for <tool_call> tags, which the chat template of llm/templates.py writes.
     tool_parser: str = "hermes"
     """vLLM's parser for tool calls in the model's text."""
+    # Whole GiB: vLLM parses VLLM_CPU_KVCACHE_SPACE as an integer.
     kv_cache_gib: int = Field(default=1, ge=1)
     """Key-value cache on CPU, GiB."""
     threads: int = Field(default=1, ge=1)
@@ -67,6 +69,7 @@ class KeyConfig(Model):
     """Default limit of a key."""
     delegated_ttl_s: int = Field(default=900, ge=1)
     """Lifetime of a key that is delegated to an agent, seconds."""
+    # Without a cache, each request would query the database for its key.
     cache_s: float = Field(default=2.0, ge=0)
     """How long a process caches a key, seconds; a revoked key may be accepted for as long."""
 

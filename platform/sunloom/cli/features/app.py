@@ -28,6 +28,7 @@ def list_features(
     """List every feature; exit 2 names what cannot be bound, with file and line."""
     from sunloom.features.definitions.open import catalogue_of
 
+    # For its effects only: logging, and telemetry off before libraries are imported.
     load_settings(sets, env)
     catalogue = catalogue_of(definitions)
     features = [

@@ -42,6 +42,7 @@ def plan(
     from sunloom.features.definitions.open import plan_of
     from sunloom.features.plan.explain import plan_text
 
+    # For its effects only: logging, and telemetry off before libraries are imported.
     load_settings(sets, env)
     plan_shown = plan_of(definitions, _feature_set_name(name, feature_set))
     if picture is not None:

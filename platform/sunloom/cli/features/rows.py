@@ -73,6 +73,7 @@ def materialize(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json =
     with cluster(config) if job.needs_cluster else nullcontext():
         result = job.run()
     show(result.model_dump(exclude_unset=True), json)
+    # None where the engines were not compared.
     if result.engines_equal is False:
         raise typer.Exit(1)
 

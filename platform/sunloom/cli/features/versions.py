@@ -63,6 +63,7 @@ def rows(
     chosen = store.version(feature_set, version=version, as_of=_parse_time(as_of, "as_of"))
     table = store.read(
         feature_set,
+        # By number: with as_of or as the latest, a version that is written meanwhile could be read.
         version=chosen.number,
         start=_parse_time(start, "start"),
         end=_parse_time(end, "end"),

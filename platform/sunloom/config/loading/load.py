@@ -45,6 +45,7 @@ class Loaded(Generic[T]):
     def origin(self, key: str) -> str:
         """The layer that set ``key``, or ``default``."""
         parts = key.split(".")
+        # Upwards: a validator may have made a section of one value (`amount: float64`).
         for length in range(len(parts), 0, -1):
             if (origin := self.origins.get(".".join(parts[:length]))) is not None:
                 return origin

@@ -110,6 +110,7 @@ class WatchConfig(Model):
     """The reference that windows are compared with."""
     window: Duration = timedelta(days=1)
     """Length of the windows: whole hours, counted from 1970."""
+    # Stored counts belong to these bins: with another number the monitor counts anew.
     cells: int = Field(default=20, ge=4, le=200)
     """Bins of each feature, of equally many reference rows each."""
     method: Literal["psi", "jensenshannon", "kl_div"] = "psi"

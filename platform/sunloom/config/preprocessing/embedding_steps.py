@@ -82,6 +82,7 @@ class NearestNeighbors(Model):
     """Distance (scikit-learn's default, minkowski with p = 2, is euclidean)."""
     target: str | None = None
     """A number column whose mean over the neighbours is appended; never transformed."""
+    # The search is exact: every row is compared with each of these, which the artifact holds.
     max_rows: int = Field(default=20_000, ge=10)
     """Rows that are kept; of more, a sample that depends on the row number only."""
     prefix: str = Field(default="neighbor", min_length=1)

@@ -33,6 +33,7 @@ _SECTIONS = {"embedding": "embedding: {dimensions: 16}", "neighbours": "nodes: {
 class PagerankConfig(Model):
     """How ``pagerank`` is computed; it follows weights and directions."""
 
+    # At 1 nobody jumps, and the walk need not converge.
     damping: float = Field(default=0.85, ge=0, lt=1)
     """Share of steps along an edge; the others jump to any node."""
     tol: float = Field(default=1e-12, ge=1e-14, lt=1)

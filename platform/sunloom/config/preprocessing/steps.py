@@ -162,6 +162,7 @@ class IterativeImputer(Model):
     """Least value that is filled in."""
     max_value: float | None = None
     """Greatest value that is filled in."""
+    # Regressions in rounds need the rows in memory, unlike the sums of other steps.
     max_rows: int = Field(default=100_000, ge=10)
     """Rows that are learnt from; of more, a sample that depends on the row number only."""
 
@@ -285,6 +286,7 @@ class TargetEncoder(Model):
     than 100 different whole numbers are continuous."""
     smooth: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     """Weight of the overall mean, in rows; ``auto`` is empirical Bayes."""
+    # Folds, because a row whose encoding contains its own target would leak the label.
     cv: int = Field(default=5, ge=2)
     """Folds; a row's fold depends on its number and ``random_state`` only."""
     # Seeded by default: the same rows give the same artifact.

@@ -43,6 +43,7 @@ class Lags(Model):
     """Timestamp column; rows with one timestamp follow their order in the table."""
     by: tuple[str, ...] = ()
     """Columns of the entity key; one series when empty."""
+    # Below 1 a row would see itself or later rows.
     periods: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
     """Numbers of rows back."""
 
