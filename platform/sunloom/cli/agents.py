@@ -38,6 +38,7 @@ def create(
     if json:
         output.print_json(created)
     else:
+        # The note goes to standard error: a script that captures the output gets the id alone.
         output.print_line(created["agent_id"])
         output.print_note(f"created at {gateway.url}")
 
@@ -96,6 +97,7 @@ def events(
     gateway = GatewayConnection(load_settings(env=env), url, key)
     stream = gateway.stream_events(f"/agents/{agent_id}/tasks/{task_id}/events", after)
     if json:
+        # One document, so the events are printed together once the task has ended.
         output.print_json(list(stream))
         return
     for event in stream:
@@ -135,6 +137,7 @@ def _follow_to_end(gateway: GatewayConnection, agent_id: str, task_id: str, json
     """Follow a task to its end and print its outcome; exit status 1 if it failed."""
     path = f"/agents/{agent_id}/tasks/{task_id}"
     for event in gateway.stream_events(f"{path}/events"):
+        # --json prints one document: the task, without its events.
         if not json:
             _print_event(event)
     task = gateway.call("GET", path)

@@ -36,6 +36,7 @@ def show(
     loaded = _load(recipe, kind, sets, env)
     values = [
         (key, value, loaded.origin(key))
+        # JSON mode masks secrets.
         for key, value in leaves(loaded.config.model_dump(mode="json"))
     ]
     if json:
@@ -110,6 +111,7 @@ def _check_recipe(
 def _all_recipes() -> list[Path]:
     if (conf := find_conf_dir(os.environ)) is None:
         return []
+    # By kind: env/ has layers, and serve/ has Ray Serve's own format.
     recipes = [path for kind in KINDS for path in sorted(conf.glob(f"{kind}/**/*.yaml"))]
     cwd = Path.cwd()
     return [path.relative_to(cwd) if path.is_relative_to(cwd) else path for path in recipes]

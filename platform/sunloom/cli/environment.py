@@ -124,6 +124,7 @@ def _announce(small: bool) -> None:
     free_gb = shutil.disk_usage(ROOT).free / 1e9
     torch = "the CPU build of torch that pip is pointed to" if small else "torch from PyPI"
     minutes = "1 to 5 minutes" if small else "3 to 15 minutes"
+    # Flushed: pip and uv write to the same terminal without this process's buffer.
     print(
         f"set-up: .venv from {LOCK} with {torch}: about {disk_gb} GB of disk "
         f"({free_gb:.0f} GB are free) and {minutes}, by the network.",

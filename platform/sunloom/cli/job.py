@@ -178,6 +178,7 @@ def _follow(settings: Settings, job_id: str, quiet: bool = False) -> JobState:
         state = describe(settings, job_id)
         if not quiet:
             text = client.get_job_logs(job_id)
+            # The job server returns the whole log each time.
             if fresh := text[printed:].rstrip("\n"):
                 output.print_line(fresh)
             printed = len(text)

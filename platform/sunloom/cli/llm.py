@@ -63,6 +63,7 @@ def generate(
     if json:
         output.print_json(answer)
     else:
+        # A model that calls a tool may answer without text.
         output.print_line(answer["text"] or output.format_cell(answer["tool_calls"]))
 
 

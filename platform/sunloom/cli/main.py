@@ -92,6 +92,7 @@ def report(error: BaseException) -> int:
     Args:
         error: What was raised. An error that came back from a Ray task is unwrapped.
     """
+    # The cause first: the message of Ray's own error is the worker's traceback.
     for candidate in (getattr(error, "cause", None), error):
         if isinstance(candidate, SunloomError):
             output.print_error(candidate.message, candidate.hint)

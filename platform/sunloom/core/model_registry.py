@@ -192,6 +192,7 @@ class ModelRegistry:
         """
         if not alias or alias.isdigit():
             raise UsageError(f"An alias cannot be {alias!r}.", "Use a word such as production.")
+        # Checked here: the alias table has no foreign key to the versions.
         promoted = self.get(f"{name}@{version}")
         with self._database.session() as session:
             row = AliasRow(name=name, alias=alias, version=version, moved_at=utc_now())
@@ -224,6 +225,7 @@ class ModelRegistry:
         """A local folder with the version's files."""
         return self.store.fetch(version.uri)
 
+    # A version whose files are gone or truncated is trained again, not reused.
     def _is_whole(self, version: ModelVersion) -> bool:
         try:
             self.path(version)

@@ -68,6 +68,7 @@ def configure_logging(settings: Settings) -> None:
     root.setLevel(settings.telemetry.log_level.upper())
     for handler in list(root.handlers):
         root.removeHandler(handler)
+    # Standard output is for results alone.
     handler = logging.StreamHandler(sys.stderr)
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s", "%H:%M:%S")
     handler.setFormatter(_JsonFormatter() if settings.telemetry.log_format == "json" else text)

@@ -48,6 +48,7 @@ def fit(
     }
     # An option that is not given leaves the recipe's value.
     given = {key: value for key, value in options.items() if value}
+    # Validated anew: model_copy would take the options unchecked.
     request = PreparationConfig.model_validate(base.model_dump() | given)
     with cluster(config) if engine is EngineOption.ray else nullcontext():
         result = fit_file(config, config.transformations, request, keep)
@@ -109,6 +110,7 @@ def _defines_features(recipe: Path) -> bool:
     if not recipe.is_file():
         raise UsageError(f"There is no recipe file {recipe}.", param="recipe")
     try:
+        # Read as plain YAML: the class that loads a recipe must be known before it is loaded.
         tree: Any = yaml.safe_load(recipe.read_text())
     except yaml.YAMLError:
         return False  # the loader says what is wrong with it

