@@ -116,7 +116,7 @@ def _fits(name: str, specifier: str) -> bool:
     from packaging.specifiers import SpecifierSet
 
     version = _version(name)
-    # By default a specifier refuses every pre-release, also one that is in range.
+    # By default most specifiers refuse a pre-release, also one that is in range.
     return version is None or SpecifierSet(specifier).contains(version, prereleases=True)
 
 

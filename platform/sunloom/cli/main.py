@@ -76,7 +76,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         # Typer accepts an option of the application only before the command's name.
         words.remove("--debug")
     if "--json" in own:
-        # Before the command imports libraries, some of which print at import.
+        # Before the command imports anything that might print.
         output.claim_stdout()
     try:
         app(words, prog_name="sunloom")

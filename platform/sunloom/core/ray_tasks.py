@@ -50,7 +50,7 @@ def map_parts(task: Callable[[Part], Done], parts: Sequence[Part]) -> Iterator[D
     """
     import ray.data
 
-    # One block a part: Ray Data would put several of these tiny rows into one block, thus one task.
+    # One block a part: Ray Data could put several of these tiny rows into one block, thus one task.
     numbers = ray.data.from_items(
         [{"part": number} for number in range(len(parts))], override_num_blocks=len(parts)
     )

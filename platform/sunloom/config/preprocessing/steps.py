@@ -162,7 +162,7 @@ class IterativeImputer(Model):
     """Least value that is filled in."""
     max_value: float | None = None
     """Greatest value that is filled in."""
-    # Regressions in rounds need the rows in memory, unlike the sums of other steps.
+    # Rounds of regressions need their rows in memory at once.
     max_rows: int = Field(default=100_000, ge=10)
     """Rows that are learnt from; of more, a sample that depends on the row number only."""
 
