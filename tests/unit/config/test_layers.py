@@ -133,6 +133,23 @@ def test_secrets_are_masked_in_the_saved_copy(conf: Path, tmp_path: Path) -> Non
     assert again.database.url == SecretStr("postgresql://u:hunter2@h/d")
 
 
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "telemetry.webhook.url=ftp://hooks/hunter2",
+        'telemetry.webhook={"url": "http://h", "headers": {"X-Token": ["hunter2"]}}',
+        'telemetry.webhook={"url": "http://h", "secret": ["hunter2"]}',
+        "database.url=[hunter2]",
+        'feature_store.online={"type": "redis", "url": "redis://user:hunter2@h/0"}',
+    ],
+)
+def test_no_problem_shows_a_secret(conf: Path, assignment: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config(Settings, sets=[assignment], conf_dir=conf, environ={})
+    assert "hunter2" not in str(refused.value)
+    assert assignment.partition("=")[0].split(".")[0] in str(refused.value)
+
+
 def test_relative_paths_lie_below_sunloom_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUNLOOM_HOME", "/srv/sunloom")
     config = load_config(Settings, environ={"SUNLOOM_CONF": str(Path(__file__).parent)}).config

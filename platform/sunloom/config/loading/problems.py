@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 
 from sunloom.errors import nearest
+
+_CREDENTIALS = re.compile(r"://[^/@\s]*@")
 
 
 def describe_problems(
@@ -40,8 +43,27 @@ def _describe(problem: Any, kind: type[BaseModel], origins: Mapping[str, str]) -
     if problem["type"] == "missing":
         return f"{source}: key {key!r} is missing."
     value = problem.get("input")
-    got = f" (got {value!r})" if isinstance(value, str | int | float | bool) else ""
+    got = ""
+    if isinstance(value, str | int | float | bool) and not _is_secret(kind, problem["loc"]):
+        # A URL that is refused because it holds a password must not be the place that shows it.
+        got = f" (got {_CREDENTIALS.sub('://***@', repr(value))})"
     return f"{source}: key {key!r}: {problem['msg']}{got}"
+
+
+def _is_secret(kind: type[BaseModel], path: tuple[int | str, ...]) -> bool:
+    """Whether a field on the way to the problem is a secret, alone or inside a mapping."""
+    models: list[type[BaseModel]] = [kind]
+    for part in map(str, path):
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        if any(_mentions_secret(field.annotation) for field in fields):
+            return True
+        # A part that is no field is a union's tag, an index or a mapping's key.
+        models = [model for field in fields for model in _models(field.annotation)] or models
+    return False
+
+
+def _mentions_secret(annotation: Any) -> bool:
+    return annotation is SecretStr or any(map(_mentions_secret, get_args(annotation)))
 
 
 def _origin(key: str, origins: Mapping[str, str]) -> str:
