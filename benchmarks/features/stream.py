@@ -100,13 +100,13 @@ def from_broker(
         recipe = _recipe(folder, address, batch)
         consumer = StreamConsumer(recipe, EmbeddedStore(folder / "broker"), layout)
         began: list[_Watch] = []
-        seek = consumer._start
+        seek = consumer._start_offset
 
         def started(stream: PartitionStream) -> int:
             began.append(_Watch())
             return seek(stream)
 
-        consumer._start = started  # type: ignore[method-assign]
+        consumer._start_offset = started  # type: ignore[method-assign]
         report = consumer.run(until_end=True)
         assert report.events == len(messages)
         return began[0].result(report.events)

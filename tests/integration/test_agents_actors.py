@@ -84,9 +84,9 @@ def test_a_killed_actor_resumes_and_repeats_no_finished_call(
         task_id = client.post_task(agent_id, TASKS[0])
         wait(lambda: len(gateway.completions) == 3, 90)
         first = actor_status(agent_id)
-        assert first["running"] == [task_id]
+        assert first.running == [task_id]
         os.kill(first.pid, signal.SIGKILL)
-        wait(lambda: not os.path.exists(f"/proc/{first['pid']}"), 20)
+        wait(lambda: not os.path.exists(f"/proc/{first.pid}"), 20)
         held.set()
         result = client.follow(agent_id, task_id, timeout_s=120)
         assert actor_status(agent_id).pid != first.pid
