@@ -14,6 +14,9 @@ export CREWAI_TRACING_ENABLED := false
 export CREWAI_DISABLE_VERSION_CHECK := true
 export ANONYMIZED_TELEMETRY := False
 export VLLM_NO_USAGE_STATS := 1
+# Without byte code every process and every worker of Ray compiles each module it imports anew:
+# 15 of the 22 s of a command, and more than Ray waits for on a busy machine.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The first interpreter that is really 3.11: a version manager's python3.11 may refuse to start.
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
