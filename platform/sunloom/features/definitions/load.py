@@ -103,19 +103,22 @@ def _import_module(name: str) -> ModuleType:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"There is no definitions file {path}.", param="definitions")
+    source = path.read_bytes()
     # The content is part of the name, so that an edited file is a new module.
-    digest = hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(str(path.resolve()).encode() + source).hexdigest()[:12]
     name = f"sunloom_definitions_{path.stem}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     # Before it runs: dataclasses and chalkpy look up the module of the classes they decorate.
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        # Compiled from the bytes that were named, not by the loader: its byte-code cache takes a
+        # file edited within the same second, to the same size, for unchanged.
+        code = compile(source, str(path.resolve()), "exec", dont_inherit=True)
+        exec(code, module.__dict__)
     except Exception as error:
         del sys.modules[name]
         raise _import_error(str(path), error, str(path.resolve())) from error
