@@ -32,9 +32,8 @@ from sunloom.core.model_registry import open_registry
 from sunloom.core.progress import read_progress
 from sunloom.features.definitions.open import plan_of
 from sunloom.llm.checkpoints import check
-from sunloom.serving.auth.admission import KeyAdmission
-from sunloom.serving.auth.middleware import GatewayMiddleware
-from sunloom.serving.deploy.replica import load_builder
+from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
+from sunloom.serving.deploy.applications import load_builder
 from sunloom.serving.metrics.request_metrics import RequestMetrics
 from sunloom.tabular.trainer import train_tabular
 

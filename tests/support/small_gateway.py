@@ -14,11 +14,10 @@ import uvicorn
 from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.core.processes import free_port
-from sunloom.serving.asgi.types import ASGIApp, Receive, Scope, Send
-from sunloom.serving.auth.admission import KeyAdmission
+from sunloom.serving.asgi import ASGIApp, Receive, Scope, Send
 from sunloom.serving.auth.api_keys import Allowance, create_key
-from sunloom.serving.auth.middleware import GatewayMiddleware
-from sunloom.serving.deploy.replica import load_builder
+from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
+from sunloom.serving.deploy.applications import load_builder
 from sunloom.serving.metrics.request_metrics import RequestMetrics
 
 

@@ -42,14 +42,27 @@ def end_descendants(grace_s: float = 5.0, keep: frozenset[int] = frozenset()) ->
     """
     found = [child for child in psutil.Process().children(recursive=True) if child.pid not in keep]
     # A zombie has ended already and only waits to be reaped.
-    names = [_name(child) for child in found if child.status() != psutil.STATUS_ZOMBIE]
-    _signal(found, signal.SIGTERM)
-    _, alive = psutil.wait_procs(found, timeout=grace_s)
-    _signal(alive, signal.SIGKILL)
-    psutil.wait_procs(alive, timeout=grace_s)
+    names = [process_name(child) for child in found if child.status() != psutil.STATUS_ZOMBIE]
+    end_processes(found, grace_s)
     # Orphans adopted in the meantime stay zombies until this process waits for them.
     _reap()
     return names
+
+
+def end_processes(processes: list[psutil.Process], grace_s: float) -> None:
+    """End processes: SIGTERM, and SIGKILL for those that run ``grace_s`` seconds later."""
+    _signal(processes, signal.SIGTERM)
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    _signal(alive, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=grace_s)
+
+
+def process_name(process: psutil.Process) -> str:
+    """Name of a process; its pid if it has ended meanwhile."""
+    try:
+        return str(process.name())
+    except psutil.NoSuchProcess:
+        return str(process.pid)
 
 
 def descendants() -> frozenset[int]:
@@ -111,13 +124,6 @@ def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
             process.send_signal(number)
         except psutil.NoSuchProcess:
             continue
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return str(process.name())
-    except psutil.NoSuchProcess:
-        return str(process.pid)
 
 
 def _reap() -> None:

@@ -48,7 +48,7 @@ APPS: Mapping[str, App] = {
             prefix="/v1",
             scope="llm",
             # Not a function but the replica's class: the engine starts before the app exists.
-            builder="sunloom.serving.apps.llm.app:LlmReplica",
+            builder="sunloom.serving.apps.llm.vllm_replica:LlmReplica",
             probe="/v1/models",
         ),
         App(
@@ -70,7 +70,7 @@ APPS: Mapping[str, App] = {
             name="agents",
             prefix="/agents",
             scope="agents",
-            builder="sunloom.serving.apps.agents.app:build_agents_app",
+            builder="sunloom.serving.apps.agents:build_agents_app",
             probe="/agents",
         ),
         App(

@@ -14,9 +14,8 @@ from sunloom.agents.hosts import Hosts
 from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.core.processes import free_port
-from sunloom.serving.apps.agents.app import build_agents_app
-from sunloom.serving.auth.admission import KeyAdmission
-from sunloom.serving.auth.middleware import GatewayMiddleware
+from sunloom.serving.apps.agents import build_agents_app
+from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
 from sunloom.serving.metrics.request_metrics import RequestMetrics
 
 

@@ -12,9 +12,8 @@ import pytest
 from sunloom.errors import RequestError
 from sunloom.feature_store.stores.online.json_values import json_converter
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
-from sunloom.serving.apps.features.ingest import ingest_rows
-from sunloom.serving.apps.features.request_rows import check_rows
-from sunloom.serving.asgi.bodies import encode_json, parse_object
+from sunloom.serving.apps.features.ingest import check_rows, ingest_rows
+from sunloom.serving.asgi import encode_json, parse_object
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

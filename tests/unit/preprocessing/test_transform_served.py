@@ -16,7 +16,7 @@ from sunloom.preprocessing.artifact import register, save
 from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.serving.apps.features.app import build_features_app
-from sunloom.serving.asgi.types import ASGIApp
+from sunloom.serving.asgi import ASGIApp
 from sunloom.serving.auth.middleware import GatewayMiddleware
 from tests.unit.preprocessing.tables import colours
 

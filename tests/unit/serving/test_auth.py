@@ -14,7 +14,6 @@ from sunloom.errors import (
     RateLimitError,
     UsageError,
 )
-from sunloom.serving.auth.admission import KeyAdmission
 from sunloom.serving.auth.api_keys import (
     Allowance,
     KeyRow,
@@ -27,6 +26,7 @@ from sunloom.serving.auth.api_keys import (
     list_keys,
     revoke_key,
 )
+from sunloom.serving.auth.middleware import KeyAdmission
 from sunloom.serving.auth.rate_limits import RateLimiter, Spent
 from sunloom.serving.metrics.request_metrics import RequestMetrics
 

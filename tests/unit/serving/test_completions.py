@@ -24,7 +24,7 @@ from sunloom.serving.apps.llm.model_resolver import (
     find_base,
     required_models,
 )
-from sunloom.serving.asgi.bodies import read_body
+from sunloom.serving.asgi import read_body
 from sunloom.serving.auth.middleware import GatewayMiddleware
 from sunloom.serving.auth.rate_limits import Spent
 
@@ -96,7 +96,7 @@ def test_answers_are_trusted_for_a_moment(settings: Settings, registry: ModelReg
 
 def test_promoted_adapters_are_required(settings: Settings, resolver: ModelResolver) -> None:
     assert required_models(settings, resolver) == ["retail-agent"]
-    cards = asyncio.run(resolver.cards())
+    cards = resolver.cards()
     assert [(card["id"], card["root"]) for card in cards] == [
         ("tool-base", "tool-base@1"),
         ("retail-agent", "retail-agent@1"),

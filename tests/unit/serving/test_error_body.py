@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from sunloom import errors
-from sunloom.serving.asgi.error_body import STATUS, problem_of, status_of, translate
 from sunloom.serving.auth.scopes import find_rule
+from sunloom.serving.error_body import STATUS, problem_of, status_of, translate
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_every_listed_status_is_an_error() -> None:
 def test_unexpected_errors_say_nothing_of_themselves() -> None:
     problem = problem_of(RuntimeError("password=1"))
     assert problem.status == 500
-    assert "password" not in str(problem.body("r"))
+    assert "password" not in str(problem.to_json("r"))
 
 
 def test_html_of_a_proxy_is_not_repeated_for_server_errors() -> None:

@@ -12,7 +12,7 @@ from asgi import OpenGate, call
 from sunloom.config import Settings
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.serving.apps.features.app import build_features_app, read_query
-from sunloom.serving.asgi.types import ASGIApp
+from sunloom.serving.asgi import ASGIApp
 from sunloom.serving.auth.middleware import GatewayMiddleware
 
 TIME = datetime(1998, 6, 30, tzinfo=UTC)

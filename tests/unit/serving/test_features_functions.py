@@ -16,7 +16,7 @@ from sunloom.feature_store.online.registry import store_plan
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.definitions.open import plan_of
 from sunloom.serving.apps.features.app import build_features_app
-from sunloom.serving.asgi.types import ASGIApp
+from sunloom.serving.asgi import ASGIApp
 from sunloom.serving.auth.middleware import GatewayMiddleware
 
 TIME = datetime(2026, 6, 30, tzinfo=UTC)

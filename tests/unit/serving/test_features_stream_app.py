@@ -15,7 +15,7 @@ from sunloom.feature_store.online.registry import store_plan, store_stream
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.definitions.open import plan_of
 from sunloom.serving.apps.features.app import build_features_app
-from sunloom.serving.asgi.types import ASGIApp
+from sunloom.serving.asgi import ASGIApp
 from sunloom.serving.auth.middleware import GatewayMiddleware
 
 CLASSES = str(Path(__file__).parents[1] / "features" / "stream_classes.py")

@@ -14,9 +14,8 @@ from sunloom.core.database import open_database
 from sunloom.errors import RequestError
 from sunloom.serving.apps.gateway.app import build_gateway_app
 from sunloom.serving.apps.gateway.openapi_docs import merge_documents, render_page
-from sunloom.serving.apps.gateway.training_jobs import progress_of_log
-from sunloom.serving.apps.gateway.training_routes import assignments
-from sunloom.serving.asgi.types import ASGIApp
+from sunloom.serving.apps.gateway.training_routes import assignments, progress_of_log
+from sunloom.serving.asgi import ASGIApp
 from sunloom.serving.auth.middleware import GatewayMiddleware
 from sunloom.serving.deploy.fast_path import FastPath
 from sunloom.serving.metrics.request_metrics import RequestMetrics, render_metrics

@@ -9,7 +9,7 @@ import pytest
 from asgi import OpenGate, call
 
 from sunloom.errors import NotFoundError
-from sunloom.serving.asgi.bodies import send_json
+from sunloom.serving.asgi import send_json
 from sunloom.serving.auth.middleware import GatewayMiddleware, caller
 
 BODY = {"type", "code", "message", "hint", "param", "request_id"}

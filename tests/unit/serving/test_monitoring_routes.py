@@ -25,7 +25,7 @@ from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.monitoring.watch import run_watch
 from sunloom.serving.apps.features import app as features
 from sunloom.serving.apps.gateway import monitoring_routes as monitoring
-from sunloom.serving.apps.gateway.health_routes import _metrics
+from sunloom.serving.apps.gateway.health_routes import render_all_metrics
 from sunloom.serving.metrics.request_metrics import RequestMetrics, Series, quantile_ms
 from sunloom.serving.metrics.served_features import (
     FeatureRates,
@@ -131,7 +131,7 @@ def test_alerts_and_metrics(watched: Settings) -> None:
     (alert,) = get(watched, "/monitoring/alerts?status=open")["alerts"]
     assert alert["labels"] == {"monitor": "w", "feature": "x"}
     assert get(watched, "/monitoring/alerts?status=resolved")["alerts"] == []
-    text = _metrics(watched)
+    text = render_all_metrics(watched)
     assert 'sunloom_feature_drift{monitor="w",feature="x",method="psi"}' in text
     assert 'sunloom_alerts_open{severity="warning"} 1' in text
 

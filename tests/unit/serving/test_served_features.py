@@ -22,7 +22,7 @@ from sunloom.monitoring.served_results import KEPT, ServedResult, latest_served,
 from sunloom.monitoring.served_skew import compare_served
 from sunloom.serving.apps.features.app import build_features_app
 from sunloom.serving.apps.gateway import monitoring_routes as monitoring
-from sunloom.serving.apps.gateway.health_routes import _metrics
+from sunloom.serving.apps.gateway.health_routes import render_all_metrics
 from sunloom.serving.auth.middleware import GatewayMiddleware
 from sunloom.serving.metrics import served_features as answers
 
@@ -106,7 +106,9 @@ def test_served_answers_are_those_of_batch(
     rates = {one["feature"]: one["skew_rate"] for one in kept["features"]}
     assert rates.pop("spent") == 1.0
     assert set(rates.values()) == {0.0}
-    assert 'feature_skew_rate{feature_set="served_shop",feature="spent"} 1' in _metrics(settings)
+    assert 'feature_skew_rate{feature_set="served_shop",feature="spent"} 1' in render_all_metrics(
+        settings
+    )
     (alert,) = list_alerts(settings, "open")
     assert (alert.name, alert.labels) == ("feature_skew", {"feature_set": "served_shop"})
     assert "5 of 20 served values of served_shop differ from offline: spent (5)" in alert.message

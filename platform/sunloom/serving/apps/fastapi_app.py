@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 from fastapi import FastAPI, Request, Response
 
 import sunloom
 from sunloom.errors import SunloomError
-from sunloom.serving.asgi.error_body import problem_of
 from sunloom.serving.auth.middleware import caller
+from sunloom.serving.error_body import problem_of
 
 
 def build_fastapi(title: str, prefix: str = "") -> FastAPI:
@@ -27,16 +25,12 @@ def build_fastapi(title: str, prefix: str = "") -> FastAPI:
         openapi_url=f"{prefix}/openapi.json" if prefix else None,
     )
     # Without it Starlette's outermost layer sends its own 500 before the error gets out of the app.
-    app.add_exception_handler(SunloomError, _handle_error)
+    app.add_exception_handler(SunloomError, error_response)
     return app
 
 
-def error_response(request: Request, error: Exception) -> Response:
+async def error_response(request: Request, error: Exception) -> Response:
     """The response for an error."""
     problem = problem_of(error)
-    body = json.dumps(problem.body(caller(request.scope).request_id))
+    body = problem.to_json(caller(request.scope).request_id)
     return Response(body, problem.status, media_type="application/json")
-
-
-async def _handle_error(request: Request, error: Exception) -> Response:
-    return error_response(request, error)

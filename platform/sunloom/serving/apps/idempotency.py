@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import Header
+from fastapi import Header, Request
 from sqlalchemy import JSON, String
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.core.database import Base, Database, UtcDateTime, utc_now
 from sunloom.errors import ConflictError, RequestError
+from sunloom.serving.auth.middleware import tenant_of
 
 KEPT = timedelta(hours=24)
 """How long a response is stored."""
@@ -57,8 +58,7 @@ class IdempotentRequests:
 
     async def run_once(
         self,
-        tenant: str,
-        route: str,
+        request: Request,
         key: str | None,
         body: Any,
         produce: Callable[[], Awaitable[dict[str, Any]]],
@@ -66,8 +66,7 @@ class IdempotentRequests:
         """Produce the response, or return the one that the same key got before.
 
         Args:
-            tenant: The caller's tenant: keys of different tenants are independent.
-            route: Path of the request.
+            request: Its path, and its caller's tenant: keys of different tenants are independent.
             key: The header; without one the response is always produced.
             body: The request's body, which must be the same each time.
             produce: Does the work.
@@ -81,8 +80,15 @@ class IdempotentRequests:
             return await produce()
         if not 0 < len(key) <= _LONGEST_KEY:
             raise RequestError(f"Idempotency-Key must have 1 to {_LONGEST_KEY} characters.")
-        request = _Request(tenant, route, key, _digest(body))
-        stored = await asyncio.to_thread(self._begin, request)
+        # Sorted: a client may write the same fields in another order.
+        canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), default=str)
+        keyed = _KeyedRequest(
+            tenant=tenant_of(request.scope),
+            route=request.url.path,
+            key=key,
+            digest=hashlib.sha256(canonical.encode()).hexdigest(),
+        )
+        stored = await asyncio.to_thread(self._begin, keyed)
         if stored is not None:
             return stored
         try:
@@ -90,12 +96,12 @@ class IdempotentRequests:
         # Also a cancelled request, whose CancelledError is no Exception, releases the key.
         except BaseException:
             # Nothing was created: the same key may try again.
-            await asyncio.to_thread(self._delete, request)
+            await asyncio.to_thread(self._delete, keyed)
             raise
-        await asyncio.to_thread(self._store, request, answer)
+        await asyncio.to_thread(self._store, keyed, answer)
         return answer
 
-    def _begin(self, request: _Request) -> dict[str, Any] | None:
+    def _begin(self, request: _KeyedRequest) -> dict[str, Any] | None:
         """Reserve the key for this request; the stored response if there is one."""
         try:
             with self._database.session() as session:
@@ -105,14 +111,7 @@ class IdempotentRequests:
                 if row is not None:
                     session.delete(row)
                     session.flush()
-                session.add(
-                    IdempotencyRow(
-                        tenant=request.tenant,
-                        route=request.route,
-                        key=request.key,
-                        digest=request.digest,
-                    )
-                )
+                session.add(IdempotencyRow(**vars(request)))
                 return None
         except IntegrityError:
             # Another process inserted the row between the read and the commit.
@@ -120,19 +119,19 @@ class IdempotentRequests:
                 row = session.get_one(IdempotencyRow, request.identity)
                 return _response_of(row, request)
 
-    def _store(self, request: _Request, answer: dict[str, Any]) -> None:
+    def _store(self, request: _KeyedRequest, answer: dict[str, Any]) -> None:
         with self._database.session() as session:
             session.get_one(IdempotencyRow, request.identity).answer = answer
 
-    def _delete(self, request: _Request) -> None:
+    def _delete(self, request: _KeyedRequest) -> None:
         with self._database.session() as session:
             row = session.get(IdempotencyRow, request.identity)
             if row is not None:
                 session.delete(row)
 
 
-@dataclass(frozen=True)
-class _Request:
+@dataclass(frozen=True, kw_only=True)
+class _KeyedRequest:
     tenant: str
     route: str
     key: str
@@ -144,7 +143,7 @@ class _Request:
         return (self.tenant, self.route, self.key)
 
 
-def _response_of(row: IdempotencyRow, request: _Request) -> dict[str, Any]:
+def _response_of(row: IdempotencyRow, request: _KeyedRequest) -> dict[str, Any]:
     if row.digest != request.digest:
         raise RequestError(
             f"Idempotency-Key {request.key!r} was used with another body.",
@@ -162,9 +161,3 @@ def _response_of(row: IdempotencyRow, request: _Request) -> dict[str, Any]:
 def _is_expired(row: IdempotencyRow) -> bool:
     age = utc_now() - row.created_at
     return bool(age > (KEPT if row.answer is not None else ABANDONED))
-
-
-def _digest(body: Any) -> str:
-    # Sorted: a client may write the same fields in another order.
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()

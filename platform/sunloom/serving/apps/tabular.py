@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI
@@ -16,7 +15,7 @@ from sunloom.errors import NotFoundError, RequestError
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.serving.apps.fastapi_app import build_fastapi
-from sunloom.tabular.model import Prediction, TabularModel, load_model, predictions
+from sunloom.tabular.model import TabularModel, load_model, predictions
 
 KIND = "tabular"
 _TRUSTED_S = 1.0
@@ -128,34 +127,21 @@ def answer_request(
     """
     version, model = models.find(ref)
     if body.rows is not None:
-        results = [_view(prediction) for prediction in predictions(model, body.rows)]
-    else:
-        name = body.feature_set or _feature_set(version, model, store)
-        results = _predict_entities(model, store, name, body.entity_ids or [])
-    return Predictions(model=version.ref, predictions=results)
-
-
-def _predict_entities(
-    model: TabularModel, store: OnlineStore, feature_set: str, ids: Sequence[EntityId]
-) -> list[PredictionView]:
+        views = [PredictionView(**vars(result)) for result in predictions(model, body.rows)]
+        return Predictions(model=version.ref, predictions=views)
+    ids = body.entity_ids or []
+    feature_set = body.feature_set or _feature_set(version, model, store)
     records = store.read(feature_set, ids, features=list(model.feature_names))
     known = [record for record in records if record is not None]
     # One call of the model for all known entities; unknown ones are filled in between.
     results = iter(predictions(model, known) if known else [])
-    return [
-        _view(next(results), entity)
+    views = [
+        PredictionView(**vars(next(results)) | {"entity_id": entity})
         if record is not None
         else PredictionView(entity_id=entity, found=False, probability=None, prediction=None)
         for entity, record in zip(ids, records, strict=True)
     ]
-
-
-def _view(prediction: Prediction, entity_id: EntityId | None = None) -> PredictionView:
-    return PredictionView(
-        entity_id=prediction.entity_id if entity_id is None else entity_id,
-        probability=prediction.probability,
-        prediction=prediction.prediction,
-    )
+    return Predictions(model=version.ref, predictions=views)
 
 
 def _feature_set(version: ModelVersion, model: TabularModel, store: OnlineStore) -> str:

@@ -1,15 +1,26 @@
-"""Builders of Serve applications, for ``sunloom serve`` and for Serve's own configuration files."""
+"""Serve applications: their builders and the replica of an app that is an ASGI app and no more.
 
-from collections.abc import Mapping
-from typing import Any
+The builders are for ``sunloom serve`` and for Serve's own configuration files.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 from pydantic import BaseModel, Field
 
 from sunloom.config import Settings, load_config
 from sunloom.config.loading.dump import dump_with_secrets
+from sunloom.core.database import open_database
+from sunloom.core.telemetry import configure_logging
 from sunloom.errors import NotFoundError
+from sunloom.serving.app_table import APPS
 from sunloom.serving.apps.llm.model_resolver import BaseLanguageModel, find_base
+from sunloom.serving.asgi import ASGIApp
+from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
 from sunloom.serving.deploy.environment import serving_environment
+from sunloom.serving.deploy.fast_path import register_fast_path
+from sunloom.serving.metrics.request_metrics import RequestMetrics
 
 
 class AppArgs(BaseModel, extra="forbid"):
@@ -20,10 +31,6 @@ class AppArgs(BaseModel, extra="forbid"):
     sets: list[str] = Field(default_factory=list)
     """``a.b=c`` assignments, the last word."""
 
-    def settings(self) -> Settings:
-        """The settings through all layers."""
-        return load_config(Settings, env=self.env, sets=self.sets).config
-
 
 def build_app(name: str, args: AppArgs) -> Any:
     """The Serve application of one app, for ``serve_apps/``.
@@ -31,7 +38,7 @@ def build_app(name: str, args: AppArgs) -> Any:
     Raises:
         NotFoundError: The app is ``llm`` and no base model is registered.
     """
-    settings = args.settings()
+    settings = load_config(Settings, env=args.env, sets=args.sets).config
     if name != "llm":
         return build_application(name, settings)
     base = find_base(settings)
@@ -42,8 +49,6 @@ def build_app(name: str, args: AppArgs) -> Any:
 
 def build_application(name: str, settings: Settings) -> Any:
     """The Serve application of an app without an engine."""
-    from sunloom.serving.deploy.replica import AsgiReplica
-
     replicas = getattr(settings.serving, name).replicas
     deployment = _build_deployment(AsgiReplica, settings).options(name=name, num_replicas=replicas)
     return deployment.bind(app=name, settings=_portable_settings(settings))
@@ -51,8 +56,11 @@ def build_application(name: str, settings: Settings) -> Any:
 
 def build_llm_application(settings: Settings, base: BaseLanguageModel) -> Any:
     """The Serve application of one base model and its adapters."""
-    from sunloom.serving.apps.llm.app import LlmReplica
-    from sunloom.serving.apps.llm.vllm_engine import engine_environment, placement_bundle
+    from sunloom.serving.apps.llm.vllm_replica import (
+        LlmReplica,
+        engine_environment,
+        placement_bundle,
+    )
 
     config = settings.serving.llm
     deployment = _build_deployment(LlmReplica, settings, engine_environment(config)).options(
@@ -93,3 +101,35 @@ def _portable_settings(settings: Settings) -> dict[str, Any]:
     # A recipe is a Settings with more fields, which a replica's Settings would refuse.
     base = Settings(**{name: getattr(absolute, name) for name in Settings.model_fields})
     return dump_with_secrets(base)
+
+
+class AsgiReplica:
+    """A replica of one app.
+
+    Args:
+        app: A key of ``APPS``.
+        settings: The settings as plain data.
+    """
+
+    def __init__(self, app: str, settings: Mapping[str, Any]) -> None:
+        self._name = app
+        self._settings = Settings.model_validate(settings)
+
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Called by Serve once the replica has started."""
+        name, settings = self._name, self._settings
+        configure_logging(settings)
+        app = APPS[name]
+        inner = load_builder(name)(settings)
+        admission = KeyAdmission(settings, RequestMetrics(open_database(settings), name))
+        if app.hot_routes is not None:
+            # Ahead of Serve's server, which would have set the request id, the middleware sets it.
+            hot = GatewayMiddleware(inner, admission, name)
+            register_fast_path(app.prefix, hot, app.hot_routes)
+        return GatewayMiddleware(inner, admission, name, server_sets_request_id=True)
+
+
+def load_builder(name: str) -> Callable[[Settings], ASGIApp]:
+    """The builder of an app's ASGI app."""
+    module, _, attribute = APPS[name].builder.partition(":")
+    return cast(Callable[[Settings], ASGIApp], getattr(importlib.import_module(module), attribute))

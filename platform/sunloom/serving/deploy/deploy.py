@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from sunloom.config import Settings
 from sunloom.core.cluster import connect
-from sunloom.core.processes import free_port, is_port_free
+from sunloom.core.processes import end_processes, free_port, is_port_free, process_name
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ServingError
 from sunloom.serving.app_table import APPS
 from sunloom.serving.apps.llm.model_resolver import BaseLanguageModel, find_base
 from sunloom.serving.deploy.applications import build_application, build_llm_application
-from sunloom.serving.deploy.environment import instance_folder, serving_environment
-from sunloom.serving.deploy.orphans import end_orphans
+from sunloom.serving.deploy.environment import INSTANCE, instance_folder, serving_environment
 
 if TYPE_CHECKING:
     from ray.serve import RunTarget
 
+# Between SIGTERM and SIGKILL of a process that an earlier deployment left behind.
+_GRACE_S = 3.0
 _logger = get_logger("serving")
 
 
@@ -52,7 +57,12 @@ def deploy(settings: Settings, *, wait: bool = True) -> Deployment:
 
     environment = serving_environment(settings)
     cluster = connect(settings, environment)
-    settings = _with_job_server(with_port(settings), cluster.dashboard_url)
+    settings = with_port(settings)
+    if cluster.dashboard_url is not None and not settings.cluster.job_address:
+        # For the training routes: the gateway's replica cannot find the dashboard by itself.
+        address = {"job_address": cluster.dashboard_url}
+        with_address = settings.cluster.model_copy(update=address)
+        settings = settings.model_copy(update={"cluster": with_address})
     base = find_base(settings) if settings.serving.llm.enabled else None
     targets = _build_targets(settings, base)
     _start_serve(settings, environment)
@@ -88,15 +98,6 @@ def with_port(settings: Settings) -> Settings:
     return settings.model_copy(update={"serving": serving})
 
 
-def _with_job_server(settings: Settings, url: str | None) -> Settings:
-    """The settings with the address of the job server, for the gateway's training routes."""
-    # The gateway's replica cannot find the dashboard by itself.
-    if settings.cluster.job_address or url is None:
-        return settings
-    cluster = settings.cluster.model_copy(update={"job_address": url})
-    return settings.model_copy(update={"cluster": cluster})
-
-
 def wait_ready(url: str, timeout_s: float = 300.0) -> None:
     """Wait until ``/readyz`` reports ready.
 
@@ -104,6 +105,7 @@ def wait_ready(url: str, timeout_s: float = 300.0) -> None:
         ServingError: It does not in time, or an app failed to start; the message names it.
     """
     import httpx
+    from ray import serve
 
     deadline = time.monotonic() + timeout_s
     last = "no response"
@@ -115,7 +117,10 @@ def wait_ready(url: str, timeout_s: float = 300.0) -> None:
             last = response.text[:500]
         except httpx.TransportError as error:
             last = type(error).__name__
-        _check_failed_apps()
+        for name, app in serve.status().applications.items():
+            if _state_of(app) == "DEPLOY_FAILED":
+                # The end of the message: a traceback names its cause last.
+                raise ServingError(f"The app {name} did not start: {app.message[-1500:]}")
         time.sleep(0.5)
     raise ServingError(f"The gateway at {url} is not ready after {timeout_s:g} s: {last}")
 
@@ -131,21 +136,17 @@ def status(settings: Settings) -> Deployment | None:
 
 def shutdown(settings: Settings) -> None:
     """Stop all apps and end processes that they left behind; Ray keeps running."""
-    _stop_serve()
-    ended = end_orphans(instance_folder(settings))
-    if ended:
-        _logger.info("ended %s", ", ".join(ended))
-
-
-def _stop_serve() -> None:
     import ray
     from ray import serve
 
     # Serve takes a controller that is slow to respond for dead, and then stops nothing.
     for _ in range(3):
         if not ray.is_initialized() or not _is_controller_alive():
-            return
+            break
         serve.shutdown()
+    ended = _end_orphans(instance_folder(settings))
+    if ended:
+        _logger.info("ended %s", ", ".join(ended))
 
 
 def _is_controller_alive() -> bool:
@@ -182,7 +183,7 @@ def _start_serve(settings: Settings, environment: dict[str, str]) -> None:
     from ray.exceptions import GetTimeoutError, RayActorError
 
     if not _states():
-        end_orphans(instance_folder(settings))
+        _end_orphans(instance_folder(settings))
     try:
         serve.start(
             # One gateway: the other nodes open no port.
@@ -207,15 +208,6 @@ def _states() -> dict[str, str]:
     return {name: _state_of(app) for name, app in serve.status().applications.items()}
 
 
-def _check_failed_apps() -> None:
-    from ray import serve
-
-    for name, app in serve.status().applications.items():
-        if _state_of(app) == "DEPLOY_FAILED":
-            # The end of the message: a traceback names its cause last.
-            raise ServingError(f"The app {name} did not start: {app.message[-1500:]}")
-
-
 def _state_of(app: Any) -> str:
     return str(getattr(app.status, "value", app.status))
 
@@ -230,3 +222,30 @@ def _http_port() -> int | None:
 
     client = _get_global_client()
     return int(client.http_config.port) if client is not None else None
+
+
+def _end_orphans(folder: Path) -> list[str]:
+    """End HAProxy and vLLM processes of one instance whose Ray has ended; returns their names.
+
+    HAProxy has the instance's folder on its command line, and every process of the instance has it
+    in its environment.
+    """
+    orphans = [process for process in psutil.process_iter() if _is_orphan(process, folder)]
+    names = [f"{process_name(process)} ({process.pid})" for process in orphans]
+    end_processes(orphans, _GRACE_S)
+    return names
+
+
+def _is_orphan(process: psutil.Process, folder: Path) -> bool:
+    try:
+        # This process is of the instance, too.
+        if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        command = process.cmdline()
+        if any(part.startswith(f"{folder}/") for part in command) and "-db" in command:
+            return True
+        # vLLM renames its processes, so only the environment tells which instance they are of.
+        title = " ".join(command)
+        return "VLLM::" in title and process.environ().get(INSTANCE) == str(folder)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False

@@ -14,9 +14,9 @@ from typing import Any, cast
 from starlette.middleware import Middleware
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from sunloom.serving.asgi.error_body import Problem, new_request_id
-from sunloom.serving.asgi.types import ASGIApp, Receive, Scope, Send
+from sunloom.serving.asgi import ASGIApp, Receive, Scope, Send, send_body
 from sunloom.serving.auth.scopes import PUBLIC
+from sunloom.serving.error_body import Problem, new_request_id
 
 # Serve's own health check has no key.
 _OPEN = PUBLIC | {"/-/healthz"}
@@ -119,12 +119,8 @@ def _has_key_or_is_public(scope: Scope) -> bool:
 
 async def _reject(send: Send) -> None:
     request_id = new_request_id()
-    body = _REFUSAL.to_json(request_id)
     headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
         (b"www-authenticate", b'Bearer realm="sunloom"'),
         (b"x-request-id", request_id.encode()),
     ]
-    await send({"type": "http.response.start", "status": 401, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send_body(send, 401, _REFUSAL.to_json(request_id), headers)

@@ -22,7 +22,7 @@ from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.stores.online.spaces import PLANS
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.monitoring.served_results import ServedResult, store_served
-from sunloom.serving.asgi.bodies import encode_json, parse_object
+from sunloom.serving.asgi import encode_json, parse_object
 
 # One result in eight costs the hot path less than can be measured.
 _ONE_IN = 8

@@ -23,12 +23,20 @@ from sunloom.feature_store.online.registry import (
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.features.plan.polars_dtypes import EPOCH
-from sunloom.serving.apps.features.ingest import ingest
-from sunloom.serving.apps.features.openapi import openapi_document
-from sunloom.serving.apps.features.request_rows import check_rows
+from sunloom.serving.apps.features.ingest import check_rows, feature_set_of, ingest
+from sunloom.serving.apps.features.openapi import OPENAPI_DOCUMENT
 from sunloom.serving.apps.features.transform import TransformHandler
-from sunloom.serving.asgi.bodies import complete_lifespan, read_json, require_method, send_json
-from sunloom.serving.asgi.types import ASGIApp, Receive, Scope, Send
+from sunloom.serving.asgi import (
+    ASGIApp,
+    Receive,
+    Scope,
+    Send,
+    complete_lifespan,
+    parse_object,
+    read_body,
+    require_method,
+    send_json,
+)
 from sunloom.serving.metrics.served_features import ServedFeatureSampler, StoredDefaults
 
 _MAX_ENTITIES = 10_000
@@ -52,7 +60,7 @@ def build_features_app(settings: Settings) -> ASGIApp:
             return
         name = unquote(scope["path"].removeprefix("/features").strip("/"))
         if scope["method"] == "POST" and (name == "batch" or name in handlers):
-            body = await read_json(receive)
+            body = parse_object(await read_body(receive))
             if name == "batch":
                 response, as_of = await read_batch(store, body)
                 # The client has its response before the sample is counted.
@@ -75,12 +83,11 @@ async def _get(
 ) -> tuple[dict[str, Any], datetime | None]:
     if not name:
         names = sorted({*store.feature_sets(), *definitions_of(store).streamed_sets()})
-        return {
-            "feature_sets": [describe_set(open_feature_set(store, set_name)) for set_name in names]
-        }, None
+        sets = [describe_set(open_feature_set(store, set_name)) for set_name in names]
+        return {"feature_sets": sets}, None
     # Before the look-up of a feature set, for which this name would be taken.
     if name == "openapi.json":
-        return openapi_document(), None
+        return OPENAPI_DOCUMENT, None
     query = read_query(scope["query_string"].decode("latin-1"))
     feature_set = open_feature_set(store, name)
     if "entity_id" not in query:
@@ -96,12 +103,11 @@ async def _get(
 def describe_set(feature_set: OnlineFeatureSet) -> dict[str, Any]:
     """Key and features of a feature set with their types."""
     schema = feature_set.schema
-    fields = {field.name: field.dtype for field in schema.fields}
     return {
         "name": feature_set.name,
         "key": schema.key,
         "key_dtype": schema.key_dtype,
-        "features": fields,
+        "features": {field.name: field.dtype for field in schema.fields},
     }
 
 
@@ -132,9 +138,7 @@ async def read_batch(
     Raises:
         RequestError: The body lacks a field or has too many entities.
     """
-    name, ids, features = body.get("feature_set"), body.get("entity_ids"), body.get("features")
-    if not isinstance(name, str):
-        raise RequestError("feature_set must be a name.", param="feature_set")
+    name, ids, features = feature_set_of(body), body.get("entity_ids"), body.get("features")
     if not isinstance(ids, list) or not all(_is_id(value) for value in ids):
         raise RequestError("entity_ids must be a list of numbers or texts.", param="entity_ids")
     if len(ids) > _MAX_ENTITIES:

@@ -1,15 +1,22 @@
-"""``POST /features/ingest``: events of a streamed class into its tiles, other rows into records."""
+"""``POST /features/ingest`` and ``/features/validate``: rows written, or only checked.
+
+Events of a streamed class go into its tiles, other rows into records.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from sunloom.errors import NotFoundError, RequestError
 from sunloom.feature_store.online.registry import StoredDefinition, definitions_of
-from sunloom.feature_store.stores.online.protocol import OnlineStore
-from sunloom.serving.apps.features.request_rows import TIME, check_schema, parse_rows, read_request
+from sunloom.feature_store.stores.online.protocol import OnlineStore, RecordSchema
+
+TIME = "event_time"
+_MAX_ROWS = 10_000
+_MAX_EXAMPLES = 5
 
 
 def ingest(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,12 +30,12 @@ def ingest(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
         RequestError: The body lacks a field.
         DataError: A row is not a valid event; none was written to that set.
     """
-    name, source = body.get("feature_set"), body.get("source")
+    source = body.get("source")
     if source is not None and not isinstance(source, str):
         raise RequestError("source must be the namespace of a class.", param="source")
-    if name is None and source is None:
+    if source is None and body.get("feature_set") is None:
         raise RequestError("The body names no feature_set and no source.", param="feature_set")
-    streamed = _streamed_sets(store, name, source)
+    streamed = _streamed_sets(store, body, source)
     if not streamed:
         return ingest_rows(store, body)
     from sunloom.feature_store.streaming.push import ingest_events
@@ -52,26 +59,23 @@ def ingest_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
     """
     from sunloom.feature_store.stores.online.json_values import build_table
 
-    schema, rows = read_request(store, body)
+    schema, rows = _read_request(store, body)
     # All rows before the first is written: a client can send a refused request again, mended.
-    failed = [check for check in check_schema(schema, rows) if not check["passed"]]
+    failed = [check for check in _check_schema(schema, rows) if not check["passed"]]
     if failed:
         names = ", ".join(f"{check['feature']} ({check['check']})" for check in failed)
         raise RequestError(f"Rows do not fit {schema.feature_set!r}: {names}.", param="rows")
+    # A row without an event time has that of its arrival.
+    arrival = datetime.now(UTC)
+    times = [arrival if row.get(TIME) is None else _parse_time(row[TIME]) for row in rows]
     try:
-        table = build_table(schema, rows, _event_times(rows), TIME)
+        table = build_table(schema, rows, times, TIME)
     except (ValueError, OverflowError) as error:
         raise RequestError(
             f"A row's {schema.key!r} is no {schema.key_dtype}.", param="rows"
         ) from error
     written = store.write(schema.feature_set, table, key=schema.key, time=TIME)
     return {"feature_set": schema.feature_set, "rows": len(rows), "written": written}
-
-
-def _event_times(rows: Sequence[Mapping[str, Any]]) -> list[datetime]:
-    """Event times of the rows: their own, else the time of arrival."""
-    arrival = datetime.now(UTC)
-    return [arrival if row.get(TIME) is None else _parse_time(row[TIME]) for row in rows]
 
 
 def _parse_time(value: Any) -> datetime:
@@ -83,12 +87,11 @@ def _parse_time(value: Any) -> datetime:
 
 
 def _streamed_sets(
-    store: OnlineStore, name: Any, source: str | None
+    store: OnlineStore, body: Mapping[str, Any], source: str | None
 ) -> dict[str, StoredDefinition]:
     """The streamed feature sets that receive the rows as events; empty if they are records."""
-    if name is not None:
-        if not isinstance(name, str):
-            raise RequestError("feature_set must be a name.", param="feature_set")
+    if body.get("feature_set") is not None:
+        name = feature_set_of(body)
         definition = definitions_of(store).get(name)
         return {name: definition} if definition is not None and definition.is_streamed else {}
     streamed = definitions_of(store).streamed_sets()
@@ -122,3 +125,98 @@ def _event_class(definition: StoredDefinition, source: str | None) -> str:
             "source",
         )
     return source
+
+
+def check_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
+    """``POST /features/validate``: check rows against the feature set and its reference.
+
+    ``drift_skipped`` says what was not compared, and why.
+
+    Raises:
+        NotFoundError: Unknown feature set.
+        RequestError: The body lacks a field.
+    """
+    from sunloom.data.quality.report import null_infinite
+    from sunloom.feature_store.online.request_checks import validate_request
+
+    schema, rows = _read_request(store, body)
+    checks = list(_check_schema(schema, rows))
+    verdict = validate_request(store, schema.feature_set, rows)
+    return {
+        "passed": verdict.is_passed and all(check["passed"] for check in checks),
+        "checks": [*checks, *null_infinite([asdict(check) for check in verdict.checks])],
+        "drift": null_infinite([asdict(column) for column in verdict.drift]),
+        "drift_skipped": verdict.drift_skipped,
+    }
+
+
+def _read_request(
+    store: OnlineStore, body: Mapping[str, Any]
+) -> tuple[RecordSchema, Sequence[dict[str, Any]]]:
+    return store.schema(feature_set_of(body)), parse_rows(body)
+
+
+def feature_set_of(body: Mapping[str, Any]) -> str:
+    """The name of the feature set in a body.
+
+    Raises:
+        RequestError: There is none, or it is no text.
+    """
+    name = body.get("feature_set")
+    if not isinstance(name, str):
+        raise RequestError("feature_set must be a name.", param="feature_set")
+    return name
+
+
+def parse_rows(body: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+    """The rows of a request.
+
+    Raises:
+        RequestError: They are not a list of objects, or too many.
+    """
+    rows = body.get("rows")
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise RequestError("rows must be a list of objects.", param="rows")
+    if len(rows) > _MAX_ROWS:
+        raise RequestError(f"At most {_MAX_ROWS} rows a request.", param="rows")
+    return rows
+
+
+def _check_schema(
+    schema: RecordSchema, rows: Sequence[Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Checks of the rows' columns, keys and types, as the route returns them."""
+    from sunloom.feature_store.stores.online.json_values import json_converter
+
+    # A row may have its own event time, which is no field of the schema.
+    known = {schema.key, TIME, *schema.names}
+    unknown = sorted({name for row in rows for name in row} - known)
+    yield _check("known_columns", "*", unknown)
+    missing = [index for index, row in enumerate(rows) if row.get(schema.key) is None]
+    yield _check("key_present", schema.key, missing)
+    for field in schema.fields:
+        absent = [index for index, row in enumerate(rows) if field.name not in row]
+        yield _check("present", field.name, absent)
+        convert = json_converter(field.dtype)
+        values = enumerate(row.get(field.name) for row in rows)
+        invalid = [index for index, value in values if not _is_valid(convert, value)]
+        yield _check(f"is_{field.dtype}", field.name, invalid)
+
+
+def _is_valid(convert: Callable[[Any], Any], value: Any) -> bool:
+    try:
+        convert(value)
+    except (ValueError, OverflowError):
+        return False
+    return True
+
+
+def _check(check: str, feature: str, examples: Sequence[Any]) -> dict[str, Any]:
+    return {
+        "check": check,
+        "feature": feature,
+        "value": len(examples),
+        "threshold": 0,
+        "passed": not examples,
+        "examples": list(examples[:_MAX_EXAMPLES]),
+    }

@@ -15,8 +15,8 @@ from sunloom.errors import DataError, NotFoundError, RequestError
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.preprocessing.artifact import KIND, load
 from sunloom.preprocessing.pipeline import FittedPipeline
+from sunloom.serving.apps.features.ingest import parse_rows
 
-_MAX_ROWS = 10_000
 _TRUSTED_S = 2.0
 """How long a name's version is cached before the registry is read again."""
 
@@ -42,13 +42,11 @@ class TransformHandler:
             RequestError: The body lacks a field, or has too many rows.
             DataError: A row lacks a column, or a value has the wrong type or is rejected.
         """
-        name, rows = body.get("artifact"), body.get("rows")
+        name = body.get("artifact")
         if not isinstance(name, str) or not name:
             raise RequestError("artifact must be a name of the registry.", param="artifact")
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise RequestError("rows must be a list of objects.", param="rows")
-        if len(rows) > _MAX_ROWS:
-            raise RequestError(f"At most {_MAX_ROWS} rows a request.", param="rows")
+        # Unlike a write, a transformation of no rows has a result.
+        rows = parse_rows(body) if body.get("rows") != [] else []
         version = self._versions.get_or_load(name, lambda: self._look_up(name))
         pipeline: FittedPipeline = self._load(version.uri)
         transformed = [_transform_row(pipeline, row, index) for index, row in enumerate(rows)]
@@ -68,7 +66,13 @@ class TransformHandler:
 
 def _transform_row(pipeline: FittedPipeline, row: Mapping[str, Any], index: int) -> dict[str, Any]:
     try:
-        transformed = pipeline.apply_row(_parse_row(pipeline, row))
+        # Times and bytes come as text: JSON has no type for them.
+        parsed = {
+            name: _PARSERS[kind](name, row[name])
+            for name, kind in pipeline.kinds.items()
+            if kind in _PARSERS and isinstance(row.get(name), str)
+        }
+        transformed = pipeline.apply_row({**row, **parsed} if parsed else row)
     except DataError as error:
         raise DataError(f"rows[{index}]: {error.message}", error.hint, error.param) from error
     for name, value in transformed.items():
@@ -76,16 +80,6 @@ def _transform_row(pipeline: FittedPipeline, row: Mapping[str, Any], index: int)
         if value.__class__ is bytes:
             transformed[name] = b64encode(value).decode()
     return transformed
-
-
-def _parse_row(pipeline: FittedPipeline, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row with text parsed in columns of times and bytes, for which JSON has no type."""
-    parsed = {
-        name: _PARSERS[kind](name, row[name])
-        for name, kind in pipeline.kinds.items()
-        if kind in _PARSERS and isinstance(row.get(name), str)
-    }
-    return {**row, **parsed} if parsed else row
 
 
 def _parse_time(name: str, text: str) -> datetime | date:

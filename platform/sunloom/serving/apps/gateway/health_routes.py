@@ -1,24 +1,39 @@
-"""``/healthz``, ``/readyz``, ``/metrics``: health, readiness and Prometheus metrics."""
+"""``/healthz``, ``/readyz``, ``/metrics``: health, readiness and Prometheus metrics.
+
+Readiness is that of everything behind the gateway, probed through the gateway as clients do.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import httpx
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from sunloom.config import Settings
+from sunloom.core.caching import TtlCache
 from sunloom.core.database import open_database
-from sunloom.serving.apps.gateway.readiness import ReadinessProbe
-from sunloom.serving.asgi.error_body import Problem
+from sunloom.errors import RequestError
+from sunloom.serving.app_table import APPS
+from sunloom.serving.apps.gateway.inner_client import InnerClient
+from sunloom.serving.apps.llm.completions import build_probe_request
+from sunloom.serving.apps.llm.model_resolver import build_resolver, find_base, required_models
 from sunloom.serving.auth.middleware import caller
+from sunloom.serving.error_body import Problem
 from sunloom.serving.metrics.request_metrics import render_metrics
 from sunloom.serving.metrics.served_features import render_served_features
 
+_TRUSTED_S = 5.0
+_APP_TIMEOUT_S = 2.0
 
-def build_router(settings: Settings, probe: ReadinessProbe) -> APIRouter:
+
+def build_router(settings: Settings, client: InnerClient) -> APIRouter:
     """Routes for load balancers and Prometheus."""
     router = APIRouter(tags=["health"])
+    probe = ReadinessProbe(settings, client)
 
     @router.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -33,20 +48,124 @@ def build_router(settings: Settings, probe: ReadinessProbe) -> APIRouter:
             return JSONResponse({"ready": True, "parts": dict(readiness.parts)})
         not_ready = [f"{part}: {state}" for part, state in readiness.parts.items() if state != "ok"]
         problem = Problem(503, "not_ready", f"Not ready. {'; '.join(not_ready)}", "Try again soon.")
-        return JSONResponse(problem.body(caller(request.scope).request_id), problem.status)
+        body = problem.to_json(caller(request.scope).request_id)
+        return Response(body, problem.status, media_type="application/json")
 
+    # No coroutine: FastAPI runs it in a thread, where the database may block.
     @router.get("/metrics", response_class=PlainTextResponse)
-    async def metrics() -> Response:
+    def metrics() -> Response:
         """Metrics of all apps, replicas and monitors as Prometheus text."""
-        text = await asyncio.to_thread(_metrics, settings)
         # The version of Prometheus' text format, by which a scraper chooses its parser.
-        return Response(text, media_type="text/plain; version=0.0.4")
+        return Response(render_all_metrics(settings), media_type="text/plain; version=0.0.4")
 
     return router
 
 
-def _metrics(settings: Settings) -> str:
+def render_all_metrics(settings: Settings) -> str:
+    """Metrics of requests, served features and monitors as Prometheus text."""
     from sunloom.monitoring.prometheus import render_monitoring
 
     database = open_database(settings)
     return render_metrics(database) + render_served_features(database) + render_monitoring(settings)
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """State of the apps and required models.
+
+    Attributes:
+        ready: Whether all are ready.
+        parts: App or model to ``ok`` or what is wrong.
+    """
+
+    ready: bool
+    parts: Mapping[str, str]
+
+
+class ReadinessProbe:
+    """Sends a request to each app through the gateway's own port, and to each required model.
+
+    Args:
+        settings: Apps and models.
+        client: Reaches the apps.
+    """
+
+    def __init__(self, settings: Settings, client: InnerClient) -> None:
+        self._settings = settings
+        self._client = client
+        self._answered: set[str] = set()
+        self._ready = TtlCache[str, Readiness](_TRUSTED_S)
+        self._lock = asyncio.Lock()
+
+    async def check(self) -> Readiness:
+        """The present state, probed every few seconds at most."""
+        # One probe at a time: load balancers poll from several places at once.
+        async with self._lock:
+            readiness = self._ready.get("gateway")
+            if readiness is None:
+                readiness = await self._probe()
+                # Whoever waits for the gateway to come up must see it at once.
+                if readiness.ready:
+                    self._ready.put("gateway", readiness)
+            return readiness
+
+    async def _probe(self) -> Readiness:
+        paths = await asyncio.to_thread(probe_paths, self._settings)
+        states = await asyncio.gather(*(self._probe_app(path) for path in paths.values()))
+        parts = dict(zip(paths, states, strict=True))
+        if parts.get("llm") == "ok":
+            # The registry's database is read in a thread: the loop serves other requests.
+            for name in await asyncio.to_thread(self._required_models):
+                parts[name] = await self._probe_model(name)
+        return Readiness(all(state == "ok" for state in parts.values()), parts)
+
+    def _required_models(self) -> Sequence[str]:
+        base = find_base(self._settings)
+        if base is None:
+            return []
+        return required_models(self._settings, build_resolver(self._settings, base))
+
+    async def _probe_app(self, path: str) -> str:
+        try:
+            # Serve holds a request to an app without a replica until there is one.
+            response = await self._client.request("GET", path, timeout_s=_APP_TIMEOUT_S)
+        except httpx.HTTPError as error:
+            return f"no answer ({type(error).__name__})"
+        # Any response of the app's own will do; the gateway would answer for a missing app.
+        served_by = response.headers.get("x-sunloom-app")
+        return "ok" if served_by not in (None, "gateway") else f"not up ({response.status_code})"
+
+    async def _probe_model(self, name: str) -> str:
+        # A model that has answered once stays loaded: from then on the app's probe is enough.
+        if name in self._answered:
+            return "ok"
+        try:
+            document = await self._client.request("GET", APPS["llm"].openapi_path)
+            if document.status_code != 200:
+                return document.text[:300]
+            probe = build_probe_request(name, document.json()["paths"])
+            response = await self._client.request("POST", probe.path, json=probe.body)
+        except httpx.HTTPError as error:
+            return f"no answer ({type(error).__name__})"
+        except RequestError as error:
+            return error.message
+        if response.status_code != 200:
+            return response.text[:300]
+        self._answered.add(name)
+        return "ok"
+
+
+def probe_paths(settings: Settings) -> dict[str, str]:
+    """The probed route of each app that should be deployed."""
+    serving = settings.serving
+    paths = {
+        app.name: app.probe
+        for app in APPS.values()
+        if app.probe is not None and getattr(serving, app.name).enabled
+    }
+    llm = paths.pop("llm", None)
+    # The language app is deployed only once there is a base model; it comes last, so that its
+    # models follow it in the list.
+    if llm is not None and find_base(settings) is not None:
+        paths["llm"] = llm
+    return paths

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -19,66 +18,54 @@ def build_router(settings: Settings) -> APIRouter:
     """Routes of drift, quality, performance and alerts."""
     router = APIRouter(prefix="/monitoring", tags=["monitoring"])
 
+    # These routes are no coroutines: FastAPI runs them in threads, where the database may block.
     @router.get("/drift")
-    async def drift(monitor: str | None = None) -> dict[str, Any]:
+    def drift(monitor: str | None = None) -> dict[str, Any]:
         """The newest drift report of each name, or one monitor's reports, newest first."""
-        return {"reports": await asyncio.to_thread(_drift, settings, monitor)}
+        from sunloom.monitoring.drift_table import drift_over_time, latest_drift
+
+        reports = latest_drift(settings) if monitor is None else drift_over_time(settings, monitor)
+        return {"reports": [asdict(report) for report in reports]}
 
     @router.get("/quality")
-    async def quality(monitor: str | None = None) -> dict[str, Any]:
+    def quality(monitor: str | None = None) -> dict[str, Any]:
         """Data sets' counts, results of checks, rates of watched features, and skew.
 
         With ``monitor``, all its windows, newest first.
         """
-        return await asyncio.to_thread(_quality, settings, monitor)
+        from sunloom.data.quality.results_table import latest_verdicts
+        from sunloom.monitoring.summaries import dataset_summaries
+
+        return {
+            "datasets": [
+                {"dataset": summary.dataset, **summary.summary}
+                for summary in dataset_summaries(settings)
+            ],
+            "checks": [asdict(verdict) for verdict in latest_verdicts(settings)],
+            "features": _windows(settings, "quality", monitor),
+            "skew": _windows(settings, "skew", monitor),
+        }
 
     @router.get("/performance")
-    async def performance(monitor: str | None = None) -> dict[str, Any]:
+    def performance(monitor: str | None = None) -> dict[str, Any]:
         """Models' metrics, features' lag and speed, routes' latencies, rates of served nulls."""
-        return await asyncio.to_thread(_performance, settings, monitor)
+        from sunloom.monitoring.summaries import model_metrics
+
+        database = open_database(settings)
+        return {
+            "models": [asdict(metrics) for metrics in model_metrics(settings)],
+            "features": _windows(settings, "performance", monitor),
+            "costs": _windows(settings, "cost", monitor),
+            "serving": [asdict(latency) for latency in route_latencies(database)],
+            "answers": [asdict(rates) for rates in served_feature_rates(database)],
+        }
 
     @router.get("/alerts")
-    async def alerts(status: Literal["open", "resolved"] | None = None) -> dict[str, Any]:
+    def alerts(status: Literal["open", "resolved"] | None = None) -> dict[str, Any]:
         """Alerts, newest first."""
-        records = await asyncio.to_thread(list_alerts, settings, status)
-        return {"alerts": [asdict(record) for record in records]}
+        return {"alerts": [asdict(alert) for alert in list_alerts(settings, status)]}
 
     return router
-
-
-def _drift(settings: Settings, monitor: str | None) -> list[dict[str, Any]]:
-    from sunloom.monitoring.drift_table import drift_over_time, latest_drift
-
-    reports = latest_drift(settings) if monitor is None else drift_over_time(settings, monitor)
-    return [asdict(report) for report in reports]
-
-
-def _quality(settings: Settings, monitor: str | None) -> dict[str, Any]:
-    from sunloom.data.quality.results_table import latest_verdicts
-    from sunloom.monitoring.summaries import dataset_summaries
-
-    return {
-        "datasets": [
-            {"dataset": summary.dataset, **summary.summary}
-            for summary in dataset_summaries(settings)
-        ],
-        "checks": [asdict(verdict) for verdict in latest_verdicts(settings)],
-        "features": _windows(settings, "quality", monitor),
-        "skew": _windows(settings, "skew", monitor),
-    }
-
-
-def _performance(settings: Settings, monitor: str | None) -> dict[str, Any]:
-    from sunloom.monitoring.summaries import model_metrics
-
-    database = open_database(settings)
-    return {
-        "models": [asdict(metrics) for metrics in model_metrics(settings)],
-        "features": _windows(settings, "performance", monitor),
-        "costs": _windows(settings, "cost", monitor),
-        "serving": [asdict(latency) for latency in route_latencies(database)],
-        "answers": [asdict(rates) for rates in served_feature_rates(database)],
-    }
 
 
 def _windows(settings: Settings, kind: str, monitor: str | None) -> list[dict[str, Any]]:

@@ -16,31 +16,30 @@ import sunloom
 from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
 from sunloom.serving.app_table import APPS
+from sunloom.serving.apps.gateway.health_routes import probe_paths
 from sunloom.serving.apps.gateway.inner_client import InnerClient
-from sunloom.serving.apps.gateway.readiness import probe_paths
 from sunloom.serving.auth.scopes import PUBLIC
 
 # An app that comes up later appears within this time.
 _TRUSTED_S = 30.0
 _REFERENCE = re.compile(r'"#/components/schemas/([^"]+)"')
 _METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
+_TEXT = {"type": "string"}
+_ERROR_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("type", "code", "message", "hint"), _TEXT),
+    "param": {"type": ["string", "null"]},
+    "request_id": _TEXT,
+}
 _PROBLEM: dict[str, Any] = {
     "type": "object",
     "required": ["error"],
     "properties": {
-        "error": {
-            "type": "object",
-            "required": ["type", "code", "message", "hint", "param", "request_id"],
-            "properties": {
-                "type": {"type": "string"},
-                "code": {"type": "string"},
-                "message": {"type": "string"},
-                "hint": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "request_id": {"type": "string"},
-            },
-        }
+        "error": {"type": "object", "required": [*_ERROR_FIELDS], "properties": _ERROR_FIELDS}
     },
+}
+_ERROR_RESPONSE = {
+    "description": "Error",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
 }
 
 
@@ -140,15 +139,10 @@ def _complete_operations(path: str, item: dict[str, Any]) -> dict[str, Any]:
             responses = operation.setdefault("responses", {})
             # The middleware replaces FastAPI's validation errors by the common error body.
             responses.pop("422", None)
-            responses["default"] = _error_response()
+            responses["default"] = _ERROR_RESPONSE
             if path in PUBLIC:
                 operation["security"] = []
     return item
-
-
-def _error_response() -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/Problem"}
-    return {"description": "Error", "content": {"application/json": {"schema": schema}}}
 
 
 def render_page(paths: Mapping[str, Any]) -> str:

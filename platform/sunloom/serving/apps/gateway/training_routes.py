@@ -1,9 +1,12 @@
-"""``/llm/train`` and ``/llm/training``: fine-tuning as Ray jobs."""
+"""``/llm/train`` and ``/llm/training``: fine-tuning as Ray jobs, with their progress and result."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
+import time
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -12,9 +15,9 @@ from pydantic import BaseModel, Field
 
 from sunloom.config import Settings
 from sunloom.core.database import open_database
-from sunloom.core.jobs import submit_job
-from sunloom.errors import RequestError
-from sunloom.serving.apps.gateway.training_jobs import TrainingJobs
+from sunloom.core.jobs import ENDED, job_client, job_result, job_state, submit_job
+from sunloom.core.progress import read_progress
+from sunloom.errors import ConflictError, JobError, NotFoundError, RequestError
 from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
 from sunloom.serving.auth.middleware import tenant_of
 
@@ -22,6 +25,9 @@ JOB = "llm_train"
 # Paths, the database or the cluster would let a caller write wherever the server may.
 ALLOWED = ("model", "data", "training", "lora", "evaluation", "output", "seed")
 """Parts of the recipe that a request may override; the others are the operator's."""
+# Logged when a run starts: a job's only link to the folder with its progress.
+_RUN = re.compile(r"run (\S+) writes to (\S+)")
+_MAX_LOSSES = 1000
 
 
 class TrainRequest(BaseModel):
@@ -47,55 +53,47 @@ def build_router(settings: Settings) -> APIRouter:
 
     @router.post("/train", status_code=202)
     async def train(
-        request: Request,
-        body: TrainRequest,
-        idempotency_key: IdempotencyKey = None,
+        request: Request, body: TrainRequest, idempotency_key: IdempotencyKey = None
     ) -> TrainAccepted:
         """Start a training job."""
-        tenant = tenant_of(request.scope)
+        metadata = {"tenant": tenant_of(request.scope), "recipe": body.recipe}
 
         async def produce() -> dict[str, Any]:
-            job_id = await asyncio.to_thread(start_training, settings, body, tenant)
+            job_id = await asyncio.to_thread(
+                submit_job,
+                settings,
+                JOB,
+                f"conf/llm/{body.recipe}.yaml",
+                assignments(body.overrides),
+                metadata,
+            )
             return {"job_id": job_id, "status_url": f"/llm/training/{job_id}"}
 
-        answer = await requests.run_once(
-            tenant, "/llm/train", idempotency_key, body.model_dump(), produce
-        )
+        answer = await requests.run_once(request, idempotency_key, body.model_dump(), produce)
         return TrainAccepted.model_validate(answer)
 
+    # These routes are no coroutines: FastAPI runs them in threads, where the job server may block.
     @router.get("/training")
-    async def list_training() -> dict[str, Any]:
+    def list_training() -> dict[str, Any]:
         """Training jobs, newest first."""
-        return {"jobs": await asyncio.to_thread(jobs.summaries)}
+        return {"jobs": jobs.summaries()}
 
     @router.get("/training/{job_id}")
-    async def show_training(job_id: str) -> dict[str, Any]:
+    def show_training(job_id: str) -> dict[str, Any]:
         """Status, step, losses, tokens per second, time left and artifact of one job."""
-        return await asyncio.to_thread(jobs.show, job_id)
+        return jobs.show(job_id)
 
     @router.post("/training/{job_id}/stop")
-    async def stop_training(job_id: str) -> dict[str, Any]:
+    def stop_training(job_id: str) -> dict[str, Any]:
         """Stop a job; its last checkpoint is kept."""
-        return await asyncio.to_thread(jobs.stop, job_id)
+        return jobs.stop(job_id)
 
     @router.get("/training/{job_id}/logs", response_class=PlainTextResponse)
-    async def show_logs(job_id: str) -> str:
+    def show_logs(job_id: str) -> str:
         """The log of a job."""
-        return await asyncio.to_thread(jobs.logs, job_id)
+        return jobs.logs(job_id)
 
     return router
-
-
-def start_training(settings: Settings, body: TrainRequest, tenant: str) -> str:
-    """Submit a training job; returns its id.
-
-    Raises:
-        RequestError: A key may not be set over HTTP.
-        NotFoundError: The project has no such job.
-    """
-    sets = assignments(body.overrides)
-    metadata = {"tenant": tenant, "recipe": body.recipe}
-    return submit_job(settings, JOB, f"conf/llm/{body.recipe}.yaml", sets, metadata)
 
 
 def assignments(overrides: dict[str, Any]) -> list[str]:
@@ -122,3 +120,105 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         else:
             items.append((dotted, value))
     return items
+
+
+class TrainingJobs:
+    """Ray jobs of one kind.
+
+    Args:
+        settings: Where the job server is.
+        name: Module in ``jobs/`` that they run.
+    """
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._settings = settings
+        self._name = name
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """Jobs of this kind, newest first."""
+        jobs = [job for job in job_client(self._settings).list_jobs() if self._is_of_kind(job)]
+        return sorted((_summary(job) for job in jobs), key=lambda job: -(job["started_s"] or 0))
+
+    def show(self, job_id: str) -> dict[str, Any]:
+        """State, progress and result of one job.
+
+        Raises:
+            NotFoundError: There is no such job; lists the known ones.
+        """
+        job = self._find(job_id)
+        logs = str(job_client(self._settings).get_job_logs(job_id))
+        outcome: dict[str, Any] = {"artifacts": {}, "metrics": {}, "error": None}
+        if job_state(job).status in ENDED:
+            try:
+                result = job_result(logs)
+            except JobError as error:
+                outcome["error"] = error.message
+            else:
+                outcome = {name: getattr(result, name) for name in outcome}
+        return _summary(job) | progress_of_log(logs) | outcome
+
+    def logs(self, job_id: str) -> str:
+        """The log of a job."""
+        self._find(job_id)
+        return str(job_client(self._settings).get_job_logs(job_id))
+
+    def stop(self, job_id: str) -> dict[str, Any]:
+        """Stop a job.
+
+        Raises:
+            ConflictError: It has ended.
+        """
+        status = job_state(self._find(job_id)).status
+        if status in ENDED:
+            raise ConflictError(f"Job {job_id} has ended already: {status}.")
+        job_client(self._settings).stop_job(job_id)
+        return _summary(self._find(job_id)) | {"stopping": True}
+
+    def _find(self, job_id: str) -> Any:
+        jobs = {str(job.submission_id): job for job in job_client(self._settings).list_jobs()}
+        # Jobs of another kind are hidden: these routes must not stop them or show their logs.
+        if job_id not in jobs or not self._is_of_kind(jobs[job_id]):
+            known = [name for name, job in jobs.items() if self._is_of_kind(job)]
+            raise NotFoundError(
+                f"There is no job {job_id!r}.", known=known, name=job_id, param="job_id"
+            )
+        return jobs[job_id]
+
+    def _is_of_kind(self, job: Any) -> bool:
+        return job_state(job).name == self._name
+
+
+def progress_of_log(logs: str) -> dict[str, Any]:
+    """Step, losses, tokens per second and time left, from the run folder that a log names."""
+    run = _RUN.search(logs)
+    if run is None:
+        return {"run_id": None, "step": None, "loss_history": [], "eta_s": None}
+    steps = read_progress(Path(run.group(2)))
+    last = steps[-1] if steps else None
+    # A long run has more steps than a plot can show.
+    stride = max(1, len(steps) // _MAX_LOSSES)
+    return {
+        "run_id": run.group(1),
+        "step": last and last.step,
+        "steps": last and last.steps,
+        "loss": last and last.loss,
+        "loss_history": [
+            {"step": step.step, "loss": step.loss}
+            for step in steps[::stride]
+            if step.loss is not None
+        ],
+        "tokens_per_second": last and last.tokens_per_second,
+        "eta_s": last and last.time_left_s,
+    }
+
+
+def _summary(job: Any) -> dict[str, Any]:
+    state = job_state(job)
+    seconds = (state.ended_s or time.time()) - state.started_s if state.started_s else None
+    return {
+        "job_id": state.id,
+        "status": state.status.lower(),
+        "recipe": (job.metadata or {}).get("recipe"),
+        "started_s": state.started_s,
+        "seconds": None if seconds is None else round(seconds, 1),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -9,8 +10,16 @@ from typing import Any
 
 from sunloom.errors import NotFoundError, RequestError
 from sunloom.serving.apps.llm.model_resolver import ModelResolver, ResolvedModel
-from sunloom.serving.asgi.bodies import parse_object, read_body, send_json
-from sunloom.serving.asgi.types import ASGIApp, Message, Receive, Scope, Send
+from sunloom.serving.asgi import (
+    ASGIApp,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    parse_object,
+    read_body,
+    send_json,
+)
 from sunloom.serving.auth.rate_limits import Spent
 
 MODELS = "/v1/models"
@@ -112,7 +121,7 @@ class CompletionsMiddleware:
             raise NotFoundError(f"There is no route {path}.", known=(MODELS, *ROUTES), name=path)
 
     async def _send_models(self, name: str, send: Send) -> None:
-        cards = await self._resolver.cards()
+        cards = await asyncio.to_thread(self._resolver.cards)
         if not name:
             await send_json(send, 200, {"object": "list", "data": cards})
             return

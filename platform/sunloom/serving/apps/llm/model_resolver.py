@@ -101,7 +101,13 @@ class ModelResolver:
             error.param = "model"
             raise
         if name == self.base.name:
-            return self._base_version(version)
+            if version.ref != self.base.ref:
+                raise NotFoundError(
+                    f"This engine serves {self.base.ref}, not {version.ref}.",
+                    "Start it again to serve another version of the base model.",
+                    "model",
+                )
+            return ResolvedModel(name)
         if not self._fits(version):
             raise NotFoundError(
                 f"{version.ref} was trained on {version.lineage.get('base')!r}; "
@@ -110,15 +116,6 @@ class ModelResolver:
                 "model",
             )
         return ResolvedModel(version.ref, self._registry.path(version))
-
-    def _base_version(self, version: ModelVersion) -> ResolvedModel:
-        if version.ref != self.base.ref:
-            raise NotFoundError(
-                f"This engine serves {self.base.ref}, not {version.ref}.",
-                "Start it again to serve another version of the base model.",
-                "model",
-            )
-        return ResolvedModel(self.base.name)
 
     def _fits(self, version: ModelVersion) -> bool:
         # LoRA weights are changes to one base model: added to another version they mean nothing.
@@ -137,11 +134,8 @@ class ModelResolver:
         names = dict.fromkeys(version.name for version in self.adapters())
         return [name for name in names if "production" in self._registry.aliases(name)]
 
-    async def cards(self) -> list[dict[str, Any]]:
-        """OpenAI's model list: the base model and each adapter's current version."""
-        return await asyncio.to_thread(self._load_cards)
-
-    def _load_cards(self) -> list[dict[str, Any]]:
+    def cards(self) -> list[dict[str, Any]]:
+        """OpenAI's model list: the base model and each adapter's current version; blocking."""
         cards = [_card(self.base.name, root=self.base.ref, parent=None, created=0)]
         newest = {version.name: version for version in self.adapters()}
         for name, newest_version in sorted(newest.items()):

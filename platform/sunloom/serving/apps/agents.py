@@ -1,12 +1,21 @@
-"""The app at ``/agents``: create agents, give them tasks, follow, cancel and approve."""
+"""The app at ``/agents``: create agents, give them tasks, follow, cancel and approve.
+
+An agent acts with a short-lived key that is delegated from its caller's, with the scopes that the
+agent needs and no more. A task's events are a stream of server-sent events that a client can
+resume.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, FastAPI, Header, Query, Request
+from fastapi import APIRouter, Body, Depends, FastAPI, Header, Query, Request
 from fastapi.openapi.models import Example
 from fastapi.responses import StreamingResponse
 
@@ -25,21 +34,28 @@ from sunloom.agents.api_schemas import (
     task_view,
 )
 from sunloom.agents.approval import ApprovalDecision, decide
+from sunloom.agents.gateway_client import Endpoint
 from sunloom.agents.hosts import Hosts
 from sunloom.agents.store import AgentStore
-from sunloom.agents.tables import AgentRow, TaskRow
-from sunloom.agents.task_states import TaskStatus, is_final
-from sunloom.agents.tools.toolbox import bind_tools
+from sunloom.agents.tables import AgentRow, EventRow, TaskRow
+from sunloom.agents.task_states import FINAL, TaskStatus, is_final
+from sunloom.agents.tools.toolbox import bind_tools, needed_scopes
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec
+from sunloom.core.caching import TtlCache
 from sunloom.core.database import open_database
-from sunloom.serving.apps.agents.delegated_keys import AgentKeys
-from sunloom.serving.apps.agents.events import stream_events
+from sunloom.errors import PermissionDeniedError
 from sunloom.serving.apps.fastapi_app import build_fastapi
 from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
-from sunloom.serving.auth.api_keys import KeyRecord
+from sunloom.serving.auth.api_keys import KeyRecord, delegate
 from sunloom.serving.auth.middleware import caller
 
+# SQLite cannot notify readers, so the log is polled on every database.
+_POLL_S = 0.15
+# Proxies close connections on which nothing is sent for half a minute or so.
+_HEARTBEAT_S = 15.0
+_KEEP_AWAKE_S = 5.0
+_CACHED_KEYS = 10_000
 _EXAMPLES: dict[str, Example] = {
     "retail": {
         "summary": "An agent with two tools",
@@ -71,7 +87,11 @@ def build_agents_app(settings: Settings, hosts: Hosts | None = None) -> FastAPI:
         hosts: Runs the agents; actors of the connected Ray cluster by default.
     """
     app = build_fastapi("Sunloom agents", "/agents")
-    app.include_router(_build_router(AgentService(settings, hosts)))
+    service = AgentService(settings, hosts)
+    router = APIRouter(prefix="/agents", tags=["agents"])
+    _add_agent_routes(router, service)
+    _add_task_routes(router, service)
+    app.include_router(router)
     return app
 
 
@@ -88,7 +108,11 @@ class AgentService:
         self.store = AgentStore(database)
         self.requests = IdempotentRequests(database)
         self._keys = AgentKeys(settings)
-        self._hosts = hosts or _build_ray_hosts(settings)
+        if hosts is None:
+            from sunloom.agents.actors import RayHosts
+
+            hosts = RayHosts(settings)
+        self._hosts = hosts
 
     async def create(self, spec: AgentSpec, key: KeyRecord) -> AgentRow:
         """Record the agent and start it.
@@ -98,7 +122,6 @@ class AgentService:
             PermissionDeniedError: The key lacks a scope that the agent needs.
         """
         # Unknown tools and options are the caller's errors, and must not appear in the actor only.
-        await asyncio.to_thread(bind_tools, spec.tools)
         await self._keys.check(spec, key)
         row = await asyncio.to_thread(self.store.create_agent, spec, key.tenant)
         await self._wake(row, key)
@@ -151,46 +174,96 @@ class AgentService:
         await self._hosts.wake(agent, endpoint)
 
 
-def _build_router(service: AgentService) -> APIRouter:
-    router = APIRouter(prefix="/agents", tags=["agents"])
-    _add_agent_routes(router, service)
-    _add_task_routes(router, service)
-    return router
+class AgentKeys:
+    """Delegates keys to agents: one per agent and caller, renewed after half of its life.
+
+    Args:
+        settings: Address of the gateway and lifetime of delegated keys.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lifetime = timedelta(seconds=settings.serving.keys.delegated_ttl_s)
+        # Half of its life remains, so that a task does not start with a key about to expire.
+        cached_s = self._lifetime.total_seconds() / 2
+        self._secrets = TtlCache[tuple[str, str], str](cached_s, _CACHED_KEYS)
+
+    async def check(self, spec: AgentSpec, key: KeyRecord) -> None:
+        """Reject a caller whose key lacks a scope that the agent needs.
+
+        Raises:
+            NotFoundError: The agent names an unknown tool.
+            PermissionDeniedError: Names the missing scopes.
+        """
+        # In a thread: binding a tool may import its plugin.
+        scopes = await asyncio.to_thread(_needed_scopes, spec)
+        missing = sorted(scope for scope in scopes if not key.may(scope))
+        if missing:
+            raise PermissionDeniedError(
+                f"Key {key.id} lacks what agent {spec.name!r} needs: {', '.join(missing)}.",
+                "Use a key with these scopes: the agent acts with the rights of its caller.",
+            )
+
+    async def endpoint(self, agent: AgentRow, key: KeyRecord) -> Endpoint:
+        """The gateway with a key for this agent on behalf of this caller."""
+        secret = await self._secrets.get_or_await(
+            (agent.id, key.id), lambda: asyncio.to_thread(self._delegate, agent, key)
+        )
+        return Endpoint(self._settings.serving.local_url, secret)
+
+    def _delegate(self, agent: AgentRow, key: KeyRecord) -> str:
+        scopes = sorted(_needed_scopes(AgentSpec.model_validate(agent.spec)))
+        secret, _ = delegate(
+            self._settings, key, scopes, expires=self._lifetime, purpose=f"agent {agent.id}"
+        )
+        return secret
+
+
+def _needed_scopes(spec: AgentSpec) -> frozenset[str]:
+    # Whatever its tools, an agent reaches its model through the gateway.
+    return needed_scopes(bind_tools(spec.tools).values()) | {"llm"}
+
+
+async def _key_of(request: Request) -> KeyRecord:
+    key = caller(request.scope).key
+    assert key is not None, "the middleware admits no request to /agents without a key"
+    return key
+
+
+CallerKey = Annotated[KeyRecord, Depends(_key_of)]
+"""Parameter of a route: the record of the caller's key."""
 
 
 def _add_agent_routes(router: APIRouter, service: AgentService) -> None:
     @router.get("")
-    async def list_agents(request: Request) -> AgentList:
+    async def list_agents(key: CallerKey) -> AgentList:
         """Agents of the key's tenant."""
-        rows = await asyncio.to_thread(service.store.agents, _key_of(request).tenant)
+        rows = await asyncio.to_thread(service.store.agents, key.tenant)
         return AgentList(agents=[agent_view(row) for row in rows])
 
     @router.post("/create", status_code=201)
     async def create_agent(
         request: Request,
+        key: CallerKey,
         spec: Annotated[AgentSpec, Body(openapi_examples=_EXAMPLES)],
         idempotency_key: IdempotencyKey = None,
     ) -> AgentCreated:
         """Create an agent; it starts at once and waits for tasks."""
-        key = _key_of(request)
 
         # Plain JSON, as it is stored for requests that repeat the idempotency key.
         async def produce() -> dict[str, Any]:
             return created_view(await service.create(spec, key)).model_dump(mode="json")
 
         body = spec.model_dump(mode="json")
-        return AgentCreated.model_validate(
-            await service.requests.run_once(
-                key.tenant, request.url.path, idempotency_key, body, produce
-            )
-        )
+        answer = await service.requests.run_once(request, idempotency_key, body, produce)
+        return AgentCreated.model_validate(answer)
 
     @router.get("/{agent_id}/status")
     async def agent_status(
-        request: Request, agent_id: str, limit: Annotated[int, Query(ge=1, le=500)] = 20
+        key: CallerKey, agent_id: str, limit: Annotated[int, Query(ge=1, le=500)] = 20
     ) -> AgentStatus:
         """The agent, its number of tasks by status, and the latest of them."""
-        agent = await service.agent(agent_id, _key_of(request))
+        agent = await service.agent(agent_id, key)
         counts = await asyncio.to_thread(service.store.counts, agent_id)
         latest = await asyncio.to_thread(service.store.tasks, agent_id, limit)
         return status_view(agent, counts, latest)
@@ -200,40 +273,37 @@ def _add_task_routes(router: APIRouter, service: AgentService) -> None:
     @router.post("/{agent_id}/task", status_code=202)
     async def post_task(
         request: Request,
+        key: CallerKey,
         agent_id: str,
         body: TaskRequest,
         idempotency_key: IdempotencyKey = None,
     ) -> TaskAccepted:
         """Queue a task."""
-        key = _key_of(request)
 
         async def produce() -> dict[str, Any]:
             row = await service.add_task(agent_id, body.task, key)
             return accepted_view(row).model_dump(mode="json")
 
-        return TaskAccepted.model_validate(
-            await service.requests.run_once(
-                key.tenant, request.url.path, idempotency_key, body.model_dump(), produce
-            )
-        )
+        sent = body.model_dump()
+        answer = await service.requests.run_once(request, idempotency_key, sent, produce)
+        return TaskAccepted.model_validate(answer)
 
     @router.get("/{agent_id}/tasks/{task_id}")
-    async def get_task(request: Request, agent_id: str, task_id: str) -> TaskView:
+    async def get_task(key: CallerKey, agent_id: str, task_id: str) -> TaskView:
         """The state of a task."""
-        task = await service.task(agent_id, task_id, _key_of(request))
-        await service.revive(task, _key_of(request))
+        task = await service.task(agent_id, task_id, key)
+        await service.revive(task, key)
         return task_view(task)
 
     @router.get("/{agent_id}/tasks/{task_id}/events", response_class=StreamingResponse)
     async def get_events(
-        request: Request,
+        key: CallerKey,
         agent_id: str,
         task_id: str,
         last_event_id: LastEventId = None,
         after: Annotated[int, Query(ge=0, description="As Last-Event-ID, in the URL.")] = 0,
     ) -> StreamingResponse:
         """The task's events as they happen (server-sent events); ends when the task ends."""
-        key = _key_of(request)
         task = await service.task(agent_id, task_id, key)
         await service.revive(task, key)
         # A browser resumes with the header; clients that cannot set it use the parameter.
@@ -246,25 +316,60 @@ def _add_task_routes(router: APIRouter, service: AgentService) -> None:
         )
 
     @router.post("/{agent_id}/tasks/{task_id}/cancel", status_code=202)
-    async def cancel_task(request: Request, agent_id: str, task_id: str) -> TaskView:
+    async def cancel_task(key: CallerKey, agent_id: str, task_id: str) -> TaskView:
         """Stop a task; does nothing to one that has ended."""
-        return task_view(await service.cancel(agent_id, task_id, _key_of(request)))
+        return task_view(await service.cancel(agent_id, task_id, key))
 
     @router.post("/{agent_id}/tasks/{task_id}/approve")
-    async def approve_call(
-        request: Request, agent_id: str, task_id: str, body: Decision
-    ) -> TaskView:
+    async def approve_call(key: CallerKey, agent_id: str, task_id: str, body: Decision) -> TaskView:
         """Approve or deny the call that the task waits with."""
-        return task_view(await service.approve(agent_id, task_id, body, _key_of(request)))
+        return task_view(await service.approve(agent_id, task_id, body, key))
 
 
-def _key_of(request: Request) -> KeyRecord:
-    key = caller(request.scope).key
-    assert key is not None, "the middleware admits no request to /agents without a key"
-    return key
+async def stream_events(
+    store: AgentStore, task_id: str, after: int, keep_awake: Callable[[], Awaitable[None]]
+) -> AsyncIterator[str]:
+    """Events numbered above ``after``, as they come, up to the one that ends the task.
+
+    Every event has its number as SSE id, so a client that lost the connection resumes with
+    ``Last-Event-ID`` and misses nothing. The log is in the database, so any replica can stream it.
+    While a client listens, the task's agent is kept awake and its key renewed.
+    """
+    last_sent = last_woken = time.monotonic()
+    while True:
+        events = await asyncio.to_thread(store.events, task_id, after)
+        for event in events:
+            yield _encode(event)
+            after = event.seq
+            last_sent = time.monotonic()
+            # A task's last event has its final status as its type.
+            if event.type in FINAL:
+                return
+        # A client that resumes after the last event would otherwise be kept waiting for ever.
+        if not events and await asyncio.to_thread(_has_ended, store, task_id, after):
+            return
+        if time.monotonic() - last_woken > _KEEP_AWAKE_S:
+            await keep_awake()
+            last_woken = time.monotonic()
+        if time.monotonic() - last_sent > _HEARTBEAT_S:
+            yield ": still running\n\n"
+            last_sent = time.monotonic()
+        await asyncio.sleep(_POLL_S)
 
 
-def _build_ray_hosts(settings: Settings) -> Hosts:
-    from sunloom.agents.actors import RayHosts
+def _has_ended(store: AgentStore, task_id: str, after: int) -> bool:
+    """Whether the client has received the last event already."""
+    if after == 0:
+        return False
+    last = store.events(task_id, after - 1, limit=1)
+    return not last or last[0].type in FINAL
 
-    return RayHosts(settings)
+
+def _encode(event: EventRow) -> str:
+    data = {
+        "seq": event.seq,
+        "type": event.type,
+        "created_at": event.created_at.isoformat(),
+        "data": event.data,
+    }
+    return f"id: {event.seq}\nevent: {event.type}\ndata: {json.dumps(data)}\n\n"

@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from sunloom import errors
 
@@ -36,30 +35,25 @@ STATUS: Mapping[type[errors.SunloomError], int] = {
 }
 """HTTP status by error class: the nearest base class counts; 500 for all others."""
 
-_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    405: "invalid_request_error",
-    409: "conflict_error",
-    413: "invalid_request_error",
-    422: "invalid_request_error",
-    429: "rate_limit_error",
+# Type and code of an error whose server gave none. The other statuses are "api_error", with the
+# code "invalid_request" below 500 and "internal" above.
+_TYPES_AND_CODES = {
+    400: ("invalid_request_error", "invalid_request"),
+    401: ("authentication_error", "unauthenticated"),
+    403: ("permission_error", "permission_denied"),
+    404: ("not_found_error", "not_found"),
+    405: ("invalid_request_error", "method_not_allowed"),
+    409: ("conflict_error", "conflict"),
+    413: ("invalid_request_error", "too_large"),
+    422: ("invalid_request_error", "invalid_request"),
+    429: ("rate_limit_error", "rate_limited"),
+    503: ("api_error", "unavailable"),
 }
-_CODES = {
-    400: "invalid_request",
-    401: "unauthenticated",
-    403: "permission_denied",
-    404: "not_found",
-    405: "method_not_allowed",
-    409: "conflict",
-    413: "too_large",
-    422: "invalid_request",
-    429: "rate_limited",
-    503: "unavailable",
+_REASONS = {
+    404: "There is no such route.",
+    405: "This route does not take this method.",
+    503: "The service cannot answer at the moment.",
 }
-
 
 # An id names a request and grants nothing, so one generator seeded by the system is enough: asking
 # the system for each id is a tenth of a hot read.
@@ -89,23 +83,17 @@ class Problem:
     hint: str = ""
     param: str | None = None
 
-    def body(self, request_id: str) -> dict[str, Any]:
-        """The error body, the same for every route."""
-        kind = _TYPES.get(self.status, "api_error")
-        return {
-            "error": {
-                "type": kind,
-                "code": self.code,
-                "message": self.message,
-                "hint": self.hint,
-                "param": self.param,
-                "request_id": request_id,
-            }
-        }
-
     def to_json(self, request_id: str) -> bytes:
-        """The body as JSON."""
-        return json.dumps(self.body(request_id)).encode()
+        """The error body, the same for every route."""
+        error = {
+            "type": _type_and_code(self.status)[0],
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "param": self.param,
+            "request_id": request_id,
+        }
+        return json.dumps({"error": error}).encode()
 
 
 def status_of(error: BaseException) -> int:
@@ -130,43 +118,33 @@ def problem_of(error: BaseException) -> Problem:
 
 def translate(status: int, body: bytes) -> Problem:
     """An error response as a problem, whether it is ours, FastAPI's, vLLM's or Serve's."""
-    code = _CODES.get(status, "internal" if status >= 500 else "invalid_request")
+    code, reason = _type_and_code(status)[1], _REASONS.get(status, "The request failed.")
     try:
         data = json.loads(body)
     except ValueError:
         text = body.decode(errors="replace").strip()[:500]
         # A server's own text for an unexpected failure may hold a traceback.
-        return Problem(status, code, text if status < 500 and text else _reason(status))
+        return Problem(status, code, text if status < 500 and text else reason)
     if isinstance(data, dict) and isinstance(data.get("error"), dict):
-        return _problem_of_object(status, code, data["error"])
+        error = data["error"]
+        message, param = str(error.get("message", "")), error.get("param")
+        if "hint" not in error:
+            # vLLM's errors have no hint, and repeat the status as their code.
+            return Problem(status, code, message, param=param)
+        return Problem(status, str(error["code"]), message, str(error["hint"]), param)
     detail = data.get("detail", data) if isinstance(data, dict) else data
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):
-        return _invalid_fields(status, code, detail)
-    return Problem(status, code, detail if isinstance(detail, str) else _reason(status))
+        # FastAPI's list of validation errors, of which the first one names the field. The first
+        # part of ``loc`` says only where the field is: body, query or path.
+        param = ".".join(str(part) for part in detail[0].get("loc", ())[1:]) or None
+        fields = [
+            f"{'.'.join(str(part) for part in field.get('loc', ()))}: {field.get('msg', '')}"
+            for field in detail
+        ]
+        return Problem(status, code, "; ".join(fields), param=param)
+    return Problem(status, code, detail if isinstance(detail, str) else reason)
 
 
-def _problem_of_object(status: int, code: str, error: dict[str, Any]) -> Problem:
-    message, param = str(error.get("message", "")), error.get("param")
-    if "hint" not in error:
-        # vLLM's errors have no hint, and repeat the status as their code.
-        return Problem(status, code, message, param=param)
-    return Problem(status, str(error["code"]), message, str(error["hint"]), param)
-
-
-def _invalid_fields(status: int, code: str, problems: list[dict[str, Any]]) -> Problem:
-    """FastAPI's list of validation errors; the first one names the field."""
-    # The first part of ``loc`` says only where the field is: body, query or path.
-    param = ".".join(str(part) for part in problems[0].get("loc", ())[1:]) or None
-    parts = [
-        f"{'.'.join(str(part) for part in problem.get('loc', ()))}: {problem.get('msg', '')}"
-        for problem in problems
-    ]
-    return Problem(status, code, "; ".join(parts), param=param)
-
-
-def _reason(status: int) -> str:
-    return {
-        404: "There is no such route.",
-        405: "This route does not take this method.",
-        503: "The service cannot answer at the moment.",
-    }.get(status, "The request failed.")
+def _type_and_code(status: int) -> tuple[str, str]:
+    default = ("api_error", "internal" if status >= 500 else "invalid_request")
+    return _TYPES_AND_CODES.get(status, default)

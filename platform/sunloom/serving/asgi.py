@@ -1,29 +1,43 @@
-"""Request and response bodies of plain ASGI handlers."""
+"""ASGI without a framework: its types, and request and response bodies of plain handlers."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from datetime import date, datetime, timedelta
 from typing import Any
 
 import orjson
 
 from sunloom.errors import RequestError
-from sunloom.serving.asgi.error_body import MethodNotAllowedError
-from sunloom.serving.asgi.types import Receive, Scope, Send
+from sunloom.serving.error_body import MethodNotAllowedError
+
+# The interface's types, as Starlette names them.
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LONGEST_BODY_BYTES = 8 << 20
 
 
 async def send_json(send: Send, status: int, data: Any) -> None:
     """Send a JSON response; NaN and infinity, which JSON lacks, become null."""
-    body = encode_json(data)
-    headers = [
+    await send_body(send, status, encode_json(data))
+
+
+async def send_body(
+    send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
+) -> None:
+    """Send a response with a body of JSON."""
+    all_headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
+        *headers,
     ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": all_headers})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -55,15 +69,6 @@ async def read_body(receive: Receive) -> bytes:
             raise RequestError(f"The body is longer than {LONGEST_BODY_BYTES} bytes.")
         if not message.get("more_body"):
             return bytes(body)
-
-
-async def read_json(receive: Receive) -> dict[str, Any]:
-    """The request body as a JSON object.
-
-    Raises:
-        RequestError: It is not a JSON object.
-    """
-    return parse_object(await read_body(receive))
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

@@ -1,1 +1,0 @@
-"""The app at ``/agents``: agents, their tasks and event streams."""

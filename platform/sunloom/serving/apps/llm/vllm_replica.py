@@ -1,0 +1,222 @@
+"""The language app's replica: the vLLM engine, and vLLM's own HTTP app behind the middleware.
+
+``ray.serve.llm`` starts the engine and builds vLLM's app; HAProxy reaches the replica directly, so
+a token stream passes through no second Python process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from sunloom.config import Settings
+from sunloom.config.serving import LlmServing
+from sunloom.core.database import open_database
+from sunloom.core.telemetry import configure_logging, get_logger
+from sunloom.errors import ArtifactError, ServingError
+from sunloom.serving.apps.llm.completions import (
+    MODELS,
+    ROUTES,
+    CompletionsMiddleware,
+    build_probe_request,
+)
+from sunloom.serving.apps.llm.model_resolver import (
+    BaseLanguageModel,
+    ResolvedModel,
+    build_resolver,
+    required_models,
+)
+from sunloom.serving.asgi import ASGIApp, Scope
+from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission, caller
+from sunloom.serving.auth.rate_limits import Spent
+from sunloom.serving.metrics.request_metrics import RequestMetrics
+
+_logger = get_logger("serving.llm")
+
+
+class LlmReplica:
+    """One engine and its HTTP app.
+
+    Args:
+        settings: The settings as plain data.
+        base: Name, source and reference of the base model.
+    """
+
+    # Serve awaits it: the replica counts as started when the engine runs.
+    async def __init__(  # type: ignore[misc]
+        self, settings: Mapping[str, Any], base: Mapping[str, str]
+    ) -> None:
+        self._settings = Settings.model_validate(settings)
+        self._base = BaseLanguageModel(**base)
+        self._loading = asyncio.Lock()
+        self._server = await start_server(self._settings.serving.llm, self._base)
+
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Called by Serve once the engine runs."""
+        configure_logging(self._settings)
+        self._app = await self._server.engine.build_asgi_app()
+        metrics = RequestMetrics(open_database(self._settings), "llm")
+        admission = KeyAdmission(self._settings, metrics)
+        resolver = build_resolver(self._settings, self._base)
+
+        def spend(scope: Scope, spent: Spent) -> None:
+            if (key := caller(scope).key) is not None:
+                admission.spend(key, spent)
+
+        # A pooling model has no completions: the engine's own document says what it offers.
+        offered = [path for path in ROUTES if path in self._describe()["paths"]]
+        for name in required_models(self._settings, resolver):
+            await self._warm_up(await resolver.resolve(name), offered)
+        app = CompletionsMiddleware(
+            self._app, resolver, self._load, spend, describe=self._describe, offered=offered
+        )
+        return GatewayMiddleware(app, admission, "llm", server_sets_request_id=True)
+
+    async def check_health(self) -> None:
+        """Called by Serve, which replaces a replica whose engine is dead."""
+        await self._server.check_health()
+
+    def _describe(self) -> dict[str, Any]:
+        """The OpenAPI document of vLLM, with the routes that are open to clients."""
+        document: dict[str, Any] = self._app.openapi()
+        paths = document["paths"]
+        return document | {
+            "paths": {path: paths[path] for path in (MODELS, *ROUTES) if path in paths}
+        }
+
+    async def _load(self, model: ResolvedModel) -> None:
+        """Load an adapter into the running engine; takes milliseconds, and only the first time."""
+        models = self._app.state.openai_serving_models
+        if model.folder is None or model.engine_name in models.lora_requests:
+            return
+        from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+
+        async with self._loading:
+            # Another request may have loaded it while this one waited for the lock.
+            if model.engine_name in models.lora_requests:
+                return
+            result = await models.load_lora_adapter(
+                LoadLoRAAdapterRequest(lora_name=model.engine_name, lora_path=str(model.folder))
+            )
+        if not isinstance(result, str):
+            raise ArtifactError(
+                f"The adapter {model.engine_name} cannot be loaded: {result.error.message}",
+                "Its rank may not exceed serving.llm.max_lora_rank.",
+            )
+        _logger.info("loaded %s", model.engine_name)
+
+    async def _warm_up(self, model: ResolvedModel, offered: Collection[str]) -> None:
+        """Send a model its first request, which takes seconds for an adapter."""
+        import httpx
+
+        await self._load(model)
+        probe = build_probe_request(model.engine_name, offered)
+        # To vLLM's app directly: a warm-up needs no key and uses up no quota.
+        transport = httpx.ASGITransport(app=self._app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
+            response = await client.post(probe.path, json=probe.body, timeout=120)
+        if response.status_code != 200:
+            raise ServingError(
+                f"{model.engine_name} does not answer {probe.path}: {response.text[:300]}"
+            )
+
+
+async def start_server(config: LlmServing, base: BaseLanguageModel) -> Any:
+    """Start the engine in this process; Serve's ``LLMServer`` around it."""
+    from ray.serve.llm import LLMServer
+
+    llm_config = build_llm_config(config, base)
+    server = LLMServer.sync_init(llm_config)
+    if config.accelerator is None and Path(base.source).is_dir():
+        # Nothing to download: saves a task that imports torch only to find the folder.
+        llm_config.get_or_create_callback().ctx.run_init_node = False
+    if config.accelerator is None:
+        server._engine_cls = _in_process_engine()
+    # Its own start() would also start an actor for usage statistics.
+    server.engine = server._engine_cls(llm_config)
+    await server.engine.start()
+    return server
+
+
+def _in_process_engine() -> Any:
+    """An engine with its worker inside the engine core, one process less on CPU."""
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+    class InProcessEngine(VLLMEngine):
+        def _start_async_llm_engine(
+            self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any
+        ) -> Any:
+            vllm_engine_config.parallel_config.distributed_executor_backend = "uni"
+            return super()._start_async_llm_engine(
+                vllm_engine_args, vllm_engine_config, placement_group
+            )
+
+    return InProcessEngine
+
+
+def build_llm_config(config: LlmServing, base: BaseLanguageModel) -> Any:
+    """The configuration for ``ray.serve.llm``."""
+    from ray.serve.llm import LLMConfig
+
+    hardware: dict[str, Any] = {"accelerator_config": {"kind": "cpu"}}
+    if config.accelerator:
+        hardware = {"accelerator_type": config.accelerator}
+    return LLMConfig(
+        # The name that the engine answers to; adapters are loaded beside it on request.
+        model_loading_config={"model_id": base.name, "model_source": base.source},
+        # Arguments of vLLM's engine and front end.
+        engine_kwargs={
+            "dtype": choose_dtype(config),
+            "max_model_len": config.max_model_len,
+            "max_num_seqs": config.max_num_seqs,
+            # CUDA graphs exist on GPU only.
+            "enforce_eager": config.accelerator is None,
+            "enable_lora": True,
+            "max_lora_rank": config.max_lora_rank,
+            "max_loras": config.max_loras,
+            # Without a parser tool calls would stay text, and agents would see none.
+            "enable_auto_tool_choice": True,
+            "tool_call_parser": config.tool_parser,
+            # With whitespace allowed, a small model fills its tokens with blanks.
+            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+            # A model's folder must not run code of its own.
+            "trust_remote_code": False,
+            **config.engine,
+        },
+        log_engine_metrics=False,
+        **hardware,
+    )
+
+
+def choose_dtype(config: LlmServing) -> str:
+    """The configured dtype, or the one that the probe of this machine chooses."""
+    if config.dtype != "auto":
+        return config.dtype
+    if config.accelerator:
+        return "bfloat16"
+    from sunloom.llm.probe import probe_dtype
+
+    return probe_dtype().dtype
+
+
+def engine_environment(config: LlmServing) -> dict[str, str]:
+    """Environment variables that vLLM reads when it is imported."""
+    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
+    if config.accelerator is None:
+        variables |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib),
+            # Bound threads would share their cores with whatever else runs there.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(config.threads),
+        }
+    return variables
+
+
+def placement_bundle(config: LlmServing) -> dict[str, float]:
+    """Resources of the replica's placement group; the engine needs some, however little."""
+    if config.accelerator is None:
+        # As for the other apps, requests must not queue behind training.
+        return {"CPU": 0.001}
+    return {"GPU": 1, f"accelerator_type:{config.accelerator}": 0.001}

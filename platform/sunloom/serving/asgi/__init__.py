@@ -1,1 +1,0 @@
-"""ASGI without a framework: types, bodies and the common error body."""
