@@ -11,7 +11,6 @@ from typing import Any
 import orjson
 
 from sunloom.errors import RequestError
-from sunloom.serving.error_body import MethodNotAllowedError
 
 # The interface's types, as Starlette names them.
 Scope = MutableMapping[str, Any]
@@ -84,18 +83,6 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise RequestError("The body must be a JSON object.")
     return data
-
-
-def require_method(scope: Scope, *methods: str) -> None:
-    """Reject requests with another method.
-
-    Raises:
-        MethodNotAllowedError: The request's method is none of these.
-    """
-    if scope["method"] not in methods:
-        raise MethodNotAllowedError(
-            f"{scope['path']} does not take {scope['method']}.", f"Use {' or '.join(methods)}."
-        )
 
 
 async def complete_lifespan(receive: Receive, send: Send) -> None:

@@ -219,9 +219,9 @@ def test_one_model_can_be_looked_up(resolver: ModelResolver) -> None:
 
 
 def test_a_pooling_model_is_probed_on_the_route_that_it_offers() -> None:
-    plain = build_probe_request("m", ["/v1/chat/completions", "/v1/completions"])
-    assert (plain.path, plain.body["model"]) == ("/v1/completions", "m")
+    path, body = build_probe_request("m", ["/v1/chat/completions", "/v1/completions"])
+    assert (path, body["model"]) == ("/v1/completions", "m")
     pooling = build_probe_request("m", ["/v1/models", "/v1/embeddings"])
-    assert (pooling.path, pooling.body) == ("/v1/embeddings", {"model": "m", "input": "a"})
+    assert pooling == ("/v1/embeddings", {"model": "m", "input": "a"})
     with pytest.raises(RequestError, match="offers no route for 'm'"):
         build_probe_request("m", ["/v1/models"])

@@ -106,9 +106,10 @@ class IdempotentRequests:
         try:
             with self._database.session() as session:
                 row = session.get(IdempotencyRow, request.identity)
-                if row is not None and not _is_expired(row):
-                    return _response_of(row, request)
                 if row is not None:
+                    kept = KEPT if row.answer is not None else ABANDONED
+                    if utc_now() - row.created_at <= kept:
+                        return _response_of(row, request)
                     session.delete(row)
                     session.flush()
                 session.add(IdempotencyRow(**vars(request)))
@@ -156,8 +157,3 @@ def _response_of(row: IdempotencyRow, request: _KeyedRequest) -> dict[str, Any]:
             "Send it again in a moment.",
         )
     return row.answer
-
-
-def _is_expired(row: IdempotencyRow) -> bool:
-    age = utc_now() - row.created_at
-    return bool(age > (KEPT if row.answer is not None else ABANDONED))

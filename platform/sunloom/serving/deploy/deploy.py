@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,9 +74,7 @@ def deploy(settings: Settings, *, wait: bool = True) -> Deployment:
     _logger.info("deploying %s at %s", ", ".join(target.name for target in targets), url)
     if wait:
         wait_ready(url, settings.serving.ready_timeout_s)
-    return replace(
-        status(settings) or Deployment(url, {}), url=url, model=base.ref if base else None
-    )
+    return Deployment(url, _states(), base.ref if base else None)
 
 
 def with_port(settings: Settings) -> Settings:
@@ -98,7 +96,7 @@ def with_port(settings: Settings) -> Settings:
     return settings.model_copy(update={"serving": serving})
 
 
-def wait_ready(url: str, timeout_s: float = 300.0) -> None:
+def wait_ready(url: str, timeout_s: float) -> None:
     """Wait until ``/readyz`` reports ready.
 
     Raises:
@@ -136,14 +134,12 @@ def status(settings: Settings) -> Deployment | None:
 
 def shutdown(settings: Settings) -> None:
     """Stop all apps and end processes that they left behind; Ray keeps running."""
-    import ray
     from ray import serve
 
     # Serve takes a controller that is slow to respond for dead, and then stops nothing.
     for _ in range(3):
-        if not ray.is_initialized() or not _is_controller_alive():
-            break
-        serve.shutdown()
+        if _is_controller_alive():
+            serve.shutdown()
     ended = _end_orphans(instance_folder(settings))
     if ended:
         _logger.info("ended %s", ", ".join(ended))
@@ -153,6 +149,8 @@ def _is_controller_alive() -> bool:
     import ray
     from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
+    if not ray.is_initialized():
+        return False
     try:
         ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
     except ValueError:
@@ -166,11 +164,9 @@ def _build_targets(settings: Settings, base: BaseLanguageModel | None) -> list[R
 
     targets = []
     for name, app in APPS.items():
-        if name == "llm":
-            if base is None:
-                continue
+        if name == "llm" and base is not None:
             application = build_llm_application(settings, base)
-        elif getattr(settings.serving, name).enabled:
+        elif name != "llm" and getattr(settings.serving, name).enabled:
             application = build_application(name, settings)
         else:
             continue
@@ -214,9 +210,7 @@ def _state_of(app: Any) -> str:
 
 def _http_port() -> int | None:
     """The port of a Serve that runs on the connected cluster."""
-    import ray
-
-    if not ray.is_initialized() or not _is_controller_alive():
+    if not _is_controller_alive():
         return None
     from ray.serve.context import _get_global_client
 

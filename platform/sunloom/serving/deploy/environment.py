@@ -13,6 +13,7 @@ from sunloom.config import Settings
 from sunloom.core.files import write_atomic
 from sunloom.core.processes import free_port
 from sunloom.errors import DependencyError, ServingError
+from sunloom.serving.error_body import Problem
 
 INSTANCE = "SUNLOOM_SERVING_FOLDER"
 """Variable that marks every process of one instance, so that its orphans can be recognised."""
@@ -104,11 +105,6 @@ def haproxy_binary() -> str:
     return str(_BUNDLED)
 
 
-_REFUSAL = (
-    '{"error": {"type": "authentication_error", "code": "unauthenticated", '
-    '"message": "This route needs a key.", "hint": "", "param": null, "request_id": ""}}'
-)
-
 _WRAPPER = r"""#!/bin/sh
 # Written by sunloom.serving: Ray's generated configuration opens statistics and metrics on all
 # interfaces and answers /-/routes to everyone. Both are closed before HAProxy reads the file.
@@ -128,7 +124,8 @@ _QUIET = r"s|^\( *\)option httplog$|&\n\1option dontlog-normal|" + "\n"
 
 def _write_wrapper(folder: Path) -> Path:
     rules, wrapper = folder / "close.sed", folder / "haproxy"
-    refusal = _REFUSAL.replace('"', r"\\\"")
+    problem = Problem(401, "unauthenticated", "This route needs a key.")
+    refusal = problem.to_json(request_id="").decode().replace('"', r"\\\"")
     text = _RULES.replace("REFUSAL", refusal).replace("TYPE", "content-type application/json")
     has_log_reader = "RAY_SERVE_HAPROXY_LOG_TARGET" in os.environ
     write_atomic(rules, text if has_log_reader else text + _QUIET)

@@ -58,7 +58,12 @@ class FastPath:
             await hot_app(scope, receive, send)
             return
         if scope["type"] == "http" and not _has_key_or_is_public(scope):
-            await _reject(send)
+            request_id = new_request_id()
+            headers = [
+                (b"www-authenticate", b'Bearer realm="sunloom"'),
+                (b"x-request-id", request_id.encode()),
+            ]
+            await send_body(send, 401, _REFUSAL.to_json(request_id), headers)
         else:
             await self._app(scope, receive, send)
 
@@ -115,12 +120,3 @@ def _has_key_or_is_public(scope: Scope) -> bool:
         return True
     has_key = any(name == b"authorization" and value for name, value in scope["headers"])
     return has_key and path != "/-/routes"
-
-
-async def _reject(send: Send) -> None:
-    request_id = new_request_id()
-    headers = [
-        (b"www-authenticate", b'Bearer realm="sunloom"'),
-        (b"x-request-id", request_id.encode()),
-    ]
-    await send_body(send, 401, _REFUSAL.to_json(request_id), headers)

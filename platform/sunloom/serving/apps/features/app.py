@@ -34,9 +34,9 @@ from sunloom.serving.asgi import (
     complete_lifespan,
     parse_object,
     read_body,
-    require_method,
     send_json,
 )
+from sunloom.serving.error_body import MethodNotAllowedError
 from sunloom.serving.metrics.served_features import ServedFeatureSampler, StoredDefaults
 
 _MAX_ENTITIES = 10_000
@@ -69,7 +69,9 @@ def build_features_app(settings: Settings) -> ASGIApp:
                 return
             await send_json(send, 200, await asyncio.to_thread(handlers[name], store, body))
             return
-        require_method(scope, "GET")
+        if scope["method"] != "GET":
+            problem = f"{scope['path']} does not take {scope['method']}."
+            raise MethodNotAllowedError(problem, "Use GET.")
         response, as_of = await _get(store, name, scope)
         await send_json(send, 200, response)
         if "entity_id" in response:
@@ -139,11 +141,15 @@ async def read_batch(
         RequestError: The body lacks a field or has too many entities.
     """
     name, ids, features = feature_set_of(body), body.get("entity_ids"), body.get("features")
-    if not isinstance(ids, list) or not all(_is_id(value) for value in ids):
+    if not isinstance(ids, list) or not all(
+        isinstance(value, int | str) and not isinstance(value, bool) for value in ids
+    ):
         raise RequestError("entity_ids must be a list of numbers or texts.", param="entity_ids")
     if len(ids) > _MAX_ENTITIES:
         raise RequestError(f"At most {_MAX_ENTITIES} entities a request.", param="entity_ids")
-    if features is not None and not _are_names(features):
+    if features is not None and not (
+        isinstance(features, list) and all(isinstance(feature, str) for feature in features)
+    ):
         raise RequestError("features must be a list of names.", param="features")
     now = parse_as_of(body["now"]) if body.get("now") is not None else None
     feature_set = open_feature_set(store, name)
@@ -168,7 +174,7 @@ def read_entities(
     feature_set: OnlineFeatureSet,
     ids: Sequence[int | str],
     features: Sequence[str] | None,
-    as_of: datetime | None = None,
+    as_of: datetime | None,
 ) -> list[dict[str, Any]]:
     """One result per entity; an unknown one is not found and all its features are null."""
     rows = feature_set.read(ids, features, as_of)
@@ -203,11 +209,3 @@ def parse_as_of(value: object) -> datetime:
             "now",
         )
     return time
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, int | str) and not isinstance(value, bool)
-
-
-def _are_names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import httpx
 from fastapi import APIRouter, Request, Response
@@ -43,10 +42,10 @@ def build_router(settings: Settings, client: InnerClient) -> APIRouter:
     @router.get("/readyz")
     async def readyz(request: Request) -> Response:
         """Readiness of every app and each required model; needs no key."""
-        readiness = await probe.check()
-        if readiness.ready:
-            return JSONResponse({"ready": True, "parts": dict(readiness.parts)})
-        not_ready = [f"{part}: {state}" for part, state in readiness.parts.items() if state != "ok"]
+        states = await probe.check()
+        not_ready = [f"{part}: {state}" for part, state in states.items() if state != "ok"]
+        if not not_ready:
+            return JSONResponse({"ready": True, "parts": dict(states)})
         problem = Problem(503, "not_ready", f"Not ready. {'; '.join(not_ready)}", "Try again soon.")
         body = problem.to_json(caller(request.scope).request_id)
         return Response(body, problem.status, media_type="application/json")
@@ -69,19 +68,6 @@ def render_all_metrics(settings: Settings) -> str:
     return render_metrics(database) + render_served_features(database) + render_monitoring(settings)
 
 
-@dataclass(frozen=True)
-class Readiness:
-    """State of the apps and required models.
-
-    Attributes:
-        ready: Whether all are ready.
-        parts: App or model to ``ok`` or what is wrong.
-    """
-
-    ready: bool
-    parts: Mapping[str, str]
-
-
 class ReadinessProbe:
     """Sends a request to each app through the gateway's own port, and to each required model.
 
@@ -94,30 +80,33 @@ class ReadinessProbe:
         self._settings = settings
         self._client = client
         self._answered: set[str] = set()
-        self._ready = TtlCache[str, Readiness](_TRUSTED_S)
+        self._ready = TtlCache[str, Mapping[str, str]](_TRUSTED_S)
         self._lock = asyncio.Lock()
 
-    async def check(self) -> Readiness:
-        """The present state, probed every few seconds at most."""
+    async def check(self) -> Mapping[str, str]:
+        """State of each app and required model, ``ok`` or what is wrong.
+
+        Probed every few seconds at most.
+        """
         # One probe at a time: load balancers poll from several places at once.
         async with self._lock:
-            readiness = self._ready.get("gateway")
-            if readiness is None:
-                readiness = await self._probe()
+            states = self._ready.get("gateway")
+            if states is None:
+                states = await self._probe()
                 # Whoever waits for the gateway to come up must see it at once.
-                if readiness.ready:
-                    self._ready.put("gateway", readiness)
-            return readiness
+                if all(state == "ok" for state in states.values()):
+                    self._ready.put("gateway", states)
+            return states
 
-    async def _probe(self) -> Readiness:
+    async def _probe(self) -> Mapping[str, str]:
         paths = await asyncio.to_thread(probe_paths, self._settings)
-        states = await asyncio.gather(*(self._probe_app(path) for path in paths.values()))
-        parts = dict(zip(paths, states, strict=True))
-        if parts.get("llm") == "ok":
+        answers = await asyncio.gather(*(self._probe_app(path) for path in paths.values()))
+        states = dict(zip(paths, answers, strict=True))
+        if states.get("llm") == "ok":
             # The registry's database is read in a thread: the loop serves other requests.
             for name in await asyncio.to_thread(self._required_models):
-                parts[name] = await self._probe_model(name)
-        return Readiness(all(state == "ok" for state in parts.values()), parts)
+                states[name] = await self._probe_model(name)
+        return states
 
     def _required_models(self) -> Sequence[str]:
         base = find_base(self._settings)
@@ -143,8 +132,8 @@ class ReadinessProbe:
             document = await self._client.request("GET", APPS["llm"].openapi_path)
             if document.status_code != 200:
                 return document.text[:300]
-            probe = build_probe_request(name, document.json()["paths"])
-            response = await self._client.request("POST", probe.path, json=probe.body)
+            path, body = build_probe_request(name, document.json()["paths"])
+            response = await self._client.request("POST", path, json=body)
         except httpx.HTTPError as error:
             return f"no answer ({type(error).__name__})"
         except RequestError as error:

@@ -40,11 +40,9 @@ class InnerClient:
         # On first use: the client belongs to the event loop that serves.
         if self._client is None:
             self._client = httpx.AsyncClient(base_url=self._settings.serving.local_url)
-        headers = {"authorization": f"Bearer {secret or await self._own_key()}"}
-        return await self._client.request(method, path, headers=headers, timeout=timeout_s, **more)
-
-    async def _own_key(self) -> str:
-        return await self._keys.get_or_await(
+        secret = secret or await self._keys.get_or_await(
             _SCOPES,
             lambda: asyncio.to_thread(create_system_key, self._settings, _SCOPES, _KEY_LIFE),
         )
+        headers = {"authorization": f"Bearer {secret}"}
+        return await self._client.request(method, path, headers=headers, timeout=timeout_s, **more)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 
 import httpx
@@ -49,7 +50,12 @@ def build_router(settings: Settings, client: InnerClient, gateway: FastAPI) -> A
     documents = TtlCache[str, dict[str, Any]](_TRUSTED_S)
 
     async def merge_all() -> dict[str, Any]:
-        parts = await gather_documents(settings, client)
+        names = list(await asyncio.to_thread(probe_paths, settings))
+        documents = await asyncio.gather(
+            *(_fetch(client, APPS[name].openapi_path) for name in names)
+        )
+        # Only the apps that are up have one.
+        parts = {name: part for name, part in zip(names, documents, strict=True) if part}
         return merge_documents({"gateway": gateway.openapi(), **parts})
 
     @router.get("/openapi.json", include_in_schema=False)
@@ -62,13 +68,6 @@ def build_router(settings: Settings, client: InnerClient, gateway: FastAPI) -> A
         return HTMLResponse(render_page(paths))
 
     return router
-
-
-async def gather_documents(settings: Settings, client: InnerClient) -> dict[str, dict[str, Any]]:
-    """OpenAPI documents of the apps that are up."""
-    names = list(await asyncio.to_thread(probe_paths, settings))
-    documents = await asyncio.gather(*(_fetch(client, APPS[name].openapi_path) for name in names))
-    return {name: part for name, part in zip(names, documents, strict=True) if part}
 
 
 async def _fetch(client: InnerClient, path: str) -> dict[str, Any] | None:
@@ -147,8 +146,6 @@ def _complete_operations(path: str, item: dict[str, Any]) -> dict[str, Any]:
 
 def render_page(paths: Mapping[str, Any]) -> str:
     """The documentation page, without scripts: browsers need no network for it."""
-    from html import escape
-
     rows = [
         f"<tr><td>{method.upper()}</td><td><code>{escape(path)}</code></td>"
         f"<td>{escape(str(item[method].get('summary', '')))}</td></tr>"

@@ -49,7 +49,6 @@ def build_router(settings: Settings) -> APIRouter:
     """Routes of training jobs."""
     router = APIRouter(prefix="/llm", tags=["training"])
     requests = IdempotentRequests(open_database(settings))
-    jobs = TrainingJobs(settings, JOB)
 
     @router.post("/train", status_code=202)
     async def train(
@@ -76,22 +75,38 @@ def build_router(settings: Settings) -> APIRouter:
     @router.get("/training")
     def list_training() -> dict[str, Any]:
         """Training jobs, newest first."""
-        return {"jobs": jobs.summaries()}
+        jobs = [_summary(job) for job in _list_jobs(settings)]
+        return {"jobs": sorted(jobs, key=lambda job: -(job["started_s"] or 0))}
 
     @router.get("/training/{job_id}")
     def show_training(job_id: str) -> dict[str, Any]:
         """Status, step, losses, tokens per second, time left and artifact of one job."""
-        return jobs.show(job_id)
+        job = _find_job(settings, job_id)
+        logs = str(job_client(settings).get_job_logs(job_id))
+        outcome: dict[str, Any] = {"artifacts": {}, "metrics": {}, "error": None}
+        if job_state(job).status in ENDED:
+            try:
+                result = job_result(logs)
+            except JobError as error:
+                outcome["error"] = error.message
+            else:
+                outcome = {name: getattr(result, name) for name in outcome}
+        return _summary(job) | progress_of_log(logs) | outcome
 
     @router.post("/training/{job_id}/stop")
     def stop_training(job_id: str) -> dict[str, Any]:
         """Stop a job; its last checkpoint is kept."""
-        return jobs.stop(job_id)
+        status = job_state(_find_job(settings, job_id)).status
+        if status in ENDED:
+            raise ConflictError(f"Job {job_id} has ended already: {status}.")
+        job_client(settings).stop_job(job_id)
+        return _summary(_find_job(settings, job_id)) | {"stopping": True}
 
     @router.get("/training/{job_id}/logs", response_class=PlainTextResponse)
     def show_logs(job_id: str) -> str:
         """The log of a job."""
-        return jobs.logs(job_id)
+        _find_job(settings, job_id)
+        return str(job_client(settings).get_job_logs(job_id))
 
     return router
 
@@ -122,70 +137,18 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return items
 
 
-class TrainingJobs:
-    """Ray jobs of one kind.
+def _list_jobs(settings: Settings) -> list[Any]:
+    # Jobs of another kind are hidden: these routes must not stop them or show their logs.
+    return [job for job in job_client(settings).list_jobs() if job_state(job).name == JOB]
 
-    Args:
-        settings: Where the job server is.
-        name: Module in ``jobs/`` that they run.
-    """
 
-    def __init__(self, settings: Settings, name: str) -> None:
-        self._settings = settings
-        self._name = name
-
-    def summaries(self) -> list[dict[str, Any]]:
-        """Jobs of this kind, newest first."""
-        jobs = [job for job in job_client(self._settings).list_jobs() if self._is_of_kind(job)]
-        return sorted((_summary(job) for job in jobs), key=lambda job: -(job["started_s"] or 0))
-
-    def show(self, job_id: str) -> dict[str, Any]:
-        """State, progress and result of one job.
-
-        Raises:
-            NotFoundError: There is no such job; lists the known ones.
-        """
-        job = self._find(job_id)
-        logs = str(job_client(self._settings).get_job_logs(job_id))
-        outcome: dict[str, Any] = {"artifacts": {}, "metrics": {}, "error": None}
-        if job_state(job).status in ENDED:
-            try:
-                result = job_result(logs)
-            except JobError as error:
-                outcome["error"] = error.message
-            else:
-                outcome = {name: getattr(result, name) for name in outcome}
-        return _summary(job) | progress_of_log(logs) | outcome
-
-    def logs(self, job_id: str) -> str:
-        """The log of a job."""
-        self._find(job_id)
-        return str(job_client(self._settings).get_job_logs(job_id))
-
-    def stop(self, job_id: str) -> dict[str, Any]:
-        """Stop a job.
-
-        Raises:
-            ConflictError: It has ended.
-        """
-        status = job_state(self._find(job_id)).status
-        if status in ENDED:
-            raise ConflictError(f"Job {job_id} has ended already: {status}.")
-        job_client(self._settings).stop_job(job_id)
-        return _summary(self._find(job_id)) | {"stopping": True}
-
-    def _find(self, job_id: str) -> Any:
-        jobs = {str(job.submission_id): job for job in job_client(self._settings).list_jobs()}
-        # Jobs of another kind are hidden: these routes must not stop them or show their logs.
-        if job_id not in jobs or not self._is_of_kind(jobs[job_id]):
-            known = [name for name, job in jobs.items() if self._is_of_kind(job)]
-            raise NotFoundError(
-                f"There is no job {job_id!r}.", known=known, name=job_id, param="job_id"
-            )
-        return jobs[job_id]
-
-    def _is_of_kind(self, job: Any) -> bool:
-        return job_state(job).name == self._name
+def _find_job(settings: Settings, job_id: str) -> Any:
+    jobs = {str(job.submission_id): job for job in _list_jobs(settings)}
+    if job_id not in jobs:
+        raise NotFoundError(
+            f"There is no job {job_id!r}.", known=list(jobs), name=job_id, param="job_id"
+        )
+    return jobs[job_id]
 
 
 def progress_of_log(logs: str) -> dict[str, Any]:

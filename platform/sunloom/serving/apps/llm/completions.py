@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sunloom.errors import NotFoundError, RequestError
@@ -38,21 +37,8 @@ Load = Callable[[ResolvedModel], Awaitable[None]]
 Spend = Callable[[Scope, Spent], None]
 
 
-@dataclass(frozen=True)
-class ProbeRequest:
-    """The shortest request that a model can answer.
-
-    Attributes:
-        path: A route that the engine offers for this kind of model.
-        body: The request's body.
-    """
-
-    path: str
-    body: Mapping[str, Any]
-
-
-def build_probe_request(model: str, offered: Collection[str]) -> ProbeRequest:
-    """The shortest request for a model.
+def build_probe_request(model: str, offered: Collection[str]) -> tuple[str, Mapping[str, Any]]:
+    """Path and body of the shortest request that a model can answer.
 
     Args:
         model: Name of the model.
@@ -63,7 +49,7 @@ def build_probe_request(model: str, offered: Collection[str]) -> ProbeRequest:
     """
     for path, body in _SHORTEST_REQUEST.items():
         if path in offered:
-            return ProbeRequest(path, {"model": model, **body})
+            return path, {"model": model, **body}
     raise RequestError(
         f"The engine offers no route for {model!r}.", f"Known: {', '.join(ROUTES)}.", "model"
     )
@@ -133,25 +119,18 @@ class CompletionsMiddleware:
         if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        request = parse_request(await read_body(receive))
+        request = parse_object(await read_body(receive))
+        if not isinstance(request.get("model"), str) or not request["model"]:
+            raise RequestError("The body names no model.", "GET /v1/models lists them.", "model")
         check_request(request)
         model = await self._resolver.resolve(request["model"])
         await self._load(model)
         counter = _UsageCounter(send, model.engine_name, lambda spent: self._spend(scope, spent))
         body = counter.encode_request({**request, "model": model.engine_name})
-        await self._app(_with_length(scope, len(body)), _replay_body(body, receive), counter.send)
-
-
-def parse_request(body: bytes) -> dict[str, Any]:
-    """The request as an object with a model's name.
-
-    Raises:
-        RequestError: It is not JSON, not an object, or names no model.
-    """
-    request = parse_object(body)
-    if not isinstance(request.get("model"), str) or not request["model"]:
-        raise RequestError("The body names no model.", "GET /v1/models lists them.", "model")
-    return request
+        # The engine's name of the model may be longer than the requested one.
+        headers = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
+        headers.append((b"content-length", str(len(body)).encode()))
+        await self._app({**scope, "headers": headers}, _replay_body(body, receive), counter.send)
 
 
 def check_request(request: Mapping[str, Any]) -> None:
@@ -248,9 +227,3 @@ def _replay_body(body: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return receive_body_first
-
-
-def _with_length(scope: Scope, length: int) -> Scope:
-    # The engine's name of the model may be longer than the requested one.
-    headers = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
-    return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}

@@ -112,15 +112,13 @@ class LlmReplica:
         import httpx
 
         await self._load(model)
-        probe = build_probe_request(model.engine_name, offered)
+        path, body = build_probe_request(model.engine_name, offered)
         # To vLLM's app directly: a warm-up needs no key and uses up no quota.
         transport = httpx.ASGITransport(app=self._app)
         async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
-            response = await client.post(probe.path, json=probe.body, timeout=120)
+            response = await client.post(path, json=body, timeout=120)
         if response.status_code != 200:
-            raise ServingError(
-                f"{model.engine_name} does not answer {probe.path}: {response.text[:300]}"
-            )
+            raise ServingError(f"{model.engine_name} does not answer {path}: {response.text[:300]}")
 
 
 async def start_server(config: LlmServing, base: BaseLanguageModel) -> Any:
