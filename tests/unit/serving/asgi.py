@@ -1,4 +1,4 @@
-"""Calls ASGI apps in process, and a gate that needs no database."""
+"""Calls to ASGI apps in process, and an admission that needs no database."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def record(*scopes: str, **more: Any) -> KeyRecord:
 
 
 class OpenGate:
-    """Admits one key and remembers what it was told."""
+    """Admission of one key, which records the requests that it observes."""
 
     def __init__(self, *scopes: str, secret: str = "good") -> None:
         self.key = record(*scopes)

@@ -18,7 +18,7 @@ class Visit:
 
 @features(name="served_shop")
 class Shop:
-    """A shop as known at a moment."""
+    """A shop as of a time."""
 
     id: Primary[int]
     visits: DataFrame[Visit]

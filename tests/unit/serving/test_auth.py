@@ -68,7 +68,7 @@ def test_unknown_scopes_and_durations_are_named(settings: Settings) -> None:
     assert key_lifetime(None) is None
 
 
-def test_revoking_takes_delegated_keys_along(settings: Settings) -> None:
+def test_revoking_a_key_revokes_its_delegated_keys(settings: Settings) -> None:
     _, parent = create_key(settings, ["llm", "features"])
     secret, child = delegate(settings, parent, ["features"])
     assert child.account == parent.id
@@ -81,7 +81,7 @@ def test_revoking_takes_delegated_keys_along(settings: Settings) -> None:
         revoke_key(settings, "key_none")
 
 
-def test_a_key_cannot_hand_on_what_it_lacks(settings: Settings) -> None:
+def test_a_key_cannot_delegate_scopes_that_it_lacks(settings: Settings) -> None:
     _, parent = create_key(settings, ["llm"])
     with pytest.raises(PermissionDeniedError, match="train"):
         delegate(settings, parent, ["llm", "train"])
@@ -104,22 +104,22 @@ def test_first_key_in_development_only(settings: Settings) -> None:
     assert again[1].id != made[1].id
 
 
-def test_the_gate_refuses_unknown_expired_and_revoked(settings: Settings) -> None:
+def test_unknown_expired_and_revoked_keys_are_rejected(settings: Settings) -> None:
     settings = quick(settings, cache_s=0.0)
     good, record = create_key(settings, ["features"])
     old, _ = create_key(settings, ["features"], expires=timedelta(microseconds=1))
 
     async def walk() -> None:
-        gate = KeyAdmission(settings, RequestMetrics(open_database(settings), "test"))
-        assert await gate.admit(good, "features") == record
+        admission = KeyAdmission(settings, RequestMetrics(open_database(settings), "test"))
+        assert await admission.admit(good, "features") == record
         for secret in (None, "sl-unknown", old):
             with pytest.raises(AuthenticationError):
-                await gate.admit(secret, "features")
+                await admission.admit(secret, "features")
         with pytest.raises(PermissionDeniedError, match="'llm'"):
-            await gate.admit(good, "llm")
+            await admission.admit(good, "llm")
         revoke_key(settings, record.id)
         with pytest.raises(AuthenticationError):
-            await gate.admit(good, "features")
+            await admission.admit(good, "features")
 
     asyncio.run(walk())
 

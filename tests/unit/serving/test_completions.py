@@ -85,7 +85,7 @@ def test_unknown_names_list_the_known(resolver: ModelResolver) -> None:
         resolve(resolver, "stranger")  # trained on another base
 
 
-def test_answers_are_trusted_for_a_moment(settings: Settings, registry: ModelRegistry) -> None:
+def test_resolved_names_are_cached(settings: Settings, registry: ModelRegistry) -> None:
     base = BaseLanguageModel("tool-base", "x", "tool-base@1")
     trusting = ModelResolver(registry, base, cache_s=60.0)
     assert resolve(trusting, "retail-agent") == "retail-agent@1"
@@ -170,17 +170,17 @@ def test_the_body_gets_the_engines_name(resolver: ModelResolver) -> None:
     ]
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_streamed_tokens_are_counted(resolver: ModelResolver, asked: bool) -> None:
+@pytest.mark.parametrize("is_requested", [False, True])
+def test_streamed_tokens_are_counted(resolver: ModelResolver, is_requested: bool) -> None:
     usage = b'data: {"choices":[],"usage":{"total_tokens":9}}\n\n'
     engine = Engine(b'data: {"choices":[{"text":"a"}]}\n\n', usage + b"data: [DONE]\n\n")
     guard, _, spent = layered(engine, resolver)
-    options = {"stream_options": {"include_usage": True}} if asked else {}
+    options = {"stream_options": {"include_usage": True}} if is_requested else {}
     body = {"model": "tool-base", "stream": True, **options}
     answer = asyncio.run(call(guard, "POST", CHAT, json=body))
     assert [(usage.model, usage.total_tokens) for usage in spent] == [("tool-base", 9)]
     assert engine.request["stream_options"] == {"include_usage": True}
-    assert (usage.strip() in answer.content) is asked
+    assert (usage.strip() in answer.content) is is_requested
     assert answer.text.endswith("data: [DONE]\n\n")
     assert answer.text.startswith('data: {"choices":[{"text":"a"}]}\n\n')
 

@@ -27,7 +27,7 @@ def test_every_listed_status_is_an_error() -> None:
     assert all(400 <= status < 600 for status in STATUS.values())
 
 
-def test_unexpected_errors_say_nothing_of_themselves() -> None:
+def test_unexpected_errors_do_not_reveal_their_text() -> None:
     problem = problem_of(RuntimeError("password=1"))
     assert problem.status == 500
     assert "password" not in str(problem.to_json("r"))

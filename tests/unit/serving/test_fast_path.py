@@ -1,4 +1,4 @@
-"""The outermost layer: keyless requests end here, hot reads are answered here."""
+"""The outermost layer rejects requests without a key and answers hot reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def no_direct_apps() -> Iterator[None]:
 def ask(
     path: str, headers: tuple[tuple[bytes, bytes], ...] = (), method: str = "GET"
 ) -> list[str | int]:
-    """Who answers: the app behind the door, the direct app, or the door itself (a status)."""
+    """Who answers: the next app, the registered app, or the fast path itself (a status)."""
     answered: list[str | int] = []
 
     async def behind(scope: Any, receive: Any, send: Any) -> None:
@@ -47,7 +47,7 @@ def test_without_a_key_only_health_passes() -> None:
     assert ask("/features/customer", KEY) == ["behind"]
 
 
-def test_a_direct_app_answers_its_prefix_and_no_other() -> None:
+def test_a_registered_app_answers_its_prefix_only() -> None:
     seen: list[str] = []
 
     async def direct(scope: Any, receive: Any, send: Any) -> None:
@@ -106,7 +106,7 @@ def written(*requests: bytes) -> list[bytes]:
     return asyncio.run(run())
 
 
-def test_a_direct_answer_s_head_travels_with_its_body() -> None:
+def test_head_and_body_are_written_together() -> None:
     one = b"GET /features/x HTTP/1.1\r\nhost: h\r\n\r\n"
     first, rest, again, last = written(one, one)
     assert first.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -115,7 +115,7 @@ def test_a_direct_answer_s_head_travels_with_its_body() -> None:
     assert again == first
 
 
-def test_a_client_that_waits_to_send_its_body_is_told_to_go_on() -> None:
+def test_expect_100_continue_is_answered_before_the_body() -> None:
     head = b"POST /features/batch HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n"
     go_on, answer, rest = written(head + b"expect: 100-continue\r\n\r\n", b"ab")
     assert go_on == b"HTTP/1.1 100 Continue\r\n\r\n"

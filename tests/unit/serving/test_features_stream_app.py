@@ -1,4 +1,4 @@
-"""Streamed sets over HTTP: post events, read what follows from them, at a moment or now."""
+"""Streamed sets over HTTP: post events, read features of them, as of a time or now."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _trip(number: int, hours_ago: float, **values: Any) -> dict[str, Any]:
     return {"id": number, "rider_id": 7, "at": at, "fare": 2.5, **values}
 
 
-def test_events_are_read_at_once_and_as_of_a_moment(app: ASGIApp) -> None:
+def test_events_count_at_once_and_as_of_a_time(app: ASGIApp) -> None:
     rows = [_trip(1, 30), _trip(2, 2, fare=None), _trip(3, 1, note="late")]
     answer = _post(app, "/features/ingest", {"feature_set": "st_rider", "rows": rows})
     assert answer.status_code == 200
@@ -113,7 +113,7 @@ def test_wrong_requests(app: ASGIApp) -> None:
     assert _post(app, "/features/ingest", {"rows": [{}]}).status_code == 400
 
 
-def test_a_written_set_derives_anew_only_when_a_moment_is_asked_for(settings: Settings) -> None:
+def test_a_materialized_set_is_derived_again_only_for_an_as_of_time(settings: Settings) -> None:
     import polars as pl
 
     store = open_online_store(settings)

@@ -114,7 +114,7 @@ def test_unknown_routes_name_the_known(app: ASGIApp) -> None:
     assert asyncio.run(call(app, "PUT", "/llm/train")).status_code == 405
 
 
-def test_keys_can_be_made_once_per_idempotency_key(app: ASGIApp) -> None:
+def test_a_key_is_created_once_per_idempotency_key(app: ASGIApp) -> None:
     async def walk() -> list[httpx.Response]:
         body = {"scopes": ["llm"], "tenant": "acme"}
         headers = {"Idempotency-Key": "k"}
@@ -143,7 +143,9 @@ def test_keys_can_be_made_once_per_idempotency_key(app: ASGIApp) -> None:
         ("/v1/models", {"Authorization": "Bearer x"}, True),
     ],
 )
-def test_the_door_of_a_replicas_port(path: str, headers: dict[str, str], passes: bool) -> None:
+def test_the_fast_path_rejects_requests_without_a_key(
+    path: str, headers: dict[str, str], passes: bool
+) -> None:
     async def inside(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body", "body": b""})

@@ -39,7 +39,7 @@ def get(app: Any, path: str, key: str | None = "good", **more: Any) -> Any:
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/metrics", "/docs", "/healthz/x", "/nope"])
-def test_nothing_without_a_key(path: str) -> None:
+def test_routes_need_a_key(path: str) -> None:
     answer = get(GatewayMiddleware(echo, OpenGate("admin"), "t"), path, key=None)
     assert answer.status_code == 401
     assert set(answer.json()["error"]) == BODY
@@ -61,7 +61,7 @@ def test_scope_is_checked_by_prefix() -> None:
     assert refused.json()["error"]["type"] == "permission_error"
 
 
-def test_asking_models_does_not_allow_promoting() -> None:
+def test_the_scope_models_does_not_allow_promotion() -> None:
     guard = GatewayMiddleware(echo, OpenGate("models"), "t")
     assert get(guard, "/models").status_code == 200
     promoted = asyncio.run(call(guard, "POST", "/models/a/aliases/production"))
@@ -127,21 +127,21 @@ def test_own_errors_keep_hint_and_code() -> None:
     assert answer.json()["error"]["code"] == "x"
 
 
-def test_exceptions_become_answers_and_are_counted() -> None:
+def test_exceptions_become_responses_and_are_counted() -> None:
     async def missing(scope: Any, receive: Any, send: Any) -> None:
         raise NotFoundError("no model 'a'", known=["b"], name="a", param="model")
 
     async def broken(scope: Any, receive: Any, send: Any) -> None:
         raise KeyError("secret detail")
 
-    gate = OpenGate("admin")
-    answer = get(GatewayMiddleware(missing, gate, "t"), "/v1/models")
+    admission = OpenGate("admin")
+    answer = get(GatewayMiddleware(missing, admission, "t"), "/v1/models")
     assert answer.status_code == 404
     assert answer.json()["error"]["hint"] == "Known: b"
-    failed = get(GatewayMiddleware(broken, gate, "t"), "/v1/models")
+    failed = get(GatewayMiddleware(broken, admission, "t"), "/v1/models")
     assert failed.status_code == 500
     assert "secret detail" not in failed.text
-    assert gate.seen == [("/v1", "GET", 404), ("/v1", "GET", 500)]
+    assert admission.seen == [("/v1", "GET", 404), ("/v1", "GET", 500)]
 
 
 def test_a_stream_that_breaks_is_not_ended_politely() -> None:

@@ -1,4 +1,4 @@
-"""A sample of what the features app answered is kept and computed anew from the sources."""
+"""A sample of served features is stored and compared with offline values."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def read_all(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(0.05)
 
 
-def test_served_answers_are_those_of_batch(
+def test_served_features_equal_offline_ones(
     recipe: FeaturesRecipe, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(NotFoundError, match="kept yet"):
@@ -117,7 +117,7 @@ def test_served_answers_are_those_of_batch(
     assert list_alerts(settings, "open") == []
 
 
-def test_nothing_is_kept_where_the_settings_say_so(
+def test_keep_answers_false_stores_no_sample(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, recipe: FeaturesRecipe
 ) -> None:
     materialize(recipe)
@@ -133,7 +133,7 @@ def test_nothing_is_kept_where_the_settings_say_so(
     assert latest_served(open_database(settings), "served_shop", 10) == []
 
 
-def test_the_newest_answers_are_kept(settings: Settings) -> None:
+def test_the_newest_results_are_kept(settings: Settings) -> None:
     database = open_database(settings)
     for part in range(3):
         store_served(

@@ -35,16 +35,6 @@ _CACHED_KEYS = 10_000
 _logger = get_logger("serving.middleware")
 
 
-class Admission(Protocol):
-    """Admits requests and counts them; ``KeyAdmission`` is the real one."""
-
-    async def admit(self, secret: str | None, scope: str | None) -> KeyRecord:
-        """The key's record, if the request is allowed."""
-
-    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answered request."""
-
-
 @dataclass(frozen=True)
 class Caller:
     """The caller of a request.
@@ -85,7 +75,12 @@ class GatewayMiddleware:
     """
 
     def __init__(
-        self, app: ASGIApp, admission: Admission, name: str, *, server_sets_request_id: bool = False
+        self,
+        app: ASGIApp,
+        admission: KeyAdmission,
+        name: str,
+        *,
+        server_sets_request_id: bool = False,
     ) -> None:
         self._app = app
         self._admission = admission

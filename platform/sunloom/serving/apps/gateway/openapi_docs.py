@@ -47,7 +47,7 @@ _ERROR_RESPONSE = {
 def build_router(settings: Settings, client: InnerClient, gateway: FastAPI) -> APIRouter:
     """Routes of the documentation."""
     router = APIRouter()
-    documents = TtlCache[str, dict[str, Any]](_TRUSTED_S)
+    merged = TtlCache[str, dict[str, Any]](_TRUSTED_S)
 
     async def merge_all() -> dict[str, Any]:
         names = list(await asyncio.to_thread(probe_paths, settings))
@@ -60,7 +60,7 @@ def build_router(settings: Settings, client: InnerClient, gateway: FastAPI) -> A
 
     @router.get("/openapi.json", include_in_schema=False)
     async def document() -> dict[str, Any]:
-        return await documents.get_or_await("openapi", merge_all)
+        return await merged.get_or_await("openapi", merge_all)
 
     @router.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
