@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from sunloom.config.data.cleaning import DataRecipe
+from sunloom.config.data import DataRecipe
 from sunloom.data.pipeline import prepare_dataset
 from sunloom.workflows.job import JobOutcome, run_job
 

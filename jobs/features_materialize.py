@@ -1,6 +1,6 @@
 """Materialise a feature set: ``python -m jobs.features_materialize --config RECIPE``."""
 
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.workflows.job import JobOutcome, run_job
 

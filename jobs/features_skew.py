@@ -5,7 +5,7 @@ A set without a streaming source has no log to compare with: served values are r
 
 from dataclasses import asdict
 
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import DataQualityError
 from sunloom.monitoring.served_skew import compare_served
 from sunloom.monitoring.stream_skew import compare_streamed

@@ -5,7 +5,7 @@ Ends when everything that is in the topics has been read; a stopped job ends bet
 
 from dataclasses import asdict
 
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.feature_store.streaming.job import stream
 from sunloom.workflows.job import JobOutcome, run_job
 

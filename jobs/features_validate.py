@@ -1,6 +1,6 @@
 """Validate rows: ``python -m jobs.features_validate --config RECIPE --set input=FILE``."""
 
-from sunloom.config.data.validation import ValidationJob
+from sunloom.config.data import ValidationJob
 from sunloom.data.quality.gate import validate_file
 from sunloom.errors import DataQualityError
 from sunloom.workflows.job import JobOutcome, run_job

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.monitoring.feature_costs import feature_costs
 from sunloom.workflows.job import JobOutcome, run_job
 

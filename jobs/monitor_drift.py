@@ -1,6 +1,6 @@
 """Compare distributions and raise alerts: ``python -m jobs.monitor_drift --config RECIPE``."""
 
-from sunloom.config.monitoring.recipe import MonitoringRecipe
+from sunloom.config.monitoring import MonitoringRecipe
 from sunloom.monitoring.service import run_monitoring
 from sunloom.workflows.job import JobOutcome, run_job
 

@@ -1,6 +1,6 @@
 """Lag and speed of watched features: ``python -m jobs.monitor_performance --config RECIPE``."""
 
-from sunloom.config.monitoring.recipe import MonitoringRecipe
+from sunloom.config.monitoring import MonitoringRecipe
 from sunloom.monitoring.watch import run_watch
 from sunloom.workflows.job import JobOutcome, run_job
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from sunloom.config.monitoring.recipe import MonitoringRecipe
+from sunloom.config.monitoring import MonitoringRecipe
 from sunloom.monitoring.service import keep_monitoring
 from sunloom.workflows.job import JobOutcome, run_job
 

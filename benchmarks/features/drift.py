@@ -21,8 +21,8 @@ import polars as pl
 
 from benchmarks.features.measure import circumstances, in_turn, report, wall_s
 from sunloom.config import load_config
-from sunloom.config.data.drift import DriftConfig
-from sunloom.config.monitoring.watch import WatchConfig
+from sunloom.config.data import DriftConfig
+from sunloom.config.monitoring import WatchConfig
 from sunloom.config.settings import Settings
 from sunloom.core.database import open_database
 from sunloom.core.telemetry import silence_libraries

@@ -25,7 +25,7 @@ import polars as pl
 
 from benchmarks.features.measure import report
 from sunloom.config import load_config
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.layout import build_layout

@@ -87,6 +87,7 @@ class UsageError(SunloomError):
     """Wrong arguments, or a file that is not there."""
 
     code = "usage"
+    # As shells and Typer itself end on wrong usage: scripts tell it from work that failed.
     exit_code = 2
 
 
@@ -100,6 +101,7 @@ class DependencyError(SunloomError):
     """A package or program is missing; the hint is the install line."""
 
     code = "dependency"
+    # Another attempt fails alike until the package is installed.
     exit_code = 2
 
 
@@ -125,6 +127,7 @@ class NotFoundError(SunloomError):
         known: Iterable[str] = (),
         name: str = "",
     ) -> None:
+        # A list: the view of a mapping that callers pass cannot be pickled.
         self.known = sorted(known)
         super().__init__(message, hint or known_names_hint(name, self.known), param)
 
@@ -181,6 +184,7 @@ class DefinitionError(FeatureError):
     """A Chalk construct that cannot be bound; names feature, construct, file and line."""
 
     code = "definition"
+    # Definitions are the user's input, as a recipe is.
     exit_code = 2
 
 
@@ -264,6 +268,7 @@ class RequestError(ServingError):
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name closest to ``name``, or None when nothing is close."""
+    # difflib's own cutoff: a few wrong letters, not another word.
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return matches[0] if matches else None
 
@@ -274,5 +279,6 @@ def known_names_hint(name: str, known: Iterable[str]) -> str:
     if not names:
         return "There are none yet."
     close = nearest(name, names)
+    # A registry may hold thousands; the hint is one line of a terminal or of an HTTP body.
     listed = ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
     return f"Did you mean {close!r}? Known: {listed}" if close else f"Known: {listed}"

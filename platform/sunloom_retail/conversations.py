@@ -105,7 +105,7 @@ class RetailTask:
         """Whether an answer names the customer and says what is true.
 
         Args:
-            answer: What the agent said.
+            answer: The agent's answer.
             truth: As in ``expected_answer``.
         """
         # As numbers, because 352.10 and 352.1 are the same amount.
@@ -113,13 +113,13 @@ class RetailTask:
         if self.customer_id not in numbers:
             return False
         if self.kind in PREDICTED:
-            said = re.findall(r"[a-z]+", answer.lower())
+            words = re.findall(r"[a-z]+", answer.lower())
             label = str(truth["prediction"])
-            verdicts = set(said) & {"yes", "no"}
-            wanted = "yes" if label == _CONFIRMING[self.kind] else "no"
-            is_consistent = verdicts == {wanted} if self.kind == "voucher" else verdicts <= {wanted}
+            verdicts = set(words) & {"yes", "no"}
+            expected = "yes" if label == _CONFIRMING[self.kind] else "no"
+            is_consistent = verdicts == {expected} or (not verdicts and self.kind != "voucher")
             other = "return" if label == "lapse" else "lapse"
-            return is_consistent and label in said and other not in said
+            return is_consistent and label in words and other not in words
         # Once: the customer's own number is no evidence, but a value may be equal to it.
         numbers.remove(self.customer_id)
         value = float(truth[_COPIED[self.kind][0]])

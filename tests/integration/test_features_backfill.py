@@ -17,7 +17,7 @@ import pytest
 import yaml
 from polars.testing import assert_frame_equal
 
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import DataError
 from sunloom.feature_store.materialization.backfill.backfill import backfill
 from sunloom.features.definitions.open import plan_of

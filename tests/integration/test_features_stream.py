@@ -21,7 +21,7 @@ from redis_fixture import RedisServer
 from same_values import differences
 
 from sunloom.config import load_config
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import NotFoundError, StreamError
 from sunloom.feature_store.online.registry import open_feature_set
 from sunloom.feature_store.stores.online.open import open_online_store

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sunloom.config.data.drift import DriftConfig, FeatureBound
+from sunloom.config.data import DriftConfig, FeatureBound
 from sunloom.data.quality.drift.compare import DriftBound, drift_report, evidently_values
 from sunloom.data.quality.drift.distances import column_distance
 from sunloom.data.quality.drift.psi import BINNING

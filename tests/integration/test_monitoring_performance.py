@@ -13,7 +13,7 @@ from monitored_shops import SHOPS, write_shops
 from small_gateway import small_gateway
 
 from sunloom.config import load_config
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.feature_store.materialization.materialize import materialize
 
 pytestmark = pytest.mark.integration

@@ -9,9 +9,8 @@ import polars as pl
 import pytest
 
 from sunloom.config import load_config
-from sunloom.config.monitoring.recipe import MonitoringRecipe
-from sunloom.config.monitoring.watch import WatchConfig
-from sunloom.core.alerts.delivery import list_alerts
+from sunloom.config.monitoring import MonitoringRecipe, WatchConfig
+from sunloom.core.alerts import list_alerts
 from sunloom.monitoring.prometheus import render_monitoring
 from sunloom.monitoring.results_table import results_over_time
 from sunloom.monitoring.watch import run_watch

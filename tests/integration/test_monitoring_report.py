@@ -13,8 +13,7 @@ import pytest
 from small_gateway import small_gateway
 
 from sunloom.config import Settings, load_config
-from sunloom.config.monitoring.recipe import MonitoringRecipe
-from sunloom.config.monitoring.watch import WatchConfig
+from sunloom.config.monitoring import MonitoringRecipe, WatchConfig
 from sunloom.core.database import open_database
 from sunloom.data.quality.drift.psi import population_stability_index
 from sunloom.data.quality.drift.sampling import RowSample

@@ -14,7 +14,7 @@ import pytest
 from small_gateway import small_gateway
 
 from sunloom.config import load_config
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.data.quality.drift.compare import DriftBound, evidently_values
 from sunloom.data.quality.drift.sampling import RowSample
 from sunloom.data.quality.gate import validate_file

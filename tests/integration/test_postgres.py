@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from sunloom.config import Settings, load_config
-from sunloom.core.alerts.alert import Alert
-from sunloom.core.alerts.delivery import emit_alert, list_alerts
+from sunloom.core.alerts import Alert, emit_alert, list_alerts
 from sunloom.core.model_registry import open_registry
 
 pytestmark = pytest.mark.integration

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from sunloom.cli.main import app
 from sunloom.config import load_config
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.data.sources.fetch import fetch_address
 from sunloom.data.sources.snowflake import snowflake_batches
 from sunloom.data.sources.sql import sql_batches

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sunloom.core.plugins import plugin_names
 from sunloom.core.progress import StepProgress, open_trackers
-from sunloom.core.alerts.delivery import Alert, emit_alert
+from sunloom.core.alerts import Alert, emit_alert
 from sunloom.llm.conversations import load_conversation_source
 
 assert "weather" in plugin_names("sunloom.conversations")

@@ -25,7 +25,7 @@ from sunloom.agents.journal import Journal
 from sunloom.agents.store import AgentStore
 from sunloom.cli.main import app as commands
 from sunloom.config import Settings, load_config
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.config.tabular import TabularRecipe
 from sunloom.core.database import open_database
 from sunloom.core.model_registry import open_registry

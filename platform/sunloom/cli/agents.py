@@ -35,11 +35,9 @@ def create(
     config = load_recipe(AgentsRecipe, recipe, sets, env)
     gateway = GatewayConnection(config, url, key)
     created = _create_agent(gateway, config, agent, engine)
-    if json:
-        output.print_json(created)
-    else:
-        # The note goes to standard error: a script that captures the output gets the id alone.
-        output.print_line(created["agent_id"])
+    output.print_result(created, json, line=created["agent_id"])
+    if not json:
+        # To standard error: a script that captures the output gets the id alone.
         output.print_note(f"created at {gateway.url}")
 
 
@@ -58,10 +56,8 @@ def task(
     accepted = gateway.call("POST", f"/agents/{agent_id}/task", {"task": text})
     if wait:
         _follow_to_end(gateway, agent_id, accepted["task_id"], json)
-    elif json:
-        output.print_json(accepted)
     else:
-        output.print_line(accepted["task_id"])
+        output.print_result(accepted, json, line=accepted["task_id"])
 
 
 @app.command()
@@ -76,11 +72,7 @@ def status(
     """Show an agent, or one of its tasks."""
     gateway = GatewayConnection(load_settings(env=env), url, key)
     path = f"/agents/{agent_id}/tasks/{task_id}" if task_id else f"/agents/{agent_id}/status"
-    current = gateway.call("GET", path)
-    if json:
-        output.print_json(current)
-    else:
-        output.print_mapping(current)
+    output.print_result(gateway.call("GET", path), json)
 
 
 @app.command()
@@ -141,10 +133,8 @@ def _follow_to_end(gateway: GatewayConnection, agent_id: str, task_id: str, json
         if not json:
             _print_event(event)
     task = gateway.call("GET", path)
-    if json:
-        output.print_json(task)
-    else:
-        output.print_line(task["answer"] or output.format_cell(task["error"] or task["status"]))
+    answer = task["answer"] or output.format_cell(task["error"] or task["status"])
+    output.print_result(task, json, line=answer)
     if task["status"] != "succeeded":
         raise typer.Exit(1)
 

@@ -1,22 +1,80 @@
-"""Commands ``sunloom config``: the values in force with their origin, and a check of every file."""
+"""Commands ``sunloom config``: the values in force with their origin, a check, the reference.
+
+``conf/README.md`` is the reference, made from the schema of every kind of recipe.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
+import types
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+import yaml
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
 
 from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Sets
-from sunloom.cli.recipes import KINDS, kind_of, recipe_class
-from sunloom.config.loading.layers import leaves
-from sunloom.config.loading.load import Loaded, find_conf_dir, load_config
+from sunloom.config.loading.load import ENVIRONMENTS, Loaded, find_conf_dir, leaves, load_config
+from sunloom.config.loading.model import Model
 from sunloom.config.settings import Settings
-from sunloom.errors import SunloomError, UsageError
+from sunloom.errors import NotFoundError, SunloomError, UsageError
 
 app = typer.Typer(help="Show and check configuration.", no_args_is_help=True)
+
+# Folder under conf/ to the class that its files load through.
+KINDS = {
+    "data": ("sunloom.config.data", "DataRecipe"),
+    "features": ("sunloom.config.features", "FeaturesRecipe"),
+    "tabular": ("sunloom.config.tabular", "TabularRecipe"),
+    "llm": ("sunloom.config.llm", "LlmRecipe"),
+    "agentic": ("sunloom.config.agents", "AgentsRecipe"),
+    "monitoring": ("sunloom.config.monitoring", "MonitoringRecipe"),
+    "validation": ("sunloom.config.data", "ValidationRecipe"),
+    "preparation": ("sunloom.config.preprocessing.transformations", "PreparationRecipe"),
+    "graph": ("sunloom.config.preprocessing.graph", "GraphRecipe"),
+}
+
+
+def recipe_class(kind: str) -> type[Settings]:
+    """The configuration class of a kind of recipe.
+
+    Raises:
+        NotFoundError: No such kind; lists them.
+    """
+    if kind not in KINDS:
+        raise NotFoundError(
+            f"There is no kind of recipe {kind!r}.", param="kind", known=KINDS, name=kind
+        )
+    module, name = KINDS[kind]
+    # Imported by name: a command loads the schema of its own recipe only.
+    cls: type[Settings] = getattr(importlib.import_module(module), name)
+    return cls
+
+
+def kind_of(recipe: Path) -> str | None:
+    """The kind of a recipe file: its folder's name, else the kind that knows all its keys."""
+    for folder in recipe.absolute().parents:
+        if folder.name in KINDS:
+            return folder.name
+    return _kind_by_keys(recipe) if recipe.is_file() else None
+
+
+def _kind_by_keys(recipe: Path) -> str | None:
+    try:
+        tree = yaml.safe_load(recipe.read_text())
+    except yaml.YAMLError:
+        return None
+    keys = set(tree) if isinstance(tree, dict) else set()
+    # Settings may be in any recipe; only the other keys tell the kind.
+    keys -= set(Settings.model_fields)
+    kinds = [kind for kind in KINDS if keys and keys <= set(recipe_class(kind).model_fields)]
+    return kinds[0] if len(kinds) == 1 else None
+
 
 Kind = Annotated[
     str | None, typer.Option(help=f"Kind of recipe ({', '.join(KINDS)}); by folder or keys.")
@@ -56,7 +114,14 @@ def check(
     """Load recipes (all of conf/ by default) and report every problem; exit 2 if there is one."""
     # None first: the settings alone, as commands without a recipe load them.
     chosen: list[Path | None] = [None, *(recipes if recipes else _all_recipes())]
-    results = [_check_recipe(recipe, kind, sets, env) for recipe in chosen]
+    results: list[tuple[str, str]] = []
+    for recipe in chosen:
+        problem = ""
+        try:
+            _load(recipe, kind if recipe else None, sets, env)
+        except SunloomError as error:
+            problem = str(error)
+        results.append((str(recipe) if recipe else "settings", problem))
     if json:
         rows = [{"file": f, "ok": not p, "problem": p or None} for f, p in results]
         output.print_json({"ok": not any(p for _, p in results), "files": rows})
@@ -71,15 +136,13 @@ def reference(
     write: Annotated[bool, typer.Option(help="Write conf/README.md instead of printing.")] = False,
 ) -> None:
     """Print the reference of all keys, made from the schema."""
-    from sunloom.cli.reference import render
-
     conf = find_conf_dir(os.environ)
     if not write:
-        output.print_line(render())
+        output.print_line(render_reference())
     elif conf is None:
         raise UsageError("There is no conf/ folder here.", "Run it in the project's root.")
     else:
-        (conf / "README.md").write_text(render())
+        (conf / "README.md").write_text(render_reference())
         output.print_line(f"wrote {conf / 'README.md'}")
 
 
@@ -97,17 +160,6 @@ def _load(
     return load_config(cls, recipe=recipe, sets=sets or (), env=env)
 
 
-def _check_recipe(
-    recipe: Path | None, kind: str | None, sets: list[str] | None, env: str | None
-) -> tuple[str, str]:
-    name = str(recipe) if recipe else "settings"
-    try:
-        _load(recipe, kind if recipe else None, sets, env)
-    except SunloomError as error:
-        return name, str(error)
-    return name, ""
-
-
 def _all_recipes() -> list[Path]:
     if (conf := find_conf_dir(os.environ)) is None:
         return []
@@ -115,3 +167,136 @@ def _all_recipes() -> list[Path]:
     recipes = [path for kind in KINDS for path in sorted(conf.glob(f"{kind}/**/*.yaml"))]
     cwd = Path.cwd()
     return [path.relative_to(cwd) if path.is_relative_to(cwd) else path for path in recipes]
+
+
+INTRO = f"""# Configuration
+
+This file is made from the schema: `sunloom config reference --write`. A test compares the two.
+
+A value comes from the last of these layers that sets it: the defaults below, `base.yaml`,
+`env/<environment>.yaml`, the recipe file, a variable `SUNLOOM__A__B=c`, `--set a.b=c`.
+`sunloom config show [RECIPE]` prints every value with its layer; the resolved copy lies beside
+each run as `config.resolved.yaml`, secrets masked.
+
+The environment is one of {", ".join(ENVIRONMENTS)}: `--env`, else `SUNLOOM_ENV`, else what
+`base.yaml` says. `env/` holds only the differences from `base.yaml`.
+
+`${{NAME}}` in YAML reads the process's environment; a missing variable is an error that names
+the file, the key and the variable. An unknown key is an error that names the file, the key and
+the nearest known one. `sunloom config check` loads every file here.
+
+A recipe has the keys of its kind and those of the settings. Its folder says its kind.
+"""
+
+Row = tuple[str, str, str, str]
+"""Key, type, default and meaning."""
+
+
+def render_reference() -> str:
+    """The whole reference as Markdown."""
+    parts = [INTRO, _section("Settings", "Every recipe has these keys too.", Settings, set())]
+    common = set(reference_rows(Settings))
+    for kind in KINDS:
+        cls = recipe_class(kind)
+        summary = " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
+        files = f"Files: `{kind}/*.yaml`. {summary}"
+        parts.append(_section(f"{kind}/", files, cls, common))
+    parts.append(
+        "## serve/\n\nRay Serve's own format (`serve deploy FILE`): which `build` function of "
+        "`serve_apps/` makes each app, with its arguments.\n"
+    )
+    return "\n".join(parts)
+
+
+def reference_rows(cls: type[BaseModel], prefix: str = "") -> Iterator[Row]:
+    """Key, type, default and meaning of every key, nested ones after their parent."""
+    for name, field in cls.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        # A pipe would end the table's cell.
+        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+        yield key, type_name(field.annotation), default_text(field), meaning
+        yield from _nested_rows(field.annotation, key)
+
+
+def _nested_rows(annotation: Any, key: str) -> Iterator[Row]:
+    many, models = _models(annotation)
+    prefix = f"{key}[]." if many else f"{key}."
+    for model in models:
+        variant = _variant(model)
+        for row in reference_rows(model, prefix):
+            # The suffix names the variant already.
+            if variant and row[0] == f"{prefix}type":
+                continue
+            suffix = f" (`type: {variant}`)" if variant else ""
+            yield (f"{row[0]}{suffix}", *row[1:])
+
+
+def _models(annotation: Any) -> tuple[bool, list[type[Model]]]:
+    """Configuration classes inside an annotation, and whether they are elements of a list."""
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        return False, [annotation]
+    origin = get_origin(annotation)
+    if origin is None or origin is Literal:
+        return False, []
+    arguments = get_args(annotation)[:1] if origin is Annotated else get_args(annotation)
+    inner = [_models(argument) for argument in arguments]
+    many = origin in (list, tuple, dict) or any(listed for listed, models in inner if models)
+    return many, [model for _, models in inner for model in models]
+
+
+def _variant(model: type[Model]) -> str | None:
+    field = model.model_fields.get("type")
+    choices = get_args(field.annotation) if field is not None else ()
+    return str(choices[0]) if len(choices) == 1 else None
+
+
+def type_name(annotation: Any) -> str:
+    """A type in words that fit a table."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_name(arguments[0])
+    if origin is Literal:
+        return " or ".join(f"`{choice}`" for choice in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(type_name(argument) for argument in arguments))
+    if origin in (list, tuple, set, frozenset):
+        inner = [argument for argument in arguments if argument is not Ellipsis]
+        return f"list of {type_name(inner[0])}" if inner else "list"
+    if origin in (dict, Mapping) or annotation is dict:
+        return "mapping"
+    names = {Path: "path", SecretStr: "secret", types.NoneType: "empty", Any: "any"}
+    if annotation in names:
+        return names[annotation]
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        return "section"
+    return str(getattr(annotation, "__name__", annotation))
+
+
+def default_text(field: FieldInfo) -> str:
+    """A field's default as YAML would have it; ``required`` where there is none."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    # The section's own rows show its defaults.
+    if isinstance(value, Model):
+        return ""
+    if value is None:
+        return "empty"
+    if isinstance(value, list | tuple | dict) and not value:
+        return "none"
+    if isinstance(value, list | tuple):
+        if any(isinstance(item, Model) for item in value):
+            return ""
+        return ", ".join(f"`{item}`" for item in value)
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _section(title: str, text: str, cls: type[Settings], without: set[Row]) -> str:
+    lines = [f"## {title}", "", text, "", "| key | type | default | meaning |", "|---|---|---|---|"]
+    for row in reference_rows(cls):
+        # Keys of the settings are listed once, not again for every kind of recipe.
+        if row not in without:
+            key, _, variant = row[0].partition(" ")
+            cell = f"`{key}` {variant}".strip()
+            lines.append(f"| {cell} | {row[1]} | {row[2]} | {row[3]} |")
+    return "\n".join([*lines, ""])

@@ -7,9 +7,8 @@ from dataclasses import asdict
 import typer
 
 from sunloom.cli import output
-from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe
-from sunloom.cli.work import cluster
-from sunloom.config.data.cleaning import DataRecipe
+from sunloom.cli.options import Env, Json, Recipe, Sets, cluster, load_recipe
+from sunloom.config.data import DataRecipe
 
 app = typer.Typer(help="Validate, clean and write data sets.", no_args_is_help=True)
 

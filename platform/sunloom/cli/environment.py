@@ -135,8 +135,11 @@ def _announce(small: bool) -> None:
 
 
 def _make_venv() -> None:
+    # The scripts in an environment that was moved point to the old place.
+    is_moved = STAMP.exists() and STAMP.read_text().splitlines()[1:] != [str(ROOT)]
+    is_ours = PYTHON.exists() and not is_moved
     # An environment whose system Python was removed or upgraded may exist and not start.
-    if _is_ours() and subprocess.run([PYTHON, "-c", ""], check=False).returncode == 0:
+    if is_ours and subprocess.run([PYTHON, "-c", ""], check=False).returncode == 0:
         return
     STAMP.unlink(missing_ok=True)
     made = subprocess.run([sys.executable, "-m", "venv", "--clear", ".venv"], check=False)
@@ -144,12 +147,6 @@ def _make_venv() -> None:
         raise SetupError(
             "python -m venv failed; on Debian or Ubuntu: apt-get install python3.11-venv"
         )
-
-
-def _is_ours() -> bool:
-    """Whether ``.venv`` was made here: the scripts in a moved one point to the old place."""
-    moved = STAMP.exists() and STAMP.read_text().splitlines()[1:] != [str(ROOT)]
-    return PYTHON.exists() and not moved
 
 
 def _install(variables: dict[str, str]) -> None:

@@ -79,18 +79,15 @@ def logs(
         _follow(settings, job_id)
         return
     text = _client(settings).get_job_logs(job_id)
-    if json:
-        output.print_json({"id": job_id, "lines": text.splitlines()})
-    else:
-        output.print_line(text.rstrip())
+    output.print_result({"id": job_id, "lines": text.splitlines()}, json, line=text.rstrip())
 
 
 @app.command()
 def stop(job_id: JobId, address: Address = None, env: Env = None, json: Json = False) -> None:
     """Stop a job: SIGTERM, three seconds later SIGKILL."""
-    settings = _settings(address, env)
     from sunloom.core.jobs import ENDED
 
+    settings = _settings(address, env)
     if (status := describe(settings, job_id).status) in ENDED:
         raise ConflictError(f"Job {job_id} has ended already: {status}.")
     _client(settings).stop_job(job_id)
@@ -99,10 +96,7 @@ def stop(job_id: JobId, address: Address = None, env: Env = None, json: Json = F
         if time.monotonic() > deadline:
             break
         time.sleep(POLL_S)
-    if json:
-        output.print_json(state)
-    else:
-        output.print_line(f"{job_id} {state.status}")
+    output.print_result(state, json, line=f"{job_id} {state.status}")
 
 
 @app.command("list")
@@ -203,12 +197,9 @@ def _print_result(settings: Settings, state: JobState) -> None:
 
 def _print_status(settings: Settings, job_id: str, json: bool) -> str:
     state = describe(settings, job_id)
-    if json:
-        output.print_json(state)
-    else:
-        output.print_line(f"{job_id} {state.status}")
-        if state.message:
-            output.print_note(state.message)
+    output.print_result(state, json, line=f"{job_id} {state.status}")
+    if state.message and not json:
+        output.print_note(state.message)
     return state.status
 
 

@@ -58,8 +58,8 @@ def list_all(
         output.print_json(records)
         return
     columns = ("id", "shown", "tenant", "scopes", "expires_at", "revoked_at", "purpose")
-    rows = [[record[column] for column in columns] for record in records]
-    output.print_table(columns, [[_cell(value) for value in row] for row in rows])
+    rows = [record | {"scopes": ", ".join(map(str, record["scopes"]))} for record in records]
+    output.print_table(columns, [[row[column] for column in columns] for row in rows])
 
 
 @app.command()
@@ -73,11 +73,4 @@ def revoke(
     from sunloom.serving.auth.api_keys import revoke_key
 
     record = revoke_key(load_settings(sets, env), key_id)
-    if json:
-        output.print_json(record.to_dict())
-    else:
-        output.print_line(f"{record.id} is revoked")
-
-
-def _cell(value: object) -> object:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    output.print_result(record.to_dict(), json, line=f"{record.id} is revoked")

@@ -8,8 +8,7 @@ import typer
 
 from sunloom.cli import output
 from sunloom.cli.gateway import GatewayConnection, Key, Url
-from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe, load_settings
-from sunloom.cli.work import cluster
+from sunloom.cli.options import Env, Json, Recipe, Sets, cluster, load_recipe, load_settings
 from sunloom.config.llm import LlmRecipe
 
 app = typer.Typer(help="Plan, train, judge and ask language models.", no_args_is_help=True)
@@ -60,11 +59,9 @@ def generate(
     gateway = GatewayConnection(load_settings(env=env), url, key)
     body = {"prompt": prompt, "model_name": model, "max_tokens": max_tokens}
     answer = gateway.call("POST", "/llm/generate", body)
-    if json:
-        output.print_json(answer)
-    else:
-        # A model that calls a tool may answer without text.
-        output.print_line(answer["text"] or output.format_cell(answer["tool_calls"]))
+    # A model that calls a tool may answer without text.
+    text = answer["text"] or output.format_cell(answer["tool_calls"])
+    output.print_result(answer, json, line=text)
 
 
 def _show(result: dict[str, Any], json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -36,14 +36,15 @@ def list_models(
     if json:
         output.print_json(rows)
         return
-    output.print_table(
-        ("model", "kind", "aliases", "created", "metrics"),
-        [
-            (f"{row['name']}@{row['version']}", row["kind"], ", ".join(row["aliases"]),
-             row["created_at"][:19], _short(row["metrics"]))
-            for row in rows
-        ],
-    )  # fmt: skip
+    cells = []
+    for row in rows:
+        ref = f"{row['name']}@{row['version']}"
+        numbers = [(key, n) for key, n in row["metrics"].items() if isinstance(n, int | float)]
+        # Four: with all of a training's metrics the table would not fit a terminal.
+        metrics = ", ".join(f"{key} {output.format_cell(n)}" for key, n in numbers[:4])
+        aliases_text = ", ".join(row["aliases"])
+        cells.append((ref, row["kind"], aliases_text, row["created_at"][:19], metrics))
+    output.print_table(("model", "kind", "aliases", "created", "metrics"), cells)
 
 
 @app.command()
@@ -54,10 +55,7 @@ def show(ref: Ref, sets: Sets = None, env: Env = None, json: Json = False) -> No
     registry = open_registry(load_settings(sets, env))
     version = registry.get(ref)
     result = version.to_dict() | {"aliases": registry.aliases(version.name)}
-    if json:
-        output.print_json(result)
-    else:
-        output.print_mapping(result)
+    output.print_result(result, json)
 
 
 @app.command()
@@ -77,12 +75,5 @@ def promote(
         raise UsageError(f"Which version of {name!r}?", f"Such as {name}@2.", "ref")
     registry = open_registry(load_settings(sets, env))
     version = registry.promote(name, registry.get(ref).version, alias)
-    if json:
-        output.print_json({"model": version.ref, "alias": alias})
-    else:
-        output.print_line(f"{name}@{alias} is now {version.ref}")
-
-
-def _short(metrics: dict[str, Any]) -> str:
-    plain = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
-    return ", ".join(f"{key} {output.format_cell(value)}" for key, value in list(plain.items())[:4])
+    line = f"{name}@{alias} is now {version.ref}"
+    output.print_result({"model": version.ref, "alias": alias}, json, line=line)

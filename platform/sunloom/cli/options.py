@@ -1,14 +1,19 @@
-"""Options that several commands share, and the settings loaded from them."""
+"""Options that several commands share, and what they open: settings, a recipe, a cluster."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
+import yaml
 
 from sunloom.config.loading.load import Loaded, load_config
 from sunloom.config.settings import Settings
+from sunloom.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 Sets = Annotated[
@@ -21,6 +26,18 @@ Env = Annotated[
 ]
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file under conf/.")]
 Config = Annotated[Path | None, typer.Option("--config", metavar="RECIPE", help="A recipe file.")]
+Definitions = Annotated[
+    str, typer.Option(help="Import path, .py file, or entry point of group sunloom.features.")
+]
+
+
+class EngineOption(StrEnum):
+    """Who computes: this process, the cluster, or the first if everything fits into it."""
+
+    auto = "auto"
+    polars = "polars"
+    ray = "ray"
+
 
 S = TypeVar("S", bound=Settings)
 
@@ -41,9 +58,47 @@ def load_recipe(
     return loaded.config
 
 
+def defines_features(recipe: Path) -> bool:
+    """Whether a recipe file defines a feature set; any other is for a table alone.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    if not recipe.is_file():
+        raise UsageError(f"There is no recipe file {recipe}.", param="recipe")
+    try:
+        # Read as plain YAML: the class that loads a recipe must be known before it is loaded.
+        tree = yaml.safe_load(recipe.read_text())
+    except yaml.YAMLError:
+        return False  # the loader says what is wrong with it
+    return isinstance(tree, dict) and bool({"definitions", "feature_set"} & set(tree))
+
+
 def _prepare(settings: Settings) -> None:
     """Logs to standard error, telemetry of libraries off; before a command's work begins."""
     from sunloom.core.telemetry import configure_logging, silence_libraries
 
     silence_libraries()
     configure_logging(settings)
+
+
+@contextmanager
+def cluster(settings: Settings, environment: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Connect to the configured cluster, or start a private one that ends with the block.
+
+    Args:
+        settings: Which cluster.
+        environment: Variables that workers need from their start.
+    """
+    from sunloom.core.cluster import connect, disconnect
+    from sunloom.core.processes import interrupt_on_sigterm, own_processes
+
+    # Ray is started inside both: a signal during the start must reach the clean-up too.
+    with own_processes(), interrupt_on_sigterm():
+        connect(settings, environment)
+        try:
+            # Ray has put its own handler in place, which exits at once.
+            with interrupt_on_sigterm():
+                yield
+        finally:
+            disconnect()

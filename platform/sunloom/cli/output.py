@@ -71,6 +71,26 @@ def print_mapping(values: Mapping[str, Any], title: str | None = None) -> None:
     print_table(("", ""), values.items(), title)
 
 
+def print_result(
+    result: Any, json: bool, *, line: str | None = None, title: str | None = None
+) -> None:
+    """Print a result as one JSON document, as one line, or as a two-column table.
+
+    Args:
+        result: A mapping or a dataclass.
+        json: Whether to print one JSON document.
+        line: What people read instead of a table.
+        title: Stands above the table.
+    """
+    if json:
+        print_json(result)
+    elif line is not None:
+        print_line(line)
+    else:
+        is_record = is_dataclass(result) and not isinstance(result, type)
+        print_mapping(asdict(result) if is_record else result, title)
+
+
 def print_line(text: str) -> None:
     """Print one line as it is."""
     # A pipe is block-buffered: whoever follows a log through one would see its lines late.

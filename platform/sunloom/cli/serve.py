@@ -1,18 +1,26 @@
-"""``sunloom serve``: the gateway and the apps behind it."""
+"""``sunloom serve``: the gateway and the apps behind it.
+
+A record in the state folder lets `serve status` and `serve shutdown` find what `serve run` started
+on this machine.
+"""
 
 from __future__ import annotations
 
+# The parameter `json` of the commands is their --json.
+import json as jsonlib
 import os
+import signal
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sunloom.cli import output
-from sunloom.cli.options import Env, Json, Sets, load_settings
-from sunloom.cli.serving_record import LocalStatus, ServingRecord
-from sunloom.cli.work import cluster
+from sunloom.cli.options import Env, Json, Sets, cluster, load_settings
 from sunloom.config.settings import Settings
 from sunloom.errors import NotFoundError, UsageError
 
@@ -21,6 +29,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Run the gateway and the apps behind it.", no_args_is_help=True)
 
+# A language model's engine and HAProxy take seconds to end.
+END_TIMEOUT_S = 60.0
 Port = Annotated[int | None, typer.Option(help="Port of the gateway; 0 picks a free one.")]
 
 
@@ -48,7 +58,12 @@ def deploy(port: Port = None, sets: Sets = None, env: Env = None, json: Json = F
     """Serve on a running cluster (cluster.address or RAY_ADDRESS) and return once it is ready."""
     settings = _settings(port, sets, env)
     # A private cluster would end with this command, and the apps with it.
-    _require_address(settings)
+    if not _address(settings):
+        raise UsageError(
+            "`serve deploy` needs a running cluster.",
+            "Set cluster.address (--set cluster.address=auto), or use `sunloom serve run`.",
+            "cluster.address",
+        )
     _deploy(settings, json)
 
 
@@ -58,16 +73,17 @@ def status(sets: Sets = None, env: Env = None, json: Json = False) -> None:
     settings = load_settings(sets, env)
     current: Deployment | LocalStatus | None
     if _address(settings):
-        current = _cluster_status(settings)
+        from sunloom.core.cluster import connect
+        from sunloom.serving.deploy.deploy import status as cluster_status
+
+        connect(settings)
+        current = cluster_status(settings)
     else:
         record = ServingRecord.read(settings)
         current = record.status() if record is not None else None
     if current is None:
         raise NotFoundError("Nothing is served.", "Start it with `sunloom serve run`.")
-    if json:
-        output.print_json(current)
-    else:
-        output.print_mapping(asdict(current))
+    output.print_result(current, json)
 
 
 @app.command()
@@ -87,10 +103,7 @@ def shutdown(sets: Sets = None, env: Env = None, json: Json = False) -> None:
             raise NotFoundError("Nothing is served.", "Start it with `sunloom serve run`.")
         record.end()
         stopped = {"stopped": record.url}
-    if json:
-        output.print_json(stopped)
-    else:
-        output.print_line(f"stopped {stopped['stopped']}")
+    output.print_result(stopped, json, line=f"stopped {stopped['stopped']}")
 
 
 def _settings(port: int | None, sets: list[str] | None, env: str | None) -> Settings:
@@ -128,18 +141,91 @@ def _address(settings: Settings) -> str | None:
     return settings.cluster.address or os.environ.get("RAY_ADDRESS")
 
 
-def _require_address(settings: Settings) -> None:
-    if not _address(settings):
-        raise UsageError(
-            "`serve deploy` needs a running cluster.",
-            "Set cluster.address (--set cluster.address=auto), or use `sunloom serve run`.",
-            "cluster.address",
-        )
+@dataclass(frozen=True)
+class LocalStatus:
+    """Status of a serving process on this machine.
+
+    Attributes:
+        url: URL of the gateway.
+        pid: The process in the foreground.
+        ready: Whether ``/readyz`` reports ready.
+    """
+
+    url: str
+    pid: int
+    ready: bool
 
 
-def _cluster_status(settings: Settings) -> Deployment | None:
-    from sunloom.core.cluster import connect
-    from sunloom.serving.deploy.deploy import status as cluster_status
+@dataclass(frozen=True)
+class ServingRecord:
+    """The serving process of a state folder.
 
-    connect(settings)
-    return cluster_status(settings)
+    Attributes:
+        url: URL of the gateway.
+        pid: The process in the foreground.
+        born_s: Start time of that process, seconds since the epoch; a reused pid has another.
+    """
+
+    url: str
+    pid: int
+    born_s: float
+
+    @classmethod
+    @contextmanager
+    def keep(cls, settings: Settings, url: str) -> Iterator[None]:
+        """Record this process while the block runs."""
+        import psutil
+
+        from sunloom.core.files import write_atomic
+
+        process = psutil.Process()
+        record = cls(url, process.pid, process.create_time())
+        write_atomic(_path(settings), jsonlib.dumps(asdict(record)))
+        try:
+            yield
+        finally:
+            _path(settings).unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, settings: Settings) -> ServingRecord | None:
+        """The record, if its process is alive."""
+        try:
+            record = cls(**jsonlib.loads(_path(settings).read_text()))
+        # TypeError: a record with other fields, written by another version.
+        except (OSError, ValueError, TypeError):
+            return None
+        return record if record.is_alive() else None
+
+    def is_alive(self) -> bool:
+        """Whether the recorded process still runs."""
+        import psutil
+
+        try:
+            # Derived from the boot time, which adjustments of the clock shift a little.
+            return bool(abs(psutil.Process(self.pid).create_time() - self.born_s) < 1.0)
+        except psutil.NoSuchProcess:
+            return False
+
+    def status(self) -> LocalStatus:
+        """The process, and whether its gateway reports ready."""
+        import httpx
+
+        try:
+            is_ready = bool(httpx.get(f"{self.url}/readyz", timeout=10).is_success)
+        except httpx.HTTPError:
+            is_ready = False
+        return LocalStatus(self.url, self.pid, is_ready)
+
+    def end(self) -> None:
+        """Stop the process and wait until it has ended."""
+        import psutil
+
+        if self.is_alive():
+            process = psutil.Process(self.pid)
+            # SIGTERM runs the clean-up of `serve run`; SIGKILL would leave HAProxy running.
+            process.send_signal(signal.SIGTERM)
+            process.wait(END_TIMEOUT_S)
+
+
+def _path(settings: Settings) -> Path:
+    return settings.paths.state / "serve.json"

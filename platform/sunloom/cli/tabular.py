@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sunloom.cli import output
-from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe
-from sunloom.cli.work import cluster
+from sunloom.cli.options import Env, Json, Recipe, Sets, cluster, load_recipe
 from sunloom.config.tabular import TabularRecipe
-
-if TYPE_CHECKING:
-    from sunloom.core.model_registry import ModelVersion
-    from sunloom.tabular.evaluation import Evaluation
 
 app = typer.Typer(help="Train and judge tabular models.", no_args_is_help=True)
 
@@ -52,21 +47,6 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Judge a registered model on labelled rows."""
-    config = load_recipe(TabularRecipe, recipe, sets, env)
-    version, evaluation = _evaluate(config, model or config.output.name, rows)
-    metrics = asdict(evaluation)
-    if json:
-        output.print_json({"model": version.ref} | metrics)
-        return
-    _print_scalars(metrics, version.ref)
-    columns = ("low", "high", "count", "mean_probability", "observed_rate")
-    bins = [[bin_[column] for column in columns] for bin_ in metrics["reliability"]]
-    output.print_table(columns, bins, title="reliability")
-
-
-def _evaluate(
-    config: TabularRecipe, ref: str, path: Path | None
-) -> tuple[ModelVersion, Evaluation]:
     from sunloom.core.model_registry import open_registry
     from sunloom.data.sources.table_files import read_table
     from sunloom.tabular.columns import target
@@ -74,12 +54,20 @@ def _evaluate(
     from sunloom.tabular.model import load_model
     from sunloom.tabular.trainer import rows_path
 
+    config = load_recipe(TabularRecipe, recipe, sets, env)
     registry = open_registry(config)
-    version = registry.get(ref)
-    model = load_model(registry.path(version))
-    source = path or rows_path(config, config.rows.judge_cutoff, config.rows.judge_path)
-    table = read_table(source).rows
-    return version, evaluate_predictions(target(table, config.rows.label), model.predict(table))
+    version = registry.get(model or config.output.name)
+    path = rows or rows_path(config, config.rows.judge_cutoff, config.rows.judge_path)
+    table = read_table(path).rows
+    predictions = load_model(registry.path(version)).predict(table)
+    metrics = asdict(evaluate_predictions(target(table, config.rows.label), predictions))
+    if json:
+        output.print_json({"model": version.ref} | metrics)
+        return
+    _print_scalars(metrics, version.ref)
+    columns = ("low", "high", "count", "mean_probability", "observed_rate")
+    bins = [[bin_[column] for column in columns] for bin_ in metrics["reliability"]]
+    output.print_table(columns, bins, title="reliability")
 
 
 def _print_scalars(metrics: Mapping[str, Any], title: str) -> None:

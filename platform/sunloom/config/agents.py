@@ -26,6 +26,7 @@ class ToolConfig(Model):
     @model_validator(mode="before")
     @classmethod
     def _accept_bare_name(cls, value: Any) -> Any:
+        # Before validation: a text has no fields yet.
         return {"name": value} if isinstance(value, str) else value
 
 
@@ -49,6 +50,7 @@ class AgentProfile(Model):
     """Replaces the whole system message on Semantic Kernel."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     """Sampling temperature; 0 is greedy."""
+    # As long as the turns of a model's held-out evaluation (evaluation.max_new_tokens).
     max_tokens: int = Field(default=96, ge=1)
     """Longest answer of one model call, tokens; a truncated answer fails the task."""
     max_steps: int = Field(default=8, ge=1, le=200)
@@ -75,6 +77,7 @@ class AgentSpec(AgentProfile):
 class AgentConfig(AgentProfile):
     """An agent of a recipe."""
 
+    # None and () differ: an agent without tools is a valid one.
     tools: tuple[str, ...] | None = None
     """Names from the recipe's ``tools``; all of them if empty."""
 

@@ -12,6 +12,7 @@ from sunloom.config.loading.model import Model
 class EmbeddedOnline(Model):
     """LMDB in ``<paths.state>/online``: every process of one machine reads and writes it."""
 
+    # No path of its own: the gateway finds the store by the settings alone.
     type: Literal["embedded"] = "embedded"
 
 

@@ -35,6 +35,8 @@ class RowsConfig(Model):
     """Column that names the entity; never a feature."""
     event_time: str = "event_time"
     """Column with the row's event time; never a feature."""
+    # Labels look 180 days ahead: those of the training rows end before the judging cut-off, and
+    # those of the judging rows before the log does (1998-06-30).
     train_cutoff: str = "1997-06-30"
     """Cut-off whose rows the model learns from: ``training_<cut-off>.parquet``."""
     judge_cutoff: str = "1997-12-31"
@@ -125,6 +127,7 @@ class TabularOutput(Model):
     """Name in the model registry."""
     alias: str = "production"
     """Alias that is moved to the new version when the gate holds."""
+    # The words that the retail conversations teach an agent to copy.
     labels: tuple[str, str] = ("lapse", "return")
     """Names of the outcomes 0 and 1."""
     threshold: float | None = Field(default=None, ge=0, le=1)

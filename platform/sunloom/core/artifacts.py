@@ -1,4 +1,7 @@
-"""The artifact store: immutable folders by URI, checked against their manifest."""
+"""The artifact store: immutable folders by URI, checked against their manifest.
+
+Artifacts of one recipe and its inputs are found again by their fingerprint.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,18 @@ import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
 from sunloom.errors import ArtifactError
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short stable hash of plain data: equal inputs, equal artifact."""
+    # Registered artifacts are found by this text's hash: any change of its form orphans them.
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class ArtifactStore:

@@ -116,7 +116,11 @@ def _start(settings: Settings, variables: Mapping[str, str]) -> None:
     # workers only.
     for name, value in {**variables, **own, **_START_TIMEOUTS}.items():
         os.environ.setdefault(name, value)
-    _put_interpreter_on_path()
+    # DeepSpeed's compiler step and job entry points look for programs beside the interpreter.
+    folder = str(Path(sys.executable).parent)
+    parts = os.environ.get("PATH", "").split(os.pathsep)
+    if parts[0] != folder:
+        os.environ["PATH"] = os.pathsep.join([folder, *parts])
     before = descendants()
     try:
         _init(settings)
@@ -132,6 +136,9 @@ def _init(settings: Settings) -> None:
     import ray
 
     config = settings.cluster
+    # Ray's unix sockets allow about 107 characters, so the state folder itself may be too deep.
+    digest = hashlib.sha256(str(settings.paths.state).encode()).hexdigest()[:8]
+    temp_dir = Path(tempfile.gettempdir()) / f"sunloom-{os.getuid()}-{digest}"
     with _loopback_only():
         ray.init(
             address="local",
@@ -143,7 +150,7 @@ def _init(settings: Settings) -> None:
             namespace="sunloom",
             log_to_driver=settings.telemetry.log_level == "debug",
             logging_level="warning",
-            _temp_dir=str(_temp_dir(settings)),
+            _temp_dir=str(temp_dir),
         )
 
 
@@ -199,20 +206,6 @@ def _join(address: str, variables: Mapping[str, str]) -> None:
         runtime_env=runtime_env,
         logging_level="warning",
     )
-
-
-def _temp_dir(settings: Settings) -> Path:
-    # Ray's unix sockets allow about 107 characters, so the state folder itself may be too deep.
-    digest = hashlib.sha256(str(settings.paths.state).encode()).hexdigest()[:8]
-    return Path(tempfile.gettempdir()) / f"sunloom-{os.getuid()}-{digest}"
-
-
-def _put_interpreter_on_path() -> None:
-    """DeepSpeed's compiler step and job entry points look for programs beside the interpreter."""
-    folder = str(Path(sys.executable).parent)
-    parts = os.environ.get("PATH", "").split(os.pathsep)
-    if parts[0] != folder:
-        os.environ["PATH"] = os.pathsep.join([folder, *parts])
 
 
 def connected_cluster(is_private: bool = False) -> ClusterInfo:

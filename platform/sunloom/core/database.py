@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import DateTime, Engine, create_engine, event, inspect
 from sqlalchemy.engine import Dialect, make_url
@@ -19,6 +20,11 @@ from typing_extensions import override
 
 from sunloom.config import Settings
 from sunloom.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 
 
 class Base(DeclarativeBase):
@@ -94,15 +100,35 @@ _open: dict[tuple[int, str], Database] = {}
 _lock = Lock()
 
 
-def open_database(settings: Settings) -> Database:
-    """The process's database for these settings; opened once a process and URL."""
+def open_database(settings: Settings, *models: type[Base]) -> Database:
+    """The process's database for these settings; opened once a process and URL.
+
+    Args:
+        settings: ``database`` gives the URL.
+        models: Tables that are created where they are missing.
+    """
     url = settings.database_url()
     # A forked child must not share its parent's connections.
     key = (os.getpid(), url)
     with _lock:
         if key not in _open:
             _open[key] = Database(url, settings.database.pool_size)
-        return _open[key]
+        database = _open[key]
+    if models:
+        database.ensure(*models)
+    return database
+
+
+def copy_row(row: Base, record: type[Record], **replaced: Any) -> Record:
+    """A table's row as a record of plain values, which outlives the session.
+
+    Args:
+        row: A row with a column for each of the record's fields.
+        record: A dataclass.
+        replaced: Fields that are not the column of their name, with their values.
+    """
+    names = {field.name for field in fields(record)} - replaced.keys()
+    return record(**{name: getattr(row, name) for name in names}, **replaced)
 
 
 def _build_engine(url: str, pool_size: int) -> Engine:

@@ -14,7 +14,14 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sunloom.config import Settings
 from sunloom.core.artifacts import ArtifactStore
-from sunloom.core.database import Base, Database, UtcDateTime, open_database, utc_now
+from sunloom.core.database import (
+    Base,
+    Database,
+    UtcDateTime,
+    copy_row,
+    open_database,
+    utc_now,
+)
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ArtifactError, NotFoundError, UsageError
 
@@ -85,9 +92,9 @@ class TrainingResult:
 
     Attributes:
         version: The registered model.
-        promoted: Whether the gate held and the alias points at the version.
+        promoted: Whether the gate passed and the alias points at the version.
         reused: Whether the version was registered before, from the same recipe and inputs.
-        failures: What of the gate did not hold, in words.
+        failures: Bounds of the gate that were missed, in words.
         files: Name to path of reports and plots.
     """
 
@@ -140,7 +147,7 @@ class ModelRegistry:
                         created_at=utc_now(),
                     )
                     session.add(row)
-                return _version(row)
+                return copy_row(row, ModelVersion)
             except IntegrityError:
                 continue  # another process took the number: take the next
         raise ArtifactError(f"No version number for {name!r} after 20 tries.")
@@ -164,7 +171,7 @@ class ModelRegistry:
             row = session.get(ModelVersionRow, (name, version))
             if row is None:
                 raise NotFoundError(f"{name!r} has no version {version}; the latest is {last}.")
-            return _version(row)
+            return copy_row(row, ModelVersion)
 
     def list(self, kind: str | None = None, name: str | None = None) -> list[ModelVersion]:
         """All versions, by name and version."""
@@ -174,12 +181,17 @@ class ModelRegistry:
         if name is not None:
             query = query.where(ModelVersionRow.name == name)
         with self._database.session() as session:
-            return [_version(row) for row in session.scalars(query)]
+            return [copy_row(row, ModelVersion) for row in session.scalars(query)]
 
     def find(self, name: str, fingerprint: str) -> ModelVersion | None:
         """The newest version of ``name`` made from these inputs whose files are whole."""
         for version in reversed(self.list(name=name)):
-            if version.lineage.get("fingerprint") == fingerprint and self._is_whole(version):
+            if version.lineage.get("fingerprint") == fingerprint:
+                try:
+                    self.path(version)
+                except ArtifactError:
+                    # Files that are gone or truncated are made again, not reused.
+                    continue
                 return version
         return None
 
@@ -201,12 +213,12 @@ class ModelRegistry:
         return promoted
 
     def promote_if_passed(self, version: ModelVersion, alias: str, failures: Sequence[str]) -> bool:
-        """Point ``alias`` at a version whose gate held; else log what did not hold.
+        """Point ``alias`` at a version whose gate passed; else log what failed.
 
         Args:
             version: A registered version.
             alias: The alias to move.
-            failures: What of the gate did not hold, in words; empty when all of it did.
+            failures: Bounds of the gate that were missed, in words; empty when it passed.
         """
         if failures:
             get_logger("registry").warning(
@@ -224,14 +236,6 @@ class ModelRegistry:
     def path(self, version: ModelVersion) -> Path:
         """A local folder with the version's files."""
         return self.store.fetch(version.uri)
-
-    # A version whose files are gone or truncated is trained again, not reused.
-    def _is_whole(self, version: ModelVersion) -> bool:
-        try:
-            self.path(version)
-        except ArtifactError:
-            return False
-        return True
 
 
 def open_registry(settings: Settings) -> ModelRegistry:
@@ -258,15 +262,3 @@ def _select(name: str, selector: str, aliases: Mapping[str, int], last: int) -> 
     if selector not in aliases:
         raise NotFoundError(f"{name!r} has no alias {selector!r}.", known=aliases, name=selector)
     return aliases[selector]
-
-
-def _version(row: ModelVersionRow) -> ModelVersion:
-    return ModelVersion(
-        name=row.name,
-        version=row.version,
-        kind=row.kind,
-        uri=row.uri,
-        metrics=row.metrics,
-        lineage=row.lineage,
-        created_at=row.created_at,
-    )

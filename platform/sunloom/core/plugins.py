@@ -43,29 +43,27 @@ def load_plugin(group: str, name: str, kind: type | None = None) -> Any:
         NotFoundError: The group has no such name; the known ones are listed.
         PluginError: The import fails, or the object is not a ``kind``.
     """
-    points = _points(group)
-    if name not in points:
-        raise NotFoundError(f"No plugin {name!r} in {group}.", known=points, name=name)
+    point = _point(group, name)
+    plugin = f"Plugin {name!r} of {group} ({point.value})"
     try:
-        loaded = points[name].load()
+        loaded = point.load()
     except (ImportError, AttributeError) as error:
-        raise PluginError(
-            f"Plugin {name!r} of {group} ({points[name].value}) cannot be loaded: {error}"
-        ) from error
+        raise PluginError(f"{plugin} cannot be loaded: {error}") from error
     if kind is not None and not isinstance(loaded, kind):
-        raise PluginError(
-            f"Plugin {name!r} of {group} ({points[name].value}) is a {type(loaded).__name__}, "
-            f"not a {kind.__name__}."
-        )
+        raise PluginError(f"{plugin} is a {type(loaded).__name__}, not a {kind.__name__}.")
     return loaded
 
 
 def plugin_value(group: str, name: str) -> str:
     """The import path behind an entry point, without importing it."""
+    return _point(group, name).value
+
+
+def _point(group: str, name: str) -> EntryPoint:
     points = _points(group)
     if name not in points:
         raise NotFoundError(f"No plugin {name!r} in {group}.", known=points, name=name)
-    return points[name].value
+    return points[name]
 
 
 def _points(group: str) -> dict[str, EntryPoint]:

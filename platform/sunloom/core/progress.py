@@ -111,20 +111,20 @@ def open_trackers(
         NotFoundError: There is no such tracker; the known ones are listed.
         PluginError: What the entry point builds is not a tracker.
     """
-    trackers = tuple(_build_tracker(name, directory, steps_done) for name in names)
+    trackers: list[Tracker] = []
+    for name in names:
+        build: Any = TRACKERS[name] if name in TRACKERS else load_plugin(TRACKER_GROUP, name)
+        tracker = build(directory, steps_done)
+        if not isinstance(tracker, Tracker):
+            raise PluginError(
+                f"The tracker {name!r} has no methods log and close.", param="trackers"
+            )
+        trackers.append(tracker)
     try:
-        yield trackers
+        yield tuple(trackers)
     finally:
         for tracker in trackers:
             tracker.close()
-
-
-def _build_tracker(name: str, directory: Path, steps_done: int) -> Tracker:
-    build: Any = TRACKERS[name] if name in TRACKERS else load_plugin(TRACKER_GROUP, name)
-    tracker = build(directory, steps_done)
-    if not isinstance(tracker, Tracker):
-        raise PluginError(f"The tracker {name!r} has no methods log and close.", param="trackers")
-    return tracker
 
 
 def read_progress(directory: Path) -> list[StepProgress]:

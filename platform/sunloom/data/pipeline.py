@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from sunloom.config.data.cleaning import DataRecipe
+from sunloom.config.data import DataRecipe
 from sunloom.core.files import atomic_path
 from sunloom.data.datasets import POSITION, REASON, DataSet, open_dataset
 from sunloom.data.quarantine import write_quarantine

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from sunloom.config.llm import EvaluationConfig, LlmRecipe
-from sunloom.config.loading.dump import dump_identity
-from sunloom.core.fingerprint import fingerprint
+from sunloom.config.loading.model import dump_identity
+from sunloom.core.artifacts import fingerprint
 from sunloom.core.model_registry import ModelRegistry, TrainingResult
 from sunloom.core.plugins import plugin_value
 from sunloom.core.telemetry import get_logger

@@ -8,9 +8,8 @@ from datetime import timedelta
 from typing import Literal
 
 from sunloom.config import Settings
-from sunloom.config.monitoring.watch import WatchAlerts, WatchConfig
-from sunloom.core.alerts.alert import Alert
-from sunloom.core.alerts.delivery import emit_alert, resolve_alert
+from sunloom.config.monitoring import WatchAlerts, WatchConfig
+from sunloom.core.alerts import Alert, emit_alert, resolve_alert
 from sunloom.monitoring.findings import Finding
 
 SET_RULE = "feature_set_drift"

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from sunloom.core.fingerprint import fingerprint
+from sunloom.core.artifacts import fingerprint
 from sunloom.data.arrays import IntArray
 from sunloom.errors import DataError
 

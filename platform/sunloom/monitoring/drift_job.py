@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sunloom.config.monitoring.recipe import AlertConfig, MonitoringRecipe
-from sunloom.core.alerts.alert import Alert
-from sunloom.core.alerts.delivery import emit_alert, resolve_alert
+from sunloom.config.monitoring import AlertConfig, MonitoringRecipe
+from sunloom.core.alerts import Alert, emit_alert, resolve_alert
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.drift.compare import DriftReport, FeatureDrift, drift_report
 from sunloom.monitoring.drift_table import store_drift

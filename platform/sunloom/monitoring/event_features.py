@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from sunloom.config.monitoring.recipe import (
+from sunloom.config.monitoring import (
     EventsConfig,
     MonitoringRecipe,
     PeriodConfig,

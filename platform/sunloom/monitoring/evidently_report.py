@@ -11,8 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.config.monitoring.recipe import MonitoringRecipe
-from sunloom.config.monitoring.watch import TableReference, WatchConfig, WatchReport
+from sunloom.config.monitoring import MonitoringRecipe, TableReference, WatchConfig, WatchReport
 from sunloom.core.files import atomic_path, write_atomic
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.drift.compare import evidently_datasets

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 import polars as pl
 
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.core.database import open_database, utc_now
 from sunloom.errors import DataError
 from sunloom.features.definitions.open import plan_of

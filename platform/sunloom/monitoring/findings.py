@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sunloom.config.monitoring.watch import WatchConfig
+from sunloom.config.monitoring import WatchConfig
 from sunloom.data.quality.drift.compare import FeatureDrift
 from sunloom.monitoring.bins import BINNING, Bins
 from sunloom.monitoring.histogram_distances import Rate, counts_p_value, distance, rates_p_value

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sunloom.config import Settings
-from sunloom.core.alerts.alert import SEVERITIES
-from sunloom.core.alerts.delivery import list_alerts
+from sunloom.core.alerts import SEVERITIES, list_alerts
 from sunloom.monitoring.drift_table import StoredDriftReport, latest_drift
 from sunloom.monitoring.results_table import WindowFigures, latest_results
 

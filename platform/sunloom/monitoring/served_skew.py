@@ -8,9 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.config.features.materialization import FeaturesRecipe
-from sunloom.core.alerts.alert import Alert
-from sunloom.core.alerts.delivery import emit_alert, resolve_alert
+from sunloom.config.features import FeaturesRecipe
+from sunloom.core.alerts import Alert, emit_alert, resolve_alert
 from sunloom.core.database import open_database, utc_now
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.stores.online.open import open_online_store

@@ -11,9 +11,8 @@ from datetime import datetime, timedelta
 from threading import Event, current_thread, main_thread
 from types import FrameType
 
-from sunloom.config.monitoring.recipe import MonitoringRecipe
-from sunloom.core.alerts.alert import Alert
-from sunloom.core.alerts.delivery import emit_alert, resolve_alert
+from sunloom.config.monitoring import MonitoringRecipe
+from sunloom.core.alerts import Alert, emit_alert, resolve_alert
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import SunloomError
 from sunloom.monitoring.drift_job import DriftRunResult, run_drift

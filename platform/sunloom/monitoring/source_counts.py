@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from sunloom.config.monitoring.watch import WatchConfig
+from sunloom.config.monitoring import WatchConfig
 from sunloom.data.quality.batches import table_from_path
 from sunloom.data.quality.drift.psi import has_value
 from sunloom.data.sources.table_files import data_files, require_columns

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tiles.index import TileLayout

@@ -12,11 +12,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sunloom.config.monitoring.recipe import MonitoringRecipe
-from sunloom.config.monitoring.watch import TableReference, TrailingReference, WatchConfig
-from sunloom.core.alerts.delivery import deliver_alerts, emit_alert, resolve_alert
+from sunloom.config.monitoring import (
+    MonitoringRecipe,
+    TableReference,
+    TrailingReference,
+    WatchConfig,
+)
+from sunloom.core.alerts import deliver_alerts, emit_alert, resolve_alert
+from sunloom.core.artifacts import fingerprint
 from sunloom.core.database import Database, open_database, utc_now
-from sunloom.core.fingerprint import fingerprint
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.drift.compare import DriftReport
 from sunloom.data.sources.table_files import data_files

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from sunloom.config.settings import Settings
-from sunloom.core.fingerprint import fingerprint
+from sunloom.core.artifacts import fingerprint
 from sunloom.core.model_registry import ModelRegistry, open_registry
 from sunloom.errors import ArtifactError, UsageError
 from sunloom.preprocessing.operations.operation_table import OPERATIONS

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sunloom.config.loading.dump import dump_identity
+from sunloom.config.loading.model import dump_identity
 from sunloom.config.tabular import GateConfig, TabularRecipe
+from sunloom.core.artifacts import fingerprint
 from sunloom.core.cluster import connect
 from sunloom.core.files import write_atomic
-from sunloom.core.fingerprint import fingerprint
 from sunloom.core.model_registry import ModelRegistry, ModelVersion, TrainingResult, open_registry
 from sunloom.core.telemetry import get_logger
 from sunloom.data.arrays import FloatArray

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sunloom.cli.recipes import KINDS, kind_of, recipe_class
-from sunloom.cli.reference import render
+from sunloom.cli.config import KINDS, kind_of, recipe_class, render_reference
 from sunloom.config import Settings, load_config
 from sunloom.config.loading.load import ENVIRONMENTS
 
@@ -59,4 +58,6 @@ def test_a_serve_file_passes_rays_schema(path: Path) -> None:
 
 
 def test_the_reference_is_current() -> None:
-    assert (CONF / "README.md").read_text() == render(), "run: sunloom config reference --write"
+    assert (CONF / "README.md").read_text() == render_reference(), (
+        "run: sunloom config reference --write"
+    )

@@ -32,7 +32,7 @@ def test_the_hash_follows_locks_and_project(tmp_path: Path) -> None:
     assert environment.lock_hash(tmp_path) != before
 
 
-def test_uv_is_told_what_pip_is_told() -> None:
+def test_uv_gets_the_settings_of_pip() -> None:
     listing = """
 :env:.find-links='/wheels /more'
 global.cert='/etc/certs.pem'
@@ -48,7 +48,7 @@ user.timeout='60'
     }
 
 
-def test_the_cuda_build_is_told_from_the_cpu_build() -> None:
+def test_a_cuda_build_is_recognised() -> None:
     cpu = "__version__ = '2.13.0+cpu'\ncuda: Optional[str] = None\n"
     cuda = "__version__ = '2.13.0'\ncuda: Optional[str] = '13.0'\n"
     assert not environment.is_cuda_build(cpu)

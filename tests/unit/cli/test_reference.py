@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from sunloom.cli.reference import rows, type_name
+from sunloom.cli.config import reference_rows, type_name
 from sunloom.config.loading.model import Model
 
 
@@ -38,7 +38,7 @@ class Thing(Model):
 
 
 def test_rows_name_key_type_default_and_meaning() -> None:
-    found = {row[0]: row[1:] for row in rows(Thing)}
+    found = {row[0]: row[1:] for row in reference_rows(Thing)}
     assert found["password"] == ("secret or empty", "empty", "A secret.")
     assert found["name"] == ("str", "required", "Its name.")
     assert found["kind.size (`type: small`)"] == ("int", "`3`", "How small.")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from sunloom.cli.serving_record import ServingRecord
+from sunloom.cli.serve import ServingRecord
 from sunloom.config import Settings
 
 
@@ -23,7 +23,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def test_a_record_is_there_while_it_is_held(settings: Settings) -> None:
+def test_a_record_exists_while_it_is_kept(settings: Settings) -> None:
     assert ServingRecord.read(settings) is None
     with ServingRecord.keep(settings, "http://127.0.0.1:9"):
         record = ServingRecord.read(settings)

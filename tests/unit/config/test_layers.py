@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, SecretStr
 
 from sunloom.config import Model, Settings, load_config, save_resolved
-from sunloom.config.loading.dump import dump_with_secrets
+from sunloom.config.loading.model import dump_with_secrets
 from sunloom.errors import ConfigError, UsageError
 
 

@@ -12,9 +12,8 @@ from pydantic import SecretStr, ValidationError
 from webhook_receiver import Receiver
 
 from sunloom.config import Settings
-from sunloom.config.alert_sinks import WebhookConfig
-from sunloom.core.alerts.alert import Alert
-from sunloom.core.alerts.delivery import deliver_alerts, emit_alert, list_alerts, resolve_alert
+from sunloom.config.settings import WebhookConfig
+from sunloom.core.alerts import Alert, deliver_alerts, emit_alert, list_alerts, resolve_alert
 
 DRIFT = Alert("feature_drift", "warning", "amount <drifted>", {"feature": "amount"}, 0.3, 0.1)
 
@@ -72,7 +71,7 @@ def test_min_severity(settings: Settings, receiver: Receiver) -> None:
     assert [one["name"] for one in receiver.alerts] == ["x"]
 
 
-def test_a_busy_receiver_is_asked_again(settings: Settings, receiver: Receiver) -> None:
+def test_a_busy_receiver_gets_another_attempt(settings: Settings, receiver: Receiver) -> None:
     receiver.statuses = [503, 429]
     emit_alert(sending(settings, receiver), DRIFT)
     assert len(receiver.bodies) == 3

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from sunloom.config import Settings
-from sunloom.core.artifacts import ArtifactStore
-from sunloom.core.fingerprint import fingerprint
+from sunloom.core.artifacts import ArtifactStore, fingerprint
 from sunloom.core.model_registry import ModelRegistry, open_registry
 from sunloom.errors import ArtifactError, NotFoundError, UsageError
 

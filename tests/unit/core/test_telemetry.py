@@ -8,8 +8,7 @@ import logging
 import pytest
 
 from sunloom.config import Settings
-from sunloom.core.alerts.alert import Alert
-from sunloom.core.alerts.delivery import emit_alert, list_alerts, resolve_alert
+from sunloom.core.alerts import Alert, emit_alert, list_alerts, resolve_alert
 from sunloom.core.runs import RunResult, start_run
 from sunloom.core.telemetry import configure_logging, progress_bar
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from pydantic import ValidationError
 
-from sunloom.config.features.materialization import BackfillConfig, FeaturesRecipe
+from sunloom.config.features import BackfillConfig, FeaturesRecipe
 from sunloom.errors import DataQualityError, UsageError
 from sunloom.feature_store.materialization.backfill.backfill import backfill
 from sunloom.feature_store.materialization.backfill.grid import build_grid

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sunloom.cli.main import app
 from sunloom.config import load_config
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import ConfigError, UsageError
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.offline.offline_store import open_offline_store

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from memory_store import MemoryStore
 
 from sunloom.config import load_config
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import DefinitionError
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.online.registry import open_feature_set, store_stream

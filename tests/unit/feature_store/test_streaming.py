@@ -18,8 +18,7 @@ from memory_store import MemoryStore
 from pydantic import ValidationError
 from same_values import differences
 
-from sunloom.config.features.materialization import FeaturesRecipe
-from sunloom.config.features.streaming import KafkaSecurity, KafkaSource
+from sunloom.config.features import FeaturesRecipe, KafkaSecurity, KafkaSource
 from sunloom.errors import ConflictError, DataQualityError, NotFoundError, UsageError
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tiles.layout import build_layout

@@ -17,8 +17,7 @@ from chalk_recorder import Recorder
 from pydantic import SecretStr
 
 from sunloom.config import load_config
-from sunloom.config.features.chalk import ChalkConfig
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import ChalkConfig, FeaturesRecipe
 from sunloom.errors import ConfigError, DataError, FeatureError, NotFoundError
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.online.open import open_online_store

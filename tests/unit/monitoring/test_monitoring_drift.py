@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 
 from sunloom.config import Settings
-from sunloom.config.data.drift import DriftConfig, FeatureBound
-from sunloom.config.monitoring.recipe import EventsConfig, MonitoringRecipe
-from sunloom.core.alerts.delivery import list_alerts
+from sunloom.config.data import DriftConfig, FeatureBound
+from sunloom.config.monitoring import EventsConfig, MonitoringRecipe
+from sunloom.core.alerts import list_alerts
 from sunloom.data.quality.drift.compare import drift_report
 from sunloom.errors import DataError
 from sunloom.monitoring.drift_job import run_drift

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from sunloom.config.monitoring.recipe import (
+from sunloom.config.monitoring import (
     EventsConfig,
     MonitoringRecipe,
     PeriodConfig,

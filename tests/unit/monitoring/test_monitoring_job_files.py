@@ -11,8 +11,7 @@ import pytest
 
 from jobs import monitor_drift, monitor_performance, monitor_quality, monitor_service
 from sunloom.config import Settings
-from sunloom.config.monitoring.recipe import MonitoringRecipe
-from sunloom.config.monitoring.watch import WatchConfig
+from sunloom.config.monitoring import MonitoringRecipe, WatchConfig
 from sunloom.monitoring.drift_table import latest_drift
 from sunloom.monitoring.results_table import latest_results
 from sunloom.monitoring.service import ServiceResult

@@ -11,9 +11,8 @@ import polars as pl
 import pytest
 
 from sunloom.config import Settings
-from sunloom.config.monitoring.recipe import MonitoringRecipe
-from sunloom.config.monitoring.watch import WatchConfig
-from sunloom.core.alerts.delivery import list_alerts
+from sunloom.config.monitoring import MonitoringRecipe, WatchConfig
+from sunloom.core.alerts import list_alerts
 from sunloom.errors import DataError
 from sunloom.monitoring import evidently_report as sampled
 from sunloom.monitoring.watch import run_watch

@@ -11,9 +11,8 @@ import polars as pl
 import pytest
 
 from sunloom.config import Settings
-from sunloom.config.monitoring.recipe import MonitoringRecipe
-from sunloom.config.monitoring.watch import WatchConfig
-from sunloom.core.alerts.delivery import list_alerts
+from sunloom.config.monitoring import MonitoringRecipe, WatchConfig
+from sunloom.core.alerts import list_alerts
 from sunloom.monitoring.bins import Bins, FeatureBins
 from sunloom.monitoring.drift_table import latest_drift
 from sunloom.monitoring.findings import drift_findings

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import select
 
 from sunloom.config import Settings
-from sunloom.config.monitoring.recipe import MonitoringRecipe
-from sunloom.config.monitoring.watch import (
+from sunloom.config.monitoring import (
+    MonitoringRecipe,
     QualityBounds,
     TableReference,
     TrailingReference,
@@ -25,7 +25,7 @@ from sunloom.config.monitoring.watch import (
     WatchSource,
     WeekdayReference,
 )
-from sunloom.core.alerts.delivery import list_alerts
+from sunloom.core.alerts import list_alerts
 from sunloom.core.database import open_database
 from sunloom.monitoring.bins import Bins
 from sunloom.monitoring.drift_table import drift_over_time, latest_drift

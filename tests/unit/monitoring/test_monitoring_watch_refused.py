@@ -11,8 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from sunloom.config import Settings
-from sunloom.config.monitoring.recipe import MonitoringRecipe
-from sunloom.config.monitoring.watch import WatchConfig
+from sunloom.config.monitoring import MonitoringRecipe, WatchConfig
 from sunloom.errors import ConfigError, DataError, UsageError
 from sunloom.monitoring.watch import run_watch
 

@@ -15,7 +15,7 @@ import yaml
 from polars.testing import assert_frame_equal
 
 from sunloom.cli.features.fit_transform import load_preparation
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.config.preprocessing.transformations import PreparationConfig
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import ConfigError, DataError, UsageError

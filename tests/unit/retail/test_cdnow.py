@@ -77,9 +77,9 @@ def test_labels_look_at_the_180_days_after_and_no_further() -> None:
         schema={"customer_id": pl.Int64, "timestamp": pl.Datetime("us", "UTC")},
         orient="row",
     ).lazy()
-    asked = pl.DataFrame({"id": [5, 4, 3, 2, 1], "event_time": [day(6, 30)] * 5})
+    spine = pl.DataFrame({"id": [5, 4, 3, 2, 1], "event_time": [day(6, 30)] * 5})
     tables = {"purchases": purchases, **CDNOW.derive(purchases)}
-    assert CDNOW.outcomes(tables, asked).to_list() == [1, 0, 1, 1, 0]
+    assert CDNOW.outcomes(tables, spine).to_list() == [1, 0, 1, 1, 0]
     assert CDNOW.entities(tables, day(6, 30))["id"].to_list() == [1, 5]
 
 

@@ -14,9 +14,8 @@ from asgi import call
 from fastapi import FastAPI
 
 from sunloom.config import Settings
-from sunloom.config.data.validation import ValidationConfig
-from sunloom.config.monitoring.recipe import MonitoringRecipe
-from sunloom.config.monitoring.watch import WatchConfig
+from sunloom.config.data import ValidationConfig
+from sunloom.config.monitoring import MonitoringRecipe, WatchConfig
 from sunloom.core.database import open_database
 from sunloom.data.quality.batches import table_from_frame
 from sunloom.data.quality.results_table import store_verdict

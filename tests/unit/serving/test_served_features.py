@@ -13,8 +13,8 @@ from asgi import OpenGate, call
 from fastapi import FastAPI
 
 from sunloom.config import Settings
-from sunloom.config.features.materialization import FeaturesRecipe
-from sunloom.core.alerts.delivery import list_alerts
+from sunloom.config.features import FeaturesRecipe
+from sunloom.core.alerts import list_alerts
 from sunloom.core.database import open_database
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.materialization.materialize import materialize

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sunloom.config import Model, load_config
-from sunloom.config.loading.dump import dump_identity
+from sunloom.config.loading.model import dump_identity
 from sunloom.config.tabular import TabularRecipe
 from sunloom.tabular.trainer import FINGERPRINT_KEYS
 

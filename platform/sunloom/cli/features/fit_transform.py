@@ -5,16 +5,23 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from sunloom.cli.features.rows import EngineOption, show
-from sunloom.cli.options import Env, Json, Sets, load_recipe, load_settings
-from sunloom.cli.work import cluster
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.cli import output
+from sunloom.cli.options import (
+    EngineOption,
+    Env,
+    Json,
+    Sets,
+    cluster,
+    defines_features,
+    load_recipe,
+    load_settings,
+)
+from sunloom.config.features import FeaturesRecipe
 from sunloom.config.preprocessing.transformations import PreparationConfig, PreparationRecipe
-from sunloom.errors import UsageError
 
 Rows = Annotated[Path, typer.Option("--input", help="Parquet, CSV or JSON lines, or a folder.")]
 
@@ -47,12 +54,13 @@ def fit(
         "out": out,
     }
     # An option that is not given leaves the recipe's value.
-    given = {key: value for key, value in options.items() if value}
+    overrides = {key: value for key, value in options.items() if value}
     # Validated anew: model_copy would take the options unchecked.
-    request = PreparationConfig.model_validate(base.model_dump() | given)
+    request = PreparationConfig.model_validate(base.model_dump() | overrides)
     with cluster(config) if engine is EngineOption.ray else nullcontext():
         result = fit_file(config, config.transformations, request, keep)
-    show({key: value for key, value in asdict(result).items() if value is not None}, json)
+    figures = {key: value for key, value in asdict(result).items() if value is not None}
+    output.print_result(figures, json)
 
 
 def transform(
@@ -73,7 +81,7 @@ def transform(
     request = PreparationConfig(input=input, out=out, engine=engine.value)
     with cluster(settings) if engine is EngineOption.ray else nullcontext():
         result = transform_file(fitted, request)
-    show(asdict(result), json)
+    output.print_result(result, json)
 
 
 def load_preparation(
@@ -86,32 +94,15 @@ def load_preparation(
     Raises:
         UsageError: There is no such file.
     """
-    if not _defines_features(recipe):
+    if not defines_features(recipe):
         return load_recipe(PreparationRecipe, recipe, sets, env), ()
     from sunloom.features.definitions.open import plan_of
 
     config = load_recipe(FeaturesRecipe, recipe, sets, env)
-    plan = plan_of(config.definitions, config.feature_set)
-    return config, (plan.root.key, "event_time", *_label(config))
+    columns = [plan_of(config.definitions, config.feature_set).root.key, "event_time"]
+    if config.training is not None:
+        from sunloom.core.plugins import load_plugin
+        from sunloom.data.datasets import GROUP, LabelledDataSet
 
-
-def _label(config: FeaturesRecipe) -> tuple[str, ...]:
-    if config.training is None:
-        return ()
-    from sunloom.core.plugins import load_plugin
-    from sunloom.data.datasets import GROUP, LabelledDataSet
-
-    return (load_plugin(GROUP, config.training.dataset, LabelledDataSet).label,)
-
-
-def _defines_features(recipe: Path) -> bool:
-    import yaml
-
-    if not recipe.is_file():
-        raise UsageError(f"There is no recipe file {recipe}.", param="recipe")
-    try:
-        # Read as plain YAML: the class that loads a recipe must be known before it is loaded.
-        tree: Any = yaml.safe_load(recipe.read_text())
-    except yaml.YAMLError:
-        return False  # the loader says what is wrong with it
-    return isinstance(tree, dict) and bool({"definitions", "feature_set"} & set(tree))
+        columns.append(load_plugin(GROUP, config.training.dataset, LabelledDataSet).label)
+    return config, tuple(columns)

@@ -1,17 +1,17 @@
-"""``sunloom features monitor``: drift, quality and performance, once or as a service."""
+"""``sunloom features monitor`` and ``skew``: drift, quality, and online against offline values."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from sunloom.cli.features.rows import show
+from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.config.loading.durations import parse_duration
-from sunloom.config.monitoring.recipe import MonitoringRecipe
+from sunloom.config.monitoring import MonitoringRecipe
 from sunloom.errors import UsageError
 
 
@@ -33,7 +33,7 @@ def monitor(
         # Typer parses timestamps without a time zone.
         as_of = as_of.replace(tzinfo=as_of.tzinfo or UTC)
     if every is None:
-        show(run_monitoring(config, as_of).to_dict(), json)
+        output.print_result(run_monitoring(config, as_of).to_dict(), json)
         return
     if as_of is not None:
         raise UsageError("--as-of is one point in time; --every repeats.", param="as-of")
@@ -41,4 +41,32 @@ def monitor(
         pause = parse_duration(every)
     except ValueError as error:
         raise UsageError(f"--every: {error}.", param="every") from error
-    show(asdict(keep_monitoring(config, pause)), json)
+    output.print_result(keep_monitoring(config, pause), json)
+
+
+def skew(
+    recipe: Recipe,
+    questions: Annotated[int, typer.Option(min=1, help="Entities and times to compare.")] = 1_000,
+    served: Annotated[
+        bool, typer.Option("--served", help="Replay values that the gateway has served.")
+    ] = False,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Compare online values with offline ones as of the same times; exit 1 if they differ.
+
+    Without --served, random entities are read as of random times; with it a sample of the values
+    that the gateway has served is computed again.
+    """
+    from sunloom.monitoring.served_skew import compare_served
+    from sunloom.monitoring.stream_skew import compare_streamed
+
+    config = load_recipe(FeaturesRecipe, recipe, sets, env)
+    if served:
+        result = compare_served(config, questions)
+    else:
+        result = compare_streamed(config, questions, config.seed)
+    output.print_result(result, json)
+    if not result.passed:
+        raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""``sunloom features plan``: how a feature set is computed, as a table, text, JSON or a picture."""
+"""``sunloom features list`` and ``plan``: what is defined, and how a feature set is computed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,33 @@ import typer
 from pydantic import BaseModel, Field
 
 from sunloom.cli import output
-from sunloom.cli.options import Env, Json, Sets, load_settings
+from sunloom.cli.options import Definitions, Env, Json, Sets, load_settings
 from sunloom.errors import UsageError
 
 if TYPE_CHECKING:
-    from sunloom.features.plan.expressions import Resolver
-    from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, Plan
+    from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan
 
-Definitions = Annotated[
-    str, typer.Option(help="Import path, .py file, or entry point of group sunloom.features.")
-]
+
+def list_features(
+    definitions: Definitions = "retail", sets: Sets = None, env: Env = None, json: Json = False
+) -> None:
+    """List every feature; exit 2 names what cannot be bound, with file and line."""
+    # Here and below, imported late: `sunloom --help` loads no Polars and no chalkpy.
+    from sunloom.features.definitions.open import catalogue_of
+
+    # For its effects only: logging, and telemetry off before libraries are imported.
+    load_settings(sets, env)
+    catalogue = catalogue_of(definitions)
+    rows = [
+        describe_feature(item, feature).model_dump(by_alias=True)
+        for item in catalogue.classes
+        for feature in item.features
+    ]
+    if json:
+        output.print_json({"feature_sets": list(catalogue.namespaces), "features": rows})
+        return
+    columns = ("feature", "type", "kind", "made by", "description")
+    output.print_table(columns, [[row[column] for column in columns] for row in rows])
 
 
 def plan(
@@ -38,26 +55,34 @@ def plan(
     json: Json = False,
 ) -> None:
     """Show how a feature set is computed: classes, joins, expressions."""
-    # Here and below, imported late: `sunloom --help` loads no Polars and no chalkpy.
     from sunloom.features.definitions.open import plan_of
     from sunloom.features.plan.explain import plan_text
 
-    # For its effects only: logging, and telemetry off before libraries are imported.
     load_settings(sets, env)
-    plan_shown = plan_of(definitions, _feature_set_name(name, feature_set))
+    feature_plan = plan_of(definitions, _feature_set_name(name, feature_set))
     if picture is not None:
         from sunloom.features.picture.drawing import draw_plan
 
-        draw_plan(plan_shown, picture)
+        draw_plan(feature_plan, picture)
     if json:
         extra = {"picture": str(picture)} if picture is not None else {}
         output.print_json(
-            plan_shown.model_dump(mode="json") | {"fingerprint": plan_shown.fingerprint} | extra
+            feature_plan.model_dump(mode="json") | {"fingerprint": feature_plan.fingerprint} | extra
         )
-    elif text:
-        typer.echo(plan_text(plan_shown))
-    else:
-        _print_table(plan_shown, picture)
+        return
+    if text:
+        typer.echo(plan_text(feature_plan))
+        return
+    rows = [
+        (f"{item.namespace}.{feature.name}", str(feature.dtype), made_by(feature))
+        for item in feature_plan.classes
+        for feature in item.features
+    ]
+    count = len(feature_plan.outputs)
+    title = f"{feature_plan.feature_set}: {count} features, plan {feature_plan.fingerprint}"
+    output.print_table(("feature", "type", "made by"), rows, title=title)
+    if picture is not None:
+        typer.echo(f"drawn in {picture}")
 
 
 def _feature_set_name(argument: str | None, option: str | None) -> str:
@@ -75,18 +100,6 @@ def _feature_set_name(argument: str | None, option: str | None) -> str:
             "feature_set",
         )
     return name
-
-
-def _print_table(plan: Plan, picture: Path | None) -> None:
-    rows = [
-        (f"{item.namespace}.{feature.name}", str(feature.dtype), made_by(feature))
-        for item in plan.classes
-        for feature in item.features
-    ]
-    title = f"{plan.feature_set}: {len(plan.outputs)} features, plan {plan.fingerprint}"
-    output.print_table(("feature", "type", "made by"), rows, title=title)
-    if picture is not None:
-        typer.echo(f"drawn in {picture}")
 
 
 class ListedResolver(BaseModel):
@@ -125,17 +138,16 @@ def describe_feature(item: ClassPlan, feature: FeaturePlan) -> ListedFeature:
         description=feature.description,
         feature_set=item.namespace,
         window_s=feature.window_s,
-        resolvers=[_describe_resolver(resolver) for resolver in resolvers],
-    )
-
-
-def _describe_resolver(resolver: Resolver) -> ListedResolver:
-    return ListedResolver(
-        function=resolver.fqn,
-        kind=resolver.kind,
-        called="once a row" if resolver.shape == "row" else "with frames",
-        place=resolver.place,
-        timeout_s=resolver.timeout_s,
+        resolvers=[
+            ListedResolver(
+                function=resolver.fqn,
+                kind=resolver.kind,
+                called="once a row" if resolver.shape == "row" else "with frames",
+                place=resolver.place,
+                timeout_s=resolver.timeout_s,
+            )
+            for resolver in resolvers
+        ],
     )
 
 

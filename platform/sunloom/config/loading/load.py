@@ -2,28 +2,28 @@
 
 Precedence, low to high: model defaults, ``conf/base.yaml``, ``conf/env/<env>.yaml``, the recipe
 file, ``SUNLOOM__A__B`` variables, ``--set a.b=c``. Every value knows the layer it came from.
+In YAML, ``${NAME}`` reads the environment and ``${file:PATH}`` a file.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from sunloom.config.loading.interpolation import resolve_references
-from sunloom.config.loading.layers import Layers
 from sunloom.config.loading.model import Model
 from sunloom.config.loading.problems import describe_problems
 from sunloom.errors import ConfigError, UsageError
 
 ENV_PREFIX = "SUNLOOM__"
 ENVIRONMENTS = ("development", "test", "staging", "production")
-
+_REFERENCE = re.compile(r"\$\{(file:)?([^}]+)\}")
 
 T = TypeVar("T", bound=Model)
 
@@ -178,3 +178,112 @@ def _display_path(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+@dataclass
+class Layers:
+    """Layers merged so far.
+
+    Attributes:
+        tree: The merged values.
+        origins: Dotted key to the layer that set it.
+    """
+
+    tree: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def add(self, data: Mapping[str, Any], origin: str) -> None:
+        """Merge a layer over the ones below it: sections key by key, other values whole."""
+        self._merge(self.tree, data, origin, ())
+
+    def set(self, path: Sequence[str], value: Any, origin: str) -> None:
+        """Merge one value: the layer of a variable or of a ``--set``."""
+        for part in reversed(path):
+            value = {part: value}
+        self.add(value, origin)
+
+    def _merge(
+        self, into: dict[str, Any], data: Mapping[str, Any], origin: str, parent: tuple[str, ...]
+    ) -> None:
+        for key, value in data.items():
+            path = (*parent, str(key))
+            below = into.get(key)
+            if (
+                isinstance(value, Mapping)
+                and isinstance(below, dict)
+                # A section whose `type:` changes is replaced: the old variant's keys would not fit.
+                and ("type" not in value or value["type"] == below.get("type", value["type"]))
+            ):
+                self._merge(below, value, origin, path)
+                continue
+            # A section that is replaced as a whole takes its keys' origins with it.
+            dotted = ".".join(path)
+            for inner in [name for name in self.origins if name.startswith(f"{dotted}.")]:
+                del self.origins[inner]
+            self.origins[dotted] = origin
+            if isinstance(value, Mapping):
+                # A section of its own: the layer's data must not change with later layers.
+                into[key] = {}
+                self._merge(into[key], value, origin, path)
+            else:
+                into[key] = value
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every leaf, in order."""
+    for key, value in tree.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+def resolve_references(
+    value: Any, environ: Mapping[str, str], source: str, at: tuple[str, ...] = ()
+) -> Any:
+    """Replace references in every string of a tree.
+
+    Args:
+        value: Plain data as YAML gives it.
+        environ: Environment for ``${NAME}``.
+        source: The file, for the error.
+        at: Path of ``value`` inside the file.
+
+    Raises:
+        ConfigError: A variable or file does not exist; names file, key and variable.
+    """
+    if isinstance(value, dict):
+        return {
+            key: resolve_references(item, environ, source, (*at, str(key)))
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [
+            resolve_references(item, environ, source, (*at, str(index)))
+            for index, item in enumerate(value)
+        ]
+    if isinstance(value, str):
+        # One pass: a secret that itself contains `${` is taken as it is.
+        return _REFERENCE.sub(lambda match: _lookup(match, environ, source, at), value)
+    return value
+
+
+def _lookup(
+    match: re.Match[str], environ: Mapping[str, str], source: str, at: tuple[str, ...]
+) -> str:
+    is_file, name = match.group(1), match.group(2).strip()
+    key = ".".join(at)
+    if is_file:
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError(f"{source}, key {key}: there is no file {name!r}.", param=key)
+        # A file of a secret often ends with a newline that is not part of it.
+        return path.read_text().strip()
+    if name not in environ:
+        raise ConfigError(
+            f"{source}, key {key}: the environment variable {name} is not set.",
+            f"export {name}=… or write the value.",
+            key,
+        )
+    return environ[name]

@@ -100,7 +100,8 @@ def _walk(
         text = str(part)
         fields = [model.model_fields[text] for model in models if text in model.model_fields]
         # pydantic puts the tag of a union's variant into the path as if it were a key.
-        if not fields and models and _is_tag(text, models):
+        is_tag = any(_has_tag(model, text) or model.__name__ == text for model in models)
+        if not fields and is_tag:
             models = [model for model in models if _has_tag(model, text)] or models
             parents = models
             continue
@@ -109,10 +110,6 @@ def _walk(
         if fields:
             models = [model for field in fields for model in _models(field.annotation)]
     return location or ["(root)"], parents
-
-
-def _is_tag(text: str, models: list[type[BaseModel]]) -> bool:
-    return any(_has_tag(model, text) or model.__name__ == text for model in models)
 
 
 def _has_tag(model: type[BaseModel], text: str) -> bool:

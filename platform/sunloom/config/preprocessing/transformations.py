@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from sunloom.config.data.validation import ValidationConfig
+from sunloom.config.data import ValidationConfig
 from sunloom.config.loading.model import Model
 from sunloom.config.preprocessing.steps import Step
 from sunloom.config.settings import Settings

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.config.data.validation import CheckRule, ColumnRule, ReferenceRule, ValidationConfig
+from sunloom.config.data import CheckRule, ColumnRule, ReferenceRule, ValidationConfig
 from sunloom.data.quality.batches import (
     CheckedTable,
     TypedBatch,

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import polars as pl
 
-from sunloom.config.data.validation import ValidationConfig
+from sunloom.config.data import ValidationConfig
 from sunloom.data.quality.batches import CheckedTable
 from sunloom.data.quality.drift.compare import DriftBound, FeatureDrift, compare_columns
 from sunloom.data.quality.drift.psi import has_value, shares

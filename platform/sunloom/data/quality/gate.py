@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from sunloom.config import Settings
-from sunloom.config.data.validation import ValidationConfig
+from sunloom.config.data import ValidationConfig
 from sunloom.core.database import Database, open_database
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.batches import CheckedTable, table_from_frame, table_from_path

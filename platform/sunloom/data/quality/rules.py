@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from sunloom.config.data.validation import ColumnRule, ValidationConfig
+from sunloom.config.data import ColumnRule, ValidationConfig
 from sunloom.data.quality.batches import CheckedTable
 from sunloom.errors import ConfigError, DataError, known_names_hint
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.config.data.validation import FreshnessRule, ValidationConfig
+from sunloom.config.data import FreshnessRule, ValidationConfig
 from sunloom.core.database import utc_now
 from sunloom.data.quality.batches import CheckedTable, TypedBatch
 from sunloom.data.quality.checks import RowCheck, row_checks

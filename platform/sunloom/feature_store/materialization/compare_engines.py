@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import UsageError
 from sunloom.feature_store.materialization.materialize import MaterializationJob
 from sunloom.features.historical.compare import EngineComparison, compare_with_ray_data

@@ -11,9 +11,8 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel
 
-from sunloom.config.data.validation import ValidationConfig
-from sunloom.config.features.chalk import ChalkConfig
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.data import ValidationConfig
+from sunloom.config.features import ChalkConfig, FeaturesRecipe
 from sunloom.core.plugins import load_plugin
 from sunloom.core.telemetry import get_logger
 from sunloom.data.datasets import GROUP, LabelledDataSet
@@ -206,7 +205,7 @@ class MaterializationJob:
             gate=open_quality_gate(recipe, plan),
             training=training,
             online=_online_target(recipe, scan),
-            prepared=open_prepared_set(recipe, plan.root.key, recipe.moments()),
+            prepared=open_prepared_set(recipe, plan.root.key, recipe.as_of_times()),
         )
 
     @property
@@ -319,7 +318,7 @@ def _training_source(recipe: FeaturesRecipe) -> TrainingSource | None:
     name = recipe.training.dataset
     dataset: LabelledDataSet = load_plugin(GROUP, name, LabelledDataSet)
     tables = open_tables(recipe.paths.outputs / "data" / name)
-    return TrainingSource(dataset, tables, recipe.moments())
+    return TrainingSource(dataset, tables, recipe.as_of_times())
 
 
 def _online_target(recipe: FeaturesRecipe, scan: SourceScan) -> OnlineTarget | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.config.preprocessing.transformations import FittedForm
 from sunloom.core.files import atomic_path
 from sunloom.core.model_registry import ModelRegistry, open_registry

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from sunloom.config.data.validation import ValidationConfig
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.data import ValidationConfig
+from sunloom.config.features import FeaturesRecipe
 from sunloom.core.database import Database, open_database
 from sunloom.data.quality.gate import gate
 from sunloom.data.quality.rules import TableRules

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.config.data.validation import ValidationConfig
+from sunloom.config.data import ValidationConfig
 from sunloom.data.quality.batches import (
     CheckedTable,
     table_from_frame,

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import polars as pl
 
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConflictError
 from sunloom.feature_store.online.tiles.index import TileLayout

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from sunloom.config.features.materialization import FeaturesRecipe
-from sunloom.config.features.streaming import KafkaSource
+from sunloom.config.features import FeaturesRecipe, KafkaSource
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConflictError, StreamError
 from sunloom.feature_store.online.tiles.index import TileLayout

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import NotFoundError, UsageError
 from sunloom.feature_store.online.registry import store_stream
 from sunloom.feature_store.online.tiles.index import TileLayout

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sunloom.config.features.streaming import KafkaSource
+from sunloom.config.features import KafkaSource
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import DependencyError, NotFoundError, StreamError
 from sunloom.feature_store.streaming.partition import Quarantine, RejectedMessage

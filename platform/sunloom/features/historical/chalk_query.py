@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.config.features.chalk import ChalkConfig
+from sunloom.config.features import ChalkConfig
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import DataError, FeatureError
 from sunloom.features.historical.query_frame import append_features, build_query_frame

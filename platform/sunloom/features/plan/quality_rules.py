@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from sunloom.config.data.validation import ColumnRule, ValueType
+from sunloom.config.data import ColumnRule, ValueType
 from sunloom.data.quality.rules import TableRules
 from sunloom.features.plan.feature_sets import FeaturePlan, Plan
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from sunloom.config.data.sources import (
+from sunloom.config.data import (
     BatchSource,
     DatasetSource,
     FilesSource,

@@ -10,7 +10,7 @@ from typing import Any, cast
 from pydantic import BaseModel, Field
 
 from sunloom.config import Settings, load_config
-from sunloom.config.loading.dump import dump_with_secrets
+from sunloom.config.loading.model import dump_with_secrets
 from sunloom.core.database import open_database
 from sunloom.core.telemetry import configure_logging
 from sunloom.errors import NotFoundError

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.text import Text
+
 from sunloom.config import Settings
 from sunloom.core.cluster import ClusterInfo, connect, disconnect
 from sunloom.core.files import write_atomic
+from sunloom.core.model_registry import open_registry
 from sunloom.core.processes import interrupt_on_sigterm, own_processes
 from sunloom.core.telemetry import configure_logging
 from sunloom.serving.auth.api_keys import create_key, revoke_key
 from sunloom.serving.deploy.deploy import Deployment, deploy, shutdown
 from sunloom.serving.deploy.environment import serving_environment
 from sunloom.workflows.demo import steps
-from sunloom.workflows.demo.console import StepList, summary_table
-from sunloom.workflows.demo.conversation import DemoGateway
-from sunloom.workflows.demo.plots import plot_before_after
 from sunloom.workflows.demo.recipes import DemoRecipes, load_demo_recipes
-from sunloom.workflows.demo.summary import DemoSummary, summarize
+from sunloom.workflows.demo.summary import (
+    DemoSummary,
+    plot_before_after,
+    summarize,
+    summary_table,
+)
 
 # In the order of the run: a step's place is its number on the terminal.
 TITLES = {
@@ -37,6 +44,45 @@ TITLES = {
     "monitoring": "Compare the first quarter of 1997 with the second of 1998 (Evidently)",
 }
 SCOPES = ("llm", "features", "agents", "models", "train")
+
+
+class StepList:
+    """Prints each step as it starts, and its result as it ends; keeps the seconds.
+
+    Args:
+        titles: Step name to the sentence shown, in order.
+    """
+
+    def __init__(self, titles: Mapping[str, str]) -> None:
+        self.seconds: dict[str, float] = {}
+        # To standard error, so that --json stays clean. Rich would colour every number.
+        self.console = Console(stderr=True, highlight=False)
+        self._titles = dict(titles)
+        self._note = ""
+
+    def announce(self, notice: str) -> None:
+        """Print what will happen before it does."""
+        self.console.print(notice)
+        for number, title in enumerate(self._titles.values(), 1):
+            self.console.print(f"  {number}. {title}", style="dim")
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Run one step and note its seconds, also when it fails."""
+        number = list(self._titles).index(name) + 1
+        mark = f"[{number}/{len(self._titles)}]"
+        self.console.print(Text(f"{mark} {self._titles[name]} …", style="bold"))
+        start, self._note = time.monotonic(), ""
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.monotonic() - start, 2)
+        # As Text: Rich would read brackets in a string as markup.
+        self.console.print(Text(f"      {self.seconds[name]:6.1f} s  {self._note}"))
+
+    def note(self, text: str) -> None:
+        """Set the running step's result, shown when it ends."""
+        self._note = text
 
 
 @dataclass
@@ -78,7 +124,11 @@ def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()
     start = time.monotonic()
     configure_logging(settings)
     demo = _Demo(settings, load_demo_recipes(sets), StepList(TITLES))
-    demo.console.announce(_notice(settings))
+    # Measured on 2 cores; the second run takes base model and adapter from the registry.
+    demo.console.announce(
+        "Sunloom demo: about 1 GB below outputs/ and .sunloom/ and 12 to 25 minutes on 2 cores the "
+        f"first time, 4 to 8 after that (seed {settings.seed})."
+    )
     # HAProxy and vLLM's engine core outlive Ray workers that are killed.
     with own_processes(), interrupt_on_sigterm():
         try:
@@ -89,7 +139,11 @@ def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()
             with interrupt_on_sigterm():
                 _train(demo)
                 deployment, key, key_id = _serve(demo)
-                _use(demo, DemoGateway(deployment.url, key))
+                gateway = steps.DemoGateway(deployment.url, key)
+                with demo.console.step("agents"):
+                    demo.take("agents", steps.ask_agents(demo.recipes, settings, gateway))
+                with demo.console.step("monitoring"):
+                    demo.take("monitoring", steps.watch_drift(demo.recipes, settings))
                 summary = _conclude(demo, deployment, cluster, time.monotonic() - start)
                 if keep:
                     _wait_for_interrupt(demo, deployment, key)
@@ -99,13 +153,6 @@ def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()
             shutdown(settings)
             disconnect()
     return summary
-
-
-def _notice(settings: Settings) -> str:
-    return (
-        "Sunloom demo: about 1 GB below outputs/ and .sunloom/ and 12 to 25 minutes on 2 cores the "
-        f"first time, 4 to 8 after that (seed {settings.seed})."
-    )
 
 
 def _train(demo: _Demo) -> None:
@@ -123,20 +170,14 @@ def _train(demo: _Demo) -> None:
 
 def _serve(demo: _Demo) -> tuple[Deployment, str, str]:
     with demo.console.step("serving"):
-        steps.require_adapter(demo.settings, demo.recipes.adapter.output.name)
+        # Fails before serving starts, which takes minutes, if the adapter is not registered.
+        open_registry(demo.settings).get(demo.recipes.adapter.output.name)
         deployment = deploy(demo.settings)
         # The expiry covers a run that is killed before it revokes the key.
         key, record = create_key(demo.settings, SCOPES, expires="12h", purpose="demo")
-        steps.check_gateway(DemoGateway(deployment.url, key), demo.recipes)
+        steps.check_gateway(steps.DemoGateway(deployment.url, key), demo.recipes)
         demo.console.note(f"{deployment.url} is ready: {', '.join(sorted(deployment.apps))}")
     return deployment, key, record.id
-
-
-def _use(demo: _Demo, gateway: DemoGateway) -> None:
-    with demo.console.step("agents"):
-        demo.take("agents", steps.ask_agents(demo.recipes, demo.settings, gateway))
-    with demo.console.step("monitoring"):
-        demo.take("monitoring", steps.watch_drift(demo.recipes, demo.settings))
 
 
 def _conclude(

@@ -10,12 +10,12 @@ from typing import TypeVar
 
 from sunloom.config import Settings, load_config
 from sunloom.config.agents import AgentsRecipe
-from sunloom.config.data.cleaning import DataRecipe
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.data import DataRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.config.llm import LlmRecipe
 from sunloom.config.loading.load import find_conf_dir
 from sunloom.config.loading.problems import is_known
-from sunloom.config.monitoring.recipe import MonitoringRecipe
+from sunloom.config.monitoring import MonitoringRecipe
 from sunloom.config.tabular import TabularRecipe
 from sunloom.errors import UsageError
 
@@ -35,6 +35,7 @@ class DemoRecipes:
     monitoring: MonitoringRecipe
 
 
+# One of each: two recipes of a kind take the same assignments.
 KINDS = (
     DataRecipe,
     FeaturesRecipe,

@@ -1,10 +1,13 @@
-"""Summary of the demo: what ``outputs/demo/summary.json`` contains."""
+"""Summary of the demo: ``outputs/demo/summary.json``, the final table, and the picture."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -79,3 +82,90 @@ def summarize(
         plots=plots,
         urls=urls,
     )
+
+
+def summary_table(summary: DemoSummary) -> Table:
+    """The final table: one row a room."""
+    table = Table(title="What came of it", title_justify="left", show_lines=False)
+    table.add_column("room", style="bold")
+    table.add_column("figures", overflow="fold")
+    table.add_column("seconds", justify="right")
+    for room, text, seconds in _rows(summary):
+        table.add_row(room, text, f"{seconds:.0f}")
+    return table
+
+
+def _rows(summary: DemoSummary) -> Iterator[tuple[str, str, float]]:
+    seconds = summary.seconds
+    data, features = summary.data, summary.features
+    reasons = ", ".join(f"{count} {reason}" for reason, count in data["quarantined"].items())
+    yield (
+        "data",
+        f"{data['rows_in']:,} rows in, {data['rows_out']:,} out ({reasons})",
+        seconds["data"],
+    )
+    yield (
+        "features",
+        f"{features['training_rows']:,} training rows, {features['online_entities']:,} entities "
+        f"online, Polars = Ray Data: {features['engines_equal']}",
+        seconds["features"],
+    )
+    tabular = summary.tabular
+    yield (
+        "tabular",
+        f"{tabular['winner']}: AUC {tabular['auc']:.4f}, log loss {tabular['log_loss']:.4f} "
+        f"(base rate {tabular['base_rate']:.1%})",
+        seconds["tabular"],
+    )
+    llm = summary.llm
+    yield (
+        "llm",
+        f"{llm['model']} on {llm['base_parameters']:,} parameters, {llm['workers']} workers: exact "
+        f"tool calls {llm['base_exact_match']:.1%} before, {llm['adapter_exact_match']:.1%} after "
+        f"({llm['held_out']} held-out questions)",
+        seconds["base_model"] + seconds["adapter"],
+    )
+    for engine, result in summary.agents.items():
+        text = f"{result['right']} of {result['tasks']} tasks right through the gateway"
+        yield engine, text, result["seconds"]
+    monitoring = summary.monitoring
+    yield (
+        "monitoring",
+        f"{monitoring['drifted_features']} features drifted, {monitoring['alerts']} alerts",
+        seconds["monitoring"],
+    )
+    yield "total", "", seconds["total"]
+
+
+def plot_before_after(summary: DemoSummary, path: Path) -> Path:
+    """Draw exact tool calls before and after, and the agents' right answers, as PNG.
+
+    Args:
+        summary: Metrics of both models and scores of the agents.
+        path: The picture.
+    """
+    import matplotlib as mpl
+
+    # Before pyplot, which would look for a display.
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    llm = summary.llm
+    bars = {"base": llm["base_exact_match"], "adapter": llm["adapter_exact_match"]}
+    bars |= {
+        name.replace("_", " "): score["right"] / score["tasks"]
+        for name, score in summary.agents.items()
+    }
+    figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    colours = ["#b0b7c3", "#e07a1f", *["#2f6f8f"] * len(summary.agents)]
+    drawn = axes.bar(list(bars), list(bars.values()), color=colours)
+    axes.bar_label(drawn, labels=[f"{value:.0%}" for value in bars.values()], padding=3)
+    # Above 100 % there is room for the labels of full bars.
+    axes.set_ylim(0, 1.12)
+    axes.set_ylabel("share right")
+    axes.set_title(f"Exact tool calls on {llm['held_out']} held-out questions; agents' tasks")
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path

@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from sunloom.config import load_config
-from sunloom.config.data.validation import ValidationConfig
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.data import ValidationConfig
+from sunloom.config.features import FeaturesRecipe
 from sunloom.data.quality.gate import validate_file
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.plan.quality_rules import table_rules

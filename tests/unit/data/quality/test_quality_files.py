@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from sunloom.config import Settings
-from sunloom.config.data.validation import ValidationConfig
+from sunloom.config.data import ValidationConfig
 from sunloom.core.database import open_database
 from sunloom.data.quality.batches import (
     CheckedTable,

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from sunloom.config import load_config
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.data.quality.results_table import latest_verdicts
 from sunloom.errors import DataQualityError
 from sunloom.feature_store.materialization.backfill.backfill import backfill

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from sunloom.config.data.validation import ColumnRule, ValidationConfig
+from sunloom.config.data import ColumnRule, ValidationConfig
 from sunloom.data.quality.batches import table_from_frame, table_from_path
 from sunloom.data.quality.report import QualityReport, RowExample
 from sunloom.data.quality.validate import validate

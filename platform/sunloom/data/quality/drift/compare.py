@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.config.data.drift import DriftConfig, FeatureBound
+from sunloom.config.data import DriftConfig, FeatureBound
 from sunloom.core.files import write_atomic
 from sunloom.data.quality.drift.distances import column_distance
 from sunloom.data.quality.drift.psi import BINNING, has_value

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import BaseModel
 
-from sunloom.config.features.materialization import FeaturesRecipe
+from sunloom.config.features import FeaturesRecipe
 from sunloom.core.files import remove_partial
 from sunloom.core.telemetry import get_logger
 from sunloom.data.shuffle import from_packet, partition_by_hash, to_packet

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sunloom.config.features.materialization import BackfillConfig
+from sunloom.config.features import BackfillConfig
 from sunloom.errors import UsageError
 
 _CHUNKS = 16

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fastapi import APIRouter
 
 from sunloom.config import Settings
-from sunloom.core.alerts.delivery import list_alerts
+from sunloom.core.alerts import list_alerts
 from sunloom.core.database import open_database
 from sunloom.serving.metrics.request_metrics import route_latencies
 from sunloom.serving.metrics.served_features import served_feature_rates

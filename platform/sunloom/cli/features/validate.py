@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sunloom.cli import output
-from sunloom.cli.options import Env, Json, Sets, load_recipe
-from sunloom.config.data.validation import ValidationConfig, ValidationRecipe
-from sunloom.config.features.materialization import FeaturesRecipe
-from sunloom.errors import UsageError
+from sunloom.cli.options import Env, Json, Sets, defines_features, load_recipe
+from sunloom.config.data import ValidationConfig, ValidationRecipe
+from sunloom.config.features import FeaturesRecipe
 
 if TYPE_CHECKING:
     from sunloom.data.quality.report import QualityReport
-    from sunloom.data.quality.rules import TableRules
 
 
 def validate(
@@ -34,9 +32,17 @@ def validate(
     """Validate rows by the recipe's validation section; exit 1 if they do not pass."""
     from sunloom.data.quality.gate import validate_file
 
-    config = load_recipe(recipe_kind(recipe), recipe, sets, env)
+    kind: type[FeaturesRecipe] | type[ValidationRecipe] = (
+        FeaturesRecipe if defines_features(recipe) else ValidationRecipe
+    )
+    config = load_recipe(kind, recipe, sets, env)
+    defaults = None
+    if isinstance(config, FeaturesRecipe):
+        from sunloom.features.definitions.open import plan_of
+        from sunloom.features.plan.quality_rules import table_rules
+
+        defaults = table_rules(plan_of(config.definitions, config.feature_set))
     rules = config.validation or ValidationConfig()
-    defaults = _table_rules(config) if isinstance(config, FeaturesRecipe) else None
     result = validate_file(
         config, rules, input, defaults=defaults, reference=reference, folder=report
     )
@@ -46,31 +52,6 @@ def validate(
         _show(result)
     if not result.is_passed:
         raise typer.Exit(1)
-
-
-def recipe_kind(recipe: Path) -> type[FeaturesRecipe] | type[ValidationRecipe]:
-    """The class of a recipe: with feature definitions or without.
-
-    Raises:
-        UsageError: There is no such file.
-    """
-    import yaml
-
-    if not recipe.is_file():
-        raise UsageError(f"There is no recipe file {recipe}.", param="recipe")
-    try:
-        tree: Any = yaml.safe_load(recipe.read_text())
-    except yaml.YAMLError:
-        tree = None  # the loader reports what is wrong with it
-    defines = isinstance(tree, dict) and {"definitions", "feature_set"} & set(tree)
-    return FeaturesRecipe if defines else ValidationRecipe
-
-
-def _table_rules(recipe: FeaturesRecipe) -> TableRules:
-    from sunloom.features.definitions.open import plan_of
-    from sunloom.features.plan.quality_rules import table_rules
-
-    return table_rules(plan_of(recipe.definitions, recipe.feature_set))
 
 
 def _show(report: QualityReport) -> None:

@@ -1,17 +1,146 @@
-"""The ``validation`` section of a recipe: schema, ranges, completeness, uniqueness, drift."""
+"""Recipes and sections about tables: cleaning, batch sources, drift, validation."""
 
 from __future__ import annotations
 
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import AwareDatetime, Field, SecretStr, model_validator
 
-from sunloom.config.data.drift import DriftMethod, FeatureBound
 from sunloom.config.loading.durations import Duration
 from sunloom.config.loading.model import Model
 from sunloom.config.settings import Settings
+
+
+class QualityConfig(Model):
+    """How many bad rows a data set may have."""
+
+    max_bad_share: float = Field(default=0.02, ge=0.0, le=1.0)
+    """Share of quarantined rows above which the run stops; the quarantine file is kept."""
+
+
+class CleaningConfig(Model):
+    """How the work is partitioned."""
+
+    blocks: int = Field(default=4, ge=1)
+    """Blocks that Ray Data works on; rows that might duplicate each other meet in one."""
+
+
+class DataRecipe(Settings):
+    """Prepare one data set: parse, check, quarantine, write Parquet."""
+
+    dataset: str
+    """Name of a data set plugin (entry point group ``sunloom.datasets``)."""
+    quality: QualityConfig = QualityConfig()
+    """Threshold of bad rows."""
+    preparation: CleaningConfig = CleaningConfig()
+    """Partitioning of the work."""
+
+    def data_folder(self) -> Path:
+        """Folder of the prepared tables."""
+        return self.paths.outputs / "data" / self.dataset
+
+
+class FilesSource(Model):
+    """Rows in Parquet, CSV or JSON-lines files, or folders of them."""
+
+    type: Literal["files"] = "files"
+    tables: dict[str, Path]
+    """Namespace of a features class to its file or folder."""
+
+
+class DatasetSource(Model):
+    """Tables that ``sunloom data run`` prepared, under ``<paths.outputs>/data/<dataset>``."""
+
+    type: Literal["dataset"] = "dataset"
+    dataset: str
+    """Name of the data set."""
+    tables: dict[str, str]
+    """Namespace of a features class to the table's name."""
+
+
+class SqlSource(Model):
+    """Rows of a database that SQLAlchemy speaks to; fetched anew by each run."""
+
+    type: Literal["sql"] = "sql"
+    # Secret as a whole: a URL usually holds the password.
+    url: SecretStr
+    """``postgresql://user:${PASSWORD}@host/database``, ``sqlite:///file.db``, or another URL of
+    SQLAlchemy whose driver is installed."""
+    tables: dict[str, str]
+    """Namespace of a features class to a table (``orders``, ``sales.orders``) or a ``SELECT``
+    whose columns have the features' names."""
+    batch_rows: int = Field(default=50_000, ge=1)
+    """Rows held in memory at a time while fetching."""
+
+
+class SnowflakeSource(Model):
+    """Rows of Snowflake, through its own connector; fetched anew by each run."""
+
+    type: Literal["snowflake"] = "snowflake"
+    account: str
+    """Account identifier, such as ``organization-account``."""
+    user: str
+    """User."""
+    password: SecretStr | None = None
+    """Its password, such as ``${SNOWFLAKE_PASSWORD}``."""
+    private_key_file: Path | None = None
+    """Its private key (PEM), instead of a password."""
+    private_key_file_pwd: SecretStr | None = None
+    """Passphrase of the private key."""
+    role: str | None = None
+    """Role; the user's default when empty."""
+    warehouse: str | None = None
+    """Warehouse; the user's default when empty."""
+    database: str | None = None
+    """Database of tables that name none."""
+    # `schema` would shadow a method of pydantic's BaseModel.
+    schema_name: str | None = Field(default=None, alias="schema")
+    """Schema of tables that name none."""
+    tables: dict[str, str]
+    """Namespace of a features class to a table or a ``SELECT``. Names in capitals become lower
+    case."""
+    batch_rows: int = Field(default=50_000, ge=1)
+    """Rows held in memory at a time while fetching."""
+
+
+BatchSource = Annotated[
+    FilesSource | DatasetSource | SqlSource | SnowflakeSource, Field(discriminator="type")
+]
+
+
+DriftMethod = Literal["psi", "jensenshannon", "kl_div", "wasserstein", "ks"]
+"""Evidently's names; ``ks`` gives a p-value, the others a distance."""
+
+
+class FeatureBound(Model):
+    """Method and threshold of one feature, where they differ from the others'."""
+
+    method: DriftMethod | None = None
+    """Overrides ``drift.method``."""
+    threshold: float | None = None
+    """Overrides ``drift.threshold``."""
+
+
+class DriftConfig(Model):
+    """How distributions are compared."""
+
+    method: DriftMethod = "psi"
+    """Statistic for every feature without an entry in ``per_feature``."""
+    # The customary bound of psi for a shift that matters; 0.1 counts as a moderate one.
+    threshold: float = Field(default=0.2, gt=0)
+    """Drift from this value on; for the p-value of ``ks``, below it."""
+    features: tuple[str, ...] = ()
+    """Columns compared; every numeric one but ids when empty."""
+    per_feature: dict[str, FeatureBound] = Field(default_factory=dict)
+    """Features with a method or threshold of their own."""
+    engine: Literal["evidently", "direct"] = "evidently"
+    """``direct`` computes the same numbers in a fraction of the time and writes no HTML."""
+    # Numbers that are handed out in order grow with time: ids would drift in every comparison.
+    exclude: tuple[str, ...] = ("id", "entity_id", "customer_id")
+    """Identifiers; never compared and never in a report."""
+
 
 ValueType = Literal["int64", "float64", "bool", "string", "datetime", "date", "duration"]
 """Types of the plan, and ``date``."""
@@ -58,6 +187,7 @@ class FreshnessRule(Model):
     """Column with the time of each row, UTC."""
     max_age: Duration
     """Greatest age of the newest row, such as ``24h``."""
+    # Not AwareDatetime: its error does not say how a time zone is written.
     as_of: datetime | None = None
     """Time from which age is counted, with its time zone; the present when empty."""
 
@@ -92,6 +222,7 @@ class CheckRule(Model):
 
     check: str
     """The entry point's name."""
+    # Only the check knows which options it has.
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed to the check unchanged."""
     threshold: float = Field(default=1.0, ge=0, le=1)
@@ -101,6 +232,7 @@ class CheckRule(Model):
 class ValidationConfig(Model):
     """Rules that rows must keep: schema, ranges, completeness, uniqueness, freshness, drift."""
 
+    # Completeness, uniqueness, drift: as in the recipes that the platform was built for.
     completeness_threshold: float = Field(default=0.95, ge=0, le=1)
     """Share of each column's values that must be present; null and NaN are missing. Keys must
     all be present."""
@@ -160,6 +292,7 @@ class ValidationRecipe(Settings):
     """Section of ``transformations``; not read by the checks."""
 
 
+# On the command line the input is an option; a job has nothing but its recipe.
 class ValidationJob(ValidationRecipe):
     """The rules and the rows to validate, for a job."""
 

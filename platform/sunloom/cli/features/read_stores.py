@@ -1,4 +1,4 @@
-"""Commands of ``sunloom features`` on the offline store."""
+"""``sunloom features get``, ``versions`` and ``rows``: what the online and offline store hold."""
 
 from __future__ import annotations
 
@@ -10,9 +10,41 @@ import typer
 
 from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Sets, load_settings
-from sunloom.errors import UsageError
+from sunloom.errors import NotFoundError, UsageError
 
 FeatureSet = Annotated[str, typer.Argument(metavar="FEATURE_SET")]
+
+
+def get(
+    feature_set: FeatureSet,
+    entity_ids: Annotated[list[str], typer.Argument(metavar="ID...")],
+    feature: Annotated[
+        list[str] | None, typer.Option("--feature", help="Only these; may be repeated.")
+    ] = None,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Read the latest values from the online store; exit 1 if an entity is not there."""
+    from sunloom.feature_store.online.registry import open_feature_set
+    from sunloom.feature_store.stores.online.open import open_online_store
+
+    online = open_feature_set(open_online_store(load_settings(sets, env)), feature_set)
+    # By the key's type, not by the text's looks: `007` may be a key of text.
+    is_integer = online.schema.key_dtype.startswith("int")
+    keys = [int(text) if is_integer and text.lstrip("-").isdigit() else text for text in entity_ids]
+    records: list[dict[str, Any]] = [
+        {"entity_id": key, "found": values is not None, "features": values or {}}
+        for key, values in zip(keys, online.read(keys, feature or None), strict=True)
+    ]
+    # Printed before the error: the records that exist are of use where another one is absent.
+    if json:
+        output.print_json({"feature_set": feature_set, "results": records})
+    else:
+        for record in records:
+            output.print_mapping(record["features"], title=f"{feature_set} {record['entity_id']}")
+    if absent := [str(record["entity_id"]) for record in records if not record["found"]]:
+        raise NotFoundError(f"No {feature_set} record of {', '.join(absent)}.", "Check the id.")
 
 
 def versions(
@@ -37,7 +69,7 @@ def versions(
         output.print_json({"feature_set": feature_set, "store": store.uri, "versions": entries})
         return
     columns = ("version", "written_at", "mode", "rows", "files")
-    cells = [[str(row[name]) for name in columns] for row in entries]
+    cells = [[entry[name] for name in columns] for entry in entries]
     output.print_table(columns, cells, title=f"{feature_set} in {store.uri}")
 
 
@@ -71,11 +103,7 @@ def rows(
     out.parent.mkdir(parents=True, exist_ok=True)
     table.write_parquet(out)
     result = {"feature_set": feature_set, "version": chosen.number, "rows": table.height}
-    result |= {"columns": table.columns, "out": str(out)}
-    if json:
-        output.print_json(result)
-    else:
-        output.print_mapping(result)
+    output.print_result(result | {"columns": table.columns, "out": str(out)}, json)
 
 
 def _parse_time(text: str | None, name: str) -> datetime | None:

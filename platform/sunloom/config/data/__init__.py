@@ -1,1 +1,0 @@
-"""Recipes and sections about tables: sources, cleaning, validation, drift."""

@@ -1,1 +1,0 @@
-"""Recipes of monitoring: drift between two periods, and watched tables."""

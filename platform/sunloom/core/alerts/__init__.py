@@ -1,1 +1,0 @@
-"""Alerts: raised once while open, resolved, and delivered to every sink."""
