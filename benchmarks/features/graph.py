@@ -18,9 +18,11 @@ import numpy as np
 import polars as pl
 
 from sunloom.preprocessing.graph.adjacency import graph_of
-from sunloom.preprocessing.graph.embedding import graph_embedding
-from sunloom.preprocessing.graph.neighbours import neighbour_features
-from sunloom.preprocessing.graph.node_features import graph_features
+from sunloom.preprocessing.graph.node_features import (
+    graph_embedding,
+    graph_features,
+    neighbour_features,
+)
 
 RUNS = 3
 PART = "pagerank_and_neighbours"

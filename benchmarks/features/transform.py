@@ -57,7 +57,7 @@ def frame_of(rows: int, seed: int = 0) -> pl.DataFrame:
 def ours(path: Path) -> dict[str, Any]:
     """Fit, and write the prepared training rows."""
     from sunloom.preprocessing.fit import fit
-    from sunloom.preprocessing.tables.batches import open_source
+    from sunloom.preprocessing.tables import open_source
     from sunloom.preprocessing.transform import write_prepared
 
     start = _used()

@@ -170,7 +170,7 @@ def beyond_the_store(folder: Path, store_mb: int, times: float) -> dict[str, Any
     """Rows that many times the object store: prepared as the Polars engine does, to the bit."""
     from sunloom.preprocessing.cluster.fit_transform import read_ray, write_prepared_ray
     from sunloom.preprocessing.fit import fit
-    from sunloom.preprocessing.tables.batches import open_source
+    from sunloom.preprocessing.tables import open_source
     from sunloom.preprocessing.transform import write_prepared
 
     source, out = folder / "large.parquet", folder / "out.parquet"

@@ -21,7 +21,7 @@ from sunloom.preprocessing.artifact import load, save
 from sunloom.preprocessing.cluster.fit_transform import read_ray, write_prepared_ray
 from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.job import fit_file, transform_file
-from sunloom.preprocessing.tables.batches import open_source
+from sunloom.preprocessing.tables import open_source
 
 pytestmark = pytest.mark.integration
 

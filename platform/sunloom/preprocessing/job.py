@@ -14,9 +14,8 @@ from sunloom.preprocessing.artifact import register, save
 from sunloom.preprocessing.fit import Reader, fit, read_here
 from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.preprocessing.recipe import Recipe
-from sunloom.preprocessing.tables.batches import Source, open_source
-from sunloom.preprocessing.tables.parquet_output import require_writable
-from sunloom.preprocessing.transform import prepared_schema, write_prepared
+from sunloom.preprocessing.tables import Source, open_source
+from sunloom.preprocessing.transform import prepared_schema, require_writable, write_prepared
 
 
 @dataclass(frozen=True)

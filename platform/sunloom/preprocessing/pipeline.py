@@ -1,20 +1,184 @@
-"""Fitted pipeline: transforms frames, training rows and single rows the same way."""
+"""Fitted pipeline: stages of operations that transform frames, training rows and single rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import polars as pl
 
 from sunloom.data.sources.table_files import require_columns
-from sunloom.preprocessing.column_kinds import Kind, kind_of, require_kind
-from sunloom.preprocessing.operations.protocol import RowFunction
-from sunloom.preprocessing.row_checks import build_row_check, infinite_error
-from sunloom.preprocessing.stages import Stage, apply_stages, row_functions
-from sunloom.preprocessing.tables.batches import Batch
+from sunloom.errors import DataError
+from sunloom.preprocessing.columns import Kind, kind_of, require_kind
+from sunloom.preprocessing.operations.protocol import Operation, RowFunction, Training
+from sunloom.preprocessing.tables import Batch
+
+Stage: TypeAlias = tuple[Operation, ...]
+"""Operations of one step: each sees the table as it was before the step, and its own column."""
+
+
+def apply_stages(
+    frame: pl.DataFrame, stages: Iterable[Stage], training: Training = None
+) -> pl.DataFrame:
+    """The frame after all stages.
+
+    Args:
+        frame: Rows.
+        stages: In order.
+        training: The rows as a batch of the table that is being fitted, if they are of that.
+    """
+    for stage in stages:
+        made = [column for operation in stage for column in operation.columns(frame, training)]
+        order = column_order(frame.columns, stage)
+        # At once, so that each operation of a stage sees the table before it.
+        frame = frame.with_columns(made).select(order)
+    return frame
+
+
+def column_order(columns: Sequence[str], stage: Stage) -> list[str]:
+    """Names of the columns after a stage, in order.
+
+    Raises:
+        DataError: A new column would have a name that the table has already.
+    """
+    replaced: dict[str, list[str]] = {}
+    appended: list[str] = []
+    removed = {name for operation in stage for name in operation.removes}
+    remaining = set(columns) - removed
+    for operation in stage:
+        in_place = set(operation.inputs) - set(operation.removes)
+        new = [name for name in operation.outputs if name not in in_place]
+        if clash := [name for name in new if name in remaining]:
+            raise DataError(
+                f"{operation.op} would make a column {clash[0]!r}, which the table has already.",
+                "Rename that column.",
+                clash[0],
+            )
+        if not operation.removes:
+            appended += new
+        elif operation.outputs:
+            # A column that becomes several ones leaves its place to them.
+            anchor = next(n for n in operation.inputs if n in operation.removes)
+            replaced.setdefault(anchor, []).extend(new)
+    order: list[str] = []
+    for name in columns:
+        order += replaced.get(name, []) if name in removed else [name]
+    return order + appended
+
+
+def needed_stages(stages: Sequence[Stage], columns: Iterable[str]) -> tuple[list[Stage], set[str]]:
+    """The operations that some columns depend on, and the columns of the table they begin with.
+
+    Args:
+        stages: In order.
+        columns: Columns that are needed after them.
+    """
+    needed, kept = set(columns), list[Stage]()
+    for stage in reversed(stages):
+        used = tuple(operation for operation in stage if needed & set(operation.outputs))
+        for operation in used:
+            needed -= set(operation.outputs)
+        # After all outputs are taken off: an input may be another operation's output.
+        needed |= {name for operation in used for name in operation.inputs}
+        kept.append(used)
+    return [stage for stage in reversed(kept) if stage], needed
+
+
+def schema_after(schema: Mapping[str, pl.DataType], stages: Sequence[Stage]) -> pl.Schema:
+    """Names and types after the stages."""
+    return apply_stages(pl.DataFrame(schema=dict(schema)), stages).schema
+
+
+def need_whole_table(stages: Iterable[Stage]) -> bool:
+    """Whether an operation reads other rows than its own: batches are not enough."""
+    return any(getattr(operation, "whole", False) for stage in stages for operation in stage)
+
+
+def uses_models(stages: Iterable[Stage]) -> bool:
+    """Whether an operation loads a model, which a process had better keep."""
+    return any(getattr(operation, "model", None) for stage in stages for operation in stage)
+
+
+def row_functions(stages: Iterable[Stage]) -> list[RowFunction]:
+    """One function per operation, in order."""
+    return [operation.row_function() for stage in stages for operation in stage]
+
+
+_TYPES: Mapping[Kind, tuple[type, ...]] = {
+    "number": (float, int, bool, Decimal),
+    "category": (str,),
+    "bool": (bool,),
+    "time": (date,),
+    "bytes": (bytes,),
+    "other": (object,),
+}
+_NOUNS = {"number": "a number", "category": "text", "bool": "true or false", "time": "a date"}
+
+
+def build_row_check(kinds: Mapping[str, Kind]) -> Callable[[dict[str, Any]], None]:
+    """A function that checks the named columns of a row, and makes NaN None in it.
+
+    Args:
+        kinds: Column to kind.
+    """
+    numbers = tuple(name for name, kind in kinds.items() if kind == "number")
+    others = tuple((name, _TYPES[kind]) for name, kind in kinds.items() if kind != "number")
+    inf = math.inf
+
+    def check(row: dict[str, Any]) -> None:
+        # Comparisons of classes: most values are plain floats and ints, which pass at once.
+        try:
+            for name in numbers:
+                value = row[name]
+                if value.__class__ is float:
+                    if value != value:
+                        row[name] = None
+                    elif value == inf or value == -inf:
+                        raise infinite_error(name)
+                elif value is not None and value.__class__ is not int:
+                    row[name] = _to_number(name, value)
+            for name, types in others:
+                if (value := row[name]) is not None and not isinstance(value, types):
+                    raise _type_error(name, value, kinds[name])
+        except KeyError as missing:
+            raise DataError(
+                f"The row lacks the column {missing.args[0]}.",
+                f"Found: {', '.join(map(str, row)) or 'no columns'}.",
+                str(missing.args[0]),
+            ) from None
+
+    return check
+
+
+def _to_number(name: str, value: Any) -> float | None:
+    if not isinstance(value, _TYPES["number"]) and not hasattr(value, "__float__"):
+        raise _type_error(name, value, "number")
+    number = float(value)
+    if math.isinf(number):
+        raise infinite_error(name)
+    return None if math.isnan(number) else number
+
+
+def _type_error(name: str, value: Any, kind: Kind) -> DataError:
+    return DataError(
+        f"Column {name!r} is {_NOUNS.get(kind, kind)}, but the row holds {value!r}.",
+        "Give a value of the column's type.",
+        name,
+    )
+
+
+def infinite_error(name: str) -> DataError:
+    """The refusal of an infinite value."""
+    return DataError(
+        f"Column {name!r} holds an infinite value.",
+        "Replace it, or make it null and impute it.",
+        name,
+    )
 
 
 @dataclass(frozen=True)

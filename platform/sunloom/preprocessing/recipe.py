@@ -11,7 +11,7 @@ from sunloom.config.preprocessing.steps import SimpleImputer, Step, step_of
 from sunloom.config.preprocessing.transformations import CategoricalEncoding, ShortForm
 from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import DataError
-from sunloom.preprocessing.column_kinds import kind_of, require_kind
+from sunloom.preprocessing.columns import kind_of, require_kind
 from sunloom.preprocessing.estimators.estimator_table import estimator_of
 from sunloom.preprocessing.estimators.protocol import Schema, StepLike
 

@@ -1,18 +1,73 @@
-"""Transformation of a table in this process: batch by batch, into one Parquet file."""
+"""Transformation of a table in this process, and Parquet output of batches or part files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from sunloom.core.files import atomic_path
-from sunloom.errors import ArtifactError
-from sunloom.preprocessing.pipeline import FittedPipeline
-from sunloom.preprocessing.stages import need_whole_table
-from sunloom.preprocessing.tables.batches import Source, whole_table
-from sunloom.preprocessing.tables.parquet_output import require_writable, write_batches
+from sunloom.errors import ArtifactError, UsageError
+from sunloom.preprocessing.pipeline import FittedPipeline, need_whole_table
+from sunloom.preprocessing.tables import FileSource, Source, whole_table
+
+
+def require_writable(source: Source, out: Path) -> None:
+    """Check where rows are to be written, before any work.
+
+    Raises:
+        UsageError: The file does not end in ``.parquet``, or is the input itself.
+    """
+    if out.suffix != ".parquet":
+        raise UsageError(f"{out} does not end in .parquet.", "Prepared rows are Parquet.", "out")
+    if isinstance(source, FileSource) and out.absolute() in {f.absolute() for f in source.files}:
+        raise UsageError(f"{out} is the input itself.", "Name another file.", "out")
+
+
+def write_batches(schema: pl.Schema, batches: Iterable[pl.DataFrame], path: Path) -> int:
+    """Write batches of rows as one Parquet file, and return the number of rows."""
+    import pyarrow.parquet as pq
+
+    arrow, rows = pl.DataFrame(schema=schema).to_arrow().schema, 0
+    with pq.ParquetWriter(path, arrow) as writer:
+        for batch in batches:
+            # A later file may hold integers where the first one held floats, and more columns.
+            aligned = batch if batch.schema == schema else batch.select(list(schema)).cast(schema)
+            writer.write_table(aligned.to_arrow().cast(arrow))
+            rows += batch.height
+    return rows
+
+
+def join_parquet(parts: Sequence[Path], out: Path) -> int:
+    """Write one file with the row groups of all parts, in order; each part is removed.
+
+    Args:
+        parts: Parquet files that were written with one schema; at least one.
+        out: The file to write.
+
+    Returns:
+        Rows.
+
+    Raises:
+        ArtifactError: A part is no Parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetWriter(out, pq.read_schema(parts[0])) as writer:
+            rows = 0
+            for part in parts:
+                with pq.ParquetFile(part) as file:
+                    for group in range(file.num_row_groups):
+                        writer.write_table(file.read_row_group(group))
+                    rows += file.metadata.num_rows
+                # At once: the disk never holds all parts and the whole file.
+                part.unlink()
+    except pa.ArrowInvalid as error:
+        raise ArtifactError(f"A part is no Parquet file: {error}", "Run again.") from error
+    return rows
 
 
 def transform_batches(

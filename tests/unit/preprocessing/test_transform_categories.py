@@ -13,7 +13,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, TargetEncoder
 
 from sunloom.errors import DataError
 from sunloom.preprocessing.fit import fit, fit_transform
-from sunloom.preprocessing.tables.batches import Batch
+from sunloom.preprocessing.tables import Batch
 from tests.unit.preprocessing.tables import as_array, assert_same_everywhere, colours
 
 COLUMNS = ["colour", "size"]

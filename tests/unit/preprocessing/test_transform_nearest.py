@@ -13,8 +13,8 @@ from sklearn.neighbors import KNeighborsRegressor, NearestNeighbors
 
 from sunloom.errors import DataError
 from sunloom.preprocessing.fit import FitPass, fit, fit_transform
-from sunloom.preprocessing.operations.neighbours import build_search
-from sunloom.preprocessing.tables.batches import Batch, Source
+from sunloom.preprocessing.operations.vectors import build_search
+from sunloom.preprocessing.tables import Batch, Source
 from tests.unit.preprocessing.tables import as_array, assert_same_everywhere, bundled
 
 STEP: dict[str, Any] = {"type": "nearest_neighbors"}

@@ -15,14 +15,18 @@ from sunloom.data.sources.splits import FileSplit
 from sunloom.errors import ArtifactError, ClusterError, DataError
 from sunloom.preprocessing.accumulators.values import ColumnValues
 from sunloom.preprocessing.cluster.fit_transform import run_task
-from sunloom.preprocessing.cluster.lookback import to_block
-from sunloom.preprocessing.cluster.precomputed import attach_results, precompute
+from sunloom.preprocessing.cluster.lookback import attach_results, precompute, to_block
 from sunloom.preprocessing.fit import fit
-from sunloom.preprocessing.stages import apply_stages
-from sunloom.preprocessing.tables.batches import Batch, open_source, whole_table
-from sunloom.preprocessing.tables.parquet_output import join_parquet
-from sunloom.preprocessing.tables.splits import TableSplit, file_splits_of, split_table
-from sunloom.preprocessing.transform import write_prepared
+from sunloom.preprocessing.pipeline import apply_stages
+from sunloom.preprocessing.tables import (
+    Batch,
+    TableSplit,
+    file_splits_of,
+    open_source,
+    split_table,
+    whole_table,
+)
+from sunloom.preprocessing.transform import join_parquet, write_prepared
 
 
 def table(rows: int = 5_000) -> pl.DataFrame:

@@ -11,7 +11,7 @@ import pytest
 
 from sunloom.errors import DataError, DependencyError
 from sunloom.preprocessing.fit import fit
-from sunloom.preprocessing.operations.language import language_identifier, sentiment_analyzer
+from sunloom.preprocessing.operations.text import language_identifier, sentiment_analyzer
 from tests.unit.preprocessing.tables import assert_same_everywhere
 
 TEXTS = [

@@ -15,15 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from sunloom.preprocessing.accumulators.counts import LevelCounts
-from sunloom.preprocessing.accumulators.moments import MeanVariance
+from sunloom.preprocessing.accumulators.counts import LevelCounts, TargetLevels
 from sunloom.preprocessing.accumulators.protocol import Accumulator
-from sunloom.preprocessing.accumulators.sample import TableSample
-from sunloom.preprocessing.accumulators.sketch import QuantileSketch
-from sunloom.preprocessing.accumulators.target_levels import TargetLevels
-from sunloom.preprocessing.accumulators.values import ColumnValues
+from sunloom.preprocessing.accumulators.values import (
+    ColumnValues,
+    MeanVariance,
+    QuantileSketch,
+    TableSample,
+)
 from sunloom.preprocessing.fit import FitPass, fit
-from sunloom.preprocessing.tables.batches import Batch, Source
+from sunloom.preprocessing.tables import Batch, Source
 from tests.unit.preprocessing.tables import colours, gappy
 
 NUMBERS = st.lists(

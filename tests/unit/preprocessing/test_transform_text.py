@@ -15,7 +15,7 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 
 from sunloom.errors import DataError
 from sunloom.preprocessing.fit import FitPass, fit
-from sunloom.preprocessing.tables.batches import Batch, Source
+from sunloom.preprocessing.tables import Batch, Source
 from tests.unit.preprocessing.tables import as_array, assert_same_everywhere
 
 

@@ -14,7 +14,7 @@ import pytest
 from sunloom.errors import ConfigError, DataError
 from sunloom.preprocessing.artifact import load, save
 from sunloom.preprocessing.fit import fit
-from sunloom.preprocessing.operations.holidays import easter, holidays_of
+from sunloom.preprocessing.operations.datetimes import easter, holidays_of
 from tests.unit.preprocessing.tables import assert_same_everywhere
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

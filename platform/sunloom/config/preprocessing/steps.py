@@ -6,16 +6,18 @@ differs from scikit-learn's, the parameter says so.
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, model_validator
 
 from sunloom.config.loading.model import Model
-from sunloom.config.preprocessing.embedding_steps import EmbeddingTable, NearestNeighbors
-from sunloom.config.preprocessing.image_steps import ImageEmbeddings, ImageStatistics
-from sunloom.config.preprocessing.text_steps import (
+from sunloom.config.preprocessing.text_and_image_steps import (
     HashingVectorizer,
+    ImageEmbeddings,
+    ImageStatistics,
     Language,
     SentenceEmbeddings,
     Sentiment,
@@ -37,24 +39,32 @@ Columns = tuple[str, ...] | None
 Level = str | int | float | bool
 
 
-class StandardScaler(Model):
+class _NumberStep(Model):
+    type: str
+    columns: Columns = None
+    """Number columns; all of them when empty."""
+
+
+class _CategoryStep(Model):
+    type: str
+    columns: Columns = None
+    """Category columns; all of them when empty."""
+
+
+class StandardScaler(_NumberStep):
     """Subtract the mean, divide by the standard deviation."""
 
     type: Literal["standard_scaler"] = "standard_scaler"
-    columns: Columns = None
-    """Number columns; all of them when empty."""
     with_mean: bool = True
     """Whether the mean is subtracted."""
     with_std: bool = True
     """Whether the standard deviation divides."""
 
 
-class MinMaxScaler(Model):
+class MinMaxScaler(_NumberStep):
     """Map the range seen when fitting to another one."""
 
     type: Literal["min_max_scaler"] = "min_max_scaler"
-    columns: Columns = None
-    """Number columns; all of them when empty."""
     feature_range: tuple[float, float] = (0.0, 1.0)
     """Minimum and maximum of the result."""
     clip: bool = False
@@ -67,22 +77,18 @@ class MinMaxScaler(Model):
         return self
 
 
-class MaxAbsScaler(Model):
+class MaxAbsScaler(_NumberStep):
     """Divide by the greatest absolute value."""
 
     type: Literal["max_abs_scaler"] = "max_abs_scaler"
-    columns: Columns = None
-    """Number columns; all of them when empty."""
     clip: bool = False
     """Whether values beyond the greatest seen when fitting are clipped to -1 and 1."""
 
 
-class RobustScaler(Model):
+class RobustScaler(_NumberStep):
     """Subtract the median, divide by the distance between two quantiles."""
 
     type: Literal["robust_scaler"] = "robust_scaler"
-    columns: Columns = None
-    """Number columns; all of them when empty."""
     with_centering: bool = True
     """Whether the median is subtracted."""
     with_scaling: bool = True
@@ -100,24 +106,20 @@ class RobustScaler(Model):
         return self
 
 
-class QuantileTransformer(Model):
+class QuantileTransformer(_NumberStep):
     """Map values to their rank, uniform or normal. All rows are used: there is no ``subsample``."""
 
     type: Literal["quantile_transformer"] = "quantile_transformer"
-    columns: Columns = None
-    """Number columns; all of them when empty."""
     n_quantiles: int = Field(default=1000, ge=2)
     """Quantiles that are kept; at most the number of rows."""
     output_distribution: Literal["uniform", "normal"] = "uniform"
     """Distribution of the result."""
 
 
-class PowerTransformer(Model):
+class PowerTransformer(_NumberStep):
     """A power chosen by maximum likelihood so that values look normal."""
 
     type: Literal["power_transformer"] = "power_transformer"
-    columns: Columns = None
-    """Number columns; all of them when empty."""
     method: Literal["yeo-johnson", "box-cox"] = "yeo-johnson"
     """``box-cox`` takes positive values only."""
     standardize: bool = True
@@ -146,12 +148,10 @@ class SimpleImputer(Model):
         return self
 
 
-class IterativeImputer(Model):
+class IterativeImputer(_NumberStep):
     """Predict missing values from the other columns, round by round (Bayesian ridge)."""
 
     type: Literal["iterative_imputer"] = "iterative_imputer"
-    columns: Columns = None
-    """Number columns; all of them when empty."""
     max_iter: int = Field(default=10, ge=1)
     """Rounds."""
     tol: float = Field(default=1e-3, gt=0)
@@ -167,12 +167,10 @@ class IterativeImputer(Model):
     """Rows that are learnt from; of more, a sample that depends on the row number only."""
 
 
-class PolynomialFeatures(Model):
+class PolynomialFeatures(_NumberStep):
     """All products of the columns up to a degree; they take the columns' place."""
 
     type: Literal["polynomial_features"] = "polynomial_features"
-    columns: Columns = None
-    """Number columns; all of them when empty."""
     degree: int | tuple[int, int] = 2
     """Greatest degree, or least and greatest."""
     interaction_only: bool = False
@@ -181,12 +179,10 @@ class PolynomialFeatures(Model):
     """Whether there is a column ``1``."""
 
 
-class Interactions(Model):
+class Interactions(_NumberStep):
     """Products and ratios of two columns, appended; those that say most of the target."""
 
     type: Literal["interactions"] = "interactions"
-    columns: Columns = None
-    """Number columns; all of them when empty."""
     operations: tuple[Literal["product", "ratio"], ...] = ("product", "ratio")
     """What is computed: ``a*b``, and ``a/b`` and ``b/a`` (null where the divisor is 0)."""
     top_k: int = Field(default=10, ge=1)
@@ -199,12 +195,10 @@ class Interactions(Model):
     """Rows that are learnt from; of more, a sample that depends on the row number only."""
 
 
-class KBinsDiscretizer(Model):
+class KBinsDiscretizer(_NumberStep):
     """Intervals. All rows are used: there is no ``subsample``."""
 
     type: Literal["k_bins_discretizer"] = "k_bins_discretizer"
-    columns: Columns = None
-    """Number columns; all of them when empty."""
     n_bins: int = Field(default=5, ge=2)
     """Intervals per column."""
     # In place by default: one column stays one column for the steps after it.
@@ -226,12 +220,10 @@ class KBinsDiscretizer(Model):
     """How ``quantile`` picks an edge (numpy's names)."""
 
 
-class OneHotEncoder(Model):
+class OneHotEncoder(_CategoryStep):
     """One column of 0 and 1 per level, named ``<column>_<level>``; a missing value is a level."""
 
     type: Literal["one_hot_encoder"] = "one_hot_encoder"
-    columns: Columns = None
-    """Category columns; all of them when empty."""
     categories: Literal["auto"] | tuple[tuple[Level, ...], ...] = "auto"
     """The levels of each column; those seen when fitting by default, sorted."""
     drop: Literal["first", "if_binary"] | None = None
@@ -248,12 +240,10 @@ class OneHotEncoder(Model):
     """Type of the columns; scikit-learn's is float64, which takes eight times the memory."""
 
 
-class OrdinalEncoder(Model):
+class OrdinalEncoder(_CategoryStep):
     """The level's number in sorted order."""
 
     type: Literal["ordinal_encoder"] = "ordinal_encoder"
-    columns: Columns = None
-    """Category columns; all of them when empty."""
     categories: Literal["auto"] | tuple[tuple[Level, ...], ...] = "auto"
     """The levels of each column; those seen when fitting by default, sorted."""
     handle_unknown: Literal["use_encoded_value", "error"] = "use_encoded_value"
@@ -268,7 +258,7 @@ class OrdinalEncoder(Model):
     """Most numbers; the rarest levels share one."""
 
 
-class TargetEncoder(Model):
+class TargetEncoder(_CategoryStep):
     """The target's mean by level, drawn towards the overall mean.
 
     Out-of-fold when rows are fitted and transformed together, as in scikit-learn. A level never
@@ -276,8 +266,6 @@ class TargetEncoder(Model):
     """
 
     type: Literal["target_encoder"] = "target_encoder"
-    columns: Columns = None
-    """Category columns; all of them when empty."""
     target: str
     """The target's column; never transformed."""
     # A count of many values is better encoded by its mean than by 100 classes.
@@ -294,30 +282,104 @@ class TargetEncoder(Model):
     """Seed of the folds."""
 
 
-class FrequencyEncoder(Model):
+class FrequencyEncoder(_CategoryStep):
     """How often the level was seen; 0 for one that never was."""
 
     type: Literal["frequency_encoder"] = "frequency_encoder"
-    columns: Columns = None
-    """Category columns; all of them when empty."""
     normalize: bool = True
     """Shares of the rows instead of counts."""
 
 
-class FeatureHasher(Model):
+class FeatureHasher(_CategoryStep):
     """Columns hashed into a fixed number of features ``hash_0`` …; nothing to learn.
 
     A text value counts as ``column=value``, a number as ``column`` with that value.
     """
 
     type: Literal["feature_hasher"] = "feature_hasher"
-    columns: Columns = None
-    """Category columns; all of them when empty."""
     n_features: int = Field(default=32, ge=1)
     """Columns of the result (scikit-learn's default, 1,048,576, is for sparse matrices)."""
     alternate_sign: bool = True
     """Whether half of the values count negatively, so that collisions cancel."""
     prefix: str = "hash"
+    """Leading part of the columns' names."""
+
+
+class EmbeddingTable(Model):
+    """An entity's vector from a table, ``<column>_0`` …, in the column's place.
+
+    The table is copied into the artifact. Columns of numbers keep their names:
+    ``<column>_<name>``.
+    """
+
+    type: Literal["embedding_table"] = "embedding_table"
+    columns: tuple[str, ...] = Field(min_length=1)
+    """Columns of keys: whole numbers or text, as the table has them."""
+    table: Path
+    """A ``.parquet`` or ``.safetensors`` file."""
+    key: str | None = None
+    """Parquet: the column of keys; the first when empty. Safetensors: the tensor of whole numbers
+    or the metadata entry (a JSON list) with the keys; when empty a row's key is its number."""
+    vectors: tuple[str, ...] | None = None
+    """Number columns, or one column of lists, or one tensor of two dimensions; all but the key
+    when empty."""
+    prefix: str | None = None
+    """Leading part of the columns' names; the column's own name and ``_`` when empty."""
+    unseen: Literal["zeros"] | None = None
+    """Vector of a key that is missing, or that the table does not have; null when empty."""
+
+    @model_validator(mode="after")
+    def _check_table(self) -> EmbeddingTable:
+        if self.table.suffix not in (".parquet", ".safetensors"):
+            raise ValueError("table must be a .parquet or .safetensors file")
+        if self.prefix is not None and len(self.columns) > 1:
+            raise ValueError("prefix goes with one column only")
+        return self
+
+
+_RANGE = re.compile(r"(.*)\{(\d+)\.\.(\d+)\}(.*)")
+_MOST_COLUMNS = 100_000
+
+
+def _expand_ranges(columns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """``review_{0..383}`` as 384 names."""
+    names: list[str] = []
+    for name in columns or ():
+        match = _RANGE.fullmatch(name)
+        if match is None:
+            names.append(name)
+            continue
+        first, last = int(match[2]), int(match[3])
+        # A bound, so that a typing error in a number does not fill the memory with names.
+        if first > last or last - first >= _MOST_COLUMNS:
+            raise ValueError(f"the range in {name} must rise, to {_MOST_COLUMNS:,} columns at most")
+        names += [f"{match[1]}{i}{match[4]}" for i in range(first, last + 1)]
+    return columns if columns is None else tuple(names)
+
+
+class NearestNeighbors(Model):
+    """Distances to the nearest of the rows seen when fitting, appended; the search is exact.
+
+    They are ``<prefix>_distance_0`` …, and the mean of the neighbours' target is
+    ``<prefix>_<target>``. A row that was fitted is not its own neighbour when rows are fitted and
+    transformed together. A row with a missing number has null in all of them; such a row, and one
+    without target, is no neighbour of any. Of equally near rows the first counts.
+    """
+
+    type: Literal["nearest_neighbors"] = "nearest_neighbors"
+    columns: Annotated[tuple[str, ...] | None, AfterValidator(_expand_ranges)] = None
+    """The vector's number columns; all of them when empty. Scale them first. ``review_{0..383}``
+    means 384 columns, such as those that an earlier step has made."""
+    n_neighbors: int = Field(default=5, ge=1)
+    """Neighbours per row."""
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+    """Distance (scikit-learn's default, minkowski with p = 2, is euclidean)."""
+    target: str | None = None
+    """A number column whose mean over the neighbours is appended; never transformed."""
+    # The search is exact: every row is compared with each of these, which the artifact holds.
+    max_rows: int = Field(default=20_000, ge=10)
+    """Rows that are kept; of more, a sample that depends on the row number only."""
+    prefix: str = Field(default="neighbor", min_length=1)
     """Leading part of the columns' names."""
 
 

@@ -30,25 +30,31 @@ CyclicPart = Literal["month", "day", "weekday", "day_of_year", "hour", "minute"]
 Unit = Literal["days", "hours", "minutes", "seconds"]
 
 
-class Lags(Model):
+class _HistoryStep(Model):
+    type: str
+    columns: Columns = None
+    """Number columns; all of them when empty."""
+    time: str
+    """Timestamp column."""
+    by: tuple[str, ...] = ()
+    """Columns of the entity key; one series when empty."""
+
+
+class Lags(_HistoryStep):
     """Values of the same entity's earlier rows, in columns ``<column>_lag_<n>``.
 
     Needs the whole table: not for one row at serving.
     """
 
     type: Literal["lags"] = "lags"
-    columns: Columns = None
-    """Number columns; all of them when empty."""
     time: str
     """Timestamp column; rows with one timestamp follow their order in the table."""
-    by: tuple[str, ...] = ()
-    """Columns of the entity key; one series when empty."""
     # Below 1 a row would see itself or later rows.
     periods: tuple[Annotated[int, Field(ge=1)], ...] = (1,)
     """Numbers of rows back."""
 
 
-class Rolling(Model):
+class Rolling(_HistoryStep):
     """Aggregates over the entity's rows in (t - window, t].
 
     Columns are ``<column>_<aggregation>_<seconds>s``. A row sees itself and the rows
@@ -56,48 +62,30 @@ class Rolling(Model):
     """
 
     type: Literal["rolling"] = "rolling"
-    columns: Columns = None
-    """Number columns; all of them when empty."""
-    time: str
-    """Timestamp column."""
-    by: tuple[str, ...] = ()
-    """Columns of the entity key; one series when empty."""
     windows: tuple[Duration, ...] = Field(min_length=1)
     """Lengths, such as ``7d``."""
     aggregations: tuple[Aggregation, ...] = ("mean",)
     """What is computed; the standard deviation divides by n - 1."""
 
 
-class Expanding(Model):
+class Expanding(_HistoryStep):
     """Aggregates over all the entity's rows up to t, as ``<column>_<aggregation>_so_far``.
 
     A row sees itself and the rows with its own timestamp, nothing later. Needs the whole table.
     """
 
     type: Literal["expanding"] = "expanding"
-    columns: Columns = None
-    """Number columns; all of them when empty."""
-    time: str
-    """Timestamp column."""
-    by: tuple[str, ...] = ()
-    """Columns of the entity key; one series when empty."""
     aggregations: tuple[Literal["count", "sum", "mean", "min", "max"], ...] = ("mean",)
     """What is computed."""
 
 
-class ExponentiallyWeighted(Model):
+class ExponentiallyWeighted(_HistoryStep):
     """A mean in which the past counts half as much after each half-life, ``<column>_ewm_<s>s``.
 
     A row sees itself and the rows with its own timestamp, nothing later. Needs the whole table.
     """
 
     type: Literal["exponentially_weighted"] = "exponentially_weighted"
-    columns: Columns = None
-    """Number columns; all of them when empty."""
-    time: str
-    """Timestamp column."""
-    by: tuple[str, ...] = ()
-    """Columns of the entity key; one series when empty."""
     half_lives: tuple[Duration, ...] = Field(min_length=1)
     """Lengths, such as ``7d``."""
 

@@ -21,9 +21,11 @@ from sunloom.feature_store.stores.online.spaces import PLANS, STREAMS
 from sunloom.features.plan.columns import EVENT_TIME
 from sunloom.preprocessing.graph.adjacency import Graph, graph_of
 from sunloom.preprocessing.graph.edges import read_edges, read_nodes
-from sunloom.preprocessing.graph.embedding import graph_embedding
-from sunloom.preprocessing.graph.neighbours import neighbour_features
-from sunloom.preprocessing.graph.node_features import graph_features
+from sunloom.preprocessing.graph.node_features import (
+    graph_embedding,
+    graph_features,
+    neighbour_features,
+)
 
 
 class GraphResult(BaseModel, frozen=True):

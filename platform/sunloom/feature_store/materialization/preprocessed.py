@@ -21,7 +21,7 @@ from sunloom.preprocessing.artifact import open_fitted, register, save
 from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.preprocessing.recipe import Recipe
-from sunloom.preprocessing.tables.batches import Batch
+from sunloom.preprocessing.tables import Batch
 
 _log = get_logger("features.prepared")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from sunloom.preprocessing.tables.batches import Batch
+from sunloom.preprocessing.tables import Batch
 
 
 class Accumulator(Protocol):

@@ -27,24 +27,25 @@ from sunloom.preprocessing.cluster.lookback import (
     build_blocks,
     lookback_row_bytes,
     packet_bytes,
+    precompute,
     splits_in,
 )
-from sunloom.preprocessing.cluster.precomputed import precompute
 from sunloom.preprocessing.fit import FitPass, read_here
-from sunloom.preprocessing.pipeline import FittedPipeline
-from sunloom.preprocessing.stages import uses_models
-from sunloom.preprocessing.tables.batches import FileSource, Source
-from sunloom.preprocessing.tables.parquet_output import (
-    join_parquet,
-    require_writable,
-    write_batches,
-)
-from sunloom.preprocessing.tables.splits import (
+from sunloom.preprocessing.pipeline import FittedPipeline, uses_models
+from sunloom.preprocessing.tables import (
+    FileSource,
+    Source,
     TableSplit,
     file_splits_of,
     split_table,
 )
-from sunloom.preprocessing.transform import prepared_schema, write_prepared
+from sunloom.preprocessing.transform import (
+    join_parquet,
+    prepared_schema,
+    require_writable,
+    write_batches,
+    write_prepared,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -24,22 +24,86 @@ from sunloom.core.ray_tasks import (
     unwrap_task_errors,
 )
 from sunloom.data.shuffle import Packet, from_packet, partition_by_hash, to_packet
-from sunloom.errors import UsageError
-from sunloom.preprocessing.cluster.precomputed import (
-    attach_results,
-    precompute,
-    restore_operations,
-)
+from sunloom.errors import DataError, UsageError
 from sunloom.preprocessing.operations.history import RowHistory
-from sunloom.preprocessing.stages import (
+from sunloom.preprocessing.operations.protocol import Operation, RowFunction, Training
+from sunloom.preprocessing.pipeline import (
     Stage,
     apply_stages,
     need_whole_table,
     needed_stages,
     schema_after,
 )
-from sunloom.preprocessing.tables.batches import Batch, widen_integers
-from sunloom.preprocessing.tables.splits import TableSplit
+from sunloom.preprocessing.tables import Batch, TableSplit, widen_integers
+
+
+@dataclass(frozen=True)
+class Precomputed:
+    """Operation in place of one that needs the whole table: takes its columns from a frame.
+
+    Attributes:
+        key: Leading part of the names of its columns in that frame.
+        operation: The operation it stands for.
+        results: The columns of the rows at hand.
+    """
+
+    op: ClassVar[str] = "precomputed"
+    key: str
+    operation: Operation
+    results: pl.DataFrame | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Nothing: its columns are known."""
+        return ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The columns that the operation makes."""
+        return self.operation.outputs
+
+    @property
+    def removes(self) -> tuple[str, ...]:
+        """Nothing: an operation that looks back keeps the columns that it reads."""
+        return ()
+
+    def columns(self, _frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
+        """The columns of the rows at hand."""
+        if self.results is None:
+            raise DataError(f"{self.operation.op} is not known for these rows.")
+        return [self.results[f"{self.key}{name}"].alias(name) for name in self.outputs]
+
+    def row_function(self) -> RowFunction:
+        """The operation's own."""
+        return self.operation.row_function()
+
+
+def precompute(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages, where operations that need the whole table are ``Precomputed``."""
+    return [
+        tuple(Precomputed(f"{index}:", op) if need_whole_table([(op,)]) else op for op in stage)
+        for index, stage in enumerate(stages)
+    ]
+
+
+def attach_results(stages: Sequence[Stage], results: pl.DataFrame | None) -> list[Stage]:
+    """The stages, where ``Precomputed`` operations know the columns of some rows."""
+    return [
+        tuple(
+            Precomputed(op.key, op.operation, results) if isinstance(op, Precomputed) else op
+            for op in stage
+        )
+        for stage in stages
+    ]
+
+
+def restore_operations(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages with the operations that ``Precomputed`` stands for."""
+    return [
+        tuple(op.operation if isinstance(op, Precomputed) else op for op in stage)
+        for stage in stages
+    ]
+
 
 if TYPE_CHECKING:
     import pyarrow as pa

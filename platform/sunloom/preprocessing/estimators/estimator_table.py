@@ -4,12 +4,11 @@ from collections.abc import Mapping
 
 from sunloom.errors import NotFoundError
 from sunloom.preprocessing.estimators.encoders import ENCODERS
-from sunloom.preprocessing.estimators.image_features import IMAGE_FEATURES
 from sunloom.preprocessing.estimators.imputers import IMPUTERS
 from sunloom.preprocessing.estimators.interactions import INTERACTIONS
 from sunloom.preprocessing.estimators.protocol import Estimator, StepLike
 from sunloom.preprocessing.estimators.scalers import SCALERS
-from sunloom.preprocessing.estimators.text_features import TEXT_FEATURES
+from sunloom.preprocessing.estimators.text_and_images import IMAGE_FEATURES, TEXT_FEATURES
 from sunloom.preprocessing.estimators.time_features import TIME_FEATURES
 from sunloom.preprocessing.estimators.vectors import VECTORS
 

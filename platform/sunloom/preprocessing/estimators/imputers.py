@@ -13,15 +13,12 @@ from sunloom.config.preprocessing.steps import IterativeImputer, SimpleImputer
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError, DependencyError
 from sunloom.preprocessing.accumulators.counts import COUNT, LEVEL, LevelCounts
-from sunloom.preprocessing.accumulators.moments import MeanVariance
 from sunloom.preprocessing.accumulators.protocol import Accumulator
-from sunloom.preprocessing.accumulators.sample import TableSample
-from sunloom.preprocessing.accumulators.values import ColumnValues
-from sunloom.preprocessing.column_kinds import Kind, kind_of, level_dtype
+from sunloom.preprocessing.accumulators.values import ColumnValues, MeanVariance, TableSample
+from sunloom.preprocessing.columns import Kind, array_of, kind_of, level_dtype
 from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
 from sunloom.preprocessing.estimators.scalers import collect_moments, collect_values
 from sunloom.preprocessing.operations.combine import ChainedImputation
-from sunloom.preprocessing.operations.number_columns import array_of
 from sunloom.preprocessing.operations.numeric import Drop, Fill, Indicator
 from sunloom.preprocessing.operations.protocol import Operation
 

@@ -10,12 +10,11 @@ import polars as pl
 
 from sunloom.config.preprocessing.steps import Interactions, PolynomialFeatures
 from sunloom.data.arrays import FloatArray, IntArray
-from sunloom.preprocessing.accumulators.sample import TableSample
-from sunloom.preprocessing.column_kinds import levels_of
+from sunloom.preprocessing.accumulators.values import TableSample
+from sunloom.preprocessing.columns import array_of, levels_of
 from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
 from sunloom.preprocessing.estimators.scalers import collect_moments
 from sunloom.preprocessing.operations.combine import Polynomial, Product, Ratio
-from sunloom.preprocessing.operations.number_columns import array_of
 from sunloom.preprocessing.operations.protocol import Operation
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 import polars as pl
 
 from sunloom.preprocessing.accumulators.protocol import Accumulator
-from sunloom.preprocessing.column_kinds import Kind
+from sunloom.preprocessing.columns import Kind
 from sunloom.preprocessing.operations.protocol import Operation
 
 Schema: TypeAlias = Mapping[str, pl.DataType]

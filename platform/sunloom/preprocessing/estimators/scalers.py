@@ -21,8 +21,7 @@ from sunloom.config.preprocessing.steps import (
 )
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError, DependencyError
-from sunloom.preprocessing.accumulators.moments import MeanVariance
-from sunloom.preprocessing.accumulators.values import ColumnValues, Distribution
+from sunloom.preprocessing.accumulators.values import ColumnValues, Distribution, MeanVariance
 from sunloom.preprocessing.estimators.protocol import (
     Accumulators,
     Builder,
@@ -31,8 +30,7 @@ from sunloom.preprocessing.estimators.protocol import (
     Schema,
     for_each_column,
 )
-from sunloom.preprocessing.operations.nonlinear import Interpolate, Power
-from sunloom.preprocessing.operations.numeric import Affine, Discretize
+from sunloom.preprocessing.operations.numeric import Affine, Discretize, Interpolate, Power
 from sunloom.preprocessing.operations.protocol import Operation
 
 # The pass that an accumulator belongs to limits its memory.

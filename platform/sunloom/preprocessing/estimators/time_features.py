@@ -19,7 +19,7 @@ from sunloom.config.preprocessing.time_steps import (
 )
 from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import ConfigError
-from sunloom.preprocessing.column_kinds import Kind, require_kind
+from sunloom.preprocessing.columns import Kind, require_kind
 from sunloom.preprocessing.estimators.protocol import (
     Accumulators,
     Estimator,
@@ -32,10 +32,10 @@ from sunloom.preprocessing.operations.datetimes import (
     CalendarParts,
     Cycle,
     ElapsedTime,
+    check_rules,
     micros_of,
 )
 from sunloom.preprocessing.operations.history import RowHistory
-from sunloom.preprocessing.operations.holidays import check_rules
 
 HistoryStep = Lags | Rolling | Expanding | ExponentiallyWeighted
 

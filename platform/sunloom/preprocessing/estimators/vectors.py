@@ -1,21 +1,159 @@
-"""Estimators of vector steps: tables of vectors, and nearest neighbours."""
+"""Estimators of vector steps: tables of vectors from files, and nearest neighbours."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
-from sunloom.config.preprocessing.embedding_steps import EmbeddingTable, NearestNeighbors
-from sunloom.errors import DataError
-from sunloom.preprocessing.accumulators.sample import TableSample
-from sunloom.preprocessing.column_kinds import require_kind
+from sunloom.config.preprocessing.steps import EmbeddingTable, NearestNeighbors
+from sunloom.data.sources.table_files import require_columns
+from sunloom.errors import DataError, UsageError
+from sunloom.preprocessing.accumulators.values import TableSample
+from sunloom.preprocessing.columns import array_of, require_kind
 from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
-from sunloom.preprocessing.estimators.vector_files import read_vectors
-from sunloom.preprocessing.operations.neighbours import NearestRows, is_usable
-from sunloom.preprocessing.operations.number_columns import array_of
-from sunloom.preprocessing.operations.vector_lookup import VectorLookup
+from sunloom.preprocessing.operations.vectors import NearestRows, VectorLookup, is_usable
+
+
+@dataclass(frozen=True)
+class VectorTable:
+    """Vectors by key.
+
+    Attributes:
+        keys: Int64 or text, unique, none missing.
+        table: A row per key; a finite Float32 or Float64 column per dimension, named as in the
+            file.
+    """
+
+    keys: pl.Series
+    table: pl.DataFrame
+
+
+def read_vectors(
+    path: Path, key: str | None = None, vectors: Sequence[str] | None = None
+) -> VectorTable:
+    """Read and check a table.
+
+    Args:
+        path: A ``.parquet`` or ``.safetensors`` file.
+        key: Column, tensor or metadata entry with the keys. When empty: Parquet's first column, or
+            the row's number.
+        vectors: Number columns, one column of lists, or one tensor; all but the key when empty.
+
+    Raises:
+        UsageError: There is no such file.
+        DataError: It cannot be read, or a key or number in it cannot be used.
+    """
+    if not path.is_file():
+        raise UsageError(f"There is no table of vectors {path}.", "Name the file.", "table")
+    try:
+        # Errors of the reading libraries become ours: a wrong file is the user's to correct.
+        read = _read_safetensors if path.suffix == ".safetensors" else _read_parquet
+        keys, table = read(path, key, vectors)
+    except (OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path} cannot be read as a table of vectors: {error}") from error
+    return VectorTable(_check_keys(path, keys, table).alias(""), _check_numbers(path, keys, table))
+
+
+def _read_parquet(
+    path: Path, key: str | None, vectors: Sequence[str] | None
+) -> tuple[pl.Series, pl.DataFrame]:
+    schema = pl.read_parquet_schema(path)
+    name = next(iter(schema)) if key is None else key
+    columns = [n for n in schema if n != name] if vectors is None else list(vectors)
+    require_columns(pl.Schema(schema), [name, *columns], f"The table {path}")
+    frame = pl.read_parquet(path, columns=[name, *columns])
+    lists = [n for n in columns if isinstance(frame.schema[n], pl.List | pl.Array)]
+    if lists and len(columns) > 1:
+        raise ValueError(f"{lists[0]} holds lists: it must be the only one of vectors")
+    return frame[name], _spread_lists(frame[lists[0]]) if lists else frame.select(columns)
+
+
+def _spread_lists(column: pl.Series) -> pl.DataFrame:
+    """A column of lists of one length as columns 0, 1 and so on."""
+    lists = column if isinstance(column.dtype, pl.List) else column.arr.to_list()
+    lengths = lists.list.len().unique()
+    if len(lengths) != 1 or lists.null_count():
+        raise ValueError(f"the lists of {column.name} are not all of one length")
+    return pl.DataFrame([lists.list.get(i).alias(str(i)) for i in range(int(lengths[0]))])
+
+
+def _read_safetensors(
+    path: Path, key: str | None, vectors: Sequence[str] | None
+) -> tuple[pl.Series, pl.DataFrame]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = sorted(set(file.keys()) - {key})
+            tensors = names if vectors is None else list(vectors)
+            if len(tensors) != 1 or tensors[0] not in names:
+                raise ValueError(f"vectors must be one of its tensors: {', '.join(names)}")
+            table = file.get_tensor(tensors[0])
+            keys = _tensor_keys(file, key, len(table))
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    if table.ndim != 2:
+        raise ValueError(f"{tensors[0]} has {table.ndim} dimensions, not two")
+    return keys, pl.DataFrame(table, schema=[str(i) for i in range(table.shape[1])])
+
+
+def _tensor_keys(file: Any, key: str | None, rows: int) -> pl.Series:
+    if key is None:
+        # Embedding matrices of models are indexed by token or entity number.
+        return pl.Series(np.arange(rows, dtype=np.int64))
+    if key in file.keys():  # noqa: SIM118 - no mapping, only this method
+        return pl.Series(file.get_tensor(key))
+    entry = (file.metadata() or {}).get(key)
+    if entry is None:
+        raise ValueError(f"it has neither a tensor nor a metadata entry {key!r}")
+    return pl.Series(json.loads(entry))
+
+
+def _check_keys(path: Path, keys: pl.Series, table: pl.DataFrame) -> pl.Series:
+    """The keys as int64 or text."""
+    if not len(keys) or not table.width:
+        raise DataError(f"The table {path} has no vectors.", param="table")
+    if len(keys) != table.height:
+        raise DataError(f"The table {path} has {len(keys)} keys for {table.height} vectors.")
+    if keys.dtype.is_integer():
+        keys = keys.cast(pl.Int64)
+    elif keys.dtype != pl.String:
+        raise DataError(
+            f"The keys of {path} ({keys.name or 'key'}) are {keys.dtype}.",
+            "Whole numbers and text are keys.",
+            "key",
+        )
+    if keys.null_count() or keys.n_unique() < len(keys):
+        known = keys.drop_nulls()
+        repeated = known.filter(known.is_duplicated())
+        fault = "a missing one" if keys.null_count() else f"{repeated[0]!r} more than once"
+        raise DataError(f"The keys of {path} hold {fault}.", "Keep one vector per key.", "key")
+    return keys
+
+
+def _check_numbers(path: Path, keys: pl.Series, table: pl.DataFrame) -> pl.DataFrame:
+    """The vectors as finite floats."""
+    for name, dtype in table.schema.items():
+        if not (dtype.is_float() or dtype.is_integer()):
+            raise DataError(f"{path}: {name} is {dtype}, not a number.", param="vectors")
+    # Float32 stays: it is half of the artifact's size.
+    is_narrow = all(dtype == pl.Float32 for dtype in table.dtypes)
+    numbers = table.cast(pl.Float32 if is_narrow else pl.Float64)
+    is_finite = pl.all_horizontal(pl.all().is_finite().fill_null(False))
+    usable = numbers.select(is_finite).to_series()
+    if not usable.all():
+        raise DataError(
+            f"The vector of {keys.filter(~usable)[0]!r} in {path} is not all numbers.",
+            "Leave it out: its key is then unseen.",
+            "vectors",
+        )
+    return numbers
 
 
 def _build_lookup(

@@ -10,9 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 
-from sunloom.preprocessing.operations.column_shapes import Pairing, SeveralColumns
-from sunloom.preprocessing.operations.number_columns import array_of, as_numbers, column_of
-from sunloom.preprocessing.operations.protocol import RowFunction, Training
+from sunloom.preprocessing.columns import array_of, as_numbers, column_of
+from sunloom.preprocessing.operations.protocol import Pairing, RowFunction, SeveralColumns, Training
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 import polars as pl
 
 from sunloom.errors import DataError
+from sunloom.preprocessing.columns import as_numbers
 from sunloom.preprocessing.operations.datetimes import naive_error
-from sunloom.preprocessing.operations.number_columns import as_numbers
 from sunloom.preprocessing.operations.protocol import RowFunction, Training
 
 _ROW = "__row__"

@@ -12,8 +12,7 @@ import polars as pl
 
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import DependencyError
-from sunloom.preprocessing.operations.column_shapes import OneColumn
-from sunloom.preprocessing.operations.protocol import RowFunction, Training
+from sunloom.preprocessing.operations.protocol import OneColumn, RowFunction, Training
 
 _TYPES: dict[str, Any] = {"width": pl.Int64, "height": pl.Int64, "difference_hash": pl.String}
 

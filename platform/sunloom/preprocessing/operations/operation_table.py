@@ -2,21 +2,29 @@
 
 from collections.abc import Mapping
 
-from sunloom.preprocessing.operations.categories import CategoryLookup, OneHot
+from sunloom.preprocessing.operations.categories import CategoryLookup, FeatureHash, OneHot
 from sunloom.preprocessing.operations.combine import ChainedImputation, Polynomial, Product, Ratio
 from sunloom.preprocessing.operations.datetimes import CalendarParts, Cycle, ElapsedTime
-from sunloom.preprocessing.operations.hashing import FeatureHash
+from sunloom.preprocessing.operations.embeddings import EmbedImage, EmbedText
 from sunloom.preprocessing.operations.history import RowHistory
-from sunloom.preprocessing.operations.image_embedding import EmbedImage
 from sunloom.preprocessing.operations.images import ImageFigures
-from sunloom.preprocessing.operations.language import LanguageCode, SentimentScores
-from sunloom.preprocessing.operations.neighbours import NearestRows
-from sunloom.preprocessing.operations.nonlinear import Interpolate, Power
-from sunloom.preprocessing.operations.numeric import Affine, Discretize, Drop, Fill, Indicator
+from sunloom.preprocessing.operations.numeric import (
+    Affine,
+    Discretize,
+    Drop,
+    Fill,
+    Indicator,
+    Interpolate,
+    Power,
+)
 from sunloom.preprocessing.operations.protocol import Operation
-from sunloom.preprocessing.operations.text import TermVector, TextFigures
-from sunloom.preprocessing.operations.text_embedding import EmbedText
-from sunloom.preprocessing.operations.vector_lookup import VectorLookup
+from sunloom.preprocessing.operations.text import (
+    LanguageCode,
+    SentimentScores,
+    TermVector,
+    TextFigures,
+)
+from sunloom.preprocessing.operations.vectors import NearestRows, VectorLookup
 
 # Tags stand in stored artifacts: a class may be renamed, its tag may not.
 OPERATIONS: Mapping[str, type[Operation]] = {

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-import sunloom.preprocessing.graph.embedding as module
+import sunloom.preprocessing.graph.node_features as module
 from sunloom.preprocessing.graph.adjacency import graph_of
-from sunloom.preprocessing.graph.embedding import graph_embedding
+from sunloom.preprocessing.graph.node_features import graph_embedding
 
 
 def planted(

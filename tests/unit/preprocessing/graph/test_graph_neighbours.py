@@ -11,7 +11,7 @@ import pytest
 from sunloom.config.preprocessing.graph import Aggregation, Direction
 from sunloom.errors import DataError
 from sunloom.preprocessing.graph.adjacency import graph_of
-from sunloom.preprocessing.graph.neighbours import neighbour_features
+from sunloom.preprocessing.graph.node_features import neighbour_features
 
 EVERY: tuple[Aggregation, ...] = ("mean", "sum", "min", "max", "count")
 FIGURES: dict[str, Any] = {

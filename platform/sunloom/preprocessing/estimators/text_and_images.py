@@ -1,4 +1,4 @@
-"""Estimators of text steps: vectorizers, statistics, language, sentiment, embeddings."""
+"""Estimators of text and image steps: vectorizers, statistics, language, sentiment, embeddings."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import astuple
 import numpy as np
 import polars as pl
 
-from sunloom.config.preprocessing.text_steps import (
+from sunloom.config.preprocessing.text_and_image_steps import (
     HashingVectorizer,
+    ImageEmbeddings,
+    ImageStatistics,
     Language,
     SentenceEmbeddings,
     Sentiment,
@@ -17,24 +19,29 @@ from sunloom.config.preprocessing.text_steps import (
     TfidfVectorizer,
 )
 from sunloom.errors import DataError
-from sunloom.preprocessing.accumulators.term_counts import TermCounts
+from sunloom.preprocessing.accumulators.counts import TermCounts
 from sunloom.preprocessing.estimators.protocol import (
     Accumulators,
     Estimator,
     Schema,
     for_each_column,
 )
-from sunloom.preprocessing.operations.language import (
-    LanguageCode,
-    SentimentScores,
-    language_identifier,
-    sentiment_analyzer,
-)
-from sunloom.preprocessing.operations.text import TermVector, TextFigures
-from sunloom.preprocessing.operations.text_embedding import (
+from sunloom.preprocessing.operations.embeddings import (
+    EmbedImage,
     EmbedText,
+    embedding_size,
     sentence_model,
     sentence_revision,
+    vision_revision,
+)
+from sunloom.preprocessing.operations.images import ImageFigures
+from sunloom.preprocessing.operations.text import (
+    LanguageCode,
+    SentimentScores,
+    TermVector,
+    TextFigures,
+    language_identifier,
+    sentiment_analyzer,
 )
 from sunloom.preprocessing.tokenizer import Tokenizer
 
@@ -149,4 +156,30 @@ TEXT_FEATURES: Mapping[str, Estimator] = {
     "tfidf_vectorizer": Estimator(("category",), for_each_column(_tfidf_of), _count_terms),
     "hashing_vectorizer": Estimator(("category",), for_each_column(_hashing_of)),
     "sentence_embeddings": Estimator(("category",), for_each_column(_embedding_of)),
+}
+
+
+def _figures_of(step: ImageStatistics, name: str, _nothing: None) -> ImageFigures:
+    return ImageFigures(name, step.figures, step.histogram_bins)
+
+
+def _embedding_of(step: ImageEmbeddings, name: str, _nothing: None) -> EmbedImage:
+    # The model is loaded once per process: a second column costs a fingerprint.
+    revision = vision_revision(step.model, step.revision)
+    size = embedding_size(step.model, revision, step.pooling)
+    return EmbedImage(
+        column=name,
+        names=tuple(f"{name}_{i}" for i in range(size)),
+        model=step.model,
+        revision=revision,
+        pooling=step.pooling,
+        batch_size=step.batch_size,
+        normalize=step.normalize,
+        keep=step.keep,
+    )
+
+
+IMAGE_FEATURES: Mapping[str, Estimator] = {
+    "image_statistics": Estimator(("bytes",), for_each_column(_figures_of)),
+    "image_embeddings": Estimator(("bytes",), for_each_column(_embedding_of)),
 }

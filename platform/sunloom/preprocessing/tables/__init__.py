@@ -1,1 +1,0 @@
-"""Tables as batches of rows: reading, splits for workers, Parquet output."""
