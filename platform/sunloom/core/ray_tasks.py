@@ -10,17 +10,20 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sunloom.errors import ClusterError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from ray.data import Dataset
 
 PARTITION_BYTES = 128 << 20
 """Bytes of a partition at most, so that a worker's memory holds several."""
 STORE_SHARE = 10
 """A partition takes at most one tenth of an object store: several must fit side by side."""
+# Results of blocks are accumulators and row counts, not rows.
+_RESULT_BYTES = 8 << 20
 
 Part = TypeVar("Part")
 Done = TypeVar("Done")
@@ -54,13 +57,41 @@ def map_parts(task: Callable[[Part], Done], parts: Sequence[Part]) -> Iterator[D
     numbers = ray.data.from_items(
         [{"part": number} for number in range(len(parts))], override_num_blocks=len(parts)
     )
-    results = numbers.map_batches(
-        # Ray counts references inside arguments; inside rows they would never be released.
-        _do,
-        batch_size=1,
-        batch_format="pyarrow",
-        fn_kwargs={"task": task, "parts": list(parts)},
-    )
+    # Ray counts references inside arguments; inside rows they would never be released.
+    yield from _results(numbers, _run_part, fn_kwargs={"task": task, "parts": list(parts)})
+
+
+def map_blocks(
+    task: Callable[[pa.Table], Done], blocks: Sequence[Any], *, actors: int = 0
+) -> Iterator[Done]:
+    """Small results of the task for each block, in the order of the blocks.
+
+    Args:
+        task: Runs in a worker.
+        blocks: References to Arrow tables of one row, which go straight to the worker.
+        actors: Processes at most that stay and run the task on one block after another; without
+            them each block is a task.
+
+    Raises:
+        Exception: The task's own, unwrapped.
+    """
+    import ray.data
+
+    if not blocks:
+        return
+    dataset = ray.data.from_arrow_refs(list(blocks))
+    dataset.context.execution_options.preserve_order = True
+    # Ray Data holds tasks back by what it thinks they will leave in the store: little, here.
+    dataset.context.target_max_block_size = _RESULT_BYTES
+    options: dict[str, Any] = {"fn_kwargs": {"task": task}}
+    if actors:
+        options["compute"] = ray.data.ActorPoolStrategy(min_size=1, max_size=actors)
+    yield from _results(dataset, _BlockActor if actors else _run_block, **options)
+
+
+def _results(dataset: Dataset, function: Any, **options: Any) -> Iterator[Any]:
+    """What a function has left in the column ``done``, row by row."""
+    results = dataset.map_batches(function, batch_size=1, batch_format="pyarrow", **options)
     # Whole blocks, as they finish: batches of a fixed size would wait for several tasks.
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
         for payload in batch["done"]:
@@ -76,20 +107,29 @@ class _Failed:
     error: Exception
 
 
-def _do(batch: pa.Table, *, task: Callable[[Part], Done], parts: Sequence[Part]) -> pa.Table:
+def _run_part(batch: pa.Table, *, task: Callable[[Part], Done], parts: Sequence[Part]) -> pa.Table:
+    (number,) = batch["part"].to_pylist()
+    return _run_block(parts[number], task=task)
+
+
+def _run_block(block: Part, *, task: Callable[[Part], Done]) -> pa.Table:
     import pyarrow as pa
 
-    payloads = [pickle.dumps(_call(task, parts[n]), 5) for n in batch["part"].to_pylist()]
-    # Not pa.binary: its 32-bit offsets end at 2 GiB.
-    return pa.table({"done": pa.array(payloads, pa.large_binary())})
-
-
-def _call(task: Callable[[Part], Done], part: Part) -> Done | _Failed:
+    result: Done | _Failed
     try:
-        return task(part)
+        result = task(block)
     except Exception as error:  # noqa: BLE001 - raised again where the result is read
         # Ray Data would wrap it in an error of its own, and its type would be lost.
-        return _Failed(error)
+        result = _Failed(error)
+    # Not pa.binary: its 32-bit offsets end at 2 GiB.
+    return pa.table({"done": pa.array([pickle.dumps(result, 5)], pa.large_binary())})
+
+
+class _BlockActor:
+    """Runs the task on one block after another in one process."""
+
+    def __call__(self, batch: pa.Table, *, task: Callable[[pa.Table], Any]) -> pa.Table:
+        return _run_block(batch, task=task)
 
 
 def object_store_bytes() -> float:

@@ -66,6 +66,15 @@ def require_kind(
             )
 
 
+def infinite_error(column: str, place: str = "") -> DataError:
+    """The refusal of an infinite value."""
+    return DataError(
+        f"Column {column!r} holds an infinite value{place}.",
+        "Replace it, or make it null and impute it.",
+        column,
+    )
+
+
 _PLURALS: Mapping[Kind, str] = {
     "number": "numbers",
     "category": "text or categories",

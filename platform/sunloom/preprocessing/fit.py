@@ -22,9 +22,9 @@ from sunloom.preprocessing.pipeline import (
     FittedPipeline,
     Stage,
     apply_stages,
-    need_whole_table,
     needed_stages,
     schema_after,
+    staged_batches,
 )
 from sunloom.preprocessing.recipe import (
     Recipe,
@@ -34,7 +34,7 @@ from sunloom.preprocessing.recipe import (
     steps_of,
     target_of,
 )
-from sunloom.preprocessing.tables import Batch, Source, open_source, whole_table
+from sunloom.preprocessing.tables import Batch, Source, open_source
 
 MEMORY_BYTES = 1_000_000_000
 
@@ -65,7 +65,8 @@ class FitPass:
             stages: Stages that they go through instead of the pass's own.
         """
         rows = apply_stages(batch.rows, self.stages if stages is None else stages, batch)
-        staged = batch.with_rows(rows)
+        # One for all accumulators: it caches the numbers and folds that they share.
+        staged = Batch(rows, batch.first)
         for accumulator in self._all_accumulators():
             accumulator.update(staged)
         self.rows += batch.rows.height
@@ -107,10 +108,7 @@ Reader: TypeAlias = Callable[[Source, FitPass], FitPass]
 
 def read_here(source: Source, fit_pass: FitPass) -> FitPass:
     """Read in this process, batch by batch; as a whole where a step reads other rows."""
-    if need_whole_table(fit_pass.stages):
-        fit_pass.collect(whole_table(source, fit_pass.columns))
-        return fit_pass
-    for batch in source.batches(fit_pass.columns):
+    for batch in staged_batches(fit_pass.stages, source, fit_pass.columns):
         fit_pass.collect(batch)
     return fit_pass
 
@@ -265,7 +263,5 @@ def fit_transform(
 ) -> tuple[FittedPipeline, pl.DataFrame]:
     """Fit, and transform the rows it was fitted on: target encodings are out-of-fold."""
     fitted = fit(recipe, table, **options)
-    if need_whole_table(fitted.stages):
-        return fitted, fitted.training_frame(Batch(table))
-    parts = [fitted.training_frame(batch) for batch in open_source(table).batches()]
-    return fitted, pl.concat(parts)
+    batches = staged_batches(fitted.stages, open_source(table))
+    return fitted, pl.concat([fitted.training_frame(batch) for batch in batches])

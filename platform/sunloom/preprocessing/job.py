@@ -14,8 +14,13 @@ from sunloom.preprocessing.artifact import register, save
 from sunloom.preprocessing.fit import Reader, fit, read_here
 from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.preprocessing.recipe import Recipe
-from sunloom.preprocessing.tables import Source, open_source
-from sunloom.preprocessing.transform import prepared_schema, require_writable, write_prepared
+from sunloom.preprocessing.tables import open_source
+from sunloom.preprocessing.transform import (
+    Writer,
+    prepared_schema,
+    require_writable,
+    write_prepared,
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def fit_file(
     # Before fitting, which may take hours.
     if request.out is not None:
         require_writable(source, request.out)
-    reader = _reader_of(request.engine)
+    reader, write = _engine_of(request.engine)
     fitted = fit(recipe, rows, memory_bytes=request.memory_bytes, keep=keep, reader=reader)
     fingerprint = save(fitted, folder)
     model = rows_out = None
@@ -106,7 +111,7 @@ def fit_file(
         registry = open_registry(settings)
         model = register(registry, fitted, folder, request.name, request.alias)
     if request.out is not None:
-        rows_out = _write(fitted, source, request.out, request.engine, training=True)
+        rows_out = write(fitted, source, request.out, training=True)
     return FitResult(
         artifact=str(folder),
         fingerprint=fingerprint,
@@ -133,7 +138,8 @@ def transform_file(fitted: FittedPipeline, request: PreparationConfig) -> Transf
         DataError: A column is missing, of another type, or holds what is refused.
     """
     source, out = open_source(_require(request.input, "input")), _require(request.out, "out")
-    rows = _write(fitted, source, out, request.engine)
+    _, write = _engine_of(request.engine)
+    rows = write(fitted, source, out)
     return TransformResult(str(out), rows, prepared_schema(fitted, source).names())
 
 
@@ -143,20 +149,11 @@ def _require(path: Path | None, key: str) -> Path:
     return path
 
 
-# Ray takes seconds to import: only where its engine is chosen.
-def _reader_of(engine: str) -> Reader:
-    if engine == "polars":
-        return read_here
-    from sunloom.preprocessing.cluster.fit_transform import read_ray
+def _engine_of(name: str) -> tuple[Reader, Writer]:
+    """What reads a table when fitting, and what writes prepared rows."""
+    if name == "polars":
+        return read_here, write_prepared
+    # Ray takes seconds to import: only where its engine is chosen.
+    from sunloom.preprocessing.cluster.fit_transform import read_ray, write_prepared_ray
 
-    return read_ray
-
-
-def _write(
-    fitted: FittedPipeline, source: Source, out: Path, engine: str, *, training: bool = False
-) -> int:
-    if engine == "polars":
-        return write_prepared(fitted, source, out, training=training)
-    from sunloom.preprocessing.cluster.fit_transform import write_prepared_ray
-
-    return write_prepared_ray(fitted, source, out, training=training)
+    return read_ray, write_prepared_ray

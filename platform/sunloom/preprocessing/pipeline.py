@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -14,9 +14,9 @@ import polars as pl
 
 from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import DataError
-from sunloom.preprocessing.columns import Kind, kind_of, require_kind
+from sunloom.preprocessing.columns import Kind, infinite_error, kind_of, require_kind
 from sunloom.preprocessing.operations.protocol import Operation, RowFunction, Training
-from sunloom.preprocessing.tables import Batch
+from sunloom.preprocessing.tables import Batch, Source, whole_table
 
 Stage: TypeAlias = tuple[Operation, ...]
 """Operations of one step: each sees the table as it was before the step, and its own column."""
@@ -96,17 +96,20 @@ def schema_after(schema: Mapping[str, pl.DataType], stages: Sequence[Stage]) -> 
 
 def need_whole_table(stages: Iterable[Stage]) -> bool:
     """Whether an operation reads other rows than its own: batches are not enough."""
-    return any(getattr(operation, "whole", False) for stage in stages for operation in stage)
+    return any(operation.whole for stage in stages for operation in stage)
+
+
+def staged_batches(
+    stages: Iterable[Stage], source: Source, columns: Sequence[str] | None = None
+) -> Iterator[Batch]:
+    """A table's rows as stages need them: in batches, or as a whole for those of other rows."""
+    whole = need_whole_table(stages)
+    yield from [whole_table(source, columns)] if whole else source.batches(columns)
 
 
 def uses_models(stages: Iterable[Stage]) -> bool:
     """Whether an operation loads a model, which a process had better keep."""
     return any(getattr(operation, "model", None) for stage in stages for operation in stage)
-
-
-def row_functions(stages: Iterable[Stage]) -> list[RowFunction]:
-    """One function per operation, in order."""
-    return [operation.row_function() for stage in stages for operation in stage]
 
 
 _TYPES: Mapping[Kind, tuple[type, ...]] = {
@@ -168,15 +171,6 @@ def _type_error(name: str, value: Any, kind: Kind) -> DataError:
     return DataError(
         f"Column {name!r} is {_NOUNS.get(kind, kind)}, but the row holds {value!r}.",
         "Give a value of the column's type.",
-        name,
-    )
-
-
-def infinite_error(name: str) -> DataError:
-    """The refusal of an infinite value."""
-    return DataError(
-        f"Column {name!r} holds an infinite value.",
-        "Replace it, or make it null and impute it.",
         name,
     )
 
@@ -252,7 +246,8 @@ class FittedPipeline:
     @cached_property
     def _row_functions(self) -> tuple[RowFunction, ...]:
         # Built once: what an operation needs per row is then in the closure of its function.
-        return (build_row_check(self.kinds), *row_functions(self.stages))
+        functions = (operation.row_function() for stage in self.stages for operation in stage)
+        return (build_row_check(self.kinds), *functions)
 
     @cached_property
     def kinds(self) -> Mapping[str, Kind]:

@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from sunloom.config.preprocessing.steps import SimpleImputer, Step, step_of
-from sunloom.config.preprocessing.transformations import CategoricalEncoding, ShortForm
+from sunloom.config.preprocessing.transformations import ShortForm
 from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import DataError
 from sunloom.preprocessing.columns import kind_of, require_kind
 from sunloom.preprocessing.estimators.estimator_table import estimator_of
-from sunloom.preprocessing.estimators.protocol import Schema, StepLike
+from sunloom.preprocessing.estimators.protocol import Schema, StepLike, target_of
 
 Recipe: TypeAlias = ShortForm | Sequence[Step]
 
@@ -59,7 +59,12 @@ def steps_of(recipe: Recipe, schema: Schema, keep: Sequence[str] = ()) -> list[S
     texts = tuple(name for name, kind in kinds.items() if kind == "category")
     steps = _imputers(recipe, numbers, texts)
     if recipe.categorical_encoding is not None and texts:
-        steps.append(_encoder(recipe, recipe.categorical_encoding, texts))
+        encoding = recipe.categorical_encoding
+        plain: dict[str, Any] = {"type": encoding.encoder, "columns": texts}
+        if encoding.encoder == "target_encoder":
+            plain["target"] = recipe.target
+            plain["smooth"] = "auto" if encoding.smoothing is None else encoding.smoothing
+        steps.append(step_of(plain))
     if recipe.numerical_scaling is not None and numbers:
         steps.append(step_of({"type": recipe.numerical_scaling.method, "columns": numbers}))
     if not steps:
@@ -83,20 +88,6 @@ def _imputers(recipe: ShortForm, numbers: tuple[str, ...], texts: tuple[str, ...
     if not columns:
         return []
     return [SimpleImputer(columns=columns, strategy=missing.strategy, fill_value=fill)]
-
-
-def _encoder(recipe: ShortForm, encoding: CategoricalEncoding, texts: tuple[str, ...]) -> Step:
-    plain: dict[str, Any] = {"type": encoding.encoder, "columns": texts}
-    if encoding.encoder == "target_encoder":
-        plain["target"] = recipe.target
-        plain["smooth"] = "auto" if encoding.smoothing is None else encoding.smoothing
-    return step_of(plain)
-
-
-def target_of(step: StepLike) -> tuple[str, ...]:
-    """The target that a step learns from, if it has one."""
-    target = getattr(step, "target", None)
-    return (target,) if target else ()
 
 
 def columns_of(

@@ -16,7 +16,7 @@ from sunloom.data.arrays import FloatArray, IntArray
 from sunloom.data.sources.splits import FileSplit, split_file
 from sunloom.data.sources.table_files import data_files, read_table, require_columns
 from sunloom.errors import DataError
-from sunloom.preprocessing.columns import kind_of
+from sunloom.preprocessing.columns import infinite_error, kind_of
 
 # 1 MiB per number column.
 BATCH_ROWS = 131_072
@@ -72,10 +72,6 @@ class Batch:
             self._numbers[column] = _finite_values(self.rows[column], self.first)
         return self._numbers[column]
 
-    def with_rows(self, rows: pl.DataFrame) -> Batch:
-        """The same place in the table, other columns."""
-        return Batch(rows, self.first)
-
 
 def _finite_values(column: pl.Series, first: int) -> FloatArray:
     values: FloatArray = column.cast(pl.Float64).to_numpy()
@@ -83,11 +79,7 @@ def _finite_values(column: pl.Series, first: int) -> FloatArray:
     present = values[~missing] if missing.any() else values
     if not np.isfinite(present).all():
         place = int(np.flatnonzero(np.isinf(values))[0])
-        raise DataError(
-            f"Column {column.name!r} holds an infinite value (row {first + place}).",
-            "Replace it, or make it null and impute it.",
-            column.name,
-        )
+        raise infinite_error(column.name, f" (row {first + place})")
     return present
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import polars as pl
 
 from sunloom.core.files import atomic_path
 from sunloom.errors import ArtifactError, UsageError
-from sunloom.preprocessing.pipeline import FittedPipeline, need_whole_table
-from sunloom.preprocessing.tables import FileSource, Source, whole_table
+from sunloom.preprocessing.pipeline import FittedPipeline, staged_batches
+from sunloom.preprocessing.tables import FileSource, Source
 
 
 def require_writable(source: Source, out: Path) -> None:
@@ -70,19 +71,8 @@ def join_parquet(parts: Sequence[Path], out: Path) -> int:
     return rows
 
 
-def transform_batches(
-    fitted: FittedPipeline, source: Source, *, training: bool = False
-) -> Iterator[pl.DataFrame]:
-    """Prepared rows in order, in this process.
-
-    Args:
-        fitted: The pipeline.
-        source: The rows.
-        training: Whether they are the rows it was fitted on: target encodings are out-of-fold.
-    """
-    whole = need_whole_table(fitted.stages)
-    for batch in [whole_table(source)] if whole else source.batches():
-        yield fitted.training_frame(batch) if training else fitted.apply_frame(batch.rows)
+Writer: TypeAlias = Callable[..., int]
+"""Writes prepared rows as ``write_prepared`` does, here or on a cluster."""
 
 
 def prepared_schema(fitted: FittedPipeline, source: Source) -> pl.Schema:
@@ -110,10 +100,13 @@ def write_prepared(
     """
     require_writable(source, out)
     schema = prepared_schema(fitted, source)
-    batches = transform_batches(fitted, source, training=training)
+    frames = (
+        fitted.training_frame(batch) if training else fitted.apply_frame(batch.rows)
+        for batch in staged_batches(fitted.stages, source)
+    )
     try:
         with atomic_path(out) as partial:
-            return write_batches(schema, batches, partial)
+            return write_batches(schema, frames, partial)
     except OSError as error:
         raise ArtifactError(
             f"{out} cannot be written: {error}", "An earlier file is whole. Run again."

@@ -213,7 +213,10 @@ class TargetLevels:
                     self.target,
                 )
             if self.target_type == "multiclass" or len(classes) > 2:
-                names = [f"_{_class_name(value)}" for value in classes]
+                # As numpy prints what scikit-learn's classes_ hold.
+                names = [
+                    f"_{np.bool_(value) if isinstance(value, bool) else value}" for value in classes
+                ]
                 return dict(zip(names, map(self._moments_of_class, classes), strict=True))
             # Of two classes the second one counts as 1; of one class none does.
             return {"": self._moments_of_class(classes[-1] if len(classes) == 2 else None)}
@@ -284,8 +287,3 @@ def _moments_of_classes(classes: pl.DataFrame, value: pl.Expr | None = None) -> 
     number = pl.col(CLASS).cast(pl.Float64) if value is None else value
     rows = classes.with_columns(number.alias(MEAN), pl.lit(0.0).alias(SQUARES))
     return merge_moments(rows, [FOLD, LEVEL])
-
-
-def _class_name(value: object) -> str:
-    # As numpy prints what scikit-learn's classes_ hold.
-    return str(np.bool_(value)) if isinstance(value, bool) else str(value)

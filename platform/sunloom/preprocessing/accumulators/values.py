@@ -163,11 +163,13 @@ class Distribution:
         values: The values in row order; the sketch's points, sorted, where it is one.
         weights: How many values each point of a sketch stands for; None where all are there.
         rank_error: Most by which a quantile's rank can be off, as a share of the values.
+        missing: Rows without a value.
     """
 
     values: FloatArray
     weights: FloatArray | None = None
     rank_error: float = 0.0
+    missing: int = 0
 
     def percentiles(self, percents: ArrayLike, method: str = "linear") -> FloatArray:
         """Percentiles as ``numpy.percentile`` gives them; NaN without values."""
@@ -219,9 +221,9 @@ class ColumnValues(ColumnAccumulator):
         if self._sketch is None:
             # By row number: results do not depend on the order in which workers have finished.
             parts = [self._parts[first] for first in sorted(self._parts)]
-            return Distribution(np.concatenate(parts) if parts else np.empty(0))
-        points = self._sketch.points()
-        return Distribution(points.values, points.weights, self._sketch.rank_error())
+            values = np.concatenate(parts) if parts else np.empty(0)
+            return Distribution(values, missing=self.missing)
+        return Distribution(*self._sketch.points(), self._sketch.rank_error(), self.missing)
 
     def _add(self, first: int, values: FloatArray) -> None:
         if self._sketch is not None:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import polars as pl
 
 from sunloom.core.files import atomic_path
-from sunloom.core.ray_tasks import require_cluster
+from sunloom.core.ray_tasks import map_blocks, require_cluster
 from sunloom.data.sources.splits import FileSplit
-from sunloom.errors import ArtifactError, ClusterError, SunloomError
+from sunloom.errors import ArtifactError, ClusterError
 from sunloom.preprocessing.cluster.lookback import (
     Blocks,
     batches_with_results,
@@ -28,10 +28,10 @@ from sunloom.preprocessing.cluster.lookback import (
     lookback_row_bytes,
     packet_bytes,
     precompute,
-    splits_in,
+    split_of,
 )
 from sunloom.preprocessing.fit import FitPass, read_here
-from sunloom.preprocessing.pipeline import FittedPipeline, uses_models
+from sunloom.preprocessing.pipeline import FittedPipeline, Stage, uses_models
 from sunloom.preprocessing.tables import (
     FileSource,
     Source,
@@ -57,8 +57,6 @@ Task: TypeAlias = Callable[[TableSplit, pl.DataFrame | None], Any]
 _SPLITS_PER_CPU = 2
 # Rows of a part at most: a task that fails repeats no more than these.
 _PART_ROWS = 2_000_000
-# Results are accumulators and row counts, not rows.
-_RESULT_BYTES = 8 << 20
 
 
 def read_ray(source: Source, fit_pass: FitPass) -> FitPass:
@@ -80,7 +78,7 @@ def read_ray(source: Source, fit_pass: FitPass) -> FitPass:
     # Pickled once: each worker needs a fresh copy of the empty accumulators.
     state = pickle.dumps(replace(fit_pass, stages=precompute(fit_pass.stages)))
     collect = partial(_collect, state, rows)
-    for part in _map_blocks(blocks, collect, use_actors=uses_models(fit_pass.stages)):
+    for part in _map_blocks(blocks, collect, fit_pass.stages):
         fit_pass.merge(part)
     return fit_pass
 
@@ -88,20 +86,12 @@ def read_ray(source: Source, fit_pass: FitPass) -> FitPass:
 def write_prepared_ray(
     fitted: FittedPipeline, source: Source, out: Path, *, training: bool = False
 ) -> int:
-    """Write prepared rows on the connected cluster; a frame's are prepared here.
+    """Write prepared rows as ``write_prepared`` does, on the connected cluster.
 
-    Args:
-        fitted: The pipeline.
-        source: The rows.
-        out: A ``.parquet`` file, replaced as a whole.
-        training: Whether they are the rows it was fitted on: target encodings are out-of-fold.
-
-    Returns:
-        Rows written.
+    A frame in this process's memory is prepared here.
 
     Raises:
-        UsageError: The file does not end in ``.parquet``, or is the input itself.
-        ArtifactError: It cannot be written.
+        ClusterError: There is no cluster, or a worker cannot reach the input or the output.
     """
     if not isinstance(source, FileSource):
         return write_prepared(fitted, source, out, training=training)
@@ -118,7 +108,7 @@ def write_prepared_ray(
             tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=beside) as folder,
         ):
             writer = _PartWriter(precomputed, schema, Path(folder), training)
-            list(_map_blocks(blocks, writer.write, use_actors=uses_models(fitted.stages)))
+            list(_map_blocks(blocks, writer.write, fitted.stages))
             parts = [writer.part_of(split) for split in splits]
             if not parts:
                 return write_batches(schema, [], partial_out)
@@ -186,55 +176,22 @@ def _cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def _map_blocks(blocks: Blocks, task: Task, *, use_actors: bool) -> Iterator[Any]:
+def _map_blocks(blocks: Blocks, task: Task, stages: Sequence[Stage]) -> Iterator[Any]:
     """The task's result for each split, in order.
 
-    Raises:
-        SunloomError: A worker raised it.
+    Actors stay: with them a model is loaded once for each, not once per split.
     """
-    import ray.data
-
-    if not blocks:
-        return
-    dataset = ray.data.from_arrow_refs(blocks)
-    dataset.context.execution_options.preserve_order = True
-    # Ray Data holds tasks back by what it thinks they will leave in the store: little, here.
-    dataset.context.target_max_block_size = _RESULT_BYTES
-    options: dict[str, Any] = {"fn_kwargs": {"task": task}}
-    if use_actors:
-        # Actors stay: a model is loaded once for each, not once per split.
-        # One CPU stays free for tasks, which would wait for ever for one that an actor holds.
-        most = max(1, min(len(blocks), _cpus() - 1))
-        options |= {"compute": ray.data.ActorPoolStrategy(min_size=1, max_size=most)}
-    results = dataset.map_batches(
-        _SplitActor if use_actors else run_task, batch_size=1, batch_format="pyarrow", **options
-    )
-    for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for payload in batch["payload"]:
-            result = pickle.loads(payload.as_buffer())  # noqa: S301 - our worker's, just made
-            if isinstance(result, SunloomError):
-                raise result
-            yield result
+    # One CPU stays free for tasks, which would wait for ever for one that an actor holds.
+    actors = max(1, min(len(blocks), _cpus() - 1)) if uses_models(stages) else 0
+    return map_blocks(partial(run_task, task), blocks, actors=actors)
 
 
-def run_task(batch: pa.Table, *, task: Task) -> pa.Table:
-    """In a worker: run the task on the splits of a block; an error of ours is a result too."""
-    import pyarrow as pa
-
-    # As results: Ray Data would wrap an exception, and its type and hint would be lost.
+def run_task(task: Task, block: pa.Table) -> Any:
+    """In a worker: the task's result for the split of a block."""
     try:
-        results = [pickle.dumps(task(*split), protocol=5) for split in splits_in(batch)]
-    except SunloomError as error:
-        results = [pickle.dumps(error)]
+        return task(*split_of(block))
     except OSError as error:
-        reason = f"A worker could not read or write: {error}"
-        hint = "Every worker must reach the input and the output, with space left."
-        results = [pickle.dumps(ClusterError(reason, hint))]
-    return pa.table({"payload": pa.array(results, pa.large_binary())})
-
-
-class _SplitActor:
-    """Runs the task on one block after another in one process."""
-
-    def __call__(self, batch: pa.Table, *, task: Task) -> pa.Table:
-        return run_task(batch, task=task)
+        raise ClusterError(
+            f"A worker could not read or write: {error}",
+            "Every worker must reach the input and the output, with space left.",
+        ) from error

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import polars as pl
+from polars import selectors
 
 from sunloom.core.ray_tasks import (
     PARTITION_BYTES,
@@ -38,7 +39,7 @@ from sunloom.preprocessing.tables import Batch, TableSplit, widen_integers
 
 
 @dataclass(frozen=True)
-class Precomputed:
+class Precomputed(Operation):
     """Operation in place of one that needs the whole table: takes its columns from a frame.
 
     Attributes:
@@ -61,11 +62,6 @@ class Precomputed:
     def outputs(self) -> tuple[str, ...]:
         """The columns that the operation makes."""
         return self.operation.outputs
-
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """Nothing: an operation that looks back keeps the columns that it reads."""
-        return ()
 
     def columns(self, _frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
         """The columns of the rows at hand."""
@@ -181,13 +177,12 @@ def build_blocks(
     return blocks
 
 
-def splits_in(block: pa.Table) -> Iterator[tuple[TableSplit, pl.DataFrame | None]]:
+def split_of(block: pa.Table) -> tuple[TableSplit, pl.DataFrame | None]:
     """In a worker: the split of a block, and the results of its rows."""
-    for row in block.to_pylist():
-        split: TableSplit = pickle.loads(row["split"])  # noqa: S301 - the driver's, just made
-        packed = row["results"]
-        results = None if packed is None else from_packet(np.frombuffer(packed, dtype=np.uint8))
-        yield split, results
+    (row,) = block.to_pylist()
+    split: TableSplit = pickle.loads(row["split"])  # noqa: S301 - the driver's, just made
+    packed = row["results"]
+    return split, None if packed is None else from_packet(np.frombuffer(packed, dtype=np.uint8))
 
 
 def batches_with_results(
@@ -290,22 +285,18 @@ class _Sender:
 
 def _send(block: pa.Table, sender: _Sender) -> list[int | Packet]:
     """In a worker: number of rows of a split, and of them a packet for each partition."""
-    ((split, results),) = splits_in(block)
+    split, results = split_of(block)
     parts = []
     for batch, stages in batches_with_results(split, sender.stages, results, sender.columns):
         rows = apply_stages(batch.rows, stages).select(list(sender.schema))
         numbers = pl.int_range(batch.first, batch.first + rows.height, dtype=pl.Int64, eager=True)
-        rows = _categories_to_text(widen_integers(rows, sender.schema))
-        parts.append(rows.with_columns(numbers.alias(_ROW)))
+        # A category's number, and so its hash, may differ from file to file.
+        categories = selectors.by_dtype(pl.Categorical, pl.Enum).cast(pl.String)
+        rows = widen_integers(rows, sender.schema).with_columns(categories, numbers.alias(_ROW))
+        parts.append(rows)
     rows = pl.concat(parts)
     partitions = partition_by_hash(rows, sender.entity_key, sender.partitions)
     return [rows.height, *map(to_packet, partitions)]
-
-
-def _categories_to_text(rows: pl.DataFrame) -> pl.DataFrame:
-    # A category's number, and so its hash, may differ from file to file.
-    names = [name for name, dtype in rows.schema.items() if dtype in (pl.Categorical, pl.Enum)]
-    return rows.cast(dict.fromkeys(names, pl.String)) if names else rows
 
 
 def _look_back(
@@ -332,7 +323,7 @@ def _gather(block: pa.Table, packets: Sequence[Any]) -> pa.Table:
     """In a worker: a split's block, with the results in the order of its rows."""
     import ray
 
-    ((split, results),) = splits_in(block)
+    split, results = split_of(block)
     table = pl.concat([from_packet(ray.get(packet)) for packet in packets]).sort(_ROW).drop(_ROW)
     return to_block(split, table if results is None else results.hstack(table))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,25 +24,23 @@ from sunloom.preprocessing.accumulators.counts import (
     LEVEL,
     MEAN,
     SQUARES,
-    LevelCounts,
     TargetLevels,
     merge_moments,
 )
-from sunloom.preprocessing.columns import Kind, level_dtype
+from sunloom.preprocessing.columns import Kind
 from sunloom.preprocessing.estimators.protocol import (
     Accumulators,
+    Builder,
     Estimator,
     FittedStep,
     Schema,
+    collect_levels,
     for_each_column,
 )
 from sunloom.preprocessing.operations.categories import CategoryLookup, FeatureHash, OneHot
+from sunloom.preprocessing.operations.protocol import Operation
 
 _INFREQUENT = "infrequent_sklearn"
-
-
-def _count_levels(_step: Any, columns: Sequence[str], schema: Schema) -> Accumulators:
-    return {name: LevelCounts(name, level_dtype(schema[name])) for name in columns}
 
 
 def _levels_of(
@@ -84,15 +82,17 @@ def infrequent_levels(
     return mask
 
 
-def _build_one_hot(
-    step: OneHotEncoder, columns: Sequence[str], accumulators: Accumulators
-) -> FittedStep:
-    return FittedStep(
-        [
-            _one_hot_of(step, name, _levels_of(step, index, name, accumulators[name].finish()))
+def _from_levels(build: Callable[[Any, str, pl.DataFrame], Operation]) -> Builder:
+    """A builder of one operation per column from its levels and their counts."""
+
+    def build_step(step: Any, columns: Sequence[str], accumulators: Accumulators) -> FittedStep:
+        levels = [
+            _levels_of(step, index, name, accumulators[name].finish())
             for index, name in enumerate(columns)
         ]
-    )
+        return FittedStep([build(step, *pair) for pair in zip(columns, levels, strict=True)])
+
+    return build_step
 
 
 def _one_hot_of(step: OneHotEncoder, name: str, levels: pl.DataFrame) -> OneHot:
@@ -128,19 +128,13 @@ def _level_name(level: Any, dtype: pl.DataType) -> str:
     return str(level)
 
 
-def _build_ordinal(
-    step: OrdinalEncoder, columns: Sequence[str], accumulators: Accumulators
-) -> FittedStep:
+def _ordinal_of(step: OrdinalEncoder, name: str, levels: pl.DataFrame) -> CategoryLookup:
+    known = levels.drop_nulls(LEVEL)
+    rare = infrequent_levels(step, known[COUNT].to_numpy(), int(levels[COUNT].sum()))
+    numbers = np.where(rare, (~rare).sum(), np.cumsum(~rare) - 1).astype(np.float64)
+    values = [*numbers.tolist(), step.encoded_missing_value, step.unknown_value]
     unseen: Literal["value", "error"] = "error" if step.handle_unknown == "error" else "value"
-    operations = []
-    for index, name in enumerate(columns):
-        levels = _levels_of(step, index, name, accumulators[name].finish())
-        known = levels.drop_nulls(LEVEL)
-        rare = infrequent_levels(step, known[COUNT].to_numpy(), int(levels[COUNT].sum()))
-        numbers = np.where(rare, (~rare).sum(), np.cumsum(~rare) - 1).astype(np.float64)
-        values = [*numbers.tolist(), step.encoded_missing_value, step.unknown_value]
-        operations.append(_lookup_of(name, known[LEVEL], values, unseen))
-    return FittedStep(operations)
+    return _lookup_of(name, known[LEVEL], values, unseen)
 
 
 def _lookup_of(
@@ -184,16 +178,6 @@ def _build_hash(
     return FittedStep(
         [FeatureHash(tuple(columns), step.n_features, step.alternate_sign, step.prefix)]
     )
-
-
-_KINDS: tuple[Kind, ...] = ("category", "number", "bool")
-ENCODERS: Mapping[str, Estimator] = {
-    "one_hot_encoder": Estimator(_KINDS, _build_one_hot, _count_levels),
-    "ordinal_encoder": Estimator(_KINDS, _build_ordinal, _count_levels),
-    "target_encoder": Estimator(_KINDS, _build_target, _collect_targets),
-    "frequency_encoder": Estimator(_KINDS, for_each_column(_frequency_of), _count_levels),
-    "feature_hasher": Estimator(_KINDS, _build_hash),
-}
 
 
 def build_target_lookup(
@@ -248,3 +232,13 @@ def _encodings(table: pl.DataFrame, levels: pl.Series, smooth: float | str) -> p
     every = pl.DataFrame({LEVEL: pl.concat([levels, levels.clear().extend_constant(None, 1)])})
     joined = every.join(known, on=LEVEL, how="left", nulls_equal=True, maintain_order="left")
     return pl.concat([joined["number"].fill_null(mean), pl.Series([mean], dtype=pl.Float64)])
+
+
+_KINDS: tuple[Kind, ...] = ("category", "number", "bool")
+ENCODERS: Mapping[str, Estimator] = {
+    "one_hot_encoder": Estimator(_KINDS, _from_levels(_one_hot_of), collect_levels),
+    "ordinal_encoder": Estimator(_KINDS, _from_levels(_ordinal_of), collect_levels),
+    "target_encoder": Estimator(_KINDS, _build_target, _collect_targets),
+    "frequency_encoder": Estimator(_KINDS, for_each_column(_frequency_of), collect_levels),
+    "feature_hasher": Estimator(_KINDS, _build_hash),
+}

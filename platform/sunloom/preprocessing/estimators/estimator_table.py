@@ -8,7 +8,7 @@ from sunloom.preprocessing.estimators.imputers import IMPUTERS
 from sunloom.preprocessing.estimators.interactions import INTERACTIONS
 from sunloom.preprocessing.estimators.protocol import Estimator, StepLike
 from sunloom.preprocessing.estimators.scalers import SCALERS
-from sunloom.preprocessing.estimators.text_and_images import IMAGE_FEATURES, TEXT_FEATURES
+from sunloom.preprocessing.estimators.text_and_images import TEXT_AND_IMAGES
 from sunloom.preprocessing.estimators.time_features import TIME_FEATURES
 from sunloom.preprocessing.estimators.vectors import VECTORS
 
@@ -18,8 +18,7 @@ ESTIMATORS: Mapping[str, Estimator] = {
     **INTERACTIONS,
     **ENCODERS,
     **TIME_FEATURES,
-    **TEXT_FEATURES,
-    **IMAGE_FEATURES,
+    **TEXT_AND_IMAGES,
     **VECTORS,
 }
 """Type of a step to its estimator."""

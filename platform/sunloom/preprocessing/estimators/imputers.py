@@ -15,9 +15,17 @@ from sunloom.errors import DataError, DependencyError
 from sunloom.preprocessing.accumulators.counts import COUNT, LEVEL, LevelCounts
 from sunloom.preprocessing.accumulators.protocol import Accumulator
 from sunloom.preprocessing.accumulators.values import ColumnValues, MeanVariance, TableSample
-from sunloom.preprocessing.columns import Kind, array_of, kind_of, level_dtype
-from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
-from sunloom.preprocessing.estimators.scalers import collect_moments, collect_values
+from sunloom.preprocessing.columns import Kind, array_of, kind_of
+from sunloom.preprocessing.estimators.protocol import (
+    Accumulators,
+    Estimator,
+    FittedStep,
+    Schema,
+    collect_levels,
+    collect_moments,
+    collect_rows,
+    collect_values,
+)
 from sunloom.preprocessing.operations.combine import ChainedImputation
 from sunloom.preprocessing.operations.numeric import Drop, Fill, Indicator
 from sunloom.preprocessing.operations.protocol import Operation
@@ -35,7 +43,7 @@ def _collect_simple(step: SimpleImputer, columns: Sequence[str], schema: Schema)
     if step.strategy == "median":
         return collect_values(step, columns, schema)
     if step.strategy == "most_frequent" or texts:
-        return {name: LevelCounts(name, level_dtype(schema[name])) for name in columns}
+        return collect_levels(step, columns, schema)
     return collect_moments(step, columns, schema)
 
 
@@ -122,11 +130,6 @@ def _kinds_of_simple(step: SimpleImputer) -> tuple[Kind, ...]:
     return ("number", "category")
 
 
-def _sample_rows(step: IterativeImputer, columns: Sequence[str], _schema: Schema) -> Accumulators:
-    names = tuple(columns)
-    return {"rows": TableSample(names, step.max_rows, names)}
-
-
 def _build_iterative(
     step: IterativeImputer, columns: Sequence[str], accumulators: Accumulators
 ) -> FittedStep:
@@ -195,7 +198,7 @@ IMPUTERS: Mapping[str, Estimator] = {
     "iterative_imputer": Estimator(
         kinds=("number", "bool"),
         build=_build_iterative,
-        collect=_sample_rows,
+        collect=collect_rows,
         in_place=lambda _step: True,
     ),
 }

@@ -10,10 +10,14 @@ import polars as pl
 
 from sunloom.config.preprocessing.steps import Interactions, PolynomialFeatures
 from sunloom.data.arrays import FloatArray, IntArray
-from sunloom.preprocessing.accumulators.values import TableSample
 from sunloom.preprocessing.columns import array_of, levels_of
-from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
-from sunloom.preprocessing.estimators.scalers import collect_moments
+from sunloom.preprocessing.estimators.protocol import (
+    Accumulators,
+    Estimator,
+    FittedStep,
+    collect_moments,
+    collect_rows,
+)
 from sunloom.preprocessing.operations.combine import Polynomial, Product, Ratio
 from sunloom.preprocessing.operations.protocol import Operation
 
@@ -41,11 +45,6 @@ def _product_name(columns: Sequence[str], exponents: Sequence[int]) -> str:
     return " ".join(parts) or "1"
 
 
-def _sample_rows(step: Interactions, columns: Sequence[str], _schema: Schema) -> Accumulators:
-    names = tuple(columns) + ((step.target,) if step.target else ())
-    return {"rows": TableSample(names, step.max_rows, tuple(columns))}
-
-
 def _build_interactions(
     step: Interactions, columns: Sequence[str], accumulators: Accumulators
 ) -> FittedStep:
@@ -54,7 +53,10 @@ def _build_interactions(
         return FittedStep(candidates)
     rows = accumulators["rows"].finish()
     classes = _codes_of_target(rows[step.target], step.bins)
-    scores = [_score(rows, operation, classes, step.bins) for operation in candidates]
+    scores = []
+    for operation in candidates:
+        values = array_of(rows.select(operation.columns(rows)), operation.outputs[0])
+        scores.append(mutual_information(_bin_codes(values, step.bins), classes))
     # The first of equals wins: the choice does not depend on the machine.
     best = sorted(range(len(candidates)), key=lambda i: (-scores[i], i))[: step.top_k]
     notes = [f"{candidates[i].outputs[0]}: {scores[i]:.4f} nats about {step.target}" for i in best]
@@ -69,11 +71,6 @@ def _candidates(step: Interactions, columns: Sequence[str]) -> Iterator[Operatio
             # A product is symmetric, a ratio is not.
             yield Ratio(left, right)
             yield Ratio(right, left)
-
-
-def _score(rows: pl.DataFrame, operation: Operation, classes: IntArray, bins: int) -> float:
-    column = rows.select(operation.columns(rows))
-    return mutual_information(_bin_codes(array_of(column, column.columns[0]), bins), classes)
 
 
 def _codes_of_target(target: pl.Series, bins: int) -> IntArray:
@@ -108,5 +105,5 @@ def mutual_information(left: IntArray, right: IntArray) -> float:
 INTERACTIONS: Mapping[str, Estimator] = {
     # Nothing is learnt of the moments, but an infinite value is refused.
     "polynomial_features": Estimator(("number", "bool"), _build_polynomial, collect_moments),
-    "interactions": Estimator(("number", "bool"), _build_interactions, _sample_rows),
+    "interactions": Estimator(("number", "bool"), _build_interactions, collect_rows),
 }

@@ -1,4 +1,4 @@
-"""Estimator of one type of step: what it collects in a pass, and what it builds of that."""
+"""Estimator of one type of step: what it collects in a pass, and what it builds from that."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from typing import Any, Protocol, TypeAlias
 
 import polars as pl
 
+from sunloom.preprocessing.accumulators.counts import LevelCounts
 from sunloom.preprocessing.accumulators.protocol import Accumulator
-from sunloom.preprocessing.columns import Kind
+from sunloom.preprocessing.accumulators.values import ColumnValues, MeanVariance, TableSample
+from sunloom.preprocessing.columns import Kind, level_dtype
 from sunloom.preprocessing.operations.protocol import Operation
 
 Schema: TypeAlias = Mapping[str, pl.DataType]
 Accumulators: TypeAlias = dict[str, Accumulator]
 """Accumulators of a step, by column or by name."""
+# The pass that an accumulator belongs to limits its memory.
+_UNLIMITED = 1 << 60
 
 
 class StepLike(Protocol):
@@ -64,9 +68,36 @@ def for_each_column(build: Callable[[Any, str, Any], Operation]) -> Builder:
     return build_step
 
 
+def target_of(step: StepLike) -> tuple[str, ...]:
+    """The target that a step learns from, if it has one."""
+    target = getattr(step, "target", None)
+    return (target,) if target else ()
+
+
 def collect_nothing(_step: Any, _columns: Sequence[str], _schema: Schema) -> Accumulators:
     """For a step that learns nothing from the rows."""
     return {}
+
+
+def collect_moments(_step: Any, columns: Sequence[str], _schema: Schema) -> Accumulators:
+    """Moments of each column."""
+    return {name: MeanVariance(name) for name in columns}
+
+
+def collect_values(_step: Any, columns: Sequence[str], _schema: Schema) -> Accumulators:
+    """The values of each column."""
+    return {name: ColumnValues(name, _UNLIMITED) for name in columns}
+
+
+def collect_levels(_step: Any, columns: Sequence[str], schema: Schema) -> Accumulators:
+    """The levels of each column."""
+    return {name: LevelCounts(name, level_dtype(schema[name])) for name in columns}
+
+
+def collect_rows(step: Any, columns: Sequence[str], _schema: Schema) -> Accumulators:
+    """A sample of the rows, with the target; the columns' values must be finite."""
+    names = (*columns, *target_of(step))
+    return {"rows": TableSample(names, step.max_rows, tuple(columns))}
 
 
 @dataclass(frozen=True)

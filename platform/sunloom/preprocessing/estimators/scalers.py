@@ -21,32 +21,28 @@ from sunloom.config.preprocessing.steps import (
 )
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError, DependencyError
-from sunloom.preprocessing.accumulators.values import ColumnValues, Distribution, MeanVariance
+from sunloom.preprocessing.accumulators.values import Distribution, MeanVariance
 from sunloom.preprocessing.estimators.protocol import (
     Accumulators,
     Builder,
     Estimator,
     FittedStep,
     Schema,
+    collect_moments,
+    collect_values,
     for_each_column,
 )
-from sunloom.preprocessing.operations.numeric import Affine, Discretize, Interpolate, Power
+from sunloom.preprocessing.operations.numeric import (
+    Affine,
+    Discretize,
+    Interpolate,
+    Power,
+    require_positive,
+)
 from sunloom.preprocessing.operations.protocol import Operation
 
-# The pass that an accumulator belongs to limits its memory.
-_UNLIMITED = 1 << 60
 # A sketch's points as plain values, for libraries that take no weights.
 _EXPANDED_VALUES = 200_000
-
-
-def collect_moments(_step: Any, columns: Sequence[str], _schema: Schema) -> Accumulators:
-    """Moments of each column."""
-    return {name: MeanVariance(name) for name in columns}
-
-
-def collect_values(_step: Any, columns: Sequence[str], _schema: Schema) -> Accumulators:
-    """The values of each column."""
-    return {name: ColumnValues(name, _UNLIMITED) for name in columns}
 
 
 def _standard_of(step: StandardScaler, name: str, moments: MeanVariance) -> Affine:
@@ -74,78 +70,64 @@ def _one_if_zero(scale: float) -> float:
     return 1.0 if scale < 10 * np.finfo(np.float64).eps else scale
 
 
-def _build_each(
-    columns: Sequence[str],
-    accumulators: Accumulators,
-    build: Callable[[str, Distribution], list[Operation]],
-) -> FittedStep:
-    """The operations of each column's values; a column without values is noted."""
-    operations: list[Operation] = []
-    notes: list[str] = []
-    rank_error = 0.0
-    for name in columns:
-        values: Distribution = accumulators[name].finish()
-        rank_error = max(rank_error, values.rank_error)
-        if not len(values.values):
-            notes.append(f"{name} has no value: nothing was learnt of it")
-        operations += build(name, values)
-    return FittedStep(operations, notes, rank_error)
+def _from_values(
+    build: Callable[[Any, str, Distribution], Operation],
+    unlearnt: Callable[[str], list[Operation]] = lambda _name: [],
+) -> Builder:
+    """A builder of one operation per column from its values.
+
+    Args:
+        build: Step, column and values to an operation.
+        unlearnt: The operations of a column without values, which is noted.
+    """
+
+    def build_step(step: Any, columns: Sequence[str], accumulators: Accumulators) -> FittedStep:
+        operations: list[Operation] = []
+        notes: list[str] = []
+        rank_error = 0.0
+        for name in columns:
+            values: Distribution = accumulators[name].finish()
+            rank_error = max(rank_error, values.rank_error)
+            if len(values.values):
+                operations.append(build(step, name, values))
+            else:
+                notes.append(f"{name} has no value: nothing was learnt of it")
+                operations += unlearnt(name)
+        return FittedStep(operations, notes, rank_error)
+
+    return build_step
 
 
-def _build_robust(
-    step: RobustScaler, columns: Sequence[str], accumulators: Accumulators
-) -> FittedStep:
+def _robust_of(step: RobustScaler, name: str, values: Distribution) -> Affine:
     low, high = step.quantile_range
     adjust = 1.0
     if step.unit_variance:
         normal = NormalDist()
         # A normal distribution's distance between the two quantiles.
         adjust = normal.inv_cdf(high / 100) - normal.inv_cdf(low / 100)
-
-    def build(name: str, values: Distribution) -> list[Operation]:
-        if not len(values.values):
-            return [Affine(name)]
-        first, median, last = values.percentiles([low, 50.0, high]).tolist()
-        scale = _one_if_zero(last - first) / adjust if step.with_scaling else 1.0
-        return [Affine(name, median if step.with_centering else 0.0, scale)]
-
-    return _build_each(columns, accumulators, build)
+    first, median, last = values.percentiles([low, 50.0, high]).tolist()
+    scale = _one_if_zero(last - first) / adjust if step.with_scaling else 1.0
+    return Affine(name, median if step.with_centering else 0.0, scale)
 
 
-def _build_quantile(
-    step: QuantileTransformer, columns: Sequence[str], accumulators: Accumulators
-) -> FittedStep:
-    def build(name: str, values: Distribution) -> list[Operation]:
-        if not len(values.values):
-            return []
-        accumulator = accumulators[name]
-        assert isinstance(accumulator, ColumnValues)
-        # At most one quantile per row; a sketch has seen more rows than that.
-        rows = len(values.values) + accumulator.missing
-        count = step.n_quantiles if values.weights is not None else min(step.n_quantiles, rows)
-        references = np.linspace(0, 1, count, endpoint=True)
-        points = values.percentiles(references * 100)
-        return [Interpolate(name, pl.Series(points), step.output_distribution)]
-
-    return _build_each(columns, accumulators, build)
+def _quantiles_of(step: QuantileTransformer, name: str, values: Distribution) -> Interpolate:
+    # At most one quantile per row; a sketch has seen more rows than that.
+    rows = len(values.values) + values.missing
+    count = step.n_quantiles if values.weights is not None else min(step.n_quantiles, rows)
+    references = np.linspace(0, 1, count, endpoint=True)
+    points = values.percentiles(references * 100)
+    return Interpolate(name, pl.Series(points), step.output_distribution)
 
 
-def _build_power(
-    step: PowerTransformer, columns: Sequence[str], accumulators: Accumulators
-) -> FittedStep:
-    def build(name: str, values: Distribution) -> list[Operation]:
-        if not len(values.values):
-            return []
-        plain = values.values
-        if values.weights is not None:
-            plain = values.percentiles(np.linspace(0, 100, _EXPANDED_VALUES))
-        power = _fit_power(name, step, plain)
-        if not step.standardize:
-            return [power]
-        moments = _moments_of(name, power.powers(values.values), values.weights)
-        return [replace(power, center=moments.mean, scale=moments.deviation)]
-
-    return _build_each(columns, accumulators, build)
+def _power_of(step: PowerTransformer, name: str, values: Distribution) -> Power:
+    plain = values.values
+    if values.weights is not None:
+        plain = values.percentiles(np.linspace(0, 100, _EXPANDED_VALUES))
+    power = _fit_power(name, step, plain)
+    if not step.standardize:
+        return power
+    moments = _moments_of(name, power.powers(values.values), values.weights)
+    return replace(power, center=moments.mean, scale=moments.deviation)
 
 
 def _fit_power(name: str, step: PowerTransformer, values: FloatArray) -> Power:
@@ -153,12 +135,7 @@ def _fit_power(name: str, step: PowerTransformer, values: FloatArray) -> Power:
 
     is_constant = _moments_of(name, values, None).is_constant
     if step.method == "box-cox":
-        if values.min() <= 0:
-            raise DataError(
-                f"box-cox takes positive values; column {name!r} holds {float(values.min())!r}.",
-                "Use method: yeo-johnson.",
-                name,
-            )
+        require_positive(name, float(values.min()))
         if is_constant:
             raise DataError(
                 f"box-cox cannot be fitted to column {name!r}: it is constant.",
@@ -184,16 +161,9 @@ def _moments_of(name: str, values: FloatArray, weights: FloatArray | None) -> Me
     )
 
 
-def _build_bins(
-    step: KBinsDiscretizer, columns: Sequence[str], accumulators: Accumulators
-) -> FittedStep:
-    def build(name: str, values: Distribution) -> list[Operation]:
-        if not len(values.values):
-            return []
-        inner = pl.Series(_edges_of(step, values)[1:-1], dtype=pl.Float64)
-        return [Discretize(name, inner, step.encode != "ordinal")]
-
-    return _build_each(columns, accumulators, build)
+def _bins_of(step: KBinsDiscretizer, name: str, values: Distribution) -> Discretize:
+    inner = pl.Series(_edges_of(step, values)[1:-1], dtype=pl.Float64)
+    return Discretize(name, inner, step.encode != "ordinal")
 
 
 def _edges_of(step: KBinsDiscretizer, values: Distribution) -> FloatArray:
@@ -242,10 +212,12 @@ SCALERS: Mapping[str, Estimator] = {
     "standard_scaler": _estimator(for_each_column(_standard_of), collect_moments),
     "min_max_scaler": _estimator(for_each_column(_min_max_of), collect_moments),
     "max_abs_scaler": _estimator(for_each_column(_max_abs_of), collect_moments),
-    "robust_scaler": _estimator(_build_robust, collect_values),
-    "quantile_transformer": _estimator(_build_quantile, collect_values),
-    "power_transformer": _estimator(_build_power, collect_values),
+    "robust_scaler": _estimator(
+        _from_values(_robust_of, lambda name: [Affine(name)]), collect_values
+    ),
+    "quantile_transformer": _estimator(_from_values(_quantiles_of), collect_values),
+    "power_transformer": _estimator(_from_values(_power_of), collect_values),
     "k_bins_discretizer": _estimator(
-        _build_bins, collect_values, lambda step: step.encode == "ordinal"
+        _from_values(_bins_of), collect_values, lambda step: step.encode == "ordinal"
     ),
 }

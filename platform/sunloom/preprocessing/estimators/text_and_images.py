@@ -11,11 +11,9 @@ import polars as pl
 from sunloom.config.preprocessing.text_and_image_steps import (
     HashingVectorizer,
     ImageEmbeddings,
-    ImageStatistics,
     Language,
     SentenceEmbeddings,
     Sentiment,
-    TextStatistics,
     TfidfVectorizer,
 )
 from sunloom.errors import DataError
@@ -115,10 +113,6 @@ def _hashing_of(step: HashingVectorizer, name: str, _nothing: None) -> TermVecto
     )
 
 
-def _figures_of(step: TextStatistics, name: str, _nothing: None) -> TextFigures:
-    return TextFigures(name, step.figures)
-
-
 def _language_of(step: Language, name: str, _nothing: None) -> LanguageCode:
     languages = step.languages or ()
     # A missing library or an unknown language is an error of fitting, not of the first row.
@@ -132,7 +126,7 @@ def _sentiment_of(step: Sentiment, name: str, _nothing: None) -> SentimentScores
     return SentimentScores(name, step.figures)
 
 
-def _embedding_of(step: SentenceEmbeddings, name: str, _nothing: None) -> EmbedText:
+def _text_embedding_of(step: SentenceEmbeddings, name: str, _nothing: None) -> EmbedText:
     # Artifacts hold no weights: a later model of the same name must not be taken for this one.
     revision = sentence_revision(step.model)
     model = sentence_model(step.model, revision)
@@ -149,21 +143,7 @@ def _embedding_of(step: SentenceEmbeddings, name: str, _nothing: None) -> EmbedT
     )
 
 
-TEXT_FEATURES: Mapping[str, Estimator] = {
-    "text_statistics": Estimator(("category",), for_each_column(_figures_of)),
-    "language": Estimator(("category",), for_each_column(_language_of)),
-    "sentiment": Estimator(("category",), for_each_column(_sentiment_of)),
-    "tfidf_vectorizer": Estimator(("category",), for_each_column(_tfidf_of), _count_terms),
-    "hashing_vectorizer": Estimator(("category",), for_each_column(_hashing_of)),
-    "sentence_embeddings": Estimator(("category",), for_each_column(_embedding_of)),
-}
-
-
-def _figures_of(step: ImageStatistics, name: str, _nothing: None) -> ImageFigures:
-    return ImageFigures(name, step.figures, step.histogram_bins)
-
-
-def _embedding_of(step: ImageEmbeddings, name: str, _nothing: None) -> EmbedImage:
+def _image_embedding_of(step: ImageEmbeddings, name: str, _nothing: None) -> EmbedImage:
     # The model is loaded once per process: a second column costs a fingerprint.
     revision = vision_revision(step.model, step.revision)
     size = embedding_size(step.model, revision, step.pooling)
@@ -179,7 +159,20 @@ def _embedding_of(step: ImageEmbeddings, name: str, _nothing: None) -> EmbedImag
     )
 
 
-IMAGE_FEATURES: Mapping[str, Estimator] = {
-    "image_statistics": Estimator(("bytes",), for_each_column(_figures_of)),
-    "image_embeddings": Estimator(("bytes",), for_each_column(_embedding_of)),
+TEXT_AND_IMAGES: Mapping[str, Estimator] = {
+    "text_statistics": Estimator(
+        ("category",), for_each_column(lambda step, name, _: TextFigures(name, step.figures))
+    ),
+    "language": Estimator(("category",), for_each_column(_language_of)),
+    "sentiment": Estimator(("category",), for_each_column(_sentiment_of)),
+    "tfidf_vectorizer": Estimator(("category",), for_each_column(_tfidf_of), _count_terms),
+    "hashing_vectorizer": Estimator(("category",), for_each_column(_hashing_of)),
+    "sentence_embeddings": Estimator(("category",), for_each_column(_text_embedding_of)),
+    "image_statistics": Estimator(
+        ("bytes",),
+        for_each_column(
+            lambda step, name, _: ImageFigures(name, step.figures, step.histogram_bins)
+        ),
+    ),
+    "image_embeddings": Estimator(("bytes",), for_each_column(_image_embedding_of)),
 }

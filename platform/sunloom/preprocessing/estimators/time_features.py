@@ -99,43 +99,29 @@ def _require_time(schema: Schema, names: Sequence[str], time: str, step: str) ->
     require_kind(schema, [time], ["time"], step)
 
 
-def _build_lags(step: Lags, columns: Sequence[str], _accumulators: Accumulators) -> FittedStep:
-    names = [f"{c}_lag_{n}" for c, n in product(columns, step.periods)]
-    return _history_of(step, columns, names, lengths=tuple(float(n) for n in step.periods))
-
-
-def _build_rolling(
-    step: Rolling, columns: Sequence[str], _accumulators: Accumulators
+def _build_history(
+    step: HistoryStep, columns: Sequence[str], _accumulators: Accumulators
 ) -> FittedStep:
-    lengths = tuple(window.total_seconds() for window in step.windows)
-    names = [f"{c}_{a}_{_seconds(n)}" for c, n, a in product(columns, lengths, step.aggregations)]
-    return _history_of(step, columns, names, lengths, step.aggregations)
-
-
-def _build_expanding(
-    step: Expanding, columns: Sequence[str], _accumulators: Accumulators
-) -> FittedStep:
-    names = [f"{c}_{a}_so_far" for c, a in product(columns, step.aggregations)]
-    return _history_of(step, columns, names, (0.0,), step.aggregations)
-
-
-def _build_weighted(
-    step: ExponentiallyWeighted, columns: Sequence[str], _accumulators: Accumulators
-) -> FittedStep:
-    lengths = tuple(half_life.total_seconds() for half_life in step.half_lives)
-    names = [f"{c}_ewm_{_seconds(n)}" for c, n in product(columns, lengths)]
-    return _history_of(step, columns, names, lengths)
-
-
-def _history_of(
-    step: HistoryStep,
-    columns: Sequence[str],
-    names: Sequence[str],
-    lengths: tuple[float, ...],
-    aggregations: tuple[str, ...] = ("",),
-) -> FittedStep:
+    lengths: tuple[float, ...] = (0.0,)
+    aggregations: tuple[str, ...] = ("",)
+    match step:
+        case Lags():
+            lengths, pattern = tuple(map(float, step.periods)), "{column}_lag_{length}"
+        case Rolling():
+            lengths = tuple(window.total_seconds() for window in step.windows)
+            aggregations, pattern = step.aggregations, "{column}_{aggregation}_{length}s"
+        case Expanding():
+            aggregations, pattern = step.aggregations, "{column}_{aggregation}_so_far"
+        case ExponentiallyWeighted():
+            lengths = tuple(half_life.total_seconds() for half_life in step.half_lives)
+            pattern = "{column}_ewm_{length}s"
     operation = RowHistory(
-        names=tuple(names),
+        names=tuple(
+            pattern.format(
+                column=c, aggregation=a, length=f"{n:.0f}" if n.is_integer() else repr(n)
+            )
+            for c, n, a in product(columns, lengths, aggregations)
+        ),
         kind=step.type,
         sources=tuple(columns),
         time=step.time,
@@ -144,10 +130,6 @@ def _history_of(
         aggregations=aggregations,
     )
     return FittedStep([operation])
-
-
-def _seconds(length: float) -> str:
-    return f"{length:.0f}s" if length.is_integer() else f"{length!r}s"
 
 
 def _require_zone(name: str) -> None:
@@ -162,8 +144,8 @@ TIME_FEATURES: Mapping[str, Estimator] = {
     "calendar": Estimator(("time",), for_each_column(_calendar_of)),
     "cyclic": Estimator(("time", "number"), _build_cycles, _check_cyclic, _kinds_of_cyclic),
     "time_since": Estimator(("time",), _build_elapsed, _check_until),
-    "lags": Estimator(_NUMBERS, _build_lags, _check_history),
-    "rolling": Estimator(_NUMBERS, _build_rolling, _check_history),
-    "expanding": Estimator(_NUMBERS, _build_expanding, _check_history),
-    "exponentially_weighted": Estimator(_NUMBERS, _build_weighted, _check_history),
+    "lags": Estimator(_NUMBERS, _build_history, _check_history),
+    "rolling": Estimator(_NUMBERS, _build_history, _check_history),
+    "expanding": Estimator(_NUMBERS, _build_history, _check_history),
+    "exponentially_weighted": Estimator(_NUMBERS, _build_history, _check_history),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +15,30 @@ from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import DataError, UsageError
 from sunloom.preprocessing.accumulators.values import TableSample
 from sunloom.preprocessing.columns import array_of, require_kind
-from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, Schema
+from sunloom.preprocessing.estimators.protocol import (
+    Accumulators,
+    Estimator,
+    FittedStep,
+    Schema,
+    target_of,
+)
 from sunloom.preprocessing.operations.vectors import NearestRows, VectorLookup, is_usable
-
-
-@dataclass(frozen=True)
-class VectorTable:
-    """Vectors by key.
-
-    Attributes:
-        keys: Int64 or text, unique, none missing.
-        table: A row per key; a finite Float32 or Float64 column per dimension, named as in the
-            file.
-    """
-
-    keys: pl.Series
-    table: pl.DataFrame
 
 
 def read_vectors(
     path: Path, key: str | None = None, vectors: Sequence[str] | None = None
-) -> VectorTable:
-    """Read and check a table.
+) -> tuple[pl.Series, pl.DataFrame]:
+    """Read and check a table of vectors by key.
 
     Args:
         path: A ``.parquet`` or ``.safetensors`` file.
         key: Column, tensor or metadata entry with the keys. When empty: Parquet's first column, or
             the row's number.
         vectors: Number columns, one column of lists, or one tensor; all but the key when empty.
+
+    Returns:
+        The keys, int64 or text, unique, none missing; and a row per key, with a finite Float32 or
+        Float64 column per dimension, named as in the file.
 
     Raises:
         UsageError: There is no such file.
@@ -57,7 +52,7 @@ def read_vectors(
         keys, table = read(path, key, vectors)
     except (OSError, ValueError, TypeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{path} cannot be read as a table of vectors: {error}") from error
-    return VectorTable(_check_keys(path, keys, table).alias(""), _check_numbers(path, keys, table))
+    return _check_keys(path, keys, table).alias(""), _check_numbers(path, keys, table)
 
 
 def _read_parquet(
@@ -159,21 +154,19 @@ def _check_numbers(path: Path, keys: pl.Series, table: pl.DataFrame) -> pl.DataF
 def _build_lookup(
     step: EmbeddingTable, columns: Sequence[str], _accumulators: Accumulators
 ) -> FittedStep:
-    vectors = read_vectors(step.table, step.key, step.vectors)
+    keys, table = read_vectors(step.table, step.key, step.vectors)
     unseen = 0.0 if step.unseen == "zeros" else None
     operations = []
     for name in columns:
         prefix = f"{name}_" if step.prefix is None else step.prefix
-        names = tuple(f"{prefix}{dimension}" for dimension in vectors.table.columns)
-        operations.append(VectorLookup(name, names, vectors.keys, vectors.table, unseen))
+        names = tuple(f"{prefix}{dimension}" for dimension in table.columns)
+        operations.append(VectorLookup(name, names, keys, table, unseen))
     return FittedStep(operations)
 
 
 def _sample_rows(step: NearestNeighbors, columns: Sequence[str], schema: Schema) -> Accumulators:
-    names = tuple(columns)
-    if step.target is not None:
-        require_kind(schema, [step.target], ("number", "bool"), step.type)
-        names += (step.target,)
+    require_kind(schema, target_of(step), ("number", "bool"), step.type)
+    names = (*columns, *target_of(step))
     return {"rows": TableSample(names, step.max_rows, names)}
 
 

@@ -99,10 +99,6 @@ def _yearly_day(match: re.Match[str], year: int) -> date | None:
     return date(year, month, day)
 
 
-def _easter_day(match: re.Match[str], year: int) -> date | None:
-    return easter(year) + timedelta(days=int(match.group(1) or 0))
-
-
 def _nth_weekday(match: re.Match[str], year: int) -> date | None:
     month, weekday, nth = int(match[1]), _WEEKDAYS.index(match[2]), int(match[3])
     if nth > 0:
@@ -118,7 +114,7 @@ def _nth_weekday(match: re.Match[str], year: int) -> date | None:
 _FORMS: tuple[tuple[str, _Finder], ...] = (
     (r"\d{4}-\d\d-\d\d", _single_day),
     (r"(\d\d)-(\d\d)", _yearly_day),
-    (r"easter([+-]\d+)?", _easter_day),
+    (r"easter([+-]\d+)?", lambda match, year: easter(year) + timedelta(days=int(match[1] or 0))),
     (rf"(\d\d)-({'|'.join(_WEEKDAYS)})-(-?[1-5])", _nth_weekday),
 )
 

@@ -18,6 +18,7 @@ from sunloom.errors import ArtifactError, DataError, DependencyError, NotFoundEr
 from sunloom.preprocessing.columns import column_of
 from sunloom.preprocessing.operations.images import open_image
 from sunloom.preprocessing.operations.protocol import Expansion, RowFunction, Training
+from sunloom.preprocessing.operations.vectors import to_unit_length
 
 _FOLDER = "sha256:"
 _SUFFIXES = (".json", ".txt", ".safetensors", ".bin")
@@ -355,6 +356,5 @@ class EmbedImage(Expansion):
     def _embed(self, images: Sequence[Any]) -> FloatArray:
         vectors = embed_images(self.model, self.revision, self.pooling, images)
         if self.normalize:
-            lengths = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
-            vectors = vectors / np.where(lengths == 0, 1.0, lengths)
+            return to_unit_length(vectors)
         return vectors

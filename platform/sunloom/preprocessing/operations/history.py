@@ -11,13 +11,13 @@ import polars as pl
 from sunloom.errors import DataError
 from sunloom.preprocessing.columns import as_numbers
 from sunloom.preprocessing.operations.datetimes import naive_error
-from sunloom.preprocessing.operations.protocol import RowFunction, Training
+from sunloom.preprocessing.operations.protocol import Operation, RowFunction, Training
 
 _ROW = "__row__"
 
 
 @dataclass(frozen=True)
-class RowHistory:
+class RowHistory(Operation):
     """Columns that look back over the entity's rows: never at a later one.
 
     Attributes:
@@ -49,11 +49,6 @@ class RowHistory:
     def outputs(self) -> tuple[str, ...]:
         """Columns that it makes."""
         return self.names
-
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """Columns that are gone afterwards."""
-        return ()
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
         """What each row of a whole table sees of the rows up to it.

@@ -123,11 +123,6 @@ class Drop(OneColumn):
         return ()
 
     @property
-    def outputs(self) -> tuple[str, ...]:
-        """Nothing."""
-        return ()
-
-    @property
     def removes(self) -> tuple[str, ...]:
         """The column."""
         return (self.column,)
@@ -298,7 +293,7 @@ class Power(OneColumn):
         """
         if self.method == "box-cox":
             values = array_of(frame, self.column)
-            self._require_positive(float(np.nanmin(values, initial=np.inf)))
+            require_positive(self.column, float(np.nanmin(values, initial=np.inf)))
         return [
             map_column(frame, self.column, lambda x: (self.powers(x) - self.center) / self.scale)
         ]
@@ -311,19 +306,16 @@ class Power(OneColumn):
         # expm1 keeps the digits that x**e - 1 loses for a small exponent.
         return logs if self.exponent == 0 else np.expm1(self.exponent * logs) / self.exponent
 
-    def _require_positive(self, least: float) -> None:
-        if least <= 0:
-            raise DataError(
-                f"box-cox takes positive values; column {self.column!r} holds {least!r}.",
-                "Use method: yeo-johnson.",
-                self.column,
-            )
-
     def row_function(self) -> RowFunction:
         """The same for one row."""
         name, center, scale = self.column, self.center, self.scale
-        is_box_cox = self.method == "box-cox"
-        transform = self._box_cox() if is_box_cox else _yeo_johnson_of(self.exponent)
+        exponent = self.exponent
+
+        def box_cox(x: float) -> float:
+            require_positive(name, x)
+            return math.log(x) if exponent == 0 else math.expm1(exponent * math.log(x)) / exponent
+
+        transform = box_cox if self.method == "box-cox" else _yeo_johnson_of(exponent)
 
         def power(row: dict[str, Any]) -> None:
             if (x := row[name]) is not None:
@@ -331,14 +323,19 @@ class Power(OneColumn):
 
         return power
 
-    def _box_cox(self) -> Callable[[float], float]:
-        exponent = self.exponent
 
-        def box_cox(x: float) -> float:
-            self._require_positive(x)
-            return math.log(x) if exponent == 0 else math.expm1(exponent * math.log(x)) / exponent
+def require_positive(column: str, least: float) -> None:
+    """Check the least value that Box-Cox meets.
 
-        return box_cox
+    Raises:
+        DataError: It is not positive.
+    """
+    if least <= 0:
+        raise DataError(
+            f"box-cox takes positive values; column {column!r} holds {least!r}.",
+            "Use method: yeo-johnson.",
+            column,
+        )
 
 
 def yeo_johnson(values: FloatArray, exponent: float) -> FloatArray:

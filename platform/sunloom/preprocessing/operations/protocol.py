@@ -23,6 +23,9 @@ class Operation(Protocol):
     """
 
     op: ClassVar[str]
+    """Tag in artifacts."""
+    whole: ClassVar[bool] = False
+    """Whether it reads other rows than its own: batches are not enough."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -31,13 +34,13 @@ class Operation(Protocol):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Columns that it makes."""
-        ...
+        """Columns that it makes; by default those that it reads."""
+        return self.inputs
 
     @property
     def removes(self) -> tuple[str, ...]:
         """Columns that are gone afterwards."""
-        ...
+        return ()
 
     def columns(
         self, frame: pl.DataFrame, training: Training = None, /
@@ -55,7 +58,7 @@ class Operation(Protocol):
 
 
 @dataclass(frozen=True)
-class OneColumn:
+class OneColumn(Operation):
     """One column that keeps its name and place.
 
     Attributes:
@@ -68,16 +71,6 @@ class OneColumn:
     def inputs(self) -> tuple[str, ...]:
         """Columns that it reads."""
         return (self.column,)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Columns that it makes."""
-        return (self.column,)
-
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """Columns that are gone afterwards."""
-        return ()
 
 
 @dataclass(frozen=True)
@@ -120,7 +113,7 @@ class Description(OneColumn):
 
 
 @dataclass(frozen=True)
-class Pairing:
+class Pairing(Operation):
     """Two columns that make one more, at the end.
 
     Attributes:
@@ -142,14 +135,9 @@ class Pairing:
         """Columns that it makes."""
         return (f"{self.left}{self.sign}{self.right}",)
 
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """Columns that are gone afterwards."""
-        return ()
-
 
 @dataclass(frozen=True)
-class SeveralColumns:
+class SeveralColumns(Operation):
     """Several columns that keep their names and places.
 
     Attributes:
@@ -162,13 +150,3 @@ class SeveralColumns:
     def inputs(self) -> tuple[str, ...]:
         """Columns that it reads."""
         return self.sources
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Columns that it makes."""
-        return self.sources
-
-    @property
-    def removes(self) -> tuple[str, ...]:
-        """Columns that are gone afterwards."""
-        return ()

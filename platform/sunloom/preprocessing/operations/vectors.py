@@ -200,7 +200,7 @@ def build_search(table: FloatArray, count: int, metric: Metric) -> Search:
         count: Neighbours of each query.
         metric: Distance.
     """
-    known = _to_unit_length(table) if metric == "cosine" else table
+    known = to_unit_length(table) if metric == "cosine" else table
     ranking = _rank(known, count, metric)
     step = max(1, _MATRIX_CELLS // len(table))
 
@@ -214,7 +214,7 @@ def build_search(table: FloatArray, count: int, metric: Metric) -> Search:
         return Neighbours(exact[nearest], places[nearest])
 
     def search(vectors: FloatArray, own: IntArray | None = None) -> Neighbours:
-        queries = _to_unit_length(vectors) if metric == "cosine" else vectors
+        queries = to_unit_length(vectors) if metric == "cosine" else vectors
         batches = [
             search_batch(queries[i : i + step], None if own is None else own[i : i + step])
             for i in range(0, len(queries), step)
@@ -282,7 +282,7 @@ def _rank(table: FloatArray, count: int, metric: Metric) -> _Ranking:
     )
 
 
-def _to_unit_length(vectors: FloatArray) -> FloatArray:
+def to_unit_length(vectors: FloatArray) -> FloatArray:
     """Each at length 1; a vector of zeros stays one, as in scikit-learn."""
     lengths = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
     scaled: FloatArray = vectors / np.where(lengths == 0, 1.0, lengths)
