@@ -264,4 +264,4 @@ def fit_transform(
     """Fit, and transform the rows it was fitted on: target encodings are out-of-fold."""
     fitted = fit(recipe, table, **options)
     batches = staged_batches(fitted.stages, open_source(table))
-    return fitted, pl.concat([fitted.training_frame(batch) for batch in batches])
+    return fitted, pl.concat([fitted.apply_frame(batch.rows, batch) for batch in batches])

@@ -214,23 +214,21 @@ class FittedPipeline:
     outputs: Mapping[str, str]
     report: FitReport
 
-    def apply_frame(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def apply_frame(self, frame: pl.DataFrame, training: Training = None) -> pl.DataFrame:
         """Transform rows; their number and order stay, and so do columns that no step is for.
+
+        Args:
+            frame: Rows.
+            training: The rows as a batch of the table that the pipeline was fitted on, so that
+                target encodings are out-of-fold. Only right after fitting: an artifact does not
+                hold the folds.
 
         Raises:
             DataError: A column is missing or of another type, or holds an infinite value or a
                 level that is refused.
         """
         self._check(frame)
-        return apply_stages(frame, self.stages)
-
-    def training_frame(self, batch: Batch) -> pl.DataFrame:
-        """Transform rows that the pipeline was fitted on: target encodings are out-of-fold.
-
-        Only right after fitting: an artifact does not hold the folds.
-        """
-        self._check(batch.rows)
-        return apply_stages(batch.rows, self.stages, batch)
+        return apply_stages(frame, self.stages, training)
 
     def apply_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Transform one row; null is None.

@@ -101,7 +101,7 @@ def write_prepared(
     require_writable(source, out)
     schema = prepared_schema(fitted, source)
     frames = (
-        fitted.training_frame(batch) if training else fitted.apply_frame(batch.rows)
+        fitted.apply_frame(batch.rows, batch if training else None)
         for batch in staged_batches(fitted.stages, source)
     )
     try:

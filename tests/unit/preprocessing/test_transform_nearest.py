@@ -66,7 +66,10 @@ def test_parts_merge_and_rows_of_any_chunk_know_their_place() -> None:
     once, whole = fit_transform([STEP], frame)
     merged = fit([STEP], frame, reader=reader)
     assert merged.apply_frame(frame).equals(once.apply_frame(frame))
-    chunks = [merged.training_frame(Batch(frame.slice(i, 40), i)) for i in range(0, 150, 40)]
+    chunks = [
+        merged.apply_frame(rows, Batch(rows, 40 * i))
+        for i, rows in enumerate(frame.iter_slices(40))
+    ]
     assert pl.concat(chunks).equals(whole)
 
 

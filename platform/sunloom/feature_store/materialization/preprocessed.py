@@ -96,7 +96,7 @@ class PreparedSet:
             training = rows.filter(is_fitted_on)
             artifact = self._fit(training, label)
             others = artifact.pipeline.apply_frame(rows.filter(~is_fitted_on))
-            prepared = pl.concat([artifact.pipeline.training_frame(Batch(training)), others])
+            prepared = pl.concat([artifact.pipeline.apply_frame(training, Batch(training)), others])
         else:
             prepared = artifact.pipeline.apply_frame(rows)
         write_cutoffs(prepared, cutoffs, self.folder)

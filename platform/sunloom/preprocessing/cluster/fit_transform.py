@@ -153,14 +153,15 @@ class _PartWriter:
 
     def write(self, split: TableSplit, results: pl.DataFrame | None) -> int:
         """Write the part file, and return the number of rows."""
+        frames = (
+            replace(self.fitted, stages=tuple(stages)).apply_frame(
+                batch.rows, batch if self.training else None
+            )
+            for batch, stages in batches_with_results(split, self.fitted.stages, results, None)
+        )
         # A task that is tried again replaces what the first try has left.
         with atomic_path(self.part_of(split), durable=False) as partial_part:
-            return write_batches(self.schema, self._prepare(split, results), partial_part)
-
-    def _prepare(self, split: TableSplit, results: pl.DataFrame | None) -> Iterator[pl.DataFrame]:
-        for batch, stages in batches_with_results(split, self.fitted.stages, results, None):
-            fitted = replace(self.fitted, stages=tuple(stages))
-            yield fitted.training_frame(batch) if self.training else fitted.apply_frame(batch.rows)
+            return write_batches(self.schema, frames, partial_part)
 
 
 def _split(parts: Sequence[FileSplit], row_bytes: int, most_rows: int) -> list[TableSplit]:
