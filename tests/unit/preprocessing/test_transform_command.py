@@ -73,9 +73,7 @@ def test_fit_and_transform(place: Path) -> None:
     assert not training["colour"].equals(wanted["colour"])
 
 
-def test_a_named_artifact_lies_in_the_registry(
-    place: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_named_artifact_is_registered(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     command = "fit --recipe recipe.yaml --input in.parquet --artifact fitted"
     code, text = called(f"{command} --name colours --alias production", capfd)
     assert (code, "colours@1" in text) == (0, True)
@@ -108,7 +106,7 @@ def test_a_named_artifact_lies_in_the_registry(
         ("transform --artifact ./a --input in.parquet --out o.parquet", 2, "no fitted artifact"),
     ],
 )
-def test_what_cannot_be_done_is_said(
+def test_impossible_requests_are_refused(
     place: Path, capfd: pytest.CaptureFixture[str], command: str, code: int, words: str
 ) -> None:
     Path("empty.yaml").write_text("preparation: {}")

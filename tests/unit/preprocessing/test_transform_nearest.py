@@ -154,7 +154,7 @@ def test_columns_may_be_a_range() -> None:
         ),
     ],
 )
-def test_what_has_no_neighbours_is_told(
+def test_rows_without_neighbours_are_refused(
     frame: dict[str, Any], options: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(DataError, match=words):

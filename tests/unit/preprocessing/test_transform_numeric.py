@@ -173,7 +173,7 @@ def test_bins_equal_scikit_learns(strategy: str, encode: str, tmp_path: Path) ->
     np.testing.assert_array_equal(as_array(prepared), wanted)
 
 
-def test_interactions_are_chosen_by_what_they_tell(tmp_path: Path) -> None:
+def test_interactions_are_chosen_by_mutual_information(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     frame = pl.DataFrame(rng.normal(size=(4000, 4)), schema=["a", "b", "c", "d"])
     frame = frame.with_columns(y=((pl.col("b") * pl.col("d")) > 0.2).cast(pl.Int64))

@@ -139,7 +139,7 @@ def test_only_online_values(tree: dict[str, Any], tmp_path: Path) -> None:
     assert store.count("customer_prepared") == result.prepared_entities > 50
 
 
-def test_what_cannot_be_prepared_is_said(tree: dict[str, Any]) -> None:
+def test_a_set_that_cannot_be_prepared_is_refused(tree: dict[str, Any]) -> None:
     def run(**changes: Any) -> None:
         materialize(FeaturesRecipe.model_validate(tree | changes))
 

@@ -1,4 +1,4 @@
-"""Recipes: the short form, lists of steps, and the stated answers to odd tables."""
+"""Recipes: the short form, lists of steps, and the stated results for odd tables."""
 
 from __future__ import annotations
 

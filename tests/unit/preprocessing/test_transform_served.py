@@ -84,7 +84,7 @@ def test_a_row_is_prepared_as_in_a_file(app: ASGIApp, fitted: FittedPipeline) ->
         ({"rows": [{"size": "M"}]}, 422, "rows[0]: The row lacks the column amount"),
     ],
 )
-def test_a_bad_request_is_told(
+def test_a_bad_request_is_refused(
     app: ASGIApp, settings: Settings, tmp_path: Path, change: Any, status: int, words: str
 ) -> None:
     open_registry(settings).register("adapter", "adapter", tmp_path / "fitted")
@@ -101,7 +101,7 @@ def test_a_bad_request_is_told(
         ({"at": "2026-01-05T13:00:00"}, "without a time zone"),
     ],
 )
-def test_a_bad_value_is_told(app: ASGIApp, value: Any, words: str) -> None:
+def test_a_bad_value_is_refused(app: ASGIApp, value: Any, words: str) -> None:
     answer = post(app, {"artifact": "colours", "rows": [json_row(0) | value]})
     assert (answer.status_code, words in answer.json()["error"]["message"]) == (422, True)
 

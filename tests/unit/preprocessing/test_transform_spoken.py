@@ -1,4 +1,4 @@
-"""Language and mood of texts: the libraries' own answers, and what an odd text is."""
+"""Language and sentiment of texts: the libraries' own results, and odd texts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_language_is_py3langids(tmp_path: Path) -> None:
     assert sure == [one for _, one in wanted] + [0.0, 0.0, 0.0, None]
 
 
-def test_languages_and_confidence_bound_the_answer() -> None:
+def test_languages_and_confidence_bound_the_result() -> None:
     german = texts()[1:2]
     step: dict[str, Any] = {"type": "language", "columns": ["t"], "languages": ["en", "fr"]}
     assert fit([step], german).apply_frame(german)["t_language"][0] in ("en", "fr")
@@ -55,7 +55,7 @@ def test_languages_and_confidence_bound_the_answer() -> None:
         fit([step | {"languages": ["en"]}], texts())
 
 
-def test_the_mood_is_vaders(tmp_path: Path) -> None:
+def test_the_sentiment_is_vaders(tmp_path: Path) -> None:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
     figures = ["compound", "positive", "negative", "neutral"]

@@ -137,7 +137,7 @@ def test_values_beyond_the_memory_are_sketched_and_the_artifact_says_so() -> Non
         assert float((a - b).abs().mean()) < 0.01
 
 
-def test_files_in_any_cut_give_what_the_frame_gives(tmp_path: Path) -> None:
+def test_files_in_any_partition_give_what_the_frame_gives(tmp_path: Path) -> None:
     frame = gappy(1000, 3)
     folder = tmp_path / "parts"
     folder.mkdir()

@@ -21,7 +21,7 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def events(rows: int = 240, seed: int = 0) -> pl.DataFrame:
-    """Shuffled rows of five shops, with gaps and several rows at one moment."""
+    """Shuffled rows of five shops, with gaps and several rows at one timestamp."""
     rng = np.random.default_rng(seed)
     at = [START + timedelta(hours=int(h)) for h in rng.integers(0, 200, rows)]
     value = [None if rng.random() < 0.1 else float(x) for x in rng.normal(5, 3, rows)]
@@ -32,7 +32,7 @@ def events(rows: int = 240, seed: int = 0) -> pl.DataFrame:
 
 
 def seen(rows: list[dict[str, Any]], row: dict[str, Any], window: timedelta | None) -> list[float]:
-    """Values of the same shop by the row's moment."""
+    """Values of the same shop by the row's timestamp."""
     return [
         one["x"]
         for one in rows
@@ -95,7 +95,7 @@ def test_a_later_row_changes_nothing_before_it() -> None:
     assert not a.drop("x").equals(b.drop("x"))
 
 
-def test_lags_follow_moment_and_order() -> None:
+def test_lags_follow_timestamp_and_order() -> None:
     frame = events()
     step = {"type": "lags", "columns": ["x"], "time": "at", "by": ["shop"], "periods": [1, 3]}
     prepared = fit([step], frame).apply_frame(frame)
@@ -241,7 +241,7 @@ def test_time_since(tmp_path: Path) -> None:
         assert row["at_days_ago"] == (pytest.approx(days) if days >= 0 else None)
 
 
-def test_moments_without_a_zone_are_refused() -> None:
+def test_timestamps_without_a_zone_are_refused() -> None:
     frame = moments().with_columns(pl.col("at").dt.replace_time_zone(None))
     for step in (
         {"type": "calendar", "columns": ["at"]},

@@ -124,7 +124,7 @@ def test_equal_tables_make_equal_artifacts(tmp_path: Path) -> None:
         ({"k": [1], "v": [1.0]}, {}, "'who' is String, but the table's keys are Int64"),
     ],
 )
-def test_what_is_no_table_is_told(
+def test_a_malformed_table_is_refused(
     table: dict[str, Any], options: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     pl.DataFrame(table).write_parquet(tmp_path / "t.parquet")
@@ -132,7 +132,7 @@ def test_what_is_no_table_is_told(
         fit(step(tmp_path / "t.parquet", **options), ROWS)
 
 
-def test_other_files_are_told(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no table of vectors"):
         fit(step(tmp_path / "t.parquet"), ROWS)
     (tmp_path / "t.parquet").write_bytes(b"no parquet")

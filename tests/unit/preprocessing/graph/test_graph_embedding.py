@@ -31,7 +31,7 @@ def coordinates(frame: pl.DataFrame) -> Any:
 
 
 @pytest.mark.parametrize("directed", [False, True])
-def test_two_communities_lie_on_two_sides(directed: bool) -> None:
+def test_two_communities_are_on_two_sides(directed: bool) -> None:
     edges, block = planted(nodes=2000, edges=12_000, blocks=2, inside=0.6)
     found = graph_embedding(graph_of(edges, directed=directed, nodes=range(2000)), 2)
     side = found["embedding_1"].to_numpy() > 0

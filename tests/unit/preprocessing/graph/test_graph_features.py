@@ -65,7 +65,7 @@ def test_figures_equal_networkx(directed: bool, seed: int) -> None:
     assert found["component"][0] == 0
 
 
-def test_only_what_is_wanted_in_its_order() -> None:
+def test_only_the_named_features_in_their_order() -> None:
     graph = graph_of(random_edges())
     wanted = ["component_size", "degree"]
     assert graph_features(graph, wanted, key="id").columns == ["id", *wanted]
@@ -145,7 +145,7 @@ def test_an_empty_graph_and_a_lonely_node() -> None:
     assert graph_of(untyped, nodes=["a"]).nodes.to_list() == ["a"]
 
 
-def test_edges_that_are_none() -> None:
+def test_invalid_edges_are_refused() -> None:
     with pytest.raises(DataError, match="lacks the column target"):
         graph_of(pl.DataFrame({"source": [1]}))
     for ends in ([1, None], [None, None]):
@@ -163,7 +163,7 @@ def test_edges_that_are_none() -> None:
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf"), None])
-def test_weights_that_are_none(bad: float | None) -> None:
+def test_invalid_weights_are_refused(bad: float | None) -> None:
     edges = pl.DataFrame(
         {"source": [1, 2], "target": [2, 1], "w": [1.0, bad]}, schema_overrides={"w": float}
     )

@@ -257,7 +257,7 @@ def test_feature_set(recipe: Callable[..., GraphRecipe], tmp_path: Path) -> None
     assert not (tmp_path / "never.parquet").exists()
 
 
-def test_without_a_moment_the_records_are_of_now(recipe: Callable[..., GraphRecipe]) -> None:
+def test_without_a_time_the_records_are_of_now(recipe: Callable[..., GraphRecipe]) -> None:
     wanted = recipe(feature_set="now")
     before = datetime.now(UTC)
     materialize_graph(wanted)
@@ -288,7 +288,7 @@ def test_without_a_moment_the_records_are_of_now(recipe: Callable[..., GraphReci
         ({"out": None}, "Neither graph.out nor graph.feature_set"),
     ],
 )
-def test_a_recipe_that_cannot_be(
+def test_an_invalid_recipe_is_refused(
     recipe: Callable[..., GraphRecipe], keys: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
@@ -315,7 +315,7 @@ def test_a_recipe_that_cannot_be(
         ),
     ],
 )
-def test_rows_that_cannot_be(
+def test_invalid_rows_are_refused(
     run: Run, tmp_path: Path, rows: dict[str, Any], keys: dict[str, Any], words: str
 ) -> None:
     run()
@@ -328,7 +328,7 @@ def test_rows_that_cannot_be(
     assert (tmp_path / "out.parquet").read_bytes() == before, "the last good file stays"
 
 
-def test_files_that_cannot_be(run: Run, payments: Path, tmp_path: Path) -> None:
+def test_invalid_files_are_refused(run: Run, payments: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no file"):
         run(edges=str(tmp_path / "nowhere.parquet"))
     with pytest.raises(UsageError, match=r"does not end in \.parquet"):
