@@ -32,13 +32,7 @@ from sunloom.preprocessing.cluster.lookback import (
 )
 from sunloom.preprocessing.fit import FitPass, read_here
 from sunloom.preprocessing.pipeline import FittedPipeline, Stage, uses_models
-from sunloom.preprocessing.tables import (
-    FileSource,
-    Source,
-    TableSplit,
-    file_splits_of,
-    split_table,
-)
+from sunloom.preprocessing.tables import FileSource, Source, TableSplit, file_splits_of, split_table
 from sunloom.preprocessing.transform import (
     join_parquet,
     prepared_schema,

@@ -28,14 +28,16 @@ from sunloom.data.shuffle import Packet, from_packet, partition_by_hash, to_pack
 from sunloom.errors import DataError, UsageError
 from sunloom.preprocessing.operations.history import RowHistory
 from sunloom.preprocessing.operations.protocol import Operation, RowFunction, Training
-from sunloom.preprocessing.pipeline import (
-    Stage,
-    apply_stages,
-    need_whole_table,
-    needed_stages,
-    schema_after,
-)
+from sunloom.preprocessing.pipeline import Stage, apply_stages, needed_stages, schema_after
 from sunloom.preprocessing.tables import Batch, TableSplit, widen_integers
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Blocks: TypeAlias = list[Any]
+"""References to tables of one row: a split and, once computed, the results of its rows."""
+
+_ROW = "__place__"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Precomputed(Operation):
 def precompute(stages: Sequence[Stage]) -> list[Stage]:
     """The stages, where operations that need the whole table are ``Precomputed``."""
     return [
-        tuple(Precomputed(f"{index}:", op) if need_whole_table([(op,)]) else op for op in stage)
+        tuple(Precomputed(f"{index}:", op) if op.whole else op for op in stage)
         for index, stage in enumerate(stages)
     ]
 
@@ -99,15 +101,6 @@ def restore_operations(stages: Sequence[Stage]) -> list[Stage]:
         tuple(op.operation if isinstance(op, Precomputed) else op for op in stage)
         for stage in stages
     ]
-
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-Blocks: TypeAlias = list[Any]
-"""References to tables of one row: a split and, once computed, the results of its rows."""
-
-_ROW = "__place__"
 
 
 @dataclass(frozen=True)
@@ -202,7 +195,7 @@ def _rounds_of(stages: Sequence[Stage]) -> list[_LookbackRound]:
     rounds: list[_LookbackRound] = []
     for index, stage in enumerate(stages):
         for step in stage:
-            if not need_whole_table([(step,)]):
+            if not step.whole:
                 continue
             if not isinstance(step, RowHistory):
                 raise UsageError(

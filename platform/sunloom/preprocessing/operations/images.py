@@ -12,13 +12,13 @@ import polars as pl
 
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import DependencyError
-from sunloom.preprocessing.operations.protocol import OneColumn, RowFunction, Training
+from sunloom.preprocessing.operations.protocol import ByValue
 
 _TYPES: dict[str, Any] = {"width": pl.Int64, "height": pl.Int64, "difference_hash": pl.String}
 
 
 @dataclass(frozen=True)
-class ImageFigures(OneColumn):
+class ImageFigures(ByValue):
     """Figures in the column's place; null where there is no image that can be decoded.
 
     Attributes:
@@ -42,28 +42,16 @@ class ImageFigures(OneColumn):
         """The column."""
         return (self.column,)
 
-    def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
-        """One column per figure."""
-        rows = [self._figures(data) for data in frame[self.column].to_list()]
-        dtypes = [_TYPES.get(figure, pl.Float64) for figure in self.figures]
-        dtypes += [pl.Float64] * self.bins
-        values = zip(*rows, strict=True) if rows else [[] for _ in self.outputs]
-        return [
-            pl.Series(name, list(column), dtype=dtype)
-            for name, dtype, column in zip(self.outputs, dtypes, values, strict=True)
-        ]
+    @property
+    def dtypes(self) -> Sequence[Any]:
+        """Type of each figure."""
+        return [_TYPES.get(figure, pl.Float64) for figure in self.figures] + [
+            pl.Float64
+        ] * self.bins
 
-    def row_function(self) -> RowFunction:
-        """The same for one row."""
-        names = self.outputs
-
-        def describe(row: dict[str, Any]) -> None:
-            row.update(zip(names, self._figures(row.pop(self.column)), strict=True))
-
-        return describe
-
-    def _figures(self, data: bytes | None) -> list[Any]:
-        image = open_image(data)
+    def describe(self, value: Any) -> Sequence[Any]:
+        """The figures of an image's bytes."""
+        image = open_image(value)
         if image is None:
             return [None] * len(self.outputs)
         # Palettes, alpha and 16 bits become RGB: figures of all formats compare.

@@ -113,6 +113,39 @@ class Description(OneColumn):
 
 
 @dataclass(frozen=True)
+class ByValue(OneColumn):
+    """One column whose values are described one at a time: alike in a frame and in a row."""
+
+    @property
+    def dtypes(self) -> Sequence[Any]:
+        """Type of each output."""
+        raise NotImplementedError
+
+    def describe(self, value: Any) -> Sequence[Any]:
+        """The outputs for one value of the column; None is a missing one."""
+        raise NotImplementedError
+
+    def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
+        """One column per output."""
+        rows = [self.describe(value) for value in frame[self.column].to_list()]
+        values = zip(*rows, strict=True) if rows else [()] * len(self.outputs)
+        return [
+            pl.Series(name, list(column), dtype=dtype)
+            for name, dtype, column in zip(self.outputs, self.dtypes, values, strict=True)
+        ]
+
+    def row_function(self) -> RowFunction:
+        """The same for one row."""
+        column, names, is_removed = self.column, self.outputs, bool(self.removes)
+
+        def describe(row: dict[str, Any]) -> None:
+            value = row.pop(column) if is_removed else row[column]
+            row.update(zip(names, self.describe(value), strict=True))
+
+        return describe
+
+
+@dataclass(frozen=True)
 class Pairing(Operation):
     """Two columns that make one more, at the end.
 

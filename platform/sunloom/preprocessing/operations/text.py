@@ -17,9 +17,9 @@ from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError, DependencyError
 from sunloom.preprocessing.operations.categories import bucket_of
 from sunloom.preprocessing.operations.protocol import (
+    ByValue,
     Description,
     Expansion,
-    OneColumn,
     RowFunction,
     Training,
 )
@@ -228,7 +228,7 @@ def sentiment_analyzer() -> Any:
 
 
 @dataclass(frozen=True)
-class LanguageCode(OneColumn):
+class LanguageCode(ByValue):
     """The text's language, appended; null for a missing text.
 
     Attributes:
@@ -249,59 +249,38 @@ class LanguageCode(OneColumn):
         name = f"{self.column}_language"
         return (name, f"{name}_confidence") if self.confidence else (name,)
 
-    def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
-        """Code and confidence."""
-        results = [self._classify(text) for text in frame[self.column].cast(pl.String).to_list()]
-        codes = pl.Series([code for code, _ in results], dtype=pl.String)
-        confidences = pl.Series([confidence for _, confidence in results], dtype=pl.Float64)
-        # Not strict: the confidence is left out where it has no output.
-        pairs = zip(self.outputs, (codes, confidences), strict=False)
-        return [column.alias(name) for name, column in pairs]
+    @property
+    def dtypes(self) -> Sequence[Any]:
+        """Text, and a number where the confidence is appended."""
+        return (pl.String, pl.Float64)[: len(self.outputs)]
 
-    def row_function(self) -> RowFunction:
-        """The same for one row."""
-        column, names = self.column, self.outputs
-
-        def classify(row: dict[str, Any]) -> None:
-            row.update(zip(names, self._classify(row[column]), strict=False))
-
-        return classify
-
-    def _classify(self, text: str | None) -> tuple[str | None, float | None]:
-        if text is None:
-            return None, None
-        code, confidence = language_identifier(self.languages).classify(text)
-        # The model's prior means that it has recognised nothing: numbers, blanks, emoji.
-        if (code, confidence) == _prior_of(self.languages):
-            return UNDETERMINED, 0.0
-        return (UNDETERMINED if confidence < self.min_confidence else code), confidence
+    def describe(self, value: Any) -> Sequence[Any]:
+        """Code and confidence of a text."""
+        code, confidence = None, None
+        if value is not None:
+            code, confidence = language_identifier(self.languages).classify(value)
+            # The model's prior means that it has recognised nothing: numbers, blanks, emoji.
+            if (code, confidence) == _prior_of(self.languages):
+                code, confidence = UNDETERMINED, 0.0
+            elif confidence < self.min_confidence:
+                code = UNDETERMINED
+        return (code, confidence)[: len(self.outputs)]
 
 
 @dataclass(frozen=True)
-class SentimentScores(Description):
+class SentimentScores(ByValue, Description):
     """VADER's scores of an English text, appended; null for a missing text."""
 
     op: ClassVar[str] = "mood"
 
-    def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
-        """One column per score."""
-        rows = [self._scores(text) for text in frame[self.column].cast(pl.String).to_list()]
-        return [
-            pl.Series(name, [scores[i] for scores in rows], dtype=pl.Float64)
-            for i, name in enumerate(self.outputs)
-        ]
+    @property
+    def dtypes(self) -> Sequence[Any]:
+        """Numbers."""
+        return [pl.Float64] * len(self.figures)
 
-    def row_function(self) -> RowFunction:
-        """The same for one row."""
-        column, names = self.column, self.outputs
-
-        def score(row: dict[str, Any]) -> None:
-            row.update(zip(names, self._scores(row[column]), strict=True))
-
-        return score
-
-    def _scores(self, text: str | None) -> list[float | None]:
-        if text is None:
+    def describe(self, value: Any) -> Sequence[Any]:
+        """The scores of a text."""
+        if value is None:
             return [None] * len(self.figures)
-        scores = sentiment_analyzer().polarity_scores(text)
+        scores = sentiment_analyzer().polarity_scores(value)
         return [float(scores[_SCORES[figure]]) for figure in self.figures]
