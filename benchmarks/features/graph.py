@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sunloom.preprocessing.graph.adjacency import graph_of
+from sunloom.preprocessing.graph.edges import graph_of
 from sunloom.preprocessing.graph.node_features import (
     graph_embedding,
     graph_features,

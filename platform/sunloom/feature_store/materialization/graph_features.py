@@ -19,8 +19,7 @@ from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.feature_store.stores.online.spaces import PLANS, STREAMS
 from sunloom.features.plan.columns import EVENT_TIME
-from sunloom.preprocessing.graph.adjacency import Graph, graph_of
-from sunloom.preprocessing.graph.edges import read_edges, read_nodes
+from sunloom.preprocessing.graph.edges import Graph, graph_of, read_edges, read_nodes
 from sunloom.preprocessing.graph.node_features import (
     graph_embedding,
     graph_features,

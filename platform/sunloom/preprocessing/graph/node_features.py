@@ -12,7 +12,7 @@ from sunloom.config.preprocessing.graph import Aggregation, Direction, NodeFeatu
 from sunloom.data.arrays import FloatArray
 from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import DataError
-from sunloom.preprocessing.graph.adjacency import Graph, binarize
+from sunloom.preprocessing.graph.edges import Graph, binarize
 
 
 def graph_features(

@@ -10,7 +10,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import sunloom.preprocessing.graph.node_features as module
-from sunloom.preprocessing.graph.adjacency import graph_of
+from sunloom.preprocessing.graph.edges import graph_of
 from sunloom.preprocessing.graph.node_features import graph_embedding
 
 

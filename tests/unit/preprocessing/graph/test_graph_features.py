@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from sunloom.errors import DataError
-from sunloom.preprocessing.graph.adjacency import graph_of
+from sunloom.preprocessing.graph.edges import graph_of
 from sunloom.preprocessing.graph.node_features import features_of, graph_features, pagerank
 
 nx = pytest.importorskip("networkx", reason="pip install networkx")

@@ -10,7 +10,7 @@ import pytest
 
 from sunloom.config.preprocessing.graph import Aggregation, Direction
 from sunloom.errors import DataError
-from sunloom.preprocessing.graph.adjacency import graph_of
+from sunloom.preprocessing.graph.edges import graph_of
 from sunloom.preprocessing.graph.node_features import neighbour_features
 
 EVERY: tuple[Aggregation, ...] = ("mean", "sum", "min", "max", "count")
