@@ -231,7 +231,7 @@ def fit(
     """
     parsed = parse_recipe(recipe)
     source = open_source(table)
-    schema = pl.Schema(dict(source.schema))
+    schema = source.schema
     # The short form names no columns: they depend on the table.
     steps = steps_of(parsed, schema, keep)
     # A step without columns leaves every step's target alone.

@@ -89,9 +89,9 @@ def needed_stages(stages: Sequence[Stage], columns: Iterable[str]) -> tuple[list
     return [stage for stage in reversed(kept) if stage], needed
 
 
-def schema_after(schema: Mapping[str, pl.DataType], stages: Sequence[Stage]) -> pl.Schema:
+def schema_after(schema: pl.Schema, stages: Sequence[Stage]) -> pl.Schema:
     """Names and types after the stages."""
-    return apply_stages(pl.DataFrame(schema=dict(schema)), stages).schema
+    return apply_stages(pl.DataFrame(schema=schema), stages).schema
 
 
 def need_whole_table(stages: Iterable[Stage]) -> bool:

@@ -13,7 +13,7 @@ from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import DataError
 from sunloom.preprocessing.columns import kind_of, require_kind
 from sunloom.preprocessing.estimators.estimator_table import estimator_of
-from sunloom.preprocessing.estimators.protocol import Schema, StepLike, target_of
+from sunloom.preprocessing.estimators.protocol import StepLike, target_of
 
 Recipe: TypeAlias = ShortForm | Sequence[Step]
 
@@ -39,7 +39,7 @@ def recipe_to_json(recipe: Recipe) -> Any:
     return [step.model_dump(mode="json") for step in recipe]
 
 
-def steps_of(recipe: Recipe, schema: Schema, keep: Sequence[str] = ()) -> list[Step]:
+def steps_of(recipe: Recipe, schema: pl.Schema, keep: Sequence[str] = ()) -> list[Step]:
     """The recipe as a list of steps; the short form with its columns named.
 
     Args:
@@ -53,7 +53,7 @@ def steps_of(recipe: Recipe, schema: Schema, keep: Sequence[str] = ()) -> list[S
     if not isinstance(recipe, ShortForm):
         return list(recipe)
     named = [*recipe.exclude, *([recipe.target] if recipe.target else [])]
-    require_columns(pl.Schema(dict(schema)), named, "The table")
+    require_columns(schema, named, "The table")
     kinds = {n: kind_of(dtype) for n, dtype in schema.items() if n not in {*named, *keep}}
     numbers = tuple(name for name, kind in kinds.items() if kind == "number")
     texts = tuple(name for name, kind in kinds.items() if kind == "category")
@@ -91,7 +91,7 @@ def _imputers(recipe: ShortForm, numbers: tuple[str, ...], texts: tuple[str, ...
 
 
 def columns_of(
-    step: StepLike, schema: Schema, removed: Sequence[str] = (), keep: Sequence[str] = ()
+    step: StepLike, schema: pl.Schema, removed: Sequence[str] = (), keep: Sequence[str] = ()
 ) -> tuple[str, ...]:
     """The columns that a step is for, in the step's order.
 
@@ -105,7 +105,7 @@ def columns_of(
         DataError: A named column is missing or of the wrong type, or no column fits.
     """
     estimator, target = estimator_of(step), target_of(step)
-    require_columns(pl.Schema(dict(schema)), target, f"The table for {step.type}")
+    require_columns(schema, target, f"The table for {step.type}")
     if step.columns is None:
         kinds = estimator.default_kinds(step)
         # A row's entity key and timestamp are no values of it.
@@ -119,7 +119,7 @@ def columns_of(
             )
         return columns
     columns = tuple(name for name in dict.fromkeys(step.columns) if name not in removed)
-    require_columns(pl.Schema(dict(schema)), columns, f"The table for {step.type}")
+    require_columns(schema, columns, f"The table for {step.type}")
     if set(target) & set(columns):
         raise DataError(
             f"{step.type} cannot transform its own target {target[0]!r}.", param=target[0]

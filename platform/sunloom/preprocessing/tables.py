@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -87,7 +87,7 @@ class Source(Protocol):
     """A table that can be read in batches, more than once."""
 
     @cached_property
-    def schema(self) -> Mapping[str, pl.DataType]:
+    def schema(self) -> pl.Schema:
         """Column to type, in order."""
         ...
 
@@ -103,9 +103,9 @@ class FrameSource:
     frame: pl.DataFrame
 
     @cached_property
-    def schema(self) -> Mapping[str, pl.DataType]:
+    def schema(self) -> pl.Schema:
         """Column to type, in order."""
-        return dict(self.frame.schema)
+        return self.frame.schema
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
         """Slices of the frame, without copies."""
@@ -129,15 +129,15 @@ class FileSource:
         return data_files(self.path)
 
     @cached_property
-    def schema(self) -> Mapping[str, pl.DataType]:
+    def schema(self) -> pl.Schema:
         """Column to type, in order; the first file's."""
         file = self.files[0]
         if file.suffix == ".parquet":
             try:
-                return dict(pl.read_parquet_schema(file))
+                return pl.Schema(pl.read_parquet_schema(file))
             except (pl.exceptions.PolarsError, OSError) as error:
                 raise DataError(f"{file} cannot be read as parquet: {error}") from error
-        return dict(_read_whole(file).schema)
+        return _read_whole(file).schema
 
     def require_same_kinds(self, file: Path, columns: Sequence[str] | None = None) -> None:
         """Check that a Parquet file has these columns, of the kinds that the first file has.
@@ -149,7 +149,7 @@ class FileSource:
             return
         names = self.schema if columns is None else columns
         schema = FileSource(file).schema
-        require_columns(pl.Schema(dict(schema)), names, str(file))
+        require_columns(schema, names, str(file))
         for name in names:
             dtype, first = schema[name], self.schema[name]
             # A file in which a column has no value has any type for it.
@@ -173,7 +173,7 @@ class FileSource:
 
 def whole_table(source: Source, columns: Sequence[str] | None = None) -> Batch:
     """All rows at once, in memory."""
-    schema = pl.Schema(dict(source.schema))
+    schema = source.schema
     names = list(schema) if columns is None else list(columns)
     parts = [widen_integers(batch.rows, schema) for batch in source.batches(names)]
     empty = pl.DataFrame(schema={name: schema[name] for name in names})

@@ -77,7 +77,7 @@ Writer: TypeAlias = Callable[..., int]
 
 def prepared_schema(fitted: FittedPipeline, source: Source) -> pl.Schema:
     """Names and types of prepared rows; a bad input is refused before a file is begun."""
-    return fitted.apply_frame(pl.DataFrame(schema=dict(source.schema))).schema
+    return fitted.apply_frame(pl.DataFrame(schema=source.schema)).schema
 
 
 def write_prepared(

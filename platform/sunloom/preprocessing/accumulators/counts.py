@@ -15,7 +15,8 @@ from sunloom.preprocessing.columns import levels_of
 from sunloom.preprocessing.tables import Batch
 from sunloom.preprocessing.tokenizer import Tokenizer
 
-LEVEL, COUNT = "level", "count"
+FOLD, LEVEL, CLASS, COUNT, MEAN, SQUARES = "fold", "level", "class", "count", "mean", "squares"
+TargetType = Literal["auto", "continuous", "binary", "multiclass"]
 # Parts are joined beyond this many rows: not after each batch, which would group all levels anew.
 _JOIN_ROWS = 50_000
 
@@ -118,8 +119,6 @@ class TermCounts(ColumnAccumulator):
 
 # More different numbers than this are a quantity and no classes.
 MOST_CLASSES = 100
-FOLD, LEVEL, CLASS, COUNT, MEAN, SQUARES = "fold", "level", "class", "count", "mean", "squares"
-TargetType = Literal["auto", "continuous", "binary", "multiclass"]
 
 
 @dataclass

@@ -68,7 +68,7 @@ def read_ray(source: Source, fit_pass: FitPass) -> FitPass:
     # Values that are all kept travel in small packets; a sketch is small whatever it has seen.
     row_bytes = max(lookback_row_bytes(fit_pass.stages), fit_pass.bytes_kept(rows))
     splits = _split(parts, row_bytes, most_rows=rows)
-    blocks = build_blocks(splits, fit_pass.stages, pl.Schema(dict(source.schema)))
+    blocks = build_blocks(splits, fit_pass.stages, source.schema)
     # Pickled once: each worker needs a fresh copy of the empty accumulators.
     state = pickle.dumps(replace(fit_pass, stages=precompute(fit_pass.stages)))
     collect = partial(_collect, state, rows)
@@ -93,7 +93,7 @@ def write_prepared_ray(
     require_cluster()
     schema = prepared_schema(fitted, source)
     splits = _split(file_splits_of(source), lookback_row_bytes(fitted.stages), _PART_ROWS)
-    blocks = build_blocks(splits, fitted.stages, pl.Schema(dict(source.schema)))
+    blocks = build_blocks(splits, fitted.stages, source.schema)
     precomputed = replace(fitted, stages=tuple(precompute(fitted.stages)))
     beside = out.absolute().parent
     try:

@@ -33,7 +33,6 @@ from sunloom.preprocessing.estimators.protocol import (
     Builder,
     Estimator,
     FittedStep,
-    Schema,
     collect_levels,
     for_each_column,
 )
@@ -152,7 +151,9 @@ def _frequency_of(step: FrequencyEncoder, name: str, levels: pl.DataFrame) -> Ca
     return _lookup_of(name, known[LEVEL], values, "value")
 
 
-def _collect_targets(step: TargetEncoder, columns: Sequence[str], _schema: Schema) -> Accumulators:
+def _collect_targets(
+    step: TargetEncoder, columns: Sequence[str], _schema: pl.Schema
+) -> Accumulators:
     return {
         name: TargetLevels(name, step.target, step.cv, step.random_state, step.target_type)
         for name in columns

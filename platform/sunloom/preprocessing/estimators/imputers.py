@@ -20,7 +20,6 @@ from sunloom.preprocessing.estimators.protocol import (
     Accumulators,
     Estimator,
     FittedStep,
-    Schema,
     collect_levels,
     collect_moments,
     collect_rows,
@@ -31,7 +30,7 @@ from sunloom.preprocessing.operations.numeric import Drop, Fill, Indicator
 from sunloom.preprocessing.operations.protocol import Operation
 
 
-def _collect_simple(step: SimpleImputer, columns: Sequence[str], schema: Schema) -> Accumulators:
+def _collect_simple(step: SimpleImputer, columns: Sequence[str], schema: pl.Schema) -> Accumulators:
     texts = [name for name in columns if kind_of(schema[name]) == "category"]
     if step.strategy in ("mean", "median") and texts:
         raise DataError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -14,7 +14,6 @@ from sunloom.preprocessing.accumulators.values import ColumnValues, MeanVariance
 from sunloom.preprocessing.columns import Kind, level_dtype
 from sunloom.preprocessing.operations.protocol import Operation
 
-Schema: TypeAlias = Mapping[str, pl.DataType]
 Accumulators: TypeAlias = dict[str, Accumulator]
 """Accumulators of a step, by column or by name."""
 # The pass that an accumulator belongs to limits its memory.
@@ -74,27 +73,27 @@ def target_of(step: StepLike) -> tuple[str, ...]:
     return (target,) if target else ()
 
 
-def collect_nothing(_step: Any, _columns: Sequence[str], _schema: Schema) -> Accumulators:
+def collect_nothing(_step: Any, _columns: Sequence[str], _schema: pl.Schema) -> Accumulators:
     """For a step that learns nothing from the rows."""
     return {}
 
 
-def collect_moments(_step: Any, columns: Sequence[str], _schema: Schema) -> Accumulators:
+def collect_moments(_step: Any, columns: Sequence[str], _schema: pl.Schema) -> Accumulators:
     """Moments of each column."""
     return {name: MeanVariance(name) for name in columns}
 
 
-def collect_values(_step: Any, columns: Sequence[str], _schema: Schema) -> Accumulators:
+def collect_values(_step: Any, columns: Sequence[str], _schema: pl.Schema) -> Accumulators:
     """The values of each column."""
     return {name: ColumnValues(name, _UNLIMITED) for name in columns}
 
 
-def collect_levels(_step: Any, columns: Sequence[str], schema: Schema) -> Accumulators:
+def collect_levels(_step: Any, columns: Sequence[str], schema: pl.Schema) -> Accumulators:
     """The levels of each column."""
     return {name: LevelCounts(name, level_dtype(schema[name])) for name in columns}
 
 
-def collect_rows(step: Any, columns: Sequence[str], _schema: Schema) -> Accumulators:
+def collect_rows(step: Any, columns: Sequence[str], _schema: pl.Schema) -> Accumulators:
     """A sample of the rows, with the target; the columns' values must be finite."""
     names = (*columns, *target_of(step))
     return {"rows": TableSample(names, step.max_rows, tuple(columns))}
@@ -115,7 +114,7 @@ class Estimator:
 
     kinds: tuple[Kind, ...]
     build: Builder
-    collect: Callable[[Any, Sequence[str], Schema], Accumulators] = collect_nothing
+    collect: Callable[[Any, Sequence[str], pl.Schema], Accumulators] = collect_nothing
     kinds_by_step: Callable[[Any], tuple[Kind, ...]] | None = None
     in_place: Callable[[Any], bool] = lambda _step: False
 

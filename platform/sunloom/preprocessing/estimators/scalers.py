@@ -27,7 +27,6 @@ from sunloom.preprocessing.estimators.protocol import (
     Builder,
     Estimator,
     FittedStep,
-    Schema,
     collect_moments,
     collect_values,
     for_each_column,
@@ -202,7 +201,7 @@ def _edges_between_means(values: Distribution, even: FloatArray) -> FloatArray:
 
 def _estimator(
     build: Builder,
-    collect: Callable[[Any, Sequence[str], Schema], Accumulators],
+    collect: Callable[[Any, Sequence[str], pl.Schema], Accumulators],
     in_place: Callable[[Any], bool] = lambda _step: True,
 ) -> Estimator:
     return Estimator(("number", "bool"), build, collect, in_place=in_place)

@@ -18,12 +18,7 @@ from sunloom.config.preprocessing.text_and_image_steps import (
 )
 from sunloom.errors import DataError
 from sunloom.preprocessing.accumulators.counts import TermCounts
-from sunloom.preprocessing.estimators.protocol import (
-    Accumulators,
-    Estimator,
-    Schema,
-    for_each_column,
-)
+from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, for_each_column
 from sunloom.preprocessing.operations.embeddings import (
     EmbedImage,
     EmbedText,
@@ -57,7 +52,7 @@ def _tokenizer_of(step: TfidfVectorizer | HashingVectorizer) -> Tokenizer:
     )
 
 
-def _count_terms(step: TfidfVectorizer, columns: Sequence[str], _schema: Schema) -> Accumulators:
+def _count_terms(step: TfidfVectorizer, columns: Sequence[str], _schema: pl.Schema) -> Accumulators:
     return {name: TermCounts(name, _tokenizer_of(step)) for name in columns}
 
 

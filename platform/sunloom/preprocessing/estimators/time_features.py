@@ -24,7 +24,6 @@ from sunloom.preprocessing.estimators.protocol import (
     Accumulators,
     Estimator,
     FittedStep,
-    Schema,
     for_each_column,
 )
 from sunloom.preprocessing.operations.datetimes import (
@@ -66,7 +65,7 @@ def _kinds_of_cyclic(step: Cyclic) -> tuple[Kind, ...]:
     return ("time",) if step.period is None else ("number",)
 
 
-def _check_cyclic(step: Cyclic, columns: Sequence[str], schema: Schema) -> Accumulators:
+def _check_cyclic(step: Cyclic, columns: Sequence[str], schema: pl.Schema) -> Accumulators:
     require_kind(schema, columns, _kinds_of_cyclic(step), step.type)
     return {}
 
@@ -83,19 +82,19 @@ def _build_elapsed(
     return FittedStep([ElapsedTime(name, step.unit, until_us=until_us) for name in columns])
 
 
-def _check_until(step: TimeSince, _columns: Sequence[str], schema: Schema) -> Accumulators:
+def _check_until(step: TimeSince, _columns: Sequence[str], schema: pl.Schema) -> Accumulators:
     if step.until is not None:
         _require_time(schema, [step.until], step.until, step.type)
     return {}
 
 
-def _check_history(step: HistoryStep, _columns: Sequence[str], schema: Schema) -> Accumulators:
+def _check_history(step: HistoryStep, _columns: Sequence[str], schema: pl.Schema) -> Accumulators:
     _require_time(schema, [step.time, *step.by], step.time, step.type)
     return {}
 
 
-def _require_time(schema: Schema, names: Sequence[str], time: str, step: str) -> None:
-    require_columns(pl.Schema(dict(schema)), names, f"The table for {step}")
+def _require_time(schema: pl.Schema, names: Sequence[str], time: str, step: str) -> None:
+    require_columns(schema, names, f"The table for {step}")
     require_kind(schema, [time], ["time"], step)
 
 

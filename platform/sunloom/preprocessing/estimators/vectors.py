@@ -15,13 +15,7 @@ from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import DataError, UsageError
 from sunloom.preprocessing.accumulators.values import TableSample
 from sunloom.preprocessing.columns import array_of, require_kind
-from sunloom.preprocessing.estimators.protocol import (
-    Accumulators,
-    Estimator,
-    FittedStep,
-    Schema,
-    target_of,
-)
+from sunloom.preprocessing.estimators.protocol import Accumulators, Estimator, FittedStep, target_of
 from sunloom.preprocessing.operations.vectors import NearestRows, VectorLookup, is_usable
 
 
@@ -164,7 +158,7 @@ def _build_lookup(
     return FittedStep(operations)
 
 
-def _sample_rows(step: NearestNeighbors, columns: Sequence[str], schema: Schema) -> Accumulators:
+def _sample_rows(step: NearestNeighbors, columns: Sequence[str], schema: pl.Schema) -> Accumulators:
     require_kind(schema, target_of(step), ("number", "bool"), step.type)
     names = (*columns, *target_of(step))
     return {"rows": TableSample(names, step.max_rows, names)}

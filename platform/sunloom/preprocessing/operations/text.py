@@ -256,14 +256,14 @@ class LanguageCode(ByValue):
 
     def describe(self, value: Any) -> Sequence[Any]:
         """Code and confidence of a text."""
-        code, confidence = None, None
-        if value is not None:
-            code, confidence = language_identifier(self.languages).classify(value)
-            # The model's prior means that it has recognised nothing: numbers, blanks, emoji.
-            if (code, confidence) == _prior_of(self.languages):
-                code, confidence = UNDETERMINED, 0.0
-            elif confidence < self.min_confidence:
-                code = UNDETERMINED
+        if value is None:
+            return [None] * len(self.outputs)
+        code, confidence = language_identifier(self.languages).classify(value)
+        # The model's prior means that it has recognised nothing: numbers, blanks, emoji.
+        if (code, confidence) == _prior_of(self.languages):
+            code, confidence = UNDETERMINED, 0.0
+        elif confidence < self.min_confidence:
+            code = UNDETERMINED
         return (code, confidence)[: len(self.outputs)]
 
 
