@@ -16,7 +16,7 @@ from sunloom.errors import DataError
 from sunloom.preprocessing.accumulators.protocol import Accumulator
 from sunloom.preprocessing.accumulators.values import ColumnValues
 from sunloom.preprocessing.estimators.estimator_table import estimator_of
-from sunloom.preprocessing.estimators.protocol import Accumulators, FittedStep
+from sunloom.preprocessing.estimators.protocol import Accumulators, FittedStep, target_of
 from sunloom.preprocessing.pipeline import (
     FitReport,
     FittedPipeline,
@@ -26,14 +26,7 @@ from sunloom.preprocessing.pipeline import (
     schema_after,
     staged_batches,
 )
-from sunloom.preprocessing.recipe import (
-    Recipe,
-    columns_of,
-    parse_recipe,
-    recipe_to_json,
-    steps_of,
-    target_of,
-)
+from sunloom.preprocessing.recipe import Recipe, columns_of, parse_recipe, recipe_to_json, steps_of
 from sunloom.preprocessing.tables import Batch, Source, open_source
 
 MEMORY_BYTES = 1_000_000_000
