@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -117,13 +118,13 @@ class ByValue(OneColumn):
     """One column whose values are described one at a time: alike in a frame and in a row."""
 
     @property
+    @abstractmethod
     def dtypes(self) -> Sequence[Any]:
         """Type of each output."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self, value: Any) -> Sequence[Any]:
         """The outputs for one value of the column; None is a missing one."""
-        raise NotImplementedError
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
         """One column per output."""
