@@ -25,8 +25,8 @@ def _object(properties: Mapping[str, Schema], required: Sequence[str] = ()) -> S
     return schema | {"required": list(required)} if required else schema
 
 
-def _results(*fields: str) -> Schema:
-    return _list_of({"type": "object", "required": list(fields)})
+def _results(required: Sequence[str]) -> Schema:
+    return _list_of({"type": "object", "required": list(required)})
 
 
 _ROWS: Mapping[str, Schema] = {
@@ -38,8 +38,8 @@ _ENTITY = _object({"entity_id": _ID, "found": {"type": "boolean"}, "features": _
 _VALIDATION = _object(
     {
         "passed": {"type": "boolean"},
-        "checks": _results("check", "feature", "value", "threshold", "passed", "examples"),
-        "drift": _results("feature", "method", "value", "threshold", "drifted"),
+        "checks": _results(("check", "feature", "value", "threshold", "passed", "examples")),
+        "drift": _results(("feature", "method", "value", "threshold", "drifted")),
         "drift_skipped": {
             "type": ["string", "null"],
             "description": "What was not compared, and why.",

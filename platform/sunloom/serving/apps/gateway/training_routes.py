@@ -62,9 +62,9 @@ def build_router(settings: Settings) -> APIRouter:
                 submit_job,
                 settings,
                 JOB,
-                f"conf/llm/{body.recipe}.yaml",
-                assignments(body.overrides),
-                metadata,
+                recipe=f"conf/llm/{body.recipe}.yaml",
+                sets=assignments(body.overrides),
+                metadata=metadata,
             )
             return {"job_id": job_id, "status_url": f"/llm/training/{job_id}"}
 
