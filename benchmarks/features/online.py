@@ -37,7 +37,7 @@ from benchmarks.features.measure import circumstances
 from sunloom.config.feature_store import RedisOnline
 from sunloom.core.processes import free_port
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
-from sunloom.feature_store.stores.online.protocol import OnlineStore
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.redis import RedisStore
 from sunloom.feature_store.stores.online.stored_feature_set import record_prefix
 

@@ -11,12 +11,12 @@ from urllib.parse import parse_qs
 import orjson
 import uvicorn
 
-from sunloom.feature_store.stores.online.lmdb import open_embedded_store
+from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 
 
 def build(folder: Path) -> Any:
     """An ASGI app that reads ``bench`` records and writes them as JSON."""
-    store = open_embedded_store(folder)
+    store = EmbeddedStore(folder)
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":

@@ -20,8 +20,8 @@ from sunloom.config import Settings, load_config
 from sunloom.config.feature_store import RedisOnline
 from sunloom.errors import NotFoundError, StoreError, UsageError
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.open import open_online_store
-from sunloom.feature_store.stores.online.record_store import RecordStore
 from sunloom.feature_store.stores.online.redis import RedisStore
 from sunloom.feature_store.stores.online.stored_feature_set import record_prefix
 
@@ -194,7 +194,7 @@ def test_writers_at_once_leave_the_newest_of_all(
         for pair in written.split():
             entity, tick = map(int, pair.split(":"))
             newest[entity] = max(newest.get(entity, -1), tick)
-    store: RecordStore = EmbeddedStore(tmp_path) if kind == "embedded" else RedisStore(config)
+    store: OnlineStore = EmbeddedStore(tmp_path) if kind == "embedded" else RedisStore(config)
     found = store.read("s", list(newest), ["tick"])
     assert found == [{"tick": tick} for tick in newest.values()]
     assert store.count("s") == len(newest)

@@ -142,8 +142,8 @@ def test_other_processes_read_while_one_writes(settings: Settings) -> None:
     store.write("s", _table([1], a=[1]))
     code = (
         "import sys; from pathlib import Path\n"
-        "from sunloom.feature_store.stores.online.lmdb import open_embedded_store\n"
-        "store = open_embedded_store(Path(sys.argv[1]))\n"
+        "from sunloom.feature_store.stores.online.lmdb import EmbeddedStore\n"
+        "store = EmbeddedStore(Path(sys.argv[1]))\n"
         "print(store.read('s', [1])[0]['a'], flush=True)\n"
         "sys.stdin.readline()\n"
         "print(store.read('s', [1])[0]['a'], flush=True)\n"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sunloom.errors import StoreError
 from sunloom.feature_store.stores.field_types import Field, canonical_type, format_type, parse_type
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
-from sunloom.feature_store.stores.online.value_codec import value_codec
+from sunloom.feature_store.stores.online.record_codec import value_codec
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 1, tzinfo=UTC)
 UTC_US = pl.Datetime("us", "UTC")

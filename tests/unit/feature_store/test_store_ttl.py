@@ -10,7 +10,7 @@ import pytest
 
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
-from sunloom.feature_store.stores.online.record_store import RecordStore
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.stored_feature_set import record_prefix
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -62,7 +62,7 @@ def test_a_record_holds_to_the_microsecond(store: EmbeddedStore, clock: _Clock) 
 def test_other_readers_see_the_time_to_live(store: EmbeddedStore, clock: _Clock) -> None:
     store.write("s", _table([1], NOON - 2 * DAY))
     assert store.read("s", [1]) == [{"a": 1}]
-    RecordStore(store._backend, clock).set_ttl("s", DAY)
+    OnlineStore(store._backend, clock).set_ttl("s", DAY)
     assert store.read("s", [1]) == [None]
 
 

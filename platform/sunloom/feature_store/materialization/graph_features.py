@@ -15,9 +15,9 @@ from sunloom.core.files import atomic_path
 from sunloom.core.telemetry import progress_bar
 from sunloom.data.sources.table_files import data_files
 from sunloom.errors import ArtifactError, ConfigError, ConflictError, UsageError
+from sunloom.feature_store.stores.online.key_value import PLANS, STREAMS
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.open import open_online_store
-from sunloom.feature_store.stores.online.protocol import OnlineStore
-from sunloom.feature_store.stores.online.spaces import PLANS, STREAMS
 from sunloom.features.plan.columns import EVENT_TIME
 from sunloom.preprocessing.graph.edges import Graph, graph_of, read_edges, read_nodes
 from sunloom.preprocessing.graph.node_features import (

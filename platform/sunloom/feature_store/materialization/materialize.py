@@ -28,9 +28,9 @@ from sunloom.feature_store.materialization.quality_gate import QualityGate, open
 from sunloom.feature_store.online.request_checks import store_rules
 from sunloom.feature_store.online.staleness import is_expiry_column, with_expiry
 from sunloom.feature_store.stores.offline.offline_store import OfflineStore, open_offline_store
+from sunloom.feature_store.stores.online.key_value import PLANS
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.open import open_online_store
-from sunloom.feature_store.stores.online.protocol import OnlineStore
-from sunloom.feature_store.stores.online.spaces import PLANS
 from sunloom.features.definitions.open import outline_of, plan_of
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical.chalk_query import historical_chalk

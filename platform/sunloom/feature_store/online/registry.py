@@ -16,8 +16,9 @@ from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.online.tiles.policy import EventPolicy
 from sunloom.feature_store.stores.field_types import Field
-from sunloom.feature_store.stores.online.protocol import OnlineStore, RecordSchema
-from sunloom.feature_store.stores.online.spaces import PLANS, STREAMS
+from sunloom.feature_store.stores.online.key_value import PLANS, STREAMS
+from sunloom.feature_store.stores.online.online_store import OnlineStore
+from sunloom.feature_store.stores.online.stored_feature_set import RecordSchema
 from sunloom.features.plan.feature_sets import Plan
 
 # A definition that another process stores is seen a second later at most; until then a read costs

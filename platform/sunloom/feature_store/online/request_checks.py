@@ -23,8 +23,8 @@ from sunloom.data.quality.drift_check import compare_with_reference, is_comparab
 from sunloom.data.quality.report import CheckResult
 from sunloom.data.quality.rules import complete_rules, declared_types, key_columns
 from sunloom.data.quality.validate import validate
-from sunloom.feature_store.stores.online.protocol import OnlineStore
-from sunloom.feature_store.stores.online.spaces import VALIDATION, VALIDATION_REFERENCE
+from sunloom.feature_store.stores.online.key_value import VALIDATION, VALIDATION_REFERENCE
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.quality_rules import table_rules
 

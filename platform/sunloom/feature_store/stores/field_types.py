@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import polars as pl
 
+from sunloom.errors import StoreError
 from sunloom.features.plan.dtypes import PLAIN_FIELD_NAME, list_text, struct_text
 
 NESTED = ("list[", "struct[")
@@ -61,6 +62,38 @@ def canonical_type(dtype: pl.DataType) -> pl.DataType:
     if isinstance(dtype, pl.Struct):
         return pl.Struct([pl.Field(f.name, canonical_type(f.dtype)) for f in dtype.fields])  # type: ignore[arg-type]
     return dtype
+
+
+def cast_values(column: pl.Series, dtype: pl.DataType, kind: str) -> pl.Series:
+    """The column in a type of 64 bits.
+
+    Args:
+        column: The values.
+        dtype: Their type.
+        kind: What the error calls the column.
+
+    Raises:
+        StoreError: A whole number does not fit.
+    """
+    try:
+        return column.cast(dtype)
+    except pl.exceptions.InvalidOperationError as error:
+        raise StoreError(
+            f"{kind} {column.name!r} holds a whole number beyond 64 bits with sign.",
+            "Store it as text or as a float.",
+            column.name,
+        ) from error
+
+
+def check_times(table: pl.DataFrame, time: str) -> None:
+    """Check the column of event times.
+
+    Raises:
+        StoreError: It has nulls, or is of another type than datetimes with a time zone.
+    """
+    dtype = table.schema[time]
+    if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None or table[time].null_count():
+        raise StoreError(f"The time {time!r} must be UTC datetimes without nulls.")
 
 
 @lru_cache(maxsize=256)

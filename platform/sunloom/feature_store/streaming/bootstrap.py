@@ -10,7 +10,7 @@ from sunloom.config.features import FeaturesRecipe
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConflictError
 from sunloom.feature_store.online.tiles.index import TileLayout
-from sunloom.feature_store.stores.online.protocol import OnlineStore
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.feature_store.streaming.offsets import ProgressKey
 from sunloom.features.sources.extract import fetch_sources

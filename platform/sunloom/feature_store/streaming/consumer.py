@@ -14,7 +14,7 @@ from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConflictError, StreamError
 from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.policy import EventPolicy
-from sunloom.feature_store.stores.online.protocol import OnlineStore
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.streaming.event_log import EventLog
 from sunloom.feature_store.streaming.kafka import (
     check_topics,

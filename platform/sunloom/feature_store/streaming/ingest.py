@@ -21,7 +21,7 @@ from sunloom.feature_store.online.tiles.heads import (
 from sunloom.feature_store.online.tiles.index import Index, TileLayout
 from sunloom.feature_store.online.tiles.partials import TIME, distinct_values, slot_kind
 from sunloom.feature_store.stores.online.key_value import Write
-from sunloom.feature_store.stores.online.protocol import OnlineStore
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.features.engine.source_rows import SourceRows
 from sunloom.features.plan.expressions import Expr
 

@@ -9,7 +9,7 @@ from typing import Any
 from sunloom.errors import ConflictError, DataError
 from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.feature_store.online.tiles.policy import EventPolicy
-from sunloom.feature_store.stores.online.protocol import OnlineStore
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.streaming.partition import (
     ClassStream,
     PartitionStream,

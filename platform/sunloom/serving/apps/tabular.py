@@ -12,8 +12,8 @@ from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
 from sunloom.core.model_registry import ModelVersion, open_registry
 from sunloom.errors import NotFoundError, RequestError
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.open import open_online_store
-from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.serving.apps.fastapi_app import build_fastapi
 from sunloom.tabular.model import TabularModel, load_model, predictions
 

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.core.database import Base, Database, UtcDateTime, utc_now
 from sunloom.core.telemetry import get_logger
-from sunloom.feature_store.stores.online.protocol import OnlineStore
-from sunloom.feature_store.stores.online.spaces import PLANS
+from sunloom.feature_store.stores.online.key_value import PLANS
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.monitoring.served_results import ServedResult, store_served
 from sunloom.serving.asgi import encode_json, parse_object

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sunloom.feature_store.stores.online.spaces import HEADS, OFFSETS, TILES
+from sunloom.feature_store.stores.online.key_value import HEADS, OFFSETS, TILES
 from sunloom.features.plan.dtypes import DType
 from sunloom.features.plan.expressions import Aggregate, Expr, Window
 from sunloom.features.plan.feature_sets import Plan

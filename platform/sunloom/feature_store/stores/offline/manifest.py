@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sunloom.errors import StoreError
 from sunloom.feature_store.stores.field_types import Field
 
 Mode = Literal["append", "dates", "replace"]
-MODES: Sequence[Mode] = ("append", "dates", "replace")
+MODES: Sequence[Mode] = get_args(Mode)
 # Raised when an older release could not read a new manifest correctly.
 FORMAT = 1
 

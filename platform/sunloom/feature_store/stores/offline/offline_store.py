@@ -26,6 +26,8 @@ from sunloom.errors import NotFoundError, StoreError, UsageError
 from sunloom.feature_store.stores.field_types import (
     Field,
     canonical_type,
+    cast_values,
+    check_times,
     format_type,
     parse_type,
 )
@@ -104,15 +106,15 @@ class OfflineStore:
             time=time,
             columns={name: _field(name, dtype) for name, dtype in rows.schema.items()},
         )
-        folder = _folder(feature_set)
         latest = self._latest_version(feature_set)
         # A first time for its checks: a table that does not fit must leave no files behind.
         draft.next_version(latest, (), self._now())
         # Once for all attempts: the files do not depend on the version's number.
-        files = self._write_days(folder, rows, time, draft.write_id)
+        files = self._write_days(draft, rows)
         for _ in range(_MAX_ATTEMPTS):
             version = draft.next_version(latest, files, self._now())
-            if self.storage.create(_manifest_path(folder, version.number), version.to_json()):
+            path = _manifest_path(feature_set, version.number)
+            if self.storage.create(path, version.to_json()):
                 return version
             latest = self._latest_version(feature_set)
         raise StoreError(
@@ -153,10 +155,10 @@ class OfflineStore:
             start_us=None if start is None else epoch_us(start),
             end_us=None if end is None else epoch_us(end),
         )
-        folder = _folder(feature_set)
         files = [file for file in chosen.files if bounds.may_contain(file.first_us, file.last_us)]
         parts = self.storage.map(
-            lambda file: self.storage.read_parquet(f"{folder}/{file.path}", names, bounds), files
+            lambda file: self.storage.read_parquet(f"{feature_set}/{file.path}", names, bounds),
+            files,
         )
         # The empty frame types the columns that older files lack, and a result without any file.
         frame = pl.concat([pl.DataFrame(schema=types), *parts], how="diagonal").select(names)
@@ -228,20 +230,17 @@ class OfflineStore:
             )
         return self._load(feature_set, numbers[position - 1])
 
-    def _write_days(
-        self, folder: str, rows: pl.DataFrame, time: str, write_id: str
-    ) -> list[DataFile]:
+    def _write_days(self, draft: VersionDraft, rows: pl.DataFrame) -> list[DataFile]:
         # Sorted before the split: a day's first and last time are its ends, and the narrow
         # statistics of row groups let reads skip them.
-        dated = rows.with_columns(pl.col(time).dt.date().alias(_DATE)).sort(
-            time, maintain_order=True
-        )
+        date = pl.col(draft.time).dt.date().alias(_DATE)
+        dated = rows.with_columns(date).sort(draft.time, maintain_order=True)
 
         def write_day(group: tuple[tuple[Any, ...], pl.DataFrame]) -> DataFile:
             (day,), day_rows = group
-            path = f"data/date={day}/{write_id}.parquet"
-            self.storage.write_parquet(f"{folder}/{path}", day_rows.drop(_DATE))
-            times = day_rows[time].cast(pl.Int64)
+            path = f"data/date={day}/{draft.write_id}.parquet"
+            self.storage.write_parquet(f"{draft.feature_set}/{path}", day_rows.drop(_DATE))
+            times = day_rows[draft.time].cast(pl.Int64)
             return DataFile(path, str(day), day_rows.height, first_us=times[0], last_us=times[-1])
 
         return self.storage.map(write_day, dated.group_by([_DATE], maintain_order=True))
@@ -251,27 +250,23 @@ class OfflineStore:
         return self._load(feature_set, numbers[-1]) if numbers else None
 
     def _numbers(self, feature_set: str) -> list[int]:
-        names = self.storage.names(f"{_folder(feature_set)}/versions")
+        if not _NAME.fullmatch(feature_set):
+            raise UsageError(
+                f"{feature_set!r} cannot be a feature set's name: it names a folder.",
+                "Use letters, digits, '_', '-' and '.'.",
+                "feature_set",
+            )
+        names = self.storage.names(f"{feature_set}/versions")
         # An interrupted write may have left a temporary file beside the manifests.
         return [int(name[:-5]) for name in names if re.fullmatch(r"\d{8}\.json", name)]
 
     def _load(self, feature_set: str, number: int) -> FeatureSetVersion:
-        path = _manifest_path(_folder(feature_set), number)
+        path = _manifest_path(feature_set, number)
         return FeatureSetVersion.from_json(self.storage.read(path), f"{self.uri}/{path}")
 
 
-def _folder(feature_set: str) -> str:
-    if not _NAME.fullmatch(feature_set):
-        raise UsageError(
-            f"{feature_set!r} cannot be a feature set's name: it names a folder.",
-            "Use letters, digits, '_', '-' and '.'.",
-            "feature_set",
-        )
-    return feature_set
-
-
-def _manifest_path(folder: str, number: int) -> str:
-    return f"{folder}/versions/{number:08d}.json"
+def _manifest_path(feature_set: str, number: int) -> str:
+    return f"{feature_set}/versions/{number:08d}.json"
 
 
 def _canonical_rows(feature_set: str, table: pl.DataFrame, key: str, time: str) -> pl.DataFrame:
@@ -282,9 +277,7 @@ def _canonical_rows(feature_set: str, table: pl.DataFrame, key: str, time: str) 
         StoreError: A type cannot be stored, or key or time is null.
     """
     require_columns(table, (key, time), f"The table for feature set {feature_set!r}")
-    dtype = table.schema[time]
-    if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None or table[time].null_count():
-        raise StoreError(f"The time {time!r} must be UTC datetimes without nulls.")
+    check_times(table, time)
     if table[key].null_count():
         raise StoreError(f"The key {key!r} must not be null.")
     # A column of nothing but nulls has no type to keep, and reads as null without being kept.
@@ -311,14 +304,7 @@ def _field(name: str, dtype: pl.DataType) -> Field:
 def _cast(column: pl.Series) -> pl.Series:
     if isinstance(column.dtype, pl.Datetime):
         return column.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
-    try:
-        return column.cast(canonical_type(column.dtype))
-    except pl.exceptions.InvalidOperationError as error:
-        raise StoreError(
-            f"Column {column.name!r} holds a whole number beyond 64 bits with sign.",
-            "Store it as text or as a float.",
-            column.name,
-        ) from error
+    return cast_values(column, canonical_type(column.dtype), "Column")
 
 
 def _select_columns(version: FeatureSetVersion, columns: Sequence[str] | None) -> list[str]:

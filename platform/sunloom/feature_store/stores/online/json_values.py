@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from sunloom.feature_store.stores.field_types import format_type, parse_type
-from sunloom.feature_store.stores.online.protocol import RecordSchema
+from sunloom.feature_store.stores.online.stored_feature_set import RecordSchema
 
 JsonConverter = Callable[[Any], Any]
 _MIN_INT64, _MAX_INT64 = -(1 << 63), (1 << 63) - 1

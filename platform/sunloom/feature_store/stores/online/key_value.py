@@ -1,4 +1,4 @@
-"""Plain keys and values: writes, and the limits of names that hold in every store."""
+"""Plain keys and values: writes, names of the spaces, and limits that hold in every store."""
 
 from __future__ import annotations
 
@@ -14,6 +14,25 @@ RawWrite = tuple[bytes, bytes, bytes | None]
 MAX_SPACE_BYTES = 128
 # An LMDB key has at most 511 bytes, the space's name and separators included.
 MAX_KEY_BYTES = 376
+
+# Names of spaces are part of the stored data and must not change.
+PLANS = "plan"
+"""Feature set to its plan, JSON."""
+STREAMS = "stream"
+"""Feature set to its streamed classes, tile width, event policy and plan, JSON."""
+VALIDATION = "validation"
+"""Feature set to the rules that request rows are checked by, JSON."""
+VALIDATION_REFERENCE = "validation_reference"
+"""Feature set to the reference sample that request rows are compared with, Parquet."""
+
+# The three below are prefixes: the fingerprint of the tile layout follows, so that a changed
+# definition never reads tiles of another layout.
+HEADS = "stream-head"
+"""Entity key to its head: partial results of each tile, MessagePack."""
+TILES = "stream-tile"
+"""Entity key and tile number to the tile's events, MessagePack."""
+OFFSETS = "stream-offset"
+"""Topic partition to the progress of its consumer, JSON."""
 
 
 @lru_cache(maxsize=256)

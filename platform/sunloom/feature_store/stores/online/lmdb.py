@@ -6,10 +6,9 @@ record; ``k/<space>``, NUL and the key a plain value.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +16,8 @@ import lmdb
 
 from sunloom.errors import StoreError
 from sunloom.feature_store.stores.online.key_value import RawWrite
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.record_codec import time_of
-from sunloom.feature_store.stores.online.record_store import RecordStore
 from sunloom.feature_store.stores.online.stored_feature_set import META_PREFIX
 
 # Address space rather than disk: the file grows as pages are written.
@@ -30,19 +29,8 @@ _Pairs = list[tuple[bytes, bytes]]
 _Values = Sequence[tuple[bytes, bytes | None]]
 
 
-def open_embedded_store(folder: Path) -> EmbeddedStore:
-    """The store in that folder; the same one within a process."""
-    # LMDB allows one open environment per process, and none across a fork.
-    return _open_for_process(str(folder.absolute()), os.getpid())
-
-
-@lru_cache(maxsize=16)
-def _open_for_process(folder: str, _pid: int) -> EmbeddedStore:
-    return EmbeddedStore(Path(folder))
-
-
-class EmbeddedStore(RecordStore):
-    """An ``OnlineStore`` in a folder.
+class EmbeddedStore(OnlineStore):
+    """The online store in a folder.
 
     Args:
         folder: Created if missing.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from functools import lru_cache
+from pathlib import Path
+
 from sunloom.config.feature_store import RedisOnline
 from sunloom.config.settings import Settings
-from sunloom.feature_store.stores.online.protocol import OnlineStore
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 
 
 def open_online_store(settings: Settings) -> OnlineStore:
@@ -13,11 +17,19 @@ def open_online_store(settings: Settings) -> OnlineStore:
     One store per place and process; calling it again is cheap.
     """
     backend = settings.feature_store.online
+    embedded = (settings.paths.state / "online").absolute()
+    place = backend if isinstance(backend, RedisOnline) else embedded
+    # LMDB allows one open environment per process, and none across a fork.
+    return _open_for_process(place, os.getpid())
+
+
+@lru_cache(maxsize=32)
+def _open_for_process(place: RedisOnline | Path, _pid: int) -> OnlineStore:
     # Each implementation is imported on demand: a deployment installs one client only.
-    if isinstance(backend, RedisOnline):
-        from sunloom.feature_store.stores.online.redis import open_redis_store
+    if isinstance(place, RedisOnline):
+        from sunloom.feature_store.stores.online.redis import RedisStore
 
-        return open_redis_store(backend)
-    from sunloom.feature_store.stores.online.lmdb import open_embedded_store
+        return RedisStore(place)
+    from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 
-    return open_embedded_store(settings.paths.state / "online")
+    return EmbeddedStore(place)

@@ -11,16 +11,14 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sunloom.config.feature_store import RedisOnline
 from sunloom.errors import DependencyError, StoreError
 from sunloom.feature_store.stores.online.key_value import RawWrite
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.record_codec import time_of
-from sunloom.feature_store.stores.online.record_store import RecordStore
-from sunloom.feature_store.stores.online.redis_scripts import APPLY, PUT_NEWER, SWAP
 
 if TYPE_CHECKING:
     import redis
@@ -30,19 +28,54 @@ _SCAN_COUNT = 1_000
 _CHUNK = 500
 _RETRIES = 3
 
+# The scripts below are run by the server, each atomically.
+# A Lua number is a float and cannot hold every time exactly, so its two halves are compared.
+_PUT_NEWER = """
+local written = 0
+for i, key in ipairs(KEYS) do
+  local record, expiry = ARGV[2 * i - 1], ARGV[2 * i]
+  local stored = redis.call('GETRANGE', key, 0, 7)
+  local keep = false
+  if #stored == 8 then
+    local stored_low, stored_high = struct.unpack('<I4i4', stored)
+    local low, high = struct.unpack('<I4i4', record)
+    keep = stored_high > high or (stored_high == high and stored_low > low)
+  end
+  if not keep then
+    if expiry == '' then redis.call('SET', key, record)
+    else redis.call('SET', key, record, 'PXAT', expiry) end
+    written = written + 1
+  end
+end
+return written
+"""
+# The set of all descriptions spares the listing a scan of the server's keys.
+_SWAP = """
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+redis.call('SADD', KEYS[2], KEYS[1])
+return 1
+"""
+# Values are passed with a mark before them, so that an empty one differs from none.
+_APPLY = """
+local at = 2
+for _ = 1, tonumber(ARGV[1]) do
+  local stored = redis.call('HGET', KEYS[tonumber(ARGV[at])], ARGV[at + 1])
+  if (stored and '=' .. stored or '') ~= ARGV[at + 2] then return 0 end
+  at = at + 3
+end
+while at < #ARGV do
+  local space, key, value = KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
+  if value == '' then redis.call('HDEL', space, key)
+  else redis.call('HSET', space, key, string.sub(value, 2)) end
+  at = at + 3
+end
+return 1
+"""
 
-def open_redis_store(config: RedisOnline) -> RedisStore:
-    """The store of that configuration; its connections are shared within a process."""
-    return _open_for_process(config, os.getpid())
 
-
-@lru_cache(maxsize=16)
-def _open_for_process(config: RedisOnline, _pid: int) -> RedisStore:
-    return RedisStore(config)
-
-
-class RedisStore(RecordStore):
-    """An ``OnlineStore`` on a Redis server.
+class RedisStore(OnlineStore):
+    """The online store on a Redis server.
 
     Args:
         config: Address, user and prefix.
@@ -65,21 +98,21 @@ class RedisBackend:
 
     def __init__(self, config: RedisOnline) -> None:
         self._prefix = config.prefix.encode()
-        self._address = _address_of(config.url)
-        self._client = _connect(config)
-        self._redis_error = _redis_error()
+        url = urlsplit(config.url)
+        self._address = f"{url.scheme}://{url.netloc}{url.path}"
+        self._client, self._errors = _connect(config)
         # A connection serves one command at a time, so each thread has its own.
         self._local = threading.local()
-        self._put = self._client.register_script(PUT_NEWER)
-        self._apply = self._client.register_script(APPLY)
-        self._swap = self._client.register_script(SWAP)
+        self._put = self._client.register_script(_PUT_NEWER)
+        self._apply = self._client.register_script(_APPLY)
+        self._swap = self._client.register_script(_SWAP)
 
     def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The value of each key in one round trip."""
         full_keys = [self._prefix + key for key in keys]
         try:
             return self._fetch_directly(full_keys)
-        except self._redis_error:
+        except self._errors.RedisError:
             pass  # the client's own command below retries, and raises a named error
         with self._named_errors():
             values: list[bytes | None] = self._client.mget(full_keys)
@@ -122,14 +155,14 @@ class RedisBackend:
     def description_keys(self) -> list[bytes]:
         """Keys of the feature sets' descriptions."""
         with self._named_errors():
-            return [
-                key[len(self._prefix) :] for key in self._client.smembers(self._prefix + b"sets")
-            ]
+            keys = self._client.smembers(self._prefix + b"sets")
+        return [key[len(self._prefix) :] for key in keys]
 
     def items(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values below the prefix; walks all of the server's keys."""
         start = len(self._prefix)
-        pattern = _escape_pattern(self._prefix + prefix) + b"*"
+        # Escaped: the prefix itself may contain characters of patterns.
+        pattern = re.sub(rb"[*?\[\]^\\]", rb"\\\g<0>", self._prefix + prefix) + b"*"
         # A server that resizes its table in between may return a key twice.
         seen: set[bytes] = set()
         for keys in self._pages(lambda cursor: self._client.scan(cursor, pattern, _SCAN_COUNT)):
@@ -157,10 +190,9 @@ class RedisBackend:
         arguments: list[Any] = [len(expected)]
         for space, key, value in (*expected, *writes):
             arguments += (numbers[space], key, b"" if value is None else b"=" + value)
+        keys = [self._space_key(space) for space in spaces]
         with self._named_errors():
-            return bool(
-                self._apply(keys=[self._space_key(space) for space in spaces], args=arguments)
-            )
+            return bool(self._apply(keys=keys, args=arguments))
 
     def scan(self, space: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Plain keys and values of a space, each key once."""
@@ -211,25 +243,25 @@ class RedisBackend:
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
         """Turns errors of the client into errors that name the server and the setting."""
-        import redis
-
+        errors = self._errors
         try:
             yield
-        except redis.exceptions.AuthenticationError as error:
+        except errors.AuthenticationError as error:
             raise StoreError(
                 f"The Redis server at {self._address} refuses the user or password: {error}",
                 "Set feature_store.online.username and .password.",
             ) from error
-        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        except (errors.ConnectionError, errors.TimeoutError) as error:
             raise StoreError(
                 f"The Redis server at {self._address} does not answer: {error}",
                 "Start it, or correct feature_store.online.url.",
             ) from error
-        except redis.exceptions.RedisError as error:
+        except errors.RedisError as error:
             raise StoreError(f"The Redis server at {self._address} refuses: {error}") from error
 
 
-def _connect(config: RedisOnline) -> redis.Redis:
+def _connect(config: RedisOnline) -> tuple[redis.Redis, Any]:
+    """The client, and the module of its errors."""
     try:
         import redis
         from redis.backoff import ExponentialBackoff
@@ -243,20 +275,14 @@ def _connect(config: RedisOnline) -> redis.Redis:
         options["username"] = config.username
     if config.password is not None:
         options["password"] = config.password.get_secret_value()
-    return redis.Redis.from_url(
+    client = redis.Redis.from_url(
         config.url,
         socket_timeout=config.timeout_s,
         socket_connect_timeout=config.timeout_s,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.02), _RETRIES),
         **options,
     )
-
-
-def _redis_error() -> type[Exception]:
-    import redis
-
-    error_type: type[Exception] = redis.exceptions.RedisError
-    return error_type
+    return client, redis.exceptions
 
 
 def _expiry_ms(record: bytes, ttl_us: int | None) -> bytes:
@@ -265,13 +291,3 @@ def _expiry_ms(record: bytes, ttl_us: int | None) -> bytes:
         return b""
     # Rounded up, so that no record is deleted early; 0 would not be a time to Redis.
     return str(max(1, -(-(time_of(record) + ttl_us) // 1_000))).encode()
-
-
-def _escape_pattern(text: bytes) -> bytes:
-    """The text as a pattern that only it fits."""
-    return re.sub(rb"[*?\[\]^\\]", rb"\\\g<0>", text)
-
-
-def _address_of(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}{parts.path}"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
-
-import polars as pl
 
 from sunloom.errors import NotFoundError, StoreError, UsageError
 from sunloom.feature_store.stores.field_types import Field
 from sunloom.feature_store.stores.online.key_value import MAX_KEY_BYTES, check_space
-from sunloom.feature_store.stores.online.protocol import RecordSchema
 from sunloom.feature_store.stores.online.record_codec import RecordCodec, schema_id_of, time_of
 
 META_PREFIX = b"s/"
@@ -23,12 +22,38 @@ _SIGN = 1 << 63
 _INTS = {int}
 
 
+@dataclass(frozen=True)
+class RecordSchema:
+    """Schema of one feature set's records.
+
+    Attributes:
+        feature_set: The feature set.
+        key: Name of the entity key.
+        key_dtype: ``int64`` or ``string``.
+        fields: The values, in packed order.
+    """
+
+    feature_set: str
+    key: str
+    key_dtype: str
+    fields: tuple[Field, ...]
+
+    # A cached property writes to ``__dict__``, which a frozen dataclass permits.
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the values."""
+        return tuple(field.name for field in self.fields)
+
+
 class StoredFeatureSet:
     """One feature set's records: the keys of entities, and records to values.
 
     Args:
         feature_set: The feature set.
         raw: Its stored description, as ``evolve_description`` returns it.
+
+    Attributes:
+        codec: Packs and unpacks records of the latest schema.
     """
 
     def __init__(self, feature_set: str, raw: bytes) -> None:
@@ -39,7 +64,7 @@ class StoredFeatureSet:
         schemas = [
             tuple(Field(name, dtype) for name, dtype in fields) for fields in meta["schemas"]
         ]
-        self.codecs = [RecordCodec(number, fields) for number, fields in enumerate(schemas)]
+        self._codecs = [RecordCodec(number, fields) for number, fields in enumerate(schemas)]
         self.schema = RecordSchema(
             feature_set=feature_set,
             key=meta["key"],
@@ -47,7 +72,7 @@ class StoredFeatureSet:
             fields=schemas[latest],
         )
         self.ttl_us: int | None = meta.get("ttl_us")
-        self._codec = self.codecs[latest]
+        self.codec = self._codecs[latest]
         self._has_text_keys = self.schema.key_dtype == "string"
 
     def keys(self, ids: Sequence[Any]) -> list[bytes]:
@@ -73,13 +98,9 @@ class StoredFeatureSet:
         """Records of an earlier feature time have expired; None where they never do."""
         return None if self.ttl_us is None else now_us - self.ttl_us
 
-    def pack(self, values: pl.DataFrame, times: pl.Series) -> list[bytes]:
-        """One record per row by the latest schema; ``times`` are microseconds since the epoch."""
-        return self._codec.pack(values, times)
-
     def unpack(self, records: Sequence[bytes | None], now_us: int) -> list[dict[str, Any] | None]:
         """Each record's values by the latest schema; None where there is no unexpired record."""
-        return self._codec.unpack_all(self.without_expired(records, now_us), self._unpack_older)
+        return self.codec.unpack_all(self.without_expired(records, now_us), self._unpack_older)
 
     def without_expired(
         self, records: Sequence[bytes | None], now_us: int
@@ -95,9 +116,9 @@ class StoredFeatureSet:
         if record is None:
             return None
         number = schema_id_of(record)
-        values = self.codecs[number].unpack(record)
+        values = self._codecs[number].unpack(record)
         # Records of the latest schema come here too where they have nulls.
-        if number == self._codec.schema_id:
+        if number == self.codec.schema_id:
             return values
         return {name: values.get(name) for name in self.schema.names}
 

@@ -20,8 +20,8 @@ from sunloom.feature_store.online.registry import (
     definitions_of,
     open_feature_set,
 )
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.open import open_online_store
-from sunloom.feature_store.stores.online.protocol import OnlineStore
 from sunloom.features.plan.polars_dtypes import EPOCH
 from sunloom.serving.apps.features.ingest import check_rows, feature_set_of, ingest
 from sunloom.serving.apps.features.openapi import OPENAPI_DOCUMENT

@@ -12,7 +12,8 @@ from typing import Any
 
 from sunloom.errors import NotFoundError, RequestError
 from sunloom.feature_store.online.registry import StoredDefinition, definitions_of
-from sunloom.feature_store.stores.online.protocol import OnlineStore, RecordSchema
+from sunloom.feature_store.stores.online.online_store import OnlineStore
+from sunloom.feature_store.stores.online.stored_feature_set import RecordSchema
 
 TIME = "event_time"
 _MAX_ROWS = 10_000

@@ -12,7 +12,7 @@ from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
 from sunloom.core.model_registry import ModelVersion, open_registry
 from sunloom.errors import DataError, NotFoundError, RequestError
-from sunloom.feature_store.stores.online.protocol import OnlineStore
+from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.preprocessing.artifact import KIND, load
 from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.serving.apps.features.ingest import parse_rows

@@ -1,4 +1,4 @@
-"""Online store of records over any key-value backend with compare-and-swap."""
+"""Online store: latest records by entity, and plain keys and values, over a backend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import polars as pl
 
 from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import NotFoundError, StoreError
-from sunloom.feature_store.stores.field_types import Field
+from sunloom.feature_store.stores.field_types import Field, check_times
 from sunloom.feature_store.stores.online.key_value import (
     RawWrite,
     Write,
@@ -20,9 +20,9 @@ from sunloom.feature_store.stores.online.key_value import (
     check_space,
     to_raw_write,
 )
-from sunloom.feature_store.stores.online.protocol import RecordSchema
 from sunloom.feature_store.stores.online.record_codec import record_type, time_of
 from sunloom.feature_store.stores.online.stored_feature_set import (
+    RecordSchema,
     StoredFeatureSet,
     check_names,
     evolve_description,
@@ -40,7 +40,7 @@ _SWEEP_SHARE = 2
 
 
 class Backend(Protocol):
-    """What a store of records is built on; keys are bytes, complete with their prefix."""
+    """Bytes with compare-and-swap, on which a store is built; keys come with their prefix."""
 
     def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The value of each key in one round trip."""
@@ -85,8 +85,12 @@ class Backend(Protocol):
         ...
 
 
-class RecordStore:
-    """An ``OnlineStore`` over a backend.
+class OnlineStore:
+    """The latest values of each entity; many processes may read while others write.
+
+    Beside the records it has plain keys and values in named spaces (``get_many``, ``apply``,
+    ``scan``), for other data that must change in one transaction, such as a stream's tiles and
+    offsets.
 
     Args:
         backend: Stores the bytes.
@@ -101,7 +105,18 @@ class RecordStore:
     def write(
         self, feature_set: str, table: pl.DataFrame, *, key: str = "id", time: str = "event_time"
     ) -> int:
-        """Write one record per row; a newer record is never replaced by an older one."""
+        """Write one record per row and return how many were written.
+
+        Args:
+            feature_set: The feature set; created by its first write.
+            table: Key, time (UTC) and the features. A record whose stored time is later than the
+                row's stays: a newer value is never replaced by an older one.
+            key: The key's column.
+            time: The column with the feature time of the row's values.
+
+        Raises:
+            StoreError: A type cannot be packed, or differs from the stored one.
+        """
         fields = _feature_fields(feature_set, table, key, time)
         # Before the records: a reader must know the schema of every record that it finds.
         stored = self._evolve(feature_set, fields, key, record_type(table.schema[key], key))
@@ -109,7 +124,7 @@ class RecordStore:
         written = 0
         for chunk in table.iter_slices(_CHUNK_ROWS):
             utc = chunk[time].dt.convert_time_zone("UTC").dt.cast_time_unit("us")
-            records = stored.pack(chunk.select(names), utc.cast(pl.Int64))
+            records = stored.codec.pack(chunk.select(names), utc.cast(pl.Int64))
             keys = stored.keys(chunk[key].to_list())
             written += self._backend.put_newer(keys, records, stored.ttl_us)
         limit = stored.expiry_limit(self._now_us())
@@ -120,7 +135,12 @@ class RecordStore:
     def read(
         self, feature_set: str, ids: Sequence[Any], features: Sequence[str] | None = None
     ) -> list[dict[str, Any] | None]:
-        """The values of each id in order; None for an unknown entity."""
+        """The values of each id in order; None for an unknown entity.
+
+        Raises:
+            NotFoundError: Unknown feature set or feature; lists the known ones.
+            UsageError: An id is not of the key's type.
+        """
         stored, records = self._fetch_records(feature_set, ids)
         rows = stored.unpack(records, self._now_us())
         return rows if features is None else _select_features(rows, features, stored.schema)
@@ -136,7 +156,11 @@ class RecordStore:
         return sorted(set_name(key) for key in self._backend.description_keys())
 
     def schema(self, feature_set: str) -> RecordSchema:
-        """Schema of the feature set's records."""
+        """Schema of the feature set's records.
+
+        Raises:
+            NotFoundError: Unknown feature set; lists the known ones.
+        """
         return self._fetch_records(feature_set, ())[0].schema
 
     def count(self, feature_set: str) -> int:
@@ -147,7 +171,13 @@ class RecordStore:
         return sum(1 for _, record in items if limit is None or time_of(record) >= limit)
 
     def set_ttl(self, feature_set: str, ttl: timedelta | None) -> None:
-        """Let the set's records expire so long after their feature time; None: never."""
+        """Let the set's records expire so long after their feature time; None: never.
+
+        An expired record is not found, and is deleted in time.
+
+        Raises:
+            NotFoundError: Unknown feature set; lists the known ones.
+        """
         ttl_us = None if ttl is None else ttl // _MICROSECOND
         while True:
             stored = self._fetch_records(feature_set, ())[0]
@@ -160,17 +190,37 @@ class RecordStore:
         self._backend.expire(stored.prefix, ttl_us)
 
     def get_many(self, space: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The value of each key of that space, in order; None where there is none."""
+        """The value of each key of that space, in order, in one round trip; None where none is.
+
+        Raises:
+            UsageError: A space that is empty or contains a NUL, or an empty or overlong key.
+        """
         return self._backend.get_many(check_space(space), [check_key(key) for key in keys])
 
     def apply(self, writes: Sequence[Write], expected: Sequence[Write] = ()) -> bool:
-        """Write all of these in one transaction if every expected value is there; else nothing."""
+        """Write all of these or none, in one transaction and in this order.
+
+        Args:
+            writes: Space, key and value; a value of None deletes the key.
+            expected: Space, key and the value that must be there beforehand, None where there
+                must be none: if one differs, nothing is written.
+
+        Returns:
+            Whether it was written; always so when nothing was expected.
+
+        Raises:
+            UsageError: As ``get_many``.
+            StoreError: The store cannot be written; nothing was.
+        """
         return self._backend.apply(
             [to_raw_write(write) for write in writes], [to_raw_write(write) for write in expected]
         )
 
     def scan(self, space: str) -> Iterator[tuple[bytes, bytes]]:
-        """Every key and value of that space."""
+        """Every key and value of that space.
+
+        Changes made while it runs may or may not be seen; what stays unchanged comes exactly once.
+        """
         return self._backend.scan(check_space(space))
 
     def _evolve(
@@ -225,9 +275,7 @@ def _feature_fields(
     fields = tuple(Field(name, record_type(table.schema[name], name)) for name in features)
     if record_type(table.schema[key], key) not in ("int64", "string") or table[key].null_count():
         raise StoreError(f"The key {key!r} must be integers or strings without nulls.")
-    dtype = table.schema[time]
-    if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None or table[time].null_count():
-        raise StoreError(f"The time {time!r} must be UTC datetimes without nulls.")
+    check_times(table, time)
     return fields
 
 
