@@ -27,9 +27,8 @@ from benchmarks.features.measure import report
 from sunloom.config import load_config
 from sunloom.config.features import FeaturesRecipe
 from sunloom.feature_store.online.reader import OnlineReader
-from sunloom.feature_store.online.tiles.index import TileLayout
-from sunloom.feature_store.online.tiles.layout import build_layout
-from sunloom.feature_store.online.tiles.policy import EventPolicy
+from sunloom.feature_store.online.registry import EventPolicy
+from sunloom.feature_store.online.tile_layout import TileLayout, build_layout
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.feature_store.streaming.consumer import StreamConsumer
 from sunloom.feature_store.streaming.event_log import EventLog

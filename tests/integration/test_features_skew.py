@@ -13,8 +13,8 @@ from same_values import differences
 
 from sunloom.config import Settings
 from sunloom.feature_store.online.reader import OnlineReader
-from sunloom.feature_store.online.tiles.layout import build_layout
-from sunloom.feature_store.online.tiles.policy import EventPolicy
+from sunloom.feature_store.online.registry import EventPolicy
+from sunloom.feature_store.online.tile_layout import build_layout
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream
 from sunloom.features.definitions.open import plan_of

@@ -12,7 +12,7 @@ import polars as pl
 from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.online.reader import OnlineReader
-from sunloom.feature_store.online.tiles.index import TileLayout
+from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.job import prepare_stream
 from sunloom.feature_store.streaming.offsets import all_progress

@@ -21,8 +21,8 @@ from same_values import differences
 from sunloom.config.features import FeaturesRecipe, KafkaSecurity, KafkaSource
 from sunloom.errors import ConflictError, DataQualityError, NotFoundError, UsageError
 from sunloom.feature_store.online.reader import OnlineReader
-from sunloom.feature_store.online.tiles.layout import build_layout
-from sunloom.feature_store.online.tiles.policy import EventPolicy
+from sunloom.feature_store.online.registry import EventPolicy
+from sunloom.feature_store.online.tile_layout import build_layout
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.feature_store.streaming.bootstrap import merge_history
 from sunloom.feature_store.streaming.consumer import event_policy

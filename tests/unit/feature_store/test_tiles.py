@@ -16,7 +16,7 @@ from same_values import differences
 
 from sunloom.errors import ConflictError, UsageError
 from sunloom.feature_store.online.reader import OnlineReader
-from sunloom.feature_store.online.tiles.layout import build_layout
+from sunloom.feature_store.online.tile_layout import build_layout
 from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine

@@ -14,8 +14,8 @@ from sunloom.feature_store.online.row_functions import (
     compile_resolver,
     feature_finalizer,
 )
+from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.online.tile_windows import Aggregation, build_aggregation
-from sunloom.feature_store.online.tiles.index import TileLayout
 from sunloom.features.engine.source_rows import evaluation_order
 from sunloom.features.plan.expressions import (
     Aggregate,

@@ -17,10 +17,9 @@ from sunloom.feature_store.online.read_plan import (
 )
 from sunloom.feature_store.online.row_functions import feature_finalizer
 from sunloom.feature_store.online.staleness import expiry_columns, is_expired, is_expiry_column
+from sunloom.feature_store.online.tile_heads import entity_key, tile_key, unpack_events
+from sunloom.feature_store.online.tile_layout import TileLayout, build_layout
 from sunloom.feature_store.online.tile_windows import EntityTiles, IndexReader
-from sunloom.feature_store.online.tiles.heads import entity_key, tile_key, unpack_events
-from sunloom.feature_store.online.tiles.index import TileLayout
-from sunloom.feature_store.online.tiles.layout import build_layout
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.stored_feature_set import check_names, to_integer_id
 from sunloom.features.plan.feature_sets import Plan

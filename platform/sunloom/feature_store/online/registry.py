@@ -12,9 +12,7 @@ from sunloom.core.caching import TtlCache
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.staleness import is_expiry_column
-from sunloom.feature_store.online.tiles.index import TileLayout
-from sunloom.feature_store.online.tiles.layout import build_layout
-from sunloom.feature_store.online.tiles.policy import EventPolicy
+from sunloom.feature_store.online.tile_layout import TileLayout, build_layout
 from sunloom.feature_store.stores.field_types import Field
 from sunloom.feature_store.stores.online.key_value import PLANS, STREAMS
 from sunloom.feature_store.stores.online.online_store import OnlineStore
@@ -25,6 +23,26 @@ from sunloom.features.plan.feature_sets import Plan
 # no round trip for it.
 _TRUSTED_S = 1.0
 _MAX_FEATURE_SETS = 1_000
+_DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class EventPolicy:
+    """What happens to late and early events, and to messages that cannot be used.
+
+    Attributes:
+        lateness_us: How far behind the watermark, the latest event time, an event is not late.
+        drops_late: Whether late events are dropped.
+        ahead_us: How far ahead of the clock an event time may be.
+        max_bad_share: Share of quarantined messages above which the stream stops.
+        after_us: Events up to this time are dropped: the batch source has them.
+    """
+
+    lateness_us: int = _DAY_US
+    drops_late: bool = False
+    ahead_us: int = _DAY_US
+    max_bad_share: float = 0.01
+    after_us: int | None = None
 
 
 def store_plan(store: OnlineStore, plan: Plan) -> None:

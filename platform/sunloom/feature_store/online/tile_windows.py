@@ -13,9 +13,9 @@ import polars as pl
 
 from sunloom.errors import DataError, UsageError
 from sunloom.feature_store.online.row_functions import python_value
-from sunloom.feature_store.online.tiles.heads import EntityHead
-from sunloom.feature_store.online.tiles.index import Index, Reading, visible_span
-from sunloom.feature_store.online.tiles.partials import SlotKind, slot_kind
+from sunloom.feature_store.online.tile_heads import EntityHead
+from sunloom.feature_store.online.tile_layout import Index, Reading, visible_span
+from sunloom.feature_store.online.tile_partials import SlotKind, slot_kind
 from sunloom.features.kernels.aggregates import aggregate_series
 from sunloom.features.kernels.ranges import Ranges
 from sunloom.features.plan.expressions import Aggregate, Expr

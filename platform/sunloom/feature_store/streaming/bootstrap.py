@@ -9,7 +9,7 @@ import polars as pl
 from sunloom.config.features import FeaturesRecipe
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConflictError
-from sunloom.feature_store.online.tiles.index import TileLayout
+from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.feature_store.streaming.offsets import ProgressKey

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sunloom.config.features import FeaturesRecipe, KafkaSource
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConflictError, StreamError
-from sunloom.feature_store.online.tiles.index import TileLayout
-from sunloom.feature_store.online.tiles.policy import EventPolicy
+from sunloom.feature_store.online.registry import EventPolicy
+from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.streaming.event_log import EventLog
 from sunloom.feature_store.streaming.kafka import (

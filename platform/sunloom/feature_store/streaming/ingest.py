@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from sunloom.errors import ConflictError
-from sunloom.feature_store.online.tiles.heads import (
+from sunloom.feature_store.online.tile_heads import (
     EntityHead,
     HeadMerger,
     TileAddition,
@@ -18,8 +18,8 @@ from sunloom.feature_store.online.tiles.heads import (
     tile_key,
     unpack_events,
 )
-from sunloom.feature_store.online.tiles.index import Index, TileLayout
-from sunloom.feature_store.online.tiles.partials import TIME, distinct_values, slot_kind
+from sunloom.feature_store.online.tile_layout import Index, TileLayout
+from sunloom.feature_store.online.tile_partials import TIME, distinct_values, slot_kind
 from sunloom.feature_store.stores.online.key_value import Write
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.features.engine.source_rows import SourceRows

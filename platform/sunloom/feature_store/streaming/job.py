@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import NotFoundError, UsageError
 from sunloom.feature_store.online.registry import store_stream
-from sunloom.feature_store.online.tiles.index import TileLayout
+from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.bootstrap import merge_history

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
-from sunloom.feature_store.online.tiles.index import TileLayout
+from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.streaming.ingest import GuardedWrite
 

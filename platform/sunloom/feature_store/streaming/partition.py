@@ -11,8 +11,8 @@ from typing import NamedTuple
 import polars as pl
 
 from sunloom.errors import ConflictError, DataQualityError
-from sunloom.feature_store.online.tiles.index import TileLayout
-from sunloom.feature_store.online.tiles.policy import EventPolicy
+from sunloom.feature_store.online.registry import EventPolicy
+from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.streaming.decode import MessageDecoder
 from sunloom.feature_store.streaming.event_log import MESSAGE, OFFSET, EventLog

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sunloom.errors import ConflictError, DataError
-from sunloom.feature_store.online.tiles.index import TileLayout
-from sunloom.feature_store.online.tiles.policy import EventPolicy
+from sunloom.feature_store.online.registry import EventPolicy
+from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.streaming.partition import (
     ClassStream,

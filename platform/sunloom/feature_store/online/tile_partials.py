@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.feature_store.online.tiles.index import Slot
+from sunloom.feature_store.online.tile_layout import Slot
 
 TIME = "__time__"
 _INT64_END = 1 << 63

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from sunloom.feature_store.online.tiles.index import Index
-from sunloom.feature_store.online.tiles.partials import slot_kind
+from sunloom.feature_store.online.tile_layout import Index
+from sunloom.feature_store.online.tile_partials import slot_kind
 from sunloom.feature_store.stores.online.key_value import MAX_KEY_BYTES
 
 # Added to a tile's number, which may be negative, so that its bytes sort as the numbers do.
