@@ -30,10 +30,9 @@ from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.registry import EventPolicy
 from sunloom.feature_store.online.tile_layout import TileLayout, build_layout
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
-from sunloom.feature_store.streaming.consumer import StreamConsumer
-from sunloom.feature_store.streaming.event_log import EventLog
 from sunloom.feature_store.streaming.ingest import TileIngest
-from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream
+from sunloom.feature_store.streaming.kafka import StreamConsumer
+from sunloom.feature_store.streaming.partition import ClassStream, EventLog, PartitionStream
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW

@@ -15,7 +15,7 @@ from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.job import prepare_stream
-from sunloom.feature_store.streaming.offsets import all_progress
+from sunloom.feature_store.streaming.partition import all_progress
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import EPOCH

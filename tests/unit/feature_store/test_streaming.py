@@ -24,13 +24,16 @@ from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.registry import EventPolicy
 from sunloom.feature_store.online.tile_layout import build_layout
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
-from sunloom.feature_store.streaming.bootstrap import merge_history
-from sunloom.feature_store.streaming.consumer import event_policy
-from sunloom.feature_store.streaming.event_log import EventLog
-from sunloom.feature_store.streaming.job import check_streamed
-from sunloom.feature_store.streaming.kafka import client_settings
-from sunloom.feature_store.streaming.offsets import PartitionProgress, ProgressKey
-from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream, RejectedMessage
+from sunloom.feature_store.streaming.job import check_streamed, merge_history
+from sunloom.feature_store.streaming.kafka import client_settings, event_policy
+from sunloom.feature_store.streaming.partition import (
+    ClassStream,
+    EventLog,
+    PartitionProgress,
+    PartitionStream,
+    ProgressKey,
+    RejectedMessage,
+)
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW

@@ -19,7 +19,7 @@ from chalk.features.feature_wrapper import unwrap_feature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sunloom.feature_store.online.row_functions import compile_expression
+from sunloom.feature_store.online.read_plan import compile_expression
 from sunloom.features.definitions.bind_expressions import ExpressionBinder
 from sunloom.features.definitions.open import catalogue_of
 from sunloom.features.expressions.functions.table import FUNCTIONS

@@ -15,7 +15,7 @@ from sunloom.cli.options import Env, Json, Recipe, Sets, cluster, load_recipe
 from sunloom.config.features import FeaturesRecipe
 
 if TYPE_CHECKING:
-    from sunloom.feature_store.streaming.consumer import ConsumerReport
+    from sunloom.feature_store.streaming.kafka import ConsumerReport
 
 
 def stream(

@@ -1,22 +1,21 @@
-"""Plan of an online read: which features of a class are stored, looked up or computed."""
+"""Plan of an online read: which features of a class are stored, looked up or computed.
+
+The expressions of computed features are compiled to plain functions of one row.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sunloom.feature_store.online.row_functions import (
-    BatchFunction,
-    RowFunction,
-    compile_expression,
-    compile_resolver,
-    feature_finalizer,
-)
 from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.online.tile_windows import Aggregation, build_aggregation
 from sunloom.features.engine.source_rows import evaluation_order
+from sunloom.features.expressions.functions.table import evaluate_call
+from sunloom.features.expressions.literals import constant_value
+from sunloom.features.expressions.validations import is_within
 from sunloom.features.plan.expressions import (
     Aggregate,
     Call,
@@ -29,6 +28,11 @@ from sunloom.features.plan.expressions import (
     walk,
 )
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, JoinPlan
+
+Parts = Sequence[Any]
+"""A row's values of aggregates and lookups."""
+RowFunction = Callable[[dict[str, Any], datetime, Parts], Any]
+BatchFunction = Callable[[Sequence[dict[str, Any]], datetime, Sequence[Parts]], list[Any]]
 
 
 @dataclass(frozen=True)
@@ -228,3 +232,85 @@ def _build_part(
         # Without recorded features: only the set's own class has stored records.
         read_plan=build_read_plan(layout, join.target, (node.feature,)),
     )
+
+
+def compile_expression(node: Expr, places: Mapping[Aggregate | Lookup, int]) -> RowFunction:
+    """The expression as a function of a row, the as-of time, and the row's parts.
+
+    Args:
+        node: The expression.
+        places: Position of each aggregate's and lookup's value among the parts.
+    """
+    # Closures, so that the tree is walked once per plan instead of once per row.
+    if isinstance(node, Column):
+        name = node.name
+        return lambda row, _now, _parts: row[name]
+    if isinstance(node, Now):
+        return lambda _row, now, _parts: now
+    if isinstance(node, Const):
+        value = constant_value(node)
+        return lambda _row, _now, _parts: value
+    if isinstance(node, Call):
+        return _compile_call(node, [compile_expression(arg, places) for arg in node.args])
+    # The result of a resolver is always a whole feature: see ``compile_resolver``.
+    assert isinstance(node, Aggregate | Lookup)
+    place = places[node]
+    return lambda _row, _now, parts: parts[place]
+
+
+def compile_resolver(node: Resolved, places: Mapping[Aggregate | Lookup, int]) -> BatchFunction:
+    """A resolver's output as a function of all rows of a read.
+
+    One call gives all outputs of the resolver; they are kept in the row under a name that no
+    feature can have.
+    """
+    # Imports chalkpy and the user's code, which only plans with resolvers need.
+    from sunloom.features.resolvers.resolve import resolve_rows
+
+    resolver, output, result_key = node.resolver, node.output, f"@{node.resolver.fqn}"
+    args = [compile_expression(given.value, places) for given in resolver.args]
+
+    def evaluate(
+        rows: Sequence[dict[str, Any]], now: datetime, parts: Sequence[Parts]
+    ) -> list[Any]:
+        # The rows of a batch are filled together: the first one shows whether all are.
+        if rows and result_key not in rows[0]:
+            values = [
+                [arg(row, now, row_parts) for arg in args]
+                for row, row_parts in zip(rows, parts, strict=True)
+            ]
+            for row, result in zip(rows, resolve_rows(resolver, values, now), strict=True):
+                row[result_key] = result
+        return [row[result_key][output] for row in rows]
+
+    return evaluate
+
+
+def _compile_call(node: Call, args: Sequence[RowFunction]) -> RowFunction:
+    # Most calls have one or two arguments; spelled out they save a list per row.
+    if len(args) == 1:
+        only = args[0]
+        return lambda row, now, parts: evaluate_call(node, (only(row, now, parts),))
+    if len(args) == 2:
+        a, b = args
+        return lambda row, now, parts: evaluate_call(node, (a(row, now, parts), b(row, now, parts)))
+    return lambda row, now, parts: evaluate_call(node, [arg(row, now, parts) for arg in args])
+
+
+def feature_finalizer(feature: FeaturePlan) -> Callable[[Any], Any]:
+    """Gives a value the feature's type, its default where it is missing, and its strict limits."""
+    default = None if feature.default is None else constant_value(feature.default)
+    strict = [check for check in feature.validations if check.strict]
+    is_float = feature.dtype == "float64"
+
+    def finalize(value: Any) -> Any:
+        # In the engine's order: the default, then the limits, which may replace it by null.
+        if value is None:
+            value = default
+        elif is_float and not isinstance(value, float):
+            value = float(value)
+        if strict and value is not None and not all(is_within(value, check) for check in strict):
+            return None
+        return value
+
+    return finalize

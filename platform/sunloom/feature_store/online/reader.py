@@ -14,8 +14,8 @@ from sunloom.feature_store.online.read_plan import (
     LookupPart,
     ReadPlan,
     build_read_plan,
+    feature_finalizer,
 )
-from sunloom.feature_store.online.row_functions import feature_finalizer
 from sunloom.feature_store.online.staleness import expiry_columns, is_expired, is_expiry_column
 from sunloom.feature_store.online.tile_heads import entity_key, tile_key, unpack_events
 from sunloom.feature_store.online.tile_layout import TileLayout, build_layout

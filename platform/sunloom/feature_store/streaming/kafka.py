@@ -1,19 +1,283 @@
-"""Kafka clients: their settings, checks of brokers and topics, and the quarantine of messages."""
+"""Kafka: the consumer that stores what its partitions bring, settings of clients, quarantine."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from sunloom.config.features import KafkaSource
+from sunloom.config.features import FeaturesRecipe, KafkaSource
 from sunloom.core.telemetry import get_logger
-from sunloom.errors import DependencyError, NotFoundError, StreamError
-from sunloom.feature_store.streaming.partition import Quarantine, RejectedMessage
+from sunloom.errors import ConflictError, DependencyError, NotFoundError, StreamError
+from sunloom.feature_store.online.registry import EventPolicy
+from sunloom.feature_store.online.tile_layout import TileLayout
+from sunloom.feature_store.stores.online.online_store import OnlineStore
+from sunloom.feature_store.streaming.partition import (
+    ClassStream,
+    EventLog,
+    PartitionStream,
+    Quarantine,
+    RejectedMessage,
+)
+from sunloom.features.plan.polars_dtypes import epoch_us
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer
+    from confluent_kafka import Consumer, TopicPartition
+
+_log = get_logger("features.streaming")
+_REPORT_S = 1.0
+_US = 1_000_000
+_COUNTS = ("events", "late", "dropped", "quarantined")
+Partition = tuple[str, int]
+"""Topic and number."""
+Batch = tuple[list[int], list[bytes | None]]
+"""Offsets and values."""
+
+
+@dataclass(frozen=True)
+class ConsumerReport:
+    """What a consumer has done since it started.
+
+    Attributes:
+        events: Events merged.
+        late: Events later than allowed.
+        dropped: Events that were not merged.
+        quarantined: Messages that could not be used.
+        batches: Transactions.
+        lag: Messages known to the broker and not yet stored.
+        partitions: Partitions that are assigned to it.
+        seconds: How long it has run.
+    """
+
+    events: int = 0
+    late: int = 0
+    dropped: int = 0
+    quarantined: int = 0
+    batches: int = 0
+    lag: int = 0
+    partitions: int = 0
+    seconds: float = 0.0
+
+
+class StreamConsumer:
+    """One member of the group; it is the only writer of the partitions assigned to it.
+
+    Args:
+        recipe: Brokers, topics and policies.
+        store: The store of tiles and progress.
+        layout: The layout of the tiles.
+        report: Receives what was done, about once a second.
+
+    Raises:
+        StreamError: No broker answers.
+        NotFoundError: A topic does not exist.
+    """
+
+    def __init__(
+        self,
+        recipe: FeaturesRecipe,
+        store: OnlineStore,
+        layout: TileLayout,
+        report: Callable[[ConsumerReport], None] | None = None,
+    ) -> None:
+        self._source = recipe.kafka_source()
+        self._group = self._source.group or f"sunloom-{recipe.feature_set}"
+        self._streams = class_streams(recipe, store, layout)
+        self._report = report or (lambda _: None)
+        self._partitions: dict[Partition, PartitionStream] = {}
+        self._at_end: set[Partition] = set()
+        self._is_assigned = False
+        self._counts: Counter[str] = Counter()
+        self._stopping = Event()
+
+    def stop(self) -> None:
+        """Finish the current batch and leave the group; may be called from a signal handler."""
+        self._stopping.set()
+
+    def run(self, *, until_end: bool = False) -> ConsumerReport:
+        """Consume.
+
+        Args:
+            until_end: Whether to leave once every assigned partition has been read to its end.
+        """
+        consumer = open_consumer(self._source, self._group)
+        started = reported = time.monotonic()
+        try:
+            check_topics(consumer, self._source)
+            consumer.subscribe(
+                list(self._source.topics.values()),
+                on_assign=self._on_assign,
+                on_revoke=self._on_revoke,
+                on_lost=self._on_revoke,
+            )
+            while not self._stopping.is_set() and not (until_end and self._is_done()):
+                self._consume_batch(consumer)
+                if time.monotonic() - reported >= _REPORT_S:
+                    reported = time.monotonic()
+                    self._report(self._build_report(consumer, started))
+            return self._build_report(consumer, started)
+        finally:
+            # Leaves the group at once, so that others need not wait for the session to time out.
+            consumer.close()
+
+    def _is_done(self) -> bool:
+        return self._is_assigned and self._at_end >= set(self._partitions)
+
+    def _consume_batch(self, consumer: Consumer) -> None:
+        timeout_s = self._source.batch_timeout_ms / 1_000
+        # One call for a batch; ``poll`` would be one call per message.
+        messages = consumer.consume(self._source.batch_size, timeout_s)
+        for partition, batch in self._group_messages(messages).items():
+            stream = self._partitions.get(partition)
+            # A rebalance within the call may have taken the partition away.
+            if stream is not None:
+                self._process(consumer, partition, stream, batch)
+
+    def _group_messages(self, messages: list[Any]) -> Mapping[Partition, Batch]:
+        from confluent_kafka import KafkaError
+
+        batches: defaultdict[Partition, Batch] = defaultdict(lambda: ([], []))
+        for message in messages:
+            error = message.error()
+            if error is None:
+                offsets, values = batches[message.topic(), message.partition()]
+                offsets.append(message.offset())
+                values.append(message.value())
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._at_end.add((message.topic(), message.partition()))
+            elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+                raise StreamError(
+                    f"{message.topic()}/{message.partition()}: the broker no longer has the "
+                    f"stored offset ({error.str()}).",
+                    "Messages are lost to this stream: write history from the batch source, and "
+                    "stream under another group of features or from `start`.",
+                )
+            # Others are informational: librdkafka tries to recover from them by itself.
+            elif error.fatal():
+                raise StreamError(f"The stream cannot go on: {error.str()}")
+        return batches
+
+    def _process(
+        self,
+        consumer: Consumer,
+        partition: Partition,
+        stream: PartitionStream,
+        batch: Batch,
+    ) -> None:
+        before = stream.progress
+        try:
+            stream.process(*batch)
+        except ConflictError as conflict:
+            # A consumer that the group believed lost has come back: go on from what it stored.
+            _log.warning("%s: %s", stream.source, conflict.message)
+            self._seek(consumer, partition, stream)
+            return
+        finally:
+            # Also after an error: too many bad messages raise it after their batch was stored.
+            after = stream.progress
+            for name in _COUNTS:
+                self._counts[name] += getattr(after, name) - getattr(before, name)
+        self._counts["batches"] += 1
+        self._commit(consumer, partition, stream)
+
+    def _commit(self, consumer: Consumer, partition: Partition, stream: PartitionStream) -> None:
+        """Commit to the broker, for tools that show the group's lag; nothing here reads it."""
+        from confluent_kafka import KafkaException, TopicPartition
+
+        try:
+            offset = TopicPartition(*partition, stream.progress.next_offset or 0)
+            consumer.commit(offsets=[offset], asynchronous=True)
+        except KafkaException as error:
+            _log.debug("the broker did not take the commit: %s", error)
+
+    def _seek(self, consumer: Consumer, partition: Partition, stream: PartitionStream) -> None:
+        from confluent_kafka import TopicPartition
+
+        consumer.seek(TopicPartition(*partition, self._start_offset(stream)))
+        self._at_end.discard(partition)
+
+    def _start_offset(self, stream: PartitionStream) -> int:
+        from confluent_kafka import OFFSET_BEGINNING, OFFSET_END
+
+        stored = stream.resume()
+        if stored is not None:
+            return stored
+        return int(OFFSET_BEGINNING if self._source.start == "earliest" else OFFSET_END)
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # The default assignors are eager: each assignment is the complete one.
+        self._partitions.clear()
+        self._at_end.clear()
+        for partition in partitions:
+            topic, number = partition.topic, partition.partition
+            stream = PartitionStream(self._streams[topic], f"{topic}/{number}")
+            self._partitions[topic, number] = stream
+            # The store, not the broker, knows what has been merged.
+            partition.offset = self._start_offset(stream)
+        consumer.assign(partitions)
+        self._is_assigned = True
+        _log.info("assigned %d partitions of group %s", len(partitions), self._group)
+
+    def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # Every batch is stored before the next is read: there is nothing to flush.
+        for partition in partitions:
+            self._partitions.pop((partition.topic, partition.partition), None)
+        self._is_assigned = False
+
+    def _build_report(self, consumer: Consumer, started: float) -> ConsumerReport:
+        lag = sum(
+            _lag(consumer, topic, number, stream.progress.next_offset)
+            for (topic, number), stream in self._partitions.items()
+        )
+        return ConsumerReport(
+            **self._counts,
+            lag=lag,
+            partitions=len(self._partitions),
+            seconds=round(time.monotonic() - started, 3),
+        )
+
+
+def _lag(consumer: Consumer, topic: str, partition: int, next_offset: int | None) -> int:
+    from confluent_kafka import TopicPartition
+
+    # Cached ones arrive with the messages: no request to the broker per report.
+    low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
+    return max(0, high - (low if next_offset is None else next_offset))
+
+
+def class_streams(
+    recipe: FeaturesRecipe, store: OnlineStore, layout: TileLayout
+) -> dict[str, ClassStream]:
+    """Topic to its class's stream."""
+    source = recipe.kafka_source()
+    folder = recipe.features_folder()
+    quarantine = (
+        quarantine_into_topic(source, source.quarantine_topic)
+        if source.quarantine_topic
+        else quarantine_into_file(folder / "stream-quarantine.jsonl")
+    )
+    log = EventLog(folder / "log") if source.keep_log else None
+    policy = event_policy(source)
+    return {
+        topic: ClassStream(store, layout, namespace, policy=policy, quarantine=quarantine, log=log)
+        for namespace, topic in source.topics.items()
+    }
+
+
+def event_policy(source: KafkaSource) -> EventPolicy:
+    """The configured policy."""
+    return EventPolicy(
+        lateness_us=round(source.lateness.total_seconds() * _US),
+        drops_late=source.late_policy == "drop",
+        ahead_us=round(source.ahead.total_seconds() * _US),
+        max_bad_share=source.max_bad_share,
+        after_us=None if source.history is None else epoch_us(source.history),
+    )
 
 
 def client_settings(source: KafkaSource) -> dict[str, Any]:

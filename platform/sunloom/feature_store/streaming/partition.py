@@ -1,28 +1,122 @@
-"""Stream of one partition: its messages into the store, each exactly once."""
+"""Stream of one partition: its messages into the store, each exactly once.
+
+Its progress is stored in the transactions that change the tiles. Pushed events have no topic and
+go the same way.
+"""
 
 from __future__ import annotations
 
+import json
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import polars as pl
 
-from sunloom.errors import ConflictError, DataQualityError
+from sunloom.core.files import atomic_path
+from sunloom.errors import ConflictError, DataError, DataQualityError
 from sunloom.feature_store.online.registry import EventPolicy
 from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.streaming.decode import MessageDecoder
-from sunloom.feature_store.streaming.event_log import MESSAGE, OFFSET, EventLog
-from sunloom.feature_store.streaming.ingest import TileIngest
-from sunloom.feature_store.streaming.offsets import PartitionProgress, ProgressKey
+from sunloom.feature_store.streaming.ingest import GuardedWrite, TileIngest
 from sunloom.features.plan.projection import source_projections
 
 # A share of fewer messages says little: one bad message among ten must not stop a stream.
 _MIN_JUDGED = 1_000
 _PLACE = "__place__"
+OFFSET, MESSAGE = "__offset", "__message"
+_MAX_REASONS = 5
+_MAX_ATTEMPTS = 50
+
+
+@dataclass(frozen=True)
+class PartitionProgress:
+    """A partition's offset and counts.
+
+    Attributes:
+        next_offset: The first message that is not in the store; None before the first batch.
+        latest_us: The watermark: latest event time so far, microseconds.
+        events: Events merged.
+        late: Events that arrived later than allowed.
+        dropped: Events that were not merged: late ones, and those that the batch source has.
+        quarantined: Messages that could not be used.
+    """
+
+    next_offset: int | None = None
+    latest_us: int | None = None
+    events: int = 0
+    late: int = 0
+    dropped: int = 0
+    quarantined: int = 0
+
+    def advance(
+        self,
+        next_offset: int,
+        latest_us: int | None,
+        *,
+        events: int,
+        late: int = 0,
+        dropped: int = 0,
+        quarantined: int = 0,
+    ) -> PartitionProgress:
+        """The progress after one more batch, of which these are the counts."""
+        return replace(
+            self,
+            next_offset=next_offset,
+            latest_us=latest_us,
+            events=self.events + events,
+            late=self.late + late,
+            dropped=self.dropped + dropped,
+            quarantined=self.quarantined + quarantined,
+        )
+
+    def encode(self) -> bytes:
+        """The progress as it is stored."""
+        return json.dumps(asdict(self)).encode()
+
+
+class StoredProgress(NamedTuple):
+    """A progress and the bytes that the store holds of it; None where it holds none."""
+
+    # The next write compares these bytes: encoded again, by a later release, they might differ.
+
+    progress: PartitionProgress
+    raw: bytes | None
+
+
+@dataclass(frozen=True)
+class ProgressKey:
+    """The key in the store of one partition's progress."""
+
+    space: str
+    key: bytes
+
+    @classmethod
+    def for_source(cls, layout: TileLayout, source: str) -> ProgressKey:
+        """The key of one source of events, such as ``topic/3``."""
+        return cls(layout.offset_space, source.encode())
+
+    def read(self, store: OnlineStore) -> StoredProgress:
+        """The stored progress."""
+        raw = store.get_many(self.space, [self.key])[0]
+        progress = PartitionProgress() if raw is None else PartitionProgress(**json.loads(raw))
+        return StoredProgress(progress, raw)
+
+    def guarded_write(self, raw: bytes, expected: bytes | None) -> GuardedWrite:
+        """The write of a new progress, valid while nobody else has written one."""
+        return GuardedWrite((self.space, self.key, raw), expected)
+
+
+def all_progress(store: OnlineStore, layout: TileLayout) -> dict[str, PartitionProgress]:
+    """Source to progress, of everything that was streamed for this layout."""
+    return {
+        key.decode(): PartitionProgress(**json.loads(raw))
+        for key, raw in store.scan(layout.offset_space)
+    }
 
 
 @dataclass(frozen=True)
@@ -44,6 +138,37 @@ class _InTimeEvents(NamedTuple):
     events: pl.DataFrame
     late: int
     latest_us: int | None
+
+
+class EventLog:
+    """One folder per class, one file per batch; a batch that is replayed overwrites its file.
+
+    Args:
+        folder: Holds the classes' folders; each can be given to ``--source NAME=PATH``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, namespace: str, source: str, first_offset: int, events: pl.DataFrame) -> None:
+        """Write one batch.
+
+        Args:
+            namespace: The class.
+            source: ``topic/partition``.
+            first_offset: Of the batch, whether or not its first message was usable.
+            events: Rows with ``OFFSET`` and ``MESSAGE``, the original message.
+        """
+        folder = self.folder / namespace
+        # A batch starts at the stored offset: a file of that name is what an attempt left that
+        # crashed before its transaction.
+        file = folder / f"{source.replace('/', '-')}-{first_offset:020d}.parquet"
+        if not events.height:
+            file.unlink(missing_ok=True)
+            return
+        with atomic_path(file) as partial:
+            # The stream waits for it: speed counts for more than size.
+            events.write_parquet(partial, compression="lz4")
 
 
 class ClassStream:
@@ -229,3 +354,39 @@ def _message_decoder(layout: TileLayout, namespace: str) -> MessageDecoder:
     # With several keys an event without one of them is still found by the others.
     required = [name for name in names if name in times or keys == {name}]
     return MessageDecoder(item, names, required)
+
+
+def ingest_events(
+    store: OnlineStore,
+    layout: TileLayout,
+    policy: EventPolicy,
+    namespace: str,
+    rows: Sequence[Mapping[str, Any]],
+) -> int:
+    """Merge rows of a streamed class into its tiles, all or none; how many were merged.
+
+    They are not written to the stream's log: whoever sends events keeps them.
+
+    Raises:
+        DataError: A row cannot be used; none was merged.
+    """
+    stream = ClassStream(store, layout, namespace, policy=policy, quarantine=_refuse)
+    # Through the decoder of messages: the same types, and the same reasons for refusals.
+    values = [json.dumps(row, default=str).encode() for row in rows]
+    for _ in range(_MAX_ATTEMPTS):
+        # The name is part of the stored progress.
+        partition = PartitionStream(stream, f"direct/{namespace}")
+        before = partition.progress
+        first = before.next_offset or 0
+        try:
+            after = partition.process(range(first, first + len(values)), values)
+        except ConflictError:
+            # Another replica of the app was first: take the offset behind its rows.
+            continue
+        return after.events - before.events
+    raise ConflictError(f"Too many writers at once of events of {namespace!r}.", "Send them again.")
+
+
+def _refuse(rejected: Sequence[RejectedMessage]) -> None:
+    reasons = "; ".join(dict.fromkeys(message.reason for message in rejected[:_MAX_REASONS]))
+    raise DataError(f"{len(rejected)} rows are no events: {reasons}.", "None was merged.", "rows")

@@ -39,7 +39,7 @@ def ingest(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
     streamed = _streamed_sets(store, body, source)
     if not streamed:
         return ingest_rows(store, body)
-    from sunloom.feature_store.streaming.push import ingest_events
+    from sunloom.feature_store.streaming.partition import ingest_events
 
     rows = parse_rows(body)
     written = 0
