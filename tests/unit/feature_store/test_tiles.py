@@ -184,9 +184,9 @@ def test_a_second_writer_of_a_place_is_found_out() -> None:
     store = MemoryStore()
     ingest = TileIngest(store, layout, 0)
     first = (("offset", b"t/0", b"1"), None)
-    ingest.apply("st_trip", _table((1, START, 1.0)), None, [first])
+    ingest.apply("st_trip", _table((1, START, 1.0)), None, first)
     with pytest.raises(ConflictError, match="advanced t/0"):
-        ingest.apply("st_trip", _table((1, START, 1.0)), None, [first])
+        ingest.apply("st_trip", _table((1, START, 1.0)), None, first)
     assert OnlineReader(store, plan, layout).read([1], START)[0]["trips_ever"] == 1
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -85,26 +85,6 @@ class EntityHead:
         return _encoder.encode((self.floor_us, self.life, *columns))
 
 
-class TileAddition(NamedTuple):
-    """Events of one batch that belong to one tile.
-
-    A NamedTuple: a large batch makes hundreds of thousands of them.
-
-    Attributes:
-        tile: The tile's number.
-        start_us: Time of the first event.
-        end_us: Time of the last event.
-        events: Number of events.
-        partials: Their partial result for each slot.
-    """
-
-    tile: int
-    start_us: int
-    end_us: int
-    events: int
-    partials: Sequence[Any]
-
-
 class HeadMerger:
     """Merges batches into the heads of one index.
 
@@ -116,27 +96,47 @@ class HeadMerger:
         self.index = index
         self._merges = [slot_kind(slot).merge for slot in index.slots]
 
-    def add(self, head: EntityHead, addition: TileAddition) -> bool:
-        """Merge new events into their tile; False where they need not be kept themselves."""
-        number, start, end, count, partials = addition
-        if (number + 1) * self.index.tile_us <= head.floor_us:
+    def add(
+        self,
+        head: EntityHead,
+        *,
+        tile: int,
+        start_us: int,
+        end_us: int,
+        events: int,
+        partials: Sequence[Any],
+    ) -> bool:
+        """Merge a batch's events of one tile into it.
+
+        Args:
+            head: The entity's head.
+            tile: The tile's number.
+            start_us: Time of the first event.
+            end_us: Time of the last event.
+            events: Number of events.
+            partials: Their partial result for each slot.
+
+        Returns:
+            False where the events need not be kept themselves.
+        """
+        if (tile + 1) * self.index.tile_us <= head.floor_us:
             # The tile is gone: a late event can only be added to the totals.
-            self._merge_into_life(head, count, partials)
+            self._merge_into_life(head, events, partials)
             return False
         tiles = head.tiles
         # Events arrive in order, nearly always for the latest tile or the one after it.
-        place = len(tiles) - 1 if tiles and tiles[-1] == number else bisect_left(tiles, number)
-        if place < len(tiles) and tiles[place] == number:
-            head.starts[place] = min(head.starts[place], start)
-            head.ends[place] = max(head.ends[place], end)
-            head.counts[place] += count
+        place = len(tiles) - 1 if tiles and tiles[-1] == tile else bisect_left(tiles, tile)
+        if place < len(tiles) and tiles[place] == tile:
+            head.starts[place] = min(head.starts[place], start_us)
+            head.ends[place] = max(head.ends[place], end_us)
+            head.counts[place] += events
             for merge, column, partial in zip(self._merges, head.states, partials, strict=True):
                 column[place] = merge(column[place], partial)
             return True
-        tiles.insert(place, number)
-        head.starts.insert(place, start)
-        head.ends.insert(place, end)
-        head.counts.insert(place, count)
+        tiles.insert(place, tile)
+        head.starts.insert(place, start_us)
+        head.ends.insert(place, end_us)
+        head.counts.insert(place, events)
         for column, partial in zip(head.states, partials, strict=True):
             column.insert(place, partial)
         return True

@@ -12,7 +12,6 @@ from sunloom.errors import ConflictError
 from sunloom.feature_store.online.tile_heads import (
     EntityHead,
     HeadMerger,
-    TileAddition,
     entity_key,
     pack_events,
     tile_key,
@@ -70,7 +69,7 @@ class TileIngest:
         namespace: str,
         events: pl.DataFrame,
         latest_us: int | None,
-        guarded: Sequence[GuardedWrite] = (),
+        guard: GuardedWrite | None = None,
     ) -> None:
         """Merge a batch of one class, all or nothing.
 
@@ -79,10 +78,10 @@ class TileIngest:
             events: Its rows in their declared types, in order of arrival.
             latest_us: The watermark: the latest event time so far. Tiles too old for any window
                 and any late event are merged into their entity's lifetime totals.
-            guarded: Further writes of the same transaction.
+            guard: A further write of the same transaction.
 
         Raises:
-            ConflictError: A guarded key holds another value: another writer has taken over.
+            ConflictError: The guarded key holds another value: another writer has taken over.
         """
         rows = (
             SourceRows(self._layout.plan.class_plan(namespace), events) if events.height else None
@@ -91,28 +90,35 @@ class TileIngest:
         grouped = [] if rows is None else [_group_events(i, rows) for i in self._indexes[namespace]]
         for _ in range(_MAX_ATTEMPTS):
             transaction = _Transaction()
-            for (space, key, value), expected in guarded:
-                transaction.writes.append((space, key, value))
+            if guard is not None:
+                (space, key, _), expected = guard
+                transaction.writes.append(guard.write)
                 transaction.expected.append((space, key, expected))
             for groups in grouped:
                 self._merge(groups, latest_us, transaction)
             if self._store.apply(transaction.writes, transaction.expected):
                 return
-            # The store does not say which value differed: a guard's is final, a head is merged
+            # The store does not say which value differed: the guard's is final, a head is merged
             # again.
-            self._check_guards(guarded)
+            if guard is not None:
+                self.check_guard(guard)
         raise ConflictError(
             f"Another writer kept changing the same entities of {namespace!r}.",
             "Let one stream write a class's events.",
         )
 
-    def _check_guards(self, guarded: Sequence[GuardedWrite]) -> None:
-        for (space, key, _), expected in guarded:
-            if self._store.get_many(space, [key])[0] != expected:
-                raise ConflictError(
-                    f"Another writer has advanced {key.decode(errors='replace')}.",
-                    "It goes on from there; this one must read the stored offset again.",
-                )
+    def check_guard(self, guard: GuardedWrite) -> None:
+        """Check that the guarded key holds the expected value.
+
+        Raises:
+            ConflictError: It does not.
+        """
+        (space, key, _), expected = guard
+        if self._store.get_many(space, [key])[0] != expected:
+            raise ConflictError(
+                f"Another writer has advanced {key.decode(errors='replace')}.",
+                "It goes on from there; this one must read the stored offset again.",
+            )
 
     def _merge(self, groups: EventGroups, latest_us: int | None, transaction: _Transaction) -> None:
         head_space, tile_space = self._layout.head_space, self._layout.tile_space
@@ -120,15 +126,28 @@ class TileIngest:
         raw_heads = self._store.get_many(head_space, groups.keys)
         tile_keys = groups.tile_keys()
         blobs = self._store.get_many(tile_space, tile_keys)
-        floor = self._floor_us(groups.index, latest_us)
-        merger = self._mergers[groups.index.number]
+        index, times = groups.index, groups.columns[0]
+        # Before the floor no window can have an edge; without one all events must stay.
+        floor = None
+        if latest_us is not None and index.time is not None and not index.keeps_events:
+            floor = latest_us - self._lateness_us - index.horizon_us
+        merger = self._mergers[index.number]
         writes = transaction.writes
         # One entity at a time: thousands of decoded heads at once would keep the garbage
         # collector busy.
         for key, raw, (first, stop) in zip(groups.keys, raw_heads, groups.runs, strict=True):
-            head = EntityHead(raw, len(groups.index.slots))
+            head = EntityHead(raw, len(index.slots))
             for number in range(first, stop):
-                if merger.add(head, groups.addition(number)):
+                begin, end = groups.starts[number], groups.starts[number + 1]
+                is_kept = merger.add(
+                    head,
+                    tile=groups.tiles[number],
+                    start_us=times[begin],
+                    end_us=times[end - 1],
+                    events=end - begin,
+                    partials=groups.partials[number],
+                )
+                if is_kept:
                     events = groups.pack_tile(number, blobs[number])
                     writes.append((tile_space, tile_keys[number], events))
             if floor is not None:
@@ -136,12 +155,6 @@ class TileIngest:
                 writes += [(tile_space, tile_key(key, tile), None) for tile in expired]
             writes.append((head_space, key, head.encode()))
             transaction.expected.append((head_space, key, raw))
-
-    def _floor_us(self, index: Index, latest_us: int | None) -> int | None:
-        """The time before which no window can have an edge; None where all events must stay."""
-        if latest_us is None or index.keeps_events or index.time is None:
-            return None
-        return latest_us - self._lateness_us - index.horizon_us
 
 
 @dataclass(frozen=True)
@@ -173,18 +186,6 @@ class EventGroups:
             for key, (first, stop) in zip(self.keys, self.runs, strict=True)
             for tile in self.tiles[first:stop]
         ]
-
-    def addition(self, number: int) -> TileAddition:
-        """What one group adds to its entity's head."""
-        first, stop = self.starts[number], self.starts[number + 1]
-        times = self.columns[0]
-        return TileAddition(
-            tile=self.tiles[number],
-            start_us=times[first],
-            end_us=times[stop - 1],
-            events=stop - first,
-            partials=self.partials[number],
-        )
 
     def pack_tile(self, number: int, stored: bytes | None) -> bytes:
         """One group's events behind those that the tile holds already."""

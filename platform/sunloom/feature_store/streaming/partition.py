@@ -11,6 +11,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,10 +172,11 @@ class EventLog:
             events.write_parquet(partial, compression="lz4")
 
 
+@dataclass(frozen=True)
 class ClassStream:
     """Everything that the partitions with one class's events share.
 
-    Args:
+    Attributes:
         store: The store of tiles and progress.
         layout: The layout of the tiles.
         namespace: The class.
@@ -183,25 +185,36 @@ class ClassStream:
         log: Keeps events for batch work, if given.
     """
 
-    def __init__(
-        self,
-        store: OnlineStore,
-        layout: TileLayout,
-        namespace: str,
-        *,
-        policy: EventPolicy,
-        quarantine: Quarantine,
-        log: EventLog | None = None,
-    ) -> None:
-        self.store = store
-        self.layout = layout
-        self.namespace = namespace
-        self.policy = policy
-        self.quarantine = quarantine
-        self.log = log
-        self.ingest = TileIngest(store, layout, policy.lateness_us)
-        self.decoder = _message_decoder(layout, namespace)
-        self.time = layout.plan.class_plan(namespace).time
+    store: OnlineStore
+    layout: TileLayout
+    namespace: str
+    policy: EventPolicy
+    quarantine: Quarantine
+    log: EventLog | None = None
+
+    @cached_property
+    def time(self) -> str | None:
+        """The class's event time."""
+        return self.layout.plan.class_plan(self.namespace).time
+
+    @cached_property
+    def ingest(self) -> TileIngest:
+        """Merges events into the tiles."""
+        return TileIngest(self.store, self.layout, self.policy.lateness_us)
+
+    @cached_property
+    def decoder(self) -> MessageDecoder:
+        """Decodes what the indexes and the log read of the class's events."""
+        item = self.layout.plan.class_plan(self.namespace)
+        indexes = self.layout.indexes_of(self.namespace)
+        times = {index.time for index in indexes if index.time is not None}
+        keys = {key for index in indexes for key in index.keys}
+        needed = times | set(source_projections(self.layout.plan)[self.namespace].columns)
+        needed |= {name for index in indexes for name in index.columns}
+        names = [f.name for f in item.features if f.expression is None and f.name in needed]
+        # With several keys an event without one of them is still found by the others.
+        required = [name for name in names if name in times or keys == {name}]
+        return MessageDecoder(item, names, required)
 
 
 class PartitionStream:
@@ -245,17 +258,6 @@ class PartitionStream:
             return self.progress
         events, rejected = self._decode(offsets, values)
         in_time = self._select_in_time(events)
-        # Quarantine and log come before the transaction: after a crash in between they are written
-        # again, while the other order could lose messages.
-        if rejected:
-            stream.quarantine(rejected)
-        if stream.log is not None:
-            self._check_owner()
-            # The stored offset: a replayed batch overwrites its file even where compaction left
-            # gaps.
-            first = offsets[0] if next_offset is None else next_offset
-            rows = _log_rows(in_time.events, offsets, values)
-            stream.log.write(stream.namespace, self.source, first, rows)
         progress = self.progress.advance(
             offsets[-1] + 1,
             in_time.latest_us,
@@ -265,23 +267,28 @@ class PartitionStream:
             quarantined=len(rejected),
         )
         raw = progress.encode()
-        stream.ingest.apply(
-            stream.namespace,
-            in_time.events.drop(_PLACE),
-            progress.latest_us,
-            [self._key.guarded_write(raw, self._raw)],
-        )
+        guard = self._key.guarded_write(raw, self._raw)
+        # Quarantine and log come before the transaction: after a crash in between they are written
+        # again, while the other order could lose messages.
+        if rejected:
+            stream.quarantine(rejected)
+        if stream.log is not None:
+            # A writer that was replaced must not overwrite the log of its successor.
+            stream.ingest.check_guard(guard)
+            # The stored offset: a replayed batch overwrites its file even where compaction left
+            # gaps.
+            first = offsets[0] if next_offset is None else next_offset
+            places = in_time.events[_PLACE]
+            logged = in_time.events.drop(_PLACE).with_columns(
+                pl.Series(OFFSET, offsets, dtype=pl.Int64).gather(places),
+                pl.Series(MESSAGE, values, dtype=pl.Binary).gather(places),
+            )
+            stream.log.write(stream.namespace, self.source, first, logged)
+        kept = in_time.events.drop(_PLACE)
+        stream.ingest.apply(stream.namespace, kept, progress.latest_us, guard)
         self.progress, self._raw = progress, raw
         self._check_rejected_share(len(offsets), len(rejected))
         return progress
-
-    def _check_owner(self) -> None:
-        """A writer that was replaced must not overwrite the log of its successor."""
-        if self._key.read(self._stream.store).raw != self._raw:
-            raise ConflictError(
-                f"Another writer has advanced {self.source}.",
-                "It goes on from there; this one must read the stored offset again.",
-            )
 
     def _decode(
         self, offsets: Sequence[int], values: Sequence[bytes | None]
@@ -331,31 +338,6 @@ class PartitionStream:
             )
 
 
-def _log_rows(
-    events: pl.DataFrame, offsets: Sequence[int], values: Sequence[bytes | None]
-) -> pl.DataFrame:
-    """Events with offset and message, for the log."""
-    places = events[_PLACE]
-    return events.drop(_PLACE).with_columns(
-        pl.Series(OFFSET, offsets, dtype=pl.Int64).gather(places),
-        pl.Series(MESSAGE, values, dtype=pl.Binary).gather(places),
-    )
-
-
-def _message_decoder(layout: TileLayout, namespace: str) -> MessageDecoder:
-    """Decodes what the indexes and the log read of a class's events."""
-    item = layout.plan.class_plan(namespace)
-    indexes = layout.indexes_of(namespace)
-    times = {index.time for index in indexes if index.time is not None}
-    keys = {key for index in indexes for key in index.keys}
-    needed = times | set(source_projections(layout.plan)[namespace].columns)
-    needed |= {name for index in indexes for name in index.columns}
-    names = [f.name for f in item.features if f.expression is None and f.name in needed]
-    # With several keys an event without one of them is still found by the others.
-    required = [name for name in names if name in times or keys == {name}]
-    return MessageDecoder(item, names, required)
-
-
 def ingest_events(
     store: OnlineStore,
     layout: TileLayout,
@@ -370,7 +352,14 @@ def ingest_events(
     Raises:
         DataError: A row cannot be used; none was merged.
     """
-    stream = ClassStream(store, layout, namespace, policy=policy, quarantine=_refuse)
+
+    def refuse(rejected: Sequence[RejectedMessage]) -> None:
+        reasons = "; ".join(dict.fromkeys(message.reason for message in rejected[:_MAX_REASONS]))
+        raise DataError(
+            f"{len(rejected)} rows are no events: {reasons}.", "None was merged.", "rows"
+        )
+
+    stream = ClassStream(store, layout, namespace, policy=policy, quarantine=refuse)
     # Through the decoder of messages: the same types, and the same reasons for refusals.
     values = [json.dumps(row, default=str).encode() for row in rows]
     for _ in range(_MAX_ATTEMPTS):
@@ -385,8 +374,3 @@ def ingest_events(
             continue
         return after.events - before.events
     raise ConflictError(f"Too many writers at once of events of {namespace!r}.", "Send them again.")
-
-
-def _refuse(rejected: Sequence[RejectedMessage]) -> None:
-    reasons = "; ".join(dict.fromkeys(message.reason for message in rejected[:_MAX_REASONS]))
-    raise DataError(f"{len(rejected)} rows are no events: {reasons}.", "None was merged.", "rows")
