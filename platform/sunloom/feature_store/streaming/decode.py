@@ -52,7 +52,9 @@ class MessageDecoder:
         self._shape = msgspec.defstruct(
             "Event",
             [
-                (f"f{place}", _json_type(item.feature(name).dtype), None)
+                # Datetimes, durations, lists and structs arrive as text and are converted with
+                # the table.
+                (f"f{place}", _JSON_TYPES.get(str(item.feature(name).dtype), str) | None, None)
                 for place, name in enumerate(names)
             ],
             rename={f"f{place}": name for place, name in enumerate(names)},
@@ -134,11 +136,6 @@ class MessageDecoder:
                 rejected.append((row[_PLACE], f"{name} is missing"))
             rows = rows.filter(~is_missing) if incomplete.height else rows
         return DecodedMessages(rows.drop(_PLACE), rows[_PLACE], sorted(rejected))
-
-
-def _json_type(dtype: DType) -> Any:
-    # Datetimes, durations, lists and structs arrive as text and are converted with the table.
-    return _JSON_TYPES.get(str(dtype), str) | None
 
 
 def _frame_dtype(dtype: DType) -> pl.DataType:

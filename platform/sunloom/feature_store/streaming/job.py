@@ -17,7 +17,13 @@ from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.ingest import TileIngest
-from sunloom.feature_store.streaming.kafka import ConsumerReport, StreamConsumer, event_policy
+from sunloom.feature_store.streaming.kafka import (
+    COUNTS,
+    ConsumerReport,
+    Listener,
+    StreamConsumer,
+    event_policy,
+)
 from sunloom.feature_store.streaming.partition import ProgressKey, all_progress
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.plan.feature_sets import Plan
@@ -28,7 +34,6 @@ from sunloom.features.sources.scan import SourceScan, SourceSplit
 _log = get_logger("features.streaming")
 _POLL_S = 1.0
 _STOP_TIMEOUT_S = 10
-Listener = Callable[[ConsumerReport], None]
 
 
 @dataclass(frozen=True)
@@ -149,10 +154,10 @@ def _merge_splits(
         progress = stored.progress.advance(
             number + 1, None, events=events.height, quarantined=rows.damaged.height
         )
-        write = key.guarded_write(progress.encode(), stored.raw)
+        guard = key.guarded_write(progress.encode(), stored.raw)
         try:
             # Without a watermark: later splits may hold older events, so every tile stays open.
-            ingest.apply(namespace, events, None, [write])
+            ingest.apply(namespace, events, None, guard)
         except ConflictError:
             # Another consumer of the group has merged this split.
             continue
@@ -169,18 +174,14 @@ class StreamWorker:
 
     def __init__(self, recipe: FeaturesRecipe) -> None:
         self._store = open_online_store(recipe)
-        self._latest = ConsumerReport()
-        self._listener: Listener | None = None
         self.layout = prepare_stream(recipe, self._store)
         # History first: into tiles that a stream has closed, older events go as totals only.
         merge_history(recipe, self._store, self.layout)
-        self._consumer = StreamConsumer(recipe, self._store, self.layout, self._keep_report)
+        self._consumer = StreamConsumer(recipe, self._store, self.layout)
 
     def run(self, *, until_end: bool = False, listener: Listener | None = None) -> ConsumerReport:
         """Consume until the end, or until ``stop``."""
-        self._listener = listener
-        self._latest = self._consumer.run(until_end=until_end)
-        return self._latest
+        return self._consumer.run(until_end=until_end, listener=listener)
 
     def stop(self) -> None:
         """Finish the current batch and leave."""
@@ -188,29 +189,15 @@ class StreamWorker:
 
     def report(self) -> ConsumerReport:
         """What was done so far."""
-        return self._latest
+        return self._consumer.latest
 
     def totals(self) -> StreamTotals:
         """Counts over all runs and consumers, as the store has them."""
-        return stored_totals(self._store, self.layout)
-
-    def _keep_report(self, report: ConsumerReport) -> None:
-        self._latest = report
-        if self._listener is not None:
-            self._listener(report)
-
-
-def stored_totals(store: OnlineStore, layout: TileLayout) -> StreamTotals:
-    """Counts over all runs and consumers, and each partition's next offset."""
-    progress = all_progress(store, layout)
-    partitions = progress.values()
-    return StreamTotals(
-        events=sum(partition.events for partition in partitions),
-        late=sum(partition.late for partition in partitions),
-        dropped=sum(partition.dropped for partition in partitions),
-        quarantined=sum(partition.quarantined for partition in partitions),
-        offsets={source: partition.next_offset for source, partition in progress.items()},
-    )
+        progress = all_progress(self._store, self.layout)
+        return StreamTotals(
+            **_sums(progress.values(), COUNTS),
+            offsets={source: partition.next_offset for source, partition in progress.items()},
+        )
 
 
 def stream(
@@ -277,6 +264,10 @@ def _stream_result(report: ConsumerReport, total: StreamTotals) -> StreamResult:
 
 def merge_reports(reports: Sequence[ConsumerReport]) -> ConsumerReport:
     """The report of a group: sums of the counts, and the longest time."""
-    names = ("events", "late", "dropped", "quarantined", "batches", "lag", "partitions")
-    counts = {name: sum(getattr(report, name) for report in reports) for name in names}
+    counts = _sums(reports, (*COUNTS, "batches", "lag", "partitions"))
     return ConsumerReport(**counts, seconds=max(report.seconds for report in reports))
+
+
+def _sums(records: Iterable[object], names: Sequence[str]) -> dict[str, int]:
+    records = tuple(records)
+    return {name: sum(getattr(record, name) for record in records) for name in names}

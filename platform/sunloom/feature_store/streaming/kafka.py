@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 _log = get_logger("features.streaming")
 _REPORT_S = 1.0
 _US = 1_000_000
-_COUNTS = ("events", "late", "dropped", "quarantined")
+COUNTS = ("events", "late", "dropped", "quarantined")
+"""What is counted in a report, and in the stored progress too."""
 Partition = tuple[str, int]
 """Topic and number."""
 Batch = tuple[list[int], list[bytes | None]]
@@ -64,6 +65,9 @@ class ConsumerReport:
     seconds: float = 0.0
 
 
+Listener = Callable[[ConsumerReport], None]
+
+
 class StreamConsumer:
     """One member of the group; it is the only writer of the partitions assigned to it.
 
@@ -71,24 +75,20 @@ class StreamConsumer:
         recipe: Brokers, topics and policies.
         store: The store of tiles and progress.
         layout: The layout of the tiles.
-        report: Receives what was done, about once a second.
+
+    Attributes:
+        latest: The latest report.
 
     Raises:
         StreamError: No broker answers.
         NotFoundError: A topic does not exist.
     """
 
-    def __init__(
-        self,
-        recipe: FeaturesRecipe,
-        store: OnlineStore,
-        layout: TileLayout,
-        report: Callable[[ConsumerReport], None] | None = None,
-    ) -> None:
+    def __init__(self, recipe: FeaturesRecipe, store: OnlineStore, layout: TileLayout) -> None:
         self._source = recipe.kafka_source()
         self._group = self._source.group or f"sunloom-{recipe.feature_set}"
         self._streams = class_streams(recipe, store, layout)
-        self._report = report or (lambda _: None)
+        self.latest = ConsumerReport()
         self._partitions: dict[Partition, PartitionStream] = {}
         self._at_end: set[Partition] = set()
         self._is_assigned = False
@@ -99,11 +99,12 @@ class StreamConsumer:
         """Finish the current batch and leave the group; may be called from a signal handler."""
         self._stopping.set()
 
-    def run(self, *, until_end: bool = False) -> ConsumerReport:
+    def run(self, *, until_end: bool = False, listener: Listener | None = None) -> ConsumerReport:
         """Consume.
 
         Args:
             until_end: Whether to leave once every assigned partition has been read to its end.
+            listener: Receives what was done, about once a second.
         """
         consumer = open_consumer(self._source, self._group)
         started = reported = time.monotonic()
@@ -115,18 +116,20 @@ class StreamConsumer:
                 on_revoke=self._on_revoke,
                 on_lost=self._on_revoke,
             )
-            while not self._stopping.is_set() and not (until_end and self._is_done()):
+            while not self._stopping.is_set():
+                if until_end and self._is_assigned and self._at_end >= set(self._partitions):
+                    break
                 self._consume_batch(consumer)
                 if time.monotonic() - reported >= _REPORT_S:
                     reported = time.monotonic()
-                    self._report(self._build_report(consumer, started))
-            return self._build_report(consumer, started)
+                    self.latest = self._build_report(consumer, started)
+                    if listener is not None:
+                        listener(self.latest)
+            self.latest = self._build_report(consumer, started)
+            return self.latest
         finally:
             # Leaves the group at once, so that others need not wait for the session to time out.
             consumer.close()
-
-    def _is_done(self) -> bool:
-        return self._is_assigned and self._at_end >= set(self._partitions)
 
     def _consume_batch(self, consumer: Consumer) -> None:
         timeout_s = self._source.batch_timeout_ms / 1_000
@@ -163,43 +166,31 @@ class StreamConsumer:
         return batches
 
     def _process(
-        self,
-        consumer: Consumer,
-        partition: Partition,
-        stream: PartitionStream,
-        batch: Batch,
+        self, consumer: Consumer, partition: Partition, stream: PartitionStream, batch: Batch
     ) -> None:
+        from confluent_kafka import KafkaException, TopicPartition
+
         before = stream.progress
         try:
             stream.process(*batch)
         except ConflictError as conflict:
             # A consumer that the group believed lost has come back: go on from what it stored.
             _log.warning("%s: %s", stream.source, conflict.message)
-            self._seek(consumer, partition, stream)
+            consumer.seek(TopicPartition(*partition, self._start_offset(stream)))
+            self._at_end.discard(partition)
             return
         finally:
             # Also after an error: too many bad messages raise it after their batch was stored.
             after = stream.progress
-            for name in _COUNTS:
+            for name in COUNTS:
                 self._counts[name] += getattr(after, name) - getattr(before, name)
         self._counts["batches"] += 1
-        self._commit(consumer, partition, stream)
-
-    def _commit(self, consumer: Consumer, partition: Partition, stream: PartitionStream) -> None:
-        """Commit to the broker, for tools that show the group's lag; nothing here reads it."""
-        from confluent_kafka import KafkaException, TopicPartition
-
+        # Committed to the broker for tools that show the group's lag; nothing here reads it.
         try:
             offset = TopicPartition(*partition, stream.progress.next_offset or 0)
             consumer.commit(offsets=[offset], asynchronous=True)
         except KafkaException as error:
             _log.debug("the broker did not take the commit: %s", error)
-
-    def _seek(self, consumer: Consumer, partition: Partition, stream: PartitionStream) -> None:
-        from confluent_kafka import TopicPartition
-
-        consumer.seek(TopicPartition(*partition, self._start_offset(stream)))
-        self._at_end.discard(partition)
 
     def _start_offset(self, stream: PartitionStream) -> int:
         from confluent_kafka import OFFSET_BEGINNING, OFFSET_END
@@ -230,24 +221,20 @@ class StreamConsumer:
         self._is_assigned = False
 
     def _build_report(self, consumer: Consumer, started: float) -> ConsumerReport:
-        lag = sum(
-            _lag(consumer, topic, number, stream.progress.next_offset)
-            for (topic, number), stream in self._partitions.items()
-        )
+        from confluent_kafka import TopicPartition
+
+        lag = 0
+        for partition, stream in self._partitions.items():
+            # Cached ones arrive with the messages: no request to the broker per report.
+            place, offset = TopicPartition(*partition), stream.progress.next_offset
+            low, high = consumer.get_watermark_offsets(place, cached=True)
+            lag += max(0, high - (low if offset is None else offset))
         return ConsumerReport(
             **self._counts,
             lag=lag,
             partitions=len(self._partitions),
             seconds=round(time.monotonic() - started, 3),
         )
-
-
-def _lag(consumer: Consumer, topic: str, partition: int, next_offset: int | None) -> int:
-    from confluent_kafka import TopicPartition
-
-    # Cached ones arrive with the messages: no request to the broker per report.
-    low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
-    return max(0, high - (low if next_offset is None else next_offset))
 
 
 def class_streams(
@@ -391,17 +378,14 @@ def quarantine_into_file(file: Path) -> Quarantine:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as lines:
             for message in messages:
-                content = (
-                    None
-                    if message.value is None
-                    else message.value.decode(errors="backslashreplace")
-                )
+                value = message.value
                 entry = {
                     "source": message.source,
                     "position": message.offset,
                     "reason": message.reason,
+                    "content": None if value is None else value.decode(errors="backslashreplace"),
                 }
-                lines.write(json.dumps(entry | {"content": content}) + "\n")
+                lines.write(json.dumps(entry) + "\n")
 
     return quarantine
 
