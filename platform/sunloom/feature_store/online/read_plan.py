@@ -172,7 +172,11 @@ class _ComputableFeatures:
             # Without a reading the joined class is not streamed.
             if isinstance(node, Aggregate):
                 return node in self._layout.readings
-            return self._has_lookup(join, node)
+            # Joined classes have no stored records: their rows are streamed, or they are computed.
+            target = self._layout.plan.class_plan(join.target)
+            if join.target_keys != (target.key,) and join.target not in self._layout.streamed:
+                return False
+            return _ComputableFeatures(self._layout, target, ())._has_column(node.feature)
         return isinstance(node, Const | Now)
 
     def _has_column(self, name: str) -> bool:
@@ -183,14 +187,6 @@ class _ComputableFeatures:
             return self._item.namespace in self._layout.streamed
         return self._has_node(feature.expression)
 
-    def _has_lookup(self, join: JoinPlan, node: Lookup) -> bool:
-        """Joined classes have no stored records: their rows are streamed, or they are computed."""
-        target = self._layout.plan.class_plan(join.target)
-        is_by_key = join.target_keys == (target.key,)
-        if not is_by_key and join.target not in self._layout.streamed:
-            return False
-        return _ComputableFeatures(self._layout, target, ())._has_column(node.feature)
-
 
 def _build_step(layout: TileLayout, item: ClassPlan, feature: FeaturePlan) -> FeatureStep:
     expression = feature.expression
@@ -198,18 +194,17 @@ def _build_step(layout: TileLayout, item: ClassPlan, feature: FeaturePlan) -> Fe
     nodes = [node for node in walk(expression) if isinstance(node, Aggregate | Lookup)]
     # Equal nodes share a part: each is read once per row.
     places = {node: place for place, node in enumerate(dict.fromkeys(nodes))}
-    is_resolved = isinstance(expression, Resolved)
-    # The commonest feature of a stream: one aggregate as it is, without a call per row.
-    is_only_part = nodes == [expression]
+    row_function = batch_function = None
+    if isinstance(expression, Resolved):
+        batch_function = compile_resolver(expression, places)
+    # Else the commonest feature of a stream: one aggregate as it is, without a call per row.
+    elif nodes != [expression]:
+        row_function = compile_expression(expression, places)
     return FeatureStep(
         name=feature.name,
         parts=tuple(_build_part(layout, item, node) for node in places),
-        row_function=(
-            None if is_resolved or is_only_part else compile_expression(expression, places)
-        ),
-        batch_function=(
-            compile_resolver(expression, places) if isinstance(expression, Resolved) else None
-        ),
+        row_function=row_function,
+        batch_function=batch_function,
         finalize=feature_finalizer(feature),
     )
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from sunloom.errors import UsageError
 from sunloom.feature_store.online.read_plan import (
-    AggregatePart,
     FeatureStep,
     LookupPart,
     ReadPlan,
@@ -94,13 +93,23 @@ class OnlineReader:
         # No value depends on the time, so the stored record needs no plan.
         if now is None and not self.layout.streamed and not self._expiry:
             return self._store.read(self.plan.feature_set, ids, features)
-        as_of = _to_utc(now)
+        if now is not None and now.tzinfo is None:
+            text = f"The time {now.isoformat()} has no time zone."
+            raise UsageError(text, "Write it in UTC.", "now")
+        as_of = datetime.now(UTC) if now is None else now.astimezone(UTC)
         names = self.plan.outputs if features is None else tuple(features)
         if features is not None:
             check_names(features, self.plan.feature_set, self.plan.outputs)
-        read_plan = self._read_plan(names)
-        key = self._key
-        rows: list[Row] = [{key: value} for value in self._entity_keys(ids)]
+        read_plan = self._read_plans.get(names)
+        if read_plan is None:
+            read_plan = self._read_plans[names] = build_read_plan(
+                self.layout, self.plan.namespace, names, self._recorded
+            )
+        key, feature_set = self._key, self.plan.feature_set
+        if self._has_text_keys:
+            rows: list[Row] = [{key: str(entity)} for entity in ids]
+        else:
+            rows = [{key: to_integer_id(entity, feature_set, key)} for entity in ids]
         has_record = self._fill_records(read_plan, rows, ids, as_of)
         run = _ReadRun(self._tiles, as_of)
         run.evaluate(read_plan, rows)
@@ -110,18 +119,6 @@ class OnlineReader:
             {name: row[name] for name in names} if known else None
             for row, known in zip(rows, is_known, strict=True)
         ]
-
-    def _read_plan(self, names: tuple[str, ...]) -> ReadPlan:
-        if names not in self._read_plans:
-            self._read_plans[names] = build_read_plan(
-                self.layout, self.plan.namespace, names, self._recorded
-            )
-        return self._read_plans[names]
-
-    def _entity_keys(self, ids: Sequence[Any]) -> list[Any]:
-        if self._has_text_keys:
-            return [str(entity) for entity in ids]
-        return [to_integer_id(entity, self.plan.feature_set, self._key) for entity in ids]
 
     def _fill_records(
         self, read_plan: ReadPlan, rows: list[Row], ids: Sequence[Any], as_of: datetime
@@ -250,7 +247,12 @@ class _RowBatch:
     def fill_computed_feature(self, step: FeatureStep) -> None:
         """One computed feature in every row."""
         rows, now = self._rows, self._run.now
-        columns = [self._part_values(part) for part in step.parts]
+        columns = [
+            self._look_up(part)
+            if isinstance(part, LookupPart)
+            else list(map(part.aggregate, self._entities_by(part.index, part.own_keys)))
+            for part in step.parts
+        ]
         # One loop per kind of step: this runs for every feature of every read.
         function, finalize, name = step.row_function, step.finalize, step.name
         if step.batch_function is not None:
@@ -268,12 +270,6 @@ class _RowBatch:
         else:
             for row in rows:
                 row[name] = finalize(function(row, now, ()))
-
-    def _part_values(self, part: AggregatePart | LookupPart) -> list[Any]:
-        if isinstance(part, LookupPart):
-            return self._look_up(part)
-        aggregate = part.aggregate
-        return [aggregate(entity) for entity in self._entities_by(part.index, part.own_keys)]
 
     def _look_up(self, part: LookupPart) -> list[Any]:
         if part.row_index is None:
@@ -299,11 +295,3 @@ class _RowBatch:
             keys = [tuple([row[name] for name in names]) for row in self._rows]
             self._entities[number, names] = self._run.entities(number, keys)
         return self._entities[number, names]
-
-
-def _to_utc(now: datetime | None) -> datetime:
-    if now is None:
-        return datetime.now(UTC)
-    if now.tzinfo is None:
-        raise UsageError(f"The time {now.isoformat()} has no time zone.", "Write it in UTC.", "now")
-    return now.astimezone(UTC)

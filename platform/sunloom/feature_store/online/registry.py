@@ -216,13 +216,19 @@ class DefinitionRegistry:
         Raises:
             NotFoundError: It was never written.
         """
-        return self._schemas.get_or_load(feature_set, lambda: self._load_schema(feature_set))
+
+        def load() -> RecordSchema:
+            schema = self._store.schema(feature_set)
+            fields = tuple(field for field in schema.fields if not is_expiry_column(field.name))
+            return replace(schema, fields=fields)
+
+        return self._schemas.get_or_load(feature_set, load)
 
     def streamed_sets(self) -> dict[str, StoredDefinition]:
         """Every feature set that is streamed, by name."""
         names = sorted(key.decode() for key, _ in self._store.scan(STREAMS))
         definitions = {name: self.get(name) for name in names}
-        return {name: found for name, found in definitions.items() if found is not None}
+        return {name: kept for name, kept in definitions.items() if kept is not None}
 
     def _load(self, feature_set: str) -> StoredDefinition | None:
         name = feature_set.encode()
@@ -238,22 +244,14 @@ class DefinitionRegistry:
             compiled = self._compiled[feature_set] = (state, definition)
         return compiled[1]
 
-    def _load_schema(self, feature_set: str) -> RecordSchema:
-        schema = self._store.schema(feature_set)
-        fields = tuple(field for field in schema.fields if not is_expiry_column(field.name))
-        return schema if len(fields) == len(schema.fields) else replace(schema, fields=fields)
-
 
 _registries: dict[OnlineStore, DefinitionRegistry] = {}
 
 
 def definitions_of(store: OnlineStore) -> DefinitionRegistry:
     """The definitions of a store; the same for the same store."""
-    registry = _registries.get(store)
-    if registry is None:
-        # Atomic: threads that come first at the same time share one registry.
-        registry = _registries.setdefault(store, DefinitionRegistry(store))
-    return registry
+    # Atomic: threads that come first at the same time share one registry.
+    return _registries.get(store) or _registries.setdefault(store, DefinitionRegistry(store))
 
 
 def open_feature_set(store: OnlineStore, name: str) -> OnlineFeatureSet:

@@ -122,7 +122,14 @@ def _compare(
     """The comparison, and which of the reference's columns could not take part."""
     sample = pl.read_parquet(BytesIO(stored_reference))
     reference = table_from_frame(sample, "the reference")
-    comparable = [name for name in sample.columns if _can_compare(name, table, reference)]
+    # A column of nulls has no type of its own, and no distribution to compare.
+    comparable = [
+        name
+        for name in sample.columns
+        if name in table.schema
+        and has_value(table.column(name))
+        and table.dtype(name).is_numeric() == reference.dtype(name).is_numeric()
+    ]
     lacking = ", ".join(name for name in sample.columns if name not in comparable)
     skipped = f"Without values like the reference's: {lacking}." if lacking else None
     if not comparable:
@@ -131,13 +138,6 @@ def _compare(
     update = {"drift_columns": tuple(comparable), "drift_per_column": own}
     drift, _ = compare_with_reference(table, reference, config.model_copy(update=update), ())
     return drift, skipped
-
-
-def _can_compare(name: str, table: CheckedTable, reference: CheckedTable) -> bool:
-    # A column of nulls has no type of its own, and no distribution to compare.
-    if name not in table.schema or not has_value(table.column(name)):
-        return False
-    return table.dtype(name).is_numeric() == reference.dtype(name).is_numeric()
 
 
 def _request_rules(config: ValidationConfig, table: CheckedTable) -> ValidationConfig:

@@ -30,6 +30,7 @@ from sunloom.features.plan.expressions import (
 from sunloom.features.plan.feature_sets import ClassPlan, JoinPlan, Plan
 
 _SECOND_US = 1_000_000
+_DAY_S = 86_400
 # A read merges about this many partial results per window, and unpacks events of two tiles at most.
 _TILES_PER_WINDOW = 30
 _WIDTHS_S = (1, 10, 60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400, 604_800, 2_592_000)
@@ -249,7 +250,12 @@ class _IndexDraft:
             self.reads_events = True
             # Without partial results and without a start, a window needs every event ever.
             self.keeps_events = self.keeps_events or window.start_ago_us is None
-            return Reading(self.number, span, (), self._event_measures(node))
+            # Value, the value to order by, and, where there are filters, whether the event counts.
+            parts = [part for part in (node.value, node.by) if part is not None]
+            places = [self.measure(part, ()) for part in parts]
+            if node.where:
+                places.append(self.measure(Const(value=True, dtype="bool"), node.where))
+            return Reading(self.number, span, (), tuple(places))
         value = node.value
         if value is None:
             if not node.where:
@@ -259,14 +265,6 @@ class _IndexDraft:
         place = self.measure(value, node.where)
         slots = tuple(self.slot(kind, place, value.dtype) for kind in kinds)
         return Reading(self.number, span, slots, (place,))
-
-    def _event_measures(self, node: Aggregate) -> tuple[int, ...]:
-        """Value, the value to order by, and, where there are filters, whether the event counts."""
-        parts = [part for part in (node.value, node.by) if part is not None]
-        places = [self.measure(part, ()) for part in parts]
-        if node.where:
-            places.append(self.measure(Const(value=True, dtype="bool"), node.where))
-        return tuple(places)
 
     def add_row(self, names: Iterable[str]) -> None:
         for name in names:
@@ -278,7 +276,11 @@ class _IndexDraft:
     def build(self, tile_s: int | None) -> Index:
         windows = [span.start_ago_us for span in self.spans if span.start_ago_us is not None]
         edges = [ago for s in self.spans for ago in (s.start_ago_us, s.end_ago_us) if ago]
-        width = tile_s * _SECOND_US if tile_s else _default_tile_us(max(windows, default=0))
+        if not tile_s:
+            longest_us = max(windows, default=0)
+            most_s = longest_us / _TILES_PER_WINDOW / _SECOND_US
+            fitting = [width for width in _WIDTHS_S if width <= most_s]
+            tile_s = max(fitting, default=1) if longest_us else _DAY_S
         return Index(
             number=self.number,
             namespace=self.item.namespace,
@@ -288,7 +290,7 @@ class _IndexDraft:
             slots=tuple(self.slots),
             columns=tuple(self.columns),
             row_measures=tuple(self.columns.values()),
-            tile_us=width,
+            tile_us=tile_s * _SECOND_US,
             horizon_us=max(edges, default=0),
             spans=tuple(self.spans),
             reads_events=self.reads_events,
@@ -322,10 +324,8 @@ class _LayoutBuilder:
                 self._keep_row(item, (item.key,), (name, timed) if timed else (name,))
                 continue
             for node in walk(expression):
-                if isinstance(node, Aggregate):
-                    self._aggregate(item.join(node.join), node)
-                elif isinstance(node, Lookup):
-                    self._look_up(item.join(node.join), node)
+                if isinstance(node, Aggregate | Lookup):
+                    self._visit_join(item.join(node.join), node)
 
     def _draft(self, namespace: str, keys: tuple[str, ...], time: str | None) -> _IndexDraft:
         # Events are sorted by one time column, so each has an index of its own.
@@ -343,26 +343,18 @@ class _LayoutBuilder:
         draft.add_row(names)
         self.rows[item.namespace, keys] = draft.number
 
-    def _aggregate(self, join: JoinPlan, node: Aggregate) -> None:
-        if join.target not in self.streamed or node in self.readings:
+    def _visit_join(self, join: JoinPlan, node: Aggregate | Lookup) -> None:
+        if isinstance(node, Aggregate):
+            if join.target in self.streamed and node not in self.readings:
+                draft = self._draft(join.target, join.target_keys, node.window.column)
+                self.readings[node] = draft.add(node)
             return
-        draft = self._draft(join.target, join.target_keys, node.window.column)
-        self.readings[node] = draft.add(node)
-
-    def _look_up(self, join: JoinPlan, node: Lookup) -> None:
         target = self.plan.class_plan(join.target)
         if join.target_keys != (target.key,):
             # The key alone: the feature is read by it, as of the same time, from an index of its
             # own.
             self._keep_row(target, join.target_keys, (target.key,))
         self.visit(join.target, (node.feature,))
-
-
-def _default_tile_us(longest_window_us: int) -> int:
-    if not longest_window_us:
-        return 86_400 * _SECOND_US
-    most_s = longest_window_us / _TILES_PER_WINDOW / _SECOND_US
-    return max((width for width in _WIDTHS_S if width <= most_s), default=1) * _SECOND_US
 
 
 def _fingerprint(plan: Plan, indexes: Sequence[Index]) -> str:

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -114,7 +115,7 @@ class EntityTiles:
         times, *measures = columns
         rows = zip(*measures, strict=True) if measures else ((),) * len(times)
         # The sort is stable: events of equal times stay in order of arrival.
-        self._events[tile] = sorted(zip(times, rows, strict=True), key=_event_time)
+        self._events[tile] = sorted(zip(times, rows, strict=True), key=itemgetter(0))
 
     def partial_result(self, span: int, slot: int) -> Any:
         """A slot's partial result over a window."""
@@ -158,29 +159,28 @@ class EntityTiles:
         head = self.head
         start = _FIRST_US if start_ago is None else now_us - start_ago
         end = _LAST_US if end_ago is None else now_us - end_ago
-        if head.life is not None:
-            # An unbounded window counts the totals whole; only its end may be too early.
-            self._check_edge(end if start_ago is None else start)
+        # An unbounded window counts the totals whole; only its end may be too early.
+        if head.life is not None and (end if start_ago is None else start) < head.floor_us:
+            raise UsageError(
+                f"The as-of time is too early: of events before "
+                f"{python_value(head.floor_us, 'datetime').isoformat()} only totals are kept.",
+                "Give a later time, use `features historical`, or allow more lateness.",
+                "now",
+            )
         tiles, width = head.tiles, self._reader.index.tile_us
         first = 0 if start_ago is None else bisect_left(tiles, start // width)
         # The end is exclusive: a tile that begins at it has no event in the window.
         stop = len(tiles) if end_ago is None else bisect_right(tiles, (end - 1) // width)
-        if first >= stop:
-            return TileWindow(
-                first=first,
-                stop=first,
-                edge_tiles=(),
-                start_us=start,
-                end_us=end,
-                is_unbounded=start_ago is None,
-            )
-        # A tile counts as cut only where an edge separates its first from its last event, so that
-        # most reads need no events at all.
         edge_tiles: tuple[int, ...] = ()
-        if head.starts[first] < start or head.ends[first] >= end:
-            edge_tiles = (first,)
-        if first < stop - 1 and head.ends[stop - 1] >= end:
-            edge_tiles = (*edge_tiles, stop - 1)
+        if first >= stop:
+            stop = first
+        else:
+            # A tile counts as cut only where an edge separates its first from its last event, so
+            # that most reads need no events at all.
+            if head.starts[first] < start or head.ends[first] >= end:
+                edge_tiles = (first,)
+            if first < stop - 1 and head.ends[stop - 1] >= end:
+                edge_tiles = (*edge_tiles, stop - 1)
         return TileWindow(
             first=first,
             stop=stop,
@@ -189,16 +189,6 @@ class EntityTiles:
             end_us=end,
             is_unbounded=start_ago is None,
         )
-
-    def _check_edge(self, edge_us: int) -> None:
-        floor = self.head.floor_us
-        if edge_us < floor:
-            raise UsageError(
-                f"The as-of time is too early: of events before "
-                f"{python_value(floor, 'datetime').isoformat()} only totals are kept.",
-                "Give a later time, use `features historical`, or allow more lateness.",
-                "now",
-            )
 
 
 def build_aggregation(node: Aggregate, reading: Reading, index: Index) -> Aggregation:
@@ -219,26 +209,17 @@ def build_aggregation(node: Aggregate, reading: Reading, index: Index) -> Aggreg
 
 def aggregate_finalizer(node: Aggregate) -> Finalizer | None:
     """Turns a window's partial results into the aggregation's value; None where they are it."""
-    if node.kind in ("min", "max", "first", "last"):
-        return _single_value_finalizer(node)
+    dtype = node.value.dtype if node.value is not None else "int64"
     if node.kind == "count" or (node.kind == "sum" and node.dtype == "float64"):
         return None
     if node.kind == "sum":
         return lambda partials: _check_total(partials[0], node)
+    if node.kind in ("min", "max"):
+        is_physical = dtype in ("datetime", "duration")
+        return (lambda partials: python_value(partials[0], dtype)) if is_physical else None
+    if node.kind in ("first", "last"):
+        return lambda partials: partials[0] and python_value(partials[0][1], dtype)
     return _FINALIZERS[node.kind]
-
-
-def _single_value_finalizer(node: Aggregate) -> Finalizer | None:
-    dtype = node.value.dtype if node.value is not None else "int64"
-    has_time = node.kind in ("first", "last")
-    if not has_time and dtype not in ("datetime", "duration"):
-        return None
-
-    def finalize(partials: Sequence[Any]) -> Any:
-        partial = partials[0]
-        return python_value(partial[1] if has_time and partial is not None else partial, dtype)
-
-    return finalize
 
 
 def aggregate_events(node: Aggregate, reading: Reading, index: Index, events: Events) -> Any:
@@ -287,23 +268,14 @@ def _variance(partials: Sequence[Any]) -> float | None:
     return None if moments is None or moments[0] < 2 else moments[2] / (moments[0] - 1)
 
 
-def _deviation(partials: Sequence[Any]) -> float | None:
-    variance = _variance(partials)
-    return None if variance is None else math.sqrt(variance)
-
-
 _FINALIZERS: Mapping[str, Finalizer] = {
     "mean": _mean,
     "var": _variance,
-    "std": _deviation,
+    "std": lambda partials: None if (v := _variance(partials)) is None else math.sqrt(v),
     "any": lambda partials: partials[1] > 0,
     "all": lambda partials: partials[0] == partials[1],
     "count_distinct": lambda partials: len(partials[0]),
 }
-
-
-def _event_time(event: tuple[int, Any]) -> int:
-    return event[0]
 
 
 def python_value(stored: Any, dtype: DType) -> Any:

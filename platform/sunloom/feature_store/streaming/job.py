@@ -20,6 +20,7 @@ from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.feature_store.streaming.kafka import (
     COUNTS,
     ConsumerReport,
+    EventCounts,
     Listener,
     StreamConsumer,
     event_policy,
@@ -36,22 +37,14 @@ _POLL_S = 1.0
 _STOP_TIMEOUT_S = 10
 
 
-@dataclass(frozen=True)
-class StreamTotals:
+@dataclass(frozen=True, kw_only=True)
+class StreamTotals(EventCounts):
     """Counts over all runs and consumers of a stream.
 
     Attributes:
-        events: Events merged.
-        late: Events later than allowed.
-        dropped: Events that were not merged.
-        quarantined: Messages that could not be used.
         offsets: ``topic/partition`` to its next offset.
     """
 
-    events: int
-    late: int
-    dropped: int
-    quarantined: int
     offsets: Mapping[str, int | None]
 
 

@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 _log = get_logger("features.streaming")
 _REPORT_S = 1.0
 _US = 1_000_000
-COUNTS = ("events", "late", "dropped", "quarantined")
-"""What is counted in a report, and in the stored progress too."""
 Partition = tuple[str, int]
 """Topic and number."""
 Batch = tuple[list[int], list[bytes | None]]
@@ -41,30 +39,41 @@ Batch = tuple[list[int], list[bytes | None]]
 
 
 @dataclass(frozen=True)
-class ConsumerReport:
-    """What a consumer has done since it started.
+class EventCounts:
+    """Counts of a stream's events.
 
     Attributes:
         events: Events merged.
         late: Events later than allowed.
         dropped: Events that were not merged.
         quarantined: Messages that could not be used.
-        batches: Transactions.
-        lag: Messages known to the broker and not yet stored.
-        partitions: Partitions that are assigned to it.
-        seconds: How long it has run.
     """
 
     events: int = 0
     late: int = 0
     dropped: int = 0
     quarantined: int = 0
+
+
+@dataclass(frozen=True)
+class ConsumerReport(EventCounts):
+    """What a consumer has done since it started.
+
+    Attributes:
+        batches: Transactions.
+        lag: Messages known to the broker and not yet stored.
+        partitions: Partitions that are assigned to it.
+        seconds: How long it has run.
+    """
+
     batches: int = 0
     lag: int = 0
     partitions: int = 0
     seconds: float = 0.0
 
 
+# The stored progress counts the same.
+COUNTS = tuple(field.name for field in fields(EventCounts))
 Listener = Callable[[ConsumerReport], None]
 
 
@@ -315,8 +324,8 @@ def open_consumer(source: KafkaSource, group: str) -> Consumer:
     return consumer
 
 
-def check_topics(consumer: Consumer, source: KafkaSource) -> dict[str, int]:
-    """Topic to its number of partitions.
+def check_topics(consumer: Consumer, source: KafkaSource) -> None:
+    """Check that the brokers answer and have the source's topics.
 
     Raises:
         StreamError: No broker answers.
@@ -342,7 +351,6 @@ def check_topics(consumer: Consumer, source: KafkaSource) -> dict[str, int]:
                 name=topic,
                 param="topics",
             )
-    return {topic: len(known[topic].partitions) for topic in source.topics.values()}
 
 
 def quarantine_into_topic(source: KafkaSource, topic: str) -> Quarantine:

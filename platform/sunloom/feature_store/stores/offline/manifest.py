@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
@@ -97,81 +97,58 @@ class FeatureSetVersion:
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{place} is damaged: {error!r}", "Restore it from a copy.") from error
 
-
-@dataclass(frozen=True)
-class VersionDraft:
-    """A write before it is known which version it becomes.
-
-    Attributes:
-        feature_set: The feature set.
-        write_id: Identifies the write.
-        mode: What happens to earlier rows.
-        key: The key's column.
-        time: The event time's column.
-        columns: Every column by its name.
-    """
-
-    feature_set: str
-    write_id: str
-    mode: Mode
-    key: str
-    time: str
-    columns: Mapping[str, Field]
-
-    def next_version(
-        self, latest: FeatureSetVersion | None, files: Sequence[DataFile], now: datetime
+    def version_after(
+        self,
+        feature_set: str,
+        latest: FeatureSetVersion | None,
+        files: Sequence[DataFile],
+        now: datetime,
     ) -> FeatureSetVersion:
-        """The version after the latest one.
+        """This write as the version after the latest one.
+
+        Args:
+            feature_set: The feature set.
+            latest: The latest version; None before the first write.
+            files: The files of this write's rows.
+            now: The present.
 
         Raises:
             StoreError: Key, time or a column's type differs from the stored one.
         """
-        if latest is not None:
-            self._check_columns(latest)
-        return FeatureSetVersion(
-            number=(latest.number if latest else 0) + 1,
-            # Versions are found by time: a clock that was set back must not change their order.
-            written_at=max(now, latest.written_at) if latest else now,
-            write_id=self.write_id,
-            mode=self.mode,
-            key=self.key,
-            time=self.time,
-            key_dtype=self.columns[self.key].dtype,
-            fields=self._merge_fields(latest.fields if latest else ()),
-            # Earlier files first: rows of equal times are read in order of writing.
-            files=(*self._kept_files(latest.files if latest else (), files), *files),
-        )
-
-    def _check_columns(self, latest: FeatureSetVersion) -> None:
-        key_dtype = self.columns[self.key].dtype
+        if latest is None:
+            return replace(self, number=1, written_at=now, files=tuple(files))
         stored = latest.key, latest.key_dtype, latest.time
-        if stored != (self.key, key_dtype, self.time):
+        if stored != (self.key, self.key_dtype, self.time):
             raise StoreError(
-                f"Feature set {self.feature_set!r} is stored under key {latest.key!r} "
-                f"({latest.key_dtype}) and time {latest.time!r}, not {self.key!r} ({key_dtype}) "
-                f"and {self.time!r}.",
+                f"Feature set {feature_set!r} is stored under key {latest.key!r} "
+                f"({latest.key_dtype}) and time {latest.time!r}, not {self.key!r} "
+                f"({self.key_dtype}) and {self.time!r}.",
                 "Write it under another name.",
             )
+        # A file holds rows of one day, so a day is replaced by leaving its files out.
+        dates = {file.date for file in files}
+        kept = [f for f in latest.files if self.mode == "dates" and f.date not in dates]
+        return replace(
+            self,
+            number=latest.number + 1,
+            # Versions are found by time: a clock that was set back must not change their order.
+            written_at=max(now, latest.written_at),
+            fields=self._merge_fields(feature_set, latest),
+            # Earlier files first: rows of equal times are read in order of writing.
+            files=(*(latest.files if self.mode == "append" else kept), *files),
+        )
 
-    def _merge_fields(self, stored: Sequence[Field]) -> tuple[Field, ...]:
-        for field in stored:
-            new = self.columns.get(field.name, field)
-            if new.dtype != field.dtype:
+    def _merge_fields(self, feature_set: str, latest: FeatureSetVersion) -> tuple[Field, ...]:
+        columns = self.columns
+        for field in latest.fields:
+            dtype = columns.get(field.name, field.dtype)
+            if dtype != field.dtype:
                 raise StoreError(
-                    f"Column {self.feature_set}.{field.name} is stored as {field.dtype}, but "
-                    f"comes as {new.dtype} now.",
+                    f"Column {feature_set}.{field.name} is stored as {field.dtype}, but "
+                    f"comes as {dtype} now.",
                     "Give the changed feature a new name, cast it to the stored type, or write "
                     "the set under another name.",
                     field.name,
                 )
-        known = {self.key, self.time, *(field.name for field in stored)}
-        return (*stored, *(field for name, field in self.columns.items() if name not in known))
-
-    def _kept_files(
-        self, stored: Sequence[DataFile], files: Sequence[DataFile]
-    ) -> Sequence[DataFile]:
-        if self.mode == "append":
-            return stored
-        # A file holds rows of one day, so a day is replaced by leaving its files out.
-        dates = {file.date for file in files}
-        return [file for file in stored if self.mode == "dates" and file.date not in dates]
+        known = {self.key, self.time, *(field.name for field in latest.fields)}
+        return (*latest.fields, *(field for field in self.fields if field.name not in known))

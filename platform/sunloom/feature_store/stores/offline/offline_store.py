@@ -36,7 +36,6 @@ from sunloom.feature_store.stores.offline.manifest import (
     DataFile,
     FeatureSetVersion,
     Mode,
-    VersionDraft,
 )
 from sunloom.feature_store.stores.offline.storage import OfflineStorage, TimeBounds
 from sunloom.features.plan.polars_dtypes import epoch_us
@@ -97,22 +96,27 @@ class OfflineStore:
         if mode not in MODES:
             raise UsageError(f"mode is one of {', '.join(MODES)}, not {mode!r}.", param="mode")
         rows = _canonical_rows(feature_set, table, key, time)
-        draft = VersionDraft(
-            feature_set=feature_set,
+        fields = [_field(name, dtype) for name, dtype in rows.schema.items()]
+        # Number and time are those of the attempt that succeeds.
+        write = FeatureSetVersion(
+            number=0,
+            written_at=self._now(),
             # Part of the data files' names: two writers of one day must not share a path.
             write_id=uuid.uuid4().hex,
             mode=mode,
             key=key,
             time=time,
-            columns={name: _field(name, dtype) for name, dtype in rows.schema.items()},
+            key_dtype=_field(key, rows.schema[key]).dtype,
+            fields=tuple(field for field in fields if field.name not in (key, time)),
+            files=(),
         )
         latest = self._latest_version(feature_set)
         # A first time for its checks: a table that does not fit must leave no files behind.
-        draft.next_version(latest, (), self._now())
+        write.version_after(feature_set, latest, (), write.written_at)
         # Once for all attempts: the files do not depend on the version's number.
-        files = self._write_days(draft, rows)
+        files = self._write_days(feature_set, write, rows)
         for _ in range(_MAX_ATTEMPTS):
-            version = draft.next_version(latest, files, self._now())
+            version = write.version_after(feature_set, latest, files, self._now())
             path = _manifest_path(feature_set, version.number)
             if self.storage.create(path, version.to_json()):
                 return version
@@ -230,17 +234,19 @@ class OfflineStore:
             )
         return self._load(feature_set, numbers[position - 1])
 
-    def _write_days(self, draft: VersionDraft, rows: pl.DataFrame) -> list[DataFile]:
+    def _write_days(
+        self, feature_set: str, write: FeatureSetVersion, rows: pl.DataFrame
+    ) -> list[DataFile]:
         # Sorted before the split: a day's first and last time are its ends, and the narrow
         # statistics of row groups let reads skip them.
-        date = pl.col(draft.time).dt.date().alias(_DATE)
-        dated = rows.with_columns(date).sort(draft.time, maintain_order=True)
+        date = pl.col(write.time).dt.date().alias(_DATE)
+        dated = rows.with_columns(date).sort(write.time, maintain_order=True)
 
         def write_day(group: tuple[tuple[Any, ...], pl.DataFrame]) -> DataFile:
             (day,), day_rows = group
-            path = f"data/date={day}/{draft.write_id}.parquet"
-            self.storage.write_parquet(f"{draft.feature_set}/{path}", day_rows.drop(_DATE))
-            times = day_rows[draft.time].cast(pl.Int64)
+            path = f"data/date={day}/{write.write_id}.parquet"
+            self.storage.write_parquet(f"{feature_set}/{path}", day_rows.drop(_DATE))
+            times = day_rows[write.time].cast(pl.Int64)
             return DataFile(path, str(day), day_rows.height, first_us=times[0], last_us=times[-1])
 
         return self.storage.map(write_day, dated.group_by([_DATE], maintain_order=True))

@@ -57,17 +57,14 @@ def build_table(
 
 def _converter(dtype: pl.DataType) -> JsonConverter:
     if isinstance(dtype, pl.List):
-        convert = _list_converter(_converter(dtype.inner))  # type: ignore[arg-type]
-    elif isinstance(dtype, pl.Struct):
+        item = _converter(dtype.inner)  # type: ignore[arg-type]
+        return lambda value: None if value is None else [item(v) for v in _require(list, value)]
+    if isinstance(dtype, pl.Struct):
         fields = {field.name: _converter(field.dtype) for field in dtype.fields}  # type: ignore[arg-type]
         convert = _struct_converter(fields)
     else:
         convert = _SCALARS[format_type(dtype) or ""]
     return lambda value: None if value is None else convert(value)
-
-
-def _list_converter(item: JsonConverter) -> JsonConverter:
-    return lambda value: [item(element) for element in _require(list, value)]
 
 
 def _struct_converter(fields: Mapping[str, JsonConverter]) -> JsonConverter:

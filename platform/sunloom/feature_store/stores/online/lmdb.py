@@ -26,7 +26,6 @@ _SCAN_PAIRS = 1_000
 
 _T = TypeVar("_T")
 _Pairs = list[tuple[bytes, bytes]]
-_Values = Sequence[tuple[bytes, bytes | None]]
 
 
 class EmbeddedStore(OnlineStore):
@@ -84,7 +83,18 @@ class LmdbBackend:
         self, keys: Sequence[bytes], records: Sequence[bytes], _ttl_us: int | None
     ) -> int:
         """Write each record unless its key has one of a later time; how many were written."""
-        return self._write(lambda txn: _put_newer(txn, keys, records))
+
+        def put(txn: Any) -> int:
+            written = 0
+            for key, record in zip(keys, records, strict=True):
+                stored = txn.get(key)
+                # Of equal times the later write counts: corrected rows may be written again.
+                if stored is None or time_of(stored) <= time_of(record):
+                    txn.put(key, record)
+                    written += 1
+            return written
+
+        return self._write(put)
 
     def sweep(self, prefix: bytes, limit_us: int, count: int) -> None:
         """Delete records of a feature time before the limit among the next ``count`` of them."""
@@ -94,8 +104,16 @@ class LmdbBackend:
         # Behind the last record the next sweep starts from the first.
         self._sweep_positions[prefix] = pairs[-1][0] if len(pairs) == count else prefix
         expired = [key for key, record in pairs if time_of(record) < limit_us]
+
+        def delete(txn: Any) -> None:
+            for key in expired:
+                record = txn.get(key)
+                # A writer may have renewed it since it was read.
+                if record is not None and time_of(record) < limit_us:
+                    txn.delete(key)
+
         if expired:
-            self._write(lambda txn: _delete_older(txn, expired, limit_us))
+            self._write(delete)
 
     def expire(self, _prefix: bytes, _ttl_us: int | None) -> None:
         """Nothing to do: readers and the sweep read the time to live from the description."""
@@ -124,7 +142,18 @@ class LmdbBackend:
         """Plain writes in one transaction; none where a value is not the expected one."""
         conditions = [(_space_prefix(space) + key, value) for space, key, value in expected]
         values = [(_space_prefix(space) + key, value) for space, key, value in writes]
-        return self._write(lambda txn: _put_all(txn, values, conditions))
+
+        def put(txn: Any) -> bool:
+            if any(txn.get(key) != value for key, value in conditions):
+                return False
+            for key, value in values:
+                if value is None:
+                    txn.delete(key)
+                else:
+                    txn.put(key, value)
+            return True
+
+        return self._write(put)
 
     def scan(self, space: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Plain keys and values of a space, by key."""
@@ -166,38 +195,8 @@ class LmdbBackend:
             self._env.set_mapsize(size)
 
 
-def _put_newer(txn: Any, keys: Sequence[bytes], records: Sequence[bytes]) -> int:
-    written = 0
-    for key, record in zip(keys, records, strict=True):
-        stored = txn.get(key)
-        # Of equal times the later write counts: corrected rows may be written again.
-        if stored is None or time_of(stored) <= time_of(record):
-            txn.put(key, record)
-            written += 1
-    return written
-
-
-def _delete_older(txn: Any, keys: Sequence[bytes], limit_us: int) -> None:
-    for key in keys:
-        record = txn.get(key)
-        # A writer may have renewed it since it was read.
-        if record is not None and time_of(record) < limit_us:
-            txn.delete(key)
-
-
 def _space_prefix(space: bytes) -> bytes:
     return b"k/" + space + b"\0"
-
-
-def _put_all(txn: Any, values: _Values, conditions: _Values) -> bool:
-    if any(txn.get(key) != value for key, value in conditions):
-        return False
-    for key, value in values:
-        if value is None:
-            txn.delete(key)
-        else:
-            txn.put(key, value)
-    return True
 
 
 def _next_pairs(txn: Any, prefix: bytes, after: bytes, count: int) -> _Pairs:
