@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sunloom.core.processes import free_port
-from sunloom.feature_store.stores.offline.offline_store import OfflineStore
+from sunloom.feature_store.stores.offline_store import OfflineStore
 
 pytestmark = pytest.mark.integration
 INSTALL = "pip install s3fs 'moto[server,s3]'"
@@ -23,7 +23,7 @@ _WRITER = """
 import sys
 from datetime import datetime, timedelta, UTC
 import polars as pl
-from sunloom.feature_store.stores.offline.offline_store import OfflineStore
+from sunloom.feature_store.stores.offline_store import OfflineStore
 uri, seed = sys.argv[1], int(sys.argv[2])
 store = OfflineStore(uri)
 for turn in range(6):

@@ -25,7 +25,7 @@ from sunloom.config.features import BackfillConfig, FeaturesRecipe
 from sunloom.errors import DataQualityError, UsageError
 from sunloom.feature_store.materialization.backfill.backfill import backfill
 from sunloom.feature_store.materialization.backfill.grid import build_grid
-from sunloom.feature_store.stores.offline.offline_store import open_offline_store
+from sunloom.feature_store.stores.offline_store import open_offline_store
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.local import historical_polars
 from sunloom.features.sources.scan import open_scan

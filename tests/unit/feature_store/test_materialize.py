@@ -16,7 +16,7 @@ from sunloom.config import load_config
 from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import ConfigError, UsageError
 from sunloom.feature_store.materialization.materialize import materialize
-from sunloom.feature_store.stores.offline.offline_store import open_offline_store
+from sunloom.feature_store.stores.offline_store import open_offline_store
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.plan.feature_sets import Plan
 

@@ -20,8 +20,8 @@ from polars.testing import assert_frame_equal
 
 from sunloom.config import Settings
 from sunloom.errors import DataError, DependencyError, NotFoundError, StoreError, UsageError
-from sunloom.feature_store.stores.offline.offline_store import OfflineStore, open_offline_store
-from sunloom.feature_store.stores.offline.storage import TimeBounds
+from sunloom.feature_store.stores.offline_storage import TimeBounds
+from sunloom.feature_store.stores.offline_store import OfflineStore, open_offline_store
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -16,7 +16,7 @@ from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import DefinitionError
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.online.registry import open_feature_set, store_stream
-from sunloom.feature_store.stores.offline.offline_store import open_offline_store
+from sunloom.feature_store.stores.offline_store import open_offline_store
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.features.definitions.open import catalogue_of, plan_of

@@ -51,7 +51,7 @@ def versions(
     feature_set: FeatureSet, sets: Sets = None, env: Env = None, json: Json = False
 ) -> None:
     """List a feature set's versions in the offline store, the first one first."""
-    from sunloom.feature_store.stores.offline.offline_store import open_offline_store
+    from sunloom.feature_store.stores.offline_store import open_offline_store
 
     store = open_offline_store(load_settings(sets, env))
     entries: list[dict[str, Any]] = [
@@ -89,7 +89,7 @@ def rows(
     json: Json = False,
 ) -> None:
     """Write a version's rows from the offline store to a Parquet file."""
-    from sunloom.feature_store.stores.offline.offline_store import open_offline_store
+    from sunloom.feature_store.stores.offline_store import open_offline_store
 
     store = open_offline_store(load_settings(sets, env))
     chosen = store.version(feature_set, version=version, as_of=_parse_time(as_of, "as_of"))

@@ -27,7 +27,7 @@ from sunloom.feature_store.materialization.preprocessed import (
 from sunloom.feature_store.materialization.quality_gate import QualityGate, open_quality_gate
 from sunloom.feature_store.online.request_checks import store_rules
 from sunloom.feature_store.online.staleness import is_expiry_column, with_expiry
-from sunloom.feature_store.stores.offline.offline_store import OfflineStore, open_offline_store
+from sunloom.feature_store.stores.offline_store import OfflineStore, open_offline_store
 from sunloom.feature_store.stores.online.key_value import PLANS
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.open import open_online_store

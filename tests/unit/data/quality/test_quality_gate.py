@@ -19,7 +19,7 @@ from sunloom.data.quality.results_table import latest_verdicts
 from sunloom.errors import DataQualityError
 from sunloom.feature_store.materialization.backfill.backfill import backfill
 from sunloom.feature_store.materialization.materialize import materialize
-from sunloom.feature_store.stores.offline.offline_store import open_offline_store
+from sunloom.feature_store.stores.offline_store import open_offline_store
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.monitoring.feature_costs import feature_costs
 from sunloom.monitoring.results_table import latest_results

@@ -34,7 +34,7 @@ from sunloom.feature_store.materialization.backfill.fill import (
 from sunloom.feature_store.materialization.backfill.grid import Grid, build_grid
 from sunloom.feature_store.materialization.backfill.store_chunks import store_chunks
 from sunloom.feature_store.materialization.quality_gate import QualityGate, open_quality_gate
-from sunloom.feature_store.stores.offline.offline_store import OfflineStore, open_offline_store
+from sunloom.feature_store.stores.offline_store import OfflineStore, open_offline_store
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical.engine_choice import EngineChoice, choose_engine

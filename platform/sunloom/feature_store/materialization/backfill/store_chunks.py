@@ -9,7 +9,7 @@ import polars as pl
 from sunloom.feature_store.materialization.backfill.chunk_files import chunk_path, publish_json
 from sunloom.feature_store.materialization.backfill.grid import Grid
 from sunloom.feature_store.materialization.quality_gate import QualityGate
-from sunloom.feature_store.stores.offline.offline_store import OfflineStore
+from sunloom.feature_store.stores.offline_store import OfflineStore
 from sunloom.features.plan.columns import EVENT_TIME
 from sunloom.features.plan.feature_sets import Plan
 
