@@ -11,7 +11,6 @@ import msgspec
 import polars as pl
 
 from sunloom.data.datasets import POSITION, REASON
-from sunloom.features.plan.dtypes import DType
 from sunloom.features.plan.feature_sets import ClassPlan
 from sunloom.features.plan.polars_dtypes import POLARS
 from sunloom.features.sources.typed_rows import conform
@@ -49,19 +48,21 @@ class MessageDecoder:
         self._item = item
         self._names = list(names)
         self._required = list(required)
-        self._shape = msgspec.defstruct(
+        # Datetimes, durations, lists and structs arrive as text and are converted with the table.
+        dtypes = {name: item.feature(name).dtype for name in names}
+        json_types = [_JSON_TYPES.get(str(dtype), str) for dtype in dtypes.values()]
+        self._frame_dtypes = {
+            name: POLARS[dtype] if str(dtype) in _JSON_TYPES else pl.String()
+            for name, dtype in dtypes.items()
+        }
+        shape = msgspec.defstruct(
             "Event",
-            [
-                # Datetimes, durations, lists and structs arrive as text and are converted with
-                # the table.
-                (f"f{place}", _JSON_TYPES.get(str(item.feature(name).dtype), str) | None, None)
-                for place, name in enumerate(names)
-            ],
+            [(f"f{place}", json_type | None, None) for place, json_type in enumerate(json_types)],
             rename={f"f{place}": name for place, name in enumerate(names)},
             # They hold plain values alone, and there are many: the collector need not visit them.
             gc=False,
         )
-        self._decoder = msgspec.json.Decoder(self._shape)
+        self._decoder = msgspec.json.Decoder(shape)
 
     def decode(self, messages: Sequence[bytes | None]) -> DecodedMessages:
         """Decode the messages."""
@@ -78,37 +79,38 @@ class MessageDecoder:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 untyped.append(place)
         rejected: list[tuple[int, str]] = []
-        frames = [self._typed_frame(events, places)]
-        # What does not fit the declared types may still be convertible, as text from a CSV file is.
-        rows = [self._text_row(messages[place], place, rejected) for place in untyped]
-        schema = dict.fromkeys([*self._names, _PLACE], pl.String)
-        frames.append(pl.DataFrame([row for row in rows if row is not None], schema=schema))
-        return self._conform([frame for frame in frames if frame.height], rejected)
-
-    def _typed_frame(self, events: Sequence[Any], places: Sequence[int]) -> pl.DataFrame:
         # Without events there are no columns either, hence the lenient ``zip`` below.
         values = zip(*map(msgspec.structs.astuple, events), strict=True)
         columns = {
-            name: pl.Series(column, dtype=_frame_dtype(self._item.feature(name).dtype))
+            name: pl.Series(column, dtype=self._frame_dtypes[name])
             for name, column in zip(self._names, values, strict=bool(events))
         }
-        return pl.DataFrame({**columns, _PLACE: pl.Series(places, dtype=pl.Int64)})
+        typed = pl.DataFrame({**columns, _PLACE: pl.Series(places, dtype=pl.Int64)})
+        # What does not fit the declared types may still be convertible, as text from a CSV file is.
+        rows: list[dict[str, str | None]] = []
+        for place in untyped:
+            try:
+                rows.append(self._text_row(messages[place]) | {_PLACE: str(place)})
+            except ValueError as error:
+                rejected.append((place, str(error)))
+        text = pl.DataFrame(rows, schema=dict.fromkeys([*self._names, _PLACE], pl.String))
+        return self._conform([frame for frame in (typed, text) if frame.height], rejected)
 
-    def _text_row(
-        self, message: bytes | None, place: int, rejected: list[tuple[int, str]]
-    ) -> dict[str, str | None] | None:
+    def _text_row(self, message: bytes | None) -> dict[str, str | None]:
+        """The message's fields as text; raises ``ValueError`` with the reason of its rejection."""
         if not message:
-            rejected.append((place, "empty message"))
-            return None
+            raise ValueError("empty message")
         try:
             content = json.loads(message)
         except ValueError as error:
-            rejected.append((place, f"not JSON: {error}"))
-            return None
+            raise ValueError(f"not JSON: {error}") from error
         if not isinstance(content, dict):
-            rejected.append((place, "not a JSON object"))
-            return None
-        return {name: _to_text(content.get(name)) for name in self._names} | {_PLACE: str(place)}
+            raise ValueError("not a JSON object")
+        values = {name: content.get(name) for name in self._names}
+        return {
+            name: value if value is None or isinstance(value, str) else json.dumps(value)
+            for name, value in values.items()
+        }
 
     def _conform(
         self, frames: Sequence[pl.DataFrame], rejected: list[tuple[int, str]]
@@ -136,13 +138,3 @@ class MessageDecoder:
                 rejected.append((row[_PLACE], f"{name} is missing"))
             rows = rows.filter(~is_missing) if incomplete.height else rows
         return DecodedMessages(rows.drop(_PLACE), rows[_PLACE], sorted(rejected))
-
-
-def _frame_dtype(dtype: DType) -> pl.DataType:
-    return POLARS[dtype] if str(dtype) in _JSON_TYPES else pl.String()
-
-
-def _to_text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value)

@@ -22,12 +22,12 @@ from sunloom.feature_store.stores.online.key_value import (
 )
 from sunloom.feature_store.stores.online.record_codec import record_type, time_of
 from sunloom.feature_store.stores.online.stored_feature_set import (
+    META_PREFIX,
     RecordSchema,
     StoredFeatureSet,
     check_names,
     evolve_description,
     meta_key,
-    set_name,
     with_ttl,
 )
 
@@ -143,7 +143,16 @@ class OnlineStore:
         """
         stored, records = self._fetch_records(feature_set, ids)
         rows = stored.unpack(records, self._now_us())
-        return rows if features is None else _select_features(rows, features, stored.schema)
+        if features is None:
+            return rows
+        check_names(features, feature_set, stored.schema.names)
+        # itemgetter of one name returns the value itself, not a tuple.
+        if len(features) < 2:
+            return [None if row is None else {n: row[n] for n in features} for row in rows]
+        pick = itemgetter(*features)
+        return [
+            None if row is None else dict(zip(features, pick(row), strict=True)) for row in rows
+        ]
 
     def feature_times(self, feature_set: str, ids: Sequence[Any]) -> list[int | None]:
         """Each record's feature time, microseconds since the epoch."""
@@ -153,7 +162,8 @@ class OnlineStore:
 
     def feature_sets(self) -> list[str]:
         """Names of the feature sets that were written, sorted."""
-        return sorted(set_name(key) for key in self._backend.description_keys())
+        keys = self._backend.description_keys()
+        return sorted(key.removeprefix(META_PREFIX).decode() for key in keys)
 
     def schema(self, feature_set: str) -> RecordSchema:
         """Schema of the feature set's records.
@@ -277,14 +287,3 @@ def _feature_fields(
         raise StoreError(f"The key {key!r} must be integers or strings without nulls.")
     check_times(table, time)
     return fields
-
-
-def _select_features(
-    rows: Sequence[dict[str, Any] | None], features: Sequence[str], schema: RecordSchema
-) -> list[dict[str, Any] | None]:
-    check_names(features, schema.feature_set, schema.names)
-    # itemgetter of one name returns the value itself, not a tuple.
-    if len(features) < 2:
-        return [None if row is None else {name: row[name] for name in features} for row in rows]
-    pick = itemgetter(*features)
-    return [None if row is None else dict(zip(features, pick(row), strict=True)) for row in rows]

@@ -128,11 +128,6 @@ def meta_key(feature_set: str) -> bytes:
     return META_PREFIX + check_space(feature_set)
 
 
-def set_name(key: bytes) -> str:
-    """The feature set whose description has that key."""
-    return key[len(META_PREFIX) :].decode()
-
-
 def record_prefix(feature_set: str) -> bytes:
     """What the keys of the feature set's records begin with."""
     return b"d/" + check_space(feature_set) + b"\0"
@@ -164,7 +159,16 @@ def evolve_description(
         return raw
     # Writers that take turns with two schemas must not add a new one each time.
     if schema not in schemas:
-        _check_types(feature_set, schemas, fields)
+        # Types of every schema, not of the latest alone: records of older ones are still read.
+        stored = {name: dtype for older in schemas for name, dtype in older}
+        for field in fields:
+            if stored.get(field.name, field.dtype) != field.dtype:
+                raise StoreError(
+                    f"Feature {feature_set}.{field.name} is stored as {stored[field.name]}, "
+                    f"but comes as {field.dtype} now.",
+                    "Give the changed feature a new name, or cast it to the stored type.",
+                    field.name,
+                )
         schemas.append(schema)
     return _dump(meta | {"latest": schemas.index(schema)})
 
@@ -225,18 +229,3 @@ def _text_key(entity: Any) -> bytes:
 
 def _dump(meta: dict[str, Any]) -> bytes:
     return json.dumps(meta, ensure_ascii=False).encode()
-
-
-def _check_types(
-    feature_set: str, schemas: Sequence[Sequence[Sequence[str]]], fields: Sequence[Field]
-) -> None:
-    # Types of every schema, not of the latest alone: records of older ones are still read.
-    stored = {name: dtype for schema in schemas for name, dtype in schema}
-    for field in fields:
-        if stored.get(field.name, field.dtype) != field.dtype:
-            raise StoreError(
-                f"Feature {feature_set}.{field.name} is stored as {stored[field.name]}, "
-                f"but comes as {field.dtype} now.",
-                "Give the changed feature a new name, or cast it to the stored type.",
-                field.name,
-            )
