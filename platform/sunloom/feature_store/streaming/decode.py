@@ -15,7 +15,7 @@ from sunloom.features.plan.feature_sets import ClassPlan
 from sunloom.features.plan.polars_dtypes import POLARS
 from sunloom.features.sources.typed_rows import conform
 
-_PLACE = "__place__"
+PLACE = "__place__"
 _INT64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _JSON_TYPES: Mapping[str, Any] = {"int64": _INT64, "float64": float, "bool": bool, "string": str}
 
@@ -25,13 +25,12 @@ class DecodedMessages:
     """The contents of messages.
 
     Attributes:
-        rows: Readable ones as rows in declared types, in order.
-        places: Their places among the messages.
+        rows: Readable ones as rows in declared types, in order, with their ``PLACE`` among the
+            messages.
         rejected: Place and reason of the others.
     """
 
     rows: pl.DataFrame
-    places: pl.Series
     rejected: Sequence[tuple[int, str]]
 
 
@@ -85,15 +84,15 @@ class MessageDecoder:
             name: pl.Series(column, dtype=self._frame_dtypes[name])
             for name, column in zip(self._names, values, strict=bool(events))
         }
-        typed = pl.DataFrame({**columns, _PLACE: pl.Series(places, dtype=pl.Int64)})
+        typed = pl.DataFrame({**columns, PLACE: pl.Series(places, dtype=pl.Int64)})
         # What does not fit the declared types may still be convertible, as text from a CSV file is.
         rows: list[dict[str, str | None]] = []
         for place in untyped:
             try:
-                rows.append(self._text_row(messages[place]) | {_PLACE: str(place)})
+                rows.append(self._text_row(messages[place]) | {PLACE: str(place)})
             except ValueError as error:
                 rejected.append((place, str(error)))
-        text = pl.DataFrame(rows, schema=dict.fromkeys([*self._names, _PLACE], pl.String))
+        text = pl.DataFrame(rows, schema=dict.fromkeys([*self._names, PLACE], pl.String))
         return self._conform([frame for frame in (typed, text) if frame.height], rejected)
 
     def _text_row(self, message: bytes | None) -> dict[str, str | None]:
@@ -118,23 +117,23 @@ class MessageDecoder:
         """Rows in declared types; those that cannot be converted or lack a field are rejected."""
         parts: list[pl.DataFrame] = []
         for frame in frames:
-            places = frame[_PLACE].cast(pl.Int64)
+            places = frame[PLACE].cast(pl.Int64)
             typed = conform(frame, self._item, self._names, "message", places)
             damaged = typed.damaged
             rejected += zip(damaged[POSITION].to_list(), damaged[REASON].to_list(), strict=True)
             kept = places.filter(~places.is_in(damaged[POSITION].implode()))
-            parts.append(typed.rows.with_columns(kept.alias(_PLACE)))
+            parts.append(typed.rows.with_columns(kept.alias(PLACE)))
         if not parts:
             schema = {name: POLARS[self._item.feature(name).dtype] for name in self._names}
-            empty = pl.DataFrame(schema={**schema, _PLACE: pl.Int64})
-            return DecodedMessages(empty.drop(_PLACE), empty[_PLACE], sorted(rejected))
+            empty = pl.DataFrame(schema={**schema, PLACE: pl.Int64})
+            return DecodedMessages(empty, sorted(rejected))
         # Back in order of arrival, which decides between events of equal times.
-        rows = pl.concat(parts).sort(_PLACE)
+        rows = pl.concat(parts).sort(PLACE)
         if self._required:
             is_missing = pl.any_horizontal([pl.col(name).is_null() for name in self._required])
             incomplete = rows.filter(is_missing)
             for row in incomplete.iter_rows(named=True):
                 name = next(name for name in self._required if row[name] is None)
-                rejected.append((row[_PLACE], f"{name} is missing"))
+                rejected.append((row[PLACE], f"{name} is missing"))
             rows = rows.filter(~is_missing) if incomplete.height else rows
-        return DecodedMessages(rows.drop(_PLACE), rows[_PLACE], sorted(rejected))
+        return DecodedMessages(rows, sorted(rejected))

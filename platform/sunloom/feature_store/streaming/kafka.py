@@ -96,7 +96,18 @@ class StreamConsumer:
     def __init__(self, recipe: FeaturesRecipe, store: OnlineStore, layout: TileLayout) -> None:
         self._source = recipe.kafka_source()
         self._group = self._source.group or f"sunloom-{recipe.feature_set}"
-        self._streams = class_streams(recipe, store, layout)
+        folder, policy = recipe.features_folder(), event_policy(self._source)
+        log = EventLog(folder / "log") if self._source.keep_log else None
+        if self._source.quarantine_topic:
+            quarantine = quarantine_into_topic(self._source, self._source.quarantine_topic)
+        else:
+            quarantine = quarantine_into_file(folder / "stream-quarantine.jsonl")
+        self._streams = {
+            topic: ClassStream(
+                store, layout, namespace, policy=policy, quarantine=quarantine, log=log
+            )
+            for namespace, topic in self._source.topics.items()
+        }
         self.latest = ConsumerReport()
         self._partitions: dict[Partition, PartitionStream] = {}
         self._at_end: set[Partition] = set()
@@ -244,25 +255,6 @@ class StreamConsumer:
             partitions=len(self._partitions),
             seconds=round(time.monotonic() - started, 3),
         )
-
-
-def class_streams(
-    recipe: FeaturesRecipe, store: OnlineStore, layout: TileLayout
-) -> dict[str, ClassStream]:
-    """Topic to its class's stream."""
-    source = recipe.kafka_source()
-    folder = recipe.features_folder()
-    quarantine = (
-        quarantine_into_topic(source, source.quarantine_topic)
-        if source.quarantine_topic
-        else quarantine_into_file(folder / "stream-quarantine.jsonl")
-    )
-    log = EventLog(folder / "log") if source.keep_log else None
-    policy = event_policy(source)
-    return {
-        topic: ClassStream(store, layout, namespace, policy=policy, quarantine=quarantine, log=log)
-        for namespace, topic in source.topics.items()
-    }
 
 
 def event_policy(source: KafkaSource) -> EventPolicy:

@@ -22,13 +22,12 @@ from sunloom.errors import ConflictError, DataError, DataQualityError
 from sunloom.feature_store.online.registry import EventPolicy
 from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.stores.online.online_store import OnlineStore
-from sunloom.feature_store.streaming.decode import MessageDecoder
+from sunloom.feature_store.streaming.decode import PLACE, MessageDecoder
 from sunloom.feature_store.streaming.ingest import GuardedWrite, TileIngest
 from sunloom.features.plan.projection import source_projections
 
 # A share of fewer messages says little: one bad message among ten must not stop a stream.
 _MIN_JUDGED = 1_000
-_PLACE = "__place__"
 OFFSET, MESSAGE = "__offset", "__message"
 _MAX_REASONS = 5
 _MAX_ATTEMPTS = 50
@@ -278,13 +277,13 @@ class PartitionStream:
             # The stored offset: a replayed batch overwrites its file even where compaction left
             # gaps.
             first = offsets[0] if next_offset is None else next_offset
-            places = in_time.events[_PLACE]
-            logged = in_time.events.drop(_PLACE).with_columns(
+            places = in_time.events[PLACE]
+            logged = in_time.events.drop(PLACE).with_columns(
                 pl.Series(OFFSET, offsets, dtype=pl.Int64).gather(places),
                 pl.Series(MESSAGE, values, dtype=pl.Binary).gather(places),
             )
             stream.log.write(stream.namespace, self.source, first, logged)
-        kept = in_time.events.drop(_PLACE)
+        kept = in_time.events.drop(PLACE)
         stream.ingest.apply(stream.namespace, kept, progress.latest_us, guard)
         self.progress, self._raw = progress, raw
         self._check_rejected_share(len(offsets), len(rejected))
@@ -295,15 +294,14 @@ class PartitionStream:
     ) -> tuple[pl.DataFrame, list[RejectedMessage]]:
         """Rows with their places in the batch, and the messages that cannot be used."""
         decoded = self._stream.decoder.decode(values)
-        events = decoded.rows.with_columns(decoded.places.alias(_PLACE))
-        rejected = list(decoded.rejected)
+        events, rejected = decoded.rows, list(decoded.rejected)
         if self._stream.time is not None and events.height:
             limit = time.time_ns() // 1_000 + self._stream.policy.ahead_us
             ahead = events[self._stream.time].cast(pl.Int64) > limit
             # One event far in the future would make every later one late.
             if ahead.any():
                 reason = f"{self._stream.time} is in the future"
-                rejected += [(place, reason) for place in decoded.places.filter(ahead)]
+                rejected += [(place, reason) for place in events[PLACE].filter(ahead)]
                 events = events.filter(~ahead)
         return events, [
             RejectedMessage(self.source, offsets[place], reason, values[place])

@@ -38,7 +38,6 @@ class EmbeddedStore(OnlineStore):
 
     def __init__(self, folder: Path, now_us: Callable[[], int] | None = None) -> None:
         super().__init__(LmdbBackend(folder), now_us)
-        self.folder = folder
 
 
 class LmdbBackend:
