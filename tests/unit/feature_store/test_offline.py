@@ -40,8 +40,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OfflineSto
         memory.rm(folder, recursive=True)
 
 
-def _table(ids: list[Any], moments: list[datetime], **columns: list[Any]) -> pl.DataFrame:
-    times = pl.Series(moments, dtype=UTC_US)
+def _table(ids: list[Any], event_times: list[datetime], **columns: list[Any]) -> pl.DataFrame:
+    times = pl.Series(event_times, dtype=UTC_US)
     held = pl.Series(ids) if ids else pl.Series(dtype=pl.Int64)
     return pl.DataFrame({"id": held, "event_time": times, **columns})
 
@@ -78,8 +78,8 @@ def test_time_travel(tmp_path: Path) -> None:
     # The third was written by a clock that had been set back.
     assert [v.written_at for v in store.versions("s")] == [NOON, NOON + DAY, NOON + DAY]
     east = timezone(timedelta(hours=5))
-    asked = [NOON, NOON + DAY - timedelta(microseconds=1), (NOON + DAY).astimezone(east)]
-    assert [store.read("s", as_of=moment)["a"][0] for moment in asked] == [1, 1, 3]
+    as_of_times = [NOON, NOON + DAY - timedelta(microseconds=1), (NOON + DAY).astimezone(east)]
+    assert [store.read("s", as_of=time)["a"][0] for time in as_of_times] == [1, 1, 3]
     with pytest.raises(NotFoundError, match="no version of 2026-03-01T11"):
         store.read("s", as_of=NOON - timedelta(microseconds=1))
     with pytest.raises(UsageError, match="no time zone"):
@@ -127,8 +127,8 @@ def test_a_changed_type_is_refused_with_the_way_out(store: OfflineStore) -> None
 def test_a_range_reads_only_the_files_that_meet_it(
     store: OfflineStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    moments = [NOON + hours * timedelta(hours=1) for hours in range(24 * 30)]
-    store.write("s", _table(list(range(len(moments))), moments))
+    event_times = [NOON + hours * timedelta(hours=1) for hours in range(24 * 30)]
+    store.write("s", _table(list(range(len(event_times))), event_times))
     opened: list[str] = []
     read = store.storage.read_parquet
     monkeypatch.setattr(
@@ -137,15 +137,15 @@ def test_a_range_reads_only_the_files_that_meet_it(
     start, end = datetime(2026, 3, 5, 23, tzinfo=UTC), datetime(2026, 3, 7, tzinfo=UTC)
     found = store.read("s", start=start, end=end)
     assert [path.split("date=")[1][:10] for path in opened] == ["2026-03-05", "2026-03-06"]
-    assert found["event_time"].to_list() == [m for m in moments if start <= m < end]
+    assert found["event_time"].to_list() == [m for m in event_times if start <= m < end]
     assert store.read("s", start=NOON + 90 * DAY).height == 0
     assert store.read("s", start=NOON + 90 * DAY).schema == found.schema
 
 
 def test_row_groups_outside_the_range_are_not_read(tmp_path: Path) -> None:
     store = OfflineStore(str(tmp_path))
-    moments = [NOON + second * timedelta(seconds=0.01) for second in range(300_000)]
-    store.write("s", _table(list(range(300_000)), moments))
+    event_times = [NOON + second * timedelta(seconds=0.01) for second in range(300_000)]
+    store.write("s", _table(list(range(300_000)), event_times))
     [file] = store.version("s").files
     first = int(NOON.timestamp()) * 1_000_000
     bounds = TimeBounds("event_time", first, first + 1_000_000)
@@ -261,7 +261,7 @@ def test_versions_are_what_a_list_of_rows_would_be(
         fresh = [
             (number * 10 + i, midnight + s * timedelta(seconds=1)) for i, s in enumerate(seconds)
         ]
-        days = {moment.date() for _, moment in fresh}
+        days = {event_time.date() for _, event_time in fresh}
         if mode != "append":
             rows = [row for row in rows if mode == "dates" and row[1].date() not in days]
         rows = rows + fresh

@@ -1,4 +1,4 @@
-"""Online reads call @online functions with what is stored or streamed, as of the moment."""
+"""Online reads call @online functions with stored or streamed values, as of a time."""
 
 from __future__ import annotations
 
@@ -44,36 +44,36 @@ def test_a_streamed_class_with_functions_reads_as_historical() -> None:
     ingest.apply("rs_guest", _guests(), None)
     engine = FeatureEngine(plan, {"rs_visit": _visits(), "rs_guest": _guests()})
     for now in (START - HOUR, START, START + HOUR, START + 3 * HOUR):
-        asked = pl.DataFrame({"id": [1, 2, 3], NOW: [now] * 3}).cast({NOW: UTC_US})
-        expected = engine.compute(asked).to_dicts()
+        spine = pl.DataFrame({"id": [1, 2, 3], NOW: [now] * 3}).cast({NOW: UTC_US})
+        expected = engine.compute(spine).to_dicts()
         found = open_feature_set(store, "rs_visit").read([1, 2, 3], now=now)
         nothing = dict.fromkeys(plan.outputs)
         assert [row or nothing for row in found] == expected
     assert found[0] == {"guest_id": 10, "paid": 4.0, "tax": 2.0, "shout": "ANN!"}
 
 
-def test_records_are_completed_by_online_functions_at_the_moment(tmp_path: Path) -> None:
+def test_records_are_completed_by_online_functions_as_of_a_time(tmp_path: Path) -> None:
     plan = plan_of(CLASSES, "rs_guest").for_online()
     store = EmbeddedStore(tmp_path / "online")
     hotels = pl.DataFrame(
         {"id": ["h"], "since": [START], "title": ["Grand"], "stars": [3]},
     ).cast({"since": UTC_US})
     engine = FeatureEngine(plan, {"rs_visit": _visits(), "rs_guest": _guests(), "rs_hotel": hotels})
-    asked = pl.DataFrame({"id": [10, 11], NOW: [START + HOUR] * 2}).cast({NOW: UTC_US})
-    rows = asked.hstack(engine.compute(asked)).rename({NOW: "event_time"})
+    spine = pl.DataFrame({"id": [10, 11], NOW: [START + HOUR] * 2}).cast({NOW: UTC_US})
+    rows = spine.hstack(engine.compute(spine)).rename({NOW: "event_time"})
     store.write("rs_guest", rows, key="id", time="event_time")
     store_plan(store, plan)
     later = START + 5 * HOUR
     as_written = open_feature_set(store, "rs_guest").read([10, 11])
-    at_moment = open_feature_set(store, "rs_guest").read([10, 11], now=later)
+    as_of_later = open_feature_set(store, "rs_guest").read([10, 11], now=later)
     assert as_written[0] is not None
-    assert at_moment[0] is not None
+    assert as_of_later[0] is not None
     # Visits are not streamed: what is counted of them stays as it was written.
     for name in ("spent", "taxes", "greeting", "doubled", "upper", "visit_count__86400__"):
-        assert at_moment[0][name] == as_written[0][name]
+        assert as_of_later[0][name] == as_written[0][name]
     assert as_written[0]["doubled"] == 6.0
-    assert at_moment[0]["both"] == "online ann"
-    assert (at_moment[0]["limited"], at_moment[0]["careful"]) == (3, 10)
+    assert as_of_later[0]["both"] == "online ann"
+    assert (as_of_later[0]["limited"], as_of_later[0]["careful"]) == (3, 10)
 
 
 def test_rows_for_a_function_cannot_be_streamed() -> None:

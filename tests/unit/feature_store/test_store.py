@@ -31,8 +31,8 @@ def store(tmp_path: Path) -> EmbeddedStore:
     return EmbeddedStore(tmp_path / "online")
 
 
-def _table(ids: list, moment: datetime = NOON, **columns: list) -> pl.DataFrame:
-    return pl.DataFrame({"id": ids, "event_time": [moment] * len(ids), **columns}).with_columns(
+def _table(ids: list, event_time: datetime = NOON, **columns: list) -> pl.DataFrame:
+    return pl.DataFrame({"id": ids, "event_time": [event_time] * len(ids), **columns}).with_columns(
         pl.col("event_time").cast(UTC_US)
     )
 

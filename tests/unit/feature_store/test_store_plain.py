@@ -56,7 +56,7 @@ def test_what_is_none_of_the_type(dtype: str, value: Any) -> None:
         json_converter(dtype)(value)
 
 
-def test_what_a_read_answers_can_be_ingested(tmp_path: Path) -> None:
+def test_what_a_read_returns_can_be_ingested(tmp_path: Path) -> None:
     store = EmbeddedStore(tmp_path)
     table = pl.DataFrame(
         {

@@ -37,8 +37,8 @@ def store(tmp_path: Path, clock: _Clock) -> EmbeddedStore:
     return EmbeddedStore(tmp_path, clock)
 
 
-def _table(ids: list[int], moment: datetime) -> pl.DataFrame:
-    times = pl.Series([moment] * len(ids), dtype=pl.Datetime("us", "UTC"))
+def _table(ids: list[int], event_time: datetime) -> pl.DataFrame:
+    times = pl.Series([event_time] * len(ids), dtype=pl.Datetime("us", "UTC"))
     return pl.DataFrame({"id": ids, "event_time": times, "a": ids})
 
 
@@ -46,7 +46,7 @@ def _held(store: EmbeddedStore) -> int:
     return sum(1 for _ in store._backend.items(record_prefix("s")))
 
 
-def test_a_record_holds_to_the_microsecond(store: EmbeddedStore, clock: _Clock) -> None:
+def test_a_record_expires_to_the_microsecond(store: EmbeddedStore, clock: _Clock) -> None:
     store.write("s", _table([1], NOON))
     store.set_ttl("s", DAY)
     clock.now = NOON + DAY
@@ -66,7 +66,7 @@ def test_other_readers_see_the_time_to_live(store: EmbeddedStore, clock: _Clock)
     assert store.read("s", [1]) == [None]
 
 
-def test_writes_drop_what_holds_no_more(store: EmbeddedStore, clock: _Clock) -> None:
+def test_writes_delete_expired_records(store: EmbeddedStore, clock: _Clock) -> None:
     store.write("s", _table(list(range(1_000)), NOON - DAY))
     store.set_ttl("s", DAY)
     assert _held(store) == 1_000

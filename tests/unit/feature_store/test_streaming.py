@@ -158,8 +158,8 @@ def test_a_replayed_batch_changes_nothing_and_overwrites_its_log(
     logged = pl.concat([pl.read_parquet(file) for file in files])
     assert logged["__offset"].to_list() == list(range(10))
     # The log is a source like any other.
-    asked = pl.DataFrame({"id": [1], NOW: [START + 99 * HOUR]})
-    assert FeatureEngine(plan, {"st_trip": logged}).compute(asked)["trips_ever"].item() == 10
+    spine = pl.DataFrame({"id": [1], NOW: [START + 99 * HOUR]})
+    assert FeatureEngine(plan, {"st_trip": logged}).compute(spine)["trips_ever"].item() == 10
 
 
 @pytest.mark.parametrize("logs", [True, False])
@@ -241,14 +241,16 @@ def _consume(folder: str, tmp: str, plan_json: str, values: list[bytes], seed: i
         partition.process(range(at, end), values[at:end])
 
 
-def test_killed_at_twenty_moments_no_event_is_lost_or_counted_twice(
+def test_killed_at_twenty_times_no_event_is_lost_or_counted_twice(
     plan: Plan, tmp_path: Path
 ) -> None:
     chosen = random.Random(3)
-    moments = [START + timedelta(seconds=60 * i + chosen.randint(-7_000, 0)) for i in range(EVENTS)]
+    event_times = [
+        START + timedelta(seconds=60 * i + chosen.randint(-7_000, 0)) for i in range(EVENTS)
+    ]
     values = [
         _message(i, at, rider_id=chosen.randint(1, 9), fare=chosen.random(), note=f"n{i % 7}")
-        for i, at in enumerate(moments)
+        for i, at in enumerate(event_times)
     ]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
@@ -263,7 +265,7 @@ def test_killed_at_twenty_moments_no_event_is_lost_or_counted_twice(
         if kills == KILLS:
             consumer.join(30)
             break
-        # After it has begun to store, at any moment of a batch.
+        # After it has begun to store, at any point of a batch.
         _wait_for_progress(plan, folder)
         time.sleep(chosen.uniform(0, 0.05))
         assert consumer.pid is not None
@@ -279,9 +281,9 @@ def test_killed_at_twenty_moments_no_event_is_lost_or_counted_twice(
     assert place.read(store)[0].events == EVENTS
     logged = pl.read_parquet(tmp_path / "log" / "st_trip" / "*.parquet").sort("__offset")
     assert logged["__offset"].to_list() == list(range(EVENTS))
-    now = max(moments)
-    asked = pl.DataFrame({"id": list(range(1, 10)), NOW: [now] * 9})
-    truth = FeatureEngine(plan, {"st_trip": logged}).compute(asked).to_dicts()
+    now = max(event_times)
+    spine = pl.DataFrame({"id": list(range(1, 10)), NOW: [now] * 9})
+    truth = FeatureEngine(plan, {"st_trip": logged}).compute(spine).to_dicts()
     for found, row in zip(
         OnlineReader(store, plan, layout).read(range(1, 10), now), truth, strict=True
     ):

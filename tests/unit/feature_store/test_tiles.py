@@ -1,4 +1,4 @@
-"""Streams against the engine: any order, any batches, any moment, to the bit or to 1e-9."""
+"""Streams against the engine: any order, any batches, any as-of time, to the bit or to 1e-9."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TRIPS = {
 CITIES = {"id": pl.String, "at": UTC_US, "name": pl.String}
 
 # Moments that meet each other, and each other a window later, to the microsecond.
-_moment = st.builds(
+_time = st.builds(
     lambda days, hours, us: START + days * DAY + hours * HOUR + us * US,
     st.integers(0, 8),
     st.sampled_from([0, 6, 7]),
@@ -54,19 +54,19 @@ _trip = st.fixed_dictionaries(
     {
         "rider_id": st.sampled_from([1, 2, -(2**63), None]),
         "city_id": st.sampled_from(["ulm", "bonn", None]),
-        "at": _moment,
+        "at": _time,
         "fare": _fare,
         "seats": st.sampled_from([None, 1, 2, -3, 2**62]),
         "paid": st.sampled_from([None, True, False]),
         "note": st.sampled_from([None, "x", "ü", ""]),
         "tip": st.sampled_from([None, 1.0]),
-        "until": st.one_of(st.none(), _moment),
+        "until": st.one_of(st.none(), _time),
     }
 )
 _city = st.fixed_dictionaries(
     {
         "id": st.sampled_from(["ulm", "bonn"]),
-        "at": _moment,
+        "at": _time,
         "name": st.sampled_from([None, "Ulm", "Bonn"]),
     }
 )
@@ -79,10 +79,10 @@ def plan(request: pytest.FixtureRequest) -> Plan:
 
 def _differences(plan: Plan, read: list, sources: dict, ids: list, now: datetime) -> dict:
     key = pl.String if plan.root.feature(plan.root.key).dtype == "string" else pl.Int64
-    asked = pl.DataFrame({"id": ids, NOW: [now] * len(ids)}, schema={"id": key, NOW: UTC_US})
+    spine = pl.DataFrame({"id": ids, NOW: [now] * len(ids)}, schema={"id": key, NOW: UTC_US})
     wrong = {}
     for one, found, row in zip(
-        ids, read, FeatureEngine(plan, sources).compute(asked).to_dicts(), strict=True
+        ids, read, FeatureEngine(plan, sources).compute(spine).to_dicts(), strict=True
     ):
         if found is not None and (other := differences(found, row)):
             wrong[one] = other
@@ -97,12 +97,12 @@ def _no_overflow(trips: list[dict]) -> bool:
     trips=st.lists(_trip, max_size=24).filter(_no_overflow),
     cities=st.lists(_city, max_size=4),
     cuts=st.lists(st.integers(0, 24), max_size=3),
-    moments=st.lists(_moment, min_size=1, max_size=3),
+    as_of_times=st.lists(_time, min_size=1, max_size=3),
     tile_s=st.sampled_from([None, 3_600, 86_400, 7 * 86_400]),
 )
 @settings(max_examples=80, deadline=None)
 def test_any_order_and_batches_give_what_the_engine_gives(
-    plan: Plan, trips: list, cities: list, cuts: list, moments: list, tile_s: int | None
+    plan: Plan, trips: list, cities: list, cuts: list, as_of_times: list, tile_s: int | None
 ) -> None:
     store = MemoryStore()
     layout = build_layout(plan, ("st_trip", "st_city"), tile_s)
@@ -116,7 +116,7 @@ def test_any_order_and_batches_give_what_the_engine_gives(
         ingest.apply("st_trip", all_trips.slice(start, end - start), None)
     reader = OnlineReader(store, plan, layout)
     ids = [1, 2, -(2**63), 77] if plan.feature_set == "st_rider" else [0, 1, 5, 99]
-    for now in moments:
+    for now in as_of_times:
         sources = {"st_trip": all_trips, "st_city": all_cities}
         wrong = _differences(plan, reader.read(ids, now), sources, ids, now)
         assert not wrong, now
@@ -129,7 +129,7 @@ def test_any_order_and_batches_give_what_the_engine_gives(
     ahead=st.sampled_from([0 * US, HOUR, DAY, 3 * DAY, 3 * DAY + US]),
 )
 @settings(max_examples=80, deadline=None)
-def test_a_replay_answers_at_every_moment_it_has_reached(
+def test_a_replay_is_right_as_of_every_time_it_has_reached(
     trips: list, size: int, lateness_h: int, ahead: timedelta
 ) -> None:
     """Old tiles go into totals as time goes on; what is read at the present stays exact."""
@@ -212,7 +212,7 @@ def test_writers_of_one_entity_do_not_lose_each_others_events() -> None:
     assert found["spent__86400__"] == 7.0
 
 
-def test_unknown_entities_and_naive_moments() -> None:
+def test_unknown_entities_and_naive_times() -> None:
     plan = plan_of(CLASSES, "st_rider")
     layout = build_layout(plan, ("st_trip",))
     reader = OnlineReader(MemoryStore(), plan, layout)
