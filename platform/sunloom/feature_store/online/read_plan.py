@@ -194,7 +194,8 @@ def _build_step(layout: TileLayout, item: ClassPlan, feature: FeaturePlan) -> Fe
     nodes = [node for node in walk(expression) if isinstance(node, Aggregate | Lookup)]
     # Equal nodes share a part: each is read once per row.
     places = {node: place for place, node in enumerate(dict.fromkeys(nodes))}
-    row_function = batch_function = None
+    row_function: RowFunction | None = None
+    batch_function: BatchFunction | None = None
     if isinstance(expression, Resolved):
         batch_function = compile_resolver(expression, places)
     # Else the commonest feature of a stream: one aggregate as it is, without a call per row.
