@@ -57,7 +57,7 @@ class OnlineReader:
         self._defaults = {
             name: feature_finalizer(plan.root.feature(name))(None) for name in self._expiry
         }
-        # Compiled by the features read: a gateway is asked for the same few lists again and again.
+        # Compiled by the features read: a gateway reads the same few lists again and again.
         self._read_plans: dict[tuple[str, ...], ReadPlan] = {}
 
     @property
