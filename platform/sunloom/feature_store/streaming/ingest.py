@@ -91,8 +91,8 @@ class TileIngest:
         for _ in range(_MAX_ATTEMPTS):
             transaction = _Transaction()
             if guard is not None:
-                (space, key, _), expected = guard
-                transaction.writes.append(guard.write)
+                (space, key, value), expected = guard
+                transaction.writes.append((space, key, value))
                 transaction.expected.append((space, key, expected))
             for groups in grouped:
                 self._merge(groups, latest_us, transaction)
