@@ -87,7 +87,7 @@ def _tabular(folder: Path, label_of_recent: int) -> Path:
     """A model that tells recent from old customers; the second version says the opposite."""
     import numpy as np
 
-    from sunloom.tabular.algorithms.table import load_algorithm
+    from sunloom.tabular.algorithms import load_algorithm
     from sunloom.tabular.columns import Columns
     from sunloom.tabular.model import TabularModel
 

@@ -78,7 +78,7 @@ class AlgorithmConfig(Model):
     """One algorithm and what is searched of it."""
 
     name: str
-    """A name of ``sunloom.tabular.algorithms.table.ALGORITHMS`` or of a plugin."""
+    """A name of ``sunloom.tabular.algorithms.ALGORITHMS`` or of a plugin."""
     trials: int = Field(default=4, ge=1)
     """Draws from the search space."""
     fixed: dict[str, Scalar] = Field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,13 +47,18 @@ class Columns:
         Raises:
             DataError: A column is missing or not numeric.
         """
-        inputs = [_numbers(frame, name) for name in self.features]
-        by_name = dict(zip(self.features, inputs, strict=True))
-        derived = [_ratio(by_name, ratio) for ratio in self.ratios]
+        columns = {name: _numbers(frame, name) for name in self.features}
         # column_stack refuses an empty list.
-        if not inputs:
+        if not columns:
             return np.empty((frame.height, 0))
-        return np.column_stack([*inputs, *derived]).astype(np.float64, copy=False)
+        derived = []
+        for ratio in self.ratios:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                quotient = columns[ratio.numerator] / (columns[ratio.denominator] + ratio.plus)
+            # A quotient by zero is missing, which every algorithm here can take.
+            derived.append(np.where(np.isfinite(quotient), quotient, np.nan))
+        matrix = np.column_stack([*(columns[name] for name in self.features), *derived])
+        return matrix.astype(np.float64, copy=False)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Columns:
@@ -70,8 +75,11 @@ def build_columns(frame: pl.DataFrame, config: RowsConfig) -> Columns:
     numeric = feature_columns(frame, config)
     features = config.features or numeric
     parts = [part for ratio in config.ratios for part in (ratio.numerator, ratio.denominator)]
-    _require(features, numeric)
-    _require(parts, features)
+    for known, names in ((numeric, features), (features, parts)):
+        for name in names:
+            if name not in known:
+                hint = known_names_hint(name, known)
+                raise DataError(f"There is no numeric feature {name!r}.", hint, name)
     ratios = (RatioColumn(**ratio.model_dump()) for ratio in config.ratios)
     return Columns(tuple(features), tuple(ratios))
 
@@ -101,13 +109,6 @@ def target(frame: pl.DataFrame, label: str) -> FloatArray:
     return values
 
 
-def _require(names: Iterable[str], known: Sequence[str]) -> None:
-    for name in names:
-        if name not in known:
-            hint = known_names_hint(name, known)
-            raise DataError(f"There is no numeric feature {name!r}.", hint, name)
-
-
 def _numbers(frame: pl.DataFrame, name: str) -> FloatArray:
     if name not in frame.columns:
         hint = known_names_hint(name, frame.columns)
@@ -121,12 +122,3 @@ def _numbers(frame: pl.DataFrame, name: str) -> FloatArray:
     values: FloatArray = column.fill_null(float("nan")).to_numpy()
     # An infinite value would reach a scaler's mean and make every prediction NaN.
     return np.where(np.isfinite(values), values, np.nan)
-
-
-def _ratio(inputs: Mapping[str, FloatArray], ratio: RatioColumn) -> FloatArray:
-    # A quotient by zero is missing, which every algorithm here can take.
-    below = inputs[ratio.denominator] + ratio.plus
-    with np.errstate(divide="ignore", invalid="ignore"):
-        quotient: FloatArray = inputs[ratio.numerator] / below
-    quotient[~np.isfinite(quotient)] = np.nan
-    return quotient

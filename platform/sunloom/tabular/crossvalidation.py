@@ -1,16 +1,20 @@
-"""Cross-validation inside the training rows."""
+"""Cross-validation inside the training rows, and the trials that run it on Ray's workers.
+
+Only NumPy and the algorithm's own library are imported here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError
-from sunloom.tabular.algorithms.protocol import Algorithm, Parameters
+from sunloom.tabular.algorithms import Algorithm, Parameters, load_algorithm
 from sunloom.tabular.evaluation import row_losses
 
 
@@ -49,6 +53,14 @@ class FoldScore:
     standard_error: float
 
 
+@dataclass(frozen=True)
+class Trial:
+    """One algorithm with one draw of its hyperparameters."""
+
+    algorithm: str
+    parameters: Mapping[str, Any]
+
+
 def assign_folds(target: FloatArray, folds: int, seed: int) -> NDArray[np.int64]:
     """A fold number a row, with the same share of each label in every fold.
 
@@ -72,8 +84,7 @@ def held_out_scores(
     """The score after each fold, so that a scheduler can end a hopeless trial."""
     losses: list[FloatArray] = []
     for fold in range(data.folds):
-        held_out = data.fold == fold
-        probability = _predict_fold(algorithm, data, parameters, held_out)
+        held_out, probability = _predict_fold(algorithm, data, parameters, fold)
         losses.append(row_losses(data.target[held_out], probability))
         # Over rows, not folds: five folds are too few for a standard error.
         rows = np.concatenate(losses)
@@ -88,13 +99,38 @@ def held_out_probabilities(
     # Fitted again: a trial reports losses, and keeps neither models nor predictions.
     result = np.empty(len(data.target))
     for fold in range(data.folds):
-        held_out = data.fold == fold
-        result[held_out] = _predict_fold(algorithm, data, parameters, held_out)
+        held_out, probability = _predict_fold(algorithm, data, parameters, fold)
+        result[held_out] = probability
     return result
 
 
+def run_trial(config: dict[str, Any], data: TrainingData) -> None:
+    """A Ray Tune trainable: reports the log loss after every fold.
+
+    Args:
+        config: ``trial`` holds ``algorithm`` and ``parameters``.
+        data: Training rows with their folds.
+    """
+    from ray import tune
+
+    trial = config["trial"]
+    algorithm = load_algorithm(trial["algorithm"])
+    for score in held_out_scores(algorithm, data, trial["parameters"]):
+        report = {"loss": score.loss, "standard_error": score.standard_error}
+        tune.report(report | {"folds": score.folds})
+
+
+def fit_trial(trial: Trial, data: TrainingData) -> tuple[str, FloatArray]:
+    """A Ray task: the classifier of all rows, as text, and the rows' held-out probabilities."""
+    algorithm = load_algorithm(trial.algorithm)
+    held_out = held_out_probabilities(algorithm, data, trial.parameters)
+    return algorithm.fit(data.matrix, data.target, trial.parameters).dump(), held_out
+
+
 def _predict_fold(
-    algorithm: Algorithm, data: TrainingData, parameters: Parameters, held_out: NDArray[np.bool_]
-) -> FloatArray:
+    algorithm: Algorithm, data: TrainingData, parameters: Parameters, fold: int
+) -> tuple[NDArray[np.bool_], FloatArray]:
+    """The rows held out in a fold, and their probabilities."""
+    held_out = data.fold == fold
     fitted = algorithm.fit(data.matrix[~held_out], data.target[~held_out], parameters)
-    return fitted.predict(data.matrix[held_out])
+    return held_out, fitted.predict(data.matrix[held_out])

@@ -1,11 +1,13 @@
-"""Metrics of predicted probabilities: ranking, sharpness and calibration."""
+"""Metrics of predicted probabilities: ranking, sharpness and calibration, with its plot."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError
@@ -73,9 +75,14 @@ def evaluate(target: FloatArray, probability: FloatArray, bins: int = BINS) -> E
     Raises:
         DataError: Lengths differ, there are no rows, or a value is not a probability.
     """
-    _check(target, probability)
+    if len(target) != len(probability) or not len(target):
+        raise DataError(f"{len(target)} labels cannot judge {len(probability)} probabilities.")
+    # Before any metric: NaN would only sort last and give a plausible AUC.
+    if not (np.isfinite(probability).all() and ((probability >= 0) & (probability <= 1)).all()):
+        raise DataError("A probability is missing or lies outside 0 and 1.")
     rate = float(target.mean())
     table = reliability(target, probability, bins)
+    gaps = (cell.count * abs(cell.mean_probability - cell.observed_rate) for cell in table)
     return Evaluation(
         rows=len(target),
         base_rate=rate,
@@ -83,9 +90,9 @@ def evaluate(target: FloatArray, probability: FloatArray, bins: int = BINS) -> E
         auc=auc(target, probability),
         log_loss=log_loss(target, probability),
         base_log_loss=log_loss(target, np.full_like(target, rate)),
-        brier=brier(target, probability),
+        brier=float(((probability - target) ** 2).mean()),
         base_brier=rate * (1.0 - rate),
-        calibration_error=calibration_error(table),
+        calibration_error=sum(gaps) / len(target),
         reliability=table,
     )
 
@@ -95,12 +102,15 @@ def auc(target: FloatArray, probability: FloatArray) -> float:
 
     NaN where only one label occurs.
     """
-    # The rank sum of the positives is the Mann-Whitney U statistic: no curve is needed.
+    import polars as pl
+
     positives = float(target.sum())
     negatives = len(target) - positives
     if positives == 0 or negatives == 0:
         return float("nan")
-    ranks = _average_ranks(probability)
+    # The rank sum of the positives is the Mann-Whitney U statistic: no curve is needed. Equal
+    # values share the mean of their ranks: so a tie counts half.
+    ranks = pl.Series(probability).rank("average").to_numpy()
     rank_sum = float(ranks[target == 1].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
@@ -117,11 +127,6 @@ def row_losses(target: FloatArray, probability: FloatArray) -> FloatArray:
 def log_loss(target: FloatArray, probability: FloatArray) -> float:
     """Mean negative log likelihood."""
     return float(row_losses(target, probability).mean())
-
-
-def brier(target: FloatArray, probability: FloatArray) -> float:
-    """Mean squared error of the probability."""
-    return float(((probability - target) ** 2).mean())
 
 
 def reliability(
@@ -147,13 +152,6 @@ def reliability(
     )
 
 
-def calibration_error(table: tuple[ReliabilityBin, ...]) -> float:
-    """Expected calibration error of a reliability table."""
-    rows = sum(cell.count for cell in table)
-    gaps = (cell.count * abs(cell.mean_probability - cell.observed_rate) for cell in table)
-    return sum(gaps) / rows
-
-
 def best_threshold(target: FloatArray, probability: FloatArray) -> float:
     """The probability with the greatest true less false positive rate (Youden's J)."""
     order = np.argsort(-probability, kind="stable")
@@ -167,20 +165,48 @@ def best_threshold(target: FloatArray, probability: FloatArray) -> float:
     return float(sorted_probability[int(np.argmax(gain))])
 
 
-def _average_ranks(values: FloatArray) -> FloatArray:
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    starts = np.flatnonzero(np.append(True, np.diff(ordered) != 0))
-    lengths = np.diff(np.append(starts, len(values)))
-    ranks = np.empty(len(values))
-    # Equal values share the mean of their ranks: so a tie counts half.
-    ranks[order] = np.repeat(starts + (lengths + 1) / 2, lengths)
-    return ranks
+def plot_calibration(path: Path, algorithms: Mapping[str, Mapping[str, Any]], winner: str) -> Path:
+    """Predicted against observed rate, one line an algorithm, above the rows of each bin, as PNG.
 
+    Args:
+        path: PNG to write.
+        algorithms: Metrics by algorithm, as the registry keeps them.
+        winner: The algorithm drawn in front.
 
-def _check(target: FloatArray, probability: NDArray[np.float64]) -> None:
-    if len(target) != len(probability) or not len(target):
-        raise DataError(f"{len(target)} labels cannot judge {len(probability)} probabilities.")
-    # Before any metric: NaN would only sort last and give a plausible AUC.
-    if not (np.isfinite(probability).all() and ((probability >= 0) & (probability <= 1)).all()):
-        raise DataError("A probability is missing or lies outside 0 and 1.")
+    Returns:
+        ``path``.
+    """
+    # The object interface with Agg has no global state, so it also works in a server's thread.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    upper.plot([0, 1], [0, 1], color="grey", linestyle=":", label="perfect")
+    upper.axhline(algorithms[winner]["base_rate"], color="grey", linewidth=0.8, label="base rate")
+    for name, figures in algorithms.items():
+        front = name == winner
+        upper.plot(
+            [cell["mean_probability"] for cell in figures["reliability"]],
+            [cell["observed_rate"] for cell in figures["reliability"]],
+            marker="o",
+            label=f"{name}: AUC {figures['auc']:.3f}, log loss {figures['log_loss']:.3f}",
+            linewidth=2.2 if front else 1.0,
+            zorder=2 + front,
+        )
+    upper.set(ylabel="observed rate", title="Calibration at the later cut-off", ylim=(0, 1))
+    upper.legend(loc="upper left", fontsize=8)
+    cells = algorithms[winner]["reliability"]
+    lower.bar(
+        [cell["low"] for cell in cells],
+        [cell["count"] for cell in cells],
+        [cell["high"] - cell["low"] for cell in cells],
+        align="edge",
+        alpha=0.6,
+    )
+    # On a log axis: bins of few rows would not be seen beside full ones.
+    lower.set(xlabel="predicted probability", ylabel="rows", xlim=(0, 1), yscale="log")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    return path

@@ -14,8 +14,7 @@ import polars as pl
 from sunloom.core.files import write_atomic
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import ArtifactError, DataError
-from sunloom.tabular.algorithms.protocol import FittedModel
-from sunloom.tabular.algorithms.table import load_algorithm
+from sunloom.tabular.algorithms import FittedModel, load_algorithm
 from sunloom.tabular.columns import Columns
 
 MANIFEST = "model.json"
@@ -96,26 +95,22 @@ def load_model(path: Path | str) -> TabularModel:
         algorithm = load_algorithm(manifest["algorithm"])
         # Only a file of the folder itself, whatever the manifest says.
         text = (folder / Path(manifest["classifier"]).name).read_text()
-        return _build(manifest, algorithm.load(text))
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']} is not {FORMAT}")
+        return TabularModel(
+            algorithm=manifest["algorithm"],
+            parameters=manifest["parameters"],
+            columns=Columns.from_dict(manifest["columns"]),
+            fitted=algorithm.load(text),
+            labels=(manifest["labels"][0], manifest["labels"][1]),
+            threshold=float(manifest["threshold"]),
+            about=manifest["about"],
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(
             f"{folder} holds no whole tabular model: {type(error).__name__}: {error}",
             "Train again with `sunloom tabular train`, or take another version.",
         ) from error
-
-
-def _build(manifest: Mapping[str, Any], fitted: FittedModel) -> TabularModel:
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"format {manifest['format']} is not {FORMAT}")
-    return TabularModel(
-        algorithm=manifest["algorithm"],
-        parameters=manifest["parameters"],
-        columns=Columns.from_dict(manifest["columns"]),
-        fitted=fitted,
-        labels=(manifest["labels"][0], manifest["labels"][1]),
-        threshold=float(manifest["threshold"]),
-        about=manifest["about"],
-    )
 
 
 @dataclass(frozen=True)
@@ -146,19 +141,16 @@ def predictions(
     Raises:
         DataError: A feature is missing, or the rows do not form a table.
     """
-    frame = rows if isinstance(rows, pl.DataFrame) else _frame(rows)
-    key = next((name for name in (entity, "entity_id") if name in frame.columns), None)
-    entities = frame[key].to_list() if key else [None] * frame.height
+    if not isinstance(rows, pl.DataFrame):
+        try:
+            # Polars would take the types from the first 100 rows, and refuse a later float among
+            # integers.
+            rows = pl.DataFrame([dict(row) for row in rows], infer_schema_length=None)
+        except (pl.exceptions.PolarsError, TypeError) as error:
+            raise DataError(f"The rows do not form a table: {error}", param="rows") from error
+    key = next((name for name in (entity, "entity_id") if name in rows.columns), None)
+    entities = rows[key].to_list() if key else [None] * rows.height
     return [
         Prediction(entity_id=name, probability=float(value), prediction=model.label(float(value)))
-        for name, value in zip(entities, model.predict(frame), strict=True)
+        for name, value in zip(entities, model.predict(rows), strict=True)
     ]
-
-
-def _frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    try:
-        # Polars would take the types from the first 100 rows, and refuse a later float among
-        # integers.
-        return pl.DataFrame([dict(row) for row in rows], infer_schema_length=None)
-    except (pl.exceptions.PolarsError, TypeError) as error:
-        raise DataError(f"The rows do not form a table: {error}", param="rows") from error

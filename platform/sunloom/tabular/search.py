@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,8 @@ import numpy as np
 from sunloom.config.tabular import AlgorithmConfig, RangeConfig, TuningConfig
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import TrainingError
-from sunloom.tabular.algorithms.table import load_algorithm
-from sunloom.tabular.crossvalidation import TrainingData
-from sunloom.tabular.trials import Trial, run_trial
+from sunloom.tabular.algorithms import load_algorithm
+from sunloom.tabular.crossvalidation import TrainingData, Trial, run_trial
 
 
 @dataclass(frozen=True)
@@ -74,13 +73,13 @@ def search(
         TrainingError: No trial finished.
     """
     from ray import tune
+    from ray.tune.logger import JsonLoggerCallback
 
-    # JSON records are enough; CSV and TensorBoard ones would be written and thrown away.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     # Only the old output heeds verbose=0; the new one prints a box into the demo's step list.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Plain dictionaries: Tune logs each trial's configuration as JSON.
-    space = [{"algorithm": trial.algorithm, "parameters": trial.parameters} for trial in trials]
+    space = [asdict(trial) for trial in trials]
     # with_parameters puts the rows into the object store once; a config would be copied per trial.
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, data=data), {"cpu": tuning.cpus_per_trial}
@@ -91,7 +90,13 @@ def search(
         # scheduler.
         param_space={"trial": tune.grid_search(space)},
         tune_config=_tune_config(tuning),
-        run_config=_run_config(folder),
+        # JSON records are enough; CSV and TensorBoard ones would be written and thrown away.
+        run_config=tune.RunConfig(
+            name="search",
+            storage_path=str(folder.absolute()),
+            verbose=0,
+            callbacks=[JsonLoggerCallback()],
+        ),
     )
     try:
         results = tuner.fit()
@@ -118,18 +123,6 @@ def best_of_each(scores: Sequence[TrialScore]) -> dict[str, TrialScore]:
     for score in scores:
         best.setdefault(score.trial.algorithm, score)
     return best
-
-
-def _run_config(folder: Path) -> Any:
-    from ray import tune
-    from ray.tune.logger import JsonLoggerCallback
-
-    return tune.RunConfig(
-        name="search",
-        storage_path=str(folder.absolute()),
-        verbose=0,
-        callbacks=[JsonLoggerCallback()],
-    )
 
 
 def _tune_config(tuning: TuningConfig) -> Any:
@@ -160,7 +153,17 @@ def _scores(results: Any, folds: int) -> list[TrialScore]:
     log = get_logger("tabular")
     for error in results.errors:
         log.warning("a trial failed: %s", str(error).strip().splitlines()[-1])
-    scores = [_score(result) for result in results if result.metrics and "loss" in result.metrics]
+    scores = [
+        TrialScore(
+            trial=Trial(**result.config["trial"]),
+            loss=float(result.metrics["loss"]),
+            standard_error=float(result.metrics["standard_error"]),
+            folds=int(result.metrics["folds"]),
+            seconds=float(result.metrics["time_total_s"]),
+        )
+        for result in results
+        if result.metrics and "loss" in result.metrics
+    ]
     # Means over fewer folds are means over other rows: they cannot be compared.
     complete = [score for score in scores if score.folds == folds and np.isfinite(score.loss)]
     if not complete:
@@ -169,17 +172,6 @@ def _scores(results: Any, folds: int) -> list[TrialScore]:
             "See the warnings above; raise tuning.time_budget_s if it ran out.",
         )
     return sorted(complete, key=lambda score: score.loss)
-
-
-def _score(result: Any) -> TrialScore:
-    trial, metrics = result.config["trial"], result.metrics
-    return TrialScore(
-        trial=Trial(trial["algorithm"], trial["parameters"]),
-        loss=float(metrics["loss"]),
-        standard_error=float(metrics["standard_error"]),
-        folds=int(metrics["folds"]),
-        seconds=float(metrics["time_total_s"]),
-    )
 
 
 def _draw(domain: RangeConfig | tuple[Any, ...], generator: np.random.Generator) -> Any:

@@ -21,13 +21,12 @@ from sunloom.core.model_registry import ModelRegistry, ModelVersion, TrainingRes
 from sunloom.core.telemetry import get_logger
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import UsageError
-from sunloom.tabular.algorithms.table import load_algorithm
+from sunloom.tabular.algorithms import load_algorithm
 from sunloom.tabular.columns import Columns, build_columns, target
-from sunloom.tabular.crossvalidation import TrainingData, assign_folds
-from sunloom.tabular.evaluation import Evaluation, best_threshold, evaluate
+from sunloom.tabular.crossvalidation import TrainingData, Trial, assign_folds, fit_trial
+from sunloom.tabular.evaluation import Evaluation, best_threshold, evaluate, plot_calibration
 from sunloom.tabular.model import TabularModel
 from sunloom.tabular.search import TrialScore, best_of_each, choose_winner, draw_trials, search
-from sunloom.tabular.trials import Trial, fit_trial
 
 KIND = "tabular"
 
@@ -86,11 +85,25 @@ def train_tabular(recipe: TabularRecipe) -> TrainingResult:
         TrainingError: No trial finished.
     """
     rows = read_rows(recipe)
-    registry = open_registry(recipe)
+    registry, output = open_registry(recipe), recipe.output
     identity = _fingerprint(recipe, rows)
-    registered = registry.find(recipe.output.name, identity) if recipe.output.reuse else None
+    registered = registry.find(output.name, identity) if output.reuse else None
     version = registered or _train(recipe, rows, registry, identity)
-    return _publish(recipe, registry, version, reused=registered is not None)
+    metrics = version.metrics
+    failures = gate_failures(metrics, recipe.gate)
+    promoted = registry.promote_if_passed(version, output.alias, failures)
+    get_logger("tabular").info("%s (%s): AUC %.4f", version.ref, metrics["winner"], metrics["auc"])
+    folder = recipe.paths.outputs / "tabular" / version.name
+    report = folder / "report.json"
+    write_atomic(report, json.dumps(version.to_dict(), indent=1))
+    plot = plot_calibration(folder / "calibration.png", metrics["algorithms"], metrics["winner"])
+    return TrainingResult(
+        version=version,
+        promoted=promoted,
+        reused=registered is not None,
+        failures=failures,
+        files={"calibration_plot": str(plot), "report": str(report)},
+    )
 
 
 def read_rows(recipe: TabularRecipe) -> _TrainingSets:
@@ -141,7 +154,21 @@ def _train(
     best = best_of_each(scores)
     candidates = _refit(recipe, rows, data, best)
     winner = candidates[choose_winner(list(best.values()), recipe.tuning).trial.algorithm]
-    return _register(recipe, registry, winner, candidates, identity)
+    metrics = asdict(winner.metrics) | {
+        "winner": winner.model.algorithm,
+        # Also the candidates that did not win: the calibration plot compares them.
+        "algorithms": {name: asdict(candidate.metrics) for name, candidate in candidates.items()},
+    }
+    lineage = {
+        "fingerprint": identity,
+        "feature_set": recipe.rows.feature_set,
+        "train_cutoff": recipe.rows.train_cutoff,
+        "judge_cutoff": recipe.rows.judge_cutoff,
+        "seed": recipe.seed,
+    }
+    with tempfile.TemporaryDirectory(prefix="sunloom-tabular-") as folder:
+        path = winner.model.save(Path(folder) / "model")
+        return registry.register(recipe.output.name, KIND, path, metrics, lineage)
 
 
 def _refit(
@@ -173,8 +200,7 @@ def _refit(
 def _build_model(
     recipe: TabularRecipe, rows: _TrainingSets, trial: Trial, text: str, held_out: FloatArray
 ) -> TabularModel:
-    output = recipe.output
-    threshold = output.threshold
+    threshold = recipe.output.threshold
     if threshold is None:
         # From held-out predictions: on rows that the model has seen it would be too bold.
         threshold = best_threshold(rows.train_target, held_out)
@@ -184,7 +210,7 @@ def _build_model(
         columns=rows.columns,
         # Read back from its text, as serving does: what is evaluated is what is registered.
         fitted=load_algorithm(trial.algorithm).load(text),
-        labels=output.labels,
+        labels=recipe.output.labels,
         threshold=threshold,
         about={
             "feature_set": recipe.rows.feature_set,
@@ -193,52 +219,6 @@ def _build_model(
             "rows": len(rows.train_target),
             "base_rate": float(rows.train_target.mean()),
         },
-    )
-
-
-def _register(
-    recipe: TabularRecipe,
-    registry: ModelRegistry,
-    winner: _Candidate,
-    candidates: Mapping[str, _Candidate],
-    identity: str,
-) -> ModelVersion:
-    metrics = asdict(winner.metrics) | {
-        "winner": winner.model.algorithm,
-        # Also the candidates that did not win: the calibration plot compares them.
-        "algorithms": {name: asdict(candidate.metrics) for name, candidate in candidates.items()},
-    }
-    lineage = {
-        "fingerprint": identity,
-        "feature_set": recipe.rows.feature_set,
-        "train_cutoff": recipe.rows.train_cutoff,
-        "judge_cutoff": recipe.rows.judge_cutoff,
-        "seed": recipe.seed,
-    }
-    with tempfile.TemporaryDirectory(prefix="sunloom-tabular-") as folder:
-        path = winner.model.save(Path(folder) / "model")
-        return registry.register(recipe.output.name, KIND, path, metrics, lineage)
-
-
-def _publish(
-    recipe: TabularRecipe, registry: ModelRegistry, version: ModelVersion, reused: bool
-) -> TrainingResult:
-    from sunloom.tabular.plots import plot_calibration
-
-    figures = version.metrics
-    failures = gate_failures(figures, recipe.gate)
-    promoted = registry.promote_if_passed(version, recipe.output.alias, failures)
-    get_logger("tabular").info("%s (%s): AUC %.4f", version.ref, figures["winner"], figures["auc"])
-    folder = recipe.paths.outputs / "tabular" / version.name
-    report = folder / "report.json"
-    write_atomic(report, json.dumps(version.to_dict(), indent=1))
-    plot = plot_calibration(folder / "calibration.png", figures["algorithms"], figures["winner"])
-    return TrainingResult(
-        version=version,
-        promoted=promoted,
-        reused=reused,
-        failures=failures,
-        files={"calibration_plot": str(plot), "report": str(report)},
     )
 
 

@@ -13,9 +13,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from sunloom.errors import ArtifactError, NotFoundError
-from sunloom.tabular.algorithms.linear import signed_log
-from sunloom.tabular.algorithms.protocol import Algorithm
-from sunloom.tabular.algorithms.table import ALGORITHMS, algorithm_names, load_algorithm
+from sunloom.tabular.algorithms import (
+    ALGORITHMS,
+    Algorithm,
+    algorithm_names,
+    load_algorithm,
+    signed_log,
+)
 
 Sample = tuple[np.ndarray, np.ndarray]
 

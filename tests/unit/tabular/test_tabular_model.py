@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from sunloom.errors import ArtifactError, DataError
-from sunloom.tabular.algorithms.table import ALGORITHMS, load_algorithm
+from sunloom.tabular.algorithms import ALGORITHMS, load_algorithm
 from sunloom.tabular.columns import Columns, RatioColumn
 from sunloom.tabular.model import TabularModel, load_model, predictions
 

@@ -8,9 +8,10 @@ from pydantic import ValidationError
 
 from sunloom.config.tabular import AlgorithmConfig, GateConfig, RangeConfig, TuningConfig
 from sunloom.errors import DataError
-from sunloom.tabular.algorithms.table import load_algorithm
+from sunloom.tabular.algorithms import load_algorithm
 from sunloom.tabular.crossvalidation import (
     TrainingData,
+    Trial,
     assign_folds,
     held_out_probabilities,
     held_out_scores,
@@ -18,7 +19,6 @@ from sunloom.tabular.crossvalidation import (
 from sunloom.tabular.evaluation import log_loss
 from sunloom.tabular.search import TrialScore, best_of_each, choose_winner, draw_trials
 from sunloom.tabular.trainer import gate_failures
-from sunloom.tabular.trials import Trial
 
 
 def _score(name: str, loss: float, error: float = 0.01) -> TrialScore:

@@ -1,1 +1,0 @@
-"""Algorithms of binary classification behind one protocol."""
