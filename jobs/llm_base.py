@@ -1,7 +1,7 @@
 """Train a base model and register it: ``python -m jobs.llm_base --config RECIPE``."""
 
 from sunloom.config.llm import LlmRecipe
-from sunloom.llm.base_run import train_base
+from sunloom.llm.trainer import train_base
 from sunloom.workflows.job import JobOutcome, run_job
 
 

@@ -1,7 +1,7 @@
 """Train a LoRA adapter and judge it: ``python -m jobs.llm_train --config RECIPE``."""
 
 from sunloom.config.llm import LlmRecipe
-from sunloom.llm.adapter_run import train_adapter
+from sunloom.llm.trainer import train_adapter
 from sunloom.workflows.job import JobOutcome, run_job
 
 

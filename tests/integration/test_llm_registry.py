@@ -11,9 +11,8 @@ from sunloom.config import Settings, load_config
 from sunloom.config.llm import LlmRecipe
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import NotFoundError, UsageError
-from sunloom.llm.adapter_run import train_adapter
-from sunloom.llm.base_run import train_base
-from sunloom.llm.evaluation.held_out import evaluate_registered
+from sunloom.llm.evaluation import evaluate_registered
+from sunloom.llm.trainer import train_adapter, train_base
 
 pytestmark = pytest.mark.integration
 

@@ -27,9 +27,9 @@ from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import encode, save_encoded
 from sunloom.llm.launch import launch
 from sunloom.llm.loop import TrainingOutcome, TrainingTask
-from sunloom.llm.loss_plot import plot_losses
 from sunloom.llm.models import build_llama, load_adapter, load_model
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
+from sunloom.llm.trainer import plot_losses
 
 pytestmark = pytest.mark.integration
 
@@ -113,12 +113,12 @@ def test_a_truncated_checkpoint_is_passed_over_and_the_losses_go_on(
 ) -> None:
     _, reference = trained("ddp")
     first = Path(shutil.copytree(trained(kind)[0], tmp_path / "first"))
-    newest = newest_whole([first / "train"])
+    newest = newest_whole(first / "train")
     assert newest is not None
     assert (newest.step, newest.world_size) == (10, 2)
     victim = max(newest.path.rglob("*"), key=lambda path: path.stat().st_size)
     victim.write_bytes(victim.read_bytes()[:-7])
-    before = newest_whole([first / "train"])
+    before = newest_whole(first / "train")
     assert before is not None
     assert before.step == 5
     again = _work(start, tmp_path / "again", KINDS[kind], resume_from=first)
@@ -133,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     work = _work(start, tmp_path, Fsdp(), learning_rate=1e25, warmup_steps=0, checkpoint_every=1)
     with pytest.raises(DivergedError, match=r"at step \d+; training stopped") as caught:
         launch(work, "diverges")
-    kept = newest_whole([tmp_path / "train"])
+    kept = newest_whole(tmp_path / "train")
     assert kept is not None
     assert str(kept.path) in caught.value.hint
     assert not (tmp_path / "export").exists()
@@ -158,11 +158,11 @@ def test_an_adapter_is_exported_as_a_peft_folder(
     assert (adapted(ids).logits - before).abs().max() > 1e-3
 
 
-def test_the_loss_history_is_readable_and_drawn(trained: Trained, tmp_path: Path) -> None:
+def test_the_loss_history_is_readable_and_drawn(trained: Trained) -> None:
     directory, reference = trained("ddp")
     rows = read_progress(directory)
     assert [row.step for row in rows] == list(range(1, STEPS + 1))
     assert [row.loss for row in rows] == pytest.approx(reference.losses, abs=1e-5)
     assert all(math.isfinite(row.tokens_per_second) for row in rows)
-    picture = plot_losses([directory], tmp_path / "loss.png")
+    picture = plot_losses(directory, "ddp")
     assert picture.read_bytes()[:4] == b"\x89PNG"

@@ -26,8 +26,7 @@ def plan(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False)
 @app.command()
 def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Train what the recipe says, judge it, register it."""
-    from sunloom.llm.adapter_run import train_adapter
-    from sunloom.llm.base_run import train_base
+    from sunloom.llm.trainer import train_adapter, train_base
 
     config = load_recipe(LlmRecipe, recipe, sets, env)
     with cluster(config):
@@ -40,7 +39,7 @@ def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False
 @app.command()
 def evaluate(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Judge the recipe's registered model on its held-out questions."""
-    from sunloom.llm.evaluation.held_out import evaluate_registered
+    from sunloom.llm.evaluation import evaluate_registered
 
     _show(output.to_plain(evaluate_registered(load_recipe(LlmRecipe, recipe, sets, env))), json)
 

@@ -29,7 +29,7 @@ class LlmServing(Model):
     """Highest rank of an adapter that can be loaded."""
     max_loras: int = Field(default=4, ge=1)
     """Largest number of different adapters in one engine step."""
-    # The parser for <tool_call> tags, which the chat template of llm/templates.py writes.
+    # The parser for <tool_call> tags, which the chat template of llm/tokenizer.py writes.
     tool_parser: str = "hermes"
     """vLLM's parser for tool calls in the model's text."""
     # Whole GiB: vLLM parses VLLM_CPU_KVCACHE_SPACE as an integer.

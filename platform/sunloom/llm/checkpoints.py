@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sunloom.core.telemetry import get_logger
 from sunloom.errors import CheckpointError
-
-_NAME = re.compile(r"checkpoint_(?P<order>.+)$")
 
 
 @dataclass(frozen=True)
@@ -62,52 +59,41 @@ def check(folder: Path) -> WholeCheckpoint:
     Raises:
         CheckpointError: A manifest or file is missing, cut off or changed.
     """
-    manifests = [_read(path) for path in sorted(folder.glob("manifest-*.json"))]
+    manifests = []
+    for path in sorted(folder.glob("manifest-*.json")):
+        try:
+            manifests.append(_Manifest(**json.loads(path.read_text())))
+        except ValueError as error:
+            raise CheckpointError(f"The checkpoint's {path} is cut off.") from error
     # Without this, a checkpoint whose last rank died before its manifest would look whole.
     if not manifests or len(manifests) != manifests[0].world_size:
         raise CheckpointError(f"The checkpoint {folder} is not whole: manifests are missing.")
     for manifest in manifests:
         for name, expected in manifest.files.items():
-            _compare(folder / name, expected)
+            path, size = folder / name, expected["bytes"]
+            # The size first: a truncated file is found without reading it.
+            if not path.is_file() or path.stat().st_size != size:
+                raise CheckpointError(f"{path} is missing or not {size} bytes long.")
+            if _digest(path) != expected["sha256"]:
+                raise CheckpointError(f"{path} is not what was written.")
     return WholeCheckpoint(folder, manifests[0].step, manifests[0].world_size)
 
 
-def newest_whole(folders: Iterable[Path]) -> WholeCheckpoint | None:
+def newest_whole(folder: Path) -> WholeCheckpoint | None:
     """The checkpoint furthest on among those that are whole.
 
     Args:
-        folders: Folders that hold ``checkpoint_*`` folders at any depth up to two.
+        folder: Has ``checkpoint_*`` folders at any depth up to two.
     """
-    whole = [checkpoint for folder in folders for checkpoint in _whole_in(folder)]
-    # By step, not by name: Ray names the folders by the time of the report.
-    return max(whole, key=lambda checkpoint: checkpoint.step, default=None)
-
-
-def _whole_in(folder: Path) -> Iterator[WholeCheckpoint]:
-    from sunloom.core.telemetry import get_logger
-
-    for path in sorted({*folder.glob("checkpoint_*"), *folder.glob("*/checkpoint_*")}):
-        if not path.is_dir() or not _NAME.search(path.name):
-            continue
+    whole = []
+    for path in sorted({*folder.glob("checkpoint_?*"), *folder.glob("*/checkpoint_?*")}):
         try:
-            yield check(path)
+            if path.is_dir():
+                whole.append(check(path))
         except CheckpointError as error:
             get_logger("llm").warning("skipping a checkpoint: %s", error.message)
-
-
-def _read(path: Path) -> _Manifest:
-    try:
-        return _Manifest(**json.loads(path.read_text()))
-    except ValueError as error:
-        raise CheckpointError(f"The checkpoint's {path} is cut off.") from error
-
-
-def _compare(path: Path, expected: dict[str, Any]) -> None:
-    # The size first: a truncated file is found without reading it.
-    if not path.is_file() or path.stat().st_size != expected["bytes"]:
-        raise CheckpointError(f"{path} is missing or not {expected['bytes']} bytes long.")
-    if _digest(path) != expected["sha256"]:
-        raise CheckpointError(f"{path} is not what was written.")
+    # By step, not by name: Ray names the folders by the time of the report.
+    return max(whole, key=lambda checkpoint: checkpoint.step, default=None)
 
 
 def _digest(path: Path) -> str:

@@ -5,6 +5,8 @@ results have the role ``tool``) and the JSON schemas of the available tools. Sou
 conversations are plugins (entry point group ``sunloom.conversations``).
 """
 
+# Lists of words read best as prose.
+# ruff: noqa: SIM905
 from __future__ import annotations
 
 import json
@@ -15,7 +17,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from sunloom.core.plugins import load_plugin
 from sunloom.errors import UsageError
-from sunloom.llm.vocabulary import ADJECTIVES, NAMES, NOUNS, VERBS
 
 Message = dict[str, Any]
 Tool = dict[str, Any]
@@ -32,6 +33,10 @@ class Conversation:
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
+
+    def head(self, n: int) -> Conversation:
+        """The first ``n`` messages, with the same tools."""
+        return Conversation(self.messages[:n], self.tools)
 
 
 @runtime_checkable
@@ -136,6 +141,65 @@ class GenericConversations:
         return [_generic(rng) for _ in range(n)]
 
 
+# Common words; none belongs to a trade. A repeated word only weighs more in a draw.
+NOUNS = tuple(
+    """answer area bird board boat bridge building camera capital car case channel chart city
+    class clock cloud code color company corner country course cycle date day days degree desk
+    device distance door engine event example farm field file fire flight floor flower forest
+    form friend game garden goal group hand head height hill history home hour house idea image
+    island job journey key kind lake language law length letter level library light line list
+    machine map mark market meeting memory message metal minute model moment month moon mountain
+    movie music name network night note number ocean office order page paper park part pattern
+    person phone picture piece place plan planet plant player point position power problem
+    process program project question rain range rate reading record region report rest river
+    road role room root route rule sample school score screen sea season second section sensor
+    sentence series server set shape ship side sign signal size sky song sound source space
+    speed sport stage star state station step stone storm story street student subject summary
+    sun surface system table task team temperature term test text thing time tool total tower
+    town track train tree type unit user value version view village voice volume wall water
+    way week weight wheel wind window winter word work world worker year zone analyst assistant
+    expert helper agent policy sum status amount count people life mile
+    entity feature detail member note result source target times limit batch share ratio rank
+    owner money dollars risk share times""".split()
+)
+
+VERBS = tuple(
+    """add answer ask be become begin bring build call change check choose close collect compare
+    compute copy count create cut describe do draw drive explain fetch fill find finish follow
+    get give go help hold inspect keep know learn leave lift list load look make mark measure
+    meet move name need offer open paint pass pick plan play point put query read record reply
+    report run say search see send set show solve start stay stop study take talk tell think
+    track try turn use wait walk watch will work write has have had did does was were made seen
+    spend spent buy bought receive expect lose went came come would could should shall can must
+    be is are""".split()
+)
+
+ADJECTIVES = tuple(
+    """able active all any bad big black blue bright busy calm cheap clean clear clever cold cool
+    current daily dark deep dry early easy empty equal exact extra fair fast final fine first
+    flat free fresh full general global good gray great green hard heavy high hot hungry inner
+    joint kind large last late left light likely little local long loose loud low main many most
+    narrow native near new next nice old open outer past plain poor public pure quick quiet rare
+    raw real recent red regular rich right round safe same sharp short silent simple single slow
+    small smart soft solid some special stable steady still strange strong sure sweet tall thick
+    thin tiny tired true upper useful usual warm weak wet whole wide wild wise wrong yellow
+    young often ago since whether again back much many long recent away brief most how when what
+    our us we you them they there who if to from in on no not yes so only""".split()
+)
+
+NAMES = tuple(
+    """Analyst Helper Assistant Agent Guide Clerk Scout Pilot Reader Solver Finder Worker""".split()
+)
+_NAMED = (
+    "for {}", "with {}", "where {}", "given {}", "at {}", "using {}", "of {}",
+)  # fmt: skip
+_PAIR = ("{k} {v}", "{k} {v}", "{k} = {v}", "{k} is {v}", "the {k} {v}")
+_OPENINGS = ("", "", "", "", "Please ", "Can you ", "Now ", "Help me ")
+_ONSETS = (*"bcdfghjklmnprstvwz", "br", "ch", "cl", "dr", "fl", "gr", "pl", "sh", "st", "th", "tr")
+_VOWELS = (*"aeiou", "ai", "ea", "ee", "io", "oo", "ou")
+_CODAS = ("", "", "", "n", "r", "s", "t", "l", "ck", "nd", "st", "m")
+
+
 @dataclass(frozen=True)
 class _Task:
     """A question about one thing, the argument values it names, and how it is answered."""
@@ -155,7 +219,9 @@ def _generic(rng: random.Random) -> Conversation:
     signatures = {name: _signature(rng) for name in names}
     tools = tuple(function_tool(prefix + name, signatures[name]) for name in names)
     chosen = rng.choice(names)
-    arguments = {key: _argument(rng, kind) for key, kind in signatures[chosen]}
+    arguments = {
+        key: _integer(rng) if kind == "integer" else _text(rng) for key, kind in signatures[chosen]
+    }
     task = _task(rng, chosen, arguments)
     engine = rng.choice(("crewai", "crewai", "semantic_kernel", "semantic_kernel", "plain"))
     messages = engine_messages(rng, engine, _system(rng, engine), task.question)
@@ -167,18 +233,13 @@ def _generic(rng: random.Random) -> Conversation:
 
 
 def _echo(rng: random.Random) -> Conversation:
-    text = " ".join(str(_scalar(rng)) for _ in range(rng.randint(2, 6)))
+    text = " ".join(
+        str(_integer(rng) if rng.random() < 0.5 else _text(rng)) for _ in range(rng.randint(2, 6))
+    )
     tools = tuple(function_tool(name, _signature(rng)) for name in _distinct(rng, _tool_name, 1))
     question = rng.choice(("Say {}", "Repeat: {}", "Write {}", "Answer with {}")).format(text)
     messages = engine_messages(rng, "plain", "", question)
     return Conversation((*messages, {"role": "assistant", "content": f"{text}."}), tools)
-
-
-_NAMED = (
-    "for {}", "with {}", "where {}", "given {}", "at {}", "using {}", "of {}",
-)  # fmt: skip
-_PAIR = ("{k} {v}", "{k} {v}", "{k} = {v}", "{k} is {v}", "the {k} {v}")
-_OPENINGS = ("", "", "", "", "Please ", "Can you ", "Now ", "Help me ")
 
 
 def _task(rng: random.Random, tool: str, arguments: dict[str, Any]) -> _Task:
@@ -278,14 +339,6 @@ def _field(rng: random.Random) -> str:
     return _word(rng)
 
 
-def _argument(rng: random.Random, kind: str) -> Any:
-    return _integer(rng) if kind == "integer" else _text(rng)
-
-
-def _scalar(rng: random.Random) -> Any:
-    return _integer(rng) if rng.random() < 0.5 else _text(rng)
-
-
 def _result_value(rng: random.Random) -> Any:
     draw = rng.random()
     if draw < 0.4:
@@ -307,11 +360,6 @@ def _text(rng: random.Random) -> str:
     if draw < 0.9:
         return f"{_word(rng)}-{rng.randrange(100)}"
     return f"{_word(rng)} {_word(rng)}"
-
-
-_ONSETS = (*"bcdfghjklmnprstvwz", "br", "ch", "cl", "dr", "fl", "gr", "pl", "sh", "st", "th", "tr")
-_VOWELS = (*"aeiou", "ai", "ea", "ee", "io", "oo", "ou")
-_CODAS = ("", "", "", "n", "r", "s", "t", "l", "ck", "nd", "st", "m")
 
 
 def _word(rng: random.Random) -> str:

@@ -6,57 +6,30 @@ their number, so the averaged gradient is that of the whole batch whatever the p
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
 from sunloom.config.llm import Ddp, DeepSpeed, Distributed, Fsdp, TrainingConfig
-from sunloom.llm.optimizers import OPTIMIZERS
+from sunloom.llm.optimization import OPTIMIZERS
 
 State = dict[str, Any]
 
 
-class Parallel(Protocol):
-    """A model and its optimizer, spread over the workers."""
+class Parallel(ABC):
+    """A model and its optimizer, spread over the workers.
 
-    def sum_loss(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Summed loss over this worker's rows."""
-        ...
+    Args:
+        module: Computes the summed loss of a batch.
+        optimizer: Its groups have the learning rate.
+    """
 
-    def step(self, loss: torch.Tensor, learning_rate: float) -> None:
-        """Backward, clip, update."""
-        ...
-
-    def save(self, folder: Path, step: int) -> None:
-        """Write this worker's part of a checkpoint."""
-        ...
-
-    def load(self, folder: Path) -> None:
-        """Read model and optimizer from a whole checkpoint."""
-        ...
-
-    def full_state(self) -> State:
-        """All trained parameters on the first worker, {} on the others; call on every worker."""
-        ...
-
-
-def build_parallel(module: nn.Module, config: TrainingConfig) -> Parallel:
-    """Spread a module over the workers of the process group."""
-    kind = type(config.distributed)
-    return _BUILDERS[kind](module, config)
-
-
-class TorchParallel:
-    """DDP or FSDP2: torch's own optimizer and distributed checkpoints."""
-
-    def __init__(self, wrapped: nn.Module, config: TrainingConfig) -> None:
-        self._module = wrapped
-        self._trained = [p for p in wrapped.parameters() if p.requires_grad]
-        self._optimizer = OPTIMIZERS[config.optimizer].build(self._trained, config)
-        self._max_norm = config.max_grad_norm
+    def __init__(self, module: nn.Module, optimizer: Any) -> None:
+        self._module, self._optimizer = module, optimizer
 
     def sum_loss(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Summed loss over this worker's rows."""
@@ -67,6 +40,38 @@ class TorchParallel:
         """Backward, clip, update."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
+        self._update(loss)
+
+    @abstractmethod
+    def _update(self, loss: torch.Tensor) -> None: ...
+
+    @abstractmethod
+    def save(self, folder: Path, step: int) -> None:
+        """Write this worker's part of a checkpoint."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Read model and optimizer from a whole checkpoint."""
+
+    @abstractmethod
+    def full_state(self) -> State:
+        """All trained parameters on the first worker, {} on the others; call on every worker."""
+
+
+def build_parallel(module: nn.Module, config: TrainingConfig) -> Parallel:
+    """Spread a module over the workers of the process group."""
+    return _BUILDERS[type(config.distributed)](module, config)
+
+
+class TorchParallel(Parallel):
+    """DDP or FSDP2: torch's own optimizer and distributed checkpoints."""
+
+    def __init__(self, wrapped: nn.Module, config: TrainingConfig) -> None:
+        self._trained = [p for p in wrapped.parameters() if p.requires_grad]
+        super().__init__(wrapped, OPTIMIZERS[config.optimizer].build(self._trained, config))
+        self._max_norm = config.max_grad_norm
+
+    def _update(self, loss: torch.Tensor) -> None:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self._trained, self._max_norm)
@@ -118,7 +123,7 @@ class TorchParallel:
         return StateDictOptions(ignore_frozen_params=True, **options)
 
 
-class DeepSpeedParallel:
+class DeepSpeedParallel(Parallel):
     """DeepSpeed's engine with torch's optimizer inside."""
 
     def __init__(self, module: nn.Module, config: TrainingConfig) -> None:
@@ -128,23 +133,17 @@ class DeepSpeedParallel:
         self._stage = config.distributed.zero_stage
         trained = [p for p in module.parameters() if p.requires_grad]
         optimizer = OPTIMIZERS[config.optimizer].build(trained, config)
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+        engine, engine_optimizer, _, _ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
             config=_deepspeed_config(config, self._stage),
             # Ray Train has set up the process group already.
             dist_init_required=False,
         )
+        super().__init__(engine, engine_optimizer)
+        self._engine: Any = engine
 
-    def sum_loss(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Summed loss over this worker's rows."""
-        loss: torch.Tensor = self._engine(ids, labels)
-        return loss
-
-    def step(self, loss: torch.Tensor, learning_rate: float) -> None:
-        """Backward, clip, update."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+    def _update(self, loss: torch.Tensor) -> None:
         self._engine.backward(loss)
         self._engine.step()
 
@@ -186,32 +185,24 @@ def _deepspeed_config(config: TrainingConfig, stage: int) -> State:
     }
 
 
-def _build_ddp(module: nn.Module, config: TrainingConfig) -> Parallel:
-    return TorchParallel(nn.parallel.DistributedDataParallel(module), config)
-
-
 def _build_fsdp(module: nn.Module, config: TrainingConfig) -> Parallel:
     from torch.distributed.fsdp import fully_shard
 
     assert isinstance(config.distributed, Fsdp)
     reshard = config.distributed.reshard_after_forward
+    # The blocks that the model's own class names as not to be split.
+    blocks: set[str] = set()
+    for part in module.modules():
+        blocks |= set(getattr(part, "_no_split_modules", None) or ())
     # Layers before the root: each call groups the parameters that no earlier call has taken, and a
     # group is gathered as one.
-    for layer in _decoder_layers(module):
+    for layer in [part for part in module.modules() if type(part).__name__ in blocks]:
         fully_shard(layer, reshard_after_forward=reshard)
     return TorchParallel(fully_shard(module, reshard_after_forward=reshard), config)
 
 
-def _decoder_layers(module: nn.Module) -> list[nn.Module]:
-    """The blocks that the model's own class names as not to be split."""
-    named: set[str] = set()
-    for part in module.modules():
-        named |= set(getattr(part, "_no_split_modules", None) or ())
-    return [part for part in module.modules() if type(part).__name__ in named]
-
-
 _BUILDERS: dict[type, Callable[[nn.Module, TrainingConfig], Parallel]] = {
-    Ddp: _build_ddp,
+    Ddp: lambda module, config: TorchParallel(nn.parallel.DistributedDataParallel(module), config),
     Fsdp: _build_fsdp,
     DeepSpeed: DeepSpeedParallel,
 }

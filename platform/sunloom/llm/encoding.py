@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,9 @@ def render(tokenizer: Any, conversation: Conversation, *, prompt: bool = False) 
     return text
 
 
-def assistant_spans(tokenizer: Any, conversation: Conversation, text: str) -> list[tuple[int, int]]:
+def _assistant_spans(
+    tokenizer: Any, conversation: Conversation, text: str
+) -> list[tuple[int, int]]:
     """Character ranges of ``text`` that the assistant wrote, end marks included.
 
     Works with any template in which the text of a conversation begins with the text of its
@@ -59,9 +61,8 @@ def assistant_spans(tokenizer: Any, conversation: Conversation, text: str) -> li
     for index, message in enumerate(conversation.messages):
         if message["role"] != "assistant":
             continue
-        head = Conversation(conversation.messages[:index], conversation.tools)
-        whole = Conversation(conversation.messages[: index + 1], conversation.tools)
-        before, after = render(tokenizer, head, prompt=True), render(tokenizer, whole)
+        before = render(tokenizer, conversation.head(index), prompt=True)
+        after = render(tokenizer, conversation.head(index + 1))
         if not (text.startswith(before) and text.startswith(after)):
             raise TrainingError(
                 "The tokenizer's chat template rewrites earlier turns, so the assistant's part "
@@ -81,10 +82,6 @@ def encode(tokenizer: Any, conversations: Sequence[Conversation], max_length: in
         max_length: Longest conversation in tokens; the rest of a longer one is cut off.
     """
     texts = [render(tokenizer, conversation) for conversation in conversations]
-    spans = [
-        assistant_spans(tokenizer, conversation, text)
-        for conversation, text in zip(conversations, texts, strict=True)
-    ]
     # Whole texts, as the server tokenizes them: separate turns could merge into other tokens. The
     # template has written the special tokens.
     batch = tokenizer(
@@ -94,23 +91,19 @@ def encode(tokenizer: Any, conversations: Sequence[Conversation], max_length: in
         truncation=True,
         max_length=max_length,
     )
-    return [
-        Encoded(np.asarray(ids, dtype=np.int32), _mask(offsets, inside))
-        for ids, offsets, inside in zip(
-            batch["input_ids"], batch["offset_mapping"], spans, strict=True
-        )
-    ]
+    rows = []
+    for index, (ids, offsets) in enumerate(
+        zip(batch["input_ids"], batch["offset_mapping"], strict=True)
+    ):
+        starts = np.asarray([start for start, _ in offsets])
+        mask = np.zeros(len(starts), dtype=np.bool_)
+        for begin, end in _assistant_spans(tokenizer, conversations[index], texts[index]):
+            mask |= (starts >= begin) & (starts < end)
+        rows.append(Encoded(np.asarray(ids, dtype=np.int32), mask))
+    return rows
 
 
-def _mask(offsets: Sequence[tuple[int, int]], spans: list[tuple[int, int]]) -> NDArray[np.bool_]:
-    starts = np.asarray([start for start, _ in offsets])
-    mask = np.zeros(len(starts), dtype=np.bool_)
-    for begin, end in spans:
-        mask |= (starts >= begin) & (starts < end)
-    return mask
-
-
-def batches(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:
     """Indices of one epoch in batches of like length, the batches in random order.
 
     Args:
@@ -121,9 +114,9 @@ def batches(lengths: Sequence[int], size: int, seed: int) -> Iterator[list[int]]
     rng = random.Random(seed)
     # Noise in the sort keeps a batch from always holding the same conversations.
     order = sorted(range(len(lengths)), key=lambda i: lengths[i] * rng.uniform(0.95, 1.05))
-    cut = [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
-    rng.shuffle(cut)
-    yield from cut
+    epoch = [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
+    rng.shuffle(epoch)
+    return epoch
 
 
 def collate(rows: Sequence[Encoded], pad: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

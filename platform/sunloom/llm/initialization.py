@@ -36,13 +36,14 @@ def lay_copying_circuit(model: Any, tokenizer: Any, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     config = model.config
     width, head = config.hidden_size, config.hidden_size // config.num_attention_heads
-    stream = _Stream(identity=slice(1, width - head), scratch=width - head)
+    identity = slice(1, width - head)
     with torch.no_grad():
-        _embed(model, tokenizer, stream.identity, generator)
+        _embed(model, tokenizer, identity, generator)
         layers = model.model.layers
         theta = config.rope_parameters["rope_theta"]
         circuit = _Circuit(
-            stream=stream,
+            identity=identity,
+            scratch=width - head,
             head=head,
             frequencies=theta ** (-torch.arange(0, head, 2) / head),
             code=_projection(head, width - head - 1, generator),
@@ -54,31 +55,20 @@ def lay_copying_circuit(model: Any, tokenizer: Any, seed: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Stream:
-    """Use of the residual stream's dimensions.
-
-    Attributes:
-        identity: Where the token's identity is.
-        scratch: First dimension of the part that tells the token before.
-    """
-
-    identity: slice
-    scratch: int
-
-
-@dataclass(frozen=True)
 class _Circuit:
     """What both kinds of heads share.
 
     Attributes:
-        stream: Use of the residual stream.
+        identity: Dimensions of the residual stream with the token's identity.
+        scratch: First dimension of the part that tells the token before.
         head: Width of a head.
         frequencies: Of the rotary position, ``[head / 2]``.
         code: Projection of an identity to a head's width, ``[head, identity]``.
         generator: Source of the random projections.
     """
 
-    stream: _Stream
+    identity: slice
+    scratch: int
     head: int
     frequencies: Any
     code: Any
@@ -118,7 +108,7 @@ def _lay_previous_token_head(attention: Any, circuit: _Circuit) -> None:
     """Make head 0 attend one position back and store that token's code in the scratch space."""
     import torch
 
-    head, frequencies, stream = circuit.head, circuit.frequencies, circuit.stream
+    head, frequencies = circuit.head, circuit.frequencies
     half = head // 2
     unit = _CONSTANT_VALUE / _TOKEN_STD
     # The slowest rotations differ too little between neighbours to tell one step from none.
@@ -132,16 +122,16 @@ def _lay_previous_token_head(attention: Any, circuit: _Circuit) -> None:
     # Keys are turned on by one step, so the product is largest one position back.
     attention.k_proj.weight[:half, CONSTANT] = strength * torch.cos(frequencies)
     attention.k_proj.weight[half:head, CONSTANT] = strength * torch.sin(frequencies)
-    attention.v_proj.weight[:head, stream.identity] = circuit.code
+    attention.v_proj.weight[:head, circuit.identity] = circuit.code
     attention.o_proj.weight[:, :head] = 0
-    attention.o_proj.weight[stream.scratch :, :head] = torch.eye(head) * _TOKEN_STD
+    attention.o_proj.weight[circuit.scratch :, :head] = torch.eye(head) * _TOKEN_STD
 
 
 def _lay_matching_head(attention: Any, index: int, circuit: _Circuit) -> None:
     """Make a head find where the current token occurred before and copy what followed it."""
     import torch
 
-    head, code, stream = circuit.head, circuit.code, circuit.stream
+    head, code, identity = circuit.head, circuit.code, circuit.identity
     frequencies, generator = circuit.frequencies, circuit.generator
     rows = slice(index * head, (index + 1) * head)
     # Rotary position must hardly turn the coordinates that compare content.
@@ -151,13 +141,13 @@ def _lay_matching_head(attention: Any, index: int, circuit: _Circuit) -> None:
     # Logits of other tokens then spread by about 3; a match has about 3 sqrt(n) for n slow ones.
     gain = (3.0 * head**0.5 / float(slow.sum()) ** 0.5) ** 0.5 * slow[:, None]
     query = torch.zeros(head, attention.q_proj.weight.shape[1])
-    query[:, stream.identity] = code[order]
+    query[:, identity] = code[order]
     key = torch.zeros_like(query)
-    key[torch.arange(head), stream.scratch + order] = 1
+    key[torch.arange(head), circuit.scratch + order] = 1
     attention.q_proj.weight[rows] = query * gain
     attention.k_proj.weight[rows] = key * gain
     reading = _projection(head, code.shape[1], generator)
     attention.v_proj.weight[rows] = 0
-    attention.v_proj.weight[rows, stream.identity] = reading
+    attention.v_proj.weight[rows, identity] = reading
     attention.o_proj.weight[:, rows] = 0
-    attention.o_proj.weight[stream.identity, rows] = reading.T * _TOKEN_STD * 2
+    attention.o_proj.weight[identity, rows] = reading.T * _TOKEN_STD * 2

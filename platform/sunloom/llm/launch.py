@@ -6,14 +6,13 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from sunloom.config.llm import LlmRecipe, TrainingConfig
 from sunloom.core.cluster import connect
 from sunloom.core.progress import read_progress
 from sunloom.core.runs import Run
-from sunloom.core.telemetry import ProgressBar, progress_bar
+from sunloom.core.telemetry import progress_bar
 from sunloom.errors import DivergedError, TrainingError
 from sunloom.llm.conversations import load_conversation_source
 from sunloom.llm.encoding import encode, save_encoded
@@ -72,43 +71,15 @@ def launch(task: TrainingTask, title: str) -> TrainingOutcome:
         DivergedError: The loss was not finite; names the step and the last good checkpoint.
         TrainingError: The workers failed more often than allowed.
     """
-    from ray.train.v2.api.exceptions import TrainingFailedError
-
-    trainer = build_trainer(task)
-    try:
-        with _follow_progress(task, title):
-            outcome: TrainingOutcome = trainer.fit().return_value
-    except TrainingFailedError as error:
-        raise TrainingError(
-            f"The training workers failed: {error}",
-            f"Whole checkpoints are kept in {task.directory / 'train'}; "
-            "training.resume_from goes on from there.",
-        ) from error
-    # Returned by the workers, not raised there: Ray would restart them, to diverge again.
-    if outcome.diverged is not None:
-        checkpoint = find_checkpoint(task)
-        state = "There is no checkpoint yet."
-        if checkpoint is not None:
-            state = f"The last good checkpoint is {checkpoint.path}."
-        raise DivergedError(
-            f"The loss was {outcome.diverged.loss} at step {outcome.diverged.step}; "
-            "training stopped.",
-            f"{state} Lower training.learning_rate or use training.dtype=float32.",
-            "training.learning_rate",
-        )
-    return outcome
-
-
-def build_trainer(task: TrainingTask) -> Any:
-    """The Ray Train trainer of a run."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _HEALTH_CHECK_S)
     config = task.training
     # One thread a core: workers that compete for cores spend their time waiting.
     variables = {"OMP_NUM_THREADS": str(config.cpus_per_worker), "TOKENIZERS_PARALLELISM": "false"}
-    return TorchTrainer(
+    trainer = TorchTrainer(
         run_worker,
         train_loop_config={"task": task},
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
@@ -122,6 +93,27 @@ def build_trainer(task: TrainingTask) -> Any:
             worker_runtime_env={"env_vars": variables},
         ),
     )
+    try:
+        with _follow_progress(task, title):
+            outcome: TrainingOutcome = trainer.fit().return_value
+    except TrainingFailedError as error:
+        raise TrainingError(
+            f"The training workers failed: {error}",
+            f"Whole checkpoints are kept in {task.directory / 'train'}; "
+            "training.resume_from goes on from there.",
+        ) from error
+    # Returned by the workers, not raised there: Ray would restart them, to diverge again.
+    if outcome.diverged is not None:
+        state = "There is no checkpoint yet."
+        if (checkpoint := find_checkpoint(task)) is not None:
+            state = f"The last good checkpoint is {checkpoint.path}."
+        raise DivergedError(
+            f"The loss was {outcome.diverged.loss} at step {outcome.diverged.step}; "
+            "training stopped.",
+            f"{state} Lower training.learning_rate or use training.dtype=float32.",
+            "training.learning_rate",
+        )
+    return outcome
 
 
 def build_scaling_config(config: TrainingConfig) -> Any:
@@ -144,23 +136,21 @@ def _follow_progress(task: TrainingTask, title: str) -> Iterator[None]:
     """Show the steps that the first worker records."""
     ended = threading.Event()
     with progress_bar(title, task.training.steps) as bar:
-        # The workers run in other processes, maybe on other machines: the shared folder is what
-        # both sides see.
-        thread = threading.Thread(
-            target=_advance_bar, args=(task.directory, bar, ended), daemon=True
-        )
+
+        def advance_bar() -> None:
+            shown = 0
+            while not ended.wait(1.0):
+                # The workers run in other processes, maybe on other machines: the shared folder is
+                # what both sides see.
+                steps = read_progress(task.directory)
+                if steps and steps[-1].step > shown:
+                    bar.advance(steps[-1].step - shown)
+                    shown = steps[-1].step
+
+        thread = threading.Thread(target=advance_bar, daemon=True)
         thread.start()
         try:
             yield
         finally:
             ended.set()
             thread.join()
-
-
-def _advance_bar(directory: Path, bar: ProgressBar, ended: threading.Event) -> None:
-    shown = 0
-    while not ended.wait(1.0):
-        steps = read_progress(directory)
-        if steps and steps[-1].step > shown:
-            bar.advance(steps[-1].step - shown)
-            shown = steps[-1].step

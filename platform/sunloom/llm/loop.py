@@ -19,9 +19,8 @@ from sunloom.llm.checkpoints import WholeCheckpoint, newest_whole, seal
 from sunloom.llm.distributed import Parallel, build_parallel
 from sunloom.llm.encoding import Encoded, batches, collate, load_encoded
 from sunloom.llm.models import add_lora, load_model
-from sunloom.llm.objective import CausalLoss
+from sunloom.llm.optimization import CausalLoss, learning_rate
 from sunloom.llm.probe import DtypeProbe, probe_dtype
-from sunloom.llm.schedule import learning_rate
 
 
 @dataclass(frozen=True)
@@ -225,9 +224,9 @@ def plan_batches(lengths: Sequence[int], config: TrainingConfig, seed: int) -> l
 def find_checkpoint(task: TrainingTask) -> WholeCheckpoint | None:
     """The newest whole checkpoint of this run, else of the run to resume."""
     earlier = task.training.resume_from
-    folders = [task.directory / "train"]
     # This run first: after a failure it is further on than the run that it resumed from.
-    return newest_whole(folders) or newest_whole([earlier / "train"] if earlier else [])
+    newest = newest_whole(task.directory / "train")
+    return newest or (newest_whole(earlier / "train") if earlier else None)
 
 
 def _export(parallel: Parallel, model: Any, task: TrainingTask) -> None:

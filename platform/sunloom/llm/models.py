@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from sunloom.config.llm import Architecture, LoraSettings, ModelConfig
 from sunloom.core.model_registry import ModelRegistry
 from sunloom.errors import NotFoundError, UsageError
+
+BASE_KIND, ADAPTER_KIND = "llm", "adapter"
+"""Kinds of registered models."""
 
 
 def build_llama(architecture: Architecture, tokenizer: Any, seed: int) -> Any:
@@ -162,15 +166,8 @@ def load_adapter(model: Any, folder: Path) -> Any:
     return PeftModel.from_pretrained(model, str(folder))
 
 
-def parameter_count(model: Any) -> int:
-    """Parameters, tied ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def stored_parameter_count(folder: Path) -> int:
     """Parameters in the safetensors of a folder, read from their headers."""
-    import math
-
     from safetensors import safe_open
 
     total = 0

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from sunloom.config.llm import Ddp, DeepSpeed, LlmRecipe
 from sunloom.core.model_registry import open_registry
 from sunloom.llm.conversations import load_conversation_source
-from sunloom.llm.optimizers import OPTIMIZERS
 
 _SAMPLE = 300
 _BYTES = 4
@@ -91,7 +90,6 @@ def _measure(recipe: LlmRecipe) -> tuple[int, int, float]:
         build_llama,
         load_model,
         load_tokenizer,
-        parameter_count,
         resolve_model,
     )
     from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
@@ -109,7 +107,7 @@ def _measure(recipe: LlmRecipe) -> tuple[int, int, float]:
         location, _ = resolve_model(recipe.model, open_registry(recipe))
         tokenizer = load_tokenizer(location, recipe.model)
         model = load_model(location, recipe.model)
-    total = parameter_count(model)
+    total = sum(p.numel() for p in model.parameters())
     if recipe.lora is not None:
         model = add_lora(model, recipe.lora, recipe.seed)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -119,6 +117,8 @@ def _measure(recipe: LlmRecipe) -> tuple[int, int, float]:
 
 def _memory(recipe: LlmRecipe, total: int, trained: int, length: float) -> int:
     """Bytes a worker holds: what is sharded is divided by the number of workers."""
+    from sunloom.llm.optimization import OPTIMIZERS
+
     training, shape = recipe.training, recipe.model.architecture
     kind, workers = training.distributed, training.workers
     sharded = 1 if isinstance(kind, Ddp) else workers

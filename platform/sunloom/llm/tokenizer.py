@@ -1,25 +1,60 @@
-"""A small byte-level BPE tokenizer with chat and tool marks as single tokens."""
+"""A small byte-level BPE tokenizer with a chat template whose marks are single tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sunloom.llm import templates
 from sunloom.llm.conversations import Conversation
 
-_MARKS = (
-    templates.PAD,
-    templates.END,
-    templates.SYSTEM,
-    templates.TOOLS,
-    templates.USER,
-    templates.ASSISTANT,
-    templates.TOOL,
-)
+PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
+CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
+_MARKS = (PAD, END, SYSTEM, "<|tools|>", USER, ASSISTANT, "<|tool|>")
 # Words without the space before them: a name is the same tokens after a blank, a quote or an
 # underscore, so copying is copying. Every digit stands alone.
 _PIECES = r" ?[A-Za-z]+|[0-9]| ?[^\sA-Za-z0-9]+|\s+"
+
+# Each tool is one line whatever JSON schema the client sends, so prompts stay short. A mark that
+# stands in someone's text is broken up: it must not be read as a turn.
+CHAT_TEMPLATE = """\
+{%- macro plain(text) -%}
+{{- text | trim | replace('<|', '< |') | replace('<tool_call>', '< tool_call>') -}}
+{%- endmacro -%}
+{%- for message in messages if message['role'] == 'system' -%}
+{{- '<|system|>' -}}{{- plain(message['content']) -}}{{- '<|end|>' -}}
+{%- endfor -%}
+{%- if tools -%}
+{{- '<|tools|>' -}}
+{%- for tool in tools -%}
+{%- set f = tool['function'] if 'function' in tool else tool -%}
+{{- plain(f['name']) -}}{{- '(' -}}
+{%- set parameters = f.get('parameters') or {} -%}
+{%- for key, value in (parameters.get('properties') or {}).items() -%}
+{{- plain(key) -}}{{- ': ' -}}{{- value.get('type', 'any') -}}{{- '' if loop.last else ', ' -}}
+{%- endfor -%}
+{{- ')' -}}{{- '' if loop.last else '\\n' -}}
+{%- endfor -%}
+{{- '<|end|>' -}}
+{%- endif -%}
+{%- for message in messages if message['role'] != 'system' -%}
+{%- if message['role'] == 'assistant' -%}
+{{- '<|assistant|>' -}}
+{%- if message['content'] -%}{{- plain(message['content']) -}}{%- endif -%}
+{%- for call in message.get('tool_calls') or [] -%}
+{%- set f = call['function'] -%}
+{{- '<tool_call>{"name": "' -}}{{- f['name'] -}}{{- '", "arguments": ' -}}
+{{- f['arguments'] if f['arguments'] is string else f['arguments'] | tojson -}}
+{{- '}</tool_call>' -}}
+{%- endfor -%}
+{{- '<|end|>' -}}
+{%- elif message['role'] == 'tool' -%}
+{{- '<|tool|>' -}}{{- plain(message['content']) -}}{{- '<|end|>' -}}
+{%- else -%}
+{{- '<|user|>' -}}{{- plain(message['content']) -}}{{- '<|end|>' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
+"""
 
 
 def build_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> Any:
@@ -55,21 +90,18 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> A
     core.train_from_iterator(texts, trainer)
     # Not special: a decoder that skips special tokens must keep them for the server's parser.
     core.add_tokens(
-        [
-            AddedToken(t, special=False, normalized=False)
-            for t in (templates.CALL_OPEN, templates.CALL_CLOSE)
-        ]
+        [AddedToken(t, special=False, normalized=False) for t in (CALL_OPEN, CALL_CLOSE)]
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
-        pad_token=templates.PAD,
-        eos_token=templates.END,
+        pad_token=PAD,
+        eos_token=END,
         additional_special_tokens=list(_MARKS[2:]),
         model_max_length=max_length,
         # The clean-up removes blanks before punctuation, and a copied value would change.
         clean_up_tokenization_spaces=False,
     )
-    tokenizer.chat_template = templates.CHAT_TEMPLATE
+    tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 

@@ -63,10 +63,11 @@ def test_a_damaged_one_is_refused_and_the_one_before_is_found(
     damage(newest)
     with pytest.raises(CheckpointError):
         check(newest)
-    found = newest_whole([tmp_path / "train"])
+    found = newest_whole(tmp_path / "train")
     assert found is not None
     assert found.step == 10
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
-    assert newest_whole([tmp_path, tmp_path / "absent"]) is None
+    assert newest_whole(tmp_path) is None
+    assert newest_whole(tmp_path / "absent") is None

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sunloom.llm import templates
 from sunloom.llm.conversations import (
     Conversation,
     GenericConversations,
@@ -25,7 +24,16 @@ from sunloom.llm.encoding import (
     render,
     save_encoded,
 )
-from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
+from sunloom.llm.tokenizer import (
+    ASSISTANT,
+    CALL_CLOSE,
+    CALL_OPEN,
+    END,
+    SYSTEM,
+    USER,
+    build_tokenizer,
+    conversation_texts,
+)
 from sunloom_retail.conversations import RetailConversations
 
 
@@ -97,7 +105,7 @@ def test_the_mask_covers_assistant_turns_and_nothing_else(tokenizer: Any) -> Non
 
 
 def test_marks_are_single_tokens_and_digits_stand_alone(tokenizer: Any) -> None:
-    marks = (templates.USER, templates.ASSISTANT, templates.CALL_OPEN, templates.CALL_CLOSE)
+    marks = (USER, ASSISTANT, CALL_OPEN, CALL_CLOSE)
     assert [len(tokenizer(m, add_special_tokens=False)["input_ids"]) for m in marks] == [1] * 4
     digits = tokenizer("4711", add_special_tokens=False)["input_ids"]
     assert tokenizer.convert_ids_to_tokens(digits) == ["4", "7", "1", "1"]
@@ -105,7 +113,7 @@ def test_marks_are_single_tokens_and_digits_stand_alone(tokenizer: Any) -> None:
 
 def test_a_tool_call_survives_a_decoder_that_skips_special_tokens(tokenizer: Any) -> None:
     text = '<tool_call>{"name": "a", "arguments": {}}</tool_call>'
-    ids = tokenizer(text + templates.END, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(text + END, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
@@ -121,9 +129,9 @@ def test_marks_in_someones_text_are_no_marks(tokenizer: Any) -> None:
     )
     [row] = encode(tokenizer, [conversation], 1024)
     tokens = tokenizer.convert_ids_to_tokens(row.ids.tolist())
-    assert tokens.count(templates.END) == 2
-    assert templates.SYSTEM not in tokens
-    assert templates.CALL_OPEN not in tokens
+    assert tokens.count(END) == 2
+    assert SYSTEM not in tokens
+    assert CALL_OPEN not in tokens
 
 
 def test_batches_hold_like_lengths_and_every_row_once() -> None:

@@ -10,8 +10,8 @@ import pytest
 from sunloom.config import load_config
 from sunloom.config.llm import LlmRecipe, TrainingConfig
 from sunloom.llm.launch import build_scaling_config
-from sunloom.llm.optimizers import OPTIMIZERS
-from sunloom.llm.promotion import recipe_fingerprint
+from sunloom.llm.optimization import OPTIMIZERS
+from sunloom.llm.trainer import recipe_fingerprint
 
 CONF = Path(__file__).parents[3] / "conf"
 ZERO3 = "training.distributed={type: deepspeed, zero_stage: 3}"

@@ -74,7 +74,7 @@ def train_tabular_model(recipes: DemoRecipes) -> Figures:
 
 def train_base_model(recipes: DemoRecipes) -> Figures:
     """Build the small base model, or take the one that the same recipe built before."""
-    from sunloom.llm.base_run import train_base
+    from sunloom.llm.trainer import train_base
 
     result = train_base(recipes.base_model)
     made = "taken from the cache" if result.reused else "trained"
@@ -84,7 +84,7 @@ def train_base_model(recipes: DemoRecipes) -> Figures:
 
 def train_adapter_model(recipes: DemoRecipes) -> Figures:
     """Fine-tune the LoRA adapter and judge base and adapter on the held-out questions."""
-    from sunloom.llm.adapter_run import train_adapter
+    from sunloom.llm.trainer import train_adapter
 
     result = train_adapter(recipes.adapter)
     figures = result.metrics

@@ -1,13 +1,19 @@
-"""The training objective as one module, so that every kind of parallelism wraps the same thing."""
+"""What a step minimises and how: the loss, the learning-rate schedule, the optimizers by name."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from sunloom.config.llm import TrainingConfig
 from sunloom.llm.encoding import IGNORED
+
+_RATE_FLOOR = 0.01
 
 
 class CausalLoss(nn.Module):
@@ -45,3 +51,42 @@ class CausalLoss(nn.Module):
         # In float32, as bfloat16 has 8 bits for a log-sum-exp. Summed: a mean would be over this
         # worker's tokens only, whose number differs.
         return nn.functional.cross_entropy(logits.float(), targets[keep], reduction="sum")
+
+
+# A pure function of the step: a resumed run needs no scheduler state.
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Linear warm-up to the peak, then a cosine down to a hundredth of it.
+
+    Args:
+        step: Steps done before this one.
+        config: Peak, warm-up and length.
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if step < warmup:
+        # From step + 1: a rate of 0 would waste the first batch.
+        return peak * (step + 1) / warmup
+    share = (step - warmup) / max(1, config.steps - warmup)
+    return peak * (_RATE_FLOOR + (1 - _RATE_FLOOR) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A kind of optimizer.
+
+    Attributes:
+        build: Makes it of the trained parameters.
+        moments: Values of state that it keeps for each trained parameter.
+    """
+
+    build: Callable[[list[Any], TrainingConfig], torch.optim.Optimizer]
+    moments: int
+
+
+def _build_adamw(parameters: list[Any], config: TrainingConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+    )
+
+
+OPTIMIZERS: Mapping[str, Optimizer] = {"adamw": Optimizer(build=_build_adamw, moments=2)}
+"""Values of ``training.optimizer``; training builds from it and the memory plan reads it."""

@@ -1,0 +1,245 @@
+"""Evaluation of a model on held-out conversations: exact match of its greedy completions."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sunloom.config.llm import LlmRecipe
+from sunloom.core.model_registry import open_registry
+from sunloom.llm.conversations import Conversation, Message, load_conversation_source
+from sunloom.llm.encoding import render
+from sunloom.llm.models import ADAPTER_KIND, load_adapter, load_model, load_tokenizer
+
+_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+Generate = Callable[[Sequence[str]], list[str]]
+"""Prompts to completions, in order."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One judged turn.
+
+    Attributes:
+        kind: ``call`` or ``answer``.
+        question: The last thing the user said.
+        expected: What the turn should have been.
+        generated: What the model wrote.
+        right: Whether they agree.
+    """
+
+    kind: str
+    question: str
+    expected: str
+    generated: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class ExactMatch:
+    """How often a model was exactly right.
+
+    Attributes:
+        calls: Share of tool-calling turns with the exact name and arguments.
+        answers: Share of plain turns with the exact text.
+        whole: Share of conversations with every turn right.
+        held_out: Number of conversations.
+        examples: Every judged turn.
+    """
+
+    calls: float
+    answers: float
+    whole: float
+    held_out: int
+    examples: tuple[Example, ...]
+
+    def save(self, path: Path) -> Path:
+        """Write figures and examples as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1))
+        return path
+
+
+@dataclass(frozen=True)
+class HeldOutEvaluation:
+    """Scores of a registered model.
+
+    Attributes:
+        model: ``name@version``.
+        exact_match: Share of tool-calling turns that are exact.
+        answers: Share of plain turns that are exact.
+        whole: Share of conversations with every turn right.
+        held_out: Number of conversations.
+        report: JSON file with every judged turn.
+    """
+
+    model: str
+    exact_match: float
+    answers: float
+    whole: float
+    held_out: int
+    report: str
+
+
+def evaluate_registered(recipe: LlmRecipe) -> HeldOutEvaluation:
+    """Judge a registered adapter, or a base where the recipe has no ``lora``.
+
+    Args:
+        recipe: ``output.name`` is the model to judge.
+
+    Raises:
+        NotFoundError: The registry has no such model.
+    """
+    registry = open_registry(recipe)
+    version = registry.get(recipe.output.name)
+    folder = registry.path(version)
+    if version.kind == ADAPTER_KIND:
+        # The version that it was trained on; the recipe's base may have a newer one by now.
+        base = registry.path(registry.get(str(version.lineage["base"])))
+        scores = evaluate_model(recipe, str(base), folder)
+    else:
+        scores = evaluate_model(recipe, str(folder))
+    name = f"{version.name}-{version.version}.json"
+    report = scores.save(recipe.paths.outputs / "llm" / "evaluation" / name)
+    return HeldOutEvaluation(
+        model=version.ref,
+        exact_match=scores.calls,
+        answers=scores.answers,
+        whole=scores.whole,
+        held_out=scores.held_out,
+        report=str(report),
+    )
+
+
+def evaluate_model(recipe: LlmRecipe, location: str, adapter: Path | None = None) -> ExactMatch:
+    """Exact match of a model on the recipe's held-out conversations.
+
+    Args:
+        recipe: Names the conversations and how many.
+        location: Folder or hub id of the base.
+        adapter: Folder of an adapter on that base.
+    """
+    tokenizer = load_tokenizer(location, recipe.model)
+    model = load_model(location, recipe.model)
+    if adapter is not None:
+        model = load_adapter(model, adapter)
+    model.eval()
+    generate = greedy(model, tokenizer, max_new_tokens=recipe.evaluation.max_new_tokens)
+    source = load_conversation_source(recipe.evaluation.conversations or recipe.data.conversations)
+    return exact_match(
+        generate, tokenizer, source.held_out(recipe.evaluation.held_out, recipe.seed)
+    )
+
+
+def exact_match(
+    generate: Generate, tokenizer: Any, conversations: Sequence[Conversation]
+) -> ExactMatch:
+    """Judge every assistant turn, each given the true turns before it.
+
+    Args:
+        generate: Continues prompts.
+        tokenizer: Renders the prompts.
+        conversations: Held-out conversations.
+    """
+    turns = [
+        (number, index)
+        for number, conversation in enumerate(conversations)
+        for index, message in enumerate(conversation.messages)
+        if message["role"] == "assistant"
+    ]
+    # All turns at once: a batch mixes turns of like length from many conversations.
+    outputs = generate(
+        [render(tokenizer, conversations[n].head(index), prompt=True) for n, index in turns]
+    )
+    examples, wrong = [], set()
+    for (number, index), output in zip(turns, outputs, strict=True):
+        example = _judge(conversations[number], conversations[number].messages[index], output)
+        examples.append(example)
+        if not example.right:
+            wrong.add(number)
+    return ExactMatch(
+        calls=_right_share(examples, "call"),
+        answers=_right_share(examples, "answer"),
+        whole=1 - len(wrong) / max(1, len(conversations)),
+        held_out=len(conversations),
+        examples=tuple(examples),
+    )
+
+
+def parse_calls(text: str) -> list[tuple[str, Any]]:
+    """Name and arguments of each tool call in a completion; [] when one is not valid JSON."""
+    calls = []
+    for body in _CALL.findall(text):
+        try:
+            call = json.loads(body)
+            calls.append((call["name"], call["arguments"]))
+        except (ValueError, KeyError, TypeError):
+            return []
+    return calls
+
+
+def _judge(conversation: Conversation, message: Message, output: str) -> Example:
+    question = next(
+        str(m["content"]) for m in reversed(conversation.messages) if m["role"] == "user"
+    )
+    if message.get("tool_calls"):
+        functions = [call["function"] for call in message["tool_calls"]]
+        wanted = [(f["name"], json.loads(f["arguments"])) for f in functions]
+        # Compared as values: spacing and the order of keys do not change a call.
+        right = parse_calls(output) == wanted
+        return Example("call", question, json.dumps(wanted), output, right)
+    expected = str(message["content"])
+    return Example("answer", question, expected, output, output.strip() == expected.strip())
+
+
+def _right_share(examples: Sequence[Example], kind: str) -> float:
+    judged = [example.right for example in examples if example.kind == kind]
+    return sum(judged) / len(judged) if judged else 0.0
+
+
+def greedy(
+    model: Any, tokenizer: Any, *, max_new_tokens: int = 96, batch_size: int = 64
+) -> Generate:
+    """A function that continues prompts greedily, in process; serving is vLLM's.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        max_new_tokens: Longest continuation.
+        batch_size: Prompts a batch; batches are of like length.
+    """
+    import torch
+
+    def generate(prompts: Sequence[str]) -> list[str]:
+        outputs = [""] * len(prompts)
+        # By characters, which is close enough to tokens and needs no second tokenization.
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            # Padded on the left: generation continues every prompt at the last column.
+            batch = tokenizer(
+                [prompts[i] for i in chosen],
+                return_tensors="pt",
+                padding=True,
+                padding_side="left",
+                add_special_tokens=False,
+            ).to(model.device)
+            with torch.inference_mode():
+                tokens = model.generate(
+                    input_ids=batch["input_ids"],
+                    attention_mask=batch["attention_mask"],
+                    do_sample=False,
+                    max_new_tokens=max_new_tokens,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+            completions = tokens[:, batch["input_ids"].shape[1] :]
+            texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+            for index, text in zip(chosen, texts, strict=True):
+                outputs[index] = text
+        return outputs
+
+    return generate

@@ -1,0 +1,307 @@
+"""Training runs: a base model or a LoRA adapter trained, measured, registered and promoted.
+
+A run is identified by the fingerprint of what decides the weights: a version that the same recipe
+made before is used again. An adapter is promoted if its evaluation passes the recipe's gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sunloom.config.llm import EvaluationConfig, LlmRecipe, TrainingConfig
+from sunloom.config.loading.model import dump_identity
+from sunloom.core.artifacts import fingerprint
+from sunloom.core.model_registry import ModelRegistry, TrainingResult, open_registry
+from sunloom.core.plugins import plugin_value
+from sunloom.core.progress import read_progress
+from sunloom.core.runs import Run, run_of_this_process
+from sunloom.core.telemetry import get_logger
+from sunloom.errors import UsageError
+from sunloom.llm.conversations import load_conversation_source
+from sunloom.llm.evaluation import evaluate_model
+from sunloom.llm.models import (
+    ADAPTER_KIND,
+    BASE_KIND,
+    build_llama,
+    load_tokenizer,
+    resolve_model,
+    stored_parameter_count,
+)
+from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
+
+if TYPE_CHECKING:
+    from sunloom.llm.loop import TrainingOutcome
+
+_FINAL_STEPS = 20
+# Where and how durably the work runs decides no weight.
+_NO_IDENTITY = (
+    "resume_from", "max_failures", "keep_checkpoints", "checkpoint_every", "accelerator",
+    "trackers",
+)  # fmt: skip
+FINGERPRINT_KEYS = frozenset(
+    """seed
+    model model.name model.revision model.trust_remote_code model.architecture
+    model.architecture.hidden_size model.architecture.layers model.architecture.heads
+    model.architecture.intermediate_size model.architecture.vocabulary
+    model.architecture.rope_theta model.architecture.max_length
+    model.architecture.tokenizer_conversations model.architecture.copying_circuit
+    data data.conversations data.max_length
+    training.steps training.batch_size training.learning_rate training.warmup_steps
+    training.weight_decay training.betas training.max_grad_norm training.dtype
+    training.distributed training.distributed.type training.distributed.reshard_after_forward
+    training.distributed.zero_stage training.workers training.use_gpu training.cpus_per_worker
+    lora lora.r lora.alpha lora.dropout lora.target_modules
+    evaluation evaluation.conversations evaluation.held_out evaluation.min_exact_match
+    evaluation.min_whole evaluation.max_new_tokens""".split()  # noqa: SIM905
+)
+"""Keys that every fingerprint contains, at their default too; never add one.
+
+A key that came later counts only where it differs from its default: so models that were
+registered before it are still found.
+"""
+
+
+@dataclass(frozen=True)
+class TrainingMetrics:
+    """What training cost and reached, as the registry keeps it.
+
+    Attributes:
+        parameters: Trained and exported.
+        final_loss: Mean of the last 20 steps; NaN where none was run.
+        steps: Optimizer steps.
+        tokens: Seen by all workers.
+        training_seconds: Of the training loop alone.
+        tokens_per_second: Over all workers.
+        workers: Ray Train workers.
+        parallelism: ``ddp``, ``fsdp``, ``deepspeed_zero2`` or ``deepspeed_zero3``.
+        dtype: Number format of the matrix products.
+        probe: The first worker's ``DtypeProbe``.
+    """
+
+    parameters: int
+    final_loss: float
+    steps: int
+    tokens: int
+    training_seconds: float
+    tokens_per_second: float
+    workers: int
+    parallelism: str
+    dtype: str
+    probe: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AdapterScores:
+    """Exact match of an adapter beside that of its base, on the same conversations."""
+
+    held_out: int
+    base_exact_match: float
+    adapter_exact_match: float
+    base_answers: float
+    adapter_answers: float
+    adapter_whole: float
+
+
+def train_base(recipe: LlmRecipe) -> TrainingResult:
+    """Train every parameter of a model; without ``model.name`` build it and its tokenizer first.
+
+    Args:
+        recipe: A recipe without ``lora``.
+
+    Raises:
+        UsageError: The recipe has a ``lora`` section.
+        DivergedError: The loss was not finite.
+        TrainingError: The workers failed.
+    """
+    if recipe.lora is not None:
+        raise UsageError("A base model is trained without a lora section.", param="lora")
+    registry, name = open_registry(recipe), recipe.output.name
+    identity = recipe_fingerprint(recipe, None)
+    if (reused := _reuse_registered(recipe, registry, identity)) is not None:
+        return reused
+    # Torch loads here: a reused model must not wait for it.
+    from sunloom.llm.launch import train_on_workers
+
+    with run_of_this_process(recipe, "llm-base") as run:
+        tokenizer, location = _starting_point(recipe, registry, run)
+        outcome = train_on_workers(recipe, run, tokenizer=tokenizer, location=location, base="")
+        export = run.directory / "export"
+        metrics = asdict(measure_training(export, outcome, recipe.training))
+        lineage = {"fingerprint": identity, "run": run.run_id, "base": recipe.model.name}
+        version = registry.register(name, BASE_KIND, export, metrics, lineage)
+        plot = plot_losses(run.directory, f"{name}: base")
+        # No gate: a base is judged through the adapters that are trained on it.
+        registry.promote(version.name, version.version, recipe.output.alias)
+        return TrainingResult(version=version, promoted=True, files={"loss_plot": str(plot)})
+
+
+def _starting_point(recipe: LlmRecipe, registry: ModelRegistry, run: Run) -> tuple[Any, str]:
+    """Tokenizer and location of the starting weights; builds both where no model is named."""
+    if recipe.model.name is not None:
+        location, _ = resolve_model(recipe.model, registry)
+        return load_tokenizer(location, recipe.model), location
+    shape = recipe.model.architecture
+    source = load_conversation_source(recipe.data.conversations)
+    samples = source.train(shape.tokenizer_conversations, recipe.seed)
+    tokenizer = build_tokenizer(conversation_texts(samples), shape.vocabulary, shape.max_length)
+    # The run's folder is shared: every worker loads the start from it like any named model.
+    folder = run.directory / "start"
+    tokenizer.save_pretrained(str(folder))
+    build_llama(shape, tokenizer, recipe.seed).save_pretrained(str(folder))
+    return tokenizer, str(folder)
+
+
+def train_adapter(recipe: LlmRecipe) -> TrainingResult:
+    """Train a LoRA adapter, judge base and adapter on held-out conversations, register it.
+
+    Args:
+        recipe: A recipe with ``model.name`` and ``lora``.
+
+    Raises:
+        UsageError: ``lora`` or ``model.name`` is missing.
+        DivergedError: The loss was not finite.
+        TrainingError: The workers failed.
+    """
+    if recipe.lora is None or recipe.model.name is None:
+        raise UsageError("An adapter needs lora and model.name.", param="lora")
+    registry, name = open_registry(recipe), recipe.output.name
+    location, base = resolve_model(recipe.model, registry)
+    identity = recipe_fingerprint(recipe, base)
+    if (reused := _reuse_registered(recipe, registry, identity)) is not None:
+        return reused
+    # Torch loads here: a reused model must not wait for it.
+    from sunloom.llm.launch import train_on_workers
+
+    with run_of_this_process(recipe, "llm-adapter") as run:
+        tokenizer = load_tokenizer(location, recipe.model)
+        outcome = train_on_workers(recipe, run, tokenizer=tokenizer, location=location, base=base)
+        folder, export = run.directory, run.directory / "export"
+        before = evaluate_model(recipe, location)
+        after = evaluate_model(recipe, location, export)
+        scores = AdapterScores(
+            held_out=after.held_out,
+            base_exact_match=before.calls,
+            adapter_exact_match=after.calls,
+            base_answers=before.answers,
+            adapter_answers=after.answers,
+            adapter_whole=after.whole,
+        )
+        metrics = asdict(measure_training(export, outcome, recipe.training)) | asdict(scores)
+        lineage = {"fingerprint": identity, "run": run.run_id, "base": base}
+        version = registry.register(name, ADAPTER_KIND, export, metrics, lineage)
+        failures = gate_failures(version.metrics, recipe.evaluation)
+        files = {
+            "base_report": before.save(folder / "base_exact_match.json"),
+            "adapter_report": after.save(folder / "adapter_exact_match.json"),
+            "loss_plot": plot_losses(folder, f"{name}: adapter"),
+        }
+        return TrainingResult(
+            version=version,
+            promoted=registry.promote_if_passed(version, recipe.output.alias, failures),
+            failures=failures,
+            files={key: str(path) for key, path in files.items()},
+        )
+
+
+def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
+    """Fingerprint of what decides the weights.
+
+    Args:
+        recipe: What is trained.
+        base: ``name@version`` of an adapter's base.
+    """
+    identity = dump_identity(recipe, FINGERPRINT_KEYS)
+    parts = {key: identity[key] for key in ("seed", "model", "data", "lora", "evaluation")}
+    training = dump_identity(recipe.training, FINGERPRINT_KEYS, "training.")
+    for key in _NO_IDENTITY:
+        training.pop(key, None)
+    name = recipe.data.conversations
+    # The code of a source may change under the same name: its conversations are another model.
+    sample = [asdict(c) for c in load_conversation_source(name).train(64, recipe.seed)]
+    return fingerprint(parts, training, plugin_value("sunloom.conversations", name), sample, base)
+
+
+def _reuse_registered(
+    recipe: LlmRecipe, registry: ModelRegistry, identity: str
+) -> TrainingResult | None:
+    """The version that the same recipe made before, promoted if its gate holds.
+
+    None where there is no such version, its files are damaged, or the recipe forbids reuse.
+    """
+    version = registry.find(recipe.output.name, identity) if recipe.output.reuse else None
+    if version is None:
+        return None
+    get_logger("llm").info("%s was made from the same recipe: reused", version.ref)
+    failures = gate_failures(version.metrics, recipe.evaluation)
+    folder = recipe.paths.outputs / "runs" / str(version.lineage.get("run", ""))
+    names = {
+        "loss_plot": "loss.png",
+        "base_report": "base_exact_match.json",
+        "adapter_report": "adapter_exact_match.json",
+    }
+    return TrainingResult(
+        version=version,
+        promoted=registry.promote_if_passed(version, recipe.output.alias, failures),
+        reused=True,
+        failures=failures,
+        files={key: str(folder / name) for key, name in names.items() if (folder / name).is_file()},
+    )
+
+
+def gate_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> tuple[str, ...]:
+    """What of the gate does not hold, in words; a base model, which is not judged, passes."""
+    bars = {"adapter_exact_match": config.min_exact_match, "adapter_whole": config.min_whole}
+    return tuple(
+        f"{name} {metrics[name]:.3f} is below {bar:.3f}"
+        for name, bar in bars.items()
+        if metrics.get(name, 1.0) < bar
+    )
+
+
+def measure_training(
+    export: Path, outcome: TrainingOutcome, config: TrainingConfig
+) -> TrainingMetrics:
+    """Metrics of a run that has ended.
+
+    Args:
+        export: Folder of the exported weights.
+        outcome: What the workers returned.
+        config: The run.
+    """
+    from sunloom.llm.distributed import describe
+
+    # One step's loss depends on its batch: the mean of several can be compared between runs.
+    losses = outcome.losses[-_FINAL_STEPS:] or [float("nan")]
+    return TrainingMetrics(
+        parameters=stored_parameter_count(export),
+        final_loss=sum(losses) / len(losses),
+        steps=config.steps,
+        tokens=outcome.tokens,
+        training_seconds=round(outcome.seconds, 1),
+        tokens_per_second=round(outcome.tokens / outcome.seconds, 1),
+        workers=config.workers,
+        parallelism=describe(config.distributed),
+        dtype=outcome.dtype,
+        probe=asdict(outcome.probe),
+    )
+
+
+def plot_losses(run_dir: Path, title: str) -> Path:
+    """Draw the loss over the steps of a run as ``loss.png`` in its folder."""
+    # Without pyplot there is no global state and no display is looked for.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panel = figure.subplots()
+    rows = [row for row in read_progress(run_dir) if row.loss is not None]
+    panel.plot([row.step for row in rows], [row.loss for row in rows], linewidth=0.9)
+    panel.set(title=title, xlabel="step", ylabel="loss a token", yscale="log")
+    panel.grid(alpha=0.3)
+    path = run_dir / "loss.png"
+    figure.savefig(path, dpi=120)
+    return path
