@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from sunloom.agents.agents_client import run_recipe
+from sunloom.agents.api import run_recipe
 from sunloom.config.agents import AgentsRecipe
 from sunloom.workflows.job import JobOutcome, run_job
 

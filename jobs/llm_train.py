@@ -2,14 +2,7 @@
 
 from sunloom.config.llm import LlmRecipe
 from sunloom.llm.trainer import train_adapter
-from sunloom.workflows.job import JobOutcome, run_job
-
-
-def train(recipe: LlmRecipe) -> JobOutcome:
-    """Hand the recipe to the library and its figures to the job's frame."""
-    result = train_adapter(recipe)
-    return JobOutcome(result.metrics, result.artifacts)
-
+from sunloom.workflows.job import run_job
 
 if __name__ == "__main__":
-    run_job("llm-adapter", LlmRecipe, train)
+    run_job("llm-adapter", LlmRecipe, train_adapter)

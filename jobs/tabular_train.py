@@ -2,14 +2,7 @@
 
 from sunloom.config.tabular import TabularRecipe
 from sunloom.tabular.trainer import train_tabular
-from sunloom.workflows.job import JobOutcome, run_job
-
-
-def train(recipe: TabularRecipe) -> JobOutcome:
-    """Hand the recipe to the library and its figures to the job's frame."""
-    result = train_tabular(recipe)
-    return JobOutcome(result.metrics, result.artifacts)
-
+from sunloom.workflows.job import run_job
 
 if __name__ == "__main__":
-    run_job("tabular", TabularRecipe, train)
+    run_job("tabular", TabularRecipe, train_tabular)

@@ -7,10 +7,12 @@ import signal
 import threading
 from typing import Any
 
+import httpx
 import pytest
+import ray
 
-from sunloom.agents.actors import actor_status, stop_actor
-from sunloom.agents.agents_client import AgentsClient, run_tasks
+from sunloom.agents.actors import NAMESPACE, ActorStatus
+from sunloom.agents.api import AgentsClient, run_tasks
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec, EngineName
 from sunloom.serving.auth.api_keys import create_key
@@ -37,6 +39,17 @@ def _spec(engine: EngineName, **changes: Any) -> AgentSpec:
     )
 
 
+def _actor_status(agent_id: str) -> ActorStatus:
+    actor = ray.get_actor(agent_id, namespace=NAMESPACE)
+    status: ActorStatus = ray.get(actor.status.remote(), timeout=60)
+    return status
+
+
+def _stop_actor(agent_id: str) -> None:
+    # Ray restarts the actor after any other death.
+    ray.kill(ray.get_actor(agent_id, namespace=NAMESPACE), no_restart=True)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_tasks_run_in_an_actor_and_stream_their_events(
     ray_local: str, settings: Settings, engine: EngineName
@@ -44,10 +57,10 @@ def test_tasks_run_in_an_actor_and_stream_their_events(
     key, _ = create_key(settings, ["agents", "llm", "features", "models"])
     with scripted.serve() as gateway, agents_app(settings, gateway.url) as url:
         results = run_tasks(url, key, engine, TASKS, spec=_spec(engine), timeout_s=120)
-        with AgentsClient(url, key) as client:
-            agents = client.agents()
-        assert actor_status(agents[0].agent_id).pid != os.getpid()
-        assert stop_actor(agents[0].agent_id)
+        listed = httpx.get(f"{url}/agents", headers={"Authorization": f"Bearer {key}"}).json()
+        agent_id = listed["agents"][0]["agent_id"]
+        assert _actor_status(agent_id).pid != os.getpid()
+        _stop_actor(agent_id)
     assert [result.answer for result in results] == ["Yes.", "No."]
     assert all(result.usage["prompt_tokens"] == 30 for result in results)
     for result in results:
@@ -83,15 +96,15 @@ def test_a_killed_actor_resumes_and_repeats_no_finished_call(
         agent_id = client.create(_spec(engine))
         task_id = client.post_task(agent_id, TASKS[0])
         wait(lambda: len(gateway.completions) == 3, 90)
-        first = actor_status(agent_id)
+        first = _actor_status(agent_id)
         assert first.running == [task_id]
         os.kill(first.pid, signal.SIGKILL)
         wait(lambda: not os.path.exists(f"/proc/{first.pid}"), 20)
         held.set()
         result = client.follow(agent_id, task_id, timeout_s=120)
-        assert actor_status(agent_id).pid != first.pid
+        assert _actor_status(agent_id).pid != first.pid
         assert client.task(agent_id, task_id).attempts == 2
-        stop_actor(agent_id)
+        _stop_actor(agent_id)
     assert (result.status, result.answer) == ("succeeded", "Yes.")
     assert len(gateway.completions) == 4, "only the call that was under way is made again"
     assert len(gateway.paths("/features/")) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from gateway_fixture import RunningGateway
 
-from sunloom.agents.agents_client import run_tasks
+from sunloom.agents.api import run_tasks
 from sunloom.config.agents import AgentSpec, EngineName
 
 pytestmark = pytest.mark.integration

@@ -12,8 +12,7 @@ import ray
 
 from sunloom.agents.gateway_client import Endpoint
 from sunloom.agents.runtime import AgentRuntime
-from sunloom.agents.store import AgentStore
-from sunloom.agents.tables import AgentRow
+from sunloom.agents.store import AgentRow, AgentStore
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec
 from sunloom.core.database import Database
@@ -57,7 +56,11 @@ class AgentActor:
         endpoint: dict[str, str],
         home: str,
     ) -> None:
-        _prepare_process(Path(home))
+        silence_libraries()
+        Path(home).mkdir(parents=True, exist_ok=True)
+        # CrewAI keeps files in the home folder and in its own storage folder.
+        os.environ["HOME"] = home
+        os.environ["CREWAI_STORAGE_DIR"] = str(Path(home) / "crewai")
         self._runtime = AgentRuntime(
             agent_id,
             AgentSpec.model_validate(spec),
@@ -118,36 +121,6 @@ class RayHosts:
         )
         # Not awaited: a new actor imports its engine for seconds, and its queue is in the database.
         actor.wake.remote(endpoint_data)
-
-
-def actor_status(agent_id: str, timeout_s: float = 60.0) -> ActorStatus:
-    """Status of the agent's actor.
-
-    Raises:
-        ValueError: The agent has no actor.
-    """
-    actor = ray.get_actor(agent_id, namespace=NAMESPACE)
-    status: ActorStatus = ray.get(actor.status.remote(), timeout=timeout_s)
-    return status
-
-
-def stop_actor(agent_id: str) -> bool:
-    """End the agent's actor for good; False if it has none. Its tasks stay in the database."""
-    try:
-        actor = ray.get_actor(agent_id, namespace=NAMESPACE)
-    except ValueError:
-        return False
-    # Ray restarts the actor after any other death.
-    ray.kill(actor, no_restart=True)
-    return True
-
-
-def _prepare_process(home: Path) -> None:
-    silence_libraries()
-    home.mkdir(parents=True, exist_ok=True)
-    # CrewAI keeps files in the home folder and in its own storage folder.
-    os.environ["HOME"] = str(home)
-    os.environ["CREWAI_STORAGE_DIR"] = str(home / "crewai")
 
 
 def _end_process(serving: asyncio.Task[None]) -> None:

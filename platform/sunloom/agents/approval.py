@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sunloom.agents.journal import Journal
-from sunloom.agents.store import AgentStore
-from sunloom.agents.task_states import TaskStatus
+from sunloom.agents.store import AgentStore, TaskStatus
 from sunloom.agents.tools.toolbox import PendingCall
 from sunloom.errors import ConflictError, NotFoundError, ToolError
 
@@ -84,16 +83,15 @@ class ApprovalHook:
         remaining_s = None if deadline is None else deadline - loop.time()
         self._limit.reschedule(None)
         try:
-            while (decision := await asyncio.to_thread(self._load_decision, seq)) is None:
+            while True:
+                entries = await asyncio.to_thread(self._store.journal, self._task_id)
+                outcome = next(entry.outcome for entry in entries if entry.seq == seq)
+                if outcome is not None:
+                    return ApprovalDecision(**outcome)
                 await asyncio.sleep(_POLL_S)
         finally:
             if remaining_s is not None:
                 self._limit.reschedule(loop.time() + remaining_s)
-        return decision
-
-    def _load_decision(self, seq: int) -> ApprovalDecision | None:
-        entry = next(row for row in self._store.journal(self._task_id) if row.seq == seq)
-        return ApprovalDecision(**entry.outcome) if entry.outcome is not None else None
 
     async def _transition(self, then: TaskStatus, event: str, data: dict[str, Any]) -> None:
         await asyncio.to_thread(self._store.transition, self._task_id, then, event, data)

@@ -58,14 +58,16 @@ class GatewayClient:
         renewal_wait_s: float = _RENEWAL_WAIT_S,
     ) -> None:
         self._endpoint = endpoint
-        self._client = _build_client(timeout_s)
+        try:
+            # With some 64 concurrent calls httpx's own transport is the bottleneck; aiohttp's is
+            # not.
+            from httpx_aiohttp import AiohttpTransport
+        except ImportError:
+            self._client = httpx.AsyncClient(timeout=timeout_s)
+        else:
+            self._client = httpx.AsyncClient(transport=AiohttpTransport(), timeout=timeout_s)
         self._renewal_wait_s = renewal_wait_s
         self._renewed = asyncio.Condition()
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Gateway and the key in use."""
-        return self._endpoint
 
     async def renew(self, endpoint: Endpoint) -> None:
         """Use another key from now on, and let requests that wait for one go on."""
@@ -96,7 +98,7 @@ class GatewayClient:
             ToolError: The gateway returned an error; the message is its own.
             AgentError: The key is not valid for this route, or the gateway did not respond.
         """
-        return _decode(await self._send("GET", self._url(path), params=params))
+        return await self._request("GET", path, params=params)
 
     async def post(self, path: str, body: dict[str, Any], key: str) -> Any:
         """POST to the gateway with an idempotency key; returns the decoded JSON.
@@ -105,11 +107,16 @@ class GatewayClient:
             ToolError: The gateway returned an error; the message is its own.
             AgentError: The key is not valid for this route, or the gateway did not respond.
         """
-        headers = {"Idempotency-Key": key}
-        return _decode(await self._send("POST", self._url(path), json=body, headers=headers))
+        return await self._request("POST", path, json=body, headers={"Idempotency-Key": key})
 
-    def _url(self, path: str) -> str:
-        return f"{self._endpoint.base_url.rstrip('/')}{path}"
+    async def _request(self, method: str, path: str, **options: Any) -> Any:
+        url = f"{self._endpoint.base_url.rstrip('/')}{path}"
+        response = await self._send(method, url, **options)
+        if response.status_code in _KEY_ERRORS:
+            raise AgentError(f"The gateway refused the agent's key: {_explain(response)}")
+        if response.status_code >= 400:
+            raise ToolError(_explain(response))
+        return response.json()
 
     async def _send(self, method: str, url: str, **options: Any) -> httpx.Response:
         used = self._endpoint
@@ -151,23 +158,6 @@ class GatewayClient:
                     return response
             await asyncio.sleep(pause_s)
         raise AssertionError("unreachable")
-
-
-def _build_client(timeout_s: float) -> httpx.AsyncClient:
-    try:
-        # With some 64 concurrent calls httpx's own transport is the bottleneck; aiohttp's is not.
-        from httpx_aiohttp import AiohttpTransport
-    except ImportError:
-        return httpx.AsyncClient(timeout=timeout_s)
-    return httpx.AsyncClient(transport=AiohttpTransport(), timeout=timeout_s)
-
-
-def _decode(response: httpx.Response) -> Any:
-    if response.status_code in _KEY_ERRORS:
-        raise AgentError(f"The gateway refused the agent's key: {_explain(response)}")
-    if response.status_code >= 400:
-        raise ToolError(_explain(response))
-    return response.json()
 
 
 def _explain(response: httpx.Response) -> str:

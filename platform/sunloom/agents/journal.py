@@ -15,8 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sunloom.agents.store import AgentStore
-from sunloom.agents.tables import JournalRow
+from sunloom.agents.store import AgentStore, JournalRow
 
 CallKind = Literal["model", "tool", "approval"]
 
@@ -27,12 +26,10 @@ class CallOutcome:
 
     Attributes:
         data: The recorded result.
-        seq: The call's number in its task.
         replayed: Whether it was replayed from the journal.
     """
 
     data: dict[str, Any]
-    seq: int
     replayed: bool
 
 
@@ -55,7 +52,9 @@ class Journal:
     async def begin(self, kind: CallKind, request: dict[str, Any]) -> JournalRow:
         """Open the entry of a call, or return the one that an earlier attempt opened."""
         # A unique constraint needs a short value; requests hold whole conversations.
-        digest = _digest(request)
+        # The order of keys says nothing about a call.
+        canonical = json.dumps(request, sort_keys=True, separators=(",", ":"), default=str)
+        digest = hashlib.sha256(canonical.encode()).hexdigest()
         # Counted before the first await: parallel calls of equal content get different numbers.
         occurrence = self._occurrences[kind, digest]
         self._occurrences[kind, digest] += 1
@@ -85,14 +84,8 @@ class Journal:
         """
         entry = await self.begin(kind, request)
         if entry.outcome is not None:
-            return CallOutcome(entry.outcome, entry.seq, replayed=True)
+            return CallOutcome(entry.outcome, replayed=True)
         outcome = await make(f"{self._task_id}:{entry.seq}")
         # Before the caller sees the outcome: whatever it does next can rely on the record.
         await asyncio.to_thread(self._store.close_entry, self._task_id, entry.seq, outcome)
-        return CallOutcome(outcome, entry.seq, replayed=False)
-
-
-def _digest(request: dict[str, Any]) -> str:
-    # The order of keys says nothing about a call.
-    canonical = json.dumps(request, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+        return CallOutcome(outcome, replayed=False)

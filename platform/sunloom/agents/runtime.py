@@ -6,19 +6,18 @@ Plain asyncio, without a cluster. ``actors`` runs it inside a Ray actor.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from contextlib import suppress
+from typing import Any, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from sunloom.agents.approval import ApprovalHook
-from sunloom.agents.engines.build_engine import AgentEngine, build_engine
+from sunloom.agents.engines import build_engine
 from sunloom.agents.gateway_client import Endpoint, GatewayClient
 from sunloom.agents.journal import Journal
-from sunloom.agents.store import AgentStore
-from sunloom.agents.tables import TaskRow
+from sunloom.agents.store import AgentRow, AgentStore, TaskRow, TaskStatus
 from sunloom.agents.task_scope import TaskScope
-from sunloom.agents.task_states import TaskStatus
-from sunloom.agents.tools.toolbox import Hook, Toolbox, bind_tools
+from sunloom.agents.tools.toolbox import Toolbox, bind_tools
 from sunloom.config.agents import AgentSpec
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import AgentError, ConflictError, SunloomError
@@ -26,6 +25,14 @@ from sunloom.errors import AgentError, ConflictError, SunloomError
 # Waking an agent only saves time; tasks are found even if nobody woke it.
 _POLL_S = 1.0
 _log = get_logger(__name__)
+
+
+class Hosts(Protocol):
+    """Runs one runtime per agent. The queue is in the database: waking an agent only saves time."""
+
+    async def wake(self, agent: AgentRow, endpoint: Endpoint) -> None:
+        """Start the agent if necessary, give it this key, and let it check its queue now."""
+        ...
 
 
 class AgentRuntime:
@@ -36,28 +43,19 @@ class AgentRuntime:
         spec: Its specification.
         store: Queue, events and journal.
         endpoint: Gateway and delegated key.
-        hooks: Called before every tool call, ahead of approval.
-        engine: Replaces the engine that the specification names.
 
     Raises:
         NotFoundError: The specification names a tool that does not exist.
     """
 
     def __init__(
-        self,
-        agent_id: str,
-        spec: AgentSpec,
-        store: AgentStore,
-        endpoint: Endpoint,
-        hooks: tuple[Hook, ...] = (),
-        engine: AgentEngine | None = None,
+        self, agent_id: str, spec: AgentSpec, store: AgentStore, endpoint: Endpoint
     ) -> None:
         self._agent_id = agent_id
         self._spec = spec
         self._store = store
         self._tools = bind_tools(spec.tools)
-        self._engine = engine or build_engine(spec, endpoint.model_url)
-        self._hooks = hooks
+        self._engine = build_engine(spec, endpoint.model_url)
         self._gateway = GatewayClient(endpoint, timeout_s=spec.timeout_s)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
@@ -70,10 +68,27 @@ class AgentRuntime:
         )
         try:
             while True:
-                await self._poll_queue()
-                await self._wait_for_wake()
+                try:
+                    await self._start_queued()
+                    for task_id in await asyncio.to_thread(
+                        self._store.cancel_requests, self._agent_id
+                    ):
+                        if (task := self._running.get(task_id)) is not None:
+                            task.cancel()
+                except SQLAlchemyError as error:
+                    # Running tasks go on; the queue is polled again after the usual pause.
+                    _log.warning("the database does not respond, trying again: %s", error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_POLL_S):
+                        await self._wake.wait()
+                # Cleared only after the wait: a wake-up during the poll ends the next wait at once.
+                self._wake.clear()
         finally:
-            await self._stop_all()
+            for task in self._running.values():
+                task.cancel()
+            # Before the gateway is closed: the tasks may still use it while they end.
+            await asyncio.gather(*self._running.values(), return_exceptions=True)
+            await self._gateway.close()
 
     async def wake(self, endpoint: Endpoint | None = None) -> None:
         """Check the queue now; with ``endpoint``, use its key from now on."""
@@ -95,11 +110,9 @@ class AgentRuntime:
 
         limit = asyncio.timeout(self._spec.timeout_s)
         approval = ApprovalHook(self._store, row.id, journal, limit)
-        # Approval last: nobody is asked about a call that a hook denies anyway.
-        hooks: list[Hook] = [*self._hooks, approval]
         scope = TaskScope(
             text=row.input,
-            toolbox=Toolbox(self._tools, self._gateway, journal, emit, hooks),
+            toolbox=Toolbox(self._tools, self._gateway, journal, emit, [approval]),
             gateway=self._gateway,
             journal=journal,
             emit=emit,
@@ -107,9 +120,18 @@ class AgentRuntime:
         )
         try:
             async with limit:
-                answer = _final_answer(scope, await self._engine.run(scope))
+                answer = (await self._engine.run(scope)).strip()
+            # A library may turn an error of ours into an answer; the task has failed all the same.
+            if scope.failure is not None:
+                raise scope.failure
+            if not answer:
+                raise AgentError("The model's answer is empty.")
         except asyncio.CancelledError:
-            await self._finish_cancelled(row.id, scope)
+            current = await asyncio.to_thread(self._store.task, row.id)
+            # Without a cancel request the process is shutting down: the next one queues the task
+            # again.
+            if current.cancel_requested:
+                await self._transition(row.id, TaskStatus.CANCELLED, "cancelled", {}, scope)
             raise
         except TimeoutError:
             message = (
@@ -118,21 +140,16 @@ class AgentRuntime:
             await self._fail(row.id, scope, AgentError(message))
         # Libraries raise exceptions of any kind, and a failed task must never end the runtime.
         except Exception as error:  # noqa: BLE001
-            await self._fail(row.id, scope, _error_of(scope, error))
+            failure = scope.failure or error
+            if not isinstance(failure, SunloomError):
+                failure = AgentError(f"The engine failed: {type(error).__name__}: {error}")
+            await self._fail(row.id, scope, failure)
         else:
             await self._transition(
                 row.id, TaskStatus.SUCCEEDED, "succeeded", {"answer": answer}, scope, answer=answer
             )
         finally:
             scope.close()
-
-    async def _poll_queue(self) -> None:
-        try:
-            await self._start_queued()
-            await self._stop_cancelled()
-        except SQLAlchemyError as error:
-            # Running tasks go on; the queue is polled again after the usual pause.
-            _log.warning("the database does not respond, trying again: %s", error)
 
     async def _start_queued(self) -> None:
         while len(self._running) < self._spec.concurrency:
@@ -142,27 +159,6 @@ class AgentRuntime:
             task = asyncio.create_task(self.run_one(row), name=row.id)
             self._running[row.id] = task
             task.add_done_callback(self._forget)
-
-    async def _stop_cancelled(self) -> None:
-        for task_id in await asyncio.to_thread(self._store.cancel_requests, self._agent_id):
-            if (task := self._running.get(task_id)) is not None:
-                task.cancel()
-
-    async def _wait_for_wake(self) -> None:
-        try:
-            async with asyncio.timeout(_POLL_S):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
-        # Cleared only after the wait: a wake-up during the poll ends the next wait at once.
-        self._wake.clear()
-
-    async def _stop_all(self) -> None:
-        for task in self._running.values():
-            task.cancel()
-        # Before the gateway is closed: the tasks may still use it while they end.
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
-        await self._gateway.close()
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task.get_name(), None)
@@ -176,12 +172,6 @@ class AgentRuntime:
         await self._transition(
             task_id, TaskStatus.FAILED, "failed", {"error": data}, scope, error=data
         )
-
-    async def _finish_cancelled(self, task_id: str, scope: TaskScope) -> None:
-        row = await asyncio.to_thread(self._store.task, task_id)
-        # Without a cancel request the process is shutting down: the next one queues the task again.
-        if row.cancel_requested:
-            await self._transition(task_id, TaskStatus.CANCELLED, "cancelled", {}, scope)
 
     async def _transition(
         self,
@@ -200,20 +190,3 @@ class AgentRuntime:
         # Another process has changed the task meanwhile: its record stands.
         except ConflictError as error:
             _log.warning("%s", error)
-
-
-def _final_answer(scope: TaskScope, answer: str) -> str:
-    # A library may turn an error of ours into an answer; the task has failed all the same.
-    if scope.failure is not None:
-        raise scope.failure
-    if not answer.strip():
-        raise AgentError("The model's answer is empty.")
-    return answer.strip()
-
-
-def _error_of(scope: TaskScope, error: Exception) -> SunloomError:
-    if scope.failure is not None:
-        return scope.failure
-    if isinstance(error, SunloomError):
-        return error
-    return AgentError(f"The engine failed: {type(error).__name__}: {error}")

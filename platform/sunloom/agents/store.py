@@ -1,23 +1,139 @@
-"""Store of agents, tasks, events and journal: the runtime's queue and its durable state."""
+"""Store of agents, tasks, events and journal: tables, states of a task, and the queue.
+
+It is the durable state of the runtime: whatever process runs an agent finds its tasks here.
+"""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
 from typing import Any, TypeVar
 
-from sqlalchemy import func, select, update
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    ForeignKey,
+    Integer,
+    Select,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from sunloom.agents.tables import TABLES, AgentRow, EventRow, JournalRow, TaskRow
-from sunloom.agents.task_states import FINAL, TaskStatus, check_transition, is_final
 from sunloom.config.agents import AgentSpec
-from sunloom.core.database import Database, utc_now
-from sunloom.errors import NotFoundError
+from sunloom.core.database import Base, Database, UtcDateTime, utc_now
+from sunloom.errors import ConflictError, NotFoundError
 
 R = TypeVar("R")
+
+
+class TaskStatus(StrEnum):
+    """Status of a task."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    AWAITING_APPROVAL = "awaiting_approval"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL = frozenset({TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED})
+
 _UNFINISHED = (TaskStatus.QUEUED, TaskStatus.RUNNING, TaskStatus.AWAITING_APPROVAL)
+_TRANSITIONS: dict[TaskStatus, frozenset[TaskStatus]] = {
+    TaskStatus.QUEUED: frozenset({TaskStatus.RUNNING, TaskStatus.CANCELLED, TaskStatus.FAILED}),
+    # Back to queued when the actor that ran the task died.
+    TaskStatus.RUNNING: frozenset({TaskStatus.QUEUED, TaskStatus.AWAITING_APPROVAL, *FINAL}),
+    TaskStatus.AWAITING_APPROVAL: frozenset({TaskStatus.QUEUED, TaskStatus.RUNNING, *FINAL}),
+    TaskStatus.SUCCEEDED: frozenset(),
+    TaskStatus.FAILED: frozenset(),
+    TaskStatus.CANCELLED: frozenset(),
+}
+
+
+def check_transition(task_id: str, now: TaskStatus, then: TaskStatus) -> None:
+    """Check that a transition is allowed.
+
+    Raises:
+        ConflictError: The task cannot change from ``now`` to ``then``.
+    """
+    if then not in _TRANSITIONS[now]:
+        raise ConflictError(
+            f"Task {task_id} is {now.value} and cannot become {then.value}.",
+            f"From {now.value}: {', '.join(sorted(_TRANSITIONS[now])) or 'none, it is finished'}.",
+        )
+
+
+class AgentRow(Base):
+    """An agent: the specification that its actor is built from."""
+
+    __tablename__ = "agents"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(100), index=True)
+    # The whole specification: a restarted actor needs no recipe.
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class TaskRow(Base):
+    """A task of an agent."""
+
+    __tablename__ = "agent_tasks"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    agent_id: Mapped[str] = mapped_column(ForeignKey("agents.id"), index=True)
+    input: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(String(20), index=True)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    answer: Mapped[str | None] = mapped_column(Text, default=None)
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    usage: Mapped[dict[str, int]] = mapped_column(JSON, default=dict)
+    cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)
+
+
+class EventRow(Base):
+    """One entry of a task's event log; ``seq`` counts from 1 without gaps."""
+
+    __tablename__ = "agent_events"
+
+    task_id: Mapped[str] = mapped_column(ForeignKey("agent_tasks.id"), primary_key=True)
+    # Numbered within the task, without gaps: clients resume a stream by the number.
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    type: Mapped[str] = mapped_column(String(40))
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
+class JournalRow(Base):
+    """A model call, tool call or approval of a task, with its outcome once it has finished.
+
+    ``digest`` and ``occurrence`` identify the call: the n-th with the same content.
+    """
+
+    __tablename__ = "agent_journal"
+    __table_args__ = (UniqueConstraint("task_id", "kind", "digest", "occurrence"),)
+
+    task_id: Mapped[str] = mapped_column(ForeignKey("agent_tasks.id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(String(20))
+    digest: Mapped[str] = mapped_column(String(64))
+    occurrence: Mapped[int] = mapped_column(Integer)
+    request: Mapped[dict[str, Any]] = mapped_column(JSON)
+    # SQL NULL, not the JSON value null: the first outcome is written where it is NULL.
+    outcome: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
 class AgentStore:
@@ -29,11 +145,12 @@ class AgentStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        database.ensure(*TABLES)
+        database.ensure(AgentRow, TaskRow, EventRow, JournalRow)
 
     def create_agent(self, spec: AgentSpec, tenant: str) -> AgentRow:
         """Record a new agent of ``tenant``."""
-        row = AgentRow(id=_new_id("agent"), tenant=tenant, spec=spec.model_dump(mode="json"))
+        agent_id = f"agent_{secrets.token_hex(12)}"
+        row = AgentRow(id=agent_id, tenant=tenant, spec=spec.model_dump(mode="json"))
         with self._database.session() as session:
             session.add(row)
         return row
@@ -59,14 +176,12 @@ class AgentStore:
         query = select(AgentRow).order_by(AgentRow.created_at, AgentRow.id)
         if tenant is not None:
             query = query.where(AgentRow.tenant == tenant)
-        with self._database.session() as session:
-            return list(session.scalars(query))
+        return self._list(query)
 
     def add_task(self, agent_id: str, text: str) -> TaskRow:
         """Queue a task; its first event is ``queued``."""
-        row = TaskRow(
-            id=_new_id("task"), agent_id=agent_id, input=text, status=TaskStatus.QUEUED, usage={}
-        )
+        task_id = f"task_{secrets.token_hex(12)}"
+        row = TaskRow(id=task_id, agent_id=agent_id, input=text, status=TaskStatus.QUEUED, usage={})
         with self._database.session() as session:
             session.add(row)
             session.flush()
@@ -91,9 +206,7 @@ class AgentStore:
         """The agent's latest tasks, newest first."""
         query = select(TaskRow).where(TaskRow.agent_id == agent_id)
         # The id decides between tasks of the same time, so that a page is stable.
-        query = query.order_by(TaskRow.created_at.desc(), TaskRow.id).limit(limit)
-        with self._database.session() as session:
-            return list(session.scalars(query))
+        return self._list(query.order_by(TaskRow.created_at.desc(), TaskRow.id).limit(limit))
 
     def counts(self, agent_id: str) -> dict[str, int]:
         """Number of the agent's tasks by status."""
@@ -105,11 +218,61 @@ class AgentStore:
 
     def claim(self, agent_id: str) -> TaskRow | None:
         """Claim the oldest queued task and mark it running; None if the queue is empty."""
-        return self._retry(lambda session: _claim(session, agent_id))
+        oldest = (
+            select(TaskRow.id)
+            .where(TaskRow.agent_id == agent_id, TaskRow.status == TaskStatus.QUEUED)
+            .order_by(TaskRow.created_at, TaskRow.id)
+            .limit(1)
+        )
+
+        def claim(session: Session) -> TaskRow | None:
+            # Another process may claim the task in between: then look for the next one.
+            while (task_id := session.scalar(oldest)) is not None:
+                # The condition on the status makes the claim atomic: only one process updates
+                # the row.
+                attempt = session.execute(
+                    update(TaskRow)
+                    .where(TaskRow.id == task_id, TaskRow.status == TaskStatus.QUEUED)
+                    .values(
+                        status=TaskStatus.RUNNING,
+                        attempts=TaskRow.attempts + 1,
+                        started_at=utc_now(),
+                    )
+                    .returning(TaskRow.attempts)
+                ).scalar_one_or_none()
+                if attempt is not None:
+                    _append(session, task_id, "started", {"attempt": attempt})
+                    return session.get_one(TaskRow, task_id, populate_existing=True)
+            return None
+
+        return self._retry(claim)
 
     def requeue_unfinished(self, agent_id: str, max_attempts: int) -> list[str]:
         """After a restart: queue the tasks that were running, or fail those out of attempts."""
-        return self._retry(lambda session: _requeue(session, agent_id, max_attempts))
+        query = select(TaskRow).where(
+            TaskRow.agent_id == agent_id,
+            TaskRow.status.in_((TaskStatus.RUNNING, TaskStatus.AWAITING_APPROVAL)),
+        )
+
+        def requeue(session: Session) -> list[str]:
+            requeued = []
+            for row in session.scalars(query):
+                # The process that should have stopped it is gone.
+                if row.cancel_requested:
+                    _set_status(row, TaskStatus.CANCELLED, {})
+                    _append(session, row.id, "cancelled", {})
+                # A task that ends its actor every time must not do so forever.
+                elif row.attempts >= max_attempts:
+                    error = {"code": "agent", "message": f"The actor died {row.attempts} times."}
+                    _set_status(row, TaskStatus.FAILED, {"error": error})
+                    _append(session, row.id, "failed", {"error": error})
+                else:
+                    _set_status(row, TaskStatus.QUEUED, {})
+                    _append(session, row.id, "requeued", {"attempts": row.attempts})
+                    requeued.append(row.id)
+            return requeued
+
+        return self._retry(requeue)
 
     def transition(
         self, task_id: str, then: TaskStatus, event: str, data: dict[str, Any], **fields: Any
@@ -136,7 +299,7 @@ class AgentStore:
         def cancel(session: Session) -> TaskRow:
             row = session.get_one(TaskRow, task_id, with_for_update=True)
             status = TaskStatus(row.status)
-            if is_final(status) or row.cancel_requested:
+            if status in FINAL or row.cancel_requested:
                 return row
             # Only the process that runs the task can stop it; its runtime polls for requests.
             row.cancel_requested = True
@@ -156,8 +319,7 @@ class AgentStore:
             TaskRow.cancel_requested.is_(True),
             TaskRow.status.in_(_UNFINISHED),
         )
-        with self._database.session() as session:
-            return list(session.scalars(query))
+        return self._list(query)
 
     def append_event(self, task_id: str, event: str, data: dict[str, Any]) -> int:
         """Append an event and return its number."""
@@ -166,20 +328,24 @@ class AgentStore:
     def events(self, task_id: str, after: int = 0, limit: int = 500) -> list[EventRow]:
         """Events numbered above ``after``, in order."""
         query = select(EventRow).where(EventRow.task_id == task_id, EventRow.seq > after)
-        with self._database.session() as session:
-            return list(session.scalars(query.order_by(EventRow.seq).limit(limit)))
+        return self._list(query.order_by(EventRow.seq).limit(limit))
 
     def journal(self, task_id: str) -> list[JournalRow]:
         """The task's calls in the order in which they began."""
         query = select(JournalRow).where(JournalRow.task_id == task_id)
-        with self._database.session() as session:
-            return list(session.scalars(query.order_by(JournalRow.seq)))
+        return self._list(query.order_by(JournalRow.seq))
 
     def open_entry(self, entry: JournalRow) -> JournalRow:
         """Record that a call is about to be made; the same call of an earlier attempt is reused."""
+        same_call = select(JournalRow).where(
+            JournalRow.task_id == entry.task_id,
+            JournalRow.kind == entry.kind,
+            JournalRow.digest == entry.digest,
+            JournalRow.occurrence == entry.occurrence,
+        )
 
         def add(session: Session) -> JournalRow:
-            existing: JournalRow | None = session.scalars(_same_call(entry)).one_or_none()
+            existing = session.scalars(same_call).one_or_none()
             if existing is not None:
                 return existing
             # A copy per attempt: a rolled-back session leaves its row unusable.
@@ -211,6 +377,10 @@ class AgentStore:
                 .values(outcome=outcome)
             )
 
+    def _list(self, query: Select[tuple[R]]) -> list[R]:
+        with self._database.session() as session:
+            return list(session.scalars(query))
+
     def _retry(self, work: Callable[[Session], R], attempts: int = 20) -> R:
         # Two writers of one task may choose the same number: one insert fails and is repeated.
         for attempt in range(attempts):
@@ -221,10 +391,6 @@ class AgentStore:
                 if attempt == attempts - 1:
                     raise
         raise AssertionError("unreachable")
-
-
-def _new_id(kind: str) -> str:
-    return f"{kind}_{secrets.token_hex(12)}"
 
 
 def _next_seq(session: Session, table: type[EventRow] | type[JournalRow], task_id: str) -> int:
@@ -246,57 +412,3 @@ def _set_status(row: TaskRow, then: TaskStatus, fields: dict[str, Any]) -> None:
         row.finished_at = utc_now()
     for name, value in fields.items():
         setattr(row, name, value)
-
-
-def _claim(session: Session, agent_id: str) -> TaskRow | None:
-    oldest = (
-        select(TaskRow.id)
-        .where(TaskRow.agent_id == agent_id, TaskRow.status == TaskStatus.QUEUED)
-        .order_by(TaskRow.created_at, TaskRow.id)
-        .limit(1)
-    )
-    # Another process may claim the task in between: then look for the next one.
-    while (task_id := session.scalar(oldest)) is not None:
-        # The condition on the status makes the claim atomic: only one process updates the row.
-        attempt = session.execute(
-            update(TaskRow)
-            .where(TaskRow.id == task_id, TaskRow.status == TaskStatus.QUEUED)
-            .values(status=TaskStatus.RUNNING, attempts=TaskRow.attempts + 1, started_at=utc_now())
-            .returning(TaskRow.attempts)
-        ).scalar_one_or_none()
-        if attempt is not None:
-            _append(session, task_id, "started", {"attempt": attempt})
-            return session.get_one(TaskRow, task_id, populate_existing=True)
-    return None
-
-
-def _requeue(session: Session, agent_id: str, max_attempts: int) -> list[str]:
-    query = select(TaskRow).where(
-        TaskRow.agent_id == agent_id,
-        TaskRow.status.in_((TaskStatus.RUNNING, TaskStatus.AWAITING_APPROVAL)),
-    )
-    requeued = []
-    for row in session.scalars(query):
-        # The process that should have stopped it is gone.
-        if row.cancel_requested:
-            _set_status(row, TaskStatus.CANCELLED, {})
-            _append(session, row.id, "cancelled", {})
-        # A task that ends its actor every time must not do so forever.
-        elif row.attempts >= max_attempts:
-            error = {"code": "agent", "message": f"The actor died {row.attempts} times."}
-            _set_status(row, TaskStatus.FAILED, {"error": error})
-            _append(session, row.id, "failed", {"error": error})
-        else:
-            _set_status(row, TaskStatus.QUEUED, {})
-            _append(session, row.id, "requeued", {"attempts": row.attempts})
-            requeued.append(row.id)
-    return requeued
-
-
-def _same_call(entry: JournalRow) -> Any:
-    return select(JournalRow).where(
-        JournalRow.task_id == entry.task_id,
-        JournalRow.kind == entry.kind,
-        JournalRow.digest == entry.digest,
-        JournalRow.occurrence == entry.occurrence,
-    )

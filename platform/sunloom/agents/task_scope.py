@@ -78,11 +78,17 @@ class TaskScope:
         except SunloomError as error:
             self.failure = self.failure or error
             raise
+        reply = outcome.data
         # Replayed calls count, too: the sum is that of the whole task, not of the last attempt.
-        self._add_usage(outcome.data)
+        for name in _USAGE:
+            self.usage[name] += int((reply.get("usage") or {}).get(name) or 0)
         if not outcome.replayed:
-            await self._emit_model_call(step, outcome.data, (time.perf_counter() - began) * 1000)
-        return httpx.Response(200, json=outcome.data)
+            ms = round((time.perf_counter() - began) * 1000, 1)
+            message = reply["choices"][0]["message"]
+            calls = [call["function"]["name"] for call in message.get("tool_calls") or ()]
+            event = {"step": step, "ms": ms, "tool_calls": calls, "usage": reply.get("usage")}
+            await self.emit("model_call", event)
+        return httpx.Response(200, json=reply)
 
     async def call_tool(self, name: str, arguments: dict[str, Any]) -> str:
         """One tool call; returns the text that the model reads.
@@ -103,7 +109,7 @@ class TaskScope:
         if self._closed:
             # A coroutine that is dropped unstarted makes Python warn that it was never awaited.
             work.close()
-            raise AgentError("The task was stopped.")
+        self._check_open()
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         self._pending.add(future)
         try:
@@ -130,19 +136,6 @@ class TaskScope:
     def _check_open(self) -> None:
         if self._closed:
             raise AgentError("The task was stopped.")
-
-    def _add_usage(self, reply: dict[str, Any]) -> None:
-        usage = reply.get("usage") or {}
-        for name in _USAGE:
-            self.usage[name] += int(usage.get(name) or 0)
-
-    async def _emit_model_call(self, step: int, reply: dict[str, Any], ms: float) -> None:
-        message = reply["choices"][0]["message"]
-        calls = [call["function"]["name"] for call in message.get("tool_calls") or ()]
-        await self.emit(
-            "model_call",
-            {"step": step, "ms": round(ms, 1), "tool_calls": calls, "usage": reply.get("usage")},
-        )
 
 
 class ScopedTransport(httpx.AsyncBaseTransport):

@@ -83,8 +83,7 @@ def held_out_scores(
 ) -> Iterator[FoldScore]:
     """The score after each fold, so that a scheduler can end a hopeless trial."""
     losses: list[FloatArray] = []
-    for fold in range(data.folds):
-        held_out, probability = _predict_fold(algorithm, data, parameters, fold)
+    for fold, (held_out, probability) in enumerate(_predict_folds(algorithm, data, parameters)):
         losses.append(row_losses(data.target[held_out], probability))
         # Over rows, not folds: five folds are too few for a standard error.
         rows = np.concatenate(losses)
@@ -98,8 +97,7 @@ def held_out_probabilities(
     """Each row's probability from the model that did not see its fold."""
     # Fitted again: a trial reports losses, and keeps neither models nor predictions.
     result = np.empty(len(data.target))
-    for fold in range(data.folds):
-        held_out, probability = _predict_fold(algorithm, data, parameters, fold)
+    for held_out, probability in _predict_folds(algorithm, data, parameters):
         result[held_out] = probability
     return result
 
@@ -127,10 +125,11 @@ def fit_trial(trial: Trial, data: TrainingData) -> tuple[str, FloatArray]:
     return algorithm.fit(data.matrix, data.target, trial.parameters).dump(), held_out
 
 
-def _predict_fold(
-    algorithm: Algorithm, data: TrainingData, parameters: Parameters, fold: int
-) -> tuple[NDArray[np.bool_], FloatArray]:
-    """The rows held out in a fold, and their probabilities."""
-    held_out = data.fold == fold
-    fitted = algorithm.fit(data.matrix[~held_out], data.target[~held_out], parameters)
-    return held_out, fitted.predict(data.matrix[held_out])
+def _predict_folds(
+    algorithm: Algorithm, data: TrainingData, parameters: Parameters
+) -> Iterator[tuple[NDArray[np.bool_], FloatArray]]:
+    """Which rows each fold holds out, and their probabilities from a model of the others."""
+    for fold in range(data.folds):
+        held_out = data.fold == fold
+        fitted = algorithm.fit(data.matrix[~held_out], data.target[~held_out], parameters)
+        yield held_out, fitted.predict(data.matrix[held_out])

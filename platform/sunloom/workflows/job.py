@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from sunloom.config import Settings, load_config
 from sunloom.core.cluster import connect
+from sunloom.core.model_registry import TrainingResult
 from sunloom.core.runs import RunResult, start_run
 from sunloom.core.telemetry import configure_logging, get_logger
 from sunloom.errors import SunloomError
@@ -36,7 +37,7 @@ class JobOutcome:
 def run_job(
     kind: str,
     recipe: type[R],
-    function: Callable[[R], JobOutcome],
+    function: Callable[[R], JobOutcome | TrainingResult],
     arguments: Sequence[str] | None = None,
 ) -> None:
     """Parse the command line, connect, call one library function, print its result and exit.
@@ -64,7 +65,7 @@ def run_job(
     sys.exit(_run(kind, config, function))
 
 
-def _run(kind: str, config: R, function: Callable[[R], JobOutcome]) -> int:
+def _run(kind: str, config: R, function: Callable[[R], JobOutcome | TrainingResult]) -> int:
     # Before the work: library functions that the job calls write into this run's folder.
     run = start_run(config, kind, config)
     get_logger("job").info("run %s writes to %s", run.run_id, run.directory)

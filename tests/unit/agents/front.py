@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,13 +11,35 @@ from typing import Any
 
 import uvicorn
 
-from sunloom.agents.hosts import Hosts
+from sunloom.agents.gateway_client import Endpoint
+from sunloom.agents.runtime import AgentRuntime, Hosts
+from sunloom.agents.store import AgentRow, AgentStore
 from sunloom.config import Settings
+from sunloom.config.agents import AgentSpec
 from sunloom.core.database import open_database
 from sunloom.core.processes import free_port
 from sunloom.serving.apps.agents import build_agents_app
 from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
 from sunloom.serving.metrics.request_metrics import RequestMetrics
+
+
+class LocalHosts:
+    """Runs agents in this process, on the event loop of the app."""
+
+    def __init__(self, store: AgentStore) -> None:
+        self._store = store
+        self._runtimes: dict[str, AgentRuntime] = {}
+        self._serving: dict[str, asyncio.Task[None]] = {}
+
+    async def wake(self, agent: AgentRow, endpoint: Endpoint) -> None:
+        if agent.id not in self._runtimes:
+            spec = AgentSpec.model_validate(agent.spec)
+            # Importing an engine takes seconds: other requests go on meanwhile.
+            runtime = await asyncio.to_thread(AgentRuntime, agent.id, spec, self._store, endpoint)
+            # Another request may have built the same runtime meanwhile; the first one counts.
+            if self._runtimes.setdefault(agent.id, runtime) is runtime:
+                self._serving[agent.id] = asyncio.create_task(runtime.serve())
+        await self._runtimes[agent.id].wake(endpoint)
 
 
 @contextmanager

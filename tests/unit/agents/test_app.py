@@ -10,16 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
-from sunloom.agents.agents_client import AgentsClient, run_recipe
-from sunloom.agents.hosts import LocalHosts
+from sunloom.agents.api import AgentsClient, run_recipe
 from sunloom.agents.store import AgentStore
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec, AgentsRecipe
 from sunloom.core.database import open_database
-from sunloom.errors import ServingError, UsageError
+from sunloom.errors import UsageError
 from sunloom.serving.auth.api_keys import create_key, list_keys
 from tests.unit.agents import scripted
-from tests.unit.agents.front import agents_app
+from tests.unit.agents.front import LocalHosts, agents_app
 
 SCOPES = ["agents", "llm", "features", "models"]
 SPEC: dict[str, Any] = {
@@ -163,20 +162,21 @@ def test_wrong_keys_tenants_and_ids_are_refused(front: _Front) -> None:
 
 def test_cancel_and_approve_over_http(front: _Front) -> None:
     spec = {**SPEC, "tools": ["get_features", {"name": "predict", "approval": True}]}
-    with AgentsClient(front.url, front.key) as client:
+    with AgentsClient(front.url, front.key) as client, front.client() as http:
         agent = client.create(AgentSpec.model_validate(spec))
         task = client.post_task(agent, "Should customer 4711 get a voucher?")
+        url = f"/agents/{agent}/tasks"
         for event in client.events(agent, task):
             if event.type == "approval_required":
                 assert event.data["tool"] == "predict"
-                client.approve(agent, task)
+                assert http.post(f"{url}/{task}/approve", json={}).status_code == 200
         assert client.task(agent, task).answer == "Yes."
-        with pytest.raises(ServingError, match="waits for no approval"):
-            client.approve(agent, task)
+        refused = http.post(f"{url}/{task}/approve", json={})
+        assert "waits for no approval" in refused.json()["error"]["message"]
         second = client.post_task(agent, "Should customer 4711 get a voucher?")
         for event in client.events(agent, second):
             if event.type == "approval_required":
-                client.cancel(agent, second)
+                assert http.post(f"{url}/{second}/cancel").status_code == 202
         assert client.task(agent, second).status == "cancelled"
 
 

@@ -14,8 +14,7 @@ import pytest
 from sunloom.agents.approval import ApprovalDecision, decide
 from sunloom.agents.gateway_client import Endpoint
 from sunloom.agents.runtime import AgentRuntime
-from sunloom.agents.store import AgentStore
-from sunloom.agents.tables import TaskRow
+from sunloom.agents.store import AgentStore, TaskRow
 from sunloom.config.agents import AgentSpec
 from sunloom.core.database import Database
 from sunloom.errors import ConflictError, NotFoundError

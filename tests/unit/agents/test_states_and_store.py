@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from sunloom.agents.journal import Journal
-from sunloom.agents.store import AgentStore
-from sunloom.agents.task_states import TaskStatus, check_transition
+from sunloom.agents.store import AgentStore, TaskStatus, check_transition
 from sunloom.config.agents import AgentSpec
 from sunloom.core.database import Database
 from sunloom.errors import ConflictError, NotFoundError

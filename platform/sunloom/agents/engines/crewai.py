@@ -12,7 +12,6 @@ import httpx
 from openai import OpenAI
 
 from sunloom.agents.task_scope import ScopedThreadTransport, TaskScope, current_scope
-from sunloom.agents.tools.tool import Tool
 from sunloom.config.agents import AgentSpec
 from sunloom.core.telemetry import silence_libraries
 
@@ -65,7 +64,8 @@ class CrewAIEngine:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             scope.close()
-            work.add_done_callback(_retrieve_error)
+            # asyncio logs an error that nobody retrieved.
+            work.add_done_callback(lambda run: run.cancelled() or run.exception())
             # A thread cannot be cancelled; it ends at its next call, which the closed scope denies.
             await asyncio.wait({work}, timeout=_STOP_WAIT_S)
             raise
@@ -80,7 +80,15 @@ class CrewAIEngine:
             goal=spec.goal,
             backstory=spec.backstory,
             llm=self._llm,
-            tools=[_wrap(scope, tool) for tool in scope.toolbox.tools],
+            tools=[
+                _ScopedTool(
+                    name=tool.name,
+                    description=tool.description,
+                    args_schema=tool.parameters,
+                    scope=scope,
+                )
+                for tool in scope.toolbox.tools
+            ],
             # One more than the scope allows, so that the scope's error comes first.
             max_iter=spec.max_steps + 1,
             # A cached result would bypass toolbox and journal.
@@ -88,12 +96,6 @@ class CrewAIEngine:
             verbose=False,
         )
         return str(agent.kickoff(scope.text).raw)
-
-
-def _retrieve_error(work: asyncio.Future[str]) -> None:
-    """Retrieve the error of a stopped run: asyncio logs those that nobody retrieved."""
-    if not work.cancelled():
-        work.exception()
 
 
 class _ScopedCompletion(OpenAICompletion):
@@ -113,9 +115,3 @@ class _ScopedTool(BaseTool):
     def _run(self, **arguments: Any) -> str:
         scope: TaskScope = self.scope
         return scope.from_thread(scope.call_tool(self.name, arguments))
-
-
-def _wrap(scope: TaskScope, tool: Tool[Any, Any]) -> BaseTool:
-    return _ScopedTool(
-        name=tool.name, description=tool.description, args_schema=tool.parameters, scope=scope
-    )

@@ -40,17 +40,14 @@ class FeaturesOptions(Parameters):
     def visible(self, features: Mapping[str, Any]) -> dict[str, Any]:
         """The features that the model sees; those that the entity lacks are left out."""
         names = self.features or {name: name for name in features}
-        return {
-            name: self._convert(name, features[feature])
-            for name, feature in names.items()
-            if feature in features
-        }
-
-    def _convert(self, name: str, value: Any) -> Any:
-        # int() raises for NaN and infinity.
-        if name in self.whole and isinstance(value, float) and math.isfinite(value):
-            return int(value)
-        return _round(value, self.decimals)
+        visible = {}
+        for name, feature in names.items():
+            if feature in features:
+                value = features[feature]
+                # int() raises for NaN and infinity.
+                is_whole = name in self.whole and isinstance(value, float) and math.isfinite(value)
+                visible[name] = int(value) if is_whole else _round(value, self.decimals)
+        return visible
 
 
 class PredictArguments(Parameters):

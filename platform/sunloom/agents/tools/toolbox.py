@@ -60,7 +60,19 @@ def bind_tools(configured: Iterable[ToolConfig]) -> dict[str, BoundTool]:
         NotFoundError: There is no such tool; the known ones are listed.
         ConfigError: The tool has no such options.
     """
-    return {bound.tool.name: bound for bound in map(_bind, configured)}
+    tools = {}
+    for config in configured:
+        tool = _load(config.name)
+        try:
+            options = tool.options.model_validate(config.options)
+        except ValidationError as error:
+            raise ConfigError(
+                f"Tool {config.name!r} does not take these options: {_describe(error)}",
+                f"Options: {', '.join(tool.options.model_fields) or 'none'}",
+                "tools",
+            ) from error
+        tools[tool.name] = BoundTool(tool, options, config.approval)
+    return tools
 
 
 def needed_scopes(bound: Iterable[BoundTool]) -> frozenset[str]:
@@ -73,18 +85,6 @@ def _load(name: str) -> Tool[Any, Any]:
     # Reading the entry points of a whole environment takes tens of milliseconds.
     tool: Tool[Any, Any] = load_plugin("sunloom.tools", name, Tool)
     return tool
-
-
-def _bind(config: ToolConfig) -> BoundTool:
-    tool = _load(config.name)
-    try:
-        return BoundTool(tool, tool.options.model_validate(config.options), config.approval)
-    except ValidationError as error:
-        raise ConfigError(
-            f"Tool {config.name!r} does not take these options: {_describe(error)}",
-            f"Options: {', '.join(tool.options.model_fields) or 'none'}",
-            "tools",
-        ) from error
 
 
 class Toolbox:
@@ -137,7 +137,10 @@ class Toolbox:
             )
         bound = self._tools[name]
         # Before the hooks: a person approves the arguments that will be used, defaults included.
-        validated = _validate(bound.tool, arguments)
+        try:
+            validated: BaseModel = bound.tool.parameters.model_validate(arguments)
+        except ValidationError as error:
+            raise ToolError(f"Wrong arguments for {name}: {_describe(error)}") from error
         request: dict[str, Any] = {"tool": name, "arguments": validated.model_dump(mode="json")}
         await self._run_hooks(PendingCall(bound, request["arguments"]))
         # After the hooks: waiting for an approval is not the tool's time.
@@ -168,7 +171,8 @@ class Toolbox:
         try:
             result = await bound.tool.function(call)
             # The journal stores JSON, from which a replayed call reads the same result.
-            return {"result": _to_json_data(result)}
+            is_record = is_dataclass(result) and not isinstance(result, type)
+            return {"result": asdict(result) if is_record else result}
         except ToolError as error:
             # An outcome like any other: a replayed call must give the model the same error.
             return {"error": error.message}
@@ -177,19 +181,6 @@ class Toolbox:
             raise
         except Exception as error:
             raise ToolError(f"{bound.tool.name} failed: {type(error).__name__}: {error}") from error
-
-
-def _to_json_data(result: Any) -> Any:
-    is_record = is_dataclass(result) and not isinstance(result, type)
-    return asdict(result) if is_record else result
-
-
-def _validate(tool: Tool[Any, Any], arguments: dict[str, Any]) -> BaseModel:
-    try:
-        validated: BaseModel = tool.parameters.model_validate(arguments)
-    except ValidationError as error:
-        raise ToolError(f"Wrong arguments for {tool.name}: {_describe(error)}") from error
-    return validated
 
 
 def _describe(error: ValidationError) -> str:

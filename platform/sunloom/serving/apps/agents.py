@@ -19,7 +19,7 @@ from fastapi import APIRouter, Body, Depends, FastAPI, Header, Query, Request
 from fastapi.openapi.models import Example
 from fastapi.responses import StreamingResponse
 
-from sunloom.agents.api_schemas import (
+from sunloom.agents.api import (
     AgentCreated,
     AgentList,
     AgentStatus,
@@ -35,10 +35,8 @@ from sunloom.agents.api_schemas import (
 )
 from sunloom.agents.approval import ApprovalDecision, decide
 from sunloom.agents.gateway_client import Endpoint
-from sunloom.agents.hosts import Hosts
-from sunloom.agents.store import AgentStore
-from sunloom.agents.tables import AgentRow, EventRow, TaskRow
-from sunloom.agents.task_states import FINAL, TaskStatus, is_final
+from sunloom.agents.runtime import Hosts
+from sunloom.agents.store import FINAL, AgentRow, AgentStore, EventRow, TaskRow
 from sunloom.agents.tools.toolbox import bind_tools, needed_scopes
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec
@@ -166,7 +164,7 @@ class AgentService:
 
     async def revive(self, task: TaskRow, key: KeyRecord) -> None:
         """Wake the agent of an unfinished task: its cluster may have been restarted meanwhile."""
-        if not is_final(TaskStatus(task.status)):
+        if task.status not in FINAL:
             await self._wake(await self.agent(task.agent_id, key), key)
 
     async def _wake(self, agent: AgentRow, key: KeyRecord) -> None:

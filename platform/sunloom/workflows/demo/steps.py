@@ -11,8 +11,7 @@ from typing import Any
 
 import httpx
 
-from sunloom.agents.agents_client import run_tasks
-from sunloom.agents.api_schemas import TaskEvent
+from sunloom.agents.api import TaskEvent, run_tasks
 from sunloom.agents.tools.gateway import visible_features
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec, EngineName

@@ -1,4 +1,4 @@
-"""HTTP client of the agents' routes: create an agent, post tasks, follow their events."""
+"""HTTP API of agents: bodies of the routes' requests and responses, and the routes' client."""
 
 from __future__ import annotations
 
@@ -6,27 +6,161 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, TypeVar
 
 import httpx
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from sunloom.agents.api_schemas import (
-    AgentCreated,
-    AgentList,
-    AgentStatus,
-    AgentView,
-    TaskAccepted,
-    TaskEvent,
-    TaskView,
-)
+from sunloom.agents.store import FINAL, AgentRow, TaskRow, TaskStatus
 from sunloom.config.agents import AgentSpec, AgentsRecipe, EngineName
 from sunloom.errors import AgentError, ServingError, UsageError
+
+
+class _Body(BaseModel):
+    """A request body; unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class TaskRequest(_Body):
+    """A task as text."""
+
+    task: str = Field(
+        min_length=1,
+        max_length=20_000,
+        validation_alias=AliasChoices("task", "input"),
+        examples=["Should customer 4711 get a voucher?"],
+    )
+
+
+class Decision(_Body):
+    """A person's decision on a call that waits for approval."""
+
+    approved: bool = True
+    call: int | None = Field(default=None, ge=1, description="Number from the event.")
+    note: str = Field(default="", max_length=2000, description="The model reads it on a denial.")
+
+
+class AgentCreated(BaseModel):
+    """A new agent."""
+
+    agent_id: str
+    name: str
+    engine: str
+    model: str
+    created_at: datetime
+
+
+class AgentView(AgentCreated):
+    """An agent and its specification."""
+
+    spec: AgentSpec
+
+
+class TaskAccepted(BaseModel):
+    """A queued task and its URLs."""
+
+    task_id: str
+    agent_id: str
+    status: TaskStatus
+    url: str
+    events_url: str
+
+
+class TaskView(BaseModel):
+    """The state of a task."""
+
+    task_id: str
+    agent_id: str
+    input: str
+    status: TaskStatus
+    attempts: int
+    answer: str | None
+    error: dict[str, Any] | None
+    usage: dict[str, int]
+    cancel_requested: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class AgentStatus(AgentCreated):
+    """An agent, its number of tasks by status, and the latest of them."""
+
+    tasks: dict[TaskStatus, int]
+    latest: list[TaskView]
+
+
+class AgentList(BaseModel):
+    """Agents of the caller's tenant, oldest first."""
+
+    agents: list[AgentView]
+
+
+class TaskEvent(BaseModel):
+    """An event of a task, as the event stream sends it.
+
+    Attributes:
+        seq: Number of the event in its task, from 1.
+        type: Type of the event, such as ``model_call``.
+        created_at: UTC.
+        data: What happened.
+    """
+
+    seq: int
+    type: str
+    created_at: datetime
+    data: dict[str, Any]
+
+
+def created_view(row: AgentRow) -> AgentCreated:
+    """The response to the creation of an agent."""
+    return AgentCreated(
+        agent_id=row.id,
+        name=row.spec["name"],
+        engine=row.spec["engine"],
+        model=row.spec["model"],
+        created_at=row.created_at,
+    )
+
+
+def agent_view(row: AgentRow) -> AgentView:
+    """An agent with its specification."""
+    return AgentView(**dict(created_view(row)), spec=AgentSpec.model_validate(row.spec))
+
+
+def status_view(row: AgentRow, counts: dict[str, int], latest: list[TaskRow]) -> AgentStatus:
+    """An agent with its tasks."""
+    return AgentStatus(
+        **dict(created_view(row)),
+        tasks={TaskStatus(status): number for status, number in counts.items()},
+        latest=[task_view(task) for task in latest],
+    )
+
+
+def task_view(row: TaskRow) -> TaskView:
+    """The state of a task."""
+    # The table's columns have the response's names, but for the id.
+    names = [name for name in TaskView.model_fields if name != "task_id"]
+    return TaskView(task_id=row.id, **{name: getattr(row, name) for name in names})
+
+
+def accepted_view(row: TaskRow) -> TaskAccepted:
+    """The response to a new task."""
+    url = f"/agents/{row.agent_id}/tasks/{row.id}"
+    return TaskAccepted(
+        task_id=row.id,
+        agent_id=row.agent_id,
+        status=TaskStatus(row.status),
+        url=url,
+        events_url=f"{url}/events",
+    )
+
 
 OnEvent = Callable[[str, TaskEvent], None]
 """Called with the task's id and each of its events."""
 Response = TypeVar("Response", bound=BaseModel)
-_FINAL = frozenset({"succeeded", "failed", "cancelled"})
 
 
 @dataclass(frozen=True)
@@ -75,44 +209,23 @@ class AgentsClient:
     def create(self, spec: AgentSpec, key: str | None = None) -> str:
         """Create an agent; returns its id."""
         body = spec.model_dump(mode="json")
-        return self._post("/agents/create", body, AgentCreated, key).agent_id
-
-    def agents(self) -> list[AgentView]:
-        """The tenant's agents."""
-        return self._get("/agents", AgentList).agents
-
-    def status(self, agent_id: str) -> AgentStatus:
-        """The agent and its latest tasks."""
-        return self._get(f"/agents/{agent_id}/status", AgentStatus)
+        return self._send("POST", "/agents/create", AgentCreated, body, key).agent_id
 
     def post_task(self, agent_id: str, task: str, key: str | None = None) -> str:
         """Give the agent a task; returns its id."""
-        return self._post(f"/agents/{agent_id}/task", {"task": task}, TaskAccepted, key).task_id
+        path = f"/agents/{agent_id}/task"
+        return self._send("POST", path, TaskAccepted, {"task": task}, key).task_id
 
     def task(self, agent_id: str, task_id: str) -> TaskView:
         """The state of a task."""
-        return self._get(f"/agents/{agent_id}/tasks/{task_id}", TaskView)
-
-    def cancel(self, agent_id: str, task_id: str) -> TaskView:
-        """Stop a task."""
-        return self._post(f"/agents/{agent_id}/tasks/{task_id}/cancel", {}, TaskView)
-
-    def approve(
-        self, agent_id: str, task_id: str, approved: bool = True, note: str = ""
-    ) -> TaskView:
-        """Decide on the call that a task waits with."""
-        body = {"approved": approved, "note": note}
-        return self._post(f"/agents/{agent_id}/tasks/{task_id}/approve", body, TaskView)
+        return self._send("GET", f"/agents/{agent_id}/tasks/{task_id}", TaskView)
 
     def events(self, agent_id: str, task_id: str, after: int = 0) -> Iterator[TaskEvent]:
         """Events numbered above ``after``, over one connection."""
         url = f"/agents/{agent_id}/tasks/{task_id}/events"
         headers = {"Last-Event-ID": str(after)}
         with self._http.stream("GET", url, headers=headers) as response:
-            if response.status_code >= 400:
-                # The body of a streamed response is not there until it is read.
-                response.read()
-                _check_status(response)
+            _check_status(response)
             for line in response.iter_lines():
                 if line.startswith("data:"):
                     yield TaskEvent.model_validate_json(line.removeprefix("data:"))
@@ -127,7 +240,7 @@ class AgentsClient:
         """
         events: list[TaskEvent] = []
         deadline = time.monotonic() + timeout_s
-        while not events or events[-1].type not in _FINAL:
+        while not events or events[-1].type not in FINAL:
             if time.monotonic() > deadline:
                 raise AgentError(f"Task {task_id} did not end within {timeout_s:g} s.")
             try:
@@ -151,15 +264,18 @@ class AgentsClient:
             events=events,
         )
 
-    def _get(self, path: str, model: type[Response]) -> Response:
-        return model.model_validate_json(_check_status(self._http.get(path)).content)
-
-    def _post(
-        self, path: str, body: Mapping[str, Any], model: type[Response], key: str | None = None
+    def _send(
+        self,
+        method: str,
+        path: str,
+        model: type[Response],
+        body: Mapping[str, Any] | None = None,
+        key: str | None = None,
     ) -> Response:
         headers = {"Idempotency-Key": key} if key else {}
-        response = self._http.post(path, json=body, headers=headers)
-        return model.model_validate_json(_check_status(response).content)
+        response = self._http.request(method, path, json=body, headers=headers)
+        _check_status(response)
+        return model.model_validate_json(response.content)
 
 
 def run_tasks(
@@ -208,20 +324,7 @@ def run_recipe(recipe: AgentsRecipe, on_event: OnEvent | None = None) -> list[Ta
     """
     if not recipe.tasks:
         raise UsageError("The recipe has no tasks.", "List them under `tasks`.", "tasks")
-    spec = recipe.spec()
-    return run_tasks(
-        recipe.gateway.url or recipe.serving.url,
-        _api_key(recipe),
-        spec.engine,
-        recipe.tasks,
-        spec=spec,
-        timeout_s=recipe.tasks_timeout_s,
-        on_event=on_event,
-    )
-
-
-def _api_key(recipe: AgentsRecipe) -> str:
-    configured = recipe.gateway.api_key
+    spec, configured = recipe.spec(), recipe.gateway.api_key
     key = configured.get_secret_value() if configured else os.environ.get("SUNLOOM_API_KEY", "")
     if not key:
         raise UsageError(
@@ -230,13 +333,22 @@ def _api_key(recipe: AgentsRecipe) -> str:
             "agents,llm,features,models).",
             "gateway.api_key",
         )
-    return key
+    return run_tasks(
+        recipe.gateway.url or recipe.serving.url,
+        key,
+        spec.engine,
+        recipe.tasks,
+        spec=spec,
+        timeout_s=recipe.tasks_timeout_s,
+        on_event=on_event,
+    )
 
 
-def _check_status(response: httpx.Response) -> httpx.Response:
-    """The response, unless it is an error."""
+def _check_status(response: httpx.Response) -> None:
     if response.status_code < 400:
-        return response
+        return
+    # The body of a streamed response is not there until it is read.
+    response.read()
     try:
         error = response.json()["error"]
     except (ValueError, KeyError, TypeError):
