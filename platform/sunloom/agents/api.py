@@ -190,15 +190,11 @@ class AgentsClient:
     Args:
         base_url: Root of the gateway.
         api_key: A key with the scope ``agents`` and those that the agent's tools need.
-        timeout_s: Longest wait for one response, seconds.
     """
 
-    def __init__(self, base_url: str, api_key: str, timeout_s: float = 60.0) -> None:
-        self._http = httpx.Client(
-            base_url=base_url,
-            headers={"Authorization": f"Bearer {api_key}"},
-            timeout=timeout_s,
-        )
+    def __init__(self, base_url: str, api_key: str) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"}
+        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=60)
 
     def __enter__(self) -> AgentsClient:
         return self
@@ -206,15 +202,15 @@ class AgentsClient:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def create(self, spec: AgentSpec, key: str | None = None) -> str:
+    def create(self, spec: AgentSpec) -> str:
         """Create an agent; returns its id."""
         body = spec.model_dump(mode="json")
-        return self._send("POST", "/agents/create", AgentCreated, body, key).agent_id
+        return self._send("POST", "/agents/create", AgentCreated, body).agent_id
 
-    def post_task(self, agent_id: str, task: str, key: str | None = None) -> str:
+    def post_task(self, agent_id: str, task: str) -> str:
         """Give the agent a task; returns its id."""
         path = f"/agents/{agent_id}/task"
-        return self._send("POST", path, TaskAccepted, {"task": task}, key).task_id
+        return self._send("POST", path, TaskAccepted, {"task": task}).task_id
 
     def task(self, agent_id: str, task_id: str) -> TaskView:
         """The state of a task."""
@@ -265,15 +261,9 @@ class AgentsClient:
         )
 
     def _send(
-        self,
-        method: str,
-        path: str,
-        model: type[Response],
-        body: Mapping[str, Any] | None = None,
-        key: str | None = None,
+        self, method: str, path: str, model: type[Response], body: Mapping[str, Any] | None = None
     ) -> Response:
-        headers = {"Idempotency-Key": key} if key else {}
-        response = self._http.request(method, path, json=body, headers=headers)
+        response = self._http.request(method, path, json=body)
         _check_status(response)
         return model.model_validate_json(response.content)
 

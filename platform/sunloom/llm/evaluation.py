@@ -16,6 +16,7 @@ from sunloom.llm.encoding import render
 from sunloom.llm.models import ADAPTER_KIND, load_adapter, load_model, load_tokenizer
 
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+_BATCH_PROMPTS = 64
 Generate = Callable[[Sequence[str]], list[str]]
 """Prompts to completions, in order."""
 
@@ -128,7 +129,7 @@ def evaluate_model(recipe: LlmRecipe, location: str, adapter: Path | None = None
     if adapter is not None:
         model = load_adapter(model, adapter)
     model.eval()
-    generate = greedy(model, tokenizer, max_new_tokens=recipe.evaluation.max_new_tokens)
+    generate = greedy(model, tokenizer, recipe.evaluation.max_new_tokens)
     source = load_conversation_source(recipe.evaluation.conversations or recipe.data.conversations)
     return exact_match(
         generate, tokenizer, source.held_out(recipe.evaluation.held_out, recipe.seed)
@@ -201,25 +202,22 @@ def _right_share(examples: Sequence[Example], kind: str) -> float:
     return sum(judged) / len(judged) if judged else 0.0
 
 
-def greedy(
-    model: Any, tokenizer: Any, *, max_new_tokens: int = 96, batch_size: int = 64
-) -> Generate:
+def greedy(model: Any, tokenizer: Any, max_new_tokens: int) -> Generate:
     """A function that continues prompts greedily, in process; serving is vLLM's.
 
     Args:
         model: A causal language model.
         tokenizer: Its tokenizer.
         max_new_tokens: Longest continuation.
-        batch_size: Prompts a batch; batches are of like length.
     """
     import torch
 
     def generate(prompts: Sequence[str]) -> list[str]:
         outputs = [""] * len(prompts)
-        # By characters, which is close enough to tokens and needs no second tokenization.
+        # Batches of like length, by characters: close enough to tokens, without tokenizing twice.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+        for start in range(0, len(order), _BATCH_PROMPTS):
+            chosen = order[start : start + _BATCH_PROMPTS]
             # Padded on the left: generation continues every prompt at the last column.
             batch = tokenizer(
                 [prompts[i] for i in chosen],

@@ -107,9 +107,9 @@ def launch(task: TrainingTask, title: str) -> TrainingOutcome:
         state = "There is no checkpoint yet."
         if (checkpoint := find_checkpoint(task)) is not None:
             state = f"The last good checkpoint is {checkpoint.path}."
+        step = outcome.first_step + len(outcome.losses)
         raise DivergedError(
-            f"The loss was {outcome.diverged.loss} at step {outcome.diverged.step}; "
-            "training stopped.",
+            f"The loss was {outcome.diverged} at step {step}; training stopped.",
             f"{state} Lower training.learning_rate or use training.dtype=float32.",
             "training.learning_rate",
         )

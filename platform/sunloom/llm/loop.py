@@ -49,14 +49,6 @@ class TrainingTask:
 
 
 @dataclass(frozen=True)
-class Divergence:
-    """The step at which the loss was not finite, and that loss."""
-
-    step: int
-    loss: float
-
-
-@dataclass(frozen=True)
 class TrainingOutcome:
     """Result of one worker's start.
 
@@ -67,7 +59,7 @@ class TrainingOutcome:
         seconds: Of the loop.
         dtype: Number format of the matrix products.
         probe: What this worker's machine measured.
-        diverged: Where training stopped because the loss was not finite.
+        diverged: Loss of the next step where it was not finite, which stopped training.
     """
 
     losses: list[float]
@@ -76,7 +68,7 @@ class TrainingOutcome:
     seconds: float
     dtype: str
     probe: DtypeProbe
-    diverged: Divergence | None = None
+    diverged: float | None = None
 
 
 def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
@@ -137,13 +129,13 @@ class _TrainingLoop:
     def run(self, dtype: str) -> TrainingOutcome:
         config = self._task.training
         started = time.perf_counter()
-        diverged: Divergence | None = None
+        diverged = None
         # Planned from step 0 on: a resumed run continues with the batches that are left.
         plan = plan_batches([len(row.ids) for row in self._rows], config, self._task.seed)
         for step in range(self._steps_done, config.steps):
             loss = self._step([self._rows[i] for i in plan[step]], step)
             if not math.isfinite(loss):
-                diverged = Divergence(step + 1, loss)
+                diverged = loss
                 break
             self._track(step + 1, loss, time.perf_counter() - started)
             is_last = step + 1 == config.steps

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sunloom.config.llm import EvaluationConfig, LlmRecipe, TrainingConfig
 from sunloom.config.loading.model import dump_identity
 from sunloom.core.artifacts import fingerprint
-from sunloom.core.model_registry import ModelRegistry, TrainingResult, open_registry
+from sunloom.core.model_registry import ModelRegistry, ModelVersion, TrainingResult, open_registry
 from sunloom.core.plugins import plugin_value
 from sunloom.core.progress import read_progress
 from sunloom.core.runs import Run, run_of_this_process
@@ -132,10 +132,8 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
         metrics = asdict(measure_training(export, outcome, recipe.training))
         lineage = {"fingerprint": identity, "run": run.run_id, "base": recipe.model.name}
         version = registry.register(name, BASE_KIND, export, metrics, lineage)
-        plot = plot_losses(run.directory, f"{name}: base")
-        # No gate: a base is judged through the adapters that are trained on it.
-        registry.promote(version.name, version.version, recipe.output.alias)
-        return TrainingResult(version=version, promoted=True, files={"loss_plot": str(plot)})
+        plot_losses(run.directory, f"{name}: base")
+        return _publish(recipe, registry, version, run.directory)
 
 
 def _starting_point(recipe: LlmRecipe, registry: ModelRegistry, run: Run) -> tuple[Any, str]:
@@ -192,18 +190,10 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         metrics = asdict(measure_training(export, outcome, recipe.training)) | asdict(scores)
         lineage = {"fingerprint": identity, "run": run.run_id, "base": base}
         version = registry.register(name, ADAPTER_KIND, export, metrics, lineage)
-        failures = gate_failures(version.metrics, recipe.evaluation)
-        files = {
-            "base_report": before.save(folder / "base_exact_match.json"),
-            "adapter_report": after.save(folder / "adapter_exact_match.json"),
-            "loss_plot": plot_losses(folder, f"{name}: adapter"),
-        }
-        return TrainingResult(
-            version=version,
-            promoted=registry.promote_if_passed(version, recipe.output.alias, failures),
-            failures=failures,
-            files={key: str(path) for key, path in files.items()},
-        )
+        before.save(folder / "base_exact_match.json")
+        after.save(folder / "adapter_exact_match.json")
+        plot_losses(folder, f"{name}: adapter")
+        return _publish(recipe, registry, version, folder)
 
 
 def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
@@ -235,24 +225,36 @@ def _reuse_registered(
     if version is None:
         return None
     get_logger("llm").info("%s was made from the same recipe: reused", version.ref)
-    failures = gate_failures(version.metrics, recipe.evaluation)
     folder = recipe.paths.outputs / "runs" / str(version.lineage.get("run", ""))
+    return _publish(recipe, registry, version, folder, reused=True)
+
+
+def _publish(
+    recipe: LlmRecipe,
+    registry: ModelRegistry,
+    version: ModelVersion,
+    folder: Path,
+    *,
+    reused: bool = False,
+) -> TrainingResult:
+    """Promote a version whose gate holds; the result names what its run's folder has of reports."""
+    failures = gate_failures(version.metrics, recipe.evaluation)
     names = {
-        "loss_plot": "loss.png",
         "base_report": "base_exact_match.json",
         "adapter_report": "adapter_exact_match.json",
+        "loss_plot": "loss.png",
     }
     return TrainingResult(
         version=version,
         promoted=registry.promote_if_passed(version, recipe.output.alias, failures),
-        reused=True,
+        reused=reused,
         failures=failures,
         files={key: str(folder / name) for key, name in names.items() if (folder / name).is_file()},
     )
 
 
 def gate_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> tuple[str, ...]:
-    """What of the gate does not hold, in words; a base model, which is not judged, passes."""
+    """What of the gate does not hold, in words; a base passes: its adapters are judged instead."""
     bars = {"adapter_exact_match": config.min_exact_match, "adapter_whole": config.min_whole}
     return tuple(
         f"{name} {metrics[name]:.3f} is below {bar:.3f}"
