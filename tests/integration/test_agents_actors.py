@@ -80,12 +80,12 @@ def test_a_killed_actor_resumes_and_repeats_no_finished_call(
     ray_local: str, settings: Settings, engine: EngineName
 ) -> None:
     key, _ = create_key(settings, ["agents", "llm", "features", "models"])
-    held = threading.Event()
+    released = threading.Event()
 
     def script(body: dict[str, Any]) -> dict[str, Any]:
-        if len(scripted.results(body)) == 2 and not held.is_set():
+        if len(scripted.results(body)) == 2 and not released.is_set():
             # The third model call hangs until the actor is dead.
-            held.wait(60)
+            released.wait(60)
         return scripted.voucher(body)
 
     with (
@@ -100,7 +100,7 @@ def test_a_killed_actor_resumes_and_repeats_no_finished_call(
         assert first.running == [task_id]
         os.kill(first.pid, signal.SIGKILL)
         wait(lambda: not os.path.exists(f"/proc/{first.pid}"), 20)
-        held.set()
+        released.set()
         result = client.follow(agent_id, task_id, timeout_s=120)
         assert _actor_status(agent_id).pid != first.pid
         assert client.task(agent_id, task_id).attempts == 2

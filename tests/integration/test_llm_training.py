@@ -83,7 +83,7 @@ Trained = Callable[[str], tuple[Path, TrainingOutcome]]
 
 @pytest.fixture(scope="module")
 def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Folder and outcome of the unbroken run of a parallelism, trained when first asked for."""
+    """Folder and outcome of the unbroken run of a parallelism, trained at the first call."""
 
     @cache
     def run(kind: str) -> tuple[Path, TrainingOutcome]:
@@ -100,11 +100,11 @@ def test_ten_losses_are_the_same_for_each_parallelism(kind: str, trained: Traine
     assert len(outcome.losses) == STEPS
     assert outcome.losses == pytest.approx(reference.losses, abs=1e-4)
     assert outcome.losses[-1] < outcome.losses[0]
-    found, wanted = (
+    weights, expected = (
         load_model(str(one / "export")).state_dict() for one in (folder, reference_folder)
     )
-    assert found.keys() == wanted.keys()
-    assert all((found[key] - wanted[key]).abs().max() < 1e-3 for key in wanted)
+    assert weights.keys() == expected.keys()
+    assert all((weights[key] - expected[key]).abs().max() < 1e-3 for key in expected)
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "zero3"])

@@ -130,13 +130,13 @@ class GenericConversations:
     """
 
     def train(self, n: int, seed: int) -> list[Conversation]:
-        """``n`` conversations from the even streams of ``seed``."""
+        """``n`` conversations from the training stream of ``seed``."""
         # Seeded by a string, which Random hashes alike in every process, for two separate streams.
         rng = random.Random(f"generic-train-{seed}")
         return [_generic(rng) for _ in range(n)]
 
     def held_out(self, n: int, seed: int) -> list[Conversation]:
-        """``n`` conversations with names and values drawn from another stream."""
+        """``n`` conversations from a stream of their own."""
         rng = random.Random(f"generic-held-out-{seed}")
         return [_generic(rng) for _ in range(n)]
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from sunloom.config.llm import Ddp, DeepSpeed, LlmRecipe
 from sunloom.core.model_registry import open_registry
 from sunloom.llm.conversations import load_conversation_source
+from sunloom.llm.distributed import describe
+from sunloom.llm.encoding import encode
+from sunloom.llm.models import add_lora, build_llama, load_model, load_tokenizer, resolve_model
+from sunloom.llm.optimization import OPTIMIZERS
+from sunloom.llm.probe import probe_dtype
+from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 
 _SAMPLE = 300
 _BYTES = 4
@@ -54,9 +62,6 @@ def plan_training(recipe: LlmRecipe) -> TrainingPlan:
         NotFoundError: ``model.name`` names nothing.
         UsageError: The model cannot be loaded.
     """
-    from sunloom.llm.distributed import describe
-    from sunloom.llm.probe import probe_dtype
-
     total, trained, length = _measure(recipe)
     training = recipe.training
     tokens = round(length * training.batch_size * training.steps)
@@ -82,18 +87,6 @@ def plan_training(recipe: LlmRecipe) -> TrainingPlan:
 
 def _measure(recipe: LlmRecipe) -> tuple[int, int, float]:
     """Parameters, trained parameters and mean tokens of a conversation."""
-    import torch
-
-    from sunloom.llm.encoding import encode
-    from sunloom.llm.models import (
-        add_lora,
-        build_llama,
-        load_model,
-        load_tokenizer,
-        resolve_model,
-    )
-    from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
-
     samples = load_conversation_source(recipe.data.conversations).train(_SAMPLE, recipe.seed)
     shape = recipe.model.architecture
     if recipe.model.name is None:
@@ -117,8 +110,6 @@ def _measure(recipe: LlmRecipe) -> tuple[int, int, float]:
 
 def _memory(recipe: LlmRecipe, total: int, trained: int, length: float) -> int:
     """Bytes a worker holds: what is sharded is divided by the number of workers."""
-    from sunloom.llm.optimization import OPTIMIZERS
-
     training, shape = recipe.training, recipe.model.architecture
     kind, workers = training.distributed, training.workers
     sharded = 1 if isinstance(kind, Ddp) else workers

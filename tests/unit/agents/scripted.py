@@ -26,14 +26,14 @@ def call(name: str, number: int = 0, **arguments: Any) -> dict[str, Any]:
     return calls([(name, arguments)], number)
 
 
-def calls(wanted: list[tuple[str, dict[str, Any]]], number: int = 0) -> dict[str, Any]:
+def calls(named: list[tuple[str, dict[str, Any]]], number: int = 0) -> dict[str, Any]:
     listed = [
         {
             "id": f"call_{number}_{i}",
             "type": "function",
             "function": {"name": name, "arguments": json.dumps(arguments)},
         }
-        for i, (name, arguments) in enumerate(wanted)
+        for i, (name, arguments) in enumerate(named)
     ]
     message = {"role": "assistant", "content": None, "tool_calls": listed}
     return {"message": message, "finish_reason": "tool_calls"}
@@ -56,7 +56,7 @@ def voucher(body: dict[str, Any]) -> dict[str, Any]:
 
 
 class ScriptedGateway:
-    """What was asked of the gateway, and its address."""
+    """Requests that the gateway received, and its address."""
 
     def __init__(self, script: Script, delay_s: float = 0.0) -> None:
         self.script = script

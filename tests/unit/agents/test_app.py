@@ -48,7 +48,7 @@ def front(settings: Settings) -> Iterator[_Front]:
         yield _Front(url, key, settings, gateway)
 
 
-def test_the_whole_way_of_a_task(front: _Front) -> None:
+def test_a_task_from_its_creation_to_its_answer(front: _Front) -> None:
     with front.client() as http:
         created = http.post("/agents/create", json=SPEC)
         assert created.status_code == 201
@@ -74,7 +74,7 @@ def test_the_whole_way_of_a_task(front: _Front) -> None:
     assert last["data"]["answer"] == "Yes."
 
 
-def test_the_stream_is_taken_up_after_the_last_event_seen(front: _Front) -> None:
+def test_a_stream_resumes_after_the_last_event(front: _Front) -> None:
     with AgentsClient(front.url, front.key) as client, front.client() as http:
         agent = client.create(AgentSpec.model_validate(SPEC))
         task = client.post_task(agent, "Should customer 4711 get a voucher?")

@@ -98,8 +98,8 @@ def test_parallel_tool_calls_all_run(tmp_path: Path, engine: str) -> None:
     def script(body: dict[str, Any]) -> dict[str, Any]:
         if len(had := scripted.results(body)) == 2:
             return scripted.say(" / ".join(result["prediction"] for result in had))
-        wanted = [("predict", {"model": "repurchase", "entity_id": n}) for n in (1, 2)]
-        return scripted.calls(wanted)
+        predictions = [("predict", {"model": "repurchase", "entity_id": n}) for n in (1, 2)]
+        return scripted.calls(predictions)
 
     with scripted.serve(script) as gateway:
         _, task = _run(tmp_path, _spec(engine), gateway)

@@ -95,16 +95,16 @@ def test_the_journal_replays_finished_calls_and_repeats_lost_ones(
     store: AgentStore, agent_id: str
 ) -> None:
     task = store.add_task(agent_id, "task")
-    made: list[str] = []
+    keys: list[str] = []
 
     async def attempt(crash_at: int | None) -> list[Any]:
         journal = Journal(store, task.id)
 
         async def make(key: str) -> dict[str, Any]:
-            made.append(key)
-            if len(made) == crash_at:
+            keys.append(key)
+            if len(keys) == crash_at:
                 raise RuntimeError("the process ends here")
-            return {"n": len(made)}
+            return {"n": len(keys)}
 
         requests = [{"a": 1}, {"a": 1}, {"a": 2}]
         return [await journal.call_once("tool", request, make) for request in requests]
@@ -113,7 +113,7 @@ def test_the_journal_replays_finished_calls_and_repeats_lost_ones(
         asyncio.run(attempt(crash_at=3))
     outcomes = asyncio.run(attempt(crash_at=None))
     # The same request twice is two calls; the lost third one keeps its idempotency key.
-    assert made == [f"{task.id}:{n}" for n in (1, 2, 3, 3)]
+    assert keys == [f"{task.id}:{n}" for n in (1, 2, 3, 3)]
     assert [(outcome.data, outcome.replayed) for outcome in outcomes] == [
         ({"n": 1}, True),
         ({"n": 2}, True),

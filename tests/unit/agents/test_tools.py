@@ -106,19 +106,19 @@ def test_results_are_compact_and_hold_the_chosen_features_in_order(tmp_path: Pat
     assert [event for event, _ in box.events] == ["tool_call"] * 3
 
 
-def test_features_are_renamed_cut_and_rounded_as_the_recipe_says() -> None:
+def test_features_are_renamed_truncated_and_rounded_as_the_recipe_says() -> None:
     tool = {
         "name": "get_features",
         "options": {"features": {"days": "d", "spent": "s", "n": "n", "x": "x"}, "whole": ["days"]},
     }
     spec = AgentSpec.model_validate({"name": "one", "tools": [tool]})
-    held = {"s": 352.17499, "d": 45.9, "n": 3, "other": 1}
-    assert visible_features(spec, held) == {"days": 45, "spent": 352.175, "n": 3}
+    features = {"s": 352.17499, "d": 45.9, "n": 3, "other": 1}
+    assert visible_features(spec, features) == {"days": 45, "spent": 352.175, "n": 3}
     assert visible_features(spec, {"d": None}) == {"days": None}
-    assert visible_features(AgentSpec(name="one"), held)["d"] == 45.9
+    assert visible_features(AgentSpec(name="one"), features)["d"] == 45.9
 
 
-def test_what_the_model_can_mend_comes_back_as_an_error(tmp_path: Path) -> None:
+def test_errors_that_the_model_can_correct_are_returned_to_it(tmp_path: Path) -> None:
     with scripted.serve() as gateway:
         box = _Boxed(tmp_path, gateway.url, bind_tools(CONFIG))
         wrong_name = box.call("get_feature", feature_set="customer", entity_id=1)
@@ -150,7 +150,7 @@ def test_a_call_is_replayed_not_repeated(tmp_path: Path) -> None:
         again = box.call("predict", model="repurchase", entity_id=7)
         keys = [headers["idempotency-key"] for _, _, headers in gateway.requests]
     assert first == again
-    assert keys == [f"{box.task_id}:1"], "the second attempt asked the journal"
+    assert keys == [f"{box.task_id}:1"], "the second attempt read the journal"
     assert len(box.events) == 1
 
 
@@ -174,12 +174,12 @@ def test_a_tool_that_breaks_is_reported_with_its_name(tmp_path: Path) -> None:
 def test_an_expired_key_waits_for_the_next_one() -> None:
     async def drive(url: str) -> Any:
         gateway = GatewayClient(Endpoint(url, "OLD"), timeout_s=5, renewal_wait_s=5)
-        asking = asyncio.create_task(gateway.get("/features/customer", {"entity_id": 1}))
+        request = asyncio.create_task(gateway.get("/features/customer", {"entity_id": 1}))
         await asyncio.sleep(0.3)
-        assert not asking.done()
+        assert not request.done()
         await gateway.renew(Endpoint(url, "NEW"))
         try:
-            return await asking
+            return await request
         finally:
             await gateway.close()
 

@@ -63,9 +63,9 @@ def test_a_damaged_one_is_refused_and_the_one_before_is_found(
     damage(newest)
     with pytest.raises(CheckpointError):
         check(newest)
-    found = newest_whole(tmp_path / "train")
-    assert found is not None
-    assert found.step == 10
+    newest = newest_whole(tmp_path / "train")
+    assert newest is not None
+    assert newest.step == 10
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:

@@ -78,11 +78,11 @@ def test_retail_questions_are_disjoint_in_customers_and_wordings() -> None:
     source = RetailConversations()
     train, held_out = source.train(3000, 0), source.held_out(600, 0)
     assert not {_customer(c) for c in train} & {_customer(c) for c in held_out}
-    said = {re.sub(r"\d+", "{id}", _question(c)) for c in train}
-    asked = {re.sub(r"\d+", "{id}", _question(c)) for c in held_out}
-    assert not said & asked
-    assert len(said) > 1000
-    assert len(asked) > 300
+    train_wordings = {re.sub(r"\d+", "{id}", _question(c)) for c in train}
+    held_out_wordings = {re.sub(r"\d+", "{id}", _question(c)) for c in held_out}
+    assert not train_wordings & held_out_wordings
+    assert len(train_wordings) > 1000
+    assert len(held_out_wordings) > 300
     assert all(is_held_out_customer(_customer(c)) for c in held_out)
 
 

@@ -136,12 +136,12 @@ def test_marks_in_someones_text_are_no_marks(tokenizer: Any) -> None:
 
 def test_batches_hold_like_lengths_and_every_row_once() -> None:
     lengths = np.random.default_rng(0).integers(20, 300, 200).tolist()
-    cut = list(batches(lengths, 10, seed=1))
-    assert sorted(i for batch in cut for i in batch) == list(range(200))
-    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in cut)
+    epoch = list(batches(lengths, 10, seed=1))
+    assert sorted(i for batch in epoch for i in batch) == list(range(200))
+    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in epoch)
     assert padded / sum(lengths) < 1.12
-    assert cut == list(batches(lengths, 10, seed=1))
-    assert cut != list(batches(lengths, 10, seed=2))
+    assert epoch == list(batches(lengths, 10, seed=1))
+    assert epoch != list(batches(lengths, 10, seed=2))
 
 
 def test_collate_pads_right_and_ignores_what_has_no_loss(tokenizer: Any) -> None:

@@ -73,22 +73,22 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
 
 def test_the_plan_of_batches_repeats_with_other_orders() -> None:
     config = TrainingConfig(steps=25, batch_size=4)
-    made = plan_batches(list(range(10, 50)), config, 7)
-    assert len(made) == 25
-    assert made == plan_batches(list(range(10, 50)), config, 7)
-    first, second = made[:10], made[10:20]
+    plan = plan_batches(list(range(10, 50)), config, 7)
+    assert len(plan) == 25
+    assert plan == plan_batches(list(range(10, 50)), config, 7)
+    first, second = plan[:10], plan[10:20]
     assert sorted(chain.from_iterable(first)) == list(range(40))
     assert sorted(chain.from_iterable(second)) == list(range(40))
     assert first != second
 
 
 def test_the_probe_measures_and_remembers(tmp_path: Path) -> None:
-    found = probe_dtype(tmp_path)
-    assert found.float32_gflops > 0
-    assert found.bfloat16_gflops > 0
-    faster = found.bfloat16_gflops > 1.3 * found.float32_gflops
-    assert found.dtype == ("bfloat16" if faster else "float32")
-    assert json.loads((tmp_path / "dtype_probe.json").read_text()) == asdict(found)
+    probe = probe_dtype(tmp_path)
+    assert probe.float32_gflops > 0
+    assert probe.bfloat16_gflops > 0
+    faster = probe.bfloat16_gflops > 1.3 * probe.float32_gflops
+    assert probe.dtype == ("bfloat16" if faster else "float32")
+    assert json.loads((tmp_path / "dtype_probe.json").read_text()) == asdict(probe)
 
 
 @pytest.mark.parametrize("circuit", [True, False])
@@ -149,11 +149,11 @@ def test_a_mistyped_parallelism_names_the_key() -> None:
 def test_a_plan_counts_parameters_tokens_and_memory_without_training(settings: Any) -> None:
     sets = ["training.steps=10", "training.batch_size=8", "training.workers=2"]
     sets.append(f"paths.state={settings.paths.state}")
-    made = {}
+    plans = {}
     for kind in ("ddp", "fsdp"):
         chosen = [*sets, f"training.distributed={{type: {kind}}}"]
-        made[kind] = plan_training(load_config(LlmRecipe, sets=chosen, conf_dir=CONF).config)
-    sharded, whole = made["fsdp"], made["ddp"]
+        plans[kind] = plan_training(load_config(LlmRecipe, sets=chosen, conf_dir=CONF).config)
+    sharded, whole = plans["fsdp"], plans["ddp"]
     assert 2_000_000 < sharded.parameters == sharded.trained_parameters < 10_000_000
     assert sharded.tokens == pytest.approx(80 * sharded.tokens_per_conversation, rel=0.01)
     # Weights, gradients and two moments are 16 bytes a parameter; two workers hold half each.

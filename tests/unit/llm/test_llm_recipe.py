@@ -1,4 +1,4 @@
-"""Fingerprints of recipes, optimizers by name, and what Ray Train is asked for."""
+"""Fingerprints of recipes, optimizers by name, and the scaling config of Ray Train."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_schema_knows_every_optimizer_of_the_table() -> None:
 
 
 @pytest.mark.parametrize("accelerator", [None, "H100"])
-def test_ray_train_is_asked_for_the_accelerator(accelerator: str | None) -> None:
+def test_the_scaling_config_requests_the_accelerator(accelerator: str | None) -> None:
     config = TrainingConfig(workers=3, use_gpu=True, accelerator=accelerator)
     scaling = build_scaling_config(config)
     assert (scaling.num_workers, scaling.accelerator_type) == (3, accelerator)

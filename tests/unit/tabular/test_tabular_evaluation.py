@@ -20,27 +20,31 @@ def _sample(rows: int = 4000, decimals: int = 17) -> tuple[np.ndarray, np.ndarra
 @pytest.mark.parametrize("decimals", [17, 1], ids=["distinct", "many ties"])
 def test_figures_equal_sklearn(decimals: int) -> None:
     target, probability = _sample(decimals=decimals)
-    found = evaluate(target, probability)
+    evaluation = evaluate(target, probability)
     rate = target.mean()
-    assert found.auc == pytest.approx(roc_auc_score(target, probability), abs=1e-12)
-    assert found.log_loss == pytest.approx(log_loss(target, probability), abs=1e-12)
-    assert found.brier == pytest.approx(brier_score_loss(target, probability), abs=1e-12)
-    assert found.base_rate == rate
+    assert evaluation.auc == pytest.approx(roc_auc_score(target, probability), abs=1e-12)
+    assert evaluation.log_loss == pytest.approx(log_loss(target, probability), abs=1e-12)
+    assert evaluation.brier == pytest.approx(brier_score_loss(target, probability), abs=1e-12)
+    assert evaluation.base_rate == rate
     base = np.full_like(target, rate)
-    assert found.base_log_loss == pytest.approx(log_loss(target, base), abs=1e-12)
-    assert found.base_brier == pytest.approx(brier_score_loss(target, base), abs=1e-12)
+    assert evaluation.base_log_loss == pytest.approx(log_loss(target, base), abs=1e-12)
+    assert evaluation.base_brier == pytest.approx(brier_score_loss(target, base), abs=1e-12)
 
 
 def test_reliability_equals_sklearns_calibration_curve() -> None:
     target, probability = _sample()
-    seen, said = calibration_curve(target, probability, n_bins=10, strategy="uniform")
-    found = evaluate(target, probability)
-    np.testing.assert_allclose([b.observed_rate for b in found.reliability], seen, atol=1e-12)
-    np.testing.assert_allclose([b.mean_probability for b in found.reliability], said, atol=1e-12)
-    counts = np.array([b.count for b in found.reliability])
+    observed, predicted = calibration_curve(target, probability, n_bins=10, strategy="uniform")
+    evaluation = evaluate(target, probability)
+    np.testing.assert_allclose(
+        [b.observed_rate for b in evaluation.reliability], observed, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        [b.mean_probability for b in evaluation.reliability], predicted, atol=1e-12
+    )
+    counts = np.array([b.count for b in evaluation.reliability])
     assert counts.sum() == len(target)
-    expected = (counts * np.abs(seen - said)).sum() / len(target)
-    assert found.calibration_error == pytest.approx(expected, abs=1e-12)
+    expected = (counts * np.abs(observed - predicted)).sum() / len(target)
+    assert evaluation.calibration_error == pytest.approx(expected, abs=1e-12)
 
 
 def test_reliability_places_edges_and_leaves_empty_bins_out() -> None:
@@ -53,9 +57,9 @@ def test_reliability_places_edges_and_leaves_empty_bins_out() -> None:
 
 
 def test_certain_and_wrong_is_finite() -> None:
-    found = evaluate(np.array([1.0, 0.0]), np.array([0.0, 1.0]))
-    assert found.log_loss == pytest.approx(log_loss([1, 0], [0.0, 1.0]), rel=1e-6)
-    assert found.auc == 0.0
+    evaluation = evaluate(np.array([1.0, 0.0]), np.array([0.0, 1.0]))
+    assert evaluation.log_loss == pytest.approx(log_loss([1, 0], [0.0, 1.0]), rel=1e-6)
+    assert evaluation.auc == 0.0
 
 
 def test_auc_of_one_label_is_undefined() -> None:
@@ -78,7 +82,7 @@ def test_threshold_is_youdens(decimals: int) -> None:
     target, probability = _sample(decimals=decimals)
     false, true, cuts = roc_curve(target, probability, drop_intermediate=False)
     chosen = best_threshold(target, probability)
-    said = probability >= chosen
-    gain = said[target == 1].mean() - said[target == 0].mean()
+    predicted = probability >= chosen
+    gain = predicted[target == 1].mean() - predicted[target == 0].mean()
     assert gain == pytest.approx((true - false).max(), abs=1e-12)
     assert chosen == cuts[np.argmax(true - false)]

@@ -34,7 +34,7 @@ def _model(name: str = "logistic_regression") -> TabularModel:
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
-def test_saved_and_loaded_answers_alike(name: str, tmp_path: Path) -> None:
+def test_a_loaded_model_predicts_as_the_saved_one(name: str, tmp_path: Path) -> None:
     model = _model(name)
     loaded = load_model(model.save(tmp_path / "model"))
     np.testing.assert_array_equal(loaded.predict(_frame()), model.predict(_frame()))
@@ -61,7 +61,7 @@ def test_the_threshold_itself_is_the_second_label() -> None:
     assert model.label(np.nextafter(0.4, 0)) == "lapse"
 
 
-def test_rows_without_an_entity_answer_too() -> None:
+def test_rows_without_an_entity_get_predictions_too() -> None:
     assert predictions(_model(), [{"a": 1, "b": None}])[0].entity_id is None
     assert predictions(_model(), _frame(0)) == []
 

@@ -25,7 +25,7 @@ def _score(name: str, loss: float, error: float = 0.01) -> TrialScore:
     return TrialScore(Trial(name, {}), loss, error, 5, 1.0)
 
 
-def test_draws_lie_in_their_ranges_and_follow_the_seed() -> None:
+def test_draws_are_in_their_ranges_and_follow_the_seed() -> None:
     config = AlgorithmConfig(
         name="xgboost",
         trials=30,
@@ -39,10 +39,12 @@ def test_draws_lie_in_their_ranges_and_follow_the_seed() -> None:
     trials = draw_trials([config], seed=4)
     drawn = [trial.parameters for trial in trials]
     assert len(trials) == 30
-    assert all(0.01 <= one["eta"] <= 0.1 and one["subsample"] == 0.8 for one in drawn)
-    assert {one["rounds"] for one in drawn} == {10, 11, 12}
-    assert {one["max_depth"] for one in drawn} == {2, 3}
-    assert {one["seed"] for one in drawn} == {4}
+    assert all(
+        0.01 <= parameters["eta"] <= 0.1 and parameters["subsample"] == 0.8 for parameters in drawn
+    )
+    assert {parameters["rounds"] for parameters in drawn} == {10, 11, 12}
+    assert {parameters["max_depth"] for parameters in drawn} == {2, 3}
+    assert {parameters["seed"] for parameters in drawn} == {4}
     assert trials == draw_trials([config], seed=4)
     assert trials != draw_trials([config], seed=5)
 
