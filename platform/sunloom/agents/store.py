@@ -259,16 +259,16 @@ class AgentStore:
             for row in session.scalars(query):
                 # The process that should have stopped it is gone.
                 if row.cancel_requested:
-                    _set_status(row, TaskStatus.CANCELLED, {})
-                    _append(session, row.id, "cancelled", {})
+                    _set_status(session, row, TaskStatus.CANCELLED, "cancelled", {})
                 # A task that ends its actor every time must not do so forever.
                 elif row.attempts >= max_attempts:
                     error = {"code": "agent", "message": f"The actor died {row.attempts} times."}
-                    _set_status(row, TaskStatus.FAILED, {"error": error})
-                    _append(session, row.id, "failed", {"error": error})
+                    _set_status(
+                        session, row, TaskStatus.FAILED, "failed", {"error": error}, error=error
+                    )
                 else:
-                    _set_status(row, TaskStatus.QUEUED, {})
-                    _append(session, row.id, "requeued", {"attempts": row.attempts})
+                    attempts = {"attempts": row.attempts}
+                    _set_status(session, row, TaskStatus.QUEUED, "requeued", attempts)
                     requeued.append(row.id)
             return requeued
 
@@ -287,8 +287,7 @@ class AgentStore:
             # PostgreSQL locks the row until the commit; SQLite has one writer at a time.
             row = session.get_one(TaskRow, task_id, with_for_update=True)
             check_transition(task_id, TaskStatus(row.status), then)
-            _set_status(row, then, fields)
-            _append(session, task_id, event, data)
+            _set_status(session, row, then, event, data, **fields)
             return row
 
         return self._retry(move)
@@ -304,8 +303,7 @@ class AgentStore:
             # Only the process that runs the task can stop it; its runtime polls for requests.
             row.cancel_requested = True
             if status is TaskStatus.QUEUED:
-                _set_status(row, TaskStatus.CANCELLED, {})
-                _append(session, task_id, "cancelled", {})
+                _set_status(session, row, TaskStatus.CANCELLED, "cancelled", {})
             else:
                 _append(session, task_id, "cancel_requested", {})
             return row
@@ -406,9 +404,18 @@ def _append(session: Session, task_id: str, event: str, data: dict[str, Any]) ->
     return seq
 
 
-def _set_status(row: TaskRow, then: TaskStatus, fields: dict[str, Any]) -> None:
+def _set_status(
+    session: Session,
+    row: TaskRow,
+    then: TaskStatus,
+    event: str,
+    data: dict[str, Any],
+    **fields: Any,
+) -> None:
+    """Change a task's status, set ``fields`` and log ``event``."""
     row.status = then
     if then in FINAL:
         row.finished_at = utc_now()
     for name, value in fields.items():
         setattr(row, name, value)
+    _append(session, row.id, event, data)

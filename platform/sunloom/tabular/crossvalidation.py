@@ -6,7 +6,7 @@ Only NumPy and the algorithm's own library are imported here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -114,8 +114,7 @@ def run_trial(config: dict[str, Any], data: TrainingData) -> None:
     trial = config["trial"]
     algorithm = load_algorithm(trial["algorithm"])
     for score in held_out_scores(algorithm, data, trial["parameters"]):
-        report = {"loss": score.loss, "standard_error": score.standard_error}
-        tune.report(report | {"folds": score.folds})
+        tune.report(asdict(score))
 
 
 def fit_trial(trial: Trial, data: TrainingData) -> tuple[str, FloatArray]:

@@ -64,13 +64,12 @@ class Evaluation:
     reliability: tuple[ReliabilityBin, ...]
 
 
-def evaluate(target: FloatArray, probability: FloatArray, bins: int = BINS) -> Evaluation:
+def evaluate(target: FloatArray, probability: FloatArray) -> Evaluation:
     """Evaluate probabilities against a target of 0.0 and 1.0.
 
     Args:
         target: ``[rows]``.
         probability: ``[rows]``, of label 1.
-        bins: Number of equally wide bins of the reliability table.
 
     Raises:
         DataError: Lengths differ, there are no rows, or a value is not a probability.
@@ -81,7 +80,7 @@ def evaluate(target: FloatArray, probability: FloatArray, bins: int = BINS) -> E
     if not (np.isfinite(probability).all() and ((probability >= 0) & (probability <= 1)).all()):
         raise DataError("A probability is missing or lies outside 0 and 1.")
     rate = float(target.mean())
-    table = reliability(target, probability, bins)
+    table = reliability(target, probability)
     gaps = (cell.count * abs(cell.mean_probability - cell.observed_rate) for cell in table)
     return Evaluation(
         rows=len(target),
