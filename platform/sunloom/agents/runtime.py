@@ -127,6 +127,8 @@ class AgentRuntime:
             if not answer:
                 raise AgentError("The model's answer is empty.")
         except asyncio.CancelledError:
+            # From here on a poll must not cancel it again, and so interrupt the record below.
+            self._running.pop(row.id, None)
             current = await asyncio.to_thread(self._store.task, row.id)
             # Without a cancel request the process is shutting down: the next one queues the task
             # again.
