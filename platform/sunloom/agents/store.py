@@ -375,7 +375,7 @@ class AgentStore:
                 .values(outcome=outcome)
             )
 
-    def _list(self, query: Select[tuple[R]]) -> list[R]:
+    def _list(self, query: Select[R]) -> list[R]:
         with self._database.session() as session:
             return list(session.scalars(query))
 

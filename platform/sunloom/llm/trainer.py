@@ -300,8 +300,8 @@ def plot_losses(run_dir: Path, title: str) -> Path:
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     panel = figure.subplots()
-    rows = [row for row in read_progress(run_dir) if row.loss is not None]
-    panel.plot([row.step for row in rows], [row.loss for row in rows], linewidth=0.9)
+    points = [(row.step, row.loss) for row in read_progress(run_dir) if row.loss is not None]
+    panel.plot([step for step, _ in points], [loss for _, loss in points], linewidth=0.9)
     panel.set(title=title, xlabel="step", ylabel="loss a token", yscale="log")
     panel.grid(alpha=0.3)
     path = run_dir / "loss.png"
