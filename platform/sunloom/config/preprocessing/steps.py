@@ -40,6 +40,7 @@ Level = str | int | float | bool
 
 
 class _NumberStep(Model):
+    # Declared before the kinds narrow it, so that it stays a step's first key in the reference.
     type: str
     columns: Columns = None
     """Number columns; all of them when empty."""

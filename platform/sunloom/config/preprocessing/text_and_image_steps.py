@@ -32,6 +32,7 @@ ImageFigure = Literal[
 
 
 class _TextStep(Model):
+    # Declared before the kinds narrow it, so that it stays a step's first key in the reference.
     type: str
     columns: Columns = None
     """Text columns; all of them when empty."""

@@ -31,6 +31,7 @@ Unit = Literal["days", "hours", "minutes", "seconds"]
 
 
 class _HistoryStep(Model):
+    # Declared before the kinds narrow it, so that it stays a step's first key in the reference.
     type: str
     columns: Columns = None
     """Number columns; all of them when empty."""

@@ -116,6 +116,7 @@ def _build_history(
             pattern = "{column}_ewm_{length}s"
     operation = RowHistory(
         names=tuple(
+            # A whole number of rows or seconds without its fraction: lag_1, 3600s.
             pattern.format(
                 column=c, aggregation=a, length=f"{n:.0f}" if n.is_integer() else repr(n)
             )
