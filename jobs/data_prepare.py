@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from sunloom.config.data import DataRecipe
-from sunloom.data.pipeline import prepare_dataset
+from sunloom.data.datasets import prepare_dataset
 from sunloom.workflows.job import JobOutcome, run_job
 
 

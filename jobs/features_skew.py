@@ -7,8 +7,7 @@ from dataclasses import asdict
 
 from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import DataQualityError
-from sunloom.monitoring.served_skew import compare_served
-from sunloom.monitoring.stream_skew import compare_streamed
+from sunloom.monitoring.skew import compare_served, compare_streamed
 from sunloom.workflows.job import JobOutcome, run_job
 
 

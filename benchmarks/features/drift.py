@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.features.drift --write
 
 Prints CPU seconds and ratios as JSON; ours / peer, so below 1 is faster. All PSI figures are on
-Evidently's binning and compared with its own; the stored histograms have cells of their own.
+Evidently's binning and compared with its own; the stored histograms have bins of their own.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from sunloom.config.monitoring import WatchConfig
 from sunloom.config.settings import Settings
 from sunloom.core.database import open_database
 from sunloom.core.telemetry import silence_libraries
-from sunloom.data.quality.drift.compare import drift_report
-from sunloom.monitoring.bins import Bins, build_bins
+from sunloom.data.quality.drift import drift_report
 from sunloom.monitoring.findings import drift_findings
 from sunloom.monitoring.histogram_store import HistogramStore
-from sunloom.monitoring.histograms import count_rows
+from sunloom.monitoring.histograms import Bins, build_bins, count_rows
 from sunloom.monitoring.windows import TimeSpan
 
 RESULTS = Path(__file__).parents[1] / "results" / "drift.json"
@@ -62,8 +61,8 @@ def _polars_psi(before: pl.Series, after: pl.Series) -> float:
         one, other = (both[name].fill_null(0).to_numpy() for name in ("p", "p_right"))
     else:
         low, high = min(before.min(), after.min()), max(before.max(), after.max())  # type: ignore[type-var]
-        cells = int(np.ceil(np.log2(len(before) + len(after)) + 1))
-        edges = np.linspace(low, high, cells + 1)  # type: ignore[arg-type]
+        bins = int(np.ceil(np.log2(len(before) + len(after)) + 1))
+        edges = np.linspace(low, high, bins + 1)  # type: ignore[arg-type]
         counts = [
             s.hist(bins=list(edges), include_category=False)["count"] for s in (before, after)
         ]
@@ -101,17 +100,17 @@ def from_histograms(
     sets = [f"paths.state={folder}"]
     settings = load_config(Settings, sets=sets, environ={}).config
     config = WatchConfig.model_validate({"name": "bench", "source": {"path": "-"}})
-    cells: Bins = build_bins(reference, reference.columns)
-    history = HistogramStore(open_database(settings), "bench", cells)
-    counting_s, whole = wall_s(lambda: count_rows(reference, cells))
+    bins: Bins = build_bins(reference, reference.columns, 20)
+    history = HistogramStore(open_database(settings), "bench", bins)
+    counting_s, whole = wall_s(lambda: count_rows(reference, bins))
     history.put_reference(whole)
     size = -(-current.height // 24)
     parts = [current.slice(n * size, size) for n in range(24)]
-    history.put({START + n * HOUR: count_rows(part, cells) for n, part in enumerate(parts)})
+    history.put({START + n * HOUR: count_rows(part, bins) for n, part in enumerate(parts)})
 
     def judge() -> int:
         now = history.read([TimeSpan(START, START + 24 * HOUR)])
-        findings = drift_findings(history.read_reference(), now, cells, config)
+        findings = drift_findings(history.read_reference(), now, bins, config)
         return sum(one.flagged for one in findings)
 
     judge()
@@ -122,7 +121,7 @@ def from_histograms(
         "milliseconds_best": round(times[0], 2),
         "drifted": walls[0][1],
         "counting_s": round(counting_s, 4),
-        "bytes_an_hour": len(count_rows(parts[0], cells).encode()),
+        "bytes_an_hour": len(count_rows(parts[0], bins).encode()),
     }
 
 

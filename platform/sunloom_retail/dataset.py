@@ -19,7 +19,7 @@ from pathlib import Path
 
 import polars as pl
 
-from sunloom.data.datasets import POSITION, REASON
+from sunloom.data.quarantine import POSITION, REASON
 from sunloom.errors import DataError, DependencyError
 
 HORIZON = timedelta(days=180)

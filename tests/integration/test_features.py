@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 from sunloom.config import load_config
 from sunloom.config.data import DataRecipe
 from sunloom.config.features import FeaturesRecipe
-from sunloom.data.pipeline import prepare_dataset
+from sunloom.data.datasets import prepare_dataset
 from sunloom.errors import DataQualityError
 from sunloom.feature_store.materialization.compare_engines import compare_engines
 from sunloom.feature_store.materialization.materialize import materialize

@@ -112,7 +112,7 @@ def test_a_broken_column_is_in_the_report(folder: Path) -> None:
 @pytest.mark.parametrize("method", ["jensenshannon", "wasserstein", "ks", "kl_div"])
 def test_evidentlys_other_methods(folder: Path, method: str) -> None:
     from sunloom.config.data import ValidationConfig
-    from sunloom.data.quality.batches import table_from_frame, table_from_path
+    from sunloom.data.quality.checked_table import table_from_frame, table_from_path
     from sunloom.data.quality.validate import validate
 
     moved = _table(seed=1).with_columns(pl.col("price") + 60)

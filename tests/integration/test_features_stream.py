@@ -29,7 +29,7 @@ from sunloom.feature_store.streaming.job import StreamWorker, stream
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.columns import NOW
-from sunloom.monitoring.stream_skew import compare_streamed
+from sunloom.monitoring.skew import compare_streamed
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]

@@ -36,7 +36,7 @@ def performance(client: httpx.Client) -> dict[str, Any]:
     return found
 
 
-def test_latency_and_what_was_answered(client: httpx.Client) -> None:
+def test_latencies_and_rates_of_served_values(client: httpx.Client) -> None:
     ids = list(range(SHOPS))
     for number in range(17):
         body = {"feature_set": "mj_shop", "entity_ids": [*ids, 9_000 + number]}

@@ -12,7 +12,7 @@ from sunloom.config import load_config
 from sunloom.config.monitoring import MonitoringRecipe, WatchConfig
 from sunloom.core.alerts import list_alerts
 from sunloom.monitoring.prometheus import render_monitoring
-from sunloom.monitoring.results_table import results_over_time
+from sunloom.monitoring.stored_results import results_over_time
 from sunloom.monitoring.watch import run_watch
 
 pytestmark = pytest.mark.integration

@@ -15,9 +15,9 @@ from small_gateway import small_gateway
 from sunloom.config import Settings, load_config
 from sunloom.config.monitoring import MonitoringRecipe, WatchConfig
 from sunloom.core.database import open_database
-from sunloom.data.quality.drift.psi import population_stability_index
-from sunloom.data.quality.drift.sampling import RowSample
-from sunloom.monitoring.drift_table import drift_over_time
+from sunloom.data.quality.drift import RowSample
+from sunloom.data.quality.drift_statistics import column_distance
+from sunloom.monitoring.stored_results import drift_over_time
 from sunloom.monitoring.watch import run_watch
 
 pytestmark = pytest.mark.integration
@@ -90,9 +90,7 @@ def test_the_page_and_its_numbers_are_of_the_sample_and_the_route_names_them(
     at = pl.col("event_time")
     current = drawn(rows.filter(at >= START + 3 * DAY), seed=0)
     before = drawn(rows.filter(at >= START + DAY, at < START + 3 * DAY), seed=1)
-    ours = {
-        n: population_stability_index(before[n], current[n]) for n in ("price", "country", "on")
-    }
+    ours = {n: column_distance("psi", before[n], current[n]) for n in ("price", "country", "on")}
     assert figures(numbers) == pytest.approx(ours, abs=1e-9)
     assert ours["price"] > 0.5
     plain = json.loads(numbers.read_text())
@@ -137,14 +135,12 @@ def test_the_seed_and_the_rows_decide_the_sample(settings: Settings, folder: Pat
         pl.col("event_time") >= START + 3 * DAY
     )
     normal = pl.read_parquet(folder / "training.parquet")
-    expected = population_stability_index(normal["price"], whole["price"])
+    expected = column_distance("psi", normal["price"], whole["price"])
     assert found[3] == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("method", ["jensenshannon", "kl_div"])
 def test_the_method_is_the_watchs(settings: Settings, folder: Path, method: str) -> None:
-    from sunloom.data.quality.drift.distances import column_distance
-
     table = {"type": "table", "path": str(folder / "training.parquet")}
     watched = recipe(settings, folder, reference=table, method=method, report={"rows": 5_000})
     result = run_watch(watched, START + 4 * DAY)
@@ -154,7 +150,7 @@ def test_the_method_is_the_watchs(settings: Settings, folder: Path, method: str)
     assert figures(Path(result.numbers)) == pytest.approx(ours, rel=1e-9)
 
 
-def test_the_oldest_pages_go_and_are_named_no_longer(settings: Settings, folder: Path) -> None:
+def test_the_oldest_pages_are_deleted_and_no_longer_named(settings: Settings, folder: Path) -> None:
     keep = {"rows": 50, "keep": 2}
     watched = recipe(settings, folder, reference={"type": "trailing", "length": "1d"}, report=keep)
     for day in (2, 3, 4):
@@ -169,7 +165,7 @@ def test_the_oldest_pages_go_and_are_named_no_longer(settings: Settings, folder:
     ]
 
 
-def test_what_has_no_value_is_left_out_and_what_cannot_be_told_apart_is_not_reported(
+def test_features_without_values_are_left_out_and_sources_without_event_time_not_reported(
     settings: Settings, folder: Path
 ) -> None:
     rows = pl.read_parquet(folder / "orders.parquet")
@@ -192,7 +188,7 @@ def test_what_has_no_value_is_left_out_and_what_cannot_be_told_apart_is_not_repo
     assert result.report is None
 
 
-def test_nothing_is_reported_where_none_is_asked_for(settings: Settings, folder: Path) -> None:
+def test_nothing_is_reported_without_the_setting(settings: Settings, folder: Path) -> None:
     trailing = {"type": "trailing", "length": "2d"}
     result = run_watch(recipe(settings, folder, reference=trailing, report=None), START + 4 * DAY)
     assert result.report is None
@@ -201,7 +197,7 @@ def test_nothing_is_reported_where_none_is_asked_for(settings: Settings, folder:
     assert run_watch(quality, START + 4 * DAY, ("quality",)).report is None
 
 
-def test_a_recipe_file_asks_for_it(tmp_path: Path) -> None:
+def test_a_recipe_file_enables_it(tmp_path: Path) -> None:
     path = tmp_path / "watch.yaml"
     path.write_text(
         "watch:\n  name: orders\n  source: {path: orders.parquet}\n"

@@ -15,8 +15,7 @@ from small_gateway import small_gateway
 
 from sunloom.config import load_config
 from sunloom.config.features import FeaturesRecipe
-from sunloom.data.quality.drift.compare import DriftBound, evidently_values
-from sunloom.data.quality.drift.sampling import RowSample
+from sunloom.data.quality.drift import DriftBound, RowSample, evidently_values
 from sunloom.data.quality.gate import validate_file
 from sunloom.errors import DataError, UsageError
 from sunloom.feature_store.materialization.materialize import materialize
@@ -165,7 +164,7 @@ def test_every_method_over_http_is_evidentlys(
     assert [one["feature"] for one in found["drift"] if one["drifted"]] == ["takings"]
 
 
-def test_too_few_rows_are_said_not_judged(client: httpx.Client, folder: Path) -> None:
+def test_too_few_rows_are_named_not_compared(client: httpx.Client, folder: Path) -> None:
     moved = shops(499, seed=2, shift=900.0)
     found = posted(client, moved)
     assert (found["passed"], found["drift"]) == (True, [])

@@ -21,7 +21,7 @@ def group() -> None:
 @app.command()
 def run(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Prepare one data set: parse, check, quarantine with reasons, write Parquet."""
-    from sunloom.data.pipeline import prepare_dataset
+    from sunloom.data.datasets import prepare_dataset
 
     config = load_recipe(DataRecipe, recipe, sets, env)
     with cluster(config):

@@ -1,21 +1,34 @@
-"""Data sets: plugins that give raw rows, parse them, and derive tables."""
+"""Data sets: plugins that give raw rows, and their preparation to checked Parquet with Ray Data.
+
+A plugin parses its rows and derives tables from them.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Protocol, cast, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import polars as pl
 
+from sunloom.config import Settings
+from sunloom.config.data import DataRecipe
+from sunloom.core.files import atomic_path
 from sunloom.core.plugins import load_plugin
+from sunloom.core.telemetry import get_logger
+from sunloom.data.quarantine import POSITION, REASON, write_quarantine
+from sunloom.errors import DataQualityError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 GROUP = "sunloom.datasets"
 
-POSITION = "position"
-"""Column of raw and parsed tables: the row's position in its source, from 1."""
-REASON = "reason"
-"""Column of parsed tables: why the row cannot be used; null where it can."""
+_PART = "_part"
 
 
 @runtime_checkable
@@ -67,11 +80,176 @@ class LabelledDataSet(DataSet, Protocol):
         ...
 
 
-def open_dataset(name: str) -> DataSet:
-    """The data set plugin of that name.
+@dataclass(frozen=True)
+class PreparationSummary:
+    """Row counts of a preparation, as ``summary.json`` has them.
+
+    Attributes:
+        rows_in: Rows of the source.
+        rows_out: Rows of the main table.
+        quarantined: Reason to number of quarantined rows.
+        kept: Unusual rows that stayed, by name.
+    """
+
+    rows_in: int
+    rows_out: int
+    quarantined: Mapping[str, int]
+    kept: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.rows_in != self.rows_out + self.bad_rows:
+            raise DataQualityError(
+                f"{self.rows_in} rows came in, but {self.rows_out} went out and {self.bad_rows} "
+                "were quarantined: rows were lost or doubled on the way."
+            )
+
+    @property
+    def bad_rows(self) -> int:
+        """Quarantined rows, all reasons."""
+        return sum(self.quarantined.values())
+
+    @property
+    def bad_share(self) -> float:
+        """Share of the rows that was quarantined."""
+        return self.bad_rows / self.rows_in if self.rows_in else 0.0
+
+    def check(self, max_bad_share: float, quarantine: Path) -> None:
+        """Stop above the threshold.
+
+        Raises:
+            DataQualityError: Names shares, reasons and the quarantine file.
+        """
+        if self.bad_share <= max_bad_share:
+            return
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in self.quarantined.items())
+        raise DataQualityError(
+            f"{self.bad_rows} of {self.rows_in} rows ({self.bad_share:.2%}) are bad, more than "
+            f"max_bad_share {max_bad_share:.2%} ({reasons}).",
+            f"Look at {quarantine}; then mend the source or raise quality.max_bad_share.",
+            "quality.max_bad_share",
+        )
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """A data set's ``summary.json``: row counts and reasons of the quarantine."""
+
+    dataset: str
+    summary: Mapping[str, Any]
+
+
+def prepare_dataset(recipe: DataRecipe) -> PreparationSummary:
+    """Parse, check and write the recipe's data set; needs a connected cluster.
+
+    Writes ``<table>/*.parquet``, the derived tables, ``quarantine.jsonl`` and ``summary.json``
+    into the recipe's data folder. The previous tables stay whole until the new ones are.
 
     Raises:
-        NotFoundError: No plugin has the name.
-        PluginError: The plugin is not a data set.
+        DataQualityError: More rows are bad than the recipe allows; nothing but the quarantine
+            file is written.
     """
-    return cast(DataSet, load_plugin(GROUP, name, DataSet))
+    dataset: DataSet = load_plugin(GROUP, recipe.dataset, DataSet)
+    raw = dataset.raw()
+    parsed = _parse(dataset, raw, recipe.preparation.blocks)
+    bad = parsed.filter(pl.col(REASON).is_not_null())
+    good = parsed.filter(pl.col(REASON).is_null()).drop(REASON).sort(POSITION)
+    folder = recipe.data_folder()
+    quarantine = folder / "quarantine.jsonl"
+    # Beside the parsed values the raw text: what could not be parsed is null there.
+    counts = write_quarantine(bad.join(raw, on=POSITION, how="left", suffix="_raw"), quarantine)
+    summary = PreparationSummary(
+        rows_in=raw.height, rows_out=good.height, quarantined=counts, kept=dataset.notes(good)
+    )
+    summary.check(recipe.quality.max_bad_share, quarantine)
+    _write_tables(dataset, good, folder, recipe.preparation.blocks)
+    (folder / "summary.json").write_text(json.dumps(asdict(summary), indent=2))
+    return summary
+
+
+def dataset_summaries(settings: Settings) -> list[DatasetSummary]:
+    """The summary of each prepared data set; one that cannot be read is left out."""
+    summaries = []
+    for path in sorted((settings.paths.outputs / "data").glob("*/summary.json")):
+        try:
+            summaries.append(DatasetSummary(path.parent.name, json.loads(path.read_text())))
+        except (OSError, ValueError) as error:
+            # One broken file must not hide the figures of the others.
+            get_logger("monitoring").warning("%s cannot be read: %s", path, error)
+    return summaries
+
+
+def open_tables(folder: Path) -> Mapping[str, pl.LazyFrame]:
+    """The prepared tables of a data folder by name."""
+    tables = {file.stem: pl.scan_parquet(file) for file in folder.glob("*.parquet")}
+    for part in folder.iterdir():
+        if part.is_dir() and any(part.glob("*.parquet")):
+            tables[part.name] = pl.scan_parquet(part / "*.parquet")
+    return tables
+
+
+def _parse(dataset: DataSet, raw: pl.DataFrame, blocks: int) -> pl.DataFrame:
+    """Every row typed, with its reason where it cannot be used, in no particular order."""
+    import ray.data
+
+    # Rounded up: no more slices than blocks. range() takes no step of 0, as of an empty source.
+    size = max(1, -(-raw.height // blocks))
+    slices = [raw.slice(start, size).to_arrow() for start in range(0, raw.height, size)]
+    rows = ray.data.from_arrow(slices).map_batches(
+        _parse_block,
+        batch_format="pyarrow",
+        batch_size=None,
+        fn_kwargs={"dataset": dataset, "parts": blocks},
+    )
+    # Equal rows have the same part, so that each worker sees all duplicates of its rows.
+    checked = rows.groupby(_PART, num_partitions=blocks).map_groups(
+        mark_duplicates_block, batch_format="pyarrow", fn_kwargs={"dataset": dataset}
+    )
+    return pl.concat([_frame(batch) for batch in checked.iter_batches(batch_format="pyarrow")])
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    # Of an array, for which it is typed too, from_arrow would make a Series.
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _parse_block(table: pa.Table, *, dataset: DataSet, parts: int) -> pa.Table:
+    parsed = dataset.parse(_frame(table))
+    # A fixed seed: the blocks are hashed in different workers, whose parts must agree.
+    part = (pl.struct(dataset.identity).hash(seed=0) % parts).cast(pl.Int64).alias(_PART)
+    return parsed.with_columns(part).to_arrow()
+
+
+def mark_duplicates_block(table: pa.Table, *, dataset: DataSet) -> pa.Table:
+    """Give every row but the first of each group of equal good rows the reason ``duplicate``."""
+    # Blocks arrive in any order; the first row is the first in the source.
+    rows = _frame(table).sort(POSITION)
+    good = pl.col(REASON).is_null()
+    # Good rows are counted apart: a bad row must not make the good one after it a duplicate.
+    repeated = good & (pl.struct(dataset.identity).cum_count().over([*dataset.identity, good]) > 1)
+    reason = pl.when(repeated).then(pl.lit("duplicate")).otherwise(pl.col(REASON))
+    return rows.with_columns(reason.alias(REASON)).drop(_PART).to_arrow()
+
+
+def _write_tables(dataset: DataSet, good: pl.DataFrame, folder: Path, blocks: int) -> None:
+    import ray.data
+
+    new = folder / f".{dataset.table}.new"
+    # Files of a run that was killed would be read as rows of this one.
+    shutil.rmtree(new, ignore_errors=True)
+    # from_arrow makes one block of one table, which would be written as one file.
+    table = ray.data.from_arrow(good.drop(POSITION).to_arrow()).repartition(blocks)
+    # Ray's tasks need not run in this process's working directory.
+    table.write_parquet(str(new.absolute()))
+    for name, frame in dataset.derive(pl.scan_parquet(new / "*.parquet")).items():
+        with atomic_path(folder / f"{name}.parquet") as partial:
+            frame.collect().write_parquet(partial)
+    # A folder cannot be replaced in one step as a file can: two renames leave the least gap.
+    old = folder / f".{dataset.table}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    final = folder / dataset.table
+    if final.exists():
+        final.rename(old)
+    new.rename(final)
+    shutil.rmtree(old, ignore_errors=True)

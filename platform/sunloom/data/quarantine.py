@@ -11,7 +11,11 @@ from typing import IO, Any
 import polars as pl
 
 from sunloom.core.files import atomic_path
-from sunloom.data.datasets import POSITION, REASON
+
+POSITION = "position"
+"""Column of raw and parsed tables: the row's position in its source, from 1."""
+REASON = "reason"
+"""Column of parsed tables: why the row cannot be used; null where it can."""
 
 
 def write_quarantine(rows: pl.DataFrame, path: Path) -> dict[str, int]:

@@ -3,77 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Literal
 
 from sunloom.config import Settings
-from sunloom.config.monitoring import WatchAlerts, WatchConfig
+from sunloom.config.monitoring import WatchConfig
 from sunloom.core.alerts import Alert, emit_alert, resolve_alert
 from sunloom.monitoring.findings import Finding
 
 SET_RULE = "feature_set_drift"
+_DRIFT = "feature_drift/"
 # Of a few features, one or two are a large share already, but no event of the whole set.
 _SET_LEAST = 5
 # The text must fit: the database holds 4,000 characters of a message.
 _MOST_NAMES = 10
 
-Change = Literal["raise", "resolve"]
-
-
-@dataclass
-class AlertState:
-    """Consecutive windows with a finding, calm ones, and open alerts, by rule and feature.
-
-    Attributes:
-        rules: ``rule/feature`` to ``up``, ``calm`` and ``open``; plain data, stored between runs.
-    """
-
-    rules: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def features_with_open_drift(self) -> set[str]:
-        """Features with an open alert about drift."""
-        prefix = "feature_drift/"
-        return {
-            key.removeprefix(prefix)
-            for key, state in self.rules.items()
-            if key.startswith(prefix) and state["open"]
-        }
-
-    def advance(self, key: str, *, flagged: bool, calm: bool, rules: WatchAlerts) -> Change | None:
-        """Count one window.
-
-        Args:
-            key: ``rule/feature``.
-            flagged: Whether there is a finding.
-            calm: Whether the value is well below its bound.
-            rules: Windows before an alert is raised, and before it is resolved.
-
-        Returns:
-            The change of the alert that is due.
-        """
-        state = self.rules.get(key, {"up": 0, "calm": 0, "open": 0})
-        state["up"] = state["up"] + 1 if flagged else 0
-        # Between the bound and calm neither count goes on: a value at the bound does not flap.
-        state["calm"] = state["calm"] + 1 if calm and not flagged else 0
-        change: Change | None = None
-        if flagged and (state["open"] or state["up"] >= rules.raise_after):
-            state["open"], change = 1, "raise"
-        elif state["open"] and state["calm"] >= rules.clear_after:
-            change = "resolve"
-        # Only rules in progress are stored: most of thousands of features are calm all the time.
-        if change == "resolve" or not (state["up"] or state["open"]):
-            self.rules.pop(key, None)
-        else:
-            self.rules[key] = state
-        return change
+Streaks = dict[str, dict[str, int]]
+"""``rule/feature`` to consecutive windows with a finding (``up``), calm ones (``calm``), and
+whether an alert is ``open``; plain data, stored between runs."""
 
 
 def update_alerts(
     settings: Settings,
     config: WatchConfig,
     findings: Sequence[Finding],
-    state: AlertState,
+    streaks: Streaks,
     window: str,
 ) -> list[str]:
     """Raise and resolve the alerts that are due after one window.
@@ -85,7 +37,7 @@ def update_alerts(
         settings: Sinks and database.
         config: The monitor.
         findings: Of one window.
-        state: Changed in place.
+        streaks: Changed in place.
         window: Shown in messages.
 
     Returns:
@@ -96,33 +48,70 @@ def update_alerts(
     is_set = len(drifted) >= max(_SET_LEAST, config.alerts.set_share * len(drift))
     raised: list[str] = []
     # A round without drift is no calm window of the set: it must not resolve its alert.
-    if drift:
-        change = state.advance(SET_RULE, flagged=is_set, calm=not is_set, rules=config.alerts)
-        if _apply(settings, change, _set_alert(config, drifted, len(drift), window)):
-            raised.append(config.name)
+    if drift and _count_window(
+        settings, config, streaks,
+        key=SET_RULE, flagged=is_set, calm=not is_set,
+        alert=_set_alert(config, drifted, len(drift), window),
+    ):  # fmt: skip
+        raised.append(config.name)
     # Before the loop, which changes what is open.
-    drifting = {finding.feature for finding in drifted} | state.features_with_open_drift()
+    drifting = {finding.feature for finding in drifted} | {
+        key.removeprefix(_DRIFT)
+        for key, counts in streaks.items()
+        if key.startswith(_DRIFT) and counts["open"]
+    }
     for finding in findings:
         is_part_of_drift = finding.rule == "feature_range" and finding.feature in drifting
         is_covered = (finding.rule == "feature_drift" and is_set) or is_part_of_drift
-        change = state.advance(
-            f"{finding.rule}/{finding.feature}",
+        if _count_window(
+            settings, config, streaks,
+            key=f"{finding.rule}/{finding.feature}",
             flagged=finding.flagged and not is_covered,
             calm=finding.calm and not finding.flagged,
-            rules=config.alerts,
-        )
-        if _apply(settings, change, _feature_alert(config, finding, window)):
+            alert=_feature_alert(config, finding, window),
+        ):  # fmt: skip
             raised.append(finding.feature)
     return raised
 
 
-def _apply(settings: Settings, change: Change | None, alert: Alert) -> bool:
-    """Raise or resolve the alert; whether it is raised."""
-    if change == "raise":
+def _count_window(
+    settings: Settings,
+    config: WatchConfig,
+    streaks: Streaks,
+    *,
+    key: str,
+    flagged: bool,
+    calm: bool,
+    alert: Alert,
+) -> bool:
+    """Count one window of a rule, and raise or resolve its alert where due; whether it is raised.
+
+    Args:
+        settings: Sinks and database.
+        config: Windows before an alert is raised, and before it is resolved.
+        streaks: Changed in place.
+        key: ``rule/feature``.
+        flagged: Whether there is a finding.
+        calm: Whether the value is well below its bound.
+        alert: The rule's alert.
+    """
+    counts = streaks.get(key, {"up": 0, "calm": 0, "open": 0})
+    counts["up"] = counts["up"] + 1 if flagged else 0
+    # Between the bound and calm neither count goes on: a value at the bound does not flap.
+    counts["calm"] = counts["calm"] + 1 if calm and not flagged else 0
+    is_raised = flagged and bool(counts["open"] or counts["up"] >= config.alerts.raise_after)
+    is_resolved = counts["open"] and not flagged and counts["calm"] >= config.alerts.clear_after
+    counts["open"] = int(counts["open"] or is_raised)
+    # Only rules in progress are stored: most of thousands of features are calm all the time.
+    if is_resolved or not (counts["up"] or counts["open"]):
+        streaks.pop(key, None)
+    else:
+        streaks[key] = counts
+    if is_raised:
         emit_alert(settings, alert)
-    elif change == "resolve":
+    elif is_resolved:
         resolve_alert(settings, alert)
-    return change == "raise"
+    return is_raised
 
 
 def _set_alert(
@@ -150,16 +139,4 @@ def _feature_alert(config: WatchConfig, finding: Finding, window: str) -> Alert:
         labels={"monitor": config.name, "feature": finding.feature},
         value=finding.value,
         threshold=finding.threshold,
-    )
-
-
-def lag_alert(config: WatchConfig, lag_s: float, max_lag: timedelta) -> Alert:
-    """The alert about a source without new rows."""
-    return Alert(
-        name="feature_freshness",
-        severity=config.alerts.severity,
-        message=f"The newest row of {config.name} is {lag_s / 3600:.1f} hours old",
-        labels={"monitor": config.name},
-        value=lag_s,
-        threshold=max_lag.total_seconds(),
     )

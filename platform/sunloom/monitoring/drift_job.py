@@ -1,18 +1,24 @@
-"""A drift run: two periods of an event log compared, stored, and alerted on."""
+"""A drift run: two periods of an event log compared feature by feature, stored, and alerted on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sunloom.config.monitoring import AlertConfig, MonitoringRecipe
+import polars as pl
+
+from sunloom.config.monitoring import (
+    EventsConfig,
+    MonitoringRecipe,
+    PeriodConfig,
+)
 from sunloom.core.alerts import Alert, emit_alert, resolve_alert
 from sunloom.core.telemetry import get_logger
-from sunloom.data.quality.drift.compare import DriftReport, FeatureDrift, drift_report
-from sunloom.monitoring.drift_table import store_drift
-from sunloom.monitoring.event_features import event_features, in_period, read_events
+from sunloom.data.quality.drift import DriftReport, FeatureDrift, drift_report
+from sunloom.errors import DataError, UsageError, known_names_hint
+from sunloom.monitoring.stored_results import store_drift
 
 
 @dataclass(frozen=True)
@@ -54,15 +60,13 @@ def run_drift(recipe: MonitoringRecipe) -> DriftRunResult:
     reference, current = (
         in_period(rows, config.event_time, period) for period in (config.reference, config.current)
     )
-    report = drift_report(reference, current, recipe.drift, report_folder(recipe))
+    folder = recipe.paths.outputs / "monitoring" / config.name
+    report = drift_report(reference, current, recipe.drift, folder)
     store_drift(recipe, config.name, str(config.reference), str(config.current), report)
-    alert, is_raised = build_alert(recipe, report), is_alarming(recipe.alert, report)
-    if is_raised:
-        emit_alert(recipe, alert)
-    else:
-        # The alert of an earlier run that found drift, if there is one.
-        resolve_alert(recipe, alert)
     drifted = len(report.drifted_features)
+    is_raised = drifted >= recipe.alert.min_features
+    # Resolved: the alert of an earlier run that found drift, if there is one.
+    (emit_alert if is_raised else resolve_alert)(recipe, build_alert(recipe, report))
     get_logger("monitoring").info(
         "%s: %d of %d features drifted", config.name, drifted, len(report.features)
     )
@@ -73,11 +77,6 @@ def run_drift(recipe: MonitoringRecipe) -> DriftRunResult:
         numbers=str(report.numbers),
         features=report.features,
     )
-
-
-def report_folder(recipe: MonitoringRecipe) -> Path:
-    """Folder of the recipe's report."""
-    return recipe.paths.outputs / "monitoring" / recipe.events.name
 
 
 def build_alert(recipe: MonitoringRecipe, report: DriftReport) -> Alert:
@@ -98,6 +97,61 @@ def build_alert(recipe: MonitoringRecipe, report: DriftReport) -> Alert:
     )
 
 
-def is_alarming(config: AlertConfig, report: DriftReport) -> bool:
-    """Whether enough features drifted."""
-    return len(report.drifted_features) >= config.min_features
+def read_events(recipe: MonitoringRecipe) -> pl.DataFrame:
+    """The recipe's event log, every period.
+
+    Raises:
+        UsageError: The file or folder does not exist or holds no Parquet.
+        DataError: It lacks the column of the entity or of the event time.
+    """
+    path = recipe.events.path or recipe.paths.outputs / "data" / "cdnow" / "purchases"
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise UsageError(f"There are no events in {path}.", "Run the data step first.", "events")
+    frame = pl.read_parquet(files)
+    for name in (recipe.events.entity, recipe.events.event_time):
+        if name not in frame.columns:
+            hint = known_names_hint(name, frame.columns)
+            raise DataError(f"The events in {path} have no column {name!r}.", hint, name)
+    return frame
+
+
+def event_features(events: pl.DataFrame, config: EventsConfig) -> pl.DataFrame:
+    """Each event's columns, and features of its entity's past.
+
+    Key: one row an event; event time ``config.event_time``. Adds ``days_since_previous``
+    (Float64, null at an entity's first event), ``days_since_first`` (Float64),
+    ``earlier_events`` (Int64), ``weekday`` (Int64, Monday 1) and the quotients (Float64). Only
+    events that are not later are used.
+    """
+    entity, event_time = config.entity, config.event_time
+    # Events of one time keep the order of the file, so that each run gives the same features.
+    ordered = events.sort(entity, event_time, maintain_order=True)
+    time, day = pl.col(event_time), pl.duration(days=1)
+    quotients = {q.name: pl.col(q.numerator) / pl.col(q.denominator) for q in config.quotients}
+    return ordered.with_columns(
+        ((time - time.shift(1).over(entity)) / day).alias("days_since_previous"),
+        ((time - time.first().over(entity)) / day).alias("days_since_first"),
+        pl.int_range(pl.len(), dtype=pl.Int64).over(entity).alias("earlier_events"),
+        time.dt.weekday().cast(pl.Int64).alias("weekday"),
+        # Division by 0 gives infinity or NaN; null says that there is no quotient.
+        *[pl.when(q.is_finite()).then(q).alias(name) for name, q in quotients.items()],
+    ).drop(entity)
+
+
+def in_period(events: pl.DataFrame, event_time: str, period: PeriodConfig) -> pl.DataFrame:
+    """Events of the period's days.
+
+    Raises:
+        DataError: There are none.
+    """
+    start = datetime(period.start.year, period.start.month, period.start.day, tzinfo=UTC)
+    end = datetime(period.end.year, period.end.month, period.end.day, tzinfo=UTC)
+    time = pl.col(event_time)
+    # Both days of a period are included.
+    rows = events.filter(time >= start, time < end + timedelta(days=1))
+    if rows.is_empty():
+        times = (time.min().cast(pl.String), time.max().cast(pl.String).alias("last"))
+        first, last = events.select(*times).row(0)
+        raise DataError(f"No event is in {period}.", f"They run from {first} to {last}.")
+    return rows

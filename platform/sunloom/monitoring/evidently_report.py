@@ -14,12 +14,12 @@ import polars as pl
 from sunloom.config.monitoring import MonitoringRecipe, TableReference, WatchConfig, WatchReport
 from sunloom.core.files import atomic_path, write_atomic
 from sunloom.core.telemetry import get_logger
-from sunloom.data.quality.drift.compare import evidently_datasets
-from sunloom.data.quality.drift.psi import has_value
-from sunloom.data.quality.drift.sampling import RowSample
+from sunloom.data.quality.drift import RowSample, evidently_datasets
+from sunloom.data.quality.drift_statistics import has_value
 from sunloom.errors import DataError
-from sunloom.monitoring.bins import Bins
+from sunloom.monitoring.histograms import Bins
 from sunloom.monitoring.source_counts import in_spans, table_rows, timed_rows
+from sunloom.monitoring.stored_results import link_page
 from sunloom.monitoring.windows import TimeSpan
 
 HTML, JSON = "drift.html", "drift.json"
@@ -42,87 +42,42 @@ class Samples:
     current_rows: int
 
 
-@dataclass(frozen=True)
-class Pages:
-    """Files of one report.
-
-    Attributes:
-        html: Evidently's page.
-        json: Its figures, and the size of the samples.
-        removed: Pages of earlier windows that were deleted.
-    """
-
-    html: Path
-    json: Path
-    removed: Sequence[Path]
-
-
-def draw_samples(
+def write_report(
     recipe: MonitoringRecipe, bins: Bins, span: TimeSpan, reference_spans: Sequence[TimeSpan] | None
-) -> Samples | None:
-    """Sample ``watch.report.rows`` rows of the window and of its reference, by the recipe's seed.
+) -> tuple[Path, Path] | None:
+    """Compare samples of a window and of its reference by Evidently.
+
+    Writes Evidently's page and its figures, each whole or not at all, names the page in the stored
+    drift report, and deletes the oldest pages. Features without a value in one of the samples are
+    left out, and named in the figures.
 
     Args:
         recipe: With ``watch.report``.
         bins: Bins of the watched features.
-        span: The window.
+        span: The window, which names the report's folder.
         reference_spans: The spans of its reference; None where that is a table.
 
     Returns:
-        None where there are no rows, or where the source has no event time that tells rows of the
-        past from those of the window.
-    """
-    config = recipe.require_watch()
-    rows = _settings(config).rows
-    # Two seeds: with one, both samples would take rows at the same positions.
-    current, reference = RowSample(rows, recipe.seed), RowSample(rows, recipe.seed + 1)
-    event_time = config.source.event_time
-    if event_time is None and reference_spans is not None:
-        get_logger("monitoring").warning(
-            "%s: no report from a sample: the source has no event time to tell the reference by",
-            config.name,
-        )
-        return None
-    whole = event_time is None
-    for frame in table_rows(config.source.path) if whole else timed_rows(config, bins):
-        inside = frame if event_time is None else frame.filter(in_spans([span], event_time))
-        current.add(inside.select(bins.names))
-        if event_time is not None and reference_spans is not None:
-            reference.add(frame.filter(in_spans(reference_spans, event_time)).select(bins.names))
-    if isinstance(config.reference, TableReference):
-        for frame in table_rows(config.reference.path):
-            reference.add(frame.select(bins.names))
-    before, after = reference.sampled_rows(), current.sampled_rows()
-    if before is None or after is None:
-        return None
-    return Samples(before, after, reference.seen, current.seen)
-
-
-def write_pages(recipe: MonitoringRecipe, samples: Samples, span: TimeSpan) -> Pages | None:
-    """Compare the samples by Evidently and write its page and figures, each whole or not at all.
-
-    Features without a value in one of the samples are left out, and named in the figures.
-
-    Args:
-        recipe: With ``watch.report``.
-        samples: The compared rows.
-        span: The window, which names the report's folder.
-
-    Returns:
-        None where no feature has values in both.
+        Page and figures; None where there is nothing to compare.
 
     Raises:
-        DataError: Evidently cannot compare them.
+        DataError: Evidently cannot compare the samples.
     """
     config = recipe.require_watch()
-    names = [name for name in samples.reference.columns if _can_compare(name, samples)]
+    settings = config.report or WatchReport()
+    samples = _draw_samples(recipe, settings.rows, bins, span, reference_spans)
+    if samples is None:
+        return None
+    reference, current = samples.reference, samples.current
+    names = [n for n in reference.columns if has_value(reference[n]) and has_value(current[n])]
     if not names:
         return None
-    home = _settings(config).path or recipe.paths.outputs / "monitoring" / config.name
+    home = settings.path or recipe.paths.outputs / "monitoring" / config.name
     folder = home / f"{span.start:%Y-%m-%dT%H}"
+    html, numbers = folder / HTML, folder / JSON
     try:
         snapshot = run_evidently(samples, names, config)
-        with atomic_path(folder / HTML) as partial:
+        with atomic_path(html) as partial:
             snapshot.save_html(str(partial))
     # Evidently raises errors of many libraries; each must name the monitor and the window.
     except Exception as error:
@@ -135,13 +90,54 @@ def write_pages(recipe: MonitoringRecipe, samples: Samples, span: TimeSpan) -> P
         "window": str(span),
         "seed": recipe.seed,
         "current_rows": samples.current_rows,
-        "current_sampled": samples.current.height,
+        "current_sampled": current.height,
         "reference_rows": samples.reference_rows,
-        "reference_sampled": samples.reference.height,
-        "left_out": [name for name in samples.reference.columns if name not in names],
+        "reference_sampled": reference.height,
+        "left_out": [name for name in reference.columns if name not in names],
     }
-    write_atomic(folder / JSON, json.dumps(figures | snapshot.dict(), indent=1, default=str))
-    return Pages(folder / HTML, folder / JSON, _delete_oldest(folder, _settings(config).keep))
+    write_atomic(numbers, json.dumps(figures | snapshot.dict(), indent=1, default=str))
+    link_page(recipe, config.name, str(span), html, _delete_oldest(folder, settings.keep))
+    return html, numbers
+
+
+def _draw_samples(
+    recipe: MonitoringRecipe,
+    rows: int,
+    bins: Bins,
+    span: TimeSpan,
+    reference_spans: Sequence[TimeSpan] | None,
+) -> Samples | None:
+    """Sample rows of the window and of its reference, by the recipe's seed.
+
+    None where there are no rows, or where the source has no event time that tells rows of the past
+    from those of the window.
+    """
+    config = recipe.require_watch()
+    # Two seeds: with one, both samples would take rows at the same positions.
+    current, reference = RowSample(rows, recipe.seed), RowSample(rows, recipe.seed + 1)
+    event_time = config.source.event_time
+    if event_time is not None:
+        for frame in timed_rows(config, bins):
+            current.add(frame.filter(in_spans([span], event_time)).select(bins.names))
+            if reference_spans is not None:
+                past = frame.filter(in_spans(reference_spans, event_time))
+                reference.add(past.select(bins.names))
+    elif reference_spans is None:
+        for frame in table_rows(config.source.path):
+            current.add(frame.select(bins.names))
+    else:
+        get_logger("monitoring").warning(
+            "%s: no report from a sample: the source has no event time to tell the reference by",
+            config.name,
+        )
+        return None
+    if isinstance(config.reference, TableReference):
+        for frame in table_rows(config.reference.path):
+            reference.add(frame.select(bins.names))
+    before, after = reference.sampled_rows(), current.sampled_rows()
+    if before is None or after is None:
+        return None
+    return Samples(before, after, reference.seen, current.seen)
 
 
 def run_evidently(samples: Samples, names: Sequence[str], config: WatchConfig) -> Any:
@@ -160,10 +156,6 @@ def run_evidently(samples: Samples, names: Sequence[str], config: WatchConfig) -
     return Report([preset], include_tests=True).run(*tables)
 
 
-def _can_compare(name: str, samples: Samples) -> bool:
-    return all(has_value(side[name]) for side in (samples.reference, samples.current))
-
-
 def _delete_oldest(newest: Path, keep: int) -> list[Path]:
     """Delete the oldest reports beside the newest one, and nothing else; the deleted pages."""
     folders = (path for path in newest.parent.iterdir() if path.is_dir() and path != newest)
@@ -177,7 +169,3 @@ def _delete_oldest(newest: Path, keep: int) -> list[Path]:
         if not any(folder.iterdir()):
             folder.rmdir()
     return removed
-
-
-def _settings(config: WatchConfig) -> WatchReport:
-    return config.report or WatchReport()

@@ -17,8 +17,8 @@ from sunloom.features.historical.query_frame import build_query_frame
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.sources.entity_keys import known_entities
 from sunloom.features.sources.scan import SourceScan
-from sunloom.monitoring.results_table import store_result
-from sunloom.monitoring.windows import TimeSpan, floor_hour
+from sunloom.monitoring.stored_results import store_result
+from sunloom.monitoring.windows import hour_until
 
 _REPEATS = 3
 
@@ -83,8 +83,8 @@ def feature_costs(recipe: FeaturesRecipe, rows: int = 5_000) -> FeatureCosts:
             for name, cost in sorted(alone.items(), key=lambda item: -item[1])
         ],
     )
-    span = TimeSpan(floor_hour(utc_now()), utc_now())
-    store_result(open_database(recipe), plan.feature_set, "cost", span, asdict(costs))
+    database, span = open_database(recipe), hour_until(utc_now())
+    store_result(database, plan.feature_set, "cost", span, asdict(costs))
     return costs
 
 

@@ -1,16 +1,24 @@
-"""Findings: one window against its reference, drift and quality of each feature."""
+"""Findings: one window against its reference, drift and quality of each feature.
+
+Distances between stored histograms, and their significance.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
+
+from sunloom.config.data import EMPTY_BIN_SHARE
 from sunloom.config.monitoring import WatchConfig
-from sunloom.data.quality.drift.compare import FeatureDrift
-from sunloom.monitoring.bins import BINNING, Bins
-from sunloom.monitoring.histogram_distances import Rate, counts_p_value, distance, rates_p_value
-from sunloom.monitoring.histograms import DEFAULT, MISSING, OUTSIDE, ROWS, Histogram
+from sunloom.data.arrays import FloatArray, IntArray
+from sunloom.data.quality.drift import FeatureDrift
+from sunloom.data.quality.drift_statistics import SHARE_DISTANCES, relative_entropy
+from sunloom.monitoring.histograms import BINNING, DEFAULT, MISSING, OUTSIDE, ROWS, Bins, Histogram
+
+_LEAST_EXPECTED = 10.0
 
 Rule = Literal["feature_drift", "feature_null_rate", "feature_default_rate", "feature_range"]
 
@@ -54,8 +62,19 @@ class FeatureQuality:
     maximum: float | None
 
 
-@dataclass(frozen=True)
-class _Rates:
+class Rate(NamedTuple):
+    """A share of rows, as the hits among them."""
+
+    hits: int
+    rows: int
+
+    @property
+    def share(self) -> float:
+        """Hits by rows; 0 without rows."""
+        return self.hits / self.rows if self.rows else 0.0
+
+
+class _Rates(NamedTuple):
     """Shares of one feature's poor values."""
 
     null: Rate
@@ -144,21 +163,15 @@ def quality_findings(
     """Rates that rose past their bounds, and values outside the reference's range."""
     # Three rules a feature share the probability of a false alarm.
     significance = config.false_alarms / max(3 * len(bins.features), 1)
+    rules: tuple[tuple[Rule, float, str], ...] = (
+        ("feature_null_rate", config.quality.null_rate_rise, "is missing"),
+        ("feature_default_rate", config.quality.default_rate_rise, "is the default"),
+        ("feature_range", config.quality.outside_rate, "is outside its range"),
+    )
     findings = []
     for number, feature in enumerate(bins.features):
-        now, then = _rates(current, number), _rates(reference, number)
-        rises: list[tuple[Rule, Rate, Rate, float, str]] = [
-            ("feature_null_rate", now.null, then.null, config.quality.null_rate_rise, "is missing"),
-            (
-                "feature_default_rate", now.default, then.default,
-                config.quality.default_rate_rise, "is the default",
-            ),
-            (
-                "feature_range", now.outside, then.outside,
-                config.quality.outside_rate, "is outside its range",
-            ),
-        ]  # fmt: skip
-        for rule, rate, before, bound, words in rises:
+        rates = zip(rules, _rates(current, number), _rates(reference, number), strict=True)
+        for (rule, bound, words), rate, before in rates:
             rise = rate.share - before.share
             findings.append(
                 Finding(
@@ -184,3 +197,79 @@ def _rates(histogram: Histogram, number: int) -> _Rates:
         # A missing value has no range to be outside of.
         outside=Rate(int(tallies[OUTSIDE]), rows - missing),
     )
+
+
+def distance(method: str, reference: IntArray, current: IntArray) -> float:
+    """Distance of the current counts from the reference's; 0 is equal.
+
+    Args:
+        method: ``psi``, ``jensenshannon`` or ``kl_div``.
+        reference: Rows in each bin; at least one.
+        current: The same of the rows compared.
+    """
+    return _METHODS[method](reference / reference.sum(), current / current.sum())
+
+
+def counts_p_value(reference: IntArray, current: IntArray) -> float:
+    """Probability of counts this far apart, or farther, if both samples have one distribution.
+
+    Pearson's chi-squared test of two samples.
+    """
+    both = _join_sparse_bins(np.stack([reference, current]))
+    return _chi_squared_p_value(both) if both.shape[1] > 1 else 1.0
+
+
+def rates_p_value(reference: Rate, current: Rate) -> float:
+    """Probability of two shares this far apart, or farther, if both samples have one rate."""
+    counts = [np.array([hits, rows - hits], dtype=np.int64) for hits, rows in (reference, current)]
+    both = np.stack(counts)
+    # Without hits, misses or rows an expected count is 0, by which the test would divide.
+    if (both.sum(axis=0) == 0).any() or (both.sum(axis=1) == 0).any():
+        return 1.0
+    # Yates's correction keeps the figure honest for a handful of hits.
+    return _chi_squared_p_value(both, correction=0.5)
+
+
+def _chi_squared_p_value(both: IntArray, correction: float = 0.0) -> float:
+    from scipy.special import gammaincc
+
+    expected = both.sum(axis=1, keepdims=True) * both.sum(axis=0) / both.sum()
+    apart = np.maximum(np.abs(both - expected) - correction, 0)
+    statistic = float((apart**2 / expected).sum())
+    # The upper tail of the chi-squared distribution with bins - 1 degrees of freedom.
+    return float(gammaincc((both.shape[1] - 1) / 2, statistic / 2))
+
+
+def _join_sparse_bins(both: IntArray) -> IntArray:
+    """Neighbouring bins joined until each expects ten rows of the smaller sample; [2, bins].
+
+    The chi-squared distribution is only a limit: with fewer expected rows the p-value would be
+    wrong far out in the tail, where the monitor's bound is.
+    """
+    total = both.sum()
+    least = min(both.sum(axis=1)) / total if total else 0.0
+    joined: list[IntArray] = []
+    open_bin = np.zeros(2, dtype=np.int64)
+    for counts in both.T:
+        open_bin = open_bin + counts
+        if open_bin.sum() * least >= _LEAST_EXPECTED:
+            joined.append(open_bin)
+            open_bin = np.zeros(2, dtype=np.int64)
+    if open_bin.any():
+        if joined:
+            joined[-1] = joined[-1] + open_bin
+        else:
+            joined.append(open_bin)
+    return np.stack(joined, axis=1) if joined else np.zeros((2, 0), dtype=np.int64)
+
+
+def _kl_div(reference: FloatArray, current: FloatArray) -> float:
+    # Filled, or one unseen value would make the figure infinite.
+    filled = np.where(current == 0, EMPTY_BIN_SHARE, current)
+    return max(relative_entropy(reference, filled), 0.0)
+
+
+_METHODS: Mapping[str, Callable[[FloatArray, FloatArray], float]] = {
+    **SHARE_DISTANCES,
+    "kl_div": _kl_div,
+}

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, ColumnElement, Integer, LargeBinary, String, delete, select
+from sqlalchemy import JSON, Integer, LargeBinary, String, delete, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.core.database import Base, Database, UtcDateTime
-from sunloom.monitoring.bins import Bins
-from sunloom.monitoring.histograms import Histogram, empty_histogram, merge_histograms
+from sunloom.monitoring.histograms import Bins, Histogram, merge_histograms
 from sunloom.monitoring.windows import DAY, EPOCH, HOUR, TimeSpan, floor_to
 
 _HOURS, _DAYS, _REFERENCE = "hour", "day", "reference"
@@ -57,6 +56,7 @@ class HistogramStore:
         database.ensure(HistogramRow)
         self._database = database
         self._monitor = monitor
+        self._is_own = (HistogramRow.monitor == monitor, HistogramRow.cells == bins.id)
         self.bins = bins
 
     def put(self, hours: Mapping[datetime, Histogram]) -> None:
@@ -89,17 +89,16 @@ class HistogramStore:
 
         Days that are merged into one count belong to the span that they begin in.
         """
-        return merge_histograms(self._read((_HOURS, _DAYS), spans), self.bins)
+        return self._read((_HOURS, _DAYS), spans)
 
     def read_reference(self) -> Histogram:
         """The counts of the reference table; empty where it was not counted."""
-        span = TimeSpan(EPOCH, EPOCH + HOUR)
-        return next(iter(self._read((_REFERENCE,), [span])), empty_histogram(self.bins))
+        return self._read((_REFERENCE,), [TimeSpan(EPOCH, EPOCH + HOUR)])
 
     def starts(self, span: TimeSpan) -> list[datetime]:
         """Starts of the hours and days in the span that have rows."""
         query = select(HistogramRow.start).where(
-            *self._is_own(),
+            *self._is_own,
             HistogramRow.grain.in_((_HOURS, _DAYS)),
             HistogramRow.start >= span.start,
             HistogramRow.start < span.end,
@@ -109,16 +108,17 @@ class HistogramStore:
         with self._database.session() as session:
             return list(session.scalars(query))
 
-    def _read(self, grains: Sequence[str], spans: Iterable[TimeSpan]) -> list[Histogram]:
-        query = select(HistogramRow.packed).where(*self._is_own(), HistogramRow.grain.in_(grains))
+    def _read(self, grains: Sequence[str], spans: Iterable[TimeSpan]) -> Histogram:
+        query = select(HistogramRow.packed).where(*self._is_own, HistogramRow.grain.in_(grains))
         with self._database.session() as session:
-            return [
+            parts = [
                 Histogram.decode(encoded, self.bins)
                 for start, end in spans
                 for encoded in session.scalars(
                     query.where(HistogramRow.start >= start, HistogramRow.start < end)
                 )
             ]
+        return merge_histograms(parts, self.bins)
 
     def roll_up(self, before: datetime) -> int:
         """Merge the hours of each whole day before ``before`` into one count.
@@ -127,7 +127,7 @@ class HistogramStore:
             Days that were merged.
         """
         is_old = (
-            *self._is_own(),
+            *self._is_own,
             HistogramRow.grain == _HOURS,
             HistogramRow.start < floor_to(before, DAY),
         )
@@ -154,6 +154,3 @@ class HistogramStore:
         with self._database.session() as session:
             session.execute(delete(HistogramRow).where(is_own, is_old))
             session.execute(delete(HistogramRow).where(is_own, HistogramRow.cells != self.bins.id))
-
-    def _is_own(self) -> tuple[ColumnElement[bool], ...]:
-        return HistogramRow.monitor == self._monitor, HistogramRow.cells == self.bins.id

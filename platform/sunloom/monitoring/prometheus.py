@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from sunloom.config import Settings
 from sunloom.core.alerts import SEVERITIES, list_alerts
-from sunloom.monitoring.drift_table import StoredDriftReport, latest_drift
-from sunloom.monitoring.results_table import WindowFigures, latest_results
+from sunloom.monitoring.stored_results import WindowFigures, latest_drift, latest_results
 
+# The three characters that Prometheus' text format escapes in a label.
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 _RATES = ("null_rate", "default_rate", "outside_rate")
 
 Samples = Iterator[tuple[str, float]]
@@ -29,11 +30,16 @@ def render_monitoring(settings: Settings) -> str:
 def _gauges(settings: Settings) -> Iterator[tuple[str, str, Samples]]:
     """Name, help and samples of each gauge."""
     reports = latest_drift(settings)
-    yield "feature_drift", "Distance of a feature from its reference.", _drift_samples(reports)
-    yield (
-        "feature_drifted", "Features of a monitor that drifted in its newest window.",
-        ((_labels(monitor=one.report), float(one.drifted_features)) for one in reports),
-    )  # fmt: skip
+    drift = (
+        (_labels(monitor=report.report, feature=one.feature, method=one.method), one.value)
+        for report in reports
+        for one in report.features
+    )
+    yield "feature_drift", "Distance of a feature from its reference.", drift
+    counts = (
+        (_labels(monitor=report.report), float(report.drifted_features)) for report in reports
+    )
+    yield "feature_drifted", "Features of a monitor that drifted in its newest window.", counts
     quality = latest_results(settings, "quality")
     for rate in _RATES:
         meaning = f"Share of a feature's values in the newest window: {rate.removesuffix('_rate')}."
@@ -43,23 +49,18 @@ def _gauges(settings: Settings) -> Iterator[tuple[str, str, Samples]]:
         ("feature_freshness_lag_seconds", "freshness_lag_s", "Age of a monitor's newest row."),
         ("feature_rows_per_second", "rows_per_s", "Rows that a monitor counts in a second."),
     ):
-        yield name, meaning, _monitor_samples(performance, key)
+        # A round that took no time has no speed, and a source without rows no lag.
+        results = [result for result in performance if result.data[key] is not None]
+        yield name, meaning, ((_labels(monitor=r.monitor), r.data[key]) for r in results)
+    meaning = "CPU time of a feature computed alone, on a sample."
     costs = latest_results(settings, "cost")
-    yield (
-        "feature_cost_ms",
-        "CPU time of a feature computed alone, on a sample.",
-        _feature_samples(costs, "alone_ms", "feature_set"),
-    )
-    skew = latest_results(settings, "skew")
+    yield "feature_cost_ms", meaning, _feature_samples(costs, "alone_ms", "feature_set")
     meaning = "Share of a feature's served values that differ from offline."
+    skew = latest_results(settings, "skew")
     yield "feature_skew_rate", meaning, _feature_samples(skew, "skew_rate", "feature_set")
-    yield "alerts_open", "Open alerts by severity.", _alert_samples(settings)
-
-
-def _drift_samples(reports: Sequence[StoredDriftReport]) -> Samples:
-    for report in reports:
-        for one in report.features:
-            yield _labels(monitor=report.report, feature=one.feature, method=one.method), one.value
+    severities = [alert.severity for alert in list_alerts(settings, "open")]
+    alerts = ((_labels(severity=name), float(severities.count(name))) for name in SEVERITIES)
+    yield "alerts_open", "Open alerts by severity.", alerts
 
 
 def _feature_samples(results: Sequence[WindowFigures], key: str, owner: str = "monitor") -> Samples:
@@ -68,23 +69,5 @@ def _feature_samples(results: Sequence[WindowFigures], key: str, owner: str = "m
             yield _labels(**{owner: result.monitor, "feature": feature["feature"]}), feature[key]
 
 
-def _monitor_samples(results: Sequence[WindowFigures], key: str) -> Samples:
-    for result in results:
-        # A round that took no time has no speed, and a source without rows no lag.
-        if result.data[key] is not None:
-            yield _labels(monitor=result.monitor), result.data[key]
-
-
-def _alert_samples(settings: Settings) -> Samples:
-    severities = [alert.severity for alert in list_alerts(settings, "open")]
-    for severity in SEVERITIES:
-        yield _labels(severity=severity), float(severities.count(severity))
-
-
 def _labels(**labels: str) -> str:
-    return ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items())
-
-
-def _escape(text: str) -> str:
-    # The three characters that Prometheus' text format escapes in a label.
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in labels.items())

@@ -11,12 +11,11 @@ import numpy as np
 import polars as pl
 
 from sunloom.config.monitoring import WatchConfig
-from sunloom.data.quality.batches import table_from_path
-from sunloom.data.quality.drift.psi import has_value
+from sunloom.data.quality.checked_table import table_from_path
+from sunloom.data.quality.drift_statistics import has_value
 from sunloom.data.sources.table_files import data_files, require_columns
 from sunloom.errors import DataError, known_names_hint
-from sunloom.monitoring.bins import Bins
-from sunloom.monitoring.histograms import Histogram, count_rows_by_group, merge_histograms
+from sunloom.monitoring.histograms import Bins, Histogram, count_rows_by_group, merge_histograms
 from sunloom.monitoring.windows import EPOCH, HOUR, TimeSpan
 
 _HOUR_US = 3_600_000_000
@@ -65,7 +64,7 @@ def sample_rows(path: Path, event_time: str | None) -> pl.DataFrame:
         if event_time is not None and event_time in frame.collect_schema().names():
             frame = frame.bottom_k(_SAMPLE_ROWS, by=event_time)
         return frame.head(_SAMPLE_ROWS).collect()
-    return pl.concat(list(_frames(path, event_time))).head(_SAMPLE_ROWS)
+    return pl.concat(list(table_rows(path, event_time))).head(_SAMPLE_ROWS)
 
 
 def rows_before(frame: pl.DataFrame, event_time: str, end: datetime, least: int) -> pl.DataFrame:
@@ -127,23 +126,21 @@ def timed_rows(config: WatchConfig, bins: Bins) -> Iterator[pl.DataFrame]:
     """
     event_time = config.source.event_time
     assert event_time is not None
-    for frame in _frames(config.source.path, event_time):
+    for frame in table_rows(config.source.path, event_time):
         require_columns(frame, (event_time, *bins.names), str(config.source.path))
-        yield frame.with_columns(_to_utc(frame[event_time]).alias(event_time))
+        dtype = frame.schema[event_time]
+        if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
+            raise DataError(
+                f"The event time {event_time!r} is {dtype}, not datetimes with a time zone.",
+                "Write them in UTC, or leave watch.source.event_time empty.",
+                event_time,
+            )
+        time = pl.col(event_time).dt.convert_time_zone("UTC").dt.cast_time_unit("us")
+        yield frame.with_columns(time)
 
 
-def table_rows(path: Path) -> Iterator[pl.DataFrame]:
+def table_rows(path: Path, event_time: str | None = None) -> Iterator[pl.DataFrame]:
     """Every row of a table, in parts."""
-    return _frames(path, None)
-
-
-def in_spans(spans: Sequence[TimeSpan], event_time: str) -> pl.Expr:
-    """Whether a row's event time is in one of the spans."""
-    at = pl.col(event_time)
-    return pl.any_horizontal([(at >= start) & (at < end) for start, end in spans])
-
-
-def _frames(path: Path, event_time: str | None) -> Iterator[pl.DataFrame]:
     table = table_from_path(path)
     if event_time is not None and event_time in table.schema and not _is_parquet(path):
         # CSV and JSON lines: the event time must not be taken for text where one row is damaged.
@@ -153,14 +150,10 @@ def _frames(path: Path, event_time: str | None) -> Iterator[pl.DataFrame]:
         yield batch.typed.select(list(table.schema))
 
 
-def _to_utc(column: pl.Series) -> pl.Series:
-    if not isinstance(column.dtype, pl.Datetime) or column.dtype.time_zone is None:
-        raise DataError(
-            f"The event time {column.name!r} is {column.dtype}, not datetimes with a time zone.",
-            "Write them in UTC, or leave watch.source.event_time empty.",
-            column.name,
-        )
-    return column.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
+def in_spans(spans: Sequence[TimeSpan], event_time: str) -> pl.Expr:
+    """Whether a row's event time is in one of the spans."""
+    at = pl.col(event_time)
+    return pl.any_horizontal([(at >= start) & (at < end) for start, end in spans])
 
 
 def _is_parquet(path: Path) -> bool:

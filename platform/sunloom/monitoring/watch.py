@@ -18,15 +18,14 @@ from sunloom.config.monitoring import (
     TrailingReference,
     WatchConfig,
 )
-from sunloom.core.alerts import deliver_alerts, emit_alert, resolve_alert
+from sunloom.core.alerts import Alert, deliver_alerts, emit_alert, resolve_alert
 from sunloom.core.artifacts import fingerprint
 from sunloom.core.database import Database, open_database, utc_now
 from sunloom.core.telemetry import get_logger
-from sunloom.data.quality.drift.compare import DriftReport
+from sunloom.data.quality.drift import DriftReport
 from sunloom.data.sources.table_files import data_files
-from sunloom.monitoring.alert_state import AlertState, lag_alert, update_alerts
-from sunloom.monitoring.bins import Bins, build_bins
-from sunloom.monitoring.drift_table import link_report, store_drift, unlink_reports
+from sunloom.monitoring.alert_state import update_alerts
+from sunloom.monitoring.evidently_report import write_report
 from sunloom.monitoring.findings import (
     Finding,
     drift_features,
@@ -35,8 +34,7 @@ from sunloom.monitoring.findings import (
     quality_findings,
 )
 from sunloom.monitoring.histogram_store import HistogramStore, MonitorRow
-from sunloom.monitoring.histograms import Histogram, count_rows, merge_histograms
-from sunloom.monitoring.results_table import delete_results_before, store_result
+from sunloom.monitoring.histograms import Bins, build_bins, count_rows, merge_histograms
 from sunloom.monitoring.source_counts import (
     HourlyCounts,
     count_hours,
@@ -45,7 +43,12 @@ from sunloom.monitoring.source_counts import (
     table_rows,
     watched_features,
 )
-from sunloom.monitoring.windows import EPOCH, HOUR, TimeSpan, floor_hour, floor_to
+from sunloom.monitoring.stored_results import (
+    delete_results_before,
+    store_drift,
+    store_result,
+)
+from sunloom.monitoring.windows import EPOCH, HOUR, TimeSpan, floor_to, hour_until
 
 KINDS = ("drift", "quality", "performance")
 
@@ -162,12 +165,18 @@ def run_watch(
         if _update_lag_alert(work, performance.freshness_lag_s):
             raised.append("freshness")
     # Only now: a round that fails before this is repeated, and replaces the counts it wrote.
-    _store_state(work)
+    with work.database.session() as session:
+        session.merge(work.row)
+    work.store.roll_up(work.now - config.keep_hours)
+    work.store.delete_before(work.now - config.keep_days)
+    delete_results_before(work.database, config.name, work.now - config.keep_days)
     # Deliveries that failed in an earlier round, too, are tried before a report may fail this one.
     deliver_alerts(recipe)
-    report, numbers = None, None
+    files = None
     if windows and config.report is not None and "drift" in kinds:
-        report, numbers = _write_report(work, max(windows))
+        spans = _reference_spans(config, max(windows))
+        files = write_report(recipe, work.store.bins, max(windows), spans)
+    report, numbers = files or (None, None)
     get_logger("monitoring").info(
         "%s: %d rows, %d windows, alerts: %s",
         config.name, counts.rows, len(windows), ", ".join(raised) or "none",
@@ -187,8 +196,7 @@ def run_watch(
 def _open_round(
     recipe: MonitoringRecipe, config: WatchConfig, now: datetime, kinds: Collection[str]
 ) -> _WatchRound:
-    database = open_database(recipe)
-    database.ensure(MonitorRow)
+    database = open_database(recipe, MonitorRow)
     with database.session() as session:
         row = session.get(MonitorRow, config.name)
         if row is not None:
@@ -205,7 +213,7 @@ def _open_round(
         )  # fmt: skip
         store = HistogramStore(database, config.name, bins)
         if isinstance(config.reference, TableReference):
-            parts = [count_rows(part, bins) for part in table_rows(config.reference.path)]
+            parts = (count_rows(part, bins) for part in table_rows(config.reference.path))
             store.put_reference(merge_histograms(parts, bins))
     else:
         store = HistogramStore(database, config.name, Bins.from_json(row.cells))
@@ -241,10 +249,11 @@ def _build_bins(config: WatchConfig, now: datetime) -> Bins:
     for name, value in config.defaults.items():
         if isinstance(value, str):
             defaults[name] = value
+        elif sample[name].dtype.is_numeric():
+            defaults[name] = float(value)
         else:
             # Truth values are counted as text, as Polars writes them.
-            is_number = sample[name].dtype.is_numeric()
-            defaults[name] = float(value) if is_number else str(value).lower()
+            defaults[name] = str(value).lower()
     return build_bins(sample, names, config.cells, defaults)
 
 
@@ -253,14 +262,14 @@ def _count_new_rows(work: _WatchRound) -> tuple[HourlyCounts, list[TimeSpan]]:
     config, bins = work.config, work.store.bins
     if config.source.event_time is None:
         # The whole table is the window of this hour; a second run in the hour replaces it.
-        start = floor_hour(work.now)
-        parts = [count_rows(part, bins) for part in table_rows(config.source.path)]
+        start = floor_to(work.now, HOUR)
+        parts = (count_rows(part, bins) for part in table_rows(config.source.path))
         whole = merge_histograms(parts, bins)
         work.store.put({start: whole})
         return HourlyCounts({start: whole}, whole.rows, None), [TimeSpan(start, start + HOUR)]
     until = work.row.recorded_until
     # Hours that late rows may still change are counted anew, and replace their earlier counts.
-    since = floor_hour(until - config.late) if until is not None else None
+    since = floor_to(until - config.late, HOUR) if until is not None else None
     counts = count_hours(config, bins, since, work.now)
     work.store.put(counts.hours)
     work.row.recorded_until = work.now
@@ -283,7 +292,9 @@ def _due_windows(work: _WatchRound) -> list[TimeSpan]:
 def _compare_window(work: _WatchRound, span: TimeSpan) -> _WindowResult | None:
     """Compare a window with its reference; None where either has too few rows."""
     config, bins = work.config, work.store.bins
-    current, reference = work.store.read([span]), _reference(work, span)
+    spans = _reference_spans(config, span)
+    reference = work.store.read_reference() if spans is None else work.store.read(spans)
+    current = work.store.read([span])
     for kind in ("drift", "quality"):
         if kind in work.kinds and config.source.event_time is not None:
             # A new dict, because SQLAlchemy does not see changes inside a JSON column.
@@ -308,15 +319,10 @@ def _compare_window(work: _WatchRound, span: TimeSpan) -> _WindowResult | None:
         }
         store_result(work.database, config.name, "quality", span, figures)
         findings += quality
-    state = AlertState(dict(work.row.streaks))
-    raised = update_alerts(work.recipe, config, findings, state, str(span))
-    work.row.streaks = state.rules
+    streaks = dict(work.row.streaks)
+    raised = update_alerts(work.recipe, config, findings, streaks, str(span))
+    work.row.streaks = streaks
     return _WindowResult(drifted=drifted, raised=raised)
-
-
-def _reference(work: _WatchRound, span: TimeSpan) -> Histogram:
-    spans = _reference_spans(work.config, span)
-    return work.store.read_reference() if spans is None else work.store.read(spans)
 
 
 def _reference_spans(config: WatchConfig, span: TimeSpan) -> list[TimeSpan] | None:
@@ -326,7 +332,8 @@ def _reference_spans(config: WatchConfig, span: TimeSpan) -> list[TimeSpan] | No
         return None
     if isinstance(reference, TrailingReference):
         return [TimeSpan(span.start - reference.length, span.start)]
-    return [span.shift(-timedelta(weeks=n)) for n in range(1, reference.weeks + 1)]
+    weeks = [timedelta(weeks=number) for number in range(1, reference.weeks + 1)]
+    return [TimeSpan(span.start - length, span.end - length) for length in weeks]
 
 
 def _reference_name(config: WatchConfig) -> str:
@@ -337,20 +344,6 @@ def _reference_name(config: WatchConfig) -> str:
     if isinstance(reference, TrailingReference):
         return f"the {reference.length.total_seconds() / 86_400:g} days before"
     return f"the same weekday of {reference.weeks} weeks before"
-
-
-def _write_report(work: _WatchRound, span: TimeSpan) -> tuple[Path | None, Path | None]:
-    """Evidently's page of a window and its figures, where it can be made."""
-    from sunloom.monitoring.evidently_report import draw_samples, write_pages
-
-    config = work.config
-    samples = draw_samples(work.recipe, work.store.bins, span, _reference_spans(config, span))
-    pages = write_pages(work.recipe, samples, span) if samples else None
-    if pages is None:
-        return None, None
-    link_report(work.recipe, config.name, str(span), pages.html)
-    unlink_reports(work.recipe, pages.removed)
-    return pages.html, pages.json
 
 
 def _measure_performance(
@@ -370,28 +363,24 @@ def _measure_performance(
         features=features,
         freshness_lag_s=None if lag is None else lag.total_seconds(),
     )
-    span = TimeSpan(floor_hour(work.now), work.now)
+    span = hour_until(work.now)
     store_result(work.database, work.config.name, "performance", span, asdict(figures))
     return figures
 
 
 def _update_lag_alert(work: _WatchRound, lag_s: float | None) -> bool:
     """Raise or resolve the alert about the newest row's age; whether it is raised."""
-    max_lag = work.config.max_lag
-    if max_lag is None or lag_s is None:
+    config = work.config
+    if config.max_lag is None or lag_s is None:
         return False
-    alert = lag_alert(work.config, lag_s, max_lag)
-    if lag_s > max_lag.total_seconds():
-        emit_alert(work.recipe, alert)
-        return True
-    resolve_alert(work.recipe, alert)
-    return False
-
-
-def _store_state(work: _WatchRound) -> None:
-    """Store what the next round needs, and merge or delete old counts."""
-    with work.database.session() as session:
-        session.merge(work.row)
-    work.store.roll_up(work.now - work.config.keep_hours)
-    work.store.delete_before(work.now - work.config.keep_days)
-    delete_results_before(work.database, work.config.name, work.now - work.config.keep_days)
+    bound_s = config.max_lag.total_seconds()
+    alert = Alert(
+        name="feature_freshness",
+        severity=config.alerts.severity,
+        message=f"The newest row of {config.name} is {lag_s / 3600:.1f} hours old",
+        labels={"monitor": config.name},
+        value=lag_s,
+        threshold=bound_s,
+    )
+    (emit_alert if lag_s > bound_s else resolve_alert)(work.recipe, alert)
+    return lag_s > bound_s

@@ -19,10 +19,6 @@ class TimeSpan(NamedTuple):
         # Hours suffice: windows begin and end at whole ones.
         return f"{self.start:%Y-%m-%dT%H}/{self.end:%Y-%m-%dT%H}"
 
-    def shift(self, by: timedelta) -> TimeSpan:
-        """The span of the same length that begins ``by`` later."""
-        return TimeSpan(self.start + by, self.end + by)
-
 
 def floor_to(time: datetime, length: timedelta) -> datetime:
     """Start of the window of that length that contains the time."""
@@ -30,6 +26,6 @@ def floor_to(time: datetime, length: timedelta) -> datetime:
     return EPOCH + (time - EPOCH) // length * length
 
 
-def floor_hour(time: datetime) -> datetime:
-    """Start of the hour that contains the time."""
-    return floor_to(time, HOUR)
+def hour_until(time: datetime) -> TimeSpan:
+    """From the full hour until the time: what is stored again within the hour is replaced."""
+    return TimeSpan(floor_to(time, HOUR), time)

@@ -13,8 +13,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from sunloom.data.arrays import FloatArray, IntArray
-from sunloom.data.sources.splits import FileSplit, split_file
-from sunloom.data.sources.table_files import data_files, read_table, require_columns
+from sunloom.data.sources.table_files import (
+    FileSplit,
+    data_files,
+    read_table,
+    require_columns,
+    split_file,
+)
 from sunloom.errors import DataError
 from sunloom.preprocessing.columns import infinite_error, kind_of
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from sunloom.data.pipeline import PreparationSummary, mark_duplicates_block
+from sunloom.data.datasets import PreparationSummary, mark_duplicates_block
 from sunloom.data.quarantine import write_quarantine
 from sunloom.errors import DataQualityError
 from sunloom_retail.dataset import CDNOW

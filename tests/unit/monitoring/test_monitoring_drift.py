@@ -14,11 +14,11 @@ from sunloom.config import Settings
 from sunloom.config.data import DriftConfig, FeatureBound
 from sunloom.config.monitoring import EventsConfig, MonitoringRecipe
 from sunloom.core.alerts import list_alerts
-from sunloom.data.quality.drift.compare import drift_report
+from sunloom.data.datasets import DatasetSummary, dataset_summaries
+from sunloom.data.quality.drift import drift_report
 from sunloom.errors import DataError
 from sunloom.monitoring.drift_job import run_drift
-from sunloom.monitoring.drift_table import latest_drift
-from sunloom.monitoring.summaries import DatasetSummary, dataset_summaries
+from sunloom.monitoring.stored_results import latest_drift
 
 DIRECT = DriftConfig(engine="direct", method="psi", threshold=0.2)
 

@@ -15,7 +15,7 @@ from sunloom.config.monitoring import (
     QuotientConfig,
 )
 from sunloom.errors import DataError, UsageError
-from sunloom.monitoring.event_features import event_features, in_period, read_events
+from sunloom.monitoring.drift_job import event_features, in_period, read_events
 
 CONFIG = EventsConfig(
     quotients=(QuotientConfig(name="unit_price", numerator="amount", denominator="quantity"),)
@@ -45,7 +45,7 @@ def test_each_event_knows_its_entitys_past_alone() -> None:
     assert rows["unit_price"].to_list() == [7.0, 2.0, 5.0, None]
 
 
-def test_the_entity_is_gone() -> None:
+def test_the_entity_column_is_dropped() -> None:
     assert "customer_id" not in event_features(EVENTS, CONFIG).columns
 
 

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.errors import DataError
-from sunloom.monitoring.bins import Bins, build_bins
 from sunloom.monitoring.histogram_store import HistogramStore
 from sunloom.monitoring.histograms import (
     DEFAULT,
     MISSING,
     OUTSIDE,
     ROWS,
+    Bins,
     Histogram,
+    build_bins,
     count_rows,
     count_rows_by_group,
     empty_histogram,
@@ -39,7 +40,7 @@ REFERENCE = pl.DataFrame(
     }
 )
 NAMES = ["size", "few", "kind", "on"]
-CELLS = build_bins(REFERENCE, NAMES, defaults={"few": 0.0, "kind": "c"})
+BINS = build_bins(REFERENCE, NAMES, 20, {"few": 0.0, "kind": "c"})
 HOUR = timedelta(hours=1)
 START = datetime(2026, 1, 5, tzinfo=UTC)
 
@@ -66,23 +67,23 @@ def same(one: Histogram, other: Histogram) -> bool:
     )
 
 
-def test_cells_hold_equally_many_rows_or_one_value() -> None:
-    whole = count_rows(REFERENCE, CELLS)
-    assert [len(whole.feature_counts(CELLS, n)) for n in range(4)] == [20, 7, 4, 3]
-    assert set(whole.feature_counts(CELLS, 0)) == {150}
-    assert list(whole.feature_counts(CELLS, 1)) == [
+def test_bins_hold_equally_many_rows_or_one_value() -> None:
+    whole = count_rows(REFERENCE, BINS)
+    assert [len(whole.feature_counts(BINS, n)) for n in range(4)] == [20, 7, 4, 3]
+    assert set(whole.feature_counts(BINS, 0)) == {150}
+    assert list(whole.feature_counts(BINS, 1)) == [
         *REFERENCE["few"].value_counts().sort("few")["count"],
         0,
     ]
-    assert whole.feature_counts(CELLS, 2).sum() == 3_000
+    assert whole.feature_counts(BINS, 2).sum() == 3_000
     assert list(whole.tallies[:, OUTSIDE]) == [0, 0, 0, 0]
     assert whole.extremes[0].tolist() == [REFERENCE["size"].min(), REFERENCE["size"].max()]
 
 
-def test_a_value_that_many_share_has_one_cell() -> None:
+def test_a_value_that_many_rows_share_has_one_bin() -> None:
     column = pl.DataFrame({"x": [0.0] * 900 + [float(n) for n in range(1, 101)]})
-    cells = build_bins(column, ["x"], 20)
-    counts = count_rows(column, cells).feature_counts(cells, 0)
+    bins = build_bins(column, ["x"], 20)
+    counts = count_rows(column, bins).feature_counts(bins, 0)
     assert counts[0] == 900 + 50 or counts.max() >= 900
     assert counts.sum() == 1_000
 
@@ -90,23 +91,22 @@ def test_a_value_that_many_share_has_one_cell() -> None:
 @hypothesis_settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(ROW, max_size=12), min_size=1, max_size=5))
 def test_merged_parts_are_a_single_pass(parts: list[list[dict[str, object]]]) -> None:
-    whole = count_rows(_frame([row for part in parts for row in part]), CELLS)
-    in_parts = merge_histograms([count_rows(_frame(part), CELLS) for part in parts], CELLS)
+    whole = count_rows(_frame([row for part in parts for row in part]), BINS)
+    in_parts = merge_histograms([count_rows(_frame(part), BINS) for part in parts], BINS)
     assert same(whole, in_parts)
-    assert same(Histogram.decode(whole.encode(), CELLS), whole)
+    assert same(Histogram.decode(whole.encode(), BINS), whole)
     group = np.array([n for n, part in enumerate(parts) for _ in part], dtype=np.int64)
     frame = _frame([row for part in parts for row in part])
-    by_group = count_rows_by_group(frame, CELLS, group, len(parts))
+    by_group = count_rows_by_group(frame, BINS, group, len(parts))
     assert all(
-        same(one, count_rows(_frame(part), CELLS))
-        for one, part in zip(by_group, parts, strict=True)
+        same(one, count_rows(_frame(part), BINS)) for one, part in zip(by_group, parts, strict=True)
     )
 
 
 @hypothesis_settings(max_examples=100, deadline=None)
 @given(st.lists(ROW, max_size=40))
 def test_tallies_are_what_a_loop_counts(rows: list[dict[str, object]]) -> None:
-    tallies = count_rows(_frame(rows), CELLS).tallies
+    tallies = count_rows(_frame(rows), BINS).tallies
     size, few, kind = ([row[name] for row in rows] for name in ("size", "few", "kind"))
     low, high = REFERENCE["size"].min(), REFERENCE["size"].max()
     given_sizes = [v for v in size if isinstance(v, float) and v == v]
@@ -119,11 +119,11 @@ def test_tallies_are_what_a_loop_counts(rows: list[dict[str, object]]) -> None:
     assert list(tallies[:, ROWS]) == [len(rows)] * 4
 
 
-def test_cells_travel_as_json_and_have_an_identity() -> None:
-    again = Bins.from_json(CELLS.to_json())
-    assert again == CELLS
-    assert again.id == CELLS.id
-    assert build_bins(REFERENCE, NAMES, 10).id != CELLS.id
+def test_bins_round_trip_as_json_and_have_an_identity() -> None:
+    again = Bins.from_json(BINS.to_json())
+    assert again == BINS
+    assert again.id == BINS.id
+    assert build_bins(REFERENCE, NAMES, 10).id != BINS.id
 
 
 @pytest.mark.parametrize(
@@ -136,30 +136,30 @@ def test_cells_travel_as_json_and_have_an_identity() -> None:
 )
 def test_other_columns_are_named(frame: pl.DataFrame, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        count_rows(frame, CELLS)
+        count_rows(frame, BINS)
 
 
-def test_what_has_no_cells_is_named() -> None:
+def test_a_column_without_bins_is_named() -> None:
     for column in (pl.Series("x", [None], dtype=pl.Float64), pl.Series("x", [START])):
         with pytest.raises(DataError, match="'x'"):
-            build_bins(column.to_frame(), ["x"])
+            build_bins(column.to_frame(), ["x"], 20)
 
 
 def _hours(count: int) -> dict[datetime, Histogram]:
-    return {START + n * HOUR: count_rows(REFERENCE.slice(n * 50, 50), CELLS) for n in range(count)}
+    return {START + n * HOUR: count_rows(REFERENCE.slice(n * 50, 50), BINS) for n in range(count)}
 
 
 def test_history_keeps_hours_and_merges_them_into_days(settings: Settings) -> None:
-    history = HistogramStore(open_database(settings), "orders", CELLS)
+    history = HistogramStore(open_database(settings), "orders", BINS)
     hours = _hours(60)
     history.put(hours)
     history.put(hours)
-    assert same(history.read([TimeSpan(START, START + 60 * HOUR)]), count_rows(REFERENCE, CELLS))
-    some = merge_histograms(list(hours.values())[3:7], CELLS)
+    assert same(history.read([TimeSpan(START, START + 60 * HOUR)]), count_rows(REFERENCE, BINS))
+    some = merge_histograms(list(hours.values())[3:7], BINS)
     assert same(history.read([TimeSpan(START + 3 * HOUR, START + 7 * HOUR)]), some)
     assert history.roll_up(START + 49 * HOUR) == 2
-    assert same(history.read([TimeSpan(START, START + 60 * HOUR)]), count_rows(REFERENCE, CELLS))
-    day = merge_histograms(list(hours.values())[24:48], CELLS)
+    assert same(history.read([TimeSpan(START, START + 60 * HOUR)]), count_rows(REFERENCE, BINS))
+    day = merge_histograms(list(hours.values())[24:48], BINS)
     assert same(history.read([TimeSpan(START + 24 * HOUR, START + 48 * HOUR)]), day)
     assert history.roll_up(START + 49 * HOUR) == 0
     history.delete_before(START + 24 * HOUR)
@@ -167,13 +167,13 @@ def test_history_keeps_hours_and_merges_them_into_days(settings: Settings) -> No
     assert same(history.read([TimeSpan(START + 24 * HOUR, START + 48 * HOUR)]), day)
 
 
-def test_counts_on_other_cells_are_not_seen(settings: Settings) -> None:
+def test_counts_on_other_bins_are_not_read(settings: Settings) -> None:
     database = open_database(settings)
-    HistogramStore(database, "orders", CELLS).put(_hours(3))
+    HistogramStore(database, "orders", BINS).put(_hours(3))
     other = HistogramStore(database, "orders", build_bins(REFERENCE, NAMES, 10))
     assert other.read([TimeSpan(START, START + 3 * HOUR)]).rows == 0
     assert same(other.read_reference(), empty_histogram(other.bins))
     other.put_reference(count_rows(REFERENCE, other.bins))
     assert other.read_reference().rows == 3_000
     with pytest.raises(DataError, match="does not fit"):
-        Histogram.decode(empty_histogram(CELLS).encode(), other.bins)
+        Histogram.decode(empty_histogram(BINS).encode(), other.bins)

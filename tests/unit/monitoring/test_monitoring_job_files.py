@@ -12,9 +12,8 @@ import pytest
 from jobs import monitor_drift, monitor_performance, monitor_quality, monitor_service
 from sunloom.config import Settings
 from sunloom.config.monitoring import MonitoringRecipe, WatchConfig
-from sunloom.monitoring.drift_table import latest_drift
-from sunloom.monitoring.results_table import latest_results
 from sunloom.monitoring.service import ServiceResult
+from sunloom.monitoring.stored_results import latest_drift, latest_results
 
 DAY = timedelta(days=1)
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -62,12 +61,12 @@ def test_performance(recipe: MonitoringRecipe) -> None:
 def test_the_service_goes_on_at_the_recipes_pace(
     recipe: MonitoringRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[timedelta] = []
+    pauses: list[timedelta] = []
 
     def keep(_recipe: Any, every: timedelta) -> ServiceResult:
-        asked.append(every)
+        pauses.append(every)
         return ServiceResult(rounds=1, failed=0, raised=[])
 
     monkeypatch.setattr(monitor_service, "keep_monitoring", keep)
     assert monitor_service.monitor(recipe).metrics == {"rounds": 1, "failed": 0, "raised": []}
-    assert asked == [timedelta(minutes=7)]
+    assert pauses == [timedelta(minutes=7)]

@@ -21,7 +21,7 @@ START = datetime(2026, 1, 5, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
-def test_a_failure_of_evidentlys_is_said_after_the_alerts(
+def test_an_error_of_evidently_is_raised_after_the_alerts(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_words: Any) -> None:

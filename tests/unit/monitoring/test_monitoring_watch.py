@@ -13,18 +13,16 @@ import pytest
 from sunloom.config import Settings
 from sunloom.config.monitoring import MonitoringRecipe, WatchConfig
 from sunloom.core.alerts import list_alerts
-from sunloom.monitoring.bins import Bins, FeatureBins
-from sunloom.monitoring.drift_table import latest_drift
-from sunloom.monitoring.findings import drift_findings
-from sunloom.monitoring.histogram_distances import (
+from sunloom.monitoring.findings import (
     Rate,
     counts_p_value,
     distance,
+    drift_findings,
     rates_p_value,
 )
-from sunloom.monitoring.histograms import Histogram
+from sunloom.monitoring.histograms import Bins, FeatureBins, Histogram
 from sunloom.monitoring.prometheus import render_monitoring
-from sunloom.monitoring.results_table import latest_results, results_over_time
+from sunloom.monitoring.stored_results import latest_drift, latest_results, results_over_time
 from sunloom.monitoring.watch import run_watch
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -86,9 +84,9 @@ def test_one_shift_among_200_features_is_one_alert_and_fifty_calm_windows_are_no
 
 @pytest.mark.parametrize("rows", [100, 300, 2_000])
 def test_the_false_alarm_rate_is_kept_whatever_the_rows(rows: int) -> None:
-    """20 cells, 200 features, 100 windows of so few rows that psi passes 0.1 by chance."""
+    """20 bins, 200 features, 100 windows of so few rows that psi passes 0.1 by chance."""
     random = np.random.default_rng(rows)
-    cells = Bins(
+    bins = Bins(
         tuple(
             FeatureBins(f"f{n}", "edges", tuple(float(e) for e in range(19)), (), 0.0, 1.0)
             for n in range(200)
@@ -97,11 +95,10 @@ def test_the_false_alarm_rate_is_kept_whatever_the_rows(rows: int) -> None:
     config = WatchConfig.model_validate(
         {"name": "w", "source": {"path": "x"}, "false_alarms": 0.05, "threshold": 0.001}
     )
-    before = _counts(random, 10_000, cells)
+    before = _counts(random, 10_000, bins)
     alarms = sum(
         any(
-            one.flagged
-            for one in drift_findings(before, _counts(random, rows, cells), cells, config)
+            one.flagged for one in drift_findings(before, _counts(random, rows, bins), bins, config)
         )
         for _ in range(100)
     )
@@ -109,11 +106,11 @@ def test_the_false_alarm_rate_is_kept_whatever_the_rows(rows: int) -> None:
     assert alarms < 15
 
 
-def _counts(random: Any, rows: int, cells: Bins) -> Histogram:
-    counts = random.multinomial(rows, [1 / 20] * 20, size=len(cells.features))
-    tallies = np.zeros((len(cells.features), 4), dtype=np.int64)
+def _counts(random: Any, rows: int, bins: Bins) -> Histogram:
+    counts = random.multinomial(rows, [1 / 20] * 20, size=len(bins.features))
+    tallies = np.zeros((len(bins.features), 4), dtype=np.int64)
     tallies[:, 0] = rows
-    return Histogram(counts.reshape(-1), tallies, np.zeros((len(cells.features), 2)))
+    return Histogram(counts.reshape(-1), tallies, np.zeros((len(bins.features), 2)))
 
 
 def test_few_rows_alone_raise_nothing_however_large_psi(settings: Settings, tmp_path: Path) -> None:

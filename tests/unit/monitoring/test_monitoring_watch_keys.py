@@ -27,12 +27,16 @@ from sunloom.config.monitoring import (
 )
 from sunloom.core.alerts import list_alerts
 from sunloom.core.database import open_database
-from sunloom.monitoring.bins import Bins
-from sunloom.monitoring.drift_table import drift_over_time, latest_drift
-from sunloom.monitoring.histogram_distances import distance
+from sunloom.monitoring.findings import distance
 from sunloom.monitoring.histogram_store import HistogramRow, MonitorRow
-from sunloom.monitoring.results_table import latest_results, results_over_time
+from sunloom.monitoring.histograms import Bins
 from sunloom.monitoring.service import keep_monitoring
+from sunloom.monitoring.stored_results import (
+    drift_over_time,
+    latest_drift,
+    latest_results,
+    results_over_time,
+)
 from sunloom.monitoring.watch import run_watch
 
 START = datetime(2026, 1, 5, tzinfo=UTC)

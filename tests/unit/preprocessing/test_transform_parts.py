@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from sunloom.data.sources.splits import FileSplit
+from sunloom.data.sources.table_files import FileSplit
 from sunloom.errors import ArtifactError, ClusterError, DataError
 from sunloom.preprocessing.accumulators.values import ColumnValues
 from sunloom.preprocessing.cluster.fit_transform import run_task

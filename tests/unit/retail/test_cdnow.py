@@ -8,7 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from sunloom.data.datasets import LabelledDataSet, open_dataset
+from sunloom.core.plugins import load_plugin
+from sunloom.data.datasets import GROUP, LabelledDataSet
 from sunloom.errors import DataError, NotFoundError
 from sunloom_retail.dataset import CDNOW, CdnowPurchases
 
@@ -84,7 +85,7 @@ def test_labels_look_at_the_180_days_after_and_no_further() -> None:
 
 
 def test_it_enters_by_its_entry_point() -> None:
-    assert isinstance(open_dataset("cdnow"), LabelledDataSet)
+    assert isinstance(load_plugin(GROUP, "cdnow"), LabelledDataSet)
     with pytest.raises(NotFoundError) as caught:
-        open_dataset("cdnwo")
+        load_plugin(GROUP, "cdnwo")
     assert "'cdnow'" in caught.value.hint

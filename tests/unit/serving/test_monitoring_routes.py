@@ -17,8 +17,8 @@ from sunloom.config import Settings
 from sunloom.config.data import ValidationConfig
 from sunloom.config.monitoring import MonitoringRecipe, WatchConfig
 from sunloom.core.database import open_database
-from sunloom.data.quality.batches import table_from_frame
-from sunloom.data.quality.results_table import store_verdict
+from sunloom.data.quality.checked_table import table_from_frame
+from sunloom.data.quality.report import store_verdict
 from sunloom.data.quality.validate import validate
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.monitoring.watch import run_watch

@@ -18,8 +18,8 @@ from sunloom.core.alerts import list_alerts
 from sunloom.core.database import open_database
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.materialization.materialize import materialize
-from sunloom.monitoring.served_results import KEPT, ServedResult, latest_served, store_served
-from sunloom.monitoring.served_skew import compare_served
+from sunloom.monitoring.skew import compare_served
+from sunloom.monitoring.stored_results import KEPT, ServedResult, latest_served, store_served
 from sunloom.serving.apps.features.app import build_features_app
 from sunloom.serving.apps.gateway import monitoring_routes as monitoring
 from sunloom.serving.apps.gateway.health_routes import render_all_metrics

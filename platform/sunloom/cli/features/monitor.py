@@ -59,8 +59,7 @@ def skew(
     Without --served, random entities are read as of random times; with it a sample of the values
     that the gateway has served is computed again.
     """
-    from sunloom.monitoring.served_skew import compare_served
-    from sunloom.monitoring.stream_skew import compare_streamed
+    from sunloom.monitoring.skew import compare_served, compare_streamed
 
     config = load_recipe(FeaturesRecipe, recipe, sets, env)
     if served:

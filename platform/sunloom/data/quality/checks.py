@@ -1,26 +1,33 @@
-"""Checks of single rows, as Polars expressions over a batch."""
+"""Checks of single rows, as Polars expressions over a batch, and plugins that check rows.
+
+Plugins are entry points of the group ``sunloom.checks``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 
 from sunloom.config.data import CheckRule, ColumnRule, ReferenceRule, ValidationConfig
-from sunloom.data.quality.batches import (
+from sunloom.core.plugins import load_plugin
+from sunloom.data.quality.checked_table import (
     CheckedTable,
     TypedBatch,
     presence_column,
     table_from_path,
 )
-from sunloom.data.quality.custom_checks import failing_rows
 from sunloom.data.sources.table_files import require_columns
-from sunloom.errors import ConfigError
+from sunloom.errors import ConfigError, PluginError
 
-Mask = Callable[[TypedBatch], pl.Expr | pl.Series]
+GROUP = "sunloom.checks"
+
+Mask = pl.Expr | Callable[[TypedBatch], pl.Series]
+"""Of the typed columns, or of a batch: True where a row fails, False where it passes, null where it
+is not checked."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class RowCheck:
         feature: Column or columns.
         threshold: Share of the checked rows that must pass.
         reason: What is wrong with a row that fails.
-        mask: True where a row fails, False where it passes, null where it is not checked.
+        mask: Which rows fail.
         example_columns: Columns whose values are shown in examples.
     """
 
@@ -42,6 +49,23 @@ class RowCheck:
     reason: str
     mask: Mask
     example_columns: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class CustomCheck(Protocol):
+    """A plugin of group ``sunloom.checks``: says which rows pass.
+
+    It is called with some consecutive rows at a time and must judge each by itself.
+    """
+
+    def __call__(self, rows: pl.DataFrame, options: Mapping[str, Any]) -> pl.Series:
+        """True where a row passes, False where it fails, null where it is not checked.
+
+        Args:
+            rows: Columns in their declared types.
+            options: ``options`` of the recipe.
+        """
+        ...
 
 
 def row_checks(
@@ -72,24 +96,20 @@ def _column_checks(
     name: str, config: ValidationConfig, dtype: pl.DataType, is_key: bool
 ) -> Iterator[RowCheck]:
     rule = config.columns.get(name, ColumnRule())
-
-    def check(kind: str, threshold: float, reason: str, fails: pl.Expr) -> RowCheck:
-        return RowCheck(
-            check=kind,
-            feature=name,
-            threshold=threshold,
-            reason=reason,
-            mask=lambda _batch: fails,
-            example_columns=(name,),
-        )
-
     # Keys that the recipe names must be complete; guessed ones (``id``) are columns like others.
     least = 1.0 if is_key and config.keys else config.completeness_threshold
     completeness = least if rule.completeness is None else rule.completeness
-    yield check("completeness", completeness, f"{name} is missing", is_missing(name, dtype))
+    yield RowCheck(
+        check="completeness",
+        feature=name,
+        threshold=completeness,
+        reason=f"{name} is missing",
+        mask=is_missing(name, dtype),
+        example_columns=(name,),
+    )
     validity = config.validity_threshold if rule.validity is None else rule.validity
     for kind, reason, fails in _validity_masks(name, rule, dtype):
-        yield check(kind, validity, reason, fails)
+        yield RowCheck(kind, name, validity, reason, mask=fails, example_columns=(name,))
 
 
 def _validity_masks(
@@ -235,13 +255,27 @@ def _require_same_types(rule: ReferenceRule, table: CheckedTable, known: pl.Data
 
 
 def _custom_check(rule: CheckRule) -> RowCheck:
-    def mask(batch: TypedBatch) -> pl.Series:
-        # The plugin sees the user's columns alone, not the ``presence_column`` beside each.
-        names = [name for name in batch.typed.columns if not name.startswith("\0")]
-        return failing_rows(rule.check, batch.typed.select(names), rule.options)
+    name = rule.check
 
-    reason = f"check {rule.check} refuses it"
-    return RowCheck(rule.check, "*", rule.threshold, reason, mask)
+    def mask(batch: TypedBatch) -> pl.Series:
+        check: CustomCheck = load_plugin(GROUP, name, CustomCheck)
+        # The plugin sees the user's columns alone, not the ``presence_column`` beside each.
+        rows = batch.typed.select(c for c in batch.typed.columns if not c.startswith("\0"))
+        try:
+            passing = check(rows, rule.options)
+        # The plugin is the user's code: whatever it raises, the error must name the check.
+        except Exception as error:
+            raise PluginError(f"Check {name!r} failed: {type(error).__name__}: {error}") from error
+        is_mask = isinstance(passing, pl.Series) and passing.dtype == pl.Boolean
+        if not is_mask or len(passing) != len(rows):
+            raise PluginError(
+                f"Check {name!r} must return a Boolean series of {len(rows)} values.",
+                "True where a row passes.",
+            )
+        # Null stays null: a row that the plugin does not check does not fail either.
+        return ~passing
+
+    return RowCheck(name, "*", rule.threshold, f"check {name} refuses it", mask)
 
 
 def _bound_text(bound: Any, absent: str) -> str:

@@ -10,10 +10,9 @@ from sunloom.config import Settings
 from sunloom.config.data import ValidationConfig
 from sunloom.core.database import Database, open_database
 from sunloom.core.telemetry import get_logger
-from sunloom.data.quality.batches import CheckedTable, table_from_frame, table_from_path
+from sunloom.data.quality.checked_table import CheckedTable, table_from_frame, table_from_path
 from sunloom.data.quality.html_report import write_report
-from sunloom.data.quality.report import QualityReport
-from sunloom.data.quality.results_table import store_verdict
+from sunloom.data.quality.report import QualityReport, store_verdict
 from sunloom.data.quality.rules import TableRules, complete_rules
 from sunloom.data.quality.validate import validate
 from sunloom.errors import DataQualityError

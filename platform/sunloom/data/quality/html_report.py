@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from sunloom.core.files import write_atomic
-from sunloom.data.quality.report import (
-    CheckResult,
-    Profile,
-    QualityReport,
-    RowExample,
-    null_infinite,
-)
+from sunloom.data.quality.profiles import Profile
+from sunloom.data.quality.report import CheckResult, QualityReport, RowExample, null_infinite
 
 _STYLE = Path(__file__).parent / "report.css"
 _DRIFT_WIDTH, _DRIFT_HEIGHT = 220, 64
@@ -41,44 +36,39 @@ def write_report(report: QualityReport, folder: Path) -> QualityReport:
 def render_page(report: QualityReport) -> str:
     """The whole HTML page."""
     verdict = "passed" if report.is_passed else "failed"
+    name = escape(Path(report.name).name)
     failures = "".join(_failure(check) for check in report.failures)
     parts = [
         f"<header class='{verdict}'><p class='kind'>Data quality</p>"
-        f"<h1>{escape(Path(report.name).name)}</h1><p class='verdict'>{verdict}</p>"
+        f"<h1>{name}</h1><p class='verdict'>{verdict}</p>"
         f"<p class='when'>{report.created_at:%Y-%m-%d %H:%M} UTC · {escape(report.name)}</p>"
         "</header>",
         _tiles(report),
-        f"<section><h2>What failed</h2>{failures}</section>" if failures else "",
-        _quarantine_note(report),
-        _drift_section(report) if report.drift else "",
-        _checks_section(report.checks),
-        _columns_section(report.profiles),
     ]
-    title = f"{verdict}: {escape(Path(report.name).name)}"
+    if failures:
+        parts.append(f"<section><h2>What failed</h2>{failures}</section>")
+    if report.quarantine is not None:
+        file = escape(str(report.quarantine))
+        parts.append(f"<p class='aside'>All rows that fail: <code>{file}</code></p>")
+    if report.drift:
+        parts.append(_drift_section(report))
+    parts += [_checks_section(report.checks), _columns_section(report.profiles)]
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{title}</title><style>{_STYLE.read_text()}</style></head>"
+        f"<title>{verdict}: {name}</title><style>{_STYLE.read_text()}</style></head>"
         f"<body><main>{''.join(parts)}</main></body></html>"
     )
 
 
 def _tiles(report: QualityReport) -> str:
-    passed = len(report.checks) - len(report.failures)
-    tiles = [
-        (f"{report.rows:,}", "rows", ""),
-        (f"{len(report.profiles)}", "columns", ""),
-        (
-            f"{passed} of {len(report.checks)}",
-            "checks passed",
-            "bad" if report.failures else "good",
-        ),
-    ]
+    passed, drifted = len(report.checks) - len(report.failures), len(report.drifted_columns)
+    tiles = [(f"{report.rows:,}", "rows", ""), (f"{len(report.profiles)}", "columns", "")]
+    kind = "bad" if report.failures else "good"
+    tiles.append((f"{passed} of {len(report.checks)}", "checks passed", kind))
     if report.drift:
-        kind = "bad" if report.drifted_columns else "good"
-        tiles.append(
-            (f"{len(report.drifted_columns)} of {len(report.drift)}", "columns drifted", kind)
-        )
+        kind = "bad" if drifted else "good"
+        tiles.append((f"{drifted} of {len(report.drift)}", "columns drifted", kind))
     cells = "".join(f"<div class='tile {k}'><b>{v}</b><span>{n}</span></div>" for v, n, k in tiles)
     return f"<div class='tiles'>{cells}</div>"
 
@@ -88,37 +78,20 @@ def _failure(check: CheckResult) -> str:
     return (
         f"<article><h3><code>{escape(check.feature)}</code> {escape(_words(check.check))}</h3>"
         f"<p>{escape(check.reason)}{': ' if count and check.reason else ''}{count}. "
-        f"Found <b>{_value_text(check)}</b>, wanted {_threshold_text(check)}.</p>"
-        f"{_examples(check.examples)}</article>"
+        f"Found <b>{_measure_text(check.check, check.value)}</b>, wanted {_threshold_text(check)}."
+        f"</p>{_examples(check.examples)}</article>"
     )
 
 
 def _examples(examples: Sequence[RowExample]) -> str:
-    if not examples:
-        return ""
-    rows = (
-        (
-            str(example.row),
-            ", ".join(f"{name} {value}" for name, value in example.keys.items()) or "-",
-            _example_value(example.value),
-        )
-        for example in examples
-    )
-    return _table(("row", "key", "value found"), rows, "examples")
-
-
-def _example_value(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {item}" for name, item in value.items()) or "-"
-    return str(value)
-
-
-def _quarantine_note(report: QualityReport) -> str:
-    if report.quarantine is None:
-        return ""
-    return f"<p class='aside'>All rows that fail: <code>{escape(str(report.quarantine))}</code></p>"
+    rows = []
+    for example in examples:
+        value = example.value
+        text = _pairs(value) if isinstance(value, Mapping) else str(value)
+        cells = (str(example.row), _pairs(example.keys), "nothing" if value is None else text)
+        rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+    table = _table(_head(("row", "key", "value found")), rows, " class='examples'")
+    return table if rows else ""
 
 
 def _drift_section(report: QualityReport) -> str:
@@ -152,68 +125,59 @@ def _checks_section(checks: Sequence[CheckResult]) -> str:
         rows.append(
             f"<tr>{mark}<td><code>{escape(check.feature)}</code></td>"
             f"<td>{escape(_words(check.check))}</td><td>{picture}</td>"
-            f"<td class='n'>{_value_text(check)}</td><td class='n'>{_threshold_text(check)}</td>"
-            f"<td class='n'>{check.failed:,}</td></tr>"
+            f"<td class='n'>{_measure_text(check.check, check.value)}</td>"
+            f"<td class='n'>{_threshold_text(check)}</td><td class='n'>{check.failed:,}</td></tr>"
         )
     head = _head(("", "column", "check", ""), ("found", "wanted", "rows failing"))
-    return (
-        f"<section><h2>All checks</h2><div class='wide'><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
+    return f"<section><h2>All checks</h2><div class='wide'>{_table(head, rows)}</div></section>"
 
 
 def _columns_section(profiles: Sequence[Profile]) -> str:
     rows = []
     for profile in profiles:
         present = 1 - profile.missing / profile.rows if profile.rows else 1.0
-        numbers = [profile.minimum, profile.mean, profile.maximum]
-        cells = "".join(f"<td class='n'>{_figure(number)}</td>" for number in numbers)
+        numbers = (profile.minimum, profile.mean, profile.maximum)
+        figures = ("-" if number is None else f"{number:,.4g}" for number in numbers)
+        cells = "".join(f"<td class='n'>{figure}</td>" for figure in figures)
+        is_utc = profile.dtype.startswith("Datetime") and "UTC" in profile.dtype
+        dtype = "Datetime, UTC" if is_utc else escape(profile.dtype)
         common = ", ".join(f"{text} ({count:,})" for text, count in profile.common)
         picture = (
             _histogram(profile.counts) if profile.counts else f"<small>{escape(common)}</small>"
         )
         rows.append(
             f"<tr><td><code>{escape(profile.feature)}</code></td>"
-            f"<td>{escape(_type(profile.dtype))}</td>"
-            f"<td>{_share_bar(present, True)} {_percent(present)}</td>{cells}"
+            f"<td>{dtype}</td><td>{_share_bar(present, True)} {_percent(present)}</td>{cells}"
             f"<td>{picture}</td></tr>"
         )
     head = _head(("column", "type", "there"), ("least", "mean", "greatest"), ("values",))
-    return (
-        f"<section><h2>Columns</h2><div class='wide'><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
-    )
+    return f"<section><h2>Columns</h2><div class='wide'>{_table(head, rows)}</div></section>"
 
 
-def _head(words: Sequence[str], numbers: Sequence[str], more_words: Sequence[str] = ()) -> str:
+def _head(words: Sequence[str], numbers: Sequence[str] = (), more_words: Sequence[str] = ()) -> str:
     left = "".join(f"<th>{name}</th>" for name in words)
     right = "".join(f"<th class='n'>{name}</th>" for name in numbers)
     return left + right + "".join(f"<th>{name}</th>" for name in more_words)
 
 
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table class='{kind}'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+def _table(head: str, rows: Sequence[str], attributes: str = "") -> str:
+    body = "".join(rows)
+    return f"<table{attributes}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _value_text(check: CheckResult) -> str:
-    if check.check == "freshness":
-        return _age(check.value)
-    if check.check in ("rows", "extra_columns"):
-        return f"{check.value:,.0f}"
-    return _percent(check.value)
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "-"
 
 
 def _threshold_text(check: CheckResult) -> str:
-    if check.check == "freshness":
-        return f"at most {_age(check.threshold)}"
-    if check.check in ("rows", "extra_columns"):
-        word = "at least" if check.check == "rows" else "at most"
-        return f"{word} {check.threshold:,.0f}"
-    return f"at least {_percent(check.threshold)}"
+    word = "at most" if check.check in ("freshness", "extra_columns") else "at least"
+    return f"{word} {_measure_text(check.check, check.threshold)}"
+
+
+def _measure_text(check: str, value: float) -> str:
+    if check == "freshness":
+        return _age(value)
+    return f"{value:,.0f}" if check in ("rows", "extra_columns") else _percent(value)
 
 
 def _age(seconds: float) -> str:
@@ -228,16 +192,8 @@ def _percent(share: float) -> str:
     return "100 %" if share == 1 else f"{share * 100:.4g} %" if share < 0.9999 else f"{share:.6%}"
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.4g}"
-
-
 def _words(check: str) -> str:
     return check.replace("_", " ")
-
-
-def _type(dtype: str) -> str:
-    return "Datetime, UTC" if dtype.startswith("Datetime") and "UTC" in dtype else dtype
 
 
 def _share_bar(share: float, good: bool) -> str:

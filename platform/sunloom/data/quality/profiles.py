@@ -8,12 +8,36 @@ import numpy as np
 import polars as pl
 
 from sunloom.data.arrays import FloatArray, IntArray
-from sunloom.data.quality.batches import CheckedTable, TypedBatch
+from sunloom.data.quality.checked_table import CheckedTable, TypedBatch
 from sunloom.data.quality.checks import is_missing
-from sunloom.data.quality.report import Profile
 
 _BINS = 24
 _COMMON = 3
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A column's values at a glance.
+
+    Attributes:
+        feature: Column.
+        dtype: Type as checked.
+        rows: Rows.
+        missing: Null or NaN.
+        minimum, maximum, mean: Of numbers; None otherwise.
+        counts: Rows in equally wide bins between minimum and maximum of the first batch.
+        common: Most frequent texts of the first batch with their counts.
+    """
+
+    feature: str
+    dtype: str
+    rows: int
+    missing: int
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    counts: tuple[int, ...] = ()
+    common: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass

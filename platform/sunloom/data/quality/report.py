@@ -1,4 +1,7 @@
-"""The report of a validation: results of checks, drift, column profiles."""
+"""The report of a validation: results of checks, drift, column profiles, and its stored verdict.
+
+Verdicts are stored in the database table ``quality_reports``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sunloom.data.quality.drift.compare import FeatureDrift
+from sqlalchemy import JSON, Boolean, Integer, String, func, select
+from sqlalchemy.orm import Mapped, mapped_column
+
+from sunloom.config import Settings
+from sunloom.core.database import Base, Database, UtcDateTime, copy_row, open_database
+from sunloom.data.quality.drift import DriftShape, FeatureDrift
+from sunloom.data.quality.profiles import Profile
 
 
 @dataclass(frozen=True)
@@ -63,45 +72,6 @@ class CheckResult:
     rows: int = 0
     reason: str = ""
     examples: tuple[RowExample, ...] = ()
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A column's values at a glance.
-
-    Attributes:
-        feature: Column.
-        dtype: Type as checked.
-        rows: Rows.
-        missing: Null or NaN.
-        minimum, maximum, mean: Of numbers; None otherwise.
-        counts: Rows in equally wide bins between minimum and maximum of the first batch.
-        common: Most frequent texts of the first batch with their counts.
-    """
-
-    feature: str
-    dtype: str
-    rows: int
-    missing: int
-    minimum: float | None = None
-    maximum: float | None = None
-    mean: float | None = None
-    counts: tuple[int, ...] = ()
-    common: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True)
-class DriftShape:
-    """Two distributions on the same bins, for a picture.
-
-    Attributes:
-        labels: The bins' edges, or the values.
-        reference, current: Share of the rows in each bin.
-    """
-
-    labels: tuple[str, ...]
-    reference: tuple[float, ...]
-    current: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -176,3 +146,72 @@ def null_infinite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: null_infinite(item) for key, item in value.items()}
     return [null_infinite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+class QualityRow(Base):
+    """One verdict."""
+
+    __tablename__ = "quality_reports"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    name: Mapped[str] = mapped_column(String(200), index=True)
+    passed: Mapped[bool] = mapped_column(Boolean)
+    rows: Mapped[int] = mapped_column(Integer)
+    checks: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    drift: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    report: Mapped[str | None] = mapped_column(String(2000))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+@dataclass(frozen=True)
+class StoredVerdict:
+    """A verdict as ``GET /monitoring/quality`` gives it.
+
+    Attributes:
+        name: Name under which it was stored.
+        passed: Whether every check passed and no column drifted.
+        rows: Rows read.
+        checks, drift: Fields of ``CheckResult`` and of ``FeatureDrift``, as plain data.
+        report: Path of the HTML report.
+        created_at: ISO 8601, UTC.
+    """
+
+    name: str
+    passed: bool
+    rows: int
+    checks: list[dict[str, Any]]
+    drift: list[dict[str, Any]]
+    report: str | None
+    created_at: str
+
+
+def store_verdict(database: Database, name: str, report: QualityReport) -> None:
+    """Store a verdict under a name; its example rows stay in the report's files."""
+    database.ensure(QualityRow)
+    # PostgreSQL's JSON refuses infinite numbers, such as the age of an empty table's newest row.
+    plain = null_infinite(report.to_dict())
+    with database.session() as session:
+        session.add(
+            QualityRow(
+                name=name,
+                passed=report.is_passed,
+                rows=report.rows,
+                checks=[check | {"examples": []} for check in plain["checks"]],
+                drift=plain["drift"],
+                report=plain["report"],
+                created_at=report.created_at,
+            )
+        )
+
+
+def latest_verdicts(settings: Settings) -> list[StoredVerdict]:
+    """The newest verdict of each name, by name."""
+    database = open_database(settings, QualityRow)
+    # By id, because two verdicts may have one time.
+    newest = select(func.max(QualityRow.id)).group_by(QualityRow.name)
+    query = select(QualityRow).where(QualityRow.id.in_(newest)).order_by(QualityRow.name)
+    with database.session() as session:
+        return [
+            copy_row(row, StoredVerdict, created_at=row.created_at.isoformat())
+            for row in session.scalars(query)
+        ]

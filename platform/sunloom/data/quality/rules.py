@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from sunloom.config.data import ColumnRule, ValidationConfig
-from sunloom.data.quality.batches import CheckedTable
+from sunloom.data.quality.checked_table import CheckedTable
 from sunloom.errors import ConfigError, DataError, known_names_hint
 
 _USUAL_KEYS = ("entity_id", "id")
@@ -42,18 +42,13 @@ def complete_rules(
         names: Columns of the table that is checked.
     """
     keys = config.keys or _with_time((table.key,) if table.key in names else (), names)
-    overridden = {
-        name: _override(table.columns[name], rule) if name in table.columns else rule
-        for name, rule in config.columns.items()
-    }
-    return config.model_copy(update={"columns": {**table.columns, **overridden}, "keys": keys})
-
-
-def _override(default: ColumnRule, rule: ColumnRule) -> ColumnRule:
-    # Only what the recipe sets: a model's default must not replace a declared limit.
-    own = {name: getattr(rule, name) for name in rule.model_fields_set}
-    # A column that the recipe names is required, also where the table's owner did not require it.
-    return default.model_copy(update={"required": rule.required} | own)
+    columns = {**table.columns}
+    for name, rule in config.columns.items():
+        # Only what the recipe sets: a model's default must not replace a declared limit. A column
+        # that the recipe names is required, also where the table's owner did not require it.
+        own = {key: getattr(rule, key) for key in rule.model_fields_set | {"required"}}
+        columns[name] = columns[name].model_copy(update=own) if name in columns else rule
+    return config.model_copy(update={"columns": columns, "keys": keys})
 
 
 def declared_types(config: ValidationConfig) -> dict[str, str]:

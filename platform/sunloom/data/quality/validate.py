@@ -1,8 +1,11 @@
-"""The validation of a table: one pass that counts, and one for the rows that fail."""
+"""The validation of a table: one pass that counts, and one for the rows that fail.
+
+Some of the failing rows are examples in the report; all of them go to the quarantine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,26 +15,28 @@ import polars as pl
 
 from sunloom.config.data import FreshnessRule, ValidationConfig
 from sunloom.core.database import utc_now
-from sunloom.data.quality.batches import CheckedTable, TypedBatch
+from sunloom.data.quality.checked_table import CheckedTable, TypedBatch
 from sunloom.data.quality.checks import RowCheck, row_checks
-from sunloom.data.quality.drift_check import compare_with_reference
-from sunloom.data.quality.failing_rows import quarantine_rows, row_example
+from sunloom.data.quality.drift import compare_with_reference
 from sunloom.data.quality.profiles import Profiler
 from sunloom.data.quality.report import CheckResult, DamagedExample, QualityReport, RowExample
 from sunloom.data.quality.rules import check_rules_fit, declared_types, key_columns
-from sunloom.data.quarantine import QuarantineWriter
-from sunloom.data.sources.table_files import Damaged
+from sunloom.data.quarantine import POSITION, REASON, QuarantineWriter
 from sunloom.errors import DataError
 
 Key = tuple[str, ...]
 
+_MOST_CHARACTERS = 200
+_MOST_ITEMS = 20
+
 
 @dataclass(frozen=True)
 class _Outcome:
-    """A check of single rows, and its result over the whole table."""
+    """A check of single rows, its result over the whole table, and some rows that fail."""
 
     check: RowCheck
     result: CheckResult
+    examples: list[RowExample] = field(default_factory=list)
 
 
 @dataclass
@@ -47,7 +52,7 @@ class _Tally:
 
     failed: list[int]
     checked: list[int]
-    hashes: dict[Key, list[pl.Series]] = field(default_factory=dict)
+    hashes: dict[Key, list[pl.Series]]
     rows: int = 0
     newest: datetime | None = None
 
@@ -76,8 +81,10 @@ def validate(
     check_rules_fit(config, table)
     keys = key_columns(config, table.schema)
     checks = row_checks(config, table, keys)
-    tally = _Tally([0] * len(checks), [0] * len(checks))
-    tally.hashes = {key: [] for key in _unique_keys(config, table, keys)}
+    unique = [(n,) for n, rule in config.columns.items() if rule.unique and n in table.schema]
+    # Without a key at least no two whole rows may be equal.
+    hashes: dict[Key, list[pl.Series]] = {key: [] for key in [keys or tuple(table.schema), *unique]}
+    tally = _Tally([0] * len(checks), [0] * len(checks), hashes)
     profiler = Profiler(table)
     for batch in table.batches():
         _count(tally, batch, checks, config.freshness)
@@ -104,28 +111,12 @@ def validate(
     )
 
 
-def _unique_keys(config: ValidationConfig, table: CheckedTable, keys: Key) -> list[Key]:
-    # Without a key at least no two whole rows may be equal.
-    whole = keys or tuple(table.schema)
-    unique = [(name,) for name, rule in config.columns.items() if rule.unique]
-    return [whole, *[key for key in unique if key != whole and key[0] in table.schema]]
-
-
 def _count(
     tally: _Tally, batch: TypedBatch, checks: Sequence[RowCheck], freshness: FreshnessRule | None
 ) -> None:
-    counts = (
-        _masks(checks, batch)
-        .select(
-            pl.struct(pl.all().sum()).alias("failed"), pl.struct(pl.all().count()).alias("checked")
-        )
-        .row(0, named=True)
-    )
-    for number, (failed, checked) in enumerate(
-        zip(counts["failed"].values(), counts["checked"].values(), strict=True)
-    ):
-        tally.failed[number] += int(failed or 0)
-        tally.checked[number] += checked
+    for number, mask in enumerate(_masks(checks, batch).iter_columns()):
+        tally.failed[number] += int(mask.sum() or 0)
+        tally.checked[number] += mask.count()
     for key, hashes in tally.hashes.items():
         hashes.append(_key_hashes(batch, key).drop_nulls())
     tally.rows += batch.raw.height
@@ -135,12 +126,9 @@ def _count(
 
 def _masks(checks: Sequence[RowCheck], batch: TypedBatch) -> pl.DataFrame:
     """A column a check: True where a row fails, null where it is not checked."""
-    masks = [check.mask(batch) for check in checks]
+    masks = (c.mask if isinstance(c.mask, pl.Expr) else pl.lit(c.mask(batch)) for c in checks)
     # One select for all checks: Polars evaluates their expressions in parallel.
-    return batch.typed.select(
-        (mask if isinstance(mask, pl.Expr) else pl.lit(mask)).alias(str(number))
-        for number, mask in enumerate(masks)
-    )
+    return batch.typed.select(mask.alias(str(number)) for number, mask in enumerate(masks))
 
 
 def _key_hashes(batch: TypedBatch, key: Key) -> pl.Series:
@@ -227,7 +215,22 @@ def _table_checks(
         rows=tally.rows,
     )
     if table.damaged:
-        yield _check_readable(table.damaged, tally.rows, config)
+        total = tally.rows + len(table.damaged)
+        share = tally.rows / total
+        yield CheckResult(
+            check="readable",
+            feature="*",
+            value=share,
+            threshold=config.validity_threshold,
+            passed=share >= config.validity_threshold,
+            failed=len(table.damaged),
+            rows=total,
+            reason="the row cannot be read",
+            examples=tuple(
+                DamagedExample(row=row.position, value=row.content, keys={}, reason=row.reason)
+                for row in table.damaged[: config.examples]
+            ),
+        )
     for name, rule in config.columns.items():
         if rule.required:
             is_there = name in table.schema
@@ -240,28 +243,6 @@ def _table_checks(
         yield CheckResult("extra_columns", "*", float(len(extra)), 0.0, not extra, reason=reason)
     if config.freshness is not None:
         yield _check_freshness(config.freshness, tally.newest)
-
-
-def _check_readable(
-    damaged: Sequence[Damaged], readable: int, config: ValidationConfig
-) -> CheckResult:
-    total = readable + len(damaged)
-    share = readable / total
-    examples = tuple(
-        DamagedExample(row=row.position, value=row.content, keys={}, reason=row.reason)
-        for row in damaged[: config.examples]
-    )
-    return CheckResult(
-        check="readable",
-        feature="*",
-        value=share,
-        threshold=config.validity_threshold,
-        passed=share >= config.validity_threshold,
-        failed=len(damaged),
-        rows=total,
-        reason="the row cannot be read",
-        examples=examples,
-    )
 
 
 def _check_freshness(rule: FreshnessRule, newest: datetime | None) -> CheckResult:
@@ -283,23 +264,67 @@ def _collect_failing_rows(
     writer: QuarantineWriter,
 ) -> list[CheckResult]:
     """The results with examples; the rows that made a check fail go to the quarantine."""
-    failing = [number for number, outcome in enumerate(outcomes) if outcome.result.failed]
-    examples: dict[int, list[RowExample]] = {number: [] for number in failing}
     for damaged in table.damaged:
         writer.write(asdict(damaged))
+    failing = [outcome for outcome in outcomes if outcome.result.failed]
+    reasons = {
+        str(number): outcome.check.reason
+        for number, outcome in enumerate(failing)
+        if not outcome.result.passed
+    }
     # A second pass instead of rows kept in the first one: most tables pass, and need none.
     for batch in table.batches() if failing else ():
-        masks = _masks([outcomes[number].check for number in failing], batch)
-        refused: list[tuple[str, pl.Series]] = []
-        for number, mask in zip(failing, masks.iter_columns(), strict=True):
-            check, result = outcomes[number].check, outcomes[number].result
-            room = max(most_examples - len(examples[number]), 0)
-            rows = mask.fill_null(False).arg_true()[:room]
-            examples[number] += [row_example(batch, r, check.example_columns, keys) for r in rows]
-            if not result.passed:
-                refused.append((check.reason, mask))
-        quarantine_rows(writer, batch, refused)
-    return [
-        replace(outcome.result, examples=tuple(examples.get(number, ())))
-        for number, outcome in enumerate(outcomes)
-    ]
+        # Null means that the row was not checked, which is no failure.
+        masks = _masks([outcome.check for outcome in failing], batch).fill_null(False)
+        for outcome, mask in zip(failing, masks.iter_columns(), strict=True):
+            room = max(most_examples - len(outcome.examples), 0)
+            outcome.examples.extend(
+                _row_example(batch, row, outcome.check.example_columns, keys)
+                for row in mask.arg_true()[:room]
+            )
+        if reasons:
+            _quarantine_rows(writer, batch, masks, reasons)
+    return [replace(outcome.result, examples=tuple(outcome.examples)) for outcome in outcomes]
+
+
+def _row_example(
+    batch: TypedBatch, row: int, columns: Sequence[str], keys: Sequence[str]
+) -> RowExample:
+    """One failing row: its position, the value at fault as the source has it, and its keys."""
+    values = {name: _to_json_value(batch.raw[name][row]) for name in columns}
+    return RowExample(
+        row=batch.positions[row],
+        value=next(iter(values.values())) if len(values) == 1 else values,
+        keys={name: _to_json_value(batch.raw[name][row]) for name in keys},
+    )
+
+
+def _quarantine_rows(
+    writer: QuarantineWriter, batch: TypedBatch, masks: pl.DataFrame, reasons: Mapping[str, str]
+) -> None:
+    """Write the rows that a check refuses, with all reasons, by column of ``masks``."""
+    refused = masks.select(reasons.keys())
+    failing = refused.select(pl.any_horizontal(pl.all())).to_series().arg_true()
+    rows = batch.raw[failing].with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String))
+    for index, content in zip(failing, rows.iter_rows(named=True), strict=True):
+        fails = zip(reasons.values(), refused.row(index), strict=True)
+        writer.write(
+            {
+                POSITION: batch.positions[index],
+                REASON: "; ".join(reason for reason, is_failing in fails if is_failing),
+                "content": {name: _to_json_value(value) for name, value in content.items()},
+            }
+        )
+
+
+def _to_json_value(value: Any) -> Any:
+    """A value that JSON can hold; long texts and lists are truncated."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        # JSON knows neither NaN nor infinity; their text shows what the source has.
+        return value if value == value and abs(value) != float("inf") else str(value)
+    if isinstance(value, list | pl.Series):
+        return [_to_json_value(item) for item in list(value)[:_MOST_ITEMS]]
+    text = value.isoformat() if hasattr(value, "isoformat") else str(value)
+    return text if len(text) <= _MOST_CHARACTERS else text[:_MOST_CHARACTERS] + "…"

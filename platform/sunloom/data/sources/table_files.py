@@ -1,9 +1,9 @@
-"""Tables from Parquet, CSV and JSON-lines files."""
+"""Tables from Parquet, CSV and JSON-lines files, whole or in splits, and parsers of their text."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,17 @@ from typing import Any
 import polars as pl
 
 from sunloom.errors import DataError, UsageError, nearest
+
+# %+ is RFC 3339; the two others have a space where it has a T, as databases write it.
+_DATETIME_FORMATS = ("%+", "%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f%#z")
+_TRUE, _FALSE = ("true", "True", "1"), ("false", "False", "0")
+_CAST: dict[str, pl.DataType] = {
+    "float64": pl.Float64(),
+    "string": pl.String(),
+    "duration": pl.Duration("us"),
+    "bytes": pl.Binary(),
+    "null": pl.Null(),
+}
 
 
 @dataclass(frozen=True)
@@ -45,14 +56,6 @@ class Table:
     positions: pl.Series | None = None
 
 
-@dataclass(frozen=True)
-class _ReadOptions:
-    """Columns to read, None for all; with ``as_text``, values of CSV and JSON lines stay text."""
-
-    columns: Sequence[str] | None
-    as_text: bool
-
-
 def read_table(path: Path, columns: Sequence[str] | None = None, *, as_text: bool = False) -> Table:
     """Read one file, or a folder of files of one kind in name order.
 
@@ -66,8 +69,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None, *, as_text: boo
         UsageError: The path does not exist, or its extension is not supported.
         DataError: The file cannot be read as its extension says.
     """
-    options = _ReadOptions(columns, as_text)
-    parts = [_read_file(file, options) for file in data_files(path)]
+    parts = [_read_file(file, columns, as_text) for file in data_files(path)]
     if len(parts) == 1:
         return parts[0]
     # No positions of the whole: those of the files repeat, so the rows are numbered anew.
@@ -86,7 +88,7 @@ def data_files(path: Path) -> list[Path]:
         files = sorted(file for file in path.iterdir() if file.suffix in READERS)
         if not files:
             raise UsageError(
-                f"The folder {path} holds no {_extensions()} file.",
+                f"The folder {path} holds no {', '.join(READERS)} file.",
                 f"Found: {_listing(path) or 'nothing'}",
             )
         return files
@@ -97,7 +99,7 @@ def data_files(path: Path) -> list[Path]:
         )
     if path.suffix not in READERS:
         raise UsageError(
-            f"{path} ends in {path.suffix!r}, which has no reader.", f"Known: {_extensions()}"
+            f"{path} ends in {path.suffix!r}, which has no reader.", f"Known: {', '.join(READERS)}"
         )
     return [path]
 
@@ -121,33 +123,27 @@ def require_columns(rows: pl.DataFrame | pl.Schema, names: Iterable[str], source
     )
 
 
-def _read_file(path: Path, options: _ReadOptions) -> Table:
+def _read_file(path: Path, columns: Sequence[str] | None, as_text: bool) -> Table:
     try:
-        return READERS[path.suffix](path, options)
+        return READERS[path.suffix](path, columns, as_text)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(f"{path} cannot be read as {path.suffix[1:]}: {error}") from error
 
 
-def _read_parquet(path: Path, options: _ReadOptions) -> Table:
-    schema = pl.read_parquet_schema(path)
-    if options.columns is not None:
-        require_columns(pl.Schema(schema), options.columns, str(path))
-    columns = None if options.columns is None else list(options.columns)
+def _read_parquet(path: Path, columns: Sequence[str] | None, _as_text: bool) -> Table:
+    names = None if columns is None else list(columns)
+    if names is not None:
+        require_columns(pl.Schema(pl.read_parquet_schema(path)), names, str(path))
     # No glob and no hive: brackets and = in a path are characters of a name here.
-    return Table(pl.read_parquet(path, columns=columns, glob=False, hive_partitioning=False))
+    return Table(pl.read_parquet(path, columns=names, glob=False, hive_partitioning=False))
 
 
-def _read_csv(path: Path, options: _ReadOptions) -> Table:
-    frame = pl.read_csv(
-        path,
-        infer_schema=not options.as_text,
-        infer_schema_length=10_000,
-        glob=False,
-    )
-    return Table(_select_columns(frame, options, path))
+def _read_csv(path: Path, columns: Sequence[str] | None, as_text: bool) -> Table:
+    frame = pl.read_csv(path, infer_schema=not as_text, infer_schema_length=10_000, glob=False)
+    return Table(_select_columns(frame, columns, path))
 
 
-def _read_jsonl(path: Path, options: _ReadOptions) -> Table:
+def _read_jsonl(path: Path, columns: Sequence[str] | None, as_text: bool) -> Table:
     rows: list[Mapping[str, Any]] = []
     positions: list[int] = []
     damaged: list[Damaged] = []
@@ -159,31 +155,27 @@ def _read_jsonl(path: Path, options: _ReadOptions) -> Table:
             row = _parse_line(line.rstrip("\n"), position, path)
             if isinstance(row, Damaged):
                 damaged.append(row)
-            else:
-                rows.append({k: _to_text(v) for k, v in row.items()} if options.as_text else row)
-                positions.append(position)
+                continue
+            if as_text:
+                # Not str(): nested lists and objects must stay JSON.
+                row = {k: v if isinstance(v, str | None) else json.dumps(v) for k, v in row.items()}
+            rows.append(row)
+            positions.append(position)
     # Every row is looked at: a column may first appear, or change its type, far down the file.
-    schema = dict.fromkeys((k for row in rows for k in row), pl.String) if options.as_text else None
+    schema = dict.fromkeys((k for row in rows for k in row), pl.String) if as_text else None
     frame = pl.DataFrame(rows, schema=schema, infer_schema_length=None, strict=False)
     return Table(
-        rows=_select_columns(frame, options, path),
+        rows=_select_columns(frame, columns, path),
         damaged=tuple(damaged),
         positions=pl.Series(positions, dtype=pl.Int64),
     )
 
 
-def _select_columns(frame: pl.DataFrame, options: _ReadOptions, path: Path) -> pl.DataFrame:
-    if options.columns is None:
+def _select_columns(frame: pl.DataFrame, columns: Sequence[str] | None, path: Path) -> pl.DataFrame:
+    if columns is None:
         return frame
-    require_columns(frame, options.columns, str(path))
-    return frame.select(options.columns)
-
-
-def _to_text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    # Not str(): nested lists and objects must stay JSON.
-    return json.dumps(value)
+    require_columns(frame, columns, str(path))
+    return frame.select(columns)
 
 
 def _parse_line(line: str, position: int, path: Path) -> Mapping[str, Any] | Damaged:
@@ -197,7 +189,7 @@ def _parse_line(line: str, position: int, path: Path) -> Mapping[str, Any] | Dam
     return Damaged(str(path), position, reason, line[:500])
 
 
-READERS: Mapping[str, Callable[[Path, _ReadOptions], Table]] = {
+READERS: Mapping[str, Callable[[Path, Sequence[str] | None, bool], Table]] = {
     ".parquet": _read_parquet,
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
@@ -205,10 +197,106 @@ READERS: Mapping[str, Callable[[Path, _ReadOptions], Table]] = {
 }
 
 
-def _extensions() -> str:
-    return ", ".join(READERS)
-
-
 def _listing(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
     return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+
+
+def parse_scalar(column: pl.Expr, dtype: str) -> pl.Expr:
+    """Text as a value of the type; null where it cannot be parsed.
+
+    Args:
+        column: A column of strings; space around a value is ignored.
+        dtype: ``int64``, ``float64``, ``bool``, ``string``, ``datetime`` (with a time zone, read
+            as UTC), ``duration``, ``bytes`` or ``null``.
+    """
+    text = column.str.strip_chars()
+    if dtype == "datetime":
+        return parse_datetime(text)
+    if dtype == "bool":
+        true, false = text.is_in(_TRUE), text.is_in(_FALSE)
+        return pl.when(true).then(True).when(false).then(False)
+    if dtype == "int64":
+        # 3.0 and 1e3 are whole numbers too; beyond 2**53 only the direct cast is exact.
+        number = text.cast(pl.Float64, strict=False)
+        whole = pl.when(number == number.round()).then(number.cast(pl.Int64, strict=False))
+        return pl.coalesce(text.cast(pl.Int64, strict=False), whole)
+    return text.cast(_CAST[dtype], strict=False)
+
+
+def parse_datetime(text: pl.Expr) -> pl.Expr:
+    """ISO 8601 with a time zone as UTC in microseconds; null where it cannot be parsed."""
+    return pl.coalesce(
+        text.str.to_datetime(form, time_unit="us", strict=False).dt.convert_time_zone("UTC")
+        for form in _DATETIME_FORMATS
+    )
+
+
+@dataclass(frozen=True)
+class FileSplit:
+    """Neighbouring row groups of a Parquet file, or a whole file of another kind.
+
+    Attributes:
+        file: Absolute path, which a worker opens too.
+        row_groups: Row groups; none where the whole file is read.
+        first_row: Rows before the split: in its file, or in the table that the file belongs to.
+        rows: Rows of its row groups; 0 where only reading the file would tell.
+        size_bytes: Bytes of the columns that are read, uncompressed; about, for a whole file.
+    """
+
+    file: str
+    row_groups: tuple[int, ...]
+    first_row: int
+    rows: int
+    size_bytes: int
+
+    def read_parquet(self, columns: Sequence[str]) -> pl.DataFrame:
+        """Those of the columns that the Parquet file has, in the rows of the split."""
+        import pyarrow.parquet as pq
+
+        # Not by Polars, which reads ranges of rows but no row groups by number.
+        with pq.ParquetFile(self.file) as opened:
+            names = opened.schema_arrow.names
+            known = [name for name in columns if name in names]
+            frame = pl.from_arrow(opened.read_row_groups(list(self.row_groups), columns=known))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+
+def split_file(
+    file: Path, columns: Sequence[str] | None = None, least_rows: int = 1
+) -> Iterator[FileSplit]:
+    """The splits of a file, in order.
+
+    Args:
+        file: Parquet, or any other file, which is one split.
+        columns: Columns that will be read; all by default.
+        least_rows: Row groups are joined until a split has so many rows.
+
+    Yields:
+        At least one split, so that a file without rows still tells its columns.
+    """
+    path = str(file.absolute())
+    if file.suffix != ".parquet":
+        yield FileSplit(path, (), first_row=0, rows=0, size_bytes=file.stat().st_size)
+        return
+    import pyarrow.parquet as pq
+
+    footer = pq.read_metadata(file)
+    groups: list[int] = []
+    first = rows = size = 0
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        groups.append(number)
+        rows += group.num_rows
+        for index in range(group.num_columns):
+            column = group.column(index)
+            # A list's or a struct's leaves are named below their column.
+            if columns is None or column.path_in_schema.split(".")[0] in columns:
+                # Uncompressed: the engine is chosen by the memory that the rows take.
+                size += column.total_uncompressed_size
+        if rows >= least_rows:
+            yield FileSplit(path, tuple(groups), first, rows, size)
+            groups, first, rows, size = [], first + rows, 0, 0
+    if groups or not footer.num_row_groups:
+        yield FileSplit(path, tuple(groups), first, rows, size)

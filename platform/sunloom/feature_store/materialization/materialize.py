@@ -15,8 +15,7 @@ from sunloom.config.data import ValidationConfig
 from sunloom.config.features import ChalkConfig, FeaturesRecipe
 from sunloom.core.plugins import load_plugin
 from sunloom.core.telemetry import get_logger
-from sunloom.data.datasets import GROUP, LabelledDataSet
-from sunloom.data.pipeline import open_tables
+from sunloom.data.datasets import GROUP, LabelledDataSet, open_tables
 from sunloom.data.sources.table_files import read_table
 from sunloom.feature_store.materialization.preprocessed import (
     PreparationArtifact,

@@ -10,16 +10,19 @@ from typing import Any
 import polars as pl
 
 from sunloom.config.data import ValidationConfig
-from sunloom.data.quality.batches import (
+from sunloom.data.quality.checked_table import (
     CheckedTable,
     table_from_frame,
     table_from_path,
     table_from_records,
 )
-from sunloom.data.quality.drift.compare import FeatureDrift
-from sunloom.data.quality.drift.psi import has_value
-from sunloom.data.quality.drift.sampling import RowSample
-from sunloom.data.quality.drift_check import compare_with_reference, is_comparable
+from sunloom.data.quality.drift import (
+    FeatureDrift,
+    RowSample,
+    compare_with_reference,
+    is_comparable,
+)
+from sunloom.data.quality.drift_statistics import has_value
 from sunloom.data.quality.report import CheckResult
 from sunloom.data.quality.rules import complete_rules, declared_types, key_columns
 from sunloom.data.quality.validate import validate

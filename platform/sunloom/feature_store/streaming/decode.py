@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import polars as pl
 
-from sunloom.data.datasets import POSITION, REASON
+from sunloom.data.quarantine import POSITION, REASON
 from sunloom.features.plan.feature_sets import ClassPlan
 from sunloom.features.plan.polars_dtypes import POLARS
 from sunloom.features.sources.typed_rows import conform

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from sunloom.data.datasets import REASON
-from sunloom.data.sources.table_files import require_columns
-from sunloom.data.sources.text_values import parse_datetime
+from sunloom.data.quarantine import REASON
+from sunloom.data.sources.table_files import parse_datetime, require_columns
 from sunloom.errors import DataError
 from sunloom.features.plan.columns import EVENT_TIME, NOW
 from sunloom.features.plan.feature_sets import Plan

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from sunloom.core.telemetry import get_logger
-from sunloom.data.datasets import REASON
+from sunloom.data.quarantine import REASON
 from sunloom.errors import DataQualityError
 from sunloom.features.engine.counters import Counters
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from sunloom.core.telemetry import get_logger
-from sunloom.data.sources.splits import FileSplit, split_file
-from sunloom.data.sources.table_files import data_files
+from sunloom.data.sources.table_files import FileSplit, data_files, split_file
 from sunloom.errors import NotFoundError, UsageError
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.projection import SourceProjection, source_projections

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from sunloom.data.datasets import POSITION, REASON
-from sunloom.data.sources.table_files import data_files, read_table, require_columns
-from sunloom.data.sources.text_values import parse_scalar
+from sunloom.data.quarantine import POSITION, REASON
+from sunloom.data.sources.table_files import data_files, parse_scalar, read_table, require_columns
 from sunloom.errors import DataError
 from sunloom.features.plan.dtypes import DType
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan

@@ -19,7 +19,7 @@ import polars as pl
 
 from sunloom.core.files import atomic_path
 from sunloom.core.ray_tasks import map_blocks, require_cluster
-from sunloom.data.sources.splits import FileSplit
+from sunloom.data.sources.table_files import FileSplit
 from sunloom.errors import ArtifactError, ClusterError
 from sunloom.preprocessing.cluster.lookback import (
     Blocks,

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from polars import selectors
 
 from sunloom.config.preprocessing.graph import GraphConfig, NodesConfig
-from sunloom.data.sources.table_files import data_files, read_table, require_columns
-from sunloom.data.sources.text_values import parse_datetime
+from sunloom.data.sources.table_files import data_files, parse_datetime, read_table, require_columns
 from sunloom.errors import DataError, DependencyError
 
 

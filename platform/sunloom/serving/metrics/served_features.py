@@ -21,7 +21,7 @@ from sunloom.core.telemetry import get_logger
 from sunloom.feature_store.stores.online.key_value import PLANS
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.monitoring.served_results import ServedResult, store_served
+from sunloom.monitoring.stored_results import ServedResult, store_served
 from sunloom.serving.asgi import encode_json, parse_object
 
 # One result in eight costs the hot path less than can be measured.

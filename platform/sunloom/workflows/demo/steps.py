@@ -43,7 +43,7 @@ class Figures:
 def prepare_data(recipes: DemoRecipes) -> Figures:
     """Clean the purchase log and quarantine what is wrong with it."""
     # Each step imports its room as it runs, so the step list appears without waiting for all.
-    from sunloom.data.pipeline import prepare_dataset
+    from sunloom.data.datasets import prepare_dataset
 
     summary = prepare_dataset(recipes.data)
     counts = f"{summary.rows_in:,} rows in, {summary.rows_out:,} out"

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sunloom.data.quality.drift.sampling import RowSample
+from sunloom.data.quality.drift import RowSample
 
 FRAME = pl.DataFrame({"n": range(1_000), "t": [str(n) for n in range(1_000)]})
 

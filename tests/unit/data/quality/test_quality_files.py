@@ -1,4 +1,4 @@
-"""Files of every form, read in chunks; bad rows are set aside, and the report can be read."""
+"""Files of every form, read in chunks; bad rows are quarantined, and the report can be read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from sunloom.config import Settings
 from sunloom.config.data import ValidationConfig
 from sunloom.core.database import open_database
-from sunloom.data.quality.batches import (
+from sunloom.data.quality.checked_table import (
     CheckedTable,
     TypedBatch,
     table_from_frame,
@@ -23,7 +23,7 @@ from sunloom.data.quality.batches import (
 )
 from sunloom.data.quality.gate import gate, validate_file
 from sunloom.data.quality.html_report import write_report
-from sunloom.data.quality.results_table import latest_verdicts
+from sunloom.data.quality.report import latest_verdicts
 from sunloom.data.quality.validate import validate
 from sunloom.errors import DataError, DataQualityError, NotFoundError, PluginError, UsageError
 
@@ -89,7 +89,7 @@ def _write_text(folder: Path, form: str, rows: list[dict[str, object]]) -> Path:
     return path
 
 
-def test_damaged_lines_are_counted_and_set_aside(tmp_path: Path) -> None:
+def test_damaged_lines_are_counted_and_quarantined(tmp_path: Path) -> None:
     path = _write(tmp_path, "jsonl")
     path.write_text(path.read_text() + "{torn\n")
     report = validate(
@@ -101,7 +101,7 @@ def test_damaged_lines_are_counted_and_set_aside(tmp_path: Path) -> None:
     assert (entry["position"], entry["content"]) == (21, "{torn")
 
 
-def test_a_torn_parquet_file_is_named(tmp_path: Path) -> None:
+def test_a_truncated_parquet_file_is_named(tmp_path: Path) -> None:
     path = _write(tmp_path, "parquet")
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(DataError, match=r"rows\.parquet cannot be read as parquet"):
@@ -115,7 +115,7 @@ def test_a_folder_whose_files_differ_is_refused(tmp_path: Path) -> None:
         validate(table_from_path(tmp_path), ValidationConfig())
 
 
-def test_records_are_judged_by_jsons_types() -> None:
+def test_records_are_checked_by_their_json_types() -> None:
     rules = ValidationConfig.model_validate(
         {"columns": {"n": "int64", "x": "float64", "s": "string", "at": "datetime"}, "min_rows": 0}
     )
@@ -268,7 +268,7 @@ def test_the_gate_refuses_whole_and_says_why(settings: Settings, tmp_path: Path)
 @pytest.mark.parametrize(
     "kind", ["int64", "float64", "string", "datetime", "date", "duration", "bool"]
 )
-def test_no_value_breaks_the_judge(value: object, kind: str) -> None:
+def test_no_value_breaks_the_validation(value: object, kind: str) -> None:
     rules = ValidationConfig.model_validate({"columns": {"a": kind}, "min_rows": 0})
     for records in ([{"a": value}], [{"a": value}, {"a": 1}, {"a": "x"}, {"b": value}]):
         assert validate(table_from_records(records, "r"), rules).rows == len(records)

@@ -1,4 +1,4 @@
-"""A batch that the rules refuse is not written; the last good one stays, and HTTP asks the same."""
+"""A batch that the rules refuse is not written; the last good one stays. HTTP rows are checked."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 
 from sunloom.config import load_config
 from sunloom.config.features import FeaturesRecipe
-from sunloom.data.quality.results_table import latest_verdicts
+from sunloom.data.quality.report import latest_verdicts
 from sunloom.errors import DataQualityError
 from sunloom.feature_store.materialization.backfill.backfill import backfill
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.offline_store import open_offline_store
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.monitoring.feature_costs import feature_costs
-from sunloom.monitoring.results_table import latest_results
+from sunloom.monitoring.stored_results import latest_results
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 CLASSES = Path(__file__).with_name("gate_classes.py")
@@ -102,7 +102,7 @@ def test_a_backfill_stops_at_the_chunk_that_fails(folder: Path) -> None:
     assert kept["takings"].max() <= 1000
 
 
-def test_http_rows_meet_the_same_rules(folder: Path) -> None:
+def test_http_rows_are_checked_by_the_same_rules(folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parents[2] / "serving"))
     from asgi import OpenGate, call
 

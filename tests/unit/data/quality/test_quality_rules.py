@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from sunloom.config.data import ColumnRule, ValidationConfig
-from sunloom.data.quality.batches import table_from_frame, table_from_path
+from sunloom.data.quality.checked_table import table_from_frame, table_from_path
 from sunloom.data.quality.report import QualityReport, RowExample
 from sunloom.data.quality.validate import validate
 from sunloom.errors import ConfigError, DataError
@@ -175,7 +175,7 @@ def test_infinity_is_in_no_range() -> None:
     assert failed(judged({"columns": {"amount": {"min": 0}}}, endless)) == [("range", "amount")]
 
 
-def test_moments_have_ranges() -> None:
+def test_datetimes_have_ranges() -> None:
     assert judged({"columns": {"at": {"min": DAY}}}).is_passed
     late = {"columns": {"at": {"max": DAY + timedelta(hours=10)}}}
     assert judged(late).failures[0].failed == 9

@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from sunloom.config import Settings
 from sunloom.core.alerts import list_alerts
 from sunloom.core.database import open_database
+from sunloom.core.model_registry import open_registry
 from sunloom.serving.metrics.request_metrics import route_latencies
 from sunloom.serving.metrics.served_features import served_feature_rates
 
@@ -22,7 +23,7 @@ def build_router(settings: Settings) -> APIRouter:
     @router.get("/drift")
     def drift(monitor: str | None = None) -> dict[str, Any]:
         """The newest drift report of each name, or one monitor's reports, newest first."""
-        from sunloom.monitoring.drift_table import drift_over_time, latest_drift
+        from sunloom.monitoring.stored_results import drift_over_time, latest_drift
 
         reports = latest_drift(settings) if monitor is None else drift_over_time(settings, monitor)
         return {"reports": [asdict(report) for report in reports]}
@@ -33,8 +34,8 @@ def build_router(settings: Settings) -> APIRouter:
 
         With ``monitor``, all its windows, newest first.
         """
-        from sunloom.data.quality.results_table import latest_verdicts
-        from sunloom.monitoring.summaries import dataset_summaries
+        from sunloom.data.datasets import dataset_summaries
+        from sunloom.data.quality.report import latest_verdicts
 
         return {
             "datasets": [
@@ -49,11 +50,23 @@ def build_router(settings: Settings) -> APIRouter:
     @router.get("/performance")
     def performance(monitor: str | None = None) -> dict[str, Any]:
         """Models' metrics, features' lag and speed, routes' latencies, rates of served nulls."""
-        from sunloom.monitoring.summaries import model_metrics
-
         database = open_database(settings)
+        # The registry lists the versions of a name in order: the last one stays.
+        newest = {version.name: version for version in open_registry(settings).list()}
         return {
-            "models": [asdict(metrics) for metrics in model_metrics(settings)],
+            "models": [
+                {
+                    "model": version.ref,
+                    "kind": version.kind,
+                    "created_at": version.created_at.isoformat(),
+                    "metrics": {
+                        name: value
+                        for name, value in version.metrics.items()
+                        if isinstance(value, int | float | str)
+                    },
+                }
+                for _, version in sorted(newest.items())
+            ],
             "features": _windows(settings, "performance", monitor),
             "costs": _windows(settings, "cost", monitor),
             "serving": [asdict(latency) for latency in route_latencies(database)],
@@ -69,7 +82,7 @@ def build_router(settings: Settings) -> APIRouter:
 
 
 def _windows(settings: Settings, kind: str, monitor: str | None) -> list[dict[str, Any]]:
-    from sunloom.monitoring.results_table import latest_results, results_over_time
+    from sunloom.monitoring.stored_results import latest_results, results_over_time
 
     if monitor is None:
         results = latest_results(settings, kind)

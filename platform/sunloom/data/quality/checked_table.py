@@ -1,4 +1,7 @@
-"""Tables to be checked: batches of rows, as the source has them and in their declared types."""
+"""Tables to be checked: batches of rows, as the source has them and in their declared types.
+
+A value that does not have its column's declared type becomes null.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,41 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
-from sunloom.data.quality.declared_types import Form, cast_to_declared, infer_type
-from sunloom.data.sources.table_files import Damaged, data_files, read_table, require_columns
+from sunloom.data.sources.table_files import (
+    Damaged,
+    data_files,
+    parse_scalar,
+    read_table,
+    require_columns,
+)
 from sunloom.errors import DataError
+
+Form = Literal["typed", "text", "json", "mixed"]
+"""``typed`` columns have a type of their own; ``text`` ones come from files without types;
+``json`` ones have JSON's types, where datetimes are text; ``mixed`` ones hold values of several
+JSON types, as JSON text."""
+
+_TEMPORAL = ("datetime", "date", "duration")
+_DTYPES: dict[str, pl.DataType] = {
+    "int64": pl.Int64(),
+    "float64": pl.Float64(),
+    "bool": pl.Boolean(),
+    "string": pl.String(),
+    "datetime": pl.Datetime("us", "UTC"),
+    "date": pl.Date(),
+    "duration": pl.Duration("us"),
+}
+# Source types that need no conversion; numbers and datetimes are converted to one width and zone.
+_UNCHANGED: dict[str, tuple[type[pl.DataType], ...]] = {
+    "bool": (pl.Boolean,),
+    "date": (pl.Date,),
+    "duration": (pl.Duration,),
+    "string": (pl.Categorical, pl.Enum),
+}
 
 
 def presence_column(name: str) -> str:
@@ -82,7 +113,13 @@ class CheckedTable:
         return empty.select(self._cast(name, source_type)).schema[name]
 
     def _cast(self, name: str, source_type: pl.DataType) -> pl.Expr:
-        return cast_to_declared(name, self.types.get(name), source_type, self.forms.get(name))
+        """The column as its declared type, under its name; unchanged where none is declared."""
+        column, declared = pl.col(name), self.types.get(name)
+        if declared is None:
+            return column
+        if source_type == pl.String:
+            return _from_text(column, declared, self.forms.get(name, "typed")).alias(name)
+        return _from_typed(column, declared, source_type).alias(name)
 
 
 def table_from_path(path: Path, chunk_rows: int = 131_072) -> CheckedTable:
@@ -106,7 +143,7 @@ def table_from_path(path: Path, chunk_rows: int = 131_072) -> CheckedTable:
         name=str(path),
         schema=dict(frame.schema),
         read=lambda: iter([(frame, positions)]),
-        types={name: dtype for name in texts if (dtype := infer_type(frame[name]))},
+        types={name: dtype for name in texts if (dtype := _infer_type(frame[name]))},
         forms=dict.fromkeys(texts, "text"),
         damaged=table.damaged,
     )
@@ -161,9 +198,12 @@ def _json_column(name: str, values: Sequence[Any]) -> tuple[pl.Series, Form]:
     # type, not isinstance: Python's bool is an int, and true must not become 1.
     kinds = {type(value) for value in values if value is not None}
     for python, dtype in ((bool, pl.Boolean), (int, pl.Int64), (str, pl.String)):
+        if kinds != {python}:
+            continue
         # Integers beyond 64 bits become floats below; Polars would refuse the column.
-        if kinds == {python} and not (python is int and _exceeds_int64(values)):
-            return pl.Series(name, values, dtype=dtype), "json"
+        if python is int and any(value and not -(2**63) <= value < 2**63 for value in values):
+            break
+        return pl.Series(name, values, dtype=dtype), "json"
     if kinds and kinds <= {int, float}:
         return pl.Series(name, [_to_float(v) for v in values], dtype=pl.Float64), "json"
     if not kinds:
@@ -173,13 +213,63 @@ def _json_column(name: str, values: Sequence[Any]) -> tuple[pl.Series, Form]:
     return pl.Series(name, texts, dtype=pl.String), "mixed"
 
 
-def _exceeds_int64(values: Sequence[int | None]) -> bool:
-    return any(value is not None and not -(2**63) <= value < 2**63 for value in values)
-
-
 def _to_float(value: float | None) -> float | None:
     try:
         return None if value is None else float(value)
     # JSON does not bound its integers; a float ends at about 1.8e308.
     except OverflowError:
         return float("inf")
+
+
+def _infer_type(texts: pl.Series) -> str | None:
+    """The narrowest type that every text of a column can be read as; None where it stays text."""
+    values = texts.drop_nulls()
+    if values.is_empty():
+        return None
+    # From narrow to wide: every integer is a number too, and 0 and 1 are truth values.
+    for name in ("int64", "float64", "bool", "datetime", "date"):
+        parsed = values.to_frame("text").select(_parse(pl.col("text"), name)).to_series()
+        if parsed.null_count() == 0:
+            return name
+    return None
+
+
+def _from_text(column: pl.Expr, declared: str, form: Form) -> pl.Expr:
+    if form == "mixed":
+        quoted = column.str.starts_with('"')
+        if declared == "string":
+            return pl.when(quoted).then(column.str.json_decode(pl.String))
+        # In JSON text a string has its quotes, and times are strings.
+        inner = column if declared not in _TEMPORAL else column.str.strip_chars('"')
+        return _parse(inner, declared)
+    if declared == "string":
+        return column
+    if form == "text" or (form == "json" and declared in _TEMPORAL):
+        return _parse(column, declared)
+    return _all_null(declared)
+
+
+def _parse(column: pl.Expr, declared: str) -> pl.Expr:
+    if declared == "date":
+        return column.str.strip_chars().str.to_date("%Y-%m-%d", strict=False)
+    if declared == "duration":
+        seconds = column.str.strip_chars().cast(pl.Float64, strict=False)
+        return pl.duration(microseconds=(seconds * 1_000_000).round().cast(pl.Int64, strict=False))
+    return parse_scalar(column, declared)
+
+
+def _from_typed(column: pl.Expr, declared: str, source_type: pl.DataType) -> pl.Expr:
+    if declared == "int64" and source_type.is_integer():
+        return column.cast(pl.Int64, strict=False)
+    # A column of integers with nulls is often written as floats, by pandas above all.
+    if declared == "int64" and source_type.is_float():
+        return pl.when(column == column.round()).then(column.cast(pl.Int64, strict=False))
+    if declared == "float64" and source_type.is_numeric():
+        return column.cast(pl.Float64)
+    if declared == "datetime" and isinstance(source_type, pl.Datetime) and source_type.time_zone:
+        return column.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
+    return column if isinstance(source_type, _UNCHANGED.get(declared, ())) else _all_null(declared)
+
+
+def _all_null(declared: str) -> pl.Expr:
+    return pl.lit(None, dtype=_DTYPES[declared])

@@ -1,23 +1,36 @@
-"""The comparison of two tables, feature by feature."""
+"""Drift between two tables: their comparison, feature by feature, and samples of their rows.
+
+By the direct statistics or by Evidently; the checks of a table compare its columns with those of
+a reference (``compare_with_reference``).
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
-from sunloom.config.data import DriftConfig, FeatureBound
+from sunloom.config.data import BINNING, DriftConfig, FeatureBound, ValidationConfig
 from sunloom.core.files import write_atomic
-from sunloom.data.quality.drift.distances import column_distance
-from sunloom.data.quality.drift.psi import BINNING, has_value
+from sunloom.data.quality.checked_table import CheckedTable
+from sunloom.data.quality.drift_statistics import (
+    SHARE_DISTANCES,
+    column_distance,
+    has_value,
+    shares,
+)
 from sunloom.errors import DataError, known_names_hint
 
-_PSI, _P_VALUE = "psi", "ks"
+# Free text has about a category a row: a distance between such distributions says nothing.
+_MOST_TEXTS = 100
+# Null characters keep the names apart from every column that a source may have.
+_KEY, _AT = "\0key", "\0at"
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,7 @@ class DriftBound:
     def judge(self, feature: str, value: float) -> FeatureDrift:
         """The feature's comparison, of which ``value`` came out."""
         # A p-value is small where the samples differ; the other statistics are distances.
-        is_p_value = self.method == _P_VALUE
+        is_p_value = self.method == "ks"
         return FeatureDrift(
             feature=feature,
             method=self.method,
@@ -67,8 +80,22 @@ class DriftBound:
             threshold=self.threshold,
             drifted=value < self.threshold if is_p_value else value >= self.threshold,
             # A PSI depends on its bins: only values on the same binning can be compared.
-            binning=BINNING if self.method == _PSI else None,
+            binning=BINNING if self.method == "psi" else None,
         )
+
+
+@dataclass(frozen=True)
+class DriftShape:
+    """Two distributions on the same bins, for a picture.
+
+    Attributes:
+        labels: The bins' edges, or the values.
+        reference, current: Share of the rows in each bin.
+    """
+
+    labels: tuple[str, ...]
+    reference: tuple[float, ...]
+    current: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -123,7 +150,16 @@ def drift_report(
         values, html = evidently_values(reference, current, bounds, folder)
         features = tuple(bounds[name].judge(name, value) for name, value in values.items())
     report = DriftReport(features, reference.height, current.height, html)
-    return report if folder is None else _write_numbers(report, folder / "drift.json")
+    if folder is None:
+        return report
+    figures = {
+        "reference_rows": report.reference_rows,
+        "current_rows": report.current_rows,
+        "drifted_features": len(report.drifted_features),
+        "features": [asdict(feature) for feature in report.features],
+    }
+    write_atomic(folder / "drift.json", json.dumps(figures, indent=1))
+    return replace(report, numbers=folder / "drift.json")
 
 
 def _feature_names(
@@ -227,12 +263,108 @@ def evidently_datasets(
     ]
 
 
-def _write_numbers(report: DriftReport, path: Path) -> DriftReport:
-    numbers = {
-        "reference_rows": report.reference_rows,
-        "current_rows": report.current_rows,
-        "drifted_features": len(report.drifted_features),
-        "features": [asdict(feature) for feature in report.features],
-    }
-    write_atomic(path, json.dumps(numbers, indent=1))
-    return replace(report, numbers=path)
+def compare_with_reference(
+    table: CheckedTable, reference: CheckedTable, config: ValidationConfig, keys: Sequence[str]
+) -> tuple[tuple[FeatureDrift, ...], dict[str, DriftShape]]:
+    """Each compared column's drift and both its distributions, one column in memory at a time.
+
+    Raises:
+        DataError: A column that the rules name is not in the reference, or has no value.
+    """
+    # Both sides in the same types, or a CSV reference would not compare with Parquet rows.
+    reference = reference.with_types(table.types)
+    drift: list[FeatureDrift] = []
+    shapes: dict[str, DriftShape] = {}
+    for name in _compared_columns(table, reference, config, keys):
+        bound = DriftBound.resolve(
+            config.drift_per_column.get(name), config.drift_method, config.drift_threshold
+        )
+        # Wasserstein and KS compare ordered values, which text lacks: PSI replaces them there.
+        if not table.dtype(name).is_numeric() and bound.method not in SHARE_DISTANCES:
+            bound = replace(bound, method="psi")
+        before, after = reference.column(name).to_frame(), table.column(name).to_frame()
+        drift += compare_columns(before, after, {name: bound})
+        both = shares(before[name], after[name])
+        shapes[name] = DriftShape(
+            labels=tuple(f"{c:g}" if isinstance(c, float) else str(c) for c in both.cells),
+            reference=tuple(both.reference.tolist()),
+            current=tuple(both.current.tolist()),
+        )
+    return tuple(drift), shapes
+
+
+def _compared_columns(
+    table: CheckedTable, reference: CheckedTable, config: ValidationConfig, keys: Sequence[str]
+) -> Iterator[str]:
+    # Before any column is read: a misspelt name must not cost a pass over the table.
+    for name in (*config.drift_columns, *config.drift_per_column):
+        if name not in reference.schema:
+            raise DataError(
+                f"The reference {reference.name} has no column {name!r}.",
+                known_names_hint(name, reference.schema),
+                name,
+            )
+    for name in config.drift_columns:
+        dtype, reference_dtype = table.dtype(name), reference.dtype(name)
+        if dtype.is_numeric() != reference_dtype.is_numeric():
+            raise DataError(
+                f"validation.drift_columns: {name} is {dtype}, but {reference_dtype} in "
+                f"{reference.name}.",
+                "Give the column's type, or compare columns of one kind.",
+                name,
+            )
+        yield name
+    if config.drift_columns:
+        return
+    excluded = {*keys, *config.drift_exclude}
+    for name in table.schema:
+        if name in excluded or name not in reference.schema:
+            continue
+        dtypes = (table.dtype(name), reference.dtype(name))
+        if not (all(dtype.is_numeric() for dtype in dtypes) or all(map(_is_categorical, dtypes))):
+            continue
+        if has_value(table.column(name)) and is_comparable(reference.column(name)):
+            yield name
+
+
+def is_comparable(column: pl.Series) -> bool:
+    """Whether a column of the reference is compared where the rules name none."""
+    if _is_categorical(column.dtype):
+        return has_value(column) and column.n_unique() <= _MOST_TEXTS
+    return column.dtype.is_numeric() and has_value(column)
+
+
+def _is_categorical(dtype: pl.DataType) -> bool:
+    return isinstance(dtype, pl.Boolean | pl.String | pl.Categorical | pl.Enum)
+
+
+class RowSample:
+    """Keeps a fixed number of all rows that were added, each as likely as any other.
+
+    Every row draws a number in turn, and the rows of the smallest numbers stay: the same rows, in
+    the same order and with the same seed, give the same sample, however they are divided.
+
+    Args:
+        rows: How many to keep; all where there are no more.
+        seed: Of the draws.
+    """
+
+    def __init__(self, rows: int, seed: int) -> None:
+        self._rows = rows
+        self._random = np.random.default_rng(seed)
+        self._kept: pl.DataFrame | None = None
+        self.seen = 0
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Draw a number for each row of a part."""
+        keys = self._random.random(frame.height)
+        at = np.arange(self.seen, self.seen + frame.height)
+        self.seen += frame.height
+        drawn = frame.with_columns(pl.Series(_KEY, keys), pl.Series(_AT, at))
+        candidates = drawn if self._kept is None else pl.concat([self._kept, drawn])
+        # A row that is not among the smallest of the parts so far is not among those of all.
+        self._kept = candidates.bottom_k(self._rows, by=_KEY)
+
+    def sampled_rows(self) -> pl.DataFrame | None:
+        """The sample in the order of the rows; None where no part was added."""
+        return None if self._kept is None else self._kept.sort(_AT).drop(_KEY, _AT)

@@ -1,1 +1,0 @@
-"""Drift between two samples: statistics, their binning, comparison of tables."""

@@ -1,0 +1,193 @@
+"""Statistics of drift: Evidently's, computed directly and without loading it.
+
+``psi``, ``jensenshannon`` and ``kl_div`` compare shares of bins: equally wide bins by Sturges'
+rule over both samples together, or one bin a value where the reference has few of them, and for
+text and truth values (``config.data.drift.BINNING``). ``wasserstein`` and ``ks`` compare the
+numbers themselves. Null, NaN and infinite values are ignored in both samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from sunloom.config.data import EMPTY_BIN_SHARE, MAX_VALUE_BINS
+from sunloom.data.arrays import FloatArray
+from sunloom.errors import DataError
+
+_LEAST_SCALE = 0.001
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Two samples on the same bins.
+
+    Attributes:
+        cells: Edges of the bins (one more than there are shares), or the values.
+        reference, current: Share of each sample in each bin.
+    """
+
+    cells: NDArray[np.generic]
+    reference: FloatArray
+    current: FloatArray
+
+
+def column_distance(method: str, reference: pl.Series, current: pl.Series) -> float:
+    """Distance of ``current`` from ``reference``.
+
+    Args:
+        method: ``psi``, ``jensenshannon``, ``kl_div``; for numbers ``wasserstein`` (in standard
+            deviations of the reference) and ``ks`` (a p-value: small where they differ) as well.
+        reference: Values taken as normal.
+        current: Values compared with them.
+
+    Raises:
+        DataError: A sample has no value.
+    """
+    if method in SHARE_DISTANCES:
+        both = shares(reference, current)
+        return SHARE_DISTANCES[method](both.reference, both.current)
+    before, after = finite_values(reference), finite_values(current)
+    # SciPy's statistics take a second to import, and most recipes need none of them.
+    from scipy.stats import ks_2samp, wasserstein_distance
+
+    if method == "ks":
+        return float(ks_2samp(before, after).pvalue)
+    # A constant reference has no scale of its own: Evidently's floor keeps the quotient finite.
+    return float(wasserstein_distance(before, after)) / max(float(before.std()), _LEAST_SCALE)
+
+
+def stability_index(reference: FloatArray, current: FloatArray) -> float:
+    """The population stability index of two distributions over the same bins; 0 is equal."""
+    before, after = _fill_zeros(reference), _fill_zeros(current)
+    return float(((before - after) * np.log(before / after)).sum())
+
+
+def jensen_shannon_distance(reference: FloatArray, current: FloatArray) -> float:
+    """Jensen-Shannon distance of two distributions over the same bins."""
+    middle = (reference + current) / 2
+    divergence = relative_entropy(reference, middle) + relative_entropy(current, middle)
+    # Rounding may leave equal distributions a hair below zero, which has no root.
+    return float(np.sqrt(max(divergence / 2, 0.0)))
+
+
+def relative_entropy(distribution: FloatArray, base: FloatArray) -> float:
+    """Kullback-Leibler divergence of ``distribution`` from ``base``, without its empty bins."""
+    # p log p tends to 0 with p, but NumPy's 0 * log(0) is NaN.
+    filled = distribution > 0
+    return float((distribution[filled] * np.log(distribution[filled] / base[filled])).sum())
+
+
+def _kl_div(reference: FloatArray, current: FloatArray) -> float:
+    before, after = _fill_zeros(reference), _fill_zeros(current)
+    # Filled bins raise the sums above 1: normalised, as by scipy's entropy, which Evidently calls.
+    return relative_entropy(before / before.sum(), after / after.sum())
+
+
+def _fill_zeros(shares: FloatArray) -> FloatArray:
+    """The shares, with the value that stands for an empty bin."""
+    smallest = float(shares[shares != 0].min())
+    # Evidently's own rule: a logarithm needs a number, which must stay below every real share.
+    filler = smallest / 1e6 if smallest <= EMPTY_BIN_SHARE else EMPTY_BIN_SHARE
+    return np.where(shares == 0, filler, shares)
+
+
+SHARE_DISTANCES: Mapping[str, Callable[[FloatArray, FloatArray], float]] = {
+    "psi": stability_index,
+    "jensenshannon": jensen_shannon_distance,
+    "kl_div": _kl_div,
+}
+"""Statistics of two distributions over the same bins."""
+
+
+def shares(reference: pl.Series, current: pl.Series) -> Shares:
+    """Both samples on Evidently's bins.
+
+    Raises:
+        DataError: A sample has no value.
+    """
+    if not reference.dtype.is_numeric():
+        return _category_shares(reference, current)
+    before, after = finite_values(reference), finite_values(current)
+    values = _few_values(before)
+    edges = _sturges_edges(before, after) if values is None else None
+    if edges is not None:
+        return Shares(edges, _bin_shares(before, edges), _bin_shares(after, edges))
+    cells = np.union1d(before if values is None else values, after)
+    return Shares(cells, _value_shares(before, cells), _value_shares(after, cells))
+
+
+def _sturges_edges(before: FloatArray, after: FloatArray) -> FloatArray | None:
+    """As ``numpy.histogram_bin_edges`` of both samples together, without joining them.
+
+    None where the values are too close together, or too far apart, for floats to divide.
+    """
+    low, high = min(before.min(), after.min()), max(before.max(), after.max())
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Sturges' rule, of the rows of both samples together.
+        width = (high - low) / (np.log2(len(before) + len(after)) + 1.0)
+        if not np.isfinite(width):
+            return None
+        edges = np.linspace(low, high, int(np.ceil((high - low) / width)) + 1)
+    return edges if (np.diff(edges) > 0).all() else None
+
+
+def _few_values(sample: FloatArray) -> FloatArray | None:
+    """The distinct values where they are at most ``MAX_VALUE_BINS``."""
+    # The first rows rule out most columns without a sort of all of them.
+    if len(np.unique(sample[:1000])) > MAX_VALUE_BINS:
+        return None
+    values: FloatArray = np.unique(sample)
+    return values if len(values) <= MAX_VALUE_BINS else None
+
+
+def _bin_shares(sample: FloatArray, edges: FloatArray) -> FloatArray:
+    # Given a number of bins and a range, numpy counts without sorting, into the same bins.
+    counts = np.histogram(sample, len(edges) - 1, (edges[0], edges[-1]))[0]
+    return np.asarray(counts / len(sample))
+
+
+def _value_shares(sample: FloatArray, values: FloatArray) -> FloatArray:
+    # Every value of the sample is a cell, so searchsorted finds its own index.
+    return np.bincount(np.searchsorted(values, sample), minlength=len(values)) / len(sample)
+
+
+def _category_shares(reference: pl.Series, current: pl.Series) -> Shares:
+    counts = []
+    for sample in (reference, current):
+        texts = sample.drop_nulls().cast(pl.String)
+        if texts.is_empty():
+            raise _no_value_error(sample)
+        counts.append(texts.alias("cell").value_counts(normalize=True, name="share"))
+    # Full: a value of one sample alone counts as an empty bin of the other.
+    both = counts[0].join(counts[1], on="cell", how="full", coalesce=True).sort("cell")
+    before, after = (both[name].fill_null(0.0).to_numpy() for name in ("share", "share_right"))
+    return Shares(both["cell"].to_numpy(), before, after)
+
+
+def has_value(sample: pl.Series) -> bool:
+    """Whether there is anything to compare; of numbers, a finite one."""
+    if not sample.dtype.is_numeric():
+        return sample.null_count() < len(sample)
+    return bool(sample.cast(pl.Float64).is_finite().any())
+
+
+def finite_values(sample: pl.Series) -> FloatArray:
+    """The numbers of a sample, without null, NaN and infinite ones.
+
+    Raises:
+        DataError: There is none.
+    """
+    values = sample.cast(pl.Float64).drop_nulls().to_numpy()
+    finite: FloatArray = values[np.isfinite(values)]
+    if not len(finite):
+        raise _no_value_error(sample)
+    return finite
+
+
+def _no_value_error(sample: pl.Series) -> DataError:
+    return DataError(f"The feature {sample.name!r} has no value to compare.", param=sample.name)
