@@ -132,7 +132,7 @@ class KafkaSource(Model):
     """How far ahead of the clock an event time may be; one further ahead is quarantined."""
     quarantine_topic: str | None = None
     """Topic for messages that cannot be used; a JSON-lines file beside the log when empty."""
-    # Checked from a thousand messages on: of fewer, one bad message is a large share.
+    # Of a thousand messages at least: among fewer, one bad message is a large share.
     max_bad_share: float = Field(default=0.01, ge=0.0, le=1.0)
     """Share of messages in quarantine above which the stream stops, once there are a thousand."""
     keep_log: bool = True
@@ -143,7 +143,7 @@ class KafkaSource(Model):
     @property
     def tile_s(self) -> int | None:
         """The tile's width in seconds, if one is given."""
-        # Tiles are counted in whole seconds since 1970.
+        # The registry of online sets stores the width in whole seconds.
         return None if self.tile is None else max(1, round(self.tile.total_seconds()))
 
 
