@@ -28,8 +28,8 @@ uri, seed = sys.argv[1], int(sys.argv[2])
 store = OfflineStore(uri)
 for turn in range(6):
     number = seed * 100 + turn
-    moment = datetime(2026, 3, 1, tzinfo=UTC) + timedelta(days=number)
-    times = pl.Series([moment], dtype=pl.Datetime("us", "UTC"))
+    event_time = datetime(2026, 3, 1, tzinfo=UTC) + timedelta(days=number)
+    times = pl.Series([event_time], dtype=pl.Datetime("us", "UTC"))
     store.write("s", pl.DataFrame({"id": [number], "event_time": times, f"by_{seed}": [turn]}))
 """
 

@@ -42,8 +42,8 @@ def store(config: RedisOnline) -> RedisStore:
     return RedisStore(config)
 
 
-def _table(ids: list[Any], moment: datetime = NOON, **columns: list[Any]) -> pl.DataFrame:
-    times = pl.Series([moment] * len(ids), dtype=UTC_US)
+def _table(ids: list[Any], event_time: datetime = NOON, **columns: list[Any]) -> pl.DataFrame:
+    times = pl.Series([event_time] * len(ids), dtype=UTC_US)
     return pl.DataFrame({"id": ids, "event_time": times, **columns})
 
 
@@ -77,12 +77,12 @@ def test_records_are_those_of_the_embedded_store(store: RedisStore, tmp_path: Pa
 def test_times_are_compared_exactly(store: RedisStore) -> None:
     # Neighbours beyond what a double can tell apart, and on both sides of the epoch.
     for entity, microseconds in enumerate((-1, 0, 2**32 - 1, 2**32, 2**53 + 1, -(2**53) - 1)):
-        moment = EPOCH + timedelta(microseconds=microseconds)
+        event_time = EPOCH + timedelta(microseconds=microseconds)
         step = timedelta(microseconds=1)
-        store.write("s", _table([entity], moment, a=[1]))
-        assert store.write("s", _table([entity], moment - step, a=[0])) == 0
-        assert store.write("s", _table([entity], moment, a=[2])) == 1
-        assert store.write("s", _table([entity], moment + step, a=[3])) == 1
+        store.write("s", _table([entity], event_time, a=[1]))
+        assert store.write("s", _table([entity], event_time - step, a=[0])) == 0
+        assert store.write("s", _table([entity], event_time, a=[2])) == 1
+        assert store.write("s", _table([entity], event_time + step, a=[3])) == 1
         assert store.read("s", [entity]) == [{"a": 3}]
 
 

@@ -110,8 +110,8 @@ def _check(recipe: FeaturesRecipe, rows: Sequence[dict[str, Any]]) -> None:
     )
     now = max(row["at"] for row in rows) + timedelta(hours=1)
     ids = list(range(1, RIDERS + 1))
-    asked = pl.DataFrame({"id": ids, NOW: [now] * len(ids)})
-    truth = FeatureEngine(plan, {"st_trip": table}).compute(asked).to_dicts()
+    spine = pl.DataFrame({"id": ids, NOW: [now] * len(ids)})
+    truth = FeatureEngine(plan, {"st_trip": table}).compute(spine).to_dicts()
     definition = open_feature_set(open_online_store(recipe), "st_rider").definition
     assert definition is not None
     reader = definition.reader
