@@ -33,15 +33,21 @@ def _spec(engine: str, **changes: Any) -> AgentSpec:
 
 
 def _run(
-    folder: Path, spec: AgentSpec, gateway: scripted.ScriptedGateway, act: Act | None = None
+    folder: Path,
+    spec: AgentSpec,
+    gateway: scripted.ScriptedGateway,
+    act: Act | None = None,
+    store_of_runtime: type[AgentStore] = AgentStore,
 ) -> tuple[AgentStore, TaskRow]:
     """Run one task to its end, with ``act`` beside it in a thread."""
-    store = AgentStore(Database(f"sqlite:///{folder / 'agents.db'}"))
+    database = Database(f"sqlite:///{folder / 'agents.db'}")
+    store = AgentStore(database)
     agent = store.create_agent(spec, "acme")
     task = store.add_task(agent.id, QUESTION)
 
     async def drive() -> None:
-        runtime = AgentRuntime(agent.id, spec, store, Endpoint(gateway.url, "KEY"))
+        endpoint = Endpoint(gateway.url, "KEY")
+        runtime = AgentRuntime(agent.id, spec, store_of_runtime(database), endpoint)
         serving = asyncio.create_task(runtime.serve())
         acting = asyncio.create_task(asyncio.to_thread(act or _nothing, store, task, gateway))
         async with asyncio.timeout(100):
@@ -166,6 +172,24 @@ def test_cancelling_stops_a_model_call_under_way(tmp_path: Path, engine: str) ->
         "cancel_requested",
         "cancelled",
     ]
+
+
+class _SlowStore(AgentStore):
+    """A database that responds late: several polls pass while a task's end is recorded."""
+
+    def task(self, task_id: str, agent_id: str | None = None) -> TaskRow:
+        time.sleep(0.5)
+        return super().task(task_id, agent_id)
+
+
+def test_polls_do_not_interrupt_the_record_of_a_cancelled_task(tmp_path: Path) -> None:
+    def act(store: AgentStore, task: TaskRow, gateway: scripted.ScriptedGateway) -> None:
+        _until(lambda: gateway.completions)
+        store.request_cancel(task.id)
+
+    with scripted.serve(delay_s=20) as gateway:
+        _, task = _run(tmp_path, _spec("semantic_kernel"), gateway, act, _SlowStore)
+    assert task.status == "cancelled"
 
 
 @ENGINES
