@@ -20,8 +20,7 @@ from benchmarks.features.measure import circumstances, in_turn, report
 from benchmarks.features.peers import duckdb_answers
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.feature_sets import NOW, Plan
 
 DEFINITIONS = "benchmarks.features.aggregation_definitions"
 RESULTS = Path(__file__).parents[1] / "results" / "aggregations.json"

@@ -7,7 +7,7 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
-from sunloom.features.plan.columns import NOW
+from sunloom.features.plan.feature_sets import NOW
 
 SPAN_US = 30 * 86_400_000_000
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.features.plan.columns import NOW
+from sunloom.features.plan.feature_sets import NOW
 
 WINDOWS_DAYS = (1, 7, 30)
 _COUNTS_AND_SUMS = ", ".join(

@@ -36,7 +36,7 @@ from benchmarks.features.peers import (
 )
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.plan.columns import NOW
+from sunloom.features.plan.feature_sets import NOW
 
 DEFINITIONS = "benchmarks.features.definitions"
 RESULTS = Path(__file__).parents[1] / "results" / "point_in_time.json"

@@ -27,8 +27,8 @@ from sunloom.core.cluster import connect, disconnect
 from sunloom.core.processes import own_processes
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.cluster import historical_ray
-from sunloom.features.historical.local import historical_polars
-from sunloom.features.plan.columns import NOW
+from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.plan.feature_sets import NOW
 from sunloom.features.sources.scan import open_scan
 
 DEFINITIONS = "benchmarks.features.definitions"

@@ -35,7 +35,7 @@ from sunloom.feature_store.streaming.kafka import StreamConsumer
 from sunloom.feature_store.streaming.partition import ClassStream, EventLog, PartitionStream
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.plan.columns import NOW
+from sunloom.features.plan.feature_sets import NOW
 
 DEFINITIONS = "benchmarks.features.definitions"
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -20,7 +20,7 @@ from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.cluster import historical_ray
-from sunloom.features.historical.local import historical_polars
+from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.sources.scan import open_scan
 
 pytestmark = pytest.mark.integration

@@ -21,8 +21,8 @@ from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import DataError
 from sunloom.feature_store.materialization.backfill.backfill import backfill
 from sunloom.features.definitions.open import plan_of
-from sunloom.features.historical.dataset import historical_dataset
-from sunloom.features.historical.local import historical_polars
+from sunloom.features.historical.cluster import historical_dataset
+from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.sources.scan import open_scan
 
 pytestmark = pytest.mark.integration

@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 from sunloom.errors import DataError
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.cluster import historical_ray
-from sunloom.features.historical.local import historical_polars
+from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.sources.scan import open_scan
 
 pytestmark = pytest.mark.integration

@@ -19,7 +19,7 @@ from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.partition import ClassStream, PartitionStream
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.plan.columns import NOW
+from sunloom.features.plan.feature_sets import NOW
 from sunloom_retail.dataset import CDNOW
 
 pytestmark = pytest.mark.integration

@@ -28,7 +28,7 @@ from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.job import StreamWorker, stream
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.plan.columns import NOW
+from sunloom.features.plan.feature_sets import NOW
 from sunloom.monitoring.skew import compare_streamed
 
 pytestmark = pytest.mark.integration

@@ -13,10 +13,9 @@ from sunloom.core.database import open_database, utc_now
 from sunloom.errors import DataError
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.historical.query_frame import build_query_frame
+from sunloom.features.historical.query import build_query_frame
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.sources.entity_keys import known_entities
-from sunloom.features.sources.scan import SourceScan
+from sunloom.features.sources.scan import SourceScan, known_entities
 from sunloom.monitoring.stored_results import store_result
 from sunloom.monitoring.windows import hour_until
 

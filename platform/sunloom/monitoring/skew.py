@@ -28,8 +28,7 @@ from sunloom.feature_store.streaming.job import prepare_stream
 from sunloom.feature_store.streaming.partition import all_progress
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.feature_sets import NOW, Plan
 from sunloom.features.plan.polars_dtypes import EPOCH, POLARS
 from sunloom.features.sources.extract import fetch_sources
 from sunloom.features.sources.scan import SourceScan

@@ -27,7 +27,7 @@ from sunloom.feature_store.materialization.backfill.backfill import backfill
 from sunloom.feature_store.materialization.backfill.grid import build_grid
 from sunloom.feature_store.stores.offline_store import open_offline_store
 from sunloom.features.definitions.open import plan_of
-from sunloom.features.historical.local import historical_polars
+from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.sources.scan import open_scan
 
 CLASSES = str(Path(__file__).parents[1].joinpath("features", "chalk_classes.py"))

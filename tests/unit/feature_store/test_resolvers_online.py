@@ -15,7 +15,7 @@ from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.plan.columns import NOW
+from sunloom.features.plan.feature_sets import NOW
 
 CLASSES = str(Path(__file__).parents[1].joinpath("features", "resolver_classes.py"))
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)

@@ -21,9 +21,8 @@ from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.features.definitions.open import catalogue_of, plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.historical.local import historical_polars
-from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.plan.feature_sets import NOW, Plan
 from sunloom.features.sources.scan import open_scan
 
 US = timedelta(microseconds=1)

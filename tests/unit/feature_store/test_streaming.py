@@ -36,8 +36,7 @@ from sunloom.feature_store.streaming.partition import (
 )
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.feature_sets import NOW, Plan
 
 CLASSES = str(Path(__file__).parents[1].joinpath("features", "stream_classes.py"))
 START = datetime(2026, 3, 1, tzinfo=UTC)

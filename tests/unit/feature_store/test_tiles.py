@@ -20,8 +20,7 @@ from sunloom.feature_store.online.tile_layout import build_layout
 from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.feature_sets import NOW, Plan
 
 CLASSES = str(Path(__file__).parents[1].joinpath("features", "stream_classes.py"))
 START = datetime(2026, 3, 28, 22, tzinfo=UTC)

@@ -134,8 +134,8 @@ def test_what_is_sent_and_what_comes_back(chalk: Recorder, plan: Plan) -> None:
 def test_rows_go_in_batches_under_one_token(chalk: Recorder, plan: Plan) -> None:
     result = historical_chalk(_config(chalk.url, batch_rows=2), plan, _entities([1, 2, 3, 4, 5]))
     assert [one["path"] for one in chalk.requests].count("/v1/oauth/token") == 1
-    asked = [one["inputs"]["cd_actor.id"] for one in chalk.requests[1:]]
-    assert asked == [[1, 2], [3, 4], [5]]
+    queries = [one["inputs"]["cd_actor.id"] for one in chalk.requests[1:]]
+    assert queries == [[1, 2], [3, 4], [5]]
     assert result.table["odd"].to_list() == [f"odd {i}" for i in range(1, 6)]
 
 
@@ -300,9 +300,9 @@ def test_the_shipped_recipe_asks_chalk_for_training_and_online_rows(
     monkeypatch.setenv("CHALK_CLIENT_SECRET", SECRET)
     folder = tmp_path / "outputs" / "data" / "cdnow"
     folder.mkdir(parents=True)
-    moments = [datetime(1997, 1, 2, tzinfo=UTC) + timedelta(days=n) for n in range(9)]
+    times = [datetime(1997, 1, 2, tzinfo=UTC) + timedelta(days=n) for n in range(9)]
     purchases = pl.DataFrame(
-        {"id": range(9), "customer_id": [1, 2, 3] * 3, "timestamp": moments, "amount": [1.0] * 9},
+        {"id": range(9), "customer_id": [1, 2, 3] * 3, "timestamp": times, "amount": [1.0] * 9},
         schema_overrides={"timestamp": pl.Datetime("us", "UTC")},
     ).with_columns(quantity=1)
     purchases.write_parquet(folder / "purchases.parquet")

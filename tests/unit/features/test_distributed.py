@@ -16,9 +16,9 @@ from polars.testing import assert_frame_equal
 from sunloom.data.shuffle import from_packet, partition_by_hash, to_packet
 from sunloom.errors import ClusterError
 from sunloom.features.definitions.open import plan_of
-from sunloom.features.historical import cluster, worker
+from sunloom.features.historical import cluster
 from sunloom.features.historical.cluster import historical_ray
-from sunloom.features.historical.local import historical_polars
+from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.sources.scan import SourceScan, open_scan
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
@@ -41,7 +41,7 @@ def _sales(rows: int) -> pl.DataFrame:
     ).with_columns(pl.col("at").cast(UTC_US))
 
 
-def _asked(feature_set: str, rows: int) -> pl.DataFrame:
+def _random_entities(feature_set: str, rows: int) -> pl.DataFrame:
     keys = np.random.default_rng(8).integers(0, 25, rows)
     return pl.DataFrame(
         {
@@ -66,7 +66,7 @@ def test_cut_rows_give_the_same_rows(tmp_path: Path, feature_set: str, partition
     plan, sources = plan_of(CLASSES, feature_set), {"sl_sale": folder}
     splits = open_scan(plan, sources).splits
     assert [split.rows.row_groups for split in splits] == [(0, 1), (2, 3), (4, 5)]
-    entities = _asked(feature_set, 200)
+    entities = _random_entities(feature_set, 200)
     found, rows_read = in_parts(plan, sources, entities, partitions)
     expected = historical_polars(open_scan(plan, sources), entities)
     kept = [name for name in found.columns if name not in entities.columns]
@@ -78,7 +78,7 @@ def test_one_key_with_everything_is_one_part(tmp_path: Path) -> None:
     sales = _sales(2_000).with_columns(pl.lit("shop 1").alias("shop_id"))
     sales.write_parquet(tmp_path / "a.parquet", row_group_size=500)
     plan, sources = plan_of(CLASSES, "sl_shop"), {"sl_sale": tmp_path / "a.parquet"}
-    entities = _asked("sl_shop", 100).with_columns(pl.lit("shop 1").alias("id"))
+    entities = _random_entities("sl_shop", 100).with_columns(pl.lit("shop 1").alias("id"))
     found, _ = in_parts(plan, sources, entities, 8)
     expected = historical_polars(open_scan(plan, sources), entities).table
     assert_frame_equal(found, expected.select(found.columns), rel_tol=1e-9, abs_tol=1e-12)
@@ -88,7 +88,7 @@ def test_rows_that_cannot_be_cut_are_there_once_for_every_part(tmp_path: Path) -
     _sales(50).write_parquet(tmp_path / "a.parquet")
     plan, sources = plan_of(CLASSES, "sl_sale"), {"sl_sale": tmp_path / "a.parquet"}
     (split,) = open_scan(plan, sources).splits
-    returned = worker.read_and_partition(plan.model_dump_json(), split, 7)
+    returned = cluster.read_and_partition(plan.model_dump_json(), split, 7)
     assert len(returned) == (2 if split.projection.partition_by is None else 8)
 
 

@@ -1,4 +1,4 @@
-"""Random plans on random rows: however the rows are cut, the answers are those of one process."""
+"""Random plans on random rows: however the rows are cut, the results are those of one process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from sunloom.features.historical.local import historical_polars
+from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.plan.expressions import (
     Aggregate,
     Bound,
@@ -162,23 +162,23 @@ _seen = st.lists(
     st.tuples(_shops, _hours, st.none() | st.sampled_from(["Ulm", "Bonn"]), st.integers(0, 5)),
     max_size=12,
 ).map(lambda rows: _tables(SHOP, rows))
-_asked = st.lists(st.tuples(st.integers(0, 9), _shops, _hours), max_size=20)
+_queries = st.lists(st.tuples(st.integers(0, 9), _shops, _hours), max_size=20)
 
 
-@given(plans(), _sales, _seen, _asked, st.integers(1, 9), st.integers(1, 15))
+@given(plans(), _sales, _seen, _queries, st.integers(1, 9), st.integers(1, 15))
 @settings(max_examples=40, deadline=None)
 def test_any_plan_in_any_number_of_parts(
     plan: Plan,
     sales: pl.DataFrame,
     seen: pl.DataFrame,
-    asked: list[tuple[int, str, datetime]],
+    queries: list[tuple[int, str, datetime]],
     partitions: int,
     chunk_rows: int,
 ) -> None:
-    keys = [shop if plan.namespace == "shop" else sale for sale, shop, _ in asked]
+    keys = [shop if plan.namespace == "shop" else sale for sale, shop, _ in queries]
     dtype = POLARS[plan.root.feature("id").dtype]
     entities = pl.DataFrame(
-        {"id": keys, "event_time": [moment for *_, moment in asked]},
+        {"id": keys, "event_time": [now for *_, now in queries]},
         schema={"id": dtype, "event_time": POLARS["datetime"]},
     )
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:

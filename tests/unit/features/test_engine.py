@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.feature_sets import NOW, Plan
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))
 START = datetime(2026, 3, 28, 22, tzinfo=UTC)
@@ -34,20 +33,20 @@ SALES = {
 SHOPS = {"id": pl.String, "city": pl.String, "opened": pl.Datetime("us", "UTC")}
 
 # Moments that meet each other, and each other a window later, to the microsecond.
-_moments = st.builds(
+_times = st.builds(
     lambda days, us: START + days * DAY + us * US, st.integers(0, 9), st.integers(-1, 1)
 )
 _sale = st.fixed_dictionaries(
     {
         "shop_id": st.sampled_from(["a", "b", None]),
-        "at": st.one_of(_moments, st.none()),
+        "at": st.one_of(_times, st.none()),
         "price": st.sampled_from([None, 1.5, 20.0, 0.0, 99.25]),
         "units": st.sampled_from([None, 1, 2, -3]),
         "paid": st.sampled_from([None, True, False]),
         "label": st.sampled_from([None, "x", "y"]),
     }
 )
-_question = st.tuples(st.sampled_from(["a", "b", "nobody"]), _moments)
+_query = st.tuples(st.sampled_from(["a", "b", "nobody"]), _times)
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +54,14 @@ def plan() -> Plan:
     return plan_of(CLASSES, "sl_shop")
 
 
-def _answer(plan: Plan, sales: list[dict[str, Any]], asked: list[tuple[str, datetime]]):
+def _compute(plan: Plan, sales: list[dict[str, Any]], queries: list[tuple[str, datetime]]):
     rows = [{"id": i, **sale} for i, sale in enumerate(sales)]
     frame = pl.DataFrame(rows, schema=SALES)
     shops = pl.DataFrame([{"id": "a", "city": "Ulm", "opened": START}], schema=SHOPS)
-    questions = pl.DataFrame(
-        asked, schema={"id": pl.String, NOW: pl.Datetime("us", "UTC")}, orient="row"
+    query_frame = pl.DataFrame(
+        queries, schema={"id": pl.String, NOW: pl.Datetime("us", "UTC")}, orient="row"
     )
-    return FeatureEngine(plan, {"sl_sale": frame, "sl_shop": shops}).compute(questions).to_dicts()
+    return FeatureEngine(plan, {"sl_sale": frame, "sl_shop": shops}).compute(query_frame).to_dicts()
 
 
 def _brute(sales: list[dict[str, Any]], shop: str, now: datetime) -> dict[str, Any]:
@@ -123,12 +122,12 @@ def _same(found: Any, expected: Any) -> bool:
     return bool(found == expected)
 
 
-@given(st.lists(_sale, max_size=25), st.lists(_question, min_size=1, max_size=12))
+@given(st.lists(_sale, max_size=25), st.lists(_query, min_size=1, max_size=12))
 @settings(max_examples=200, deadline=None)
-def test_every_feature_equals_brute_force(plan: Plan, sales: list, asked: list) -> None:
-    answers = _answer(plan, sales, asked)
-    assert len(answers) == len(asked)
-    for (shop, now), found in zip(asked, answers, strict=True):
+def test_every_feature_equals_brute_force(plan: Plan, sales: list, queries: list) -> None:
+    results = _compute(plan, sales, queries)
+    assert len(results) == len(queries)
+    for (shop, now), found in zip(queries, results, strict=True):
         expected = _brute(sales, shop, now)
         assert set(found) == set(expected)
         wrong = {n: (found[n], expected[n]) for n in found if not _same(found[n], expected[n])}
@@ -144,15 +143,15 @@ def test_edges_of_a_window(
 ) -> None:
     now = START + 5 * DAY
     sale = {"shop_id": "a", "at": now + offset, "price": 1.0, "units": 1, "paid": True}
-    found = _answer(plan, [{**sale, "label": "x"}], [("a", now)])[0]
+    found = _compute(plan, [{**sale, "label": "x"}], [("a", now)])[0]
     assert found["sales__86400__"] == inside_open
     assert found["units_in__86400__"] == inside_closed
     assert found["all_sales"] == (1 if offset <= 0 * US else 0)
 
 
 def test_no_rows_at_all(plan: Plan) -> None:
-    assert _answer(plan, [], []) == []
-    found = _answer(plan, [], [("a", START)])[0]
+    assert _compute(plan, [], []) == []
+    found = _compute(plan, [], [("a", START)])[0]
     assert found["all_sales"] == 0
     assert found["revenue__86400__"] == 0.0
     assert found["mean_price"] is None
@@ -160,7 +159,7 @@ def test_no_rows_at_all(plan: Plan) -> None:
     assert found["all_paid"] is True
 
 
-def test_has_one_leads_to_the_other_classs_value_at_the_same_moment() -> None:
+def test_has_one_leads_to_the_other_classs_value_at_the_same_time() -> None:
     plan = plan_of(CLASSES, "sl_sale")
     sales = pl.DataFrame(
         [
@@ -171,11 +170,11 @@ def test_has_one_leads_to_the_other_classs_value_at_the_same_moment() -> None:
         schema=SALES,
         orient="row",
     )
-    questions = pl.DataFrame(
+    query_frame = pl.DataFrame(
         {"id": [1, 1, 2, 3, 9], NOW: [START, START + DAY, START + DAY, START, START]},
         schema={"id": pl.Int64, NOW: pl.Datetime("us", "UTC")},
     )
-    found = FeatureEngine(plan, {"sl_sale": sales}).compute(questions)
+    found = FeatureEngine(plan, {"sl_sale": sales}).compute(query_frame)
     assert found["shop_sales"].to_list() == [1, 1, 1, None, None]
     assert found["gross"].to_list() == [1.0, 1.0, 1.0, 1.0, None]
 
@@ -185,11 +184,11 @@ def test_the_latest_visible_row_gives_a_classs_own_values() -> None:
     versions = [(1, "a", START + i * DAY, float(i), 1, True, f"v{i}") for i in (2, 0, 1)]
     versions.append((1, "a", START + 2 * DAY, 9.0, 1, True, "tie, later row"))
     sales = pl.DataFrame(versions, schema=SALES, orient="row")
-    moments = [START - US, START, START + DAY, START + 2 * DAY]
-    questions = pl.DataFrame(
-        {"id": [1] * 4, NOW: moments}, schema={"id": pl.Int64, NOW: pl.Datetime("us", "UTC")}
+    times = [START - US, START, START + DAY, START + 2 * DAY]
+    query_frame = pl.DataFrame(
+        {"id": [1] * 4, NOW: times}, schema={"id": pl.Int64, NOW: pl.Datetime("us", "UTC")}
     )
-    found = FeatureEngine(plan, {"sl_sale": sales}).compute(questions)
+    found = FeatureEngine(plan, {"sl_sale": sales}).compute(query_frame)
     assert found["label"].to_list() == [None, "v0", "v1", "tie, later row"]
 
 
@@ -207,11 +206,11 @@ def test_a_strict_limit_holds_for_aggregates_too() -> None:
         schema={"id": pl.Int64, "till_id": pl.Int64, "at": SALES["at"], "amount": pl.Float64},
         orient="row",
     )
-    questions = pl.DataFrame(
+    query_frame = pl.DataFrame(
         {"id": [1, 2, 3], NOW: [START] * 3}, schema={"id": pl.Int64, NOW: SALES["at"]}
     )
     sources = {"sl_sale_limit": rows}
-    assert FeatureEngine(plan, sources).compute(questions)["amount"].to_list() == [5.0, None, 0.5]
+    assert FeatureEngine(plan, sources).compute(query_frame)["amount"].to_list() == [5.0, None, 0.5]
     till = pl.DataFrame({"id": [7], NOW: [START]}, schema={"id": pl.Int64, NOW: SALES["at"]})
     found = FeatureEngine(plan_of(CLASSES, "sl_till"), sources).compute(till)
     assert found.to_dicts() == [{"total": 5.5, "known": 2}]

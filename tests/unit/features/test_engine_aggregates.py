@@ -21,12 +21,11 @@ from sunloom.features.definitions.aggregate_rules import AGGREGATIONS
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.kernels.aggregates import AGGREGATE_KERNELS
-from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.expressions import Aggregate, Aggregation, walk
-from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.feature_sets import NOW, Plan
 
 CLASSES = str(Path(__file__).with_name("chalk_classes_aggregates.py"))
-_question = st.tuples(st.sampled_from(["a", "ä", "", "nobody"]), MOMENTS)
+_query = st.tuples(st.sampled_from(["a", "ä", "", "nobody"]), MOMENTS)
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +33,11 @@ def plan() -> Plan:
     return plan_of(CLASSES, "sl_meter")
 
 
-def _answer(plan: Plan, readings: Sequence[dict[str, Any]], asked: Sequence[Any]):
+def _compute(plan: Plan, readings: Sequence[dict[str, Any]], queries: Sequence[Any]):
     rows = [{"id": i, **reading} for i, reading in enumerate(readings)]
-    questions = pl.DataFrame(asked, schema={"id": pl.String, NOW: READINGS["at"]}, orient="row")
+    query_frame = pl.DataFrame(queries, schema={"id": pl.String, NOW: READINGS["at"]}, orient="row")
     frame = pl.DataFrame(rows, schema=READINGS)
-    return FeatureEngine(plan, {"sl_reading": frame}).compute(questions).to_dicts()
+    return FeatureEngine(plan, {"sl_reading": frame}).compute(query_frame).to_dicts()
 
 
 def _order(value: Any) -> tuple[bool, Any]:
@@ -133,28 +132,28 @@ def _same(found: Any, expected: Any) -> bool:
     return bool(found == expected)
 
 
-def _check(plan: Plan, readings: list[dict[str, Any]], asked: list[Any]) -> None:
-    answers = _answer(plan, readings, asked)
-    assert len(answers) == len(asked)
-    for (meter, now), found in zip(asked, answers, strict=True):
+def _check(plan: Plan, readings: list[dict[str, Any]], queries: list[Any]) -> None:
+    results = _compute(plan, readings, queries)
+    assert len(results) == len(queries)
+    for (meter, now), found in zip(queries, results, strict=True):
         expected = _brute(readings, meter, now)
         assert set(found) == set(expected)
         wrong = {n: (found[n], expected[n]) for n in found if not _same(found[n], expected[n])}
         assert not wrong, (meter, now)
 
 
-@given(st.lists(ONE_READING, max_size=25), st.lists(_question, min_size=1, max_size=12))
+@given(st.lists(ONE_READING, max_size=25), st.lists(_query, min_size=1, max_size=12))
 @settings(max_examples=150, deadline=None)
-def test_every_aggregation_equals_brute_force(plan: Plan, readings: list, asked: list) -> None:
+def test_every_aggregation_equals_brute_force(plan: Plan, readings: list, queries: list) -> None:
     small = [r | {"units": r["units"] and max(-9, min(9, r["units"]))} for r in readings]
-    _check(plan, small, asked)
+    _check(plan, small, queries)
 
 
 @given(st.lists(ONE_READING, min_size=30, max_size=120), st.lists(MOMENTS, min_size=1, max_size=40))
 @settings(max_examples=25, deadline=None)
-def test_one_key_with_everything(plan: Plan, readings: list, moments: list) -> None:
+def test_one_key_with_everything(plan: Plan, readings: list, times: list) -> None:
     one = [r | {"meter_id": "a", "units": r["units"] and r["units"] % 5} for r in readings]
-    _check(plan, one, [("a", moment) for moment in moments])
+    _check(plan, one, [("a", now) for now in times])
 
 
 def test_sums_of_integers_are_exact(plan: Plan) -> None:
@@ -162,7 +161,7 @@ def test_sums_of_integers_are_exact(plan: Plan) -> None:
     del blank["id"]
     values = [LARGE, 1, LARGE - 2, -LARGE, -1, 7]
     rows = [blank | {"at": START + i * US, "units": v} for i, v in enumerate(values)]
-    found = _answer(plan, rows, [("a", START + i * US) for i in range(len(values))])
+    found = _compute(plan, rows, [("a", START + i * US) for i in range(len(values))])
     assert [row["units_sum"] for row in found] == [sum(values[: i + 1]) for i in range(len(values))]
 
 
@@ -171,7 +170,7 @@ def test_a_sum_beyond_64_bits_is_an_error(plan: Plan) -> None:
     del blank["id"]
     rows = [blank | {"units": v} for v in (LARGE, LARGE)]
     with pytest.raises(DataError, match="does not fit in 64 bits"):
-        _answer(plan, rows, [("a", START)])
+        _compute(plan, rows, [("a", START)])
 
 
 def test_late_rows_count_by_their_event_time(plan: Plan) -> None:
@@ -179,7 +178,7 @@ def test_late_rows_count_by_their_event_time(plan: Plan) -> None:
     del blank["id"]
     order = [4, 0, 3, 1, 2]
     rows = [blank | {"at": START + i * US, "label": f"l{i}", "level": float(-i)} for i in order]
-    found = _answer(plan, rows, [("a", START + i * US) for i in range(-1, 5)])
+    found = _compute(plan, rows, [("a", START + i * US) for i in range(-1, 5)])
     assert [row["labels"] for row in found] == [
         None,
         *([f"l{i}" for i in range(stop)] for stop in range(1, 6)),
@@ -195,7 +194,7 @@ def test_among_equals_the_first_in_time_is_chosen(plan: Plan) -> None:
         blank | {"at": START, "label": None, "units": None},
         blank | {"at": START, "label": "same moment, later row", "units": 5},
     ]
-    found = _answer(plan, rows, [("a", START + US)])[0]
+    found = _compute(plan, rows, [("a", START + US)])[0]
     # The row decides: its null is the answer, not the next row's value.
     assert found["highest_label"] is None
     assert found["lowest_units"] is None
@@ -205,7 +204,7 @@ def test_among_equals_the_first_in_time_is_chosen(plan: Plan) -> None:
 def test_no_rows(plan: Plan, readings: list) -> None:
     rows = [dict.fromkeys(n for n in READINGS if n != "id") | row for row in readings]
     _check(plan, rows, [("a", START), ("", START)])
-    assert _answer(plan, rows, []) == []
+    assert _compute(plan, rows, []) == []
 
 
 def test_every_aggregation_has_types_a_kernel_and_a_feature_here(plan: Plan) -> None:

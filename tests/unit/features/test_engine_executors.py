@@ -20,8 +20,8 @@ from sunloom.feature_store.online.tile_layout import build_layout
 from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.historical.local import historical_polars
-from sunloom.features.plan.columns import NOW
+from sunloom.features.historical.retrieve import historical_polars
+from sunloom.features.plan.feature_sets import NOW
 from sunloom.features.sources.scan import open_scan
 
 HERE = Path(__file__).parent
@@ -48,7 +48,7 @@ def _frame(readings: list[dict[str, Any]]) -> pl.DataFrame:
 
 @given(st.lists(ONE_READING, max_size=25), st.lists(MOMENTS, min_size=1, max_size=3))
 @settings(max_examples=60, deadline=None)
-def test_the_stream_gives_what_the_engine_gives(readings: list, moments: list[datetime]) -> None:
+def test_the_stream_gives_what_the_engine_gives(readings: list, times: list[datetime]) -> None:
     plan = plan_of(AGGREGATES, "sl_meter")
     timed = [reading for reading in readings if reading["at"] is not None]
     store, layout = MemoryStore(), build_layout(plan, ("sl_reading",))
@@ -57,11 +57,11 @@ def test_the_stream_gives_what_the_engine_gives(readings: list, moments: list[da
     for start in range(0, len(timed), 7):
         ingest.apply("sl_reading", frame.slice(start, 7), None)
     reader = OnlineReader(store, plan, layout)
-    for now in moments:
+    for now in times:
         schema = {"id": pl.String, NOW: UTC_US}
-        asked = pl.DataFrame({"id": METERS, NOW: [now] * len(METERS)}, schema=schema)
-        answers = FeatureEngine(plan, {"sl_reading": frame}).compute(asked).to_dicts()
-        for meter, found, row in zip(METERS, reader.read(METERS, now), answers, strict=True):
+        queries = pl.DataFrame({"id": METERS, NOW: [now] * len(METERS)}, schema=schema)
+        results = FeatureEngine(plan, {"sl_reading": frame}).compute(queries).to_dicts()
+        for meter, found, row in zip(METERS, reader.read(METERS, now), results, strict=True):
             if found is not None:
                 wrong = {n: (found[n], row[n]) for n in row if not _same(found[n], row[n])}
                 assert not wrong, (meter, now)

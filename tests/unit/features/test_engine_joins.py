@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from sunloom.errors import DataError
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.historical.local import historical_polars
-from sunloom.features.plan.columns import NOW
+from sunloom.features.historical.retrieve import historical_polars
 from sunloom.features.plan.explain import plan_text
-from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.feature_sets import NOW, Plan
 from sunloom.features.plan.polars_dtypes import POLARS
 from sunloom.features.sources.scan import open_scan
 from sunloom.features.sources.typed_rows import read_source
@@ -29,7 +28,7 @@ START = datetime(2026, 10, 24, 22, tzinfo=UTC)
 DAY = timedelta(days=1)
 US = timedelta(microseconds=1)
 
-_moments = st.builds(
+_times = st.builds(
     lambda days, us: START + days * DAY + us * US, st.integers(0, 4), st.integers(-1, 1)
 )
 _shops = st.sampled_from(["a", "b", None])
@@ -38,16 +37,16 @@ _order = st.fixed_dictionaries(
     {
         "shop": _shops,
         "item": _items,
-        "at": _moments,
+        "at": _times,
         "units": st.sampled_from([None, 1.0, 2.5]),
         "price": st.sampled_from([None, 4.0, 6.0]),
     }
 )
 _stock = st.fixed_dictionaries(
-    {"shop": _shops, "item": _items, "at": _moments, "amount": st.sampled_from([None, 1, 9])}
+    {"shop": _shops, "item": _items, "at": _times, "amount": st.sampled_from([None, 1, 9])}
 )
 _offer = st.fixed_dictionaries(
-    {"shop": _shops, "item": _items, "at": _moments, "price": st.sampled_from([None, 4.5])}
+    {"shop": _shops, "item": _items, "at": _times, "price": st.sampled_from([None, 4.5])}
 )
 
 
@@ -59,9 +58,9 @@ def _frame(plan: Plan, namespace: str, rows: list[dict[str, Any]]) -> pl.DataFra
     return pl.DataFrame(held, schema={f.name: POLARS[f.dtype] for f in own})
 
 
-def _questions(asked: list[tuple[int, datetime]]) -> pl.DataFrame:
+def _query_frame(queries: list[tuple[int, datetime]]) -> pl.DataFrame:
     schema = {"id": pl.Int64, NOW: pl.Datetime("us", "UTC")}
-    return pl.DataFrame(asked, schema=schema, orient="row")
+    return pl.DataFrame(queries, schema=schema, orient="row")
 
 
 def _matching(rows: list[dict[str, Any]], like: dict[str, Any]) -> list[dict[str, Any]]:
@@ -76,7 +75,7 @@ def _mean(values: list[float]) -> float | None:
 def _stock_at(
     stock: dict[str, Any] | None, orders: list[dict[str, Any]], now: datetime
 ) -> dict[str, Any]:
-    """A stock's own features as of a moment; its keys are unknown before its row is visible."""
+    """A stock's own features as of a time; its keys are unknown before its row is visible."""
     key = {"shop": None, "item": None} if stock is None or stock["at"] > now else stock
     seen = sorted((o for o in _matching(orders, key) if o["at"] <= now), key=lambda o: o["at"])
 
@@ -100,15 +99,15 @@ def _stock_at(
 @given(
     st.lists(_order, max_size=15),
     st.lists(_stock, max_size=6),
-    st.lists(st.tuples(st.integers(0, 6), _moments), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(0, 6), _times), min_size=1, max_size=8),
 )
 @settings(max_examples=150, deadline=None)
-def test_composite_has_many(orders: list, stocks: list, asked: list) -> None:
+def test_composite_has_many(orders: list, stocks: list, queries: list) -> None:
     plan = plan_of(CLASSES, "sl_stock")
     tables = {"sl_order": _frame(plan, "sl_order", orders)}
     tables["sl_stock"] = _frame(plan, "sl_stock", stocks)
-    answers = FeatureEngine(plan, tables).compute(_questions(asked)).to_dicts()
-    for (number, now), found in zip(asked, answers, strict=True):
+    results = FeatureEngine(plan, tables).compute(_query_frame(queries)).to_dicts()
+    for (number, now), found in zip(queries, results, strict=True):
         stock = stocks[number] if number < len(stocks) else None
         expected = _stock_at(stock, orders, now)
         assert {name: found[name] for name in expected} == pytest.approx(expected), (number, now)
@@ -118,15 +117,17 @@ def test_composite_has_many(orders: list, stocks: list, asked: list) -> None:
     st.lists(_order, max_size=12),
     st.lists(_stock, max_size=8),
     st.lists(_offer, min_size=1, max_size=4),
-    st.lists(st.tuples(st.integers(0, 4), _moments), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(0, 4), _times), min_size=1, max_size=8),
 )
 @settings(max_examples=150, deadline=None)
-def test_has_one_over_composite_keys(orders: list, stocks: list, offers: list, asked: list) -> None:
+def test_has_one_over_composite_keys(
+    orders: list, stocks: list, offers: list, queries: list
+) -> None:
     plan = plan_of(CLASSES, "sl_offer")
     names = {"sl_order": orders, "sl_stock": stocks, "sl_offer": offers}
     tables = {name: _frame(plan, name, rows) for name, rows in names.items()}
-    answers = FeatureEngine(plan, tables).compute(_questions(asked)).to_dicts()
-    for (number, now), found in zip(asked, answers, strict=True):
+    results = FeatureEngine(plan, tables).compute(_query_frame(queries)).to_dicts()
+    for (number, now), found in zip(queries, results, strict=True):
         offer = offers[number] if number < len(offers) else None
         visible = offer is not None and offer["at"] <= now
         own = offer if visible and offer is not None else {"shop": None, "item": None}
@@ -309,7 +310,7 @@ def test_versions_enumerations_and_the_window_of_all_time() -> None:
     balls = [{"box_id": 0, "at": at, "color": "red" if i else "blue"} for i, at in enumerate(times)]
     tables = {"sl_box": _frame(plan, "sl_box", [box, {"label": "c"}])}
     tables["sl_ball"] = _frame(plan, "sl_ball", balls)
-    found = FeatureEngine(plan, tables).compute(_questions([(0, START), (1, START)])).to_dicts()
+    found = FeatureEngine(plan, tables).compute(_query_frame([(0, START), (1, START)])).to_dicts()
     assert found[0] == {
         "label": "a",
         "label@2": "b",

@@ -23,9 +23,9 @@ from sunloom.feature_store.online.read_plan import compile_expression
 from sunloom.features.definitions.bind_expressions import ExpressionBinder
 from sunloom.features.definitions.open import catalogue_of
 from sunloom.features.expressions.functions.table import FUNCTIONS
-from sunloom.features.expressions.to_polars import ToPolars
-from sunloom.features.plan.columns import NOW
+from sunloom.features.expressions.to_polars import to_polars
 from sunloom.features.plan.expressions import Call, Expr, walk
+from sunloom.features.plan.feature_sets import NOW
 from sunloom.features.plan.polars_dtypes import POLARS
 
 HERE = Path(__file__).parent
@@ -85,7 +85,7 @@ def _same(found: Any, expected: Any) -> bool:
 
 def _by_frame(bound: Expr, rows: list[dict[str, Any]]) -> list[Any]:
     frame = pl.DataFrame(rows, schema=SCHEMA).with_columns(pl.lit(MOMENT).alias(NOW))
-    lowered = frame.select(ToPolars().expression(bound).alias("v"))["v"].to_list()
+    lowered = frame.select(to_polars(bound).alias("v"))["v"].to_list()
     # A literal alone is one value for all rows.
     repeated = lowered * (len(rows) // max(1, len(lowered)))
     return [v.astimezone(UTC) if isinstance(v, datetime) else v for v in repeated]

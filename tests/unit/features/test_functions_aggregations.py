@@ -18,9 +18,8 @@ from sunloom.features.definitions.aggregate_rules import AGGREGATIONS
 from sunloom.features.definitions.bind_expressions import ExpressionBinder
 from sunloom.features.definitions.open import catalogue_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.expressions import Aggregate
-from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, Plan
+from sunloom.features.plan.feature_sets import NOW, ClassPlan, FeaturePlan, Plan
 from sunloom.features.plan.polars_dtypes import POLARS
 
 HERE = Path(__file__).parent
@@ -82,11 +81,11 @@ def _same(found: Any, expected: Any) -> bool:
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["expression"])
 def test_aggregation_means_what_chalk_means(case: dict[str, Any]) -> None:
     owners = pl.DataFrame({"id": range(len(case["values"]))}, schema={"id": pl.Int64})
-    questions = owners.with_columns(pl.lit(LATER).cast(pl.Datetime("us", "UTC")).alias(NOW))
-    answers = FeatureEngine(_plan(_bind(case["expression"])), {"sl_event": _events()}).compute(
-        questions
+    query_frame = owners.with_columns(pl.lit(LATER).cast(pl.Datetime("us", "UTC")).alias(NOW))
+    results = FeatureEngine(_plan(_bind(case["expression"])), {"sl_event": _events()}).compute(
+        query_frame
     )
-    found = answers["v"].to_list()
+    found = results["v"].to_list()
     expected = [_decode(value) for value in case["values"]]
     assert all(map(_same, found, expected)), f"found {found}, Chalk {expected}"
 

@@ -119,7 +119,7 @@ def test_naive_datetimes_are_refused(paths: dict[str, Path], tmp_path: Path) -> 
         _run(paths, entities=naive)
 
 
-def test_another_time_zone_is_the_same_moment(paths: dict[str, Path], tmp_path: Path) -> None:
+def test_another_time_zone_is_the_same_time(paths: dict[str, Path], tmp_path: Path) -> None:
     _run(paths)
     expected = pl.read_parquet(paths["out"])
     there = tmp_path / "there.parquet"

@@ -9,9 +9,8 @@ import polars as pl
 import pytest
 
 from sunloom.features.definitions.open import plan_of
-from sunloom.features.historical import engine_choice as sizing
-from sunloom.features.historical.engine_choice import choose_engine, needed_bytes
-from sunloom.features.historical.retrieve import HistoricalJob
+from sunloom.features.historical import retrieve as sizing
+from sunloom.features.historical.retrieve import HistoricalJob, choose_engine, needed_bytes
 from sunloom.features.sources.scan import open_scan
 
 CLASSES = str(Path(__file__).with_name("chalk_classes.py"))

@@ -10,18 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sunloom.features.kernels.ranges import Ranges, key_bounds
-from sunloom.features.kernels.stable_sort import stable_order
-from sunloom.features.kernels.sums import range_sums, sums_before
-from sunloom.features.kernels.timeline import Timeline
-from sunloom.features.kernels.trees import RangeTree
-from sunloom.features.kernels.value_counts import first_occurrences, range_distinct
-from sunloom.features.kernels.variances import range_variances
+from sunloom.features.kernels.ranges import Ranges, RangeTree, key_bounds
+from sunloom.features.kernels.sums_and_variances import range_sums, range_variances, sums_before
+from sunloom.features.kernels.timeline import Timeline, stable_order
+from sunloom.features.kernels.value_statistics import first_occurrences, range_distinct
 
 W = 1_000
 _times = st.integers(-3 * W, 3 * W)
 _events = st.lists(st.tuples(st.integers(0, 3), _times, st.integers(-5, 5)), max_size=40)
-_asked = st.lists(st.tuples(st.integers(-1, 4), _times), min_size=1, max_size=20)
+_queries = st.lists(st.tuples(st.integers(-1, 4), _times), min_size=1, max_size=20)
 
 
 def _window(events: list, key: int, now: int, width: int | None) -> list[int]:
@@ -40,9 +37,9 @@ def _timeline(events: list) -> Timeline:
     return Timeline(keys, times)
 
 
-def _ranges(timeline: Timeline, asked: list, width: int | None) -> Ranges:
-    keys = np.array([a[0] for a in asked], dtype=np.int64)
-    now = np.array([a[1] for a in asked], dtype=np.int64)
+def _ranges(timeline: Timeline, queries: list, width: int | None) -> Ranges:
+    keys = np.array([a[0] for a in queries], dtype=np.int64)
+    now = np.array([a[1] for a in queries], dtype=np.int64)
     stop = timeline.search(keys, now, inclusive=True)
     start = timeline.first_of(keys)
     if width is not None:
@@ -50,25 +47,25 @@ def _ranges(timeline: Timeline, asked: list, width: int | None) -> Ranges:
     return Ranges(start, stop)
 
 
-@given(_events, _asked, st.sampled_from([None, W, 1, 10**9]))
+@given(_events, _queries, st.sampled_from([None, W, 1, 10**9]))
 @settings(max_examples=300, deadline=None)
-def test_ranges_hold_exactly_the_window(events: list, asked: list, width: int | None) -> None:
+def test_ranges_hold_exactly_the_window(events: list, queries: list, width: int | None) -> None:
     timeline = _timeline(events)
-    ranges = _ranges(timeline, asked, width)
-    for row, (key, now) in enumerate(asked):
+    ranges = _ranges(timeline, queries, width)
+    for row, (key, now) in enumerate(queries):
         found = timeline.order[ranges.start[row] : ranges.stop[row]].tolist()
         assert found == _window(events, key, now, width)
 
 
-@given(_events, _asked, st.sampled_from([None, W]))
+@given(_events, _queries, st.sampled_from([None, W]))
 @settings(max_examples=100, deadline=None)
-def test_bisection_equals_the_composite_key(events: list, asked: list, width: int | None) -> None:
-    expected = _ranges(_timeline(events), asked, width)
+def test_bisection_equals_the_composite_key(events: list, queries: list, width: int | None) -> None:
+    expected = _ranges(_timeline(events), queries, width)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sunloom.features.kernels.timeline._LARGEST", 0)
         timeline = _timeline(events)
     assert timeline._composite is None
-    found = _ranges(timeline, asked, width)
+    found = _ranges(timeline, queries, width)
     assert found.counts.tolist() == expected.counts.tolist()
     nonempty = expected.counts > 0
     assert found.start[nonempty].tolist() == expected.start[nonempty].tolist()
@@ -91,33 +88,33 @@ def test_the_order_is_stable_whatever_the_spread(
 
 
 @pytest.mark.parametrize("distinct", [1, 3, 40_000])
-def test_bursts_of_near_moments_are_ordered(distinct: int) -> None:
+def test_bursts_of_near_times_are_ordered(distinct: int) -> None:
     random = np.random.default_rng(distinct)
     values = random.integers(0, 50, 40_000) * 2**52 + random.integers(0, distinct, 40_000)
     order, _ = stable_order(values)
     assert order.tolist() == np.argsort(values, kind="stable").tolist()
 
 
-@given(_events, _asked, st.sampled_from([None, W]))
+@given(_events, _queries, st.sampled_from([None, W]))
 @settings(max_examples=100, deadline=None)
-def test_sparse_key_codes_find_the_same(events: list, asked: list, width: int | None) -> None:
+def test_sparse_key_codes_find_the_same(events: list, queries: list, width: int | None) -> None:
     far = 10**6
-    expected = _ranges(_timeline(events), asked, width)
+    expected = _ranges(_timeline(events), queries, width)
     sparse = _timeline([(key * far, *rest) for key, *rest in events])
-    found = _ranges(sparse, [(key * far, time) for key, time in asked], width)
+    found = _ranges(sparse, [(key * far, time) for key, time in queries], width)
     assert found.counts.tolist() == expected.counts.tolist()
     assert sparse.keys.tolist() == [key * far for key in _timeline(events).keys]
 
 
-@given(_asked, _events)
+@given(_queries, _events)
 @settings(max_examples=100, deadline=None)
-def test_questions_are_searched_in_ascending_order(asked: list, events: list) -> None:
+def test_queries_are_searched_in_ascending_order(queries: list, events: list) -> None:
     timeline = _timeline(events)
-    keys = np.array([a[0] for a in asked], dtype=np.int64)
-    now = np.array([a[1] for a in asked], dtype=np.int64)
+    keys = np.array([a[0] for a in queries], dtype=np.int64)
+    now = np.array([a[1] for a in queries], dtype=np.int64)
     order = timeline.search_order(keys, now)
     if order is not None:
-        assert sorted(order.tolist()) == list(range(len(asked)))
+        assert sorted(order.tolist()) == list(range(len(queries)))
         keys, now = keys[order], now[order]
     stop = timeline.search(keys, now, inclusive=True)
     assert stop.tolist() == sorted(stop.tolist())
@@ -136,12 +133,12 @@ def test_keys_too_wide_for_one_number_fall_back() -> None:
 _spikes = st.sampled_from([0.0, 1.0, -1.5, 1e17, -1e17, math.inf, -math.inf, math.nan, 1e-9])
 
 
-@given(_events, st.lists(_spikes, min_size=40, max_size=40), _asked)
+@given(_events, st.lists(_spikes, min_size=40, max_size=40), _queries)
 @settings(max_examples=300, deadline=None)
-def test_float_sums_equal_brute_force(events: list, values: list[float], asked: list) -> None:
+def test_float_sums_equal_brute_force(events: list, values: list[float], queries: list) -> None:
     timeline = _timeline(events)
     sorted_values = np.array(values[: len(events)])[timeline.order]
-    ranges = _ranges(timeline, asked, W)
+    ranges = _ranges(timeline, queries, W)
     sums = range_sums(sorted_values, timeline.keys, ranges)
     for row, total in enumerate(sums):
         inside = sorted_values[ranges.start[row] : ranges.stop[row]].tolist()
@@ -209,17 +206,17 @@ def test_whole_numbers_stay_exact_beyond_what_a_float_holds() -> None:
     assert sums.tolist() == [2**62, 2**53 + 2, 2**53 + 1]
 
 
-@given(_events, _asked, st.sampled_from([None, W]))
+@given(_events, _queries, st.sampled_from([None, W]))
 @settings(max_examples=200, deadline=None)
-def test_tree_distinct_and_variance(events: list, asked: list, width: int | None) -> None:
+def test_tree_distinct_and_variance(events: list, queries: list, width: int | None) -> None:
     timeline = _timeline(events)
     values = np.array([e[2] for e in events], dtype=np.int64)[timeline.order]
-    ranges = _ranges(timeline, asked, width)
+    ranges = _ranges(timeline, queries, width)
     tree = RangeTree(values, np.minimum, np.iinfo(np.int64).max)
     smallest = tree.fold(ranges.start, ranges.stop)
     distinct = range_distinct(values + 5, timeline.keys, ranges)
     variances = range_variances(values.astype(np.float64), timeline.keys, ranges)
-    for row in range(len(asked)):
+    for row in range(len(queries)):
         inside = values[ranges.start[row] : ranges.stop[row]]
         assert smallest[row] == (inside.min() if len(inside) else np.iinfo(np.int64).max)
         assert distinct[row] == len(set(inside.tolist()))

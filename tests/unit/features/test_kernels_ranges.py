@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sunloom.features.kernels.order_statistics import range_extreme_rows, range_select
 from sunloom.features.kernels.ranges import Ranges
-from sunloom.features.kernels.value_counts import range_top
-from sunloom.features.kernels.variances import range_variances
+from sunloom.features.kernels.sums_and_variances import range_variances
+from sunloom.features.kernels.value_statistics import range_extreme_rows, range_select, range_top
 
 
 @st.composite

@@ -12,9 +12,7 @@ from typer.testing import CliRunner
 from sunloom.cli.main import app
 from sunloom.errors import UsageError
 from sunloom.features.definitions.open import plan_of
-from sunloom.features.picture.cards import cards_of
-from sunloom.features.picture.drawing import draw_plan
-from sunloom.features.picture.layout import place_cards
+from sunloom.features.picture import cards_of, draw_plan, place_cards
 from sunloom.features.plan.feature_sets import Plan
 
 RESOLVERS = str(Path(__file__).with_name("resolver_classes.py"))

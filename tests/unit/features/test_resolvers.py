@@ -1,4 +1,4 @@
-"""Python resolvers: called as of each row's moment, the same by every executor."""
+"""Python resolvers: called as of each row's time, the same by every executor."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from sunloom.feature_store.online.read_plan import compile_resolver
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.plan.columns import NOW
 from sunloom.features.plan.explain import format_expression, plan_text
 from sunloom.features.plan.expressions import Aggregate, Lookup, Resolved
-from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.feature_sets import NOW, Plan
 
 CLASSES = str(Path(__file__).with_name("resolver_classes.py"))
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
@@ -35,7 +34,7 @@ _visit = st.fixed_dictionaries(
         "paid": st.sampled_from([None, 1.5, 20.0, -3.0]),
     }
 )
-_question = st.tuples(
+_query = st.tuples(
     st.sampled_from([1, 4, 5]), st.integers(-1, 61).map(lambda hours: START + hours * HOUR)
 )
 
@@ -65,8 +64,8 @@ def _engine(plan: Plan, visits: list[dict[str, Any]]) -> FeatureEngine:
     )
 
 
-def _asked(questions: list[tuple[int, datetime]]) -> pl.DataFrame:
-    return pl.DataFrame(questions, schema={"id": pl.Int64, NOW: UTC_US}, orient="row")
+def _query_frame(queries: list[tuple[int, datetime]]) -> pl.DataFrame:
+    return pl.DataFrame(queries, schema={"id": pl.Int64, NOW: UTC_US}, orient="row")
 
 
 def _brute(visits: list[dict[str, Any]], key: int, now: datetime) -> dict[str, Any]:
@@ -97,27 +96,29 @@ def _brute(visits: list[dict[str, Any]], key: int, now: datetime) -> dict[str, A
 
 
 @settings(max_examples=25, deadline=None)
-@given(visits=st.lists(_visit, max_size=12), asked=st.lists(_question, min_size=1, max_size=8))
-def test_values_are_those_of_the_functions_as_of_each_moment(
-    plan: Plan, visits: list[dict[str, Any]], asked: list[tuple[int, datetime]]
+@given(visits=st.lists(_visit, max_size=12), queries=st.lists(_query, min_size=1, max_size=8))
+def test_values_are_those_of_the_functions_as_of_each_time(
+    plan: Plan, visits: list[dict[str, Any]], queries: list[tuple[int, datetime]]
 ) -> None:
-    answers = _engine(plan, visits).compute(_asked(asked)).to_dicts()
-    for (key, now), found in zip(asked, answers, strict=True):
+    results = _engine(plan, visits).compute(_query_frame(queries)).to_dicts()
+    for (key, now), found in zip(queries, results, strict=True):
         for name, value in _brute(visits, key, now).items():
             assert found[name] == (pytest.approx(value) if isinstance(value, float) else value)
 
 
 def test_a_failed_or_late_call_gives_the_default_and_is_counted(plan: Plan) -> None:
     engine = _engine(plan, [])
-    asked = [(1, START), (2, START), (3, START), (3, START + HOUR)]
-    assert engine.compute(_asked(asked))["careful"].to_list() == [1, 7, 7, 7]
+    queries = [(1, START), (2, START), (3, START), (3, START + HOUR)]
+    assert engine.compute(_query_frame(queries))["careful"].to_list() == [1, 7, 7, 7]
     assert engine.counters.counts()["resolver_failures"] == {"resolver_classes.take_care": 3}
 
 
 def test_online_reads_use_the_online_resolver_where_there_are_two(plan: Plan) -> None:
-    found = _engine(plan.for_online(), []).compute(_asked([(1, START)]))
+    found = _engine(plan.for_online(), []).compute(_query_frame([(1, START)]))
     assert found["both"].to_list() == ["online ann"]
-    assert _engine(plan, []).compute(_asked([(1, START)]))["both"].to_list() == ["offline ann"]
+    assert _engine(plan, []).compute(_query_frame([(1, START)]))["both"].to_list() == [
+        "offline ann"
+    ]
 
 
 def test_one_row_of_plain_values_gives_what_the_engine_gives(plan: Plan) -> None:
@@ -135,7 +136,7 @@ def test_one_row_of_plain_values_gives_what_the_engine_gives(plan: Plan) -> None
 def test_the_joined_class_reads_a_has_one_through_its_own_resolver() -> None:
     visits = plan_of(CLASSES, "rs_visit")
     engine = _engine(visits, [{"guest_id": 1, "at": START, "paid": 4.0}])
-    found = engine.compute(_asked([(0, START), (0, START - HOUR)]))
+    found = engine.compute(_query_frame([(0, START), (0, START - HOUR)]))
     assert found["shout"].to_list() == ["ANN!", None]
     assert found["tax"].to_list() == [2.0, None]
 

@@ -1,4 +1,4 @@
-"""Resolvers without a meaning are refused; answers that do not fit are errors that name them."""
+"""Resolvers without a meaning are refused; results that do not fit are errors that name them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sunloom.cli.main import app
 from sunloom.errors import DataError, DefinitionError
 from sunloom.features.definitions.open import catalogue_of, plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
-from sunloom.features.plan.columns import NOW
+from sunloom.features.plan.feature_sets import NOW
 from sunloom.features.plan.polars_dtypes import POLARS
 
 HEAD = """
@@ -157,7 +157,7 @@ def test_refusals_name_function_file_line_and_the_way_out(
         assert re.search(rf"{file}:\d+", error.message), error.message
 
 
-def _answer(
+def _compute(
     file: Path, namespace: str, names: list[str | None]
 ) -> tuple[pl.DataFrame, FeatureEngine]:
     start = datetime(2026, 1, 1, tzinfo=UTC)
@@ -169,8 +169,8 @@ def _answer(
     read = [f for f in plan.root.features if f.expression is None and f.name not in rows.columns]
     rows = rows.with_columns(pl.lit(None, POLARS[f.dtype]).alias(f.name) for f in read)
     engine = FeatureEngine(plan, {f"{namespace}_actor": rows, f"{namespace}_deed": _no_deeds()})
-    asked = rows.select("id", pl.col("ts").alias(NOW))
-    return engine.compute(asked), engine
+    queries = rows.select("id", pl.col("ts").alias(NOW))
+    return engine.compute(queries), engine
 
 
 def _no_deeds() -> pl.DataFrame:
@@ -200,7 +200,7 @@ def test_a_failure_of_a_feature_that_is_not_nullable_is_an_error(
     resolver = f"@online\ndef f(x: Actor.name) -> Actor.{output}:\n    {body}"
     file, namespace = _module(tmp_path, resolver)
     with pytest.raises(DataError) as caught:
-        _answer(file, namespace, ["ann", "bo"])
+        _compute(file, namespace, ["ann", "bo"])
     message = caught.value.message
     assert cause in message
     assert f"Resolver '{namespace}.f' ({file}:" in message
@@ -224,8 +224,8 @@ def test_a_failure_of_a_nullable_feature_is_null_and_counted(
     body = f"if x == 'bo':\n        {body}\n    return None"
     resolver = f"@online\ndef f(x: Actor.name) -> Actor.{output}:\n    {body}"
     file, namespace = _module(tmp_path, resolver)
-    answers, engine = _answer(file, namespace, ["ann", "bo", None])
-    assert answers[output].to_list() == [None, None, None]
+    results, engine = _compute(file, namespace, ["ann", "bo", None])
+    assert results[output].to_list() == [None, None, None]
     assert engine.counters.counts() == {"resolver_failures": {f"{namespace}.f": 1}}
 
 
@@ -249,10 +249,10 @@ def test_a_batch_that_does_not_fit_is_an_error(tmp_path: Path, body: str, cause:
     )
     file.write_text(file.read_text().replace("{ns}", namespace))
     with pytest.raises(DataError, match=re.escape(cause)):
-        _answer(file, namespace, ["ann", "bo"])
+        _compute(file, namespace, ["ann", "bo"])
 
 
-def test_each_key_stands_once_in_a_batch_and_batches_are_no_larger_than_asked(
+def test_each_key_stands_once_in_a_batch_and_batches_are_no_larger_than_configured(
     tmp_path: Path,
 ) -> None:
     file, namespace = _module(
@@ -265,11 +265,11 @@ def test_each_key_stands_once_in_a_batch_and_batches_are_no_larger_than_asked(
     )
     plan = plan_of(str(file), f"{namespace}_actor")
     start = datetime(2026, 1, 1, tzinfo=UTC)
-    asked = pl.DataFrame(
+    queries = pl.DataFrame(
         {"id": [1, 2, 3, 1, 1], NOW: [start] * 5}, schema_overrides={NOW: pl.Datetime("us", "UTC")}
     )
     engine = FeatureEngine(plan, {f"{namespace}_deed": _no_deeds()})
-    assert engine.compute(asked)["rank"].to_list() == [2, 2, 1, 1, 1]
+    assert engine.compute(queries)["rank"].to_list() == [2, 2, 1, 1, 1]
     assert not engine.counters.counts()
 
 
@@ -279,7 +279,7 @@ def test_calls_that_overrun_again_and_again_are_an_error(tmp_path: Path) -> None
         "@online(timeout='5ms')\ndef f(x: Actor.name) -> Actor.rank:\n    time.sleep(1.5)",
     )
     with pytest.raises(DataError, match=r"17 calls overran their timeout of 0\.005 s"):
-        _answer(file, namespace, ["n"] * 20)
+        _compute(file, namespace, ["n"] * 20)
 
 
 def test_async_calls_run_together_and_end_at_their_timeout(tmp_path: Path) -> None:
@@ -290,8 +290,8 @@ def test_async_calls_run_together_and_end_at_their_timeout(tmp_path: Path) -> No
         "    finally:\n        ENDED.append(x)\n    return len(x)",
     )
     started = datetime.now(UTC)
-    answers, engine = _answer(file, namespace, ["ann"] * 40 + ["slow"])
-    assert answers["rank"].to_list() == [3] * 40 + [None]
+    results, engine = _compute(file, namespace, ["ann"] * 40 + ["slow"])
+    assert results["rank"].to_list() == [3] * 40 + [None]
     assert engine.counters.counts() == {"resolver_failures": {f"{namespace}.f": 1}}
     assert (datetime.now(UTC) - started).total_seconds() < 1.5
 
@@ -303,7 +303,7 @@ def test_a_sql_query_that_a_function_returns_is_refused_and_never_null(tmp_path:
         "    return SQLiteInMemorySource().query_string('select 1')",
     )
     with pytest.raises(DefinitionError, match="returns a SQL query"):
-        _answer(file, namespace, ["ann"])
+        _compute(file, namespace, ["ann"])
 
 
 def test_rows_are_filtered_as_the_annotation_says(tmp_path: Path) -> None:
@@ -318,8 +318,10 @@ def test_rows_are_filtered_as_the_annotation_says(tmp_path: Path) -> None:
         {"id": range(5), "actor_id": [0, 0, 0, 0, 1], "size": [1.0, 3.0, 5.0, 20.0, 2.0]}
     ).with_columns(at=pl.lit(start, pl.Datetime("us", "UTC")))
     plan = plan_of(str(file), f"{namespace}_actor")
-    asked = pl.DataFrame({"id": [0, 1, 2], NOW: [start] * 3}).cast({NOW: pl.Datetime("us", "UTC")})
-    found = FeatureEngine(plan, {f"{namespace}_deed": deeds}).compute(asked)
+    queries = pl.DataFrame({"id": [0, 1, 2], NOW: [start] * 3}).cast(
+        {NOW: pl.Datetime("us", "UTC")}
+    )
+    found = FeatureEngine(plan, {f"{namespace}_deed": deeds}).compute(queries)
     assert found["score"].to_list() == [8.0, -1.0, -1.0]
 
 
@@ -331,10 +333,10 @@ def test_a_changed_function_is_noticed(tmp_path: Path) -> None:
     # Another process would see the new text; here the changed file is a second module.
     text = file.read_text().replace("return 1", "return 2").replace(namespace, f"{namespace}b")
     file.write_text(text)
-    asked = pl.DataFrame({"id": [1], NOW: [datetime(2026, 1, 1, tzinfo=UTC)], "name": ["a"]})
+    queries = pl.DataFrame({"id": [1], NOW: [datetime(2026, 1, 1, tzinfo=UTC)], "name": ["a"]})
     engine = FeatureEngine(plan, {f"{namespace}_deed": _no_deeds()})
     with pytest.raises(DefinitionError, match="has changed"):
-        engine.compute(asked)
+        engine.compute(queries)
 
 
 def test_commands_list_and_plan_and_exit_2_with_the_place(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.expressions.validations import is_within
-from sunloom.features.historical.local import historical_polars
-from sunloom.features.historical.retrieve import HistoricalJob
+from sunloom.features.historical.retrieve import HistoricalJob, historical_polars
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.sources.scan import open_scan
 

@@ -61,7 +61,7 @@ def plan(
     load_settings(sets, env)
     feature_plan = plan_of(definitions, _feature_set_name(name, feature_set))
     if picture is not None:
-        from sunloom.features.picture.drawing import draw_plan
+        from sunloom.features.picture import draw_plan
 
         draw_plan(feature_plan, picture)
     if json:

@@ -39,7 +39,7 @@ def validate(
     defaults = None
     if isinstance(config, FeaturesRecipe):
         from sunloom.features.definitions.open import plan_of
-        from sunloom.features.plan.quality_rules import table_rules
+        from sunloom.features.expressions.validations import table_rules
 
         defaults = table_rules(plan_of(config.definitions, config.feature_set))
     rules = config.validation or ValidationConfig()

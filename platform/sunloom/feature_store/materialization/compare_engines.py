@@ -6,7 +6,7 @@ from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import UsageError
 from sunloom.feature_store.materialization.materialize import MaterializationJob
 from sunloom.features.historical.compare import EngineComparison, compare_with_ray_data
-from sunloom.features.historical.local import historical_polars
+from sunloom.features.historical.retrieve import historical_polars
 
 
 def compare_engines(recipe: FeaturesRecipe) -> EngineComparison:

@@ -18,7 +18,7 @@ from sunloom.errors import ArtifactError, ConfigError, ConflictError, UsageError
 from sunloom.feature_store.stores.online.key_value import PLANS, STREAMS
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.open import open_online_store
-from sunloom.features.plan.columns import EVENT_TIME
+from sunloom.features.plan.feature_sets import EVENT_TIME
 from sunloom.preprocessing.graph.edges import Graph, graph_of, read_edges, read_nodes
 from sunloom.preprocessing.graph.node_features import (
     graph_embedding,

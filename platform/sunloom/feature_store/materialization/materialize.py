@@ -34,14 +34,11 @@ from sunloom.features.definitions.open import outline_of, plan_of
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical.chalk_query import historical_chalk
 from sunloom.features.historical.compare import compare_with_ray_data
-from sunloom.features.historical.engine_choice import EngineChoice, choose_engine
-from sunloom.features.historical.result import quarantine_damaged
-from sunloom.features.historical.retrieve import compute_historical
-from sunloom.features.plan.columns import EVENT_TIME
-from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.sources.entity_keys import known_entities
+from sunloom.features.historical.query import quarantine_damaged
+from sunloom.features.historical.retrieve import EngineChoice, choose_engine, compute_historical
+from sunloom.features.plan.feature_sets import EVENT_TIME, Plan
 from sunloom.features.sources.extract import fetch_sources
-from sunloom.features.sources.scan import SourceScan, open_scan
+from sunloom.features.sources.scan import SourceScan, known_entities, open_scan
 
 _log = get_logger("features.materialize")
 

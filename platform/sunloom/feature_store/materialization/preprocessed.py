@@ -16,7 +16,7 @@ from sunloom.core.model_registry import ModelRegistry, open_registry
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ConfigError, DataError
 from sunloom.feature_store.stores.online.online_store import OnlineStore
-from sunloom.features.plan.columns import EVENT_TIME
+from sunloom.features.plan.feature_sets import EVENT_TIME
 from sunloom.preprocessing.artifact import open_fitted, register, save
 from sunloom.preprocessing.fit import fit
 from sunloom.preprocessing.pipeline import FittedPipeline

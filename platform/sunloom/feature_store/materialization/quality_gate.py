@@ -12,8 +12,8 @@ from sunloom.config.features import FeaturesRecipe
 from sunloom.core.database import Database, open_database
 from sunloom.data.quality.gate import gate
 from sunloom.data.quality.rules import TableRules
+from sunloom.features.expressions.validations import table_rules
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.quality_rules import table_rules
 
 
 @dataclass(frozen=True)

@@ -261,7 +261,7 @@ def compile_resolver(node: Resolved, places: Mapping[Aggregate | Lookup, int]) -
     feature can have.
     """
     # Imports chalkpy and the user's code, which only plans with resolvers need.
-    from sunloom.features.resolvers.resolve import resolve_rows
+    from sunloom.features.resolvers import resolve_rows
 
     resolver, output, result_key = node.resolver, node.output, f"@{node.resolver.fqn}"
     args = [compile_expression(given.value, places) for given in resolver.args]

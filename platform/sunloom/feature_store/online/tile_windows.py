@@ -6,7 +6,6 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from operator import itemgetter
 from typing import Any
 
@@ -17,11 +16,11 @@ from sunloom.errors import DataError, UsageError
 from sunloom.feature_store.online.tile_heads import EntityHead
 from sunloom.feature_store.online.tile_layout import Index, Reading, visible_span
 from sunloom.feature_store.online.tile_partials import SlotKind, slot_kind
+from sunloom.features.expressions.literals import python_value
 from sunloom.features.kernels.aggregates import aggregate_series
 from sunloom.features.kernels.ranges import Ranges
-from sunloom.features.plan.dtypes import DType
 from sunloom.features.plan.expressions import Aggregate, Expr
-from sunloom.features.plan.polars_dtypes import EPOCH, POLARS
+from sunloom.features.plan.polars_dtypes import POLARS
 
 Events = list[tuple[int, Sequence[Any]]]
 """Event time and measures of each event."""
@@ -276,11 +275,3 @@ _FINALIZERS: Mapping[str, Finalizer] = {
     "all": lambda partials: partials[0] == partials[1],
     "count_distinct": lambda partials: len(partials[0]),
 }
-
-
-def python_value(stored: Any, dtype: DType) -> Any:
-    """The Python value of one in a tile, where datetimes and durations are microseconds."""
-    if stored is None or dtype not in ("datetime", "duration"):
-        return stored
-    length = timedelta(microseconds=stored)
-    return EPOCH + length if dtype == "datetime" else length

@@ -28,9 +28,8 @@ from sunloom.feature_store.streaming.kafka import (
 from sunloom.feature_store.streaming.partition import ProgressKey, all_progress
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.projection import source_projections
 from sunloom.features.sources.extract import fetch_sources
-from sunloom.features.sources.scan import SourceScan, SourceSplit
+from sunloom.features.sources.scan import SourceScan, SourceSplit, source_projections
 
 _log = get_logger("features.streaming")
 _POLL_S = 1.0

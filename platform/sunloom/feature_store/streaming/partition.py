@@ -24,7 +24,7 @@ from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.streaming.decode import PLACE, MessageDecoder
 from sunloom.feature_store.streaming.ingest import GuardedWrite, TileIngest
-from sunloom.features.plan.projection import source_projections
+from sunloom.features.sources.scan import source_projections
 
 # A share of fewer messages says little: one bad message among ten must not stop a stream.
 _MIN_JUDGED = 1_000

@@ -27,7 +27,7 @@ from sunloom.features.definitions.scope import Scope, feature_dtype
 from sunloom.features.definitions.windows import window_start
 from sunloom.features.expressions.functions.casts import CASTS, can_cast
 from sunloom.features.expressions.functions.json_documents import json_as
-from sunloom.features.expressions.functions.structs import field_of
+from sunloom.features.expressions.functions.nested import field_of
 from sunloom.features.expressions.literals import constant
 from sunloom.features.plan.dtypes import StructType
 from sunloom.features.plan.expressions import Call, Const, Expr, Lookup, Now

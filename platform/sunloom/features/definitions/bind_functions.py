@@ -9,7 +9,7 @@ from chalk.features.underscore import UnderscoreFunction
 from sunloom.errors import DefinitionError, known_names_hint
 from sunloom.features.definitions.scope import Binder
 from sunloom.features.expressions.functions.json_documents import JSON_VALUE
-from sunloom.features.expressions.functions.structs import STRUCT_FIELD, pack_struct
+from sunloom.features.expressions.functions.nested import STRUCT_FIELD, pack_struct
 from sunloom.features.expressions.functions.table import FUNCTION_ALIASES, FUNCTIONS
 from sunloom.features.expressions.literals import constant
 from sunloom.features.plan.expressions import Call, Expr

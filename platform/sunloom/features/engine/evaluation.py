@@ -1,29 +1,43 @@
-"""The feature engine: evaluation of a plan over source tables."""
+"""The feature engine: evaluation of a plan over source tables, class by class.
+
+A class's query rows are keys and as-of times; a search gives the range of source rows that each of
+them sees.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
 from sunloom.features.engine.counters import Counters
-from sunloom.features.engine.query import QueryFrame
 from sunloom.features.engine.source_rows import (
     JoinedRows,
     SourceRows,
     evaluation_order,
-    fill_default,
-    finish_value,
 )
-from sunloom.features.expressions.to_polars import ToPolars
-from sunloom.features.expressions.validations import violation_count
+from sunloom.features.expressions.to_polars import to_polars
+from sunloom.features.expressions.validations import finish_value, violation_count
 from sunloom.features.kernels.aggregates import aggregate_series
 from sunloom.features.kernels.ranges import Bools, Ints, Ranges
-from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.expressions import Aggregate, Bound, Expr, Lookup, Resolved, Window, walk
-from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, JoinPlan, Plan
+from sunloom.features.plan.expressions import (
+    Aggregate,
+    Bound,
+    Expr,
+    Lookup,
+    Resolved,
+    Resolver,
+    Window,
+    walk,
+)
+from sunloom.features.plan.feature_sets import NOW, ClassPlan, FeaturePlan, JoinPlan, Plan
 from sunloom.features.plan.polars_dtypes import POLARS
+
+if TYPE_CHECKING:
+    from sunloom.features.resolvers import ResolverResults
 
 _NOW_BOUND = Bound(ago_us=0, inclusive=True)
 
@@ -59,7 +73,10 @@ class FeatureEngine:
     ) -> pl.DataFrame:
         item = self._plan.class_plan(namespace)
         order = evaluation_order(item, names)
-        query = QueryFrame(frame, _aggregates(item, order))
+        expressions = [item.feature(name).expression for name in order]
+        nodes = [node for expr in expressions if expr is not None for node in walk(expr)]
+        aggregates = dict.fromkeys(node for node in nodes if isinstance(node, Aggregate))
+        query = QueryFrame(frame, list(aggregates))
         for name in order:
             # A value that the query gives is finished as any other: type, default, limits.
             if name in frame.columns:
@@ -117,18 +134,18 @@ class FeatureEngine:
                 query.add({node: self._look_up(query, item.join(node.join), node)})
         if isinstance(expression, Resolved):
             query.add({expression: self._resolve(item, query, expression)})
-        self._finish(query, feature, ToPolars(query.columns).expression(expression))
+        self._finish(query, feature, to_polars(expression, query.columns))
 
     def _finish(self, query: QueryFrame, feature: FeaturePlan, value: pl.Expr) -> None:
         if feature.validations:
-            violations = violation_count(feature, fill_default(feature, value))
+            violations = violation_count(feature, value)
             if count := query.frame.select(violations).item():
                 self.counters.validations[feature.fqn] += count
         query.frame = query.frame.with_columns(finish_value(feature, value))
 
     def _resolve(self, item: ClassPlan, query: QueryFrame, node: Resolved) -> pl.Series:
         # Only plans with resolvers load user code.
-        from sunloom.features.resolvers.resolve import resolve_frame
+        from sunloom.features.resolvers import resolve_frame
 
         if node.resolver not in query.resolver_results:
             results = resolve_frame(node.resolver, query.frame, item.key, query.columns)
@@ -177,13 +194,6 @@ def _rows_at(rows: pl.DataFrame, places: Ints) -> pl.DataFrame:
     return gathered if known.all() else gathered.select(pl.when(known).then(pl.all()))
 
 
-def _aggregates(item: ClassPlan, names: Iterable[str]) -> list[Aggregate]:
-    """Every aggregation in the features' expressions, once."""
-    expressions = [item.feature(name).expression for name in names]
-    nodes = [node for expr in expressions if expr is not None for node in walk(expr)]
-    return list(dict.fromkeys(node for node in nodes if isinstance(node, Aggregate)))
-
-
 def _ages(item: ClassPlan, rows: SourceRows, latest: Ints, query: QueryFrame) -> Ints | None:
     """Microseconds since each source row was observed; None if no feature grows stale."""
     if item.time is None or all(f.max_staleness_us is None for f in item.features):
@@ -202,5 +212,109 @@ def _value_or_default(feature: FeaturePlan, missing: Bools, ages: Ints | None) -
         missing = missing | (ages > limit)
     elif feature.default is None:
         return value
-    default = pl.lit(None) if feature.default is None else ToPolars().expression(feature.default)
+    default = pl.lit(None) if feature.default is None else to_polars(feature.default)
     return pl.when(pl.lit(pl.Series(missing))).then(default).otherwise(value).alias(feature.name)
+
+
+class AsOfSearch:
+    """Query rows of one join, in the order in which they are searched.
+
+    Args:
+        joined: The rows that are searched.
+        codes: Each query row's key code.
+        now: Each query row's as-of time, microseconds.
+    """
+
+    def __init__(self, joined: JoinedRows, codes: Ints, now: Ints) -> None:
+        self._timeline = joined.timeline
+        # Neighbouring query rows then look at neighbouring source rows: several times faster.
+        self._order = joined.timeline.search_order(codes, now)
+        self._codes = codes if self._order is None else codes[self._order]
+        self._now = now if self._order is None else now[self._order]
+        self._bounds: dict[tuple[Bound, bool], Ints] = {}
+
+    def ranges(self, window: Window) -> Ranges:
+        """The joined rows in each query row's window, in the order of the search."""
+        timeline, codes = self._timeline, self._codes
+        stop = timeline.end_of(codes) if window.end is None else self._search(window.end, True)
+        if window.start is None:
+            start = timeline.first_of(codes)
+        else:
+            # Rows before the window: not after its start, or, if the start is in it, before.
+            start = self._search(window.start, False)
+        unknown = codes < 0
+        if unknown.any():
+            start, stop = np.where(unknown, 0, start), np.where(unknown, 0, stop)
+        # A window that starts behind its end is empty, never of negative length.
+        return Ranges(np.minimum(start, stop), stop)
+
+    def in_query_order(self, places: Ints) -> Ints:
+        """Places that were searched, in the order of the query rows."""
+        if self._order is None:
+            return places
+        ordered = np.empty_like(places)
+        ordered[self._order] = places
+        return ordered
+
+    def column_in_query_order(self, values: pl.Series) -> pl.Series:
+        """The same for a column of values."""
+        return values if self._order is None else values.gather(self._inverse_order)
+
+    @cached_property
+    def _inverse_order(self) -> Ints:
+        return self.in_query_order(np.arange(len(self._codes), dtype=np.int64))
+
+    def _search(self, bound: Bound, is_end: bool) -> Ints:
+        inclusive = bound.inclusive is is_end
+        key = (bound, inclusive)
+        # Windows often share a bound, most of all their end: now.
+        if key not in self._bounds:
+            times = self._now - bound.ago_us
+            self._bounds[key] = self._timeline.search(self._codes, times, inclusive=inclusive)
+        return self._bounds[key]
+
+
+class QueryFrame:
+    """Query rows of one class, with columns of parts of expressions as they are computed.
+
+    Args:
+        frame: The key under its feature name, ``NOW``, and features that are given.
+        aggregates: Every aggregation that will be computed, once.
+    """
+
+    def __init__(self, frame: pl.DataFrame, aggregates: Sequence[Aggregate]) -> None:
+        self.frame = frame
+        self.columns: dict[Expr, str] = {}
+        self.resolver_results: dict[Resolver, ResolverResults] = {}
+        self._by_shape: dict[Aggregate, list[Aggregate]] = {}
+        for node in aggregates:
+            self._by_shape.setdefault(_without_bounds(node), []).append(node)
+        self._searches: dict[tuple[JoinedRows, tuple[str, ...]], AsOfSearch] = {}
+
+    @cached_property
+    def now_us(self) -> Ints:
+        """The as-of times in microseconds."""
+        return self.frame[NOW].cast(pl.Int64).to_numpy()
+
+    def search(self, joined: JoinedRows, keys: tuple[str, ...]) -> AsOfSearch:
+        """The query rows in that join."""
+        if (joined, keys) not in self._searches:
+            codes = joined.codec.codes([self.frame[name] for name in keys])
+            self._searches[joined, keys] = AsOfSearch(joined, codes, self.now_us)
+        return self._searches[joined, keys]
+
+    def add(self, parts: Mapping[Expr, pl.Series]) -> None:
+        """Keep the values of parts of expressions as columns."""
+        for node, series in parts.items():
+            self.columns[node] = f"__part{len(self.columns)}__"
+            self.frame = self.frame.with_columns(series.alias(self.columns[node]))
+
+    def same_shape(self, node: Aggregate) -> list[Aggregate]:
+        """The aggregations that differ from this one only in how far their windows reach."""
+        return self._by_shape[_without_bounds(node)]
+
+
+def _without_bounds(node: Aggregate) -> Aggregate:
+    # Whether a window has a start at all decides how some are computed.
+    start = None if node.window.start is None else _NOW_BOUND
+    return node.model_copy(update={"window": Window(column=node.window.column, start=start)})

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from sunloom.features.expressions.to_polars import ToPolars
-from sunloom.features.expressions.validations import enforce_limits, violation_count
-from sunloom.features.kernels.key_codes import KeyCodec
-from sunloom.features.kernels.timeline import Timeline
+from sunloom.features.expressions.to_polars import to_polars
+from sunloom.features.expressions.validations import finish_value, violation_count
+from sunloom.features.kernels.timeline import KeyCodec, Timeline
 from sunloom.features.plan.expressions import (
     Aggregate,
     Expr,
@@ -22,10 +21,9 @@ from sunloom.features.plan.expressions import (
     walk,
 )
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan
-from sunloom.features.plan.polars_dtypes import POLARS
 
 if TYPE_CHECKING:
-    from sunloom.features.resolvers.results import ResolverResults
+    from sunloom.features.resolvers import ResolverResults
 
 
 class SourceRows:
@@ -50,8 +48,8 @@ class SourceRows:
         """The expression's value in each row."""
         if expression not in self._values:
             self._compute_columns(expression)
-            value = ToPolars().expression(expression)
-            self._values[expression] = self.frame.select(value.alias("value")).to_series()
+            value = to_polars(expression).alias("value")
+            self._values[expression] = self.frame.select(value).to_series()
         return self._values[expression]
 
     def joined_rows(self, keys: tuple[str, ...], time: str | None) -> JoinedRows:
@@ -65,27 +63,25 @@ class SourceRows:
         feature = self.item.feature(name)
         if name in self.frame.columns or feature.expression is None:
             return
-        self.frame = self.frame.with_columns(
-            finish_value(feature, self._to_polars(feature.expression))
-        )
+        self.frame = self.frame.with_columns(finish_value(feature, self._value(feature.expression)))
 
     def violations(self, feature: FeaturePlan) -> int:
         """How many rows' values of a computed feature are outside its limits."""
         if feature.expression is None:
             return 0
         self._compute_columns(feature.expression)
-        value = fill_default(feature, self._to_polars(feature.expression))
-        return int(self.frame.select(violation_count(feature, value)).item())
+        count = violation_count(feature, self._value(feature.expression))
+        return int(self.frame.select(count).item())
 
     def _compute_columns(self, expression: Expr) -> None:
         for name in evaluation_order(self.item, own_columns(expression)):
             self.compute_column(name)
 
-    def _to_polars(self, expression: Expr) -> pl.Expr:
+    def _value(self, expression: Expr) -> pl.Expr:
         if not isinstance(expression, Resolved):
-            return ToPolars().expression(expression)
+            return to_polars(expression)
         # Only plans with resolvers load user code.
-        from sunloom.features.resolvers.resolve import resolve_frame
+        from sunloom.features.resolvers import resolve_frame
 
         if expression.resolver not in self._resolver_results:
             self._compute_columns(expression)
@@ -156,19 +152,3 @@ def _own_needs(item: ClassPlan, name: str) -> set[str]:
         if isinstance(node, Aggregate | Lookup):
             needed |= set(item.join(node.join).own_keys)
     return needed
-
-
-def finish_value(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
-    """The feature's value in its type, with its default, within its limits, under its name.
-
-    The default replaces a missing value, never one that a strict limit made null.
-    """
-    return enforce_limits(feature, fill_default(feature, value)).alias(feature.name)
-
-
-def fill_default(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
-    """The value in the feature's type, and its default where it is null."""
-    value = value.cast(POLARS[feature.dtype])
-    if feature.default is None:
-        return value
-    return value.fill_null(ToPolars().expression(feature.default))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
 from sunloom.features.plan.dtypes import DType, ListType
 from sunloom.features.plan.expressions import Const
-from sunloom.features.plan.polars_dtypes import EPOCH, unify
-
-_MICROSECOND = timedelta(microseconds=1)
+from sunloom.features.plan.polars_dtypes import EPOCH, epoch_us, unify
 
 
 def constant(value: Any) -> Const | None:
@@ -37,9 +35,9 @@ def constant(value: Any) -> Const | None:
     if isinstance(value, str):
         return Const(value=value, dtype="string")
     if isinstance(value, timedelta):
-        return Const(value=value // _MICROSECOND, dtype="duration")
+        return Const(value=value // timedelta(microseconds=1), dtype="duration")
     if isinstance(value, datetime) and value.tzinfo is not None:
-        return Const(value=(value.astimezone(UTC) - EPOCH) // _MICROSECOND, dtype="datetime")
+        return Const(value=epoch_us(value), dtype="datetime")
     return None
 
 
@@ -59,12 +57,13 @@ def _constant_list(values: Sequence[Any]) -> Const | None:
 def constant_value(node: Const) -> Any:
     """The literal as a plain value; datetimes and durations as Python's own."""
     if isinstance(node.dtype, ListType) and isinstance(node.value, tuple):
-        return [_plain_value(value, node.dtype.item) for value in node.value]
-    return _plain_value(node.value, node.dtype)
+        return [python_value(value, node.dtype.item) for value in node.value]
+    return python_value(node.value, node.dtype)
 
 
-def _plain_value(value: Any, dtype: DType) -> Any:
-    if value is None or dtype not in ("datetime", "duration"):
-        return value
-    length = timedelta(microseconds=int(value))
+def python_value(stored: Any, dtype: DType) -> Any:
+    """The Python value of a stored one, where datetimes and durations are microseconds."""
+    if stored is None or dtype not in ("datetime", "duration"):
+        return stored
+    length = timedelta(microseconds=stored)
     return EPOCH + length if dtype == "datetime" else length

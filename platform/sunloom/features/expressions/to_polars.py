@@ -6,34 +6,33 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from sunloom.features.expressions.functions.table import lower_call
-from sunloom.features.plan.columns import NOW
+from sunloom.features.expressions.functions.casts import lower_cast
+from sunloom.features.expressions.functions.table import FUNCTIONS
 from sunloom.features.plan.expressions import Call, Column, Const, Expr, Now
+from sunloom.features.plan.feature_sets import NOW
 from sunloom.features.plan.polars_dtypes import POLARS
 
 
-class ToPolars:
-    """Lowers expressions over a frame.
+def to_polars(node: Expr, columns: Mapping[Expr, str] | None = None) -> pl.Expr:
+    """The expression as a Polars expression over a frame.
 
     Args:
+        node: The expression.
         columns: Aggregates and lookups to the columns that have their values already.
     """
-
-    def __init__(self, columns: Mapping[Expr, str] | None = None) -> None:
-        self._columns = columns or {}
-
-    def expression(self, node: Expr) -> pl.Expr:
-        """The node as a Polars expression."""
-        if isinstance(node, Column):
-            return pl.col(node.name)
-        if isinstance(node, Now):
-            return pl.col(NOW)
-        if isinstance(node, Const):
-            value = list(node.value) if isinstance(node.value, tuple) else node.value
-            return pl.lit(value, POLARS[node.dtype])
-        if isinstance(node, Call) and node.function == "rows":
-            return pl.struct(self.expression(arg) for arg in node.args)
-        if isinstance(node, Call):
-            return lower_call(node, [self.expression(arg) for arg in node.args])
+    if isinstance(node, Column):
+        return pl.col(node.name)
+    if isinstance(node, Now):
+        return pl.col(NOW)
+    if isinstance(node, Const):
+        value = list(node.value) if isinstance(node.value, tuple) else node.value
+        return pl.lit(value, POLARS[node.dtype])
+    if not isinstance(node, Call):
         # Joins and resolvers need more than this frame: the engine computes them first.
-        return pl.col(self._columns[node])
+        return pl.col((columns or {})[node])
+    args = [to_polars(arg, columns) for arg in node.args]
+    if node.function == "rows":
+        return pl.struct(args)
+    if node.function == "cast":
+        return lower_cast(args[0], node.args[0].dtype, node.dtype)
+    return FUNCTIONS[node.function].frame(args, node)

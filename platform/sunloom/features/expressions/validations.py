@@ -1,15 +1,22 @@
-"""Validations: limits of a feature's values, violations of them, and strict limits enforced."""
+"""Validations of a feature's values: its type, default and limits, and counts of violations.
+
+The limits are also the quality rules of the feature set's own table.
+"""
 
 from __future__ import annotations
 
 from functools import reduce
 from operator import and_
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 
+from sunloom.config.data import ColumnRule, ValueType
+from sunloom.data.quality.rules import TableRules
+from sunloom.features.expressions.to_polars import to_polars
 from sunloom.features.plan.dtypes import DType, ListType
-from sunloom.features.plan.feature_sets import FeaturePlan, Validation
+from sunloom.features.plan.feature_sets import FeaturePlan, Plan, Validation
+from sunloom.features.plan.polars_dtypes import POLARS
 
 
 def within_limits(value: pl.Expr, check: Validation, dtype: DType) -> pl.Expr:
@@ -47,15 +54,48 @@ def is_within(value: Any, check: Validation) -> bool:
     return check.contains is None or check.contains in value
 
 
-def enforce_limits(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
-    """The value, or null where it violates a strict limit."""
+def finish_value(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
+    """The feature's value in its type, with its default, within its limits, under its name.
+
+    The default replaces a missing value, never one that a strict limit made null.
+    """
+    value = _fill_default(feature, value)
     for check in feature.validations:
         if check.strict:
             value = pl.when(within_limits(value, check, feature.dtype)).then(value)
-    return value
+    return value.alias(feature.name)
 
 
 def violation_count(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
-    """How many values violate a limit, strict or not; null violates none."""
+    """How many values, or their defaults, violate a limit, strict or not; null violates none."""
+    value = _fill_default(feature, value)
     conditions = [within_limits(value, check, feature.dtype) for check in feature.validations]
     return (~reduce(and_, conditions)).sum()
+
+
+def _fill_default(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
+    value = value.cast(POLARS[feature.dtype])
+    return value if feature.default is None else value.fill_null(to_polars(feature.default))
+
+
+_LIMITS = ("min", "max", "min_length", "max_length")
+_VALUE_TYPES = frozenset(get_args(ValueType))
+
+
+def table_rules(plan: Plan) -> TableRules:
+    """Rules of the feature set's own table; no column is required."""
+    root = plan.root
+    return TableRules(root.key, {feature.name: _column_rule(feature) for feature in root.features})
+
+
+def _column_rule(feature: FeaturePlan) -> ColumnRule:
+    limits: dict[str, Any] = {}
+    for validation in feature.validations:
+        for name in _LIMITS:
+            if (value := getattr(validation, name)) is not None:
+                limits[name] = value
+    dtype = str(feature.dtype)
+    # Lists, structs and the like have no rule: the checks know scalar types only.
+    return ColumnRule.model_validate(
+        {"type": dtype if dtype in _VALUE_TYPES else None, "required": False, **limits}
+    )

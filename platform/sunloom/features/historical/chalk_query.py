@@ -12,10 +12,8 @@ import polars as pl
 from sunloom.config.features import ChalkConfig
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import DataError, FeatureError
-from sunloom.features.historical.query_frame import append_features, build_query_frame
-from sunloom.features.historical.result import HistoricalResult
-from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.historical.query import HistoricalResult, append_features, build_query_frame
+from sunloom.features.plan.feature_sets import NOW, Plan
 from sunloom.features.plan.polars_dtypes import POLARS
 
 _CONNECT_S = 10.0
@@ -76,9 +74,26 @@ class _ChalkEnvironment:
     def features(self, plan: Plan, keys: list[Any], times: list[datetime]) -> pl.DataFrame:
         """The plan's features of entities, each as of its time, in order."""
         key = f"{plan.namespace}.{plan.root.key}"
-        outputs = [plan.root.feature(name).fqn for name in plan.outputs]
-        rows = self._query(input={key: keys}, output=[key, *outputs], now=times)
-        return _typed_features(plan, keys, rows)
+        features = [plan.root.feature(name) for name in plan.outputs]
+        names = [key, *(feature.fqn for feature in features)]
+        rows = self._query(input={key: keys}, output=names, now=times)
+        missing = next((name for name in names if name not in rows.columns), None)
+        if missing is not None:
+            raise DataError(
+                f"Chalk's response lacks {missing!r}; it has {', '.join(rows.columns)}.",
+                "Deploy these definitions to the environment.",
+                missing,
+            )
+        if rows[key].to_list() != keys:
+            raise DataError(
+                f"Chalk returned {rows.height} rows in another order than the {len(keys)} queried.",
+                "Rows of one key at several times cannot be told apart.",
+                key,
+            )
+        try:
+            return rows.select(pl.col(f.fqn).cast(POLARS[f.dtype]).alias(f.name) for f in features)
+        except pl.exceptions.PolarsError as error:
+            raise DataError(f"Chalk's response is not of the declared types: {error}.") from error
 
     def _query(self, **query: Any) -> pl.DataFrame:
         """The rows of one bulk query; each failure is one error, without a secret in it."""
@@ -155,25 +170,3 @@ class _ChalkEnvironment:
             "Check that chalk.api_server is a Chalk API of this client's version.",
             "chalk.api_server",
         )
-
-
-def _typed_features(plan: Plan, keys: list[Any], rows: pl.DataFrame) -> pl.DataFrame:
-    key = f"{plan.namespace}.{plan.root.key}"
-    features = [plan.root.feature(name) for name in plan.outputs]
-    missing = [fqn for fqn in (key, *(f.fqn for f in features)) if fqn not in rows.columns]
-    if missing:
-        raise DataError(
-            f"Chalk's response lacks {missing[0]!r}; it has {', '.join(rows.columns)}.",
-            "Deploy these definitions to the environment.",
-            missing[0],
-        )
-    if rows[key].to_list() != keys:
-        raise DataError(
-            f"Chalk returned {rows.height} rows in another order than the {len(keys)} queried.",
-            "Rows of one key at several times cannot be told apart.",
-            key,
-        )
-    try:
-        return rows.select(pl.col(f.fqn).cast(POLARS[f.dtype]).alias(f.name) for f in features)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"Chalk's response is not of the declared types: {error}.") from error

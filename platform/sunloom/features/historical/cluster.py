@@ -8,9 +8,10 @@ between the two goes through actors and several more processes: on one node it w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -24,20 +25,21 @@ from sunloom.core.ray_tasks import (
     unwrap_task_errors,
 )
 from sunloom.data.shuffle import Packet, from_packet, partition_by_hash, to_packet
-from sunloom.features.engine.counters import Counters
-from sunloom.features.historical.query_frame import append_features, build_query_frame
-from sunloom.features.historical.result import HistoricalResult
-from sunloom.features.historical.worker import (
-    ROW,
-    PartitionResult,
-    ReadReport,
-    compute_partition,
-    read_and_partition,
-)
-from sunloom.features.sources.scan import SourceScan
+from sunloom.features.engine.counters import Counters, count_violations
+from sunloom.features.engine.evaluation import FeatureEngine
+from sunloom.features.historical.query import HistoricalResult, append_features, build_query_frame
+from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.sources.scan import SourceScan, SourceSplit
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import ray.data
 
 DEFAULT_PARTITIONS = 4
 MOST_PARTITIONS = 4_096
+ROW = "__row__"
+"""Column of query rows and their results: the row's number."""
+_CARRIED = "__carried__"
 
 
 def historical_ray(
@@ -72,10 +74,14 @@ def historical_ray(
             # A partition without query rows has nothing to compute; one always gives the columns.
             if rows.height or number == 0:
                 parts.append((text, ray.put(to_packet(rows)), shuffled.partition(number)))
-        results = list(map_parts(_compute, parts))
+        results = list(map_parts(_compute_in_worker, parts))
+    features = pl.concat(from_packet(result.features) for result in results)
+    # The inverse permutation is one pass; sorting by the row's number would be several.
+    order = np.empty(features.height, dtype=np.int64)
+    order[features[ROW].to_numpy()] = np.arange(features.height)
     damaged = [from_packet(report.damaged) for report in reports if report.damaged is not None]
     return HistoricalResult(
-        table=append_features(entities, _in_row_order(results)),
+        table=append_features(entities, features.drop(ROW)[order]),
         damaged=pl.concat(damaged) if damaged else pl.DataFrame(),
         rows_read=sum(report.rows_read for report in reports),
         counters=Counters.merge(
@@ -92,7 +98,7 @@ def partition_count(size_bytes: int, least: int, store_bytes: float) -> int:
 
 @dataclass(frozen=True)
 class ShuffledSources:
-    """References to what the read tasks leave in the object store.
+    """What reading the splits gave, on a cluster as references into the object store.
 
     Attributes:
         reports: One a split.
@@ -112,16 +118,33 @@ def shuffle_sources(scan: SourceScan, partitions: int) -> ShuffledSources:
     import ray
 
     text, task = scan.plan.model_dump_json(), ray.remote(read_and_partition)
+
+    def start(split: SourceSplit) -> Sequence[Any]:
+        is_shared = split.projection.partition_by is None
+        read = task.options(num_returns=2 if is_shared else 1 + partitions)
+        return list(read.remote(text, split, partitions))
+
+    return _shuffle(scan, partitions, start)
+
+
+def shuffle_here(scan: SourceScan, partitions: int) -> ShuffledSources:
+    """The same in this process: reports and packets themselves instead of references."""
+    text = scan.plan.model_dump_json()
+    return _shuffle(scan, partitions, lambda split: read_and_partition(text, split, partitions))
+
+
+def _shuffle(
+    scan: SourceScan, partitions: int, read: Callable[[SourceSplit], Sequence[Any]]
+) -> ShuffledSources:
     reports: list[Any] = []
     packets: dict[str, list[list[Any]]] = {}
     for split in scan.splits:
-        is_shared = split.projection.partition_by is None
-        read = task.options(num_returns=2 if is_shared else 1 + partitions)
-        report, *written = read.remote(text, split, partitions)
+        report, *written = read(split)
         reports.append(report)
         by_partition = packets.setdefault(split.source, [[] for _ in range(partitions)])
-        for number, refs in enumerate(by_partition):
-            refs.append(written[0] if is_shared else written[number])
+        for number, of_partition in enumerate(by_partition):
+            is_shared = split.projection.partition_by is None
+            of_partition.append(written[0 if is_shared else number])
     return ShuffledSources(reports, packets)
 
 
@@ -132,17 +155,119 @@ def iter_packets(sources: Mapping[str, Sequence[Any]]) -> dict[str, Iterator[Pac
     return {name: (ray.get(packet) for packet in refs) for name, refs in sources.items()}
 
 
-def _compute(part: tuple[str, Any, Mapping[str, Sequence[Any]]]) -> PartitionResult:
+def _compute_in_worker(part: tuple[str, Any, Mapping[str, Sequence[Any]]]) -> PartitionResult:
     import ray
 
     plan_json, query, sources = part
     return compute_partition(plan_json, ray.get(query), iter_packets(sources))
 
 
-def _in_row_order(results: Sequence[PartitionResult]) -> pl.DataFrame:
-    """All features in the order of the query rows."""
-    table = pl.concat(from_packet(result.features) for result in results)
-    # The inverse permutation is one pass; sorting by the row's number would be several.
-    order = np.empty(table.height, dtype=np.int64)
-    order[table[ROW].to_numpy()] = np.arange(table.height)
-    return table.drop(ROW)[order]
+def historical_dataset(
+    scan: SourceScan, entities: pl.DataFrame, partitions: int = DEFAULT_PARTITIONS
+) -> ray.data.Dataset:
+    """The rows of ``historical_ray`` as a Ray Dataset; rows stand by partition, not in order.
+
+    Only the entities' rows pass through this process; features stay in the object store, so the
+    result may be larger than any one machine's memory.
+
+    Args:
+        scan: The plan and its sources.
+        entities: Key and ``event_time`` of each row, and what is carried along.
+        partitions: Blocks at least; more where the sources are large.
+
+    Raises:
+        ClusterError: No cluster is connected.
+    """
+    import ray
+    import ray.data
+
+    require_cluster()
+    plan = scan.plan
+    query = build_query_frame(plan, entities, has_source=plan.namespace in scan.paths)
+    # The prefix keeps a carried column apart from the query's own of the same name.
+    query = query.hstack(entities.select(pl.all().name.prefix(_CARRIED)))
+    count = partition_count(scan.size_bytes, partitions, object_store_bytes())
+    with unwrap_task_errors():
+        shuffled = shuffle_sources(scan, count)
+        ray.get(shuffled.reports)
+        task, text = ray.remote(_compute_block), plan.model_dump_json()
+        blocks = [
+            task.remote(text, ray.put(to_packet(rows)), shuffled.partition(number))
+            for number, rows in enumerate(partition_by_hash(query, (plan.root.key,), count))
+        ]
+        return ray.data.from_arrow_refs(blocks)
+
+
+def _compute_block(plan_json: str, query: Packet, sources: Mapping[str, Sequence[Any]]) -> pa.Table:
+    """In a worker: the partition's rows with one column a feature appended, as one block."""
+    engine = FeatureEngine(load_plan(plan_json), join_packets(iter_packets(sources)))
+    rows, is_carried = from_packet(query), f"^{_CARRIED}.*$"
+    features = engine.compute(rows.select(pl.exclude(is_carried)))
+    carried = pl.col(is_carried).name.map(lambda name: name.removeprefix(_CARRIED))
+    table = append_features(rows.select(carried), features)
+    return table.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+@dataclass(frozen=True)
+class ReadReport:
+    """What reading a split counted.
+
+    Attributes:
+        rows_read: Its rows, damaged ones included.
+        damaged: Rows that could not be read; None without any.
+        counters: Values outside declared limits.
+    """
+
+    rows_read: int
+    damaged: Packet | None
+    counters: Counters
+
+
+class PartitionResult(NamedTuple):
+    """A partition's features with ``ROW``, and what the engine counted."""
+
+    features: Packet
+    counters: Counters
+
+
+def read_and_partition(
+    plan_json: str, split: SourceSplit, partitions: int
+) -> list[ReadReport | Packet]:
+    """The report and one packet a partition; one for all where every partition needs all rows."""
+    plan = load_plan(plan_json)
+    source = split.read(plan)
+    report = ReadReport(
+        rows_read=source.rows.height + source.damaged.height,
+        damaged=to_packet(source.damaged) if source.damaged.height else None,
+        counters=Counters(count_violations(plan, split.source, source.rows)),
+    )
+    keys = split.projection.partition_by
+    if keys is None:
+        return [report, to_packet(source.rows)]
+    return [report, *map(to_packet, partition_by_hash(source.rows, keys, partitions))]
+
+
+def compute_partition(
+    plan_json: str, query: Packet, sources: Mapping[str, Iterable[Packet]]
+) -> PartitionResult:
+    """Compute the features of a partition's query rows.
+
+    Args:
+        plan_json: The plan.
+        query: The partition's query rows with ``ROW``.
+        sources: Namespace to packets in order of insertion, read one after another.
+    """
+    engine, rows = FeatureEngine(load_plan(plan_json), join_packets(sources)), from_packet(query)
+    features = engine.compute(rows.drop(ROW)).hstack([rows[ROW]])
+    return PartitionResult(to_packet(features), engine.counters)
+
+
+def join_packets(sources: Mapping[str, Iterable[Packet]]) -> dict[str, pl.DataFrame]:
+    """Each source's rows as one table."""
+    return {name: pl.concat(map(from_packet, packets)) for name, packets in sources.items()}
+
+
+@lru_cache(maxsize=8)
+def load_plan(plan_json: str) -> Plan:
+    """The plan; a worker meets the same one many times."""
+    return Plan.model_validate_json(plan_json)

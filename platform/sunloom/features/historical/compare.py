@@ -8,8 +8,7 @@ import polars as pl
 
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import DataError
-from sunloom.features.historical.cluster import DEFAULT_PARTITIONS
-from sunloom.features.historical.dataset import historical_dataset
+from sunloom.features.historical.cluster import DEFAULT_PARTITIONS, historical_dataset
 from sunloom.features.sources.scan import SourceScan
 
 # Engines add floats in another order: their last digits differ.

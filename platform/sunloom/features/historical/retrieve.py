@@ -1,10 +1,14 @@
-"""Point-in-time features for rows: exactly one output row for each input row, in order."""
+"""Point-in-time features for rows: exactly one output row for each input row, in order.
+
+This process computes where everything fits into memory, else the cluster.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 from pydantic import BaseModel
@@ -12,14 +16,29 @@ from pydantic import BaseModel
 from sunloom.core.files import atomic_path
 from sunloom.data.sources.table_files import data_files, read_table
 from sunloom.features.definitions.open import plan_of
+from sunloom.features.engine.counters import count_violations
+from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.cluster import DEFAULT_PARTITIONS, historical_ray
-from sunloom.features.historical.engine_choice import EngineChoice, EngineName, choose_engine
-from sunloom.features.historical.local import historical_polars
-from sunloom.features.historical.result import HistoricalResult, quarantine_damaged
+from sunloom.features.historical.query import (
+    HistoricalResult,
+    append_features,
+    build_query_frame,
+    quarantine_damaged,
+)
 from sunloom.features.sources.scan import SourceScan, open_scan
+
+EngineName = Literal["auto", "polars", "ray"]
 
 MAX_BAD_SHARE = 0.01
 _TEXT_ROW_BYTES = 32
+# Measured at 10M events: reading, sorting and running sums hold the needed columns some 4 times,
+# and a query row with every output stands in memory some 3 times.
+_SOURCE_COPIES = 5
+_ROW_COPIES = 3
+_VALUE_BYTES = 8
+# Other processes need memory too.
+_SHARE = 0.6
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 class HistoricalSummary(BaseModel, frozen=True):
@@ -117,6 +136,93 @@ class HistoricalJob:
         )
 
 
+def _estimated_rows(entities: Path) -> int:
+    """A Parquet file says how many rows it has; another kind counts as one row for 32 bytes."""
+    return sum(
+        int(pl.scan_parquet(file).select(pl.len()).collect().item())
+        if file.suffix == ".parquet"
+        else file.stat().st_size // _TEXT_ROW_BYTES
+        for file in data_files(entities)
+    )
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """An engine, and the reason in words."""
+
+    engine: Literal["polars", "ray"]
+    why: str
+
+
+def choose_engine(
+    scan: SourceScan,
+    rows: int = 0,
+    wanted: EngineName = "auto",
+    available_bytes: int | None = None,
+) -> EngineChoice:
+    """The wanted engine; where that is ``auto``, this process if it has the memory.
+
+    Args:
+        scan: The plan and its sources.
+        rows: Number of the query's rows.
+        wanted: ``auto``, ``polars`` or ``ray``.
+        available_bytes: Memory that this process may use; the system's figure by default.
+    """
+    if wanted != "auto":
+        return EngineChoice(wanted, f"engine: {wanted}")
+    need = needed_bytes(scan, rows)
+    have = int(_SHARE * (available_bytes if available_bytes is not None else _available_bytes()))
+    fits = need <= have
+    figures = f"about {_size_text(need)} needed, {_size_text(have)} of memory to use"
+    return EngineChoice("polars" if fits else "ray", figures)
+
+
+def needed_bytes(scan: SourceScan, rows: int) -> int:
+    """Memory that one process would need, about."""
+    columns = len(scan.plan.outputs) + len(scan.plan.root.features)
+    return _SOURCE_COPIES * scan.size_bytes + _ROW_COPIES * _VALUE_BYTES * columns * rows
+
+
+def _available_bytes() -> int:
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):
+        # Outside a container there is no such file, and "max" is no number.
+        return free
+    return max(0, min(free, limit - used))
+
+
+def _size_text(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def historical_polars(scan: SourceScan, entities: pl.DataFrame) -> HistoricalResult:
+    """Compute in this process.
+
+    Args:
+        scan: The plan and its sources.
+        entities: Key and ``event_time`` of each row, and what is carried along.
+    """
+    plan = scan.plan
+    query = build_query_frame(plan, entities, has_source=plan.namespace in scan.paths)
+    sources = scan.read()
+    tables = {name: source.rows for name, source in sources.items()}
+    engine = FeatureEngine(plan, tables)
+    for namespace, table in tables.items():
+        engine.counters.validations.update(count_violations(plan, namespace, table))
+    damaged = [source.damaged for source in sources.values()]
+    return HistoricalResult(
+        table=append_features(entities, engine.compute(query)),
+        damaged=pl.concat(damaged) if damaged else pl.DataFrame(),
+        rows_read=sum(source.rows.height + source.damaged.height for source in sources.values()),
+        counters=engine.counters,
+    )
+
+
 def compute_historical(
     scan: SourceScan,
     entities: pl.DataFrame,
@@ -134,13 +240,3 @@ def compute_historical(
     if choice.engine == "polars":
         return historical_polars(scan, entities)
     return historical_ray(scan, entities, partitions)
-
-
-def _estimated_rows(entities: Path) -> int:
-    """A Parquet file says how many rows it has; another kind counts as one row for 32 bytes."""
-    return sum(
-        int(pl.scan_parquet(file).select(pl.len()).collect().item())
-        if file.suffix == ".parquet"
-        else file.stat().st_size // _TEXT_ROW_BYTES
-        for file in data_files(entities)
-    )

@@ -11,12 +11,23 @@ import polars as pl
 import pyarrow as pa
 
 from sunloom.errors import DataError
-from sunloom.features.kernels.order_statistics import range_extreme_rows, range_rows_in_order
-from sunloom.features.kernels.ranges import Array, Bools, Ints, Ranges, expand_ranges
-from sunloom.features.kernels.sums import range_sums
-from sunloom.features.kernels.trees import RangeTree
-from sunloom.features.kernels.value_counts import first_occurrences, range_distinct, range_top
-from sunloom.features.kernels.variances import range_variances
+from sunloom.features.kernels.ranges import (
+    Array,
+    Bools,
+    Ints,
+    Ranges,
+    RangeTree,
+    expand_ranges,
+    prefix_sums,
+)
+from sunloom.features.kernels.sums_and_variances import range_sums, range_variances
+from sunloom.features.kernels.value_statistics import (
+    first_occurrences,
+    range_distinct,
+    range_extreme_rows,
+    range_rows_in_order,
+    range_top,
+)
 from sunloom.features.plan.expressions import Aggregate, Expr
 from sunloom.features.plan.polars_dtypes import POLARS
 
@@ -38,7 +49,9 @@ def aggregate_series(
         keys: The sorted rows' keys.
         ranges: One per query row.
     """
-    mask = _filter_mask(node, sorted_values)
+    # As in SQL, a row is dropped where a condition is null.
+    masks = [sorted_values(condition).fill_null(False).to_numpy() for condition in node.where]
+    mask = np.asarray(reduce(and_, masks)) if masks else None
     if node.value is None:
         counted = ranges if mask is None else ranges.filter_rows(mask)
         return pl.Series(counted.counts)
@@ -58,14 +71,6 @@ def aggregate_series(
     else:
         aggregated = AGGREGATE_KERNELS[node.kind](node, values, keys, ranges)
     return aggregated.cast(POLARS[node.dtype])
-
-
-def _filter_mask(node: Aggregate, sorted_values: SortedValues) -> Bools | None:
-    if not node.where:
-        return None
-    # As in SQL, a row is dropped where a condition is null.
-    masks = [sorted_values(condition).fill_null(False).to_numpy() for condition in node.where]
-    return np.asarray(reduce(and_, masks))
 
 
 def _with_nulls(values: Array, missing: Bools) -> pl.Series:
@@ -90,11 +95,11 @@ def _codes(values: pl.Series) -> Ints:
 
 def _lists(values: pl.Series, counts: Ints) -> pl.Series:
     """Consecutive values as lists of the given lengths; null rather than an empty list."""
-    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
     # Arrow's offsets make lists without a copy of the values; a group_by would hash every row.
     flat = values.rechunk().to_arrow()
-    arrow = pa.LargeListArray.from_arrays(pa.array(offsets), flat, mask=pa.array(counts == 0))
+    arrow = pa.LargeListArray.from_arrays(
+        pa.array(prefix_sums(counts)), flat, mask=pa.array(counts == 0)
+    )
     lists = pl.from_arrow(arrow)
     assert isinstance(lists, pl.Series)
     return lists
@@ -128,23 +133,22 @@ def _mean(_: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Ser
     return _with_nulls(sums / np.maximum(counts, 1), counts == 0)
 
 
-def _min(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
-    if values.dtype == pl.Float64:
-        # NaN is larger than every number: the smallest is NaN only where all are. fmin skips NaN.
-        return _fold(values, ranges, np.fmin, np.nan)
-    return _fold(values, ranges, np.minimum, np.iinfo(np.int64).max)
+# NaN is larger than every number: the smallest is NaN only where all are. fmin skips NaN.
+_FLOAT_EXTREMES: Mapping[str, tuple[np.ufunc, float]] = {
+    "min": (np.fmin, np.nan),
+    "max": (np.maximum, -np.inf),
+}
+_INT_EXTREMES: Mapping[str, tuple[np.ufunc, int]] = {
+    "min": (np.minimum, np.iinfo(np.int64).max),
+    "max": (np.maximum, np.iinfo(np.int64).min),
+}
 
 
-def _max(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
-    if values.dtype == pl.Float64:
-        return _fold(values, ranges, np.maximum, -np.inf)
-    return _fold(values, ranges, np.maximum, np.iinfo(np.int64).min)
-
-
-def _fold(values: pl.Series, ranges: Ranges, combine: np.ufunc, neutral: int | float) -> pl.Series:
+def _extreme(node: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
+    is_float = values.dtype == pl.Float64
+    combine, neutral = (_FLOAT_EXTREMES if is_float else _INT_EXTREMES)[node.kind]
     # Datetimes and durations are whole microseconds to the tree.
-    plain = values if values.dtype == pl.Float64 else values.cast(pl.Int64)
-    tree = RangeTree(plain.to_numpy(), combine, neutral)
+    tree = RangeTree((values if is_float else values.cast(pl.Int64)).to_numpy(), combine, neutral)
     folded = _with_nulls(tree.fold(ranges.start, ranges.stop), ranges.counts == 0)
     return folded.cast(values.dtype)
 
@@ -186,8 +190,8 @@ def _array(_: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.S
 AGGREGATE_KERNELS: Mapping[str, AggregateKernel] = {
     "sum": _sum,
     "mean": _mean,
-    "min": _min,
-    "max": _max,
+    "min": _extreme,
+    "max": _extreme,
     "std": lambda node, values, keys, ranges: _variance(node, values, keys, ranges).sqrt(),
     "var": _variance,
     "first": lambda _, values, _keys, ranges: _gather(values, ranges.start, ranges),

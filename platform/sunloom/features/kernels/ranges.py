@@ -1,4 +1,4 @@
-"""Ranges of sorted rows: one range per query row, and how it relates to keys and single rows."""
+"""Ranges of sorted rows, one per query row: their keys, their single rows, and folds of them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ Array = NDArray[Any]
 
 # Bounds the temporary arrays of an expansion to some 100 MB, however much the windows overlap.
 MAX_EXPANDED_ROWS = 4_000_000
+# Ranges per block: what a block touches stays in the cache.
+_BLOCK = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class Ranges:
             np.concatenate([part.stop for part in parts]),
         )
 
+    def take(self, places: Ints | slice) -> Ranges:
+        """The ranges at those places."""
+        return Ranges(self.start[places], self.stop[places])
+
     def filter_rows(self, mask: Bools) -> Ranges:
         """The same ranges among the rows that the mask selects.
 
@@ -48,15 +54,15 @@ class Ranges:
         """
         # A position among the selected rows is the number of selected rows before it, so no range
         # has to be searched again.
-        selected = prefix_counts(mask)
+        selected = prefix_sums(mask)
         return Ranges(selected[self.start], selected[self.stop])
 
 
-def prefix_counts(mask: Bools) -> Ints:
-    """How many of the first 0, 1, 2, … rows the mask selects; shape [rows + 1]."""
-    counts = np.zeros(len(mask) + 1, dtype=np.int64)
-    np.cumsum(mask, out=counts[1:])
-    return counts
+def prefix_sums(values: Ints | Bools) -> Ints:
+    """Sums of the first 0, 1, 2, … values, or, of a mask, counts; shape [rows + 1]."""
+    sums = np.zeros(len(values) + 1, dtype=np.int64)
+    np.cumsum(values, out=sums[1:])
+    return sums
 
 
 def key_bounds(keys: Ints) -> Ints:
@@ -91,3 +97,58 @@ def chunks(counts: Ints, budget: int = MAX_EXPANDED_ROWS) -> list[slice]:
         slices.append(slice(start, stop))
         start = stop
     return slices
+
+
+class RangeTree:
+    """A segment tree: folds any range without subtraction, so one row cannot spoil another range.
+
+    Args:
+        values: The rows.
+        combine: An associative ufunc.
+        neutral: Its neutral value.
+    """
+
+    def __init__(self, values: Array, combine: np.ufunc, neutral: Any) -> None:
+        self._combine = combine
+        self._neutral = neutral
+        self._size = 1 << max(0, (len(values) - 1).bit_length())
+        # A heap: the children of node i are 2i and 2i + 1, and the leaves are the second half.
+        nodes = np.empty(2 * self._size, dtype=values.dtype)
+        nodes[self._size : self._size + len(values)] = values
+        nodes[self._size + len(values) :] = neutral
+        level = self._size
+        while level > 1:
+            half = level >> 1
+            nodes[half:level] = combine(
+                nodes[level : 2 * level : 2], nodes[level + 1 : 2 * level : 2]
+            )
+            level = half
+        self._nodes = nodes
+
+    def fold(self, start: Ints, stop: Ints) -> Array:
+        """The fold of each range; the neutral value where it is empty."""
+        folded = np.empty(len(start), dtype=self._nodes.dtype)
+        for begin in range(0, len(start), _BLOCK):
+            block = slice(begin, begin + _BLOCK)
+            folded[block] = self._fold(start[block], stop[block])
+        return folded
+
+    def _fold(self, start: Ints, stop: Ints) -> Array:
+        # Left and right ends apart: a combination that does not commute keeps its order.
+        left = np.full(len(start), self._neutral, dtype=self._nodes.dtype)
+        right = left.copy()
+        low, high = start + self._size, stop + self._size
+        indices = np.flatnonzero(low < high)
+        low, high = low[indices], high[indices]
+        # One level up per step. Where an end is odd, its node's sibling lies outside the range, so
+        # the node is combined now; all others are covered by their parents.
+        while len(indices):
+            odd = (low & 1).astype(bool)
+            left[indices[odd]] = self._combine(left[indices[odd]], self._nodes[low[odd]])
+            low = (low + odd) >> 1
+            odd = (high & 1).astype(bool)
+            right[indices[odd]] = self._combine(self._nodes[high[odd] - 1], right[indices[odd]])
+            high = (high - odd) >> 1
+            unfinished = low < high
+            indices, low, high = indices[unfinished], low[unfinished], high[unfinished]
+        return np.asarray(self._combine(left, right))

@@ -13,7 +13,7 @@ from sunloom.features.plan.expressions import (
     Resolved,
     Window,
 )
-from sunloom.features.plan.feature_sets import FeaturePlan, Plan
+from sunloom.features.plan.feature_sets import Plan
 
 _INFIX = frozenset({"+", "-", "*", "/", "%", "<", "<=", ">", ">=", "==", "!=", "&", "|"})
 _HOUR_US = 3_600_000_000
@@ -28,15 +28,14 @@ def plan_text(plan: Plan) -> str:
             pairs = zip(join.own_keys, join.target_keys, strict=True)
             on = " and ".join(f"{own} = {join.target}.{other}" for own, other in pairs)
             lines.append(f"  {join.name}: {'many' if join.many else 'one'} {join.target} on {on}")
-        lines += [_format_feature(feature) for feature in item.features if feature.kind == "scalar"]
+        for feature in item.features:
+            if feature.kind == "scalar":
+                formula = "read from the source"
+                if feature.expression is not None:
+                    formula = format_expression(feature.expression)
+                dtype = f"{feature.dtype}{'?' * feature.nullable}"
+                lines.append(f"  {feature.name}: {dtype} = {formula}")
     return "\n".join(lines)
-
-
-def _format_feature(feature: FeaturePlan) -> str:
-    source = "read from the source"
-    if feature.expression is not None:
-        source = format_expression(feature.expression)
-    return f"  {feature.name}: {feature.dtype}{'?' * feature.nullable} = {source}"
 
 
 def format_expression(node: Expr) -> str:

@@ -1,8 +1,12 @@
-"""Feature sets: features, the classes that declare them, and the plan that computes a set."""
+"""Feature sets: features, the classes that declare them, and the plan that computes a set.
+
+Every table of the engine shares the columns ``EVENT_TIME`` and ``NOW``.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Literal
 
 from sunloom.errors import NotFoundError
@@ -15,8 +19,15 @@ from sunloom.features.plan.expressions import (
     Resolved,
     Resolver,
     Scalar,
+    own_columns,
     walk,
 )
+
+EVENT_TIME = "event_time"
+"""Event time of a source row, as-of time of a spine's row: UTC, microseconds."""
+
+NOW = "__now__"
+"""As-of time of a query row inside the engine: no feature's name begins with an underscore."""
 
 
 class JoinPlan(Node):
@@ -94,9 +105,28 @@ class ClassPlan(Node):
             )
         return feature
 
+    def row_features(self, names: Iterable[str]) -> list[FeaturePlan]:
+        """The named features and all others that they are computed from in the same row."""
+        needed: dict[str, FeaturePlan] = {}
+        waiting = list(names)
+        while waiting:
+            feature = self.feature(waiting.pop())
+            if feature.name not in needed:
+                needed[feature.name] = feature
+                waiting += [] if feature.expression is None else own_columns(feature.expression)
+        return list(needed.values())
+
     def join(self, name: str) -> JoinPlan:
         """The join of that name."""
         return next(join for join in self.joins if join.name == name)
+
+    def for_online(self) -> ClassPlan:
+        """The class of online reads: features that have an online resolver use it."""
+        features = tuple(
+            f if f.online is None else f.model_copy(update={"expression": f.online, "online": None})
+            for f in self.features
+        )
+        return self.model_copy(update={"features": features})
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -123,9 +153,7 @@ class Plan(Node):
 
     def for_online(self) -> Plan:
         """The plan of online reads: features that have an online resolver use it."""
-        return self.model_copy(
-            update={"classes": tuple(_for_online(item) for item in self.classes)}
-        )
+        return self.model_copy(update={"classes": tuple(c.for_online() for c in self.classes)})
 
     @property
     def fingerprint(self) -> str:
@@ -166,16 +194,6 @@ class Catalogue(Node):
             outputs=by_name[feature_set].outputs,
             classes=tuple(item for item in self.classes if item.namespace in needed),
         )
-
-
-def _for_online(item: ClassPlan) -> ClassPlan:
-    features = tuple(
-        feature.model_copy(update={"expression": feature.online, "online": None})
-        if feature.online is not None
-        else feature
-        for feature in item.features
-    )
-    return item.model_copy(update={"features": features})
 
 
 def _reachable_namespaces(classes: dict[str, ClassPlan], start: str) -> set[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import polars as pl
+from pydantic import SecretStr
 
 from sunloom.config.data import (
     BatchSource,
@@ -47,26 +48,18 @@ def _iter_batches(source: SqlSource | SnowflakeSource, table: str) -> Iterator[p
         return sql_batches(source.url.get_secret_value(), table, source.batch_rows)
     from sunloom.data.sources.snowflake import snowflake_batches
 
-    options = _snowflake_options(source)
-    return snowflake_batches(options, table, source.batch_rows)
+    return snowflake_batches(_snowflake_options(source), table, source.batch_rows)
 
 
 def _snowflake_options(source: SnowflakeSource) -> Mapping[str, str]:
-    options: dict[str, str | None] = {
-        "account": source.account,
-        "user": source.user,
-        "role": source.role,
-        "warehouse": source.warehouse,
-        "database": source.database,
-        "schema": source.schema_name,
-    }
-    if source.password is not None:
-        options["password"] = source.password.get_secret_value()
+    """The driver's options as text, without those that are not set."""
+    names = ["account", "user", "role", "warehouse", "database", "password"]
+    names += ["private_key_file", "private_key_file_pwd"]
+    options = {name: getattr(source, name) for name in names} | {"schema": source.schema_name}
     if source.private_key_file is not None:
-        options |= {
-            "private_key_file": str(source.private_key_file),
-            "authenticator": "SNOWFLAKE_JWT",
-        }
-    if source.private_key_file_pwd is not None:
-        options["private_key_file_pwd"] = source.private_key_file_pwd.get_secret_value()
-    return {name: value for name, value in options.items() if value is not None}
+        options["authenticator"] = "SNOWFLAKE_JWT"
+    return {
+        name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for name, value in options.items()
+        if value is not None
+    }

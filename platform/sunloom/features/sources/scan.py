@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import polars as pl
 from sunloom.core.telemetry import get_logger
 from sunloom.data.sources.table_files import FileSplit, data_files, split_file
 from sunloom.errors import NotFoundError, UsageError
-from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.projection import SourceProjection, source_projections
+from sunloom.features.plan.expressions import Aggregate, Lookup, own_columns, walk
+from sunloom.features.plan.feature_sets import EVENT_TIME, ClassPlan, JoinPlan, Plan
 from sunloom.features.sources.typed_rows import TypedRows, conform, read_source, read_source_file
 
 SPLIT_ROWS = 500_000
@@ -21,6 +22,108 @@ SPLIT_ROWS = 500_000
 _TEXT_GROWTH = 2
 
 _log = get_logger("features.sources")
+
+
+@dataclass(frozen=True)
+class SourceProjection:
+    """What a plan reads of one class's source.
+
+    Attributes:
+        columns: Features to read, key and event time included where they are used.
+        partition_by: Columns equal to the entity's key, or None where every partition needs all
+            rows.
+    """
+
+    columns: tuple[str, ...]
+    partition_by: tuple[str, ...] | None
+
+
+def source_projections(plan: Plan) -> Mapping[str, SourceProjection]:
+    """Namespace to the projection of its source; classes that are only computed are absent."""
+    collector = _ProjectionCollector(plan)
+    for name in plan.outputs:
+        collector.visit(plan.root, name)
+    return {
+        namespace: SourceProjection(
+            columns=tuple(f.name for f in plan.class_plan(namespace).features if f.name in names),
+            partition_by=collector.partition_by[namespace],
+        )
+        for namespace, names in collector.columns.items()
+    }
+
+
+class _ProjectionCollector:
+    """Follows features down to the columns that are read, and by which keys each source is read."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.columns: dict[str, set[str]] = {}
+        self.partition_by: dict[str, tuple[str, ...] | None] = {}
+        self._plan = plan
+        self._seen: set[tuple[str, str]] = set()
+
+    def visit(self, item: ClassPlan, name: str) -> None:
+        """Collect what one feature of a class needs."""
+        if (item.namespace, name) in self._seen:
+            return
+        self._seen.add((item.namespace, name))
+        expression = item.feature(name).expression
+        if expression is None:
+            # The entity's own key is given by the spine.
+            if name != item.key or not self._is_root(item):
+                names = {item.key, name} | _time_of(item)
+                self._read(item, names, (item.key,), by_entity=self._is_root(item))
+            return
+        # Expressions are followed to their sources: computed features are columns of none.
+        for column in own_columns(expression):
+            self.visit(item, column)
+        for node in walk(expression):
+            if isinstance(node, Aggregate):
+                self._visit_aggregate(item, node)
+            elif isinstance(node, Lookup):
+                self._visit_lookup(item, node)
+
+    def _visit_aggregate(self, item: ClassPlan, node: Aggregate) -> None:
+        join = item.join(node.join)
+        self._visit_own_keys(item, join)
+        target = self._plan.class_plan(join.target)
+        names = set(join.target_keys).union(*(own_columns(part) for part in node.parts))
+        # The source columns behind features that are computed from their own row.
+        columns = {f.name for f in target.row_features(names) if f.expression is None}
+        if node.window.column is not None:
+            columns.add(node.window.column)
+        by_entity = self._is_root(item) and join.own_keys == (item.key,)
+        self._read(target, columns, join.target_keys, by_entity=by_entity)
+
+    def _visit_lookup(self, item: ClassPlan, node: Lookup) -> None:
+        join = item.join(node.join)
+        self._visit_own_keys(item, join)
+        target = self._plan.class_plan(join.target)
+        if join.target_keys != (target.key,):
+            # The latest row by other columns decides the key that the feature is then read by.
+            names = {*join.target_keys, target.key} | _time_of(target)
+            self._read(target, names, join.target_keys, by_entity=False)
+        self.visit(target, node.feature)
+
+    def _visit_own_keys(self, item: ClassPlan, join: JoinPlan) -> None:
+        for name in join.own_keys:
+            if name != item.key:
+                self.visit(item, name)
+
+    def _is_root(self, item: ClassPlan) -> bool:
+        return item.namespace == self._plan.namespace
+
+    def _read(
+        self, item: ClassPlan, names: Iterable[str], keys: tuple[str, ...], *, by_entity: bool
+    ) -> None:
+        self.columns.setdefault(item.namespace, set()).update(names)
+        partition_by = keys if by_entity else None
+        # One read that is not by the entity's key, or by other columns, needs all rows everywhere.
+        if self.partition_by.setdefault(item.namespace, partition_by) != partition_by:
+            self.partition_by[item.namespace] = None
+
+
+def _time_of(item: ClassPlan) -> set[str]:
+    return {item.time} if item.time else set()
 
 
 @dataclass(frozen=True)
@@ -71,7 +174,7 @@ class SourceScan:
     @cached_property
     def projections(self) -> Mapping[str, SourceProjection]:
         """Namespace to the columns that are read, of the classes that have a source."""
-        return {n: p for n, p in self._all_projections.items() if n in self.paths}
+        return {n: p for n, p in self.required.items() if n in self.paths}
 
     @cached_property
     def splits(self) -> tuple[SourceSplit, ...]:
@@ -95,38 +198,9 @@ class SourceScan:
             for name, projection in self.projections.items()
         }
 
-    def require_sources(self) -> None:
-        """Check that every source is known and every needed one is given.
-
-        Raises:
-            NotFoundError: A source names no class of the plan's definitions.
-            UsageError: Rows that an aggregate or a join needs have no source.
-        """
-        for namespace in self._all_projections:
-            if namespace in self.paths:
-                continue
-            if namespace != self.plan.namespace:
-                raise UsageError(
-                    f"Feature set {self.plan.feature_set!r} needs rows of {namespace!r}, and no "
-                    "source is given for them.",
-                    f"Add --source {namespace}=PATH. Given: {', '.join(self.paths) or 'none'}.",
-                    "source",
-                )
-            # The root's own features may be null, or come with the query.
-            _log.warning("no source for %s: its own features are null", namespace)
-        known = [item.namespace for item in self.plan.classes]
-        for namespace in self.paths:
-            if namespace not in known:
-                raise NotFoundError(
-                    f"Source {namespace!r} belongs to no class that {self.plan.feature_set!r} "
-                    "uses.",
-                    known=known,
-                    name=namespace,
-                    param="source",
-                )
-
     @cached_property
-    def _all_projections(self) -> Mapping[str, SourceProjection]:
+    def required(self) -> Mapping[str, SourceProjection]:
+        """Namespace to the columns that are read, of all classes; some may have no source."""
         return source_projections(self.plan)
 
 
@@ -138,5 +212,72 @@ def open_scan(plan: Plan, paths: Mapping[str, Path]) -> SourceScan:
         UsageError: Rows that an aggregate or a join needs have no source.
     """
     scan = SourceScan(plan, paths)
-    scan.require_sources()
+    for namespace in scan.required:
+        if namespace in paths:
+            continue
+        if namespace != plan.namespace:
+            raise UsageError(
+                f"Feature set {plan.feature_set!r} needs rows of {namespace!r}, and no source is "
+                "given for them.",
+                f"Add --source {namespace}=PATH. Given: {', '.join(paths) or 'none'}.",
+                "source",
+            )
+        # The root's own features may be null, or come with the query.
+        _log.warning("no source for %s: its own features are null", namespace)
+    known = [item.namespace for item in plan.classes]
+    for namespace in paths:
+        if namespace not in known:
+            raise NotFoundError(
+                f"Source {namespace!r} belongs to no class that {plan.feature_set!r} uses.",
+                known=known,
+                name=namespace,
+                param="source",
+            )
     return scan
+
+
+def known_entities(scan: SourceScan, as_of: datetime) -> pl.DataFrame:
+    """Every key in a source row of that time or before, sorted, once each.
+
+    Keys come from the feature set's own source and from sources that it joins by its key.
+
+    Args:
+        scan: The feature set and its sources.
+        as_of: With a time zone.
+
+    Returns:
+        The key under its name, and ``event_time``: the as-of time.
+
+    Raises:
+        UsageError: No source has the key.
+    """
+    root = scan.plan.root
+    key_columns = [(root.namespace, root.key)]
+    key_columns += [
+        (join.target, join.target_keys[0]) for join in root.joins if join.own_keys == (root.key,)
+    ]
+    keys = [
+        _source_keys(scan, namespace, column, as_of).rename({column: root.key})
+        for namespace, column in key_columns
+        if namespace in scan.paths
+    ]
+    if not keys:
+        raise UsageError(
+            f"No source of {scan.plan.feature_set!r} has its key {root.key!r}.",
+            "Name a file with the entities' keys in online.entities.",
+            "online.entities",
+        )
+    event_time = pl.lit(as_of).cast(pl.Datetime("us", "UTC")).alias(EVENT_TIME)
+    # Sorted, because ``unique`` gives no stable order and a materialization is repeatable.
+    return pl.concat(keys).drop_nulls().unique().sort(root.key).with_columns(event_time)
+
+
+def _source_keys(scan: SourceScan, namespace: str, column: str, as_of: datetime) -> pl.DataFrame:
+    item = scan.plan.class_plan(namespace)
+    names = [column] if item.time is None else list(dict.fromkeys((column, item.time)))
+    rows = read_source(item, names, scan.paths[namespace]).rows
+    if item.time is not None:
+        # An entity whose first row is later was not known at the as-of time.
+        rows = rows.filter(pl.col(item.time) <= as_of)
+    # Within each source first: its rows may be many times the keys that are concatenated.
+    return rows.select(column).unique()

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from sunloom.data.quarantine import POSITION, REASON
 from sunloom.data.sources.table_files import data_files, parse_scalar, read_table, require_columns
 from sunloom.errors import DataError
-from sunloom.features.plan.dtypes import DType
+from sunloom.features.plan.dtypes import DType, ListType, StructType
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan
 from sunloom.features.plan.polars_dtypes import POLARS, is_scalar
-from sunloom.features.sources.nested_values import conform_nested, parse_json
 
 _DAMAGED = {"source": pl.String, POSITION: pl.Int64, REASON: pl.String, "content": pl.String}
+
+
+_DTYPE_TEXTS: Mapping[str, str] = {
+    "datetime": "a datetime with a time zone",
+    "int64": "a whole number",
+    "float64": "a number",
+    "bool": "true or false",
+}
 
 
 @dataclass(frozen=True)
@@ -121,7 +132,8 @@ def _to_declared_type(feature: FeaturePlan, dtype: pl.DataType, source: str) -> 
         return column.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
     if isinstance(dtype, pl.Duration) and feature.dtype == "duration":
         return column.dt.cast_time_unit("us")
-    if _is_number(dtype) and feature.dtype == "float64":
+    is_number = dtype.is_integer() or dtype.is_float() or isinstance(dtype, pl.Decimal)
+    if is_number and feature.dtype == "float64":
         return column.cast(pl.Float64)
     if dtype.is_integer() and feature.dtype == "int64":
         # What does not fit becomes null, and is found as damage below.
@@ -141,10 +153,6 @@ def _to_declared_type(feature: FeaturePlan, dtype: pl.DataType, source: str) -> 
     )
 
 
-def _is_number(dtype: pl.DataType) -> bool:
-    return dtype.is_integer() or dtype.is_float() or isinstance(dtype, pl.Decimal)
-
-
 def _damage_reasons(
     frame: pl.DataFrame, typed: pl.DataFrame, features: Sequence[FeaturePlan], time: str | None
 ) -> pl.Series | None:
@@ -157,7 +165,7 @@ def _damage_reasons(
             # CSV writes a missing value as nothing.
             lost = lost & (raw.str.strip_chars() != "")
         if lost.any():
-            reason = f"{feature.name} is not {_dtype_text(feature.dtype)}"
+            reason = f"{feature.name} is not {_DTYPE_TEXTS.get(str(feature.dtype), feature.dtype)}"
             checks.append(pl.when(pl.lit(lost)).then(pl.lit(reason)))
         # More nulls than lost values: the source itself lacks times, and no window has such rows.
         if feature.name == time and value.null_count() > lost.sum():
@@ -167,11 +175,118 @@ def _damage_reasons(
     return pl.select(pl.coalesce(checks).alias(REASON)).to_series()
 
 
-def _dtype_text(dtype: DType) -> str:
-    texts: Mapping[str, str] = {
-        "datetime": "a datetime with a time zone",
-        "int64": "a whole number",
-        "float64": "a number",
-        "bool": "true or false",
-    }
-    return texts.get(str(dtype), str(dtype))
+def conform_nested(column: pl.Expr, own_dtype: pl.DataType, dtype: DType) -> pl.Expr | None:
+    """A column of lists or structs in the type; None where its own type cannot become that.
+
+    A struct's fields are matched by name: a missing one is null, a further one is left out.
+    """
+    if own_dtype in (POLARS[dtype], pl.Null):
+        return column.cast(POLARS[dtype])
+    if isinstance(dtype, ListType):
+        return _conform_list(column, own_dtype, dtype)
+    if isinstance(dtype, StructType):
+        return _conform_struct(column, own_dtype, dtype)
+    return column.cast(POLARS[dtype]) if _widens(own_dtype, dtype) else None
+
+
+def _conform_list(column: pl.Expr, own_dtype: pl.DataType, dtype: ListType) -> pl.Expr | None:
+    if isinstance(own_dtype, pl.Array):
+        # Embeddings are arrays of fixed length in many Parquet files; plans have lists only.
+        column, own_dtype = column.arr.to_list(), pl.List(own_dtype.inner)
+    if not isinstance(own_dtype, pl.List):
+        return None
+    inner: Any = own_dtype.inner
+    item = conform_nested(pl.element(), inner, dtype.item)
+    return None if item is None else column.list.eval(item)
+
+
+def _conform_struct(column: pl.Expr, own_dtype: pl.DataType, dtype: StructType) -> pl.Expr | None:
+    if not isinstance(own_dtype, pl.Struct):
+        return None
+    own_types: dict[str, Any] = {field.name: field.dtype for field in own_dtype.fields}
+    fields: list[pl.Expr] = []
+    for field in dtype.fields:
+        value: pl.Expr | None = pl.lit(None, POLARS[field.dtype])
+        if field.name in own_types:
+            own = column.struct.field(field.name)
+            value = conform_nested(own, own_types[field.name], field.dtype)
+        if value is None:
+            return None
+        fields.append(value.alias(field.name))
+    # A null would otherwise become a struct of nulls.
+    return pl.when(column.is_not_null()).then(pl.struct(fields))
+
+
+def _widens(own_dtype: pl.DataType, dtype: DType) -> bool:
+    if dtype == "int64":
+        return own_dtype.is_integer()
+    if dtype == "float64":
+        return own_dtype.is_numeric()
+    if dtype == "datetime":
+        return isinstance(own_dtype, pl.Datetime) and own_dtype.time_zone is not None
+    if dtype == "duration":
+        return isinstance(own_dtype, pl.Duration)
+    return dtype == "string" and isinstance(own_dtype, pl.Categorical | pl.Enum)
+
+
+def parse_json(column: pl.Expr, dtype: DType) -> pl.Expr:
+    """JSON text as a value of the type; null where it cannot be."""
+
+    # One by one: Polars' ``json_decode`` fails the whole column at one bad value.
+    def parse_texts(texts: pl.Series) -> pl.Series:
+        return pl.Series(
+            texts.name, [_parse_json_text(text, dtype) for text in texts], POLARS[dtype]
+        )
+
+    return column.map_batches(parse_texts, return_dtype=POLARS[dtype])
+
+
+def _parse_json_text(text: str | None, dtype: DType) -> Any:
+    if text is None:
+        return None
+    try:
+        return _json_value(json.loads(text), dtype)
+    # A JSON integer may be too large for a float.
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _json_value(value: Any, dtype: DType) -> Any:
+    """The JSON value in the type.
+
+    Raises:
+        ValueError: It is no such value.
+        TypeError: It is of a wrong kind.
+    """
+    if value is None:
+        return None
+    if isinstance(dtype, ListType):
+        _require(isinstance(value, list))
+        return [_json_value(item, dtype.item) for item in value]
+    if isinstance(dtype, StructType):
+        _require(isinstance(value, dict))
+        return {f.name: _json_value(value.get(f.name), f.dtype) for f in dtype.fields}
+    return _json_scalar(value, dtype)
+
+
+def _json_scalar(value: Any, dtype: DType) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if dtype == "float64":
+        _require(is_number)
+        return float(value)
+    if dtype == "int64":
+        # Many JSON writers have floats only: 3.0 is a whole number.
+        _require(is_number and math.isfinite(value) and value == int(value))
+        _require(-(2**63) <= value < 2**63)
+        return int(value)
+    if dtype == "datetime":
+        parsed = datetime.fromisoformat(value)
+        _require(parsed.tzinfo is not None)
+        return parsed
+    _require(isinstance(value, {"bool": bool, "string": str}.get(str(dtype), type(None))))
+    return value
+
+
+def _require(fits: bool) -> None:
+    if not fits:
+        raise ValueError("no value of the type")

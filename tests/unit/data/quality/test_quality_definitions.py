@@ -14,7 +14,7 @@ from sunloom.config.data import ValidationConfig
 from sunloom.config.features import FeaturesRecipe
 from sunloom.data.quality.gate import validate_file
 from sunloom.features.definitions.open import plan_of
-from sunloom.features.plan.quality_rules import table_rules
+from sunloom.features.expressions.validations import table_rules
 
 CLASSES = """
 from chalk import Primary, feature

@@ -37,11 +37,10 @@ from sunloom.feature_store.materialization.quality_gate import QualityGate, open
 from sunloom.feature_store.stores.offline_store import OfflineStore, open_offline_store
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.counters import Counters
-from sunloom.features.historical.engine_choice import EngineChoice, choose_engine
-from sunloom.features.historical.query_frame import build_query_frame
-from sunloom.features.historical.result import quarantine_damaged
-from sunloom.features.historical.worker import ReadReport
-from sunloom.features.plan.columns import EVENT_TIME, NOW
+from sunloom.features.historical.cluster import ReadReport
+from sunloom.features.historical.query import build_query_frame, quarantine_damaged
+from sunloom.features.historical.retrieve import EngineChoice, choose_engine
+from sunloom.features.plan.feature_sets import EVENT_TIME, NOW
 from sunloom.features.sources.extract import fetch_sources
 from sunloom.features.sources.scan import SourceScan, open_scan
 

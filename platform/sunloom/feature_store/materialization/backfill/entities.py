@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from sunloom.feature_store.materialization.backfill.grid import Grid, TimeRange
-from sunloom.features.plan.columns import NOW
-from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.feature_sets import NOW, Plan
 from sunloom.features.plan.polars_dtypes import POLARS
 
 _SINCE = "__since__"

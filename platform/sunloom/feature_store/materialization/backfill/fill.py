@@ -21,18 +21,14 @@ from sunloom.feature_store.materialization.backfill.grid import Grid, TimeRange
 from sunloom.features.engine.counters import Counters
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.cluster import (
-    ShuffledSources,
-    iter_packets,
-    shuffle_sources,
-)
-from sunloom.features.historical.worker import (
     ReadReport,
+    iter_packets,
     join_packets,
     load_plan,
-    read_and_partition,
+    shuffle_here,
+    shuffle_sources,
 )
-from sunloom.features.plan.columns import EVENT_TIME, NOW
-from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.feature_sets import EVENT_TIME, NOW, Plan
 from sunloom.features.sources.scan import SourceScan
 
 
@@ -72,7 +68,7 @@ def fill_here(
     scan: SourceScan, tasks: Sequence[PartitionTask], check: CheckReports
 ) -> list[FilledPartition]:
     """Fill all partitions in this process."""
-    sources = _partition_here(scan, tasks[0].grid.partitions)
+    sources = shuffle_here(scan, tasks[0].grid.partitions)
     check(sources.reports)
     return [fill_partition(task, sources.partition(task.partition)) for task in tasks]
 
@@ -121,19 +117,6 @@ def _keys(task: PartitionTask, plan: Plan, tables: Mapping[str, pl.DataFrame]) -
     # Sources that every partition reads whole have the keys of all partitions.
     keys = keys_since(plan, tables)
     return list(partition_by_hash(keys, (plan.root.key,), task.grid.partitions))[task.partition]
-
-
-def _partition_here(scan: SourceScan, partitions: int) -> ShuffledSources:
-    text = scan.plan.model_dump_json()
-    reports: list[Any] = []
-    packets: dict[str, list[list[Any]]] = {}
-    for split in scan.splits:
-        report, *written = read_and_partition(text, split, partitions)
-        reports.append(report)
-        by_partition = packets.setdefault(split.source, [[] for _ in range(partitions)])
-        for number, held in enumerate(by_partition):
-            held.append(written[0 if split.projection.partition_by is None else number])
-    return ShuffledSources(reports, packets)
 
 
 def _fill_in_worker(part: tuple[PartitionTask, Mapping[str, Sequence[Any]]]) -> FilledPartition:

@@ -10,8 +10,7 @@ from sunloom.feature_store.materialization.backfill.chunk_files import chunk_pat
 from sunloom.feature_store.materialization.backfill.grid import Grid
 from sunloom.feature_store.materialization.quality_gate import QualityGate
 from sunloom.feature_store.stores.offline_store import OfflineStore
-from sunloom.features.plan.columns import EVENT_TIME
-from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.feature_sets import EVENT_TIME, Plan
 
 _STORED = "stored"
 

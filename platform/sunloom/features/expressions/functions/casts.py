@@ -28,7 +28,7 @@ CASTS: Mapping[DType, tuple[DType, ...]] = {
 
 _WHOLE = r"^[+-]?\d+$"
 _REAL = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-_TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
+_BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _INT64 = range(-(2**63), 2**63)
 # Not all that Python's strip() removes: no-break spaces, for one, belong to the text.
 _BLANKS = " \t\n\r"
@@ -66,21 +66,31 @@ def cast_value(value: Any, source: DType, target: DType) -> Any:
     if target == "float64":
         return text_to_float(value) if isinstance(value, str) else float(value)
     if target == "bool":
-        return _text_to_bool(value) if isinstance(value, str) else bool(value)
-    return _to_text(value) if target == "string" else value
+        is_text = isinstance(value, str)
+        return _BOOLS.get(value.strip(_BLANKS).lower()) if is_text else bool(value)
+    if target != "string":
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return iso_milliseconds(value, " ") if isinstance(value, datetime) else str(value)
 
 
 def round_to_int(value: float) -> int | None:
     """The nearest whole number, halves away from zero; None if there is none of 64 bits."""
     if isinstance(value, int):
         return int(value)
+    rounded = int(round_half_away(value)) if math.isfinite(value) else None
+    return rounded if rounded in _INT64 else None
+
+
+def round_half_away(value: float) -> float:
+    """The nearest whole number; Python's own ``round`` takes halves to the even neighbour."""
     if not math.isfinite(value):
-        return None
+        return value
     # Not floor(size + 0.5): just below a half that sum rounds up.
     size = abs(value)
-    floor = math.floor(size)
-    rounded = int(math.copysign(1, value)) * (floor + (size - floor >= 0.5))
-    return rounded if rounded in _INT64 else None
+    whole = math.floor(size)
+    return math.copysign(whole + (size - whole >= 0.5), value)
 
 
 def text_to_int(text: str) -> int | None:
@@ -101,22 +111,6 @@ def text_to_float(text: str) -> float | None:
     return _NAMED_FLOATS.get(stripped)
 
 
-def _text_to_bool(text: str) -> bool | None:
-    lowered = text.strip(_BLANKS).lower()
-    return True if lowered in _TRUE else False if lowered in _FALSE else None
-
-
-def _to_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return iso_milliseconds(value, " ") if isinstance(value, datetime) else str(value)
-
-
-def _float_to_int(value: pl.Expr) -> pl.Expr:
-    rounded = pl.when(value.is_finite()).then(value.round(mode="half_away_from_zero"))
-    return rounded.cast(pl.Int64, strict=False)
-
-
 def _text_to_int_frame(value: pl.Expr) -> pl.Expr:
     text = value.str.strip_chars(_BLANKS)
     # In Polars' regular expressions `\d` includes the digits of all scripts.
@@ -132,21 +126,22 @@ def _text_to_float_frame(value: pl.Expr) -> pl.Expr:
     return pl.coalesce(parsed, named)
 
 
-def _text_to_bool_frame(value: pl.Expr) -> pl.Expr:
-    text = value.str.strip_chars(_BLANKS).str.to_lowercase()
-    return pl.when(text.is_in(_TRUE)).then(True).when(text.is_in(_FALSE)).then(False)
-
-
-def _bool_to_text(value: pl.Expr) -> pl.Expr:
-    return pl.when(value).then(pl.lit("true")).when(~value).then(pl.lit("false"))
-
-
 _LOWERINGS: Mapping[tuple[DType, DType], Callable[[pl.Expr], pl.Expr]] = {
-    ("float64", "int64"): _float_to_int,
+    ("float64", "int64"): lambda value: (
+        pl.when(value.is_finite())
+        .then(value.round(mode="half_away_from_zero"))
+        .cast(pl.Int64, strict=False)
+    ),
     ("float64", "bool"): lambda value: value != 0.0,
     ("string", "int64"): _text_to_int_frame,
     ("string", "float64"): _text_to_float_frame,
-    ("string", "bool"): _text_to_bool_frame,
-    ("bool", "string"): _bool_to_text,
+    ("string", "bool"): lambda value: (
+        value.str.strip_chars(_BLANKS)
+        .str.to_lowercase()
+        .replace_strict(_BOOLS, default=None, return_dtype=pl.Boolean)
+    ),
+    ("bool", "string"): lambda value: (
+        pl.when(value).then(pl.lit("true")).when(~value).then(pl.lit("false"))
+    ),
     ("datetime", "string"): lambda value: value.dt.strftime("%Y-%m-%d %H:%M:%S%.3f"),
 }

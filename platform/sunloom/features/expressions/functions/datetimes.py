@@ -6,15 +6,20 @@ import math
 from calendar import monthrange
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
-from sunloom.features.expressions.functions.signature import Columns, Function, takes, takes_exactly
+from sunloom.features.expressions.functions.signature import (
+    Columns,
+    Function,
+    literal,
+    takes,
+    takes_exactly,
+)
 from sunloom.features.plan.expressions import Call, Const, Expr
-from sunloom.features.plan.polars_dtypes import EPOCH, NUMBERS
+from sunloom.features.plan.polars_dtypes import EPOCH, NUMBERS, epoch_us
 
-_MICROSECOND = timedelta(microseconds=1)
 _SECOND = timedelta(seconds=1)
 # Python's datetime begins with the year 1, 62 billion seconds before 1970: both forms give null
 # beyond that distance, on either side.
@@ -46,25 +51,22 @@ def _from_unix_value(value: float) -> datetime | None:
     return EPOCH + timedelta(milliseconds=milliseconds)
 
 
-_TRUNCATIONS: Mapping[str, Callable[[datetime], datetime]] = {
-    "second": lambda v: v.replace(microsecond=0),
-    "minute": lambda v: v.replace(second=0, microsecond=0),
-    "hour": lambda v: v.replace(minute=0, second=0, microsecond=0),
-    "day": lambda v: _midnight(v),
-    "week": lambda v: _midnight(v) - timedelta(days=v.weekday()),
-    "month": lambda v: _midnight(v).replace(day=1),
-    "quarter": lambda v: _midnight(v).replace(month=(v.month - 1) // 3 * 3 + 1, day=1),
-    "year": lambda v: _midnight(v).replace(month=1, day=1),
-}
-_POLARS_UNITS = {
-    "second": "1s",
-    "minute": "1m",
-    "hour": "1h",
-    "day": "1d",
-    "week": "1w",
-    "month": "1mo",
-    "quarter": "1q",
-    "year": "1y",
+class _Unit(NamedTuple):
+    """A unit of time: its name in Polars, and the function that truncates a datetime to it."""
+
+    polars: str
+    truncate: Callable[[datetime], datetime]
+
+
+_UNITS: Mapping[str, _Unit] = {
+    "second": _Unit("1s", lambda v: v.replace(microsecond=0)),
+    "minute": _Unit("1m", lambda v: v.replace(second=0, microsecond=0)),
+    "hour": _Unit("1h", lambda v: v.replace(minute=0, second=0, microsecond=0)),
+    "day": _Unit("1d", lambda v: _midnight(v)),
+    "week": _Unit("1w", lambda v: _midnight(v) - timedelta(days=v.weekday())),
+    "month": _Unit("1mo", lambda v: _midnight(v).replace(day=1)),
+    "quarter": _Unit("1q", lambda v: _midnight(v).replace(month=(v.month - 1) // 3 * 3 + 1, day=1)),
+    "year": _Unit("1y", lambda v: _midnight(v).replace(month=1, day=1)),
 }
 
 
@@ -72,21 +74,11 @@ def _midnight(value: datetime) -> datetime:
     return value.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _truncate(args: Columns, call: Call) -> pl.Expr:
-    unit = call.args[0]
-    assert isinstance(unit, Const)
-    return args[1].dt.truncate(_POLARS_UNITS[str(unit.value)])
-
-
 def _check_unit(args: Sequence[Expr]) -> str | None:
     unit = args[0]
-    if isinstance(unit, Const) and unit.value in _POLARS_UNITS:
+    if isinstance(unit, Const) and unit.value in _UNITS:
         return None
-    return f"Truncate to one of {', '.join(_POLARS_UNITS)}."
-
-
-def _month_end(value: datetime) -> datetime:
-    return _midnight(value).replace(day=monthrange(value.year, value.month)[1])
+    return f"Truncate to one of {', '.join(_UNITS)}."
 
 
 def iso_milliseconds(value: datetime, separator: str) -> str:
@@ -106,7 +98,7 @@ DATETIMES: Mapping[str, Function] = {
         "a datetime",
         takes(("datetime",), 1, "float64"),
         lambda args, _: args[0].dt.epoch("us") / 1_000_000,
-        lambda value: (value - EPOCH) / _MICROSECOND / 1_000_000,
+        lambda value: float(epoch_us(value)) / 1_000_000,
     ),
     "from_unixtime": Function(
         "a number",
@@ -117,8 +109,8 @@ DATETIMES: Mapping[str, Function] = {
     "date_trunc": Function(
         "a unit and a datetime",
         takes_exactly(("string", "datetime"), result="datetime"),
-        _truncate,
-        lambda unit, value: _TRUNCATIONS[unit](value),
+        lambda args, call: args[1].dt.truncate(_UNITS[literal(call, 0)].polars),
+        lambda unit, value: _UNITS[unit].truncate(value),
         check=_check_unit,
     ),
     # Chalk gives a date, which is no type of a plan; here it is the midnight that begins it.
@@ -126,7 +118,7 @@ DATETIMES: Mapping[str, Function] = {
         "a datetime",
         takes(("datetime",), 1, "datetime"),
         lambda args, _: args[0].dt.month_end().dt.truncate("1d"),
-        _month_end,
+        lambda value: _midnight(value).replace(day=monthrange(value.year, value.month)[1]),
     ),
     "to_iso8601": Function(
         "a datetime",

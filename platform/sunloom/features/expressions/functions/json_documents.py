@@ -19,7 +19,7 @@ from sunloom.features.expressions.functions.casts import (
 from sunloom.features.expressions.functions.signature import (
     Columns,
     Function,
-    Lowering,
+    literal,
     takes_exactly,
 )
 from sunloom.features.plan.dtypes import DType, ListType
@@ -48,18 +48,14 @@ def json_value(text: str, path: str, dtype: DType) -> Any:
     if dtype == "string":
         return value if isinstance(value, str) else json.dumps(value)
     if isinstance(value, str):
-        return _parse_text(value, dtype)
+        if dtype == "bool":
+            return {"true": True, "false": False}.get(value.lower())
+        return text_to_int(value) if dtype == "int64" else text_to_float(value)
     if dtype == "bool":
         return bool(value)
     if dtype == "float64":
         return float(value)
     return round_to_int(float(value)) if isinstance(value, float) else int(value)
-
-
-def _parse_text(value: str, dtype: DType) -> Any:
-    if dtype == "bool":
-        return {"true": True, "false": False}.get(value.lower())
-    return text_to_int(value) if dtype == "int64" else text_to_float(value)
 
 
 def _json_array(text: str, path: str, _dtype: DType) -> list[str] | None:
@@ -116,35 +112,27 @@ def _check_path(args: Sequence[Expr]) -> str | None:
     return "Write a literal path of names and numbers, such as `$.a.b[0]` or `$['a b']`."
 
 
-def _lower_by_path(read: Callable[[str, str, DType], Any]) -> Lowering:
+def _function_of_path(read: Callable[[str, str, DType], Any], result: DType) -> Function:
     # Python's parser for frames too, so that both forms agree on malformed text and wrong types.
     def lower(args: Columns, call: Call) -> pl.Expr:
-        path = call.args[1]
-        assert isinstance(path, Const)
-        literal, dtype = str(path.value), POLARS[call.dtype]
+        path, dtype = literal(call, 1), POLARS[call.dtype]
 
         def read_texts(texts: pl.Series) -> pl.Series:
-            values = [None if text is None else read(text, literal, call.dtype) for text in texts]
+            values = [None if text is None else read(text, path, call.dtype) for text in texts]
             return pl.Series(values, dtype=dtype)
 
         return args[0].map_batches(read_texts, return_dtype=dtype)
 
-    return lower
+    return Function(
+        "JSON text and a path",
+        takes_exactly(("string", "string"), result=result),
+        lower,
+        lambda text, path: read(text, path, result),
+        check=_check_path,
+    )
 
 
 JSON_DOCUMENTS: Mapping[str, Function] = {
-    JSON_VALUE: Function(
-        "JSON text and a path",
-        takes_exactly(("string", "string"), result="string"),
-        _lower_by_path(json_value),
-        lambda text, path: json_value(text, path, "string"),
-        check=_check_path,
-    ),
-    "json_extract_array": Function(
-        "JSON text and a path",
-        takes_exactly(("string", "string"), result=ListType(item="string")),
-        _lower_by_path(_json_array),
-        lambda text, path: _json_array(text, path, ListType(item="string")),
-        check=_check_path,
-    ),
+    JSON_VALUE: _function_of_path(json_value, "string"),
+    "json_extract_array": _function_of_path(_json_array, ListType(item="string")),
 }

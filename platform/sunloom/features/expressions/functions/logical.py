@@ -9,15 +9,11 @@ from typing import Any
 import polars as pl
 
 from sunloom.features.expressions.functions.signature import (
-    Columns,
     Function,
-    Types,
     comparable,
     order_key,
     takes,
 )
-from sunloom.features.plan.dtypes import DType
-from sunloom.features.plan.expressions import Call
 from sunloom.features.plan.polars_dtypes import POLARS, unify
 
 
@@ -37,30 +33,14 @@ def _equal(a: Any, b: Any) -> bool:
     return order_key(a) == order_key(b)
 
 
-def _and(a: bool | None, b: bool | None) -> bool | None:
-    # As in SQL: False decides, whatever the unknown other one is.
-    if a is False or b is False:
-        return False
-    return None if a is None or b is None else True
+def _connective(decisive: bool) -> Callable[[bool | None, bool | None], bool | None]:
+    # As in SQL: False decides an "and", True an "or", whatever the unknown other one is.
+    def scalar(a: bool | None, b: bool | None) -> bool | None:
+        if a is decisive or b is decisive:
+            return decisive
+        return None if a is None or b is None else not decisive
 
-
-def _or(a: bool | None, b: bool | None) -> bool | None:
-    if a is True or b is True:
-        return True
-    return None if a is None or b is None else False
-
-
-def _type_of_choice(types: Types) -> DType | None:
-    return unify(types[1:]) if len(types) == 3 and types[0] in ("bool", "null") else None
-
-
-def _lower_choice(args: Columns, call: Call) -> pl.Expr:
-    dtype = POLARS[call.dtype]
-    return pl.when(args[0]).then(args[1].cast(dtype)).otherwise(args[2].cast(dtype))
-
-
-def _lower_coalesce(args: Columns, call: Call) -> pl.Expr:
-    return pl.coalesce([arg.cast(POLARS[call.dtype]) for arg in args])
+    return scalar
 
 
 _UNEQUAL = Function(
@@ -90,14 +70,14 @@ LOGICAL: Mapping[str, Function] = {
         "two booleans",
         takes(("bool",), 2, "bool"),
         lambda args, _: args[0] & args[1],
-        _and,
+        _connective(False),
         sees_nulls=True,
     ),
     "|": Function(
         "two booleans",
         takes(("bool",), 2, "bool"),
         lambda args, _: args[0] | args[1],
-        _or,
+        _connective(True),
         sees_nulls=True,
     ),
     "~": Function(
@@ -119,15 +99,21 @@ LOGICAL: Mapping[str, Function] = {
     # A null condition counts as false.
     "if_else": Function(
         "a boolean and two values of one type",
-        _type_of_choice,
-        _lower_choice,
+        lambda types: (
+            unify(types[1:]) if len(types) == 3 and types[0] in ("bool", "null") else None
+        ),
+        lambda args, call: (
+            pl.when(args[0])
+            .then(args[1].cast(POLARS[call.dtype]))
+            .otherwise(args[2].cast(POLARS[call.dtype]))
+        ),
         lambda condition, a, b: a if condition else b,
         sees_nulls=True,
     ),
     "coalesce": Function(
         "values of one type",
         unify,
-        _lower_coalesce,
+        lambda args, call: pl.coalesce([arg.cast(POLARS[call.dtype]) for arg in args]),
         lambda *args: next((arg for arg in args if arg is not None), None),
         sees_nulls=True,
     ),

@@ -1,4 +1,4 @@
-"""Functions of numbers: arithmetic, extremes, signs."""
+"""Functions of numbers: arithmetic, extremes and rounding, roots, logarithms and trigonometry."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from sunloom.features.expressions.functions.casts import round_half_away
 from sunloom.features.expressions.functions.signature import (
     Columns,
     Function,
     Lowering,
     TypeRule,
-    Types,
     is_nan,
     order_key,
+    python_function,
     same_number,
     takes,
+    takes_exactly,
     wider_number,
 )
 from sunloom.features.plan.dtypes import DType
@@ -34,10 +36,6 @@ _INT64_END = 2.0**63
 def _number_or(other: Mapping[tuple[DType, ...], DType]) -> TypeRule:
     """Two numbers give the wider of their types; other pairs are as listed."""
     return lambda types: other.get(tuple(types)) or wider_number(types)
-
-
-def _floats(args: Columns) -> list[pl.Expr]:
-    return [arg.cast(pl.Float64) for arg in args]
 
 
 def _divide(a: float, b: float) -> float:
@@ -72,15 +70,6 @@ def _remainder(a: float, b: float) -> float | None:
     return math.fmod(a, b) if b and not math.isinf(a) else math.nan
 
 
-# Polars' integers wrap around without an error. Python's do not: the scalar form compares.
-def _addition_wraps(a: pl.Expr, b: pl.Expr, result: pl.Expr) -> pl.Expr:
-    return ((a >= 0) == (b >= 0)) & ((result >= 0) != (a >= 0))
-
-
-def _subtraction_wraps(a: pl.Expr, b: pl.Expr, result: pl.Expr) -> pl.Expr:
-    return ((a >= 0) != (b >= 0)) & ((result >= 0) != (a >= 0))
-
-
 def _multiplication_wraps(a: pl.Expr, b: pl.Expr, result: pl.Expr) -> pl.Expr:
     product = a.cast(pl.Float64) * b.cast(pl.Float64)
     # Near the limit itself a float is too coarse; a product that wraps around there changes sign.
@@ -92,7 +81,10 @@ def _null_on_overflow(
     function: Callable[[Any, Any], Any],
     wraps: Callable[[pl.Expr, pl.Expr, pl.Expr], pl.Expr],
 ) -> tuple[Lowering, Callable[[Any, Any], Any]]:
-    """Both forms of the function; a whole number that does not fit in 64 bits is null."""
+    """Both forms of the function; a whole number that does not fit in 64 bits is null.
+
+    Polars' integers wrap around without an error. Python's do not: the scalar form compares.
+    """
 
     def lower(args: Columns, call: Call) -> pl.Expr:
         result: pl.Expr = function(args[0], args[1])
@@ -108,16 +100,15 @@ def _null_on_overflow(
     return lower, scalar
 
 
-def _lower_abs(args: Columns, call: Call) -> pl.Expr:
-    size = args[0].abs()
-    # The least integer has no opposite of 64 bits, and stays negative.
-    return pl.when(size >= 0).then(size) if call.dtype == "int64" else size
+def _of_opposite(function: Callable[[Any], Any]) -> Function:
+    # The least integer has no opposite of 64 bits.
+    def lower(args: Columns, call: Call) -> pl.Expr:
+        result: pl.Expr = function(args[0])
+        return pl.when(args[0] != _INT64_MIN).then(result) if call.dtype == "int64" else result
 
-
-def _lower_negate(args: Columns, call: Call) -> pl.Expr:
-    if call.dtype != "int64":
-        return -args[0]
-    return pl.when(args[0] != _INT64_MIN).then(-args[0])
+    return Function(
+        "a number", same_number, lower, lambda v: None if v == _INT64_MIN else function(v)
+    )
 
 
 def _lower_extreme(larger: bool, args: Columns, dtype: pl.DataType, *, skip_nulls: bool) -> pl.Expr:
@@ -155,10 +146,6 @@ def _extreme(larger: bool, *, skip_nulls: bool) -> Function:
     )
 
 
-def _sign(value: float) -> float:
-    return value if value != value else type(value)((value > 0) - (value < 0))
-
-
 def _power(a: float, b: float) -> float:
     try:
         return math.pow(a, b)
@@ -167,11 +154,6 @@ def _power(a: float, b: float) -> float:
         return math.inf if a == 0 else math.nan
     except OverflowError:
         return -math.inf if a < 0 and b % 2 == 1 else math.inf
-
-
-def _three_numbers(types: Types) -> DType | None:
-    fits = len(types) == 3 and all(t in NUMBERS for t in types)
-    return unify(types) if fits else None
 
 
 def _lower_clamp(args: Columns, call: Call) -> pl.Expr:
@@ -196,7 +178,7 @@ def _clamp(value: Any, low: Any, high: Any) -> Any:
 _POWER = Function(
     "two numbers",
     takes(NUMBERS, 2, "float64"),
-    lambda args, _: operator.pow(*_floats(args)),
+    lambda args, _: args[0].cast(pl.Float64) ** args[1].cast(pl.Float64),
     _power,
 )
 
@@ -211,7 +193,10 @@ NUMERIC: Mapping[str, Function] = {
                 ("string", "string"): "string",
             }
         ),
-        *_null_on_overflow(operator.add, _addition_wraps),
+        *_null_on_overflow(
+            operator.add,
+            lambda a, b, total: ((a >= 0) == (b >= 0)) & ((total >= 0) != (a >= 0)),
+        ),
     ),
     "-": Function(
         "two numbers, datetimes or durations",
@@ -222,7 +207,10 @@ NUMERIC: Mapping[str, Function] = {
                 ("duration", "duration"): "duration",
             }
         ),
-        *_null_on_overflow(operator.sub, _subtraction_wraps),
+        *_null_on_overflow(
+            operator.sub,
+            lambda a, b, difference: ((a >= 0) != (b >= 0)) & ((difference >= 0) != (a >= 0)),
+        ),
     ),
     "*": Function(
         "two numbers", wider_number, *_null_on_overflow(operator.mul, _multiplication_wraps)
@@ -230,23 +218,113 @@ NUMERIC: Mapping[str, Function] = {
     "/": Function(
         "two numbers",
         takes(NUMBERS, 2, "float64"),
-        lambda args, _: operator.truediv(*_floats(args)),
+        lambda args, _: args[0].cast(pl.Float64) / args[1].cast(pl.Float64),
         _divide,
     ),
     "%": Function("two numbers", wider_number, _lower_remainder, _remainder),
     # Chalk writes it in two ways.
     "power": _POWER,
     "**": _POWER,
-    "clamp": Function("three numbers", _three_numbers, _lower_clamp, _clamp),
-    "negate": Function(
-        "a number", same_number, _lower_negate, lambda v: None if v == _INT64_MIN else -v
+    "clamp": Function(
+        "three numbers",
+        lambda types: (
+            unify(types) if len(types) == 3 and all(t in NUMBERS for t in types) else None
+        ),
+        _lower_clamp,
+        _clamp,
     ),
-    "abs": Function(
-        "a number", same_number, _lower_abs, lambda v: None if v == _INT64_MIN else abs(v)
+    "negate": _of_opposite(operator.neg),
+    "abs": _of_opposite(abs),
+    "sign": Function(
+        "a number",
+        same_number,
+        lambda args, _: args[0].sign(),
+        lambda v: v if is_nan(v) else type(v)((v > 0) - (v < 0)),
     ),
-    "sign": Function("a number", same_number, lambda args, _: args[0].sign(), _sign),
     "greatest": _extreme(True, skip_nulls=False),
     "least": _extreme(False, skip_nulls=False),
     "scalar_max": _extreme(True, skip_nulls=True),
     "scalar_min": _extreme(False, skip_nulls=True),
+}
+
+
+def _math(frame: Callable[[pl.Expr], pl.Expr], scalar: Callable[[float], float]) -> Function:
+    """A function of one number; outside its domain the result is NaN or infinite."""
+
+    # Python's math raises where IEEE arithmetic, and so Polars, has a value.
+    def with_ieee_result(value: float) -> float:
+        try:
+            return scalar(float(value))
+        except ValueError:
+            # A logarithm's pole is at 0; every other number outside a domain gives NaN.
+            return -math.inf if value == 0 else math.nan
+        except OverflowError:
+            return math.inf
+
+    return Function(
+        "a number",
+        takes(NUMBERS, 1, "float64"),
+        lambda args, _: frame(args[0].cast(pl.Float64)),
+        with_ieee_result,
+    )
+
+
+def _whole(function: Callable[[float], int]) -> Callable[[float], float]:
+    # Python's floor and ceil give ints, which NaN and infinity cannot be.
+    return lambda value: float(function(value)) if math.isfinite(value) else value
+
+
+def _round(args: Columns, _: Call) -> pl.Expr:
+    value = args[0].cast(pl.Float64)
+    if len(args) == 1:
+        return value.round(mode="half_away_from_zero")
+    # Polars takes a constant number of digits; here each row may have its own.
+    scale = pl.lit(10.0).pow(args[1].cast(pl.Float64))
+    return (value * scale).round(mode="half_away_from_zero") / scale
+
+
+def _round_value(value: float, digits: int | None = None) -> float:
+    if digits is None:
+        return round_half_away(float(value))
+    scale = 10.0**digits
+    return round_half_away(float(value) * scale) / scale
+
+
+def _constant(value: float) -> Function:
+    return Function(
+        "no arguments", takes((), 0, "float64"), lambda *_: pl.lit(value), lambda: value
+    )
+
+
+REAL_NUMBERS: Mapping[str, Function] = {
+    "round": Function(
+        "a number and perhaps digits",
+        takes_exactly(
+            *((number,) for number in NUMBERS),
+            *((number, "int64") for number in NUMBERS),
+            result="float64",
+        ),
+        _round,
+        _round_value,
+    ),
+    "floor": _math(lambda x: x.floor(), _whole(math.floor)),
+    "ceil": _math(lambda x: x.ceil(), _whole(math.ceil)),
+    "sqrt": _math(lambda x: x.sqrt(), math.sqrt),
+    "exp": _math(lambda x: x.exp(), math.exp),
+    "ln": _math(lambda x: x.log(), math.log),
+    "log10": _math(lambda x: x.log10(), math.log10),
+    "sin": _math(lambda x: x.sin(), math.sin),
+    "cos": _math(lambda x: x.cos(), math.cos),
+    "asin": _math(lambda x: x.arcsin(), math.asin),
+    "log2": _math(lambda x: x.log(2.0), math.log2),
+    "cbrt": _math(lambda x: x.cbrt(), math.cbrt),
+    "acos": _math(lambda x: x.arccos(), math.acos),
+    "atan": _math(lambda x: x.arctan(), math.atan),
+    "atan2": python_function("two numbers", takes(NUMBERS, 2, "float64"), math.atan2),
+    "cosh": _math(lambda x: x.cosh(), math.cosh),
+    "tanh": _math(lambda x: x.tanh(), math.tanh),
+    "radians": _math(lambda x: x.radians(), math.radians),
+    "degrees": _math(lambda x: x.degrees(), math.degrees),
+    "pi": _constant(math.pi),
+    "e": _constant(math.e),
 }

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from sunloom.features.plan.dtypes import DType
-from sunloom.features.plan.expressions import Call, Expr
+from sunloom.features.plan.expressions import Call, Const, Expr
 from sunloom.features.plan.polars_dtypes import NUMBERS, POLARS, is_scalar, unify
 
 Types = Sequence[DType]
@@ -51,10 +51,9 @@ def python_function(
     accepts: str,
     result: TypeRule,
     scalar: Callable[..., Any],
-    check: ArgumentCheck | None = None,
 ) -> Function:
     """A function without a Polars form: over a frame, Python is called value by value."""
-    return Function(accepts, result, map_scalar(scalar), scalar, check=check)
+    return Function(accepts, result, map_scalar(scalar), scalar)
 
 
 def map_scalar(scalar: Callable[..., Any]) -> Lowering:
@@ -108,6 +107,13 @@ def comparable(types: Types) -> DType | None:
     # Lists and structs have no order, but any of them may be compared with the literal None.
     ordered = all(is_scalar(t) for t in types) or "null" in types
     return "bool" if len(types) == 2 and ordered and unify(types) is not None else None
+
+
+def literal(call: Call, position: int) -> Any:
+    """The value of an argument that the binder has checked to be a literal."""
+    argument = call.args[position]
+    assert isinstance(argument, Const)
+    return argument.value
 
 
 def is_nan(value: Any) -> bool:

@@ -11,24 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import polars as pl
-
-from sunloom.features.expressions.functions.casts import cast_value, lower_cast
+from sunloom.features.expressions.functions.casts import cast_value
 from sunloom.features.expressions.functions.datetimes import DATETIMES
-from sunloom.features.expressions.functions.digests import DIGESTS
 from sunloom.features.expressions.functions.json_documents import (
     JSON_DOCUMENTS,
     JSON_VALUE,
     json_value,
 )
-from sunloom.features.expressions.functions.lists import LISTS
 from sunloom.features.expressions.functions.logical import LOGICAL
-from sunloom.features.expressions.functions.numeric import NUMERIC
-from sunloom.features.expressions.functions.patterns import PATTERNS
-from sunloom.features.expressions.functions.real_numbers import REAL_NUMBERS
+from sunloom.features.expressions.functions.nested import LISTS, STRUCTS
+from sunloom.features.expressions.functions.numeric import NUMERIC, REAL_NUMBERS
 from sunloom.features.expressions.functions.signature import Function
-from sunloom.features.expressions.functions.structs import STRUCTS
-from sunloom.features.expressions.functions.text import TEXT
+from sunloom.features.expressions.functions.text import DIGESTS, PATTERNS, TEXT
 from sunloom.features.plan.dtypes import StructType
 from sunloom.features.plan.expressions import Call
 
@@ -48,13 +42,6 @@ FUNCTIONS: Mapping[str, Function] = {
 
 FUNCTION_ALIASES: Mapping[str, str] = {"and": "&", "or": "|", "pow": "power", "recover": "coalesce"}
 """Chalk's other names of functions in the table."""
-
-
-def lower_call(call: Call, args: Sequence[pl.Expr]) -> pl.Expr:
-    """The call as a Polars expression over its lowered arguments."""
-    if call.function == "cast":
-        return lower_cast(args[0], call.args[0].dtype, call.dtype)
-    return FUNCTIONS[call.function].frame(args, call)
 
 
 def evaluate_call(call: Call, args: Sequence[Any]) -> Any:

@@ -1,13 +1,9 @@
-"""Functions of lists; positions count from 1, as Chalk normalises them, negative ones from the end.
-
-Values compare as everywhere here: NaN equals NaN and is larger than every number. A list may
-contain nulls; how a function treats them is said where it is not obvious.
-"""
+"""Functions of lists, structs and literal maps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -17,11 +13,13 @@ from sunloom.features.expressions.functions.signature import (
     Function,
     TypeRule,
     Types,
+    literal,
     order_key,
     python_function,
+    takes_exactly,
 )
-from sunloom.features.plan.dtypes import DType, ListType
-from sunloom.features.plan.expressions import Call
+from sunloom.features.plan.dtypes import DType, ListType, StructField, StructType
+from sunloom.features.plan.expressions import Call, Const, Expr
 from sunloom.features.plan.polars_dtypes import NUMBERS, POLARS, is_scalar, unify
 
 Values = list[Any]
@@ -38,20 +36,8 @@ def _list_to(result: Callable[[ListType], DType | None], *others: DType) -> Type
     return rule
 
 
-def _same_list(dtype: ListType) -> DType:
-    return dtype
-
-
-def _item(dtype: ListType) -> DType | None:
-    return dtype.item if is_scalar(dtype.item) else None
-
-
 def _list_of_scalars(dtype: ListType) -> DType | None:
     return dtype if is_scalar(dtype.item) else None
-
-
-def _number_item(dtype: ListType) -> DType | None:
-    return dtype.item if dtype.item in NUMBERS else None
 
 
 def _with_value(result: Callable[[ListType], DType]) -> TypeRule:
@@ -97,11 +83,6 @@ def _lower_contains(args: Columns, _: Call) -> pl.Expr:
     is_contained = values.list.contains(value, nulls_equal=False)
     is_unknown = ~is_contained & values.list.eval(pl.element().is_null()).list.any()
     return pl.when(~is_unknown & value.is_not_null()).then(is_contained)
-
-
-def _element(values: Values, position: int) -> Any:
-    index = position - 1 if position > 0 else len(values) + position
-    return values[index] if position and 0 <= index < len(values) else None
 
 
 def _lower_element(args: Columns, _: Call) -> pl.Expr:
@@ -153,7 +134,8 @@ def _extreme(*, largest: bool) -> Function:
     def frame(args: Columns, _: Call) -> pl.Expr:
         return args[0].list.sort(descending=largest, nulls_last=False).list.first()
 
-    return Function("a list of scalars", _list_to(_item), frame, scalar)
+    item = _list_to(lambda t: t.item if is_scalar(t.item) else None)
+    return Function("a list of scalars", item, frame, scalar)
 
 
 def _sum(values: Values) -> Any:
@@ -171,14 +153,6 @@ def _mean(values: Values) -> float | None:
     return float(_sum(known)) / len(known) if known else None
 
 
-def _join(values: Values, delimiter: str) -> str:
-    return delimiter.join(v for v in values if v is not None)
-
-
-def _strings_and_delimiter(types: Types) -> DType | None:
-    return "string" if tuple(types) == (ListType(item="string"), "string") else None
-
-
 def _overlap(a: Values, b: Values) -> bool | None:
     """Three-valued logic: null if no value is common but one list contains a null."""
     left, right = _distinct(a), _distinct(b)
@@ -187,14 +161,12 @@ def _overlap(a: Values, b: Values) -> bool | None:
     return None if None in left or None in right else False
 
 
-def _intersect(a: Values, b: Values) -> Values:
-    others = _distinct(b)
-    return [value for key, value in _distinct(a).items() if key in others]
+def _select_common(*, common: bool) -> Function:
+    def scalar(a: Values, b: Values) -> Values:
+        others = _distinct(b)
+        return [value for key, value in _distinct(a).items() if (key in others) is common]
 
-
-def _except(a: Values, b: Values) -> Values:
-    others = _distinct(b)
-    return [value for key, value in _distinct(a).items() if key not in others]
+    return python_function("two lists of one type", _with_list(lambda t: t), scalar)
 
 
 def _list_of_common_type(types: Types) -> DType | None:
@@ -208,18 +180,6 @@ def _lower_constructor(args: Columns, call: Call) -> pl.Expr:
     return pl.concat_list([arg.cast(item) for arg in args])
 
 
-def _strings_or_lists(types: Types) -> DType | None:
-    if tuple(types) == ("string", "string"):
-        return "string"
-    return _with_list(_same_list)(types)
-
-
-def _lower_concat(args: Columns, call: Call) -> pl.Expr:
-    if call.dtype == "string":
-        return args[0] + args[1]
-    return args[0].list.concat(args[1])
-
-
 LISTS: Mapping[str, Function] = {
     "contains": Function(
         "a list and a value of its type", _with_value(lambda _: "bool"), _lower_contains, _contains
@@ -231,15 +191,22 @@ LISTS: Mapping[str, Function] = {
         len,
     ),
     "element_at": Function(
-        "a list and a position", _list_to(lambda t: t.item, "int64"), _lower_element, _element
+        "a list and a position",
+        _list_to(lambda t: t.item, "int64"),
+        _lower_element,
+        lambda values, position: (_slice(values, position, 1) or [None])[0],
     ),
     "slice": python_function(
-        "a list, a start and a length", _list_to(_same_list, "int64", "int64"), _slice
+        "a list, a start and a length", _list_to(lambda t: t, "int64", "int64"), _slice
     ),
     "concat": Function(
         "two strings, or two lists of one type",
-        _strings_or_lists,
-        _lower_concat,
+        lambda types: (
+            "string" if tuple(types) == ("string", "string") else _with_list(lambda t: t)(types)
+        ),
+        lambda args, call: (
+            args[0] + args[1] if call.dtype == "string" else args[0].list.concat(args[1])
+        ),
         lambda a, b: a + b,
     ),
     "array_constructor": Function(
@@ -254,7 +221,10 @@ LISTS: Mapping[str, Function] = {
     "array_max": _extreme(largest=True),
     "array_min": _extreme(largest=False),
     "array_sum": Function(
-        "a list of numbers", _list_to(_number_item), lambda args, _: args[0].list.sum(), _sum
+        "a list of numbers",
+        _list_to(lambda t: t.item if t.item in NUMBERS else None),
+        lambda args, _: args[0].list.sum(),
+        _sum,
     ),
     "array_average": Function(
         "a list of numbers",
@@ -273,18 +243,20 @@ LISTS: Mapping[str, Function] = {
         sees_nulls=True,
     ),
     "array_join": python_function(
-        "a list of strings and a delimiter", _strings_and_delimiter, _join
+        "a list of strings and a delimiter",
+        takes_exactly((ListType(item="string"), "string"), result="string"),
+        lambda values, delimiter: delimiter.join(v for v in values if v is not None),
     ),
     # 0 if the value is not in the list.
     "array_position": python_function(
         "a list and a value of its type", _with_value(lambda _: "int64"), _position
     ),
     "array_remove": python_function(
-        "a list and a value of its type", _with_value(_same_list), _remove
+        "a list and a value of its type", _with_value(lambda t: t), _remove
     ),
     "remove_nulls": Function(
         "a list",
-        _list_to(_same_list),
+        _list_to(lambda t: t),
         lambda args, _: args[0].list.drop_nulls(),
         lambda values: [v for v in values if v is not None],
     ),
@@ -293,17 +265,75 @@ LISTS: Mapping[str, Function] = {
         _list_to(lambda t: "bool" if is_scalar(t.item) else None),
         lambda values: len(_distinct(values)) < len(values),
     ),
-    "array_intersect": python_function(
-        "two lists of one type",
-        _with_list(_same_list),
-        _intersect,
-    ),
-    "array_except": python_function(
-        "two lists of one type",
-        _with_list(_same_list),
-        _except,
-    ),
+    "array_intersect": _select_common(common=True),
+    "array_except": _select_common(common=False),
     "arrays_overlap": python_function(
         "two lists of one type", _with_list(lambda _: "bool"), _overlap
+    ),
+}
+
+
+STRUCT_FIELD = "struct_field"
+"""The function that takes a struct and a field's name; its result has the field's type."""
+
+
+def field_of(value: Expr, name: str) -> Call | None:
+    """The field of a struct, or None if the value is not a struct with that field."""
+    dtype = value.dtype.field(name) if isinstance(value.dtype, StructType) else None
+    if dtype is None:
+        return None
+    return Call(function=STRUCT_FIELD, args=(value, Const(value=name, dtype="string")), dtype=dtype)
+
+
+def pack_struct(names: Sequence[str], values: Sequence[Expr]) -> Call:
+    """A struct of the values."""
+    fields = [
+        StructField(name=name, dtype=value.dtype) for name, value in zip(names, values, strict=True)
+    ]
+    dtype = StructType(fields=tuple(fields))
+    return Call(function="struct_pack", args=tuple(values), dtype=dtype)
+
+
+def _lower_pack(args: Columns, call: Call) -> pl.Expr:
+    assert isinstance(call.dtype, StructType)
+    named = zip(call.dtype.fields, args, strict=True)
+    return pl.struct([arg.cast(POLARS[field.dtype]).alias(field.name) for field, arg in named])
+
+
+def _no_rule(_: Types) -> DType | None:
+    # The result's type depends on names too: `field_of` and `pack_struct` build these calls.
+    return None
+
+
+def _value_type(types: Types) -> DType | None:
+    if len(types) != 3 or not isinstance(types[0], ListType) or not isinstance(types[1], ListType):
+        return None
+    return types[1].item if types[2] in (types[0].item, "null") else None
+
+
+STRUCTS: Mapping[str, Function] = {
+    STRUCT_FIELD: Function(
+        "a struct and a field's name",
+        _no_rule,
+        lambda args, call: args[0].struct.field(literal(call, 1)),
+        lambda value, name: value[name],
+    ),
+    "struct_pack": Function(
+        "names and values",
+        _no_rule,
+        _lower_pack,
+        lambda *values: list(values),
+        sees_nulls=True,
+    ),
+    # Of a literal map; null where the key is not in it.
+    "map_get": Function(
+        "a literal map and a key",
+        _value_type,
+        lambda args, call: args[2].replace_strict(
+            pl.Series(literal(call, 0)),
+            pl.Series(literal(call, 1), dtype=POLARS[call.dtype]),
+            default=None,
+        ),
+        lambda keys, values, key: dict(zip(keys, values, strict=True)).get(key),
     ),
 }

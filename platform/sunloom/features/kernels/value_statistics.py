@@ -1,4 +1,4 @@
-"""Counts of the different values in each range: how many there are, and the most frequent ones."""
+"""Statistics of the values in each range: extremes, quantiles, distinct and frequent values."""
 
 from __future__ import annotations
 
@@ -7,15 +7,119 @@ from typing import NamedTuple
 import numpy as np
 
 from sunloom.features.kernels.ranges import (
+    Array,
     Bools,
     Ints,
     Ranges,
+    RangeTree,
     chunks,
     expand_ranges,
     first_rows_of_keys,
     key_bounds,
+    prefix_sums,
 )
-from sunloom.features.kernels.trees import RankIndex
+
+_LARGEST = np.iinfo(np.int64).max
+
+
+def range_extreme_rows(codes: Ints, ranges: Ranges, *, largest: bool) -> Ints:
+    """The row with the extreme code in each range, the first of equal ones.
+
+    Args:
+        codes: Sorted rows' values as whole numbers from 0 up, in the order of the values.
+        ranges: The ranges; the row of an empty one is meaningless.
+        largest: Whether to find the largest code rather than the smallest.
+    """
+    size = max(1, len(codes))
+    ranks = codes.max(initial=0) - codes if largest else codes
+    # The row's own number breaks ties, so that one fold finds both value and row.
+    tree = RangeTree(ranks * size + np.arange(len(codes), dtype=np.int64), np.minimum, _LARGEST)
+    return np.asarray(tree.fold(ranges.start, ranges.stop) % size)
+
+
+def range_rows_in_order(values: Array, keys: Ints, ranges: Ranges, places: Ints) -> Ints:
+    """The row at each place of its range in ascending order of values; NaN is the largest.
+
+    Args:
+        values: Sorted rows' numbers.
+        keys: Sorted rows' keys.
+        ranges: Ranges inside one key each.
+        places: Counted from 0; ignored for an empty range.
+    """
+    if not len(values):
+        return np.zeros(len(places), dtype=np.int64)
+    bounds = key_bounds(keys)
+    order = np.lexsort((values, keys))
+    # Ranks inside the key have fewer binary digits than ranks among all rows: fewer levels.
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order)) - np.repeat(bounds[:-1], np.diff(bounds))
+    positions = first_rows_of_keys(bounds, ranges.start) + range_select(ranks, ranges, places)
+    # An empty range may select a rank past the end; its row is ignored, but must exist.
+    return np.asarray(order[np.minimum(positions, len(order) - 1)])
+
+
+def range_select(codes: Ints, ranges: Ranges, places: Ints) -> Ints:
+    """The code at each place of its range in ascending order.
+
+    One pass over a wavelet matrix whose levels are built as they are used: O((n + q) log codes),
+    however wide or overlapping the ranges are.
+
+    Args:
+        codes: Sorted rows' values as whole numbers from 0 up, in the order of the values.
+        ranges: The ranges.
+        places: Counted from 0; ignored for an empty range.
+    """
+    start, stop, remaining = ranges.start, ranges.stop, places
+    selected = np.zeros(len(remaining), dtype=np.int64)
+    bits = max(1, int(codes.max() if len(codes) else 0).bit_length())
+    # From the highest bit down: where the place lies beyond the codes that have a 0 there, the
+    # selected code has a 1, and those with a 0 are skipped.
+    for bit in reversed(range(bits)):
+        zero = (codes >> bit) & 1 == 0
+        prefix = prefix_sums(zero)
+        zeros_start, zeros_stop = prefix[start], prefix[stop]
+        zeros = zeros_stop - zeros_start
+        one = remaining >= zeros
+        selected |= one.astype(np.int64) << bit
+        remaining = np.where(one, remaining - zeros, remaining)
+        start = np.where(one, prefix[-1] + start - zeros_start, zeros_start)
+        stop = np.where(one, prefix[-1] + stop - zeros_stop, zeros_stop)
+        codes = np.concatenate([codes[zero], codes[~zero]])
+    return selected
+
+
+class RankIndex:
+    """A wavelet matrix: counts, in any range, the values below a bound, in log(values) steps.
+
+    Args:
+        values: Whole numbers from 0 up.
+    """
+
+    def __init__(self, values: Ints) -> None:
+        self._bits = max(1, int(values.max() if len(values) else 0).bit_length())
+        self._zeros: list[Ints] = []
+        current = values
+        # From the highest bit down: values with a 0 move to the front, stably, before the next bit.
+        for bit in reversed(range(self._bits)):
+            zero = (current >> bit) & 1 == 0
+            self._zeros.append(prefix_sums(zero))
+            current = np.concatenate([current[zero], current[~zero]])
+
+    def count_below(self, bounds: Ints, ranges: Ranges) -> Ints:
+        """How many values of each range are less than its bound."""
+        start, stop = ranges.start, ranges.stop
+        # A bound with more bits than any value is above all of them.
+        counts = np.where(bounds >> self._bits > 0, ranges.counts, 0)
+        for level, prefix in enumerate(self._zeros):
+            one = (bounds >> (self._bits - 1 - level)) & 1 == 1
+            zeros_start, zeros_stop = prefix[start], prefix[stop]
+            within_bits = bounds >> self._bits == 0
+            # Equal so far, and the bound has a 1 here: values with a 0 are smaller.
+            counts = counts + np.where(one & within_bits, zeros_stop - zeros_start, 0)
+            total = prefix[-1]
+            start = np.where(one, total + start - zeros_start, zeros_start)
+            stop = np.where(one, total + stop - zeros_stop, zeros_stop)
+        return np.asarray(counts)
 
 
 def first_occurrences(codes: Ints, keys: Ints) -> Bools:
@@ -86,8 +190,10 @@ def _top_of_each(codes: Ints, keys: Ints, ranges: Ranges, size: int) -> tuple[In
     top: list[Ints] = []
     sizes = np.zeros(len(ranges.start), dtype=np.int64)
     for chunk in chunks(width):
-        part = Ranges(ranges.start[chunk], ranges.stop[chunk])
-        counted = _count_codes(codes, occurrences, part)
+        part = ranges.take(chunk)
+        by_value = occurrences.values_near(part.start) < part.counts
+        parts = [_count_by_row(codes, part, ~by_value), occurrences.count_by_value(part, by_value)]
+        counted = _CodeCounts(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
         order = np.lexsort((counted.code, -counted.times, counted.range_of))
         code = counted.code[order]
         different = np.bincount(counted.range_of, minlength=len(part.start))
@@ -106,15 +212,9 @@ class _CodeCounts(NamedTuple):
     times: Ints
 
 
-def _count_codes(codes: Ints, occurrences: _Occurrences, ranges: Ranges) -> _CodeCounts:
-    by_value = occurrences.values_near(ranges.start) < ranges.counts
-    parts = [_count_by_row(codes, ranges, ~by_value), occurrences.count_by_value(ranges, by_value)]
-    return _CodeCounts(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-
-
 def _count_by_row(codes: Ints, ranges: Ranges, mask: Bools) -> _CodeCounts:
     indices = np.flatnonzero(mask)
-    picked = Ranges(ranges.start[indices], ranges.stop[indices])
+    picked = ranges.take(indices)
     # Range and code as one number: one sort counts all ranges at once.
     span = int(codes.max()) + 1
     composed = np.repeat(indices, picked.counts) * span + codes[expand_ranges(picked)[0]]
@@ -155,7 +255,7 @@ class _Occurrences:
         """Counts of each code in the ranges that the mask selects."""
         indices = np.flatnonzero(mask)
         key = self._key_of[ranges.start[indices]]
-        values = Ranges(self._values.start[key], self._values.stop[key])
+        values = self._values.take(key)
         flat = expand_ranges(values)[0]
         range_of = np.repeat(indices, values.counts)
         low = np.searchsorted(self._places, flat * self._size + ranges.start[range_of])
