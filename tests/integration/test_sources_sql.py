@@ -17,9 +17,7 @@ from typer.testing import CliRunner
 from sunloom.cli.main import app
 from sunloom.config import load_config
 from sunloom.config.features import FeaturesRecipe
-from sunloom.data.sources.fetch import fetch_address
-from sunloom.data.sources.snowflake import snowflake_batches
-from sunloom.data.sources.sql import sql_batches
+from sunloom.data.sources.databases import fetch_address, snowflake_batches, sql_batches
 from sunloom.errors import DataError
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.online.open import open_online_store

@@ -20,6 +20,7 @@ import polars as pl
 from sunloom.config.features import FeaturesRecipe
 from sunloom.core.alerts import Alert, emit_alert, resolve_alert
 from sunloom.core.database import open_database, utc_now
+from sunloom.data.sources.databases import fetch_sources
 from sunloom.errors import NotFoundError
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tile_layout import TileLayout
@@ -30,7 +31,6 @@ from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.feature_sets import NOW, Plan
 from sunloom.features.plan.polars_dtypes import EPOCH, POLARS
-from sunloom.features.sources.extract import fetch_sources
 from sunloom.features.sources.scan import SourceScan
 from sunloom.monitoring.stored_results import latest_served, store_result
 from sunloom.monitoring.windows import hour_until

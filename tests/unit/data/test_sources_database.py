@@ -12,9 +12,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from sunloom.data.sources.driver_rows import frame_of, is_query
-from sunloom.data.sources.fetch import fetch, fetch_address, is_address
-from sunloom.data.sources.sql import sql_batches
+from sunloom.data.sources.databases import (
+    fetch,
+    fetch_address,
+    frame_of,
+    is_address,
+    is_query,
+    sql_batches,
+)
 from sunloom.data.sources.table_files import read_table
 from sunloom.errors import DataError, DependencyError, UsageError
 

@@ -57,7 +57,7 @@ def _fetch_sources(pairs: list[str], scratch: Path) -> dict[str, Path]:
         UsageError: A pair has no name or no path.
         DataError: A database cannot be reached or refuses.
     """
-    from sunloom.data.sources.fetch import fetch_address, is_address
+    from sunloom.data.sources.databases import fetch_address, is_address
 
     paths: dict[str, Path] = {}
     for pair in pairs:

@@ -16,6 +16,7 @@ from sunloom.config.features import ChalkConfig, FeaturesRecipe
 from sunloom.core.plugins import load_plugin
 from sunloom.core.telemetry import get_logger
 from sunloom.data.datasets import GROUP, LabelledDataSet, open_tables
+from sunloom.data.sources.databases import fetch_sources
 from sunloom.data.sources.table_files import read_table
 from sunloom.feature_store.materialization.preprocessed import (
     PreparationArtifact,
@@ -37,7 +38,6 @@ from sunloom.features.historical.compare import compare_with_ray_data
 from sunloom.features.historical.query import quarantine_damaged
 from sunloom.features.historical.retrieve import EngineChoice, choose_engine, compute_historical
 from sunloom.features.plan.feature_sets import EVENT_TIME, Plan
-from sunloom.features.sources.extract import fetch_sources
 from sunloom.features.sources.scan import SourceScan, known_entities, open_scan
 
 _log = get_logger("features.materialize")

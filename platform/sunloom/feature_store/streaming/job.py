@@ -11,6 +11,7 @@ import polars as pl
 
 from sunloom.config.features import FeaturesRecipe
 from sunloom.core.telemetry import get_logger
+from sunloom.data.sources.databases import fetch_sources
 from sunloom.errors import ConflictError, NotFoundError, UsageError
 from sunloom.feature_store.online.registry import store_stream
 from sunloom.feature_store.online.tile_layout import TileLayout
@@ -28,7 +29,6 @@ from sunloom.feature_store.streaming.kafka import (
 from sunloom.feature_store.streaming.partition import ProgressKey, all_progress
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.sources.extract import fetch_sources
 from sunloom.features.sources.scan import SourceScan, SourceSplit, source_projections
 
 _log = get_logger("features.streaming")

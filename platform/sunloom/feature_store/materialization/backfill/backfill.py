@@ -15,6 +15,7 @@ from sunloom.config.features import FeaturesRecipe
 from sunloom.core.files import remove_partial
 from sunloom.core.telemetry import get_logger
 from sunloom.data.shuffle import from_packet, partition_by_hash, to_packet
+from sunloom.data.sources.databases import fetch_sources
 from sunloom.data.sources.table_files import data_files, read_table
 from sunloom.errors import ConflictError, UsageError
 from sunloom.feature_store.materialization.backfill.chunk_files import (
@@ -41,7 +42,6 @@ from sunloom.features.historical.cluster import ReadReport
 from sunloom.features.historical.query import build_query_frame, quarantine_damaged
 from sunloom.features.historical.retrieve import EngineChoice, choose_engine
 from sunloom.features.plan.feature_sets import EVENT_TIME, NOW
-from sunloom.features.sources.extract import fetch_sources
 from sunloom.features.sources.scan import SourceScan, open_scan
 
 _log = get_logger("features.backfill")
