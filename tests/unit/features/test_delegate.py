@@ -21,7 +21,7 @@ from sunloom.config.features import ChalkConfig, FeaturesRecipe
 from sunloom.errors import ConfigError, DataError, FeatureError, NotFoundError
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.online.open import open_online_store
-from sunloom.features.definitions.outline import load_outline
+from sunloom.features.definitions.open import outline_of
 from sunloom.features.historical.chalk_query import historical_chalk
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.plan.polars_dtypes import POLARS
@@ -78,7 +78,7 @@ def definitions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plan(definitions: Path) -> Plan:
-    return load_outline(str(definitions), "cd_actor")
+    return outline_of(str(definitions), "cd_actor")
 
 
 def _config(url: str, **more: Any) -> ChalkConfig:
@@ -224,9 +224,9 @@ def test_an_outline_needs_no_expression_that_we_can_compute(tmp_path: Path) -> N
         '@features(name="cd_beyond")\nclass B:\n    id: Primary[int]\n    a: str\n'
         "    b: float = F.jaccard_similarity(_.a, _.a)\n"
     )
-    assert load_outline(str(file), "cd_beyond").outputs == ("a", "b")
+    assert outline_of(str(file), "cd_beyond").outputs == ("a", "b")
     with pytest.raises(NotFoundError) as caught:
-        load_outline(str(file), "cd_beyon")
+        outline_of(str(file), "cd_beyon")
     assert "cd_beyond" in caught.value.hint
 
 
@@ -308,7 +308,7 @@ def test_the_shipped_recipe_asks_chalk_for_training_and_online_rows(
     purchases.write_parquet(folder / "purchases.parquet")
     first = purchases.group_by(pl.col("customer_id").alias("id"), maintain_order=True)
     first.agg(first_seen=pl.col("timestamp").min()).write_parquet(folder / "customers.parquet")
-    plan = load_outline("retail", "customer")
+    plan = outline_of("retail", "customer")
 
     def answer(inputs: dict[str, list[Any]], query: dict[str, Any]) -> pa.Table:
         ids = inputs["customer.id"]

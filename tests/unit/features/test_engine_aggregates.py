@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from readings import DAY, LARGE, MOMENTS, ONE_READING, READINGS, START, US
 
 from sunloom.errors import DataError
-from sunloom.features.definitions.aggregate_rules import AGGREGATIONS
+from sunloom.features.definitions.bind_aggregates import AGGREGATIONS
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.kernels.aggregates import AGGREGATE_KERNELS

@@ -14,7 +14,7 @@ import pytest
 from chalk import _
 from chalk.features.feature_wrapper import unwrap_feature
 
-from sunloom.features.definitions.aggregate_rules import AGGREGATIONS
+from sunloom.features.definitions.bind_aggregates import AGGREGATIONS
 from sunloom.features.definitions.bind_expressions import ExpressionBinder
 from sunloom.features.definitions.open import catalogue_of
 from sunloom.features.engine.evaluation import FeatureEngine

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from chalk.features.filter import Filter
 from chalk.utils.duration import CHALK_MAX_TIMEDELTA
 
 from sunloom.errors import DefinitionError
+from sunloom.features.definitions.bind_aggregates import has_window_start
 from sunloom.features.definitions.bind_expressions import ExpressionBinder
-from sunloom.features.definitions.bind_resolvers import (
-    ResolvedFeature,
-    bind_resolvers,
-    check_inside_aggregates,
-)
-from sunloom.features.definitions.bind_staleness import bind_staleness
-from sunloom.features.definitions.load import defined_classes, import_definitions
-from sunloom.features.definitions.outline import (
+from sunloom.features.definitions.bind_resolvers import ResolvedFeature, bind_resolvers
+from sunloom.features.definitions.declarations import (
     declared_features,
-    outline_feature,
+    event_time_of,
+    outline_class,
+    refuse,
     scalar_features,
 )
-from sunloom.features.definitions.scope import event_time_of
-from sunloom.features.definitions.source_locations import refuse
-from sunloom.features.definitions.windows import has_window_start
 from sunloom.features.expressions.functions.json_documents import json_as
-from sunloom.features.expressions.literals import constant
+from sunloom.features.expressions.literals import constant, unify
 from sunloom.features.plan.dtypes import DType
-from sunloom.features.plan.expressions import Aggregate, Const, Expr, Lookup, own_columns, walk
+from sunloom.features.plan.expressions import (
+    Aggregate,
+    Const,
+    Expr,
+    Lookup,
+    Now,
+    inner,
+    own_columns,
+    walk,
+)
 from sunloom.features.plan.feature_sets import (
     Catalogue,
     ClassPlan,
@@ -36,61 +40,59 @@ from sunloom.features.plan.feature_sets import (
     JoinPlan,
     Validation,
 )
-from sunloom.features.plan.polars_dtypes import is_scalar, unify
+from sunloom.features.plan.polars_dtypes import is_scalar
 
 # Their result is a whole number, whatever its type: an int feature may take it without a cast.
 _WHOLE = frozenset({"round", "floor", "ceil", "sign"})
 
 
-def load_catalogue(source: str) -> Catalogue:
-    """Import definitions and bind every features class in them.
+def bind_catalogue(source: str, classes: Sequence[Any], resolvers: Sequence[Any]) -> Catalogue:
+    """Bind every features class of a definitions module.
 
     Args:
-        source: An entry point of group ``sunloom.features``, a ``.py`` file, or an import path.
+        source: The definitions, as the user named them: workers import resolvers by it.
+        classes: The module's chalkpy classes.
+        resolvers: Its chalkpy resolvers.
 
     Raises:
         DefinitionError: A construct cannot be bound; names feature, construct, file and line.
     """
-    module = import_definitions(source)
-    classes = defined_classes(module)
-    resolved = bind_resolvers(source, module, classes)
-    catalogue = Catalogue(classes=tuple(_bind_class(item, resolved) for item in classes))
+    outlines = {item.namespace: outline_class(item) for item in classes}
+    resolved = bind_resolvers(source, resolvers, outlines)
+    catalogue = Catalogue(
+        classes=tuple(_bind_class(item, outlines[item.namespace], resolved) for item in classes)
+    )
     # Only now: both follow features into other classes.
-    check_inside_aggregates(catalogue)
+    _check_inside_aggregates(catalogue)
     _check_cycles(catalogue)
     return catalogue
 
 
-def _bind_class(item: Any, resolved: Mapping[str, ResolvedFeature]) -> ClassPlan:
+def _bind_class(
+    item: Any, outline: ClassPlan, resolved: Mapping[str, ResolvedFeature]
+) -> ClassPlan:
     features = declared_features(item)
-    key = next((feature for feature in features if feature.primary), None)
-    if key is None:
-        raise DefinitionError(
-            f"{item.__chalk_filename__}: {item.__name__} has no primary key.",
-            "Annotate one feature with Primary[int] or Primary[str].",
-        )
-    joins = [f for f in features if f.is_has_many or f.is_has_one]
-    return ClassPlan(
-        namespace=item.namespace,
-        class_name=item.__name__,
-        key=key.name,
-        time=event_time_of(item),
-        features=tuple(_bind_feature(f, resolved.get(f.fqn)) for f in scalar_features(features)),
-        joins=tuple(_bind_join(feature) for feature in joins),
+    # The outline has the same features, in the same order.
+    scalars = zip(scalar_features(features), outline.features, strict=True)
+    return outline.model_copy(
+        update={
+            "features": tuple(_bind_feature(f, plan, resolved.get(f.fqn)) for f, plan in scalars),
+            "joins": tuple(_bind_join(f) for f in features if f.is_has_many or f.is_has_one),
+        }
     )
 
 
-def _bind_feature(feature: Any, resolved: ResolvedFeature | None) -> FeaturePlan:
+def _bind_feature(
+    feature: Any, outline: FeaturePlan, resolved: ResolvedFeature | None
+) -> FeaturePlan:
     _refuse_ignored(feature)
-    outline = outline_feature(feature)
     expression = _bind_expression(feature, outline.dtype)
+    is_read = resolved is None and expression is None
     return outline.model_copy(
         update={
             "expression": expression if resolved is None else resolved.expression,
             "online": resolved.online if resolved is not None else None,
-            "max_staleness_us": bind_staleness(
-                feature, is_read=resolved is None and expression is None
-            ),
+            "max_staleness_us": _bind_staleness(feature, is_read=is_read),
             "default": _bind_default(feature, outline.dtype),
             "validations": _bind_validations(feature),
         }
@@ -99,13 +101,6 @@ def _bind_feature(feature: Any, resolved: ResolvedFeature | None) -> FeaturePlan
 
 def _refuse_ignored(feature: Any) -> None:
     """Refuse what chalkpy accepts without an error, and what would be ignored here."""
-    if feature.description is not None and not isinstance(feature.description, str):
-        raise refuse(
-            feature,
-            f"a {type(feature.description).__name__} stands where the description belongs, "
-            "so the feature would have no expression",
-            "Write `feature(expression=_. …)`; a function cannot be an expression.",
-        )
     if feature.offline_underscore_expression is not None:
         raise refuse(
             feature,
@@ -167,6 +162,32 @@ def _is_assignable(expression: Expr, dtype: DType) -> bool:
         return True
     is_whole = getattr(expression, "function", None) in _WHOLE
     return is_whole and (expression.dtype, dtype) == ("float64", "int64")
+
+
+def _bind_staleness(feature: Any, *, is_read: bool) -> int | None:
+    """Microseconds, or None if a value of any age is used.
+
+    Args:
+        feature: The chalkpy feature; its own ``max_staleness``, else its class's.
+        is_read: Whether its values are read from a source rather than computed.
+
+    Raises:
+        DefinitionError: Its values are read, and the class has no event time to tell their age.
+    """
+    limit = feature.max_staleness
+    # chalkpy's default is a limit of 0, which also can be stated.
+    is_stated = feature.raw_max_staleness is not ... or limit != timedelta(0)
+    if not is_stated or limit >= CHALK_MAX_TIMEDELTA or feature.primary or feature.is_feature_time:
+        return None
+    if limit < timedelta(0):
+        raise refuse(feature, f"max_staleness={limit} is negative", "Write '1h', or 'infinity'.")
+    if is_read and event_time_of(feature.features_cls) is None:
+        raise refuse(
+            feature,
+            f"max_staleness={feature.raw_max_staleness!r} needs to know when a value was observed",
+            f"Give {feature.features_cls.__name__} a `FeatureTime`, or leave it out.",
+        )
+    return int(limit // timedelta(microseconds=1))
 
 
 def _bind_default(feature: Any, dtype: DType) -> Const | None:
@@ -242,6 +263,41 @@ def _order_keys(feature: Any, left: Any, right: Any) -> tuple[str, str]:
     if feature.joined_class.namespace == feature.namespace:
         return left.name, right.name
     raise refuse(feature, "the join does not compare this class with the other", "")
+
+
+def _check_inside_aggregates(catalogue: Catalogue) -> None:
+    """Rows that are aggregated, or passed to a resolver, are computed once, for every as-of time.
+
+    Raises:
+        DefinitionError: A resolver's feature among them needs the as-of time or other rows.
+    """
+    classes = {item.namespace: item for item in catalogue.classes}
+    for item in catalogue.classes:
+        for feature in item.features:
+            for expression in (feature.expression, feature.online):
+                for node in walk(expression) if expression is not None else ():
+                    if isinstance(node, Aggregate):
+                        place = feature.resolver.place if feature.resolver else feature.fqn
+                        _check_columns(classes[item.join(node.join).target], node, place)
+
+
+def _check_columns(target: ClassPlan, aggregate: Aggregate, place: str) -> None:
+    waiting = {name for part in inner(aggregate) for name in own_columns(part)}
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        expression = target.feature(name).expression
+        if expression is None:
+            continue
+        if any(isinstance(node, Aggregate | Lookup | Now) for node in walk(expression)):
+            raise DefinitionError(
+                f"{place}: it takes rows of {target.class_name} with "
+                f"{target.feature(name).fqn}, which depends on the as-of time or on other rows.",
+                "Take features that are read, or computed from their own row.",
+                target.feature(name).fqn,
+            )
+        waiting |= own_columns(expression) - seen
 
 
 def _check_cycles(catalogue: Catalogue) -> None:

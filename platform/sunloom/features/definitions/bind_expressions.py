@@ -1,4 +1,4 @@
-"""Binding of Chalk's underscore expressions to typed expressions of a plan."""
+"""Binding of Chalk's underscore expressions and function calls to typed expressions of a plan."""
 
 from __future__ import annotations
 
@@ -20,18 +20,36 @@ from chalk.streams import get_name_with_duration
 from chalk.utils.duration import parse_chalk_duration_s
 
 from sunloom.errors import DefinitionError, known_names_hint
-from sunloom.features.definitions.aggregate_rules import AGGREGATION_ALIASES, AGGREGATIONS
-from sunloom.features.definitions.bind_aggregates import AggregateBinder, value_keys
-from sunloom.features.definitions.bind_functions import FunctionBinder
-from sunloom.features.definitions.scope import Scope, feature_dtype
-from sunloom.features.definitions.windows import window_start
+from sunloom.features.definitions.bind_aggregates import (
+    AGGREGATION_ALIASES,
+    AGGREGATIONS,
+    AggregateBinder,
+    value_keys,
+    window_start,
+)
+from sunloom.features.definitions.declarations import arrow_dtype, feature_dtype
+from sunloom.features.definitions.scope import Scope
 from sunloom.features.expressions.functions.casts import CASTS, can_cast
-from sunloom.features.expressions.functions.json_documents import json_as
-from sunloom.features.expressions.functions.nested import field_of
+from sunloom.features.expressions.functions.json_documents import JSON_VALUE, json_as
+from sunloom.features.expressions.functions.nested import STRUCT_FIELD, field_of, pack_struct
+from sunloom.features.expressions.functions.table import FUNCTION_ALIASES, FUNCTIONS
 from sunloom.features.expressions.literals import constant
 from sunloom.features.plan.dtypes import StructType
 from sunloom.features.plan.expressions import Call, Const, Expr, Lookup, Now
-from sunloom.features.plan.polars_dtypes import arrow_dtype
+
+_HAS_KEY = "map_key_exists"
+_NO_RANDOM = "A feature has one value as of a time; draw random numbers elsewhere."
+_INSTEAD_OF = {
+    "//": "Write F.cast(F.floor(a / b), pa.int64()).",
+    "^": "Write F.power(a, b).",
+    "sort_order": "Compare one column.",
+    "array_filter": "Filter where the list is made: `F.array_agg(_.many[_.x, _.x > 0])`.",
+    "array_transform": "Compute the value where the list is made, in the joined class.",
+    "rand": _NO_RANDOM,
+    "random": _NO_RANDOM,
+    "get_json_value_strict": "Write F.json_value.",
+}
+"""What to write instead of functions that have no counterpart under another name."""
 
 
 class ExpressionBinder:
@@ -202,7 +220,67 @@ class ExpressionBinder:
             return self._bind_aggregate(
                 raw._chalk__function_name, many, first, raw, raw._chalk__args[1:]
             )
-        return FunctionBinder(self, raw).bind()
+        chalk_name = raw._chalk__function_name
+        name = FUNCTION_ALIASES.get(chalk_name, chalk_name)
+        self._check_function(name, raw)
+        # Structs and maps have arguments that are no expressions: names, and a dictionary.
+        if name == "struct_pack":
+            names, *values = raw._chalk__args
+            return pack_struct(names, [self.bind(value) for value in values])
+        if name in ("map_get", _HAS_KEY):
+            return self._bind_map(name, raw)
+        args = tuple(self.bind(arg) for arg in raw._chalk__args)
+        if any(isinstance(arg, Call) and arg.function == JSON_VALUE for arg in args):
+            raise self._refuse(
+                f"`{raw}` takes a JSON value without a type",
+                'Cast it: F.cast(F.json_value(_.x, "$.a"), pa.float64()).',
+                raw,
+            )
+        return self._call(name, args, raw)
+
+    def _check_function(self, name: str, raw: UnderscoreFunction) -> None:
+        # Fields are written `_.struct.field`; the function behind them is ours.
+        known = FUNCTIONS.keys() - {STRUCT_FIELD} | {_HAS_KEY}
+        kwargs = list(raw._chalk__kwargs)
+        if name in known and not kwargs:
+            return
+        text = f"{name} with {kwargs}" if kwargs else name
+        raise self._refuse(
+            f"function {text!r} is not supported",
+            _INSTEAD_OF.get(name) or known_names_hint(name, known),
+            raw,
+        )
+
+    def _call(self, name: str, args: tuple[Expr, ...], raw: UnderscoreFunction) -> Call:
+        function = FUNCTIONS[name]
+        dtype = function.result([arg.dtype for arg in args])
+        if dtype is None:
+            types = ", ".join(str(arg.dtype) for arg in args)
+            raise self._refuse(
+                f"function {name!r} takes {function.accepts}, not ({types})",
+                "Cast the arguments with F.cast.",
+                raw,
+            )
+        instead = function.check(args) if function.check is not None else None
+        if instead is not None:
+            raise self._refuse(f"the arguments of `{raw}` are not supported", instead, raw)
+        return Call(function=name, args=args, dtype=dtype)
+
+    def _bind_map(self, name: str, raw: UnderscoreFunction) -> Expr:
+        mapping, key = raw._chalk__args
+        # chalkpy keeps a dictionary as a PyArrow map scalar.
+        pairs = mapping.as_py() if hasattr(mapping, "as_py") else None
+        keys = constant([key for key, _ in pairs]) if pairs else None
+        values = constant([value for _, value in pairs]) if pairs else None
+        if keys is None or values is None:
+            raise self._refuse(
+                f"`{raw}` looks up in something that is no literal map",
+                "Write a dictionary of plain values.",
+                raw,
+            )
+        if name == _HAS_KEY:
+            return self._call("contains", (keys, self.bind(key)), raw)
+        return self._call(name, (keys, values, self.bind(key)), raw)
 
     def _bind_call(self, raw: UnderscoreCall) -> Expr:
         method = raw._chalk__parent

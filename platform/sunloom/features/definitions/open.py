@@ -1,4 +1,4 @@
-"""Opening of a definitions module: its catalogue, the plan of one feature set, or its outline.
+"""Opening of a definitions module: its import, what it defines, and plans of its feature sets.
 
 The functions import chalkpy themselves: workers and the gateway import this module, and only those
 that open definitions wait for it.
@@ -6,10 +6,27 @@ that open definitions wait for it.
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
 from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from sunloom.errors import DependencyError
+from sunloom.core.plugins import plugin_names, plugin_value
+from sunloom.errors import (
+    DefinitionError,
+    DependencyError,
+    NotFoundError,
+    UsageError,
+    known_names_hint,
+)
 from sunloom.features.plan.feature_sets import Catalogue, Plan
+
+GROUP = "sunloom.features"
 
 
 def catalogue_of(definitions: str) -> Catalogue:
@@ -23,10 +40,10 @@ def catalogue_of(definitions: str) -> Catalogue:
         DefinitionError: A construct cannot be bound; names feature, construct, file and line.
         DependencyError: chalkpy is not installed.
     """
-    _check_chalkpy()
-    from sunloom.features.definitions.bind_classes import load_catalogue
+    module = import_definitions(definitions)
+    from sunloom.features.definitions.bind_classes import bind_catalogue
 
-    return load_catalogue(definitions)
+    return bind_catalogue(definitions, defined_classes(module), defined_resolvers(module))
 
 
 def plan_of(definitions: str, feature_set: str) -> Plan:
@@ -39,20 +56,174 @@ def plan_of(definitions: str, feature_set: str) -> Plan:
 
 
 def outline_of(definitions: str, feature_set: str) -> Plan:
-    """Names and types of one feature set, whatever computes it.
+    """One feature set as a plan without expressions, for sets that Chalk's engine computes.
+
+    Args:
+        definitions: An entry point of ``sunloom.features``, an import path, or a ``.py`` file.
+        feature_set: Namespace of a features class.
 
     Raises:
         NotFoundError: No class has that namespace; lists the known ones.
+        DefinitionError: A feature's type has no column form here.
+        DependencyError: chalkpy is not installed.
     """
-    _check_chalkpy()
-    from sunloom.features.definitions.outline import load_outline
+    module = import_definitions(definitions)
+    from sunloom.features.definitions.declarations import outline_class
 
-    return load_outline(definitions, feature_set)
+    classes = {item.namespace: item for item in defined_classes(module)}
+    if feature_set not in classes:
+        raise NotFoundError(
+            f"There is no feature set {feature_set!r}.",
+            known=classes,
+            name=feature_set,
+            param="feature_set",
+        )
+    item = outline_class(classes[feature_set])
+    return Plan(
+        feature_set=feature_set, namespace=feature_set, outputs=item.outputs, classes=(item,)
+    )
 
 
-def _check_chalkpy() -> None:
-    # Every other module of definitions imports chalkpy at its top.
+def import_definitions(source: str) -> ModuleType:
+    """Import definitions.
+
+    Args:
+        source: An entry point of group ``sunloom.features``, a ``.py`` file, or an import path.
+
+    Raises:
+        UsageError: There is no entry point, file or module of that name.
+        DefinitionError: The module cannot be imported, or chalkpy refuses a class in it.
+        DependencyError: chalkpy is not installed.
+    """
+    # Every other module of this package imports chalkpy at its top.
     if find_spec("chalk") is None:
         raise DependencyError(
             "Feature definitions need chalkpy.", "pip install 'sunloom[features]'"
         )
+    if source.endswith(".py"):
+        return _import_file(Path(source))
+    if source in plugin_names(GROUP):
+        source = plugin_value(GROUP, source)
+    return _import_module(source)
+
+
+def defined_classes(module: ModuleType) -> list[Any]:
+    """Features classes of the module, of its submodules, and those that their joins lead to."""
+    from chalk.features import FeatureSetBase
+
+    registry = list(FeatureSetBase.registry.values())
+    inside = [item for item in registry if _is_inside(item.__module__, module)]
+    # Classes that the module imports from another one are offered too.
+    names = vars(module).values()
+    imported = [item for item in registry if any(item is value for value in names)]
+    waiting = [*inside, *(item for item in imported if item not in inside)]
+    classes: list[Any] = []
+    while waiting:
+        item = waiting.pop(0)
+        # Classes may join each other in a circle.
+        if any(item is known for known in classes):
+            continue
+        classes.append(item)
+        waiting.extend(_joined_classes(item))
+    if not classes:
+        raise DefinitionError(
+            f"{module.__name__} defines no features class.",
+            "Decorate a class with `from chalk.features import features`.",
+        )
+    return classes
+
+
+def defined_resolvers(module: ModuleType) -> list[Any]:
+    """Every chalkpy resolver that the module and its submodules define, in source order."""
+    from chalk.features.resolver import RESOLVER_REGISTRY, Resolver
+
+    # chalkpy's registry omits a function silently if another module has one of the same name, so
+    # the modules themselves are searched too.
+    candidates = [
+        value
+        for name, submodule in list(sys.modules.items())
+        if _is_inside(name, module)
+        for value in vars(submodule).values()
+        if isinstance(value, Resolver)
+    ]
+    resolvers: list[Any] = []
+    for raw in (*candidates, *RESOLVER_REGISTRY.get_all_resolvers()):
+        if _is_inside(str(raw.__module__), module) and not any(raw is known for known in resolvers):
+            resolvers.append(raw)
+    return sorted(resolvers, key=lambda raw: (raw.filename, raw.fn.__code__.co_firstlineno))
+
+
+def _is_inside(name: str, module: ModuleType) -> bool:
+    """Whether a module name is the module's or one of its submodules'."""
+    return name == module.__name__ or name.startswith(module.__name__ + ".")
+
+
+def _joined_classes(item: Any) -> list[Any]:
+    try:
+        joins = [f for f in item.features if f.is_has_many or f.is_has_one]
+        return [feature.joined_class for feature in joins]
+    except Exception as error:
+        # chalkpy resolves annotations and joins only now, and would not fail a second time: without
+        # the module, the next import starts anew.
+        sys.modules.pop(item.__module__, None)
+        file = getattr(item, "__chalk_filename__", item.__module__)
+        reason = str(error).strip() or type(error).__name__
+        raise DefinitionError(
+            f"{file}: class {item.__name__}: {reason}",
+            "Use int, float, bool, str, datetime, or lists and dataclasses of them.",
+        ) from error
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        # Distinguishes a missing module from one whose own imports fail: both raise ImportError.
+        spec = find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        raise UsageError(
+            f"There is no definitions module {name!r}.",
+            "Give an import path, a .py file, or an entry point of group sunloom.features. "
+            + known_names_hint(name, plugin_names(GROUP)),
+            "definitions",
+        )
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise _import_error(name, error, str(spec.origin)) from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"There is no definitions file {path}.", param="definitions")
+    source = path.read_bytes()
+    # The content is part of the name, so that an edited file is a new module.
+    digest = hashlib.sha256(str(path.resolve()).encode() + source).hexdigest()[:12]
+    name = f"sunloom_definitions_{path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    # Before it runs: dataclasses and chalkpy look up the module of the classes they decorate.
+    sys.modules[name] = module
+    try:
+        # Compiled from the bytes that were named, not by the loader: its byte-code cache takes a
+        # file edited within the same second, to the same size, for unchanged.
+        code = compile(source, str(path.resolve()), "exec", dont_inherit=True)
+        exec(code, module.__dict__)
+    except Exception as error:
+        del sys.modules[name]
+        raise _import_error(str(path), error, str(path.resolve())) from error
+    return module
+
+
+def _import_error(name: str, error: Exception, origin: str) -> DefinitionError:
+    frames = traceback.extract_tb(error.__traceback__)
+    # The deepest line of the definitions themselves rather than one inside chalkpy.
+    inside = [frame for frame in frames if frame.filename == origin]
+    where = f"{origin}:{inside[-1].lineno}" if inside else origin
+    if isinstance(error, SyntaxError) and error.lineno:
+        where = f"{error.filename}:{error.lineno}"
+    reason = str(error).strip() or type(error).__name__
+    return DefinitionError(f"{where}: {name} cannot be imported: {type(error).__name__}: {reason}")

@@ -18,8 +18,8 @@ from chalk.features.feature_set import is_feature_set_class
 from polars.exceptions import PerformanceWarning
 
 from sunloom.errors import DefinitionError
-from sunloom.features.definitions.bind_resolvers import find_resolver, source_digest
-from sunloom.features.definitions.load import import_definitions
+from sunloom.features.definitions.bind_resolvers import resolver_name, source_digest
+from sunloom.features.definitions.open import defined_resolvers, import_definitions
 from sunloom.features.plan.expressions import Aggregate, Resolver
 
 
@@ -49,13 +49,14 @@ def load_resolver(resolver: Resolver) -> LoadedResolver:
         DefinitionError: The function is no longer there, or its text has changed since the plan
             was made.
     """
-    module = import_definitions(resolver.definitions)
-    raw = find_resolver(resolver.definitions, module, resolver.fqn)
+    source = resolver.definitions
+    resolvers = defined_resolvers(import_definitions(source))
+    raw = next((raw for raw in resolvers if resolver_name(source, raw) == resolver.fqn), None)
     # A worker with other definitions than the driver would compute other values without an error.
     if raw is None or source_digest(raw) != resolver.digest:
         reason = "is not there" if raw is None else "has changed"
         raise DefinitionError(
-            f"{resolver.place}: resolver {resolver.fqn!r} {reason} in {resolver.definitions!r}.",
+            f"{resolver.place}: resolver {resolver.fqn!r} {reason} in {source!r}.",
             "Make the plan anew, and let every worker have the same definitions.",
             resolver.fqn,
         )
@@ -69,9 +70,17 @@ def load_resolver(resolver: Resolver) -> LoadedResolver:
         return raw.fn(*(wrap(value) for wrap, value in zip(wrappers, values, strict=True)))
 
     def outputs(result: Any) -> Any:
-        _refuse_query(resolver, result)
+        if type(result).__module__.startswith("chalk.sql"):
+            raise DefinitionError(
+                f"{resolver.place}: resolver {resolver.fqn!r} returns a SQL query, which is not "
+                "run.",
+                "Give its rows as a source: `--source NAME=PATH`.",
+                resolver.fqn,
+            )
         if resolver.shape == "frame":
-            return _to_frame(raw, result)
+            plain_names = {f.root_fqn: f.name for f in raw.flattened_output}
+            frame = _to_polars(result)
+            return frame.rename({n: plain_names[n] for n in frame.columns if n in plain_names})
         return _to_values(raw, names, result)
 
     return LoadedResolver(call, outputs, inspect.iscoroutinefunction(raw.fn))
@@ -119,12 +128,6 @@ def _to_values(raw: Any, names: Mapping[str, str], result: Any) -> Mapping[str, 
     return dict.fromkeys(names, result)
 
 
-def _to_frame(raw: Any, result: Any) -> pl.DataFrame:
-    frame = _to_polars(result)
-    names = {f.root_fqn: f.name for f in raw.flattened_output}
-    return frame.rename({name: names[name] for name in frame.columns if name in names})
-
-
 def _to_polars(result: Any) -> pl.DataFrame:
     if isinstance(result, list):
         result = DataFrame(result)
@@ -139,12 +142,3 @@ def _to_polars(result: Any) -> pl.DataFrame:
     if library in ("pandas", "pyarrow"):
         return pl.DataFrame(result)
     raise TypeError(f"it gave a {type(result).__name__}, not a DataFrame")
-
-
-def _refuse_query(resolver: Resolver, result: Any) -> None:
-    if type(result).__module__.startswith("chalk.sql"):
-        raise DefinitionError(
-            f"{resolver.place}: resolver {resolver.fqn!r} returns a SQL query, which is not run.",
-            "Give its rows as a source: `--source NAME=PATH`.",
-            resolver.fqn,
-        )

@@ -1,4 +1,4 @@
-"""Literals of a plan: plain Python values as constants, and constants as plain values."""
+"""Literals of a plan: plain Python values as constants and back, and the types they unify to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from sunloom.features.plan.dtypes import DType, ListType
 from sunloom.features.plan.expressions import Const
-from sunloom.features.plan.polars_dtypes import EPOCH, epoch_us, unify
+from sunloom.features.plan.polars_dtypes import EPOCH, NUMBERS, epoch_us
 
 
 def constant(value: Any) -> Const | None:
@@ -52,6 +52,22 @@ def _constant_list(values: Sequence[Any]) -> Const | None:
         for item in scalars
     )
     return Const(value=plain, dtype=ListType(item=item_type))
+
+
+def unify(types: Sequence[DType]) -> DType | None:
+    """The common type: numbers are widened and null fits any type; None if there is none."""
+    # Null is the type of the literal None alone, which any type has.
+    known = {t for t in types if t != "null"}
+    if not known:
+        return "null" if types else None
+    if len(known) == 1:
+        return next(iter(known))
+    if known <= set(NUMBERS):
+        return "float64"
+    items = {t.item for t in known if isinstance(t, ListType)}
+    # The literal of an empty list has no item type of its own, and fits any list.
+    typed = [t for t in known if t != ListType(item="null")]
+    return typed[0] if len(items) == len(known) and len(typed) == 1 else None
 
 
 def constant_value(node: Const) -> Any:

@@ -14,7 +14,8 @@ from sunloom.features.expressions.functions.signature import (
     order_key,
     takes,
 )
-from sunloom.features.plan.polars_dtypes import POLARS, unify
+from sunloom.features.expressions.literals import unify
+from sunloom.features.plan.polars_dtypes import POLARS
 
 
 def _comparison(function: Callable[[Any, Any], Any]) -> Function:

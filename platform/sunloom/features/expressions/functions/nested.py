@@ -18,9 +18,10 @@ from sunloom.features.expressions.functions.signature import (
     python_function,
     takes_exactly,
 )
+from sunloom.features.expressions.literals import unify
 from sunloom.features.plan.dtypes import DType, ListType, StructField, StructType
 from sunloom.features.plan.expressions import Call, Const, Expr
-from sunloom.features.plan.polars_dtypes import NUMBERS, POLARS, is_scalar, unify
+from sunloom.features.plan.polars_dtypes import NUMBERS, POLARS, is_scalar
 
 Values = list[Any]
 

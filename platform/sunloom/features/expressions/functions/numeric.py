@@ -25,9 +25,10 @@ from sunloom.features.expressions.functions.signature import (
     takes_exactly,
     wider_number,
 )
+from sunloom.features.expressions.literals import unify
 from sunloom.features.plan.dtypes import DType
 from sunloom.features.plan.expressions import Call
-from sunloom.features.plan.polars_dtypes import NUMBERS, POLARS, unify
+from sunloom.features.plan.polars_dtypes import NUMBERS, POLARS
 
 _INT64_MIN = -(2**63)
 _INT64_END = 2.0**63

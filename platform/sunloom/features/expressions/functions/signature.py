@@ -9,9 +9,10 @@ from typing import Any
 
 import polars as pl
 
+from sunloom.features.expressions.literals import unify
 from sunloom.features.plan.dtypes import DType
 from sunloom.features.plan.expressions import Call, Const, Expr
-from sunloom.features.plan.polars_dtypes import NUMBERS, POLARS, is_scalar, unify
+from sunloom.features.plan.polars_dtypes import NUMBERS, POLARS, is_scalar
 
 Types = Sequence[DType]
 Columns = Sequence[pl.Expr]
