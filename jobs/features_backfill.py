@@ -1,7 +1,7 @@
 """Backfill a feature set: ``python -m jobs.features_backfill --config RECIPE``."""
 
 from sunloom.config.features import FeaturesRecipe
-from sunloom.feature_store.materialization.backfill.backfill import backfill
+from sunloom.feature_store.materialization.backfill import backfill
 from sunloom.workflows.job import JobOutcome, run_job
 
 

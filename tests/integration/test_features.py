@@ -15,8 +15,7 @@ from sunloom.config.data import DataRecipe
 from sunloom.config.features import FeaturesRecipe
 from sunloom.data.datasets import prepare_dataset
 from sunloom.errors import DataQualityError
-from sunloom.feature_store.materialization.compare_engines import compare_engines
-from sunloom.feature_store.materialization.materialize import materialize
+from sunloom.feature_store.materialization.materialize import compare_engines, materialize
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.cluster import historical_ray

@@ -19,7 +19,7 @@ from polars.testing import assert_frame_equal
 
 from sunloom.config.features import FeaturesRecipe
 from sunloom.errors import DataError
-from sunloom.feature_store.materialization.backfill.backfill import backfill
+from sunloom.feature_store.materialization.backfill import backfill
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.cluster import historical_dataset
 from sunloom.features.historical.retrieve import historical_polars

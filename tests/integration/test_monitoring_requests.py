@@ -19,8 +19,8 @@ from sunloom.data.quality.drift import DriftBound, RowSample, evidently_values
 from sunloom.data.quality.gate import validate_file
 from sunloom.errors import DataError, UsageError
 from sunloom.feature_store.materialization.materialize import materialize
+from sunloom.feature_store.quality_gate import table_rules
 from sunloom.features.definitions.open import plan_of
-from sunloom.features.expressions.validations import table_rules
 
 pytestmark = pytest.mark.integration
 START = datetime(2026, 3, 1, tzinfo=UTC)

@@ -133,13 +133,13 @@ def open_fitted(settings: Settings, reference: str | Path) -> FittedPipeline:
         ArtifactError: The artifact is damaged.
     """
     folder = Path(reference)
-    if folder.exists() or "/" in str(reference):
-        return load(folder)
-    registry = open_registry(settings)
-    version = registry.get(str(reference))
-    if version.kind != KIND:
-        raise UsageError(f"{version.ref} is a model of kind {version.kind}, not {KIND}.")
-    return load(registry.path(version))
+    if not folder.exists() and "/" not in str(reference):
+        registry = open_registry(settings)
+        version = registry.get(str(reference))
+        if version.kind != KIND:
+            raise UsageError(f"{version.ref} is a model of kind {version.kind}, not {KIND}.")
+        folder = registry.path(version)
+    return load(folder)
 
 
 def _write(fitted: FittedPipeline, folder: Path) -> str:

@@ -23,8 +23,8 @@ from pydantic import ValidationError
 
 from sunloom.config.features import BackfillConfig, FeaturesRecipe
 from sunloom.errors import DataQualityError, UsageError
-from sunloom.feature_store.materialization.backfill.backfill import backfill
-from sunloom.feature_store.materialization.backfill.grid import build_grid
+from sunloom.feature_store.materialization.backfill import backfill
+from sunloom.feature_store.materialization.backfill_grid import build_grid
 from sunloom.feature_store.stores.offline_store import open_offline_store
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.historical.retrieve import historical_polars
@@ -184,13 +184,13 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_backfill import recipe_of
-from sunloom.feature_store.materialization.backfill import fill
-from sunloom.feature_store.materialization.backfill.backfill import backfill
-publish = fill.publish_rows
+from sunloom.feature_store.materialization import backfill_partitions
+from sunloom.feature_store.materialization.backfill import backfill
+publish = backfill_partitions.publish_rows
 def slowly(frame, path):
     publish(frame, path)
     time.sleep(0.02)
-fill.publish_rows = slowly
+backfill_partitions.publish_rows = slowly
 print(backfill(recipe_of(Path({folder!r}))))
 """
 

@@ -33,7 +33,7 @@ def materialize(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json =
 
 def compare(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Compute the recipe's training rows through Polars and Ray Data; exit 1 if they differ."""
-    from sunloom.feature_store.materialization.compare_engines import compare_engines
+    from sunloom.feature_store.materialization.materialize import compare_engines
 
     config = load_recipe(FeaturesRecipe, recipe, sets, env)
     with cluster(config):
@@ -53,7 +53,7 @@ def backfill(
     json: Json = False,
 ) -> None:
     """Compute a feature set over a range of time; the same command goes on where it was ended."""
-    from sunloom.feature_store.materialization.backfill.backfill import BackfillJob
+    from sunloom.feature_store.materialization.backfill import BackfillJob
 
     options = {"start": start, "end": end, "every": every}
     changes = [f"backfill.{name}={value}" for name, value in options.items() if value is not None]

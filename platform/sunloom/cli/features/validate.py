@@ -38,8 +38,8 @@ def validate(
     config = load_recipe(kind, recipe, sets, env)
     defaults = None
     if isinstance(config, FeaturesRecipe):
+        from sunloom.feature_store.quality_gate import table_rules
         from sunloom.features.definitions.open import plan_of
-        from sunloom.features.expressions.validations import table_rules
 
         defaults = table_rules(plan_of(config.definitions, config.feature_set))
     rules = config.validation or ValidationConfig()

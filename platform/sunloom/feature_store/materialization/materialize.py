@@ -18,15 +18,16 @@ from sunloom.core.telemetry import get_logger
 from sunloom.data.datasets import GROUP, LabelledDataSet, open_tables
 from sunloom.data.sources.databases import fetch_sources
 from sunloom.data.sources.table_files import read_table
+from sunloom.errors import UsageError
 from sunloom.feature_store.materialization.preprocessed import (
     PreparationArtifact,
     PreparedSet,
     open_prepared_set,
     write_cutoffs,
 )
-from sunloom.feature_store.materialization.quality_gate import QualityGate, open_quality_gate
 from sunloom.feature_store.online.request_checks import store_rules
 from sunloom.feature_store.online.staleness import is_expiry_column, with_expiry
+from sunloom.feature_store.quality_gate import QualityGate, open_quality_gate
 from sunloom.feature_store.stores.offline_store import OfflineStore, open_offline_store
 from sunloom.feature_store.stores.online.key_value import PLANS
 from sunloom.feature_store.stores.online.online_store import OnlineStore
@@ -34,9 +35,14 @@ from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.definitions.open import outline_of, plan_of
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical.chalk_query import historical_chalk
-from sunloom.features.historical.compare import compare_with_ray_data
+from sunloom.features.historical.compare import EngineComparison, compare_with_ray_data
 from sunloom.features.historical.query import quarantine_damaged
-from sunloom.features.historical.retrieve import EngineChoice, choose_engine, compute_historical
+from sunloom.features.historical.retrieve import (
+    EngineChoice,
+    choose_engine,
+    compute_historical,
+    historical_polars,
+)
 from sunloom.features.plan.feature_sets import EVENT_TIME, Plan
 from sunloom.features.sources.scan import SourceScan, known_entities, open_scan
 
@@ -177,7 +183,8 @@ class MaterializationJob:
             NotFoundError: There is no such feature set, plugin or artifact.
             UsageError: Rows that an aggregate or a join needs have no source.
         """
-        execution, paths = recipe.execution, recipe.source_paths()
+        execution, folder, paths = recipe.execution, recipe.features_folder(), recipe.source_paths()
+        cutoffs = recipe.as_of_times()
         fetch_sources(recipe.feature_store.batch_source, paths)
         if execution.engine == "chalk":
             assert recipe.chalk is not None
@@ -189,19 +196,35 @@ class MaterializationJob:
             plan = plan_of(recipe.definitions, recipe.feature_set)
             scan = open_scan(plan, paths)
             engine = choose_engine(scan, wanted=execution.engine)
-        training = _training_source(recipe)
+        training = online = None
+        if recipe.training is not None:
+            name = recipe.training.dataset
+            dataset: LabelledDataSet = load_plugin(GROUP, name, LabelledDataSet)
+            tables = open_tables(recipe.paths.outputs / "data" / name)
+            training = TrainingSource(dataset, tables, cutoffs)
+        if recipe.online is not None:
+            served = plan.for_online()
+            online = OnlineTarget(
+                store=open_online_store(recipe),
+                plan=served,
+                scan=SourceScan(with_expiry(served), paths),
+                as_of=recipe.online.as_of,
+                entities=recipe.online.entities,
+                ttl=recipe.feature_store.ttl,
+                rules=recipe.validation,
+            )
         return cls(
             scan=scan,
             engine=engine,
             partitions=execution.partitions,
-            folder=recipe.features_folder(),
+            folder=folder,
             max_bad_share=execution.max_bad_share,
             compare=execution.compare_engines and execution.engine != "chalk",
             offline=open_offline_store(recipe),
             gate=open_quality_gate(recipe, plan),
             training=training,
-            online=_online_target(recipe, scan),
-            prepared=open_prepared_set(recipe, plan.root.key, recipe.as_of_times()),
+            online=online,
+            prepared=open_prepared_set(recipe, plan.root.key, cutoffs),
         )
 
     @property
@@ -308,26 +331,23 @@ def materialize(recipe: FeaturesRecipe) -> MaterializationResult:
     return MaterializationJob.prepare(recipe).run()
 
 
-def _training_source(recipe: FeaturesRecipe) -> TrainingSource | None:
-    if recipe.training is None:
-        return None
-    name = recipe.training.dataset
-    dataset: LabelledDataSet = load_plugin(GROUP, name, LabelledDataSet)
-    tables = open_tables(recipe.paths.outputs / "data" / name)
-    return TrainingSource(dataset, tables, recipe.as_of_times())
+def compare_engines(recipe: FeaturesRecipe) -> EngineComparison:
+    """Compute the training rows with both engines; nothing is written.
 
+    Args:
+        recipe: With ``training``, and an engine of this platform.
 
-def _online_target(recipe: FeaturesRecipe, scan: SourceScan) -> OnlineTarget | None:
-    online = recipe.online
-    if online is None:
-        return None
-    plan = scan.plan.for_online()
-    return OnlineTarget(
-        store=open_online_store(recipe),
-        plan=plan,
-        scan=SourceScan(with_expiry(plan), scan.paths),
-        as_of=online.as_of,
-        entities=online.entities,
-        ttl=recipe.feature_store.ttl,
-        rules=recipe.validation,
-    )
+    Raises:
+        UsageError: The recipe has no training rows, or Chalk computes them.
+        ClusterError: No cluster is connected.
+    """
+    job = MaterializationJob.prepare(recipe)
+    if job.training is None or recipe.execution.engine == "chalk":
+        raise UsageError(
+            "Engines are compared on training rows that this platform computes.",
+            "Name the labelled data set under training, and another execution.engine than chalk.",
+            "training",
+        )
+    entities = job.training.entities()
+    rows = historical_polars(job.scan, entities).table
+    return compare_with_ray_data(job.scan, entities, rows, job.partitions)

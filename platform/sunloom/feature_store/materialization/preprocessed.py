@@ -161,19 +161,21 @@ def open_prepared_set(
     if form is None:
         return None
     name = config.feature_set or f"{recipe.feature_set}_prepared"
-    is_fitted = isinstance(form, FittedForm)
-    registered = None
-    if config.name is not None and not is_fitted:
-        registered = RegisteredName(open_registry(recipe), config.name, config.alias)
+    steps = artifact = registered = None
+    fitted_on: Sequence[date] = ()
+    if not isinstance(form, FittedForm):
+        steps, fitted_on = form, _fitted_on(config.cutoffs, cutoffs)
+        if config.name is not None:
+            registered = RegisteredName(open_registry(recipe), config.name, config.alias)
+    else:
+        artifact = PreparationArtifact(open_fitted(recipe, form.artifact), form.artifact)
     return PreparedSet(
         name=name,
         folder=recipe.paths.outputs / "features" / name,
         key=key,
-        steps=None if isinstance(form, FittedForm) else form,
-        artifact=PreparationArtifact(open_fitted(recipe, form.artifact), form.artifact)
-        if isinstance(form, FittedForm)
-        else None,
-        fitted_on=() if is_fitted else _fitted_on(config.cutoffs, cutoffs),
+        steps=steps,
+        artifact=artifact,
+        fitted_on=fitted_on,
         registered=registered,
         ttl=recipe.feature_store.ttl,
     )

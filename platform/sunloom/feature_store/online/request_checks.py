@@ -26,10 +26,10 @@ from sunloom.data.quality.drift_statistics import has_value
 from sunloom.data.quality.report import CheckResult
 from sunloom.data.quality.rules import complete_rules, declared_types, key_columns
 from sunloom.data.quality.validate import validate
+from sunloom.feature_store.quality_gate import table_rules
 from sunloom.feature_store.stores.online.key_value import VALIDATION, VALIDATION_REFERENCE
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.plan.quality_rules import table_rules
 
 _NO_REFERENCE = "The feature set keeps no reference (validation.reference)."
 

@@ -1,21 +1,16 @@
-"""Validations of a feature's values: its type, default and limits, and counts of violations.
-
-The limits are also the quality rules of the feature set's own table.
-"""
+"""Validations of a feature's values: its type, default and limits, and counts of violations."""
 
 from __future__ import annotations
 
 from functools import reduce
 from operator import and_
-from typing import Any, get_args
+from typing import Any
 
 import polars as pl
 
-from sunloom.config.data import ColumnRule, ValueType
-from sunloom.data.quality.rules import TableRules
 from sunloom.features.expressions.to_polars import to_polars
 from sunloom.features.plan.dtypes import DType, ListType
-from sunloom.features.plan.feature_sets import FeaturePlan, Plan, Validation
+from sunloom.features.plan.feature_sets import FeaturePlan, Validation
 from sunloom.features.plan.polars_dtypes import POLARS
 
 
@@ -76,26 +71,3 @@ def violation_count(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
 def _fill_default(feature: FeaturePlan, value: pl.Expr) -> pl.Expr:
     value = value.cast(POLARS[feature.dtype])
     return value if feature.default is None else value.fill_null(to_polars(feature.default))
-
-
-_LIMITS = ("min", "max", "min_length", "max_length")
-_VALUE_TYPES = frozenset(get_args(ValueType))
-
-
-def table_rules(plan: Plan) -> TableRules:
-    """Rules of the feature set's own table; no column is required."""
-    root = plan.root
-    return TableRules(root.key, {feature.name: _column_rule(feature) for feature in root.features})
-
-
-def _column_rule(feature: FeaturePlan) -> ColumnRule:
-    limits: dict[str, Any] = {}
-    for validation in feature.validations:
-        for name in _LIMITS:
-            if (value := getattr(validation, name)) is not None:
-                limits[name] = value
-    dtype = str(feature.dtype)
-    # Lists, structs and the like have no rule: the checks know scalar types only.
-    return ColumnRule.model_validate(
-        {"type": dtype if dtype in _VALUE_TYPES else None, "required": False, **limits}
-    )

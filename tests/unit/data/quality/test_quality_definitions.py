@@ -13,8 +13,8 @@ from sunloom.config import load_config
 from sunloom.config.data import ValidationConfig
 from sunloom.config.features import FeaturesRecipe
 from sunloom.data.quality.gate import validate_file
+from sunloom.feature_store.quality_gate import table_rules
 from sunloom.features.definitions.open import plan_of
-from sunloom.features.expressions.validations import table_rules
 
 CLASSES = """
 from chalk import Primary, feature

@@ -17,7 +17,7 @@ from sunloom.config import load_config
 from sunloom.config.features import FeaturesRecipe
 from sunloom.data.quality.report import latest_verdicts
 from sunloom.errors import DataQualityError
-from sunloom.feature_store.materialization.backfill.backfill import backfill
+from sunloom.feature_store.materialization.backfill import backfill
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.offline_store import open_offline_store
 from sunloom.feature_store.stores.online.open import open_online_store

@@ -18,31 +18,33 @@ from sunloom.data.shuffle import from_packet, partition_by_hash, to_packet
 from sunloom.data.sources.databases import fetch_sources
 from sunloom.data.sources.table_files import data_files, read_table
 from sunloom.errors import ConflictError, UsageError
-from sunloom.feature_store.materialization.backfill.chunk_files import (
+from sunloom.feature_store.materialization.backfill_grid import (
     MANIFEST,
     PARAMETERS,
+    Grid,
+    build_grid,
     chunk_path,
     publish_json,
     published_rows,
 )
-from sunloom.feature_store.materialization.backfill.entities import key_sources
-from sunloom.feature_store.materialization.backfill.fill import (
+from sunloom.feature_store.materialization.backfill_partitions import (
     FilledPartition,
     PartitionTask,
     fill_here,
     fill_on_cluster,
+    key_sources,
 )
-from sunloom.feature_store.materialization.backfill.grid import Grid, build_grid
-from sunloom.feature_store.materialization.backfill.store_chunks import store_chunks
-from sunloom.feature_store.materialization.quality_gate import QualityGate, open_quality_gate
+from sunloom.feature_store.quality_gate import QualityGate, open_quality_gate
 from sunloom.feature_store.stores.offline_store import OfflineStore, open_offline_store
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical.cluster import ReadReport
 from sunloom.features.historical.query import build_query_frame, quarantine_damaged
 from sunloom.features.historical.retrieve import EngineChoice, choose_engine
-from sunloom.features.plan.feature_sets import EVENT_TIME, NOW
+from sunloom.features.plan.feature_sets import EVENT_TIME, NOW, Plan
 from sunloom.features.sources.scan import SourceScan, open_scan
+
+_STORED = "stored"
 
 _log = get_logger("features.backfill")
 
@@ -230,7 +232,7 @@ class BackfillJob:
         stored: dict[str, int] = {}
         if self.offline is not None:
             grid, plan = self.parameters.grid, self.scan.plan
-            stored["stored"] = store_chunks(self.offline, self.gate, plan, grid, self.folder)
+            stored["stored"] = _store_chunks(self.offline, self.gate, plan, grid, self.folder)
         return BackfillResult(
             rows=rows,
             chunks=len(files),
@@ -315,3 +317,42 @@ def _identity(path: Path) -> list[tuple[str, int, int]]:
     """Path, size and time of each file: another content has another identity."""
     states = [(file, file.stat()) for file in data_files(path)]
     return [(str(file.absolute()), s.st_size, s.st_mtime_ns) for file, s in states]
+
+
+def _store_chunks(
+    store: OfflineStore, gate: QualityGate | None, plan: Plan, grid: Grid, folder: Path
+) -> int:
+    """Make each chunk's rows those of its days, a version each; stored chunks are left alone.
+
+    Ended between a write and its mark, the chunk is written once more: its days are replaced by
+    the same rows, and nothing is there twice.
+
+    Args:
+        store: The offline store.
+        gate: Rules that each chunk must pass, if there are any.
+        plan: The feature set.
+        grid: The chunks.
+        folder: Of the backfill.
+
+    Returns:
+        Chunks that were stored now.
+
+    Raises:
+        DataQualityError: The rules refuse a chunk; those before it are stored.
+    """
+    stored = 0
+    for span in grid.spans():
+        mark = folder / _STORED / f"{span.name}.json"
+        if mark.is_file():
+            continue
+        files = [chunk_path(folder, span, number) for number in range(grid.partitions)]
+        rows = pl.concat([pl.read_parquet(file, hive_partitioning=False) for file in files])
+        version = None
+        if rows.height:
+            if gate is not None:
+                gate.admit(rows, span.name, folder)
+            names = {"key": plan.root.key, "time": EVENT_TIME}
+            version = store.write(plan.feature_set, rows, mode="dates", **names).number
+            stored += 1
+        publish_json({"version": version, "rows": rows.height}, mark)
+    return stored

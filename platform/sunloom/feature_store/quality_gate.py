@@ -1,19 +1,22 @@
-"""The quality gate of a feature set: a batch passes its recipe's rules before it is written."""
+"""Quality gate of a feature set: the rules its definitions declare, and a recipe's, per batch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import polars as pl
 
-from sunloom.config.data import ValidationConfig
+from sunloom.config.data import ColumnRule, ValidationConfig, ValueType
 from sunloom.config.features import FeaturesRecipe
 from sunloom.core.database import Database, open_database
 from sunloom.data.quality.gate import gate
 from sunloom.data.quality.rules import TableRules
-from sunloom.features.expressions.validations import table_rules
-from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.plan.feature_sets import FeaturePlan, Plan
+
+_LIMITS = ("min", "max", "min_length", "max_length")
+_VALUE_TYPES = frozenset(get_args(ValueType))
 
 
 @dataclass(frozen=True)
@@ -57,4 +60,23 @@ def open_quality_gate(recipe: FeaturesRecipe, plan: Plan) -> QualityGate | None:
         rules=recipe.validation,
         defaults=table_rules(plan),
         database=open_database(recipe),
+    )
+
+
+def table_rules(plan: Plan) -> TableRules:
+    """Rules of the feature set's own table; no column is required."""
+    root = plan.root
+    return TableRules(root.key, {feature.name: _column_rule(feature) for feature in root.features})
+
+
+def _column_rule(feature: FeaturePlan) -> ColumnRule:
+    limits: dict[str, Any] = {}
+    for validation in feature.validations:
+        for name in _LIMITS:
+            if (value := getattr(validation, name)) is not None:
+                limits[name] = value
+    dtype = str(feature.dtype)
+    # Lists, structs and the like have no rule: the checks know scalar types only.
+    return ColumnRule.model_validate(
+        {"type": dtype if dtype in _VALUE_TYPES else None, "required": False, **limits}
     )

@@ -1,15 +1,27 @@
-"""The grid of a backfill: its chunks of time, and the as-of times in each."""
+"""Grid of a backfill: chunks of time, the as-of times in each, and the files of their rows.
+
+A chunk's file is there whole or not at all, so an interrupted backfill finds what is done.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
 
 from sunloom.config.features import BackfillConfig
+from sunloom.core.files import atomic_path, write_atomic
 from sunloom.errors import UsageError
 
+MANIFEST = "manifest.json"
+PARAMETERS = "parameters.json"
+_DATA = "data"
 _CHUNKS = 16
 _SECOND, _DAY = timedelta(seconds=1), timedelta(days=1)
 _NAME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
@@ -93,3 +105,30 @@ def _require_whole_days(grid: Grid) -> None:
             "Start at midnight UTC, and make the chunk 1d, 7d, …",
             "backfill.into_store",
         )
+
+
+def chunk_path(folder: Path, span: TimeRange, partition: int) -> Path:
+    """The file of a chunk's rows of one partition."""
+    return folder / _DATA / span.name / f"part={partition:04d}.parquet"
+
+
+def published_rows(path: Path) -> int | None:
+    """Rows of a published file; None if it is missing or damaged."""
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, ValueError):
+        # pyarrow's ArrowInvalid is a ValueError: a damaged disk, not an unfinished write.
+        return None
+
+
+def publish_rows(frame: pl.DataFrame, path: Path) -> None:
+    """Write a chunk's rows; a reader sees all of them or no file."""
+    with atomic_path(path) as partial:
+        frame.write_parquet(partial)
+
+
+def publish_json(value: Mapping[str, Any], path: Path) -> None:
+    """Write a record in the same way."""
+    write_atomic(path, json.dumps(value, indent=2, default=str) + "\n")
