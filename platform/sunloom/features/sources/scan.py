@@ -174,7 +174,7 @@ class SourceScan:
     @cached_property
     def projections(self) -> Mapping[str, SourceProjection]:
         """Namespace to the columns that are read, of the classes that have a source."""
-        return {n: p for n, p in self.required.items() if n in self.paths}
+        return {n: p for n, p in self.required_projections.items() if n in self.paths}
 
     @cached_property
     def splits(self) -> tuple[SourceSplit, ...]:
@@ -199,7 +199,7 @@ class SourceScan:
         }
 
     @cached_property
-    def required(self) -> Mapping[str, SourceProjection]:
+    def required_projections(self) -> Mapping[str, SourceProjection]:
         """Namespace to the columns that are read, of all classes; some may have no source."""
         return source_projections(self.plan)
 
@@ -212,7 +212,7 @@ def open_scan(plan: Plan, paths: Mapping[str, Path]) -> SourceScan:
         UsageError: Rows that an aggregate or a join needs have no source.
     """
     scan = SourceScan(plan, paths)
-    for namespace in scan.required:
+    for namespace in scan.required_projections:
         if namespace in paths:
             continue
         if namespace != plan.namespace:
