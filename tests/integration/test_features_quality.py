@@ -19,9 +19,8 @@ RECIPE = """
 transformations:
   numerical_scaling: {method: robust_scaler}
 validation:
-  completeness_threshold: 0.95
-  uniqueness_threshold: 0.99
-  drift_threshold: 0.1
+  quality_checks: {completeness_threshold: 0.95, uniqueness_threshold: 0.99}
+  drift_detection: {threshold: 0.1}
   columns:
     price: {type: float64, min: 0, max: 500}
     country: {allowed: [de, fr, pl]}
@@ -116,7 +115,7 @@ def test_evidentlys_other_methods(folder: Path, method: str) -> None:
     from sunloom.data.quality.validate import validate
 
     moved = _table(seed=1).with_columns(pl.col("price") + 60)
-    config = ValidationConfig.model_validate({"drift_method": method})
+    config = ValidationConfig.model_validate({"drift_detection": {"method": method}})
     rows = table_from_frame(moved, "rows")
     found = validate(rows, config, table_from_path(folder / "normal.parquet")).drift
     numbers = {one.feature: (one.method, one.drifted) for one in found}
@@ -128,8 +127,12 @@ def test_evidentlys_other_methods(folder: Path, method: str) -> None:
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        ("validation: {completness_threshold: 1}", "validation.completeness_threshold"),
-        ("validation: {drift_threshold: 0}", "validation.drift_threshold"),
+        (
+            "validation: {completness_threshold: 1}",
+            "validation.quality_checks.completeness_threshold",
+        ),
+        ("validation: {drift_detection: {threshold: 0}}", "validation.drift_detection.threshold"),
+        ("validation: {drift_threshold: 1}", "It is now 'validation.drift_detection.threshold'"),
         ("validation: [1", "not valid YAML"),
         ("paths: {}", "validation"),
         ("validation: {columns: {price: {min: 2026-01-01}}}", "does not fit a column of Float64"),

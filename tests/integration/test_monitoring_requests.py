@@ -88,7 +88,8 @@ def recipe(folder: Path, **rules: Any) -> FeaturesRecipe:
     loaded = load_config(FeaturesRecipe, recipe=path, sets=sets).config
     plain = {name: getattr(loaded, name) for name in type(loaded).model_fields}
     # The batch itself meets the same gate, and its `dearest` is another one.
-    normal = {"reference": folder / "normal.parquet", "drift_exclude": ["dearest"]}
+    drift = {"exclude": ["dearest"], **rules.pop("drift_detection", {})}
+    normal = {"reference": folder / "normal.parquet", "drift_detection": drift}
     return FeaturesRecipe.model_validate(plain | {"validation": normal | rules})
 
 
@@ -149,7 +150,7 @@ def test_every_method_over_http_is_evidentlys(
     client: httpx.Client, folder: Path, method: str
 ) -> None:
     own = {"takings": {"threshold": 1e-6 if method == "ks" else 0.2}}
-    materialize(recipe(folder, drift_method=method, drift_per_column=own))
+    materialize(recipe(folder, drift_detection={"method": method, "per_column": own}))
     moved = shops(800, seed=2, shift=60.0)
     found = posted(client, moved)
     for_text = method if method in ("jensenshannon", "kl_div") else "psi"
@@ -169,9 +170,9 @@ def test_too_few_rows_are_named_not_compared(client: httpx.Client, folder: Path)
     found = posted(client, moved)
     assert (found["passed"], found["drift"]) == (True, [])
     assert found["drift_skipped"] == (
-        "499 rows came; drift is judged from 500 on (validation.drift_min_rows)."
+        "499 rows came; drift is judged from 500 on (validation.drift_detection.min_rows)."
     )
-    materialize(recipe(folder, drift_min_rows=20))
+    materialize(recipe(folder, drift_detection={"min_rows": 20}))
     found = posted(client, moved.head(20))
     assert found["drift_skipped"] is None
     assert {one["feature"]: one["drifted"] for one in found["drift"]}["takings"]
@@ -187,8 +188,8 @@ def test_without_a_reference_the_answer_says_so(client: httpx.Client, folder: Pa
 def test_columns_bounds_and_what_cannot_be_compared(client: httpx.Client, folder: Path) -> None:
     moved = shops(800, seed=2, shift=60.0)
     own = {"takings": {"threshold": 50.0}, "town": {"method": "jensenshannon"}}
-    rules = {"drift_columns": ["takings", "town", "open"], "drift_per_column": own}
-    materialize(recipe(folder, **rules, completeness_threshold=0.0))
+    rules = {"drift_detection": {"columns": ["takings", "town", "open"], "per_column": own}}
+    materialize(recipe(folder, **rules, quality_checks={"completeness_threshold": 0.0}))
     found = posted(client, moved)
     assert found["passed"]
     assert [(one["feature"], one["method"], one["threshold"]) for one in found["drift"]] == [
@@ -206,7 +207,7 @@ def test_columns_bounds_and_what_cannot_be_compared(client: httpx.Client, folder
 
 
 def test_a_large_reference_is_sampled(client: httpx.Client, folder: Path) -> None:
-    materialize(recipe(folder, drift_sample=700))
+    materialize(recipe(folder, drift_detection={"sample": 700}))
     moved = shops(800, seed=2, shift=30.0)
     found = posted(client, moved)
     sample = RowSample(700, seed=0)
@@ -225,4 +226,8 @@ def test_a_reference_that_is_not_there_or_of_another_kind_writes_nothing(folder:
         materialize(recipe(folder, reference=folder / "gone.parquet"))
     shops(600, seed=4).with_columns(takings=pl.lit("much")).write_parquet(folder / "other.parquet")
     with pytest.raises(DataError, match="'takings' has no value in the reference"):
-        materialize(recipe(folder, reference=folder / "other.parquet", drift_columns=["takings"]))
+        materialize(
+            recipe(
+                folder, reference=folder / "other.parquet", drift_detection={"columns": ["takings"]}
+            )
+        )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, Field, SecretStr, model_validator
 
@@ -128,9 +129,9 @@ class FeatureBound(Model):
     """Method and threshold of one feature, where they differ from the others'."""
 
     method: DriftMethod | None = None
-    """Overrides ``drift.method``."""
+    """Overrides the section's method."""
     threshold: float | None = None
-    """Overrides ``drift.threshold``."""
+    """Overrides the section's threshold."""
 
 
 class DriftConfig(Model):
@@ -165,7 +166,7 @@ class ColumnRule(Model):
     required: bool = True
     """Whether the input must have the column."""
     completeness: float | None = Field(default=None, ge=0, le=1)
-    """Overrides ``completeness_threshold`` for this column."""
+    """Overrides ``quality_checks.completeness_threshold`` for this column."""
     min: float | AwareDatetime | date | None = None
     """Least value; for text, see ``min_length``."""
     max: float | AwareDatetime | date | None = None
@@ -179,9 +180,10 @@ class ColumnRule(Model):
     max_length: int | None = Field(default=None, ge=0)
     """Greatest number of characters."""
     unique: bool = False
-    """Whether each value may occur once; counted against ``uniqueness_threshold``."""
+    """Whether each value may occur once; counted against
+    ``quality_checks.uniqueness_threshold``."""
     validity: float | None = Field(default=None, ge=0, le=1)
-    """Overrides ``validity_threshold`` for this column."""
+    """Overrides ``quality_checks.validity_threshold`` for this column."""
 
     @model_validator(mode="before")
     @classmethod
@@ -239,20 +241,61 @@ class CheckRule(Model):
     """Share of the rows that must pass."""
 
 
+class QualityChecks(Model):
+    """Shares of values and rows that must pass; one column may override them in ``columns``."""
+
+    completeness_threshold: float = Field(default=0.95, ge=0, le=1)
+    """Share of each column's values that must be present, judged column by column; null and NaN
+    are missing, as for Evidently's ``MissingValueCount`` and Great Expectations' ``mostly``. Of
+    ``validation.keys`` every value must be present."""
+    uniqueness_threshold: float = Field(default=0.99, ge=0, le=1)
+    """Share of distinct values of the primary key (``validation.keys``) among the rows with one,
+    as Great Expectations' proportion of unique values; other columns are judged by it where
+    ``columns`` marks them ``unique``."""
+    validity_threshold: float = Field(default=1.0, ge=0, le=1)
+    """Share of a column's values that must have its type, range, length and pattern."""
+
+
+class DriftDetection(Model):
+    """How columns are compared with the reference."""
+
+    method: DriftMethod = "psi"
+    """Statistic for drift; columns of text that it does not support are compared by ``psi``."""
+    threshold: float = Field(default=0.1, gt=0)
+    """Drift from this value on; for the p-value of ``ks``, below it."""
+    columns: tuple[str, ...] = ()
+    """Columns compared. When empty: numbers, truth values, and text of at most 100 values that
+    both tables have, without keys."""
+    exclude: tuple[str, ...] = ()
+    """Columns never compared."""
+    per_column: dict[str, FeatureBound] = Field(default_factory=dict)
+    """Columns with a method or threshold of their own."""
+    sample: int = Field(default=10_000, ge=1)
+    """Rows of the reference, drawn at random and without keys, that ``materialize`` keeps beside
+    the set for ``POST /features/validate``."""
+    min_rows: int = Field(default=500, ge=1)
+    """Rows from which a request is checked for drift. Of fewer, psi reaches 0.1 by chance alone:
+    in 3 to 17 of 100 columns at 300 rows, in up to 2 at 500."""
+
+
 class ValidationConfig(Model):
     """Rules that rows must keep: schema, ranges, completeness, uniqueness, freshness, drift."""
 
-    # Completeness, uniqueness, drift: as in the recipes that the platform was built for.
-    completeness_threshold: float = Field(default=0.95, ge=0, le=1)
-    """Share of each column's values that must be present; null and NaN are missing. Keys must
-    all be present."""
-    uniqueness_threshold: float = Field(default=0.99, ge=0, le=1)
-    """Share of distinct keys among the rows with one."""
+    renamed: ClassVar[Mapping[str, str]] = {
+        **{
+            f"{share}_threshold": f"quality_checks.{share}_threshold"
+            for share in ("completeness", "uniqueness", "validity")
+        },
+        **{f"drift_{name}": f"drift_detection.{name}" for name in DriftDetection.model_fields},
+    }
+
+    quality_checks: QualityChecks = QualityChecks()
+    """Shares that must pass."""
+    drift_detection: DriftDetection = DriftDetection()
+    """The comparison with ``reference``."""
     keys: tuple[str, ...] = ()
     """Columns that identify a row. When empty: the feature set's key or a column ``entity_id``
     or ``id``, each with ``event_time`` where there is one; else whole rows."""
-    validity_threshold: float = Field(default=1.0, ge=0, le=1)
-    """Share of a column's values that must have its type, range, length and pattern."""
     columns: dict[str, ColumnRule] = Field(default_factory=dict)
     """Rules by column; ``amount: float64`` is short for ``amount: {type: float64}``."""
     extra_columns: Literal["allow", "refuse"] = "allow"
@@ -267,23 +310,6 @@ class ValidationConfig(Model):
     """Custom checks."""
     reference: Path | None = None
     """Rows taken as normal for drift; ``--reference`` overrides it."""
-    drift_method: DriftMethod = "psi"
-    """Statistic for drift; columns of text that it does not support are compared by ``psi``."""
-    drift_threshold: float = Field(default=0.1, gt=0)
-    """Drift from this value on; for the p-value of ``ks``, below it."""
-    drift_columns: tuple[str, ...] = ()
-    """Columns compared. When empty: numbers, truth values, and text of at most 100 values that
-    both tables have, without keys."""
-    drift_exclude: tuple[str, ...] = ()
-    """Columns never compared."""
-    drift_per_column: dict[str, FeatureBound] = Field(default_factory=dict)
-    """Columns with a method or threshold of their own."""
-    drift_sample: int = Field(default=10_000, ge=1)
-    """Rows of the reference, drawn at random and without keys, that ``materialize`` keeps beside
-    the set for ``POST /features/validate``."""
-    drift_min_rows: int = Field(default=500, ge=1)
-    """Rows from which a request is checked for drift. Of fewer, psi reaches 0.1 by chance alone:
-    in 3 to 17 of 100 columns at 300 rows, in up to 2 at 500."""
     examples: int = Field(default=5, ge=0, le=100)
     """Example rows shown for each failed check."""
     chunk_rows: int = Field(default=131_072, ge=1)

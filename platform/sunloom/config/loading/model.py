@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, SecretStr
@@ -15,6 +15,9 @@ class Model(BaseModel):
 
     # Closed: with unknown keys allowed, a misspelt one would leave the default in force, unnoticed.
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Earlier name of a key to its present one, dotted where it moved into a section."""
 
     @classmethod
     def keys_of_all_kinds(cls) -> frozenset[str]:

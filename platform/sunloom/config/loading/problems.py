@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from sunloom.config.loading.model import Model
 from sunloom.errors import nearest
 
 _CREDENTIALS = re.compile(r"://[^/@\s]*@")
@@ -80,13 +81,22 @@ def _origin(key: str, origins: Mapping[str, str]) -> str:
 
 
 def _suggest(location: list[str], models: list[type[BaseModel]]) -> str:
-    known = sorted({name for model in models for name in model.model_fields})
+    *parents, key = location
+    known = sorted(
+        {field.alias or name for model in models for name, field in model.model_fields.items()}
+    )
     if not known:
         return ""
-    close = nearest(location[-1], known)
-    parent = ".".join(location[:-1])
-    if close:
-        return f" Did you mean {f'{parent}.{close}' if parent else close!r}?"
+    renamed = {
+        old: new
+        for model in models
+        if issubclass(model, Model)
+        for old, new in model.renamed.items()
+    }
+    if key in renamed:
+        return f" It is now {'.'.join([*parents, renamed[key]])!r}."
+    if close := nearest(key, [*known, *renamed]):
+        return f" Did you mean {'.'.join([*parents, renamed.get(close, close)])!r}?"
     return f" Known here: {', '.join(known)}"
 
 

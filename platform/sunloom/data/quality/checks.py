@@ -97,7 +97,7 @@ def _column_checks(
 ) -> Iterator[RowCheck]:
     rule = config.columns.get(name, ColumnRule())
     # Keys that the recipe names must be complete; guessed ones (``id``) are columns like others.
-    least = 1.0 if is_key and config.keys else config.completeness_threshold
+    least = 1.0 if is_key and config.keys else config.quality_checks.completeness_threshold
     completeness = least if rule.completeness is None else rule.completeness
     yield RowCheck(
         check="completeness",
@@ -107,7 +107,8 @@ def _column_checks(
         mask=is_missing(name, dtype),
         example_columns=(name,),
     )
-    validity = config.validity_threshold if rule.validity is None else rule.validity
+    of_all = config.quality_checks.validity_threshold
+    validity = of_all if rule.validity is None else rule.validity
     for kind, reason, fails in _validity_masks(name, rule, dtype):
         yield RowCheck(kind, name, validity, reason, mask=fails, example_columns=(name,))
 

@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sunloom.config.data import BINNING, DriftConfig, FeatureBound, ValidationConfig
+from sunloom.config.data import (
+    BINNING,
+    DriftConfig,
+    DriftDetection,
+    FeatureBound,
+    ValidationConfig,
+)
 from sunloom.core.files import write_atomic
 from sunloom.data.quality.checked_table import CheckedTable
 from sunloom.data.quality.drift_statistics import (
@@ -275,10 +281,10 @@ def compare_with_reference(
     reference = reference.with_types(table.types)
     drift: list[FeatureDrift] = []
     shapes: dict[str, DriftShape] = {}
-    for name in _compared_columns(table, reference, config, keys):
-        bound = DriftBound.resolve(
-            config.drift_per_column.get(name), config.drift_method, config.drift_threshold
-        )
+    detection = config.drift_detection
+    for name in _compared_columns(table, reference, detection, keys):
+        override = detection.per_column.get(name)
+        bound = DriftBound.resolve(override, detection.method, detection.threshold)
         # Wasserstein and KS compare ordered values, which text lacks: PSI replaces them there.
         if not table.dtype(name).is_numeric() and bound.method not in SHARE_DISTANCES:
             bound = replace(bound, method="psi")
@@ -294,29 +300,29 @@ def compare_with_reference(
 
 
 def _compared_columns(
-    table: CheckedTable, reference: CheckedTable, config: ValidationConfig, keys: Sequence[str]
+    table: CheckedTable, reference: CheckedTable, config: DriftDetection, keys: Sequence[str]
 ) -> Iterator[str]:
     # Before any column is read: a misspelt name must not cost a pass over the table.
-    for name in (*config.drift_columns, *config.drift_per_column):
+    for name in (*config.columns, *config.per_column):
         if name not in reference.schema:
             raise DataError(
                 f"The reference {reference.name} has no column {name!r}.",
                 known_names_hint(name, reference.schema),
                 name,
             )
-    for name in config.drift_columns:
+    for name in config.columns:
         dtype, reference_dtype = table.dtype(name), reference.dtype(name)
         if dtype.is_numeric() != reference_dtype.is_numeric():
             raise DataError(
-                f"validation.drift_columns: {name} is {dtype}, but {reference_dtype} in "
+                f"validation.drift_detection.columns: {name} is {dtype}, but {reference_dtype} in "
                 f"{reference.name}.",
                 "Give the column's type, or compare columns of one kind.",
                 name,
             )
         yield name
-    if config.drift_columns:
+    if config.columns:
         return
-    excluded = {*keys, *config.drift_exclude}
+    excluded = {*keys, *config.exclude}
     for name in table.schema:
         if name in excluded or name not in reference.schema:
             continue

@@ -83,8 +83,9 @@ def check_rules_fit(config: ValidationConfig, table: CheckedTable) -> None:
     """
     named: list[tuple[str, str]] = [("keys", name) for name in config.keys]
     named += [("references", name) for rule in config.references for name in rule.columns]
-    named += [("drift_columns", name) for name in config.drift_columns]
-    named += [("drift_per_column", name) for name in config.drift_per_column]
+    drift = config.drift_detection
+    named += [("drift_detection.columns", name) for name in drift.columns]
+    named += [("drift_detection.per_column", name) for name in drift.per_column]
     for where, name in named:
         if name not in table.schema:
             raise DataError(

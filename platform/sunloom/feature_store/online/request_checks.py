@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -9,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from sunloom.config.data import ValidationConfig
+from sunloom.config.data import DriftDetection, ValidationConfig
 from sunloom.data.quality.checked_table import (
     CheckedTable,
     table_from_frame,
@@ -78,25 +79,37 @@ def validate_request(
     """Check a request's rows by the stored rules; no checks where the set has none.
 
     A request is a part of a table: the number of its rows is not checked, nor are keys and times
-    that it lacks; drift is, from ``drift_min_rows`` rows on.
+    that it lacks; drift is, from ``drift_detection.min_rows`` rows on.
     """
     name = feature_set.encode()
     (stored_rules,) = store.get_many(VALIDATION, [name])
     if stored_rules is None:
         return RequestVerdict((), (), _NO_REFERENCE)
     table = table_from_records(records, feature_set)
-    config = ValidationConfig.model_validate_json(stored_rules)
+    config = _decode_rules(stored_rules)
     rules = _request_rules(config, table)
     checks = [check for check in validate(table, rules).checks if check.check != "rows"]
     (reference,) = store.get_many(VALIDATION_REFERENCE, [name])
     if reference is None:
         return RequestVerdict(checks, (), _NO_REFERENCE)
     # The PSI of a few rows is mostly the noise of sampling.
-    if len(records) < config.drift_min_rows:
-        least = f"drift is judged from {config.drift_min_rows:,} on (validation.drift_min_rows)"
+    needed = config.drift_detection.min_rows
+    if len(records) < needed:
+        least = f"drift is judged from {needed:,} on (validation.drift_detection.min_rows)"
         return RequestVerdict(checks, (), f"{len(records):,} rows came; {least}.")
     drift, skipped = _compare(table.with_types(declared_types(rules)), reference, config)
     return RequestVerdict(checks, drift, skipped)
+
+
+def _decode_rules(stored: bytes) -> ValidationConfig:
+    """The stored rules; those that an earlier version stored have the keys of its recipes."""
+    rules = json.loads(stored)
+    for name, key in ValidationConfig.renamed.items():
+        if name in rules:
+            section, _, present = key.partition(".")
+            rules.setdefault(section, {})[present] = rules.pop(name)
+    # As JSON again: from plain data, pydantic reads no times and paths as lenient as from JSON.
+    return ValidationConfig.model_validate_json(json.dumps(rules))
 
 
 def _encode_reference(rules: ValidationConfig, key: str) -> bytes | None:
@@ -105,16 +118,17 @@ def _encode_reference(rules: ValidationConfig, key: str) -> bytes | None:
         return None
     reference = table_from_path(rules.reference, rules.chunk_rows)
     table = reference.with_types(declared_types(rules))
-    excluded = {key, *key_columns(rules, table.schema), *rules.drift_exclude}
-    names = rules.drift_columns or [name for name in table.schema if name not in excluded]
+    drift = rules.drift_detection
+    excluded = {key, *key_columns(rules, table.schema), *drift.exclude}
+    names = drift.columns or [name for name in table.schema if name not in excluded]
     # A fixed seed: materialising again from the same reference stores the same sample.
-    sample = RowSample(rules.drift_sample, seed=0)
+    sample = RowSample(drift.sample, seed=0)
     for batch in table.batches():
         sample.add(batch.typed.select(names))
     rows, buffer = sample.sampled_rows(), BytesIO()
     if rows is None:
         return None
-    kept = names if rules.drift_columns else [name for name in names if is_comparable(rows[name])]
+    kept = names if drift.columns else [name for name in names if is_comparable(rows[name])]
     rows.select(kept).write_parquet(buffer)
     return buffer.getvalue()
 
@@ -137,9 +151,15 @@ def _compare(
     skipped = f"Without values like the reference's: {lacking}." if lacking else None
     if not comparable:
         return (), skipped
-    own = {name: bound for name, bound in config.drift_per_column.items() if name in comparable}
-    update = {"drift_columns": tuple(comparable), "drift_per_column": own}
-    drift, _ = compare_with_reference(table, reference, config.model_copy(update=update), ())
+    own = {
+        name: bound
+        for name, bound in config.drift_detection.per_column.items()
+        if name in comparable
+    }
+    update = {"columns": tuple(comparable), "per_column": own}
+    detection = config.drift_detection.model_copy(update=update)
+    rules = config.model_copy(update={"drift_detection": detection})
+    drift, _ = compare_with_reference(table, reference, rules, ())
     return drift, skipped
 
 
@@ -154,7 +174,6 @@ def _request_rules(config: ValidationConfig, table: CheckedTable) -> ValidationC
             "references": tuple(rule for rule in config.references if set(rule.columns) <= names),
             "min_rows": 0,
             # Drift is compared apart, against the stored sample.
-            "drift_columns": (),
-            "drift_per_column": {},
+            "drift_detection": DriftDetection(),
         }
     )

@@ -85,5 +85,5 @@ def test_a_rule_of_the_recipe_wins(tmp_path: Path) -> None:
     assert failed(tmp_path, offers(price=-0.5), wider) == []
     assert failed(tmp_path, offers(price=-1.5), wider) == [("range", "price")]
     assert failed(tmp_path, offers(price=100.5), wider) == [("range", "price")]
-    fewer = "validation: {validity_threshold: 0.9}\n"
+    fewer = "validation: {quality_checks: {validity_threshold: 0.9}}\n"
     assert failed(tmp_path, offers(stock=0), fewer) == []

@@ -220,7 +220,10 @@ def test_the_recipes_reference_is_read_unless_another_is_given(
     for name, frame in frames.items():
         frame.write_parquet(tmp_path / f"{name}.parquet")
     rules = ValidationConfig.model_validate(
-        {"reference": str(tmp_path / "normal.parquet"), "uniqueness_threshold": 0}
+        {
+            "reference": str(tmp_path / "normal.parquet"),
+            "quality_checks": {"uniqueness_threshold": 0},
+        }
     )
     path = tmp_path / "moved.parquet"
     assert [one.drifted for one in validate_file(settings, rules, path).drift] == [True]

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from sunloom.config.data import ColumnRule, ValidationConfig
+from sunloom.config.data import ColumnRule, DriftDetection, QualityChecks, ValidationConfig
 from sunloom.data.quality.checked_table import table_from_frame, table_from_path
 from sunloom.data.quality.report import QualityReport, RowExample
 from sunloom.data.quality.validate import validate
@@ -59,10 +59,12 @@ def test_completeness_threshold_is_095(nulls: int, passes: bool) -> None:
 
 
 def test_completeness_threshold_is_obeyed() -> None:
-    assert judged({"completeness_threshold": 0.9}, _nulls("amount", 2)).is_passed
-    assert failed(judged({"completeness_threshold": 1}, _nulls("amount", 1))) == [
-        ("completeness", "amount")
-    ]
+    assert judged(
+        {"quality_checks": {"completeness_threshold": 0.9}}, _nulls("amount", 2)
+    ).is_passed
+    assert failed(
+        judged({"quality_checks": {"completeness_threshold": 1}}, _nulls("amount", 1))
+    ) == [("completeness", "amount")]
 
 
 def test_nan_is_missing() -> None:
@@ -96,8 +98,8 @@ def test_uniqueness_threshold_is_099_over_the_id() -> None:
 
 
 def test_uniqueness_threshold_is_obeyed() -> None:
-    assert judged({"uniqueness_threshold": 0.95}, _again(2)).is_passed
-    assert not judged({"uniqueness_threshold": 0.95}, _again(3)).is_passed
+    assert judged({"quality_checks": {"uniqueness_threshold": 0.95}}, _again(2)).is_passed
+    assert not judged({"quality_checks": {"uniqueness_threshold": 0.95}}, _again(3)).is_passed
 
 
 def test_keys_say_what_identifies_a_row() -> None:
@@ -203,7 +205,7 @@ def test_text_that_fits() -> None:
 def test_validity_thresholds() -> None:
     rules = {"columns": {"amount": {"min": 2}}}
     assert not judged(rules).is_passed
-    assert judged(rules | {"validity_threshold": 0.9}).is_passed
+    assert judged(rules | {"quality_checks": {"validity_threshold": 0.9}}).is_passed
     assert judged({"columns": {"amount": {"min": 2, "validity": 0.9}}}).is_passed
     assert not judged({"columns": {"amount": {"min": 2, "validity": 0.95}}}).is_passed
 
@@ -243,7 +245,10 @@ def test_freshness() -> None:
 
 def test_freshness_without_a_time_fails() -> None:
     empty = FRAME.with_columns(at=pl.lit(None, dtype=pl.Datetime("us", "UTC")))
-    rules = {"freshness": {"column": "at", "max_age": "2h"}, "completeness_threshold": 0}
+    rules = {
+        "freshness": {"column": "at", "max_age": "2h"},
+        "quality_checks": {"completeness_threshold": 0},
+    }
     assert failed(judged(rules, empty)) == [("freshness", "at")]
 
 
@@ -260,7 +265,9 @@ def test_references_between_sets(tmp_path: Path) -> None:
     own_name = {"columns": ["id"], "table": str(table), "threshold": 0.05}
     assert judged({"references": [own_name]}).is_passed
     absent = _nulls("country", 20).with_columns(pl.col("country").cast(pl.String))
-    assert judged({"references": [rule], "completeness_threshold": 0}, absent).is_passed
+    assert judged(
+        {"references": [rule], "quality_checks": {"completeness_threshold": 0}}, absent
+    ).is_passed
 
 
 @pytest.mark.parametrize("examples", [0, 2])
@@ -295,21 +302,21 @@ def test_drift_threshold_is_01_and_keys_are_left_out() -> None:
 
 
 def test_drift_threshold_is_obeyed() -> None:
-    assert drift({"drift_threshold": 0.5})["kind"] == ("psi", False)
-    assert drift({"drift_threshold": 9.0})["amount"] == ("psi", False)
+    assert drift({"drift_detection": {"threshold": 0.5}})["kind"] == ("psi", False)
+    assert drift({"drift_detection": {"threshold": 9.0}})["amount"] == ("psi", False)
 
 
 def test_drift_columns_and_exclusions() -> None:
-    assert list(drift({"drift_columns": ["steady"]})) == ["steady"]
-    assert list(drift({"drift_exclude": ["amount"]})) == ["steady", "kind"]
-    own = drift({"drift_per_column": {"amount": {"threshold": 9.0}}})
+    assert list(drift({"drift_detection": {"columns": ["steady"]}})) == ["steady"]
+    assert list(drift({"drift_detection": {"exclude": ["amount"]}})) == ["steady", "kind"]
+    own = drift({"drift_detection": {"per_column": {"amount": {"threshold": 9.0}}}})
     assert own["amount"] == ("psi", False)
 
 
 def test_a_column_of_another_kind_than_the_references_is_named() -> None:
     reference = table_from_frame(_shifted(0).with_columns(amount=pl.lit("much")), "normal")
     with pytest.raises(DataError, match="amount is Float64, but String in normal"):
-        judged({"drift_columns": ["amount"]}, _shifted(1), reference=reference)
+        judged({"drift_detection": {"columns": ["amount"]}}, _shifted(1), reference=reference)
     left_out = judged({}, _shifted(1), reference=reference).drift
     assert [one.feature for one in left_out] == ["steady", "kind"]
 
@@ -327,7 +334,10 @@ def test_the_reference_of_the_recipe(tmp_path: Path) -> None:
     ("rules", "message"),
     [
         ({"keys": ["idd"]}, "validation.keys names 'idd'"),
-        ({"drift_columns": ["amnt"]}, "validation.drift_columns names 'amnt'"),
+        (
+            {"drift_detection": {"columns": ["amnt"]}},
+            "validation.drift_detection.columns names 'amnt'",
+        ),
         ({"freshness": {"max_age": "1d"}}, "needs the column 'event_time'"),
         ({"freshness": {"column": "amount", "max_age": "1d"}}, "amount is Float64, not a time"),
     ],
@@ -363,8 +373,8 @@ def test_a_rule_that_does_not_fit_its_column(
         {"freshness": {"max_age": "soon"}},
         {"freshness": {"max_age": "1d", "as_of": "2026-01-01T00:00:00"}},
         {"references": [{"columns": ["a"], "table": "t.parquet", "target": ["a", "b"]}]},
-        {"drift_method": "vibes"},
-        {"completeness_threshold": 1.1},
+        {"drift_detection": {"method": "vibes"}},
+        {"quality_checks": {"completeness_threshold": 1.1}},
     ],
 )
 def test_a_section_that_cannot_be_read_is_refused(rules: dict[str, Any]) -> None:
@@ -374,7 +384,7 @@ def test_a_section_that_cannot_be_read_is_refused(rules: dict[str, Any]) -> None
 
 def test_this_file_knows_every_key() -> None:
     text = Path(__file__).read_text()
-    for model in (ValidationConfig, ColumnRule):
+    for model in (ValidationConfig, QualityChecks, DriftDetection, ColumnRule):
         assert [name for name in model.model_fields if name not in text] == []
     # Tried beside files: chunk_rows, checks. Over HTTP, in test_monitoring_requests.py:
-    # drift_sample, drift_min_rows.
+    # sample, min_rows.
