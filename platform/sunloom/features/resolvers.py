@@ -21,6 +21,7 @@ from typing import Any
 
 import polars as pl
 
+from sunloom.data.exact_casts import cast_declared
 from sunloom.errors import DataError, SunloomError
 from sunloom.features.definitions.resolver_calls import LoadedResolver, load_resolver
 from sunloom.features.expressions.literals import constant_value
@@ -198,8 +199,10 @@ def _align_by_key(
     if repeated.len():
         raise ValueError(f"its DataFrame has key {repeated[0]!r} more than once")
     # Through pandas a key may come back in another type, which a join would refuse.
-    columns = [pl.col(own).cast(query.schema[key])]
-    columns += [pl.col(output.name).cast(POLARS[output.dtype]) for output in resolver.outputs]
+    columns = [cast_declared(answer[own], query.schema[key])]
+    columns += [
+        cast_declared(answer[output.name], POLARS[output.dtype]) for output in resolver.outputs
+    ]
     keys = query.select(pl.col(key).alias(own))
     matched = keys.join(answer.select(columns), on=own, how="left", maintain_order="left")
     return matched.drop(own)

@@ -91,6 +91,74 @@ def test_named_categories(tmp_path: Path) -> None:
         fit([{"type": "ordinal_encoder", "columns": ["size"], "categories": [["S"], ["M"]]}], frame)
 
 
+def test_named_categories_stay_with_their_columns_where_an_earlier_step_removes_one() -> None:
+    frame = pl.DataFrame({"empty": [None, None, None], "size": ["L", "S", "M"]})
+    steps = [
+        {"type": "simple_imputer", "columns": ["empty"]},
+        {
+            "type": "ordinal_encoder",
+            "columns": ["empty", "size"],
+            "categories": [["a", "b"], ["S", "M", "L"]],
+        },
+    ]
+    fitted = fit(steps, frame)
+    assert fitted.apply_frame(frame)["size"].to_list() == [2.0, 0.0, 1.0]
+    with pytest.raises(DataError, match="not all Int64"):
+        step = {"type": "ordinal_encoder", "columns": ["n"], "categories": [[1.5, "a"]]}
+        fit([step], pl.DataFrame({"n": [1, 2]}))
+
+
+FLOATS = [3.0, 3.5, None, 4.9, -0.5, 7.0, float("nan"), 1e300]
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (
+            {
+                "type": "ordinal_encoder",
+                "handle_unknown": "use_encoded_value",
+                "unknown_value": -1,
+            },
+            [2, -1, None, -1, -1, -1, None, -1],
+        ),
+        ({"type": "frequency_encoder"}, [0.2, 0, 0, 0, 0, 0, 0, 0]),
+        (
+            {"type": "target_encoder", "target": "y", "smooth": 1e-9},
+            [30.25, 31, 31, 31, 31, 31, 31, 31],
+        ),
+    ],
+)
+def test_a_fraction_is_no_level_of_whole_numbers(
+    step: dict[str, Any], expected: list[float | None], tmp_path: Path
+) -> None:
+    known = pl.DataFrame({"n": [1, 2, 3, 4, 5], "y": [10.0, 20.25, 30.25, 40.5, 54.0]})
+    later = pl.DataFrame({"n": FLOATS, "y": [0.0] * len(FLOATS)})
+    fitted = fit([step | {"columns": ["n"]}], known)
+    prepared = assert_same_everywhere(fitted, later, tmp_path / "a")
+    assert prepared["n"].to_list() == pytest.approx(expected)
+
+
+def test_a_fraction_sets_no_one_hot_column_and_is_refused_where_unknown_levels_are(
+    tmp_path: Path,
+) -> None:
+    known, later = pl.DataFrame({"n": [1, 2, 3, 4, 5]}), pl.DataFrame({"n": FLOATS})
+    fitted = fit([{"type": "one_hot_encoder", "columns": ["n"]}], known)
+    prepared = assert_same_everywhere(fitted, later, tmp_path / "a")
+    assert prepared.sum_horizontal().to_list() == [1, 0, 0, 0, 0, 0, 0, 0]
+    strict = {"columns": ["n"], "handle_unknown": "error"}
+    for kind in ("one_hot_encoder", "ordinal_encoder"):
+        fitted = fit([{"type": kind} | strict], known)
+        with pytest.raises(DataError, match=r"3\.5"):
+            fitted.apply_frame(later)
+        with pytest.raises(DataError, match=r"3\.5"):
+            fitted.apply_row({"n": 3.5})
+    # The other way round: a long whole number that a float would round is no level of floats.
+    floats = fit([{"type": "frequency_encoder", "columns": ["n"]}], known.cast(pl.Float64))
+    long = pl.DataFrame({"n": [2**53 + 1, 4]})
+    assert floats.apply_frame(long)["n"].to_list() == [0.0, 0.2]
+
+
 @pytest.mark.parametrize("options", [{}, {"min_frequency": 40}, {"max_categories": 3}])
 def test_ordinal_equals_scikit_learns(options: dict[str, Any], tmp_path: Path) -> None:
     frame = colours()

@@ -14,6 +14,7 @@ import polars as pl
 
 from sunloom.config.data import CheckRule, ColumnRule, ReferenceRule, ValidationConfig
 from sunloom.core.plugins import load_plugin
+from sunloom.data.exact_casts import cast_exactly
 from sunloom.data.quality.checked_table import (
     CheckedTable,
     TypedBatch,
@@ -226,7 +227,12 @@ def _reference_check(rule: ReferenceRule, table: CheckedTable) -> RowCheck:
 
     def mask(batch: TypedBatch) -> pl.Series:
         own = batch.typed.select(rule.columns)
-        joined = own.cast(known.schema).join(
+        # What the reference's type cannot hold, such as 3.5 among whole numbers, is not in it.
+        exact = [
+            cast_exactly(pl.col(name), dtype, known.schema[name]).alias(name)
+            for name, dtype in own.schema.items()
+        ]
+        joined = own.select(exact).join(
             known.with_columns(found=pl.lit(True)), on=rule.columns, how="left",
             maintain_order="left",
         )  # fmt: skip

@@ -11,6 +11,7 @@ import polars as pl
 
 from sunloom.config.features import ChalkConfig
 from sunloom.core.telemetry import get_logger
+from sunloom.data.exact_casts import cast_declared
 from sunloom.errors import DataError, FeatureError
 from sunloom.features.historical.query import HistoricalResult, append_features, build_query_frame
 from sunloom.features.plan.feature_sets import NOW, Plan
@@ -91,8 +92,10 @@ class _ChalkEnvironment:
                 key,
             )
         try:
-            return rows.select(pl.col(f.fqn).cast(POLARS[f.dtype]).alias(f.name) for f in features)
-        except pl.exceptions.PolarsError as error:
+            return pl.DataFrame(
+                cast_declared(rows[f.fqn], POLARS[f.dtype]).alias(f.name) for f in features
+            )
+        except (pl.exceptions.PolarsError, ValueError) as error:
             raise DataError(f"Chalk's response is not of the declared types: {error}.") from error
 
     def _query(self, **query: Any) -> pl.DataFrame:

@@ -43,14 +43,27 @@ _INFREQUENT = "infrequent_sklearn"
 
 
 def _levels_of(
-    step: OneHotEncoder | OrdinalEncoder, index: int, column: str, counted: pl.DataFrame
+    step: OneHotEncoder | OrdinalEncoder, column: str, counted: pl.DataFrame
 ) -> pl.DataFrame:
     """Levels and counts: those counted, or those that the step names in its order."""
     if step.categories == "auto":
         return counted
-    if index >= len(step.categories):
-        raise DataError(f"categories has no entry for column {column!r}.", param=LEVEL)
-    named = pl.Series(LEVEL, list(step.categories[index]), dtype=counted[LEVEL].dtype)
+    if column not in (step.columns or ()):
+        raise DataError(
+            f"categories has no list for column {column!r}.",
+            "Name the step's columns, one list each.",
+            "categories",
+        )
+    # By the step's own columns: an earlier step may have removed one of them, but not its list.
+    values = list(step.categories[(step.columns or ()).index(column)])
+    try:
+        named = pl.Series(LEVEL, values, dtype=counted[LEVEL].dtype)
+    except (TypeError, OverflowError, pl.exceptions.PolarsError):
+        raise DataError(
+            f"The categories {values} of column {column!r} are not all {counted[LEVEL].dtype}.",
+            "Write them as the column has them: numbers plain, text in quotes.",
+            "categories",
+        ) from None
     levels = pl.DataFrame({LEVEL: named}).join(counted, on=LEVEL, how="left", maintain_order="left")
     unnamed = counted.join(levels, on=LEVEL, how="anti").drop_nulls(LEVEL)
     if step.handle_unknown == "error" and unnamed.height:
@@ -85,10 +98,7 @@ def _from_levels(build: Callable[[Any, str, pl.DataFrame], Operation]) -> Builde
     """A builder of one operation per column from its levels and their counts."""
 
     def build_step(step: Any, columns: Sequence[str], accumulators: Accumulators) -> FittedStep:
-        levels = [
-            _levels_of(step, index, name, accumulators[name].finish())
-            for index, name in enumerate(columns)
-        ]
+        levels = [_levels_of(step, name, accumulators[name].finish()) for name in columns]
         return FittedStep([build(step, *pair) for pair in zip(columns, levels, strict=True)])
 
     return build_step

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from sunloom.data.exact_casts import cast_series_exactly
 from sunloom.errors import DataError
 from sunloom.preprocessing.columns import levels_of
 from sunloom.preprocessing.operations.protocol import (
@@ -26,7 +27,9 @@ _DTYPES = {"uint8": pl.UInt8, "float32": pl.Float32, "float64": pl.Float64}
 
 def codes_of(series: pl.Series, levels: pl.Series) -> Codes:
     """Each value's index among the levels: their number for null, -1 for an unseen one; [rows]."""
-    values = levels_of(series).cast(levels.dtype)
+    present = levels_of(series)
+    # Exactly: of floats, 3.5 is no level of whole numbers, and least of all 3.
+    values = cast_series_exactly(present, levels.dtype)
     if not len(levels):
         indices = pl.repeat(None, len(values), dtype=pl.Int32, eager=True)
     elif levels.dtype == pl.String:
@@ -36,8 +39,8 @@ def codes_of(series: pl.Series, levels: pl.Series) -> Codes:
         places = pl.int_range(len(levels), dtype=pl.Int32, eager=True)
         indices = values.replace_strict(levels, places, default=None, return_dtype=pl.Int32)
     codes: Codes = indices.fill_null(-1).to_numpy()
-    if values.null_count():
-        codes = np.where(values.is_null().to_numpy(), len(levels), codes)
+    if present.null_count():
+        codes = np.where(present.is_null().to_numpy(), len(levels), codes)
     return codes
 
 

@@ -62,9 +62,7 @@ class VectorLookup(Expansion):
             return values
         if dtype == pl.Float64 and self.keys.dtype == pl.Int64:
             # 7.0 is the key 7, as a nullable integer column may be read; 7.5 is none.
-            numbers = values.cast(pl.Float64)
-            is_whole = numbers.is_finite() & (numbers == numbers.floor())
-            return numbers.set(~is_whole.fill_null(False), None).cast(pl.Int64, strict=False)
+            return values
         raise DataError(
             f"Column {self.column!r} is {values.dtype}, but the table's keys are "
             f"{self.keys.dtype}.",

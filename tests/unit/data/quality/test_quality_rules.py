@@ -264,6 +264,8 @@ def test_references_between_sets(tmp_path: Path) -> None:
     assert judged({"references": [pair | {"threshold": 0.0}]}).checks[-2].failed == 20
     own_name = {"columns": ["id"], "table": str(table), "threshold": 0.05}
     assert judged({"references": [own_name]}).is_passed
+    halves = judged({"references": [own_name]}, FRAME.with_columns(id=pl.lit(1.5)))
+    assert ("reference", "id") in failed(halves)
     absent = _nulls("country", 20).with_columns(pl.col("country").cast(pl.String))
     assert judged(
         {"references": [rule], "quality_checks": {"completeness_threshold": 0}}, absent
