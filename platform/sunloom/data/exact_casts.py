@@ -47,3 +47,19 @@ def cast_declared(series: pl.Series, target: pl.DataType) -> pl.Series:
     if lost.any():
         raise ValueError(f"{series.name!r} holds {series.filter(lost)[0]!r}, which is no {target}")
     return exact
+
+
+def decode_texts(values: pl.Series) -> pl.Series:
+    """Bytes as text; null where they are no UTF-8."""
+    try:
+        return values.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        # One by one: Polars refuses the whole column for one value.
+        return pl.Series(values.name, [_decode(value) for value in values], dtype=pl.String)
+
+
+def _decode(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None

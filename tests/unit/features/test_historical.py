@@ -184,3 +184,87 @@ def test_no_rows_in_no_rows_out(paths: dict[str, Path], tmp_path: Path) -> None:
     SALES.clear().write_parquet(paths["sales"])
     _run(paths)
     assert pl.read_parquet(paths["out"])["all_sales"].to_list() == [0, 0, 0, 0]
+
+
+def test_a_csv_of_entities_is_carried_as_text_and_its_key_has_the_plans_type(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    SALES.with_columns(shop_id=pl.lit("00501")).write_parquet(paths["sales"])
+    entities = tmp_path / "entities.csv"
+    entities.write_text(
+        "id,event_time,zip,card,flag,ref,part\n"
+        "00501,2026-03-03T00:00:00Z,00501,0000000000000042,false,007,12.50\n"
+        "501,2026-03-03T00:00:00Z,,,,,\n"
+    )
+    _run(paths, entities=entities)
+    out = pl.read_parquet(paths["out"])
+    assert out["id"].to_list() == ["00501", "501"]
+    assert out["event_time"].to_list() == [START + 2 * DAY] * 2
+    carried = out.select("zip", "card", "flag", "ref", "part").rows()
+    assert carried == [("00501", "0000000000000042", "false", "007", "12.50"), (None,) * 5]
+    assert out["all_sales"].to_list() == [3, 0]
+
+
+def test_json_knows_the_types_of_what_entities_carry(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    entities = tmp_path / "entities.jsonl"
+    row = {"id": "a", "event_time": "2026-03-03T00:00:00Z", "zip": "00501", "n": 42, "ok": False}
+    entities.write_text(json.dumps(row))
+    _run(paths, entities=entities)
+    out = pl.read_parquet(paths["out"])
+    assert out.select("id", "zip", "n", "ok").rows() == [("a", "00501", 42, False)]
+    entities.write_text("{broken")
+    with pytest.raises(DataError, match="line 1: not JSON"):
+        _run(paths, entities=entities)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_everyday_types_are_taken(paths: dict[str, Path], tmp_path: Path, ending: str) -> None:
+    _run(paths)
+    expected = pl.read_parquet(paths["out"])
+    source, entities = tmp_path / f"sales.{ending}", paths["entities"]
+    if ending == "csv":
+        source.write_text(
+            "id;shop_id;at;price;units;paid;label\n"
+            "1;a;2026-03-01T00:00:00Z;1,5;1;TRUE;x\n"
+            "2;a;2026-03-02T00:00:00Z;2,5;2;FALSE;y\n"
+            "3;b;2026-03-02T00:00:00Z;;3;;007\n"
+        )
+    else:
+        SALES.with_columns(
+            pl.col("id", "units").cast(pl.Decimal(38, 0)),
+            pl.col("shop_id").cast(pl.Categorical),
+            pl.col("at").cast(pl.Datetime("ns", "UTC")),
+            pl.col("label").cast(pl.Binary),
+        ).write_parquet(source)
+        entities = tmp_path / "categories.parquet"
+        ENTITIES.with_columns(pl.col("id").cast(pl.Categorical)).write_parquet(entities)
+    _run(paths, sources={"sl_sale": source}, entities=entities)
+    out = pl.read_parquet(paths["out"])
+    assert out.select(expected.columns[3:]).equals(expected.select(expected.columns[3:]))
+
+
+def test_what_an_everyday_type_cannot_keep_is_quarantined(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    shares = {"max_bad_share": 0.9}
+    late = SALES.with_columns(pl.col("at").cast(pl.Datetime("ns", "UTC")))
+    late = late.with_columns(
+        pl.when(pl.col("id") == 1).then(pl.col("at").dt.offset_by("600ns")).otherwise(pl.col("at")),
+        label=pl.Series([b"x", b"y", b"\xff"]),
+    )
+    late.write_parquet(paths["sales"])
+    # The event is 600 ns after the entity's own time: it must not be seen.
+    ENTITIES.with_columns(event_time=pl.lit(START)).write_parquet(paths["entities"])
+    with pytest.raises(DataQualityError, match="at is finer than a microsecond: round it up"):
+        _run(paths)
+    summary = _run(paths, **shares)
+    assert summary.quarantined["at is finer than a microsecond: round it up"] == 1
+    assert pl.read_parquet(paths["out"])["all_sales"].to_list() == [0, 0, 0, 0]
+    text = tmp_path / "late.csv"
+    text.write_text(
+        "id,shop_id,at,price,units,paid,label\n1,a,2026-03-01T00:00:00.0000006Z,1,1,,x\n"
+    )
+    with pytest.raises(DataQualityError, match="finer than a microsecond"):
+        _run(paths, sources={"sl_sale": text})

@@ -16,9 +16,14 @@ import polars as pl
 from sunloom.data.sources.table_files import (
     Damaged,
     data_files,
-    parse_scalar,
     read_table,
     require_columns,
+)
+from sunloom.data.sources.text_types import (
+    UTC_TIME,
+    infer_type,
+    parse_scalar,
+    with_decimal_points,
 )
 from sunloom.errors import DataError
 
@@ -36,6 +41,13 @@ _DTYPES: dict[str, pl.DataType] = {
     "datetime": pl.Datetime("us", "UTC"),
     "date": pl.Date(),
     "duration": pl.Duration("us"),
+}
+_INFERRED = {
+    pl.Int64(): "int64",
+    pl.Float64(): "float64",
+    pl.Boolean(): "bool",
+    UTC_TIME: "datetime",
+    pl.Date(): "date",
 }
 # Source types that need no conversion; numbers and datetimes are converted to one width and zone.
 _UNCHANGED: dict[str, tuple[type[pl.DataType], ...]] = {
@@ -135,7 +147,7 @@ def table_from_path(path: Path, chunk_rows: int = 131_072) -> CheckedTable:
     if all(file.suffix == ".parquet" for file in files):
         return _parquet_table(path, files, chunk_rows)
     table = read_table(path, as_text=True)
-    frame = table.rows
+    frame = with_decimal_points(table.rows) if table.decimal_comma else table.rows
     positions = _row_numbers(frame, 1) if table.positions is None else table.positions
     # Undeclared columns of CSV and JSON lines get the type that all their texts have.
     texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
@@ -143,7 +155,7 @@ def table_from_path(path: Path, chunk_rows: int = 131_072) -> CheckedTable:
         name=str(path),
         schema=dict(frame.schema),
         read=lambda: iter([(frame, positions)]),
-        types={name: dtype for name in texts if (dtype := _infer_type(frame[name]))},
+        types={name: dtype for name in texts if (dtype := _INFERRED.get(infer_type(frame[name])))},
         forms=dict.fromkeys(texts, "text"),
         damaged=table.damaged,
     )
@@ -219,19 +231,6 @@ def _to_float(value: float | None) -> float | None:
     # JSON does not bound its integers; a float ends at about 1.8e308.
     except OverflowError:
         return float("inf")
-
-
-def _infer_type(texts: pl.Series) -> str | None:
-    """The narrowest type that every text of a column can be read as; None where it stays text."""
-    values = texts.drop_nulls()
-    if values.is_empty():
-        return None
-    # From narrow to wide: every integer is a number too, and 0 and 1 are truth values.
-    for name in ("int64", "float64", "bool", "datetime", "date"):
-        parsed = values.to_frame("text").select(_parse(pl.col("text"), name)).to_series()
-        if parsed.null_count() == 0:
-            return name
-    return None
 
 
 def _from_text(column: pl.Expr, declared: str, form: Form) -> pl.Expr:

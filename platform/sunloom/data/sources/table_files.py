@@ -1,4 +1,4 @@
-"""Tables from Parquet, CSV and JSON-lines files, whole or in splits, and parsers of their text."""
+"""Tables from Parquet, CSV and JSON-lines files, whole or in splits."""
 
 from __future__ import annotations
 
@@ -10,18 +10,8 @@ from typing import Any
 
 import polars as pl
 
+from sunloom.data.sources.text_types import infer_types
 from sunloom.errors import DataError, UsageError, nearest
-
-# %+ is RFC 3339; the two others have a space where it has a T, as databases write it.
-_DATETIME_FORMATS = ("%+", "%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f%#z")
-_TRUE, _FALSE = ("true", "True", "1"), ("false", "False", "0")
-_CAST: dict[str, pl.DataType] = {
-    "float64": pl.Float64(),
-    "string": pl.String(),
-    "duration": pl.Duration("us"),
-    "bytes": pl.Binary(),
-    "null": pl.Null(),
-}
 
 
 @dataclass(frozen=True)
@@ -49,11 +39,13 @@ class Table:
         rows: The rows in order.
         damaged: Rows that could not be read.
         positions: Position of each row in its file, from 1; None where that is the row's number.
+        decimal_comma: Whether numbers in its text may have a decimal comma.
     """
 
     rows: pl.DataFrame
     damaged: tuple[Damaged, ...] = field(default=())
     positions: pl.Series | None = None
+    decimal_comma: bool = False
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None, *, as_text: bool = False) -> Table:
@@ -75,7 +67,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None, *, as_text: boo
     # No positions of the whole: those of the files repeat, so the rows are numbered anew.
     damaged = tuple(row for part in parts for row in part.damaged)
     # Relaxed: a column without a value has no type yet, and another file's type holds.
-    return Table(pl.concat([part.rows for part in parts], how="vertical_relaxed"), damaged)
+    rows = pl.concat([part.rows for part in parts], how="vertical_relaxed")
+    return Table(rows, damaged, decimal_comma=any(part.decimal_comma for part in parts))
 
 
 def data_files(path: Path) -> list[Path]:
@@ -139,8 +132,18 @@ def _read_parquet(path: Path, columns: Sequence[str] | None, _as_text: bool) -> 
 
 
 def _read_csv(path: Path, columns: Sequence[str] | None, as_text: bool) -> Table:
-    frame = pl.read_csv(path, infer_schema=not as_text, infer_schema_length=10_000, glob=False)
-    return Table(_select_columns(frame, columns, path))
+    with path.open("rb") as file:
+        header = file.readline()
+    # A spreadsheet writes semicolons where its country's decimal sign is the comma.
+    has_semicolons = b";" in header and b"," not in header
+    frame = pl.read_csv(
+        path, separator=";" if has_semicolons else ",", infer_schema=False, glob=False
+    )
+    rows = _select_columns(frame, columns, path)
+    if not as_text:
+        # Not by Polars, which looks at some first rows, and takes 00501 for 501.
+        rows = infer_types(rows, decimal_comma=has_semicolons)
+    return Table(rows, decimal_comma=has_semicolons)
 
 
 def _read_jsonl(path: Path, columns: Sequence[str] | None, as_text: bool) -> Table:
@@ -200,36 +203,6 @@ READERS: Mapping[str, Callable[[Path, Sequence[str] | None, bool], Table]] = {
 def _listing(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
     return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-
-
-def parse_scalar(column: pl.Expr, dtype: str) -> pl.Expr:
-    """Text as a value of the type; null where it cannot be parsed.
-
-    Args:
-        column: A column of strings; space around a value is ignored.
-        dtype: ``int64``, ``float64``, ``bool``, ``string``, ``datetime`` (with a time zone, read
-            as UTC), ``duration``, ``bytes`` or ``null``.
-    """
-    text = column.str.strip_chars()
-    if dtype == "datetime":
-        return parse_datetime(text)
-    if dtype == "bool":
-        true, false = text.is_in(_TRUE), text.is_in(_FALSE)
-        return pl.when(true).then(True).when(false).then(False)
-    if dtype == "int64":
-        # 3.0 and 1e3 are whole numbers too; beyond 2**53 only the direct cast is exact.
-        number = text.cast(pl.Float64, strict=False)
-        whole = pl.when(number == number.round()).then(number.cast(pl.Int64, strict=False))
-        return pl.coalesce(text.cast(pl.Int64, strict=False), whole)
-    return text.cast(_CAST[dtype], strict=False)
-
-
-def parse_datetime(text: pl.Expr) -> pl.Expr:
-    """ISO 8601 with a time zone as UTC in microseconds; null where it cannot be parsed."""
-    return pl.coalesce(
-        text.str.to_datetime(form, time_unit="us", strict=False).dt.convert_time_zone("UTC")
-        for form in _DATETIME_FORMATS
-    )
 
 
 @dataclass(frozen=True)

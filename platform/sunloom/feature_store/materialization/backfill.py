@@ -16,7 +16,7 @@ from sunloom.core.files import remove_partial
 from sunloom.core.telemetry import get_logger
 from sunloom.data.shuffle import from_packet, partition_by_hash, to_packet
 from sunloom.data.sources.databases import fetch_sources
-from sunloom.data.sources.table_files import data_files, read_table
+from sunloom.data.sources.table_files import data_files
 from sunloom.errors import ConflictError, UsageError
 from sunloom.feature_store.materialization.backfill_grid import (
     MANIFEST,
@@ -39,7 +39,7 @@ from sunloom.feature_store.stores.offline_store import OfflineStore, open_offlin
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical.cluster import ReadReport
-from sunloom.features.historical.query import build_query_frame, quarantine_damaged
+from sunloom.features.historical.query import build_query_frame, quarantine_damaged, read_entities
 from sunloom.features.historical.retrieve import EngineChoice, choose_engine
 from sunloom.features.plan.feature_sets import EVENT_TIME, NOW, Plan
 from sunloom.features.sources.scan import SourceScan, open_scan
@@ -275,8 +275,8 @@ class BackfillJob:
         if self.entities is None:
             return None
         plan, grid = self.scan.plan, self.parameters.grid
-        rows = read_table(self.entities).rows
         has_source = plan.namespace in self.scan.paths
+        rows = read_entities(self.entities, plan, has_source=has_source)
         if grid.every is None:
             query = build_query_frame(plan, rows, has_source=has_source)
             keys = query.sort(NOW, maintain_order=True)

@@ -17,7 +17,6 @@ from sunloom.core.plugins import load_plugin
 from sunloom.core.telemetry import get_logger
 from sunloom.data.datasets import GROUP, LabelledDataSet, open_tables
 from sunloom.data.sources.databases import fetch_sources
-from sunloom.data.sources.table_files import read_table
 from sunloom.errors import UsageError
 from sunloom.feature_store.materialization.preprocessed import (
     PreparationArtifact,
@@ -36,7 +35,7 @@ from sunloom.features.definitions.open import outline_of, plan_of
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical.chalk_query import historical_chalk
 from sunloom.features.historical.compare import EngineComparison, compare_with_ray_data
-from sunloom.features.historical.query import quarantine_damaged
+from sunloom.features.historical.query import quarantine_damaged, read_entities
 from sunloom.features.historical.retrieve import (
     EngineChoice,
     choose_engine,
@@ -295,7 +294,8 @@ class MaterializationJob:
     def _latest_entities(self, online: OnlineTarget) -> pl.DataFrame:
         if online.entities is not None:
             key = self.scan.plan.root.key
-            keys = read_table(online.entities, [key]).rows.unique(maintain_order=True)
+            rows = read_entities(online.entities, self.scan.plan, has_source=True, columns=[key])
+            keys = rows.unique(maintain_order=True)
             as_of = pl.lit(online.as_of).cast(pl.Datetime("us", "UTC"))
             return keys.with_columns(as_of.alias(EVENT_TIME))
         if self.training is not None:

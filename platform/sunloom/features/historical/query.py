@@ -5,6 +5,7 @@ Source rows that could not be read are quarantined.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +13,72 @@ import polars as pl
 
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quarantine import REASON
-from sunloom.data.sources.table_files import parse_datetime, require_columns
+from sunloom.data.sources.table_files import data_files, read_table, require_columns
+from sunloom.data.sources.text_types import parse_datetime
 from sunloom.errors import DataError, DataQualityError
 from sunloom.features.engine.counters import Counters
 from sunloom.features.plan.feature_sets import EVENT_TIME, NOW, Plan
 from sunloom.features.sources.typed_rows import conform
+
+
+def read_entities(
+    path: Path, plan: Plan, *, has_source: bool, columns: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """The rows of a file of entities: what the plan knows in its types, anything else as it is.
+
+    Args:
+        path: A Parquet, CSV or JSON-lines file, or a folder of them.
+        plan: Types of the key, and of features that the rows carry.
+        has_source: As in ``build_query_frame``.
+        columns: Columns to read; all by default.
+
+    Raises:
+        UsageError: There is no such file.
+        DataError: A row cannot be read, or a value of the plan's is of a wrong type.
+    """
+    files = data_files(path)
+    if all(file.suffix == ".parquet" for file in files):
+        return read_table(path, columns).rows
+    # As text: a carried 00501 stays what it is, and a key is of the type that the plan says.
+    texts = read_table(path, columns, as_text=True)
+    if texts.damaged:
+        first = texts.damaged[0]
+        raise DataError(
+            f"The entities' table cannot be read: {first.source}, line {first.position}: "
+            f"{first.reason}.",
+            "Each row gets its features: correct the line, or drop it.",
+        )
+    rows = texts.rows
+    if not any(file.suffix == ".csv" for file in files):
+        # JSON knows the types of what is only carried.
+        rows = read_table(path, columns).rows
+    require_columns(rows, [plan.root.key], "The entities' table")
+    names = _query_columns(plan, rows.columns, has_source=has_source)
+    typed = _conform_entities(texts.rows, plan, names, decimal_comma=texts.decimal_comma)
+    if EVENT_TIME in rows.columns:
+        typed = typed.with_columns(_as_of_times(texts.rows).alias(EVENT_TIME))
+    return rows.with_columns(typed)
+
+
+def _query_columns(plan: Plan, columns: Sequence[str], *, has_source: bool) -> list[str]:
+    """The key, and the features whose values the rows carry."""
+    root = plan.root
+    if has_source:
+        return [root.key]
+    read = [f.name for f in root.features if f.expression is None and f.kind != "primary"]
+    return [root.key, *(name for name in read if name in columns)]
+
+
+def _conform_entities(
+    entities: pl.DataFrame, plan: Plan, names: Sequence[str], *, decimal_comma: bool = False
+) -> pl.DataFrame:
+    inputs = conform(
+        entities.select(names), plan.root, names, "entities", decimal_comma=decimal_comma
+    )
+    if inputs.damaged.height:
+        first = inputs.damaged.row(0, named=True)
+        raise DataError(f"The entities' table, row {first['position']}: {first[REASON]}.")
+    return inputs.rows
 
 
 def build_query_frame(plan: Plan, entities: pl.DataFrame, *, has_source: bool) -> pl.DataFrame:
@@ -34,9 +96,8 @@ def build_query_frame(plan: Plan, entities: pl.DataFrame, *, has_source: bool) -
     """
     root = plan.root
     require_columns(entities, (root.key, EVENT_TIME), "The entities' table")
-    read = [f.name for f in root.features if f.expression is None and f.kind != "primary"]
-    carried = [] if has_source else [name for name in read if name in entities.columns]
-    clash = [n for n in plan.outputs if n in entities.columns and n not in carried]
+    names = _query_columns(plan, entities.columns, has_source=has_source)
+    clash = [n for n in plan.outputs if n in entities.columns and n not in names[1:]]
     if clash:
         raise DataError(
             f"The entities' table has a column {clash[0]!r}, which is also a feature of "
@@ -44,12 +105,7 @@ def build_query_frame(plan: Plan, entities: pl.DataFrame, *, has_source: bool) -
             "Rename the column; carried columns keep their names.",
             clash[0],
         )
-    names = (root.key, *carried)
-    inputs = conform(entities.select(names), root, names, "entities")
-    if inputs.damaged.height:
-        first = inputs.damaged.row(0, named=True)
-        raise DataError(f"The entities' table, row {first['position']}: {first[REASON]}.")
-    return inputs.rows.with_columns(_as_of_times(entities))
+    return _conform_entities(entities, plan, names).with_columns(_as_of_times(entities))
 
 
 def _as_of_times(entities: pl.DataFrame) -> pl.Series:
@@ -59,7 +115,7 @@ def _as_of_times(entities: pl.DataFrame) -> pl.Series:
     if not isinstance(column.dtype, pl.Datetime) or column.dtype.time_zone is None:
         raise DataError(
             f"The entities' event_time is {column.dtype}, not datetimes with a time zone.",
-            "Write them in UTC, such as pl.col('event_time').dt.replace_time_zone('UTC').",
+            "Write them in UTC, such as 2026-01-31T12:00:00Z in a text file.",
             EVENT_TIME,
         )
     if column.null_count():

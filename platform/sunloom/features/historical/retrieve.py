@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from sunloom.core.files import atomic_path
-from sunloom.data.sources.table_files import data_files, read_table
+from sunloom.data.sources.table_files import data_files
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.counters import count_violations
 from sunloom.features.engine.evaluation import FeatureEngine
@@ -24,6 +24,7 @@ from sunloom.features.historical.query import (
     append_features,
     build_query_frame,
     quarantine_damaged,
+    read_entities,
 )
 from sunloom.features.sources.scan import SourceScan, open_scan
 
@@ -120,7 +121,9 @@ class HistoricalJob:
             DataQualityError: Too many source rows cannot be read.
             ClusterError: The Ray engine computes, and no cluster is connected.
         """
-        result = compute_historical(self.scan, read_table(self.entities).rows, self.choice)
+        plan, paths = self.scan.plan, self.scan.paths
+        entities = read_entities(self.entities, plan, has_source=plan.namespace in paths)
+        result = compute_historical(self.scan, entities, self.choice)
         quarantine = out.with_name(out.name + ".quarantine.jsonl")
         counts = quarantine_damaged(result.damaged, result.rows_read, quarantine, max_bad_share)
         with atomic_path(out) as partial:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,8 +13,10 @@ from typing import Any
 
 import polars as pl
 
+from sunloom.data.exact_casts import cast_exactly, decode_texts
 from sunloom.data.quarantine import POSITION, REASON
-from sunloom.data.sources.table_files import data_files, parse_scalar, read_table, require_columns
+from sunloom.data.sources.table_files import data_files, read_table, require_columns
+from sunloom.data.sources.text_types import FINER, parse_scalar
 from sunloom.errors import DataError
 from sunloom.features.plan.dtypes import DType, ListType, StructType
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan
@@ -24,6 +27,7 @@ _DAMAGED = {"source": pl.String, POSITION: pl.Int64, REASON: pl.String, "content
 
 _DTYPE_TEXTS: Mapping[str, str] = {
     "datetime": "a datetime with a time zone",
+    "string": "text (UTF-8)",
     "int64": "a whole number",
     "float64": "a number",
     "bool": "true or false",
@@ -65,7 +69,14 @@ def read_source_file(item: ClassPlan, names: Sequence[str], file: Path) -> Typed
     """Read one file as rows of a class."""
     # As text: inferred types may differ by file, and one bad value would change its column's.
     table = read_table(file, columns=names, as_text=True)
-    part = conform(table.rows, item, names, str(file), table.positions)
+    part = conform(
+        table.rows,
+        item,
+        names,
+        str(file),
+        positions=table.positions,
+        decimal_comma=table.decimal_comma,
+    )
     unreadable = pl.DataFrame([vars(row) for row in table.damaged], schema=_DAMAGED)
     return TypedRows(part.rows, pl.concat([unreadable, part.damaged]))
 
@@ -76,6 +87,8 @@ def conform(
     names: Sequence[str],
     source: str,
     positions: pl.Series | None = None,
+    *,
+    decimal_comma: bool = False,
 ) -> TypedRows:
     """The named columns in their declared types.
 
@@ -88,11 +101,13 @@ def conform(
         names: Features to keep.
         source: Named in errors and beside damaged rows.
         positions: Each row's position in the source; its number from 1 by default.
+        decimal_comma: Whether numbers that are text may have a decimal comma.
     """
     require_columns(frame, names, source)
     features = [item.feature(name) for name in names]
     typed = frame.select(
-        [_to_declared_type(feature, frame.schema[feature.name], source) for feature in features]
+        _to_declared_type(feature, frame.schema[feature.name], source, decimal_comma=decimal_comma)
+        for feature in features
     )
     reasons = _damage_reasons(frame, typed, features, item.time)
     if reasons is None:
@@ -101,46 +116,52 @@ def conform(
     bad = reasons.is_not_null()
     if positions is None:
         positions = pl.int_range(1, frame.height + 1, dtype=pl.Int64, eager=True)
-    content = frame.select(pl.struct(names).struct.json_encode().alias("content")).to_series()
-    damaged = pl.DataFrame(
-        [
-            pl.repeat(source, frame.height, eager=True).alias("source"),
-            positions.alias(POSITION),
-            reasons,
-            content,
-        ]
+    # Polars has no JSON for bytes.
+    plain = frame.filter(bad).with_columns(pl.col(pl.Binary).bin.encode("hex"))
+    damaged = plain.select(
+        pl.lit(source).alias("source"),
+        positions.filter(bad).alias(POSITION),
+        reasons.filter(bad),
+        pl.struct(names).struct.json_encode().alias("content"),
     )
-    return TypedRows(typed.filter(~bad), damaged.filter(bad))
+    return TypedRows(typed.filter(~bad), damaged)
 
 
-def _to_declared_type(feature: FeaturePlan, dtype: pl.DataType, source: str) -> pl.Expr:
+def _to_declared_type(
+    feature: FeaturePlan, dtype: pl.DataType, source: str, *, decimal_comma: bool
+) -> pl.Expr:
     column = pl.col(feature.name)
     target = POLARS[feature.dtype]
     if dtype == target or dtype == pl.Null:
         return column.cast(target)
     if dtype == pl.String:
         if isinstance(feature.dtype, str):
-            return parse_scalar(column, feature.dtype).alias(feature.name)
+            parsed = parse_scalar(column, feature.dtype, decimal_comma=decimal_comma)
+            return parsed.alias(feature.name)
         return parse_json(column.str.strip_chars(), feature.dtype).alias(feature.name)
     if isinstance(dtype, pl.Datetime) and feature.dtype == "datetime":
         if dtype.time_zone is None:
             raise DataError(
                 f"{source}: column {feature.name!r} holds datetimes without a time zone.",
-                "Write them in UTC, such as pl.col(…).dt.replace_time_zone('UTC').",
+                "Write them in UTC, such as 2026-01-31T12:00:00Z in a text file.",
                 feature.name,
             )
-        return column.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
+        time = column.dt.convert_time_zone("UTC")
+        # Exactly: a truncated event would be seen up to a microsecond before its time.
+        return cast_exactly(time, pl.Datetime(dtype.time_unit, "UTC"), target)
     if isinstance(dtype, pl.Duration) and feature.dtype == "duration":
-        return column.dt.cast_time_unit("us")
-    is_number = dtype.is_integer() or dtype.is_float() or isinstance(dtype, pl.Decimal)
+        return cast_exactly(column, dtype, target)
+    is_number = dtype.is_integer() or dtype.is_float() or dtype.is_decimal()
     if is_number and feature.dtype == "float64":
         return column.cast(pl.Float64)
-    if dtype.is_integer() and feature.dtype == "int64":
-        # What does not fit becomes null, and is found as damage below.
-        return column.cast(pl.Int64, strict=False)
-    if dtype.is_float() and feature.dtype == "int64":
-        # Readers widen a whole-number column with gaps; a fraction is damage.
-        return pl.when(column == column.round()).then(column.cast(pl.Int64, strict=False))
+    if is_number and feature.dtype == "int64":
+        # Readers widen a whole-number column with gaps; a fraction, or what does not fit, becomes
+        # null, and is found as damage below.
+        return cast_exactly(column, dtype, target)
+    if isinstance(dtype, pl.Categorical | pl.Enum) and feature.dtype == "string":
+        return column.cast(pl.String)
+    if dtype == pl.Binary and feature.dtype == "string":
+        return column.map_batches(decode_texts, return_dtype=pl.String)
     if not is_scalar(feature.dtype):
         nested = conform_nested(column, dtype, feature.dtype)
         if nested is not None:
@@ -148,7 +169,8 @@ def _to_declared_type(feature: FeaturePlan, dtype: pl.DataType, source: str) -> 
     raise DataError(
         f"{source}: column {feature.name!r} is {dtype}, but feature {feature.fqn} is "
         f"{feature.dtype}.",
-        "Change the annotation, or cast the column.",
+        f"Write the column as {_DTYPE_TEXTS.get(str(feature.dtype), feature.dtype)}, or change the "
+        "feature's annotation.",
         feature.name,
     )
 
@@ -166,6 +188,10 @@ def _damage_reasons(
             lost = lost & (raw.str.strip_chars() != "")
         if lost.any():
             reason = f"{feature.name} is not {_DTYPE_TEXTS.get(str(feature.dtype), feature.dtype)}"
+            if feature.dtype in ("datetime", "duration"):
+                finer = pl.lit(lost & _is_finer(raw))
+                finer_reason = pl.lit(f"{feature.name} is finer than a microsecond: round it up")
+                checks.append(pl.when(finer).then(finer_reason))
             checks.append(pl.when(pl.lit(lost)).then(pl.lit(reason)))
         # More nulls than lost values: the source itself lacks times, and no window has such rows.
         if feature.name == time and value.null_count() > lost.sum():
@@ -173,6 +199,13 @@ def _damage_reasons(
     if not checks:
         return None
     return pl.select(pl.coalesce(checks).alias(REASON)).to_series()
+
+
+def _is_finer(times: pl.Series) -> pl.Series:
+    """Which lost times or durations have digits beyond microseconds; all that are no text."""
+    if times.dtype == pl.String:
+        return times.str.contains(FINER)
+    return times.is_not_null()
 
 
 def conform_nested(column: pl.Expr, own_dtype: pl.DataType, dtype: DType) -> pl.Expr | None:
@@ -280,6 +313,8 @@ def _json_scalar(value: Any, dtype: DType) -> Any:
         _require(-(2**63) <= value < 2**63)
         return int(value)
     if dtype == "datetime":
+        # Python itself leaves out digits beyond microseconds.
+        _require(not re.search(FINER, value))
         parsed = datetime.fromisoformat(value)
         _require(parsed.tzinfo is not None)
         return parsed

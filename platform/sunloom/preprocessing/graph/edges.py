@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from polars import selectors
 
 from sunloom.config.preprocessing.graph import GraphConfig, NodesConfig
-from sunloom.data.sources.table_files import data_files, parse_datetime, read_table, require_columns
+from sunloom.data.sources.table_files import data_files, read_table, require_columns
+from sunloom.data.sources.text_types import parse_datetime
 from sunloom.errors import DataError, DependencyError
 
 
@@ -109,7 +110,7 @@ def _times(column: pl.Series, label: str) -> pl.Series:
     else:
         raise DataError(
             f"{label}: {name!r} is {dtype}, no timestamp with a time zone.",
-            "Write it in UTC, such as pl.col(…).dt.replace_time_zone('UTC').",
+            "Write it in UTC, such as 2026-01-31T12:00:00Z in a text file.",
             name,
         )
     if missing := times.null_count():

@@ -159,7 +159,7 @@ def naive_error(column: str) -> DataError:
     """The refusal of datetimes without a time zone."""
     return DataError(
         f"Column {column!r} holds datetimes without a time zone.",
-        "Write them in UTC, such as pl.col(…).dt.replace_time_zone('UTC').",
+        "Write them in UTC, such as 2026-01-31T12:00:00Z in a text file.",
         column,
     )
 
