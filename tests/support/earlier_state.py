@@ -334,7 +334,7 @@ def resumed(state: State) -> Any:
 
         known = await journal.call_once("model", MODEL_CALL, make)
         fresh = await journal.call_once("tool", TOOL_CALL, make)
-        return [vars(known), vars(fresh)]
+        return [{"data": call.data, "replayed": call.replayed} for call in (known, fresh)]
 
     events = [[one.seq, one.type] for one in store.events(state.tasks["running"])]
     return [queued, first.id, second.id, first.attempts, asyncio.run(again()), events]
