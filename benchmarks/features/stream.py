@@ -182,7 +182,7 @@ feature_store:
   batch_source: {{type: files, tables: {{}}}}
   streaming_source:
     type: kafka
-    brokers: {address}
+    bootstrap_servers: {address}
     topics: {{bench_event: events}}
     batch_size: {batch}
 paths: {{state: {folder}/state, outputs: {folder}/outputs}}

@@ -49,7 +49,7 @@ def _recipe(
 ) -> Path:
     source = {
         "type": "kafka",
-        "brokers": address,
+        "bootstrap_servers": address,
         "topics": {"st_trip": topic},
         "group": f"group-{topic}",
         "session_timeout_ms": 6_000,

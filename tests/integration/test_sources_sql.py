@@ -174,10 +174,10 @@ def test_tables_and_queries_of_snowflake(snowflake: dict[str, Any], tmp_path: Pa
 def test_a_recipe_materialises_from_snowflake(
     snowflake: dict[str, Any], tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SNOWFLAKE_PASSWORD", "secret-word")
+    monkeypatch.setenv("SNOWFLAKE_CONNECTION", "snowflake://me:secret-word@acme/SHOP")
     source = (
-        "{type: snowflake, account: acme, user: me, password: '${SNOWFLAKE_PASSWORD}', "
-        "database: SHOP, schema: PUBLIC, tables: {purchase: PURCHASES}}"
+        "{type: snowflake, connection_string: '${SNOWFLAKE_CONNECTION}', schema: PUBLIC, "
+        "tables: {purchase: PURCHASES}}"
     )
     recipe = _recipe(tmp_path, project_root, source)
     assert "secret-word" not in repr(recipe)

@@ -29,7 +29,7 @@ app = typer.Typer(help="Show and check configuration.", no_args_is_help=True)
 # Folder under conf/ to the class that its files load through.
 KINDS = {
     "data": ("sunloom.config.data", "DataRecipe"),
-    "features": ("sunloom.config.features", "FeaturesRecipe"),
+    "features": ("sunloom.config.features", "FeaturesConfig"),
     "tabular": ("sunloom.config.tabular", "TabularRecipe"),
     "llm": ("sunloom.config.llm", "LlmRecipe"),
     "agentic": ("sunloom.config.agents", "AgentsRecipe"),

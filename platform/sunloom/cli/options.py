@@ -11,6 +11,7 @@ from typing import Annotated, TypeVar
 import typer
 import yaml
 
+from sunloom.config.features import FeaturesConfig, FeaturesRecipe
 from sunloom.config.loading.load import Loaded, load_config
 from sunloom.config.settings import Settings
 from sunloom.errors import UsageError
@@ -58,8 +59,13 @@ def load_recipe(
     return loaded.config
 
 
-def defines_features(recipe: Path) -> bool:
-    """Whether a recipe file defines a feature set; any other is for a table alone.
+# Keys of a features recipe that no recipe for a table has.
+_FEATURES_KEYS = frozenset({"definitions", "feature_set", "chalk"})
+_SOURCES = frozenset({"batch_source", "streaming_source", "ttl"})
+
+
+def is_features_recipe(recipe: Path) -> bool:
+    """Whether a recipe file is about features and their sources, not about a table alone.
 
     Raises:
         UsageError: There is no such file.
@@ -71,7 +77,25 @@ def defines_features(recipe: Path) -> bool:
         tree = yaml.safe_load(recipe.read_text())
     except yaml.YAMLError:
         return False  # the loader says what is wrong with it
-    return isinstance(tree, dict) and bool({"definitions", "feature_set"} & set(tree))
+    if not isinstance(tree, dict):
+        return False
+    # The settings have a section of the same name, in recipes of every kind.
+    store = tree.get("feature_store")
+    return bool(_FEATURES_KEYS & set(tree) or (isinstance(store, dict) and _SOURCES & set(store)))
+
+
+def load_features(
+    recipe: Path, sets: list[str] | None = None, env: str | None = None
+) -> FeaturesConfig | FeaturesRecipe:
+    """A features recipe for a command that also works on a table alone.
+
+    Returns:
+        A ``FeaturesRecipe`` where it names definitions or a feature set; both are needed then.
+    """
+    config = load_recipe(FeaturesConfig, recipe, sets, env)
+    if config.definitions is None and config.feature_set is None:
+        return config
+    return load_recipe(FeaturesRecipe, recipe, sets, env)
 
 
 def _prepare(settings: Settings) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import AwareDatetime, Field, SecretStr, model_validator
 
@@ -47,7 +48,7 @@ class FilesSource(Model):
     """Rows in Parquet, CSV or JSON-lines files, or folders of them."""
 
     type: Literal["files"] = "files"
-    tables: dict[str, Path]
+    tables: dict[str, Path] = Field(default_factory=dict)
     """Namespace of a features class to its file or folder."""
 
 
@@ -57,7 +58,7 @@ class DatasetSource(Model):
     type: Literal["dataset"] = "dataset"
     dataset: str
     """Name of the data set."""
-    tables: dict[str, str]
+    tables: dict[str, str] = Field(default_factory=dict)
     """Namespace of a features class to the table's name."""
 
 
@@ -69,7 +70,7 @@ class SqlSource(Model):
     url: SecretStr
     """``postgresql://user:${PASSWORD}@host/database``, ``sqlite:///file.db``, or another URL of
     SQLAlchemy whose driver is installed."""
-    tables: dict[str, str]
+    tables: dict[str, str] = Field(default_factory=dict)
     """Namespace of a features class to a table (``orders``, ``sales.orders``) or a ``SELECT``
     whose columns have the features' names."""
     batch_rows: int = Field(default=50_000, ge=1)
@@ -80,9 +81,14 @@ class SnowflakeSource(Model):
     """Rows of Snowflake, through its own connector; fetched anew by each run."""
 
     type: Literal["snowflake"] = "snowflake"
-    account: str
+    # Secret as a whole: it usually holds the password.
+    connection_string: SecretStr | None = None
+    """``snowflake://user:password@account/database/schema?warehouse=…&role=…``; characters such as
+    ``@`` and ``/`` of a password are written as ``%40`` and ``%2F``. What it says is not said
+    again by the fields below."""
+    account: str | None = None
     """Account identifier, such as ``organization-account``."""
-    user: str
+    user: str | None = None
     """User."""
     password: SecretStr | None = None
     """Its password, such as ``${SNOWFLAKE_PASSWORD}``."""
@@ -99,11 +105,68 @@ class SnowflakeSource(Model):
     # `schema` would shadow a method of pydantic's BaseModel.
     schema_name: str | None = Field(default=None, alias="schema")
     """Schema of tables that name none."""
-    tables: dict[str, str]
+    tables: dict[str, str] = Field(default_factory=dict)
     """Namespace of a features class to a table or a ``SELECT``. Names in capitals become lower
     case."""
     batch_rows: int = Field(default=50_000, ge=1)
     """Rows held in memory at a time while fetching."""
+
+    @model_validator(mode="after")
+    def _check_login(self) -> Self:
+        stated = parse_snowflake_url(self._url()) if self.connection_string is not None else {}
+        fields = self._fields()
+        if twice := [name for name in fields if name in stated]:
+            raise ValueError(f"{twice[0]} is in connection_string and beside it: write it once")
+        for name in ("account", "user"):
+            if name not in stated | fields:
+                raise ValueError(f"{name} is missing, here or in connection_string")
+        return self
+
+    def connection_options(self) -> dict[str, str]:
+        """Arguments of Snowflake's connector as text, secrets in clear; unset ones are left out."""
+        stated = parse_snowflake_url(self._url()) if self.connection_string is not None else {}
+        options = {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in self._fields().items()
+        }
+        if self.private_key_file is not None:
+            stated.setdefault("authenticator", "SNOWFLAKE_JWT")
+        return stated | options
+
+    def _url(self) -> str:
+        return self.connection_string.get_secret_value() if self.connection_string else ""
+
+    def _fields(self) -> dict[str, Any]:
+        """Argument of the connector to the field's value, without unset ones."""
+        names = ["account", "user", "password", "private_key_file", "private_key_file_pwd"]
+        names += ["role", "warehouse", "database"]
+        values = {name: getattr(self, name) for name in names} | {"schema": self.schema_name}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def parse_snowflake_url(url: str) -> dict[str, str]:
+    """Arguments of Snowflake's connector in ``snowflake://user:password@account/database/schema``.
+
+    Options after ``?`` are arguments under their own names.
+
+    Raises:
+        ValueError: It is no such URL; the message holds nothing of it.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "snowflake":
+        raise ValueError("connection_string must begin with snowflake://")
+    login, _, host = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    # The account's whole host name and port are as good as its identifier.
+    account = host.partition(":")[0].removesuffix(".snowflakecomputing.com")
+    database, _, schema = parts.path.strip("/").partition("/")
+    named = {"account": account, "user": user, "password": password}
+    named |= {"database": database, "schema": schema}
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    stated = {name: unquote(text) for name, text in named.items() if text}
+    if twice := [name for name in options if name in stated]:
+        raise ValueError(f"{twice[0]} is in connection_string twice")
+    return stated | options
 
 
 BatchSource = Annotated[

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import AwareDatetime, Field, SecretStr, model_validator
+from pydantic import AwareDatetime, Field, SecretStr, field_validator, model_validator
 
 from sunloom.config.data import BatchSource, DatasetSource, FilesSource, ValidationConfig
 from sunloom.config.feature_store import StoresConfig
@@ -25,8 +26,9 @@ class ChalkConfig(Model):
     """Said with every query (``meta``), so that Chalk's logs tell who asked."""
     environment: str
     """The environment's name or id; sent as ``X-Chalk-Env-Id``."""
-    api_server: str = "https://api.chalk.ai"
-    """Where credentials are exchanged, and queries go unless Chalk names an engine's address."""
+    api_server: str = Field(default="https://api.chalk.ai", min_length=1)
+    """Where credentials are exchanged, and queries go unless Chalk names an engine's address;
+    ``https://`` where it names no scheme, as in ``api.chalk.ai``."""
     client_id: SecretStr | None = None
     """A service token's id; ``CHALK_CLIENT_ID`` of the environment when empty."""
     client_secret: SecretStr | None = None
@@ -35,6 +37,11 @@ class ChalkConfig(Model):
     """The longest wait for one answer."""
     batch_rows: int = Field(default=10_000, ge=1)
     """Rows a query at most."""
+
+    @field_validator("api_server")
+    @classmethod
+    def _add_scheme(cls, address: str) -> str:
+        return address if "://" in address else f"https://{address}"
 
     def credentials(self) -> tuple[str, str]:
         """The token's id and secret.
@@ -100,11 +107,13 @@ class KafkaSource(Model):
     one partition, as it does when the entity's key is the message's key.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = {"brokers": "bootstrap_servers"}
+
     type: Literal["kafka"] = "kafka"
-    brokers: str = Field(min_length=1)
-    """``host:port``, several with commas between."""
-    topics: dict[str, str] = Field(min_length=1)
-    """Namespace of a features class to the topic with its events."""
+    bootstrap_servers: str = Field(min_length=1)
+    """Kafka's brokers: ``host:port``, several with commas between."""
+    topics: dict[str, str] = Field(default_factory=dict)
+    """Namespace of a features class to the topic with its events; a stream needs one at least."""
     group: str | None = None
     """Consumer group; ``sunloom-<feature set>`` when empty."""
     # Kafka's own default, latest, would skip what was sent before the first start.
@@ -222,13 +231,14 @@ class ExecutionConfig(Model):
     """Share of unreadable source rows above which the run stops."""
 
 
-class FeaturesRecipe(Settings):
-    """Materialise one feature set: training rows and online values."""
+class FeaturesConfig(Settings):
+    """Features: sources, Chalk, transformations, validation, and which set is materialised."""
 
-    definitions: str
-    """An entry point of group ``sunloom.features``, an import path, or a ``.py`` file."""
-    feature_set: str
-    """Namespace of a features class."""
+    definitions: str | None = None
+    """An entry point of group ``sunloom.features``, an import path, or a ``.py`` file; needed by
+    every command on one feature set."""
+    feature_set: str | None = None
+    """Namespace of a features class; needed by every command on one feature set."""
     feature_store: FeatureStoreConfig
     """Sources of rows."""
     training: TrainingSetConfig | None = None
@@ -255,6 +265,15 @@ class FeaturesRecipe(Settings):
             raise ValueError("execution.engine is chalk: name the environment under chalk")
         return self
 
+
+class FeaturesRecipe(FeaturesConfig):
+    """The configuration of one feature set."""
+
+    definitions: str
+    """An entry point of group ``sunloom.features``, an import path, or a ``.py`` file."""
+    feature_set: str
+    """Namespace of a features class."""
+
     def features_folder(self) -> Path:
         """The folder of training rows."""
         return self.paths.outputs / "features" / self.feature_set
@@ -263,14 +282,20 @@ class FeaturesRecipe(Settings):
         """Where events come from.
 
         Raises:
-            ConfigError: The recipe names no such place.
+            ConfigError: The recipe names no such place, or no topic there.
         """
         source = self.feature_store.streaming_source
         if source is None:
             raise ConfigError(
                 "The recipe has no feature_store.streaming_source.",
-                "Name brokers and topics there, as conf/README.md lists them.",
+                "Name bootstrap_servers and topics there, as conf/README.md lists them.",
                 "feature_store.streaming_source",
+            )
+        if not source.topics:
+            raise ConfigError(
+                "The recipe has no feature_store.streaming_source.topics.",
+                "Name the topic of each class whose events are streamed: topics: {CLASS: TOPIC}.",
+                "feature_store.streaming_source.topics",
             )
         return source
 

@@ -48,10 +48,12 @@ def steps_of(recipe: Recipe, schema: pl.Schema, keep: Sequence[str] = ()) -> lis
         keep: Columns that a step without ``columns`` leaves alone.
 
     Raises:
+        ConfigError: The short form encodes by a target that it does not name.
         DataError: A column that the short form names is not there, or none fits.
     """
     if not isinstance(recipe, ShortForm):
         return list(recipe)
+    recipe.require_target()
     named = [*recipe.exclude, *([recipe.target] if recipe.target else [])]
     require_columns(schema, named, "The table")
     kinds = {n: kind_of(dtype) for n, dtype in schema.items() if n not in {*named, *keep}}

@@ -186,7 +186,7 @@ def test_history_comes_first_and_no_event_twice(plan: Plan, tmp_path: Path) -> N
     table = pl.DataFrame(rows).with_columns(nothing, until=pl.lit(None, pl.Datetime("us", "UTC")))
     for part in range(2):
         table.slice(part * 4, 4).write_parquet(tmp_path / f"{part}.parquet")
-    source = {"type": "kafka", "brokers": "b", "topics": {"st_trip": "t"}, "history": cut}
+    source = {"type": "kafka", "bootstrap_servers": "b", "topics": {"st_trip": "t"}, "history": cut}
     files = {"type": "files", "tables": {"st_trip": tmp_path}}
     stores = {"batch_source": files, "streaming_source": source}
     recipe = FeaturesRecipe.model_validate(
@@ -215,7 +215,7 @@ def test_security_reaches_the_client_and_nothing_else() -> None:
     security = KafkaSecurity(
         protocol="sasl_ssl", username="ann", password="secret", ca_file=Path("ca.pem")
     )
-    source = KafkaSource(brokers="b:9092", topics=topics, security=security)
+    source = KafkaSource(bootstrap_servers="b:9092", topics=topics, security=security)
     settings = client_settings(source)
     assert settings["sasl.password"] == "secret"
     assert settings["ssl.ca.location"] == "ca.pem"

@@ -15,7 +15,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, RobustScaler, TargetEncoder
 
-from sunloom.errors import ArtifactError, DataError, UsageError
+from sunloom.errors import ArtifactError, ConfigError, DataError, UsageError
 from sunloom.preprocessing.artifact import load, save
 from sunloom.preprocessing.fit import fit, fit_transform
 from tests.unit.preprocessing.tables import as_array, assert_same_everywhere, colours
@@ -228,7 +228,6 @@ def test_a_table_that_the_recipe_is_not_for() -> None:
 @pytest.mark.parametrize(
     "recipe",
     [
-        {"categorical_encoding": {"method": "target_encoding"}},
         {"categorical_encoding": {"method": "one_hot_encoding", "smoothing": 3}},
         {"missing_values": {"strategy": "mean", "fill_value": 3}},
         {"target": "y"},
@@ -240,6 +239,11 @@ def test_a_table_that_the_recipe_is_not_for() -> None:
 def test_keys_without_effect_are_refused(recipe: Any) -> None:
     with pytest.raises(ValidationError):
         fit(recipe, colours())
+
+
+def test_target_encoding_names_the_target_that_it_lacks() -> None:
+    with pytest.raises(ConfigError, match=r"no transformations\.target"):
+        fit({"categorical_encoding": {"method": "target_encoding"}}, colours())
 
 
 def test_an_artifact_is_plain_checked_and_whole(tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ from sunloom.cli.options import (
     Json,
     Sets,
     cluster,
-    defines_features,
+    is_features_recipe,
+    load_features,
     load_recipe,
     load_settings,
 )
-from sunloom.config.features import FeaturesRecipe
+from sunloom.config.features import FeaturesConfig, FeaturesRecipe
 from sunloom.config.preprocessing.transformations import PreparationConfig, PreparationRecipe
 
 Rows = Annotated[Path, typer.Option("--input", help="Parquet, CSV or JSON lines, or a folder.")]
@@ -86,7 +87,7 @@ def transform(
 
 def load_preparation(
     recipe: Path, sets: list[str] | None = None, env: str | None = None
-) -> tuple[FeaturesRecipe | PreparationRecipe, tuple[str, ...]]:
+) -> tuple[FeaturesConfig | PreparationRecipe, tuple[str, ...]]:
     """The recipe, and the columns that are no features: entity key, event time and label.
 
     A recipe with ``definitions`` is a feature set's; any other is for a table alone.
@@ -94,11 +95,13 @@ def load_preparation(
     Raises:
         UsageError: There is no such file.
     """
-    if not defines_features(recipe):
+    if not is_features_recipe(recipe):
         return load_recipe(PreparationRecipe, recipe, sets, env), ()
+    config = load_features(recipe, sets, env)
+    if not isinstance(config, FeaturesRecipe):
+        return config, ()
     from sunloom.features.definitions.open import plan_of
 
-    config = load_recipe(FeaturesRecipe, recipe, sets, env)
     columns = [plan_of(config.definitions, config.feature_set).root.key, "event_time"]
     if config.training is not None:
         from sunloom.core.plugins import load_plugin

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sunloom.cli import output
-from sunloom.cli.options import Env, Json, Sets, defines_features, load_recipe
+from sunloom.cli.options import Env, Json, Sets, is_features_recipe, load_features, load_recipe
 from sunloom.config.data import ValidationConfig, ValidationRecipe
 from sunloom.config.features import FeaturesRecipe
 
@@ -32,10 +32,11 @@ def validate(
     """Validate rows by the recipe's validation section; exit 1 if they do not pass."""
     from sunloom.data.quality.gate import validate_file
 
-    kind: type[FeaturesRecipe] | type[ValidationRecipe] = (
-        FeaturesRecipe if defines_features(recipe) else ValidationRecipe
+    config = (
+        load_features(recipe, sets, env)
+        if is_features_recipe(recipe)
+        else load_recipe(ValidationRecipe, recipe, sets, env)
     )
-    config = load_recipe(kind, recipe, sets, env)
     defaults = None
     if isinstance(config, FeaturesRecipe):
         from sunloom.feature_store.quality_gate import table_rules

@@ -101,7 +101,8 @@ def load_config(
     try:
         config = kind.model_validate(layers.tree)
     except ValidationError as error:
-        raise ConfigError(describe_problems(error, kind, layers.origins)) from None
+        where = _display_path(recipe) if recipe is not None else "configuration"
+        raise ConfigError(describe_problems(error, kind, layers.origins, where)) from None
     return Loaded(config, layers.origins, recipe)
 
 

@@ -16,10 +16,17 @@ _CREDENTIALS = re.compile(r"://[^/@\s]*@")
 
 
 def describe_problems(
-    error: ValidationError, kind: type[BaseModel], origins: Mapping[str, str]
+    error: ValidationError, kind: type[BaseModel], origins: Mapping[str, str], whole: str
 ) -> str:
-    """One line a problem: where the value came from, its key, and what is wrong with it."""
-    lines = [_describe(problem, kind, origins) for problem in error.errors()]
+    """One line a problem: where the value came from, its key, and what is wrong with it.
+
+    Args:
+        error: pydantic's.
+        kind: The configuration class.
+        origins: Dotted key to the layer that set it.
+        whole: Name of the place where a key is missing that no layer has.
+    """
+    lines = [_describe(problem, kind, origins, whole) for problem in error.errors()]
     # pydantic reports a problem once for each member of a union that it tried.
     return "\n".join(dict.fromkeys(lines))
 
@@ -35,10 +42,10 @@ def is_known(kind: type[BaseModel], key: str) -> bool:
     return True
 
 
-def _describe(problem: Any, kind: type[BaseModel], origins: Mapping[str, str]) -> str:
+def _describe(problem: Any, kind: type[BaseModel], origins: Mapping[str, str], whole: str) -> str:
     location, models = _walk(kind, problem["loc"])
     key = ".".join(location)
-    source = _origin(key, origins)
+    source = _origin(key, origins, whole)
     if problem["type"] == "extra_forbidden":
         return f"{source}: unknown key {key!r}.{_suggest(location, models)}"
     if problem["type"] == "missing":
@@ -67,7 +74,7 @@ def _mentions_secret(annotation: Any) -> bool:
     return annotation is SecretStr or any(map(_mentions_secret, get_args(annotation)))
 
 
-def _origin(key: str, origins: Mapping[str, str]) -> str:
+def _origin(key: str, origins: Mapping[str, str], whole: str) -> str:
     parts = key.split(".")
     for length in range(len(parts), 0, -1):
         prefix = ".".join(parts[:length])
@@ -77,7 +84,7 @@ def _origin(key: str, origins: Mapping[str, str]) -> str:
         below = [origins[name] for name in origins if name.startswith(prefix + ".")]
         if below:
             return below[0]
-    return "configuration"
+    return whole
 
 
 def _suggest(location: list[str], models: list[type[BaseModel]]) -> str:

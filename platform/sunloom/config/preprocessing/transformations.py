@@ -12,6 +12,7 @@ from sunloom.config.data import ValidationConfig
 from sunloom.config.loading.model import Model
 from sunloom.config.preprocessing.steps import Step
 from sunloom.config.settings import Settings
+from sunloom.errors import ConfigError
 
 Method = Literal[
     "target_encoding",
@@ -89,7 +90,8 @@ class ShortForm(Model):
     numerical_scaling: NumericalScaling | None = None
     """Scale numbers."""
     target: str | None = None
-    """The target's column: target encoding learns from it, and nothing changes it."""
+    """The target's column: target encoding learns from it, and nothing changes it. Fitting a target
+    encoding needs it."""
     exclude: tuple[str, ...] = ()
     """Columns that stay as they are, such as keys."""
 
@@ -100,10 +102,21 @@ class ShortForm(Model):
             raise ValueError(
                 "one of missing_values, categorical_encoding, numerical_scaling is needed"
             )
+        return self
+
+    def require_target(self) -> None:
+        """Check that target encoding has a target to learn from.
+
+        Raises:
+            ConfigError: It has none.
+        """
         encoding = self.categorical_encoding
         if encoding is not None and encoding.encoder == "target_encoder" and self.target is None:
-            raise ValueError("target_encoding needs `target`: the column that it learns from")
-        return self
+            raise ConfigError(
+                "The recipe has no transformations.target, from which target_encoding learns.",
+                "Name the target's column: --set transformations.target=COLUMN, or in the recipe.",
+                "transformations.target",
+            )
 
 
 def _require_steps(steps: tuple[Step, ...]) -> tuple[Step, ...]:

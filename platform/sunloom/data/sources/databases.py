@@ -12,13 +12,18 @@ from datetime import UTC, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import polars as pl
 import sqlalchemy as sa
-from pydantic import SecretStr
 
-from sunloom.config.data import BatchSource, DatasetSource, FilesSource, SnowflakeSource
+from sunloom.config.data import (
+    BatchSource,
+    DatasetSource,
+    FilesSource,
+    SnowflakeSource,
+    parse_snowflake_url,
+)
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import DataError, DependencyError, UsageError, known_names_hint
 
@@ -48,24 +53,10 @@ def fetch_sources(source: BatchSource, paths: Mapping[str, Path]) -> None:
         return
     for name, table in source.tables.items():
         if isinstance(source, SnowflakeSource):
-            batches = snowflake_batches(_account_options(source), table, source.batch_rows)
+            batches = snowflake_batches(source.connection_options(), table, source.batch_rows)
         else:
             batches = sql_batches(source.url.get_secret_value(), table, source.batch_rows)
         _log.info("fetched %d rows of %s", fetch(batches, paths[name]), name)
-
-
-def _account_options(source: SnowflakeSource) -> Mapping[str, str]:
-    """The driver's options as text, without those that are not set."""
-    names = ["account", "user", "role", "warehouse", "database", "password"]
-    names += ["private_key_file", "private_key_file_pwd"]
-    options = {name: getattr(source, name) for name in names} | {"schema": source.schema_name}
-    if source.private_key_file is not None:
-        options["authenticator"] = "SNOWFLAKE_JWT"
-    return {
-        name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-        for name, value in options.items()
-        if value is not None
-    }
 
 
 def is_address(text: str) -> bool:
@@ -94,20 +85,19 @@ def fetch_address(address: str, folder: Path) -> int:
             "End it with ?table=NAME or ?query=SELECT…",
             "source",
         )
-    if parts.scheme == "snowflake":
-        account = _address_options(parts.netloc, parts.path, options)
-        return fetch(snowflake_batches(account, selections[0]), folder)
     bare = address.partition("?")[0] + (f"?{urlencode(options)}" if options else "")
+    if parts.scheme == "snowflake":
+        return fetch(snowflake_batches(_account_options(bare), selections[0]), folder)
     return fetch(sql_batches(bare, selections[0]), folder)
 
 
-def _address_options(netloc: str, path: str, options: dict[str, str]) -> dict[str, str]:
-    login, _, account = netloc.rpartition("@")
-    user, _, password = login.partition(":")
-    database, _, schema = path.strip("/").partition("/")
-    named = {"account": account, "user": user, "password": password}
-    named |= {"database": database, "schema": schema}
-    return {name: unquote(text) for name, text in named.items() if text} | options
+def _account_options(address: str) -> dict[str, str]:
+    try:
+        return parse_snowflake_url(address)
+    except ValueError as error:
+        raise UsageError(
+            f"The source snowflake://… cannot be used: {error}.", param="source"
+        ) from None
 
 
 def _expand_variables(address: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from sunloom.config.features import FeaturesRecipe
-from sunloom.config.preprocessing.transformations import FittedForm
+from sunloom.config.preprocessing.transformations import FittedForm, ShortForm
 from sunloom.core.files import atomic_path
 from sunloom.core.model_registry import ModelRegistry, open_registry
 from sunloom.core.telemetry import get_logger
@@ -153,7 +153,7 @@ def open_prepared_set(
         cutoffs: Of the training rows.
 
     Raises:
-        ConfigError: A cut-off to fit on is none of the training's.
+        ConfigError: A cut-off to fit on is none of the training's, or a target is missing.
         UsageError: The fitted artifact does not exist.
         NotFoundError: The registry has no such name, version or alias.
     """
@@ -164,6 +164,9 @@ def open_prepared_set(
     steps = artifact = registered = None
     fitted_on: Sequence[date] = ()
     if not isinstance(form, FittedForm):
+        # Before rows are computed, which may take hours.
+        if isinstance(form, ShortForm):
+            form.require_target()
         steps, fitted_on = form, _fitted_on(config.cutoffs, cutoffs)
         if config.name is not None:
             registered = RegisteredName(open_registry(recipe), config.name, config.alias)

@@ -272,7 +272,7 @@ def client_settings(source: KafkaSource) -> dict[str, Any]:
     """The settings of librdkafka that every client of these brokers shares."""
     security = source.security
     settings: dict[str, Any] = {
-        "bootstrap.servers": source.brokers,
+        "bootstrap.servers": source.bootstrap_servers,
         "security.protocol": security.protocol,
         "client.id": "sunloom",
         # librdkafka writes to stderr otherwise.
@@ -332,13 +332,13 @@ def check_topics(consumer: Consumer, source: KafkaSource) -> None:
         known = consumer.list_topics(timeout=source.answer_timeout_s).topics
     except KafkaException as error:
         raise StreamError(
-            f"The brokers at {source.brokers} do not answer: {error.args[0].str()}",
-            "Start them, or correct feature_store.streaming_source.brokers.",
+            f"The brokers at {source.bootstrap_servers} do not answer: {error.args[0].str()}",
+            "Start them, or correct feature_store.streaming_source.bootstrap_servers.",
         ) from error
     for topic in topics:
         if topic not in known or known[topic].error is not None:
             raise NotFoundError(
-                f"There is no topic {topic!r} at {source.brokers}.",
+                f"There is no topic {topic!r} at {source.bootstrap_servers}.",
                 known=[name for name, topic in known.items() if topic.error is None],
                 name=topic,
                 param="topics",

@@ -219,7 +219,9 @@ def open_scan(plan: Plan, paths: Mapping[str, Path]) -> SourceScan:
             raise UsageError(
                 f"Feature set {plan.feature_set!r} needs rows of {namespace!r}, and no source is "
                 "given for them.",
-                f"Add --source {namespace}=PATH. Given: {', '.join(paths) or 'none'}.",
+                f"Add --source {namespace}=PATH, or in a recipe "
+                f"feature_store.batch_source.tables.{namespace}. "
+                f"Given: {', '.join(paths) or 'none'}.",
                 "source",
             )
         # The root's own features may be null, or come with the query.
