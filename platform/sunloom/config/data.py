@@ -209,6 +209,8 @@ class DriftConfig(Model):
     """Columns compared; every numeric one but ids when empty."""
     per_feature: dict[str, FeatureBound] = Field(default_factory=dict)
     """Features with a method or threshold of their own."""
+    min_rows: int = Field(default=500, ge=1)
+    """Values that a feature needs in both tables to be judged; fewer are said to be too few."""
     engine: Literal["evidently", "direct"] = "evidently"
     """``direct`` computes the same numbers in a fraction of the time and writes no HTML."""
     # Numbers that are handed out in order grow with time: ids would drift in every comparison.
@@ -327,8 +329,9 @@ class DriftDetection(Model):
     threshold: float = Field(default=0.1, gt=0)
     """Drift from this value on; for the p-value of ``ks``, below it."""
     columns: tuple[str, ...] = ()
-    """Columns compared. When empty: numbers, truth values, and text of at most 100 values that
-    both tables have, without keys."""
+    """Columns compared. When empty: the reference's numbers, truth values, and text of at most 100
+    values, without keys. One that the input lacks, or that is of another type or without values
+    there, does not pass."""
     exclude: tuple[str, ...] = ()
     """Columns never compared."""
     per_column: dict[str, FeatureBound] = Field(default_factory=dict)
@@ -337,8 +340,9 @@ class DriftDetection(Model):
     """Rows of the reference, drawn at random and without keys, that ``materialize`` keeps beside
     the set for ``POST /features/validate``."""
     min_rows: int = Field(default=500, ge=1)
-    """Rows from which a request is checked for drift. Of fewer, psi reaches 0.1 by chance alone:
-    in 3 to 17 of 100 columns at 300 rows, in up to 2 at 500."""
+    """Values that a column and its reference need to be judged; fewer are said to be too few. Of
+    fewer, psi reaches 0.1 by chance alone: in 3 to 17 of 100 columns at 300 rows, in up to 2 at
+    500."""
 
 
 class ValidationConfig(Model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 from sunloom.config import Settings
 from sunloom.config.monitoring import WatchConfig
@@ -117,8 +118,12 @@ def _count_window(
 def _set_alert(
     config: WatchConfig, drifted: Sequence[Finding], features: int, window: str
 ) -> Alert:
-    largest = sorted(drifted, key=lambda finding: -finding.value)[:_MOST_NAMES]
-    names = ", ".join(f"{finding.feature} ({finding.value:.3f})" for finding in largest)
+    # First what has no distance at all: it cannot be compared.
+    largest = sorted(drifted, key=lambda f: -inf if f.value is None else -f.value)[:_MOST_NAMES]
+    names = ", ".join(
+        f"{finding.feature} ({'no value' if finding.value is None else f'{finding.value:.3f}'})"
+        for finding in largest
+    )
     more = f" and {len(drifted) - _MOST_NAMES} more" if len(drifted) > _MOST_NAMES else ""
     return Alert(
         name=SET_RULE,

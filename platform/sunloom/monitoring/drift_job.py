@@ -26,11 +26,12 @@ class DriftRunResult:
     """A drift run's figures and files.
 
     Attributes:
-        drifted_features: Number of features that drifted.
+        drifted_features: Number of features that drifted, or cannot be compared.
         alerts: Alerts raised: 0 or 1.
         report: Evidently's page, or the JSON where the engine writes none.
         numbers: The JSON.
         features: Each feature's comparison.
+        drift_skipped: What has too few values to be judged; None where all have enough.
     """
 
     drifted_features: int
@@ -38,6 +39,7 @@ class DriftRunResult:
     report: str
     numbers: str
     features: Sequence[FeatureDrift]
+    drift_skipped: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """The result as the command line prints it."""
@@ -52,7 +54,7 @@ def run_drift(recipe: MonitoringRecipe) -> DriftRunResult:
 
     Raises:
         UsageError: The rows do not exist.
-        DataError: A period or a feature is empty, or a column is missing.
+        DataError: A period is empty, or a column is missing.
     """
     config = recipe.events
     # Of the whole log, because gaps and counts reach back to before a period.
@@ -65,17 +67,22 @@ def run_drift(recipe: MonitoringRecipe) -> DriftRunResult:
     store_drift(recipe, config.name, str(config.reference), str(config.current), report)
     drifted = len(report.drifted_features)
     is_raised = drifted >= recipe.alert.min_features
-    # Resolved: the alert of an earlier run that found drift, if there is one.
-    (emit_alert if is_raised else resolve_alert)(recipe, build_alert(recipe, report))
+    if is_raised:
+        emit_alert(recipe, build_alert(recipe, report))
+    # The alert of an earlier run stays open where this one had too few values to look.
+    elif report.skipped is None:
+        resolve_alert(recipe, build_alert(recipe, report))
     get_logger("monitoring").info(
-        "%s: %d of %d features drifted", config.name, drifted, len(report.features)
-    )
+        "%s: %d of %d features drifted. %s",
+        config.name, drifted, len(report.features), report.skipped or "",
+    )  # fmt: skip
     return DriftRunResult(
         drifted_features=drifted,
         alerts=int(is_raised),
         report=str(report.html or report.numbers),
         numbers=str(report.numbers),
         features=report.features,
+        drift_skipped=report.skipped,
     )
 
 
@@ -83,7 +90,7 @@ def build_alert(recipe: MonitoringRecipe, report: DriftReport) -> Alert:
     """The alert that a report is about, whether or not it is raised."""
     config, events, drifted = recipe.alert, recipe.events, report.drifted_features
     share = len(drifted) / max(len(report.features), 1)
-    names = ", ".join(f"{one.feature} ({one.method} {one.value:.3f})" for one in drifted)
+    names = ", ".join(f"{feature.feature} ({feature.outcome})" for feature in drifted)
     return Alert(
         name=config.name,
         severity="critical" if share >= config.critical_share else config.severity,

@@ -17,7 +17,7 @@ from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.drift import RowSample, evidently_datasets
 from sunloom.data.quality.drift_statistics import has_value
 from sunloom.errors import DataError
-from sunloom.monitoring.histograms import Bins
+from sunloom.monitoring.histograms import Bins, feature_columns
 from sunloom.monitoring.source_counts import in_spans, table_rows, timed_rows
 from sunloom.monitoring.stored_results import link_page
 from sunloom.monitoring.windows import TimeSpan
@@ -117,14 +117,15 @@ def _draw_samples(
     current, reference = RowSample(rows, recipe.seed), RowSample(rows, recipe.seed + 1)
     event_time = config.source.event_time
     if event_time is not None:
-        for frame in timed_rows(config, bins):
-            current.add(frame.filter(in_spans([span], event_time)).select(bins.names))
+        for frame in timed_rows(config):
+            now = frame.filter(in_spans([span], event_time))
+            current.add(feature_columns(now, bins))
             if reference_spans is not None:
                 past = frame.filter(in_spans(reference_spans, event_time))
-                reference.add(past.select(bins.names))
+                reference.add(feature_columns(past, bins))
     elif reference_spans is None:
         for frame in table_rows(config.source.path):
-            current.add(frame.select(bins.names))
+            current.add(feature_columns(frame, bins))
     else:
         get_logger("monitoring").warning(
             "%s: no report from a sample: the source has no event time to tell the reference by",
@@ -133,7 +134,7 @@ def _draw_samples(
         return None
     if isinstance(config.reference, TableReference):
         for frame in table_rows(config.reference.path):
-            reference.add(frame.select(bins.names))
+            reference.add(feature_columns(frame, bins))
     before, after = reference.sampled_rows(), current.sampled_rows()
     if before is None or after is None:
         return None

@@ -30,16 +30,17 @@ class Finding:
     Attributes:
         rule: Name of the alert.
         feature: The feature.
-        value: The window's value.
+        value: The window's value; None where nothing can be compared.
         threshold: The bound.
-        flagged: Whether the value is past the bound, and significantly so.
+        flagged: Whether the value is past the bound, and significantly so, or there is none to
+            judge by.
         calm: Whether it is well below the bound.
         message: One sentence.
     """
 
     rule: Rule
     feature: str
-    value: float
+    value: float | None
     threshold: float
     flagged: bool
     calm: bool
@@ -89,7 +90,8 @@ def drift_findings(
 
     A feature drifted where the distance reaches the threshold and is significant: its probability
     without a change, times the number of features, is below ``false_alarms``. So neither few rows
-    nor many features raise an alert by themselves.
+    nor many features raise an alert by themselves. A feature without a value in the window or in
+    the reference cannot be compared, and is flagged unless its few values are missing by chance.
     """
     # Bonferroni's correction: false_alarms holds for all features of a window together.
     bound = config.false_alarms / max(len(bins.features), 1)
@@ -98,7 +100,13 @@ def drift_findings(
     for number, feature in enumerate(bins.features):
         before = reference.feature_counts(bins, number)
         after = current.feature_counts(bins, number)
-        value = distance(config.method, before, after) if before.sum() and after.sum() else 0.0
+        if not before.sum() or not after.sum():
+            nulls = [_rates(histogram, number).null for histogram in (reference, current)]
+            is_chance = before.sum() + after.sum() > 0 and rates_p_value(*nulls) > bound
+            where = "these rows" if before.sum() else "the reference"
+            findings.append(_uncompared(feature.name, where, config, flagged=not is_chance))
+            continue
+        value = distance(config.method, before, after)
         # The test is dear, and most features of most windows are nowhere near the bound.
         is_significant = value >= near and counts_p_value(before, after) <= bound
         drifted = is_significant and value >= config.threshold
@@ -114,7 +122,25 @@ def drift_findings(
                 message=f"{feature.name} of {config.name} {word}: {config.method} {value:.3f}",
             )
         )
+    # The recipe's features that had no value when the bins were made.
+    findings += [
+        _uncompared(name, "the reference", config, flagged=True)
+        for name in config.features
+        if name not in bins.names
+    ]
     return findings
+
+
+def _uncompared(feature: str, where: str, config: WatchConfig, *, flagged: bool) -> Finding:
+    return Finding(
+        rule="feature_drift",
+        feature=feature,
+        value=None,
+        threshold=config.threshold,
+        flagged=flagged,
+        calm=False,
+        message=f"{feature} of {config.name} cannot be compared: no value in {where}",
+    )
 
 
 def drift_features(findings: Sequence[Finding], config: WatchConfig) -> tuple[FeatureDrift, ...]:
@@ -126,7 +152,8 @@ def drift_features(findings: Sequence[Finding], config: WatchConfig) -> tuple[Fe
             value=finding.value,
             threshold=finding.threshold,
             drifted=finding.flagged,
-            binning=BINNING,
+            binning=BINNING if finding.value is not None else None,
+            reason=finding.message if finding.value is None else "",
         )
         for finding in findings
         if finding.rule == "feature_drift"

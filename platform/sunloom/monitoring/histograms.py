@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from sunloom.core.artifacts import fingerprint
+from sunloom.core.telemetry import get_logger
 from sunloom.data.arrays import FloatArray, IntArray
 from sunloom.errors import DataError
 
@@ -163,6 +164,11 @@ def _number_bins(column: pl.Series, count: int, default: float | str | None) -> 
     )
 
 
+def feature_columns(frame: pl.DataFrame, bins: Bins) -> pl.DataFrame:
+    """The features' columns, each in the type of its reference."""
+    return pl.DataFrame([feature_column(frame, feature) for feature in bins.features])
+
+
 @dataclass(frozen=True)
 class Histogram:
     """Counts of some rows on a monitor's bins.
@@ -234,11 +240,7 @@ def merge_histograms(parts: Iterable[Histogram], bins: Bins) -> Histogram:
 
 
 def count_rows(frame: pl.DataFrame, bins: Bins) -> Histogram:
-    """Count a table.
-
-    Raises:
-        DataError: A feature is missing or of another type than in the reference.
-    """
+    """Count a table."""
     (histogram,) = count_rows_by_group(frame, bins, np.zeros(frame.height, dtype=np.int64), 1)
     return histogram
 
@@ -253,16 +255,13 @@ def count_rows_by_group(
         bins: Bins of the features.
         group: Each row's group, from 0.
         groups: Number of groups.
-
-    Raises:
-        DataError: A feature is missing or of another type than in the reference.
     """
     counts = np.zeros((groups, int(bins.starts[-1])), dtype=np.int64)
     tallies = np.zeros((groups, len(bins.features), 4), dtype=np.int64)
     extremes = np.full((groups, len(bins.features), 2), np.nan)
     rows = np.bincount(group, minlength=groups)
     for number, feature in enumerate(bins.features):
-        column = _column(frame, feature)
+        column = feature_column(frame, feature)
         placed = (
             _place_numbers(column, feature) if feature.is_numeric else _place_texts(column, feature)
         )
@@ -282,24 +281,30 @@ def count_rows_by_group(
     return [Histogram(*parts) for parts in zip(counts, tallies, extremes, strict=True)]
 
 
-def _column(frame: pl.DataFrame, feature: FeatureBins) -> pl.Series:
-    if feature.name not in frame.columns:
-        raise DataError(
-            f"The rows have no feature {feature.name!r}.",
-            f"Found: {', '.join(frame.columns)}.",
-            feature.name,
-        )
-    column = frame[feature.name]
-    # A part in which every value is missing has no type to compare.
-    if column.dtype == pl.Null:
-        return column.cast(pl.Float64 if feature.is_numeric else pl.String)
-    if column.dtype.is_numeric() != feature.is_numeric:
-        kind = "numbers" if feature.is_numeric else "text"
-        raise DataError(
-            f"The feature {feature.name!r} is {column.dtype}, but its reference holds {kind}.",
-            param=feature.name,
-        )
-    return column.cast(pl.Float64) if feature.is_numeric else column.cast(pl.String)
+def feature_column(frame: pl.DataFrame, feature: FeatureBins) -> pl.Series:
+    """A feature's column in the type of its reference: Float64 or String.
+
+    All its values are missing where the rows lack it, or hold something else than numbers: one
+    such part must not end the watch of all other features.
+    """
+    dtype = pl.Float64() if feature.is_numeric else pl.String()
+    column = frame[feature.name] if feature.name in frame.columns else None
+    if column is not None and _holds(column.dtype, dtype):
+        return column.cast(dtype)
+    if column is None or column.null_count() < len(column):
+        get_logger("monitoring").warning(
+            "%s counts as missing in %d rows: %s",
+            feature.name, frame.height,
+            "no such column" if column is None else f"{column.dtype} instead of {dtype}",
+        )  # fmt: skip
+    return pl.repeat(None, frame.height, dtype=dtype, eager=True).alias(feature.name)
+
+
+def _holds(dtype: pl.DataType, wanted: pl.DataType) -> bool:
+    if wanted.is_numeric():
+        return dtype.is_numeric()
+    # Numbers as text are values that the reference does not have, which is what they are.
+    return dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Categorical, pl.Enum)
 
 
 class _Placed(NamedTuple):

@@ -34,6 +34,8 @@ def _gauges(settings: Settings) -> Iterator[tuple[str, str, Samples]]:
         (_labels(monitor=report.report, feature=one.feature, method=one.method), one.value)
         for report in reports
         for one in report.features
+        # What cannot be compared has no distance; it counts as drifted below.
+        if one.value is not None
     )
     yield "feature_drift", "Distance of a feature from its reference.", drift
     counts = (

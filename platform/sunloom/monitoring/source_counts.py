@@ -105,29 +105,29 @@ def count_hours(
 
     Raises:
         UsageError: The source does not exist.
-        DataError: A column is missing, or the event time has no time zone.
+        DataError: The event time is missing, or has no time zone.
     """
     event_time = config.source.event_time
     assert event_time is not None
     counts = HourlyCounts()
-    for frame in timed_rows(config, bins):
+    for frame in timed_rows(config):
         rows = frame.filter(in_spans([TimeSpan(start or EPOCH, end)], event_time))
         if rows.height:
             counts.add(rows, event_time, bins)
     return counts
 
 
-def timed_rows(config: WatchConfig, bins: Bins) -> Iterator[pl.DataFrame]:
+def timed_rows(config: WatchConfig) -> Iterator[pl.DataFrame]:
     """Every row of the source, in parts, with its event time in UTC.
 
     Raises:
         UsageError: The source does not exist.
-        DataError: A column is missing, or the event time has no time zone.
+        DataError: The event time is missing, or has no time zone.
     """
     event_time = config.source.event_time
     assert event_time is not None
     for frame in table_rows(config.source.path, event_time):
-        require_columns(frame, (event_time, *bins.names), str(config.source.path))
+        require_columns(frame, (event_time,), str(config.source.path))
         dtype = frame.schema[event_time]
         if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
             raise DataError(

@@ -23,7 +23,9 @@ from sunloom.core.artifacts import fingerprint
 from sunloom.core.database import Database, open_database, utc_now
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.drift import DriftReport
+from sunloom.data.quality.drift_statistics import has_value
 from sunloom.data.sources.table_files import data_files
+from sunloom.errors import DataError
 from sunloom.monitoring.alert_state import update_alerts
 from sunloom.monitoring.evidently_report import write_report
 from sunloom.monitoring.findings import (
@@ -148,7 +150,7 @@ def run_watch(
     Raises:
         ConfigError: The recipe has no ``watch``.
         UsageError: The source or the reference does not exist.
-        DataError: A column is missing or of another type than in the reference.
+        DataError: The event time is missing or no datetime, or no feature has a value.
     """
     config = recipe.require_watch()
     start = time.perf_counter()
@@ -244,7 +246,12 @@ def _build_bins(config: WatchConfig, now: datetime) -> Bins:
         if event_time is not None:
             newest = floor_to(now, config.window) - config.window
             sample = rows_before(sample, event_time, newest, config.min_rows)
-    names = watched_features(sample, config)
+    # A feature without any value has no bins, and must not end the watch of all others:
+    # drift_findings names it in every window.
+    names = [name for name in watched_features(sample, config) if has_value(sample[name])]
+    if not names:
+        path = reference.path if isinstance(reference, TableReference) else config.source.path
+        raise DataError(f"No feature of {config.name} has a value in {path}.", param="watch")
     defaults: dict[str, float | str] = {}
     for name, value in config.defaults.items():
         if isinstance(value, str):

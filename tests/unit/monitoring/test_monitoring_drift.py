@@ -78,10 +78,39 @@ def test_a_feature_that_cannot_be_compared_is_named(name: str) -> None:
         drift_report(_table(0), _table(1), config)
 
 
-def test_a_feature_without_values_names_the_table() -> None:
-    empty = _table(1).with_columns(still=pl.lit(None, dtype=pl.Float64))
-    with pytest.raises(DataError, match="'still' has no value in the current rows"):
-        drift_report(_table(0), empty, DIRECT)
+def test_what_cannot_be_compared_is_listed_and_fails_and_the_rest_is_judged(
+    tmp_path: Path,
+) -> None:
+    broken = _table(1).with_columns(still=pl.lit(float("inf"))).drop("word")
+    normal = _table(0).with_columns(gone=pl.lit(1.0))
+    report = drift_report(normal, broken, DIRECT, tmp_path)
+    assert [(one.feature, one.drifted, one.reason) for one in report.features] == [
+        ("moved", True, ""),
+        ("still", True, "no finite number in these rows"),
+        ("gone", True, "these rows have no such column"),
+    ]
+    assert report.features[1].value is None
+    written = json.loads((tmp_path / "drift.json").read_text())
+    assert (written["drifted_features"], written["drift_skipped"]) == (3, None)
+
+
+def test_too_few_rows_are_named_and_leave_an_alert_as_it_is(
+    settings: Settings, tmp_path: Path
+) -> None:
+    said = "8 rows came; drift is judged from 500 on (drift.min_rows)."
+    few = drift_report(_table(0), _table(0).head(8), DIRECT)
+    assert (few.features, few.skipped) == ((), said)
+    told = drift_report(_table(0), _table(1).head(8), DIRECT.model_copy(update={"min_rows": 8}))
+    assert ([one.feature for one in told.features], told.skipped) == (["moved", "still"], None)
+
+    recipe = _recipe(settings, tmp_path / "events", changed=True)
+    run_drift(recipe)
+    calm = _recipe(settings, tmp_path / "events", changed=False)
+    least = calm.drift.model_copy(update={"min_rows": 901})
+    skipped = run_drift(calm.model_copy(update={"drift": least}))
+    assert (skipped.drifted_features, skipped.alerts) == (0, 0)
+    assert "(drift.min_rows)" in str(skipped.drift_skipped)
+    assert len(list_alerts(settings, "open")) == 1
 
 
 def _recipe(settings: Settings, folder: Path, changed: bool) -> MonitoringRecipe:

@@ -364,3 +364,52 @@ def test_statistics_by_hand() -> None:
     assert rates_p_value(Rate(5, 100), Rate(20, 100)) == pytest.approx(corrected.pvalue)
     assert counts_p_value(before, before) == 1.0
     assert rates_p_value(Rate(0, 10), Rate(0, 10)) == 1.0
+
+
+def test_what_cannot_be_compared_raises_an_alert_and_the_rest_is_judged(
+    settings: Settings, tmp_path: Path
+) -> None:
+    normal = _rows(2, 500, 6, seed=1).with_columns(f005=pl.lit(None, dtype=pl.Float64))
+    reference = table(tmp_path, "training.parquet", normal)
+    broken = (
+        _rows(1, 500, 6, seed=2)
+        .drop("f001")
+        .with_columns(
+            pl.col("f002").cast(pl.String),
+            pl.lit(float("inf")).alias("f003"),
+            pl.col("f004") + 3,
+        )
+    )
+    broken.write_parquet(tmp_path / "rows.parquet")
+    names = [f"f{n:03}" for n in range(6)]
+    watched = recipe(settings, tmp_path / "rows.parquet", reference=reference, features=names)
+    (drifted,) = run_watch(watched, START + DAY).drifted.values()
+    assert drifted == names[1:]
+    (report,) = latest_drift(settings)
+    entries = {feature.feature: feature for feature in report.features}
+    assert report.drifted_features == 5
+    assert entries["f001"].reason.endswith("cannot be compared: no value in these rows")
+    assert entries["f005"].reason.endswith("cannot be compared: no value in the reference")
+    uncompared = [name for name in names if entries[name].value is None]
+    assert uncompared == ["f001", "f002", "f005"]
+    (alert,) = [one for one in list_alerts(settings, "open") if one.name == "feature_set_drift"]
+    assert "f001 (no value)" in alert.message
+    gauges = render_monitoring(settings).splitlines()
+    distances = [line for line in gauges if line.startswith("sunloom_feature_drift{")]
+    assert len(distances) == 3
+
+
+def test_a_value_that_is_missing_by_chance_raises_nothing() -> None:
+    bins = Bins((FeatureBins("rare", "values", values=(1.0,), minimum=1.0, maximum=1.0),))
+
+    def counted(rows: int, values: int) -> Histogram:
+        tallies = np.array([[rows, rows - values, 0, 0]])
+        return Histogram(np.array([values, 0]), tallies, np.array([[1.0, 1.0]]))
+
+    config = WatchConfig.model_validate({"name": "m", "source": {"path": "rows"}})
+    (rare,) = drift_findings(counted(10_000, 100), counted(100, 0), bins, config)
+    assert (rare.value, rare.flagged, rare.calm) == (None, False, False)
+    (gone,) = drift_findings(counted(10_000, 9_000), counted(100, 0), bins, config)
+    assert (gone.value, gone.flagged) == (None, True)
+    (never,) = drift_findings(counted(10_000, 0), counted(100, 0), bins, config)
+    assert never.flagged

@@ -56,13 +56,13 @@ def validate(
 
 
 def _show(report: QualityReport) -> None:
-    rows = [
+    rows: list[tuple[str | float | None, ...]] = [
         ("failed", c.feature, c.check, c.value, c.threshold, f"{c.failed:,}", c.reason)
         for c in report.failures
     ]
     rows += [
-        ("drifted", column.feature, column.method, column.value, column.threshold, "", "")
-        for column in report.drifted_columns
+        ("drifted", c.feature, c.method, c.value, c.threshold, "", c.reason)
+        for c in report.drifted_columns
     ]
     if rows:
         names = ("", "column", "check", "found", "wanted", "rows failing", "what is wrong")
@@ -72,6 +72,8 @@ def _show(report: QualityReport) -> None:
     line = f"{verdict}: {passed} of {len(report.checks)} checks passed on {report.rows:,} rows"
     drift = f", {len(report.drifted_columns)} of {len(report.drift)} columns drifted"
     output.print_line(line + drift if report.drift else line)
+    if report.drift_skipped:
+        output.print_line(report.drift_skipped)
     output.print_line(f"report: {report.html}")
     if report.quarantine:
         output.print_line(f"failing rows: {report.quarantine}")

@@ -87,7 +87,8 @@ class CheckedTable:
     Attributes:
         name: Shown in reports.
         schema: Columns of the source.
-        read: Gives the raw rows and their positions, from the beginning at each call.
+        read: Gives the raw rows and their positions, from the beginning at each call; one part
+            without rows where the table has none.
         types: Column to declared type.
         forms: Column to how its values are written; ``typed`` where it is absent.
         damaged: Rows that could not be read at all.
@@ -198,6 +199,9 @@ def _parquet_table(path: Path, files: Sequence[Path], chunk_rows: int) -> Checke
                     start += frame.height
             except (ArrowException, OSError, pl.exceptions.PolarsError) as error:
                 raise DataError(f"{file} cannot be read as parquet: {error}") from error
+        # A table without rows still has columns, which callers concatenate and check.
+        if start == 1:
+            yield pl.DataFrame(schema=schema), _row_numbers(pl.DataFrame(), start)
 
     return CheckedTable(str(path), dict(schema), read)
 

@@ -1,17 +1,20 @@
 """Drift between two tables: their comparison, feature by feature, and samples of their rows.
 
 By the direct statistics or by Evidently; the checks of a table compare its columns with those of
-a reference (``compare_with_reference``).
+a reference (``compare_with_reference``). One rule holds for all: a column that cannot be compared
+is listed with its reason and does not pass, one with too few values is named and not judged, and
+the others are judged.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -30,7 +33,9 @@ from sunloom.data.quality.drift_statistics import (
     column_distance,
     has_value,
     shares,
+    value_count,
 )
+from sunloom.data.quality.rules import declared_types
 from sunloom.errors import DataError, known_names_hint
 
 # Free text has about a category a row: a distance between such distributions says nothing.
@@ -46,18 +51,25 @@ class FeatureDrift:
     Attributes:
         feature: Column.
         method: Statistic.
-        value: Value of the statistic.
+        value: Value of the statistic; None where the feature cannot be compared.
         threshold: Bound of the recipe.
-        drifted: Whether the value is past the bound.
+        drifted: Whether the value is past the bound, or there is none to judge by.
         binning: Name of the binning, where the statistic has one.
+        reason: Why the feature cannot be compared; empty where it was.
     """
 
     feature: str
     method: str
-    value: float
+    value: float | None
     threshold: float
     drifted: bool
     binning: str | None = None
+    reason: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """Statistic and value, or the reason why there is none."""
+        return self.reason if self.value is None else f"{self.method} {self.value:.4g}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,9 @@ class DriftBound:
 
     def judge(self, feature: str, value: float) -> FeatureDrift:
         """The feature's comparison, of which ``value`` came out."""
+        # NaN is on neither side of a bound, and would pass for no drift.
+        if math.isnan(value):
+            return self.reject(feature, f"{self.method} gives no number")
         # A p-value is small where the samples differ; the other statistics are distances.
         is_p_value = self.method == "ks"
         return FeatureDrift(
@@ -88,6 +103,11 @@ class DriftBound:
             # A PSI depends on its bins: only values on the same binning can be compared.
             binning=BINNING if self.method == "psi" else None,
         )
+
+    def reject(self, feature: str, reason: str) -> FeatureDrift:
+        """The entry of a feature that cannot be compared."""
+        # Drifted: whoever reads that alone must not take the feature for steady.
+        return FeatureDrift(feature, self.method, None, self.threshold, True, reason=reason)
 
 
 @dataclass(frozen=True)
@@ -105,13 +125,30 @@ class DriftShape:
 
 
 @dataclass(frozen=True)
+class ColumnDrift:
+    """The comparison of a table's columns with those of its reference.
+
+    Attributes:
+        columns: Columns that were compared, or cannot be.
+        skipped: What has too few values to be judged; None where all have enough.
+        shapes: Distributions of the columns that were compared.
+    """
+
+    columns: tuple[FeatureDrift, ...] = ()
+    skipped: str | None = None
+    shapes: Mapping[str, DriftShape] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class DriftReport:
     """A comparison of two tables.
 
     Attributes:
-        features: One entry a feature, in the order of the columns.
+        features: One entry a feature, in the order of the columns, without those that have too
+            few values.
         reference_rows: Rows taken as normal.
         current_rows: Rows compared with them.
+        skipped: What has too few values to be judged; None where all have enough.
         html: Evidently's report, where one was written.
         numbers: The same figures as JSON, where written.
     """
@@ -119,13 +156,95 @@ class DriftReport:
     features: tuple[FeatureDrift, ...]
     reference_rows: int
     current_rows: int
+    skipped: str | None = None
     html: Path | None = None
     numbers: Path | None = None
 
     @property
     def drifted_features(self) -> tuple[FeatureDrift, ...]:
-        """Features that drifted."""
+        """Features that drifted, or cannot be compared."""
         return tuple(feature for feature in self.features if feature.drifted)
+
+
+class _Counts(NamedTuple):
+    """Rows and values of a column and of its reference."""
+
+    reference_rows: int
+    current_rows: int
+    values: int
+
+
+@dataclass
+class _Admission:
+    """Which columns can be judged, and what is to be said of the others.
+
+    Attributes:
+        min_rows: Values that a column and its reference must have.
+        key: Where a recipe sets that.
+        rejected: Columns that cannot be compared.
+        few: Columns with too few values.
+    """
+
+    min_rows: int
+    key: str
+    rejected: dict[str, FeatureDrift] = field(default_factory=dict)
+    few: dict[str, _Counts] = field(default_factory=dict)
+
+    def admits(self, bound: DriftBound, reference: pl.Series, current: pl.Series) -> bool:
+        """Whether two columns can be judged; what speaks against it is kept."""
+        reason = _obstacle(reference, current, self.min_rows)
+        if reason is not None:
+            self.rejected[current.name] = bound.reject(current.name, reason)
+            return False
+        values = min(value_count(reference), value_count(current))
+        if values < self.min_rows:
+            self.few[current.name] = _Counts(len(reference), len(current), values)
+            return False
+        return True
+
+    def skipped(self) -> str | None:
+        """One sentence about the columns with too few values."""
+        if not self.few:
+            return None
+        # The rows are the same for all columns; only their values may be fewer.
+        counts = next(iter(self.few.values()))
+        if counts.current_rows < self.min_rows:
+            cause = f"{counts.current_rows:,} row{'s' * (counts.current_rows != 1)} came"
+        elif counts.reference_rows < self.min_rows:
+            cause = f"The reference has {counts.reference_rows:,} rows only"
+        else:
+            names = (f"{name} ({counts.values:,})" for name, counts in self.few.items())
+            cause = f"Too few values: {', '.join(names)}"
+        return f"{cause}; drift is judged from {self.min_rows:,} on ({self.key})."
+
+
+def _obstacle(reference: pl.Series, current: pl.Series, min_rows: int) -> str | None:
+    """Why two columns cannot be compared, but for the number of their values; None if they can."""
+    tables = (("the reference", reference), ("these rows", current))
+    for where, column in tables:
+        if has_value(column):
+            continue
+        if column.dtype.is_float() and column.is_infinite().any():
+            return f"no finite number in {where}"
+        # Few rows may lack every value by chance.
+        if len(column) >= min_rows:
+            return f"no value in {where}"
+    # A column without a value has no type of its own: in a CSV file it is text.
+    if not all(has_value(column) for _, column in tables):
+        return None
+    kinds = [_kind(column.dtype) for _, column in tables]
+    if kinds[0] != kinds[1]:
+        return f"{current.dtype} in these rows, {reference.dtype} in the reference"
+    return None if kinds[0] else f"{current.dtype} has no distribution"
+
+
+def _kind(dtype: pl.DataType) -> str:
+    """What values are compared as; empty for those that cannot be, such as lists."""
+    if dtype.is_numeric():
+        return "number"
+    if _is_categorical(dtype):
+        return "category"
+    return "time" if dtype.is_temporal() else ""
 
 
 def drift_report(
@@ -143,19 +262,31 @@ def drift_report(
         folder: Folder of ``drift.html`` (Evidently's engine) and ``drift.json``.
 
     Raises:
-        DataError: A feature is missing, is not numeric, or has no value in one of the tables.
+        DataError: A feature of the recipe is no numeric column of the reference.
     """
     bounds = {
         name: DriftBound.resolve(config.per_feature.get(name), config.method, config.threshold)
-        for name in _feature_names(reference, current, config)
+        for name in _feature_names(reference, config)
     }
-    if config.engine == "direct":
-        features, html = compare_columns(reference, current, bounds), None
+    admission = _Admission(config.min_rows, "drift.min_rows")
+    judged: dict[str, DriftBound] = {}
+    for name, bound in bounds.items():
+        if name not in current.columns:
+            admission.rejected[name] = bound.reject(name, "these rows have no such column")
+        elif admission.admits(bound, reference[name], current[name]):
+            judged[name] = bound
+    if config.engine == "direct" or not judged:
+        values, html = _direct_values(reference, current, judged), None
     else:
-        _require_values(reference, current, list(bounds))
-        values, html = evidently_values(reference, current, bounds, folder)
-        features = tuple(bounds[name].judge(name, value) for name, value in values.items())
-    report = DriftReport(features, reference.height, current.height, html)
+        values, html = evidently_values(reference, current, judged, folder)
+    entries = admission.rejected | {name: judged[name].judge(name, v) for name, v in values.items()}
+    report = DriftReport(
+        features=tuple(entries[name] for name in bounds if name in entries),
+        reference_rows=reference.height,
+        current_rows=current.height,
+        skipped=admission.skipped(),
+        html=html,
+    )
     if folder is None:
         return report
     figures = {
@@ -163,19 +294,18 @@ def drift_report(
         "current_rows": report.current_rows,
         "drifted_features": len(report.drifted_features),
         "features": [asdict(feature) for feature in report.features],
+        "drift_skipped": report.skipped,
     }
     write_atomic(folder / "drift.json", json.dumps(figures, indent=1))
     return replace(report, numbers=folder / "drift.json")
 
 
-def _feature_names(
-    reference: pl.DataFrame, current: pl.DataFrame, config: DriftConfig
-) -> list[str]:
-    """Features of the recipe, or every numeric column that both tables have and that is no id."""
+def _feature_names(reference: pl.DataFrame, config: DriftConfig) -> list[str]:
+    """Features of the recipe, or every numeric column of the reference that is no id."""
     numeric = [
         name
         for name, dtype in reference.schema.items()
-        if dtype.is_numeric() and name in current.columns and name not in config.exclude
+        if dtype.is_numeric() and name not in config.exclude
     ]
     for name in (*config.features, *config.per_feature):
         if name not in numeric:
@@ -185,33 +315,14 @@ def _feature_names(
     return list(config.features) or numeric
 
 
-def _require_values(reference: pl.DataFrame, current: pl.DataFrame, names: Sequence[str]) -> None:
-    for table, frame in (("reference", reference), ("current", current)):
-        for name in names:
-            if not has_value(frame[name]):
-                raise DataError(f"The feature {name!r} has no value in the {table} rows.")
-
-
-def compare_columns(
+def _direct_values(
     reference: pl.DataFrame, current: pl.DataFrame, bounds: Mapping[str, DriftBound]
-) -> tuple[FeatureDrift, ...]:
-    """Compare columns, numbers or text, each by its own method and threshold.
-
-    The values are Evidently's, computed directly.
-
-    Args:
-        reference: Rows taken as normal.
-        current: Rows compared with them.
-        bounds: Column to method and threshold.
-
-    Raises:
-        DataError: A column has no value in one of the tables.
-    """
-    _require_values(reference, current, list(bounds))
-    return tuple(
-        bound.judge(name, column_distance(bound.method, reference[name], current[name]))
+) -> dict[str, float]:
+    """Each column's value, which is Evidently's, computed directly."""
+    return {
+        name: column_distance(bound.method, reference[name], current[name])
         for name, bound in bounds.items()
-    )
+    }
 
 
 def evidently_values(
@@ -271,73 +382,69 @@ def evidently_datasets(
 
 def compare_with_reference(
     table: CheckedTable, reference: CheckedTable, config: ValidationConfig, keys: Sequence[str]
-) -> tuple[tuple[FeatureDrift, ...], dict[str, DriftShape]]:
-    """Each compared column's drift and both its distributions, one column in memory at a time.
-
-    Raises:
-        DataError: A column that the rules name is not in the reference, or has no value.
-    """
+) -> ColumnDrift:
+    """Compare columns with those of a reference, one column in memory at a time."""
     # Both sides in the same types, or a CSV reference would not compare with Parquet rows.
-    reference = reference.with_types(table.types)
-    drift: list[FeatureDrift] = []
-    shapes: dict[str, DriftShape] = {}
+    reference = reference.with_types(declared_types(config))
     detection = config.drift_detection
-    for name in _compared_columns(table, reference, detection, keys):
+    admission = _Admission(detection.min_rows, "validation.drift_detection.min_rows")
+    entries: dict[str, FeatureDrift] = {}
+    shapes: dict[str, DriftShape] = {}
+    for name in _compared_names(table, reference, detection, keys):
         override = detection.per_column.get(name)
         bound = DriftBound.resolve(override, detection.method, detection.threshold)
-        # Wasserstein and KS compare ordered values, which text lacks: PSI replaces them there.
-        if not table.dtype(name).is_numeric() and bound.method not in SHARE_DISTANCES:
-            bound = replace(bound, method="psi")
-        before, after = reference.column(name).to_frame(), table.column(name).to_frame()
-        drift += compare_columns(before, after, {name: bound})
-        both = shares(before[name], after[name])
-        shapes[name] = DriftShape(
-            labels=tuple(f"{c:g}" if isinstance(c, float) else str(c) for c in both.cells),
-            reference=tuple(both.reference.tolist()),
-            current=tuple(both.current.tolist()),
-        )
-    return tuple(drift), shapes
-
-
-def _compared_columns(
-    table: CheckedTable, reference: CheckedTable, config: DriftDetection, keys: Sequence[str]
-) -> Iterator[str]:
-    # Before any column is read: a misspelt name must not cost a pass over the table.
-    for name in (*config.columns, *config.per_column):
         if name not in reference.schema:
-            raise DataError(
-                f"The reference {reference.name} has no column {name!r}.",
-                known_names_hint(name, reference.schema),
-                name,
+            entries[name] = bound.reject(name, "the reference has no such column")
+            continue
+        before = reference.column(name)
+        is_named = name in detection.columns or name in detection.per_column
+        if not is_named and not is_comparable(before):
+            continue
+        # Wasserstein and KS compare ordered values, which text lacks: PSI replaces them there.
+        if not before.dtype.is_numeric() and bound.method not in SHARE_DISTANCES:
+            bound = replace(bound, method="psi")
+        if name not in table.schema:
+            entries[name] = bound.reject(name, "these rows have no such column")
+            continue
+        after = _column_like(table, name, before.dtype)
+        if admission.admits(bound, before, after):
+            entries[name] = bound.judge(name, column_distance(bound.method, before, after))
+            both = shares(before, after)
+            shapes[name] = DriftShape(
+                labels=tuple(f"{c:g}" if isinstance(c, float) else str(c) for c in both.cells),
+                reference=tuple(both.reference.tolist()),
+                current=tuple(both.current.tolist()),
             )
-    for name in config.columns:
-        dtype, reference_dtype = table.dtype(name), reference.dtype(name)
-        if dtype.is_numeric() != reference_dtype.is_numeric():
-            raise DataError(
-                f"validation.drift_detection.columns: {name} is {dtype}, but {reference_dtype} in "
-                f"{reference.name}.",
-                "Give the column's type, or compare columns of one kind.",
-                name,
-            )
-        yield name
+        elif name in admission.rejected:
+            entries[name] = admission.rejected[name]
+    return ColumnDrift(tuple(entries.values()), admission.skipped(), shapes)
+
+
+def _compared_names(
+    table: CheckedTable, reference: CheckedTable, config: DriftDetection, keys: Sequence[str]
+) -> list[str]:
+    """Columns of the rules, or those that the reference has, also where the table lost them."""
     if config.columns:
-        return
+        return list(config.columns)
+    known = [name for name in table.schema if name in reference.schema]
+    lost = [name for name in reference.schema if name not in table.schema]
+    named = [name for name in config.per_column if name not in reference.schema]
     excluded = {*keys, *config.exclude}
-    for name in table.schema:
-        if name in excluded or name not in reference.schema:
-            continue
-        dtypes = (table.dtype(name), reference.dtype(name))
-        if not (all(dtype.is_numeric() for dtype in dtypes) or all(map(_is_categorical, dtypes))):
-            continue
-        if has_value(table.column(name)) and is_comparable(reference.column(name)):
-            yield name
+    return [name for name in (*known, *lost, *named) if name not in excluded]
+
+
+def _column_like(table: CheckedTable, name: str, dtype: pl.DataType) -> pl.Series:
+    """A column; as text where its reference is, and a file without types gave it another type."""
+    if _is_categorical(dtype) and dtype != pl.Boolean and table.forms.get(name) == "text":
+        return table.with_types({name: "string"}).column(name)
+    return table.column(name)
 
 
 def is_comparable(column: pl.Series) -> bool:
     """Whether a column of the reference is compared where the rules name none."""
     if _is_categorical(column.dtype):
-        return has_value(column) and column.n_unique() <= _MOST_TEXTS
-    return column.dtype.is_numeric() and has_value(column)
+        return column.n_unique() <= _MOST_TEXTS
+    return column.dtype.is_numeric() or column.dtype == pl.Null
 
 
 def _is_categorical(dtype: pl.DataType) -> bool:

@@ -20,6 +20,7 @@ from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError
 
 _LEAST_SCALE = 0.001
+_LARGEST_SQUARE = 1e150
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,13 @@ def column_distance(method: str, reference: pl.Series, current: pl.Series) -> fl
 
     if method == "ks":
         return float(ks_2samp(before, after).pvalue)
+    # Of values above the root of the largest float, the variance would be infinite, and every
+    # distance 0 deviations: a common factor changes no quotient.
+    largest = max(float(np.abs(before).max()), float(np.abs(after).max()))
+    factor = largest if largest > _LARGEST_SQUARE else 1.0
+    distance = float(wasserstein_distance(before / factor, after / factor))
     # A constant reference has no scale of its own: Evidently's floor keeps the quotient finite.
-    return float(wasserstein_distance(before, after)) / max(float(before.std()), _LEAST_SCALE)
+    return distance / max(float((before / factor).std()), _LEAST_SCALE / factor)
 
 
 def stability_index(reference: FloatArray, current: FloatArray) -> float:
@@ -169,11 +175,16 @@ def _category_shares(reference: pl.Series, current: pl.Series) -> Shares:
     return Shares(both["cell"].to_numpy(), before, after)
 
 
+def value_count(sample: pl.Series) -> int:
+    """How many values can be compared; of numbers, the finite ones."""
+    if not sample.dtype.is_numeric():
+        return len(sample) - sample.null_count()
+    return int(sample.cast(pl.Float64).is_finite().sum())
+
+
 def has_value(sample: pl.Series) -> bool:
     """Whether there is anything to compare; of numbers, a finite one."""
-    if not sample.dtype.is_numeric():
-        return sample.null_count() < len(sample)
-    return bool(sample.cast(pl.Float64).is_finite().any())
+    return value_count(sample) > 0
 
 
 def finite_values(sample: pl.Series) -> FloatArray:

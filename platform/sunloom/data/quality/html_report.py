@@ -50,7 +50,7 @@ def render_page(report: QualityReport) -> str:
     if report.quarantine is not None:
         file = escape(str(report.quarantine))
         parts.append(f"<p class='aside'>All rows that fail: <code>{file}</code></p>")
-    if report.drift:
+    if report.drift or report.drift_skipped:
         parts.append(_drift_section(report))
     parts += [_checks_section(report.checks), _columns_section(report.profiles)]
     return (
@@ -106,13 +106,20 @@ def _drift_section(report: QualityReport) -> str:
             else ""
         )
         word = "drifted" if column.drifted else "steady"
+        outcome = (
+            f"cannot be compared: {escape(column.reason)}"
+            if column.value is None
+            else f"{escape(column.method)} <b>{column.value:.3f}</b>"
+            f" · bound {column.threshold:g} · {word}"
+        )
         cards.append(
             f"<div class='card {word}'><h3><code>{escape(column.feature)}</code></h3>{picture}"
-            f"<p class='ends'>{ends}</p><p>{escape(column.method)} <b>{column.value:.3f}</b>"
-            f" · bound {column.threshold:g} · {word}</p></div>"
+            f"<p class='ends'>{ends}</p><p>{outcome}</p></div>"
         )
     legend = "<p class='legend'><i class='ref'></i> reference <i class='cur'></i> these rows</p>"
-    return f"<section><h2>Drift</h2>{legend}<div class='cards'>{''.join(cards)}</div></section>"
+    skipped = f"<p class='aside'>{escape(report.drift_skipped)}</p>" if report.drift_skipped else ""
+    pictures = f"{legend}<div class='cards'>{''.join(cards)}</div>" if cards else ""
+    return f"<section><h2>Drift</h2>{skipped}{pictures}</section>"
 
 
 def _checks_section(checks: Sequence[CheckResult]) -> str:

@@ -94,7 +94,9 @@ class Profiler:
                 column.add_numbers(batch.typed[name])
             elif column.dtype == pl.String and not column.common:
                 # Of the first batch only: exact counts would hold every distinct text of the table.
-                top = batch.typed[name].drop_nulls().value_counts(sort=True).head(_COMMON)
+                # Renamed, because the counts' own column must not have the same name.
+                texts = batch.typed[name].drop_nulls().alias("text")
+                top = texts.value_counts(sort=True, name="rows").head(_COMMON)
                 column.common = tuple((str(text)[:40], int(n)) for text, n in top.iter_rows())
 
     def profiles(self) -> tuple[Profile, ...]:

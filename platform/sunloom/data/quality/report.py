@@ -82,9 +82,10 @@ class QualityReport:
         name: The input.
         rows: Rows read.
         checks: In the order in which they are listed.
-        drift: Compared columns; empty without a reference.
+        drift: Columns that were compared with the reference, or cannot be; empty without one.
         profiles: One a column.
         created_at: UTC.
+        drift_skipped: What has too few values to be judged; None where all have enough.
         shapes: Distributions of the compared columns.
         quarantine: File with the rows that made a check fail, if there are any.
         html: The report for people, where written.
@@ -97,6 +98,7 @@ class QualityReport:
     drift: tuple[FeatureDrift, ...]
     profiles: tuple[Profile, ...]
     created_at: datetime
+    drift_skipped: str | None = None
     shapes: Mapping[str, DriftShape] = field(default_factory=dict)
     quarantine: Path | None = None
     html: Path | None = None
@@ -109,12 +111,12 @@ class QualityReport:
 
     @property
     def drifted_columns(self) -> tuple[FeatureDrift, ...]:
-        """Columns that drifted."""
+        """Columns that drifted, or cannot be compared."""
         return tuple(column for column in self.drift if column.drifted)
 
     @property
     def is_passed(self) -> bool:
-        """Whether every check passed and no column drifted."""
+        """Whether every check passed, and every compared column is steady."""
         return not self.failures and not self.drifted_columns
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,6 +127,7 @@ class QualityReport:
             "rows": self.rows,
             "checks": [asdict(check) for check in self.checks],
             "drift": [asdict(column) for column in self.drift],
+            "drift_skipped": self.drift_skipped,
             "quarantine": None if self.quarantine is None else str(self.quarantine),
             "report": None if self.html is None else str(self.html),
             "created_at": self.created_at.isoformat(),
@@ -133,9 +136,11 @@ class QualityReport:
     def summary(self) -> str:
         """The verdict in one sentence."""
         parts = [f"{check.feature}: {check.check} {check.value:.4g}" for check in self.failures]
-        parts += [f"{one.feature}: {one.method} {one.value:.4g}" for one in self.drifted_columns]
+        parts += [f"{column.feature}: {column.outcome}" for column in self.drifted_columns]
         counts = f"{len(self.checks)} checks on {self.rows:,} rows"
-        return f"{counts}: {'; '.join(parts)}" if parts else f"{counts}: all passed"
+        verdict = "; ".join(parts) or "all passed"
+        skipped = f"; {self.drift_skipped.removesuffix('.')}" if self.drift_skipped else ""
+        return f"{counts}: {verdict}{skipped}"
 
 
 def null_infinite(value: Any) -> Any:

@@ -72,10 +72,13 @@ def _with_time(keys: tuple[str, ...], names: Collection[str]) -> tuple[str, ...]
     return (*keys, _TIME) if keys and _TIME in names and _TIME not in keys else keys
 
 
-def check_rules_fit(config: ValidationConfig, table: CheckedTable) -> None:
+def check_rules_fit(
+    config: ValidationConfig, table: CheckedTable, reference_columns: Collection[str] = ()
+) -> None:
     """Check that the table has the columns that the rules name, of types that they fit.
 
-    A column that ``columns`` alone names may be absent: whether it may is a check of its own.
+    A column that ``columns`` alone names may be absent: whether it may is a check of its own. A
+    compared column may be absent where the reference has it: the comparison says so.
 
     Raises:
         DataError: A key, a referring column or a compared one is missing; names it.
@@ -84,8 +87,9 @@ def check_rules_fit(config: ValidationConfig, table: CheckedTable) -> None:
     named: list[tuple[str, str]] = [("keys", name) for name in config.keys]
     named += [("references", name) for rule in config.references for name in rule.columns]
     drift = config.drift_detection
-    named += [("drift_detection.columns", name) for name in drift.columns]
-    named += [("drift_detection.per_column", name) for name in drift.per_column]
+    compared = [("drift_detection.columns", name) for name in drift.columns]
+    compared += [("drift_detection.per_column", name) for name in drift.per_column]
+    named += [(where, name) for where, name in compared if name not in reference_columns]
     for where, name in named:
         if name not in table.schema:
             raise DataError(

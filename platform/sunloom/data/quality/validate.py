@@ -17,7 +17,7 @@ from sunloom.config.data import FreshnessRule, ValidationConfig
 from sunloom.core.database import utc_now
 from sunloom.data.quality.checked_table import CheckedTable, TypedBatch
 from sunloom.data.quality.checks import RowCheck, row_checks
-from sunloom.data.quality.drift import compare_with_reference
+from sunloom.data.quality.drift import ColumnDrift, compare_with_reference
 from sunloom.data.quality.profiles import Profiler
 from sunloom.data.quality.report import CheckResult, DamagedExample, QualityReport, RowExample
 from sunloom.data.quality.rules import check_rules_fit, declared_types, key_columns
@@ -78,7 +78,7 @@ def validate(
         NotFoundError: A custom check is not installed.
     """
     table = table.with_types(declared_types(config))
-    check_rules_fit(config, table)
+    check_rules_fit(config, table, reference.schema if reference else ())
     keys = key_columns(config, table.schema)
     checks = row_checks(config, table, keys)
     unique = [(n,) for n, rule in config.columns.items() if rule.unique and n in table.schema]
@@ -96,17 +96,16 @@ def validate(
     outcomes += [_check_uniqueness(config, table, key, tally.hashes[key]) for key in tally.hashes]
     with QuarantineWriter(quarantine) as writer:
         row_results = _collect_failing_rows(table, outcomes, keys, config.examples, writer)
-    drift, shapes = (
-        compare_with_reference(table, reference, config, keys) if reference else ((), {})
-    )
+    drift = compare_with_reference(table, reference, config, keys) if reference else ColumnDrift()
     return QualityReport(
         name=table.name,
         rows=tally.rows,
         checks=(*_table_checks(config, table, tally), *row_results),
-        drift=drift,
+        drift=drift.columns,
+        drift_skipped=drift.skipped,
         profiles=profiler.profiles(),
         created_at=utc_now(),
-        shapes=shapes,
+        shapes=drift.shapes,
         quarantine=writer.path,
     )
 

@@ -18,12 +18,12 @@ from sunloom.data.quality.checked_table import (
     table_from_records,
 )
 from sunloom.data.quality.drift import (
+    ColumnDrift,
     FeatureDrift,
     RowSample,
     compare_with_reference,
     is_comparable,
 )
-from sunloom.data.quality.drift_statistics import has_value
 from sunloom.data.quality.report import CheckResult
 from sunloom.data.quality.rules import complete_rules, declared_types, key_columns
 from sunloom.data.quality.validate import validate
@@ -41,8 +41,8 @@ class RequestVerdict:
 
     Attributes:
         checks: Results of the checks.
-        drift: Compared columns.
-        drift_skipped: What was not compared, and why; None where all was.
+        drift: Columns that were compared with the reference, or cannot be.
+        drift_skipped: What was not judged, and why; None where all was.
     """
 
     checks: Sequence[CheckResult]
@@ -51,7 +51,7 @@ class RequestVerdict:
 
     @property
     def is_passed(self) -> bool:
-        """Whether every check passed and no column drifted."""
+        """Whether every check passed, and every compared column is steady."""
         is_steady = not any(column.drifted for column in self.drift)
         return is_steady and all(check.passed for check in self.checks)
 
@@ -79,7 +79,7 @@ def validate_request(
     """Check a request's rows by the stored rules; no checks where the set has none.
 
     A request is a part of a table: the number of its rows is not checked, nor are keys and times
-    that it lacks; drift is, from ``drift_detection.min_rows`` rows on.
+    that it lacks. Drift is, by the same rule as a table's.
     """
     name = feature_set.encode()
     (stored_rules,) = store.get_many(VALIDATION, [name])
@@ -92,13 +92,8 @@ def validate_request(
     (reference,) = store.get_many(VALIDATION_REFERENCE, [name])
     if reference is None:
         return RequestVerdict(checks, (), _NO_REFERENCE)
-    # The PSI of a few rows is mostly the noise of sampling.
-    needed = config.drift_detection.min_rows
-    if len(records) < needed:
-        least = f"drift is judged from {needed:,} on (validation.drift_detection.min_rows)"
-        return RequestVerdict(checks, (), f"{len(records):,} rows came; {least}.")
-    drift, skipped = _compare(table.with_types(declared_types(rules)), reference, config)
-    return RequestVerdict(checks, drift, skipped)
+    drift = _compare(table.with_types(declared_types(rules)), reference, config)
+    return RequestVerdict(checks, drift.columns, drift.skipped)
 
 
 def _decode_rules(stored: bytes) -> ValidationConfig:
@@ -133,34 +128,15 @@ def _encode_reference(rules: ValidationConfig, key: str) -> bytes | None:
     return buffer.getvalue()
 
 
-def _compare(
-    table: CheckedTable, stored_reference: bytes, config: ValidationConfig
-) -> tuple[Sequence[FeatureDrift], str | None]:
-    """The comparison, and which of the reference's columns could not take part."""
+def _compare(table: CheckedTable, stored_reference: bytes, config: ValidationConfig) -> ColumnDrift:
     sample = pl.read_parquet(BytesIO(stored_reference))
+    # Bounds of columns that are not in the sample, such as keys, ask for no comparison.
+    bounds = config.drift_detection.per_column
+    own = {name: bound for name, bound in bounds.items() if name in sample.columns}
     reference = table_from_frame(sample, "the reference")
-    # A column of nulls has no type of its own, and no distribution to compare.
-    comparable = [
-        name
-        for name in sample.columns
-        if name in table.schema
-        and has_value(table.column(name))
-        and table.dtype(name).is_numeric() == reference.dtype(name).is_numeric()
-    ]
-    lacking = ", ".join(name for name in sample.columns if name not in comparable)
-    skipped = f"Without values like the reference's: {lacking}." if lacking else None
-    if not comparable:
-        return (), skipped
-    own = {
-        name: bound
-        for name, bound in config.drift_detection.per_column.items()
-        if name in comparable
-    }
-    update = {"columns": tuple(comparable), "per_column": own}
-    detection = config.drift_detection.model_copy(update=update)
+    detection = config.drift_detection.model_copy(update={"per_column": own})
     rules = config.model_copy(update={"drift_detection": detection})
-    drift, _ = compare_with_reference(table, reference, rules, ())
-    return drift, skipped
+    return compare_with_reference(table, reference, rules, ())
 
 
 def _request_rules(config: ValidationConfig, table: CheckedTable) -> ValidationConfig:

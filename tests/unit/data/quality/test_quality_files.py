@@ -172,7 +172,9 @@ def test_a_check_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_page_stands_alone_and_shows_what_failed(tmp_path: Path) -> None:
     frame = pl.DataFrame({"id": range(50), "<b>x": [float(n % 7) - 1 for n in range(50)]})
-    rules = ValidationConfig.model_validate({"columns": {"<b>x": {"min": 0}}})
+    rules = ValidationConfig.model_validate(
+        {"columns": {"<b>x": {"min": 0}}, "drift_detection": {"min_rows": 50}}
+    )
     moved = table_from_frame(frame.with_columns(pl.col("<b>x") * 3), "moved")
     report = validate(table_from_frame(frame, "a & b"), rules, moved)
     written = write_report(report, tmp_path)

@@ -131,7 +131,7 @@ def _event_class(definition: StoredDefinition, source: str | None) -> str:
 def check_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
     """``POST /features/validate``: check rows against the feature set and its reference.
 
-    ``drift_skipped`` says what was not compared, and why.
+    ``drift_skipped`` says what was not judged, and why.
 
     Raises:
         NotFoundError: Unknown feature set.

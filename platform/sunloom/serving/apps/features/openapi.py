@@ -42,7 +42,7 @@ _VALIDATION = _object(
         "drift": _results(("feature", "method", "value", "threshold", "drifted")),
         "drift_skipped": {
             "type": ["string", "null"],
-            "description": "What was not compared, and why.",
+            "description": "What was not judged, and why.",
         },
     },
     required=("passed", "checks", "drift", "drift_skipped"),
