@@ -26,7 +26,14 @@ from sunloom.preprocessing.pipeline import (
     schema_after,
     staged_batches,
 )
-from sunloom.preprocessing.recipe import Recipe, columns_of, parse_recipe, recipe_to_json, steps_of
+from sunloom.preprocessing.recipe import (
+    Recipe,
+    columns_of,
+    known_types,
+    parse_recipe,
+    recipe_to_json,
+    steps_of,
+)
 from sunloom.preprocessing.tables import Batch, Source, open_source
 
 MEMORY_BYTES = 1_000_000_000
@@ -223,7 +230,7 @@ def fit(
         DataError: A column is missing, of the wrong type, or holds what cannot be learnt from.
     """
     parsed = parse_recipe(recipe)
-    source = open_source(table)
+    source = open_source(table, known_types(parsed))
     schema = source.schema
     # The short form names no columns: they depend on the table.
     steps = steps_of(parsed, schema, keep)

@@ -111,7 +111,7 @@ def fit_file(
         registry = open_registry(settings)
         model = register(registry, fitted, folder, request.name, request.alias)
     if request.out is not None:
-        rows_out = write(fitted, source, request.out, training=True)
+        rows_out = write(fitted, open_source(rows, fitted.schema), request.out, training=True)
     return FitResult(
         artifact=str(folder),
         fingerprint=fingerprint,
@@ -137,7 +137,8 @@ def transform_file(fitted: FittedPipeline, request: PreparationConfig) -> Transf
         UsageError: The input is not there, or the output is no Parquet file.
         DataError: A column is missing, of another type, or holds what is refused.
     """
-    source, out = open_source(_require(request.input, "input")), _require(request.out, "out")
+    source = open_source(_require(request.input, "input"), fitted.schema)
+    out = _require(request.out, "out")
     _, write = _engine_of(request.engine)
     rows = write(fitted, source, out)
     return TransformResult(str(out), rows, prepared_schema(fitted, source).names())

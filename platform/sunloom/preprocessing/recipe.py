@@ -10,11 +10,13 @@ import polars as pl
 from sunloom.config.preprocessing.steps import SimpleImputer, Step, step_of
 from sunloom.config.preprocessing.transformations import ShortForm
 from sunloom.data.sources.table_files import require_columns
+from sunloom.data.sources.text_types import UTC_TIME
 from sunloom.errors import DataError
-from sunloom.preprocessing.columns import kind_of, require_kind
+from sunloom.preprocessing.columns import Kind, kind_of, require_kind
 from sunloom.preprocessing.estimators.estimator_table import estimator_of
 from sunloom.preprocessing.estimators.protocol import StepLike, target_of
 
+_NUMBERS: frozenset[Kind] = frozenset({"number", "bool"})
 Recipe: TypeAlias = ShortForm | Sequence[Step]
 
 
@@ -90,6 +92,26 @@ def _imputers(recipe: ShortForm, numbers: tuple[str, ...], texts: tuple[str, ...
     if not columns:
         return []
     return [SimpleImputer(columns=columns, strategy=missing.strategy, fill_value=fill)]
+
+
+def known_types(recipe: Recipe) -> dict[str, pl.DataType]:
+    """Columns of text that the recipe knows to be numbers or times: its steps take nothing else."""
+    known: dict[str, pl.DataType] = {}
+    seen: set[str] = set()
+    for step in () if isinstance(recipe, ShortForm) else recipe:
+        times = [getattr(step, "time", None), getattr(step, "until", None)]
+        known |= {name: UTC_TIME for name in times if name is not None and name not in seen}
+        if step.columns is None:
+            # It may change any column, and steps after it see what it has made.
+            break
+        estimator = estimator_of(step)
+        by_step = estimator.kinds_by_step is not None
+        kinds = set(estimator.default_kinds(step) if by_step else estimator.kinds)
+        dtype = UTC_TIME if kinds == {"time"} else pl.Float64() if kinds <= _NUMBERS else None
+        if dtype is not None:
+            known |= {name: dtype for name in step.columns if name not in seen}
+        seen |= set(step.columns)
+    return known
 
 
 def columns_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,18 @@ from numpy.typing import NDArray
 from sunloom.data.arrays import FloatArray, IntArray
 from sunloom.data.sources.table_files import (
     FileSplit,
+    Table,
     data_files,
     read_table,
     require_columns,
     split_file,
+)
+from sunloom.data.sources.text_types import (
+    UTC_TIME,
+    common_type,
+    infer_type,
+    parse_text,
+    type_name,
 )
 from sunloom.errors import DataError
 from sunloom.preprocessing.columns import infinite_error, kind_of
@@ -124,9 +132,14 @@ class FileSource:
     """One file, or a folder of files of one kind in name order.
 
     Parquet is read in batches of rows; a file of another kind is read as a whole.
+
+    Attributes:
+        path: The file or folder.
+        known: Columns whose type a recipe or an artifact knows, for files of text.
     """
 
     path: Path
+    known: Mapping[str, pl.DataType] = field(default_factory=dict)
 
     @cached_property
     def files(self) -> list[Path]:
@@ -135,14 +148,19 @@ class FileSource:
 
     @cached_property
     def schema(self) -> pl.Schema:
-        """Column to type, in order; the first file's."""
+        """Column to type, in order; the columns are the first file's."""
         file = self.files[0]
         if file.suffix == ".parquet":
             try:
                 return pl.Schema(pl.read_parquet_schema(file))
             except (pl.exceptions.PolarsError, OSError) as error:
                 raise DataError(f"{file} cannot be read as parquet: {error}") from error
-        return _read_whole(file).schema
+        # Of all files: in the first one a column may have no value, or only whole numbers.
+        schemas = [_text_schema(file) for file in self.files]
+        types = dict(schemas[0])
+        for other in schemas[1:]:
+            types |= {name: common_type(types[name], other.get(name, pl.Null())) for name in types}
+        return pl.Schema({n: _known_type(self.known.get(n), own) for n, own in types.items()})
 
     def require_same_kinds(self, file: Path, columns: Sequence[str] | None = None) -> None:
         """Check that a Parquet file has these columns, of the kinds that the first file has.
@@ -171,7 +189,7 @@ class FileSource:
         first = 0
         for file in self.files:
             self.require_same_kinds(file, columns)
-            for rows in file_batches(file, columns):
+            for rows in file_batches(file, columns, schema=self.schema):
                 yield Batch(rows, first)
                 first += rows.height
 
@@ -192,8 +210,14 @@ def widen_integers(rows: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
     return rows.cast({name: dtype for name, dtype in casts.items() if dtype.is_numeric()})
 
 
-def open_source(table: pl.DataFrame | pl.LazyFrame | Path | str) -> Source:
+def open_source(
+    table: pl.DataFrame | pl.LazyFrame | Path | str, known: Mapping[str, pl.DataType] | None = None
+) -> Source:
     """A table's source: a frame, or the path of a file or folder.
+
+    Args:
+        table: The frame or path.
+        known: Columns whose type a recipe or an artifact knows, for files of text.
 
     Raises:
         UsageError: There is no such file.
@@ -202,13 +226,17 @@ def open_source(table: pl.DataFrame | pl.LazyFrame | Path | str) -> Source:
         return FrameSource(table.collect())
     if isinstance(table, pl.DataFrame):
         return FrameSource(table)
-    source = FileSource(Path(table))
+    source = FileSource(Path(table), known or {})
     source.files  # noqa: B018 - an absent file is refused here, not at the first batch
     return source
 
 
 def file_batches(
-    file: Path, columns: Sequence[str] | None, groups: list[int] | None = None
+    file: Path,
+    columns: Sequence[str] | None,
+    groups: list[int] | None = None,
+    *,
+    schema: Mapping[str, pl.DataType] | None = None,
 ) -> Iterator[pl.DataFrame]:
     """A file's rows in order, at most ``BATCH_ROWS`` at a time.
 
@@ -216,16 +244,15 @@ def file_batches(
         file: The file.
         columns: Columns to read; all by default.
         groups: Row groups of a Parquet file; all by default.
+        schema: Types of the table, which the values of a file of text are read as; by default
+            those that all values of the file have.
 
     Raises:
         DataError: The file cannot be read as what its ending says.
     """
     if file.suffix != ".parquet":
-        frame = _read_whole(file)
-        if columns is not None:
-            require_columns(frame, columns, str(file))
-            frame = frame.select(columns)
-        yield from frame.iter_slices(BATCH_ROWS)
+        types = _text_schema(file) if schema is None else schema
+        yield from _read_text(file, columns, types).iter_slices(BATCH_ROWS)
         return
     import pyarrow.parquet as pq
 
@@ -239,8 +266,8 @@ def file_batches(
             yield rows if names is None else rows.select(names)
 
 
-def _read_whole(file: Path) -> pl.DataFrame:
-    table = read_table(file)
+def _read_whole(file: Path, *, as_text: bool = False) -> Table:
+    table = read_table(file, as_text=as_text)
     if table.damaged:
         first = table.damaged[0]
         raise DataError(
@@ -248,14 +275,80 @@ def _read_whole(file: Path) -> pl.DataFrame:
             f"{first.reason}.",
             "Prepare it with `sunloom data run`, which quarantines such rows.",
         )
-    return table.rows
+    return table
+
+
+def _text_schema(file: Path) -> dict[str, pl.DataType]:
+    """Types of a file's columns, by all of its values; times that are text count as times."""
+    rows = _read_whole(file).rows
+    types = dict(rows.schema)
+    for column in rows:
+        # JSON has no times of its own. Its other texts are texts: "00501" was no number.
+        if column.dtype == pl.String and infer_type(column).is_temporal():
+            types[column.name] = infer_type(column)
+    return types
+
+
+def _known_type(known: pl.DataType | None, own: pl.DataType) -> pl.DataType:
+    """The type to read a column of text as, where a recipe or an artifact knows its kind."""
+    kind = None if known is None else kind_of(known)
+    if kind in (None, "bytes", "other"):
+        return own
+    # A column of 0 and 1 may come as true and false.
+    accepted = ("number", "bool") if kind == "number" else (kind,)
+    if kind_of(own) in accepted and own != pl.Null:
+        # The width is the values' own: later rows may have fractions.
+        return own
+    # What did not look like its kind, such as 007 as a number, or a column without any value.
+    kinds = {"number": pl.Float64(), "time": UTC_TIME, "bool": pl.Boolean()}
+    return kinds.get(str(kind), pl.String())
+
+
+def _read_text(
+    file: Path, columns: Sequence[str] | None, schema: Mapping[str, pl.DataType]
+) -> pl.DataFrame:
+    """A CSV or JSON-lines file, read as the types of its table.
+
+    Raises:
+        DataError: Names the column, the row and the value that is not of the type.
+    """
+    # CSV is parsed here; JSON has types, and only columns that the table has otherwise are parsed.
+    table = _read_whole(file, as_text=file.suffix == ".csv")
+    names = table.rows.columns if columns is None else list(columns)
+    require_columns(table.rows, names, str(file))
+    rows = table.rows.select(names)
+    differing = [n for n in names if n in schema and schema[n] != rows.schema[n]]
+    if differing and file.suffix != ".csv":
+        rows = rows.with_columns(_read_whole(file, as_text=True).rows.select(differing))
+    typed = rows.with_columns(
+        parse_text(pl.col(name), schema[name], decimal_comma=table.decimal_comma).alias(name)
+        for name in differing
+    )
+    for name in differing:
+        text = rows[name].str.strip_chars()
+        lost = typed[name].is_null() & text.is_not_null() & (text != "")
+        if lost.any():
+            row = lost.arg_max() or 0
+            raise DataError(
+                f"{file}: column {name!r} holds {rows[name][row]!r} in row {row + 1}, which is "
+                f"not {type_name(schema[name])}.",
+                "Correct the value, or leave it empty.",
+                name,
+            )
+    return typed
 
 
 @dataclass(frozen=True)
 class TableSplit:
-    """Neighbouring parts of the table's files: what one task reads."""
+    """Neighbouring parts of the table's files: what one task reads.
+
+    Attributes:
+        parts: In order.
+        schema: Types of the table; those of each file where it is not given.
+    """
 
     parts: tuple[FileSplit, ...]
+    schema: Mapping[str, pl.DataType] | None = None
 
     @property
     def first(self) -> int:
@@ -271,7 +364,8 @@ class TableSplit:
         """The rows of its parts in order."""
         for part in self.parts:
             first = part.first_row
-            for rows in file_batches(Path(part.file), columns, list(part.row_groups) or None):
+            groups = list(part.row_groups) or None
+            for rows in file_batches(Path(part.file), columns, groups, schema=self.schema):
                 yield Batch(rows, first)
                 first += rows.height
 
@@ -294,19 +388,26 @@ def file_splits_of(source: FileSource, columns: Sequence[str] | None = None) -> 
             rows = split.rows
             if file.suffix != ".parquet":
                 # Row numbers seed folds and samples, so the rows must be counted: by reading them.
-                rows = sum(frame.height for frame in file_batches(file, None))
+                rows = _read_whole(file, as_text=True).rows.height
             splits.append(replace(split, first_row=first, rows=rows))
             first += rows
     return [split for split in splits if split.rows]
 
 
-def split_table(parts: Sequence[FileSplit], least: int, most_rows: int) -> list[TableSplit]:
+def split_table(
+    parts: Sequence[FileSplit],
+    least: int,
+    most_rows: int,
+    *,
+    schema: Mapping[str, pl.DataType] | None = None,
+) -> list[TableSplit]:
     """Neighbouring parts together.
 
     Args:
         parts: In order.
         least: Splits to make at least, so that every worker has some; a part is not divided.
         most_rows: Rows of a split, unless it is one part.
+        schema: Types of the table.
     """
     total = sum(part.rows for part in parts)
     size = min(most_rows, -(-total // max(least, 1)))
@@ -314,7 +415,7 @@ def split_table(parts: Sequence[FileSplit], least: int, most_rows: int) -> list[
     pending: list[FileSplit] = []
     for part in parts:
         if pending and sum(other.rows for other in pending) + part.rows > size:
-            splits.append(TableSplit(tuple(pending)))
+            splits.append(TableSplit(tuple(pending), schema))
             pending = []
         pending.append(part)
-    return [*splits, TableSplit(tuple(pending))] if pending else splits
+    return [*splits, TableSplit(tuple(pending), schema)] if pending else splits

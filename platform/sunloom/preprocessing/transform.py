@@ -9,7 +9,8 @@ from typing import TypeAlias
 import polars as pl
 
 from sunloom.core.files import atomic_path
-from sunloom.errors import ArtifactError, UsageError
+from sunloom.data.exact_casts import cast_declared
+from sunloom.errors import ArtifactError, DataError, UsageError
 from sunloom.preprocessing.pipeline import FittedPipeline, staged_batches
 from sunloom.preprocessing.tables import FileSource, Source
 
@@ -34,10 +35,25 @@ def write_batches(schema: pl.Schema, batches: Iterable[pl.DataFrame], path: Path
     with pq.ParquetWriter(path, arrow) as writer:
         for batch in batches:
             # A later file may hold integers where the first one held floats, and more columns.
-            aligned = batch if batch.schema == schema else batch.select(list(schema)).cast(schema)
+            aligned = batch if batch.schema == schema else _align(batch, schema)
             writer.write_table(aligned.to_arrow().cast(arrow))
             rows += batch.height
     return rows
+
+
+def _align(batch: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
+    """A batch in the output's types.
+
+    Raises:
+        DataError: A value would change, such as a fraction where the first file has whole numbers.
+    """
+    try:
+        return pl.DataFrame(cast_declared(batch[name], schema[name]) for name in schema)
+    except (ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"A later file has other types than the first: {error}.",
+            "Write the column with one type in all files.",
+        ) from error
 
 
 def join_parquet(parts: Sequence[Path], out: Path) -> int:

@@ -181,3 +181,85 @@ def test_precomputed_columns_replace_operations() -> None:
     made = frame.select(pl.col("x").shift().alias("0:x_lag_1"))
     tail = apply_stages(frame[1:], attach_results(stages, made[1:]))
     assert tail.equals(fitted.apply_frame(frame)[1:])
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_the_whole_column_of_a_csv_decides_its_type_and_the_artifact_later(tmp_path: Path) -> None:
+    scaled = [{"type": "standard_scaler", "columns": ["amount"]}]
+    long = _write(tmp_path / "long.csv", "amount\n" + "100\n" * 11_000 + "12.5\n")
+    assert fit(scaled, long).schema == {"amount": pl.Float64}
+    steps = [
+        {"type": "simple_imputer", "columns": ["amount"]},
+        {"type": "one_hot_encoder", "columns": ["grade", "zip"]},
+    ]
+    known = _write(tmp_path / "a.csv", "amount,grade,zip\n10,a,00501\n20,b,501\n12.5,a,00501\n")
+    fitted = fit(steps, known)
+    later = _write(tmp_path / "later.csv", "amount,grade,zip,ref\n,a,501,007\n0020,7,00501,7\n")
+    write_prepared(fitted, open_source(later, fitted.schema), tmp_path / "out.parquet")
+    prepared = pl.read_parquet(tmp_path / "out.parquet")
+    assert prepared["amount"].to_list() == [pytest.approx(42.5 / 3), 20.0]
+    assert prepared.columns == ["amount", "grade_a", "grade_b", "zip_00501", "zip_501", "ref"]
+    assert prepared.select(prepared.columns[1:]).rows() == [(1, 0, 0, 1, "007"), (0, 0, 1, 0, "7")]
+    wrong = _write(tmp_path / "wrong.csv", "amount,grade,zip\n1,a,1\nmany,a,1\n")
+    with pytest.raises(DataError, match="'amount' holds 'many' in row 2, which is not a number"):
+        write_prepared(fitted, open_source(wrong, fitted.schema), tmp_path / "out.parquet")
+
+
+def test_a_folder_of_text_files_has_one_type_a_column(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    _write(folder / "a.csv", "zip,n,gap\n501,1,\n")
+    _write(folder / "b.csv", "zip,n,gap\n00501,2.5,3\n")
+    source = open_source(folder)
+    assert source.schema == {"zip": pl.String, "n": pl.Float64, "gap": pl.Int64}
+    rows = [row for batch in source.batches() for row in batch.rows.rows()]
+    assert rows == [("501", 1.0, None), ("00501", 2.5, 3)]
+    splits = split_table(file_splits_of(source), 1, 10, schema=source.schema)  # type: ignore[arg-type]
+    assert [row for split in splits for b in split.batches() for row in b.rows.rows()] == rows
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_times_that_are_text_are_times_for_the_steps_that_take_them(
+    tmp_path: Path, ending: str
+) -> None:
+    texts = pl.DataFrame(
+        {
+            "who": ["00501"] * 3,
+            "at": [f"2026-03-0{day}T12:00:00Z" for day in (1, 2, 3)],
+            "x": [1, 2, 4],
+        }
+    )
+    path = tmp_path / f"in.{ending}"
+    (texts.write_csv if ending == "csv" else texts.write_ndjson)(path)
+    steps = [
+        {"type": "lags", "columns": ["x"], "time": "at", "by": ["who"], "periods": [1]},
+        {
+            "type": "rolling",
+            "columns": ["x"],
+            "time": "at",
+            "windows": ["2d"],
+            "aggregations": ["sum"],
+        },
+        {"type": "calendar", "columns": ["at"], "parts": ["day"]},
+    ]
+    fitted = fit(steps, path)
+    write_prepared(fitted, open_source(path, fitted.schema), tmp_path / "out.parquet")
+    prepared = pl.read_parquet(tmp_path / "out.parquet")
+    typed = texts.with_columns(pl.col("at").str.to_datetime(time_zone="UTC"))
+    assert prepared.equals(fit(steps, typed).apply_frame(typed))
+    assert prepared["at_day"].to_list() == [1, 2, 3]
+    assert prepared["x_lag_1"].to_list() == [None, 1, 2]
+
+
+def test_a_later_files_fraction_is_not_cut_off(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pl.DataFrame({"a": [1.0], "carried": [1]}).write_parquet(folder / "a.parquet")
+    pl.DataFrame({"a": [2.0], "carried": [3.5]}).write_parquet(folder / "b.parquet")
+    fitted = fit([{"type": "standard_scaler", "columns": ["a"]}], folder)
+    with pytest.raises(DataError, match=r"'carried' holds 3\.5"):
+        write_prepared(fitted, open_source(folder), tmp_path / "out.parquet")

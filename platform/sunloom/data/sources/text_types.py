@@ -31,13 +31,6 @@ _NO_FINITE = r"^[+-]?(?:nan|NaN|inf|Inf|Infinity)$"
 _COMMA_NUMBER = r"^[+-]?(?:0|[1-9]\d*),\d+$"
 _TRUTH = ("true", "false", "True", "False", "TRUE", "FALSE")
 _LOCAL_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f")
-NAMES: Mapping[type[pl.DataType], str] = {
-    pl.Int64: "a whole number",
-    pl.Float64: "a number",
-    pl.Boolean: "true or false",
-    pl.Datetime: "a date and time, such as 2026-01-31T12:00:00Z",
-    pl.Date: "a date, such as 2026-01-31",
-}
 
 
 def parse_scalar(column: pl.Expr, dtype: str, *, decimal_comma: bool = False) -> pl.Expr:
@@ -161,6 +154,14 @@ def parse_text(column: pl.Expr, dtype: pl.DataType, *, decimal_comma: bool = Fal
     if dtype == pl.Date:
         return text.str.to_date("%Y-%m-%d", strict=False)
     return column
+
+
+def type_name(dtype: pl.DataType) -> str:
+    """The type in words, for an error about a value that is not of it."""
+    if isinstance(dtype, pl.Datetime):
+        return "a date and time with a time zone, such as 2026-01-31T12:00:00Z"
+    names = {pl.Int64(): "a whole number", pl.Boolean(): "true or false", pl.Float64(): "a number"}
+    return names.get(dtype, f"of type {dtype}")
 
 
 def _are_whole(values: pl.Series, _decimal_comma: bool) -> bool:

@@ -67,7 +67,7 @@ def read_ray(source: Source, fit_pass: FitPass) -> FitPass:
     rows = sum(part.rows for part in parts)
     # Values that are all kept travel in small packets; a sketch is small whatever it has seen.
     row_bytes = max(lookback_row_bytes(fit_pass.stages), fit_pass.bytes_kept(rows))
-    splits = _split(parts, row_bytes, most_rows=rows)
+    splits = _split(parts, source.schema, row_bytes=row_bytes, most_rows=rows)
     blocks = build_blocks(splits, fit_pass.stages, source.schema)
     # Pickled once: each worker needs a fresh copy of the empty accumulators.
     state = pickle.dumps(replace(fit_pass, stages=precompute(fit_pass.stages)))
@@ -92,7 +92,12 @@ def write_prepared_ray(
     require_writable(source, out)
     require_cluster()
     schema = prepared_schema(fitted, source)
-    splits = _split(file_splits_of(source), lookback_row_bytes(fitted.stages), _PART_ROWS)
+    splits = _split(
+        file_splits_of(source),
+        source.schema,
+        row_bytes=lookback_row_bytes(fitted.stages),
+        most_rows=_PART_ROWS,
+    )
     blocks = build_blocks(splits, fitted.stages, source.schema)
     precomputed = replace(fitted, stages=tuple(precompute(fitted.stages)))
     beside = out.absolute().parent
@@ -158,11 +163,13 @@ class _PartWriter:
             return write_batches(self.schema, frames, partial_part)
 
 
-def _split(parts: Sequence[FileSplit], row_bytes: int, most_rows: int) -> list[TableSplit]:
+def _split(
+    parts: Sequence[FileSplit], schema: pl.Schema, *, row_bytes: int, most_rows: int
+) -> list[TableSplit]:
     """Enough for all workers, each so small that the store holds many times its bytes."""
     if row_bytes:
         most_rows = min(most_rows, int(packet_bytes() / row_bytes))
-    return split_table(parts, _cpus() * _SPLITS_PER_CPU, max(most_rows, 1))
+    return split_table(parts, _cpus() * _SPLITS_PER_CPU, max(most_rows, 1), schema=schema)
 
 
 def _cpus() -> int:
