@@ -24,7 +24,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	&& command -v $$p && break; done)
 
 .PHONY: help venv demo demo-comprehensive test install-dev all-checks lint run-api \
-	unit-test integration-test performance-test security-test clean clean-all
+	base-model unit-test integration-test performance-test security-test clean clean-all
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -56,6 +56,10 @@ all-checks: lint test ## ruff, mypy, import-linter and the whole test suite
 
 run-api: venv ## the gateway on port 8000 (PORT=…), its documentation at /docs
 	@$(BIN)/sunloom serve run --port $(PORT) $(ARGS)
+
+base-model: venv ## train the small base model that the worked example ships, and write its files
+	$(BIN)/sunloom llm train conf/llm/tool_base.yaml
+	$(BIN)/python -m sunloom_retail.base_model
 
 unit-test: venv ## tests without a cluster
 	$(BIN)/python -m pytest tests/unit $(ARGS)

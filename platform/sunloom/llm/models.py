@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sunloom.config.llm import Architecture, LoraSettings, ModelConfig
-from sunloom.core.model_registry import ModelRegistry
-from sunloom.errors import NotFoundError, UsageError
+from sunloom.errors import UsageError
 
 BASE_KIND, ADAPTER_KIND = "llm", "adapter"
 """Kinds of registered models."""
@@ -49,29 +48,6 @@ def build_llama(architecture: Architecture, tokenizer: Any, seed: int) -> Any:
     if architecture.copying_circuit:
         lay_copying_circuit(model, tokenizer, seed)
     return model
-
-
-def resolve_model(config: ModelConfig, registry: ModelRegistry) -> tuple[str, str]:
-    """Where a named model lies, and what lineage calls it.
-
-    Args:
-        config: ``name`` is a folder, a registry reference or a hub id, tried in this order.
-        registry: Knows the references.
-
-    Returns:
-        A folder or hub id for transformers, and ``name@version`` or the same id.
-    """
-    name = config.name or ""
-    if Path(name).is_dir():
-        return name, name
-    try:
-        version = registry.get(name)
-    except NotFoundError:
-        # Hub ids have an owner; a bare word was meant for the registry.
-        if "/" not in name:
-            raise
-        return name, name
-    return str(registry.path(version)), version.ref
 
 
 def load_model(location: str, config: ModelConfig | None = None) -> Any:
@@ -128,6 +104,20 @@ def load_tokenizer(location: str, config: ModelConfig | None = None) -> Any:
         # Padding carries no loss and is never attended to, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def save_in_bfloat16(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a model and its tokenizer as a Hugging Face folder of half the size.
+
+    Args:
+        model: A causal language model; its weights are rounded in place.
+        tokenizer: Its tokenizer.
+        folder: Where the files go.
+    """
+    import torch
+
+    model.to(torch.bfloat16).save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
 
 
 def add_lora(model: Any, lora: LoraSettings, seed: int, base: str = "") -> Any:

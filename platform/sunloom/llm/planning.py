@@ -8,10 +8,11 @@ import torch
 
 from sunloom.config.llm import Ddp, DeepSpeed, LlmRecipe
 from sunloom.core.model_registry import open_registry
+from sunloom.llm.base_models import resolve_model
 from sunloom.llm.conversations import load_conversation_source
 from sunloom.llm.distributed import describe
 from sunloom.llm.encoding import encode
-from sunloom.llm.models import add_lora, build_llama, load_model, load_tokenizer, resolve_model
+from sunloom.llm.models import add_lora, build_llama, load_model, load_tokenizer
 from sunloom.llm.optimization import OPTIMIZERS
 from sunloom.llm.probe import probe_dtype
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts

@@ -20,6 +20,7 @@ from sunloom.core.progress import read_progress
 from sunloom.core.runs import Run, run_of_this_process
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import UsageError
+from sunloom.llm.base_models import resolve_model
 from sunloom.llm.conversations import load_conversation_source
 from sunloom.llm.evaluation import evaluate_model
 from sunloom.llm.models import (
@@ -27,7 +28,6 @@ from sunloom.llm.models import (
     BASE_KIND,
     build_llama,
     load_tokenizer,
-    resolve_model,
     stored_parameter_count,
 )
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts

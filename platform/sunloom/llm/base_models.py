@@ -1,0 +1,116 @@
+"""Base models by name: folders, versions of the registry, models inside packages, hub ids.
+
+A package offers a model by an entry point of ``sunloom.base_models``, a function that returns a
+``PackagedModel``. Such a model is registered the first time that it is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sunloom.config.llm import ModelConfig
+from sunloom.core.artifacts import fingerprint
+from sunloom.core.model_registry import ModelRegistry, TrainingResult
+from sunloom.core.plugins import load_plugin, plugin_names
+from sunloom.errors import ArtifactError, NotFoundError
+from sunloom.llm.models import BASE_KIND, stored_parameter_count
+
+GROUP = "sunloom.base_models"
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A base model inside an installed package.
+
+    Attributes:
+        name: Name in the registry.
+        package: The distribution that brings it, with its version.
+        folder: Where its files are installed.
+        sha256: Of each file that the model is made from.
+        write: Makes a Hugging Face folder (safetensors, tokenizer with a chat template, model
+            card) at its second argument from the files at its first.
+        revision: Counts changes of what ``write`` makes from the same files.
+        metrics: Of the training that made it, for the registry.
+    """
+
+    name: str
+    package: str
+    folder: Path
+    sha256: Mapping[str, str]
+    write: Callable[[Path, Path], None]
+    revision: int = 1
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+def register_packaged(name: str, registry: ModelRegistry) -> TrainingResult:
+    """Register a packaged model, once, as the production version of its name.
+
+    Args:
+        name: An entry point of ``sunloom.base_models``.
+        registry: Where it is registered.
+
+    Raises:
+        NotFoundError: No package offers such a model; the known ones are listed.
+        DependencyError: The package that brings the files is not installed.
+        ArtifactError: A file is missing or is not what the package's author wrote.
+    """
+    model: PackagedModel = load_plugin(GROUP, name)()
+    files = dict(model.sha256)
+    identity = fingerprint(GROUP, model.name, files, model.revision)
+    version = registry.find(model.name, identity)
+    is_known = version is not None
+    if version is None:
+        for file, sha256 in files.items():
+            _check_file(model, file, sha256)
+        with tempfile.TemporaryDirectory() as folder:
+            model.write(model.folder, Path(folder))
+            metrics = {"parameters": stored_parameter_count(Path(folder)), **model.metrics}
+            lineage = {"fingerprint": identity, "package": model.package, "sha256": files}
+            version = registry.register(model.name, BASE_KIND, Path(folder), metrics, lineage)
+    registry.promote(version.name, version.version)
+    return TrainingResult(version=version, promoted=True, reused=is_known)
+
+
+def _check_file(model: PackagedModel, file: str, sha256: str) -> None:
+    path = model.folder / file
+    if not path.is_file():
+        raise ArtifactError(f"{model.package} has no {path}.", "Install the package again.")
+    with path.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    if digest != sha256:
+        raise ArtifactError(
+            f"{path} of {model.package} has the SHA-256 {digest}, not {sha256}.",
+            "Install the package again.",
+        )
+
+
+def resolve_model(config: ModelConfig, registry: ModelRegistry) -> tuple[str, str]:
+    """Where a named model lies, and what lineage calls it.
+
+    Args:
+        config: ``name`` is a folder, a registry reference, a packaged model or a hub id, tried in
+            this order.
+        registry: Knows the references; a packaged model is registered there.
+
+    Returns:
+        A folder or hub id for transformers, and ``name@version`` or the same id.
+    """
+    name = config.name or ""
+    if Path(name).is_dir():
+        return name, name
+    try:
+        version = registry.get(name)
+    except NotFoundError:
+        if name in plugin_names(GROUP):
+            version = register_packaged(name, registry).version
+        # Hub ids have an owner; a bare word was meant for the registry.
+        elif "/" in name:
+            return name, name
+        else:
+            raise
+    return str(registry.path(version)), version.ref
