@@ -41,7 +41,7 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     shape = "model.architecture={hidden_size: 48, layers: 2, heads: 3, intermediate_size: 64}"
     base_recipe = _recipe("tool_base", settings, shape)
     with pytest.raises(NotFoundError):
-        train_adapter(_recipe("retail_agent", settings))
+        train_adapter(_recipe("retail_agent", settings, "model.name=tool-bas"))
     base = train_base(base_recipe)
     assert (base.version.ref, base.version.kind, base.reused) == ("tool-base@1", "llm", False)
     assert base.metrics["workers"] == 2

@@ -59,6 +59,22 @@ def show(ref: Ref, sets: Sets = None, env: Env = None, json: Json = False) -> No
 
 
 @app.command()
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="smollm2-135m-instruct, tool-base …")],
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Register a base model that an installed package brings, its files checked by hash."""
+    from sunloom.core.model_registry import open_registry
+    from sunloom.llm.base_models import register_packaged
+
+    result = register_packaged(name, open_registry(load_settings(sets, env)))
+    line = f"{result.version.ref} from {result.version.lineage['package']}"
+    output.print_result({"model": result.version.ref, **result.version.lineage}, json, line=line)
+
+
+@app.command()
 def promote(
     ref: Ref,
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "production",

@@ -57,6 +57,23 @@ CHAT_TEMPLATE = """\
 """
 
 
+def chatml_template(system: str) -> str:
+    """The chat template with ChatML's marks, for models that were tuned on them.
+
+    Args:
+        system: System text of a conversation that has none.
+    """
+    template = CHAT_TEMPLATE.replace(
+        "{%- endfor -%}",
+        f"{{%- else -%}}{{{{- '<|system|>{system}<|end|>' -}}}}{{%- endfor -%}}",
+        # The first loop is the one over system messages.
+        1,
+    )
+    for role in ("system", "tools", "user", "assistant", "tool"):
+        template = template.replace(f"<|{role}|>", f"<|im_start|>{role}\\n")
+    return template.replace("<|end|>", "<|im_end|>\\n")
+
+
 def build_tokenizer(texts: Iterable[str], vocabulary: int, max_length: int) -> Any:
     """Train a tokenizer.
 

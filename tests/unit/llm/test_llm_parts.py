@@ -15,11 +15,12 @@ from sunloom.config import load_config
 from sunloom.config.llm import Architecture, LlmRecipe, ModelConfig, TrainingConfig
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import ConfigError, NotFoundError, UsageError
+from sunloom.llm.base_models import resolve_model
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import render
 from sunloom.llm.evaluation import ExactMatch, exact_match, parse_calls
 from sunloom.llm.loop import plan_batches
-from sunloom.llm.models import build_llama, load_model, load_tokenizer, resolve_model
+from sunloom.llm.models import build_llama, load_model, load_tokenizer
 from sunloom.llm.optimization import learning_rate
 from sunloom.llm.planning import plan_training
 from sunloom.llm.probe import probe_dtype

@@ -37,12 +37,13 @@ TITLES = {
     "data": "Validate, clean and quarantine the purchase log (Ray Data)",
     "features": "Compute point-in-time features from Chalk classes (Polars and Ray Data)",
     "tabular": "Tune and train the repurchase model (Ray Tune)",
-    "base_model": "Build the small tool-calling base model, once (Ray Train, FSDP2, 2 workers)",
+    "base_model": "Register the base model of the agent",
     "adapter": "Fine-tune the LoRA adapter and judge it (Ray Train, 2 workers)",
     "serving": "Serve models, features, predictions and agents on one port (Ray Serve, vLLM)",
     "agents": "Give CrewAI and Semantic Kernel ten held-out tasks each, over HTTP",
     "monitoring": "Compare the first quarter of 1997 with the second of 1998 (Evidently)",
 }
+FROM_SCRATCH_TITLE = "Train the small tool-calling base model (Ray Train, FSDP2, 2 workers)"
 SCOPES = ("llm", "features", "agents", "models", "train")
 
 
@@ -92,6 +93,7 @@ class _Demo:
     settings: Settings
     recipes: DemoRecipes
     console: StepList
+    from_scratch: bool = False
     figures: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     plots: list[str] = field(default_factory=list)
 
@@ -107,11 +109,20 @@ class _Demo:
         self.console.note(result.note)
 
 
-def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()) -> DemoSummary:
+def run_demo(
+    settings: Settings,
+    *,
+    model: str = "small",
+    from_scratch: bool = False,
+    keep: bool = False,
+    sets: Sequence[str] = (),
+) -> DemoSummary:
     """Run every room once and write ``outputs/demo/summary.json``.
 
     Args:
-        settings: Seed, paths, port.
+        settings: Seed, paths, port, and the base model that is served.
+        model: A key of ``recipes.MODELS``.
+        from_scratch: Train the base model here instead of taking the one that is shipped.
         keep: Leave the gateway up until Ctrl-C.
         sets: Assignments laid over every recipe.
 
@@ -123,7 +134,8 @@ def run_demo(settings: Settings, *, keep: bool = False, sets: Sequence[str] = ()
     """
     start = time.monotonic()
     configure_logging(settings)
-    demo = _Demo(settings, load_demo_recipes(sets), StepList(TITLES))
+    titles = TITLES | ({"base_model": FROM_SCRATCH_TITLE} if from_scratch else {})
+    demo = _Demo(settings, load_demo_recipes(sets, model), StepList(titles), from_scratch)
     # Measured on 2 cores; the second run takes base model and adapter from the registry.
     demo.console.announce(
         "Sunloom demo: about 1 GB below outputs/ and .sunloom/ and 12 to 25 minutes on 2 cores the "
@@ -160,7 +172,7 @@ def _train(demo: _Demo) -> None:
         "data": steps.prepare_data,
         "features": steps.compute_features,
         "tabular": steps.train_tabular_model,
-        "base_model": steps.train_base_model,
+        "base_model": steps.train_base_model if demo.from_scratch else steps.register_base_model,
         "adapter": steps.train_adapter_model,
     }
     for name, function in work.items():

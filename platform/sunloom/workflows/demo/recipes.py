@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -23,9 +23,35 @@ R = TypeVar("R", bound=Settings)
 
 
 @dataclass(frozen=True)
-class DemoRecipes:
-    """One recipe a room."""
+class LanguageModelChoice:
+    """A base model that the demo can build its agent on.
 
+    Attributes:
+        base: Its entry point in ``sunloom.base_models``, and its name in the registry.
+        adapter: Recipe of the adapter, below ``conf/``.
+    """
+
+    base: str
+    adapter: str
+
+
+MODELS: Mapping[str, LanguageModelChoice] = {
+    "small": LanguageModelChoice("tool-base", "llm/retail_agent.yaml"),
+    "smollm2": LanguageModelChoice("smollm2-135m-instruct", "llm/retail_smollm2.yaml"),
+}
+"""Values of ``sunloom demo --model``."""
+
+
+@dataclass(frozen=True)
+class DemoRecipes:
+    """One recipe a room.
+
+    Attributes:
+        model: The base model that the adapter is trained on.
+        base_model: Recipe that builds the small base model from scratch.
+    """
+
+    model: LanguageModelChoice
     data: DataRecipe
     features: FeaturesRecipe
     tabular: TabularRecipe
@@ -59,8 +85,12 @@ def relevant_assignments(kind: type[Settings], sets: Sequence[str]) -> list[str]
     return relevant
 
 
-def load_demo_recipes(sets: Sequence[str] = ()) -> DemoRecipes:
+def load_demo_recipes(sets: Sequence[str] = (), model: str = "small") -> DemoRecipes:
     """Load every recipe of the demo, each with the assignments whose keys it has.
+
+    Args:
+        sets: ``a.b=c`` assignments.
+        model: A key of ``MODELS``.
 
     Raises:
         UsageError: There is no ``conf/`` folder above the working directory.
@@ -79,11 +109,12 @@ def load_demo_recipes(sets: Sequence[str] = ()) -> DemoRecipes:
         return load_config(kind, recipe=recipe, sets=assignments, conf_dir=folder).config
 
     return DemoRecipes(
+        model=MODELS[model],
         data=load(DataRecipe, "data/cdnow.yaml"),
         features=load(FeaturesRecipe, "features/customer.yaml"),
         tabular=load(TabularRecipe, "tabular/repurchase.yaml"),
         base_model=load(LlmRecipe, "llm/tool_base.yaml"),
-        adapter=load(LlmRecipe, "llm/retail_agent.yaml"),
+        adapter=load(LlmRecipe, MODELS[model].adapter),
         agents=load(AgentsRecipe, "agentic/retail.yaml"),
         monitoring=load(MonitoringRecipe, "monitoring/drift.yaml"),
     )

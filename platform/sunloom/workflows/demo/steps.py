@@ -71,6 +71,18 @@ def train_tabular_model(recipes: DemoRecipes) -> Figures:
     return Figures(figures, note, (result.files["calibration_plot"],))
 
 
+def register_base_model(recipes: DemoRecipes) -> Figures:
+    """Register the base model that an installed package brings, its files checked by hash."""
+    from sunloom.core.model_registry import open_registry
+    from sunloom.llm.base_models import register_packaged
+
+    result = register_packaged(recipes.model.base, open_registry(recipes.adapter))
+    source = f"shipped in {result.version.lineage['package']}"
+    checked = "registered before" if result.reused else "hash checked"
+    parameters = f"{result.metrics['parameters']:,} parameters"
+    return Figures(result.metrics, f"{result.version.ref} {source}, {checked}, {parameters}")
+
+
 def train_base_model(recipes: DemoRecipes) -> Figures:
     """Build the small base model, or take the one that the same recipe built before."""
     from sunloom.llm.trainer import train_base
@@ -101,7 +113,7 @@ def ask_agents(recipes: DemoRecipes, settings: Settings, gateway: DemoGateway) -
     source = load_plugin("sunloom.conversations", recipes.adapter.data.conversations)()
     tasks: list[Any] = list(source.tasks(TASKS_PER_ENGINE, settings.seed))
     model, feature_set = recipes.tabular.output.name, recipes.tabular.rows.feature_set
-    spec = recipes.agents.spec()
+    spec = recipes.agents.spec().model_copy(update={"model": recipes.adapter.output.name})
     # Before the agents run, through the same routes as their tools.
     truths = [gateway.truth(task.customer_id, model, feature_set) for task in tasks]
     # The agent's model sees features under the recipe's names, and so do the questions.
