@@ -18,7 +18,7 @@ GROUPS = (
     "sunloom.datasets",
     "sunloom.features",
     "sunloom.conversations",
-    "sunloom.base_models",
+    "sunloom.llm.base_models",
     "sunloom.tools",
     "sunloom.algorithms",
     "sunloom.alert_sinks",

@@ -1,6 +1,6 @@
 """Base models by name: folders, versions of the registry, models inside packages, hub ids.
 
-A package offers a model by an entry point of ``sunloom.base_models``, a function that returns a
+A package offers a model by an entry point of ``sunloom.llm.base_models``, a function that returns a
 ``PackagedModel``. Such a model is registered the first time that it is needed.
 """
 
@@ -20,7 +20,7 @@ from sunloom.core.plugins import load_plugin, plugin_names
 from sunloom.errors import ArtifactError, NotFoundError
 from sunloom.llm.models import BASE_KIND, stored_parameter_count
 
-GROUP = "sunloom.base_models"
+GROUP = "sunloom.llm.base_models"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def register_packaged(name: str, registry: ModelRegistry) -> TrainingResult:
     """Register a packaged model, once, as the production version of its name.
 
     Args:
-        name: An entry point of ``sunloom.base_models``.
+        name: An entry point of ``sunloom.llm.base_models``.
         registry: Where it is registered.
 
     Raises:

@@ -27,7 +27,7 @@ class LanguageModelChoice:
     """A base model that the demo can build its agent on.
 
     Attributes:
-        base: Its entry point in ``sunloom.base_models``, and its name in the registry.
+        base: Its entry point in ``sunloom.llm.base_models``, and its name in the registry.
         adapter: Recipe of the adapter, below ``conf/``.
     """
 
