@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +17,23 @@ POSITION = "position"
 """Column of raw and parsed tables: the row's position in its source, from 1."""
 REASON = "reason"
 """Column of parsed tables: why the row cannot be used; null where it can."""
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A row that could not be read.
+
+    Attributes:
+        source: The file.
+        position: Line number, from 1.
+        reason: Why.
+        content: The row's text, its first 500 characters.
+    """
+
+    source: str
+    position: int
+    reason: str
+    content: str
 
 
 def write_quarantine(rows: pl.DataFrame, path: Path) -> dict[str, int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from sunloom.data.sources.json_objects import MOST_LEVELS, is_deep
 from sunloom.errors import RequestError
 
 # The interface's types, as Starlette names them.
@@ -82,6 +83,9 @@ def parse_object(body: bytes) -> dict[str, Any]:
         raise RequestError(f"The body is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise RequestError("The body must be a JSON object.")
+    # Python's own encoder, which some routes use, ends at 1,000 levels.
+    if body.count(b"[") + body.count(b"{") > MOST_LEVELS and is_deep(data):
+        raise RequestError(f"The body is nested more than {MOST_LEVELS} levels deep.")
     return data
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from sunloom.cli.main import app
 from sunloom.config import load_config
 from sunloom.config.features import FeaturesRecipe
-from sunloom.errors import ConfigError, UsageError
+from sunloom.errors import ConfigError, DataQualityError, UsageError
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.feature_store.stores.offline_store import open_offline_store
 from sunloom.feature_store.stores.online.open import open_online_store
@@ -105,6 +105,24 @@ def test_the_recipe_may_name_the_entities(tmp_path: Path, sets: list[str]) -> No
     [known, unknown] = open_online_store(recipe).read("customer", [3, 99], ["frequency"])
     assert known == {"frequency": 6}
     assert unknown == {"frequency": 0}
+
+
+def test_rows_that_name_no_entity_are_set_aside(tmp_path: Path, sets: list[str]) -> None:
+    rows = b'\xef\xbb\xbf{"id": 3}\n{"id": "x"}\n{"id": null}\n{"id": \n{"id": 5}\n'
+    (tmp_path / "some.jsonl").write_bytes(rows)
+    named = f"online.entities={tmp_path / 'some.jsonl'}"
+    with pytest.raises(DataQualityError, match="3 of 5 entities' rows cannot be read"):
+        materialize(_recipe(tmp_path, "files", [*sets, named]))
+    result = materialize(
+        recipe := _recipe(tmp_path, "files", [*sets, named, "execution.max_bad_share=0.6"])
+    )
+    assert result.online_entities == 2
+    lines = (recipe.features_folder() / "quarantine.jsonl").read_text().splitlines()
+    reasons = {row["position"]: row["reason"] for row in map(json.loads, lines)}
+    assert reasons[2] == "id is not a whole number"
+    assert reasons[3] == "id is missing"
+    assert reasons[4].startswith("not JSON: ")
+    assert result.quarantined == dict.fromkeys(reasons.values(), 1)
 
 
 def test_nobody_is_known_where_no_source_bears_the_key(tmp_path: Path, sets: list[str]) -> None:

@@ -76,6 +76,15 @@ def test_string_keys(store: EmbeddedStore) -> None:
     assert store.schema("s").key_dtype == "string"
 
 
+def test_a_key_of_any_length_is_an_entity(store: EmbeddedStore) -> None:
+    keys = ["", "k" * 376, "k" * 377, "k" * 400, "ü" * 300]
+    store.write("s", _table(keys, a=list(range(5))))
+    assert store.read("s", [*keys, "k" * 378]) == [{"a": n} for n in range(5)] + [None]
+    assert store.count("s") == 5
+    with pytest.raises(UsageError, match="is no Unicode text"):
+        store.read("s", ["a\ud83d"])
+
+
 def test_an_added_feature_is_null_in_older_records(store: EmbeddedStore) -> None:
     store.write("s", _table([1, 2], a=[1, 2]))
     store.write("s", _table([1], a=[5], b=["new"]))

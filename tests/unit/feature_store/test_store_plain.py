@@ -82,5 +82,13 @@ def test_what_a_read_returns_can_be_ingested(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"when \(is_datetime\)"):
         ingest_rows(store, sent)
     sent["rows"][0] |= {"id": "three", "when": None}
-    with pytest.raises(RequestError, match="'id' is no int64"):
+    with pytest.raises(RequestError, match=r"rows\[0\]: id is no int64"):
         ingest_rows(store, sent)
+    sent["rows"] = [{**sent["rows"][0], "id": 3}, {**sent["rows"][0], "id": 2**63}]
+    with pytest.raises(RequestError, match=r"rows\[1\]: id is no int64"):
+        ingest_rows(store, sent)
+    sent["rows"][1] |= {"id": 4, "event_time": "0001-01-01T00:00:00+14:00"}
+    with pytest.raises(RequestError, match=r"rows\[1\]: event_time '0001.* is not an ISO"):
+        ingest_rows(store, sent)
+    with pytest.raises(RequestError, match="nested more than 100 levels deep"):
+        parse_object(b'{"rows": ' + b"[" * 200 + b"]" * 200 + b"}")

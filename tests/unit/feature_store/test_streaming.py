@@ -14,6 +14,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from memory_store import MemoryStore
 from pydantic import ValidationError
 from same_values import differences
@@ -77,7 +79,7 @@ def test_poison_is_named_and_the_stream_goes_on(plan: Plan) -> None:
         _message(0, START),
         b"not json",
         b"[1, 2]",
-        None,
+        b"",
         b"\xff\xfe",
         _message(5, START, fare="dear"),
         _message(6, START, rider_id=None),
@@ -87,8 +89,13 @@ def test_poison_is_named_and_the_stream_goes_on(plan: Plan) -> None:
         _message(10, "2999-01-01T00:00:00Z"),
         # Odd, but not wrong: a table of text has it so, too.
         _message(11, "2026-03-01T05:00:00+02:00", fare="2.5", seats=3.0, extra={"a": 1}),
+        _message(12, START, note="a\ud83d"),
+        b'{"id": 13, "deep": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+        _message(14, "+20000-01-01T00:00:00Z"),
+        # Nobody reads this field.
+        _message(15, START, other="a\ud83d"),
     ]
-    progress = PartitionStream(stream, "trips/0").process(range(12), values)
+    progress = PartitionStream(stream, "trips/0").process(range(16), values)
     assert {one.offset: one.reason.split(":")[0] for one in refused} == {
         1: "not JSON",
         2: "not a JSON object",
@@ -100,13 +107,68 @@ def test_poison_is_named_and_the_stream_goes_on(plan: Plan) -> None:
         8: "rider_id is not a whole number",
         9: "at is missing",
         10: "at is in the future",
+        12: "'note' is no Unicode text",
+        13: "not JSON",
+        14: "at is not a datetime with a time zone",
     }
     assert [one.value for one in refused][:2] == [b"not json", b"[1, 2]"]
-    assert (progress.events, progress.quarantined, progress.next_offset) == (2, 10, 12)
+    assert (progress.events, progress.quarantined, progress.next_offset) == (3, 13, 16)
     reader = OnlineReader(store, plan, stream.layout)
     found = reader.read([1], START + 5 * HOUR)[0]
     assert found is not None
-    assert (found["trips_ever"], found["spent__86400__"], found["most_seats"]) == (2, 3.5, 3)
+    assert (found["trips_ever"], found["spent__86400__"], found["most_seats"]) == (3, 4.5, 3)
+
+
+def test_tombstones_are_counted_and_are_no_damage(plan: Plan) -> None:
+    store = MemoryStore()
+    stream, refused = _stream(plan, store)
+    values = [_message(i, START) if i % 21 else None for i in range(1_155)]
+    progress = PartitionStream(stream, "trips/0").process(range(1_155), values)
+    assert (progress.events, progress.tombstones, progress.quarantined) == (1_100, 55, 0)
+    assert not refused
+    # Only tombstones: nothing but the offset and the count change.
+    after = PartitionStream(stream, "trips/0").process([1_155], [None])
+    assert (after.events, after.tombstones, after.next_offset) == (1_100, 56, 1_156)
+    # What an earlier release stored has no such count.
+    stored = json.dumps({"next_offset": 7, "latest_us": None, "events": 7}).encode()
+    assert PartitionProgress(**json.loads(stored)).tombstones == 0
+
+
+_FIELDS = st.sampled_from(["id", "rider_id", "at", "fare", "seats", "paid", "note", "tip", "until"])
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters())
+    | st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat),
+    lambda parts: st.lists(parts, max_size=2) | st.dictionaries(st.text(), parts, max_size=2),
+)
+_EVENTS = st.dictionaries(_FIELDS, _JSON, max_size=9)
+_MESSAGES = st.one_of(
+    st.none(),
+    st.binary(max_size=40),
+    _EVENTS.map(lambda event: json.dumps(event).encode()),
+    # Whole but for some fields, so that many of them become events.
+    _EVENTS.map(lambda event: _message(1, START, **{k: event[k] for k in event if k != "at"})),
+    _EVENTS.map(lambda event: json.dumps(event, ensure_ascii=False).encode(errors="surrogatepass")),
+)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(_MESSAGES, min_size=1, max_size=6))
+def test_whatever_the_messages_are_each_is_counted_once(
+    plan: Plan, messages: list[bytes | None]
+) -> None:
+    store = MemoryStore()
+    stream, refused = _stream(plan, store, EventPolicy(HOUR_US, max_bad_share=1.0))
+    values = [_message(0, START), *messages, _message(0, START + HOUR)]
+    after = PartitionStream(stream, "trips/0").process(range(len(values)), values)
+    counted = after.events + after.dropped + after.quarantined + after.tombstones
+    assert (counted, after.next_offset) == (len(values), len(values))
+    assert all(message.reason and 0 < message.offset <= len(messages) for message in refused)
+    assert after.tombstones == messages.count(None)
+    assert _ever(plan, store, START + 9 * HOUR) >= 2
 
 
 def test_too_much_poison_stops_the_stream(plan: Plan) -> None:

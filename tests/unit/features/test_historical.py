@@ -130,6 +130,18 @@ def test_another_time_zone_is_the_same_time(paths: dict[str, Path], tmp_path: Pa
     assert pl.read_parquet(paths["out"]).equals(expected)
 
 
+def test_no_row_of_the_entities_is_lost_in_silence(paths: dict[str, Path], tmp_path: Path) -> None:
+    rows = ENTITIES.with_columns(pl.col("event_time").dt.strftime("%+")).write_ndjson()
+    file = tmp_path / "entities.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + rows.encode() + b'{"id": "a\\ud83d"}\n')
+    with pytest.raises(DataQualityError, match="1 of 5 entities' rows cannot be read"):
+        _run(paths, entities=file)
+    summary = _run(paths, entities=file, max_bad_share=0.2)
+    assert (summary.rows, sum(summary.quarantined.values())) == (4, 1)
+    quarantine = paths["out"].with_name("out.parquet.quarantine.jsonl")
+    assert json.loads(quarantine.read_text())["position"] == 5
+
+
 def test_what_is_missing_is_named(paths: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no file .*gone\.parquet") as usage:
         _run(paths, sources={"sl_sale": tmp_path / "gone.parquet"})

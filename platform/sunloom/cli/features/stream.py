@@ -51,11 +51,12 @@ def _show_progress(report: ConsumerReport) -> None:
     rate = report.events / report.seconds if report.seconds else 0.0
     line = (
         f"{report.events:,} events, {rate:,.0f}/s, lag {report.lag:,}, late {report.late:,}, "
-        f"quarantined {report.quarantined:,}, {report.partitions} partitions"
+        f"quarantined {report.quarantined:,}, tombstones {report.tombstones:,}, "
+        f"{report.partitions} partitions"
     )
     if sys.stderr.isatty():
         # Padded, so that a shorter line covers all of the one before.
-        print(f"\r{line:<100}", end="", file=sys.stderr, flush=True)
+        print(f"\r{line:<120}", end="", file=sys.stderr, flush=True)
     else:
         output.print_note(line)
 

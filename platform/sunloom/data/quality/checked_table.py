@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import polars as pl
 
+from sunloom.data.quarantine import Damaged
 from sunloom.data.sources.table_files import (
-    Damaged,
     data_files,
     read_table,
     require_columns,

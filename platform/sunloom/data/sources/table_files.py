@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,25 +11,11 @@ from typing import Any
 
 import polars as pl
 
+from sunloom.data.quarantine import Damaged
+from sunloom.data.sources.csv_records import split_csv
+from sunloom.data.sources.json_objects import parse_json_object
 from sunloom.data.sources.text_types import infer_types
 from sunloom.errors import DataError, UsageError, nearest
-
-
-@dataclass(frozen=True)
-class Damaged:
-    """A row that could not be read.
-
-    Attributes:
-        source: The file.
-        position: Line number, from 1.
-        reason: Why.
-        content: The row's text, its first 500 characters.
-    """
-
-    source: str
-    position: int
-    reason: str
-    content: str
 
 
 @dataclass(frozen=True)
@@ -136,37 +123,51 @@ def _read_csv(path: Path, columns: Sequence[str] | None, as_text: bool) -> Table
         header = file.readline()
     # A spreadsheet writes semicolons where its country's decimal sign is the comma.
     has_semicolons = b";" in header and b"," not in header
-    frame = pl.read_csv(
-        path, separator=";" if has_semicolons else ",", infer_schema=False, glob=False
-    )
+    separator = ";" if has_semicolons else ","
+    damaged: tuple[Damaged, ...] = ()
+    positions = None
+    try:
+        frame = pl.read_csv(path, separator=separator, infer_schema=False, glob=False)
+    except pl.exceptions.ComputeError as error:
+        # Polars refuses the whole file for one row: the others are read without it.
+        records = split_csv(path, separator)
+        if not records.damaged:
+            raise error
+        damaged = records.damaged
+        frame = pl.read_csv(records.content, separator=separator, infer_schema=False)
+        # Blank lines, which the two readers may count apart, leave the rows without positions.
+        positions = records.positions if len(records.positions) == frame.height else None
     rows = _select_columns(frame, columns, path)
     if not as_text:
         # Not by Polars, which looks at some first rows, and takes 00501 for 501.
         rows = infer_types(rows, decimal_comma=has_semicolons)
-    return Table(rows, decimal_comma=has_semicolons)
+    return Table(rows, damaged, positions, has_semicolons)
 
 
 def _read_jsonl(path: Path, columns: Sequence[str] | None, as_text: bool) -> Table:
     rows: list[Mapping[str, Any]] = []
     positions: list[int] = []
     damaged: list[Damaged] = []
-    # A byte that is not UTF-8 damages its own line, not the file.
-    with path.open(encoding="utf-8", errors="replace") as lines:
+    # As bytes: one that is not UTF-8 damages its own line, not the file.
+    with path.open("rb") as lines:
         for position, line in enumerate(lines, 1):
-            if not line.strip():
+            # A file may begin with a byte order mark, and so may each part of a concatenated one.
+            content = line.removeprefix(BOM_UTF8).strip()
+            if not content:
                 continue
-            row = _parse_line(line.rstrip("\n"), position, path)
-            if isinstance(row, Damaged):
-                damaged.append(row)
+            try:
+                row = parse_json_object(content, columns)
+            except ValueError as error:
+                text = content.decode(errors="backslashreplace")[:500]
+                damaged.append(Damaged(str(path), position, str(error), text))
                 continue
             if as_text:
-                # Not str(): nested lists and objects must stay JSON.
-                row = {k: v if isinstance(v, str | None) else json.dumps(v) for k, v in row.items()}
+                row = {name: _json_text(value) for name, value in row.items()}
             rows.append(row)
             positions.append(position)
     # Every row is looked at: a column may first appear, or change its type, far down the file.
     schema = dict.fromkeys((k for row in rows for k in row), pl.String) if as_text else None
-    frame = pl.DataFrame(rows, schema=schema, infer_schema_length=None, strict=False)
+    frame = _frame_of(rows) if schema is None else pl.DataFrame(rows, schema=schema)
     return Table(
         rows=_select_columns(frame, columns, path),
         damaged=tuple(damaged),
@@ -174,22 +175,36 @@ def _read_jsonl(path: Path, columns: Sequence[str] | None, as_text: bool) -> Tab
     )
 
 
+def _frame_of(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    try:
+        return pl.DataFrame(rows, infer_schema_length=None, strict=False)
+    except (pl.exceptions.PolarsError, TypeError):
+        # A list in one row and an object or a number in another have no common type: as JSON text
+        # none of them changes, and the other columns keep their types.
+        names = dict.fromkeys(name for row in rows for name in row)
+        return pl.DataFrame([_json_series(n, [row.get(n) for row in rows]) for n in names])
+
+
+def _json_series(name: str, values: Sequence[Any]) -> pl.Series:
+    present = [value for value in values if value is not None]
+    if len({type(v) if isinstance(v, list | dict) else None for v in present}) < 2:
+        try:
+            return pl.Series(name, values, strict=False)
+        except (pl.exceptions.PolarsError, TypeError):
+            pass
+    return pl.Series(name, map(_json_text, values), dtype=pl.String)
+
+
+def _json_text(value: Any) -> str | None:
+    # Not str(): nested lists and objects must stay JSON.
+    return value if isinstance(value, str | None) else json.dumps(value)
+
+
 def _select_columns(frame: pl.DataFrame, columns: Sequence[str] | None, path: Path) -> pl.DataFrame:
     if columns is None:
         return frame
     require_columns(frame, columns, str(path))
     return frame.select(columns)
-
-
-def _parse_line(line: str, position: int, path: Path) -> Mapping[str, Any] | Damaged:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        return Damaged(str(path), position, f"not JSON: {error}", line[:500])
-    if isinstance(row, dict):
-        return row
-    reason = f"a JSON {type(row).__name__}, not an object"
-    return Damaged(str(path), position, reason, line[:500])
 
 
 READERS: Mapping[str, Callable[[Path, Sequence[str] | None, bool], Table]] = {

@@ -16,7 +16,7 @@ from sunloom.core.files import remove_partial
 from sunloom.core.telemetry import get_logger
 from sunloom.data.shuffle import from_packet, partition_by_hash, to_packet
 from sunloom.data.sources.databases import fetch_sources
-from sunloom.data.sources.table_files import data_files
+from sunloom.data.sources.table_files import Table, data_files
 from sunloom.errors import ConflictError, UsageError
 from sunloom.feature_store.materialization.backfill_grid import (
     MANIFEST,
@@ -39,7 +39,13 @@ from sunloom.feature_store.stores.offline_store import OfflineStore, open_offlin
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical.cluster import ReadReport
-from sunloom.features.historical.query import build_query_frame, quarantine_damaged, read_entities
+from sunloom.features.historical.query import (
+    ReadRows,
+    build_query_frame,
+    entity_rows,
+    quarantine_damaged,
+    read_entities,
+)
 from sunloom.features.historical.retrieve import EngineChoice, choose_engine
 from sunloom.features.plan.feature_sets import EVENT_TIME, NOW, Plan
 from sunloom.features.sources.scan import SourceScan, open_scan
@@ -60,7 +66,7 @@ class BackfillResult(BaseModel, frozen=True):
         engine: Who computed.
         why: Why that engine.
         folder: Of the files.
-        quarantined: Reason to number of source rows that could not be read.
+        quarantined: Reason to number of rows, of sources and entities, that could not be read.
         stored: Chunks that this run wrote to the offline store.
         validations: Feature to number of values outside its limits.
         resolver_failures: Resolver to number of failed calls.
@@ -214,11 +220,14 @@ class BackfillJob:
         publish_json(asdict(self.parameters), self.folder / PARAMETERS)
         quarantined: dict[str, int] = {}
 
+        entities = self._read_entities()
+
         def check(reports: Sequence[ReadReport]) -> None:
-            quarantined.update(self._quarantine(reports))
+            read = [] if entities is None else [entity_rows(entities)]
+            quarantined.update(self._quarantine(reports, read))
 
         filled: Sequence[FilledPartition] = ()
-        if tasks := self._tasks():
+        if tasks := self._tasks(None if entities is None else self._keys(entities.rows)):
             _log.info(
                 "%s computes %d partitions: %s", self.engine.engine, len(tasks), self.engine.why
             )
@@ -246,9 +255,16 @@ class BackfillJob:
             **Counters.merge(partition.counters for partition in filled).log_and_count(),
         )
 
-    def _tasks(self) -> list[PartitionTask]:
+    def _read_entities(self) -> Table | None:
+        """The entities' file; None where the entities are those of the sources."""
+        if self.entities is None:
+            return None
+        plan = self.scan.plan
+        return read_entities(self.entities, plan, has_source=plan.namespace in self.scan.paths)
+
+    def _tasks(self, keys: Sequence[pl.DataFrame] | None) -> list[PartitionTask]:
         """What each partition still has to do; those with nothing are left out."""
-        grid, text, keys = self.parameters.grid, self.scan.plan.model_dump_json(), self._keys()
+        grid, text = self.parameters.grid, self.scan.plan.model_dump_json()
         tasks = []
         for number in range(grid.partitions):
             missing = [
@@ -270,13 +286,10 @@ class BackfillJob:
                 )
         return tasks
 
-    def _keys(self) -> list[pl.DataFrame] | None:
-        """Each partition's entities; None where they are those of the sources."""
-        if self.entities is None:
-            return None
+    def _keys(self, rows: pl.DataFrame) -> list[pl.DataFrame]:
+        """Each partition's rows of the entities' file."""
         plan, grid = self.scan.plan, self.parameters.grid
         has_source = plan.namespace in self.scan.paths
-        rows = read_entities(self.entities, plan, has_source=has_source)
         if grid.every is None:
             query = build_query_frame(plan, rows, has_source=has_source)
             keys = query.sort(NOW, maintain_order=True)
@@ -287,14 +300,17 @@ class BackfillJob:
             keys = query.drop(NOW).unique(plan.root.key, keep="first", maintain_order=True)
         return list(partition_by_hash(keys, (plan.root.key,), grid.partitions))
 
-    def _quarantine(self, reports: Sequence[ReadReport]) -> dict[str, int]:
+    def _quarantine(
+        self, reports: Sequence[ReadReport], read: Sequence[ReadRows]
+    ) -> dict[str, int]:
         damaged = [from_packet(report.damaged) for report in reports if report.damaged is not None]
-        return quarantine_damaged(
+        sources = ReadRows(
+            "source rows",
             pl.concat(damaged) if damaged else pl.DataFrame(),
             sum(report.rows_read for report in reports),
-            self.folder / "quarantine.jsonl",
-            self.max_bad_share,
         )
+        path = self.folder / "quarantine.jsonl"
+        return quarantine_damaged([sources, *read], path, self.max_bad_share)
 
     def _files(self) -> list[ChunkFile]:
         files = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from sunloom.features.definitions.open import outline_of, plan_of
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical.chalk_query import historical_chalk
 from sunloom.features.historical.compare import EngineComparison, compare_with_ray_data
-from sunloom.features.historical.query import quarantine_damaged, read_entities
+from sunloom.features.historical.query import ReadRows, quarantine_damaged
 from sunloom.features.historical.retrieve import (
     EngineChoice,
     choose_engine,
@@ -44,6 +44,7 @@ from sunloom.features.historical.retrieve import (
 )
 from sunloom.features.plan.feature_sets import EVENT_TIME, Plan
 from sunloom.features.sources.scan import SourceScan, known_entities, open_scan
+from sunloom.features.sources.typed_rows import TypedRows, damaged_frame, read_source
 
 _log = get_logger("features.materialize")
 
@@ -59,6 +60,7 @@ class MaterializationResult(BaseModel, frozen=True):
         offline_version: The offline store's version that holds all of the rows.
         validations: Feature to number of values outside its limits.
         resolver_failures: Resolver to number of failed calls.
+        quarantined: Reason to number of rows, of sources and entities, that could not be read.
         prepared_by: The fitted pipeline: a folder or ``name@version``.
         prepared_set: Name of the prepared set.
         prepared_rows: Its training rows.
@@ -71,6 +73,7 @@ class MaterializationResult(BaseModel, frozen=True):
     offline_version: int | None = None
     validations: Mapping[str, int] = {}
     resolver_failures: Mapping[str, int] = {}
+    quarantined: Mapping[str, int] = {}
     prepared_by: str | None = None
     prepared_set: str | None = None
     prepared_rows: int | None = None
@@ -237,18 +240,28 @@ class MaterializationJob:
         """Compute, judge and write.
 
         Raises:
-            DataQualityError: Rules refuse a batch, or too many source rows cannot be read.
+            DataQualityError: Rules refuse a batch, or too many rows cannot be read.
             ClusterError: Ray computes, and no cluster is connected.
         """
         counters = Counters()
+        # Both computations read the same sources: the counts of one replace the other's.
+        quarantined: dict[str, int] = {}
         entities = training = latest = None
         artifact = None if self.prepared is None else self.prepared.artifact
         if self.training is not None:
             entities = self.training.entities()
-            training = self._compute(self.scan, entities, counters)
+            training = self._compute(self.scan, entities, counters, quarantined)
             artifact = self._write_training(self.training, training)
         if self.online is not None:
-            values = self._compute(self.online.scan, self._latest_entities(self.online), counters)
+            keys = self._latest_keys(self.online)
+            as_of = pl.lit(self.online.as_of).cast(pl.Datetime("us", "UTC"))
+            values = self._compute(
+                self.online.scan,
+                keys.rows.with_columns(as_of.alias(EVENT_TIME)),
+                counters,
+                quarantined,
+                damaged_entities=keys.damaged,
+            )
             self._admit(values, "online")
             self.online.write(values)
             # Only records hold the end of each value's life beside it.
@@ -257,7 +270,7 @@ class MaterializationJob:
                 artifact = self.prepared.write_latest(self.online.store, latest, artifact)
         batches = [rows for rows in (training, latest) if rows is not None]
         # What does not apply stays unset, and so out of the printed result.
-        optional: dict[str, Any] = {}
+        optional: dict[str, Any] = {"quarantined": quarantined} if quarantined else {}
         if batches:
             optional["offline_version"] = self._write_offline(batches)
         if artifact is not None:
@@ -280,27 +293,42 @@ class MaterializationJob:
         )
 
     def _compute(
-        self, scan: SourceScan, entities: pl.DataFrame, counters: Counters
+        self,
+        scan: SourceScan,
+        entities: pl.DataFrame,
+        counters: Counters,
+        quarantined: dict[str, int],
+        *,
+        damaged_entities: pl.DataFrame | None = None,
     ) -> pl.DataFrame:
+        read: list[ReadRows] = []
+        if damaged_entities is not None:
+            count = entities.height + damaged_entities.height
+            read.append(ReadRows("entities' rows", damaged_entities, count))
         if isinstance(self.engine, ChalkConfig):
-            return historical_chalk(self.engine, scan.plan, entities).table
-        _log.info("computed by %s: %s", self.engine.engine, self.engine.why)
-        result = compute_historical(scan, entities, self.engine, self.partitions)
+            table = historical_chalk(self.engine, scan.plan, entities).table
+        else:
+            _log.info("computed by %s: %s", self.engine.engine, self.engine.why)
+            result = compute_historical(scan, entities, self.engine, self.partitions)
+            table = result.table
+            read.append(result.source_rows)
+            counters.add(result.counters)
         quarantine = self.folder / "quarantine.jsonl"
-        quarantine_damaged(result.damaged, result.rows_read, quarantine, self.max_bad_share)
-        counters.add(result.counters)
-        return result.table
+        quarantined.update(quarantine_damaged(read, quarantine, self.max_bad_share))
+        return table
 
-    def _latest_entities(self, online: OnlineTarget) -> pl.DataFrame:
+    def _latest_keys(self, online: OnlineTarget) -> TypedRows:
+        """The entities' keys, once each; rows of a file that name none are damaged."""
+        root = self.scan.plan.root
         if online.entities is not None:
-            key = self.scan.plan.root.key
-            rows = read_entities(online.entities, self.scan.plan, has_source=True, columns=[key])
-            keys = rows.unique(maintain_order=True)
-            as_of = pl.lit(online.as_of).cast(pl.Datetime("us", "UTC"))
-            return keys.with_columns(as_of.alias(EVENT_TIME))
+            # In the key's declared type: no value of the file decides what the others are.
+            keys = read_source(root, [root.key], online.entities, required=[root.key])
+            return replace(keys, rows=keys.rows.unique(maintain_order=True))
         if self.training is not None:
-            return self.training.entities_at(online.as_of)
-        return known_entities(self.scan, online.as_of)
+            rows = self.training.entities_at(online.as_of)
+        else:
+            rows = known_entities(self.scan, online.as_of)
+        return TypedRows(rows, damaged_frame([]))
 
     def _write_training(
         self, source: TrainingSource, rows: pl.DataFrame

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import msgspec
 import polars as pl
 
 from sunloom.data.quarantine import POSITION, REASON
+from sunloom.data.sources.json_objects import parse_json_object
 from sunloom.features.plan.feature_sets import ClassPlan
 from sunloom.features.plan.polars_dtypes import POLARS
 from sunloom.features.sources.typed_rows import conform
@@ -28,10 +29,13 @@ class DecodedMessages:
         rows: Readable ones as rows in declared types, in order, with their ``PLACE`` among the
             messages.
         rejected: Place and reason of the others.
+        tombstones: Messages without a value, which a compacted topic has for deleted keys: there
+            is nothing to read in them, and nothing wrong with them.
     """
 
     rows: pl.DataFrame
     rejected: Sequence[tuple[int, str]]
+    tombstones: int = 0
 
 
 class MessageDecoder:
@@ -67,16 +71,20 @@ class MessageDecoder:
         """Decode the messages."""
         events: list[Any] = []
         places: list[int] = []
-        untyped: list[int] = []
+        untyped: list[tuple[int, bytes]] = []
         decode = self._decoder.decode
+        tombstones = 0
         for place, message in enumerate(messages):
+            if message is None:
+                tombstones += 1
+                continue
             try:
-                # One pass from bytes to typed values; a tombstone (no value) fails here and is
-                # rejected below.
-                events.append(decode(message or b""))
+                # One pass from bytes to typed values.
+                events.append(decode(message))
                 places.append(place)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                untyped.append(place)
+            # Too many nested brackets, also in a field that is ignored, are a RecursionError.
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                untyped.append((place, message))
         rejected: list[tuple[int, str]] = []
         # Without events there are no columns either, hence the lenient ``zip`` below.
         values = zip(*map(msgspec.structs.astuple, events), strict=True)
@@ -87,24 +95,20 @@ class MessageDecoder:
         typed = pl.DataFrame({**columns, PLACE: pl.Series(places, dtype=pl.Int64)})
         # What does not fit the declared types may still be convertible, as text from a CSV file is.
         rows: list[dict[str, str | None]] = []
-        for place in untyped:
+        for place, message in untyped:
             try:
-                rows.append(self._text_row(messages[place]) | {PLACE: str(place)})
+                rows.append(self._text_row(message) | {PLACE: str(place)})
             except ValueError as error:
                 rejected.append((place, str(error)))
         text = pl.DataFrame(rows, schema=dict.fromkeys([*self._names, PLACE], pl.String))
-        return self._conform([frame for frame in (typed, text) if frame.height], rejected)
+        frames = [frame for frame in (typed, text) if frame.height]
+        return replace(self._conform(frames, rejected), tombstones=tombstones)
 
-    def _text_row(self, message: bytes | None) -> dict[str, str | None]:
+    def _text_row(self, message: bytes) -> dict[str, str | None]:
         """The message's fields as text; raises ``ValueError`` with the reason of its rejection."""
         if not message:
             raise ValueError("empty message")
-        try:
-            content = json.loads(message)
-        except ValueError as error:
-            raise ValueError(f"not JSON: {error}") from error
-        if not isinstance(content, dict):
-            raise ValueError("not a JSON object")
+        content = parse_json_object(message, self._names)
         values = {name: content.get(name) for name in self._names}
         return {
             name: value if value is None or isinstance(value, str) else json.dumps(value)

@@ -47,12 +47,14 @@ class EventCounts:
         late: Events later than allowed.
         dropped: Events that were not merged.
         quarantined: Messages that could not be used.
+        tombstones: Messages without a value: deleted keys of a compacted topic, no damage.
     """
 
     events: int = 0
     late: int = 0
     dropped: int = 0
     quarantined: int = 0
+    tombstones: int = 0
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ class PartitionProgress:
         late: Events that arrived later than allowed.
         dropped: Events that were not merged: late ones, and those that the batch source has.
         quarantined: Messages that could not be used.
+        tombstones: Messages without a value.
     """
 
     next_offset: int | None = None
@@ -52,6 +53,7 @@ class PartitionProgress:
     late: int = 0
     dropped: int = 0
     quarantined: int = 0
+    tombstones: int = 0
 
     def advance(
         self,
@@ -62,6 +64,7 @@ class PartitionProgress:
         late: int = 0,
         dropped: int = 0,
         quarantined: int = 0,
+        tombstones: int = 0,
     ) -> PartitionProgress:
         """The progress after one more batch, of which these are the counts."""
         return replace(
@@ -72,6 +75,7 @@ class PartitionProgress:
             late=self.late + late,
             dropped=self.dropped + dropped,
             quarantined=self.quarantined + quarantined,
+            tombstones=self.tombstones + tombstones,
         )
 
     def encode(self) -> bytes:
@@ -130,6 +134,14 @@ class RejectedMessage:
 
 
 Quarantine = Callable[[Sequence[RejectedMessage]], None]
+
+
+class _DecodedBatch(NamedTuple):
+    """Rows with their places in the batch, messages that cannot be used, and tombstones."""
+
+    events: pl.DataFrame
+    rejected: Sequence[RejectedMessage]
+    tombstones: int
 
 
 class _InTimeEvents(NamedTuple):
@@ -255,7 +267,7 @@ class PartitionStream:
         offsets, values = offsets[known:], values[known:]
         if not offsets:
             return self.progress
-        events, rejected = self._decode(offsets, values)
+        events, rejected, tombstones = self._decode(offsets, values)
         in_time = self._select_in_time(events)
         progress = self.progress.advance(
             offsets[-1] + 1,
@@ -264,6 +276,7 @@ class PartitionStream:
             late=in_time.late,
             dropped=events.height - in_time.events.height,
             quarantined=len(rejected),
+            tombstones=tombstones,
         )
         raw = progress.encode()
         guard = self._key.guarded_write(raw, self._raw)
@@ -286,13 +299,10 @@ class PartitionStream:
         kept = in_time.events.drop(PLACE)
         stream.ingest.apply(stream.namespace, kept, progress.latest_us, guard)
         self.progress, self._raw = progress, raw
-        self._check_rejected_share(len(offsets), len(rejected))
+        self._check_rejected_share(len(offsets) - tombstones, len(rejected))
         return progress
 
-    def _decode(
-        self, offsets: Sequence[int], values: Sequence[bytes | None]
-    ) -> tuple[pl.DataFrame, list[RejectedMessage]]:
-        """Rows with their places in the batch, and the messages that cannot be used."""
+    def _decode(self, offsets: Sequence[int], values: Sequence[bytes | None]) -> _DecodedBatch:
         decoded = self._stream.decoder.decode(values)
         events, rejected = decoded.rows, list(decoded.rejected)
         if self._stream.time is not None and events.height:
@@ -303,10 +313,11 @@ class PartitionStream:
                 reason = f"{self._stream.time} is in the future"
                 rejected += [(place, reason) for place in events[PLACE].filter(ahead)]
                 events = events.filter(~ahead)
-        return events, [
+        messages = [
             RejectedMessage(self.source, offsets[place], reason, values[place])
             for place, reason in sorted(rejected)
         ]
+        return _DecodedBatch(events, messages, decoded.tombstones)
 
     def _select_in_time(self, events: pl.DataFrame) -> _InTimeEvents:
         latest_us, policy = self.progress.latest_us, self._stream.policy
@@ -352,9 +363,9 @@ def ingest_events(
     """
 
     def refuse(rejected: Sequence[RejectedMessage]) -> None:
-        reasons = "; ".join(dict.fromkeys(message.reason for message in rejected[:_MAX_REASONS]))
+        reasons = [f"rows[{m.offset - first}]: {m.reason}" for m in rejected[:_MAX_REASONS]]
         raise DataError(
-            f"{len(rejected)} rows are no events: {reasons}.", "None was merged.", "rows"
+            f"{len(rejected)} rows are no events: {'; '.join(reasons)}.", "None was merged.", "rows"
         )
 
     stream = ClassStream(store, layout, namespace, policy=policy, quarantine=refuse)

@@ -6,58 +6,48 @@ Source rows that could not be read are quarantined.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quarantine import REASON
-from sunloom.data.sources.table_files import data_files, read_table, require_columns
+from sunloom.data.sources.table_files import Table, data_files, read_table, require_columns
 from sunloom.data.sources.text_types import parse_datetime
 from sunloom.errors import DataError, DataQualityError
 from sunloom.features.engine.counters import Counters
 from sunloom.features.plan.feature_sets import EVENT_TIME, NOW, Plan
-from sunloom.features.sources.typed_rows import conform
+from sunloom.features.sources.typed_rows import conform, damaged_frame
 
 
-def read_entities(
-    path: Path, plan: Plan, *, has_source: bool, columns: Sequence[str] | None = None
-) -> pl.DataFrame:
-    """The rows of a file of entities: what the plan knows in its types, anything else as it is.
+def read_entities(path: Path, plan: Plan, *, has_source: bool) -> Table:
+    """A file of entities: what the plan knows in its types, anything else as it is.
 
     Args:
         path: A Parquet, CSV or JSON-lines file, or a folder of them.
         plan: Types of the key, and of features that the rows carry.
         has_source: As in ``build_query_frame``.
-        columns: Columns to read; all by default.
 
     Raises:
         UsageError: There is no such file.
-        DataError: A row cannot be read, or a value of the plan's is of a wrong type.
+        DataError: A value of the plan's is of a wrong type.
     """
     files = data_files(path)
     if all(file.suffix == ".parquet" for file in files):
-        return read_table(path, columns).rows
+        return read_table(path)
     # As text: a carried 00501 stays what it is, and a key is of the type that the plan says.
-    texts = read_table(path, columns, as_text=True)
-    if texts.damaged:
-        first = texts.damaged[0]
-        raise DataError(
-            f"The entities' table cannot be read: {first.source}, line {first.position}: "
-            f"{first.reason}.",
-            "Each row gets its features: correct the line, or drop it.",
-        )
+    texts = read_table(path, as_text=True)
     rows = texts.rows
     if not any(file.suffix == ".csv" for file in files):
         # JSON knows the types of what is only carried.
-        rows = read_table(path, columns).rows
+        rows = read_table(path).rows
     require_columns(rows, [plan.root.key], "The entities' table")
     names = _query_columns(plan, rows.columns, has_source=has_source)
     typed = _conform_entities(texts.rows, plan, names, decimal_comma=texts.decimal_comma)
     if EVENT_TIME in rows.columns:
         typed = typed.with_columns(_as_of_times(texts.rows).alias(EVENT_TIME))
-    return rows.with_columns(typed)
+    return replace(texts, rows=rows.with_columns(typed))
 
 
 def _query_columns(plan: Plan, columns: Sequence[str], *, has_source: bool) -> list[str]:
@@ -153,32 +143,64 @@ class HistoricalResult:
     rows_read: int = 0
     counters: Counters = field(default_factory=Counters)
 
+    @property
+    def source_rows(self) -> ReadRows:
+        """How reading the sources went."""
+        return ReadRows("source rows", self.damaged, self.rows_read)
+
+
+@dataclass(frozen=True)
+class ReadRows:
+    """How reading went.
+
+    Attributes:
+        kind: What was read, as errors call it.
+        damaged: Rows that could not be read: ``source``, ``position``, ``reason``, ``content``.
+        count: All rows, damaged ones included.
+    """
+
+    kind: str
+    damaged: pl.DataFrame
+    count: int
+
+
+def entity_rows(table: Table) -> ReadRows:
+    """How reading the entities' file went."""
+    count = table.rows.height + len(table.damaged)
+    return ReadRows("entities' rows", damaged_frame(table.damaged), count)
+
 
 def quarantine_damaged(
-    damaged: pl.DataFrame, rows_read: int, path: Path, max_bad_share: float
+    parts: Sequence[ReadRows], path: Path, max_bad_share: float
 ) -> dict[str, int]:
-    """Write the source rows that could not be read, if there are any, and count their reasons.
+    """Write the rows that could not be read, if there are any, and count their reasons.
 
     Args:
-        damaged: The rows, with their reasons.
-        rows_read: Source rows that were read, damaged ones included.
+        parts: What was read; each kind is judged by itself.
         path: JSON lines, written only where there is a row.
         max_bad_share: Share of damaged rows from which the computation stops.
 
     Raises:
         DataQualityError: Their share is above the threshold.
     """
-    if damaged.is_empty():
+    parts = [part for part in parts if part.damaged.height]
+    if not parts:
         return {}
+    damaged = pl.concat([part.damaged for part in parts])
     path.parent.mkdir(parents=True, exist_ok=True)
     damaged.write_ndjson(path)
+    for part in parts:
+        if part.damaged.height > max_bad_share * part.count:
+            reasons = ", ".join(f"{why}: {n}" for why, n in _count_reasons(part.damaged).items())
+            raise DataQualityError(
+                f"{part.damaged.height} of {part.count} {part.kind} cannot be read, more than "
+                f"{max_bad_share:.2%} ({reasons}).",
+                f"Look at {path}; mend the source or raise the threshold.",
+            )
+        _log.warning("%d %s are quarantined in %s", part.damaged.height, part.kind, path)
+    return _count_reasons(damaged)
+
+
+def _count_reasons(damaged: pl.DataFrame) -> dict[str, int]:
     counted = damaged[REASON].value_counts(sort=True)
-    counts = dict(zip(counted[REASON], counted["count"], strict=True))
-    if damaged.height > max_bad_share * rows_read:
-        raise DataQualityError(
-            f"{damaged.height} of {rows_read} source rows cannot be read, more than "
-            f"{max_bad_share:.2%} ({', '.join(f'{why}: {n}' for why, n in counts.items())}).",
-            f"Look at {path}; mend the source or raise the threshold.",
-        )
-    _log.warning("%d source rows are quarantined in %s", damaged.height, path)
-    return counts
+    return dict(zip(counted[REASON], counted["count"], strict=True))

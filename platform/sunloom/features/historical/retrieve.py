@@ -23,6 +23,7 @@ from sunloom.features.historical.query import (
     HistoricalResult,
     append_features,
     build_query_frame,
+    entity_rows,
     quarantine_damaged,
     read_entities,
 )
@@ -51,7 +52,7 @@ class HistoricalSummary(BaseModel, frozen=True):
         engine: Who computed.
         why: Why that engine.
         out: The Parquet file.
-        quarantined: Reason to number of source rows that could not be read.
+        quarantined: Reason to number of rows, of sources and entities, that could not be read.
         validations: Feature to number of values outside its limits; unset where there are none.
         resolver_failures: Function to number of failed calls; unset where there are none.
     """
@@ -113,19 +114,20 @@ class HistoricalJob:
         """Compute and write the rows.
 
         Args:
-            out: A Parquet file. Source rows that cannot be read go beside it, as
-                ``<out>.quarantine.jsonl``.
-            max_bad_share: Share of such rows above which nothing is written.
+            out: A Parquet file. Rows of the sources and of the entities' file that cannot be read
+                go beside it, as ``<out>.quarantine.jsonl``.
+            max_bad_share: Share of such rows, of either, above which nothing is written.
 
         Raises:
-            DataQualityError: Too many source rows cannot be read.
+            DataQualityError: Too many rows cannot be read.
             ClusterError: The Ray engine computes, and no cluster is connected.
         """
         plan, paths = self.scan.plan, self.scan.paths
         entities = read_entities(self.entities, plan, has_source=plan.namespace in paths)
-        result = compute_historical(self.scan, entities, self.choice)
+        result = compute_historical(self.scan, entities.rows, self.choice)
         quarantine = out.with_name(out.name + ".quarantine.jsonl")
-        counts = quarantine_damaged(result.damaged, result.rows_read, quarantine, max_bad_share)
+        read = (result.source_rows, entity_rows(entities))
+        counts = quarantine_damaged(read, quarantine, max_bad_share)
         with atomic_path(out) as partial:
             result.table.write_parquet(partial)
         return HistoricalSummary(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any
 import polars as pl
 
 from sunloom.data.exact_casts import cast_exactly, decode_texts
-from sunloom.data.quarantine import POSITION, REASON
+from sunloom.data.quarantine import POSITION, REASON, Damaged
+from sunloom.data.sources.json_objects import is_unicode
 from sunloom.data.sources.table_files import data_files, read_table, require_columns
 from sunloom.data.sources.text_types import FINER, parse_scalar
 from sunloom.errors import DataError
@@ -47,25 +48,30 @@ class TypedRows:
     damaged: pl.DataFrame
 
 
-def read_source(item: ClassPlan, names: Sequence[str], path: Path) -> TypedRows:
+def read_source(
+    item: ClassPlan, names: Sequence[str], path: Path, required: Sequence[str] = ()
+) -> TypedRows:
     """Read one file or folder as rows of a class.
 
     Args:
         item: The class.
         names: Features to read.
         path: A Parquet, CSV or JSON-lines file, or a folder of them.
+        required: A row without a value in one of them is damaged, as without its event time.
 
     Raises:
         UsageError: Nothing is there.
         DataError: A column is missing or of a type that the feature cannot have.
     """
-    parts = [read_source_file(item, names, file) for file in data_files(path)]
+    parts = [read_source_file(item, names, file, required) for file in data_files(path)]
     return TypedRows(
         pl.concat([part.rows for part in parts]), pl.concat([part.damaged for part in parts])
     )
 
 
-def read_source_file(item: ClassPlan, names: Sequence[str], file: Path) -> TypedRows:
+def read_source_file(
+    item: ClassPlan, names: Sequence[str], file: Path, required: Sequence[str] = ()
+) -> TypedRows:
     """Read one file as rows of a class."""
     # As text: inferred types may differ by file, and one bad value would change its column's.
     table = read_table(file, columns=names, as_text=True)
@@ -76,9 +82,14 @@ def read_source_file(item: ClassPlan, names: Sequence[str], file: Path) -> Typed
         str(file),
         positions=table.positions,
         decimal_comma=table.decimal_comma,
+        required=required,
     )
-    unreadable = pl.DataFrame([vars(row) for row in table.damaged], schema=_DAMAGED)
-    return TypedRows(part.rows, pl.concat([unreadable, part.damaged]))
+    return TypedRows(part.rows, pl.concat([damaged_frame(table.damaged), part.damaged]))
+
+
+def damaged_frame(rows: Sequence[Damaged]) -> pl.DataFrame:
+    """Rows that a file's reader could not read, as those whose values have a wrong type."""
+    return pl.DataFrame([vars(row) for row in rows], schema=_DAMAGED)
 
 
 def conform(
@@ -89,6 +100,7 @@ def conform(
     positions: pl.Series | None = None,
     *,
     decimal_comma: bool = False,
+    required: Sequence[str] = (),
 ) -> TypedRows:
     """The named columns in their declared types.
 
@@ -102,6 +114,7 @@ def conform(
         source: Named in errors and beside damaged rows.
         positions: Each row's position in the source; its number from 1 by default.
         decimal_comma: Whether numbers that are text may have a decimal comma.
+        required: A row without a value in one of them is damaged, as without its event time.
     """
     require_columns(frame, names, source)
     features = [item.feature(name) for name in names]
@@ -109,7 +122,7 @@ def conform(
         _to_declared_type(feature, frame.schema[feature.name], source, decimal_comma=decimal_comma)
         for feature in features
     )
-    reasons = _damage_reasons(frame, typed, features, item.time)
+    reasons = _damage_reasons(frame, typed, features, {item.time, *required})
     if reasons is None:
         # Nearly always: no copy of the table for the sake of rare damage.
         return TypedRows(typed, pl.DataFrame(schema=_DAMAGED))
@@ -176,7 +189,10 @@ def _to_declared_type(
 
 
 def _damage_reasons(
-    frame: pl.DataFrame, typed: pl.DataFrame, features: Sequence[FeaturePlan], time: str | None
+    frame: pl.DataFrame,
+    typed: pl.DataFrame,
+    features: Sequence[FeaturePlan],
+    required: Collection[str | None],
 ) -> pl.Series | None:
     """Why each row cannot be used; None where all can."""
     checks: list[pl.Expr] = []
@@ -194,8 +210,9 @@ def _damage_reasons(
                 checks.append(pl.when(finer).then(finer_reason))
             checks.append(pl.when(pl.lit(lost)).then(pl.lit(reason)))
         # More nulls than lost values: the source itself lacks times, and no window has such rows.
-        if feature.name == time and value.null_count() > lost.sum():
-            checks.append(pl.when(pl.lit(value.is_null())).then(pl.lit(f"{time} is missing")))
+        if feature.name in required and value.null_count() > lost.sum():
+            missing = pl.lit(f"{feature.name} is missing")
+            checks.append(pl.when(pl.lit(value.is_null())).then(missing))
     if not checks:
         return None
     return pl.select(pl.coalesce(checks).alias(REASON)).to_series()
@@ -279,8 +296,8 @@ def _parse_json_text(text: str | None, dtype: DType) -> Any:
         return None
     try:
         return _json_value(json.loads(text), dtype)
-    # A JSON integer may be too large for a float.
-    except (ValueError, TypeError, OverflowError):
+    # A JSON integer may be too large for a float, and brackets nested deeper than Python's stack.
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -319,6 +336,7 @@ def _json_scalar(value: Any, dtype: DType) -> Any:
         _require(parsed.tzinfo is not None)
         return parsed
     _require(isinstance(value, {"bool": bool, "string": str}.get(str(dtype), type(None))))
+    _require(not isinstance(value, str) or is_unicode(value))
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Sequence
@@ -79,7 +80,7 @@ class StoredFeatureSet:
         """The store's key of each entity.
 
         Raises:
-            UsageError: An id is not of the key's type, or too long.
+            UsageError: An id is not of the key's type.
         """
         prefix = self.prefix
         if self._has_text_keys:
@@ -218,13 +219,15 @@ def to_integer_id(entity: Any, feature_set: str, key: str) -> int:
 
 
 def _text_key(entity: Any) -> bytes:
-    encoded = str(entity).encode()
-    if not 0 < len(encoded) <= MAX_KEY_BYTES:
-        raise UsageError(
-            f"An entity id has 1 to {MAX_KEY_BYTES} bytes, not {len(encoded)}.",
-            param="entity_id",
-        )
-    return encoded
+    try:
+        encoded = str(entity).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"Entity id {entity!a} is no Unicode text.", param="entity_id") from error
+    if 0 < len(encoded) <= MAX_KEY_BYTES:
+        return encoded
+    # Too long for LMDB, or empty, as the prefix alone is no record's key. 0xFF begins no UTF-8
+    # text: no other entity's key can be equal.
+    return b"\xff" + hashlib.blake2b(encoded, digest_size=32).digest()
 
 
 def _dump(meta: dict[str, Any]) -> bytes:

@@ -58,7 +58,7 @@ def ingest_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
         NotFoundError: Unknown feature set.
         RequestError: The body lacks a field, or a row does not fit the schema.
     """
-    from sunloom.feature_store.stores.online.json_values import build_table
+    from sunloom.feature_store.stores.online.json_values import build_table, json_converter
 
     schema, rows = _read_request(store, body)
     # All rows before the first is written: a client can send a refused request again, mended.
@@ -68,23 +68,26 @@ def ingest_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
         raise RequestError(f"Rows do not fit {schema.feature_set!r}: {names}.", param="rows")
     # A row without an event time has that of its arrival.
     arrival = datetime.now(UTC)
-    times = [arrival if row.get(TIME) is None else _parse_time(row[TIME]) for row in rows]
-    try:
-        table = build_table(schema, rows, times, TIME)
-    except (ValueError, OverflowError) as error:
-        raise RequestError(
-            f"A row's {schema.key!r} is no {schema.key_dtype}.", param="rows"
-        ) from error
+    times = [
+        arrival if row.get(TIME) is None else _parse_time(row, n) for n, row in enumerate(rows)
+    ]
+    for number, row in enumerate(rows):
+        if not _is_valid(json_converter(schema.key_dtype), row[schema.key]):
+            message = f"rows[{number}]: {schema.key} is no {schema.key_dtype}."
+            raise RequestError(message, param="rows")
+    table = build_table(schema, rows, times, TIME)
     written = store.write(schema.feature_set, table, key=schema.key, time=TIME)
     return {"feature_set": schema.feature_set, "rows": len(rows), "written": written}
 
 
-def _parse_time(value: Any) -> datetime:
+def _parse_time(row: Mapping[str, Any], number: int) -> datetime:
     try:
-        time = datetime.fromisoformat(str(value))
-    except ValueError as error:
-        raise RequestError(f"{TIME} {value!r} is not an ISO timestamp.", param=TIME) from error
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+        time = datetime.fromisoformat(str(row[TIME]))
+        # In the first and last hours of the calendar the time in UTC may be beyond it.
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        message = f"rows[{number}]: {TIME} {row[TIME]!r} is not an ISO timestamp."
+        raise RequestError(message, param=TIME) from error
 
 
 def _streamed_sets(
