@@ -31,13 +31,19 @@ def read_entities(path: Path, plan: Plan, *, has_source: bool) -> Table:
 
     Raises:
         UsageError: There is no such file.
-        DataError: A value of the plan's is of a wrong type.
+        DataError: No row can be read, or a value of the plan's is of a wrong type.
     """
     files = data_files(path)
     if all(file.suffix == ".parquet" for file in files):
         return read_table(path)
     # As text: a carried 00501 stays what it is, and a key is of the type that the plan says.
     texts = read_table(path, as_text=True)
+    if texts.damaged and not texts.rows.height:
+        first = texts.damaged[0]
+        raise DataError(
+            f"No row of the entities' table can be read: {first.source}, line {first.position}: "
+            f"{first.reason}.",
+        )
     rows = texts.rows
     if not any(file.suffix == ".csv" for file in files):
         # JSON knows the types of what is only carried.
