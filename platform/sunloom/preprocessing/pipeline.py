@@ -44,9 +44,10 @@ def column_order(columns: Sequence[str], stage: Stage) -> list[str]:
     """Names of the columns after a stage, in order.
 
     Raises:
-        DataError: A new column would have a name that the table has already.
+        DataError: A new column would have a name that the table or another new one has already.
     """
     replaced: dict[str, list[str]] = {}
+    makers: dict[str, Operation] = {}
     appended: list[str] = []
     removed = {name for operation in stage for name in operation.removes}
     remaining = set(columns) - removed
@@ -59,6 +60,16 @@ def column_order(columns: Sequence[str], stage: Stage) -> list[str]:
                 "Rename that column.",
                 clash[0],
             )
+        for name in new:
+            # As york_new of city and new of city_york, or the text None beside a missing value.
+            if name in makers:
+                sources = sorted({*makers[name].inputs, *operation.inputs})
+                raise DataError(
+                    f"{operation.op} would make two columns {name!r}, of {', '.join(sources)}.",
+                    "Rename a column, impute missing values, or replace one of the values.",
+                    name,
+                )
+            makers[name] = operation
         if not operation.removes:
             appended += new
         elif operation.outputs:

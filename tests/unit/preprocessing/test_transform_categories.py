@@ -108,6 +108,24 @@ def test_named_categories_stay_with_their_columns_where_an_earlier_step_removes_
         fit([step], pl.DataFrame({"n": [1, 2]}))
 
 
+@pytest.mark.parametrize(
+    ("columns", "name", "sources"),
+    [
+        ({"plan": ["None", None, "gold"]}, "plan_None", "plan"),
+        (
+            {"city": ["york_new", "b"], "city_york": ["new", "a"]},
+            "city_york_new",
+            "city, city_york",
+        ),
+    ],
+)
+def test_two_levels_that_would_make_one_column_are_refused(
+    columns: dict[str, Any], name: str, sources: str
+) -> None:
+    with pytest.raises(DataError, match=f"two columns '{name}', of {sources}"):
+        fit([{"type": "one_hot_encoder", "columns": list(columns)}], pl.DataFrame(columns))
+
+
 FLOATS = [3.0, 3.5, None, 4.9, -0.5, 7.0, float("nan"), 1e300]
 
 
