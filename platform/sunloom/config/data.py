@@ -174,8 +174,9 @@ BatchSource = Annotated[
 ]
 
 
-DriftMethod = Literal["psi", "jensenshannon", "kl_div", "wasserstein", "ks"]
-"""Evidently's names; ``ks`` gives a p-value, the others a distance."""
+DriftMethod = Literal["psi", "jensenshannon", "kl_div", "wasserstein", "ks", "evidently"]
+"""Evidently's names; ``ks`` gives a p-value, the others a distance. ``evidently`` is its own choice
+for each column."""
 
 # The bins are Evidently's: its values and ours are the same.
 MAX_VALUE_BINS = 20
@@ -325,9 +326,13 @@ class DriftDetection(Model):
     """How columns are compared with the reference."""
 
     method: DriftMethod = "psi"
-    """Statistic for drift; columns of text that it does not support are compared by ``psi``."""
+    """Statistic for drift; columns of text that it does not support are compared by ``psi``.
+    ``evidently`` chooses a column's test as Evidently does. Of at most 1,000 reference values:
+    ``ks`` for numbers, ``chisquare`` for text, truth values and up to five different numbers,
+    ``z`` where there are at most two values. Of more: ``wasserstein`` for numbers,
+    ``jensenshannon`` for the others."""
     threshold: float = Field(default=0.1, gt=0)
-    """Drift from this value on; for the p-value of ``ks``, below it."""
+    """Drift from this value on; for the p-values of ``ks``, ``chisquare`` and ``z``, below it."""
     columns: tuple[str, ...] = ()
     """Columns compared. When empty: the reference's numbers, truth values, and text of at most 100
     values, without keys. One that the input lacks, or that is of another type or without values

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import polars as pl
 
-from sunloom.config.preprocessing.steps import SimpleImputer, Step, step_of
+from sunloom.config.preprocessing.steps import Step, step_of
 from sunloom.config.preprocessing.transformations import ShortForm
 from sunloom.data.sources.table_files import require_columns
 from sunloom.data.sources.text_types import UTC_TIME
@@ -83,6 +83,8 @@ def _imputers(recipe: ShortForm, numbers: tuple[str, ...], texts: tuple[str, ...
     missing = recipe.missing_values
     if missing is None:
         return []
+    if missing.strategy in ("iterative_imputer", "knn_imputer"):
+        return [step_of({"type": missing.strategy, "columns": numbers})] if numbers else []
     # Text has no mean: only most_frequent and constant fill it.
     columns, fill = numbers, missing.fill_value
     if missing.strategy == "most_frequent" or (missing.strategy == "constant" and fill is None):
@@ -91,7 +93,8 @@ def _imputers(recipe: ShortForm, numbers: tuple[str, ...], texts: tuple[str, ...
         columns = texts if isinstance(fill, str) else numbers
     if not columns:
         return []
-    return [SimpleImputer(columns=columns, strategy=missing.strategy, fill_value=fill)]
+    plain = {"type": "simple_imputer", "strategy": missing.strategy, "fill_value": fill}
+    return [step_of(plain | {"columns": columns})]
 
 
 def known_types(recipe: Recipe) -> dict[str, pl.DataType]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from sunloom.cli.main import app
 from sunloom.config import load_config
 from sunloom.config.data import SnowflakeSource
 from sunloom.config.features import ChalkConfig, FeaturesConfig, FeaturesRecipe
@@ -109,3 +112,31 @@ def test_an_old_name_is_refused_with_the_new_one(tmp_path: Path, old: str, new: 
     path = _recipe(tmp_path, SOURCES)
     with pytest.raises(ConfigError, match=f"It is now '{new}'"):
         load_config(FeaturesConfig, recipe=path, sets=[old])
+
+
+def test_the_recipe_that_the_platform_was_built_for_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(__file__).parents[2] / "data" / "recipes" / "features.yaml"
+    monkeypatch.setenv("SNOWFLAKE_CONNECTION", URL)
+    monkeypatch.setenv("KAFKA_SERVERS", "k1:9092,k2:9092")
+    done = CliRunner().invoke(app, ["config", "show", str(path), "--kind", "features", "--json"])
+    assert done.exit_code == 0
+    assert "pass%40word" not in done.output
+    values = {key: entry["value"] for key, entry in json.loads(done.stdout).items()}
+    expected = {
+        "chalk.project_id": "your-project",
+        "chalk.environment": "development",
+        "chalk.api_server": "https://api.chalk.ai",
+        "feature_store.batch_source.type": "snowflake",
+        "feature_store.batch_source.connection_string": "**********",
+        "feature_store.streaming_source.type": "kafka",
+        "feature_store.streaming_source.bootstrap_servers": "k1:9092,k2:9092",
+        "transformations.categorical_encoding.method": "target_encoding",
+        "transformations.categorical_encoding.smoothing": 1.0,
+        "transformations.numerical_scaling.method": "robust_scaler",
+        "transformations.missing_values.strategy": "iterative_imputer",
+        "validation.drift_detection.method": "evidently",
+        "validation.drift_detection.threshold": 0.1,
+        "validation.quality_checks.completeness_threshold": 0.95,
+        "validation.quality_checks.uniqueness_threshold": 0.99,
+    }
+    assert {key: values.get(key) for key in expected} == expected

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import pytest
 from sklearn import preprocessing
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
-from sklearn.impute import IterativeImputer, SimpleImputer
+from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 
 from sunloom.errors import DataError
 from sunloom.preprocessing.fit import fit
@@ -142,6 +143,33 @@ def test_an_iterative_imputer_equals_scikit_learns(tmp_path: Path) -> None:
     filled = as_array(capped.apply_frame(frame))[holes]
     assert filled.min() >= 0
     assert filled.max() <= 0.5
+
+
+# Whole numbers are often equally far from each other, and exactly so in scikit-learn's arithmetic.
+@pytest.mark.parametrize("names", [("normal", "tiny"), ("whole", "constant")])
+@pytest.mark.parametrize("options", [{}, {"n_neighbors": 3, "weights": "distance"}])
+def test_a_knn_imputer_equals_scikit_learns(
+    options: dict[str, Any], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    # Near 0, where scikit-learn's distances lose no digits: they are differences of squares.
+    frame = gappy(150).select(names).with_columns(cs.by_name("normal", require_all=False) - 100)
+    # The last row has nothing in common with any.
+    frame = frame.vstack(pl.DataFrame([[None] * len(names)], schema=frame.schema, orient="row"))
+    peer = KNNImputer(**options).fit(frame.to_numpy())
+    fitted = fit([{"type": "knn_imputer"} | options], frame)
+    prepared = assert_same_everywhere(fitted, frame, tmp_path / "a")
+    np.testing.assert_allclose(as_array(prepared), peer.transform(frame.to_numpy()), rtol=1e-9)
+    nothing = fitted.apply_row(dict.fromkeys(names))
+    np.testing.assert_allclose(list(nothing.values()), as_array(frame.mean())[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("strategy", ["iterative_imputer", "knn_imputer"])
+def test_the_short_form_imputes_numbers_as_the_step_does(strategy: str) -> None:
+    frame = gappy(100).select("normal", "whole").with_columns(city=pl.lit("york"))
+    short = fit({"missing_values": {"strategy": strategy}}, frame).apply_frame(frame)
+    step = fit([{"type": strategy}], frame).apply_frame(frame)
+    assert short.equals(step)
+    assert short.select("normal", "whole").null_count().sum_horizontal().item() == 0
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,23 @@ class IterativeImputer(_NumberStep):
     """Rows that are learnt from; of more, a sample that depends on the row number only."""
 
 
+class KNNImputer(_NumberStep):
+    """Replace a missing value by the mean of the nearest rows that have it.
+
+    Distances are over the columns that both rows have; of a row that shares none with any, the
+    column's mean counts. They are exact: scikit-learn's lose digits where values are far from 0.
+    """
+
+    type: Literal["knn_imputer"] = "knn_imputer"
+    n_neighbors: int = Field(default=5, ge=1)
+    """Neighbours per value."""
+    weights: Literal["uniform", "distance"] = "uniform"
+    """Whether neighbours count equally, or by the inverse of their distance."""
+    # Each row with a gap is compared with each of these, which the artifact holds.
+    max_rows: int = Field(default=20_000, ge=10)
+    """Rows that are kept; of more, a sample that depends on the row number only."""
+
+
 class PolynomialFeatures(_NumberStep):
     """All products of the columns up to a degree; they take the columns' place."""
 
@@ -393,6 +410,7 @@ NumericStep = (
     | PowerTransformer
     | SimpleImputer
     | IterativeImputer
+    | KNNImputer
     | PolynomialFeatures
     | Interactions
     | KBinsDiscretizer

@@ -64,8 +64,12 @@ class NumericalScaling(Model):
 class MissingValues(Model):
     """Imputation of missing values, before any other step."""
 
-    strategy: Literal["mean", "median", "most_frequent", "constant"]
-    """``mean`` and ``median`` fill number columns, the others category columns too."""
+    strategy: Literal[
+        "mean", "median", "most_frequent", "constant", "iterative_imputer", "knn_imputer"
+    ]
+    """``most_frequent`` and ``constant`` fill category columns too, the others number columns.
+    ``iterative_imputer`` predicts a value from the other columns, ``knn_imputer`` takes it from the
+    nearest rows, both with scikit-learn's defaults."""
     fill_value: str | float | None = None
     """For ``constant``: 0 for numbers and ``missing_value`` for text when empty."""
 

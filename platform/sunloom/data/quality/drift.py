@@ -29,7 +29,8 @@ from sunloom.config.data import (
 from sunloom.core.files import write_atomic
 from sunloom.data.quality.checked_table import CheckedTable
 from sunloom.data.quality.drift_statistics import (
-    SHARE_DISTANCES,
+    P_VALUES,
+    choose_test,
     column_distance,
     has_value,
     shares,
@@ -87,13 +88,19 @@ class DriftBound:
         own = override.threshold
         return DriftBound(override.method or method, threshold if own is None else own)
 
+    def chosen_for(self, reference: pl.Series, current: pl.Series) -> DriftBound:
+        """The bound with Evidently's choice of a test for these samples, where it is to choose."""
+        if self.method != "evidently":
+            return self
+        return replace(self, method=choose_test(reference, current))
+
     def judge(self, feature: str, value: float) -> FeatureDrift:
         """The feature's comparison, of which ``value`` came out."""
         # NaN is on neither side of a bound, and would pass for no drift.
         if math.isnan(value):
             return self.reject(feature, f"{self.method} gives no number")
         # A p-value is small where the samples differ; the other statistics are distances.
-        is_p_value = self.method == "ks"
+        is_p_value = self.method in P_VALUES
         return FeatureDrift(
             feature=feature,
             method=self.method,
@@ -274,11 +281,12 @@ def drift_report(
         if name not in current.columns:
             admission.rejected[name] = bound.reject(name, "these rows have no such column")
         elif admission.admits(bound, reference[name], current[name]):
-            judged[name] = bound
+            judged[name] = bound.chosen_for(reference[name], current[name])
     if config.engine == "direct" or not judged:
         values, html = _direct_values(reference, current, judged), None
     else:
-        values, html = evidently_values(reference, current, judged, folder)
+        methods = {name: bounds[name] for name in judged}
+        values, html = evidently_values(reference, current, methods, folder)
     entries = admission.rejected | {name: judged[name].judge(name, v) for name, v in values.items()}
     report = DriftReport(
         features=tuple(entries[name] for name in bounds if name in entries),
@@ -349,7 +357,12 @@ def evidently_values(
     from evidently.metrics import ValueDrift
 
     metrics = [
-        ValueDrift(column=name, method=bound.method, threshold=bound.threshold)
+        ValueDrift(
+            column=name,
+            # Without a method Evidently chooses one.
+            method=None if bound.method == "evidently" else bound.method,
+            threshold=bound.threshold,
+        )
         for name, bound in bounds.items()
     ]
     snapshot = Report(metrics, include_tests=True).run(*tables)
@@ -401,13 +414,14 @@ def compare_with_reference(
         if not is_named and not is_comparable(before):
             continue
         # Wasserstein and KS compare ordered values, which text lacks: PSI replaces them there.
-        if not before.dtype.is_numeric() and bound.method not in SHARE_DISTANCES:
+        if not before.dtype.is_numeric() and bound.method in ("wasserstein", "ks"):
             bound = replace(bound, method="psi")
         if name not in table.schema:
             entries[name] = bound.reject(name, "these rows have no such column")
             continue
         after = _column_like(table, name, before.dtype)
         if admission.admits(bound, before, after):
+            bound = bound.chosen_for(before, after)
             entries[name] = bound.judge(name, column_distance(bound.method, before, after))
             both = shares(before, after)
             shapes[name] = DriftShape(

@@ -19,8 +19,14 @@ from sunloom.config.data import EMPTY_BIN_SHARE, MAX_VALUE_BINS
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError
 
+P_VALUES = frozenset({"ks", "chisquare", "z"})
+"""Tests whose value is small where the samples differ; the others are distances."""
+
 _LEAST_SCALE = 0.001
 _LARGEST_SQUARE = 1e150
+# Evidently's bounds between tests and distances, and between categories and numbers.
+_TESTED_ROWS = 1000
+_CATEGORIES = 5
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,29 @@ class Shares:
     current: FloatArray
 
 
+def choose_test(reference: pl.Series, current: pl.Series) -> str:
+    """The statistic that Evidently compares two samples by where nobody names one.
+
+    Raises:
+        DataError: A sample has no value.
+    """
+    before, after = _values(reference), _values(current)
+    values = pl.concat([before, after]).n_unique()
+    is_number = reference.dtype.is_numeric() and values > _CATEGORIES
+    if len(before) > _TESTED_ROWS:
+        return "wasserstein" if is_number else "jensenshannon"
+    if is_number:
+        return "ks"
+    return "chisquare" if values > 2 else "z"
+
+
 def column_distance(method: str, reference: pl.Series, current: pl.Series) -> float:
     """Distance of ``current`` from ``reference``.
 
     Args:
-        method: ``psi``, ``jensenshannon``, ``kl_div``; for numbers ``wasserstein`` (in standard
-            deviations of the reference) and ``ks`` (a p-value: small where they differ) as well.
+        method: ``psi``, ``jensenshannon``, ``kl_div``, and the p-values ``chisquare`` and ``z``
+            (small where the samples differ); for numbers ``wasserstein`` (in standard deviations
+            of the reference) and the p-value ``ks`` as well.
         reference: Values taken as normal.
         current: Values compared with them.
 
@@ -52,6 +75,8 @@ def column_distance(method: str, reference: pl.Series, current: pl.Series) -> fl
     if method in SHARE_DISTANCES:
         both = shares(reference, current)
         return SHARE_DISTANCES[method](both.reference, both.current)
+    if method in ("chisquare", "z"):
+        return _category_test(method, _values(reference), _values(current))
     before, after = finite_values(reference), finite_values(current)
     # SciPy's statistics take a second to import, and most recipes need none of them.
     from scipy.stats import ks_2samp, wasserstein_distance
@@ -65,6 +90,43 @@ def column_distance(method: str, reference: pl.Series, current: pl.Series) -> fl
     distance = float(wasserstein_distance(before / factor, after / factor))
     # A constant reference has no scale of its own: Evidently's floor keeps the quotient finite.
     return distance / max(float((before / factor).std()), _LEAST_SCALE / factor)
+
+
+def _values(sample: pl.Series) -> pl.Series:
+    """The finite numbers of a sample, or its values as text, without missing ones."""
+    if sample.dtype.is_numeric():
+        return pl.Series(finite_values(sample))
+    texts = sample.drop_nulls().cast(pl.String)
+    if texts.is_empty():
+        raise _no_value_error(sample)
+    return texts.alias("")
+
+
+def _category_test(method: str, before: pl.Series, after: pl.Series) -> float:
+    """P-value of two samples of categories: of Pearson's test, or of two shares (``z``)."""
+    cells = pl.concat([before, after]).unique().sort()
+    expected, observed = (
+        cells.to_frame("cell")
+        .join(sample.value_counts(name="n").rename({sample.name: "cell"}), on="cell", how="left")
+        .get_column("n")
+        .fill_null(0)
+        .cast(pl.Float64)
+        .to_numpy()
+        for sample in (before, after)
+    )
+    if len(cells) == 1:
+        return 1.0
+    from scipy.stats import chisquare, norm
+
+    if method == "chisquare":
+        # A category that the reference lacks is expected never: its quotient is infinite, p is 0.
+        with np.errstate(divide="ignore"):
+            scaled = expected * (len(after) / len(before))
+            return float(chisquare(observed, scaled).pvalue)
+    shares = 1 - expected[0] / len(before), 1 - observed[0] / len(after)
+    pooled = 1 - (expected[0] + observed[0]) / (len(before) + len(after))
+    error = np.sqrt(pooled * (1 - pooled) * (1 / len(before) + 1 / len(after)))
+    return float(2 * (1 - norm.cdf(abs(shares[0] - shares[1]) / error)))
 
 
 def stability_index(reference: FloatArray, current: FloatArray) -> float:

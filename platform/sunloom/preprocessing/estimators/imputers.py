@@ -1,23 +1,24 @@
-"""Estimators of imputers: one value per column, or predictions from the other columns."""
+"""Estimators of imputers: one value per column, predictions, or values of the nearest rows."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
-from sunloom.config.preprocessing.steps import IterativeImputer, SimpleImputer
+from sunloom.config.preprocessing.steps import IterativeImputer, KNNImputer, SimpleImputer
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError, DependencyError
 from sunloom.preprocessing.accumulators.counts import COUNT, LEVEL, LevelCounts
 from sunloom.preprocessing.accumulators.protocol import Accumulator
 from sunloom.preprocessing.accumulators.values import ColumnValues, MeanVariance, TableSample
-from sunloom.preprocessing.columns import Kind, array_of, kind_of
+from sunloom.preprocessing.columns import Kind, array_of, column_of, kind_of
 from sunloom.preprocessing.estimators.protocol import (
     Accumulators,
+    Builder,
     Estimator,
     FittedStep,
     collect_levels,
@@ -25,7 +26,7 @@ from sunloom.preprocessing.estimators.protocol import (
     collect_rows,
     collect_values,
 )
-from sunloom.preprocessing.operations.combine import ChainedImputation
+from sunloom.preprocessing.operations.combine import ChainedImputation, NeighborImputation
 from sunloom.preprocessing.operations.numeric import Drop, Fill, Indicator
 from sunloom.preprocessing.operations.protocol import Operation
 
@@ -129,28 +130,40 @@ def _kinds_of_simple(step: SimpleImputer) -> tuple[Kind, ...]:
     return ("number", "category")
 
 
-def _build_iterative(
-    step: IterativeImputer, columns: Sequence[str], accumulators: Accumulators
-) -> FittedStep:
-    sample = accumulators["rows"]
-    assert isinstance(sample, TableSample)
-    rows = sample.finish()
-    arrays = {name: array_of(rows, name) for name in columns}
-    empty = [name for name, values in arrays.items() if np.isnan(values).all()]
-    kept = [name for name in columns if name not in empty]
-    operations: list[Operation] = [Drop(name) for name in empty]
-    notes = [f"{name} has no value and was left out" for name in empty]
-    if sample.total > rows.height:
-        notes.append(f"learnt from {rows.height:,} of {sample.total:,} rows")
-    if kept:
-        table = np.column_stack([arrays[name] for name in kept])
-        operations.append(_fit_chain(step, tuple(kept), table))
-    return FittedStep(operations, notes)
+def _build_from_rows(
+    fit: Callable[[Any, Mapping[str, FloatArray]], Operation],
+) -> Builder:
+    """A builder of one operation from a sample of rows; columns without a value are left out."""
+
+    def build(step: Any, columns: Sequence[str], accumulators: Accumulators) -> FittedStep:
+        sample = accumulators["rows"]
+        assert isinstance(sample, TableSample)
+        rows = sample.finish()
+        arrays = {name: array_of(rows, name) for name in columns}
+        empty = [name for name, values in arrays.items() if np.isnan(values).all()]
+        operations: list[Operation] = [Drop(name) for name in empty]
+        notes = [f"{name} has no value and was left out" for name in empty]
+        if sample.total > rows.height:
+            notes.append(f"learnt from {rows.height:,} of {sample.total:,} rows")
+        kept = {name: values for name, values in arrays.items() if name not in empty}
+        if kept:
+            operations.append(fit(step, kept))
+        return FittedStep(operations, notes)
+
+    return build
 
 
-def _fit_chain(
-    step: IterativeImputer, columns: tuple[str, ...], table: FloatArray
-) -> ChainedImputation:
+def _keep_rows(step: KNNImputer, columns: Mapping[str, FloatArray]) -> NeighborImputation:
+    return NeighborImputation(
+        sources=tuple(columns),
+        table=pl.DataFrame([column_of(name, values) for name, values in columns.items()]),
+        count=step.n_neighbors,
+        weights=step.weights,
+    )
+
+
+def _fit_chain(step: IterativeImputer, columns: Mapping[str, FloatArray]) -> ChainedImputation:
+    table = np.column_stack(list(columns.values()))
     try:
         from sklearn.experimental import enable_iterative_imputer  # noqa: F401 - makes it importable
         from sklearn.impute import IterativeImputer as Model
@@ -177,7 +190,7 @@ def _fit_chain(
         order.append(int(target))
         weights.append(tuple(row.tolist()))
     return ChainedImputation(
-        sources=columns,
+        sources=tuple(columns),
         starts=tuple(float(value) for value in model.initial_imputer_.statistics_),
         order=tuple(order),
         weights=tuple(weights),
@@ -196,7 +209,13 @@ IMPUTERS: Mapping[str, Estimator] = {
     ),
     "iterative_imputer": Estimator(
         kinds=("number", "bool"),
-        build=_build_iterative,
+        build=_build_from_rows(_fit_chain),
+        collect=collect_rows,
+        in_place=lambda _step: True,
+    ),
+    "knn_imputer": Estimator(
+        kinds=("number", "bool"),
+        build=_build_from_rows(_keep_rows),
         collect=collect_rows,
         in_place=lambda _step: True,
     ),

@@ -1,15 +1,17 @@
-"""Operations on several number columns: products, ratios, chained imputation."""
+"""Operations on several number columns: products, ratios, imputation from columns and rows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
 
+from sunloom.data.arrays import FloatArray
 from sunloom.preprocessing.columns import array_of, as_numbers, column_of
 from sunloom.preprocessing.operations.protocol import Pairing, RowFunction, SeveralColumns, Training
 
@@ -171,3 +173,105 @@ class ChainedImputation(SeveralColumns):
             row.update(zip(sources, values, strict=True))
 
         return impute
+
+
+# Distances computed at once: 16 MB of float64.
+_MATRIX_CELLS = 2_000_000
+
+
+@dataclass(frozen=True)
+class NeighborImputation(SeveralColumns):
+    """Missing values as the mean of the nearest fitted rows that have them.
+
+    Attributes:
+        sources: The columns.
+        table: The fitted rows, a column per source; each has a value somewhere.
+        count: Neighbours per value.
+        weights: Whether neighbours count equally, or by the inverse of their distance.
+    """
+
+    op: ClassVar[str] = "neighbors"
+    table: pl.DataFrame
+    count: int
+    weights: Literal["uniform", "distance"]
+
+    @cached_property
+    def _known(self) -> FloatArray:
+        return np.column_stack([array_of(self.table, name) for name in self.sources])
+
+    @cached_property
+    def _donors(self) -> list[FloatArray]:
+        """The fitted rows that have a value, column by column."""
+        known = self._known
+        return [known[~np.isnan(known[:, i])] for i in range(len(self.sources))]
+
+    def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
+        """The columns without missing values."""
+        table = np.column_stack([array_of(frame, name) for name in self.sources])
+        missing = np.isnan(table)
+        filled = table.copy()
+        step = max(1, _MATRIX_CELLS // self.table.height)
+        for i in range(len(self.sources)):
+            rows = np.flatnonzero(missing[:, i])
+            for start in range(0, len(rows), step):
+                part = rows[start : start + step]
+                filled[part, i] = self._impute(table[part], i)
+        return [pl.Series(name, filled[:, i]) for i, name in enumerate(self.sources)]
+
+    def row_function(self) -> RowFunction:
+        """The same for one row."""
+        sources = self.sources
+
+        def impute(row: dict[str, Any]) -> None:
+            values = [None if row[name] is None else float(row[name]) for name in sources]
+            if None in values:
+                query = np.array([values], dtype=np.float64)
+                for i, value in enumerate(values):
+                    if value is None:
+                        values[i] = float(self._impute(query, i)[0])
+            row.update(zip(sources, values, strict=True))
+
+        return impute
+
+    def _impute(self, queries: FloatArray, column: int) -> FloatArray:
+        """The column's value for rows that lack it; [Q, D] to [Q]."""
+        donors = self._donors[column]
+        distances = _nan_distances(queries, donors)
+        count = min(self.count, len(donors))
+        # scikit-learn's own selection: of equally far rows it must take the same ones.
+        nearest = np.argpartition(distances, count - 1, axis=1)[:, :count]
+        chosen = np.take_along_axis(distances, nearest, axis=1)
+        weights = np.ones_like(chosen)
+        if self.weights == "distance":
+            with np.errstate(divide="ignore"):
+                weights = 1.0 / chosen
+            # Rows at distance 0 count alone.
+            equal = np.isinf(weights)
+            weights = np.where(equal.any(axis=1, keepdims=True), equal.astype(np.float64), weights)
+        weights = np.where(np.isnan(chosen), 0.0, weights)
+        totals = weights.sum(axis=1)
+        values = donors[nearest, column]
+        # Without a column in common with any donor, no row is nearer than another.
+        return np.where(
+            totals == 0,
+            donors[:, column].mean(),
+            (weights * values).sum(axis=1) / np.where(totals == 0, 1.0, totals),
+        )
+
+
+def _nan_distances(queries: FloatArray, table: FloatArray) -> FloatArray:
+    """Euclidean distances over the columns that both rows have, scaled to all; [Q, D] to [Q, N].
+
+    NaN where two rows have no column in common. Column by column, so that a row's distances do not
+    depend on the rows beside it, as they would after a matrix product.
+    """
+    squares = np.zeros((len(queries), len(table)))
+    common = np.zeros_like(squares)
+    for i in range(table.shape[1]):
+        gaps = queries[:, i, None] - table[None, :, i]
+        both = ~np.isnan(gaps)
+        squares += np.where(both, gaps * gaps, 0.0)
+        common += both
+    squares = np.where(common == 0, np.nan, squares / np.maximum(common, 1) * table.shape[1])
+    distances: FloatArray = np.sqrt(squares)
+    return distances

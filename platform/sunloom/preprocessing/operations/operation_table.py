@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 
 from sunloom.preprocessing.operations.categories import CategoryLookup, FeatureHash, OneHot
-from sunloom.preprocessing.operations.combine import ChainedImputation, Polynomial, Product, Ratio
+from sunloom.preprocessing.operations.combine import (
+    ChainedImputation,
+    NeighborImputation,
+    Polynomial,
+    Product,
+    Ratio,
+)
 from sunloom.preprocessing.operations.datetimes import CalendarParts, Cycle, ElapsedTime
 from sunloom.preprocessing.operations.embeddings import EmbedImage, EmbedText
 from sunloom.preprocessing.operations.history import RowHistory
@@ -48,6 +54,7 @@ OPERATIONS: Mapping[str, type[Operation]] = {
         CategoryLookup,
         SentimentScores,
         NearestRows,
+        NeighborImputation,
         OneHot,
         Polynomial,
         Power,

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from sunloom.config.data import ColumnRule, DriftDetection, QualityChecks, ValidationConfig
 from sunloom.data.quality.checked_table import table_from_frame, table_from_path
+from sunloom.data.quality.drift import evidently_datasets
 from sunloom.data.quality.report import QualityReport, RowExample
 from sunloom.data.quality.validate import validate
 from sunloom.errors import ConfigError, DataError
@@ -306,6 +307,43 @@ def test_drift_threshold_is_01_and_keys_are_left_out() -> None:
 def test_drift_threshold_is_obeyed() -> None:
     assert drift({"drift_detection": {"threshold": 0.5}})["kind"] == ("psi", False)
     assert drift({"drift_detection": {"threshold": 9.0}})["amount"] == ("psi", False)
+
+
+@pytest.mark.parametrize("rows", [400, 1500])
+def test_the_method_evidently_is_its_own_choice_of_test(rows: int) -> None:
+    from evidently import Report
+    from evidently.metrics import ValueDrift
+
+    random = np.random.default_rng(4)
+
+    def table(shift: float, size: int) -> pl.DataFrame:
+        return pl.DataFrame(
+            {
+                "number": random.normal(shift, 1, size),
+                "few": random.integers(0, 4, size) + (random.random(size) < shift),
+                "flag": random.random(size) < 0.5 + shift / 9,
+                "text": random.choice(
+                    ["a", "b", "c"], size, p=[0.5 - shift / 9, 0.3 + shift / 9, 0.2]
+                ),
+            }
+        ).with_columns(pl.when(pl.int_range(size) > 3).then("number").alias("number"))
+
+    before, after = table(0.0, rows), table(0.3, 300)
+    rules = {"drift_detection": {"method": "evidently", "threshold": 0.05, "min_rows": 1}}
+    report = judged(rules, after, reference=table_from_frame(before, "reference"))
+    tests = ["ks", "chisquare", "z", "chisquare"]
+    distances = ["wasserstein", *["jensenshannon"] * 3]
+    assert [one.method for one in report.drift] == (tests if rows <= 1000 else distances)
+    metrics = [ValueDrift(column=name, threshold=0.05) for name in before.columns]
+    data = evidently_datasets(before, after, before.columns)
+    theirs = Report(metrics).run(*data).dict()["metrics"]
+    np.testing.assert_allclose(
+        [one.value for one in report.drift], [float(one["value"]) for one in theirs], rtol=1e-9
+    )
+    small_is_drift = rows <= 1000
+    assert [one.drifted for one in report.drift] == [
+        (one.value < 0.05) is small_is_drift for one in report.drift
+    ]
 
 
 def test_drift_columns_and_exclusions() -> None:
