@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import os
 import shutil
+import signal
+import threading
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -20,6 +25,7 @@ from sunloom.config.llm import (
     LoraSettings,
     TrainingConfig,
 )
+from sunloom.core.interrupts import Interrupted, interrupt_on_signals
 from sunloom.core.progress import read_progress
 from sunloom.errors import DivergedError
 from sunloom.llm.checkpoints import newest_whole
@@ -166,3 +172,26 @@ def test_the_loss_history_is_readable_and_drawn(trained: Trained) -> None:
     assert all(math.isfinite(row.tokens_per_second) for row in rows)
     picture = plot_losses(directory, "ddp")
     assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_an_interrupted_training_has_no_outcome(
+    ray_local: str, start: Path, tmp_path: Path
+) -> None:
+    """Ray Train's own handler would leave the process with status 0."""
+    handler = signal.getsignal(signal.SIGINT)
+
+    def press_ctrl_c() -> None:
+        deadline = time.monotonic() + 120
+        while not read_progress(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press_ctrl_c)
+    with pytest.raises(Interrupted), interrupt_on_signals():
+        thread.start()
+        launch(_work(start, tmp_path, Ddp(), steps=100_000), "endless")
+    thread.join()
+    assert not (tmp_path / "export").exists()
+    assert signal.getsignal(signal.SIGINT) is handler
+    # The workers end with their controller's handle, which the traceback held.
+    gc.collect()

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from sunloom.config import Settings, load_config
 from sunloom.config.tabular import TabularRecipe
+from sunloom.core.interrupts import Interrupted, interrupt_on_signals
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import DataError, UsageError
 from sunloom.tabular.model import load_model, predictions
@@ -109,3 +116,31 @@ def test_bad_rows_stop_before_any_trial(settings: Settings, rows: Path, tmp_path
     assert "train.parquet" in caught.value.hint
     with pytest.raises(DataError, match="'buys' is missing"):
         train_tabular(_recipe(settings, rows, "rows.label=buys"))
+
+
+def test_an_interrupted_search_registers_nothing(
+    ray_local: str, settings: Settings, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)]
+
+    def press_ctrl_c() -> None:
+        # Only then does Tune handle signals, and only then could a search pass for a whole one.
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("*/tune/search/*/result.json")):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    many = "algorithms=[{name: logistic_regression, trials: 500, search: {c: {low: 0.1, high: 1}}}]"
+    thread = threading.Thread(target=press_ctrl_c)
+    with pytest.raises(Interrupted), interrupt_on_signals():
+        thread.start()
+        train_tabular(_recipe(settings, rows, many))
+    thread.join()
+    assert open_registry(settings).list() == []
+    assert list(tmp_path.glob("*/tune")) == []
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)]
+    # The trials' actors end with their handles, which the traceback held.
+    gc.collect()

@@ -1,7 +1,8 @@
 """``sunloom``: the application, its groups and its exit codes.
 
-Exit status: 0 done, 1 the work failed, 2 wrong usage or configuration. Nothing heavy is
-imported before a command runs; ``--debug`` anywhere shows the traceback of an error.
+Exit status: 0 done, 1 the work failed, 2 wrong usage or configuration, 130 or 143 ended by Ctrl-C
+or SIGTERM. Nothing heavy is imported before a command runs; ``--debug`` anywhere shows the
+traceback of an error.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from sunloom.cli.llm import app as llm
 from sunloom.cli.models import app as models
 from sunloom.cli.serve import app as serve
 from sunloom.cli.tabular import app as tabular
+from sunloom.core.interrupts import Interrupted, interrupt_on_signals
 from sunloom.errors import SunloomError
 
 app = typer.Typer(
@@ -79,7 +81,11 @@ def run(arguments: Sequence[str] | None = None) -> None:
         # Before the command imports anything that might print.
         output.claim_stdout()
     try:
-        app(words, prog_name="sunloom")
+        with interrupt_on_signals():
+            app(words, prog_name="sunloom")
+    except Interrupted as interrupt:
+        output.print_note(str(interrupt))
+        sys.exit(interrupt.exit_status)
     except Exception as error:
         if debug:
             raise

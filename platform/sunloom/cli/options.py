@@ -115,14 +115,14 @@ def cluster(settings: Settings, environment: Mapping[str, str] | None = None) ->
         environment: Variables that workers need from their start.
     """
     from sunloom.core.cluster import connect, disconnect
-    from sunloom.core.processes import interrupt_on_sigterm, own_processes
+    from sunloom.core.interrupts import ignore_interrupts
+    from sunloom.core.processes import own_processes
 
-    # Ray is started inside both: a signal during the start must reach the clean-up too.
-    with own_processes(), interrupt_on_sigterm():
-        connect(settings, environment)
+    # Ray is started inside: an interrupt during the start must reach the clean-up too.
+    with own_processes():
         try:
-            # Ray has put its own handler in place, which exits at once.
-            with interrupt_on_sigterm():
-                yield
+            connect(settings, environment)
+            yield
         finally:
-            disconnect()
+            with ignore_interrupts():
+                disconnect()

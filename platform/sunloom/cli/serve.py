@@ -10,7 +10,6 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ import typer
 from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Sets, cluster, load_settings
 from sunloom.config.settings import Settings
+from sunloom.core.interrupts import ignore_interrupts, wait_for_interrupt
 from sunloom.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -45,12 +45,13 @@ def run(port: Port = None, sets: Sets = None, env: Env = None, json: Json = Fals
         try:
             url = _deploy(settings, json)
             with ServingRecord.keep(settings, url):
-                _wait_for_interrupt()
-        except KeyboardInterrupt:
+                output.print_note("Ctrl-C stops it")
+                wait_for_interrupt()
             output.print_note("stopping")
         # Also after a failed start, which may leave apps and HAProxy running.
         finally:
-            shutdown(settings)
+            with ignore_interrupts():
+                shutdown(settings)
 
 
 @app.command()
@@ -127,13 +128,6 @@ def _deploy(settings: Settings, json: bool) -> str:
     if secret:
         output.print_line(f"first key, shown once: {secret}")
     return deployment.url
-
-
-def _wait_for_interrupt() -> None:
-    output.print_note("Ctrl-C stops it")
-    while True:
-        # Signals end the sleep: their handler raises KeyboardInterrupt.
-        time.sleep(3600)
 
 
 def _address(settings: Settings) -> str | None:

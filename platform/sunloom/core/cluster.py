@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import sunloom
 from sunloom.config import Settings
+from sunloom.core.interrupts import keep_signal_handlers, raise_if_interrupted
 from sunloom.core.processes import descendants, end_descendants, free_port
 from sunloom.core.telemetry import QUIET_ENVIRONMENT, get_logger, silence_libraries
 from sunloom.errors import ClusterError
@@ -64,11 +66,14 @@ def connect(settings: Settings, environment: Mapping[str, str] | None = None) ->
     silence_libraries()
     variables = dict(QUIET_ENVIRONMENT) | dict(environment or {})
     address = settings.cluster.address or os.environ.get("RAY_ADDRESS")
+    # Only where this process acts on SIGTERM: without Ray's handler it would end uncleanly else.
+    acts = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     try:
-        if address:
-            _join(address, variables)
-        else:
-            _start(settings, variables)
+        with keep_signal_handlers() if acts else nullcontext():
+            if address:
+                _join(address, variables)
+            else:
+                _start(settings, variables)
     except Exception as error:  # Ray raises bare Exceptions when a process does not come up
         raise ClusterError(
             f"Ray {'does not answer at ' + address if address else 'did not start'}: {error}",
@@ -86,6 +91,11 @@ def disconnect() -> None:
     _connected.clear()
     if ray.is_initialized():
         ray.shutdown()
+
+
+def is_cluster_private() -> bool:
+    """Whether this process is connected to a cluster that it started, which ends with it."""
+    return bool(_connected) and _connected[0].is_private
 
 
 def source_root() -> Path:
@@ -125,6 +135,7 @@ def _start(settings: Settings, variables: Mapping[str, str]) -> None:
     try:
         _init(settings)
     except Exception as error:  # noqa: BLE001 - Ray raises bare Exceptions
+        raise_if_interrupted()
         # Ray waits a fixed 30 s for its node, too short on a machine that is busy elsewhere.
         get_logger("cluster").warning("Ray did not start, trying once more: %s", error)
         ray.shutdown()

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 import psutil
 
+from sunloom.core.interrupts import ignore_interrupts
 from sunloom.core.telemetry import get_logger
 
 # From <linux/prctl.h>; the standard library does not offer prctl.
@@ -78,25 +79,10 @@ def own_processes() -> Iterator[None]:
     try:
         yield
     finally:
-        names = end_descendants(keep=before)
+        with ignore_interrupts():
+            names = end_descendants(keep=before)
         if names:
             get_logger("processes").debug("ended %s", ", ".join(sorted(set(names))))
-
-
-@contextmanager
-def interrupt_on_sigterm() -> Iterator[None]:
-    """Treat SIGTERM and SIGHUP like Ctrl-C inside the block, so that clean-up runs."""
-
-    def interrupt(_signum: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    watched = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in watched}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sunloom.config.llm import LlmRecipe, TrainingConfig
 from sunloom.core.cluster import connect
+from sunloom.core.interrupts import keep_signal_handlers
 from sunloom.core.progress import read_progress
 from sunloom.core.runs import Run
 from sunloom.core.telemetry import progress_bar
@@ -94,7 +95,8 @@ def launch(task: TrainingTask, title: str) -> TrainingOutcome:
         ),
     )
     try:
-        with _follow_progress(task, title):
+        # Ray Train would leave with status 0 on Ctrl-C.
+        with keep_signal_handlers(), _follow_progress(task, title):
             outcome: TrainingOutcome = trainer.fit().return_value
     except TrainingFailedError as error:
         raise TrainingError(

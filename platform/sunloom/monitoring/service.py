@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from threading import Event, current_thread, main_thread
-from types import FrameType
+from threading import Event
 
 from sunloom.config.monitoring import MonitoringRecipe
 from sunloom.core.alerts import Alert, emit_alert, resolve_alert
+from sunloom.core.interrupts import stop_on_signals
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import SunloomError
 from sunloom.monitoring.drift_job import DriftRunResult, run_drift
@@ -57,7 +55,7 @@ def keep_monitoring(
     stop = stop or Event()
     rounds = failed = 0
     raised: list[str] = []
-    with _stop_on_signals(stop):
+    with stop_on_signals(stop.set):
         while not stop.is_set():
             start = time.monotonic()
             rounds += 1
@@ -86,21 +84,3 @@ def _run_round(
         return None
     resolve_alert(recipe, alert)
     return result
-
-
-@contextmanager
-def _stop_on_signals(stop: Event) -> Iterator[None]:
-    # Python sets signal handlers in the main thread only.
-    if current_thread() is not main_thread():
-        yield
-        return
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

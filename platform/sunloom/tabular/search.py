@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from sunloom.config.tabular import AlgorithmConfig, RangeConfig, TuningConfig
+from sunloom.core.interrupts import keep_signal_handlers
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import TrainingError
 from sunloom.tabular.algorithms import load_algorithm
@@ -99,7 +100,9 @@ def search(
         ),
     )
     try:
-        results = tuner.fit()
+        # Tune would take Ctrl-C for the end of the search, and score the trials that there are.
+        with keep_signal_handlers():
+            results = tuner.fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return _scores(results, tuning.folds)

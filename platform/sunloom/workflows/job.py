@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from sunloom.config import Settings, load_config
 from sunloom.core.cluster import connect
+from sunloom.core.interrupts import Interrupted, interrupt_on_signals
 from sunloom.core.model_registry import TrainingResult
 from sunloom.core.runs import RunResult, start_run
 from sunloom.core.telemetry import configure_logging, get_logger
@@ -43,7 +44,7 @@ def run_job(
     """Parse the command line, connect, call one library function, print its result and exit.
 
     The last line of the log is ``{"run_id", "status", "artifacts", "metrics"}``. The exit status
-    is 0, 1 when the work failed, or 2 for a wrong configuration.
+    is 0, 1 when the work failed, 2 for a wrong configuration, 130 after SIGINT, 143 after SIGTERM.
 
     Args:
         kind: Leading part of the run's id.
@@ -70,9 +71,14 @@ def _run(kind: str, config: R, function: Callable[[R], JobOutcome | TrainingResu
     run = start_run(config, kind, config)
     get_logger("job").info("run %s writes to %s", run.run_id, run.directory)
     try:
-        # Inside the run: a cluster that cannot be reached is on record too.
-        connect(config)
-        outcome = function(config)
+        with interrupt_on_signals():
+            # Inside the run: a cluster that cannot be reached is on record too.
+            connect(config)
+            outcome = function(config)
+    except Interrupted as interrupt:
+        # Ray stops a job by SIGTERM, and by SIGKILL three seconds later.
+        _print_result(run.finish("failed"), interrupt)
+        return interrupt.exit_status
     except SunloomError as error:
         _print_result(run.finish("failed"), error)
         return error.exit_code
@@ -84,7 +90,7 @@ def _run(kind: str, config: R, function: Callable[[R], JobOutcome | TrainingResu
     return 0
 
 
-def _print_result(result: RunResult, error: Exception | None = None) -> None:
+def _print_result(result: RunResult, error: BaseException | None = None) -> None:
     if error is not None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         result = replace(result, error=str(error))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +12,7 @@ import typer
 from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Recipe, Sets, cluster, load_recipe
 from sunloom.config.features import FeaturesRecipe
+from sunloom.core.interrupts import stop_on_signals
 
 if TYPE_CHECKING:
     from sunloom.feature_store.streaming.kafka import ConsumerReport
@@ -35,14 +35,18 @@ def stream(
     from sunloom.feature_store.streaming.job import stream as consume
 
     config = load_recipe(FeaturesRecipe, recipe, sets, env)
-    with cluster(config) if workers > 1 else nullcontext():
+    with cluster(config) if workers > 1 else nullcontext(), ExitStack() as stack:
+
+        def end_batch_on_signals(stop: Callable[[], None]) -> None:
+            stack.enter_context(stop_on_signals(stop))
+
         result = consume(
             config,
             until_end=until_end,
             listener=_show_progress,
             workers=workers,
             # Actors are stopped where Ctrl-C ends the wait for them: keep its handler then.
-            on_start=_stop_on_signals if workers == 1 else None,
+            on_start=end_batch_on_signals if workers == 1 else None,
         )
     output.print_result(result, json)
 
@@ -59,14 +63,3 @@ def _show_progress(report: ConsumerReport) -> None:
         print(f"\r{line:<120}", end="", file=sys.stderr, flush=True)
     else:
         output.print_note(line)
-
-
-def _stop_on_signals(stop: Callable[[], None]) -> None:
-    """The first signal lets the current batch end; a second one interrupts."""
-
-    def handle(number: int, _frame: object) -> None:
-        stop()
-        signal.signal(number, signal.default_int_handler)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)

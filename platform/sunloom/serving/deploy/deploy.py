@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from sunloom.config import Settings
-from sunloom.core.cluster import connect
+from sunloom.core.cluster import connect, is_cluster_private
+from sunloom.core.interrupts import is_interrupted
 from sunloom.core.processes import end_processes, free_port, is_port_free, process_name
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ServingError
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Between SIGTERM and SIGKILL of a process that an earlier deployment left behind.
 _GRACE_S = 3.0
+# A language model's engine, replicas with open requests and HAProxy take seconds to end.
+SHUTDOWN_TIMEOUT_S = 45.0
 _logger = get_logger("serving")
 
 
@@ -133,29 +136,53 @@ def status(settings: Settings) -> Deployment | None:
 
 
 def shutdown(settings: Settings) -> None:
-    """Stop all apps and end processes that they left behind; Ray keeps running."""
-    from ray import serve
+    """Stop all apps and end processes that they left behind; Ray keeps running.
 
-    # Serve takes a controller that is slow to respond for dead, and then stops nothing.
-    for _ in range(3):
-        if _is_controller_alive():
-            serve.shutdown()
+    After an interrupt a private Ray, which then ends too, takes its apps with it: to wait for open
+    requests would take longer than whoever interrupts waits.
+    """
+    if is_interrupted() and is_cluster_private():
+        return
+    _stop_controller(SHUTDOWN_TIMEOUT_S)
     ended = _end_orphans(instance_folder(settings))
     if ended:
         _logger.info("ended %s", ", ".join(ended))
 
 
-def _is_controller_alive() -> bool:
+def _stop_controller(timeout_s: float) -> None:
+    """Let Serve's controller stop the apps and then itself; end it where it does not in time."""
+    import ray
+    from ray.serve.context import _disconnect
+
+    if (controller := _controller()) is None:
+        return
+    # Not `serve.shutdown()`: its call lasts until the controller kills itself, and as the
+    # controller is one that restarts, Ray reports on the terminal that it will retry the call. It
+    # also takes a controller that is slow to respond for dead, and then stops nothing.
+    try:
+        ray.get(controller.graceful_shutdown.remote(wait=False), timeout=timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while _controller() is not None and time.monotonic() < deadline:
+            time.sleep(0.2)
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
+        _logger.debug("Serve's controller does not respond: %s", type(error).__name__)
+    if _controller() is not None:
+        ray.kill(controller, no_restart=True)
+    # This process caches a client of the controller that has ended.
+    _disconnect()
+
+
+def _controller() -> Any:
+    """Serve's controller on the connected cluster; None where Serve does not run."""
     import ray
     from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
     if not ray.is_initialized():
-        return False
+        return None
     try:
-        ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        return ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _build_targets(settings: Settings, base: BaseLanguageModel | None) -> list[RunTarget]:
@@ -210,7 +237,7 @@ def _state_of(app: Any) -> str:
 
 def _http_port() -> int | None:
     """The port of a Serve that runs on the connected cluster."""
-    if not _is_controller_alive():
+    if _controller() is None:
         return None
     from ray.serve.context import _get_global_client
 

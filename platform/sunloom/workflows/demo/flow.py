@@ -16,8 +16,9 @@ from rich.text import Text
 from sunloom.config import Settings
 from sunloom.core.cluster import ClusterInfo, connect, disconnect
 from sunloom.core.files import write_atomic
+from sunloom.core.interrupts import ignore_interrupts, raise_if_interrupted, wait_for_interrupt
 from sunloom.core.model_registry import open_registry
-from sunloom.core.processes import interrupt_on_sigterm, own_processes
+from sunloom.core.processes import own_processes
 from sunloom.core.telemetry import configure_logging
 from sunloom.serving.auth.api_keys import create_key, revoke_key
 from sunloom.serving.deploy.deploy import Deployment, deploy, shutdown
@@ -76,6 +77,8 @@ class StepList:
         start, self._note = time.monotonic(), ""
         try:
             yield
+            # A library may have swallowed it: an interrupted step is not a finished one.
+            raise_if_interrupted()
         finally:
             self.seconds[name] = round(time.monotonic() - start, 2)
         # As Text: Rich would read brackets in a string as markup.
@@ -142,28 +145,27 @@ def run_demo(
         f"first time, 4 to 8 after that (seed {settings.seed})."
     )
     # HAProxy and vLLM's engine core outlive Ray workers that are killed.
-    with own_processes(), interrupt_on_sigterm():
+    with own_processes():
         try:
             with demo.console.step("cluster"):
                 cluster = connect(settings, serving_environment(settings))
                 demo.console.note(f"dashboard {cluster.dashboard_url}")
-            # Ray has put its own SIGTERM handler in place, which exits at once.
-            with interrupt_on_sigterm():
-                _train(demo)
-                deployment, key, key_id = _serve(demo)
-                gateway = steps.DemoGateway(deployment.url, key)
-                with demo.console.step("agents"):
-                    demo.take("agents", steps.ask_agents(demo.recipes, settings, gateway))
-                with demo.console.step("monitoring"):
-                    demo.take("monitoring", steps.watch_drift(demo.recipes, settings))
-                summary = _conclude(demo, deployment, cluster, time.monotonic() - start)
-                if keep:
-                    _wait_for_interrupt(demo, deployment, key)
-                revoke_key(demo.settings, key_id)
+            _train(demo)
+            deployment, key, key_id = _serve(demo)
+            gateway = steps.DemoGateway(deployment.url, key)
+            with demo.console.step("agents"):
+                demo.take("agents", steps.ask_agents(demo.recipes, settings, gateway))
+            with demo.console.step("monitoring"):
+                demo.take("monitoring", steps.watch_drift(demo.recipes, settings))
+            summary = _conclude(demo, deployment, cluster, time.monotonic() - start)
+            if keep:
+                _wait_for_interrupt(demo, deployment, key)
+            revoke_key(demo.settings, key_id)
         finally:
-            # Before the connection ends: Serve's controller is an actor of this Ray.
-            shutdown(settings)
-            disconnect()
+            with ignore_interrupts():
+                # Before the connection ends: Serve's controller is an actor of this Ray.
+                shutdown(settings)
+                disconnect()
     return summary
 
 
@@ -227,8 +229,5 @@ def _wait_for_interrupt(demo: _Demo, deployment: Deployment, key: str) -> None:
     show(f"The gateway stays at {deployment.url} until Ctrl-C. A key for 12 hours:")
     # A key may contain what Rich reads as markup.
     show(f"  export SUNLOOM_URL={deployment.url} SUNLOOM_KEY={key}", markup=False)
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        show("Stopping …")
+    wait_for_interrupt()
+    show("Stopping …")
