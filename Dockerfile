@@ -23,6 +23,8 @@ RUN .venv/bin/uv pip install --no-cache --no-deps --no-build-isolation --editabl
 COPY jobs jobs
 COPY serve_apps serve_apps
 COPY conf conf
+# Its user cannot write byte code: without this, every process compiles whatever it imports.
+RUN .venv/bin/python -I platform/sunloom/cli/environment.py compile
 
 RUN useradd --create-home --uid 1000 sunloom && mkdir -p .sunloom outputs \
     && chown sunloom .sunloom outputs

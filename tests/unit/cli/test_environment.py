@@ -61,6 +61,29 @@ def test_a_cpu_wheel_is_found_where_pip_looks(tmp_path: Path) -> None:
     assert environment.has_cpu_torch(f"/nowhere,{tmp_path}")
 
 
+def test_all_that_compiles_is_compiled_and_the_rest_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # The folder of this test has "test" in its path: only names below it count.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    sources = {
+        "site/good/__init__.py": "value = 1\n",
+        "site/good/tests/__init__.py": "value = 2\n",
+        "site/old.py": "print 'Python 2'\n",
+        "site/warns.py": "value = '\\d'\n",
+        "platform/ours.py": "value = 3\n",
+    }
+    for name, text in sources.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+    environment.compile_folders(["site", "platform"], sys.executable)
+    compiled = {path.name.partition(".")[0] for path in tmp_path.rglob("*.pyc")}
+    assert compiled == {"__init__", "warns", "ours"}
+    assert not Path("site/good/tests/__pycache__").exists()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_uv_itself_is_pinned(project_root: Path) -> None:
     lock = (project_root / "requirements/cpu.lock").read_text()
     assert environment.pin_of("uv", lock).startswith("uv==")
