@@ -3,33 +3,35 @@
 ::
 
     SunloomError
-    ├── UsageError             wrong arguments or a file that is not there     exit 2
-    │   └── ConfigError        a configuration value, with file and key        exit 2
-    ├── DependencyError        a package or program is missing                 exit 2
-    ├── NotFoundError          a name that does not exist; lists the known ones
-    ├── ConflictError          a resource is in another state than required
-    ├── PluginError            an entry point that cannot be used
-    ├── ClusterError           Ray cannot be reached or refuses
-    │   └── JobError           a submitted job failed
-    ├── ArtifactError          an artifact is damaged or cannot be written
-    ├── DataError              a source or table is not what was declared
-    │   └── DataQualityError   too many rows failed a check
+    ├── UsageError                wrong arguments or a file that is not there         exit 2
+    │   └── ConfigError           a configuration value, with file and key            exit 2
+    ├── DependencyError           a package or program is missing                     exit 2
+    ├── NotFoundError             a name that does not exist; lists the known ones    exit 2
+    ├── ConflictError             a resource is in another state than required
+    ├── PluginError               an entry point that cannot be used
+    ├── ClusterError              Ray cannot be reached or refuses
+    │   └── JobError              a submitted job failed
+    ├── ArtifactError             an artifact is damaged or cannot be written
+    ├── DataError                 a source or table is not what was declared
+    │   ├── MissingColumnError    a file or table has no column of that name          exit 2
+    │   └── DataQualityError      too many rows failed a check
     ├── FeatureError
-    │   ├── DefinitionError    a Chalk construct that cannot be bound
-    │   ├── StoreError         the online or offline store refuses
-    │   └── StreamError        a stream of events cannot go on
+    │   ├── DefinitionError       a Chalk construct that cannot be bound              exit 2
+    │   ├── StoreError            the online or offline store refuses
+    │   └── StreamError           a stream of events cannot go on
     ├── TrainingError
-    │   ├── DivergedError      the loss is NaN or infinite
-    │   └── CheckpointError    a checkpoint is truncated or does not fit
+    │   ├── DivergedError         the loss is NaN or infinite
+    │   └── CheckpointError       a checkpoint is truncated or does not fit
     ├── AgentError
-    │   ├── ToolError          a tool refused or failed
-    │   └── GuardrailError     a guardrail stopped the task
-    └── ServingError           a request that cannot be answered
-        ├── AuthenticationError
-        ├── PermissionDeniedError
+    │   ├── ToolError             a tool refused or failed
+    │   └── GuardrailError        a guardrail stopped the task
+    └── ServingError              a request that cannot be answered
+        ├── AuthenticationError                                                       exit 2
+        ├── PermissionDeniedError                                                     exit 2
         ├── RateLimitError
-        └── RequestError       the request itself is wrong
+        └── RequestError          the request itself is wrong                         exit 2
 
+A command exits with 2 where the user got a name, a key or a file wrong, else with 1: work failed.
 HTTP codes are mapped in ``sunloom.serving`` and nowhere else.
 """
 
@@ -117,6 +119,7 @@ class NotFoundError(SunloomError):
     """
 
     code = "not_found"
+    exit_code = 2
 
     def __init__(
         self,
@@ -166,6 +169,13 @@ class DataError(SunloomError):
     """A source or a table is not what was declared."""
 
     code = "data"
+
+
+class MissingColumnError(DataError):
+    """A file or table has no column of the name that was given."""
+
+    code = "missing_column"
+    exit_code = 2
 
 
 class DataQualityError(DataError):
@@ -246,12 +256,14 @@ class AuthenticationError(ServingError):
     """No key, or one that is unknown, expired or revoked."""
 
     code = "unauthenticated"
+    exit_code = 2
 
 
 class PermissionDeniedError(ServingError):
     """The key lacks the scope that the route needs."""
 
     code = "permission_denied"
+    exit_code = 2
 
 
 class RateLimitError(ServingError):
@@ -264,6 +276,7 @@ class RequestError(ServingError):
     """The request itself is wrong."""
 
     code = "invalid_request"
+    exit_code = 2
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -136,7 +136,7 @@ def test_without_a_recipe(folder: Path, sunloom: Command) -> None:
     assert not (folder / ".sunloom" / "online").exists()
     words = ["--input", "payments.parquet", "--out", "nodes.parquet"]
     wrong = sunloom("features", "graph", *words)
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert "lacks the columns source, target" in wrong.stderr
     ends_named = ["--set", "graph.source=payer", "--set", "graph.target=payee"]
     right = sunloom("features", "graph", *words, *ends_named)

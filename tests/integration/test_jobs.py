@@ -254,7 +254,7 @@ def test_a_wrong_key_fails_the_job_with_status_2_and_the_nearest_name(
         root=project_root,
         **job_address(cluster),
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Did you mean" in done.stdout
     assert "threshold" in done.stdout
     assert last_line(done.stdout)["status"] == "failed"
@@ -280,7 +280,7 @@ def test_a_job_can_be_stopped_and_its_state_read(
     )
     assert json.loads(stopped.stdout)["status"] == "STOPPED", stopped.stderr
     unknown = cluster.run(*base, "status", "job_x", root=project_root, **job_address(cluster))
-    assert unknown.returncode == 1
+    assert unknown.returncode == 2
     assert job_id in unknown.stderr
 
 

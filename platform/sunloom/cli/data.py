@@ -7,7 +7,7 @@ from dataclasses import asdict
 import typer
 
 from sunloom.cli import output
-from sunloom.cli.options import Env, Json, Recipe, Sets, cluster, load_recipe
+from sunloom.cli.options import Env, Json, Recipe, Sets, cluster_on_demand, load_recipe
 from sunloom.config.data import DataRecipe
 
 app = typer.Typer(help="Validate, clean and write data sets.", no_args_is_help=True)
@@ -24,7 +24,7 @@ def run(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) 
     from sunloom.data.datasets import prepare_dataset
 
     config = load_recipe(DataRecipe, recipe, sets, env)
-    with cluster(config):
+    with cluster_on_demand():
         summary = asdict(prepare_dataset(config))
     if json:
         output.print_json(summary | {"folder": str(config.data_folder())})

@@ -53,7 +53,9 @@ def submit(
     state = _follow(settings, job_id, quiet=json)
     if json:
         _print_result(settings, state)
-    raise typer.Exit(0 if state.status == "SUCCEEDED" else 1)
+    if state.status != "SUCCEEDED":
+        # The job's 2 says that its configuration is wrong; by a signal it may end with any status.
+        raise typer.Exit(2 if state.exit_code == 2 else 1)
 
 
 @app.command()

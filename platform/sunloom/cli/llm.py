@@ -8,7 +8,15 @@ import typer
 
 from sunloom.cli import output
 from sunloom.cli.gateway import GatewayConnection, Key, Url
-from sunloom.cli.options import Env, Json, Recipe, Sets, cluster, load_recipe, load_settings
+from sunloom.cli.options import (
+    Env,
+    Json,
+    Recipe,
+    Sets,
+    cluster_on_demand,
+    load_recipe,
+    load_settings,
+)
 from sunloom.config.llm import LlmRecipe
 
 app = typer.Typer(help="Plan, train, judge and ask language models.", no_args_is_help=True)
@@ -17,9 +25,11 @@ app = typer.Typer(help="Plan, train, judge and ask language models.", no_args_is
 @app.command()
 def plan(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Memory per worker, steps, tokens and time of a training, without training."""
+    config = load_recipe(LlmRecipe, recipe, sets, env)
+    # Torch loads here, which takes seconds: a wrong recipe is refused before.
     from sunloom.llm.planning import plan_training
 
-    result = plan_training(load_recipe(LlmRecipe, recipe, sets, env))
+    result = plan_training(config)
     _show(output.to_plain(result), json)
 
 
@@ -29,7 +39,7 @@ def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False
     from sunloom.llm.trainer import train_adapter, train_base
 
     config = load_recipe(LlmRecipe, recipe, sets, env)
-    with cluster(config):
+    with cluster_on_demand():
         result = train_base(config) if config.lora is None else train_adapter(config)
     if not result.promoted:
         output.print_note(f"{result.version.ref} is not promoted: below the recipe's bar")

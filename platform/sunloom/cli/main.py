@@ -52,6 +52,9 @@ app.add_typer(agents, name="agents")
 app.add_typer(keys, name="keys")
 
 
+_WRONG_PATH = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         output.print_line(f"sunloom {__version__}")
@@ -108,6 +111,9 @@ def report(error: BaseException) -> int:
             f"The disk is full: {error}", "Free some space; what was whole still is."
         )
         return 1
+    if isinstance(error, _WRONG_PATH) and error.filename is not None:
+        output.print_error(f"{error.filename}: {error.strerror}", "Check the path.")
+        return 2
     text = str(error).strip() or "no message"
     output.print_error(f"{type(error).__name__}: {text}", "Run it again with --debug for details.")
     return 1

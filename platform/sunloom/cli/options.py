@@ -107,6 +107,25 @@ def _prepare(settings: Settings) -> None:
 
 
 @contextmanager
+def cluster_on_demand() -> Iterator[None]:
+    """End the private cluster of a function that connects where it needs one.
+
+    So a wrong name is found before a cluster starts, which takes seconds, and a model that the same
+    recipe made before needs none.
+    """
+    from sunloom.core.cluster import disconnect
+    from sunloom.core.interrupts import ignore_interrupts
+    from sunloom.core.processes import own_processes
+
+    with own_processes():
+        try:
+            yield
+        finally:
+            with ignore_interrupts():
+                disconnect()
+
+
+@contextmanager
 def cluster(settings: Settings, environment: Mapping[str, str] | None = None) -> Iterator[None]:
     """Connect to the configured cluster, or start a private one that ends with the block.
 
@@ -114,15 +133,9 @@ def cluster(settings: Settings, environment: Mapping[str, str] | None = None) ->
         settings: Which cluster.
         environment: Variables that workers need from their start.
     """
-    from sunloom.core.cluster import connect, disconnect
-    from sunloom.core.interrupts import ignore_interrupts
-    from sunloom.core.processes import own_processes
+    from sunloom.core.cluster import connect
 
     # Ray is started inside: an interrupt during the start must reach the clean-up too.
-    with own_processes():
-        try:
-            connect(settings, environment)
-            yield
-        finally:
-            with ignore_interrupts():
-                disconnect()
+    with cluster_on_demand():
+        connect(settings, environment)
+        yield

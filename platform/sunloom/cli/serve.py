@@ -22,7 +22,7 @@ from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Sets, cluster, load_settings
 from sunloom.config.settings import Settings
 from sunloom.core.interrupts import ignore_interrupts, wait_for_interrupt
-from sunloom.errors import NotFoundError, UsageError
+from sunloom.errors import ConflictError, UsageError
 
 if TYPE_CHECKING:
     from sunloom.serving.deploy.deploy import Deployment
@@ -83,7 +83,7 @@ def status(sets: Sets = None, env: Env = None, json: Json = False) -> None:
         record = ServingRecord.read(settings)
         current = record.status() if record is not None else None
     if current is None:
-        raise NotFoundError("Nothing is served.", "Start it with `sunloom serve run`.")
+        raise ConflictError("Nothing is served.", "Start it with `sunloom serve run`.")
     output.print_result(current, json)
 
 
@@ -101,7 +101,7 @@ def shutdown(sets: Sets = None, env: Env = None, json: Json = False) -> None:
     else:
         record = ServingRecord.read(settings)
         if record is None:
-            raise NotFoundError("Nothing is served.", "Start it with `sunloom serve run`.")
+            raise ConflictError("Nothing is served.", "Start it with `sunloom serve run`.")
         record.end()
         stopped = {"stopped": record.url}
     output.print_result(stopped, json, line=f"stopped {stopped['stopped']}")

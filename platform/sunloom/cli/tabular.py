@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sunloom.cli import output
-from sunloom.cli.options import Env, Json, Recipe, Sets, cluster, load_recipe
+from sunloom.cli.options import Env, Json, Recipe, Sets, cluster_on_demand, load_recipe
 from sunloom.config.tabular import TabularRecipe
 
 app = typer.Typer(help="Train and judge tabular models.", no_args_is_help=True)
@@ -22,7 +22,7 @@ def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False
     from sunloom.tabular.trainer import train_tabular
 
     config = load_recipe(TabularRecipe, recipe, sets, env)
-    with cluster(config):
+    with cluster_on_demand():
         result = train_tabular(config)
     for failure in result.failures:
         output.print_note(f"not promoted: {failure}")

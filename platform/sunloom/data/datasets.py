@@ -17,6 +17,7 @@ import polars as pl
 
 from sunloom.config import Settings
 from sunloom.config.data import DataRecipe
+from sunloom.core.cluster import connect
 from sunloom.core.files import atomic_path
 from sunloom.core.plugins import load_plugin
 from sunloom.core.telemetry import get_logger
@@ -139,7 +140,7 @@ class DatasetSummary:
 
 
 def prepare_dataset(recipe: DataRecipe) -> PreparationSummary:
-    """Parse, check and write the recipe's data set; needs a connected cluster.
+    """Parse, check and write the recipe's data set; connects to Ray if necessary.
 
     Writes ``<table>/*.parquet``, the derived tables, ``quarantine.jsonl`` and ``summary.json``
     into the recipe's data folder. The previous tables stay whole until the new ones are.
@@ -149,6 +150,7 @@ def prepare_dataset(recipe: DataRecipe) -> PreparationSummary:
             file is written.
     """
     dataset: DataSet = load_plugin(GROUP, recipe.dataset, DataSet)
+    connect(recipe)
     raw = dataset.raw()
     parsed = _parse(dataset, raw, recipe.preparation.blocks)
     bad = parsed.filter(pl.col(REASON).is_not_null())

@@ -17,7 +17,7 @@ from sunloom.config.monitoring import (
 from sunloom.core.alerts import Alert, emit_alert, resolve_alert
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.drift import DriftReport, FeatureDrift, drift_report
-from sunloom.errors import DataError, UsageError, known_names_hint
+from sunloom.errors import DataError, MissingColumnError, UsageError, known_names_hint
 from sunloom.monitoring.stored_results import store_drift
 
 
@@ -109,7 +109,7 @@ def read_events(recipe: MonitoringRecipe) -> pl.DataFrame:
 
     Raises:
         UsageError: The file or folder does not exist or holds no Parquet.
-        DataError: It lacks the column of the entity or of the event time.
+        MissingColumnError: It lacks the column of the entity or of the event time.
     """
     path = recipe.events.path or recipe.paths.outputs / "data" / "cdnow" / "purchases"
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
@@ -119,7 +119,7 @@ def read_events(recipe: MonitoringRecipe) -> pl.DataFrame:
     for name in (recipe.events.entity, recipe.events.event_time):
         if name not in frame.columns:
             hint = known_names_hint(name, frame.columns)
-            raise DataError(f"The events in {path} have no column {name!r}.", hint, name)
+            raise MissingColumnError(f"The events in {path} have no column {name!r}.", hint, name)
     return frame
 
 

@@ -21,7 +21,7 @@ from sunloom.config.features import FeaturesRecipe
 from sunloom.core.alerts import Alert, emit_alert, resolve_alert
 from sunloom.core.database import open_database, utc_now
 from sunloom.data.sources.databases import fetch_sources
-from sunloom.errors import NotFoundError
+from sunloom.errors import ConflictError
 from sunloom.feature_store.online.reader import OnlineReader
 from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.stores.online.open import open_online_store
@@ -118,7 +118,7 @@ def compare_streamed(recipe: FeaturesRecipe, questions: int = 1_000, seed: int =
         seed: Of the choice.
 
     Raises:
-        NotFoundError: Nothing was streamed yet, or no log was kept.
+        ConflictError: Nothing was streamed yet, or no log was kept.
     """
     store = open_online_store(recipe)
     layout = prepare_stream(recipe, store)
@@ -127,7 +127,7 @@ def compare_streamed(recipe: FeaturesRecipe, questions: int = 1_000, seed: int =
     newest_us = max((time for time in latest_us if time is not None), default=None)
     entities = _logged_entities(plan, tables)
     if newest_us is None or not entities:
-        raise NotFoundError("Nothing was streamed yet.", "Run `sunloom features stream` first.")
+        raise ConflictError("Nothing was streamed yet.", "Run `sunloom features stream` first.")
     lateness_us = round(recipe.kafka_source().lateness / timedelta(microseconds=1))
     # Not before the first event, where every window is empty and nothing can differ.
     first_us = max(newest_us - lateness_us, min(newest_us, _oldest_us(plan, tables)))
@@ -158,13 +158,13 @@ def _logged_tables(recipe: FeaturesRecipe, layout: TileLayout) -> dict[str, pl.D
     """Rows of the streamed classes: the log, after the batch source up to its ``history``.
 
     Raises:
-        NotFoundError: No log was kept.
+        ConflictError: No log was kept.
     """
     plan, history = layout.plan, recipe.kafka_source().history
     folders = {name: recipe.features_folder() / "log" / name for name in layout.streamed}
     for namespace, folder in folders.items():
         if not folder.is_dir():
-            raise NotFoundError(
+            raise ConflictError(
                 f"There is no log of {namespace!r} in {folder}.",
                 "Stream with streaming_source.keep_log: true.",
             )
@@ -216,12 +216,12 @@ def compare_served(recipe: FeaturesRecipe, count: int = 1_000) -> SkewReport:
         count: At most this many results, the newest.
 
     Raises:
-        NotFoundError: No result of the set was kept yet.
+        ConflictError: No result of the set was kept yet.
     """
     database = open_database(recipe)
     served = latest_served(database, recipe.feature_set, count)
     if not served:
-        raise NotFoundError(
+        raise ConflictError(
             f"No answer of {recipe.feature_set!r} was kept yet.",
             "Serve it with serving.features.keep_answers: true, and read it through the gateway.",
         )

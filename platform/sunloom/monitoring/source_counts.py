@@ -14,7 +14,7 @@ from sunloom.config.monitoring import WatchConfig
 from sunloom.data.quality.checked_table import table_from_path
 from sunloom.data.quality.drift_statistics import has_value
 from sunloom.data.sources.table_files import data_files, require_columns
-from sunloom.errors import DataError, known_names_hint
+from sunloom.errors import DataError, MissingColumnError, known_names_hint
 from sunloom.monitoring.histograms import Bins, Histogram, count_rows_by_group, merge_histograms
 from sunloom.monitoring.windows import EPOCH, HOUR, TimeSpan
 
@@ -87,7 +87,7 @@ def watched_features(sample: pl.DataFrame, config: WatchConfig) -> list[str]:
     """
     for name in (*config.features, *config.defaults):
         if name not in sample.columns:
-            raise DataError(
+            raise MissingColumnError(
                 f"There is no column {name!r} to watch.",
                 known_names_hint(name, sample.columns),
                 name,

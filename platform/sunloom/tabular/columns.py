@@ -11,7 +11,7 @@ import polars as pl
 
 from sunloom.config.tabular import RowsConfig
 from sunloom.data.arrays import FloatArray
-from sunloom.errors import DataError, known_names_hint
+from sunloom.errors import DataError, MissingColumnError, known_names_hint
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def build_columns(frame: pl.DataFrame, config: RowsConfig) -> Columns:
         for name in names:
             if name not in known:
                 hint = known_names_hint(name, known)
-                raise DataError(f"There is no numeric feature {name!r}.", hint, name)
+                raise MissingColumnError(f"There is no numeric feature {name!r}.", hint, name)
     ratios = (RatioColumn(**ratio.model_dump()) for ratio in config.ratios)
     return Columns(tuple(features), tuple(ratios))
 
@@ -112,7 +112,7 @@ def target(frame: pl.DataFrame, label: str) -> FloatArray:
 def _numbers(frame: pl.DataFrame, name: str) -> FloatArray:
     if name not in frame.columns:
         hint = known_names_hint(name, frame.columns)
-        raise DataError(f"The column {name!r} is missing.", hint, name)
+        raise MissingColumnError(f"The column {name!r} is missing.", hint, name)
     try:
         column = frame[name].cast(pl.Float64)
     except pl.exceptions.PolarsError as error:

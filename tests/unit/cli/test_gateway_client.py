@@ -89,7 +89,7 @@ def test_a_failed_task_exits_1(cli: Cli, url: str) -> None:
 
 def test_a_wrong_key_is_reported_in_the_gateways_words(cli: Cli, url: str) -> None:
     done = run(cli, url, key="sl-wrong")
-    assert done.status == 1
+    assert done.status == 2
     assert done.err.strip().splitlines() == ["error: This route needs a key.", "  Send one."]
 
 

@@ -34,6 +34,6 @@ def test_promote_moves_the_alias_that_list_shows(cli: Cli) -> None:
 @pytest.mark.usefixtures("two_versions")
 def test_a_wrong_name_gets_the_nearest(cli: Cli) -> None:
     done = cli("models", "show", "repurchas")
-    assert done.status == 1
+    assert done.status == 2
     assert "Did you mean 'repurchase'?" in done.err
     assert cli("models", "promote", "repurchase").status == 2

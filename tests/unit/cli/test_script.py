@@ -90,14 +90,14 @@ def test_an_unknown_scope_exits_2_with_the_known_ones(cli: Cli) -> None:
 
 def test_an_unknown_job_is_refused_with_the_known_ones(cli: Cli) -> None:
     done = cli("job", "submit", "prepare_dat", "--address", "http://127.0.0.1:9")
-    assert done.status == 1
+    assert done.status == 2
     assert "There is no job 'prepare_dat'." in done.err
     assert "Known" in done.err
 
 
 def test_commands_that_need_a_key_say_how_to_get_one(cli: Cli) -> None:
     done = cli("agents", "status", "agent_1", SUNLOOM_KEY="")
-    assert done.status == 1
+    assert done.status == 2
     assert "sunloom keys create" in done.err
 
 

@@ -25,7 +25,7 @@ def get(
     env: Env = None,
     json: Json = False,
 ) -> None:
-    """Read the latest values from the online store; exit 1 if an entity is not there."""
+    """Read the latest values from the online store; exit 2 if an entity is not there."""
     from sunloom.feature_store.online.registry import open_feature_set
     from sunloom.feature_store.stores.online.open import open_online_store
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from sunloom.config.data import ColumnRule, ValidationConfig
 from sunloom.data.quality.checked_table import CheckedTable
-from sunloom.errors import ConfigError, DataError, known_names_hint
+from sunloom.errors import ConfigError, MissingColumnError, known_names_hint
 
 _USUAL_KEYS = ("entity_id", "id")
 _TIME = "event_time"
@@ -81,7 +81,7 @@ def check_rules_fit(
     compared column may be absent where the reference has it: the comparison says so.
 
     Raises:
-        DataError: A key, a referring column or a compared one is missing; names it.
+        MissingColumnError: A key, a referring column or a compared one is missing; names it.
         ConfigError: A rule for one column does not fit its type.
     """
     named: list[tuple[str, str]] = [("keys", name) for name in config.keys]
@@ -92,14 +92,14 @@ def check_rules_fit(
     named += [(where, name) for where, name in compared if name not in reference_columns]
     for where, name in named:
         if name not in table.schema:
-            raise DataError(
+            raise MissingColumnError(
                 f"validation.{where} names {name!r}, and {table.name} has no such column.",
                 known_names_hint(name, table.schema),
                 name,
             )
     if config.freshness is not None and config.freshness.column not in table.schema:
         name = config.freshness.column
-        raise DataError(
+        raise MissingColumnError(
             f"validation.freshness needs the column {name!r}, and {table.name} has none.",
             known_names_hint(name, table.schema),
             name,

@@ -15,7 +15,7 @@ from sunloom.data.quarantine import Damaged
 from sunloom.data.sources.csv_records import split_csv
 from sunloom.data.sources.json_objects import parse_json_object
 from sunloom.data.sources.text_types import infer_types
-from sunloom.errors import DataError, UsageError, nearest
+from sunloom.errors import DataError, MissingColumnError, UsageError, nearest
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ def require_columns(rows: pl.DataFrame | pl.Schema, names: Iterable[str], source
     """Check that every name is a column.
 
     Raises:
-        DataError: Names the missing columns and those found.
+        MissingColumnError: Names the missing columns and those found.
     """
     columns = rows.columns if isinstance(rows, pl.DataFrame) else rows.names()
     missing = [name for name in names if name not in columns]
     if not missing:
         return
     close = [f"{name!r} → {near!r}?" for name in missing if (near := nearest(name, columns))]
-    raise DataError(
+    raise MissingColumnError(
         f"{source} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}.",
         f"Found: {', '.join(columns) or 'no columns'}."
         + (f" Meant: {', '.join(close)}" if close else ""),
