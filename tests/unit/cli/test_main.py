@@ -79,7 +79,7 @@ def test_an_error_from_a_ray_task_is_shown_as_its_cause(
     class Wrapped(Exception):
         cause = NotFoundError("There is no model 'x'.", known=["tool-base"], name="x")
 
-    assert main.report(Wrapped("remote traceback")) == 1
+    assert main.report(Wrapped("remote traceback")) == 2
     err = capsys.readouterr().err
     assert "There is no model 'x'." in err
     assert "remote traceback" not in err
