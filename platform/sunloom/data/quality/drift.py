@@ -88,7 +88,7 @@ class DriftBound:
         own = override.threshold
         return DriftBound(override.method or method, threshold if own is None else own)
 
-    def chosen_for(self, reference: pl.Series, current: pl.Series) -> DriftBound:
+    def with_choice_for(self, reference: pl.Series, current: pl.Series) -> DriftBound:
         """The bound with Evidently's choice of a test for these samples, where it is to choose."""
         if self.method != "evidently":
             return self
@@ -281,7 +281,7 @@ def drift_report(
         if name not in current.columns:
             admission.rejected[name] = bound.reject(name, "these rows have no such column")
         elif admission.admits(bound, reference[name], current[name]):
-            judged[name] = bound.chosen_for(reference[name], current[name])
+            judged[name] = bound.with_choice_for(reference[name], current[name])
     if config.engine == "direct" or not judged:
         values, html = _direct_values(reference, current, judged), None
     else:
@@ -421,7 +421,7 @@ def compare_with_reference(
             continue
         after = _column_like(table, name, before.dtype)
         if admission.admits(bound, before, after):
-            bound = bound.chosen_for(before, after)
+            bound = bound.with_choice_for(before, after)
             entries[name] = bound.judge(name, column_distance(bound.method, before, after))
             both = shares(before, after)
             shapes[name] = DriftShape(
