@@ -80,6 +80,7 @@ WRONG: dict[str, list[str]] = {
     "llm evaluate": ["none.yaml", "conf/llm/tool_base.yaml --set output.name=none"],
     "llm generate": ["hello --model x --key", "hello --model x --key= --url " + NOWHERE],
     "models list": ["--set paths.stat=x"],
+    "models add": ["none"],
     "models show": ["none", "none@7"],
     "models promote": ["none@1", "none"],
     "job submit": [f"none --address {NOWHERE}", f"data_prepare --config no --address {NOWHERE}"],
