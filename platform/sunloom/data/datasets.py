@@ -22,7 +22,7 @@ from sunloom.core.files import atomic_path
 from sunloom.core.plugins import load_plugin
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quarantine import POSITION, REASON, write_quarantine
-from sunloom.errors import DataQualityError
+from sunloom.errors import DataError, DataQualityError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -115,17 +115,19 @@ class PreparationSummary:
         return self.bad_rows / self.rows_in if self.rows_in else 0.0
 
     def check(self, max_bad_share: float, quarantine: Path) -> None:
-        """Stop above the threshold.
+        """Stop above the threshold, and where no row is left.
 
         Raises:
             DataQualityError: Names shares, reasons and the quarantine file.
         """
-        if self.bad_share <= max_bad_share:
+        # Without rows there is no table to write, whatever share of them the recipe allows.
+        if self.bad_share <= max_bad_share and self.rows_out:
             return
         reasons = ", ".join(f"{reason}: {n}" for reason, n in self.quarantined.items())
+        bound = f"more than max_bad_share {max_bad_share:.2%}" if self.rows_out else "all of them"
         raise DataQualityError(
-            f"{self.bad_rows} of {self.rows_in} rows ({self.bad_share:.2%}) are bad, more than "
-            f"max_bad_share {max_bad_share:.2%} ({reasons}).",
+            f"{self.bad_rows} of {self.rows_in} rows ({self.bad_share:.2%}) are bad, {bound} "
+            f"({reasons}).",
             f"Look at {quarantine}; then mend the source or raise quality.max_bad_share.",
             "quality.max_bad_share",
         )
@@ -146,12 +148,18 @@ def prepare_dataset(recipe: DataRecipe) -> PreparationSummary:
     into the recipe's data folder. The previous tables stay whole until the new ones are.
 
     Raises:
-        DataQualityError: More rows are bad than the recipe allows; nothing but the quarantine
-            file is written.
+        DataError: The source has no rows.
+        DataQualityError: More rows are bad than the recipe allows, or all; nothing but the
+            quarantine file is written.
     """
     dataset: DataSet = load_plugin(GROUP, recipe.dataset, DataSet)
     connect(recipe)
     raw = dataset.raw()
+    if raw.is_empty():
+        raise DataError(
+            f"The data set {recipe.dataset} has no rows.",
+            "Nothing was written; the tables of an earlier run stay.",
+        )
     parsed = _parse(dataset, raw, recipe.preparation.blocks)
     bad = parsed.filter(pl.col(REASON).is_not_null())
     good = parsed.filter(pl.col(REASON).is_null()).drop(REASON).sort(POSITION)

@@ -110,16 +110,28 @@ def read_events(recipe: MonitoringRecipe) -> pl.DataFrame:
     Raises:
         UsageError: The file or folder does not exist or holds no Parquet.
         MissingColumnError: It lacks the column of the entity or of the event time.
+        DataError: It cannot be read, or its times have no time zone.
     """
     path = recipe.events.path or recipe.paths.outputs / "data" / "cdnow" / "purchases"
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise UsageError(f"There are no events in {path}.", "Run the data step first.", "events")
-    frame = pl.read_parquet(files)
+    try:
+        frame = pl.read_parquet(files)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"The events in {path} cannot be read as parquet: {error}") from error
     for name in (recipe.events.entity, recipe.events.event_time):
         if name not in frame.columns:
             hint = known_names_hint(name, frame.columns)
             raise MissingColumnError(f"The events in {path} have no column {name!r}.", hint, name)
+    name = recipe.events.event_time
+    dtype = frame.schema[name]
+    if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
+        raise DataError(
+            f"The event time {name!r} is {dtype}, not datetimes with a time zone.",
+            "Write them in UTC.",
+            name,
+        )
     return frame
 
 
@@ -160,5 +172,6 @@ def in_period(events: pl.DataFrame, event_time: str, period: PeriodConfig) -> pl
     if rows.is_empty():
         times = (time.min().cast(pl.String), time.max().cast(pl.String).alias("last"))
         first, last = events.select(*times).row(0)
-        raise DataError(f"No event is in {period}.", f"They run from {first} to {last}.")
+        hint = f"They run from {first} to {last}." if first else "No event has a time."
+        raise DataError(f"No event is in {period}.", hint)
     return rows

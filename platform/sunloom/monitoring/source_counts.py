@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from sunloom.config.monitoring import WatchConfig
+from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.checked_table import table_from_path
 from sunloom.data.quality.drift_statistics import has_value
 from sunloom.data.sources.table_files import data_files, require_columns
@@ -61,9 +62,12 @@ def sample_rows(path: Path, event_time: str | None) -> pl.DataFrame:
     """The earliest rows of a table, up to 200,000, from which bins are built."""
     if _is_parquet(path):
         frame = pl.scan_parquet(data_files(path))
-        if event_time is not None and event_time in frame.collect_schema().names():
-            frame = frame.bottom_k(_SAMPLE_ROWS, by=event_time)
-        return frame.head(_SAMPLE_ROWS).collect()
+        try:
+            if event_time is not None and event_time in frame.collect_schema().names():
+                frame = frame.bottom_k(_SAMPLE_ROWS, by=event_time)
+            return frame.head(_SAMPLE_ROWS).collect()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(f"{path} cannot be read as parquet: {error}") from error
     return pl.concat(list(table_rows(path, event_time))).head(_SAMPLE_ROWS)
 
 
@@ -122,10 +126,11 @@ def timed_rows(config: WatchConfig) -> Iterator[pl.DataFrame]:
 
     Raises:
         UsageError: The source does not exist.
-        DataError: The event time is missing, or has no time zone.
+        DataError: The event time is missing, also in every row, or has no time zone.
     """
     event_time = config.source.event_time
     assert event_time is not None
+    rows = timeless = 0
     for frame in table_rows(config.source.path, event_time):
         require_columns(frame, (event_time,), str(config.source.path))
         dtype = frame.schema[event_time]
@@ -135,8 +140,16 @@ def timed_rows(config: WatchConfig) -> Iterator[pl.DataFrame]:
                 "Write them in UTC, or leave watch.source.event_time empty.",
                 event_time,
             )
+        rows += frame.height
+        timeless += frame[event_time].null_count()
         time = pl.col(event_time).dt.convert_time_zone("UTC").dt.cast_time_unit("us")
         yield frame.with_columns(time)
+    if timeless:
+        # No window has them: without this line they would be gone, and the monitor be calm.
+        problem = f"{timeless:,} of {rows:,} rows of {config.source.path} have no {event_time}"
+        if timeless == rows:
+            raise DataError(f"{problem}.", "A time is ISO 8601 with its zone.", event_time)
+        get_logger("monitoring").warning("%s: %s", config.name, problem)
 
 
 def table_rows(path: Path, event_time: str | None = None) -> Iterator[pl.DataFrame]:

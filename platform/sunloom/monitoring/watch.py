@@ -378,16 +378,19 @@ def _measure_performance(
 def _update_lag_alert(work: _WatchRound, lag_s: float | None) -> bool:
     """Raise or resolve the alert about the newest row's age; whether it is raised."""
     config = work.config
-    if config.max_lag is None or lag_s is None:
+    if config.max_lag is None:
         return False
     bound_s = config.max_lag.total_seconds()
+    is_late = lag_s is None or lag_s > bound_s
+    # A source in which no row was ever counted is as late as can be.
+    age = "was never seen" if lag_s is None else f"is {lag_s / 3600:.1f} hours old"
     alert = Alert(
         name="feature_freshness",
         severity=config.alerts.severity,
-        message=f"The newest row of {config.name} is {lag_s / 3600:.1f} hours old",
+        message=f"The newest row of {config.name} {age}",
         labels={"monitor": config.name},
         value=lag_s,
         threshold=bound_s,
     )
-    (emit_alert if lag_s > bound_s else resolve_alert)(work.recipe, alert)
-    return lag_s > bound_s
+    (emit_alert if is_late else resolve_alert)(work.recipe, alert)
+    return is_late

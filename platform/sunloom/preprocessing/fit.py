@@ -38,6 +38,8 @@ from sunloom.preprocessing.tables import Batch, Source, open_source
 
 MEMORY_BYTES = 1_000_000_000
 
+_NO_ROWS = "The table has no rows to learn from."
+
 
 @dataclass
 class FitPass:
@@ -232,8 +234,14 @@ def fit(
     parsed = parse_recipe(recipe)
     source = open_source(table, known_types(parsed))
     schema = source.schema
-    # The short form names no columns: they depend on the table.
-    steps = steps_of(parsed, schema, keep)
+    try:
+        # The short form names no columns: they depend on the table.
+        steps = steps_of(parsed, schema, keep)
+    except DataError:
+        # Without rows, a file of text has no types, or not even columns.
+        if any(batch.rows.height for batch in source.batches(schema.names()[:1])):
+            raise
+        raise DataError(_NO_ROWS, "Check the input.") from None
     # A step without columns leaves every step's target alone.
     run = _Fit(steps, schema, (*keep, *(name for step in steps for name in target_of(step))))
     while len(run.fitted) < len(steps):
@@ -242,7 +250,7 @@ def fit(
         if fit_pass.columns:
             fit_pass = reader(source, fit_pass)
             if fit_pass.rows == 0:
-                raise DataError("The table has no rows to learn from.", "Check the input.")
+                raise DataError(_NO_ROWS, "Check the input.")
         run.build_steps(fit_pass)
     stages = run.stages()
     touched = {name for stage in stages for op in stage for name in (*op.outputs, *op.removes)}

@@ -70,7 +70,8 @@ def build_columns(frame: pl.DataFrame, config: RowsConfig) -> Columns:
     """The columns of a recipe, checked against the training rows.
 
     Raises:
-        DataError: A feature, or a ratio's numerator or denominator, is not a numeric column.
+        DataError: A feature, or a ratio's numerator or denominator, is not a numeric column, or
+            there is no feature.
     """
     numeric = feature_columns(frame, config)
     features = config.features or numeric
@@ -80,6 +81,11 @@ def build_columns(frame: pl.DataFrame, config: RowsConfig) -> Columns:
             if name not in known:
                 hint = known_names_hint(name, known)
                 raise MissingColumnError(f"There is no numeric feature {name!r}.", hint, name)
+    if not features:
+        raise DataError(
+            "The rows have no numeric feature to learn from.",
+            f"Found: {', '.join(f'{name} ({dtype})' for name, dtype in frame.schema.items())}.",
+        )
     ratios = (RatioColumn(**ratio.model_dump()) for ratio in config.ratios)
     return Columns(tuple(features), tuple(ratios))
 
@@ -98,9 +104,12 @@ def target(frame: pl.DataFrame, label: str) -> FloatArray:
     """The label as 0.0 and 1.0.
 
     Raises:
-        DataError: The label is missing, null, not 0 or 1, or the same in every row.
+        DataError: There are no rows, or the label is missing, null, not 0 or 1, or the same in
+            every row.
     """
     values = _numbers(frame, label)
+    if not len(values):
+        raise DataError("There are no rows.", param=label)
     labels = set(np.unique(values[~np.isnan(values)]).tolist())
     if np.isnan(values).any() or not labels <= {0.0, 1.0}:
         raise DataError(f"The label {label!r} must be 0 or 1 in every row, found {sorted(labels)}.")

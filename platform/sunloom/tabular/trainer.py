@@ -129,13 +129,13 @@ def rows_path(recipe: TabularRecipe, cutoff: str, override: Path | None = None) 
 def gate_failures(metrics: Mapping[str, Any], gate: GateConfig) -> tuple[str, ...]:
     """What of the gate does not hold, in words; empty when all of it does."""
     failures = []
-    # Negated, so that NaN fails the gate.
+    # All three negated, so that NaN fails the gate.
     if not metrics["auc"] > gate.min_auc:
         failures.append(f"AUC {metrics['auc']:.4f} is not above {gate.min_auc}")
-    if metrics["calibration_error"] > gate.max_calibration_error:
+    if not metrics["calibration_error"] <= gate.max_calibration_error:
         error, bound = metrics["calibration_error"], gate.max_calibration_error
         failures.append(f"calibration error {error:.4f} exceeds {bound}")
-    if gate.beat_base_rate and metrics["log_loss"] >= metrics["base_log_loss"]:
+    if gate.beat_base_rate and not metrics["log_loss"] < metrics["base_log_loss"]:
         loss, base = metrics["log_loss"], metrics["base_log_loss"]
         failures.append(f"log loss {loss:.4f} is not below the base rate's {base:.4f}")
     return tuple(failures)

@@ -7,9 +7,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from sunloom.data.datasets import PreparationSummary, mark_duplicates_block
+from sunloom.config.data import DataRecipe
+from sunloom.data.datasets import PreparationSummary, mark_duplicates_block, prepare_dataset
 from sunloom.data.quarantine import write_quarantine
-from sunloom.errors import DataQualityError
+from sunloom.errors import DataError, DataQualityError
 from sunloom_retail.dataset import CDNOW
 
 
@@ -55,3 +56,27 @@ def test_the_first_of_equal_rows_stays_whatever_the_order_of_arrival() -> None:
         30: "duplicate",
         40: None,
     }
+
+
+def test_a_data_set_without_a_good_row_is_refused_whatever_share_may_be_bad(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(DataQualityError, match=r"2 of 2 rows .* are bad, all of them"):
+        PreparationSummary(2, 0, {"torn": 2}).check(1.0, tmp_path)
+
+
+def test_an_empty_source_leaves_the_tables_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty_set.py").write_text(
+        "import polars as pl\nfrom sunloom_retail.dataset import CDNOW\n"
+        "class Empty(type(CDNOW)):\n"
+        "    def raw(self):\n        return super().raw().head(0)\nEMPTY = Empty()\n"
+    )
+    (tmp_path / "pyproject.toml").write_text(
+        '[project.entry-points."sunloom.datasets"]\nnothing = "empty_set:EMPTY"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(DataError, match="The data set nothing has no rows"):
+        prepare_dataset(DataRecipe.model_validate({"dataset": "nothing"}))

@@ -133,3 +133,11 @@ def test_whatever_follows_in_a_csv_file_its_first_row_is_read(
 def test_an_object_is_parsed_or_refused_with_a_reason(content: bytes) -> None:
     with suppress(ValueError):
         assert isinstance(parse_json_object(content), dict)
+
+
+def test_a_file_without_lines_names_no_columns_and_lacks_none(tmp_path: Path) -> None:
+    empty = _read(tmp_path, "none.jsonl", b"\n", columns=["id", "amount"], as_text=True).rows
+    assert dict(empty.schema) == {"id": pl.String(), "amount": pl.String()}
+    assert empty.is_empty()
+    with pytest.raises(DataError, match="lacks the column id"):
+        _read(tmp_path, "other.jsonl", b'{"amount": 1}\n', columns=["id"])

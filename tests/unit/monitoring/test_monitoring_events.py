@@ -81,3 +81,18 @@ def test_events_are_read_from_a_folder_or_named_as_missing(tmp_path: Path) -> No
     assert read_events(recipe).equals(EVENTS)
     with pytest.raises(DataError, match="no column 'when'"):
         read_events(MonitoringRecipe(events=EventsConfig(path=tmp_path, event_time="when")))
+
+
+def test_events_without_times_or_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "events.parquet"
+    recipe = MonitoringRecipe(events=EventsConfig(path=path))
+    EVENTS.with_columns(timestamp=None).write_parquet(path)
+    with pytest.raises(DataError, match="'timestamp' is Null, not datetimes"):
+        read_events(recipe)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        read_events(recipe)
+    timeless = EVENTS.clear(2)
+    with pytest.raises(DataError, match="No event is in") as caught:
+        in_period(timeless, "timestamp", PeriodConfig(start=date(1997, 1, 1), end=date(1997, 1, 2)))
+    assert caught.value.hint == "No event has a time."

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from sunloom.config import Settings
 from sunloom.config.monitoring import MonitoringRecipe, WatchConfig
+from sunloom.core.alerts import list_alerts
 from sunloom.errors import ConfigError, DataError, UsageError
 from sunloom.monitoring.watch import run_watch
 
@@ -76,3 +77,37 @@ def test_a_recipe_without_watch_says_so(settings: Settings) -> None:
 def test_a_watch_that_cannot_be_is_refused(watch: Any) -> None:
     with pytest.raises(ValidationError):
         WatchConfig.model_validate({"name": "x", "source": {"path": "y"}} | watch)
+
+
+def _watch(settings: Settings, path: Path, **more: Any) -> MonitoringRecipe:
+    watch = WatchConfig.model_validate({"name": "orders", "source": {"path": str(path)}} | more)
+    return MonitoringRecipe(paths=settings.paths, watch=watch)
+
+
+def test_a_source_in_which_nothing_can_be_watched_is_refused(
+    settings: Settings, tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.parquet"
+    rows = pl.DataFrame({"event_time": [START] * 3, "f0": [0.1, 0.2, 0.3]})
+    for frame in (rows.head(0), rows.with_columns(f0=None)):
+        frame.write_parquet(path)
+        with pytest.raises(DataError, match="No feature of orders has a value"):
+            run_watch(_watch(settings, path), START + timedelta(days=1))
+    rows.clear(3).with_columns(f0=0.5).write_parquet(path)
+    with pytest.raises(DataError, match=r"3 of 3 rows of .* have no event_time"):
+        run_watch(_watch(settings, path), START + timedelta(days=1))
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        run_watch(_watch(settings, path), START + timedelta(days=1))
+
+
+def test_a_source_that_never_had_a_row_is_late(settings: Settings, tmp_path: Path) -> None:
+    normal, path = tmp_path / "normal.parquet", tmp_path / "rows.parquet"
+    rows = pl.DataFrame({"event_time": [START] * 3, "f0": [0.1, 0.2, 0.3]})
+    rows.write_parquet(normal)
+    rows.head(0).write_parquet(path)
+    reference = {"type": "table", "path": str(normal)}
+    watch = _watch(settings, path, reference=reference, max_lag="6h")
+    assert run_watch(watch, START + timedelta(days=1)).raised == ["freshness"]
+    (alert,) = list_alerts(settings, "open")
+    assert (alert.message, alert.value) == ("The newest row of orders was never seen", None)

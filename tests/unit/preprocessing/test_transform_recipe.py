@@ -272,3 +272,16 @@ def test_an_artifact_is_plain_checked_and_whole(tmp_path: Path) -> None:
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="something else"):
         save(fitted, tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet"])
+def test_a_table_without_rows_says_so_in_every_form(tmp_path: Path, name: str) -> None:
+    empty = pl.DataFrame(schema={"bought": pl.Int64, "amount": pl.Float64})
+    path = tmp_path / name
+    if path.suffix == ".parquet":
+        empty.write_parquet(path)
+    else:
+        path.write_text("bought,amount\n" if path.suffix == ".csv" else "")
+    for recipe in (MISSION, {"numerical_scaling": {"method": "robust_scaler"}}):
+        with pytest.raises(DataError, match="no rows to learn from"):
+            fit(recipe, path)

@@ -91,3 +91,12 @@ def test_words_in_a_numeric_column_are_named() -> None:
 def test_a_label_must_be_binary(values: list[int | None]) -> None:
     with pytest.raises(DataError, match="label"):
         target(pl.DataFrame({"label": values}), "label")
+
+
+def test_rows_without_features_or_without_rows_are_refused() -> None:
+    with pytest.raises(DataError, match=r"no numeric feature .*"):
+        build_columns(FRAME.select("id", "event_time", "city", "label"), RowsConfig(label="label"))
+    with pytest.raises(DataError, match="There are no rows"):
+        target(FRAME.head(0), "label")
+    with pytest.raises(DataError, match="the same in all 1 rows"):
+        target(FRAME.head(1), "label")

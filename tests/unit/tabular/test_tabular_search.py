@@ -106,3 +106,4 @@ def test_the_gate_says_what_fails() -> None:
     assert gate_failures(good | {"auc": 0.806}, GateConfig()) == ("AUC 0.8060 is not above 0.806",)
     bad = good | {"auc": float("nan"), "calibration_error": 0.2, "log_loss": 0.6}
     assert len(gate_failures(bad, GateConfig())) == 3
+    assert len(gate_failures(dict.fromkeys(good, float("nan")), GateConfig())) == 3

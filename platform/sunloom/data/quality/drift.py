@@ -42,6 +42,7 @@ from sunloom.errors import DataError, known_names_hint
 # Free text has about a category a row: a distance between such distributions says nothing.
 _MOST_TEXTS = 100
 # Null characters keep the names apart from every column that a source may have.
+_NOTHING = "the reference has no column that can be compared"
 _KEY, _AT = "\0key", "\0at"
 
 
@@ -288,8 +289,10 @@ def drift_report(
         methods = {name: bounds[name] for name in judged}
         values, html = evidently_values(reference, current, methods, folder)
     entries = admission.rejected | {name: judged[name].judge(name, v) for name, v in values.items()}
+    if not bounds:
+        entries["*"] = DriftBound(config.method, config.threshold).reject("*", _NOTHING)
     report = DriftReport(
-        features=tuple(entries[name] for name in bounds if name in entries),
+        features=tuple(entries[name] for name in (*bounds, "*") if name in entries),
         reference_rows=reference.height,
         current_rows=current.height,
         skipped=admission.skipped(),
@@ -431,6 +434,9 @@ def compare_with_reference(
             )
         elif name in admission.rejected:
             entries[name] = admission.rejected[name]
+    if not entries and not admission.few:
+        bound = DriftBound(detection.method, detection.threshold)
+        entries["*"] = bound.reject("*", _NOTHING)
     return ColumnDrift(tuple(entries.values()), admission.skipped(), shapes)
 
 

@@ -166,8 +166,14 @@ def _read_jsonl(path: Path, columns: Sequence[str] | None, as_text: bool) -> Tab
             rows.append(row)
             positions.append(position)
     # Every row is looked at: a column may first appear, or change its type, far down the file.
-    schema = dict.fromkeys((k for row in rows for k in row), pl.String) if as_text else None
-    frame = _frame_of(rows) if schema is None else pl.DataFrame(rows, schema=schema)
+    names = dict.fromkeys(name for row in rows for name in row)
+    if not rows and columns is not None:
+        # A file without lines names no columns: none is missing, and all are empty.
+        names = dict.fromkeys(columns)
+    if as_text or not rows:
+        frame = pl.DataFrame(rows, dict.fromkeys(names, pl.String() if as_text else pl.Null()))
+    else:
+        frame = _frame_of(rows)
     return Table(
         rows=_select_columns(frame, columns, path),
         damaged=tuple(damaged),

@@ -138,3 +138,10 @@ def test_a_table_without_rows_is_checked(tmp_path: Path) -> None:
     assert [check.check for check in report.failures] == ["rows"]
     assert str(report.drift_skipped).startswith("0 rows came")
     assert validate(normal, ValidationConfig(), none).is_passed
+
+
+def test_a_reference_with_nothing_to_compare_does_not_pass() -> None:
+    for reference in (_table().select("id"), pl.DataFrame()):
+        (entry,) = checked(_table(), reference).drift
+        assert (entry.feature, entry.drifted) == ("*", True)
+        assert entry.reason == "the reference has no column that can be compared"
