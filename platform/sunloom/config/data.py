@@ -136,7 +136,7 @@ class SnowflakeSource(Model):
     def _url(self) -> str:
         return self.connection_string.get_secret_value() if self.connection_string else ""
 
-    def _fields(self) -> dict[str, Any]:
+    def _fields(self) -> dict[str, str | Path | SecretStr]:
         """Argument of the connector to the field's value, without unset ones."""
         names = ["account", "user", "password", "private_key_file", "private_key_file_pwd"]
         names += ["role", "warehouse", "database"]

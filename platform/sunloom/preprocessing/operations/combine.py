@@ -196,13 +196,13 @@ class NeighborImputation(SeveralColumns):
     weights: Literal["uniform", "distance"]
 
     @cached_property
-    def _known(self) -> FloatArray:
+    def _fitted_rows(self) -> FloatArray:
         return np.column_stack([array_of(self.table, name) for name in self.sources])
 
     @cached_property
     def _donors(self) -> list[FloatArray]:
         """The fitted rows that have a value, column by column."""
-        known = self._known
+        known = self._fitted_rows
         return [known[~np.isnan(known[:, i])] for i in range(len(self.sources))]
 
     def columns(self, frame: pl.DataFrame, _training: Training = None, /) -> Sequence[pl.Series]:
