@@ -273,7 +273,7 @@ def _outcome(rng: random.Random, task: RetailTask) -> tuple[str, str]:
     return render_features(task.customer_id, features), task.expected_answer(features)
 
 
-def _features(rng: random.Random) -> dict[str, Any]:
+def _features(rng: random.Random) -> dict[str, int | float]:
     purchases = _small_count(rng, 300)
     # A purchase has at least one item.
     items = purchases + _small_count(rng, 300) - 1

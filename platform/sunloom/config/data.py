@@ -178,16 +178,6 @@ DriftMethod = Literal["psi", "jensenshannon", "kl_div", "wasserstein", "ks", "ev
 """Evidently's names; ``ks`` gives a p-value, the others a distance. ``evidently`` is its own choice
 for each column."""
 
-# The bins are Evidently's: its values and ours are the same.
-MAX_VALUE_BINS = 20
-"""Distinct numbers of the reference up to which each is a bin of its own. Of more numbers, the bins
-are equally wide, and Sturges' rule gives how many."""
-EMPTY_BIN_SHARE = 1e-4
-"""Share that an empty bin counts as: a millionth of the sample's smallest share where that is not
-above this."""
-BINNING = f"sturges-both-samples, zero=1e-4, values up to {MAX_VALUE_BINS}"
-"""Name of the bins, stored beside every PSI: only values on the same bins can be compared."""
-
 
 class FeatureBound(Model):
     """Method and threshold of one feature, where they differ from the others'."""

@@ -11,11 +11,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from sunloom.config.data import EMPTY_BIN_SHARE
 from sunloom.config.monitoring import WatchConfig
 from sunloom.data.arrays import FloatArray, IntArray
 from sunloom.data.quality.drift import FeatureDrift
-from sunloom.data.quality.drift_statistics import SHARE_DISTANCES, relative_entropy
+from sunloom.data.quality.drift_statistics import EMPTY_BIN_SHARE, SHARE_DISTANCES, relative_entropy
 from sunloom.monitoring.histograms import BINNING, DEFAULT, MISSING, OUTSIDE, ROWS, Bins, Histogram
 
 _LEAST_EXPECTED = 10.0
@@ -104,7 +103,7 @@ def drift_findings(
             nulls = [_rates(histogram, number).null for histogram in (reference, current)]
             is_chance = before.sum() + after.sum() > 0 and rates_p_value(*nulls) > bound
             where = "these rows" if before.sum() else "the reference"
-            findings.append(_uncompared(feature.name, where, config, flagged=not is_chance))
+            findings.append(_without_value(feature.name, where, config, flagged=not is_chance))
             continue
         value = distance(config.method, before, after)
         # The test is dear, and most features of most windows are nowhere near the bound.
@@ -124,14 +123,14 @@ def drift_findings(
         )
     # The recipe's features that had no value when the bins were made.
     findings += [
-        _uncompared(name, "the reference", config, flagged=True)
+        _without_value(name, "the reference", config, flagged=True)
         for name in config.features
         if name not in bins.names
     ]
     return findings
 
 
-def _uncompared(feature: str, where: str, config: WatchConfig, *, flagged: bool) -> Finding:
+def _without_value(feature: str, where: str, config: WatchConfig, *, flagged: bool) -> Finding:
     return Finding(
         rule="feature_drift",
         feature=feature,

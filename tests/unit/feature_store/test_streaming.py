@@ -34,8 +34,8 @@ from sunloom.feature_store.streaming.partition import (
     PartitionProgress,
     PartitionStream,
     ProgressKey,
-    RejectedMessage,
 )
+from sunloom.feature_store.streaming.quarantine import RejectedMessage
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.feature_sets import NOW, Plan

@@ -20,7 +20,6 @@ import numpy as np
 import polars as pl
 
 from sunloom.config.data import (
-    BINNING,
     DriftConfig,
     DriftDetection,
     FeatureBound,
@@ -29,6 +28,7 @@ from sunloom.config.data import (
 from sunloom.core.files import write_atomic
 from sunloom.data.quality.checked_table import CheckedTable
 from sunloom.data.quality.drift_statistics import (
+    BINNING,
     P_VALUES,
     choose_test,
     column_distance,
@@ -210,7 +210,7 @@ class _Admission:
             return False
         return True
 
-    def skipped(self) -> str | None:
+    def skip_reason(self) -> str | None:
         """One sentence about the columns with too few values."""
         if not self.few:
             return None
@@ -295,7 +295,7 @@ def drift_report(
         features=tuple(entries[name] for name in (*bounds, "*") if name in entries),
         reference_rows=reference.height,
         current_rows=current.height,
-        skipped=admission.skipped(),
+        skipped=admission.skip_reason(),
         html=html,
     )
     if folder is None:
@@ -437,7 +437,7 @@ def compare_with_reference(
     if not entries and not admission.few:
         bound = DriftBound(detection.method, detection.threshold)
         entries["*"] = bound.reject("*", _NOTHING)
-    return ColumnDrift(tuple(entries.values()), admission.skipped(), shapes)
+    return ColumnDrift(tuple(entries.values()), admission.skip_reason(), shapes)
 
 
 def _compared_names(

@@ -2,7 +2,7 @@
 
 ``psi``, ``jensenshannon`` and ``kl_div`` compare shares of bins: equally wide bins by Sturges'
 rule over both samples together, or one bin a value where the reference has few of them, and for
-text and truth values (``config.data.drift.BINNING``). ``wasserstein`` and ``ks`` compare the
+text and truth values (``BINNING``). ``wasserstein`` and ``ks`` compare the
 numbers themselves. Null, NaN and infinite values are ignored in both samples.
 """
 
@@ -15,12 +15,21 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from sunloom.config.data import EMPTY_BIN_SHARE, MAX_VALUE_BINS
 from sunloom.data.arrays import FloatArray
 from sunloom.errors import DataError
 
 P_VALUES = frozenset({"ks", "chisquare", "z"})
 """Tests whose value is small where the samples differ; the others are distances."""
+
+# The bins are Evidently's: its values and ours are the same.
+MAX_VALUE_BINS = 20
+"""Distinct numbers of the reference up to which each is a bin of its own. Of more numbers, the bins
+are equally wide, and Sturges' rule gives how many."""
+EMPTY_BIN_SHARE = 1e-4
+"""Share that an empty bin counts as: a millionth of the sample's smallest share where that is not
+above this."""
+BINNING = f"sturges-both-samples, zero=1e-4, values up to {MAX_VALUE_BINS}"
+"""Name of the bins, stored beside every PSI: only values on the same bins can be compared."""
 
 _LEAST_SCALE = 0.001
 _LARGEST_SQUARE = 1e150

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +19,8 @@ from sunloom.feature_store.streaming.partition import (
     ClassStream,
     EventLog,
     PartitionStream,
-    Quarantine,
-    RejectedMessage,
 )
+from sunloom.feature_store.streaming.quarantine import quarantine_into_file, quarantine_into_topic
 from sunloom.features.plan.polars_dtypes import epoch_us
 
 if TYPE_CHECKING:
@@ -101,7 +98,12 @@ class StreamConsumer:
         folder, policy = recipe.features_folder(), event_policy(self._source)
         log = EventLog(folder / "log") if self._source.keep_log else None
         if self._source.quarantine_topic:
-            quarantine = quarantine_into_topic(self._source, self._source.quarantine_topic)
+            settings = client_settings(self._source) | {"acks": "all", "linger.ms": 5}
+            quarantine = quarantine_into_topic(
+                _client().Producer(settings),
+                self._source.quarantine_topic,
+                self._source.answer_timeout_s,
+            )
         else:
             quarantine = quarantine_into_file(folder / "stream-quarantine.jsonl")
         self._streams = {
@@ -345,51 +347,6 @@ def check_topics(consumer: Consumer, source: KafkaSource) -> None:
                 name=topic,
                 param="topics",
             )
-
-
-def quarantine_into_topic(source: KafkaSource, topic: str) -> Quarantine:
-    """Sends rejected messages on unchanged, with offset and reason in headers."""
-    producer = _client().Producer(client_settings(source) | {"acks": "all", "linger.ms": 5})
-
-    def quarantine(messages: Sequence[RejectedMessage]) -> None:
-        for message in messages:
-            producer.produce(
-                topic,
-                value=message.value,
-                # A replayed batch sends the same key: compaction keeps one of them.
-                key=f"{message.source}/{message.offset}",
-                headers={
-                    "reason": message.reason,
-                    "source": message.source,
-                    "offset": str(message.offset),
-                },
-            )
-        if left := producer.flush(source.answer_timeout_s):
-            raise StreamError(
-                f"{left} messages could not be sent to the quarantine topic {topic!r}.",
-                "Their batch is not stored; it will be read again.",
-            )
-
-    return quarantine
-
-
-def quarantine_into_file(file: Path) -> Quarantine:
-    """Appends rejected messages to a JSON-lines file; a replay appends them again."""
-
-    def quarantine(messages: Sequence[RejectedMessage]) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as lines:
-            for message in messages:
-                value = message.value
-                entry = {
-                    "source": message.source,
-                    "position": message.offset,
-                    "reason": message.reason,
-                    "content": None if value is None else value.decode(errors="backslashreplace"),
-                }
-                lines.write(json.dumps(entry) + "\n")
-
-    return quarantine
 
 
 def _client() -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.streaming.decode import PLACE, MessageDecoder
 from sunloom.feature_store.streaming.ingest import GuardedWrite, TileIngest
+from sunloom.feature_store.streaming.quarantine import Quarantine, RejectedMessage
 from sunloom.features.sources.scan import source_projections
 
 # A share of fewer messages says little: one bad message among ten must not stop a stream.
@@ -121,19 +122,6 @@ def all_progress(store: OnlineStore, layout: TileLayout) -> dict[str, PartitionP
         key.decode(): PartitionProgress(**json.loads(raw))
         for key, raw in store.scan(layout.offset_space)
     }
-
-
-@dataclass(frozen=True)
-class RejectedMessage:
-    """A message that cannot be used, and why."""
-
-    source: str
-    offset: int
-    reason: str
-    value: bytes | None
-
-
-Quarantine = Callable[[Sequence[RejectedMessage]], None]
 
 
 class _DecodedBatch(NamedTuple):
