@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sunloom.config.data import BINNING, DriftConfig, FeatureBound
+from sunloom.config.data import DriftConfig, FeatureBound
 from sunloom.data.quality.drift import DriftBound, drift_report, evidently_values
-from sunloom.data.quality.drift_statistics import column_distance
+from sunloom.data.quality.drift_statistics import BINNING, column_distance
 
 pytestmark = pytest.mark.integration
 
