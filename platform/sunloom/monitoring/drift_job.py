@@ -17,6 +17,7 @@ from sunloom.config.monitoring import (
 from sunloom.core.alerts import Alert, emit_alert, resolve_alert
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.drift import DriftReport, FeatureDrift, drift_report
+from sunloom.data.sources.table_files import read_table
 from sunloom.errors import DataError, MissingColumnError, UsageError, known_names_hint
 from sunloom.monitoring.stored_results import store_drift
 
@@ -116,10 +117,7 @@ def read_events(recipe: MonitoringRecipe) -> pl.DataFrame:
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise UsageError(f"There are no events in {path}.", "Run the data step first.", "events")
-    try:
-        frame = pl.read_parquet(files)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"The events in {path} cannot be read as parquet: {error}") from error
+    frame = read_table(path).rows
     for name in (recipe.events.entity, recipe.events.event_time):
         if name not in frame.columns:
             hint = known_names_hint(name, frame.columns)

@@ -14,7 +14,8 @@ from sunloom.config.monitoring import WatchConfig
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quality.checked_table import table_from_path
 from sunloom.data.quality.drift_statistics import has_value
-from sunloom.data.sources.table_files import data_files, require_columns
+from sunloom.data.sources.folder_schema import fit_columns, merge_schemas
+from sunloom.data.sources.table_files import data_files, parquet_schema, require_columns
 from sunloom.errors import DataError, MissingColumnError, known_names_hint
 from sunloom.monitoring.histograms import Bins, Histogram, count_rows_by_group, merge_histograms
 from sunloom.monitoring.windows import EPOCH, HOUR, TimeSpan
@@ -61,9 +62,14 @@ class HourlyCounts:
 def sample_rows(path: Path, event_time: str | None) -> pl.DataFrame:
     """The earliest rows of a table, up to 200,000, from which bins are built."""
     if _is_parquet(path):
-        frame = pl.scan_parquet(data_files(path))
+        schemas = {file: parquet_schema(file) for file in data_files(path)}
+        schema = merge_schemas((str(file), own) for file, own in schemas.items())
+        frame = pl.concat(
+            pl.scan_parquet(file, glob=False).select(fit_columns(own, schema))
+            for file, own in schemas.items()
+        )
         try:
-            if event_time is not None and event_time in frame.collect_schema().names():
+            if event_time is not None and event_time in schema:
                 frame = frame.bottom_k(_SAMPLE_ROWS, by=event_time)
             return frame.head(_SAMPLE_ROWS).collect()
         except (pl.exceptions.PolarsError, OSError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sunloom.data.quality.checked_table import table_from_path
 from sunloom.data.sources.json_objects import parse_json_object
 from sunloom.data.sources.table_files import Table, read_table
 from sunloom.errors import DataError
+from sunloom.monitoring.source_counts import sample_rows
 
 GOOD = [json.dumps({"id": f"s{n}", "amount": n}).encode() for n in range(4)]
 DEEP = b'{"id": ' + b"[" * 20_000
@@ -141,3 +144,54 @@ def test_a_file_without_lines_names_no_columns_and_lacks_none(tmp_path: Path) ->
     assert empty.is_empty()
     with pytest.raises(DataError, match="lacks the column id"):
         _read(tmp_path, "other.jsonl", b'{"amount": 1}\n', columns=["id"])
+
+
+def test_a_folder_has_the_columns_of_all_its_files_in_their_widest_types(tmp_path: Path) -> None:
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    pl.DataFrame({"id": [1], "n": [1], "at": [at]}).write_parquet(tmp_path / "1.parquet")
+    wide = pl.DataFrame({"n": [2.5], "new": ["x"], "id": [2], "at": [at]})
+    wide.with_columns(pl.col("at").dt.cast_time_unit("ns")).write_parquet(tmp_path / "2.parquet")
+    pl.DataFrame({"id": [3], "n": [None]}).write_parquet(tmp_path / "3.parquet")
+    rows = read_table(tmp_path).rows
+    assert rows.to_dict(as_series=False) == {
+        "id": [1, 2, 3],
+        "n": [1.0, 2.5, None],
+        "at": [at, at, None],
+        "new": [None, "x", None],
+    }
+    assert rows.schema["at"] == pl.Datetime("ns", "UTC")
+    assert read_table(tmp_path, ["new", "id"]).rows.rows() == [(None, 1), ("x", 2), (None, 3)]
+    with pytest.raises(DataError, match="lacks the column neu"):
+        read_table(tmp_path, ["neu"])
+    pl.DataFrame({"id": [2**53 + 1], "n": [2**53 + 1]}).write_parquet(tmp_path / "4.parquet")
+    with pytest.raises(DataError, match=r"4\.parquet: a value of 'n' \(Int64\)"):
+        read_table(tmp_path)
+    pl.DataFrame({"id": ["5"]}).write_parquet(tmp_path / "5.parquet")
+    with pytest.raises(DataError, match=r"'id' is Int64 in .*1\.parquet, but String in .*5\.parq"):
+        read_table(tmp_path)
+
+
+def test_a_column_of_text_is_text_in_every_file_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text("zip,n,empty\n00501,1,\n")
+    (tmp_path / "2.csv").write_text("zip,n,empty,new\nK1A,2.5,7,a\n")
+    (tmp_path / "3.csv").write_text("zip,n\n")
+    (tmp_path / "4.jsonl").write_text('{"zip": "9", "new": "b"}\n')
+    assert read_table(tmp_path).rows.to_dict(as_series=False) == {
+        "zip": ["00501", "K1A", "9"],
+        "n": [1.0, 2.5, None],
+        "empty": [None, 7, None],
+        "new": [None, "a", "b"],
+    }
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_checks_and_watches_read_such_folders_alike(tmp_path: Path, ending: str) -> None:
+    parts = [{"id": [1], "n": [1]}, {"n": [2.5], "new": ["x"], "id": [2]}, {"id": [3]}]
+    for number, part in enumerate(parts):
+        frame, file = pl.DataFrame(part), tmp_path / f"{number}.{ending}"
+        (frame.write_parquet if ending == "parquet" else frame.write_csv)(file)
+    expected = {"id": [1, 2, 3], "n": [1.0, 2.5, None], "new": [None, "x", None]}
+    table = table_from_path(tmp_path)
+    checked = pl.concat(batch.typed.select(list(table.schema)) for batch in table.batches())
+    assert checked.to_dict(as_series=False) == expected
+    assert sample_rows(tmp_path, None).to_dict(as_series=False) == expected

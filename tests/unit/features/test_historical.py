@@ -142,6 +142,34 @@ def test_no_row_of_the_entities_is_lost_in_silence(paths: dict[str, Path], tmp_p
     assert json.loads(quarantine.read_text())["position"] == 5
 
 
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_files_of_a_folder_may_have_other_columns(
+    paths: dict[str, Path], tmp_path: Path, ending: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    text = pl.col("at").dt.strftime("%Y-%m-%dT%H:%M:%S%:z")
+    sales = SALES if ending == "parquet" else SALES.with_columns(text)
+    # An older file without the price, and a newer one with another type and a further column.
+    parts = [sales.drop("price"), sales.with_columns(pl.col("units") * 1.0, more=pl.lit(1))]
+    for number, part in enumerate(parts):
+        write = {"parquet": part.write_parquet, "csv": part.write_csv, "jsonl": part.write_ndjson}
+        write[ending](folder / f"{number}.{ending}")
+    entities = tmp_path / "rows"
+    entities.mkdir()
+    ENTITIES.drop("target").write_parquet(entities / "1.parquet")
+    ENTITIES.write_parquet(entities / "2.parquet")
+    _run(paths, sources={"sl_sale": folder}, entities=entities)
+    out = pl.read_parquet(paths["out"])
+    assert out["target"].to_list() == [None, None, None, None, 1, 0, 1, 0]
+    assert out["all_sales"].to_list() == [4, 2, 0, 2] * 2
+    assert out["revenue__604800__"].to_list() == [4.0, 1.5, 0.0, 0.0] * 2
+    _run(paths, sources={"sl_sale": folder}, entities=entities, engine="polars")
+    scan = HistoricalJob.prepare(CLASSES, "sl_shop", {"sl_sale": folder}, entities).scan
+    split_rows = pl.concat(split.read(scan.plan).rows for split in scan.splits)
+    assert split_rows.equals(scan.read()["sl_sale"].rows)
+
+
 def test_what_is_missing_is_named(paths: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no file .*gone\.parquet") as usage:
         _run(paths, sources={"sl_sale": tmp_path / "gone.parquet"})

@@ -14,10 +14,11 @@ from typing import Any, Literal
 import polars as pl
 
 from sunloom.data.quarantine import Damaged
+from sunloom.data.sources.folder_schema import fit_schema, merge_schemas
 from sunloom.data.sources.table_files import (
     data_files,
+    parquet_schema,
     read_table,
-    require_columns,
 )
 from sunloom.data.sources.text_types import (
     UTC_TIME,
@@ -180,21 +181,17 @@ def _parquet_table(path: Path, files: Sequence[Path], chunk_rows: int) -> Checke
     import pyarrow.parquet as pq
     from pyarrow import ArrowException
 
-    try:
-        schema = pl.read_parquet_schema(files[0])
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{files[0]} cannot be read as parquet: {error}") from error
+    schemas = {file: parquet_schema(file) for file in files}
+    schema = merge_schemas((str(file), own) for file, own in schemas.items())
 
     def read() -> Iterator[tuple[pl.DataFrame, pl.Series]]:
         start = 1
-        for file in files:
+        for file, own in schemas.items():
             try:
                 opened = pq.ParquetFile(file)
-                # Files of a folder may differ: the columns of the first one are the table's.
-                require_columns(pl.Schema(pl.read_parquet_schema(file)), schema, str(file))
                 # Not by Polars, which reads whole row groups: one may be as large as the file.
-                for batch in opened.iter_batches(chunk_rows, columns=list(schema)):
-                    frame = pl.DataFrame(batch)
+                for batch in opened.iter_batches(chunk_rows, columns=list(own)):
+                    frame = fit_schema(pl.DataFrame(batch), schema, str(file))
                     yield frame, _row_numbers(frame, start)
                     start += frame.height
             except (ArrowException, OSError, pl.exceptions.PolarsError) as error:

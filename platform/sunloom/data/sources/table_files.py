@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import polars as pl
 
 from sunloom.data.quarantine import Damaged
 from sunloom.data.sources.csv_records import split_csv
+from sunloom.data.sources.folder_schema import fit_schema, merge_schemas
 from sunloom.data.sources.json_objects import parse_json_object
 from sunloom.data.sources.text_types import infer_types
 from sunloom.errors import DataError, MissingColumnError, UsageError, nearest
@@ -38,6 +39,9 @@ class Table:
 def read_table(path: Path, columns: Sequence[str] | None = None, *, as_text: bool = False) -> Table:
     """Read one file, or a folder of files of one kind in name order.
 
+    Columns of a folder are found by name: one that only some files have is null in the rows of the
+    others, and numbers and timestamps have the widest type of all files.
+
     Args:
         path: A file, or a folder of them.
         columns: Columns to read; all by default.
@@ -46,16 +50,62 @@ def read_table(path: Path, columns: Sequence[str] | None = None, *, as_text: boo
 
     Raises:
         UsageError: The path does not exist, or its extension is not supported.
-        DataError: The file cannot be read as its extension says.
+        DataError: A file cannot be read as its extension says, no file has a column, or two files
+            have it in types that have none in common.
     """
-    parts = [_read_file(file, columns, as_text) for file in data_files(path)]
+    files = data_files(path)
+    parts = [read_file(file, columns, as_text=as_text) for file in files]
     if len(parts) == 1:
-        return parts[0]
+        table = parts[0]
+        if columns is not None:
+            if any(name not in table.rows.columns for name in columns):
+                require_columns_in(path, columns)
+            table = replace(table, rows=table.rows.select(columns))
+        return table
+    frames = _texts_alike([part.rows for part in parts], files)
+    typed = [(str(file), _known_types(rows)) for file, rows in zip(files, frames, strict=True)]
+    schema = merge_schemas(typed)
+    if columns is not None:
+        if any(name not in schema for name in columns):
+            require_columns_in(path, columns)
+        schema = pl.Schema({name: schema[name] for name in columns})
+    rows = [fit_schema(frame, schema, str(file)) for file, frame in zip(files, frames, strict=True)]
     # No positions of the whole: those of the files repeat, so the rows are numbered anew.
     damaged = tuple(row for part in parts for row in part.damaged)
-    # Relaxed: a column without a value has no type yet, and another file's type holds.
-    rows = pl.concat([part.rows for part in parts], how="vertical_relaxed")
-    return Table(rows, damaged, decimal_comma=any(part.decimal_comma for part in parts))
+    decimal_comma = any(part.decimal_comma for part in parts)
+    return Table(pl.concat(rows), damaged, decimal_comma=decimal_comma)
+
+
+def _known_types(rows: pl.DataFrame) -> pl.Schema:
+    """The types of the columns that have a value: a reader of text guesses those of the others."""
+    return pl.Schema(
+        {
+            name: pl.Null()
+            if dtype == pl.String and rows[name].null_count() == rows.height
+            else dtype
+            for name, dtype in rows.schema.items()
+        }
+    )
+
+
+def _texts_alike(frames: Sequence[pl.DataFrame], files: Sequence[Path]) -> list[pl.DataFrame]:
+    """The frames, with a column of CSV or JSON lines as text in all where it is so in one."""
+    untyped = [number for number, file in enumerate(files) if file.suffix != ".parquet"]
+    texts = {
+        name
+        for number in untyped
+        for name, dtype in _known_types(frames[number]).items()
+        if dtype == pl.String
+    }
+    alike = list(frames)
+    for number in untyped:
+        schema = frames[number].schema
+        guessed = [name for name in schema if name in texts and schema[name] != pl.String]
+        if guessed:
+            # Read again: a number that was parsed no longer says how it was written.
+            rows = read_file(files[number], guessed, as_text=True).rows
+            alike[number] = frames[number].with_columns(rows.select(guessed))
+    return alike
 
 
 def data_files(path: Path) -> list[Path]:
@@ -103,7 +153,47 @@ def require_columns(rows: pl.DataFrame | pl.Schema, names: Iterable[str], source
     )
 
 
-def _read_file(path: Path, columns: Sequence[str] | None, as_text: bool) -> Table:
+def require_columns_in(path: Path, names: Iterable[str]) -> None:
+    """Check that every name is a column of the file, or of some file of the folder.
+
+    Raises:
+        DataError: Names the missing columns and those found.
+    """
+    found: dict[str, None] = {}
+    for file in data_files(path):
+        # Nearly always the first file has them all, and no other one is opened.
+        found.update(dict.fromkeys(_column_names(file)))
+        if all(name in found for name in names):
+            return
+    # Files without lines name no columns: none is missing, and all are empty.
+    if found:
+        require_columns(pl.Schema(dict.fromkeys(found, pl.Null())), names, str(path))
+
+
+def _column_names(file: Path) -> Sequence[str]:
+    if file.suffix == ".parquet":
+        return list(parquet_schema(file))
+    return read_file(file, as_text=True).rows.columns
+
+
+def parquet_schema(file: Path) -> pl.Schema:
+    """Columns and types of a Parquet file.
+
+    Raises:
+        DataError: It is none.
+    """
+    try:
+        return pl.Schema(pl.read_parquet_schema(file))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{file} cannot be read as parquet: {error}") from error
+
+
+def read_file(path: Path, columns: Sequence[str] | None = None, *, as_text: bool = False) -> Table:
+    """Read one file, of the named columns those that it has.
+
+    Raises:
+        DataError: It cannot be read as its extension says.
+    """
     try:
         return READERS[path.suffix](path, columns, as_text)
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -113,7 +203,8 @@ def _read_file(path: Path, columns: Sequence[str] | None, as_text: bool) -> Tabl
 def _read_parquet(path: Path, columns: Sequence[str] | None, _as_text: bool) -> Table:
     names = None if columns is None else list(columns)
     if names is not None:
-        require_columns(pl.Schema(pl.read_parquet_schema(path)), names, str(path))
+        known = pl.read_parquet_schema(path)
+        names = [name for name in names if name in known]
     # No glob and no hive: brackets and = in a path are characters of a name here.
     return Table(pl.read_parquet(path, columns=names, glob=False, hive_partitioning=False))
 
@@ -137,7 +228,7 @@ def _read_csv(path: Path, columns: Sequence[str] | None, as_text: bool) -> Table
         frame = pl.read_csv(records.content, separator=separator, infer_schema=False)
         # Blank lines, which the two readers may count apart, leave the rows without positions.
         positions = records.positions if len(records.positions) == frame.height else None
-    rows = _select_columns(frame, columns, path)
+    rows = _known_columns(frame, columns)
     if not as_text:
         # Not by Polars, which looks at some first rows, and takes 00501 for 501.
         rows = infer_types(rows, decimal_comma=has_semicolons)
@@ -175,7 +266,7 @@ def _read_jsonl(path: Path, columns: Sequence[str] | None, as_text: bool) -> Tab
     else:
         frame = _frame_of(rows)
     return Table(
-        rows=_select_columns(frame, columns, path),
+        rows=_known_columns(frame, columns),
         damaged=tuple(damaged),
         positions=pl.Series(positions, dtype=pl.Int64),
     )
@@ -206,11 +297,10 @@ def _json_text(value: Any) -> str | None:
     return value if isinstance(value, str | None) else json.dumps(value)
 
 
-def _select_columns(frame: pl.DataFrame, columns: Sequence[str] | None, path: Path) -> pl.DataFrame:
+def _known_columns(frame: pl.DataFrame, columns: Sequence[str] | None) -> pl.DataFrame:
     if columns is None:
         return frame
-    require_columns(frame, columns, str(path))
-    return frame.select(columns)
+    return frame.select([name for name in columns if name in frame.columns])
 
 
 READERS: Mapping[str, Callable[[Path, Sequence[str] | None, bool], Table]] = {

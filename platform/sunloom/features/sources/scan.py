@@ -11,11 +11,17 @@ from pathlib import Path
 import polars as pl
 
 from sunloom.core.telemetry import get_logger
-from sunloom.data.sources.table_files import FileSplit, data_files, split_file
+from sunloom.data.sources.table_files import FileSplit, data_files, require_columns_in, split_file
 from sunloom.errors import NotFoundError, UsageError
 from sunloom.features.plan.expressions import Aggregate, Lookup, own_columns, walk
 from sunloom.features.plan.feature_sets import EVENT_TIME, ClassPlan, JoinPlan, Plan
-from sunloom.features.sources.typed_rows import TypedRows, conform, read_source, read_source_file
+from sunloom.features.sources.typed_rows import (
+    TypedRows,
+    add_missing_columns,
+    conform,
+    read_source,
+    read_source_file,
+)
 
 SPLIT_ROWS = 500_000
 # Text takes more room as columns than as a file.
@@ -152,7 +158,7 @@ class SourceSplit:
         # Only Parquet is split: other files have no row groups, and are read whole.
         if not self.rows.row_groups:
             return read_source_file(item, names, Path(self.rows.file))
-        frame = self.rows.read_parquet(names)
+        frame = add_missing_columns(self.rows.read_parquet(names), names, self.rows.file)
         # Positions count within the file, from 1, whichever worker reads the split.
         first = self.rows.first_row + 1
         positions = pl.int_range(first, first + frame.height, dtype=pl.Int64, eager=True)
@@ -178,7 +184,13 @@ class SourceScan:
 
     @cached_property
     def splits(self) -> tuple[SourceSplit, ...]:
-        """Everything that is read, in order of insertion."""
+        """Everything that is read, in order of insertion.
+
+        Raises:
+            DataError: No file of a source has a column.
+        """
+        for name, projection in self.projections.items():
+            require_columns_in(self.paths[name], projection.columns)
         return tuple(
             SourceSplit(name, projection, rows)
             for name, projection in self.projections.items()

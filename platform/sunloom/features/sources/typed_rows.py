@@ -13,15 +13,23 @@ from typing import Any
 
 import polars as pl
 
+from sunloom.core.telemetry import get_logger
 from sunloom.data.exact_casts import cast_exactly, decode_texts
 from sunloom.data.quarantine import POSITION, REASON, Damaged
 from sunloom.data.sources.json_objects import is_unicode
-from sunloom.data.sources.table_files import data_files, read_table, require_columns
+from sunloom.data.sources.table_files import (
+    data_files,
+    read_file,
+    require_columns,
+    require_columns_in,
+)
 from sunloom.data.sources.text_types import FINER, parse_scalar
 from sunloom.errors import DataError
 from sunloom.features.plan.dtypes import DType, ListType, StructType
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan
 from sunloom.features.plan.polars_dtypes import POLARS, is_scalar
+
+_log = get_logger("features.sources")
 
 _DAMAGED = {"source": pl.String, POSITION: pl.Int64, REASON: pl.String, "content": pl.String}
 
@@ -61,8 +69,9 @@ def read_source(
 
     Raises:
         UsageError: Nothing is there.
-        DataError: A column is missing or of a type that the feature cannot have.
+        DataError: No file has a column, or one has it in a type that the feature cannot have.
     """
+    require_columns_in(path, names)
     parts = [read_source_file(item, names, file, required) for file in data_files(path)]
     return TypedRows(
         pl.concat([part.rows for part in parts]), pl.concat([part.damaged for part in parts])
@@ -72,11 +81,11 @@ def read_source(
 def read_source_file(
     item: ClassPlan, names: Sequence[str], file: Path, required: Sequence[str] = ()
 ) -> TypedRows:
-    """Read one file as rows of a class."""
+    """Read one file of a source as rows of a class; a column that it lacks is null."""
     # As text: inferred types may differ by file, and one bad value would change its column's.
-    table = read_table(file, columns=names, as_text=True)
+    table = read_file(file, names, as_text=True)
     part = conform(
-        table.rows,
+        add_missing_columns(table.rows, names, str(file)),
         item,
         names,
         str(file),
@@ -85,6 +94,14 @@ def read_source_file(
         required=required,
     )
     return TypedRows(part.rows, pl.concat([damaged_frame(table.damaged), part.damaged]))
+
+
+def add_missing_columns(rows: pl.DataFrame, names: Sequence[str], file: str) -> pl.DataFrame:
+    """One file's rows, with nulls for the columns that only other files of its folder have."""
+    missing = [name for name in names if name not in rows.columns]
+    if missing and rows.height:
+        _log.warning("%s lacks %s: null in its rows", file, ", ".join(missing))
+    return rows.with_columns(pl.lit(None).alias(name) for name in missing)
 
 
 def damaged_frame(rows: Sequence[Damaged]) -> pl.DataFrame:

@@ -108,11 +108,15 @@ def test_a_truncated_parquet_file_is_named(tmp_path: Path) -> None:
         validate(table_from_path(path), RULES)
 
 
-def test_a_folder_whose_files_differ_is_refused(tmp_path: Path) -> None:
+def test_files_of_a_folder_may_differ_but_not_in_kind(tmp_path: Path) -> None:
     pl.DataFrame({"a": [1], "b": [1]}).write_parquet(tmp_path / "0.parquet")
-    pl.DataFrame({"a": [2]}).write_parquet(tmp_path / "1.parquet")
-    with pytest.raises(DataError, match=r"1\.parquet lacks the column b"):
-        validate(table_from_path(tmp_path), ValidationConfig())
+    pl.DataFrame({"a": [2.5]}).write_parquet(tmp_path / "1.parquet")
+    rules = ValidationConfig.model_validate({"columns": {"a": "float64", "b": "int64"}})
+    report = validate(table_from_path(tmp_path), rules)
+    assert report.rows == 2
+    pl.DataFrame({"a": ["x"]}).write_parquet(tmp_path / "2.parquet")
+    with pytest.raises(DataError, match=r"'a' is Float64 in .*1\.parquet, but String in .*2\."):
+        table_from_path(tmp_path)
 
 
 def test_records_are_checked_by_their_json_types() -> None:
