@@ -63,6 +63,12 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     assert registry.aliases("retail-agent") == {}
     report = json.loads(Path(adapter.artifacts["adapter_report"]).read_text())
     assert (report["held_out"], len(report["examples"])) == (4, 8)
+    # A gate that anything passes: the run ends at the first evaluation.
+    lenient = ("evaluation.min_exact_match=0", "evaluation.min_whole=0", "output.name=brief")
+    stopped = train_adapter(
+        _recipe("retail_agent", settings, "training.early_stopping.every=2", *lenient)
+    )
+    assert (stopped.metrics["steps"], stopped.promoted) == (2, True)
     judged = evaluate_registered(_recipe("retail_agent", settings))
     assert judged.exact_match == adapter.metrics["adapter_exact_match"]
 

@@ -100,6 +100,15 @@ class DeepSpeed(Model):
 Distributed = Annotated[Ddp | Fsdp | DeepSpeed, Field(discriminator="type")]
 
 
+class EarlyStopping(Model):
+    """Evaluations during the run, each of which may end it."""
+
+    every: int = Field(default=100, ge=1)
+    """Steps between them."""
+    held_out: int = Field(default=48, ge=1)
+    """Held-out conversations of each, others than those that the trained model is judged on."""
+
+
 class TrainingConfig(Model):
     """The training run."""
 
@@ -145,6 +154,16 @@ class TrainingConfig(Model):
     read) or from entry points of ``sunloom.trackers``."""
     resume_from: Path | None = None
     """Run folder whose newest whole checkpoint is the start."""
+    early_stopping: EarlyStopping | None = None
+    """Ends the run once ``min_exact_match`` and ``min_whole`` of ``evaluation`` hold by more than a
+    standard error; empty runs all steps. Takes ``distributed.type: ddp``."""
+
+    @model_validator(mode="after")
+    def _every_worker_can_generate(self) -> TrainingConfig:
+        # Workers judge their shares on their own; sharded weights would take turns together.
+        if self.early_stopping and not isinstance(self.distributed, Ddp):
+            raise ValueError("early_stopping takes distributed.type ddp")
+        return self
 
 
 class LoraSettings(Model):

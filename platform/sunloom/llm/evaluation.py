@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -169,6 +170,18 @@ def exact_match(
         held_out=len(conversations),
         examples=tuple(examples),
     )
+
+
+def is_clearly_above(right: float, total: float, bar: float) -> bool:
+    """Whether a share less its standard error reaches a bar.
+
+    Args:
+        right: Right ones.
+        total: All of them.
+        bar: Share to be reached.
+    """
+    share = right / max(total, 1)
+    return share - math.sqrt(share * (1 - share) / max(total, 1)) >= bar
 
 
 def parse_calls(text: str) -> list[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from sunloom.core.telemetry import progress_bar
 from sunloom.errors import DivergedError, TrainingError
 from sunloom.llm.conversations import load_conversation_source
 from sunloom.llm.encoding import encode, save_encoded
-from sunloom.llm.loop import TrainingOutcome, TrainingTask, find_checkpoint, run_worker
+from sunloom.llm.loop import EarlyStop, TrainingOutcome, TrainingTask, find_checkpoint, run_worker
 
 # By default a report waits up to two seconds for the controller's next look.
 _HEALTH_CHECK_S = "0.2"
@@ -55,10 +55,21 @@ def train_on_workers(
         seed=recipe.seed,
         training=training,
         lora=recipe.lora,
+        early_stop=_early_stop(recipe),
     )
     outcome = launch(task, f"training {recipe.output.name}")
     tokenizer.save_pretrained(str(run.directory / "export"))
     return outcome
+
+
+def _early_stop(recipe: LlmRecipe) -> EarlyStop | None:
+    config = recipe.training.early_stopping
+    if config is None:
+        return None
+    source = load_conversation_source(recipe.evaluation.conversations or recipe.data.conversations)
+    # Another seed than the final evaluation's: that one must not judge what it has selected.
+    conversations = source.held_out(config.held_out, recipe.seed + 1)
+    return EarlyStop(config.every, tuple(conversations), recipe.evaluation)
 
 
 def launch(task: TrainingTask, title: str) -> TrainingOutcome:

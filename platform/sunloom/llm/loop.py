@@ -13,14 +13,31 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from sunloom.config.llm import LoraSettings, TrainingConfig
+from sunloom.config.llm import EvaluationConfig, LoraSettings, TrainingConfig
 from sunloom.core.progress import StepProgress, Tracker, open_trackers
 from sunloom.llm.checkpoints import WholeCheckpoint, newest_whole, seal
+from sunloom.llm.conversations import Conversation
 from sunloom.llm.distributed import Parallel, build_parallel
 from sunloom.llm.encoding import Encoded, batches, collate, load_encoded
-from sunloom.llm.models import add_lora, load_model
+from sunloom.llm.evaluation import exact_match, greedy, is_clearly_above
+from sunloom.llm.models import add_lora, load_model, load_tokenizer
 from sunloom.llm.optimization import CausalLoss, learning_rate
 from sunloom.llm.probe import DtypeProbe, probe_dtype
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """What ends a run before its last step.
+
+    Attributes:
+        every: Steps between evaluations.
+        conversations: Judged at each.
+        gate: Bars, and the longest turn.
+    """
+
+    every: int
+    conversations: tuple[Conversation, ...]
+    gate: EvaluationConfig
 
 
 @dataclass(frozen=True)
@@ -36,6 +53,7 @@ class TrainingTask:
         seed: Seed of adapter weights and of the order of batches.
         training: The run.
         lora: The adapter, if one is trained.
+        early_stop: What may end the run before its last step.
     """
 
     model: str
@@ -46,6 +64,7 @@ class TrainingTask:
     seed: int
     training: TrainingConfig
     lora: LoraSettings | None
+    early_stop: EarlyStop | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +112,8 @@ def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
     # One writer: every worker knows the loss over all workers.
     trackers = task.training.trackers if dist.get_rank() == 0 else ()
     with open_trackers(trackers, task.directory, steps_done) as opened:
-        outcome = _TrainingLoop(task, parallel, steps_done, opened).run(dtype)
+        loop = _TrainingLoop(task, model, parallel, steps_done=steps_done, trackers=opened)
+        outcome = loop.run(dtype)
     if outcome.diverged is None:
         _export(parallel, model, task)
     return outcome
@@ -115,12 +135,14 @@ class _TrainingLoop:
     def __init__(
         self,
         task: TrainingTask,
+        model: Any,
         parallel: Parallel,
+        *,
         steps_done: int,
         trackers: Sequence[Tracker],
     ) -> None:
-        self._task, self._parallel, self._steps_done = task, parallel, steps_done
-        self._trackers = trackers
+        self._task, self._model, self._parallel = task, model, parallel
+        self._steps_done, self._trackers = steps_done, trackers
         self._rows = load_encoded(task.data)
         self._rank, self._workers = dist.get_rank(), dist.get_world_size()
         self._losses: list[float] = []
@@ -138,9 +160,11 @@ class _TrainingLoop:
                 diverged = loss
                 break
             self._track(step + 1, loss, time.perf_counter() - started)
-            is_last = step + 1 == config.steps
+            is_last = step + 1 == config.steps or self._passes_gate(step + 1)
             if is_last or (step + 1) % config.checkpoint_every == 0:
                 self._checkpoint(step + 1, loss)
+            if is_last:
+                break
         return TrainingOutcome(
             losses=self._losses,
             first_step=self._steps_done + 1,
@@ -173,6 +197,26 @@ class _TrainingLoop:
             self._parallel.step(share * (self._workers / labelled), rate)
             self._losses.append(loss)
         return loss
+
+    def _passes_gate(self, step: int) -> bool:
+        """Whether this is a step to judge at, and the gate's bars are cleared; on every worker."""
+        stop = self._task.early_stop
+        if stop is None or step % stop.every:
+            return False
+        share = stop.conversations[self._rank :: self._workers]
+        tokenizer = load_tokenizer(self._task.model)
+        self._model.eval()
+        generate = greedy(self._model, tokenizer, stop.gate.max_new_tokens)
+        scores = exact_match(generate, tokenizer, share)
+        self._model.train()
+        calls = [example.right for example in scores.examples if example.kind == "call"]
+        counts = torch.tensor([sum(calls), len(calls), scores.whole * len(share), len(share)])
+        counts = counts.to(_device())
+        # All stop at the same step, or the ones that go on would wait for the others.
+        dist.all_reduce(counts)
+        right, judged, whole, conversations = counts.tolist()
+        passes = is_clearly_above(right, judged, stop.gate.min_exact_match)
+        return passes and is_clearly_above(whole, conversations, stop.gate.min_whole)
 
     def _track(self, step: int, loss: float, seconds: float) -> None:
         steps = self._task.training.steps

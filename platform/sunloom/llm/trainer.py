@@ -71,7 +71,7 @@ class TrainingMetrics:
     Attributes:
         parameters: Trained and exported.
         final_loss: Mean of the last 20 steps; NaN where none was run.
-        steps: Optimizer steps.
+        steps: Optimizer steps, fewer than the recipe's where early stopping ended the run.
         tokens: Seen by all workers.
         training_seconds: Of the training loop alone.
         tokens_per_second: Over all workers.
@@ -280,7 +280,7 @@ def measure_training(
     return TrainingMetrics(
         parameters=stored_parameter_count(export),
         final_loss=sum(losses) / len(losses),
-        steps=config.steps,
+        steps=outcome.first_step - 1 + len(outcome.losses),
         tokens=outcome.tokens,
         training_seconds=round(outcome.seconds, 1),
         tokens_per_second=round(outcome.tokens / outcome.seconds, 1),

@@ -18,7 +18,7 @@ from sunloom.errors import ConfigError, NotFoundError, UsageError
 from sunloom.llm.base_models import resolve_model
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import render
-from sunloom.llm.evaluation import ExactMatch, exact_match, parse_calls
+from sunloom.llm.evaluation import ExactMatch, exact_match, is_clearly_above, parse_calls
 from sunloom.llm.loop import plan_batches
 from sunloom.llm.models import build_llama, load_model, load_tokenizer
 from sunloom.llm.optimization import learning_rate
@@ -140,6 +140,20 @@ def test_the_recipes_load(name: str) -> None:
     recipe = load_config(LlmRecipe, recipe=CONF / "llm" / f"{name}.yaml", conf_dir=CONF).config
     assert (recipe.lora is None) is (name == "tool_base")
     assert recipe.evaluation.held_out >= 100
+
+
+def test_a_share_must_clear_a_bar_by_its_standard_error() -> None:
+    assert is_clearly_above(48, 48, 0.9)
+    # 0.9375 - 0.0349 = 0.9026; 0.9167 - 0.0399 = 0.8768.
+    assert is_clearly_above(45, 48, 0.9)
+    assert not is_clearly_above(44, 48, 0.9)
+    assert not is_clearly_above(0, 0, 0.1)
+
+
+def test_early_stopping_takes_weights_that_every_worker_holds() -> None:
+    sets = ["training.early_stopping={every: 10}", "training.distributed={type: fsdp}"]
+    with pytest.raises(ConfigError, match="early_stopping takes"):
+        load_config(LlmRecipe, sets=sets, conf_dir=CONF)
 
 
 def test_a_mistyped_parallelism_names_the_key() -> None:

@@ -28,8 +28,9 @@ def test_models_registered_by_earlier_versions_are_still_found() -> None:
     """The values were computed before keys at their default were left out."""
     assert fingerprint_of("tool_base", None) == "f831aacca99624b3"
     assert fingerprint_of("tool_base", None, ZERO3) == "5d13478e041e7e98"
-    assert fingerprint_of("retail_agent", "tool-base@1") == "5d2319eb5fc1636c"
-    assert fingerprint_of("retail_agent", "tool-base@1", ZERO3) == "0d3458e884d14f5f"
+    all_steps = "training.early_stopping=null"
+    assert fingerprint_of("retail_agent", "tool-base@1", all_steps) == "5d2319eb5fc1636c"
+    assert fingerprint_of("retail_agent", "tool-base@1", all_steps, ZERO3) == "0d3458e884d14f5f"
     assert recipe_fingerprint(LlmRecipe(), None) == "53d27335629d135d"
 
 
@@ -39,6 +40,10 @@ def test_only_what_decides_the_weights_is_identity() -> None:
     assert fingerprint_of("tool_base", None, *kept) == before
     assert fingerprint_of("tool_base", None, "training.weight_decay=0.1") != before
     assert fingerprint_of("tool_base", None, "seed=1") != before
+    adapter = fingerprint_of("retail_agent", "tool-base@1")
+    assert fingerprint_of("retail_agent", "tool-base@1", "training.early_stopping=null") != adapter
+    sooner = "training.early_stopping.every=50"
+    assert fingerprint_of("retail_agent", "tool-base@1", sooner) != adapter
 
 
 def test_the_schema_knows_every_optimizer_of_the_table() -> None:
