@@ -61,7 +61,7 @@ class SkewReport:
         values: Values that were compared.
         differences: Number of values that differ.
         examples: Some of them.
-        passed: Whether none differs.
+        passed: Whether values were compared, and none differs.
     """
 
     questions: int
@@ -80,7 +80,7 @@ class SkewReport:
             values=values,
             differences=len(differences),
             examples=differences[:_MOST_EXAMPLES],
-            passed=not differences,
+            passed=values > 0 and not differences,
         )
 
 
@@ -241,7 +241,12 @@ def compare_served(recipe: FeaturesRecipe, count: int = 1_000) -> SkewReport:
         # A feature may have left the definitions since it was served.
         if name in computed and not _is_equal(value, _through_json(computed[name]))
     ]
-    values = Counter(name for result in served for name in result.features)
+    values = Counter(
+        name
+        for result, computed in zip(served, offline, strict=True)
+        for name in result.features
+        if name in computed
+    )
     differing = Counter(difference.feature for difference in differences)
     shares = [
         {"feature": name, "values": count, "skew_rate": differing[name] / count}
@@ -264,7 +269,11 @@ def _update_alert(recipe: FeaturesRecipe, values: Counter[str], differing: Count
         value=float(differing.total()),
         threshold=0.0,
     )
-    (emit_alert if differing else resolve_alert)(recipe, alert)
+    if differing:
+        emit_alert(recipe, alert)
+    # Where nothing could be compared, an open alert stays open.
+    elif values:
+        resolve_alert(recipe, alert)
 
 
 def _through_json(value: Any) -> Any:

@@ -20,6 +20,7 @@ from sunloom.core.files import write_atomic
 from sunloom.core.model_registry import ModelRegistry, ModelVersion, TrainingResult, open_registry
 from sunloom.core.telemetry import get_logger
 from sunloom.data.arrays import FloatArray
+from sunloom.data.sources.table_files import read_table
 from sunloom.errors import UsageError
 from sunloom.tabular.algorithms import load_algorithm
 from sunloom.tabular.columns import Columns, build_columns, target
@@ -81,7 +82,7 @@ def train_tabular(recipe: TabularRecipe) -> TrainingResult:
 
     Raises:
         UsageError: A rows file does not exist.
-        DataError: The rows lack a feature or a proper label.
+        DataError: A rows file cannot be read, or the rows lack a feature or a proper label.
         TrainingError: No trial finished.
     """
     rows = read_rows(recipe)
@@ -111,13 +112,9 @@ def read_rows(recipe: TabularRecipe) -> _TrainingSets:
     config = recipe.rows
     train = _read(rows_path(recipe, config.train_cutoff, config.train_path))
     judge = _read(rows_path(recipe, config.judge_cutoff, config.judge_path))
-    return _TrainingSets(
-        train,
-        judge,
-        build_columns(train, config),
-        target(train, config.label),
-        target(judge, config.label),
-    )
+    # Targets first: without rows, a file of text has no numeric column either.
+    targets = target(train, config.label), target(judge, config.label)
+    return _TrainingSets(train, judge, build_columns(train, config), *targets)
 
 
 def rows_path(recipe: TabularRecipe, cutoff: str, override: Path | None = None) -> Path:
@@ -227,7 +224,7 @@ def _read(path: Path) -> pl.DataFrame:
         names = sorted(file.name for file in path.parent.glob("*.parquet"))
         hint = f"Found there: {', '.join(names)}" if names else "Run the features step first."
         raise UsageError(f"There is no rows file {path}.", hint, "rows")
-    return pl.read_parquet(path)
+    return read_table(path).rows
 
 
 FINGERPRINT_KEYS = frozenset(
