@@ -16,7 +16,7 @@ from sunloom.config import Settings
 from sunloom.config.features import FeaturesRecipe
 from sunloom.core.alerts import list_alerts
 from sunloom.core.database import open_database
-from sunloom.errors import NotFoundError
+from sunloom.errors import ConflictError
 from sunloom.feature_store.materialization.materialize import materialize
 from sunloom.monitoring.skew import compare_served
 from sunloom.monitoring.stored_results import KEPT, ServedResult, latest_served, store_served
@@ -81,7 +81,7 @@ def read_all(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_served_features_equal_offline_ones(
     recipe: FeaturesRecipe, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(NotFoundError, match="kept yet"):
+    with pytest.raises(ConflictError, match="kept yet"):
         compare_served(recipe)
     materialize(recipe)
     read_all(settings, monkeypatch)
