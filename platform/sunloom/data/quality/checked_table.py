@@ -116,7 +116,11 @@ class CheckedTable:
 
     def column(self, name: str) -> pl.Series:
         """One column in its declared type, whole."""
-        parts = [raw.select(self._cast(name, raw.schema[name])) for raw, _ in self.read()]
+        parts = [
+            # Not by select alone, which makes one row of the null of a column of a wrong type.
+            raw.select(name).with_columns(self._cast(name, raw.schema[name]))
+            for raw, _ in self.read()
+        ]
         # Relaxed: files of a folder may have a column without a declared type in several widths.
         return pl.concat(parts, how="vertical_relaxed").to_series().alias(name)
 

@@ -145,3 +145,13 @@ def test_a_reference_with_nothing_to_compare_does_not_pass() -> None:
         (entry,) = checked(_table(), reference).drift
         assert (entry.feature, entry.drifted) == ("*", True)
         assert entry.reason == "the reference has no column that can be compared"
+
+
+def test_values_that_do_not_have_the_declared_type_are_no_values() -> None:
+    rules = ValidationConfig.model_validate({"columns": {"size": "float64"}})
+    broken = table_from_frame(_table(seed=1).with_columns(size=pl.lit("much")), "rows")
+    assert len(broken.with_types({"size": "float64"}).column("size")) == 600
+    report = validate(broken, rules, table_from_frame(_table(5_000), "normal"))
+    entry = next(entry for entry in report.drift if entry.feature == "size")
+    assert (entry.drifted, entry.reason) == (True, "no value in these rows")
+    assert report.drift_skipped is None
