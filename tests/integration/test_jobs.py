@@ -145,7 +145,8 @@ def last_line(text: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A job that ends soon: what to compare, and how."""
-    rows, path = 400, tmp_path_factory.mktemp("events") / "events.parquet"
+    # More than drift.min_rows: fewer are not judged.
+    rows, path = 600, tmp_path_factory.mktemp("events") / "events.parquet"
     periods = {datetime(1997, 1, 2, tzinfo=UTC): 1.0, datetime(1998, 4, 2, tzinfo=UTC): 9.0}
     frames = [
         pl.DataFrame({
