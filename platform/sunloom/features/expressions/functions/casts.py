@@ -79,7 +79,10 @@ def round_to_int(value: float) -> int | None:
     """The nearest whole number, halves away from zero; None if there is none of 64 bits."""
     if isinstance(value, int):
         return int(value)
-    rounded = int(round_half_away(value)) if math.isfinite(value) else None
+    if not math.isfinite(value):
+        return None
+    # A whole number first: whether anything else lies in a range is found by walking it.
+    rounded = int(round_half_away(value))
     return rounded if rounded in _INT64 else None
 
 
