@@ -94,7 +94,7 @@ def test_a_named_artifact_is_registered(place: Path, capfd: pytest.CaptureFixtur
         ("fit --recipe recipe.yaml --input no.parquet --artifact a", 2, "no file no.parquet"),
         ("fit --recipe empty.yaml --input in.parquet --artifact a", 2, "no `transformations`"),
         ("fit --recipe typo.yaml --input in.parquet --artifact a", 2, "'transformations.tarket'"),
-        ("fit --recipe target.yaml --input in.parquet --artifact a", 1, "lacks the column nope"),
+        ("fit --recipe target.yaml --input in.parquet --artifact a", 2, "lacks the column nope"),
         ("fit --recipe recipe.yaml --input none.parquet --artifact a", 1, "no rows to learn"),
         ("fit --recipe recipe.yaml --input in.parquet --artifact full", 2, "something else"),
         (
@@ -102,7 +102,7 @@ def test_a_named_artifact_is_registered(place: Path, capfd: pytest.CaptureFixtur
             2,
             "does not end in .parquet",
         ),
-        ("transform --artifact a --input in.parquet --out o.parquet", 1, "no model 'a'"),
+        ("transform --artifact a --input in.parquet --out o.parquet", 2, "no model 'a'"),
         ("transform --artifact ./a --input in.parquet --out o.parquet", 2, "no fitted artifact"),
     ],
 )
