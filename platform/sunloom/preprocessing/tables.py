@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from sunloom.data.arrays import FloatArray, IntArray
+from sunloom.data.sources.folder_schema import common_type
 from sunloom.data.sources.table_files import (
     FileSplit,
     Table,
@@ -23,7 +24,6 @@ from sunloom.data.sources.table_files import (
 )
 from sunloom.data.sources.text_types import (
     UTC_TIME,
-    common_type,
     infer_type,
     parse_text,
     type_name,
@@ -159,7 +159,11 @@ class FileSource:
         schemas = [_text_schema(file) for file in self.files]
         types = dict(schemas[0])
         for other in schemas[1:]:
-            types |= {name: common_type(types[name], other.get(name, pl.Null())) for name in types}
+            # What files do not agree on is text in all of them.
+            types |= {
+                name: common_type(dtype, other.get(name, pl.Null())) or pl.String()
+                for name, dtype in types.items()
+            }
         return pl.Schema({n: _known_type(self.known.get(n), own) for n, own in types.items()})
 
     def require_same_kinds(self, file: Path, columns: Sequence[str] | None = None) -> None:

@@ -120,18 +120,6 @@ def with_decimal_points(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(points)
 
 
-def common_type(one: pl.DataType, other: pl.DataType) -> pl.DataType:
-    """The type of a column that has these types in two files; text where they do not agree."""
-    if one == other or other == pl.Null:
-        return one
-    if one == pl.Null:
-        return other
-    if one.is_integer() and other.is_integer():
-        return pl.Int64()
-    is_number = one.is_numeric() and other.is_numeric()
-    return pl.Float64() if is_number else pl.String()
-
-
 def parse_text(column: pl.Expr, dtype: pl.DataType, *, decimal_comma: bool = False) -> pl.Expr:
     """Text as a value of the type; null where it cannot be parsed."""
     text = column.str.strip_chars()
