@@ -157,6 +157,13 @@ def keep_signal_handlers() -> Iterator[None]:
         yield
     finally:
         signal.signal = original
+        if _is_main_thread():
+            # Ray's core puts a handler of its own beneath Python's, in C++: it prints a stack and
+            # aborts the process three seconds after SIGTERM, in the middle of the clean-up.
+            for number in _SIGNALS:
+                # None stands for one that was not installed from Python: it stays.
+                if (handler := signal.getsignal(number)) is not None:
+                    signal.signal(number, handler)
     raise_if_interrupted()
 
 
