@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from sunloom.config.data import Deduplication
 from sunloom.data.shuffle import from_packet, partition_by_hash, to_packet
 from sunloom.features.historical import cluster
 from sunloom.features.historical.cluster import ROW
@@ -16,10 +17,14 @@ from sunloom.features.sources.scan import open_scan
 
 
 def in_parts(
-    plan: Plan, sources: Mapping[str, Path], entities: pl.DataFrame, partitions: int
+    plan: Plan,
+    sources: Mapping[str, Path],
+    entities: pl.DataFrame,
+    partitions: int,
+    deduplicate: Mapping[str, Deduplication] | None = None,
 ) -> tuple[pl.DataFrame, int]:
     """What the cluster does: rows with their features in order, and source rows read."""
-    shuffled = cluster.shuffle_here(open_scan(plan, sources), partitions)
+    shuffled = cluster.shuffle_here(open_scan(plan, sources, deduplicate), partitions)
     query = build_query_frame(plan, entities, has_source=plan.namespace in sources)
     query = query.with_row_index(ROW)
     results = []

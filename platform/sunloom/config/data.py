@@ -44,7 +44,43 @@ class DataRecipe(Settings):
         return self.paths.outputs / "data" / self.dataset
 
 
-class FilesSource(Model):
+class Deduplication(Model):
+    """Which of a table's rows with equal values in some columns is read."""
+
+    by: tuple[str, ...] = Field(min_length=1)
+    """Column or columns that identify an event, such as ``id``. A row without a value in one of
+    them repeats no other."""
+    keep: Literal["first", "last"] = "last"
+    """The row with the earliest or the latest event time; of equal times, the one added first or
+    last. With ``last`` an event that was written again with a later time is seen from that time on
+    only; ``first`` never looks ahead."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("by"), str):
+            return value | {"by": (value["by"],)}
+        return value
+
+
+class TableSource(Model):
+    """What all sources of tables have."""
+
+    deduplicate: dict[str, Deduplication] = Field(default_factory=dict)
+    """Namespace of a features class to the rule of its repeated rows, such as
+    ``{orders: {by: id, keep: last}}``. Without a rule an event that is there twice counts twice,
+    and results count them (``repeated_ids``). Events of a topic are never deduplicated."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_classes(cls, value: Any) -> Any:
+        rules = value.get("deduplicate") if isinstance(value, dict) else None
+        if isinstance(rules, dict) and "by" in rules and not isinstance(rules["by"], dict):
+            raise ValueError("deduplicate names the class first: {orders: {by: id, keep: last}}")
+        return value
+
+
+class FilesSource(TableSource):
     """Rows in Parquet, CSV or JSON-lines files, or folders of them."""
 
     type: Literal["files"] = "files"
@@ -52,7 +88,7 @@ class FilesSource(Model):
     """Namespace of a features class to its file or folder."""
 
 
-class DatasetSource(Model):
+class DatasetSource(TableSource):
     """Tables that ``sunloom data run`` prepared, under ``<paths.outputs>/data/<dataset>``."""
 
     type: Literal["dataset"] = "dataset"
@@ -62,7 +98,7 @@ class DatasetSource(Model):
     """Namespace of a features class to the table's name."""
 
 
-class SqlSource(Model):
+class SqlSource(TableSource):
     """Rows of a database that SQLAlchemy speaks to; fetched anew by each run."""
 
     type: Literal["sql"] = "sql"
@@ -77,7 +113,7 @@ class SqlSource(Model):
     """Rows held in memory at a time while fetching."""
 
 
-class SnowflakeSource(Model):
+class SnowflakeSource(TableSource):
     """Rows of Snowflake, through its own connector; fetched anew by each run."""
 
     type: Literal["snowflake"] = "snowflake"

@@ -60,7 +60,7 @@ def feature_costs(recipe: FeaturesRecipe, rows: int = 5_000) -> FeatureCosts:
         DataError: The sources know no entity.
     """
     plan = plan_of(recipe.definitions, recipe.feature_set)
-    scan = SourceScan(plan, recipe.source_paths())
+    scan = SourceScan(plan, recipe.source_paths(), recipe.feature_store.batch_source.deduplicate)
     as_of = recipe.online.as_of if recipe.online is not None else utc_now()
     known = known_entities(scan, as_of)
     if known.is_empty():

@@ -172,10 +172,10 @@ def _logged_tables(recipe: FeaturesRecipe, layout: TileLayout) -> dict[str, pl.D
     if history is None:
         return tables
     paths = {name: path for name, path in recipe.source_paths().items() if name in tables}
-    for namespace, source in SourceScan(plan, paths).read().items():
-        time = plan.class_plan(namespace).time
-        before = source.rows if time is None else source.rows.filter(pl.col(time) <= history)
-        tables[namespace] = pl.concat([before, tables[namespace]], how="diagonal")
+    # As the stream merges it: of repeats in the history one row, whatever the topics repeat.
+    rules = recipe.feature_store.batch_source.deduplicate
+    for namespace, source in SourceScan(plan, paths, rules).read(history).items():
+        tables[namespace] = pl.concat([source.rows, tables[namespace]], how="diagonal")
     return tables
 
 
@@ -231,7 +231,8 @@ def compare_served(recipe: FeaturesRecipe, count: int = 1_000) -> SkewReport:
     else:
         plan, paths = plan_of(recipe.definitions, recipe.feature_set), recipe.source_paths()
         fetch_sources(recipe.feature_store.batch_source, paths)
-        tables = {name: source.rows for name, source in SourceScan(plan, paths).read().items()}
+        scan = SourceScan(plan, paths, recipe.feature_store.batch_source.deduplicate)
+        tables = {name: source.rows for name, source in scan.read().items()}
     rows = [(result.entity_id, result.moment) for result in served]
     offline = _compute_offline(plan, tables, rows)
     differences = [

@@ -240,6 +240,34 @@ def test_a_writer_that_was_replaced_writes_nothing(plan: Plan, tmp_path: Path, l
     assert _ever(plan, store, START) == 6
 
 
+@pytest.mark.parametrize(("keep", "fare"), [("first", 8 * 1.0), ("last", 1.0 + 7 * 3.0)])
+def test_history_without_repeats(plan: Plan, tmp_path: Path, keep: str, fare: float) -> None:
+    # Each event but the first comes again in the next file, one of them after the history.
+    rows = [{"id": i, "rider_id": 1, "at": START + i * HOUR, "fare": 1.0} for i in range(8)]
+    again = [row | {"fare": 3.0} for row in rows[1:]] + [rows[7] | {"at": START + 50 * HOUR}]
+    missing = {"seats": pl.Int64, "paid": pl.Boolean, "note": pl.String, "tip": pl.Float64}
+    nothing = [pl.lit(None, dtype).alias(name) for name, dtype in missing.items()]
+    nothing.append(pl.lit(None, pl.Datetime("us", "UTC")).alias("until"))
+    for number, part in enumerate([rows, again]):
+        pl.DataFrame(part).with_columns(nothing).write_parquet(tmp_path / f"{number}.parquet")
+    rule = {"st_trip": {"by": "id", "keep": keep}}
+    files = {"type": "files", "tables": {"st_trip": tmp_path}, "deduplicate": rule}
+    source = {"type": "kafka", "bootstrap_servers": "b", "topics": {"st_trip": "t"}}
+    stores = {
+        "batch_source": files,
+        "streaming_source": source | {"history": START + 20 * HOUR},
+    }
+    recipe = FeaturesRecipe.model_validate(
+        {"definitions": CLASSES, "feature_set": "st_rider", "feature_store": stores}
+    )
+    store = MemoryStore()
+    stream, _ = _stream(plan, store, event_policy(recipe.kafka_source()))
+    assert merge_history(recipe, store, stream.layout) == 8
+    assert _ever(plan, store, START + 19 * HOUR) == 8
+    (row,) = OnlineReader(store, plan, stream.layout).read([1], START + 19 * HOUR)
+    assert row["spent__86400__"] == fare
+
+
 def test_history_comes_first_and_no_event_twice(plan: Plan, tmp_path: Path) -> None:
     cut = START + 4 * HOUR
     rows = [{"id": i, "rider_id": 1, "at": START + i * HOUR, "fare": 1.0} for i in range(8)]

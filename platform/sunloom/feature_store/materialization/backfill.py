@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from pydantic import BaseModel
@@ -70,6 +71,8 @@ class BackfillResult(BaseModel, frozen=True):
         stored: Chunks that this run wrote to the offline store.
         validations: Feature to number of values outside its limits.
         resolver_failures: Resolver to number of failed calls.
+        repeated_ids: Class to source rows with the id of an earlier event, which count again.
+        deduplicated: Class to source rows that were left out as repeats.
     """
 
     rows: int
@@ -83,6 +86,8 @@ class BackfillResult(BaseModel, frozen=True):
     stored: int = 0
     validations: Mapping[str, int] = {}
     resolver_failures: Mapping[str, int] = {}
+    repeated_ids: Mapping[str, int] = {}
+    deduplicated: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class BackfillParameters:
         grid: As-of times, chunks and partitions.
         sources: Namespace to path, size and time of each file: changed files begin anew.
         polars: Version of Polars, whose hash of keys decides the partitions.
+        deduplicate: Namespace to the rule of its source's repeats.
     """
 
     feature_set: str
@@ -102,11 +108,16 @@ class BackfillParameters:
     grid: Grid
     sources: Mapping[str, Sequence[tuple[str, int, int]]]
     polars: str
+    deduplicate: Mapping[str, Mapping[str, Any]]
 
     @property
     def digest(self) -> str:
         """The same for the same parameters."""
-        text = json.dumps(asdict(self), sort_keys=True, default=str)
+        parameters = asdict(self)
+        if not self.deduplicate:
+            # Folders from before there were rules keep their names, and so their finished chunks.
+            del parameters["deduplicate"]
+        text = json.dumps(parameters, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -176,7 +187,7 @@ class BackfillJob:
         plan, paths = plan_of(recipe.definitions, recipe.feature_set), recipe.source_paths()
         if not all(path.exists() for path in paths.values()):
             fetch_sources(recipe.feature_store.batch_source, paths)
-        scan = open_scan(plan, paths)
+        scan = open_scan(plan, paths, recipe.feature_store.batch_source.deduplicate)
         columns = {name: projection.columns for name, projection in scan.projections.items()}
         if config.entities is None and not key_sources(plan, columns):
             raise UsageError(
@@ -191,6 +202,7 @@ class BackfillJob:
             grid=build_grid(config, recipe.execution.partitions),
             sources={name: _identity(path) for name, path in sorted(files.items())},
             polars=pl.__version__,
+            deduplicate={name: rule.model_dump() for name, rule in scan.deduplicate.items()},
         )
         return cls(
             scan=scan,
@@ -219,10 +231,13 @@ class BackfillJob:
         remove_partial(self.folder)
         publish_json(asdict(self.parameters), self.folder / PARAMETERS)
         quarantined: dict[str, int] = {}
+        counters = Counters()
 
         entities = self._read_entities()
 
         def check(reports: Sequence[ReadReport]) -> None:
+            for report in reports:
+                counters.add(report.counters)
             read = [] if entities is None else [entity_rows(entities)]
             quarantined.update(self._quarantine(reports, read))
 
@@ -252,7 +267,7 @@ class BackfillJob:
             folder=str(self.folder),
             quarantined=quarantined,
             **stored,
-            **Counters.merge(partition.counters for partition in filled).log_and_count(),
+            **Counters.merge([counters, *(part.counters for part in filled)]).log_and_count(),
         )
 
     def _read_entities(self) -> Table | None:

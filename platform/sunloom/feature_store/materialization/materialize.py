@@ -60,6 +60,8 @@ class MaterializationResult(BaseModel, frozen=True):
         offline_version: The offline store's version that holds all of the rows.
         validations: Feature to number of values outside its limits.
         resolver_failures: Resolver to number of failed calls.
+        repeated_ids: Class to source rows with the id of an earlier event, which count again.
+        deduplicated: Class to source rows that were left out as repeats.
         quarantined: Reason to number of rows, of sources and entities, that could not be read.
         prepared_by: The fitted pipeline: a folder or ``name@version``.
         prepared_set: Name of the prepared set.
@@ -73,6 +75,8 @@ class MaterializationResult(BaseModel, frozen=True):
     offline_version: int | None = None
     validations: Mapping[str, int] = {}
     resolver_failures: Mapping[str, int] = {}
+    repeated_ids: Mapping[str, int] = {}
+    deduplicated: Mapping[str, int] = {}
     quarantined: Mapping[str, int] = {}
     prepared_by: str | None = None
     prepared_set: str | None = None
@@ -196,7 +200,7 @@ class MaterializationJob:
             engine: EngineChoice | ChalkConfig = recipe.chalk
         else:
             plan = plan_of(recipe.definitions, recipe.feature_set)
-            scan = open_scan(plan, paths)
+            scan = open_scan(plan, paths, recipe.feature_store.batch_source.deduplicate)
             engine = choose_engine(scan, wanted=execution.engine)
         training = online = None
         if recipe.training is not None:
@@ -209,7 +213,7 @@ class MaterializationJob:
             online = OnlineTarget(
                 store=open_online_store(recipe),
                 plan=served,
-                scan=SourceScan(with_expiry(served), paths),
+                scan=SourceScan(with_expiry(served), paths, scan.deduplicate),
                 as_of=recipe.online.as_of,
                 entities=recipe.online.entities,
                 ttl=recipe.feature_store.ttl,
@@ -312,7 +316,7 @@ class MaterializationJob:
             result = compute_historical(scan, entities, self.engine, self.partitions)
             table = result.table
             read.append(result.source_rows)
-            counters.add(result.counters)
+            counters.add_computation(result.counters)
         quarantine = self.folder / "quarantine.jsonl"
         quarantined.update(quarantine_damaged(read, quarantine, self.max_bad_share))
         return table

@@ -29,11 +29,13 @@ from sunloom.feature_store.streaming.kafka import (
 from sunloom.feature_store.streaming.partition import ProgressKey, all_progress
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.plan.feature_sets import Plan
+from sunloom.features.sources.deduplicate import drop_repeats
 from sunloom.features.sources.scan import SourceScan, SourceSplit, source_projections
 
 _log = get_logger("features.streaming")
 _POLL_S = 1.0
 _STOP_TIMEOUT_S = 10
+_PLACE, _SPLIT = "__place__", "__split__"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,10 @@ def merge_history(recipe: FeaturesRecipe, store: OnlineStore, layout: TileLayout
     paths = recipe.source_paths()
     fetch_sources(recipe.feature_store.batch_source, paths)
     sources = {name: paths[name] for name in layout.streamed if name in paths}
-    splits = SourceScan(layout.plan, sources).splits
+    rules = recipe.feature_store.batch_source.deduplicate
+    splits = SourceScan(layout.plan, sources, rules).splits
+    for name in rules.keys() & set(layout.streamed):
+        _log.warning("events of the topic of %s are not deduplicated", name)
     merged = sum(
         _merge_splits(store, layout, [split for split in splits if split.source == name], until)
         for name in sources
@@ -137,12 +142,16 @@ def _merge_splits(
     ingest = TileIngest(store, layout, 0)
     time = layout.plan.class_plan(namespace).time
     merged = 0
+    kept: Sequence[pl.Series] | None = None
     # Read again each time: other members of the group merge the same splits.
     while (stored := key.read(store)).progress.next_offset != len(splits):
         number = stored.progress.next_offset or 0
         rows = splits[number].read(layout.plan)
         # The stream drops events up to the same time: none is counted twice.
         events = rows.rows if time is None else rows.rows.filter(pl.col(time) <= until)
+        if splits[number].projection.deduplicate is not None:
+            kept = kept or _unique_events(splits, layout.plan, until)
+            events = events.filter(kept[number])
         progress = stored.progress.advance(
             number + 1, None, events=events.height, quarantined=rows.damaged.height
         )
@@ -155,6 +164,29 @@ def _merge_splits(
             continue
         merged += events.height
     return merged
+
+
+def _unique_events(
+    splits: Sequence[SourceSplit], plan: Plan, until: datetime
+) -> Sequence[pl.Series]:
+    """Which events of each split up to a time are no repeats.
+
+    What identifies an event is in memory for the whole history, its other columns for one split.
+    """
+    rule, time = splits[0].projection.deduplicate, plan.class_plan(splits[0].source).time
+    assert rule is not None
+    parts = []
+    for number, split in enumerate(splits):
+        rows = split.read(plan).rows
+        events = rows if time is None else rows.filter(pl.col(time) <= until)
+        names = dict.fromkeys((*rule.by, *((time,) if time else ())))
+        place = pl.int_range(pl.len()).alias(_PLACE)
+        parts.append(events.select(*names, place, pl.lit(number).alias(_SPLIT)))
+    unique = drop_repeats(pl.concat(parts), rule, time)
+    return [
+        part[_PLACE].is_in(unique.filter(pl.col(_SPLIT) == number)[_PLACE].implode())
+        for number, part in enumerate(parts)
+    ]
 
 
 class StreamWorker:

@@ -25,15 +25,28 @@ class Counters:
         validations: Feature (``class.name``) to its values outside the declared limits. A source
             feature counts once a source row, a computed one once a query row.
         resolver_failures: Resolver to its failed calls whose value is null or a default.
+        repeated_ids: Class to its source rows with the id of an earlier event, which count again.
+        deduplicated: Class to its source rows that were left out as repeats.
     """
 
     validations: Counter[str] = field(default_factory=Counter)
     resolver_failures: Counter[str] = field(default_factory=Counter)
+    repeated_ids: Counter[str] = field(default_factory=Counter)
+    deduplicated: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Counters) -> None:
         """Add another part's counts."""
         self.validations.update(other.validations)
         self.resolver_failures.update(other.resolver_failures)
+        self.repeated_ids.update(other.repeated_ids)
+        self.deduplicated.update(other.deduplicated)
+
+    def add_computation(self, other: Counters) -> None:
+        """Add another computation's counts over the same sources, whose repeats are the same."""
+        repeated, deduplicated = self.repeated_ids.copy(), self.deduplicated.copy()
+        self.add(other)
+        self.repeated_ids = repeated | other.repeated_ids
+        self.deduplicated = deduplicated | other.deduplicated
 
     def counts(self) -> dict[str, dict[str, int]]:
         """The counts by kind and name, without kinds that counted nothing."""
@@ -46,6 +59,15 @@ class Counters:
             _log.warning("%d values of %s are outside its limits", count, name)
         for name, count in sorted(self.resolver_failures.items()):
             _log.warning("%d calls of resolver %s failed", count, name)
+        for name, count in sorted(self.repeated_ids.items()):
+            _log.warning(
+                "%d rows of %s have the id of an earlier one and count again; "
+                "`deduplicate` on the source leaves them out",
+                count,
+                name,
+            )
+        for name, count in sorted(self.deduplicated.items()):
+            _log.info("%d repeated rows of %s are left out", count, name)
         return self.counts()
 
     @classmethod

@@ -8,6 +8,7 @@ between the two goes through actors and several more processes: on one node it w
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from sunloom.core.ray_tasks import (
     PARTITION_BYTES,
@@ -29,7 +31,8 @@ from sunloom.features.engine.counters import Counters, count_violations
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.query import HistoricalResult, append_features, build_query_frame
 from sunloom.features.plan.feature_sets import Plan
-from sunloom.features.sources.scan import SourceScan, SourceSplit
+from sunloom.features.sources.deduplicate import count_repeats, drop_repeats
+from sunloom.features.sources.scan import SourceProjection, SourceScan, SourceSplit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,6 +43,9 @@ MOST_PARTITIONS = 4_096
 ROW = "__row__"
 """Column of query rows and their results: the row's number."""
 _CARRIED = "__carried__"
+_ORDINAL = "__ordinal__"
+
+UInts = NDArray[np.uint64]
 
 
 def historical_ray(
@@ -117,34 +123,75 @@ def shuffle_sources(scan: SourceScan, partitions: int) -> ShuffledSources:
     """Start one read task a split, each of which partitions its rows by the entity's key."""
     import ray
 
-    text, task = scan.plan.model_dump_json(), ray.remote(read_and_partition)
-
-    def start(split: SourceSplit) -> Sequence[Any]:
-        is_shared = split.projection.partition_by is None
-        read = task.options(num_returns=2 if is_shared else 1 + partitions)
-        return list(read.remote(text, split, partitions))
+    def start(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        references = ray.remote(function).options(num_returns=count).remote(*arguments)
+        return references if count > 1 else [references]
 
     return _shuffle(scan, partitions, start)
 
 
 def shuffle_here(scan: SourceScan, partitions: int) -> ShuffledSources:
     """The same in this process: reports and packets themselves instead of references."""
+
+    def call(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        result = function(*arguments)
+        return result if count > 1 else [result]
+
+    return _shuffle(scan, partitions, call)
+
+
+def _shuffle(scan: SourceScan, partitions: int, call: Callable[..., list[Any]]) -> ShuffledSources:
+    """Read all splits, and partition their rows.
+
+    Args:
+        scan: The plan and its sources.
+        partitions: Partitions by key hash.
+        call: Calls a function: number of its results, the function, its arguments.
+    """
     text = scan.plan.model_dump_json()
-    return _shuffle(scan, partitions, lambda split: read_and_partition(text, split, partitions))
-
-
-def _shuffle(
-    scan: SourceScan, partitions: int, read: Callable[[SourceSplit], Sequence[Any]]
-) -> ShuffledSources:
     reports: list[Any] = []
     packets: dict[str, list[list[Any]]] = {}
-    for split in scan.splits:
-        report, *written = read(split)
-        reports.append(report)
-        by_partition = packets.setdefault(split.source, [[] for _ in range(partitions)])
-        for number, of_partition in enumerate(by_partition):
-            is_shared = split.projection.partition_by is None
-            of_partition.append(written[0 if is_shared else number])
+    for name, projection in scan.projections.items():
+        splits = [split for split in scan.splits if split.source == name]
+        width = 1 if projection.partition_by is None else partitions
+        written: list[list[Any]] = []
+        if projection.deduplicate is None:
+            id_partitions = 0
+            if projection.event_id is not None:
+                size = sum(split.size_bytes for split in splits)
+                id_partitions = min(MOST_PARTITIONS, 1 + size // PARTITION_BYTES)
+            ids: list[list[Any]] = []
+            for split in splits:
+                report, *parts = call(
+                    1 + width + id_partitions,
+                    read_and_partition,
+                    text,
+                    split,
+                    partitions,
+                    id_partitions,
+                )
+                reports.append(report)
+                written.append(parts[:width])
+                ids.append(parts[width:])
+            for numbers in zip(*ids, strict=True):
+                reports += call(1, report_repeated_ids, name, *numbers)
+        else:
+            # Two shuffles: repeats of an event meet first, wherever their entities' rows go.
+            exchanged = []
+            for number, split in enumerate(splits):
+                report, *parts = call(
+                    1 + partitions, read_and_exchange, text, split, number, partitions
+                )
+                reports.append(report)
+                exchanged.append(parts)
+            for repeats in zip(*exchanged, strict=True):
+                report, *parts = call(
+                    1 + width, deduplicate_partition, text, name, projection, partitions, *repeats
+                )
+                reports.append(report)
+                written.append(parts)
+        # A source that every partition needs whole has one packet for all of them.
+        packets[name] = [[parts[n % width] for parts in written] for n in range(partitions)]
     return ShuffledSources(reports, packets)
 
 
@@ -231,9 +278,16 @@ class PartitionResult(NamedTuple):
 
 
 def read_and_partition(
-    plan_json: str, split: SourceSplit, partitions: int
-) -> list[ReadReport | Packet]:
-    """The report and one packet a partition; one for all where every partition needs all rows."""
+    plan_json: str, split: SourceSplit, partitions: int, id_partitions: int = 0
+) -> list[ReadReport | Packet | UInts]:
+    """The report and one packet a partition; one for all where every partition needs all rows.
+
+    Args:
+        plan_json: The plan.
+        split: What is read.
+        partitions: Partitions by key hash.
+        id_partitions: Partitions of the numbers of the events' ids, which follow the packets.
+    """
     plan = load_plan(plan_json)
     source = split.read(plan)
     report = ReadReport(
@@ -241,10 +295,85 @@ def read_and_partition(
         damaged=to_packet(source.damaged) if source.damaged.height else None,
         counters=Counters(count_violations(plan, split.source, source.rows)),
     )
-    keys = split.projection.partition_by
-    if keys is None:
-        return [report, to_packet(source.rows)]
-    return [report, *map(to_packet, partition_by_hash(source.rows, keys, partitions))]
+    packets = _partition_by_entity(source.rows, split.projection, partitions)
+    if source.id_numbers is None:
+        # A file without the column: nothing to count.
+        return [report, *packets, *([np.empty(0, dtype=np.uint64)] * id_partitions)]
+    ids = source.id_numbers.drop_nulls().to_numpy()
+    part = ids % np.uint64(max(1, id_partitions))
+    return [report, *packets, *(ids[part == number] for number in range(id_partitions))]
+
+
+def _partition_by_entity(
+    rows: pl.DataFrame, projection: SourceProjection, partitions: int
+) -> list[Packet]:
+    if projection.partition_by is None:
+        return [to_packet(rows)]
+    return [
+        to_packet(part) for part in partition_by_hash(rows, projection.partition_by, partitions)
+    ]
+
+
+def report_repeated_ids(namespace: str, *numbers: UInts) -> ReadReport:
+    """A report of the repeats in a partition of a class's ids, which has all with its numbers."""
+    repeated = count_repeats(pl.Series(part) for part in numbers)
+    # Without zeros: what is in a Counter is printed.
+    return ReadReport(0, None, Counters(repeated_ids=+Counter({namespace: repeated})))
+
+
+def read_and_exchange(
+    plan_json: str, split: SourceSplit, number: int, partitions: int
+) -> list[ReadReport | Packet]:
+    """The report and one packet a partition by what identifies an event, rows numbered.
+
+    Args:
+        plan_json: The plan.
+        split: What is read.
+        number: Of the split in its source.
+        partitions: How many.
+    """
+    rule = split.projection.deduplicate
+    assert rule is not None
+    source = split.read(load_plan(plan_json))
+    report = ReadReport(
+        rows_read=source.rows.height + source.damaged.height,
+        damaged=to_packet(source.damaged) if source.damaged.height else None,
+        counters=Counters(),
+    )
+    # The order of insertion, in which rows of equal times count, does not survive two shuffles.
+    place = (pl.int_range(pl.len(), dtype=pl.Int64) + (number << 32)).alias(_ORDINAL)
+    rows = source.rows.with_columns(place)
+    return [report, *map(to_packet, partition_by_hash(rows, rule.by, partitions))]
+
+
+def deduplicate_partition(
+    plan_json: str,
+    namespace: str,
+    projection: SourceProjection,
+    partitions: int,
+    *packets: Packet,
+) -> list[ReadReport | Packet]:
+    """A report, and packets as those of ``read_and_partition``, of a partition without repeats.
+
+    Args:
+        plan_json: The plan.
+        namespace: The source's class.
+        projection: Its columns, and which repeats are left out.
+        partitions: Partitions by key hash.
+        packets: The partition's rows, all that may repeat each other, in order of insertion.
+    """
+    plan, rule = load_plan(plan_json), projection.deduplicate
+    assert rule is not None
+    rows = pl.concat(map(from_packet, packets))
+    unique = drop_repeats(rows, rule, plan.class_plan(namespace).time)
+    dropped = rows.height - unique.height
+    unique = unique.select(*projection.columns, _ORDINAL)
+    counters = Counters(
+        validations=count_violations(plan, namespace, unique.drop(_ORDINAL)),
+        deduplicated=+Counter({namespace: dropped}),
+    )
+    report = ReadReport(rows_read=0, damaged=None, counters=counters)
+    return [report, *_partition_by_entity(unique, projection, partitions)]
 
 
 def compute_partition(
@@ -263,8 +392,12 @@ def compute_partition(
 
 
 def join_packets(sources: Mapping[str, Iterable[Packet]]) -> dict[str, pl.DataFrame]:
-    """Each source's rows as one table."""
-    return {name: pl.concat(map(from_packet, packets)) for name, packets in sources.items()}
+    """Each source's rows as one table, in order of insertion."""
+    tables = {name: pl.concat(map(from_packet, packets)) for name, packets in sources.items()}
+    return {
+        name: rows.sort(_ORDINAL).drop(_ORDINAL) if _ORDINAL in rows.columns else rows
+        for name, rows in tables.items()
+    }
 
 
 @lru_cache(maxsize=8)

@@ -5,6 +5,7 @@ This process computes where everything fits into memory, else the cluster.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Literal
 import polars as pl
 from pydantic import BaseModel
 
+from sunloom.config.data import Deduplication
 from sunloom.core.files import atomic_path
 from sunloom.data.sources.table_files import data_files
 from sunloom.features.definitions.open import plan_of
-from sunloom.features.engine.counters import count_violations
+from sunloom.features.engine.counters import Counters, count_violations
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.cluster import DEFAULT_PARTITIONS, historical_ray
 from sunloom.features.historical.query import (
@@ -55,6 +57,9 @@ class HistoricalSummary(BaseModel, frozen=True):
         quarantined: Reason to number of rows, of sources and entities, that could not be read.
         validations: Feature to number of values outside its limits; unset where there are none.
         resolver_failures: Function to number of failed calls; unset where there are none.
+        repeated_ids: Class to rows with the id of an earlier event, which count again; unset where
+            there are none.
+        deduplicated: Class to repeated rows that were left out; unset where there are none.
     """
 
     rows: int
@@ -65,6 +70,8 @@ class HistoricalSummary(BaseModel, frozen=True):
     quarantined: Mapping[str, int]
     validations: Mapping[str, int] = {}
     resolver_failures: Mapping[str, int] = {}
+    repeated_ids: Mapping[str, int] = {}
+    deduplicated: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ class HistoricalJob:
         sources: Mapping[str, Path],
         entities: Path,
         engine: EngineName = "auto",
+        deduplicate: Mapping[str, Deduplication] | None = None,
     ) -> HistoricalJob:
         """Bind the definitions, check the sources and choose the engine; rows are not read yet.
 
@@ -100,8 +108,9 @@ class HistoricalJob:
             entities: The rows' file.
             engine: ``polars`` in this process, ``ray`` on the connected cluster, ``auto`` in this
                 process if it has the memory.
+            deduplicate: Namespace to which of its repeated rows is read.
         """
-        scan = open_scan(plan_of(definitions, feature_set), sources)
+        scan = open_scan(plan_of(definitions, feature_set), sources, deduplicate)
         rows = _estimated_rows(entities) if engine == "auto" else 0
         return cls(scan, entities, choose_engine(scan, rows, engine))
 
@@ -217,13 +226,17 @@ def historical_polars(scan: SourceScan, entities: pl.DataFrame) -> HistoricalRes
     sources = scan.read()
     tables = {name: source.rows for name, source in sources.items()}
     engine = FeatureEngine(plan, tables)
-    for namespace, table in tables.items():
-        engine.counters.validations.update(count_violations(plan, namespace, table))
+    for namespace, source in sources.items():
+        counters = Counters(count_violations(plan, namespace, source.rows))
+        # A Counter with a zero would be printed as a count.
+        counters.repeated_ids += Counter({namespace: source.repeated_ids})
+        counters.deduplicated += Counter({namespace: source.deduplicated})
+        engine.counters.add(counters)
     damaged = [source.damaged for source in sources.values()]
     return HistoricalResult(
         table=append_features(entities, engine.compute(query)),
         damaged=pl.concat(damaged) if damaged else pl.DataFrame(),
-        rows_read=sum(source.rows.height + source.damaged.height for source in sources.values()),
+        rows_read=sum(source.rows_read for source in sources.values()),
         counters=engine.counters,
     )
 

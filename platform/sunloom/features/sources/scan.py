@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 
+from sunloom.config.data import Deduplication
 from sunloom.core.telemetry import get_logger
 from sunloom.data.sources.table_files import FileSplit, data_files, require_columns_in, split_file
 from sunloom.errors import NotFoundError, UsageError
 from sunloom.features.plan.expressions import Aggregate, Lookup, own_columns, walk
 from sunloom.features.plan.feature_sets import EVENT_TIME, ClassPlan, JoinPlan, Plan
+from sunloom.features.plan.polars_dtypes import is_scalar
+from sunloom.features.sources.deduplicate import count_repeats, drop_repeats
 from sunloom.features.sources.typed_rows import (
     TypedRows,
     add_missing_columns,
     conform,
     read_source,
     read_source_file,
+    with_event_id,
 )
 
 SPLIT_ROWS = 500_000
@@ -38,24 +42,62 @@ class SourceProjection:
         columns: Features to read, key and event time included where they are used.
         partition_by: Columns equal to the entity's key, or None where every partition needs all
             rows.
+        event_id: The column whose repeats are counted where a file has it; None where the rows are
+            states of entities, whose keys repeat, or are deduplicated.
+        deduplicate: Which repeats are left out, if any are.
+        read_columns: ``columns``, and those that only the deduplication needs.
     """
 
     columns: tuple[str, ...]
     partition_by: tuple[str, ...] | None
+    event_id: str | None
+    deduplicate: Deduplication | None
+    read_columns: tuple[str, ...]
 
 
-def source_projections(plan: Plan) -> Mapping[str, SourceProjection]:
-    """Namespace to the projection of its source; classes that are only computed are absent."""
+def source_projections(
+    plan: Plan, deduplicate: Mapping[str, Deduplication] | None = None
+) -> Mapping[str, SourceProjection]:
+    """Namespace to the projection of its source; classes that are only computed are absent.
+
+    Args:
+        plan: What is computed.
+        deduplicate: Namespace to the rule of a source's repeats.
+
+    Raises:
+        NotFoundError: A rule names no feature of its class.
+        UsageError: A rule names a feature that is computed, or has no single value.
+    """
+    rules = deduplicate or {}
     collector = _ProjectionCollector(plan)
     for name in plan.outputs:
         collector.visit(plan.root, name)
-    return {
-        namespace: SourceProjection(
-            columns=tuple(f.name for f in plan.class_plan(namespace).features if f.name in names),
+    projections = {}
+    for namespace, names in collector.columns.items():
+        item, rule = plan.class_plan(namespace), rules.get(namespace)
+        needed = names if rule is None else names | _deduplication_columns(item, rule)
+        is_counted = rule is None and namespace in collector.events - collector.states
+        projections[namespace] = SourceProjection(
+            columns=tuple(f.name for f in item.features if f.name in names),
             partition_by=collector.partition_by[namespace],
+            event_id=item.key if is_counted else None,
+            deduplicate=rule,
+            read_columns=tuple(f.name for f in item.features if f.name in needed),
         )
-        for namespace, names in collector.columns.items()
-    }
+    return projections
+
+
+def _deduplication_columns(item: ClassPlan, rule: Deduplication) -> set[str]:
+    for name in rule.by:
+        feature = item.feature(name)
+        if feature.expression is not None or not is_scalar(feature.dtype):
+            raise UsageError(
+                f"Rows of {item.namespace!r} cannot be deduplicated by {name!r}, which is no "
+                "single value of the source.",
+                "Name columns of the source, such as the event's id.",
+                f"deduplicate.{item.namespace}.by",
+            )
+    return {*rule.by} | _time_of(item)
 
 
 class _ProjectionCollector:
@@ -64,6 +106,9 @@ class _ProjectionCollector:
     def __init__(self, plan: Plan) -> None:
         self.columns: dict[str, set[str]] = {}
         self.partition_by: dict[str, tuple[str, ...] | None] = {}
+        # Namespaces whose rows are aggregated, and those of which one row is looked up.
+        self.events: set[str] = set()
+        self.states: set[str] = set()
         self._plan = plan
         self._seen: set[tuple[str, str]] = set()
 
@@ -77,6 +122,7 @@ class _ProjectionCollector:
             # The entity's own key is given by the spine.
             if name != item.key or not self._is_root(item):
                 names = {item.key, name} | _time_of(item)
+                self.states.add(item.namespace)
                 self._read(item, names, (item.key,), by_entity=self._is_root(item))
             return
         # Expressions are followed to their sources: computed features are columns of none.
@@ -98,6 +144,8 @@ class _ProjectionCollector:
         if node.window.column is not None:
             columns.add(node.window.column)
         by_entity = self._is_root(item) and join.own_keys == (item.key,)
+        # Rows that are joined by their own key have it as often as there are events of it.
+        (self.states if target.key in join.target_keys else self.events).add(target.namespace)
         self._read(target, columns, join.target_keys, by_entity=by_entity)
 
     def _visit_lookup(self, item: ClassPlan, node: Lookup) -> None:
@@ -107,6 +155,7 @@ class _ProjectionCollector:
         if join.target_keys != (target.key,):
             # The latest row by other columns decides the key that the feature is then read by.
             names = {*join.target_keys, target.key} | _time_of(target)
+            self.states.add(target.namespace)
             self._read(target, names, join.target_keys, by_entity=False)
         self.visit(target, node.feature)
 
@@ -154,15 +203,36 @@ class SourceSplit:
 
     def read(self, plan: Plan) -> TypedRows:
         """The rows in declared types."""
-        item, names = plan.class_plan(self.source), self.projection.columns
+        item, names = plan.class_plan(self.source), self.projection.read_columns
+        event_id = self.projection.event_id
         # Only Parquet is split: other files have no row groups, and are read whole.
         if not self.rows.row_groups:
-            return read_source_file(item, names, Path(self.rows.file))
-        frame = add_missing_columns(self.rows.read_parquet(names), names, self.rows.file)
+            return read_source_file(item, names, Path(self.rows.file), event_id=event_id)
+        rows = self.rows.read_parquet(with_event_id(names, event_id))
+        frame = add_missing_columns(rows, names, self.rows.file)
         # Positions count within the file, from 1, whichever worker reads the split.
         first = self.rows.first_row + 1
         positions = pl.int_range(first, first + frame.height, dtype=pl.Int64, eager=True)
-        return conform(frame, item, names, self.rows.file, positions)
+        return conform(frame, item, names, self.rows.file, positions, event_id=event_id)
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """A source as the engine takes it.
+
+    Attributes:
+        rows: Its rows without repeats that are left out.
+        damaged: ``source``, ``position``, ``reason`` and ``content`` of each unreadable row.
+        rows_read: All that were read, damaged and repeated ones included.
+        repeated_ids: Rows with the id of an earlier event, where repeats are counted.
+        deduplicated: Repeats that are left out.
+    """
+
+    rows: pl.DataFrame
+    damaged: pl.DataFrame
+    rows_read: int
+    repeated_ids: int
+    deduplicated: int
 
 
 @dataclass(frozen=True)
@@ -172,10 +242,12 @@ class SourceScan:
     Attributes:
         plan: What is computed.
         paths: Namespace to the file or folder with its rows.
+        deduplicate: Namespace to the rule of its source's repeats.
     """
 
     plan: Plan
     paths: Mapping[str, Path]
+    deduplicate: Mapping[str, Deduplication] = field(default_factory=dict)
 
     @cached_property
     def projections(self) -> Mapping[str, SourceProjection]:
@@ -190,12 +262,12 @@ class SourceScan:
             DataError: No file of a source has a column.
         """
         for name, projection in self.projections.items():
-            require_columns_in(self.paths[name], projection.columns)
+            require_columns_in(self.paths[name], projection.read_columns)
         return tuple(
             SourceSplit(name, projection, rows)
             for name, projection in self.projections.items()
             for file in data_files(self.paths[name])
-            for rows in split_file(file, projection.columns, SPLIT_ROWS)
+            for rows in split_file(file, projection.read_columns, SPLIT_ROWS)
         )
 
     @property
@@ -203,27 +275,71 @@ class SourceScan:
         """Bytes of all splits in memory, about."""
         return sum(split.size_bytes for split in self.splits)
 
-    def read(self) -> dict[str, TypedRows]:
-        """The rows of every source, by namespace."""
+    def read(self, until: datetime | None = None) -> dict[str, SourceTable]:
+        """The rows of every source, by namespace.
+
+        Args:
+            until: Leave out events after this time; all are read without it.
+        """
         return {
-            name: read_source(self.plan.class_plan(name), projection.columns, self.paths[name])
+            name: self._read(name, projection, until)
             for name, projection in self.projections.items()
         }
+
+    def _read(self, name: str, projection: SourceProjection, until: datetime | None) -> SourceTable:
+        item = self.plan.class_plan(name)
+        source = read_source(
+            item, projection.read_columns, self.paths[name], event_id=projection.event_id
+        )
+        rows, repeated, dropped = source.rows, 0, 0
+        if until is not None and item.time is not None:
+            rows = rows.filter(pl.col(item.time) <= until)
+        if source.id_numbers is not None:
+            repeated = count_repeats([source.id_numbers])
+        if projection.deduplicate is not None:
+            unique = drop_repeats(rows, projection.deduplicate, item.time)
+            dropped = rows.height - unique.height
+            rows = unique.select(projection.columns)
+        return SourceTable(
+            rows=rows,
+            damaged=source.damaged,
+            rows_read=source.rows.height + source.damaged.height,
+            repeated_ids=repeated,
+            deduplicated=dropped,
+        )
 
     @cached_property
     def required_projections(self) -> Mapping[str, SourceProjection]:
         """Namespace to the columns that are read, of all classes; some may have no source."""
-        return source_projections(self.plan)
+        return source_projections(self.plan, self.deduplicate)
 
 
-def open_scan(plan: Plan, paths: Mapping[str, Path]) -> SourceScan:
+def open_scan(
+    plan: Plan,
+    paths: Mapping[str, Path],
+    deduplicate: Mapping[str, Deduplication] | None = None,
+) -> SourceScan:
     """The scan of a plan, its sources checked.
 
+    Args:
+        plan: What is computed.
+        paths: Namespace to the file or folder with its rows.
+        deduplicate: Namespace to the rule of its source's repeats.
+
     Raises:
-        NotFoundError: A source names no class of the plan's definitions.
+        NotFoundError: A source names no class of the plan's definitions, or a rule no source or
+            no feature of its class.
         UsageError: Rows that an aggregate or a join needs have no source.
     """
-    scan = SourceScan(plan, paths)
+    scan = SourceScan(plan, paths, deduplicate or {})
+    for namespace in scan.deduplicate:
+        if namespace not in paths:
+            raise NotFoundError(
+                f"deduplicate names {namespace!r}, which has no source.",
+                known=list(paths),
+                name=namespace,
+                param="deduplicate",
+            )
     for namespace in scan.required_projections:
         if namespace in paths:
             continue

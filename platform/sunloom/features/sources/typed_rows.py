@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from sunloom.errors import DataError
 from sunloom.features.plan.dtypes import DType, ListType, StructType
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan
 from sunloom.features.plan.polars_dtypes import POLARS, is_scalar
+from sunloom.features.sources.deduplicate import id_number
 
 _log = get_logger("features.sources")
 
@@ -50,14 +51,21 @@ class TypedRows:
     Attributes:
         rows: Columns of the plan, in order of insertion.
         damaged: ``source``, ``position``, ``reason`` and ``content`` of each unreadable row.
+        id_numbers: Numbers of the rows' event ids, as ``id_number`` gives them; None where they
+            were not read.
     """
 
     rows: pl.DataFrame
     damaged: pl.DataFrame
+    id_numbers: pl.Series | None = None
 
 
 def read_source(
-    item: ClassPlan, names: Sequence[str], path: Path, required: Sequence[str] = ()
+    item: ClassPlan,
+    names: Sequence[str],
+    path: Path,
+    required: Sequence[str] = (),
+    event_id: str | None = None,
 ) -> TypedRows:
     """Read one file or folder as rows of a class.
 
@@ -66,24 +74,32 @@ def read_source(
         names: Features to read.
         path: A Parquet, CSV or JSON-lines file, or a folder of them.
         required: A row without a value in one of them is damaged, as without its event time.
+        event_id: A column that is read, where a file has it, for the numbers of its values alone.
 
     Raises:
         UsageError: Nothing is there.
         DataError: No file has a column, or one has it in a type that the feature cannot have.
     """
     require_columns_in(path, names)
-    parts = [read_source_file(item, names, file, required) for file in data_files(path)]
+    parts = [read_source_file(item, names, file, required, event_id) for file in data_files(path)]
+    numbers = [part.id_numbers for part in parts if part.id_numbers is not None]
     return TypedRows(
-        pl.concat([part.rows for part in parts]), pl.concat([part.damaged for part in parts])
+        pl.concat([part.rows for part in parts]),
+        pl.concat([part.damaged for part in parts]),
+        pl.concat(numbers) if numbers else None,
     )
 
 
 def read_source_file(
-    item: ClassPlan, names: Sequence[str], file: Path, required: Sequence[str] = ()
+    item: ClassPlan,
+    names: Sequence[str],
+    file: Path,
+    required: Sequence[str] = (),
+    event_id: str | None = None,
 ) -> TypedRows:
     """Read one file of a source as rows of a class; a column that it lacks is null."""
     # As text: inferred types may differ by file, and one bad value would change its column's.
-    table = read_file(file, names, as_text=True)
+    table = read_file(file, with_event_id(names, event_id), as_text=True)
     part = conform(
         add_missing_columns(table.rows, names, str(file)),
         item,
@@ -92,8 +108,14 @@ def read_source_file(
         positions=table.positions,
         decimal_comma=table.decimal_comma,
         required=required,
+        event_id=event_id,
     )
-    return TypedRows(part.rows, pl.concat([damaged_frame(table.damaged), part.damaged]))
+    return replace(part, damaged=pl.concat([damaged_frame(table.damaged), part.damaged]))
+
+
+def with_event_id(names: Sequence[str], event_id: str | None) -> list[str]:
+    """The columns, and that of the event's id if it is wanted."""
+    return list(names if event_id is None else dict.fromkeys((*names, event_id)))
 
 
 def add_missing_columns(rows: pl.DataFrame, names: Sequence[str], file: str) -> pl.DataFrame:
@@ -118,6 +140,7 @@ def conform(
     *,
     decimal_comma: bool = False,
     required: Sequence[str] = (),
+    event_id: str | None = None,
 ) -> TypedRows:
     """The named columns in their declared types.
 
@@ -132,6 +155,7 @@ def conform(
         positions: Each row's position in the source; its number from 1 by default.
         decimal_comma: Whether numbers that are text may have a decimal comma.
         required: A row without a value in one of them is damaged, as without its event time.
+        event_id: A column whose values are numbered, if the rows have it.
     """
     require_columns(frame, names, source)
     features = [item.feature(name) for name in names]
@@ -139,10 +163,13 @@ def conform(
         _to_declared_type(feature, frame.schema[feature.name], source, decimal_comma=decimal_comma)
         for feature in features
     )
+    numbers = None
+    if event_id in frame.columns:
+        numbers = frame.select(id_number(pl.col(event_id), frame.schema[event_id])).to_series()
     reasons = _damage_reasons(frame, typed, features, {item.time, *required})
     if reasons is None:
         # Nearly always: no copy of the table for the sake of rare damage.
-        return TypedRows(typed, pl.DataFrame(schema=_DAMAGED))
+        return TypedRows(typed, pl.DataFrame(schema=_DAMAGED), numbers)
     bad = reasons.is_not_null()
     if positions is None:
         positions = pl.int_range(1, frame.height + 1, dtype=pl.Int64, eager=True)
@@ -154,7 +181,7 @@ def conform(
         reasons.filter(bad),
         pl.struct(names).struct.json_encode().alias("content"),
     )
-    return TypedRows(typed.filter(~bad), damaged)
+    return TypedRows(typed.filter(~bad), damaged, None if numbers is None else numbers.filter(~bad))
 
 
 def _to_declared_type(
