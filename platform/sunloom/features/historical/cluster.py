@@ -123,8 +123,8 @@ def shuffle_sources(scan: SourceScan, partitions: int) -> ShuffledSources:
     """Start one read task a split, each of which partitions its rows by the entity's key."""
     import ray
 
-    def start(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        references = ray.remote(function).options(num_returns=count).remote(*arguments)
+    def start(count: int, function: Callable[..., Any], *rows: Any, **options: Any) -> list[Any]:
+        references = ray.remote(function).options(num_returns=count).remote(*rows, **options)
         return references if count > 1 else [references]
 
     return _shuffle(scan, partitions, start)
@@ -133,8 +133,8 @@ def shuffle_sources(scan: SourceScan, partitions: int) -> ShuffledSources:
 def shuffle_here(scan: SourceScan, partitions: int) -> ShuffledSources:
     """The same in this process: reports and packets themselves instead of references."""
 
-    def call(count: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        result = function(*arguments)
+    def call(count: int, function: Callable[..., Any], *rows: Any, **options: Any) -> list[Any]:
+        result = function(*rows, **options)
         return result if count > 1 else [result]
 
     return _shuffle(scan, partitions, call)
@@ -167,8 +167,8 @@ def _shuffle(scan: SourceScan, partitions: int, call: Callable[..., list[Any]]) 
                     read_and_partition,
                     text,
                     split,
-                    partitions,
-                    id_partitions,
+                    partitions=partitions,
+                    id_partitions=id_partitions,
                 )
                 reports.append(report)
                 written.append(parts[:width])
@@ -180,13 +180,24 @@ def _shuffle(scan: SourceScan, partitions: int, call: Callable[..., list[Any]]) 
             exchanged = []
             for number, split in enumerate(splits):
                 report, *parts = call(
-                    1 + partitions, read_and_exchange, text, split, number, partitions
+                    1 + partitions,
+                    read_and_exchange,
+                    text,
+                    split,
+                    number=number,
+                    partitions=partitions,
                 )
                 reports.append(report)
                 exchanged.append(parts)
             for repeats in zip(*exchanged, strict=True):
                 report, *parts = call(
-                    1 + width, deduplicate_partition, text, name, projection, partitions, *repeats
+                    1 + width,
+                    deduplicate_partition,
+                    text,
+                    name,
+                    *repeats,
+                    projection=projection,
+                    partitions=partitions,
                 )
                 reports.append(report)
                 written.append(parts)
@@ -349,18 +360,18 @@ def read_and_exchange(
 def deduplicate_partition(
     plan_json: str,
     namespace: str,
+    *packets: Packet,
     projection: SourceProjection,
     partitions: int,
-    *packets: Packet,
 ) -> list[ReadReport | Packet]:
     """A report, and packets as those of ``read_and_partition``, of a partition without repeats.
 
     Args:
         plan_json: The plan.
         namespace: The source's class.
+        packets: The partition's rows, all that may repeat each other, in order of insertion.
         projection: Its columns, and which repeats are left out.
         partitions: Partitions by key hash.
-        packets: The partition's rows, all that may repeat each other, in order of insertion.
     """
     plan, rule = load_plan(plan_json), projection.deduplicate
     assert rule is not None
