@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -222,7 +222,11 @@ def _to_declared_type(
     if not is_scalar(feature.dtype):
         nested = conform_nested(column, dtype, feature.dtype)
         if nested is not None:
-            return nested.alias(feature.name)
+            value = nested.value
+            if nested.lost is not None:
+                # The row is damaged then: a list without one of its values is another list.
+                value = pl.when(~nested.lost.fill_null(False)).then(value)
+            return value.alias(feature.name)
     raise DataError(
         f"{source}: column {feature.name!r} is {dtype}, but feature {feature.fqn} is "
         f"{feature.dtype}.",
@@ -248,7 +252,7 @@ def _damage_reasons(
             lost = lost & (raw.str.strip_chars() != "")
         if lost.any():
             reason = f"{feature.name} is not {_DTYPE_TEXTS.get(str(feature.dtype), feature.dtype)}"
-            if feature.dtype in ("datetime", "duration"):
+            if feature.dtype in ("datetime", "duration") or _has_nanoseconds(raw.dtype):
                 finer = pl.lit(lost & _is_finer(raw))
                 finer_reason = pl.lit(f"{feature.name} is finer than a microsecond: round it up")
                 checks.append(pl.when(finer).then(finer_reason))
@@ -269,21 +273,51 @@ def _is_finer(times: pl.Series) -> pl.Series:
     return times.is_not_null()
 
 
-def conform_nested(column: pl.Expr, own_dtype: pl.DataType, dtype: DType) -> pl.Expr | None:
+def _has_nanoseconds(dtype: Any) -> bool:
+    """Whether a nested type has datetimes or durations of nanoseconds in it."""
+    if isinstance(dtype, pl.List | pl.Array):
+        return _has_nanoseconds(dtype.inner)
+    if isinstance(dtype, pl.Struct):
+        return any(_has_nanoseconds(field.dtype) for field in dtype.fields)
+    return isinstance(dtype, pl.Datetime | pl.Duration) and dtype.time_unit == "ns"
+
+
+class NestedValue(NamedTuple):
+    """A value in the declared type.
+
+    Attributes:
+        value: The value.
+        lost: Whether something in it does not survive, such as digits beyond microseconds; None
+            where nothing can be lost.
+    """
+
+    value: pl.Expr
+    lost: pl.Expr | None
+
+
+def conform_nested(column: pl.Expr, own_dtype: pl.DataType, dtype: DType) -> NestedValue | None:
     """A column of lists or structs in the type; None where its own type cannot become that.
 
     A struct's fields are matched by name: a missing one is null, a further one is left out.
     """
     if own_dtype in (POLARS[dtype], pl.Null):
-        return column.cast(POLARS[dtype])
+        return NestedValue(column.cast(POLARS[dtype]), None)
     if isinstance(dtype, ListType):
         return _conform_list(column, own_dtype, dtype)
     if isinstance(dtype, StructType):
         return _conform_struct(column, own_dtype, dtype)
-    return column.cast(POLARS[dtype]) if _widens(own_dtype, dtype) else None
+    if not _widens(own_dtype, dtype):
+        return None
+    if dtype not in ("datetime", "duration", "int64"):
+        return NestedValue(column.cast(POLARS[dtype]), None)
+    if isinstance(own_dtype, pl.Datetime):
+        column = column.dt.convert_time_zone("UTC")
+        own_dtype = pl.Datetime(own_dtype.time_unit, "UTC")
+    value = cast_exactly(column, own_dtype, POLARS[dtype])
+    return NestedValue(value, value.is_null() & column.is_not_null())
 
 
-def _conform_list(column: pl.Expr, own_dtype: pl.DataType, dtype: ListType) -> pl.Expr | None:
+def _conform_list(column: pl.Expr, own_dtype: pl.DataType, dtype: ListType) -> NestedValue | None:
     if isinstance(own_dtype, pl.Array):
         # Embeddings are arrays of fixed length in many Parquet files; plans have lists only.
         column, own_dtype = column.arr.to_list(), pl.List(own_dtype.inner)
@@ -291,24 +325,33 @@ def _conform_list(column: pl.Expr, own_dtype: pl.DataType, dtype: ListType) -> p
         return None
     inner: Any = own_dtype.inner
     item = conform_nested(pl.element(), inner, dtype.item)
-    return None if item is None else column.list.eval(item)
+    if item is None:
+        return None
+    lost = None if item.lost is None else column.list.eval(item.lost).list.any()
+    return NestedValue(column.list.eval(item.value), lost)
 
 
-def _conform_struct(column: pl.Expr, own_dtype: pl.DataType, dtype: StructType) -> pl.Expr | None:
+def _conform_struct(
+    column: pl.Expr, own_dtype: pl.DataType, dtype: StructType
+) -> NestedValue | None:
     if not isinstance(own_dtype, pl.Struct):
         return None
     own_types: dict[str, Any] = {field.name: field.dtype for field in own_dtype.fields}
     fields: list[pl.Expr] = []
+    lost: list[pl.Expr] = []
     for field in dtype.fields:
-        value: pl.Expr | None = pl.lit(None, POLARS[field.dtype])
+        nested: NestedValue | None = NestedValue(pl.lit(None, POLARS[field.dtype]), None)
         if field.name in own_types:
             own = column.struct.field(field.name)
-            value = conform_nested(own, own_types[field.name], field.dtype)
-        if value is None:
+            nested = conform_nested(own, own_types[field.name], field.dtype)
+        if nested is None:
             return None
-        fields.append(value.alias(field.name))
+        fields.append(nested.value.alias(field.name))
+        if nested.lost is not None:
+            lost.append(nested.lost.fill_null(False))
     # A null would otherwise become a struct of nulls.
-    return pl.when(column.is_not_null()).then(pl.struct(fields))
+    value = pl.when(column.is_not_null()).then(pl.struct(fields))
+    return NestedValue(value, pl.any_horizontal(lost) if lost else None)
 
 
 def _widens(own_dtype: pl.DataType, dtype: DType) -> bool:
