@@ -116,9 +116,11 @@ def _deploy(settings: Settings, json: bool) -> str:
     from sunloom.serving.auth.api_keys import ensure_first_key
     from sunloom.serving.deploy.deploy import deploy as start
 
-    first = ensure_first_key(settings)
     output.print_note("starting: about two minutes where a language model is served")
     deployment = start(settings)
+    # Only now: a start that fails would end before the key is shown, and the next one, which finds
+    # a valid key, would create none.
+    first = ensure_first_key(settings)
     secret = first[0] if first else None
     if json:
         output.print_json(asdict(deployment) | {"key": secret})

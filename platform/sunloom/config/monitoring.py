@@ -141,7 +141,8 @@ class WatchConfig(Model):
     late: Duration = timedelta(hours=2)
     """Allowed lateness of rows: the last hours of this length are counted again."""
     keep_hours: Duration = timedelta(days=14)
-    """Age from which the hourly counts of a day are merged into one."""
+    """Age from which the hourly counts of a day are merged into one; later where ``same_weekday``
+    still compares parts of a day."""
     keep_days: Duration = timedelta(days=400)
     """Age from which counts are dropped."""
 

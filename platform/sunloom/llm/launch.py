@@ -56,6 +56,7 @@ def train_on_workers(
         training=training,
         lora=recipe.lora,
         early_stop=_early_stop(recipe),
+        options=recipe.model,
     )
     outcome = launch(task, f"training {recipe.output.name}")
     tokenizer.save_pretrained(str(run.directory / "export"))

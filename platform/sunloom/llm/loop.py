@@ -6,14 +6,14 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from sunloom.config.llm import EvaluationConfig, LoraSettings, TrainingConfig
+from sunloom.config.llm import EvaluationConfig, LoraSettings, ModelConfig, TrainingConfig
 from sunloom.core.progress import StepProgress, Tracker, open_trackers
 from sunloom.llm.checkpoints import WholeCheckpoint, newest_whole, seal
 from sunloom.llm.conversations import Conversation
@@ -54,6 +54,7 @@ class TrainingTask:
         training: The run.
         lora: The adapter, if one is trained.
         early_stop: What may end the run before its last step.
+        options: How the model is loaded: its revision on the hub, and whether its code may run.
     """
 
     model: str
@@ -65,6 +66,7 @@ class TrainingTask:
     training: TrainingConfig
     lora: LoraSettings | None
     early_stop: EarlyStop | None = None
+    options: ModelConfig = field(default_factory=ModelConfig)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
     task = config["task"]
     torch.set_num_threads(task.training.cpus_per_worker)
     dtype = agree_on_dtype(task.training.dtype)
-    model = load_model(task.model)
+    model = load_model(task.model, task.options)
     if task.lora is not None:
         model = add_lora(model, task.lora, task.seed, task.base)
     module = CausalLoss(model, getattr(torch, dtype)).to(_device())
@@ -204,7 +206,7 @@ class _TrainingLoop:
         if stop is None or step % stop.every:
             return False
         share = stop.conversations[self._rank :: self._workers]
-        tokenizer = load_tokenizer(self._task.model)
+        tokenizer = load_tokenizer(self._task.model, self._task.options)
         self._model.eval()
         generate = greedy(self._model, tokenizer, stop.gate.max_new_tokens)
         scores = exact_match(generate, tokenizer, share)

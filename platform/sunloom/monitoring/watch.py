@@ -17,6 +17,7 @@ from sunloom.config.monitoring import (
     TableReference,
     TrailingReference,
     WatchConfig,
+    WeekdayReference,
 )
 from sunloom.core.alerts import Alert, deliver_alerts, emit_alert, resolve_alert
 from sunloom.core.artifacts import fingerprint
@@ -169,7 +170,7 @@ def run_watch(
     # Only now: a round that fails before this is repeated, and replaces the counts it wrote.
     with work.database.session() as session:
         session.merge(work.row)
-    work.store.roll_up(work.now - config.keep_hours)
+    work.store.roll_up(work.now - _hours_kept(config))
     work.store.delete_before(work.now - config.keep_days)
     delete_results_before(work.database, config.name, work.now - config.keep_days)
     # Deliveries that failed in an earlier round, too, are tried before a report may fail this one.
@@ -330,6 +331,16 @@ def _compare_window(work: _WatchRound, span: TimeSpan) -> _WindowResult | None:
     raised = update_alerts(work.recipe, config, findings, streaks, str(span))
     work.row.streaks = streaks
     return _WindowResult(drifted=drifted, raised=raised)
+
+
+def _hours_kept(config: WatchConfig) -> timedelta:
+    """Age from which a day's hours are merged: no window compares the hours within it any more."""
+    reference, day = config.reference, timedelta(days=1)
+    if not isinstance(reference, WeekdayReference) or config.window % day == timedelta(0):
+        return config.keep_hours
+    # A part of a day, weeks before a window that may itself be the oldest that is caught up with.
+    needed = timedelta(weeks=reference.weeks) + (config.catch_up + 1) * config.window + day
+    return max(config.keep_hours, needed)
 
 
 def _reference_spans(config: WatchConfig, span: TimeSpan) -> list[TimeSpan] | None:

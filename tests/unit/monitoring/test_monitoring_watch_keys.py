@@ -210,6 +210,26 @@ def test_keep_hours_and_keep_days(settings: Settings, source: Path) -> None:
     assert run_watch(config, START + 6 * DAY).windows == 0
 
 
+def test_hours_are_kept_as_long_as_a_weekday_is_compared_by_them(
+    settings: Settings, tmp_path: Path
+) -> None:
+    # At night other values than by day: against whole days every window would drift.
+    table = rows(24).with_columns(
+        pl.when(pl.col("event_time").dt.hour() < 12).then(pl.col("f0") + 9).otherwise("f0")
+    )
+    table.write_parquet(tmp_path / "rows.parquet")
+    config = watched(
+        settings, tmp_path / "rows.parquet", window="12h", keep_hours="2d", catch_up=2,
+        reference=WeekdayReference(weeks=2), min_rows=100,
+    )  # fmt: skip
+    run_watch(config, START + 22 * DAY)
+    result = run_watch(config, START + 23 * DAY)
+    assert (result.windows, result.drifted) == (2, {})
+    with open_database(settings).session() as session:
+        merged = [row.start for row in session.scalars(select(HistogramRow)) if row.grain == "day"]
+    assert max(merged) < START + 23 * DAY - 15 * DAY
+
+
 def test_max_lag(settings: Settings, source: Path) -> None:
     for name, lag, raised in (("a", "13h", ["freshness"]), ("b", "15h", []), ("c", None, [])):
         config = watched(settings, source, name=name, max_lag=lag)

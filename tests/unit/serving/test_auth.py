@@ -81,6 +81,18 @@ def test_revoking_a_key_revokes_its_delegated_keys(settings: Settings) -> None:
         revoke_key(settings, "key_none")
 
 
+def test_a_delegated_key_ends_with_its_parent(settings: Settings) -> None:
+    _, parent = create_key(settings, ["llm"], expires="5m")
+    _, child = delegate(settings, parent, ["llm"], expires="1h")
+    assert child.expires_at == parent.expires_at
+    _, grandchild = delegate(settings, child, ["llm"], expires="2h")
+    assert grandchild.expires_at == parent.expires_at
+    _, short = delegate(settings, parent, ["llm"], expires="1m")
+    assert short.expires_at is not None
+    assert parent.expires_at is not None
+    assert short.expires_at < parent.expires_at
+
+
 def test_a_key_cannot_delegate_scopes_that_it_lacks(settings: Settings) -> None:
     _, parent = create_key(settings, ["llm"])
     with pytest.raises(PermissionDeniedError, match="train"):

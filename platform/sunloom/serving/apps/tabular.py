@@ -72,14 +72,16 @@ class LoadedModels:
             NotFoundError: There is no tabular model of that name; lists the known ones.
         """
         version = self._versions.get_or_load(ref, lambda: self._look_up(ref))
-        if version.ref not in self._models:
+        # Read once: another thread may remove it between two look-ups.
+        model = self._models.get(version.ref)
+        if model is None:
             model = load_model(self._registry.path(version))
             # One version of a model at a time, so that promotions do not fill the memory.
             for ref in [ref for ref in self._models if ref.partition("@")[0] == version.name]:
                 # With a default: requests run in threads, and another one may have removed it.
                 self._models.pop(ref, None)
             self._models[version.ref] = model
-        return version, self._models[version.ref]
+        return version, model
 
     def names(self) -> list[str]:
         """Names of tabular models."""

@@ -160,6 +160,8 @@ def delegate(
 ) -> tuple[str, KeyRecord]:
     """Create a short-lived child of a key: some of its scopes, none more, and its limits.
 
+    It expires with its parent at the latest.
+
     Raises:
         PermissionDeniedError: The parent lacks a scope.
     """
@@ -179,6 +181,7 @@ def delegate(
         # A child of a child counts against the key at the root: one account for the whole chain.
         parent=parent.account,
         purpose=purpose,
+        latest=parent.expires_at,
     )
 
 
@@ -295,7 +298,9 @@ def _insert(
     allowance: Allowance,
     parent: str | None,
     purpose: str,
+    latest: datetime | None = None,
 ) -> tuple[str, KeyRecord]:
+    ends = [utc_now() + lifetime] if lifetime else []
     secret = PREFIX + secrets.token_urlsafe(32)
     row = KeyRow(
         # The id is no secret: it only has to be unique.
@@ -309,7 +314,7 @@ def _insert(
         parent=parent,
         purpose=purpose,
         created_at=utc_now(),
-        expires_at=utc_now() + lifetime if lifetime else None,
+        expires_at=min([*ends, *([latest] if latest else [])], default=None),
         revoked_at=None,
     )
     with open_keys(settings).session() as session:
