@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,10 @@ class _Writer:
     def _value_to_json(self, value: Any) -> Any:
         if isinstance(value, pl.Series):
             if len(value) <= _INLINE_VALUES:
+                if isinstance(value.dtype, pl.Decimal):
+                    # JSON's numbers are floats for most readers.
+                    texts = [None if item is None else str(item) for item in value]
+                    return {"series": texts, "dtype": "Decimal", "scale": value.dtype.scale}
                 return {"series": value.to_list(), "dtype": str(value.dtype)}
             return {"file": self._write_file(value.to_frame("values"))}
         if isinstance(value, pl.DataFrame):
@@ -224,6 +229,9 @@ class _Reader:
             return tuple(self._value(item) for item in plain)
         if not isinstance(plain, dict):
             return plain
+        if "scale" in plain:
+            decimals = [None if text is None else Decimal(text) for text in plain["series"]]
+            return pl.Series(decimals, dtype=pl.Decimal(38, plain["scale"]))
         if "series" in plain:
             return pl.Series(plain["series"], dtype=_TYPES[plain["dtype"]])
         if "columns" in plain:

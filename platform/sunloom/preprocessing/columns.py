@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from sunloom.data.arrays import FloatArray
+from sunloom.data.exact_casts import decode_texts
 from sunloom.errors import DataError
 
 Kind = Literal["number", "category", "bool", "time", "bytes", "other"]
@@ -32,10 +34,13 @@ def kind_of(dtype: pl.DataType) -> Kind:
 
 
 def level_dtype(dtype: pl.DataType) -> pl.DataType:
-    """The type in which a column's levels are kept: text, int64, float64 or bool."""
+    """The type in which a column's levels are kept: text, int64, float64, decimal or bool."""
     if dtype.is_integer():
         return pl.Int64()
-    if dtype.is_float() or dtype.is_decimal():
+    if isinstance(dtype, pl.Decimal):
+        # As they are: many decimals of 17 digits and more have the same float.
+        return pl.Decimal(38, dtype.scale)
+    if dtype.is_float():
         return pl.Float64()
     return pl.Boolean() if dtype == pl.Boolean else pl.String()
 
@@ -45,6 +50,37 @@ def levels_of(series: pl.Series) -> pl.Series:
     # One width for all files of a table, which may differ in it.
     levels = series.cast(level_dtype(series.dtype))
     return levels.fill_nan(None) if levels.dtype == pl.Float64 else levels
+
+
+def exact_decimal(value: Any) -> Any:
+    """A number as a decimal: of a float the shortest one that is the same float."""
+    return Decimal(repr(value)) if isinstance(value, float) else value
+
+
+def decode_columns(rows: pl.DataFrame, columns: Iterable[str]) -> pl.DataFrame:
+    """Rows with those of the columns that hold bytes as text.
+
+    Raises:
+        DataError: A value is no UTF-8.
+    """
+    for name in columns:
+        if rows.schema[name] != pl.Binary:
+            continue
+        texts = decode_texts(rows[name])
+        lost = texts.is_null() & rows[name].is_not_null()
+        if lost.any():
+            raise not_utf8_error(name, f", such as {rows[name].filter(lost)[0]!r}")
+        rows = rows.with_columns(texts)
+    return rows
+
+
+def not_utf8_error(column: str, example: str = "") -> DataError:
+    """The refusal of bytes that are no text."""
+    return DataError(
+        f"Column {column!r} holds bytes that are no UTF-8{example}.",
+        "Write the column as text, decoded from the encoding that its bytes are in.",
+        column,
+    )
 
 
 def require_kind(

@@ -33,6 +33,7 @@ from sunloom.preprocessing.recipe import (
     parse_recipe,
     recipe_to_json,
     steps_of,
+    text_columns,
 )
 from sunloom.preprocessing.tables import Batch, Source, open_source
 
@@ -232,7 +233,7 @@ def fit(
         DataError: A column is missing, of the wrong type, or holds what cannot be learnt from.
     """
     parsed = parse_recipe(recipe)
-    source = open_source(table, known_types(parsed))
+    source = open_source(table, known_types(parsed), text_columns(parsed))
     schema = source.schema
     try:
         # The short form names no columns: they depend on the table.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -14,8 +14,18 @@ import polars as pl
 
 from sunloom.data.sources.table_files import require_columns
 from sunloom.errors import DataError
-from sunloom.preprocessing.columns import Kind, infinite_error, kind_of, require_kind
+from sunloom.preprocessing.columns import (
+    Kind,
+    decode_columns,
+    exact_decimal,
+    infinite_error,
+    kind_of,
+    not_utf8_error,
+    require_kind,
+)
+from sunloom.preprocessing.operations.categories import CategoryLookup, OneHot
 from sunloom.preprocessing.operations.protocol import Operation, RowFunction, Training
+from sunloom.preprocessing.operations.vectors import VectorLookup
 from sunloom.preprocessing.tables import Batch, Source, whole_table
 
 Stage: TypeAlias = tuple[Operation, ...]
@@ -134,11 +144,15 @@ _TYPES: Mapping[Kind, tuple[type, ...]] = {
 _NOUNS = {"number": "a number", "category": "text", "bool": "true or false", "time": "a date"}
 
 
-def build_row_check(kinds: Mapping[str, Kind]) -> Callable[[dict[str, Any]], None]:
+def build_row_check(
+    kinds: Mapping[str, Kind], levels: Collection[str] = ()
+) -> Callable[[dict[str, Any]], None]:
     """A function that checks the named columns of a row, and makes NaN None in it.
 
     Args:
         kinds: Column to kind.
+        levels: Columns whose values are looked up before anything is computed with them: a decimal
+            there keeps the digits that no float has.
     """
     numbers = tuple(name for name, kind in kinds.items() if kind == "number")
     others = tuple((name, _TYPES[kind]) for name, kind in kinds.items() if kind != "number")
@@ -155,10 +169,12 @@ def build_row_check(kinds: Mapping[str, Kind]) -> Callable[[dict[str, Any]], Non
                     elif value == inf or value == -inf:
                         raise infinite_error(name)
                 elif value is not None and value.__class__ is not int:
-                    row[name] = _to_number(name, value)
+                    row[name] = _to_number(name, value, keep_digits=name in levels)
             for name, types in others:
                 if (value := row[name]) is not None and not isinstance(value, types):
-                    raise _type_error(name, value, kinds[name])
+                    if not isinstance(value, bytes) or kinds[name] != "category":
+                        raise _type_error(name, value, kinds[name])
+                    row[name] = _to_text(name, value)
         except KeyError as missing:
             raise DataError(
                 f"The row lacks the column {missing.args[0]}.",
@@ -169,12 +185,21 @@ def build_row_check(kinds: Mapping[str, Kind]) -> Callable[[dict[str, Any]], Non
     return check
 
 
-def _to_number(name: str, value: Any) -> float | None:
+def _to_text(name: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise not_utf8_error(name) from None
+
+
+def _to_number(name: str, value: Any, *, keep_digits: bool) -> float | Decimal | None:
     if not isinstance(value, _TYPES["number"]) and not hasattr(value, "__float__"):
         raise _type_error(name, value, "number")
     number = float(value)
     if math.isinf(number):
         raise infinite_error(name)
+    if keep_digits and isinstance(value, Decimal) and exact_decimal(number) != value:
+        return None if value.is_nan() else value
     return None if math.isnan(number) else number
 
 
@@ -238,6 +263,8 @@ class FittedPipeline:
             DataError: A column is missing or of another type, or holds an infinite value or a
                 level that is refused.
         """
+        texts = [name for name, kind in self.kinds.items() if kind == "category"]
+        frame = decode_columns(frame, [name for name in texts if name in frame.columns])
         self._check(frame)
         return apply_stages(frame, self.stages, training)
 
@@ -256,7 +283,12 @@ class FittedPipeline:
     def _row_functions(self) -> tuple[RowFunction, ...]:
         # Built once: what an operation needs per row is then in the closure of its function.
         functions = (operation.row_function() for stage in self.stages for operation in stage)
-        return (build_row_check(self.kinds), *functions)
+        first: dict[str, Operation] = {}
+        for operation in (operation for stage in self.stages for operation in stage):
+            first |= {name: operation for name in operation.inputs if name not in first}
+        lookups = (CategoryLookup, OneHot, VectorLookup)
+        levels = {name for name, operation in first.items() if isinstance(operation, lookups)}
+        return (build_row_check(self.kinds, levels), *functions)
 
     @cached_property
     def kinds(self) -> Mapping[str, Kind]:

@@ -117,6 +117,17 @@ def known_types(recipe: Recipe) -> dict[str, pl.DataType]:
     return known
 
 
+def text_columns(recipe: Recipe) -> list[str]:
+    """Columns that the recipe names for steps on text: bytes there are text, and no image."""
+    steps = () if isinstance(recipe, ShortForm) else recipe
+    return [
+        name
+        for step in steps
+        if "category" in (kinds := estimator_of(step).kinds) and "bytes" not in kinds
+        for name in step.columns or ()
+    ]
+
+
 def columns_of(
     step: StepLike, schema: pl.Schema, removed: Sequence[str] = (), keep: Sequence[str] = ()
 ) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from sunloom.data.arrays import FloatArray, IntArray
-from sunloom.data.sources.folder_schema import common_type
+from sunloom.data.sources.folder_schema import fit_schema, merge_schemas
 from sunloom.data.sources.table_files import (
     FileSplit,
     Table,
     data_files,
+    parquet_schema,
     read_table,
     require_columns,
     split_file,
@@ -29,7 +30,7 @@ from sunloom.data.sources.text_types import (
     type_name,
 )
 from sunloom.errors import DataError
-from sunloom.preprocessing.columns import infinite_error, kind_of
+from sunloom.preprocessing.columns import decode_columns, infinite_error, kind_of
 
 # 1 MiB per number column.
 BATCH_ROWS = 131_072
@@ -136,10 +137,12 @@ class FileSource:
     Attributes:
         path: The file or folder.
         known: Columns whose type a recipe or an artifact knows, for files of text.
+        texts: Columns that steps take as text: bytes of Parquet files are decoded there.
     """
 
     path: Path
     known: Mapping[str, pl.DataType] = field(default_factory=dict)
+    texts: Collection[str] = ()
 
     @cached_property
     def files(self) -> list[Path]:
@@ -148,61 +151,65 @@ class FileSource:
 
     @cached_property
     def schema(self) -> pl.Schema:
-        """Column to type, in order; the columns are the first file's."""
-        file = self.files[0]
-        if file.suffix == ".parquet":
-            try:
-                return pl.Schema(pl.read_parquet_schema(file))
-            except (pl.exceptions.PolarsError, OSError) as error:
-                raise DataError(f"{file} cannot be read as parquet: {error}") from error
-        # Of all files: in the first one a column may have no value, or only whole numbers.
-        schemas = [_text_schema(file) for file in self.files]
-        types = dict(schemas[0])
-        for other in schemas[1:]:
-            # What files do not agree on is text in all of them.
-            types |= {
-                name: common_type(dtype, other.get(name, pl.Null())) or pl.String()
-                for name, dtype in types.items()
-            }
-        return pl.Schema({n: _known_type(self.known.get(n), own) for n, own in types.items()})
+        """Column to type, in order of first appearance: the columns of all files."""
+        types = {name: self._type_of(name, types) for name, types in self._types.items()}
+        return pl.Schema(types)
 
-    def require_same_kinds(self, file: Path, columns: Sequence[str] | None = None) -> None:
-        """Check that a Parquet file has these columns, of the kinds that the first file has.
+    @cached_property
+    def _types(self) -> Mapping[str, Mapping[Path, pl.DataType]]:
+        """Column to its type in each file that has it."""
+        types: dict[str, dict[Path, pl.DataType]] = {}
+        for file in self.files:
+            own = parquet_schema(file) if file.suffix == ".parquet" else _text_schema(file)
+            for name, dtype in own.items():
+                types.setdefault(name, {})[file] = dtype
+        return types
+
+    def _type_of(self, name: str, types: Mapping[Path, pl.DataType]) -> pl.DataType:
+        is_text_file = all(file.suffix != ".parquet" for file in types)
+        try:
+            dtype = _merge_types(name, types)
+        except DataError:
+            # Refused where it is read: other columns may be all that a recipe needs. What files of
+            # text do not agree on is text in all of them.
+            dtype = pl.String() if is_text_file else next(iter(types.values()))
+        if is_text_file:
+            return _known_type(self.known.get(name), dtype)
+        is_text = name in self.texts or kind_of(self.known.get(name, pl.Null())) == "category"
+        return pl.String() if is_text and dtype == pl.Binary else dtype
+
+    def require_common_types(self, columns: Sequence[str] | None = None) -> None:
+        """Check that some file has each column, and all that have it agree on its type.
 
         Raises:
-            DataError: Names the file and the column.
+            DataError: Names the column and the files.
         """
-        if file == self.files[0] or file.suffix != ".parquet":
-            return
-        names = self.schema if columns is None else columns
-        schema = FileSource(file).schema
-        require_columns(schema, names, str(file))
+        names = list(self.schema) if columns is None else columns
+        require_columns(self.schema, names, str(self.path))
         for name in names:
-            dtype, first = schema[name], self.schema[name]
-            # A file in which a column has no value has any type for it.
-            kinds = {kind_of(known) for known in (dtype, first) if known != pl.Null}
-            if len(kinds) > 1 and kinds != {"number", "bool"}:
-                raise DataError(
-                    f"Column {name!r} is {dtype} in {file}, but {first} in {self.files[0].name}.",
-                    "Write it with one type in all files.",
-                    name,
-                )
+            if any(file.suffix == ".parquet" for file in self._types[name]):
+                _merge_types(name, self._types[name])
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
         """Batches of at most ``BATCH_ROWS`` rows."""
+        self.require_common_types(columns)
         first = 0
         for file in self.files:
-            self.require_same_kinds(file, columns)
             for rows in file_batches(file, columns, schema=self.schema):
                 yield Batch(rows, first)
                 first += rows.height
+
+
+def _merge_types(name: str, types: Mapping[Path, pl.DataType]) -> pl.DataType:
+    schemas = ((str(file), pl.Schema({name: dtype})) for file, dtype in types.items())
+    return merge_schemas(schemas)[name]
 
 
 def whole_table(source: Source, columns: Sequence[str] | None = None) -> Batch:
     """All rows at once, in memory."""
     schema = source.schema
     names = list(schema) if columns is None else list(columns)
-    parts = [widen_integers(batch.rows, schema) for batch in source.batches(names)]
+    parts = [batch.rows for batch in source.batches(names)]
     empty = pl.DataFrame(schema={name: schema[name] for name in names})
     return Batch(pl.concat(parts) if parts else empty)
 
@@ -215,22 +222,26 @@ def widen_integers(rows: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
 
 
 def open_source(
-    table: pl.DataFrame | pl.LazyFrame | Path | str, known: Mapping[str, pl.DataType] | None = None
+    table: pl.DataFrame | pl.LazyFrame | Path | str,
+    known: Mapping[str, pl.DataType] | None = None,
+    texts: Collection[str] = (),
 ) -> Source:
     """A table's source: a frame, or the path of a file or folder.
 
     Args:
         table: The frame or path.
         known: Columns whose type a recipe or an artifact knows, for files of text.
+        texts: Columns that steps take as text, where a frame or a Parquet file may have bytes.
 
     Raises:
         UsageError: There is no such file.
+        DataError: Bytes of a frame that are to be text are no UTF-8.
     """
     if isinstance(table, pl.LazyFrame):
-        return FrameSource(table.collect())
+        table = table.collect()
     if isinstance(table, pl.DataFrame):
-        return FrameSource(table)
-    source = FileSource(Path(table), known or {})
+        return FrameSource(decode_columns(table, [name for name in texts if name in table.columns]))
+    source = FileSource(Path(table), known or {}, texts)
     source.files  # noqa: B018 - an absent file is refused here, not at the first batch
     return source
 
@@ -248,8 +259,7 @@ def file_batches(
         file: The file.
         columns: Columns to read; all by default.
         groups: Row groups of a Parquet file; all by default.
-        schema: Types of the table, which the values of a file of text are read as; by default
-            those that all values of the file have.
+        schema: Columns and types of the table that the file is one of; by default its own.
 
     Raises:
         DataError: The file cannot be read as what its ending says.
@@ -262,12 +272,19 @@ def file_batches(
 
     # Without pre_buffer: it would hold whole row groups in memory, whatever the batch's size.
     with pq.ParquetFile(file, pre_buffer=False) as parquet:
-        names = None if columns is None else list(columns)
-        for batch in parquet.iter_batches(BATCH_ROWS, columns=names, row_groups=groups):
+        own = parquet.schema_arrow.names
+        names = list(columns) if columns is not None else list(own if schema is None else schema)
+        # One column at least, which tells how many rows there are.
+        known = [name for name in names if name in own] or own[:1]
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=known, row_groups=groups):
             rows = pl.from_arrow(batch)
             assert isinstance(rows, pl.DataFrame)
+            if schema is not None:
+                types = pl.Schema({name: schema[name] for name in names})
+                texts = [name for name in known if types.get(name) == pl.String]
+                rows = fit_schema(decode_columns(rows, texts), types, str(file))
             # pyarrow gives columns in the file's order.
-            yield rows if names is None else rows.select(names)
+            yield rows.select(names)
 
 
 def _read_whole(file: Path, *, as_text: bool = False) -> Table:
@@ -318,10 +335,13 @@ def _read_text(
     """
     # CSV is parsed here; JSON has types, and only columns that the table has otherwise are parsed.
     table = _read_whole(file, as_text=file.suffix == ".csv")
-    names = table.rows.columns if columns is None else list(columns)
-    require_columns(table.rows, names, str(file))
-    rows = table.rows.select(names)
-    differing = [n for n in names if n in schema and schema[n] != rows.schema[n]]
+    names = list(schema) if columns is None else list(columns)
+    if not table.rows.width:
+        return pl.DataFrame(schema={name: schema[name] for name in names})
+    own = [name for name in names if name in table.rows.columns]
+    missing = [pl.lit(None, schema[name]).alias(name) for name in names if name not in own]
+    rows = table.rows.with_columns(missing).select(names)
+    differing = [name for name in own if schema[name] != rows.schema[name]]
     if differing and file.suffix != ".csv":
         rows = rows.with_columns(_read_whole(file, as_text=True).rows.select(differing))
     typed = rows.with_columns(
@@ -382,12 +402,12 @@ def file_splits_of(source: FileSource, columns: Sequence[str] | None = None) -> 
         columns: Columns that will be read; all by default.
 
     Raises:
-        DataError: A file lacks one of them, or has it with another type than the first file.
+        DataError: No file has one of them, or two files have it in types with none in common.
     """
     splits: list[FileSplit] = []
     first = 0
+    source.require_common_types(columns)
     for file in source.files:
-        source.require_same_kinds(file, columns)
         for split in split_file(file, columns):
             rows = split.rows
             if file.suffix != ".parquet":

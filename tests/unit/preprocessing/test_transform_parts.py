@@ -114,15 +114,16 @@ def test_later_files_may_hold_whole_numbers_and_more_columns(tmp_path: Path) -> 
     assert whole_table(source).rows["a"].to_list() == [0.5, 1.5, 2.0, 3.0]
     fitted = fit([{"type": "min_max_scaler", "columns": ["a"]}], folder)
     assert write_prepared(fitted, source, out) == 4
-    assert pl.read_parquet(out).columns == ["a", "s"]
+    assert pl.read_parquet(out).columns == ["a", "s", "b"]
+    assert pl.read_parquet(out)["b"].to_list() == [None, None, 0, 0]
     assert pl.read_parquet(out)["a"].to_list() == pytest.approx([0, 0.4, 0.6, 1])
 
 
 @pytest.mark.parametrize(
     ("later", "words"),
     [
-        ({"a": ["x"], "b": [1]}, "Column 'a' is String in .*b.parquet, but Float64 in a.parquet"),
-        ({"b": [1]}, "b.parquet lacks the column a"),
+        ({"a": ["x"], "b": [1]}, "'a' is Float64 in .*a.parquet, but String in .*b.parquet"),
+        ({"a": [True], "b": [1]}, "'a' is Float64 in .*a.parquet, but Boolean in .*b.parquet"),
     ],
 )
 def test_a_later_file_of_another_shape_is_refused(
@@ -137,6 +138,30 @@ def test_a_later_file_of_another_shape_is_refused(
     assert whole_table(source, ["b"]).rows["b"].to_list() == [1, 1]
     with pytest.raises(DataError, match=words):
         fit([{"type": "standard_scaler", "columns": ["a"]}], tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_columns_that_some_files_lack_are_null_there(tmp_path: Path, suffix: str) -> None:
+    frames = [
+        pl.DataFrame({"a": [1, 2], "c": ["x", None]}),
+        pl.DataFrame({"b": [7], "a": [0.5]}),
+        pl.DataFrame({"z": [True, False, None]}),
+    ]
+    for number, frame in enumerate(frames):
+        file = tmp_path / f"{number}.{suffix}"
+        getattr(
+            frame, {"parquet": "write_parquet", "csv": "write_csv"}.get(suffix, "write_ndjson")
+        )(file)
+    expected = pl.concat(frames, how="diagonal_relaxed")
+    source = open_source(tmp_path)
+    assert whole_table(source).rows.equals(expected)
+    assert whole_table(source, ["b", "a"]).rows.equals(expected.select("b", "a"))
+    splits = split_table(file_splits_of(source), 9, 10, schema=source.schema)  # type: ignore[arg-type]
+    rows = [batch.rows for split in splits for batch in split.batches(["c"])]
+    assert pl.concat(rows).equals(expected.select("c"))
+    fitted = fit([{"type": "simple_imputer", "strategy": "mean", "columns": ["a", "b"]}], tmp_path)
+    assert fitted.report.rows == 6
+    assert fitted.apply_frame(expected)["b"].to_list() == [7.0] * 6
 
 
 def test_a_worker_keeps_to_its_share_of_the_memory() -> None:
@@ -261,5 +286,5 @@ def test_a_later_files_fraction_is_not_cut_off(tmp_path: Path) -> None:
     pl.DataFrame({"a": [1.0], "carried": [1]}).write_parquet(folder / "a.parquet")
     pl.DataFrame({"a": [2.0], "carried": [3.5]}).write_parquet(folder / "b.parquet")
     fitted = fit([{"type": "standard_scaler", "columns": ["a"]}], folder)
-    with pytest.raises(DataError, match=r"'carried' holds 3\.5"):
-        write_prepared(fitted, open_source(folder), tmp_path / "out.parquet")
+    write_prepared(fitted, open_source(folder), tmp_path / "out.parquet")
+    assert pl.read_parquet(tmp_path / "out.parquet")["carried"].to_list() == [1.0, 3.5]

@@ -79,7 +79,10 @@ def fit_schema(rows: pl.DataFrame, schema: pl.Schema, file: str) -> pl.DataFrame
     """
     if rows.schema == schema:
         return rows
-    fitted = rows.select(fit_columns(rows.schema, schema))
+    if not rows.width:
+        return pl.DataFrame(schema=schema)
+    # Beside the file's own columns: constants alone would be one row, whatever the file has.
+    fitted = rows.with_columns(fit_columns(rows.schema, schema)).select(schema.names())
     for name, dtype in rows.schema.items():
         if name in schema and fitted[name].null_count() > rows[name].null_count():
             raise DataError(

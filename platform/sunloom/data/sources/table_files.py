@@ -36,14 +36,16 @@ class Table:
     decimal_comma: bool = False
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None, *, as_text: bool = False) -> Table:
+def read_table(
+    path: Path | Sequence[Path], columns: Sequence[str] | None = None, *, as_text: bool = False
+) -> Table:
     """Read one file, or a folder of files of one kind in name order.
 
     Columns of a folder are found by name: one that only some files have is null in the rows of the
     others, and numbers and timestamps have the widest type of all files.
 
     Args:
-        path: A file, or a folder of them.
+        path: A file, a folder of them, or several, which are read as one folder's files.
         columns: Columns to read; all by default.
         as_text: Leave the values of formats without types (CSV, JSON lines) as text, for a caller
             that knows the types.
@@ -53,13 +55,14 @@ def read_table(path: Path, columns: Sequence[str] | None = None, *, as_text: boo
         DataError: A file cannot be read as its extension says, no file has a column, or two files
             have it in types that have none in common.
     """
-    files = data_files(path)
+    paths = [path] if isinstance(path, Path) else path
+    files = [file for one in paths for file in data_files(one)]
     parts = [read_file(file, columns, as_text=as_text) for file in files]
     if len(parts) == 1:
         table = parts[0]
         if columns is not None:
             if any(name not in table.rows.columns for name in columns):
-                require_columns_in(path, columns)
+                require_columns_in(paths[0] if len(paths) == 1 else files, columns)
             table = replace(table, rows=table.rows.select(columns))
         return table
     frames = _texts_alike([part.rows for part in parts], files)
@@ -67,7 +70,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None, *, as_text: boo
     schema = merge_schemas(typed)
     if columns is not None:
         if any(name not in schema for name in columns):
-            require_columns_in(path, columns)
+            require_columns_in(paths[0] if len(paths) == 1 else files, columns)
         schema = pl.Schema({name: schema[name] for name in columns})
     rows = [fit_schema(frame, schema, str(file)) for file, frame in zip(files, frames, strict=True)]
     # No positions of the whole: those of the files repeat, so the rows are numbered anew.
@@ -153,21 +156,23 @@ def require_columns(rows: pl.DataFrame | pl.Schema, names: Iterable[str], source
     )
 
 
-def require_columns_in(path: Path, names: Iterable[str]) -> None:
-    """Check that every name is a column of the file, or of some file of the folder.
+def require_columns_in(path: Path | Sequence[Path], names: Iterable[str]) -> None:
+    """Check that every name is a column of the file, or of some file of the folder or of several.
 
     Raises:
         DataError: Names the missing columns and those found.
     """
     found: dict[str, None] = {}
-    for file in data_files(path):
+    files = data_files(path) if isinstance(path, Path) else path
+    for file in files:
         # Nearly always the first file has them all, and no other one is opened.
         found.update(dict.fromkeys(_column_names(file)))
         if all(name in found for name in names):
             return
     # Files without lines name no columns: none is missing, and all are empty.
     if found:
-        require_columns(pl.Schema(dict.fromkeys(found, pl.Null())), names, str(path))
+        source = str(path) if isinstance(path, Path) else ", ".join(map(str, files))
+        require_columns(pl.Schema(dict.fromkeys(found, pl.Null())), names, source)
 
 
 def _column_names(file: Path) -> Sequence[str]:
@@ -204,7 +209,7 @@ def _read_parquet(path: Path, columns: Sequence[str] | None, _as_text: bool) -> 
     names = None if columns is None else list(columns)
     if names is not None:
         known = pl.read_parquet_schema(path)
-        names = [name for name in names if name in known]
+        names = _known_names(list(known), names)
     # No glob and no hive: brackets and = in a path are characters of a name here.
     return Table(pl.read_parquet(path, columns=names, glob=False, hive_partitioning=False))
 
@@ -300,7 +305,13 @@ def _json_text(value: Any) -> str | None:
 def _known_columns(frame: pl.DataFrame, columns: Sequence[str] | None) -> pl.DataFrame:
     if columns is None:
         return frame
-    return frame.select([name for name in columns if name in frame.columns])
+    return frame.select(_known_names(frame.columns, columns))
+
+
+def _known_names(own: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Those of the names that the file has; its first column where it has none of them."""
+    # Without any column a table has no rows, and nothing would say that they are lost.
+    return [name for name in names if name in own] or list(own[:1])
 
 
 READERS: Mapping[str, Callable[[Path, Sequence[str] | None, bool], Table]] = {
@@ -335,13 +346,16 @@ class FileSplit:
     size_bytes: int
 
     def read_parquet(self, columns: Sequence[str]) -> pl.DataFrame:
-        """Those of the columns that the Parquet file has, in the rows of the split."""
+        """Those of the columns that the Parquet file has, in the rows of the split.
+
+        Where it has none of them, its first column tells how many rows there are.
+        """
         import pyarrow.parquet as pq
 
         # Not by Polars, which reads ranges of rows but no row groups by number.
         with pq.ParquetFile(self.file) as opened:
             names = opened.schema_arrow.names
-            known = [name for name in columns if name in names]
+            known = _known_names(names, columns)
             frame = pl.from_arrow(opened.read_row_groups(list(self.row_groups), columns=known))
         assert isinstance(frame, pl.DataFrame)
         return frame

@@ -157,6 +157,9 @@ class TargetLevels:
     def update(self, batch: Batch) -> None:
         """Add the rows of a batch."""
         target = levels_of(batch.rows[self.target])
+        if target.dtype.is_decimal():
+            # Of a target, moments are taken: it is a quantity whatever its width.
+            target = target.cast(pl.Float64)
         rows = pl.DataFrame(
             {
                 # 32 bits are enough for folds: group keys stay small.

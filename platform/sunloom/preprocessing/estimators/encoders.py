@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -56,9 +57,12 @@ def _levels_of(
         )
     # By the step's own columns: an earlier step may have removed one of them, but not its list.
     values = list(step.categories[(step.columns or ()).index(column)])
+    dtype = counted[LEVEL].dtype
     try:
-        named = pl.Series(LEVEL, values, dtype=counted[LEVEL].dtype)
-    except (TypeError, OverflowError, pl.exceptions.PolarsError):
+        is_decimal = isinstance(dtype, pl.Decimal)
+        typed = [_as_level(value, dtype) for value in values] if is_decimal else values
+        named = pl.Series(LEVEL, typed, dtype=dtype)
+    except (TypeError, ValueError, ArithmeticError, pl.exceptions.PolarsError):
         raise DataError(
             f"The categories {values} of column {column!r} are not all {counted[LEVEL].dtype}.",
             "Write them as the column has them: numbers plain, text in quotes.",
@@ -74,6 +78,15 @@ def _levels_of(
         )
     missing = counted.filter(pl.col(LEVEL).is_null())
     return pl.concat([levels.with_columns(pl.col(COUNT).fill_null(0)), missing])
+
+
+def _as_level(value: Any, dtype: pl.DataType) -> Decimal:
+    assert isinstance(dtype, pl.Decimal)
+    # Polars itself would drop digits that the column's scale has no place for.
+    decimal = Decimal(str(value))
+    if decimal != round(decimal, dtype.scale):
+        raise ValueError(value)
+    return decimal
 
 
 def infrequent_levels(

@@ -75,7 +75,8 @@ def _candidates(step: Interactions, columns: Sequence[str]) -> Iterator[Operatio
 
 def _codes_of_target(target: pl.Series, bins: int) -> IntArray:
     levels = levels_of(target)
-    if levels.dtype == pl.Float64 or (levels.n_unique() > bins and levels.dtype == pl.Int64):
+    is_fraction = levels.dtype.is_float() or levels.dtype.is_decimal()
+    if is_fraction or (levels.n_unique() > bins and levels.dtype == pl.Int64):
         return _bin_codes(levels.cast(pl.Float64).to_numpy(), bins)
     codes: IntArray = levels.rank("dense").fill_null(0).to_numpy().astype(np.int64)
     return codes

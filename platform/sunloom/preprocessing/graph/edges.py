@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from polars import selectors
 
 from sunloom.config.preprocessing.graph import GraphConfig, NodesConfig
-from sunloom.data.sources.table_files import data_files, read_table, require_columns
+from sunloom.data.sources.table_files import read_table, require_columns
 from sunloom.data.sources.text_types import parse_datetime
 from sunloom.errors import DataError, DependencyError
 
@@ -73,28 +73,10 @@ def read_nodes(nodes: NodesConfig, key: str, as_of: datetime | None) -> pl.DataF
 
 
 def _read(paths: Sequence[Path], columns: list[str] | None) -> pl.DataFrame:
-    files = [file for path in paths for file in data_files(path)]
-    tables = [read_table(file, columns) for file in files]
-    for row in (row for table in tables for row in table.damaged):
+    table = read_table(paths, columns)
+    for row in table.damaged:
         raise DataError(f"{row.source}, line {row.position}: {row.reason}.", "Correct the line.")
-    frames = [(file, table.rows) for file, table in zip(files, tables, strict=True)]
-    # The columns of an empty file have no types of their own: CSV reads them as text.
-    filled = [(file, rows) for file, rows in frames if rows.height] or frames[:1]
-    first_file, first = filled[0]
-    for file, rows in filled[1:]:
-        require_columns(rows, first.columns, str(file))
-        for name, dtype in first.schema.items():
-            other = rows.schema[name]
-            # Numbers may be of different width.
-            is_same_kind = dtype == other or (dtype.is_numeric() and other.is_numeric())
-            if not is_same_kind and pl.Null not in (dtype, other):
-                raise DataError(
-                    f"{name!r} is {dtype} in {first_file}, {other} in {file}.",
-                    "Cast them alike.",
-                    name,
-                )
-    rows_by_name = [rows.select(first.columns) for _, rows in filled]
-    return pl.concat(rows_by_name, how="vertical_relaxed")
+    return table.rows
 
 
 def _times(column: pl.Series, label: str) -> pl.Series:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sunloom.data.exact_casts import cast_series_exactly
 from sunloom.errors import DataError
-from sunloom.preprocessing.columns import levels_of
+from sunloom.preprocessing.columns import exact_decimal, levels_of
 from sunloom.preprocessing.operations.protocol import (
     Expansion,
     RowFunction,
@@ -28,6 +28,14 @@ _DTYPES = {"uint8": pl.UInt8, "float32": pl.Float32, "float64": pl.Float64}
 def codes_of(series: pl.Series, levels: pl.Series) -> Codes:
     """Each value's index among the levels: their number for null, -1 for an unseen one; [rows]."""
     present = levels_of(series)
+    if levels.dtype.is_decimal() != present.dtype.is_decimal():
+        # By value, as for one row: Polars makes decimals of floats with digits that they do not
+        # print, and none of truth values.
+        values = present.unique().drop_nulls()
+        known = {exact_decimal(level): place for place, level in enumerate(levels)}
+        numbers = [known.get(exact_decimal(value), -1) for value in values]
+        decimals = present.replace_strict(values, pl.Series(numbers, dtype=pl.Int32), default=None)
+        return decimals.cast(pl.Int32).fill_null(len(levels)).to_numpy()
     # Exactly: of floats, 3.5 is no level of whole numbers, and least of all 3.
     values = cast_series_exactly(present, levels.dtype)
     if not len(levels):
@@ -93,6 +101,16 @@ class CategoryLookup(Expansion):
         known: dict[Any, tuple[Any, ...]] = dict(zip(self.levels, rows, strict=False))
         known[None] = rows[len(self.levels)]
         name, names, unseen = self.column, self.names, rows[-1]
+        if self.levels.dtype.is_decimal():
+            refuse = self.unseen == "error"
+
+            def look_up_decimal(row: dict[str, Any]) -> None:
+                value = exact_decimal(row.pop(name) if name not in names else row[name])
+                if refuse and value not in known:
+                    raise _unseen_error(name, value)
+                row.update(zip(names, known.get(value, unseen), strict=True))
+
+            return look_up_decimal
         if self.unseen == "error":
 
             def look_up_known(row: dict[str, Any]) -> None:
@@ -168,9 +186,12 @@ class OneHot(Expansion):
         one, zero = (1, 0) if self.dtype == "uint8" else (1.0, 0.0)
         zeros = dict.fromkeys(self.names, zero)
         name, names, unseen, refuse = self.column, self.names, places[-1], self.unseen == "error"
+        is_decimal = self.levels.dtype.is_decimal()
 
         def spread(row: dict[str, Any]) -> None:
             value = row.pop(name)
+            if is_decimal:
+                value = exact_decimal(value)
             if refuse and value not in known:
                 raise _unseen_error(name, value)
             place = known.get(value, unseen)
@@ -261,7 +282,7 @@ class FeatureHash(SeveralColumns):
         rows = np.arange(frame.height)
         for name in self.sources:
             values = levels_of(frame[name])
-            if values.dtype in (pl.Int64, pl.Float64, pl.Boolean):
+            if values.dtype.is_numeric() or values.dtype == pl.Boolean:
                 bucket, sign = bucket_of(name, self.count, self.alternate)
                 table[bucket] += sign * values.cast(pl.Float64).fill_null(0.0).to_numpy()
                 continue

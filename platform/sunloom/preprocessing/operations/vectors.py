@@ -60,7 +60,7 @@ class VectorLookup(Expansion):
         dtype = level_dtype(values.dtype)
         if values.dtype == pl.Null or dtype == self.keys.dtype:
             return values
-        if dtype == pl.Float64 and self.keys.dtype == pl.Int64:
+        if (dtype.is_float() or dtype.is_decimal()) and self.keys.dtype == pl.Int64:
             # 7.0 is the key 7, as a nullable integer column may be read; 7.5 is none.
             return values
         raise DataError(

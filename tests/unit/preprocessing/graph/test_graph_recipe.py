@@ -338,10 +338,9 @@ def test_invalid_files_are_refused(run: Run, payments: Path, tmp_path: Path) -> 
     (tmp_path / "bad.jsonl").write_text('{"payer": 1, "payee": 2}\n{"payer": 1, \n')
     with pytest.raises(DataError, match=r"bad\.jsonl, line 2: not JSON"):
         run(edges=str(tmp_path / "bad.jsonl"))
-    (tmp_path / "one.csv").write_text("payer,payee\n1,2\n")
-    (tmp_path / "two.csv").write_text("payer,payee\nx,y\n")
-    with pytest.raises(DataError, match=r"'payer' is Int64 in .+, String in .+payments"):
-        run(edges=[str(tmp_path / "one.csv"), str(payments), str(tmp_path / "two.csv")])
+    pl.DataFrame({"payer": [1], "payee": [2]}).write_parquet(tmp_path / "one.parquet")
+    with pytest.raises(DataError, match=r"'payer' is Int64 in .+one.*, but String in .+payments"):
+        run(edges=[str(tmp_path / "one.parquet"), str(payments)])
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="cannot be written"):
         run(out=str(tmp_path / "file" / "out.parquet"))
@@ -356,11 +355,24 @@ def test_a_folder_of_nodes_whose_files_differ_in_order_and_width(run: Run, tmp_p
     (tmp_path / "nodes").mkdir()
     first = pl.DataFrame({"id": ["a"], "x": [1], "y": [None]})
     first.write_parquet(tmp_path / "nodes" / "a.parquet")
-    second = pl.DataFrame({"y": [2.0], "x": [0.5], "id": ["b"], "z": ["more"]})
+    second = pl.DataFrame({"y": [2.0], "x": [0.5], "id": ["b"], "z": [7]})
     second.write_parquet(tmp_path / "nodes" / "b.parquet")
     found = run(nodes={"table": str(tmp_path / "nodes"), "aggregations": ["sum"]})
     assert column(found, "neighbour_sum_x") == {"a": 0.5, "b": 1.0, "c": 1.5, "d": None, "e": 1.0}
     assert column(found, "neighbour_sum_y")["a"] == 2.0
+    # Only the later file has it.
+    assert column(found, "neighbour_sum_z") == column(found, "neighbour_sum_y") | {
+        name: 7.0 for name, total in column(found, "neighbour_sum_y").items() if total == 2.0
+    }
+
+
+def test_edges_of_files_that_differ_follow_the_rule_of_folders(run: Run, tmp_path: Path) -> None:
+    # A number in one file of text and a text in another are texts; the extra column is not read.
+    (tmp_path / "one.csv").write_text("payer,payee\n1,x\n")
+    (tmp_path / "two.csv").write_text("payee,note,payer\n007,why,x\n")
+    (tmp_path / "three.csv").write_text("payer,payee\n")
+    files = [str(tmp_path / f"{name}.csv") for name in ("three", "one", "two")]
+    assert column(run(edges=files), "degree") == {"1": 1, "x": 2, "007": 1}
 
 
 def test_the_example_runs(
