@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from sunloom.llm.base_models import resolve_model
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import render
 from sunloom.llm.evaluation import ExactMatch, exact_match, is_clearly_above, parse_calls
-from sunloom.llm.loop import plan_batches
+from sunloom.llm.loop import TrainingTask, plan_batches, run_worker
 from sunloom.llm.models import build_llama, load_model, load_tokenizer
 from sunloom.llm.optimization import learning_rate
 from sunloom.llm.planning import plan_training
@@ -117,6 +117,33 @@ def test_a_folder_of_ours_loads_as_any_hugging_face_model(tokenizer: Any, tmp_pa
     assert all((a == b).all() for a, b in zip(again.parameters(), model.parameters(), strict=True))
     assert load_tokenizer(str(tmp_path)).chat_template == tokenizer.chat_template
     assert {p.suffix for p in tmp_path.iterdir()} <= {".json", ".safetensors", ".jinja"}
+
+
+def test_workers_load_the_model_as_the_recipe_says(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "code")
+    )
+    folder = tmp_path / "own"
+    build_llama(Architecture(), tokenizer, 0).save_pretrained(str(folder))
+    (folder / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n\n\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n\n\n"
+        "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "own"}
+    config["auto_map"] = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    (folder / "config.json").write_text(json.dumps(config))
+    task = TrainingTask(
+        model=str(folder), base="", data=tmp_path, directory=tmp_path, pad=0, seed=0, lora=None,
+        training=TrainingConfig(dtype="float32"),
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        run_worker({"task": task})
+    # Loaded, and stopped because this process is no worker.
+    with pytest.raises(RuntimeError, match="outside of a Ray Train training function"):
+        run_worker({"task": replace(task, options=ModelConfig(trust_remote_code=True))})
 
 
 def test_a_model_is_a_folder_a_reference_or_a_hub_id(settings: Any, tmp_path: Path) -> None:

@@ -112,16 +112,15 @@ def merge_history(recipe: FeaturesRecipe, store: OnlineStore, layout: TileLayout
     Raises:
         DataError: A file cannot be read, or lacks a column.
     """
-    until = recipe.kafka_source().history
+    until, rules = recipe.kafka_source().history, recipe.feature_store.batch_source.deduplicate
+    for name in rules.keys() & set(layout.streamed):
+        _log.warning("events of the topic of %s are not deduplicated", name)
     if until is None:
         return 0
     paths = recipe.source_paths()
     fetch_sources(recipe.feature_store.batch_source, paths)
     sources = {name: paths[name] for name in layout.streamed if name in paths}
-    rules = recipe.feature_store.batch_source.deduplicate
     splits = SourceScan(layout.plan, sources, rules).splits
-    for name in rules.keys() & set(layout.streamed):
-        _log.warning("events of the topic of %s are not deduplicated", name)
     merged = sum(
         _merge_splits(store, layout, [split for split in splits if split.source == name], until)
         for name in sources
