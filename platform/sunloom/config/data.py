@@ -68,16 +68,20 @@ class TableSource(Model):
 
     deduplicate: dict[str, Deduplication] = Field(default_factory=dict)
     """Namespace of a features class to the rule of its repeated rows, such as
-    ``{orders: {by: id, keep: last}}``. Without a rule an event that is there twice counts twice,
-    and results count them (``repeated_ids``). Events of a topic are never deduplicated."""
+    ``{orders: {by: id, keep: last}}``; of a source with one table, ``{by: id, keep: last}`` is
+    enough. Without a rule an event that is there twice counts twice, and results count them
+    (``repeated_ids``). Events of a topic are never deduplicated."""
 
     @model_validator(mode="before")
     @classmethod
-    def _require_classes(cls, value: Any) -> Any:
+    def _expand_only_rule(cls, value: Any) -> Any:
         rules = value.get("deduplicate") if isinstance(value, dict) else None
-        if isinstance(rules, dict) and "by" in rules and not isinstance(rules["by"], dict):
+        if not isinstance(rules, dict) or isinstance(rules.get("by", {}), dict):
+            return value
+        names = list(value.get("tables") or ())
+        if len(names) != 1:
             raise ValueError("deduplicate names the class first: {orders: {by: id, keep: last}}")
-        return value
+        return value | {"deduplicate": {names[0]: rules}}
 
 
 class FilesSource(TableSource):

@@ -140,9 +140,10 @@ def test_a_rule_names_columns_of_a_source(source: Mapping[str, Path]) -> None:
         open_scan(plan, source, {"sl_sales": Deduplication(by=("id",))})
     with pytest.raises(ValueError, match="names the class first"):
         FilesSource.model_validate({"deduplicate": {"by": "id", "keep": "last"}})
-    config = {"deduplicate": {"sl_sale": {"by": "id"}}}
-    rule = FilesSource.model_validate(config).deduplicate["sl_sale"]
-    assert (rule.by, rule.keep) == (("id",), "last")
+    for form in ({"sl_sale": {"by": "id"}}, {"by": "id"}, {"sl_sale": {"by": ["id"]}}):
+        config = {"tables": {"sl_sale": "sales"}, "deduplicate": form}
+        rule = FilesSource.model_validate(config).deduplicate["sl_sale"]
+        assert (rule.by, rule.keep) == (("id",), "last")
 
 
 def test_the_summary_counts_repeats(source: Mapping[str, Path], tmp_path: Path) -> None:
