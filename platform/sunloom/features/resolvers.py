@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -294,6 +294,8 @@ def conform_value(value: Any, dtype: DType) -> Any:
         if value.tzinfo is None:
             raise ValueError(f"it gave {value.isoformat()}, a datetime without time zone")
         return value.astimezone(UTC)
+    if dtype == "date" and isinstance(value, datetime):
+        raise TypeError(f"it gave {value.isoformat()}, a datetime, not a date")
     expected = _PYTHON_TYPES.get(dtype) if isinstance(dtype, str) else None
     if expected is not None and not isinstance(value, expected):
         raise TypeError(f"it gave {value!r}, not {dtype}")
@@ -304,6 +306,7 @@ _PYTHON_TYPES: Mapping[str, type] = {
     "bool": bool,
     "string": str,
     "datetime": datetime,
+    "date": date,
     "duration": timedelta,
 }
 

@@ -8,6 +8,8 @@ from typing import TypeAlias
 
 import polars as pl
 
+from sunloom.data.exact_casts import cast_exactly
+
 # %+ is RFC 3339; the two others have a space where it has a T, as databases write it.
 _DATETIME_FORMATS = ("%+", "%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%d %H:%M:%S%.f%#z")
 _DATETIME_LIMITS = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
@@ -29,6 +31,7 @@ _WHOLE = r"^-?(?:0|[1-9]\d*)$"
 _NUMBER = r"^[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?$"
 _NO_FINITE = r"^[+-]?(?:nan|NaN|inf|Inf|Infinity)$"
 _COMMA_NUMBER = r"^[+-]?(?:0|[1-9]\d*),\d+$"
+_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 _TRUTH = ("true", "false", "True", "False", "TRUE", "FALSE")
 _LOCAL_FORMATS = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f")
 
@@ -39,7 +42,7 @@ def parse_scalar(column: pl.Expr, dtype: str, *, decimal_comma: bool = False) ->
     Args:
         column: A column of strings; space around a value that is no text is ignored.
         dtype: ``int64``, ``float64``, ``bool``, ``string``, ``datetime`` (with a time zone, read
-            as UTC), ``duration``, ``bytes`` or ``null``.
+            as UTC), ``date`` (ISO 8601), ``duration``, ``bytes`` or ``null``.
         decimal_comma: Whether numbers have a decimal comma, unless the column has points too.
     """
     if dtype in ("string", "bytes"):
@@ -47,6 +50,8 @@ def parse_scalar(column: pl.Expr, dtype: str, *, decimal_comma: bool = False) ->
     text = column.str.strip_chars()
     if dtype == "datetime":
         return parse_datetime(text)
+    if dtype == "date":
+        return parse_date(text)
     if dtype == "bool":
         true, false = text.is_in(_TRUE), text.is_in(_FALSE)
         return pl.when(true).then(True).when(false).then(False)
@@ -75,6 +80,19 @@ def parse_datetime(text: pl.Expr) -> pl.Expr:
     # Polars parses the year 262142 too, which no read could give back as a Python datetime.
     is_kept = time.is_between(*_DATETIME_LIMITS) & ~text.str.contains(FINER)
     return pl.when(is_kept).then(time)
+
+
+def parse_date(text: pl.Expr) -> pl.Expr:
+    """``YYYY-MM-DD``, or a datetime at midnight UTC, as a date; null where it is neither."""
+    # The pattern first: Polars' own format also takes months and days of one digit.
+    day = pl.when(text.str.contains(_DATE)).then(text)
+    # pandas and databases write a column of dates as midnights.
+    local = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
+    times = (parse_datetime(text).dt.replace_time_zone(None), local)
+    return pl.coalesce(
+        day.str.to_date("%Y-%m-%d", strict=False),
+        *(cast_exactly(time, LOCAL_TIME, pl.Date()) for time in times),
+    )
 
 
 def infer_types(frame: pl.DataFrame, *, decimal_comma: bool = False) -> pl.DataFrame:

@@ -34,8 +34,8 @@ _DAY_S = 86_400
 # A read merges about this many partial results per window, and unpacks events of two tiles at most.
 _TILES_PER_WINDOW = 30
 _WIDTHS_S = (1, 10, 60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400, 604_800, 2_592_000)
-# What MessagePack holds as one scalar; times as whole microseconds.
-_KEPT_DTYPES = ("int64", "float64", "bool", "string", "datetime", "duration")
+# What MessagePack holds as one scalar; times as whole microseconds, dates as days.
+_KEPT_DTYPES = ("int64", "float64", "bool", "string", "datetime", "date", "duration")
 _SLOTS: Mapping[str, tuple[str, ...]] = {
     "count": ("n",),
     "sum": ("sum",),

@@ -214,7 +214,7 @@ def aggregate_finalizer(node: Aggregate) -> Finalizer | None:
     if node.kind == "sum":
         return lambda partials: _check_total(partials[0], node)
     if node.kind in ("min", "max"):
-        is_physical = dtype in ("datetime", "duration")
+        is_physical = dtype in ("datetime", "date", "duration")
         return (lambda partials: python_value(partials[0], dtype)) if is_physical else None
     if node.kind in ("first", "last"):
         return lambda partials: partials[0] and python_value(partials[0][1], dtype)
@@ -233,7 +233,7 @@ def aggregate_events(node: Aggregate, reading: Reading, index: Index, events: Ev
         values = [row[place] for _, row in events]
         dtype = POLARS[index.measures[place].dtype]
         physical = pl.Int64() if dtype.is_temporal() else dtype
-        # Tiles hold times as microseconds, which a temporal series takes only by a cast.
+        # Tiles hold microseconds and days, which a temporal series takes only by a cast.
         columns[part] = pl.Series(values, dtype=physical).cast(dtype)
     # The filter has been applied above.
     unfiltered = node.model_copy(update={"where": ()})

@@ -44,6 +44,14 @@ from sunloom.features.plan.polars_dtypes import is_scalar
 
 # Their result is a whole number, whatever its type: an int feature may take it without a cast.
 _WHOLE = frozenset({"round", "floor", "ceil", "sign"})
+# PyArrow's constructors of types that it names otherwise.
+_ARROW_CALLS = {
+    "bool": "bool_()",
+    "datetime": "timestamp('us')",
+    "date": "date32()",
+    "duration": "duration('us')",
+    "bytes": "binary()",
+}
 
 
 def bind_catalogue(source: str, classes: Sequence[Any], resolvers: Sequence[Any]) -> Catalogue:
@@ -136,7 +144,7 @@ def _bind_expression(feature: Any, dtype: DType) -> Expr | None:
 def _cast_hint(dtype: DType) -> str:
     if not is_scalar(dtype):
         return "Change the annotation, or the expression."
-    return "Cast it: F.cast(…, pa." + {"bool": "bool_"}.get(str(dtype), str(dtype)) + "())."
+    return f"Cast it: F.cast(…, pa.{_ARROW_CALLS.get(str(dtype), f'{dtype}()')})."
 
 
 def _check_window_use(feature: Any, raw: Any, expression: Expr) -> None:

@@ -24,6 +24,7 @@ _ARROW_KINDS: Mapping[ScalarType, Sequence[str]] = {
     "bool": ("boolean",),
     "string": ("string", "large_string"),
     "datetime": ("timestamp",),
+    "date": ("date",),
     "duration": ("duration",),
     "bytes": ("binary", "large_binary"),
 }
@@ -108,7 +109,7 @@ def feature_dtype(feature: Any) -> DType:
         raise refuse(
             feature,
             f"type {arrow} is not supported",
-            "Use int, float, bool, str, datetime, or lists and dataclasses of them.",
+            "Use int, float, bool, str, date, datetime, or lists and dataclasses of them.",
         )
     return dtype
 

@@ -170,7 +170,7 @@ def _joined_classes(item: Any) -> list[Any]:
         reason = str(error).strip() or type(error).__name__
         raise DefinitionError(
             f"{file}: class {item.__name__}: {reason}",
-            "Use int, float, bool, str, datetime, or lists and dataclasses of them.",
+            "Use int, float, bool, str, date, datetime, or lists and dataclasses of them.",
         ) from error
 
 

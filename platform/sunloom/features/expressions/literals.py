@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import Enum
 from typing import Any
 
 from sunloom.features.plan.dtypes import DType, ListType
 from sunloom.features.plan.expressions import Const
-from sunloom.features.plan.polars_dtypes import EPOCH, NUMBERS, epoch_us
+from sunloom.features.plan.polars_dtypes import EPOCH, EPOCH_DAY, NUMBERS, epoch_days, epoch_us
+
+_COUNTED = ("datetime", "date", "duration")
+"""Types whose literals and stored values are whole numbers: microseconds, or days of dates."""
 
 
 def constant(value: Any) -> Const | None:
@@ -38,6 +41,9 @@ def constant(value: Any) -> Const | None:
         return Const(value=value // timedelta(microseconds=1), dtype="duration")
     if isinstance(value, datetime) and value.tzinfo is not None:
         return Const(value=epoch_us(value), dtype="datetime")
+    # To Python, a datetime is a date: one without a time zone is no literal.
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return Const(value=epoch_days(value), dtype="date")
     return None
 
 
@@ -45,7 +51,7 @@ def _constant_list(values: Sequence[Any]) -> Const | None:
     items = [constant(value) for value in values]
     scalars = [item for item in items if item is not None and not isinstance(item.value, tuple)]
     item_type = unify([item.dtype for item in scalars] or ["null"])
-    if len(scalars) < len(items) or item_type is None or item_type in ("datetime", "duration"):
+    if len(scalars) < len(items) or item_type is None or item_type in _COUNTED:
         return None
     plain = tuple(
         float(item.value) if isinstance(item.value, int) and item_type == "float64" else item.value
@@ -71,15 +77,17 @@ def unify(types: Sequence[DType]) -> DType | None:
 
 
 def constant_value(node: Const) -> Any:
-    """The literal as a plain value; datetimes and durations as Python's own."""
+    """The literal as a plain value; dates, datetimes and durations as Python's own."""
     if isinstance(node.dtype, ListType) and isinstance(node.value, tuple):
         return [python_value(value, node.dtype.item) for value in node.value]
     return python_value(node.value, node.dtype)
 
 
 def python_value(stored: Any, dtype: DType) -> Any:
-    """The Python value of a stored one, where datetimes and durations are microseconds."""
-    if stored is None or dtype not in ("datetime", "duration"):
+    """The Python value of a stored one: microseconds of times, days of dates."""
+    if stored is None or dtype not in _COUNTED:
         return stored
+    if dtype == "date":
+        return EPOCH_DAY + timedelta(days=stored)
     length = timedelta(microseconds=stored)
     return EPOCH + length if dtype == "datetime" else length

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict
 PLAIN_FIELD_NAME = re.compile(r"[A-Za-z_]\w*")
 """A field name that the text of a struct type holds as it is."""
 # Text rather than an enumeration: a type is its own JSON, and its own name in messages.
-ScalarType = Literal["int64", "float64", "bool", "string", "datetime", "duration", "bytes", "null"]
+ScalarType = Literal[
+    "int64", "float64", "bool", "string", "datetime", "date", "duration", "bytes", "null"
+]
 
 
 def list_text(item: str) -> str:

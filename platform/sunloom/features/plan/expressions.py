@@ -39,7 +39,10 @@ Aggregation = Literal[
 
 
 class Const(Node):
-    """A literal; datetimes and durations are whole microseconds, lists are tuples of scalars."""
+    """A literal: datetimes and durations in whole microseconds, dates in days since 1970.
+
+    Lists are tuples of scalars.
+    """
 
     op: Literal["const"] = "const"
     # No lists: expressions are hashed, and the engine keys its intermediate results by them.

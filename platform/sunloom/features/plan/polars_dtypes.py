@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 
 from sunloom.features.plan.dtypes import DType, ListType, StructType
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH_DAY = EPOCH.date()
 _MICROSECOND = timedelta(microseconds=1)
 NUMBERS: Sequence[DType] = ("int64", "float64")
 
@@ -35,6 +36,7 @@ POLARS: Mapping[DType, pl.DataType] = _PolarsTypes(
         "string": pl.String(),
         # Microseconds, which Python's datetimes and the stored records have too.
         "datetime": pl.Datetime("us", "UTC"),
+        "date": pl.Date(),
         "duration": pl.Duration("us"),
         "bytes": pl.Binary(),
         "null": pl.Null(),
@@ -47,6 +49,11 @@ def epoch_us(time: datetime) -> int:
     """Microseconds since the epoch, exactly."""
     # A float of seconds could not hold them: whole durations divide without rounding.
     return (time - EPOCH) // _MICROSECOND
+
+
+def epoch_days(day: date) -> int:
+    """Days since the epoch."""
+    return (day - EPOCH_DAY).days
 
 
 def is_scalar(dtype: DType) -> bool:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,11 +33,12 @@ from sunloom.features.sources.deduplicate import id_number
 _log = get_logger("features.sources")
 
 _DAMAGED = {"source": pl.String, POSITION: pl.Int64, REASON: pl.String, "content": pl.String}
-
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 _DTYPE_TEXTS: Mapping[str, str] = {
     "datetime": "a datetime with a time zone",
     "string": "text (UTF-8)",
+    "date": "a date such as 2026-03-01",
     "int64": "a whole number",
     "float64": "a number",
     "bool": "true or false",
@@ -206,6 +207,11 @@ def _to_declared_type(
         time = column.dt.convert_time_zone("UTC")
         # Exactly: a truncated event would be seen up to a microsecond before its time.
         return cast_exactly(time, pl.Datetime(dtype.time_unit, "UTC"), target)
+    if isinstance(dtype, pl.Datetime) and feature.dtype == "date":
+        # A time of day that is not midnight would be lost: such a row is damaged.
+        utc = column if dtype.time_zone is None else column.dt.convert_time_zone("UTC")
+        day = cast_exactly(utc.dt.replace_time_zone(None), pl.Datetime(dtype.time_unit), target)
+        return day.alias(feature.name)
     if isinstance(dtype, pl.Duration) and feature.dtype == "duration":
         return cast_exactly(column, dtype, target)
     is_number = dtype.is_integer() or dtype.is_float() or dtype.is_decimal()
@@ -422,6 +428,10 @@ def _json_scalar(value: Any, dtype: DType) -> Any:
         parsed = datetime.fromisoformat(value)
         _require(parsed.tzinfo is not None)
         return parsed
+    if dtype == "date":
+        # Python's own parser also takes weeks and dates without hyphens.
+        _require(_DATE.fullmatch(value) is not None)
+        return date.fromisoformat(value)
     _require(isinstance(value, {"bool": bool, "string": str}.get(str(dtype), type(None))))
     _require(not isinstance(value, str) or is_unicode(value))
     return value

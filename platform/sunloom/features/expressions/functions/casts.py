@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 import polars as pl
@@ -18,8 +18,9 @@ CASTS: Mapping[DType, tuple[DType, ...]] = {
     "int64": ("int64", "float64", "bool", "string"),
     "float64": ("int64", "float64", "bool"),
     "bool": ("int64", "float64", "bool", "string"),
-    "string": ("string", "int64", "float64", "bool"),
-    "datetime": ("datetime", "string"),
+    "string": ("string", "int64", "float64", "bool", "date"),
+    "datetime": ("datetime", "date", "string"),
+    "date": ("date", "datetime", "string"),
     "duration": ("duration",),
     "bytes": ("bytes",),
     "null": tuple(POLARS),
@@ -28,6 +29,7 @@ CASTS: Mapping[DType, tuple[DType, ...]] = {
 
 _WHOLE = r"^[+-]?\d+$"
 _REAL = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_DATE = r"^\d{4}-\d{2}-\d{2}$"
 _BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 _INT64 = range(-(2**63), 2**63)
 # Not all that Python's strip() removes: no-break spaces, for one, belong to the text.
@@ -68,6 +70,10 @@ def cast_value(value: Any, source: DType, target: DType) -> Any:
     if target == "bool":
         is_text = isinstance(value, str)
         return _BOOLS.get(value.strip(_BLANKS).lower()) if is_text else bool(value)
+    if target == "date":
+        return text_to_date(value) if isinstance(value, str) else _day_of(value)
+    if target == "datetime" and source == "date":
+        return datetime.combine(value, time(), UTC)
     if target != "string":
         return value
     if isinstance(value, bool):
@@ -114,6 +120,28 @@ def text_to_float(text: str) -> float | None:
     return _NAMED_FLOATS.get(stripped)
 
 
+def text_to_date(text: str) -> date | None:
+    """A date as ``YYYY-MM-DD``, else None."""
+    stripped = text.strip(_BLANKS)
+    # Python's own parser also takes weeks and dates without hyphens.
+    if re.fullmatch(_DATE[1:-1], stripped, re.ASCII) is None:
+        return None
+    try:
+        return date.fromisoformat(stripped)
+    except ValueError:
+        return None
+
+
+def _day_of(value: date) -> date:
+    return value.date() if isinstance(value, datetime) else value
+
+
+def _text_to_date_frame(value: pl.Expr) -> pl.Expr:
+    text = value.str.strip_chars(_BLANKS)
+    shaped = pl.when(text.str.contains(_DATE.replace("\\d", "[0-9]"))).then(text)
+    return shaped.str.to_date("%Y-%m-%d", strict=False)
+
+
 def _text_to_int_frame(value: pl.Expr) -> pl.Expr:
     text = value.str.strip_chars(_BLANKS)
     # In Polars' regular expressions `\d` includes the digits of all scripts.
@@ -146,5 +174,9 @@ _LOWERINGS: Mapping[tuple[DType, DType], Callable[[pl.Expr], pl.Expr]] = {
     ("bool", "string"): lambda value: (
         pl.when(value).then(pl.lit("true")).when(~value).then(pl.lit("false"))
     ),
+    ("string", "date"): _text_to_date_frame,
+    ("datetime", "date"): lambda value: value.dt.date(),
+    ("date", "datetime"): lambda value: value.cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
+    ("date", "string"): lambda value: value.dt.strftime("%Y-%m-%d"),
     ("datetime", "string"): lambda value: value.dt.strftime("%Y-%m-%d %H:%M:%S%.3f"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from calendar import monthrange
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -26,10 +26,10 @@ _SECOND = timedelta(seconds=1)
 _MAX_MS = 62_000_000_000_000
 
 
-def _part(frame: Callable[[Any], pl.Expr], scalar: Callable[[datetime], int]) -> Function:
+def _day_part(frame: Callable[[Any], pl.Expr], scalar: Callable[[date], int]) -> Function:
     return Function(
-        "a datetime",
-        takes(("datetime",), 1, "int64"),
+        "a date or a datetime",
+        takes(("date", "datetime"), 1, "int64"),
         lambda args, _: frame(args[0].dt).cast(pl.Int64),
         scalar,
     )
@@ -113,7 +113,7 @@ DATETIMES: Mapping[str, Function] = {
         lambda unit, value: _UNITS[unit].truncate(value),
         check=_check_unit,
     ),
-    # Chalk gives a date, which is no type of a plan; here it is the midnight that begins it.
+    # Of a datetime Chalk gives a date; here it is the midnight that begins it, as in stored plans.
     "last_day_of_month": Function(
         "a datetime",
         takes(("datetime",), 1, "datetime"),
@@ -126,13 +126,18 @@ DATETIMES: Mapping[str, Function] = {
         lambda args, _: args[0].dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ"),
         lambda value: iso_milliseconds(value, "T") + "Z",
     ),
-    "year": _part(lambda dt: dt.year(), lambda v: v.year),
-    "quarter": _part(lambda dt: dt.quarter(), lambda v: (v.month + 2) // 3),
-    "month": _part(lambda dt: dt.month(), lambda v: v.month),
-    "day_of_month": _part(lambda dt: dt.day(), lambda v: v.day),
-    "day_of_year": _part(lambda dt: dt.ordinal_day(), lambda v: v.timetuple().tm_yday),
+    "year": _day_part(lambda dt: dt.year(), lambda v: v.year),
+    "quarter": _day_part(lambda dt: dt.quarter(), lambda v: (v.month + 2) // 3),
+    "month": _day_part(lambda dt: dt.month(), lambda v: v.month),
+    "day_of_month": _day_part(lambda dt: dt.day(), lambda v: v.day),
+    "day_of_year": _day_part(lambda dt: dt.ordinal_day(), lambda v: v.timetuple().tm_yday),
     # ISO: Monday is 1.
-    "day_of_week": _part(lambda dt: dt.weekday(), lambda v: v.isoweekday()),
-    "week_of_year": _part(lambda dt: dt.week(), lambda v: v.isocalendar().week),
-    "hour": _part(lambda dt: dt.hour(), lambda v: v.hour),
+    "day_of_week": _day_part(lambda dt: dt.weekday(), lambda v: v.isoweekday()),
+    "week_of_year": _day_part(lambda dt: dt.week(), lambda v: v.isocalendar().week),
+    "hour": Function(
+        "a datetime",
+        takes(("datetime",), 1, "int64"),
+        lambda args, _: args[0].dt.hour().cast(pl.Int64),
+        lambda value: value.hour,
+    ),
 }

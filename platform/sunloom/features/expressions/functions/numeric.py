@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
+from datetime import date
 from functools import reduce
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from sunloom.features.expressions.functions.casts import round_half_away
+from sunloom.features.expressions.functions.casts import cast_value, lower_cast, round_half_away
 from sunloom.features.expressions.functions.signature import (
     Columns,
     Function,
@@ -88,17 +89,29 @@ def _null_on_overflow(
     """
 
     def lower(args: Columns, call: Call) -> pl.Expr:
-        result: pl.Expr = function(args[0], args[1])
+        # A date is its midnight: Polars would add whole days to it, and drop the hours.
+        midnights = (
+            lower_cast(column, "date", "datetime") if arg.dtype == "date" else column
+            for column, arg in zip(args, call.args, strict=True)
+        )
+        result: pl.Expr = function(*midnights)
         if call.dtype != "int64":
             return result
         return pl.when(~wraps(args[0], args[1], result)).then(result)
 
     def scalar(a: Any, b: Any) -> Any:
+        # To Python, a datetime is a date too.
+        if isinstance(a, date) or isinstance(b, date):
+            return function(_midnight_of(a), _midnight_of(b))
         result = function(a, b)
         fits = not isinstance(result, int) or _INT64_MIN <= result < 2**63
         return result if fits else None
 
     return lower, scalar
+
+
+def _midnight_of(value: Any) -> Any:
+    return cast_value(value, "date", "datetime") if type(value) is date else value
 
 
 def _of_opposite(function: Callable[[Any], Any]) -> Function:
@@ -185,12 +198,14 @@ _POWER = Function(
 
 NUMERIC: Mapping[str, Function] = {
     "+": Function(
-        "two numbers, two strings, or a datetime and a duration",
+        "two numbers, two strings, or a date or datetime and a duration",
         _number_or(
             {
                 ("datetime", "duration"): "datetime",
                 ("duration", "datetime"): "datetime",
                 ("duration", "duration"): "duration",
+                ("date", "duration"): "datetime",
+                ("duration", "date"): "datetime",
                 ("string", "string"): "string",
             }
         ),
@@ -200,12 +215,16 @@ NUMERIC: Mapping[str, Function] = {
         ),
     ),
     "-": Function(
-        "two numbers, datetimes or durations",
+        "two numbers, dates, datetimes or durations",
         _number_or(
             {
                 ("datetime", "datetime"): "duration",
                 ("datetime", "duration"): "datetime",
                 ("duration", "duration"): "duration",
+                ("date", "date"): "duration",
+                ("date", "datetime"): "duration",
+                ("datetime", "date"): "duration",
+                ("date", "duration"): "datetime",
             }
         ),
         *_null_on_overflow(
