@@ -191,11 +191,35 @@ class FeatureError(SunloomError):
 
 
 class DefinitionError(FeatureError):
-    """A Chalk construct that cannot be bound; names feature, construct, file and line."""
+    """A Chalk construct that cannot be bound; names feature, construct, file and line.
+
+    Args:
+        message: Place, feature and reason in one sentence.
+        hint: What to write instead.
+        param: Full name of the feature.
+        file: The definitions file.
+        line: The line in it, if it is known.
+        reason: Why, without place and feature.
+    """
 
     code = "definition"
     # Definitions are the user's input, as a recipe is.
     exit_code = 2
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        param: str | None = None,
+        *,
+        file: str = "",
+        line: int | None = None,
+        reason: str = "",
+    ) -> None:
+        super().__init__(message, hint, param)
+        self.file = file
+        self.line = line
+        self.reason = reason or message
 
 
 class StoreError(FeatureError):

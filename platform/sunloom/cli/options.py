@@ -28,7 +28,8 @@ Env = Annotated[
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file under conf/.")]
 Config = Annotated[Path | None, typer.Option("--config", metavar="RECIPE", help="A recipe file.")]
 Definitions = Annotated[
-    str, typer.Option(help="Import path, .py file, or entry point of group sunloom.features.")
+    str,
+    typer.Option(help="Import path, .py file, folder of them, or entry point of sunloom.features."),
 ]
 
 

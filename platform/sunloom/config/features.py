@@ -235,8 +235,8 @@ class FeaturesConfig(Settings):
     """Features: sources, Chalk, transformations, validation, and which set is materialised."""
 
     definitions: str | None = None
-    """An entry point of group ``sunloom.features``, an import path, or a ``.py`` file; needed by
-    every command on one feature set."""
+    """An entry point of group ``sunloom.features``, an import path, a ``.py`` file or a folder of
+    them; needed by every command on one feature set."""
     feature_set: str | None = None
     """Namespace of a features class; needed by every command on one feature set."""
     feature_store: FeatureStoreConfig

@@ -160,7 +160,7 @@ def test_what_cannot_be_told_is_refused(tmp_path: Path, declared: str, construct
         f'@features(name="{name}")\nclass R:\n    id: Primary[int]\n    a: float = {declared}\n'
     )
     with pytest.raises(DefinitionError, match=rf"stale\.py:8.*{construct}") as caught:
-        catalogue_of(str(file))
+        catalogue_of(str(file)).check_complete()
     assert "FeatureTime" in caught.value.hint or "max_staleness" in caught.value.hint
 
 

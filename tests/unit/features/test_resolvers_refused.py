@@ -109,7 +109,6 @@ REFUSED = [
         "late, which depends on the as-of time or on other rows",
         "own row",
     ),
-    ("@online(cron='1d')\ndef f(x: Actor.name) -> Actor.score: ...", "cron='1d'", "Schedule"),
     ("@online(environment='prod')\ndef f(x: Actor.name) -> Actor.score: ...", "environment", "out"),
     ("@online(tags=['a'])\ndef f(x: Actor.name) -> Actor.score: ...", "tags=", "out"),
     ("@online\ndef f(x: Actor.name) -> Actor.score:\n    yield 1.0", "it yields", "at once"),
@@ -148,7 +147,7 @@ def test_refusals_name_function_file_line_and_the_way_out(
     resolver, construct, instead = case
     file, _ = _module(tmp_path, resolver)
     with pytest.raises(DefinitionError) as caught:
-        catalogue_of(str(file))
+        catalogue_of(str(file)).check_complete()
     error = caught.value
     assert re.search(construct, error.message), error.message
     assert re.search(instead, error.hint), error.hint
@@ -356,7 +355,7 @@ def test_commands_list_and_plan_and_exit_2_with_the_place(tmp_path: Path) -> Non
     )
     assert planned.exit_code == 0, planned.output
     assert "@online f" in planned.stdout
-    refused = _run("list", "--definitions", str(bad))
+    refused = _run("list", "--definitions", str(bad), "--strict")
     assert refused.returncode == 2
     assert f"{bad}:" in refused.stderr.replace("\n", "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +14,22 @@ from sunloom.cli.options import Definitions, Env, Json, Sets, load_settings
 from sunloom.errors import UsageError
 
 if TYPE_CHECKING:
-    from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan
+    from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, Unavailable
+
+
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit with 2 where anything cannot be bound.")
+]
 
 
 def list_features(
-    definitions: Definitions = "retail", sets: Sets = None, env: Env = None, json: Json = False
+    definitions: Definitions = "retail",
+    strict: Strict = False,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
 ) -> None:
-    """List every feature; exit 2 names what cannot be bound, with file and line."""
+    """List every feature, and what cannot be bound with file, line and reason."""
     # Here and below, imported late: `sunloom --help` loads no Polars and no chalkpy.
     from sunloom.features.definitions.open import catalogue_of
 
@@ -32,10 +42,27 @@ def list_features(
         for feature in item.features
     ]
     if json:
-        output.print_json({"feature_sets": list(catalogue.namespaces), "features": rows})
-        return
-    columns = ("feature", "type", "kind", "made by", "description")
-    output.print_table(columns, [[row[column] for column in columns] for row in rows])
+        output.print_json(
+            {
+                "feature_sets": list(catalogue.namespaces),
+                "features": rows,
+                "unavailable": catalogue.unavailable,
+            }
+        )
+    else:
+        columns = ("feature", "type", "kind", "made by", "description")
+        output.print_table(columns, [[row[column] for column in columns] for row in rows])
+        _print_unavailable(catalogue.unavailable)
+    # Printed before the error: what is bound is of use where something else is not.
+    if strict or not catalogue.has_outputs:
+        catalogue.check_complete()
+
+
+def _print_unavailable(unavailable: Sequence[Unavailable]) -> None:
+    if unavailable:
+        cells = [(item.feature, item.place, item.construct, item.reason) for item in unavailable]
+        columns = ("feature", "place", "construct", "reason")
+        output.print_table(columns, cells, title=f"{len(cells)} unavailable")
 
 
 def plan(
@@ -50,16 +77,20 @@ def plan(
         Path | None, typer.Option(help="Draw it into this .svg or .png file.")
     ] = None,
     text: Annotated[bool, typer.Option("--text", help="Joins and whole expressions.")] = False,
+    strict: Strict = False,
     sets: Sets = None,
     env: Env = None,
     json: Json = False,
 ) -> None:
     """Show how a feature set is computed: classes, joins, expressions."""
-    from sunloom.features.definitions.open import plan_of
+    from sunloom.features.definitions.open import catalogue_of
     from sunloom.features.plan.explain import plan_text
 
     load_settings(sets, env)
-    feature_plan = plan_of(definitions, _feature_set_name(name, feature_set))
+    catalogue = catalogue_of(definitions)
+    feature_plan = catalogue.plan(_feature_set_name(name, feature_set))
+    if strict:
+        catalogue.check_complete()
     if picture is not None:
         from sunloom.features.picture import draw_plan
 
@@ -67,7 +98,9 @@ def plan(
     if json:
         extra = {"picture": str(picture)} if picture is not None else {}
         output.print_json(
-            feature_plan.model_dump(mode="json") | {"fingerprint": feature_plan.fingerprint} | extra
+            feature_plan.model_dump(mode="json")
+            | {"fingerprint": feature_plan.fingerprint, "unavailable": feature_plan.unavailable}
+            | extra
         )
         return
     if text:
@@ -81,6 +114,7 @@ def plan(
     count = len(feature_plan.outputs)
     title = f"{feature_plan.feature_set}: {count} features, plan {feature_plan.fingerprint}"
     output.print_table(("feature", "type", "made by"), rows, title=title)
+    _print_unavailable(feature_plan.unavailable)
     if picture is not None:
         typer.echo(f"drawn in {picture}")
 
@@ -110,6 +144,7 @@ class ListedResolver(BaseModel):
     called: str
     place: str
     timeout_s: float | None
+    cron: str | None
 
 
 class ListedFeature(BaseModel):
@@ -145,6 +180,7 @@ def describe_feature(item: ClassPlan, feature: FeaturePlan) -> ListedFeature:
                 called="once a row" if resolver.shape == "row" else "with frames",
                 place=resolver.place,
                 timeout_s=resolver.timeout_s,
+                cron=resolver.cron,
             )
             for resolver in resolvers
         ],
@@ -157,7 +193,9 @@ def made_by(feature: FeaturePlan) -> str:
     if expression is None:
         return "source"
     if feature.resolver is not None:
-        return f"@{feature.resolver.kind} {feature.resolver.fqn.rsplit('.', 1)[-1]}"
+        resolver = feature.resolver
+        cron = f" (cron {resolver.cron})" if resolver.cron else ""
+        return f"@{resolver.kind} {resolver.fqn.rsplit('.', 1)[-1]}{cron}"
     window = f" over {feature.window_s} s" if feature.window_s else ""
     if expression.op == "aggregate":
         return f"{expression.kind} of {expression.join}{window}"

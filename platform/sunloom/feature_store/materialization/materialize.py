@@ -63,6 +63,7 @@ class MaterializationResult(BaseModel, frozen=True):
         repeated_ids: Class to source rows with the id of an earlier event, which count again.
         deduplicated: Class to source rows that were left out as repeats.
         quarantined: Reason to number of rows, of sources and entities, that could not be read.
+        unavailable: Feature that could not be bound to place and reason; unset where all could.
         prepared_by: The fitted pipeline: a folder or ``name@version``.
         prepared_set: Name of the prepared set.
         prepared_rows: Its training rows.
@@ -78,6 +79,7 @@ class MaterializationResult(BaseModel, frozen=True):
     repeated_ids: Mapping[str, int] = {}
     deduplicated: Mapping[str, int] = {}
     quarantined: Mapping[str, int] = {}
+    unavailable: Mapping[str, str] = {}
     prepared_by: str | None = None
     prepared_set: str | None = None
     prepared_rows: int | None = None
@@ -293,6 +295,7 @@ class MaterializationJob:
             online_entities=0 if self.online is None else self.online.count(),
             engines_equal=equal,
             **counters.log_and_count(),
+            **self.scan.plan.unavailable_summary,
             **optional,
         )
 

@@ -174,9 +174,12 @@ class OnlineFeatureSet:
 
         Raises:
             NotFoundError: Unknown feature set or feature.
+            DefinitionError: A feature could not be bound when the plan was made.
             UsageError: An id is not of the key's type, or the as-of time is too early.
         """
         definition = self.definition
+        if definition is not None:
+            definition.reader.plan.refuse_unavailable(features or ())
         if definition is not None and (now is not None or definition.reads_as_of_now):
             return definition.reader.read(ids, now, features)
         try:

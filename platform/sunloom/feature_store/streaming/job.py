@@ -73,7 +73,9 @@ def prepare_stream(recipe: FeaturesRecipe, store: OnlineStore) -> TileLayout:
     source = recipe.kafka_source()
     plan = plan_of(recipe.definitions, recipe.feature_set).for_online()
     check_streamed(plan, source.topics)
-    return store_stream(store, plan, source.topics, source.tile_s, event_policy(source))
+    needs = source_projections(plan)
+    streamed = [namespace for namespace in source.topics if namespace in needs]
+    return store_stream(store, plan, streamed, source.tile_s, event_policy(source))
 
 
 def check_streamed(plan: Plan, streamed: Iterable[str]) -> None:
@@ -84,8 +86,11 @@ def check_streamed(plan: Plan, streamed: Iterable[str]) -> None:
         UsageError: A class is missing.
     """
     needs = source_projections(plan)
+    # Classes that only an unavailable feature would read.
+    unread = {item.namespace for item in plan.unavailable}
+    unread |= {item.namespace for item in plan.classes} if unread else set()
     for namespace in streamed:
-        if namespace not in needs:
+        if namespace not in needs and namespace not in unread:
             raise NotFoundError(
                 f"Feature set {plan.feature_set!r} reads no rows of {namespace!r}.",
                 known=needs,

@@ -111,6 +111,8 @@ class StreamConsumer:
                 store, layout, namespace, policy=policy, quarantine=quarantine, log=log
             )
             for namespace, topic in self._source.topics.items()
+            # No other topic is read: only an unavailable feature would need its events.
+            if namespace in layout.streamed
         }
         self.latest = ConsumerReport()
         self._partitions: dict[Partition, PartitionStream] = {}
@@ -135,7 +137,7 @@ class StreamConsumer:
         try:
             check_topics(consumer, self._source)
             consumer.subscribe(
-                list(self._source.topics.values()),
+                list(self._streams),
                 on_assign=self._on_assign,
                 on_revoke=self._on_revoke,
                 on_lost=self._on_revoke,

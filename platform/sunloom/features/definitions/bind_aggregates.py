@@ -239,7 +239,10 @@ class AggregateBinder:
             if feature.underscore_expression is None:
                 continue
             # Bound here too: the joined class itself may not be bound yet.
-            expression = self._outer.for_feature(feature).bind(feature.underscore_expression)
+            try:
+                expression = self._outer.for_feature(feature).bind(feature.underscore_expression)
+            except DefinitionError as error:
+                raise self._outer.scope.refuse_dependent(error, self._raw) from error
             if any(isinstance(node, Aggregate | Lookup | Now) for node in walk(expression)):
                 raise self._refuse(
                     f"it aggregates {feature.fqn}, which depends on the as-of time or on other "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,23 +16,16 @@ from sunloom.features.definitions.bind_resolvers import ResolvedFeature, bind_re
 from sunloom.features.definitions.declarations import (
     declared_features,
     event_time_of,
+    feature_location,
     outline_class,
     refuse,
-    scalar_features,
 )
+from sunloom.features.definitions.dependents import withdraw_dependents
+from sunloom.features.definitions.failures import Failures
 from sunloom.features.expressions.functions.json_documents import json_as
 from sunloom.features.expressions.literals import constant, unify
 from sunloom.features.plan.dtypes import DType
-from sunloom.features.plan.expressions import (
-    Aggregate,
-    Const,
-    Expr,
-    Lookup,
-    Now,
-    inner,
-    own_columns,
-    walk,
-)
+from sunloom.features.plan.expressions import Const, Expr
 from sunloom.features.plan.feature_sets import (
     Catalogue,
     ClassPlan,
@@ -54,40 +47,57 @@ _ARROW_CALLS = {
 }
 
 
-def bind_catalogue(source: str, classes: Sequence[Any], resolvers: Sequence[Any]) -> Catalogue:
-    """Bind every features class of a definitions module.
+def bind_catalogue(
+    source: str,
+    classes: Sequence[Any],
+    resolvers: Sequence[Any],
+    errors: Sequence[DefinitionError] = (),
+) -> Catalogue:
+    """Bind every features class of definitions.
+
+    What cannot be bound is unavailable, as is every feature that needs it.
 
     Args:
         source: The definitions, as the user named them: workers import resolvers by it.
-        classes: The module's chalkpy classes.
-        resolvers: Its chalkpy resolvers.
-
-    Raises:
-        DefinitionError: A construct cannot be bound; names feature, construct, file and line.
+        classes: The definitions' chalkpy classes.
+        resolvers: Their chalkpy resolvers.
+        errors: Why files of the definitions could not be imported.
     """
-    outlines = {item.namespace: outline_class(item) for item in classes}
-    resolved = bind_resolvers(source, resolvers, outlines)
-    catalogue = Catalogue(
-        classes=tuple(_bind_class(item, outlines[item.namespace], resolved) for item in classes)
-    )
-    # Only now: both follow features into other classes.
-    _check_inside_aggregates(catalogue)
-    _check_cycles(catalogue)
-    return catalogue
+    failures = Failures()
+    for error in errors:
+        failures.add(error)
+    outlines: dict[str, ClassPlan] = {}
+    for item in classes:
+        with failures.of(item.namespace):
+            outlines[item.namespace] = outline_class(item, failures)
+    resolved = bind_resolvers(source, resolvers, outlines, failures)
+    bound = [
+        _bind_class(item, outlines[item.namespace], resolved, failures)
+        for item in classes
+        if item.namespace in outlines
+    ]
+    locations = {f.fqn: feature_location(f) for item in classes for f in declared_features(item)}
+    available = withdraw_dependents(bound, locations, failures)
+    return Catalogue(classes=available, unavailable=failures.records)
 
 
 def _bind_class(
-    item: Any, outline: ClassPlan, resolved: Mapping[str, ResolvedFeature]
+    item: Any, outline: ClassPlan, resolved: Mapping[str, ResolvedFeature], failures: Failures
 ) -> ClassPlan:
-    features = declared_features(item)
-    # The outline has the same features, in the same order.
-    scalars = zip(scalar_features(features), outline.features, strict=True)
-    return outline.model_copy(
-        update={
-            "features": tuple(_bind_feature(f, plan, resolved.get(f.fqn)) for f, plan in scalars),
-            "joins": tuple(_bind_join(f) for f in features if f.is_has_many or f.is_has_one),
-        }
-    )
+    declared = declared_features(item)
+    outlines = {plan.fqn: plan for plan in outline.features}
+    features: list[FeaturePlan] = []
+    joins: list[JoinPlan] = []
+    for feature in declared:
+        if feature.fqn in failures:
+            continue
+        with failures.of(feature.fqn):
+            if feature.is_has_many or feature.is_has_one:
+                joins.append(_bind_join(feature))
+            elif feature.fqn in outlines:
+                bound = _bind_feature(feature, outlines[feature.fqn], resolved.get(feature.fqn))
+                features.append(bound)
+    return outline.model_copy(update={"features": tuple(features), "joins": tuple(joins)})
 
 
 def _bind_feature(
@@ -271,81 +281,3 @@ def _order_keys(feature: Any, left: Any, right: Any) -> tuple[str, str]:
     if feature.joined_class.namespace == feature.namespace:
         return left.name, right.name
     raise refuse(feature, "the join does not compare this class with the other", "")
-
-
-def _check_inside_aggregates(catalogue: Catalogue) -> None:
-    """Rows that are aggregated, or passed to a resolver, are computed once, for every as-of time.
-
-    Raises:
-        DefinitionError: A resolver's feature among them needs the as-of time or other rows.
-    """
-    classes = {item.namespace: item for item in catalogue.classes}
-    for item in catalogue.classes:
-        for feature in item.features:
-            for expression in (feature.expression, feature.online):
-                for node in walk(expression) if expression is not None else ():
-                    if isinstance(node, Aggregate):
-                        place = feature.resolver.place if feature.resolver else feature.fqn
-                        _check_columns(classes[item.join(node.join).target], node, place)
-
-
-def _check_columns(target: ClassPlan, aggregate: Aggregate, place: str) -> None:
-    waiting = {name for part in inner(aggregate) for name in own_columns(part)}
-    seen: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        seen.add(name)
-        expression = target.feature(name).expression
-        if expression is None:
-            continue
-        if any(isinstance(node, Aggregate | Lookup | Now) for node in walk(expression)):
-            raise DefinitionError(
-                f"{place}: it takes rows of {target.class_name} with "
-                f"{target.feature(name).fqn}, which depends on the as-of time or on other rows.",
-                "Take features that are read, or computed from their own row.",
-                target.feature(name).fqn,
-            )
-        waiting |= own_columns(expression) - seen
-
-
-def _check_cycles(catalogue: Catalogue) -> None:
-    """Follow features through expressions, lookups and aggregates."""
-    classes = {item.namespace: item for item in catalogue.classes}
-    # Features that many others need are followed once: otherwise the walk is exponential.
-    done: set[tuple[str, str]] = set()
-
-    def visit(namespace: str, name: str, path: tuple[str, ...]) -> None:
-        fqn = f"{namespace}.{name}"
-        if fqn in path:
-            raise DefinitionError(
-                f"Features depend on each other in a circle: {' → '.join((*path, fqn))}.",
-                "Compute one of them from source features only.",
-                fqn,
-            )
-        if (namespace, name) in done:
-            return
-        for target, needed in set(_needs(classes[namespace], name)):
-            visit(target, needed, (*path, fqn))
-        done.add((namespace, name))
-
-    for item in catalogue.classes:
-        for feature in item.features:
-            visit(item.namespace, feature.name, ())
-
-
-def _needs(item: ClassPlan, name: str) -> Iterator[tuple[str, str]]:
-    """Namespace and name of each feature that the feature is computed from directly."""
-    feature = item.feature(name)
-    for expression in (feature.expression, feature.online):
-        if expression is None:
-            continue
-        for column in own_columns(expression):
-            yield item.namespace, column
-        for node in walk(expression):
-            if isinstance(node, Lookup):
-                yield item.join(node.join).target, node.feature
-            elif isinstance(node, Aggregate):
-                target = item.join(node.join).target
-                for part in node.parts:
-                    for column in own_columns(part):
-                        yield target, column

@@ -27,7 +27,7 @@ from sunloom.features.definitions.bind_aggregates import (
     value_keys,
     window_start,
 )
-from sunloom.features.definitions.declarations import arrow_dtype, feature_dtype
+from sunloom.features.definitions.declarations import arrow_dtype
 from sunloom.features.definitions.scope import Scope
 from sunloom.features.expressions.functions.casts import CASTS, can_cast
 from sunloom.features.expressions.functions.json_documents import JSON_VALUE, json_as
@@ -132,7 +132,7 @@ class ExpressionBinder:
                 raw,
             )
         target = self.scope.scalar_feature(join.joined_class, name, raw)
-        return Lookup(join=join.name, feature=target.name, dtype=feature_dtype(target))
+        return Lookup(join=join.name, feature=target.name, dtype=self.scope.dtype_of(target, raw))
 
     def _bind_field(self, parent: Any, name: str, raw: Any) -> Expr:
         # Binding rows of a has-many as a value would raise an error about aggregates instead.

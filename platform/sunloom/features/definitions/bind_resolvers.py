@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,8 @@ from chalk.features import DataFrame, Feature
 from chalk.features.filter import Filter, TimeDelta
 
 from sunloom.errors import DefinitionError
+from sunloom.features.definitions.declarations import feature_dtype
+from sunloom.features.definitions.failures import Failures
 from sunloom.features.expressions.literals import constant
 from sunloom.features.plan.dtypes import DType, ListType, StructField, StructType
 from sunloom.features.plan.expressions import (
@@ -45,7 +49,7 @@ class ResolvedFeature:
 
 
 def bind_resolvers(
-    source: str, resolvers: Sequence[Any], outlines: Mapping[str, ClassPlan]
+    source: str, resolvers: Sequence[Any], outlines: Mapping[str, ClassPlan], failures: Failures
 ) -> Mapping[str, ResolvedFeature]:
     """Full names of features to the functions that compute them.
 
@@ -53,31 +57,35 @@ def bind_resolvers(
         source: The definitions, as the user named them: workers import them by it.
         resolvers: The chalkpy resolvers of the definitions.
         outlines: Namespace to the class, without what computes its features.
-
-    Raises:
-        DefinitionError: A resolver is not supported; names function, file and line.
+        failures: Receives what resolvers give that cannot be bound, with function, file and line.
     """
     offline: dict[str, Resolved] = {}
     online: dict[str, Resolved] = {}
     named: dict[str, Any] = {}
     for raw in resolvers:
-        binder = ResolverBinder(source, raw, outlines)
-        binder.check_supported()
+        binder = ResolverBinder(source, raw, outlines, failures)
         other = named.setdefault(resolver_name(source, raw), raw)
-        if other is not raw:
-            raise binder.refuse(f"the resolver at {_place(other)} has the same name", "Rename it.")
-        bound = binder.bind()
-        resolved = offline if bound.kind == "offline" else online
-        owner = raw.flattened_output[0].namespace
-        for output in bound.outputs:
-            fqn = f"{owner}.{output.name}"
-            if fqn in resolved:
-                earlier = resolved[fqn].resolver
+        try:
+            binder.check_supported()
+            if other is not raw:
+                place = _place(other)
+                raise binder.refuse(f"the resolver at {place} has the same name", "Rename it.")
+            bound = binder.bind()
+            resolved = offline if bound.kind == "offline" else online
+            outputs = {f"{raw.flattened_output[0].namespace}.{o.name}": o for o in bound.outputs}
+            if (twice := next((fqn for fqn in outputs if fqn in resolved), None)) is not None:
+                earlier = resolved[twice].resolver
                 raise binder.refuse(
-                    f"it gives {fqn}, which the {earlier.kind} resolver at {earlier.place} also "
+                    f"it gives {twice}, which the {earlier.kind} resolver at {earlier.place} also "
                     "gives",
                     "Leave one of them out; one @online and one @offline may stand side by side.",
                 )
+        except DefinitionError as error:
+            # Without the function they would be read from a source, and null there.
+            for name in binder.output_names() or [resolver_name(source, raw)]:
+                failures.add(error, name)
+            continue
+        for fqn, output in outputs.items():
             resolved[fqn] = Resolved(resolver=bound, output=output.name, dtype=output.dtype)
     # Training uses the offline resolver if there is one; an online one alone serves both.
     features = {fqn: ResolvedFeature(node) for fqn, node in online.items()}
@@ -109,12 +117,16 @@ class ResolverBinder:
         source: The definitions, as the user named them.
         raw: The chalkpy resolver.
         outlines: Namespace to the class, without what computes its features.
+        failures: What cannot be bound so far.
     """
 
-    def __init__(self, source: str, raw: Any, outlines: Mapping[str, ClassPlan]) -> None:
+    def __init__(
+        self, source: str, raw: Any, outlines: Mapping[str, ClassPlan], failures: Failures
+    ) -> None:
         self._source = source
         self._raw = raw
         self._outlines = outlines
+        self._failures = failures
 
     def refuse(self, construct: str, instead: str) -> DefinitionError:
         """The error of a resolver that cannot be bound.
@@ -124,10 +136,46 @@ class ResolverBinder:
             instead: What to write instead.
         """
         function = self._raw.fn
-        location = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
+        file, line = function.__code__.co_filename, function.__code__.co_firstlineno
+        reason = f"resolver {function.__name__!r}: {construct}"
         return DefinitionError(
-            f"{location}: resolver {function.__name__!r}: {construct}.", instead, self._raw.fqn
+            f"{file}:{line}: {reason}.",
+            instead,
+            self._raw.fqn,
+            file=file,
+            line=line,
+            reason=reason,
         )
+
+    def output_names(self) -> Sequence[str]:
+        """Full names of what it gives, without keys and event times: rows come from a source."""
+        try:
+            features = [f"{f.namespace}.{f.name}" for f in self._raw.flattened_output]
+        except Exception:  # noqa: BLE001 - chalkpy raises several kinds
+            features = [*self._annotated_names()]
+        never_given = {
+            f"{item.namespace}.{name}"
+            for item in self._outlines.values()
+            for name in (item.key, item.time)
+        }
+        return [name for name in features if name not in never_given]
+
+    def _annotated_names(self) -> Sequence[str]:
+        """Names in the text of the return annotation, where chalkpy cannot read it."""
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(self._raw.fn)))
+        except (OSError, TypeError, SyntaxError):
+            return []
+        function = next((n for n in ast.walk(tree) if hasattr(n, "returns")), None)
+        attributes = ast.walk(function.returns) if function and function.returns else ()
+        namespaces = {item.class_name: item.namespace for item in self._outlines.values()}
+        return [
+            f"{namespaces[node.value.id]}.{node.attr}"
+            for node in attributes
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in namespaces
+        ]
 
     def check_supported(self) -> None:
         """Refuse resolvers that are not plain functions of features.
@@ -198,10 +246,23 @@ class ResolverBinder:
             kind="offline" if type(raw).__name__ == "OfflineResolver" else "online",
             shape="frame" if is_batched else "row",
             args=args,
-            outputs=tuple(self._bind_output(owner, feature) for feature in outputs),
+            outputs=tuple(self._bind_output(owner, f) for f in self._available(outputs)),
             timeout_s=raw.timeout.total_seconds() if raw.timeout else None,
             batch_rows=raw.max_batch_size,
+            cron=_schedule_text(raw.cron),
         )
+
+    def _available(self, outputs: Sequence[Any]) -> Sequence[Any]:
+        """Those that can be bound: one that cannot takes no other with it.
+
+        Raises:
+            DefinitionError: None of them can.
+        """
+        available = [feature for feature in outputs if feature.fqn not in self._failures]
+        if available or not outputs:
+            return available
+        failure = self._failures[outputs[0].fqn]
+        raise self.refuse(f"it gives {failure.feature} ({failure.why})", failure.hint)
 
     def _owner_of(self, outputs: Sequence[Any]) -> ClassPlan:
         if any(feature.path for feature in outputs):
@@ -379,12 +440,31 @@ class ResolverBinder:
             )
 
     def _dtype_of(self, feature: Any) -> DType:
-        return self._outlines[feature.namespace].feature(feature.name).dtype
+        try:
+            return feature_dtype(feature)
+        except DefinitionError as error:
+            place = f"{error.file}:{error.line}"
+            raise self.refuse(
+                f"it needs {error.param}, which is unavailable ({place}: {error.reason})",
+                error.hint,
+            ) from error
 
 
 def _is_frame(annotation: Any) -> bool:
     """Whether the annotation is a ``DataFrame[…]`` type rather than a feature."""
     return isinstance(annotation, type) and issubclass(annotation, DataFrame)
+
+
+def _schedule_text(cron: Any) -> str | None:
+    """A schedule as it is written, with the functions that choose its rows."""
+    if not cron:
+        return None
+    choices = [
+        f"{name} {function.__name__}"
+        for name in ("filter", "sample")
+        if (function := getattr(cron, name, None)) is not None
+    ]
+    return ", ".join([str(getattr(cron, "schedule", cron)), *choices])
 
 
 def _place(raw: Any) -> str:
@@ -396,10 +476,6 @@ _SETTINGS: Mapping[str, tuple[Callable[[Any], str], str]] = {
     "static": (
         lambda _: "static resolvers build plans of Chalk's own engine",
         "Leave out `static=True`, or write an expression.",
-    ),
-    "cron": (
-        lambda cron: f"cron={cron!r} would run it apart from the rows that need it",
-        "Leave it out: it runs as of each row's time. Schedule `sunloom features materialize`.",
     ),
     "environment": (
         lambda names: f"environment={names!r} has no meaning here",

@@ -11,12 +11,17 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from sunloom.core.plugins import plugin_names, plugin_value
+from sunloom.core.telemetry import get_logger
 from sunloom.errors import (
     DefinitionError,
     DependencyError,
@@ -26,51 +31,81 @@ from sunloom.errors import (
 )
 from sunloom.features.plan.feature_sets import Catalogue, Plan
 
+_log = get_logger("features.definitions")
 GROUP = "sunloom.features"
 
 
+@dataclass(frozen=True)
+class Definitions:
+    """Imported definitions.
+
+    Attributes:
+        source: As the user named them.
+        modules: The module, or every file's of a folder.
+        errors: Why files of a folder could not be imported.
+    """
+
+    source: str
+    modules: tuple[ModuleType, ...]
+    errors: tuple[DefinitionError, ...] = ()
+
+    def contains(self, name: str) -> bool:
+        """Whether a module name is one of the modules' or of their submodules'."""
+        return any(
+            name == module.__name__ or name.startswith(module.__name__ + ".")
+            for module in self.modules
+        )
+
+
 def catalogue_of(definitions: str) -> Catalogue:
-    """Every features class of a definitions module, bound.
+    """Every features class of the definitions; what cannot be bound is listed beside them.
 
     Args:
-        definitions: An entry point of ``sunloom.features``, an import path, or a ``.py`` file.
+        definitions: An entry point of ``sunloom.features``, an import path, a ``.py`` file, or a
+            folder of them.
 
     Raises:
         UsageError: There is no such module.
-        DefinitionError: A construct cannot be bound; names feature, construct, file and line.
+        DefinitionError: The module cannot be imported, or defines no features class.
         DependencyError: chalkpy is not installed.
     """
-    module = import_definitions(definitions)
+    imported = import_definitions(definitions)
     from sunloom.features.definitions.bind_classes import bind_catalogue
 
-    return bind_catalogue(definitions, defined_classes(module), defined_resolvers(module))
+    classes, resolvers = defined_classes(imported), defined_resolvers(imported)
+    return bind_catalogue(definitions, classes, resolvers, imported.errors)
 
 
 def plan_of(definitions: str, feature_set: str) -> Plan:
-    """The plan of one feature set.
+    """The plan of one feature set, without what cannot be bound.
 
     Raises:
         NotFoundError: No class has that namespace; lists the known ones.
+        DefinitionError: Nothing of the class can be bound.
     """
-    return catalogue_of(definitions).plan(feature_set)
+    plan = catalogue_of(definitions).plan(feature_set)
+    _warn_of_unavailable(plan)
+    return plan
 
 
 def outline_of(definitions: str, feature_set: str) -> Plan:
     """One feature set as a plan without expressions, for sets that Chalk's engine computes.
 
     Args:
-        definitions: An entry point of ``sunloom.features``, an import path, or a ``.py`` file.
+        definitions: An entry point of ``sunloom.features``, an import path, a ``.py`` file, or a
+            folder of them.
         feature_set: Namespace of a features class.
 
     Raises:
         NotFoundError: No class has that namespace; lists the known ones.
-        DefinitionError: A feature's type has no column form here.
+        DefinitionError: None of the class's features has a column form here.
         DependencyError: chalkpy is not installed.
     """
-    module = import_definitions(definitions)
+    imported = import_definitions(definitions)
     from sunloom.features.definitions.declarations import outline_class
+    from sunloom.features.definitions.failures import Failures
 
-    classes = {item.namespace: item for item in defined_classes(module)}
+    classes = {item.namespace: item for item in defined_classes(imported)}
     if feature_set not in classes:
         raise NotFoundError(
             f"There is no feature set {feature_set!r}.",
@@ -78,17 +113,24 @@ def outline_of(definitions: str, feature_set: str) -> Plan:
             name=feature_set,
             param="feature_set",
         )
-    item = outline_class(classes[feature_set])
-    return Plan(
-        feature_set=feature_set, namespace=feature_set, outputs=item.outputs, classes=(item,)
-    )
+    failures = Failures()
+    item = outline_class(classes[feature_set], failures)
+    plan = Catalogue(classes=(item,), unavailable=failures.records).plan(feature_set)
+    _warn_of_unavailable(plan)
+    return plan
 
 
-def import_definitions(source: str) -> ModuleType:
+def _warn_of_unavailable(plan: Plan) -> None:
+    for item in plan.unavailable:
+        _log.warning("%s is unavailable: %s", item.feature, item.why)
+
+
+def import_definitions(source: str) -> Definitions:
     """Import definitions.
 
     Args:
-        source: An entry point of group ``sunloom.features``, a ``.py`` file, or an import path.
+        source: An entry point of group ``sunloom.features``, a ``.py`` file, a folder of them, or
+            an import path.
 
     Raises:
         UsageError: There is no entry point, file or module of that name.
@@ -100,21 +142,48 @@ def import_definitions(source: str) -> ModuleType:
         raise DependencyError(
             "Feature definitions need chalkpy.", "pip install 'sunloom[features]'"
         )
-    if source.endswith(".py"):
-        return _import_file(Path(source))
-    if source in plugin_names(GROUP):
-        source = plugin_value(GROUP, source)
-    return _import_module(source)
+    with _unknown_functions():
+        if source.endswith(".py"):
+            return Definitions(source, (_import_file(Path(source)),))
+        if source in plugin_names(GROUP):
+            return Definitions(source, (_import_module(plugin_value(GROUP, source)),))
+        if Path(source).is_dir() and not _is_importable(source):
+            return _import_folder(source)
+        return Definitions(source, (_import_module(source),))
 
 
-def defined_classes(module: ModuleType) -> list[Any]:
-    """Features classes of the module, of its submodules, and those that their joins lead to."""
+@contextmanager
+def _unknown_functions() -> Iterator[None]:
+    """Let definitions call functions that this release of chalkpy does not have.
+
+    The binder refuses the features that call one; else the whole module could not be imported.
+    """
+    from chalk import functions
+    from chalk.features.underscore import UnderscoreFunction
+
+    def get_unknown(name: str) -> Callable[..., Any]:
+        if name.startswith("_") or find_spec(f"{functions.__name__}.{name}") is not None:
+            raise AttributeError(f"module {functions.__name__!r} has no attribute {name!r}")
+        return partial(UnderscoreFunction, name)
+
+    # Python looks up a module's missing names here.
+    functions.__dict__["__getattr__"] = get_unknown
+    try:
+        yield
+    finally:
+        functions.__dict__.pop("__getattr__", None)
+
+
+def defined_classes(definitions: Definitions) -> list[Any]:
+    """Features classes of the modules, of submodules, and those that their joins lead to."""
     from chalk.features import FeatureSetBase
 
+    from sunloom.features.definitions.declarations import joined_classes
+
     registry = list(FeatureSetBase.registry.values())
-    inside = [item for item in registry if _is_inside(item.__module__, module)]
-    # Classes that the module imports from another one are offered too.
-    names = vars(module).values()
+    inside = [item for item in registry if definitions.contains(item.__module__)]
+    # Classes that a module imports from another one are offered too.
+    names = [value for module in definitions.modules for value in vars(module).values()]
     imported = [item for item in registry if any(item is value for value in names)]
     waiting = [*inside, *(item for item in imported if item not in inside)]
     classes: list[Any] = []
@@ -124,17 +193,24 @@ def defined_classes(module: ModuleType) -> list[Any]:
         if any(item is known for known in classes):
             continue
         classes.append(item)
-        waiting.extend(_joined_classes(item))
+        waiting.extend(joined_classes(item))
     if not classes:
+        if definitions.errors:
+            raise definitions.errors[0]
+        first = definitions.modules[0]
+        is_folder = len(definitions.modules) > 1
+        file = definitions.source if is_folder else str(getattr(first, "__file__", first.__name__))
         raise DefinitionError(
-            f"{module.__name__} defines no features class.",
+            f"{file}: {definitions.source} defines no features class.",
             "Decorate a class with `from chalk.features import features`.",
+            file=file,
+            reason="it defines no features class",
         )
     return classes
 
 
-def defined_resolvers(module: ModuleType) -> list[Any]:
-    """Every chalkpy resolver that the module and its submodules define, in source order."""
+def defined_resolvers(definitions: Definitions) -> list[Any]:
+    """Every chalkpy resolver that the modules and their submodules define, in source order."""
     from chalk.features.resolver import RESOLVER_REGISTRY, Resolver
 
     # chalkpy's registry omits a function silently if another module has one of the same name, so
@@ -142,36 +218,16 @@ def defined_resolvers(module: ModuleType) -> list[Any]:
     candidates = [
         value
         for name, submodule in list(sys.modules.items())
-        if _is_inside(name, module)
+        if definitions.contains(name)
         for value in vars(submodule).values()
         if isinstance(value, Resolver)
     ]
     resolvers: list[Any] = []
     for raw in (*candidates, *RESOLVER_REGISTRY.get_all_resolvers()):
-        if _is_inside(str(raw.__module__), module) and not any(raw is known for known in resolvers):
+        is_inside = definitions.contains(str(raw.__module__))
+        if is_inside and not any(raw is known for known in resolvers):
             resolvers.append(raw)
     return sorted(resolvers, key=lambda raw: (raw.filename, raw.fn.__code__.co_firstlineno))
-
-
-def _is_inside(name: str, module: ModuleType) -> bool:
-    """Whether a module name is the module's or one of its submodules'."""
-    return name == module.__name__ or name.startswith(module.__name__ + ".")
-
-
-def _joined_classes(item: Any) -> list[Any]:
-    try:
-        joins = [f for f in item.features if f.is_has_many or f.is_has_one]
-        return [feature.joined_class for feature in joins]
-    except Exception as error:
-        # chalkpy resolves annotations and joins only now, and would not fail a second time: without
-        # the module, the next import starts anew.
-        sys.modules.pop(item.__module__, None)
-        file = getattr(item, "__chalk_filename__", item.__module__)
-        reason = str(error).strip() or type(error).__name__
-        raise DefinitionError(
-            f"{file}: class {item.__name__}: {reason}",
-            "Use int, float, bool, str, date, datetime, or lists and dataclasses of them.",
-        ) from error
 
 
 def _import_module(name: str) -> ModuleType:
@@ -218,12 +274,57 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
+def _is_importable(name: str) -> bool:
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    # A folder without __init__.py is importable from its parent, with nothing of its files.
+    return spec is not None and spec.origin is not None
+
+
+def _import_folder(source: str) -> Definitions:
+    """Every Python file of a folder, by the names under which they import each other."""
+    folder = Path(source).resolve()
+    root = folder
+    while (root / "__init__.py").is_file():
+        root = root.parent
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    modules: list[ModuleType] = []
+    errors: list[DefinitionError] = []
+    for file in sorted(folder.rglob("*.py")):
+        parts = file.relative_to(root).with_suffix("").parts
+        if any(part.startswith(".") for part in parts) or "site-packages" in parts:
+            continue
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        try:
+            known = sys.modules.get(name)
+            is_other = known is not None and str(getattr(known, "__file__", "")) != str(file)
+            # Another module has the name already, the standard library's for one.
+            is_plain = name.replace(".", "_").isidentifier() and not is_other
+            modules.append(_import_module(name) if is_plain else _import_file(file))
+        except DefinitionError as error:
+            errors.append(error)
+        except UsageError as error:
+            errors.append(DefinitionError(error.message, error.hint, str(file), file=str(file)))
+    if not modules and errors:
+        raise errors[0]
+    if not modules:
+        raise UsageError(f"The folder {source} holds no .py file.", param="definitions")
+    return Definitions(source, tuple(modules), tuple(errors))
+
+
 def _import_error(name: str, error: Exception, origin: str) -> DefinitionError:
     frames = traceback.extract_tb(error.__traceback__)
     # The deepest line of the definitions themselves rather than one inside chalkpy.
     inside = [frame for frame in frames if frame.filename == origin]
-    where = f"{origin}:{inside[-1].lineno}" if inside else origin
+    file, line = origin, inside[-1].lineno if inside else None
     if isinstance(error, SyntaxError) and error.lineno:
-        where = f"{error.filename}:{error.lineno}"
-    reason = str(error).strip() or type(error).__name__
-    return DefinitionError(f"{where}: {name} cannot be imported: {type(error).__name__}: {reason}")
+        file, line = str(error.filename), error.lineno
+    text = str(error).strip() or type(error).__name__
+    reason = f"{name} cannot be imported: {type(error).__name__}: {text}"
+    where = file if line is None else f"{file}:{line}"
+    return DefinitionError(
+        f"{where}: {reason}", "", name, file=file, line=line, reason=reason.rstrip(".")
+    )

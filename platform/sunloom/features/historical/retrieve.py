@@ -60,6 +60,7 @@ class HistoricalSummary(BaseModel, frozen=True):
         repeated_ids: Class to rows with the id of an earlier event, which count again; unset where
             there are none.
         deduplicated: Class to repeated rows that were left out; unset where there are none.
+        unavailable: Feature that could not be bound to place and reason; unset where all could.
     """
 
     rows: int
@@ -72,6 +73,7 @@ class HistoricalSummary(BaseModel, frozen=True):
     resolver_failures: Mapping[str, int] = {}
     repeated_ids: Mapping[str, int] = {}
     deduplicated: Mapping[str, int] = {}
+    unavailable: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class HistoricalJob:
             why=self.choice.why,
             out=str(out),
             quarantined=counts,
+            **self.scan.plan.unavailable_summary,
             **result.counters.log_and_count(),
         )
 

@@ -35,6 +35,9 @@ def plan_text(plan: Plan) -> str:
                     formula = format_expression(feature.expression)
                 dtype = f"{feature.dtype}{'?' * feature.nullable}"
                 lines.append(f"  {feature.name}: {dtype} = {formula}")
+    if plan.unavailable:
+        lines += ["", "unavailable"]
+        lines += [f"  {item.feature}: {item.why}" for item in plan.unavailable]
     return "\n".join(lines)
 
 
@@ -84,8 +87,9 @@ def _format_resolved(node: Resolved) -> str:
     args = [format_expression(argument.value) for argument in resolver.args]
     call = f"{resolver.fqn.rsplit('.', 1)[-1]}({', '.join(args)})"
     output = f".{node.output}" if len(resolver.outputs) > 1 else ""
-    batched = ", batched" if resolver.shape == "frame" else ""
-    return f"@{resolver.kind} {call}{output}  [{resolver.place}{batched}]"
+    notes = ", batched" if resolver.shape == "frame" else ""
+    notes += f", cron {resolver.cron}" if resolver.cron else ""
+    return f"@{resolver.kind} {call}{output}  [{resolver.place}{notes}]"
 
 
 def _format_aggregate(node: Aggregate) -> str:

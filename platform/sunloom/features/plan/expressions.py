@@ -163,6 +163,8 @@ class Resolver(Node):
     outputs: tuple[Output, ...]
     timeout_s: float | None = None
     batch_rows: int | None = None
+    # Shown alone: values are computed as of each row's time, whenever that is.
+    cron: str | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class Resolved(Node):

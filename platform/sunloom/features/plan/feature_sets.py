@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
-from sunloom.errors import NotFoundError
+from pydantic import Field
+
+from sunloom.errors import DefinitionError, NotFoundError
 from sunloom.features.plan.dtypes import DType, Node
 from sunloom.features.plan.expressions import (
     Aggregate,
@@ -84,6 +87,53 @@ class FeaturePlan(Node):
         return self.expression.resolver if isinstance(self.expression, Resolved) else None
 
 
+@dataclass(frozen=True)
+class Unavailable:
+    """What could not be bound: a feature, or a whole class, resolver or file of definitions.
+
+    Attributes:
+        feature: Its full name; a class's namespace, a resolver's name or a file.
+        construct: The line of source.
+        file: Where it stands.
+        line: Its line, if it is known.
+        reason: Why it cannot be bound.
+        hint: What to write instead.
+    """
+
+    feature: str
+    construct: str
+    file: str
+    line: int | None
+    reason: str
+    hint: str = ""
+
+    @property
+    def namespace(self) -> str:
+        """The class that it belongs to."""
+        return self.feature.split(".")[0]
+
+    @property
+    def place(self) -> str:
+        """``file:line``."""
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+    @property
+    def why(self) -> str:
+        """Place and reason."""
+        return f"{self.place}: {self.reason}"
+
+    def error(self) -> DefinitionError:
+        """The refusal of whoever asks for it."""
+        return DefinitionError(
+            f"{self.place}: {self.feature} is unavailable: {self.reason}.",
+            self.hint,
+            self.feature,
+            file=self.file,
+            line=self.line,
+            reason=self.reason,
+        )
+
+
 class ClassPlan(Node):
     """One features class."""
 
@@ -141,6 +191,27 @@ class Plan(Node):
     namespace: str
     outputs: tuple[str, ...]
     classes: tuple[ClassPlan, ...]
+    unavailable: tuple[Unavailable, ...] = Field(default=(), exclude_if=lambda value: not value)
+    """Features of these classes that could not be bound, and classes that could not."""
+
+    def refuse_unavailable(self, names: Iterable[str]) -> None:
+        """Refuse features of the set that could not be bound.
+
+        Raises:
+            DefinitionError: Names the first of them, with file, line and reason.
+        """
+        if not self.unavailable:
+            return
+        unavailable = {item.feature: item for item in self.unavailable}
+        for name in names:
+            if (item := unavailable.get(f"{self.namespace}.{name}")) is not None:
+                raise item.error()
+
+    @property
+    def unavailable_summary(self) -> dict[str, dict[str, str]]:
+        """``unavailable`` for results: feature to place and reason; empty where all is bound."""
+        reasons = {item.feature: item.why for item in self.unavailable}
+        return {"unavailable": reasons} if reasons else {}
 
     def class_plan(self, namespace: str) -> ClassPlan:
         """The class under that namespace."""
@@ -159,41 +230,80 @@ class Plan(Node):
     def fingerprint(self) -> str:
         """Changes whenever the meaning may have changed; part of stored keys and metadata."""
         # 64 bits: enough to tell the plans of one store apart, and short enough to print.
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        # What cannot be bound computes nothing: its lines may move without another meaning.
+        text = self.model_dump_json(exclude={"unavailable"})
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Catalogue(Node):
     """Every features class of a definitions module, bound."""
 
     classes: tuple[ClassPlan, ...]
+    unavailable: tuple[Unavailable, ...] = ()
+    """What could not be bound, causes before what depends on them."""
 
     @property
     def namespaces(self) -> tuple[str, ...]:
         """Names of the feature sets."""
         return tuple(item.namespace for item in self.classes)
 
+    @property
+    def has_outputs(self) -> bool:
+        """Whether any feature can be computed; of complete definitions, keys alone are enough."""
+        return any(item.outputs for item in self.classes) or not self.unavailable
+
+    def check_complete(self) -> None:
+        """Check that everything is bound.
+
+        Raises:
+            DefinitionError: Names the first construct that is not, with file, line and reason.
+        """
+        if self.unavailable:
+            raise self.unavailable[0].error()
+
     def plan(self, feature_set: str) -> Plan:
-        """The plan of all scalar features of a class.
+        """The plan of all scalar features of a class that are bound.
 
         Raises:
             NotFoundError: No class has that namespace; lists the known ones.
+            DefinitionError: None of the class's features is bound.
         """
-        if feature_set not in self.namespaces:
+        lost = [item for item in self.unavailable if item.namespace == feature_set]
+        known = feature_set in self.namespaces
+        if lost and not (known and self._by_name[feature_set].outputs):
+            raise lost[0].error()
+        if not known:
             raise NotFoundError(
                 f"There is no feature set {feature_set!r}.",
                 known=self.namespaces,
                 name=feature_set,
                 param="feature_set",
             )
-        by_name = {item.namespace: item for item in self.classes}
+        by_name = self._by_name
         # Classes that nothing reaches stay out, so that editing them changes no fingerprint.
         needed = _reachable_namespaces(by_name, feature_set)
+        unavailable = [item for item in self.unavailable if item.namespace in needed]
+        if unavailable:
+            # A source may be given for a class that only an unavailable feature reads.
+            for item in unavailable:
+                for join in by_name[item.namespace].joins:
+                    needed |= _reachable_namespaces(by_name, join.target)
+            unavailable = [
+                item
+                for item in self.unavailable
+                if item.namespace in needed or item.namespace not in by_name
+            ]
         return Plan(
             feature_set=feature_set,
             namespace=feature_set,
             outputs=by_name[feature_set].outputs,
             classes=tuple(item for item in self.classes if item.namespace in needed),
+            unavailable=tuple(unavailable),
         )
+
+    @property
+    def _by_name(self) -> dict[str, ClassPlan]:
+        return {item.namespace: item for item in self.classes}
 
 
 def _reachable_namespaces(classes: dict[str, ClassPlan], start: str) -> set[str]:

@@ -355,8 +355,10 @@ def open_scan(
         # The root's own features may be null, or come with the query.
         _log.warning("no source for %s: its own features are null", namespace)
     known = [item.namespace for item in plan.classes]
+    # Classes that only an unavailable feature would read.
+    unread = {item.namespace for item in plan.unavailable}
     for namespace in paths:
-        if namespace not in known:
+        if namespace not in known and namespace not in unread:
             raise NotFoundError(
                 f"Source {namespace!r} belongs to no class that {plan.feature_set!r} uses.",
                 known=known,
