@@ -191,7 +191,7 @@ class FeatureError(SunloomError):
 
 
 class DefinitionError(FeatureError):
-    """A Chalk construct that cannot be bound; names feature, construct, file and line.
+    """A Chalk construct that cannot be bound.
 
     Args:
         message: Place, feature and reason in one sentence.
@@ -219,7 +219,42 @@ class DefinitionError(FeatureError):
         super().__init__(message, hint, param)
         self.file = file
         self.line = line
-        self.reason = reason or message
+        self.reason = (reason or message).rstrip(".")
+
+    @classmethod
+    def of_construct(
+        cls,
+        file: str,
+        line: int | None,
+        reason: str,
+        *,
+        name: str,
+        subject: str = "",
+        hint: str = "",
+    ) -> DefinitionError:
+        """The error of a construct at a place.
+
+        Args:
+            file: The definitions file.
+            line: The line in it, if it is known.
+            reason: Why it cannot be bound.
+            name: Full name of the feature, or of what else it defines.
+            subject: What it is to the user; the name by default.
+            hint: What to write instead.
+        """
+        reason = reason.rstrip(".")
+        message = f"{place_of(file, line)}: {subject or name}: {reason}."
+        return cls(message, hint, name, file=file, line=line, reason=reason)
+
+    @property
+    def why(self) -> str:
+        """Place and reason."""
+        return f"{place_of(self.file, self.line)}: {self.reason}"
+
+
+def place_of(file: str, line: int | None) -> str:
+    """``file:line``, or the file alone."""
+    return file if line is None else f"{file}:{line}"
 
 
 class StoreError(FeatureError):

@@ -28,8 +28,10 @@ Env = Annotated[
 Recipe = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe file under conf/.")]
 Config = Annotated[Path | None, typer.Option("--config", metavar="RECIPE", help="A recipe file.")]
 Definitions = Annotated[
-    str,
-    typer.Option(help="Import path, .py file, folder of them, or entry point of sunloom.features."),
+    str, typer.Option(help="Import path, .py file, or entry point of group sunloom.features.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse definitions of which anything cannot be bound.")
 ]
 
 
@@ -58,6 +60,11 @@ def load_recipe(
     loaded: Loaded[S] = load_config(kind, recipe=recipe, sets=sets or (), env=env)
     _prepare(loaded.config)
     return loaded.config
+
+
+def strict_sets(sets: list[str] | None, strict: bool) -> list[str]:
+    """The keys to set in a features recipe, with ``--strict`` among them."""
+    return [*(sets or ()), *(["execution.strict=true"] if strict else ())]
 
 
 # Keys of a features recipe that no recipe for a table has.

@@ -229,14 +229,17 @@ class ExecutionConfig(Model):
     """Whether the training rows are also computed through Ray Data and compared."""
     max_bad_share: float = Field(default=0.01, ge=0.0, le=1.0)
     """Share of unreadable source rows above which the run stops."""
+    strict: bool = False
+    """Whether definitions of which anything cannot be bound are refused, as by ``--strict``; else
+    the rest is computed, and what cannot be bound is reported."""
 
 
 class FeaturesConfig(Settings):
     """Features: sources, Chalk, transformations, validation, and which set is materialised."""
 
     definitions: str | None = None
-    """An entry point of group ``sunloom.features``, an import path, a ``.py`` file or a folder of
-    them; needed by every command on one feature set."""
+    """An entry point of group ``sunloom.features``, an import path, or a ``.py`` file; needed by
+    every command on one feature set."""
     feature_set: str | None = None
     """Namespace of a features class; needed by every command on one feature set."""
     feature_store: FeatureStoreConfig

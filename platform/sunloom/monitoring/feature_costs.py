@@ -59,7 +59,7 @@ def feature_costs(recipe: FeaturesRecipe, rows: int = 5_000) -> FeatureCosts:
     Raises:
         DataError: The sources know no entity.
     """
-    plan = plan_of(recipe.definitions, recipe.feature_set)
+    plan = plan_of(recipe.definitions, recipe.feature_set, strict=recipe.execution.strict)
     scan = SourceScan(plan, recipe.source_paths(), recipe.feature_store.batch_source.deduplicate)
     as_of = recipe.online.as_of if recipe.online is not None else utc_now()
     known = known_entities(scan, as_of)

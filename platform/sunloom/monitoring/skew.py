@@ -229,7 +229,8 @@ def compare_served(recipe: FeaturesRecipe, count: int = 1_000) -> SkewReport:
         layout = prepare_stream(recipe, open_online_store(recipe))
         plan, tables = layout.plan, _logged_tables(recipe, layout)
     else:
-        plan, paths = plan_of(recipe.definitions, recipe.feature_set), recipe.source_paths()
+        plan = plan_of(recipe.definitions, recipe.feature_set, strict=recipe.execution.strict)
+        paths = recipe.source_paths()
         fetch_sources(recipe.feature_store.batch_source, paths)
         scan = SourceScan(plan, paths, recipe.feature_store.batch_source.deduplicate)
         tables = {name: source.rows for name, source in scan.read().items()}

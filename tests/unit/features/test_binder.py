@@ -141,8 +141,8 @@ def test_what_chalkpy_itself_refuses_names_file_and_line(tmp_path: Path) -> None
         "from chalk import Primary\nfrom chalk.features import features\n\n"
         '@features(name="sl_refused")\nclass R:\n    id: Primary[int]\n    items: int\n'
     )
-    with pytest.raises(DefinitionError, match=r"refused.py:4.*reserved name"):
-        catalogue_of(str(file))
+    with pytest.raises(DefinitionError, match=r"refused.py:7: sl_refused.items .*reserved name"):
+        catalogue_of(str(file)).check_complete()
 
 
 def test_a_syntax_error_names_file_and_line(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
+import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
+from click.testing import Result
 from memory_store import MemoryStore
 from typer.testing import CliRunner
 
@@ -114,18 +115,53 @@ def test_each_is_listed_with_construct_file_line_and_reason(file: Path) -> None:
     assert risk["resolvers"][0]["cron"] == "30d"
 
 
-def test_exit_statuses(file: Path, tmp_path: Path) -> None:
-    nothing = tmp_path / "nothing.py"
+def _invoke(words: list[str]) -> Result:
+    return CliRunner().invoke(app, ["features", *words])
+
+
+def _refusal(words: list[str]) -> str:
+    error = _invoke(words).exception
+    assert isinstance(error, DefinitionError), error
+    assert error.exit_code == 2
+    return error.message
+
+
+def test_exit_statuses(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project_root: Path
+) -> None:
+    monkeypatch.setenv("SUNLOOM_CONF", str(project_root / "conf"))
+    nothing, empty = tmp_path / "nothing.py", tmp_path / "empty.py"
     text = SOURCE.format(ns="uv").split("@features")
     nothing.write_text(text[0] + "@features" + text[1])
-    invoke = CliRunner().invoke
-    strict = invoke(app, ["features", "list", "--definitions", str(file), "--strict"])
-    none = invoke(app, ["features", "list", "--definitions", str(nothing)])
-    plan = ["features", "plan", "un_user", "--definitions", str(file)]
-    for result in (strict, none, invoke(app, [*plan, "--strict"])):
-        assert isinstance(result.exception, DefinitionError)
-        assert result.exception.exit_code == 2
-    assert invoke(app, plan).exit_code == 0
+    empty.write_text("x = 1\n")
+    users, tags = tmp_path / "users.csv", tmp_path / "tags.csv"
+    users.write_text("id,name\n1,abc\n")
+    tags.write_text("id,user_id,at\n1,1,2025-01-01T00:00:00Z\n")
+    (tmp_path / "entities.csv").write_text("id,event_time\n1,2025-02-01T00:00:00Z\n")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"definitions: {file}\nfeature_set: un_user\n"
+        "feature_store: {batch_source: {type: files, tables: "
+        f"{{un_user: {users}, un_tag: {tags}}}}}}}\n"
+        "online: {as_of: 2025-02-01T00:00:00Z}\nexecution: {engine: polars}\n"
+    )
+    sources = ["--source", f"un_user={users}", "--source", f"un_tag={tags}", "--engine", "polars"]
+    rows = ["--entities", str(tmp_path / "entities.csv"), "--out", str(tmp_path / "out.parquet")]
+    folders = [f"--set=paths.{name}={tmp_path / name}" for name in ("state", "outputs")]
+    commands = (
+        ["list", "--definitions"],
+        ["plan", "un_user", "--definitions"],
+        ["historical", "--feature-set", "un_user", *sources, *rows, "--definitions"],
+        ["materialize", str(recipe), *folders, "--set"],
+    )
+    for command in commands:
+        prefix = "definitions=" if command[0] == "materialize" else ""
+        result = _invoke([*command, f"{prefix}{file}", "--json"])
+        assert (result.exit_code, "un_user.stem" in result.stdout) == (0, True), command
+        assert f"{file}:" in _refusal([*command, f"{prefix}{file}", "--strict"])
+        assert f"{empty} defines no" in _refusal([*command, f"{prefix}{empty}"])
+    assert f"{nothing}:" in _refusal(["list", "--definitions", str(nothing)])
+    assert pl.read_parquet(tmp_path / "out.parquet")["tags"].to_list() == [1]
 
 
 def test_the_rest_is_computed_and_no_fingerprint_depends_on_places(file: Path) -> None:
@@ -162,30 +198,99 @@ def test_an_outline_for_chalk_has_what_has_a_column_form(file: Path) -> None:
     assert [item.feature for item in plan.unavailable] == ["un_tag.weight"]
 
 
-def test_a_folder_is_one_project_and_one_broken_file_leaves_the_others(tmp_path: Path) -> None:
-    folder = tmp_path / "sunloom_project_of_two"
-    folder.mkdir()
-    (folder / "sl_project_classes.py").write_text(
-        "from chalk import Primary\nfrom chalk.features import features\n\n"
-        '@features(name="sl_project")\nclass P:\n    id: Primary[int]\n    a: float\n    b: float\n'
+UNEXECUTED = """
+'''Documentation.'''
+from __future__ import annotations
+from chalk import _, DataFrame, FeatureTime, Primary, Windowed, online, windowed, no_such_name
+from chalk.features import features, feature
+from chalk.functions import length, nothing_like_this
+import no_such_library
+
+@features(name="{ns}_part", nope=1)
+class Piece:
+    id: Primary[int]
+    size: float
+
+@features(name="{ns}_user")
+class User:
+    id: Primary[int]
+    name: str
+    parts: DataFrame[Piece]
+    known: Nowhere
+    argument: int = feature(nope=1)
+    duration: int = feature(max_staleness="long")
+    imported: int = no_such_name(_.name)
+    deep: int = _.imported + 1
+    joined: float = _.parts[_.size].sum()
+    windows: Windowed[int] = windowed(
+        "3 parsecs", expression=_.parts.count()
     )
-    (folder / "sl_project_resolvers.py").write_text(
-        "from chalk import online\nfrom sl_project_classes import P\n\n"
-        "@online\ndef f(a: P.a) -> P.b:\n    return 1.0\n"
-    )
-    (folder / "sl_project_broken.py").write_text("import no_such_library\n")
-    catalogue = catalogue_of(str(folder))
-    resolver = catalogue.plan("sl_project").root.feature("b").resolver
-    assert resolver is not None
-    assert resolver.fqn == "sl_project_resolvers.f"
-    (broken,) = catalogue.unavailable
-    assert (broken.file, broken.line) == (str(folder / "sl_project_broken.py"), 1)
-    assert "no_such_library" in broken.reason
-    shutil.rmtree(folder)
+    letters: int = length(_.name)
+    odds: float
+    risk: float
+
+@online(nope=1)
+def compute_odds(name: User.name) -> User.odds:
+    return 1.0
+
+@online
+def compute_risk(name: User.name) -> User.risk:
+    return float(len(name))
+
+settings = no_such_library.settings
+"""
+
+
+def check_unexecuted(definitions: str, namespace: str) -> None:
+    """One reason for each line that cannot be executed, and the rest is bound."""
+    catalogue = catalogue_of(definitions)
+    reasons = {item.feature: item.reason for item in catalogue.unavailable}
+    lines = UNEXECUTED.format(ns=namespace).splitlines()
+    for item in catalogue.unavailable:
+        assert item.line is not None
+        assert lines[item.line - 1].strip() == item.construct
+    user = f"{namespace}_user"
+    expected = {
+        "no_such_name": "cannot import name 'no_such_name' from 'chalk'",
+        "nothing_like_this": "cannot import name 'nothing_like_this'",
+        "no_such_library": "No module named 'no_such_library'",
+        "settings": "it needs no_such_library, which is unavailable (",
+        f"{namespace}_part": "unexpected keyword argument 'nope'",
+        f"{user}.parts": "Piece",
+        f"{user}.known": "Nowhere",
+        f"{user}.argument": "unexpected keyword argument 'nope'",
+        f"{user}.duration": "'long'",
+        f"{user}.imported": "it needs no_such_name, which is unavailable (",
+        f"{user}.deep": f"it needs {user}.imported, which is unavailable (",
+        f"{user}.joined": f"it needs {user}.parts, which is unavailable (",
+        f"{user}.windows": "3 parsecs",
+        f"{user}.odds": "unexpected keyword argument 'nope'",
+    }
+    assert set(reasons) == set(expected)
+    assert [name for name, text in expected.items() if text not in reasons[name]] == []
+    assert catalogue.plan(user).outputs == ("name", "letters", "risk")
+
+
+def test_a_line_that_cannot_be_executed_takes_no_other_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "unexecuted.py"
+    file.write_text(UNEXECUTED.format(ns="ux"))
+    check_unexecuted(str(file), "ux")
+
+
+def test_nor_in_a_submodule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "sl_unexecuted_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from sl_unexecuted_package.users import User\n")
+    (package / "users.py").write_text(UNEXECUTED.format(ns="uy"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    # Opened again, nothing is imported a second time.
+    for _ in range(2):
+        check_unexecuted(package.name, "uy")
+    assert sys.modules[f"{package.name}.users"].__doc__ == "Documentation."
 
 
 def test_definitions_without_a_class_are_refused_by_their_file(tmp_path: Path) -> None:
     empty = tmp_path / "empty.py"
     empty.write_text("x = 1\n")
-    with pytest.raises(DefinitionError, match=rf"{empty}: .*defines no features class"):
+    with pytest.raises(DefinitionError, match=rf"{empty} defines no features class"):
         catalogue_of(str(empty))

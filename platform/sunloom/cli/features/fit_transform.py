@@ -102,7 +102,10 @@ def load_preparation(
         return config, ()
     from sunloom.features.definitions.open import plan_of
 
-    columns = [plan_of(config.definitions, config.feature_set).root.key, "event_time"]
+    columns = [
+        plan_of(config.definitions, config.feature_set, strict=config.execution.strict).root.key,
+        "event_time",
+    ]
     if config.training is not None:
         from sunloom.core.plugins import load_plugin
         from sunloom.data.datasets import GROUP, LabelledDataSet

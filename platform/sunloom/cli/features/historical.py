@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sunloom.cli import output
-from sunloom.cli.options import Definitions, EngineOption, Env, Json, Sets, cluster, load_settings
+from sunloom.cli.options import (
+    Definitions,
+    EngineOption,
+    Env,
+    Json,
+    Sets,
+    Strict,
+    cluster,
+    load_settings,
+)
 from sunloom.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +52,7 @@ def historical(
     max_bad_share: Annotated[
         float, typer.Option(min=0, max=1, help="Unreadable rows above which nothing is written.")
     ] = 0.01,
+    strict: Strict = False,
     sets: Sets = None,
     env: Env = None,
     json: Json = False,
@@ -55,7 +65,13 @@ def historical(
     with TemporaryDirectory(prefix="sunloom-") as scratch, ExitStack() as stack:
         sources = _fetch_sources(source, Path(scratch))
         job = HistoricalJob.prepare(
-            definitions, feature_set, sources, entities, engine.value, deduplicate=rules
+            definitions,
+            feature_set,
+            sources,
+            entities,
+            engine.value,
+            deduplicate=rules,
+            strict=strict,
         )
         if job.needs_cluster:
             stack.enter_context(cluster(settings))

@@ -11,16 +11,32 @@ from typing import Annotated
 import typer
 
 from sunloom.cli import output
-from sunloom.cli.options import Config, Env, Json, Recipe, Sets, cluster, load_recipe
+from sunloom.cli.options import (
+    Config,
+    Env,
+    Json,
+    Recipe,
+    Sets,
+    Strict,
+    cluster,
+    load_recipe,
+    strict_sets,
+)
 from sunloom.config.features import FeaturesRecipe
 from sunloom.config.preprocessing.graph import GraphRecipe
 
 
-def materialize(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
+def materialize(
+    recipe: Recipe,
+    strict: Strict = False,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
     """Write training rows at the recipe's cut-offs and the latest values online."""
     from sunloom.feature_store.materialization.materialize import MaterializationJob
 
-    config = load_recipe(FeaturesRecipe, recipe, sets, env)
+    config = load_recipe(FeaturesRecipe, recipe, strict_sets(sets, strict), env)
     # Prepared first: a wrong recipe fails before a cluster starts, which takes seconds.
     job = MaterializationJob.prepare(config)
     with cluster(config) if job.needs_cluster else nullcontext():
@@ -48,6 +64,7 @@ def backfill(
     start: Annotated[str | None, typer.Option(help="First as-of time, with time zone.")] = None,
     end: Annotated[str | None, typer.Option(help="End of the range, not in it.")] = None,
     every: Annotated[str | None, typer.Option(help="Between as-of times, such as 1d.")] = None,
+    strict: Strict = False,
     sets: Sets = None,
     env: Env = None,
     json: Json = False,
@@ -57,7 +74,7 @@ def backfill(
 
     options = {"start": start, "end": end, "every": every}
     changes = [f"backfill.{name}={value}" for name, value in options.items() if value is not None]
-    config = load_recipe(FeaturesRecipe, recipe, [*changes, *(sets or ())], env)
+    config = load_recipe(FeaturesRecipe, recipe, [*changes, *strict_sets(sets, strict)], env)
     job = BackfillJob.prepare(config)
     with cluster(config) if job.needs_cluster else nullcontext():
         result = job.run().model_dump(exclude_unset=True)

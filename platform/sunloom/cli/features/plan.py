@@ -10,16 +10,11 @@ import typer
 from pydantic import BaseModel, Field
 
 from sunloom.cli import output
-from sunloom.cli.options import Definitions, Env, Json, Sets, load_settings
+from sunloom.cli.options import Definitions, Env, Json, Sets, Strict, load_settings
 from sunloom.errors import UsageError
 
 if TYPE_CHECKING:
     from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan, Unavailable
-
-
-Strict = Annotated[
-    bool, typer.Option("--strict", help="Exit with 2 where anything cannot be bound.")
-]
 
 
 def list_features(

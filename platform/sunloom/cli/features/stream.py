@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sunloom.cli import output
-from sunloom.cli.options import Env, Json, Recipe, Sets, cluster, load_recipe
+from sunloom.cli.options import Env, Json, Recipe, Sets, Strict, cluster, load_recipe, strict_sets
 from sunloom.config.features import FeaturesRecipe
 from sunloom.core.interrupts import stop_on_signals
 
@@ -27,6 +27,7 @@ def stream(
     workers: Annotated[
         int, typer.Option(min=1, help="Consumers; more than one run as actors on Ray.")
     ] = 1,
+    strict: Strict = False,
     sets: Sets = None,
     env: Env = None,
     json: Json = False,
@@ -34,7 +35,7 @@ def stream(
     """Consume the recipe's topics into the online store, each event exactly once."""
     from sunloom.feature_store.streaming.job import stream as consume
 
-    config = load_recipe(FeaturesRecipe, recipe, sets, env)
+    config = load_recipe(FeaturesRecipe, recipe, strict_sets(sets, strict), env)
     with cluster(config) if workers > 1 else nullcontext(), ExitStack() as stack:
 
         def end_batch_on_signals(stop: Callable[[], None]) -> None:

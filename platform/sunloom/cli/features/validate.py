@@ -42,7 +42,9 @@ def validate(
         from sunloom.feature_store.quality_gate import table_rules
         from sunloom.features.definitions.open import plan_of
 
-        defaults = table_rules(plan_of(config.definitions, config.feature_set))
+        defaults = table_rules(
+            plan_of(config.definitions, config.feature_set, strict=config.execution.strict)
+        )
     rules = config.validation or ValidationConfig()
     result = validate_file(
         config, rules, input, defaults=defaults, reference=reference, folder=report

@@ -184,7 +184,8 @@ class BackfillJob:
                 "Set execution.engine to auto, polars or ray.",
                 "execution.engine",
             )
-        plan, paths = plan_of(recipe.definitions, recipe.feature_set), recipe.source_paths()
+        plan = plan_of(recipe.definitions, recipe.feature_set, strict=recipe.execution.strict)
+        paths = recipe.source_paths()
         if not all(path.exists() for path in paths.values()):
             fetch_sources(recipe.feature_store.batch_source, paths)
         scan = open_scan(plan, paths, recipe.feature_store.batch_source.deduplicate)

@@ -197,11 +197,13 @@ class MaterializationJob:
         if execution.engine == "chalk":
             assert recipe.chalk is not None
             # Chalk may compute what cannot be bound here: names and types are enough.
-            plan = outline_of(recipe.definitions, recipe.feature_set)
+            plan = outline_of(
+                recipe.definitions, recipe.feature_set, strict=recipe.execution.strict
+            )
             scan = SourceScan(plan, paths)
             engine: EngineChoice | ChalkConfig = recipe.chalk
         else:
-            plan = plan_of(recipe.definitions, recipe.feature_set)
+            plan = plan_of(recipe.definitions, recipe.feature_set, strict=recipe.execution.strict)
             scan = open_scan(plan, paths, recipe.feature_store.batch_source.deduplicate)
             engine = choose_engine(scan, wanted=execution.engine)
         training = online = None

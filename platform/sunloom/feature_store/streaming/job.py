@@ -71,7 +71,9 @@ def prepare_stream(recipe: FeaturesRecipe, store: OnlineStore) -> TileLayout:
         UsageError: A class whose events are aggregated has no topic.
     """
     source = recipe.kafka_source()
-    plan = plan_of(recipe.definitions, recipe.feature_set).for_online()
+    plan = plan_of(
+        recipe.definitions, recipe.feature_set, strict=recipe.execution.strict
+    ).for_online()
     check_streamed(plan, source.topics)
     needs = source_projections(plan)
     streamed = [namespace for namespace in source.topics if namespace in needs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 from chalk.features.filter import Filter
 from chalk.utils.duration import CHALK_MAX_TIMEDELTA
 
-from sunloom.errors import DefinitionError
 from sunloom.features.definitions.bind_aggregates import has_window_start
 from sunloom.features.definitions.bind_expressions import ExpressionBinder
 from sunloom.features.definitions.bind_resolvers import ResolvedFeature, bind_resolvers
 from sunloom.features.definitions.declarations import (
+    class_location,
     declared_features,
     event_time_of,
     feature_location,
@@ -22,6 +23,7 @@ from sunloom.features.definitions.declarations import (
 )
 from sunloom.features.definitions.dependents import withdraw_dependents
 from sunloom.features.definitions.failures import Failures
+from sunloom.features.definitions.statements import FailedStatement
 from sunloom.features.expressions.functions.json_documents import json_as
 from sunloom.features.expressions.literals import constant, unify
 from sunloom.features.plan.dtypes import DType
@@ -51,7 +53,7 @@ def bind_catalogue(
     source: str,
     classes: Sequence[Any],
     resolvers: Sequence[Any],
-    errors: Sequence[DefinitionError] = (),
+    failed: Sequence[FailedStatement] = (),
 ) -> Catalogue:
     """Bind every features class of definitions.
 
@@ -61,22 +63,25 @@ def bind_catalogue(
         source: The definitions, as the user named them: workers import resolvers by it.
         classes: The definitions' chalkpy classes.
         resolvers: Their chalkpy resolvers.
-        errors: Why files of the definitions could not be imported.
+        failed: Their statements that could not be executed.
     """
     failures = Failures()
-    for error in errors:
-        failures.add(error)
+    for statement, error in failed:
+        if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+            failures.add(error)
     outlines: dict[str, ClassPlan] = {}
     for item in classes:
         with failures.of(item.namespace):
             outlines[item.namespace] = outline_class(item, failures)
-    resolved = bind_resolvers(source, resolvers, outlines, failures)
+    resolved = bind_resolvers(source, resolvers, outlines, failed, failures)
     bound = [
         _bind_class(item, outlines[item.namespace], resolved, failures)
         for item in classes
         if item.namespace in outlines
     ]
-    locations = {f.fqn: feature_location(f) for item in classes for f in declared_features(item)}
+    locations = {item.namespace: class_location(item) for item in classes}
+    for item in classes:
+        locations |= {feature.fqn: feature_location(feature) for feature in declared_features(item)}
     available = withdraw_dependents(bound, locations, failures)
     return Catalogue(classes=available, unavailable=failures.records)
 

@@ -16,7 +16,8 @@ from chalk.features.filter import Filter, TimeDelta
 
 from sunloom.errors import DefinitionError
 from sunloom.features.definitions.declarations import feature_dtype
-from sunloom.features.definitions.failures import Failures
+from sunloom.features.definitions.failures import Failures, dependent_reason
+from sunloom.features.definitions.statements import FailedStatement
 from sunloom.features.expressions.literals import constant
 from sunloom.features.plan.dtypes import DType, ListType, StructField, StructType
 from sunloom.features.plan.expressions import (
@@ -49,7 +50,11 @@ class ResolvedFeature:
 
 
 def bind_resolvers(
-    source: str, resolvers: Sequence[Any], outlines: Mapping[str, ClassPlan], failures: Failures
+    source: str,
+    resolvers: Sequence[Any],
+    outlines: Mapping[str, ClassPlan],
+    failed: Sequence[FailedStatement],
+    failures: Failures,
 ) -> Mapping[str, ResolvedFeature]:
     """Full names of features to the functions that compute them.
 
@@ -57,11 +62,17 @@ def bind_resolvers(
         source: The definitions, as the user named them: workers import them by it.
         resolvers: The chalkpy resolvers of the definitions.
         outlines: Namespace to the class, without what computes its features.
+        failed: Statements of the definitions that could not be executed.
         failures: Receives what resolvers give that cannot be bound, with function, file and line.
     """
     offline: dict[str, Resolved] = {}
     online: dict[str, Resolved] = {}
     named: dict[str, Any] = {}
+    for statement, error in failed:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+            names = _computed_names(_annotated_outputs(statement, outlines), outlines)
+            for name in names or [statement.name]:
+                failures.add(error, name)
     for raw in resolvers:
         binder = ResolverBinder(source, raw, outlines, failures)
         other = named.setdefault(resolver_name(source, raw), raw)
@@ -148,34 +159,19 @@ class ResolverBinder:
         )
 
     def output_names(self) -> Sequence[str]:
-        """Full names of what it gives, without keys and event times: rows come from a source."""
+        """Full names of the features that it computes, even where it cannot be bound."""
         try:
-            features = [f"{f.namespace}.{f.name}" for f in self._raw.flattened_output]
+            names = [f"{f.namespace}.{f.name}" for f in self._raw.flattened_output]
         except Exception:  # noqa: BLE001 - chalkpy raises several kinds
-            features = [*self._annotated_names()]
-        never_given = {
-            f"{item.namespace}.{name}"
-            for item in self._outlines.values()
-            for name in (item.key, item.time)
-        }
-        return [name for name in features if name not in never_given]
+            names = self._annotated_names()
+        return _computed_names(names, self._outlines)
 
-    def _annotated_names(self) -> Sequence[str]:
-        """Names in the text of the return annotation, where chalkpy cannot read it."""
+    def _annotated_names(self) -> list[str]:
         try:
             tree = ast.parse(textwrap.dedent(inspect.getsource(self._raw.fn)))
         except (OSError, TypeError, SyntaxError):
             return []
-        function = next((n for n in ast.walk(tree) if hasattr(n, "returns")), None)
-        attributes = ast.walk(function.returns) if function and function.returns else ()
-        namespaces = {item.class_name: item.namespace for item in self._outlines.values()}
-        return [
-            f"{namespaces[node.value.id]}.{node.attr}"
-            for node in attributes
-            if isinstance(node, ast.Attribute)
-            and isinstance(node.value, ast.Name)
-            and node.value.id in namespaces
-        ]
+        return _annotated_outputs(tree.body[0], self._outlines)
 
     def check_supported(self) -> None:
         """Refuse resolvers that are not plain functions of features.
@@ -443,11 +439,27 @@ class ResolverBinder:
         try:
             return feature_dtype(feature)
         except DefinitionError as error:
-            place = f"{error.file}:{error.line}"
-            raise self.refuse(
-                f"it needs {error.param}, which is unavailable ({place}: {error.reason})",
-                error.hint,
-            ) from error
+            reason = dependent_reason(error.param, error.why)
+            raise self.refuse(reason, error.hint) from error
+
+
+def _annotated_outputs(statement: ast.stmt, outlines: Mapping[str, ClassPlan]) -> list[str]:
+    """Full names of features in the text of a function's return annotation."""
+    returns = getattr(statement, "returns", None)
+    namespaces = {item.class_name: item.namespace for item in outlines.values()}
+    return [
+        f"{namespaces[node.value.id]}.{node.attr}"
+        for node in (ast.walk(returns) if returns is not None else ())
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in namespaces
+    ]
+
+
+def _computed_names(names: Sequence[str], outlines: Mapping[str, ClassPlan]) -> list[str]:
+    """Those of features that resolvers compute: keys and event times come from a source."""
+    read = {f"{i.namespace}.{name}" for i in outlines.values() for name in (i.key, i.time)}
+    return [name for name in names if name not in read]
 
 
 def _is_frame(annotation: Any) -> bool:

@@ -15,8 +15,9 @@ import pyarrow as pa
 from chalk.features import FeatureSetBase
 from chalk.features.underscore import Underscore
 
-from sunloom.errors import DefinitionError
+from sunloom.errors import DefinitionError, place_of
 from sunloom.features.definitions.failures import Failures
+from sunloom.features.definitions.statements import failed_attributes
 from sunloom.features.plan.dtypes import DType, ListType, ScalarType, StructField, StructType
 from sunloom.features.plan.feature_sets import ClassPlan, FeaturePlan
 
@@ -190,22 +191,16 @@ def refuse(feature: Any, construct: str, instead: str, expression: Any = None) -
 
 def refuse_class(features_class: Any, construct: str, instead: str) -> DefinitionError:
     """The error of a features class that cannot be bound as a whole."""
-    name = features_class.__name__
-    file = str(features_class.__chalk_filename__)
-    location = Location(file, _lines_of(file, name).get(""))
-    return _error(location, f"class {name}", construct, instead, features_class.namespace)
+    subject = f"class {features_class.__name__}"
+    location = class_location(features_class)
+    return _error(location, subject, construct, instead, features_class.namespace)
 
 
 def _error(
     location: Location, subject: str, construct: str, instead: str, name: str
 ) -> DefinitionError:
-    return DefinitionError(
-        f"{location}: {subject}: {construct}.",
-        instead,
-        name,
-        file=location.file,
-        line=location.line,
-        reason=construct if subject.startswith("feature ") else f"{subject}: {construct}",
+    return DefinitionError.of_construct(
+        location.file, location.line, construct, name=name, subject=subject, hint=instead
     )
 
 
@@ -216,7 +211,13 @@ class Location(NamedTuple):
     line: int | None
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}" if self.line else self.file
+        return place_of(self.file, self.line)
+
+
+def class_location(features_class: Any) -> Location:
+    """Where a features class is declared."""
+    file = str(features_class.__chalk_filename__)
+    return Location(file, _lines_of(file, features_class.__name__).get(""))
 
 
 def feature_location(feature: Any) -> Location:
@@ -257,7 +258,8 @@ def unreadable_features(features_class: Any) -> Mapping[str, DefinitionError]:
         classes = [item for item in registered if item not in _unreadable]
         for read in (_read_annotation, _read_join):
             for item in classes:
-                _unreadable.setdefault(item, {}).update(_take_out_unreadable(item, read))
+                reasons = _unreadable.setdefault(item, {**failed_attributes(item)})
+                reasons.update(_take_out_unreadable(item, read))
     return _unreadable[features_class]
 
 
@@ -274,8 +276,11 @@ def _take_out_unreadable(
             reason = None if feature.attribute_name in reasons else read(feature)
         if reason is not None:
             reasons[feature.attribute_name] = reason.rstrip(".")
-    # In place: the class's own properties read this list.
-    features[:] = [feature for feature in features if feature.attribute_name not in reasons]
+    if reasons:
+        # In place, in chalkpy's own list and in the copy that its property may have kept of it.
+        features[:] = [f for f in features if f.attribute_name not in reasons]
+        kept = features_class.features
+        kept[:] = [f for f in kept if f.attribute_name not in reasons]
     return {name: _annotation_error(features_class, name, text) for name, text in reasons.items()}
 
 
@@ -289,8 +294,9 @@ def _read_annotation(feature: Any) -> str | None:
 
 def _read_join(feature: Any) -> str | None:
     try:
-        if feature.is_has_many or feature.is_has_one:
-            _ = feature.join, feature.joined_class.namespace
+        if (feature.is_has_many or feature.is_has_one) and feature.joined_class is None:
+            return "its join leads to no features class"
+        _ = feature.join
     except Exception as error:  # noqa: BLE001 - chalkpy raises several kinds
         return f"its join cannot be read: {str(error).strip() or type(error).__name__}"
     return None

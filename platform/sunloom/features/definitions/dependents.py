@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from sunloom.errors import DefinitionError
 from sunloom.features.definitions.declarations import Location
-from sunloom.features.definitions.failures import Failures
+from sunloom.features.definitions.failures import Failures, dependent_reason
 from sunloom.features.plan.expressions import (
     Aggregate,
     Column,
@@ -29,7 +29,7 @@ def withdraw_dependents(
 
     Args:
         bound: Classes with what could be bound by itself.
-        locations: Full name of a feature to where it stands.
+        locations: Namespace of a class, or full name of a feature, to where it stands.
         failures: What cannot be bound; receives circles and dependents.
     """
     checks = _DependencyChecks(locations, failures)
@@ -47,12 +47,9 @@ class _DependencyChecks:
         self._root_whys: dict[str, str] = {}
 
     def _refuse(self, name: str, reason: str, hint: str) -> None:
-        location = self._locations.get(name, Location("", None))
-        message = f"{location}: {name}: {reason}."
+        location = self._locations[name]
         self._failures.add(
-            DefinitionError(
-                message, hint, name, file=location.file, line=location.line, reason=reason
-            )
+            DefinitionError.of_construct(location.file, location.line, reason, name=name, hint=hint)
         )
 
     def withdraw(self, classes: Classes) -> Classes:
@@ -88,13 +85,11 @@ class _DependencyChecks:
         return item.model_copy(update={"features": features, "joins": joins})
 
     def _refuse_dependent(self, name: str, lost: str) -> None:
-        reason, hint = f"it needs {lost}, which is unavailable", ""
-        if lost in self._failures:
-            cause = self._failures[lost]
-            # Of a chain of dependents, the feature at its end is what must be mended.
-            why = self._root_whys.setdefault(name, self._root_whys.get(lost, cause.why))
-            reason, hint = f"{reason} ({why})", cause.hint
-        self._refuse(name, reason, hint)
+        # Nothing of a class that is unavailable as a whole has failed by itself.
+        cause = self._failures[lost if lost in self._failures else lost.split(".")[0]]
+        # Of a chain of dependents, the feature at its end is what must be mended.
+        why = self._root_whys.setdefault(name, self._root_whys.get(cause.feature, cause.why))
+        self._refuse(name, dependent_reason(lost, why), cause.hint)
 
     def refuse_time_dependent_rows(self, classes: Classes) -> None:
         """Rows that are aggregated, or passed to a resolver, are computed once, for every time."""

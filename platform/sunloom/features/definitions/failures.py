@@ -10,6 +10,16 @@ from sunloom.errors import DefinitionError
 from sunloom.features.plan.feature_sets import Unavailable
 
 
+def dependent_reason(name: str | None, why: str) -> str:
+    """The reason of what needs something else that is unavailable.
+
+    Args:
+        name: What it needs.
+        why: Place and reason of that.
+    """
+    return f"it needs {name}, which is unavailable ({why})"
+
+
 class Failures:
     """What could not be bound so far, in order, each with its first reason."""
 
@@ -44,7 +54,7 @@ class Failures:
                 construct=linecache.getline(error.file, error.line or 0).strip(),
                 file=error.file,
                 line=error.line,
-                reason=error.reason.rstrip("."),
+                reason=error.reason,
                 hint=error.hint,
             ),
         )

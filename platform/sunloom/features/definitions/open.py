@@ -11,10 +11,6 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -29,83 +25,69 @@ from sunloom.errors import (
     UsageError,
     known_names_hint,
 )
+from sunloom.features.definitions.statements import (
+    execute_module,
+    failed_statements,
+    is_inside,
+    statement_imports,
+)
 from sunloom.features.plan.feature_sets import Catalogue, Plan
 
 _log = get_logger("features.definitions")
 GROUP = "sunloom.features"
 
 
-@dataclass(frozen=True)
-class Definitions:
-    """Imported definitions.
-
-    Attributes:
-        source: As the user named them.
-        modules: The module, or every file's of a folder.
-        errors: Why files of a folder could not be imported.
-    """
-
-    source: str
-    modules: tuple[ModuleType, ...]
-    errors: tuple[DefinitionError, ...] = ()
-
-    def contains(self, name: str) -> bool:
-        """Whether a module name is one of the modules' or of their submodules'."""
-        return any(
-            name == module.__name__ or name.startswith(module.__name__ + ".")
-            for module in self.modules
-        )
-
-
 def catalogue_of(definitions: str) -> Catalogue:
-    """Every features class of the definitions; what cannot be bound is listed beside them.
+    """Every features class of a definitions module; what cannot be bound is listed beside them.
 
     Args:
-        definitions: An entry point of ``sunloom.features``, an import path, a ``.py`` file, or a
-            folder of them.
+        definitions: An entry point of ``sunloom.features``, an import path, or a ``.py`` file.
 
     Raises:
         UsageError: There is no such module.
         DefinitionError: The module cannot be imported, or defines no features class.
         DependencyError: chalkpy is not installed.
     """
-    imported = import_definitions(definitions)
+    module = import_definitions(definitions)
     from sunloom.features.definitions.bind_classes import bind_catalogue
 
-    classes, resolvers = defined_classes(imported), defined_resolvers(imported)
-    return bind_catalogue(definitions, classes, resolvers, imported.errors)
+    classes, resolvers = defined_classes(module), defined_resolvers(module)
+    return bind_catalogue(definitions, classes, resolvers, failed_statements(module))
 
 
-def plan_of(definitions: str, feature_set: str) -> Plan:
+def plan_of(definitions: str, feature_set: str, *, strict: bool = False) -> Plan:
     """The plan of one feature set, without what cannot be bound.
+
+    Args:
+        definitions: An entry point of ``sunloom.features``, an import path, or a ``.py`` file.
+        feature_set: Namespace of a features class.
+        strict: Refuse definitions of which anything cannot be bound.
 
     Raises:
         NotFoundError: No class has that namespace; lists the known ones.
-        DefinitionError: Nothing of the class can be bound.
+        DefinitionError: Nothing of the class can be bound; if strict, something of the module.
     """
-    plan = catalogue_of(definitions).plan(feature_set)
-    _warn_of_unavailable(plan)
-    return plan
+    return _select(catalogue_of(definitions), feature_set, strict)
 
 
-def outline_of(definitions: str, feature_set: str) -> Plan:
+def outline_of(definitions: str, feature_set: str, *, strict: bool = False) -> Plan:
     """One feature set as a plan without expressions, for sets that Chalk's engine computes.
 
     Args:
-        definitions: An entry point of ``sunloom.features``, an import path, a ``.py`` file, or a
-            folder of them.
+        definitions: An entry point of ``sunloom.features``, an import path, or a ``.py`` file.
         feature_set: Namespace of a features class.
+        strict: Refuse a class of which a feature's type has no column form here.
 
     Raises:
         NotFoundError: No class has that namespace; lists the known ones.
-        DefinitionError: None of the class's features has a column form here.
+        DefinitionError: None of the class's features has a column form here; if strict, one.
         DependencyError: chalkpy is not installed.
     """
-    imported = import_definitions(definitions)
+    module = import_definitions(definitions)
     from sunloom.features.definitions.declarations import outline_class
     from sunloom.features.definitions.failures import Failures
 
-    classes = {item.namespace: item for item in defined_classes(imported)}
+    classes = {item.namespace: item for item in defined_classes(module)}
     if feature_set not in classes:
         raise NotFoundError(
             f"There is no feature set {feature_set!r}.",
@@ -115,26 +97,28 @@ def outline_of(definitions: str, feature_set: str) -> Plan:
         )
     failures = Failures()
     item = outline_class(classes[feature_set], failures)
-    plan = Catalogue(classes=(item,), unavailable=failures.records).plan(feature_set)
-    _warn_of_unavailable(plan)
+    catalogue = Catalogue(classes=(item,), unavailable=failures.records)
+    return _select(catalogue, feature_set, strict)
+
+
+def _select(catalogue: Catalogue, feature_set: str, strict: bool) -> Plan:
+    plan = catalogue.plan(feature_set)
+    if strict:
+        catalogue.check_complete()
+    for item in plan.unavailable:
+        _log.warning("%s is unavailable: %s", item.feature, item.why)
     return plan
 
 
-def _warn_of_unavailable(plan: Plan) -> None:
-    for item in plan.unavailable:
-        _log.warning("%s is unavailable: %s", item.feature, item.why)
-
-
-def import_definitions(source: str) -> Definitions:
-    """Import definitions.
+def import_definitions(source: str) -> ModuleType:
+    """Import definitions, as far as their statements can be executed.
 
     Args:
-        source: An entry point of group ``sunloom.features``, a ``.py`` file, a folder of them, or
-            an import path.
+        source: An entry point of group ``sunloom.features``, a ``.py`` file, or an import path.
 
     Raises:
         UsageError: There is no entry point, file or module of that name.
-        DefinitionError: The module cannot be imported, or chalkpy refuses a class in it.
+        DefinitionError: The module cannot be imported at all.
         DependencyError: chalkpy is not installed.
     """
     # Every other module of this package imports chalkpy at its top.
@@ -142,48 +126,23 @@ def import_definitions(source: str) -> Definitions:
         raise DependencyError(
             "Feature definitions need chalkpy.", "pip install 'sunloom[features]'"
         )
-    with _unknown_functions():
-        if source.endswith(".py"):
-            return Definitions(source, (_import_file(Path(source)),))
-        if source in plugin_names(GROUP):
-            return Definitions(source, (_import_module(plugin_value(GROUP, source)),))
-        if Path(source).is_dir() and not _is_importable(source):
-            return _import_folder(source)
-        return Definitions(source, (_import_module(source),))
+    if source.endswith(".py"):
+        return _import_file(Path(source))
+    if source in plugin_names(GROUP):
+        source = plugin_value(GROUP, source)
+    return _import_module(source)
 
 
-@contextmanager
-def _unknown_functions() -> Iterator[None]:
-    """Let definitions call functions that this release of chalkpy does not have.
-
-    The binder refuses the features that call one; else the whole module could not be imported.
-    """
-    from chalk import functions
-    from chalk.features.underscore import UnderscoreFunction
-
-    def get_unknown(name: str) -> Callable[..., Any]:
-        if name.startswith("_") or find_spec(f"{functions.__name__}.{name}") is not None:
-            raise AttributeError(f"module {functions.__name__!r} has no attribute {name!r}")
-        return partial(UnderscoreFunction, name)
-
-    # Python looks up a module's missing names here.
-    functions.__dict__["__getattr__"] = get_unknown
-    try:
-        yield
-    finally:
-        functions.__dict__.pop("__getattr__", None)
-
-
-def defined_classes(definitions: Definitions) -> list[Any]:
-    """Features classes of the modules, of submodules, and those that their joins lead to."""
+def defined_classes(module: ModuleType) -> list[Any]:
+    """Features classes of the module, of its submodules, and those that their joins lead to."""
     from chalk.features import FeatureSetBase
 
     from sunloom.features.definitions.declarations import joined_classes
 
     registry = list(FeatureSetBase.registry.values())
-    inside = [item for item in registry if definitions.contains(item.__module__)]
-    # Classes that a module imports from another one are offered too.
-    names = [value for module in definitions.modules for value in vars(module).values()]
+    inside = [item for item in registry if is_inside(item.__module__, module)]
+    # Classes that the module imports from another one are offered too.
+    names = vars(module).values()
     imported = [item for item in registry if any(item is value for value in names)]
     waiting = [*inside, *(item for item in imported if item not in inside)]
     classes: list[Any] = []
@@ -195,13 +154,11 @@ def defined_classes(definitions: Definitions) -> list[Any]:
         classes.append(item)
         waiting.extend(joined_classes(item))
     if not classes:
-        if definitions.errors:
-            raise definitions.errors[0]
-        first = definitions.modules[0]
-        is_folder = len(definitions.modules) > 1
-        file = definitions.source if is_folder else str(getattr(first, "__file__", first.__name__))
+        for failed in failed_statements(module):
+            raise failed.error
+        file = str(getattr(module, "__file__", None) or module.__name__)
         raise DefinitionError(
-            f"{file}: {definitions.source} defines no features class.",
+            f"{file} defines no features class.",
             "Decorate a class with `from chalk.features import features`.",
             file=file,
             reason="it defines no features class",
@@ -209,8 +166,8 @@ def defined_classes(definitions: Definitions) -> list[Any]:
     return classes
 
 
-def defined_resolvers(definitions: Definitions) -> list[Any]:
-    """Every chalkpy resolver that the modules and their submodules define, in source order."""
+def defined_resolvers(module: ModuleType) -> list[Any]:
+    """Every chalkpy resolver that the module and its submodules define, in source order."""
     from chalk.features.resolver import RESOLVER_REGISTRY, Resolver
 
     # chalkpy's registry omits a function silently if another module has one of the same name, so
@@ -218,14 +175,13 @@ def defined_resolvers(definitions: Definitions) -> list[Any]:
     candidates = [
         value
         for name, submodule in list(sys.modules.items())
-        if definitions.contains(name)
+        if is_inside(name, module)
         for value in vars(submodule).values()
         if isinstance(value, Resolver)
     ]
     resolvers: list[Any] = []
     for raw in (*candidates, *RESOLVER_REGISTRY.get_all_resolvers()):
-        is_inside = definitions.contains(str(raw.__module__))
-        if is_inside and not any(raw is known for known in resolvers):
+        if is_inside(str(raw.__module__), module) and not any(raw is known for known in resolvers):
             resolvers.append(raw)
     return sorted(resolvers, key=lambda raw: (raw.filename, raw.fn.__code__.co_firstlineno))
 
@@ -244,7 +200,8 @@ def _import_module(name: str) -> ModuleType:
             "definitions",
         )
     try:
-        return importlib.import_module(name)
+        with statement_imports(name):
+            return importlib.import_module(name)
     except Exception as error:
         raise _import_error(name, error, str(spec.origin)) from error
 
@@ -264,55 +221,13 @@ def _import_file(path: Path) -> ModuleType:
     # Before it runs: dataclasses and chalkpy look up the module of the classes they decorate.
     sys.modules[name] = module
     try:
-        # Compiled from the bytes that were named, not by the loader: its byte-code cache takes a
-        # file edited within the same second, to the same size, for unchanged.
-        code = compile(source, str(path.resolve()), "exec", dont_inherit=True)
-        exec(code, module.__dict__)
+        # From the bytes that were named, not by the loader: its byte-code cache takes a file edited
+        # within the same second, to the same size, for unchanged.
+        execute_module(source, str(path.resolve()), module)
     except Exception as error:
         del sys.modules[name]
         raise _import_error(str(path), error, str(path.resolve())) from error
     return module
-
-
-def _is_importable(name: str) -> bool:
-    try:
-        spec = find_spec(name)
-    except (ImportError, ValueError):
-        return False
-    # A folder without __init__.py is importable from its parent, with nothing of its files.
-    return spec is not None and spec.origin is not None
-
-
-def _import_folder(source: str) -> Definitions:
-    """Every Python file of a folder, by the names under which they import each other."""
-    folder = Path(source).resolve()
-    root = folder
-    while (root / "__init__.py").is_file():
-        root = root.parent
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
-    modules: list[ModuleType] = []
-    errors: list[DefinitionError] = []
-    for file in sorted(folder.rglob("*.py")):
-        parts = file.relative_to(root).with_suffix("").parts
-        if any(part.startswith(".") for part in parts) or "site-packages" in parts:
-            continue
-        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        try:
-            known = sys.modules.get(name)
-            is_other = known is not None and str(getattr(known, "__file__", "")) != str(file)
-            # Another module has the name already, the standard library's for one.
-            is_plain = name.replace(".", "_").isidentifier() and not is_other
-            modules.append(_import_module(name) if is_plain else _import_file(file))
-        except DefinitionError as error:
-            errors.append(error)
-        except UsageError as error:
-            errors.append(DefinitionError(error.message, error.hint, str(file), file=str(file)))
-    if not modules and errors:
-        raise errors[0]
-    if not modules:
-        raise UsageError(f"The folder {source} holds no .py file.", param="definitions")
-    return Definitions(source, tuple(modules), tuple(errors))
 
 
 def _import_error(name: str, error: Exception, origin: str) -> DefinitionError:
@@ -323,8 +238,5 @@ def _import_error(name: str, error: Exception, origin: str) -> DefinitionError:
     if isinstance(error, SyntaxError) and error.lineno:
         file, line = str(error.filename), error.lineno
     text = str(error).strip() or type(error).__name__
-    reason = f"{name} cannot be imported: {type(error).__name__}: {text}"
-    where = file if line is None else f"{file}:{line}"
-    return DefinitionError(
-        f"{where}: {reason}", "", name, file=file, line=line, reason=reason.rstrip(".")
-    )
+    reason = f"cannot be imported: {type(error).__name__}: {text}"
+    return DefinitionError.of_construct(file, line, reason, name=name)

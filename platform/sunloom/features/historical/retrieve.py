@@ -100,6 +100,8 @@ class HistoricalJob:
         entities: Path,
         engine: EngineName = "auto",
         deduplicate: Mapping[str, Deduplication] | None = None,
+        *,
+        strict: bool = False,
     ) -> HistoricalJob:
         """Bind the definitions, check the sources and choose the engine; rows are not read yet.
 
@@ -111,8 +113,10 @@ class HistoricalJob:
             engine: ``polars`` in this process, ``ray`` on the connected cluster, ``auto`` in this
                 process if it has the memory.
             deduplicate: Namespace to which of its repeated rows is read.
+            strict: Refuse definitions of which anything cannot be bound.
         """
-        scan = open_scan(plan_of(definitions, feature_set), sources, deduplicate)
+        plan = plan_of(definitions, feature_set, strict=strict)
+        scan = open_scan(plan, sources, deduplicate)
         rows = _estimated_rows(entities) if engine == "auto" else 0
         return cls(scan, entities, choose_engine(scan, rows, engine))
 

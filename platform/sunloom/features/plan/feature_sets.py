@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sunloom.errors import DefinitionError, NotFoundError
+from sunloom.errors import DefinitionError, NotFoundError, place_of
 from sunloom.features.plan.dtypes import DType, Node
 from sunloom.features.plan.expressions import (
     Aggregate,
@@ -115,7 +115,7 @@ class Unavailable:
     @property
     def place(self) -> str:
         """``file:line``."""
-        return self.file if self.line is None else f"{self.file}:{self.line}"
+        return place_of(self.file, self.line)
 
     @property
     def why(self) -> str:
@@ -124,13 +124,9 @@ class Unavailable:
 
     def error(self) -> DefinitionError:
         """The refusal of whoever asks for it."""
-        return DefinitionError(
-            f"{self.place}: {self.feature} is unavailable: {self.reason}.",
-            self.hint,
-            self.feature,
-            file=self.file,
-            line=self.line,
-            reason=self.reason,
+        subject = f"{self.feature} is unavailable"
+        return DefinitionError.of_construct(
+            self.file, self.line, self.reason, name=self.feature, subject=subject, hint=self.hint
         )
 
 
