@@ -27,7 +27,7 @@ from sunloom.features.definitions.resolver_calls import LoadedResolver, load_res
 from sunloom.features.expressions.literals import constant_value
 from sunloom.features.expressions.to_polars import to_polars
 from sunloom.features.plan.dtypes import DType
-from sunloom.features.plan.expressions import Aggregate, Expr, Resolver
+from sunloom.features.plan.expressions import Aggregate, Expr, Output, Resolver
 from sunloom.features.plan.feature_sets import NOW
 from sunloom.features.plan.polars_dtypes import POLARS
 
@@ -263,17 +263,24 @@ def to_series(
         if values is None:
             continue
         try:
-            for output in resolver.outputs:
-                value = conform_value(values[output.name], output.dtype)
-                if value is None and output.required:
-                    raise TypeError(f"it gave None for {output.name!r}, which is not nullable")
-                columns[output.name][row] = value
+            conformed = {o.name: _conform_output(values[o.name], o) for o in resolver.outputs}
         except (TypeError, ValueError) as error:
             failures[row] = str(error)
+            continue
+        # Only a row whose outputs all conform has values: a failed one is null as a whole.
+        for name, value in conformed.items():
+            columns[name][row] = value
     return {
         output.name: pl.Series(output.name, columns[output.name], dtype=POLARS[output.dtype])
         for output in resolver.outputs
     }
+
+
+def _conform_output(value: Any, output: Output) -> Any:
+    conformed = conform_value(value, output.dtype)
+    if conformed is None and output.required:
+        raise TypeError(f"it gave None for {output.name!r}, which is not nullable")
+    return conformed
 
 
 def conform_value(value: Any, dtype: DType) -> Any:

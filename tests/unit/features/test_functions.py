@@ -186,3 +186,25 @@ def _close(frame: Any, single: Any) -> bool:
     if isinstance(frame, float) and isinstance(single, float) and math.isfinite(frame):
         return math.isclose(frame, single, rel_tol=1e-9, abs_tol=1e-9)
     return _same(frame, single)
+
+
+@pytest.mark.parametrize("expression", ["-_.x", "F.abs(_.x)", "-_.i", "F.abs(_.i)", "_.i % _.j"])
+def test_the_ends_of_64_bits_are_the_same_in_frames_and_rows(expression: str) -> None:
+    ends = [-(2**63), -(2**63) + 1, -(2**62) - 1, -1, 5, 2**62 + 3, 2**63 - 1]
+    rows = [
+        dict.fromkeys(SCHEMA) | {"i": i, "j": j, "x": float(i)} for i in ends for j in (*ends, 0)
+    ]
+    bound = _bind(expression)
+    by_frame = _by_frame(bound, rows)
+    assert [compile_expression(bound, {})(row, MOMENT, ()) for row in rows] == by_frame
+    if "x" in expression:
+        assert by_frame[0] == 2.0**63
+    elif "%" in expression:
+        # The dividend's sign, as in C.
+        assert by_frame == [
+            (abs(i) % abs(j)) * (-1 if i < 0 else 1) if j else None
+            for i in ends
+            for j in (*ends, 0)
+        ]
+    else:
+        assert by_frame[0] is None

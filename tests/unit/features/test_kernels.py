@@ -215,7 +215,7 @@ def test_tree_distinct_and_variance(events: list, queries: list, width: int | No
     tree = RangeTree(values, np.minimum, np.iinfo(np.int64).max)
     smallest = tree.fold(ranges.start, ranges.stop)
     distinct = range_distinct(values + 5, timeline.keys, ranges)
-    variances = range_variances(values.astype(np.float64), timeline.keys, ranges)
+    variances = range_variances(values.astype(np.float64), ranges)
     for row in range(len(queries)):
         inside = values[ranges.start[row] : ranges.stop[row]]
         assert smallest[row] == (inside.min() if len(inside) else np.iinfo(np.int64).max)

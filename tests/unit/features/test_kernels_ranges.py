@@ -68,7 +68,7 @@ def test_variances_of_long_ranges_lose_no_digits_to_an_offset(offset: float) -> 
     keys = np.repeat(np.arange(4), 1_000).astype(np.int64)
     ends = np.sort(rng.integers(0, 1_001, (2, 300)), axis=0) + rng.integers(0, 4, 300) * 1_000
     ranges = Ranges(ends[0], ends[1])
-    found = range_variances(noise + offset * (keys + 1), keys, ranges)
+    found = range_variances(noise + offset * (keys + 1), ranges)
     for mine, inside in zip(found, _inside(noise, ranges), strict=True):
         expected = np.var(inside, ddof=1) if len(inside) > 1 else np.nan
         assert mine == pytest.approx(expected, rel=1e-10, nan_ok=True)
@@ -76,10 +76,9 @@ def test_variances_of_long_ranges_lose_no_digits_to_an_offset(offset: float) -> 
 
 def test_a_keys_nan_or_infinity_stays_in_its_ranges() -> None:
     values = np.concatenate([[np.nan], np.arange(99.0), [np.inf], np.arange(99.0)])
-    keys = np.repeat([0, 1], 100).astype(np.int64)
     ranges = Ranges(np.array([0, 1, 100, 101]), np.array([100, 100, 200, 200]))
     with np.errstate(invalid="ignore"):
-        found = range_variances(values, keys, ranges)
+        found = range_variances(values, ranges)
     expected = float(np.var(np.arange(99.0), ddof=1))
     assert found.tolist() == pytest.approx([np.nan, expected, np.nan, expected], nan_ok=True)
 
@@ -90,14 +89,13 @@ def test_percentiles_and_variances_do_not_grow_with_the_ranges() -> None:
     rng = np.random.default_rng(0)
     size = 200_000
     codes = rng.integers(0, 1_000, size).astype(np.int64)
-    keys = np.zeros(size, dtype=np.int64)
     start = rng.integers(0, size - 20_000, 20_000).astype(np.int64)
 
     def cost(length: int) -> float:
         ranges = Ranges(start, start + length)
         begun = time.process_time()
         range_select(codes, ranges, ranges.counts // 2)
-        range_variances(codes.astype(np.float64), keys, ranges)
+        range_variances(codes.astype(np.float64), ranges)
         return time.process_time() - begun
 
     cost(100)

@@ -15,8 +15,9 @@ from sunloom.feature_store.online.read_plan import compile_resolver
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.explain import format_expression, plan_text
-from sunloom.features.plan.expressions import Aggregate, Lookup, Resolved
+from sunloom.features.plan.expressions import Aggregate, Lookup, Output, Resolved
 from sunloom.features.plan.feature_sets import NOW, Plan
+from sunloom.features.resolvers import to_series
 
 CLASSES = str(Path(__file__).with_name("resolver_classes.py"))
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
@@ -161,3 +162,20 @@ def test_the_plan_changes_with_the_function(tmp_path: Path) -> None:
     after = plan_of(str(two), "rsy_guest")
     digests |= {after.root.feature("spent").expression}
     assert len({node.resolver.digest for node in digests if isinstance(node, Resolved)}) == 2
+
+
+def test_a_row_that_fails_has_no_value_in_any_output(plan: Plan) -> None:
+    node = plan.root.feature("length").expression
+    assert isinstance(node, Resolved)
+    outputs = tuple(Output(name=name, dtype="int64", required=False) for name in ("a", "b"))
+    failures: dict[int, str] = {}
+    series = to_series(
+        node.resolver.model_copy(update={"outputs": outputs}),
+        [{"a": 1, "b": 2}, {"a": 3, "b": 0.5}, None],
+        failures,
+    )
+    assert failures == {1: "it gave 0.5, not a whole number"}
+    assert {name: values.to_list() for name, values in series.items()} == {
+        "a": [1, None, None],
+        "b": [2, None, None],
+    }

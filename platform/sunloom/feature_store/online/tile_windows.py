@@ -18,6 +18,7 @@ from sunloom.feature_store.online.tile_layout import Index, Reading, visible_spa
 from sunloom.feature_store.online.tile_partials import SlotKind, slot_kind
 from sunloom.features.expressions.literals import python_value
 from sunloom.features.kernels.aggregates import aggregate_series
+from sunloom.features.kernels.exact_sums import to_float
 from sunloom.features.kernels.ranges import Ranges
 from sunloom.features.plan.expressions import Aggregate, Expr
 from sunloom.features.plan.polars_dtypes import POLARS
@@ -209,8 +210,10 @@ def build_aggregation(node: Aggregate, reading: Reading, index: Index) -> Aggreg
 def aggregate_finalizer(node: Aggregate) -> Finalizer | None:
     """Turns a window's partial results into the aggregation's value; None where they are it."""
     dtype = node.value.dtype if node.value is not None else "int64"
-    if node.kind == "count" or (node.kind == "sum" and node.dtype == "float64"):
+    if node.kind == "count":
         return None
+    if node.kind == "sum" and node.dtype == "float64":
+        return lambda partials: to_float(partials[0])
     if node.kind == "sum":
         return lambda partials: _check_total(partials[0], node)
     if node.kind in ("min", "max"):
@@ -259,18 +262,38 @@ def _mean(partials: Sequence[Any]) -> float | None:
     # A mean fits even where its total does not.
     if isinstance(total, str):
         total = int(total)
-    return total / count if count else None
+    return float(total / count) if count else None
 
 
 def _variance(partials: Sequence[Any]) -> float | None:
     moments = partials[0]
-    return None if moments is None or moments[0] < 2 else moments[2] / (moments[0] - 1)
+    if moments is None or moments[0] < 2:
+        return None
+    try:
+        return math.ldexp(moments[2] / (moments[0] - 1), 2 * _power(moments))
+    except OverflowError:
+        return math.inf
+
+
+def _deviation(partials: Sequence[Any]) -> float | None:
+    moments = partials[0]
+    if moments is None or moments[0] < 2:
+        return None
+    try:
+        return math.ldexp(math.sqrt(moments[2] / (moments[0] - 1)), _power(moments))
+    except OverflowError:
+        return math.inf
+
+
+def _power(moments: Sequence[Any]) -> int:
+    # The squares are divided by a power of 4 where they would overflow or vanish.
+    return int(moments[4]) if len(moments) > 4 else 0
 
 
 _FINALIZERS: Mapping[str, Finalizer] = {
     "mean": _mean,
     "var": _variance,
-    "std": lambda partials: None if (v := _variance(partials)) is None else math.sqrt(v),
+    "std": _deviation,
     "any": lambda partials: partials[1] > 0,
     "all": lambda partials: partials[0] == partials[1],
     "count_distinct": lambda partials: len(partials[0]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise, repeat
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -17,8 +18,8 @@ from sunloom.feature_store.online.tile_heads import (
     tile_key,
     unpack_events,
 )
-from sunloom.feature_store.online.tile_layout import Index, TileLayout
-from sunloom.feature_store.online.tile_partials import TIME, distinct_values, slot_kind
+from sunloom.feature_store.online.tile_layout import Index, Slot, TileLayout
+from sunloom.feature_store.online.tile_partials import TIME, slot_kind
 from sunloom.feature_store.stores.online.key_value import Write
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.features.engine.source_rows import SourceRows
@@ -211,14 +212,19 @@ def _group_events(index: Index, rows: SourceRows) -> EventGroups:
     sizes = groups["size"].cast(pl.Int64).cum_sum().to_list()
     columns = [f"m{place}" for place in range(len(index.measures))]
     keys = zip(*(entities[name].to_list() for name in key_names), strict=True)
-    slots = [_slot_partials(index, groups, place) for place in range(len(index.slots))]
+    starts = [0, *sizes]
+    lists = [frame[name].to_list() for name in (TIME, *columns)]
+    slots = [
+        _slot_partials(slot, groups.select(f"^s{place}_.*$"), lists, starts)
+        for place, slot in enumerate(index.slots)
+    ]
     return EventGroups(
         index=index,
         keys=[entity_key(index, key) for key in keys],
         runs=list(zip([0, *ends], ends, strict=False)),
         tiles=groups["tile"].to_list(),
-        starts=[0, *sizes],
-        columns=[frame[name].to_list() for name in (TIME, *columns)],
+        starts=starts,
+        columns=lists,
         partials=list(zip(*slots, strict=True)) if slots else [()] * groups.height,
     )
 
@@ -273,17 +279,28 @@ def _slot_columns(index: Index) -> Iterator[pl.Expr]:
         yield from (part.alias(f"s{place}_{number}") for number, part in enumerate(parts))
 
 
-def _slot_partials(index: Index, groups: pl.DataFrame, place: int) -> list[Any]:
-    prefix = f"s{place}_"
-    columns = [groups[name].to_list() for name in groups.columns if name.startswith(prefix)]
-    kind = index.slots[place].kind
-    if kind == "row":
+def _slot_partials(
+    slot: Slot, groups: pl.DataFrame, events: Sequence[list[Any]], starts: Sequence[int]
+) -> list[Any]:
+    """A slot's partial result of each group.
+
+    Args:
+        slot: The slot.
+        groups: What its expressions gave for each group.
+        events: Times and measures of all events.
+        starts: Where each group's events begin, and the end of the last group.
+    """
+    columns = [column.to_list() for column in groups]
+    if slot.kind == "row":
         return [[time, values] for time, *values in zip(*columns, strict=True)]
-    if kind == "distinct":
-        return [distinct_values(values) for values in columns[0]]
+    rows = zip(*columns, strict=True) if columns else repeat(())
+    if (build := slot_kind(slot).group) is not None:
+        measure = events[1 + slot.measure]
+        parts = [measure[start:stop] for start, stop in pairwise(starts)]
+        if None in measure:
+            parts = [[value for value in part if value is not None] for part in parts]
+        return [build(row, part) for row, part in zip(rows, parts, strict=False)]
     if len(columns) == 1:
         return columns[0]
     # Several columns make one list; a group without values has none.
-    return [
-        None if not row[0] and row[1] is None else list(row) for row in zip(*columns, strict=True)
-    ]
+    return [None if not row[0] and row[1] is None else list(row) for row in rows]

@@ -20,7 +20,12 @@ from sunloom.features.kernels.ranges import (
     expand_ranges,
     prefix_sums,
 )
-from sunloom.features.kernels.sums_and_variances import range_sums, range_variances
+from sunloom.features.kernels.sums_and_variances import (
+    range_deviations,
+    range_means,
+    range_sums,
+    range_variances,
+)
 from sunloom.features.kernels.value_statistics import (
     first_occurrences,
     range_distinct,
@@ -128,9 +133,7 @@ def _refuse_overflow(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ran
 
 
 def _mean(_: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
-    counts = ranges.counts
-    sums = range_sums(values.to_numpy(), keys, ranges).astype(np.float64)
-    return _with_nulls(sums / np.maximum(counts, 1), counts == 0)
+    return _with_nulls(range_means(values.to_numpy(), keys, ranges), ranges.counts == 0)
 
 
 # NaN is larger than every number: the smallest is NaN only where all are. fmin skips NaN.
@@ -153,10 +156,9 @@ def _extreme(node: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) ->
     return folded.cast(values.dtype)
 
 
-def _variance(_: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
-    with np.errstate(invalid="ignore", over="ignore"):
-        variances = range_variances(values.cast(pl.Float64).to_numpy(), keys, ranges)
-    return _with_nulls(variances, ranges.counts < 2)
+def _variance(node: Aggregate, values: pl.Series, _keys: Ints, ranges: Ranges) -> pl.Series:
+    measure = range_deviations if node.kind == "std" else range_variances
+    return _with_nulls(measure(values.cast(pl.Float64).to_numpy(), ranges), ranges.counts < 2)
 
 
 def _count_distinct(node: Aggregate, values: pl.Series, keys: Ints, ranges: Ranges) -> pl.Series:
@@ -192,7 +194,7 @@ AGGREGATE_KERNELS: Mapping[str, AggregateKernel] = {
     "mean": _mean,
     "min": _extreme,
     "max": _extreme,
-    "std": lambda node, values, keys, ranges: _variance(node, values, keys, ranges).sqrt(),
+    "std": _variance,
     "var": _variance,
     "first": lambda _, values, _keys, ranges: _gather(values, ranges.start, ranges),
     "last": lambda _, values, _keys, ranges: _gather(values, ranges.stop - 1, ranges),

@@ -53,7 +53,9 @@ def _lower_remainder(args: Columns, call: Call) -> pl.Expr:
     """The dividend's sign, as in C; null if a whole number is divided by zero."""
     a, b = (arg.cast(POLARS[call.dtype]) for arg in args)
     if call.dtype == "int64":
-        return (a.sign() * (a.abs() % b.abs())).cast(pl.Int64)
+        # Polars' remainder has the divisor's sign; the least integer has no ``abs`` to take.
+        floored = a % b
+        return pl.when((floored != 0) & ((a < 0) != (b < 0))).then(floored - b).otherwise(floored)
     # Polars subtracts a rounded multiple of the divisor; only C's own fmod is exact.
     pair = pl.struct(a.alias("a"), b.alias("b"))
     remainders = pair.map_batches(_exact_remainders, return_dtype=pl.Float64)
@@ -68,7 +70,10 @@ def _exact_remainders(pairs: pl.Series) -> pl.Series:
 
 def _remainder(a: float, b: float) -> float | None:
     if isinstance(a, int) and isinstance(b, int):
-        return int(math.copysign(abs(a) % abs(b), a)) if b else None
+        if not b:
+            return None
+        remainder = abs(a) % abs(b)
+        return -remainder if a < 0 else remainder
     return math.fmod(a, b) if b and not math.isinf(a) else math.nan
 
 
@@ -120,9 +125,11 @@ def _of_opposite(function: Callable[[Any], Any]) -> Function:
         result: pl.Expr = function(args[0])
         return pl.when(args[0] != _INT64_MIN).then(result) if call.dtype == "int64" else result
 
-    return Function(
-        "a number", same_number, lower, lambda v: None if v == _INT64_MIN else function(v)
-    )
+    def scalar(value: Any) -> Any:
+        # The float of the same value has an opposite.
+        return None if isinstance(value, int) and value == _INT64_MIN else function(value)
+
+    return Function("a number", same_number, lower, scalar)
 
 
 def _lower_extreme(larger: bool, args: Columns, dtype: pl.DataType, *, skip_nulls: bool) -> pl.Expr:

@@ -1,0 +1,96 @@
+"""Tiles of extreme magnitudes against brute force: any batches, whole and cut tiles."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from extreme_readings import (
+    CLASSES,
+    LARGEST,
+    MINUTE,
+    START,
+    Reading,
+    brute_force,
+    minutes,
+    reading_frame,
+    readings,
+    wrong_features,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from memory_store import MemoryStore
+
+from sunloom.feature_store.online.reader import OnlineReader
+from sunloom.feature_store.online.tile_layout import Slot, build_layout
+from sunloom.feature_store.online.tile_partials import slot_kind
+from sunloom.feature_store.streaming.ingest import TileIngest
+from sunloom.features.definitions.open import plan_of
+from sunloom.features.plan.feature_sets import Plan
+
+FOREVER_US = 10**17
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    plan = plan_of(CLASSES, "xt_meter")
+    return plan.model_copy(update={"outputs": tuple(o for o in plan.outputs if o != "id")})
+
+
+def _read(
+    plan: Plan, rows: list[Reading], batch: int, tile_s: int, times: list[datetime]
+) -> list[list[dict[str, Any]]]:
+    store, layout = MemoryStore(), build_layout(plan, ("xt_reading",), tile_s)
+    ingest = TileIngest(store, layout, FOREVER_US)
+    frame = reading_frame(rows)
+    for start in range(0, len(rows), batch):
+        ingest.apply("xt_reading", frame.slice(start, batch), None)
+    reader = OnlineReader(store, plan, layout)
+    return [reader.read(["a", "b"], now) for now in times]
+
+
+@given(
+    rows=readings,
+    batch=st.sampled_from([1, 3, 20]),
+    tile_s=st.sampled_from([600, 3_600, 86_400]),
+    at=st.lists(minutes, min_size=1, max_size=3),
+)
+@settings(max_examples=25, deadline=None)
+def test_every_aggregation_equals_brute_force(
+    plan: Plan, rows: list, batch: int, tile_s: int, at: list[int]
+) -> None:
+    times = [START + minute * MINUTE for minute in at]
+    for now, read in zip(times, _read(plan, rows, batch, tile_s, times), strict=True):
+        for meter, features in zip("ab", read, strict=True):
+            if features is not None:
+                assert not wrong_features(features, brute_force(rows, meter, now)), (meter, now)
+
+
+def test_whole_numbers_of_one_batch_may_sum_beyond_64_bits(plan: Plan) -> None:
+    rows: list[Reading] = [("a", 10 * n, None, 2**62) for n in range(3)]
+    ((features, _),) = _read(plan, rows, 3, 86_400, [START + timedelta(hours=1)])
+    assert features["units_mean__21600__"] == 2.0**62
+    kind = slot_kind(Slot("sum", 0, "int64"))
+    assert kind.group is not None
+    assert kind.group((3 * 2**62,), []) == str(3 * 2**62)
+
+
+def test_moments_kept_as_three_numbers_are_merged() -> None:
+    kind = slot_kind(Slot("moments", 0, "float64"))
+    old, new = [2, 1.5, 0.5], kind.events([(0, 4.0), (1, 9.0)])
+    count, mean, squares, low = kind.merge(old, new)
+    assert (count, mean + low) == (4, 4.0)
+    assert squares == pytest.approx(38.0, rel=1e-15)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_an_infinite_value_has_no_deviation_and_an_infinite_sum(value: float) -> None:
+    sums, moments = (slot_kind(Slot(kind, 0, "float64")) for kind in ("sum", "moments"))
+    ordinary = [(0, 1.0), (1, 2.0)]
+    merged = moments.merge(moments.events(ordinary), moments.events([(2, value)]))
+    assert math.isnan(merged[2])
+    total = sums.fold([sums.merge(sums.events(ordinary), value), LARGEST, LARGEST])
+    assert total == pytest.approx(value, nan_ok=True)
+    assert math.isnan(sums.fold([math.inf, -math.inf]))
