@@ -94,3 +94,11 @@ def test_an_infinite_value_has_no_deviation_and_an_infinite_sum(value: float) ->
     total = sums.fold([sums.merge(sums.events(ordinary), value), LARGEST, LARGEST])
     assert total == pytest.approx(value, nan_ok=True)
     assert math.isnan(sums.fold([math.inf, -math.inf]))
+
+
+def test_a_sum_comes_back_from_beyond_the_largest_float() -> None:
+    sums = slot_kind(Slot("sum", 0, "float64"))
+    beyond = sums.merge(LARGEST, LARGEST)
+    assert sums.fold([beyond]) > LARGEST
+    assert sums.fold([sums.merge(beyond, -LARGEST)]) == LARGEST
+    assert sums.fold([sums.merge(sums.merge(1e17, 0.3), -1e17)]) == 0.3

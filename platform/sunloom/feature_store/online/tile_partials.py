@@ -76,6 +76,15 @@ FloatSum = float | str | list[float]
 def _float_sum(values: Sequence[float]) -> FloatSum:
     if len(values) == 1 and isinstance(values[0], float):
         return values[0]
+    if len(values) == 2 and type(values[0]) is type(values[1]) is float:
+        # The usual group and merge: what two floats lose by rounding is one float.
+        rounded = values[0] + values[1]
+        added = rounded - values[0]
+        lost = (values[0] - (rounded - added)) + (values[1] - added)
+        if lost == 0:
+            return float(rounded)
+        if math.isfinite(lost) and math.isfinite(rounded):
+            return [rounded, lost]
     total = exact_total(values)
     if isinstance(total, Fraction):
         return str(int(total))

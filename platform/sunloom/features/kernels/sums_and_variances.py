@@ -204,11 +204,11 @@ def _sum_directly(values: Floats, ranges: Ranges) -> Floats:
 
 def _sum_by_row(values: Floats, ranges: Ranges, dtype: type = np.float64) -> tuple[Array, Array]:
     """Sums, and how much their rounding may be."""
-    sums = np.empty(len(ranges.start), dtype=dtype)
+    sums: Array = np.empty(len(ranges.start), dtype=dtype)
     weights = np.empty_like(sums)
     for chunk in chunks(ranges.counts):
         rows, offsets = expand_ranges(ranges.take(chunk))
-        picked = values[rows].astype(dtype, copy=False)
+        picked: Array = values[rows].astype(dtype, copy=False)
         sums[chunk] = np.add.reduceat(picked, offsets)
         weights[chunk] = np.add.reduceat(np.abs(picked, out=picked), offsets)
     return sums, weights * (ranges.counts * np.finfo(dtype).eps)
@@ -293,7 +293,7 @@ def _extreme_variances(values: Floats, ranges: Ranges, variances: Floats) -> Int
     changes[1:] = values[1:] != values[:-1]
     varies = Ranges(picked.start + 1, picked.stop).filter_rows(changes).counts > 0
     is_finite = picked.filter_rows(~np.isfinite(values)).counts == 0
-    return extreme[varies & is_finite]
+    return np.asarray(extreme[varies & is_finite])
 
 
 def _variances(values: Array, ranges: Ranges) -> Array:
