@@ -121,7 +121,7 @@ class HeadMerger:
         """
         if (tile + 1) * self.index.tile_us <= head.floor_us:
             # The tile is gone: a late event can only be added to the totals.
-            self._merge_into_life(head, events, partials)
+            self._merge_into_life(head, events, [[partial] for partial in partials])
             return False
         tiles = head.tiles
         # Events arrive in order, nearly always for the latest tile or the one after it.
@@ -131,7 +131,7 @@ class HeadMerger:
             head.ends[place] = max(head.ends[place], end_us)
             head.counts[place] += events
             for merge, column, partial in zip(self._merges, head.states, partials, strict=True):
-                column[place] = merge(column[place], partial)
+                column[place] = merge((column[place], partial))
             return True
         tiles.insert(place, tile)
         head.starts.insert(place, start_us)
@@ -152,24 +152,21 @@ class HeadMerger:
         expired = bisect_left(head.tiles, floor // width)
         if not expired:
             return []
-        for place in range(expired):
-            partials = [column[place] for column in head.states]
-            self._merge_into_life(head, head.counts[place], partials)
+        partials = [column[:expired] for column in head.states]
+        self._merge_into_life(head, sum(head.counts[:expired]), partials)
         numbers = head.tiles[:expired]
         for column in (head.tiles, head.starts, head.ends, head.counts, *head.states):
             del column[:expired]
         return numbers
 
-    def _merge_into_life(self, head: EntityHead, count: int, partials: Sequence[Any]) -> None:
-        life = head.life
-        if life is None:
-            head.life = [count, *partials]
-            return
-        merged = [
-            merge(old, new)
-            for merge, old, new in zip(self._merges, life[1:], partials, strict=True)
-        ]
-        head.life = [life[0] + count, *merged]
+    def _merge_into_life(self, head: EntityHead, count: int, partials: Sequence[list[Any]]) -> None:
+        """Merge a number of events, given by any number of partial results for each slot."""
+        if head.life is not None:
+            known, *totals = head.life
+            count += known
+            partials = [[total, *parts] for total, parts in zip(totals, partials, strict=True)]
+        merged = (merge(parts) for merge, parts in zip(self._merges, partials, strict=True))
+        head.life = [count, *merged]
 
 
 def pack_events(columns: Sequence[Sequence[Any]]) -> bytes:

@@ -61,7 +61,7 @@ class IndexReader:
     def __init__(self, index: Index) -> None:
         self.index = index
         self.kinds: list[SlotKind] = [slot_kind(slot) for slot in index.slots]
-        self.folds = [kind.fold for kind in self.kinds]
+        self.folds = [kind.fold or kind.merge for kind in self.kinds]
         self.spans = [(span.start_ago_us, span.end_ago_us) for span in index.spans]
         self.unknown_entity = EntityTiles(self, None, 0)
         self._row_slot = next((p for p, s in enumerate(index.slots) if s.kind == "row"), -1)

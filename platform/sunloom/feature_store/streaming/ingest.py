@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, repeat
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -19,7 +18,7 @@ from sunloom.feature_store.online.tile_heads import (
     unpack_events,
 )
 from sunloom.feature_store.online.tile_layout import Index, Slot, TileLayout
-from sunloom.feature_store.online.tile_partials import TIME, slot_kind
+from sunloom.feature_store.online.tile_partials import TIME, GroupedValues, slot_kind
 from sunloom.feature_store.stores.online.key_value import Write
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.features.engine.source_rows import SourceRows
@@ -214,10 +213,11 @@ def _group_events(index: Index, rows: SourceRows) -> EventGroups:
     keys = zip(*(entities[name].to_list() for name in key_names), strict=True)
     starts = [0, *sizes]
     lists = [frame[name].to_list() for name in (TIME, *columns)]
-    slots = [
-        _slot_partials(slot, groups.select(f"^s{place}_.*$"), lists, starts)
-        for place, slot in enumerate(index.slots)
-    ]
+    slots = []
+    for place, slot in enumerate(index.slots):
+        parts = [groups[name] for name in groups.columns if name.startswith(f"s{place}_")]
+        # A slot without a measure has no values of its own: neither counts nor rows need any.
+        slots.append(_slot_partials(slot, parts, GroupedValues(lists[1 + slot.measure], starts)))
     return EventGroups(
         index=index,
         keys=[entity_key(index, key) for key in keys],
@@ -279,28 +279,8 @@ def _slot_columns(index: Index) -> Iterator[pl.Expr]:
         yield from (part.alias(f"s{place}_{number}") for number, part in enumerate(parts))
 
 
-def _slot_partials(
-    slot: Slot, groups: pl.DataFrame, events: Sequence[list[Any]], starts: Sequence[int]
-) -> list[Any]:
-    """A slot's partial result of each group.
-
-    Args:
-        slot: The slot.
-        groups: What its expressions gave for each group.
-        events: Times and measures of all events.
-        starts: Where each group's events begin, and the end of the last group.
-    """
-    columns = [column.to_list() for column in groups]
+def _slot_partials(slot: Slot, columns: Sequence[pl.Series], values: GroupedValues) -> list[Any]:
     if slot.kind == "row":
-        return [[time, values] for time, *values in zip(*columns, strict=True)]
-    rows = zip(*columns, strict=True) if columns else repeat(())
-    if (build := slot_kind(slot).group) is not None:
-        measure = events[1 + slot.measure]
-        parts = [measure[start:stop] for start, stop in pairwise(starts)]
-        if None in measure:
-            parts = [[value for value in part if value is not None] for part in parts]
-        return [build(row, part) for row, part in zip(rows, parts, strict=False)]
-    if len(columns) == 1:
-        return columns[0]
-    # Several columns make one list; a group without values has none.
-    return [None if not row[0] and row[1] is None else list(row) for row in rows]
+        lists = (column.to_list() for column in columns)
+        return [[time, values] for time, *values in zip(*lists, strict=True)]
+    return slot_kind(slot).groups(columns, values)

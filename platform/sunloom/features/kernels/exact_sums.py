@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 
-def exact_total(values: Sequence[float]) -> float | Fraction:
+def exact_total(values: Sequence[float | Fraction]) -> float | Fraction:
     """The sum, rounded once; a fraction where it is beyond the largest float.
 
     Args:
-        values: Floats, whose infinities and NaN add up as in IEEE arithmetic, or whole numbers of
-            any size.
+        values: Floats, whose infinities and NaN add up as in IEEE arithmetic, and fractions beyond
+            the largest float.
     """
     try:
         return math.fsum(values)
