@@ -22,7 +22,7 @@ def exact_total(values: Sequence[float | Fraction]) -> float | Fraction:
         infinite = [v for v in values if isinstance(v, float) and not math.isfinite(v)]
     if infinite:
         return sum(infinite)
-    total = sum(map(Fraction, values), Fraction(0))
+    total = sum((Fraction(value) for value in values), Fraction(0))
     try:
         return float(total)
     except OverflowError:
