@@ -8,9 +8,14 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from sunloom.config import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Off before any of these libraries is imported: they read the variables at import.
 QUIET_ENVIRONMENT: Mapping[str, str] = {
@@ -62,6 +67,15 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(entry)
 
 
+class _ScreenHandler(logging.StreamHandler[TextIO]):
+    """Looks up the stream at each line: it changes while libraries are kept off the screen."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        self.stream = screen()
+        super().emit(record)
+
+
 def configure_logging(settings: Settings) -> None:
     """Send ``sunloom`` logs to standard error in the configured form; safe to call again."""
     root = logging.getLogger("sunloom")
@@ -69,7 +83,7 @@ def configure_logging(settings: Settings) -> None:
     for handler in list(root.handlers):
         root.removeHandler(handler)
     # Standard output is for results alone.
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ScreenHandler()
     text = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s  %(message)s", "%H:%M:%S")
     handler.setFormatter(_JsonFormatter() if settings.telemetry.log_format == "json" else text)
     root.addHandler(handler)
@@ -77,6 +91,56 @@ def configure_logging(settings: Settings) -> None:
     root.propagate = False
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+_screen: TextIO | None = None
+
+
+def screen() -> TextIO:
+    """Where people read what happens: standard error, also inside ``keep_libraries_off_screen``."""
+    return _screen or sys.stderr
+
+
+@cache
+def screen_console(stream: TextIO) -> Console:
+    """Rich's console on :func:`screen`: one a stream, since live displays nest in one only."""
+    from rich.console import Console
+
+    # Rich would colour every number.
+    return Console(file=stream, highlight=False)
+
+
+@contextmanager
+def keep_libraries_off_screen(path: Path) -> Iterator[None]:
+    """Write to a file what libraries print inside the block, Ray's processes included.
+
+    What goes to :func:`screen` still reaches standard error.
+
+    Args:
+        path: The file; an earlier one is replaced.
+    """
+    global _screen
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # On the level of file descriptors: Ray's processes and C libraries write there directly.
+    originals = {1: os.dup(1), 2: os.dup(2)}
+    with (
+        os.fdopen(os.dup(2), "w", buffering=1, errors="replace") as stream,
+        path.open("w") as log,
+    ):
+        for number in originals:
+            os.dup2(log.fileno(), number)
+        _screen = stream
+        try:
+            yield
+        finally:
+            _screen = None
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, original in originals.items():
+                os.dup2(original, number)
+                os.close(original)
 
 
 class ProgressBar(Protocol):
@@ -125,10 +189,9 @@ def progress_bar(description: str, total: float) -> Iterator[ProgressBar]:
         description: What is being done.
         total: Units of the whole work.
     """
-    if not sys.stderr.isatty():
+    if not screen().isatty():
         yield _LogBar(description, total)
         return
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -138,6 +201,8 @@ def progress_bar(description: str, total: float) -> Iterator[ProgressBar]:
     )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+    progress = Progress(
+        *columns, TimeRemainingColumn(), console=screen_console(screen()), transient=True
+    )
+    with progress as bars:
         yield _RichBar(bars, bars.add_task(description, total=total), description)

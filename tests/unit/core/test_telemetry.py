@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,3 +59,39 @@ def test_progress_logs_quarters_without_a_terminal(
             bar.advance()
     shares = [record.getMessage().split()[1] for record in caplog.records]
     assert shares == ["25%", "50%", "75%", "100%"]
+
+
+LOUD = """
+import logging, os, sys
+from pathlib import Path
+from sunloom.config import Settings, load_config
+from sunloom.core.telemetry import configure_logging, get_logger, keep_libraries_off_screen
+
+configure_logging(load_config(Settings).config)
+with keep_libraries_off_screen(Path(sys.argv[1])):
+    print("a library's print")
+    os.write(2, b"a library in C\\n")
+    logging.getLogger("ray").warning("a library's warning")
+    os.system("echo a process of a library")
+    get_logger("demo").info("a line of ours")
+get_logger("demo").info("after the block")
+print("the result")
+"""
+
+
+def test_what_libraries_print_goes_to_a_file_and_our_lines_to_the_screen(tmp_path: Path) -> None:
+    log = tmp_path / "new" / "libraries.log"
+    done = subprocess.run(
+        [sys.executable, "-c", LOUD, str(log)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "the result\n"
+    assert [line.split("  ")[-1] for line in done.stderr.splitlines()] == [
+        "a line of ours",
+        "after the block",
+    ]
+    assert set(log.read_text().splitlines()) == {
+        "a library's print",
+        "a library in C",
+        "a library's warning",
+        "a process of a library",
+    }

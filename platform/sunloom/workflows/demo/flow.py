@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from sunloom.config import Settings
@@ -19,7 +18,12 @@ from sunloom.core.files import write_atomic
 from sunloom.core.interrupts import ignore_interrupts, raise_if_interrupted, wait_for_interrupt
 from sunloom.core.model_registry import open_registry
 from sunloom.core.processes import own_processes
-from sunloom.core.telemetry import configure_logging
+from sunloom.core.telemetry import (
+    configure_logging,
+    keep_libraries_off_screen,
+    screen,
+    screen_console,
+)
 from sunloom.serving.auth.api_keys import create_key, revoke_key
 from sunloom.serving.deploy.deploy import Deployment, deploy, shutdown
 from sunloom.serving.deploy.environment import serving_environment
@@ -44,22 +48,41 @@ TITLES = {
     "agents": "Give CrewAI and Semantic Kernel ten held-out tasks each, over HTTP",
     "monitoring": "Compare the first quarter of 1997 with the second of 1998 (Evidently)",
 }
+# Seconds on two quiet cores: what the time left is reckoned from.
+EXPECTED_S = {
+    "cluster": 10.0,
+    "data": 20.0,
+    "features": 5.0,
+    "tabular": 35.0,
+    "base_model": 3.0,
+    "adapter": 300.0,
+    "serving": 100.0,
+    "agents": 30.0,
+    "monitoring": 5.0,
+}
+FROM_SCRATCH_S, REUSED_S = 960.0, 5.0
 FROM_SCRATCH_TITLE = "Train the small tool-calling base model (Ray Train, FSDP2, 2 workers)"
 SCOPES = ("llm", "features", "agents", "models", "train")
 
 
 class StepList:
-    """Prints each step as it starts, and its result as it ends; keeps the seconds.
+    """Prints each step as it starts, with the time left, and its result as it ends.
 
     Args:
         titles: Step name to the sentence shown, in order.
+        expected_s: Step name to the seconds that it takes on two quiet cores. The time left is
+            their sum, scaled by what the steps that ended took here.
+
+    Attributes:
+        seconds: Of each step that ended.
     """
 
-    def __init__(self, titles: Mapping[str, str]) -> None:
+    def __init__(self, titles: Mapping[str, str], expected_s: Mapping[str, float]) -> None:
         self.seconds: dict[str, float] = {}
-        # To standard error, so that --json stays clean. Rich would colour every number.
-        self.console = Console(stderr=True, highlight=False)
+        # To standard error, so that --json stays clean.
+        self.console = screen_console(screen())
         self._titles = dict(titles)
+        self._expected_s = dict(expected_s)
         self._note = ""
 
     def announce(self, notice: str) -> None:
@@ -73,10 +96,18 @@ class StepList:
         """Run one step and note its seconds, also when it fails."""
         number = list(self._titles).index(name) + 1
         mark = f"[{number}/{len(self._titles)}]"
-        self.console.print(Text(f"{mark} {self._titles[name]} …", style="bold"))
         start, self._note = time.monotonic(), ""
+        left = format_minutes(self.left_s(name))
+        self.console.print(Text(f"{mark} {self._titles[name]} … ({left} left)", style="bold"))
+        # Elsewhere a live line would be a line without an end in somebody's log.
+        live = (
+            self.console.status(_TimeLeft(self, name, start))
+            if self.console.is_terminal
+            else nullcontext()
+        )
         try:
-            yield
+            with live:
+                yield
             # A library may have swallowed it: an interrupted step is not a finished one.
             raise_if_interrupted()
         finally:
@@ -87,6 +118,38 @@ class StepList:
     def note(self, text: str) -> None:
         """Set the running step's result, shown when it ends."""
         self._note = text
+
+    def left_s(self, name: str, elapsed_s: float = 0.0) -> float:
+        """Seconds until the last step ends, as far as known.
+
+        Args:
+            name: The step that runs.
+            elapsed_s: Seconds since it started.
+        """
+        expected = sum(self._expected_s[done] for done in self.seconds)
+        pace = sum(self.seconds.values()) / expected if expected else 1.0
+        names = list(self._titles)
+        after = sum(self._expected_s[later] for later in names[names.index(name) + 1 :])
+        return max(self._expected_s[name] * pace - elapsed_s, 0.0) + after * pace
+
+
+@dataclass(frozen=True)
+class _TimeLeft:
+    """Text beside the spinner, computed anew each time that it is drawn."""
+
+    steps: StepList
+    name: str
+    start: float
+
+    def __rich__(self) -> Text:
+        elapsed = time.monotonic() - self.start
+        left = format_minutes(self.steps.left_s(self.name, elapsed))
+        return Text(f"{elapsed:.0f} s, {left} left", style="dim")
+
+
+def format_minutes(seconds: float) -> str:
+    """A duration as people say it: ``about 7 min``."""
+    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
 
 
 @dataclass
@@ -135,14 +198,30 @@ def run_demo(
     Raises:
         SunloomError: A step failed; nothing that it started is left running.
     """
-    start = time.monotonic()
     configure_logging(settings)
+    recipes = load_demo_recipes(sets, model)
+    log = settings.paths.outputs / "demo" / "libraries.log"
+    try:
+        with keep_libraries_off_screen(log):
+            return _run(settings, recipes, from_scratch=from_scratch, keep=keep)
+    finally:
+        # Last, also after a failure: there stand the warnings that the screen was spared.
+        screen_console(screen()).print(f"What libraries printed: {log}", soft_wrap=True)
+
+
+def _run(
+    settings: Settings, recipes: DemoRecipes, *, from_scratch: bool, keep: bool
+) -> DemoSummary:
+    start = time.monotonic()
     titles = TITLES | ({"base_model": FROM_SCRATCH_TITLE} if from_scratch else {})
-    demo = _Demo(settings, load_demo_recipes(sets, model), StepList(titles), from_scratch)
-    # Measured on 2 cores; the second run takes base model and adapter from the registry.
+    expected = EXPECTED_S | ({"base_model": FROM_SCRATCH_S} if from_scratch else {})
+    if open_registry(settings).aliases(recipes.adapter.output.name):
+        expected |= {"base_model": REUSED_S, "adapter": REUSED_S}
+    demo = _Demo(settings, recipes, StepList(titles, expected), from_scratch)
+    minutes = format_minutes(sum(expected.values()))
     demo.console.announce(
-        "Sunloom demo: about 1 GB below outputs/ and .sunloom/ and 12 to 25 minutes on 2 cores the "
-        f"first time, 4 to 8 after that (seed {settings.seed})."
+        f"Sunloom demo: {minutes} on 2 quiet cores, about 1 GB below outputs/ and .sunloom/ "
+        f"(seed {settings.seed})."
     )
     # HAProxy and vLLM's engine core outlive Ray workers that are killed.
     with own_processes():
