@@ -73,8 +73,8 @@ with keep_libraries_off_screen(Path(sys.argv[1])):
     os.write(2, b"a library in C\\n")
     logging.getLogger("ray").warning("a library's warning")
     os.system("echo a process of a library")
-    get_logger("demo").info("a line of ours")
-get_logger("demo").info("after the block")
+    get_logger("demo").warning("a line of ours")
+get_logger("demo").warning("after the block")
 print("the result")
 """
 
