@@ -32,7 +32,6 @@ from sunloom.data.quality.drift_statistics import (
     P_VALUES,
     choose_test,
     column_distance,
-    has_value,
     shares,
     value_count,
 )
@@ -200,11 +199,13 @@ class _Admission:
 
     def admits(self, bound: DriftBound, reference: pl.Series, current: pl.Series) -> bool:
         """Whether two columns can be judged; what speaks against it is kept."""
-        reason = _obstacle(reference, current, self.min_rows)
+        # A pass over each column, so only once.
+        counts = (value_count(reference), value_count(current))
+        reason = _obstacle(reference, current, counts, self.min_rows)
         if reason is not None:
             self.rejected[current.name] = bound.reject(current.name, reason)
             return False
-        values = min(value_count(reference), value_count(current))
+        values = min(counts)
         if values < self.min_rows:
             self.few[current.name] = _Counts(len(reference), len(current), values)
             return False
@@ -226,11 +227,13 @@ class _Admission:
         return f"{cause}; drift is judged from {self.min_rows:,} on ({self.key})."
 
 
-def _obstacle(reference: pl.Series, current: pl.Series, min_rows: int) -> str | None:
-    """Why two columns cannot be compared, but for the number of their values; None if they can."""
+def _obstacle(
+    reference: pl.Series, current: pl.Series, counts: tuple[int, int], min_rows: int
+) -> str | None:
+    """Why two columns cannot be compared, but for few values (``counts``); None if they can."""
     tables = (("the reference", reference), ("these rows", current))
-    for where, column in tables:
-        if has_value(column):
+    for (where, column), count in zip(tables, counts, strict=True):
+        if count:
             continue
         if column.dtype.is_float() and column.is_infinite().any():
             return f"no finite number in {where}"
@@ -238,7 +241,7 @@ def _obstacle(reference: pl.Series, current: pl.Series, min_rows: int) -> str | 
         if len(column) >= min_rows:
             return f"no value in {where}"
     # A column without a value has no type of its own: in a CSV file it is text.
-    if not all(has_value(column) for _, column in tables):
+    if not all(counts):
         return None
     kinds = [_kind(column.dtype) for _, column in tables]
     if kinds[0] != kinds[1]:
