@@ -5,6 +5,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 ARGS ?=
 PORT ?= 8000
+# Most of the suite's time is waiting: three processes share two cores. BESIDE= runs one test at a time.
+BESIDE ?= -n 3 --dist loadgroup --no-loadscope-reorder
 
 # No agent framework, tracker or server of ours reports home from a make target.
 export RAY_USAGE_STATS_ENABLED := 0
@@ -42,7 +44,7 @@ demo: venv ## set up, then run the whole loop end to end; options in ARGS="--see
 demo-comprehensive: demo ## the same as demo
 
 test: venv ## set up, then run the whole CPU test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(BESIDE) $(ARGS)
 
 install-dev: venv ## set up .venv only
 
@@ -62,7 +64,7 @@ base-model: venv ## train the small base model that the worked example ships, an
 	$(BIN)/python -m sunloom_retail.base_model
 
 unit-test: venv ## tests without a cluster
-	$(BIN)/python -m pytest tests/unit $(ARGS)
+	$(BIN)/python -m pytest tests/unit $(BESIDE) $(ARGS)
 
 integration-test: venv ## real Ray, real HTTP, real services
 	$(BIN)/python -m pytest tests/integration $(ARGS)

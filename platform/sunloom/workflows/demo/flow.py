@@ -87,9 +87,9 @@ class StepList:
 
     def announce(self, notice: str) -> None:
         """Print what will happen before it does."""
-        self.console.print(notice)
+        self.console.print(notice, soft_wrap=True)
         for number, title in enumerate(self._titles.values(), 1):
-            self.console.print(f"  {number}. {title}", style="dim")
+            self.console.print(f"  {number}. {title}", style="dim", soft_wrap=True)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -98,7 +98,8 @@ class StepList:
         mark = f"[{number}/{len(self._titles)}]"
         start, self._note = time.monotonic(), ""
         left = format_minutes(self.left_s(name))
-        self.console.print(Text(f"{mark} {self._titles[name]} … ({left} left)", style="bold"))
+        line = Text(f"{mark} {self._titles[name]} … ({left} left)", style="bold")
+        self.console.print(line, soft_wrap=True)
         # Elsewhere a live line would be a line without an end in somebody's log.
         live = (
             self.console.status(_TimeLeft(self, name, start))
@@ -113,7 +114,8 @@ class StepList:
         finally:
             self.seconds[name] = round(time.monotonic() - start, 2)
         # As Text: Rich would read brackets in a string as markup.
-        self.console.print(Text(f"      {self.seconds[name]:6.1f} s  {self._note}"))
+        line = Text(f"      {self.seconds[name]:6.1f} s  {self._note}")
+        self.console.print(line, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Set the running step's result, shown when it ends."""
@@ -296,10 +298,10 @@ def _conclude(
     write_atomic(demo.folder / "answers.json", answers)
     show = demo.console.console.print
     show(summary_table(summary))
-    show(f"Figures: {path}")
+    show(f"Figures: {path}", soft_wrap=True)
     for plot in summary.plots:
-        show(f"Picture: {plot}")
-    show(f"Drift report: {summary.monitoring['report']}")
+        show(f"Picture: {plot}", soft_wrap=True)
+    show(f"Drift report: {summary.monitoring['report']}", soft_wrap=True)
     return summary
 
 
