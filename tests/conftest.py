@@ -18,14 +18,17 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 from gateway_fixture import gateway
 from postgres_fixture import postgres
 from redis_fixture import redis_server
+from scheduling import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 from slow_tests import pytest_sessionfinish, pytest_terminal_summary
 from webhook_receiver import receiver
 
 __all__ = [
     "gateway",
     "postgres",
+    "pytest_collection_modifyitems",
     "pytest_sessionfinish",
     "pytest_terminal_summary",
+    "pytest_xdist_make_scheduler",
     "receiver",
     "redis_server",
 ]
@@ -40,30 +43,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
-
-
-# Beside each other (``-n``) each process starts what its own tests ask for: those that share a
-# costly start stay in one. In the order of their length, so that no long one is left for the end.
-GROUPS = {
-    "ray": lambda item: "ray_local" in item.fixturenames and "test_llm" not in item.path.name,
-    "training": lambda item: "test_llm" in item.path.name,
-    "redis": lambda item: "redis_server" in item.fixturenames,
-    "postgres": lambda item: "postgres" in item.fixturenames,
-}
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Group the tests of a start, or else of a file, where they run beside each other."""
-    if not getattr(config.option, "loadgroup", False):
-        return
-    names = list(GROUPS)
-    places: dict[pytest.Item, tuple[int, str]] = {}
-    for item in items:
-        group = next((name for name, has in GROUPS.items() if has(item)), item.path.stem)
-        item.add_marker(pytest.mark.xdist_group(group))
-        is_unit = "unit" in item.path.parts
-        places[item] = (names.index(group) if group in names else len(names) + is_unit, group)
-    items.sort(key=lambda item: places[item])
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ decides: beside other work a test takes longer than alone, so only the multiple 
 
 from __future__ import annotations
 
-import re
 import tomllib
 from pathlib import Path
 
@@ -52,8 +51,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 def _durations(reporter: pytest.TerminalReporter) -> dict[str, float]:
     return {
-        # The name of a group follows the id of a test that ran beside others.
-        re.sub(r"@\w+$", "", report.nodeid): report.duration
+        report.nodeid: report.duration
         for outcome in ("passed", "failed")
         for report in reporter.stats.get(outcome, [])
         # A start that tests share belongs to none of them.
