@@ -55,6 +55,8 @@ class SharedStarts(LoadScopeScheduling):
         return group_of(nodeid.partition("::")[0])
 
 
+# Optional: the hook is unknown where the plugin is switched off.
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedStarts | None:
     """Takes the place of xdist's ``loadfile``."""
     return SharedStarts(config, log) if config.getvalue("dist") == "loadfile" else None
