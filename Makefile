@@ -5,8 +5,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 ARGS ?=
 PORT ?= 8000
-# Most of the suite's time is waiting: three processes share two cores. BESIDE= runs one test at a time.
-BESIDE ?= -n 3 --dist loadfile --no-loadscope-reorder
+# Most of the suite's time is waiting: two processes share two cores. BESIDE= runs one test at a time.
+BESIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 # No agent framework, tracker or server of ours reports home from a make target.
 export RAY_USAGE_STATS_ENABLED := 0

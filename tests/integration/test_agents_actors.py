@@ -56,7 +56,7 @@ def test_tasks_run_in_an_actor_and_stream_their_events(
 ) -> None:
     key, _ = create_key(settings, ["agents", "llm", "features", "models"])
     with scripted.serve() as gateway, agents_app(settings, gateway.url) as url:
-        results = run_tasks(url, key, engine, TASKS, spec=_spec(engine), timeout_s=120)
+        results = run_tasks(url, key, engine, TASKS, spec=_spec(engine), timeout_s=300)
         listed = httpx.get(f"{url}/agents", headers={"Authorization": f"Bearer {key}"}).json()
         agent_id = listed["agents"][0]["agent_id"]
         assert _actor_status(agent_id).pid != os.getpid()
@@ -85,7 +85,7 @@ def test_a_killed_actor_resumes_and_repeats_no_finished_call(
     def script(body: dict[str, Any]) -> dict[str, Any]:
         if len(scripted.results(body)) == 2 and not released.is_set():
             # The third model call hangs until the actor is dead.
-            released.wait(60)
+            released.wait(300)
         return scripted.voucher(body)
 
     with (
@@ -95,13 +95,13 @@ def test_a_killed_actor_resumes_and_repeats_no_finished_call(
     ):
         agent_id = client.create(_spec(engine))
         task_id = client.post_task(agent_id, TASKS[0])
-        wait(lambda: len(gateway.completions) == 3, 90)
+        wait(lambda: len(gateway.completions) == 3, 300)
         first = _actor_status(agent_id)
         assert first.running == [task_id]
         os.kill(first.pid, signal.SIGKILL)
-        wait(lambda: not os.path.exists(f"/proc/{first.pid}"), 20)
+        wait(lambda: not os.path.exists(f"/proc/{first.pid}"), 60)
         released.set()
-        result = client.follow(agent_id, task_id, timeout_s=120)
+        result = client.follow(agent_id, task_id, timeout_s=300)
         assert _actor_status(agent_id).pid != first.pid
         assert client.task(agent_id, task_id).attempts == 2
         _stop_actor(agent_id)

@@ -86,7 +86,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {"/".join(Path(f).parts[-2:]): Path(f).read_bytes() for f in _published(folder)}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_killed_on_ray_and_resumed_it_is_the_unbroken_run(ray_local: str, tmp_path: Path) -> None:
     here, there = tmp_path / "polars", tmp_path / "ray"
     unbroken = backfill(FeaturesRecipe.model_validate(_recipe(here, "polars")))
@@ -149,7 +149,7 @@ def test_a_workers_error_is_raised_as_it_was(ray_local: str, tmp_path: Path) -> 
     assert not _published(tmp_path / "any")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_file_four_times_the_object_store() -> None:
     options = ["--only-spill", "--store-mb", "80", "--times", "4.05"]
     done = subprocess.run(

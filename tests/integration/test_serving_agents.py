@@ -17,7 +17,7 @@ def test_without_its_adapter_the_agent_fails_and_says_what_is_there(
     gateway: RunningGateway, engine: EngineName
 ) -> None:
     spec = AgentSpec(name="lost", model="retail-agnt", tools=("get_features", "predict"))
-    [result] = run_tasks(gateway.url, gateway.key, engine, [QUESTION], spec=spec, timeout_s=120)
+    [result] = run_tasks(gateway.url, gateway.key, engine, [QUESTION], spec=spec, timeout_s=300)
     assert result.status == "failed"
     assert result.answer is None
     assert result.error is not None
@@ -29,6 +29,6 @@ def test_the_served_model_is_really_asked(gateway: RunningGateway, engine: Engin
     # The model of this fixture has random weights: it must be asked, not be right. What it says
     # rarely ends before max_tokens, and a cut-off answer fails the task.
     spec = AgentSpec(name="random", model="retail-agent", max_tokens=16, max_steps=2)
-    [result] = run_tasks(gateway.url, gateway.key, engine, [QUESTION], spec=spec, timeout_s=120)
+    [result] = run_tasks(gateway.url, gateway.key, engine, [QUESTION], spec=spec, timeout_s=300)
     answered = "model_call" in {event.type for event in result.events}
     assert answered or "cut off at max_tokens" in str(result.error), result

@@ -114,10 +114,17 @@ def _two_sum(a: Any, b: Any) -> tuple[Any, Any]:
 
 
 def _fold_float_sums(sums: Sequence[FloatSum]) -> float | Fraction:
+    # In the order of how often they occur; a look at each type first would cost more than a read.
     try:
         return math.fsum(sums)  # type: ignore[arg-type]
+    except TypeError:
+        terms = [term for kept in sums for term in (kept if isinstance(kept, list) else (kept,))]
+    except (OverflowError, ValueError):
+        return exact_total(_float_terms(sums))
+    try:
+        return math.fsum(terms)  # type: ignore[arg-type]
     except (TypeError, OverflowError, ValueError):
-        # Some are not one float, or fsum refuses them; a look at each type first would cost more.
+        # Some are fractions, or fsum refuses them.
         return exact_total(_float_terms(sums))
 
 
