@@ -352,7 +352,7 @@ def test_killed_at_twenty_times_no_event_is_lost_or_counted_twice(
         consumer = context.Process(target=_consume, args=(*arguments, kills))
         consumer.start()
         if kills == KILLS:
-            consumer.join(30)
+            consumer.join(120)
             break
         # After it has begun to store, at any point of a batch.
         _wait_for_progress(plan, folder)
