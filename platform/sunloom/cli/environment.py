@@ -28,8 +28,9 @@ SMALL_GB, LARGE_GB = 5, 9
 SOURCES = ("platform", "jobs", "serve_apps")
 # A third of the sources, and commands import hardly any: what they do is compiled at that time.
 _NEVER_IMPORTED = (
-    r"[/\\](tests?|anthropic|faker|kubernetes|litestar|lm_eval|pip"
-    r"|plotly[/\\](validators|graph_objs))[/\\]"
+    r"[/\\](tests?|anthropic|azure|databricks|faker|kubernetes|litestar|lm_eval|mlflow|nltk|pip"
+    r"|rllib|schemathesis|statsmodels|plotly[/\\](validators|graph_objs)"
+    r"|transformers[/\\]models[/\\](?!auto|bert|clip|llama|resnet|vit)\w+)[/\\]"
 )
 
 
