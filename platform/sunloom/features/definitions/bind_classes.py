@@ -71,7 +71,7 @@ def bind_catalogue(
             failures.add(error)
     outlines: dict[str, ClassPlan] = {}
     for item in classes:
-        with failures.of(item.namespace):
+        with failures.record(item.namespace):
             outlines[item.namespace] = outline_class(item, failures)
     resolved = bind_resolvers(source, resolvers, outlines, failed, failures)
     bound = [
@@ -96,7 +96,7 @@ def _bind_class(
     for feature in declared:
         if feature.fqn in failures:
             continue
-        with failures.of(feature.fqn):
+        with failures.record(feature.fqn):
             if feature.is_has_many or feature.is_has_one:
                 joins.append(_bind_join(feature))
             elif feature.fqn in outlines:

@@ -57,7 +57,7 @@ def outline_class(features_class: Any, failures: Failures) -> ClassPlan:
         )
     outlines: list[FeaturePlan] = []
     for feature in scalar_features(features):
-        with failures.of(feature.fqn):
+        with failures.record(feature.fqn):
             outlines.append(_outline_feature(feature))
     return ClassPlan(
         namespace=features_class.namespace,

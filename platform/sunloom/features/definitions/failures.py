@@ -60,7 +60,7 @@ class Failures:
         )
 
     @contextmanager
-    def of(self, name: str) -> Iterator[None]:
+    def record(self, name: str) -> Iterator[None]:
         """Keep the block's error as the failure of that name, and go on behind the block."""
         try:
             yield
