@@ -36,6 +36,8 @@ __all__ = [
 silence_libraries()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Ray's workers have the lowest priority but one: beside tests that compute they would not get on.
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("SUNLOOM_ENV", "test")
 # A shell starts what runs in its background with Ctrl-C ignored, and what is ignored stays so:
 # tests that interrupt work would wait for an interrupt that never comes.

@@ -70,9 +70,13 @@ def deploy(settings: Settings, *, wait: bool = True) -> Deployment:
     targets = _build_targets(settings, base)
     _start_serve(settings, environment)
     # The apps start in parallel; `wait_ready` waits for all of them and reports which one failed.
-    serve.run_many(
-        targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
-    )
+    try:
+        serve.run_many(
+            targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+        )
+    except TimeoutError as error:
+        # Raised after the apps were deployed: for the proxies Serve waits a fixed 60 s here too.
+        _logger.warning("Serve's proxies take long to start: %s", error)
     url = settings.serving.url
     _logger.info("deploying %s at %s", ", ".join(target.name for target in targets), url)
     if wait:
@@ -203,7 +207,7 @@ def _build_targets(settings: Settings, base: BaseLanguageModel | None) -> list[R
 
 def _start_serve(settings: Settings, environment: dict[str, str]) -> None:
     from ray import serve
-    from ray.exceptions import GetTimeoutError, RayActorError
+    from ray.exceptions import RayActorError
 
     if not _states():
         _end_orphans(instance_folder(settings))
@@ -216,8 +220,9 @@ def _start_serve(settings: Settings, environment: dict[str, str]) -> None:
             # Ray may have been started before, without these variables.
             controller_options={"runtime_env": {"env_vars": environment}},
         )
-    except (GetTimeoutError, RayActorError) as error:
-        # The controller restarts a proxy that is slow to start.
+    except (TimeoutError, RayActorError) as error:
+        # Serve waits a fixed 60 s, too short on a busy machine; the controller goes on, and
+        # `wait_ready` waits as long as the settings say.
         _logger.warning("Serve's proxies take long to start: %s", type(error).__name__)
 
 
