@@ -11,7 +11,7 @@ import polars as pl
 from sunloom.config.features import FeaturesRecipe
 from sunloom.core.database import open_database, utc_now
 from sunloom.errors import DataError
-from sunloom.features.definitions.open import plan_of
+from sunloom.features.definitions.open import plan_of_recipe
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.query import build_query_frame
 from sunloom.features.plan.feature_sets import Plan
@@ -59,7 +59,7 @@ def feature_costs(recipe: FeaturesRecipe, rows: int = 5_000) -> FeatureCosts:
     Raises:
         DataError: The sources know no entity.
     """
-    plan = plan_of(recipe.definitions, recipe.feature_set, strict=recipe.execution.strict)
+    plan = plan_of_recipe(recipe)
     scan = SourceScan(plan, recipe.source_paths(), recipe.feature_store.batch_source.deduplicate)
     as_of = recipe.online.as_of if recipe.online is not None else utc_now()
     known = known_entities(scan, as_of)

@@ -27,7 +27,7 @@ from sunloom.feature_store.online.tile_layout import TileLayout
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.feature_store.streaming.job import prepare_stream
 from sunloom.feature_store.streaming.partition import all_progress
-from sunloom.features.definitions.open import plan_of
+from sunloom.features.definitions.open import plan_of_recipe
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.plan.feature_sets import NOW, Plan
 from sunloom.features.plan.polars_dtypes import EPOCH, POLARS
@@ -229,7 +229,7 @@ def compare_served(recipe: FeaturesRecipe, count: int = 1_000) -> SkewReport:
         layout = prepare_stream(recipe, open_online_store(recipe))
         plan, tables = layout.plan, _logged_tables(recipe, layout)
     else:
-        plan = plan_of(recipe.definitions, recipe.feature_set, strict=recipe.execution.strict)
+        plan = plan_of_recipe(recipe)
         paths = recipe.source_paths()
         fetch_sources(recipe.feature_store.batch_source, paths)
         scan = SourceScan(plan, paths, recipe.feature_store.batch_source.deduplicate)

@@ -18,6 +18,7 @@ from sunloom.data.sources.table_files import (
     FileSplit,
     Table,
     data_files,
+    known_names,
     parquet_schema,
     read_table,
     require_columns,
@@ -274,8 +275,7 @@ def file_batches(
     with pq.ParquetFile(file, pre_buffer=False) as parquet:
         own = parquet.schema_arrow.names
         names = list(columns) if columns is not None else list(own if schema is None else schema)
-        # One column at least, which tells how many rows there are.
-        known = [name for name in names if name in own] or own[:1]
+        known = known_names(own, names)
         for batch in parquet.iter_batches(BATCH_ROWS, columns=known, row_groups=groups):
             rows = pl.from_arrow(batch)
             assert isinstance(rows, pl.DataFrame)

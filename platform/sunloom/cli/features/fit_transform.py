@@ -100,10 +100,10 @@ def load_preparation(
     config = load_features(recipe, sets, env)
     if not isinstance(config, FeaturesRecipe):
         return config, ()
-    from sunloom.features.definitions.open import plan_of
+    from sunloom.features.definitions.open import plan_of_recipe
 
     columns = [
-        plan_of(config.definitions, config.feature_set, strict=config.execution.strict).root.key,
+        plan_of_recipe(config).root.key,
         "event_time",
     ]
     if config.training is not None:

@@ -40,11 +40,9 @@ def validate(
     defaults = None
     if isinstance(config, FeaturesRecipe):
         from sunloom.feature_store.quality_gate import table_rules
-        from sunloom.features.definitions.open import plan_of
+        from sunloom.features.definitions.open import plan_of_recipe
 
-        defaults = table_rules(
-            plan_of(config.definitions, config.feature_set, strict=config.execution.strict)
-        )
+        defaults = table_rules(plan_of_recipe(config))
     rules = config.validation or ValidationConfig()
     result = validate_file(
         config, rules, input, defaults=defaults, reference=reference, folder=report

@@ -55,14 +55,13 @@ def read_table(
         DataError: A file cannot be read as its extension says, no file has a column, or two files
             have it in types that have none in common.
     """
-    paths = [path] if isinstance(path, Path) else path
-    files = [file for one in paths for file in data_files(one)]
+    files = _files_of(path)
     parts = [read_file(file, columns, as_text=as_text) for file in files]
     if len(parts) == 1:
         table = parts[0]
         if columns is not None:
             if any(name not in table.rows.columns for name in columns):
-                require_columns_in(paths[0] if len(paths) == 1 else files, columns)
+                require_columns_in(path, columns)
             table = replace(table, rows=table.rows.select(columns))
         return table
     frames = _texts_alike([part.rows for part in parts], files)
@@ -70,7 +69,7 @@ def read_table(
     schema = merge_schemas(typed)
     if columns is not None:
         if any(name not in schema for name in columns):
-            require_columns_in(paths[0] if len(paths) == 1 else files, columns)
+            require_columns_in(path, columns)
         schema = pl.Schema({name: schema[name] for name in columns})
     rows = [fit_schema(frame, schema, str(file)) for file, frame in zip(files, frames, strict=True)]
     # No positions of the whole: those of the files repeat, so the rows are numbered anew.
@@ -163,16 +162,20 @@ def require_columns_in(path: Path | Sequence[Path], names: Iterable[str]) -> Non
         DataError: Names the missing columns and those found.
     """
     found: dict[str, None] = {}
-    files = data_files(path) if isinstance(path, Path) else path
-    for file in files:
+    for file in _files_of(path):
         # Nearly always the first file has them all, and no other one is opened.
         found.update(dict.fromkeys(_column_names(file)))
         if all(name in found for name in names):
             return
     # Files without lines name no columns: none is missing, and all are empty.
     if found:
-        source = str(path) if isinstance(path, Path) else ", ".join(map(str, files))
+        source = str(path) if isinstance(path, Path) else ", ".join(map(str, path))
         require_columns(pl.Schema(dict.fromkeys(found, pl.Null())), names, source)
+
+
+def _files_of(path: Path | Sequence[Path]) -> list[Path]:
+    paths = [path] if isinstance(path, Path) else path
+    return [file for one in paths for file in data_files(one)]
 
 
 def _column_names(file: Path) -> Sequence[str]:
@@ -209,7 +212,7 @@ def _read_parquet(path: Path, columns: Sequence[str] | None, _as_text: bool) -> 
     names = None if columns is None else list(columns)
     if names is not None:
         known = pl.read_parquet_schema(path)
-        names = _known_names(list(known), names)
+        names = known_names(list(known), names)
     # No glob and no hive: brackets and = in a path are characters of a name here.
     return Table(pl.read_parquet(path, columns=names, glob=False, hive_partitioning=False))
 
@@ -305,10 +308,10 @@ def _json_text(value: Any) -> str | None:
 def _known_columns(frame: pl.DataFrame, columns: Sequence[str] | None) -> pl.DataFrame:
     if columns is None:
         return frame
-    return frame.select(_known_names(frame.columns, columns))
+    return frame.select(known_names(frame.columns, columns))
 
 
-def _known_names(own: Sequence[str], names: Sequence[str]) -> list[str]:
+def known_names(own: Sequence[str], names: Sequence[str]) -> list[str]:
     """Those of the names that the file has; its first column where it has none of them."""
     # Without any column a table has no rows, and nothing would say that they are lost.
     return [name for name in names if name in own] or list(own[:1])
@@ -355,7 +358,7 @@ class FileSplit:
         # Not by Polars, which reads ranges of rows but no row groups by number.
         with pq.ParquetFile(self.file) as opened:
             names = opened.schema_arrow.names
-            known = _known_names(names, columns)
+            known = known_names(names, columns)
             frame = pl.from_arrow(opened.read_row_groups(list(self.row_groups), columns=known))
         assert isinstance(frame, pl.DataFrame)
         return frame

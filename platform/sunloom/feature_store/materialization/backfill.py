@@ -37,7 +37,7 @@ from sunloom.feature_store.materialization.backfill_partitions import (
 )
 from sunloom.feature_store.quality_gate import QualityGate, open_quality_gate
 from sunloom.feature_store.stores.offline_store import OfflineStore, open_offline_store
-from sunloom.features.definitions.open import plan_of
+from sunloom.features.definitions.open import plan_of_recipe
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical.cluster import ReadReport
 from sunloom.features.historical.query import (
@@ -184,7 +184,7 @@ class BackfillJob:
                 "Set execution.engine to auto, polars or ray.",
                 "execution.engine",
             )
-        plan = plan_of(recipe.definitions, recipe.feature_set, strict=recipe.execution.strict)
+        plan = plan_of_recipe(recipe)
         paths = recipe.source_paths()
         if not all(path.exists() for path in paths.values()):
             fetch_sources(recipe.feature_store.batch_source, paths)

@@ -31,7 +31,7 @@ from sunloom.feature_store.stores.offline_store import OfflineStore, open_offlin
 from sunloom.feature_store.stores.online.key_value import PLANS
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.open import open_online_store
-from sunloom.features.definitions.open import outline_of, plan_of
+from sunloom.features.definitions.open import outline_of, plan_of_recipe
 from sunloom.features.engine.counters import Counters
 from sunloom.features.historical.chalk_query import historical_chalk
 from sunloom.features.historical.compare import EngineComparison, compare_with_ray_data
@@ -203,7 +203,7 @@ class MaterializationJob:
             scan = SourceScan(plan, paths)
             engine: EngineChoice | ChalkConfig = recipe.chalk
         else:
-            plan = plan_of(recipe.definitions, recipe.feature_set, strict=recipe.execution.strict)
+            plan = plan_of_recipe(recipe)
             scan = open_scan(plan, paths, recipe.feature_store.batch_source.deduplicate)
             engine = choose_engine(scan, wanted=execution.engine)
         training = online = None

@@ -27,7 +27,7 @@ from sunloom.feature_store.streaming.kafka import (
     event_policy,
 )
 from sunloom.feature_store.streaming.partition import ProgressKey, all_progress
-from sunloom.features.definitions.open import plan_of
+from sunloom.features.definitions.open import plan_of_recipe
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.features.sources.deduplicate import drop_repeats
 from sunloom.features.sources.scan import SourceScan, SourceSplit, source_projections
@@ -71,9 +71,7 @@ def prepare_stream(recipe: FeaturesRecipe, store: OnlineStore) -> TileLayout:
         UsageError: A class whose events are aggregated has no topic.
     """
     source = recipe.kafka_source()
-    plan = plan_of(
-        recipe.definitions, recipe.feature_set, strict=recipe.execution.strict
-    ).for_online()
+    plan = plan_of_recipe(recipe).for_online()
     check_streamed(plan, source.topics)
     needs = source_projections(plan)
     streamed = [namespace for namespace in source.topics if namespace in needs]

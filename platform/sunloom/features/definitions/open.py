@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sunloom.config.features import FeaturesRecipe
 from sunloom.core.plugins import plugin_names, plugin_value
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import (
@@ -68,6 +69,11 @@ def plan_of(definitions: str, feature_set: str, *, strict: bool = False) -> Plan
         DefinitionError: Nothing of the class can be bound; if strict, something of the module.
     """
     return _select(catalogue_of(definitions), feature_set, strict)
+
+
+def plan_of_recipe(recipe: FeaturesRecipe) -> Plan:
+    """The plan of a recipe's feature set, strict if the recipe is."""
+    return plan_of(recipe.definitions, recipe.feature_set, strict=recipe.execution.strict)
 
 
 def outline_of(definitions: str, feature_set: str, *, strict: bool = False) -> Plan:

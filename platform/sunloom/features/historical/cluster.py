@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -123,8 +123,11 @@ def shuffle_sources(scan: SourceScan, partitions: int) -> ShuffledSources:
     """Start one read task a split, each of which partitions its rows by the entity's key."""
     import ray
 
+    # Once a function: each remote function is pickled and sent to the cluster.
+    task = cache(ray.remote)
+
     def start(count: int, function: Callable[..., Any], *rows: Any, **options: Any) -> list[Any]:
-        references = ray.remote(function).options(num_returns=count).remote(*rows, **options)
+        references = task(function).options(num_returns=count).remote(*rows, **options)
         return references if count > 1 else [references]
 
     return _shuffle(scan, partitions, start)
@@ -148,62 +151,87 @@ def _shuffle(scan: SourceScan, partitions: int, call: Callable[..., list[Any]]) 
         partitions: Partitions by key hash.
         call: Calls a function: number of its results, the function, its arguments.
     """
-    text = scan.plan.model_dump_json()
-    reports: list[Any] = []
+    shuffle = _Shuffle(call, scan.plan.model_dump_json(), partitions)
     packets: dict[str, list[list[Any]]] = {}
     for name, projection in scan.projections.items():
         splits = [split for split in scan.splits if split.source == name]
-        width = 1 if projection.partition_by is None else partitions
-        written: list[list[Any]] = []
-        if projection.deduplicate is None:
-            id_partitions = 0
-            if projection.event_id is not None:
-                size = sum(split.size_bytes for split in splits)
-                id_partitions = min(MOST_PARTITIONS, 1 + size // PARTITION_BYTES)
-            ids: list[list[Any]] = []
-            for split in splits:
-                report, *parts = call(
-                    1 + width + id_partitions,
-                    read_and_partition,
-                    text,
-                    split,
-                    partitions=partitions,
-                    id_partitions=id_partitions,
-                )
-                reports.append(report)
-                written.append(parts[:width])
-                ids.append(parts[width:])
-            for numbers in zip(*ids, strict=True):
-                reports += call(1, report_repeated_ids, name, *numbers)
-        else:
-            # Two shuffles: repeats of an event meet first, wherever their entities' rows go.
-            exchanged = []
-            for number, split in enumerate(splits):
-                report, *parts = call(
-                    1 + partitions,
-                    read_and_exchange,
-                    text,
-                    split,
-                    number=number,
-                    partitions=partitions,
-                )
-                reports.append(report)
-                exchanged.append(parts)
-            for repeats in zip(*exchanged, strict=True):
-                report, *parts = call(
-                    1 + width,
-                    deduplicate_partition,
-                    text,
-                    name,
-                    *repeats,
-                    projection=projection,
-                    partitions=partitions,
-                )
-                reports.append(report)
-                written.append(parts)
+        read = shuffle.read if projection.deduplicate is None else shuffle.read_without_repeats
+        written = read(name, projection, splits)
         # A source that every partition needs whole has one packet for all of them.
+        width = shuffle.packets_of(projection)
         packets[name] = [[parts[n % width] for parts in written] for n in range(partitions)]
-    return ShuffledSources(reports, packets)
+    return ShuffledSources(shuffle.reports, packets)
+
+
+@dataclass(frozen=True)
+class _Shuffle:
+    """Reads of sources, each of which gives one list of packets for each of its parts.
+
+    Attributes:
+        call: Calls a function: number of its results, the function, its arguments.
+        plan_json: The plan.
+        partitions: Partitions by key hash.
+        reports: Receives the reports of what is read.
+    """
+
+    call: Callable[..., list[Any]]
+    plan_json: str
+    partitions: int
+    reports: list[Any] = field(default_factory=list)
+
+    def packets_of(self, projection: SourceProjection) -> int:
+        """Number of a part's packets."""
+        return 1 if projection.partition_by is None else self.partitions
+
+    def read(
+        self, name: str, projection: SourceProjection, splits: Sequence[SourceSplit]
+    ) -> list[list[Any]]:
+        """Packets of each split; repeats of an id are counted across all of them."""
+        width, id_partitions = self.packets_of(projection), 0
+        if projection.event_id is not None:
+            size = sum(split.size_bytes for split in splits)
+            id_partitions = min(MOST_PARTITIONS, 1 + size // PARTITION_BYTES)
+        options = {"partitions": self.partitions, "id_partitions": id_partitions}
+        parts = [
+            self._report(width + id_partitions, read_and_partition, split, **options)
+            for split in splits
+        ]
+        for numbers in zip(*(part[width:] for part in parts), strict=True):
+            self.reports.extend(self.call(1, report_repeated_ids, name, *numbers))
+        return [part[:width] for part in parts]
+
+    def read_without_repeats(
+        self, name: str, projection: SourceProjection, splits: Sequence[SourceSplit]
+    ) -> list[list[Any]]:
+        """Packets of each partition of the source's events.
+
+        Two shuffles: repeats of an event meet first, wherever their entities' rows go.
+        """
+        count = self.partitions
+        exchanged = [
+            self._report(count, read_and_exchange, split, number=number, partitions=count)
+            for number, split in enumerate(splits)
+        ]
+        width = self.packets_of(projection)
+        return [
+            self._report(
+                width,
+                deduplicate_partition,
+                name,
+                *repeats,
+                projection=projection,
+                partitions=count,
+            )
+            for repeats in zip(*exchanged, strict=True)
+        ]
+
+    def _report(
+        self, count: int, function: Callable[..., Any], *rows: Any, **options: Any
+    ) -> list[Any]:
+        """The results of a function of the plan but for the first, which is a report."""
+        report, *parts = self.call(1 + count, function, self.plan_json, *rows, **options)
+        self.reports.append(report)
+        return parts
 
 
 def iter_packets(sources: Mapping[str, Sequence[Any]]) -> dict[str, Iterator[Packet]]:

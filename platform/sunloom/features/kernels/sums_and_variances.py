@@ -255,13 +255,7 @@ def range_variances(values: Floats, ranges: Ranges) -> Floats:
         values: Sorted rows' values without nulls.
         ranges: The ranges.
     """
-    with np.errstate(invalid="ignore", over="ignore"):
-        variances = _variances(values, ranges)
-        extreme = _extreme_variances(values, ranges, variances)
-        if len(extreme):
-            wide = _variances(values.astype(np.longdouble), ranges.take(extreme))
-            variances[extreme] = wide.astype(np.float64)
-    return variances
+    return _from_variances(values, ranges, np.positive)
 
 
 def range_deviations(values: Floats, ranges: Ranges) -> Floats:
@@ -271,14 +265,19 @@ def range_deviations(values: Floats, ranges: Ranges) -> Floats:
         values: Sorted rows' values without nulls.
         ranges: The ranges.
     """
+    return _from_variances(values, ranges, np.sqrt)
+
+
+def _from_variances(values: Floats, ranges: Ranges, function: np.ufunc) -> Floats:
+    """A function of each range's variance, taken before the variance is rounded to a float."""
     with np.errstate(invalid="ignore", over="ignore"):
         variances = _variances(values, ranges)
         extreme = _extreme_variances(values, ranges, variances)
-        deviations: Floats = np.sqrt(variances)
+        result: Floats = function(variances)
         if len(extreme):
             wide = _variances(values.astype(np.longdouble), ranges.take(extreme))
-            deviations[extreme] = np.sqrt(wide).astype(np.float64)
-    return deviations
+            result[extreme] = function(wide).astype(np.float64)
+    return result
 
 
 def _extreme_variances(values: Floats, ranges: Ranges, variances: Floats) -> Ints:

@@ -301,6 +301,7 @@ def _insert(
     latest: datetime | None = None,
 ) -> tuple[str, KeyRecord]:
     ends = [utc_now() + lifetime] if lifetime else []
+    ends += [latest] if latest else []
     secret = PREFIX + secrets.token_urlsafe(32)
     row = KeyRow(
         # The id is no secret: it only has to be unique.
@@ -314,7 +315,7 @@ def _insert(
         parent=parent,
         purpose=purpose,
         created_at=utc_now(),
-        expires_at=min([*ends, *([latest] if latest else [])], default=None),
+        expires_at=min(ends, default=None),
         revoked_at=None,
     )
     with open_keys(settings).session() as session:
