@@ -11,7 +11,7 @@ import json as jsonlib
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -216,11 +216,13 @@ class ServingRecord:
         """Stop the process and wait until it has ended."""
         import psutil
 
-        if self.is_alive():
-            process = psutil.Process(self.pid)
-            # SIGTERM runs the clean-up of `serve run`; SIGKILL would leave HAProxy running.
-            process.send_signal(signal.SIGTERM)
-            process.wait(END_TIMEOUT_S)
+        # It may end by itself at any moment.
+        with suppress(psutil.NoSuchProcess):
+            if self.is_alive():
+                process = psutil.Process(self.pid)
+                # SIGTERM runs the clean-up of `serve run`; SIGKILL would leave HAProxy running.
+                process.send_signal(signal.SIGTERM)
+                process.wait(END_TIMEOUT_S)
 
 
 def _path(settings: Settings) -> Path:

@@ -42,8 +42,7 @@ def end_descendants(grace_s: float = 5.0, keep: frozenset[int] = frozenset()) ->
         Names of the processes that had to be ended.
     """
     found = [child for child in psutil.Process().children(recursive=True) if child.pid not in keep]
-    # A zombie has ended already and only waits to be reaped.
-    names = [process_name(child) for child in found if child.status() != psutil.STATUS_ZOMBIE]
+    names = [process_name(child) for child in found if is_alive(child)]
     end_processes(found, grace_s)
     # Orphans adopted in the meantime stay zombies until this process waits for them.
     _reap()
@@ -64,6 +63,14 @@ def process_name(process: psutil.Process) -> str:
         return str(process.name())
     except psutil.NoSuchProcess:
         return str(process.pid)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process still runs; a zombie has ended already and only waits to be reaped."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def descendants() -> frozenset[int]:

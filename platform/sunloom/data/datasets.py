@@ -153,13 +153,13 @@ def prepare_dataset(recipe: DataRecipe) -> PreparationSummary:
             quarantine file is written.
     """
     dataset: DataSet = load_plugin(GROUP, recipe.dataset, DataSet)
-    connect(recipe)
     raw = dataset.raw()
     if raw.is_empty():
         raise DataError(
             f"The data set {recipe.dataset} has no rows.",
             "Nothing was written; the tables of an earlier run stay.",
         )
+    connect(recipe)
     parsed = _parse(dataset, raw, recipe.preparation.blocks)
     bad = parsed.filter(pl.col(REASON).is_not_null())
     good = parsed.filter(pl.col(REASON).is_null()).drop(REASON).sort(POSITION)

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from sunloom.core.processes import free_port, is_port_free, own_processes
+from sunloom.core.processes import free_port, is_alive, is_port_free, own_processes
 
 
 def test_children_and_orphans_end_with_the_block() -> None:
@@ -51,6 +51,19 @@ def test_the_block_cleans_up_after_an_error() -> None:
     with pytest.raises(KeyboardInterrupt):
         work()
     assert not psutil.pid_exists(started[0].pid)
+
+
+def test_a_process_that_has_ended_is_not_alive() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    process = psutil.Process(child.pid)
+    assert is_alive(process)
+    child.kill()
+    while process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert not is_alive(process)
+    child.wait()
+    # Nothing is left to ask for its status.
+    assert not is_alive(process)
 
 
 def test_free_ports_are_free_until_bound() -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -18,6 +14,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killable import backfill_slowly, start
 from polars.testing import assert_frame_equal
 from pydantic import ValidationError
 
@@ -179,27 +176,6 @@ def test_other_sources_or_another_range_begin_anew(tmp_path: Path) -> None:
     assert third.kept == 0
 
 
-_BACKFILL = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_backfill import recipe_of
-from sunloom.feature_store.materialization import backfill_partitions
-from sunloom.feature_store.materialization.backfill import backfill
-publish = backfill_partitions.publish_rows
-def slowly(frame, path):
-    publish(frame, path)
-    time.sleep(0.02)
-backfill_partitions.publish_rows = slowly
-print(backfill(recipe_of(Path({folder!r}))))
-"""
-
-
-def _started(folder: Path) -> subprocess.Popen[str]:
-    code = _BACKFILL.format(tests=str(Path(__file__).parent), folder=str(folder))
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-
-
 @pytest.mark.timeout(120)
 def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Four kills, each after a seeded number of new files; no whole file is written twice."""
@@ -211,14 +187,15 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path: Path) 
     draw = random.Random(5)
     written_at: dict[str, tuple[int, int]] = {}
     for _ in range(4):
-        process = _started(broken)
+        process = start(backfill_slowly, recipe_of(broken))
         wanted = len(written_at) + draw.randint(0, 6)
         deadline = time.monotonic() + 60
         while len(states(broken)) < wanted and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(draw.random() * 0.03)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        assert process.is_alive()
+        process.kill()
+        process.join()
         now = states(broken)
         assert {name: now[name] for name in written_at} == written_at
         written_at = now

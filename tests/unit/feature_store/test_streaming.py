@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -16,6 +15,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killable import consume, start
 from memory_store import MemoryStore
 from pydantic import ValidationError
 from same_values import differences
@@ -319,17 +319,6 @@ KILLS = 20
 EVENTS = 3_000
 
 
-def _consume(folder: str, tmp: str, plan_json: str, values: list[bytes], seed: int) -> None:
-    """A consumer as a process of its own: batches of random sizes from the stored place on."""
-    chosen = random.Random(seed)
-    store = EmbeddedStore(Path(folder))
-    plan = Plan.model_validate_json(plan_json)
-    partition = PartitionStream(_stream(plan, store, log=EventLog(Path(tmp)))[0], "trips/0")
-    while (at := partition.progress.next_offset or 0) < len(values):
-        end = min(len(values), at + chosen.randint(1, 40))
-        partition.process(range(at, end), values[at:end])
-
-
 def test_killed_at_twenty_times_no_event_is_lost_or_counted_twice(
     plan: Plan, tmp_path: Path
 ) -> None:
@@ -341,16 +330,11 @@ def test_killed_at_twenty_times_no_event_is_lost_or_counted_twice(
         _message(i, at, rider_id=chosen.randint(1, 9), fare=chosen.random(), note=f"n{i % 7}")
         for i, at in enumerate(event_times)
     ]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["sunloom.feature_store.streaming.partition", "hypothesis", "pytest"]
-    )
     folder, log = str(tmp_path / "online"), str(tmp_path / "log")
     arguments = (folder, log, plan.model_dump_json(), values)
     kills = 0
     while True:
-        consumer = context.Process(target=_consume, args=(*arguments, kills))
-        consumer.start()
+        consumer = start(consume, *arguments, kills)
         if kills == KILLS:
             consumer.join(120)
             break

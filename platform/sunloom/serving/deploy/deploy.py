@@ -13,7 +13,13 @@ import psutil
 from sunloom.config import Settings
 from sunloom.core.cluster import connect, is_cluster_private
 from sunloom.core.interrupts import is_interrupted
-from sunloom.core.processes import end_processes, free_port, is_port_free, process_name
+from sunloom.core.processes import (
+    end_processes,
+    free_port,
+    is_alive,
+    is_port_free,
+    process_name,
+)
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ServingError
 from sunloom.serving.app_table import APPS
@@ -265,7 +271,7 @@ def _end_orphans(folder: Path) -> list[str]:
 def _is_orphan(process: psutil.Process, folder: Path) -> bool:
     try:
         # This process is of the instance, too.
-        if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
+        if process.pid == os.getpid() or not is_alive(process):
             return False
         command = process.cmdline()
         if any(part.startswith(f"{folder}/") for part in command) and "-db" in command:
