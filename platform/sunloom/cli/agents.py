@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sunloom.cli import output
 from sunloom.cli.gateway import GatewayConnection, Key, ServerSentEvent, Url
 from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe, load_settings
-from sunloom.config.agents import AgentsRecipe
+
+if TYPE_CHECKING:
+    from sunloom.config.agents import AgentsRecipe
 
 app = typer.Typer(help="Create agents, give them tasks, follow them.", no_args_is_help=True)
 
@@ -32,6 +34,8 @@ def create(
     json: Json = False,
 ) -> None:
     """Create an agent from a recipe; prints its id."""
+    from sunloom.config.agents import AgentsRecipe
+
     config = load_recipe(AgentsRecipe, recipe, sets, env)
     gateway = GatewayConnection(config, url, key)
     created = _create_agent(gateway, config, agent, engine)
@@ -109,6 +113,8 @@ def run(
     json: Json = False,
 ) -> None:
     """Create an agent, give it one task, follow it and print the answer; exit 1 if it failed."""
+    from sunloom.config.agents import AgentsRecipe
+
     config = load_recipe(AgentsRecipe, recipe, sets, env)
     gateway = GatewayConnection(config, url, key)
     agent_id = _create_agent(gateway, config, agent, engine)["agent_id"]

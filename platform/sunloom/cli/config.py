@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import os
+import sys
 import types
 from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -210,12 +215,37 @@ def render_reference() -> str:
 
 def reference_rows(cls: type[BaseModel], prefix: str = "") -> Iterator[Row]:
     """Key, type, default and meaning of every key, nested ones after their parent."""
+    meanings = _meanings(cls)
     for name, field in cls.model_fields.items():
         key = f"{prefix}{field.alias or name}"
         # A pipe would end the table's cell.
-        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+        meaning = " ".join(meanings.get(name, "").split()).replace("|", "\\|")
         yield key, type_name(field.annotation), default_text(field), meaning
         yield from _nested_rows(field.annotation, key)
+
+
+def _meanings(cls: type[BaseModel]) -> dict[str, str]:
+    """Key to the string below it in the source of the class or of its nearest base class."""
+    # Read here, not by pydantic's use_attribute_docstrings: that parses the source of every class
+    # whenever a process imports it, a third of what importing the command line took.
+    meanings: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if base is Model or not issubclass(base, Model):
+            continue
+        body = _class_definitions(base.__module__)[base.__name__].body
+        for key, below in pairwise([*body, ast.Pass()]):
+            if isinstance(key, ast.AnnAssign) and isinstance(key.target, ast.Name):
+                # A key that a subclass declares anew without a string has no meaning of its own.
+                meanings[key.target.id] = ""
+                if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                    meanings[key.target.id] = str(below.value.value)
+    return meanings
+
+
+@cache
+def _class_definitions(module: str) -> dict[str, ast.ClassDef]:
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
 
 
 def _nested_rows(annotation: Any, key: str) -> Iterator[Row]:

@@ -8,7 +8,6 @@ import typer
 
 from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Recipe, Sets, cluster_on_demand, load_recipe
-from sunloom.config.data import DataRecipe
 
 app = typer.Typer(help="Validate, clean and write data sets.", no_args_is_help=True)
 
@@ -21,6 +20,7 @@ def group() -> None:
 @app.command()
 def run(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Prepare one data set: parse, check, quarantine with reasons, write Parquet."""
+    from sunloom.config.data import DataRecipe
     from sunloom.data.datasets import prepare_dataset
 
     config = load_recipe(DataRecipe, recipe, sets, env)

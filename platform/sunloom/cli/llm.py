@@ -17,7 +17,6 @@ from sunloom.cli.options import (
     load_recipe,
     load_settings,
 )
-from sunloom.config.llm import LlmRecipe
 
 app = typer.Typer(help="Plan, train, judge and ask language models.", no_args_is_help=True)
 
@@ -25,6 +24,8 @@ app = typer.Typer(help="Plan, train, judge and ask language models.", no_args_is
 @app.command()
 def plan(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Memory per worker, steps, tokens and time of a training, without training."""
+    from sunloom.config.llm import LlmRecipe
+
     config = load_recipe(LlmRecipe, recipe, sets, env)
     # Torch loads here, which takes seconds: a wrong recipe is refused before.
     from sunloom.llm.planning import plan_training
@@ -36,6 +37,7 @@ def plan(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False)
 @app.command()
 def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Train what the recipe says, judge it, register it."""
+    from sunloom.config.llm import LlmRecipe
     from sunloom.llm.trainer import train_adapter, train_base
 
     config = load_recipe(LlmRecipe, recipe, sets, env)
@@ -49,6 +51,7 @@ def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False
 @app.command()
 def evaluate(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Judge the recipe's registered model on its held-out questions."""
+    from sunloom.config.llm import LlmRecipe
     from sunloom.llm.evaluation import evaluate_registered
 
     _show(output.to_plain(evaluate_registered(load_recipe(LlmRecipe, recipe, sets, env))), json)

@@ -6,15 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 import yaml
 
-from sunloom.config.features import FeaturesConfig, FeaturesRecipe
 from sunloom.config.loading.load import Loaded, load_config
 from sunloom.config.settings import Settings
 from sunloom.errors import UsageError
+
+if TYPE_CHECKING:
+    from sunloom.config.features import FeaturesConfig, FeaturesRecipe
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 Sets = Annotated[
@@ -100,6 +102,8 @@ def load_features(
     Returns:
         A ``FeaturesRecipe`` where it names definitions or a feature set; both are needed then.
     """
+    from sunloom.config.features import FeaturesConfig, FeaturesRecipe
+
     config = load_recipe(FeaturesConfig, recipe, sets, env)
     if config.definitions is None and config.feature_set is None:
         return config

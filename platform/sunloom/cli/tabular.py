@@ -11,7 +11,6 @@ import typer
 
 from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Recipe, Sets, cluster_on_demand, load_recipe
-from sunloom.config.tabular import TabularRecipe
 
 app = typer.Typer(help="Train and judge tabular models.", no_args_is_help=True)
 
@@ -19,6 +18,7 @@ app = typer.Typer(help="Train and judge tabular models.", no_args_is_help=True)
 @app.command()
 def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Search, judge at the later cut-off, register the winner, promote it if the gate holds."""
+    from sunloom.config.tabular import TabularRecipe
     from sunloom.tabular.trainer import train_tabular
 
     config = load_recipe(TabularRecipe, recipe, sets, env)
@@ -47,6 +47,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Judge a registered model on labelled rows."""
+    from sunloom.config.tabular import TabularRecipe
     from sunloom.core.model_registry import open_registry
     from sunloom.data.sources.table_files import read_table
     from sunloom.tabular.columns import target

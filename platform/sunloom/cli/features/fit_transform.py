@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,8 +21,10 @@ from sunloom.cli.options import (
     load_recipe,
     load_settings,
 )
-from sunloom.config.features import FeaturesConfig, FeaturesRecipe
-from sunloom.config.preprocessing.transformations import PreparationConfig, PreparationRecipe
+
+if TYPE_CHECKING:
+    from sunloom.config.features import FeaturesConfig
+    from sunloom.config.preprocessing.transformations import PreparationRecipe
 
 Rows = Annotated[Path, typer.Option("--input", help="Parquet, CSV or JSON lines, or a folder.")]
 
@@ -42,6 +44,7 @@ def fit(
     json: Json = False,
 ) -> None:
     """Learn the recipe's transformations from rows and write them as one artifact."""
+    from sunloom.config.preprocessing.transformations import PreparationConfig, PreparationRecipe
     from sunloom.preprocessing.job import fit_file
 
     config, keep = load_preparation(recipe, sets, env)
@@ -74,6 +77,7 @@ def transform(
     json: Json = False,
 ) -> None:
     """Prepare rows with a fitted artifact; rows keep their order and number."""
+    from sunloom.config.preprocessing.transformations import PreparationConfig
     from sunloom.preprocessing.artifact import open_fitted
     from sunloom.preprocessing.job import transform_file
 
@@ -95,6 +99,9 @@ def load_preparation(
     Raises:
         UsageError: There is no such file.
     """
+    from sunloom.config.features import FeaturesRecipe
+    from sunloom.config.preprocessing.transformations import PreparationRecipe
+
     if not is_features_recipe(recipe):
         return load_recipe(PreparationRecipe, recipe, sets, env), ()
     config = load_features(recipe, sets, env)

@@ -22,8 +22,6 @@ from sunloom.cli.options import (
     load_recipe,
     strict_sets,
 )
-from sunloom.config.features import FeaturesRecipe
-from sunloom.config.preprocessing.graph import GraphRecipe
 
 
 def materialize(
@@ -34,6 +32,7 @@ def materialize(
     json: Json = False,
 ) -> None:
     """Write training rows at the recipe's cut-offs and the latest values online."""
+    from sunloom.config.features import FeaturesRecipe
     from sunloom.feature_store.materialization.materialize import MaterializationJob
 
     config = load_recipe(FeaturesRecipe, recipe, strict_sets(sets, strict), env)
@@ -49,6 +48,7 @@ def materialize(
 
 def compare(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Compute the recipe's training rows through Polars and Ray Data; exit 1 if they differ."""
+    from sunloom.config.features import FeaturesRecipe
     from sunloom.feature_store.materialization.materialize import compare_engines
 
     config = load_recipe(FeaturesRecipe, recipe, sets, env)
@@ -70,6 +70,7 @@ def backfill(
     json: Json = False,
 ) -> None:
     """Compute a feature set over a range of time; the same command goes on where it was ended."""
+    from sunloom.config.features import FeaturesRecipe
     from sunloom.feature_store.materialization.backfill import BackfillJob
 
     options = {"start": start, "end": end, "every": every}
@@ -95,6 +96,7 @@ def graph(
     json: Json = False,
 ) -> None:
     """Compute degree, components, PageRank and the like: one row a node."""
+    from sunloom.config.preprocessing.graph import GraphRecipe
     from sunloom.feature_store.materialization.graph_features import materialize_graph
 
     options = {"edges": input, "out": out, "feature_set": feature_set}

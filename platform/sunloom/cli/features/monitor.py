@@ -9,9 +9,7 @@ import typer
 
 from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe
-from sunloom.config.features import FeaturesRecipe
 from sunloom.config.loading.durations import parse_duration
-from sunloom.config.monitoring import MonitoringRecipe
 from sunloom.errors import UsageError
 
 
@@ -26,6 +24,7 @@ def monitor(
     json: Json = False,
 ) -> None:
     """Watch a table window by window, or compare two periods; raise and resolve alerts."""
+    from sunloom.config.monitoring import MonitoringRecipe
     from sunloom.monitoring.service import keep_monitoring, run_monitoring
 
     config = load_recipe(MonitoringRecipe, recipe, sets, env)
@@ -59,6 +58,7 @@ def skew(
     Without --served, random entities are read as of random times; with it a sample of the values
     that the gateway has served is computed again.
     """
+    from sunloom.config.features import FeaturesRecipe
     from sunloom.monitoring.skew import compare_served, compare_streamed
 
     config = load_recipe(FeaturesRecipe, recipe, sets, env)

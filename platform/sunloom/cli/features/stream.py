@@ -11,7 +11,6 @@ import typer
 
 from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Recipe, Sets, Strict, cluster, load_recipe, strict_sets
-from sunloom.config.features import FeaturesRecipe
 from sunloom.core.interrupts import stop_on_signals
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ def stream(
     json: Json = False,
 ) -> None:
     """Consume the recipe's topics into the online store, each event exactly once."""
+    from sunloom.config.features import FeaturesRecipe
     from sunloom.feature_store.streaming.job import stream as consume
 
     config = load_recipe(FeaturesRecipe, recipe, strict_sets(sets, strict), env)

@@ -9,8 +9,6 @@ import typer
 
 from sunloom.cli import output
 from sunloom.cli.options import Env, Json, Sets, is_features_recipe, load_features, load_recipe
-from sunloom.config.data import ValidationConfig, ValidationRecipe
-from sunloom.config.features import FeaturesRecipe
 
 if TYPE_CHECKING:
     from sunloom.data.quality.report import QualityReport
@@ -30,6 +28,8 @@ def validate(
     json: Json = False,
 ) -> None:
     """Validate rows by the recipe's validation section; exit 1 if they do not pass."""
+    from sunloom.config.data import ValidationConfig, ValidationRecipe
+    from sunloom.config.features import FeaturesRecipe
     from sunloom.data.quality.gate import validate_file
 
     config = (

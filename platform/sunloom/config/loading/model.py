@@ -14,7 +14,7 @@ class Model(BaseModel):
     """Base of every configuration class: frozen, closed, documented in place."""
 
     # Closed: with unknown keys allowed, a misspelt one would leave the default in force, unnoticed.
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """Earlier name of a key to its present one, dotted where it moved into a section."""
