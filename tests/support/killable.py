@@ -71,7 +71,7 @@ def backfill_slowly(recipe: FeaturesRecipe) -> None:
 
     def publish_slowly(frame: pl.DataFrame, path: Path) -> None:
         publish(frame, path)
-        time.sleep(0.02)
+        time.sleep(0.2)
 
     backfill_partitions.publish_rows = publish_slowly
     backfill(recipe)

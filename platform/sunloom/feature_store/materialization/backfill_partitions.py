@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import polars as pl
 
@@ -33,6 +33,10 @@ from sunloom.features.sources.scan import SourceScan
 
 _SINCE = "__since__"
 _TIME = POLARS["datetime"]
+# An evaluation of few rows costs as much as one of thousands: its parts, not its rows, take time.
+_BATCH_ROWS = 10_000
+
+_ChunkQuery: TypeAlias = tuple[TimeRange, pl.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,38 @@ def fill_partition(task: PartitionTask, sources: Mapping[str, Iterable[Packet]])
     # One engine for all chunks: it sorts the rows once.
     engine = FeatureEngine(plan, tables)
     keys = _keys(task, plan, tables)
-    for span in task.missing:
-        is_timed = NOW in keys.columns
-        query = query_in_span(keys, span) if is_timed else query_on_grid(keys, task.grid, span)
+    for batch in _batches(_queries(task, keys)):
+        query = pl.concat([rows for _, rows in batch])
         rows = query.select(plan.root.key, pl.col(NOW).alias(EVENT_TIME))
-        path = chunk_path(Path(task.folder), span, task.partition)
-        publish_rows(rows.hstack(engine.compute(query)), path)
+        rows = rows.hstack(engine.compute(query))
+        first = 0
+        for span, query_rows in batch:
+            path = chunk_path(Path(task.folder), span, task.partition)
+            publish_rows(rows.slice(first, query_rows.height), path)
+            first += query_rows.height
     return FilledPartition(len(task.missing), engine.counters)
+
+
+def _queries(task: PartitionTask, keys: pl.DataFrame) -> Iterator[_ChunkQuery]:
+    """The query rows of each missing chunk."""
+    is_timed = NOW in keys.columns
+    for span in task.missing:
+        query = query_in_span(keys, span) if is_timed else query_on_grid(keys, task.grid, span)
+        yield span, query
+
+
+def _batches(queries: Iterable[_ChunkQuery]) -> Iterator[list[_ChunkQuery]]:
+    """Neighbouring chunks, so many that each batch has enough rows."""
+    batch: list[_ChunkQuery] = []
+    rows = 0
+    for span, query in queries:
+        batch.append((span, query))
+        rows += query.height
+        if rows >= _BATCH_ROWS:
+            yield batch
+            batch, rows = [], 0
+    if batch:
+        yield batch
 
 
 def _keys(task: PartitionTask, plan: Plan, tables: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
