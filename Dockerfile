@@ -4,7 +4,7 @@ FROM python:3.11-slim-bookworm
 
 ARG LOCK=cpu
 
-# g++: DeepSpeed compiles an operator at first use. wget: KubeRay's probes call it.
+# g++: vLLM compiles models for GPUs. wget: KubeRay's probes call it.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ wget \
     && rm -rf /var/lib/apt/lists/*

@@ -9,8 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,14 @@ from sunloom.config.llm import (
     LoraSettings,
     TrainingConfig,
 )
-from sunloom.core.interrupts import Interrupted, interrupt_on_signals
+from sunloom.core.interrupts import Interrupted, interrupt_on_signals, keep_signal_handlers
 from sunloom.core.progress import read_progress
 from sunloom.errors import DivergedError
 from sunloom.llm.checkpoints import newest_whole
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import encode, save_encoded
-from sunloom.llm.launch import launch
-from sunloom.llm.loop import TrainingOutcome, TrainingTask
+from sunloom.llm.launch import build_scaling_config, launch
+from sunloom.llm.loop import TrainingOutcome, TrainingTask, run_worker
 from sunloom.llm.models import build_llama, load_adapter, load_model
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 from sunloom.llm.trainer import plot_losses
@@ -84,30 +83,96 @@ def _work(
     return TrainingTask(model, "tiny@1", start / "rows.npz", directory, 0, 0, training, lora)
 
 
-Trained = Callable[[str], tuple[Path, TrainingOutcome]]
+@dataclass(frozen=True)
+class Trained:
+    """One run of several tasks: each one's outcome, and its folder as ``launch`` leaves it."""
+
+    tasks: dict[str, TrainingTask]
+    outcomes: dict[str, TrainingOutcome]
+
+    def folder(self, name: str) -> Path:
+        return self.tasks[name].directory
+
+
+def _train_in_turn(tasks: dict[str, TrainingTask], folder: Path) -> Trained:
+    """Train all tasks in one pair of workers, whose start takes longer than ten steps."""
+    from ray.train import CheckpointConfig, RunConfig
+    from ray.train.torch import TorchConfig
+
+    from sunloom.llm.ray_trainer import LeanTorchTrainer
+
+    storage = folder / "train"
+
+    # Inside this function, so that it travels to the workers by value.
+    def work(config: dict[str, TrainingTask]) -> dict[str, tuple[TrainingOutcome, list[str]]]:
+        done, seen = {}, set()
+        for name, task in config.items():
+            outcome = run_worker({"task": task})
+            checkpoints = {path.name for path in storage.glob("checkpoint_*")}
+            done[name] = outcome, sorted(checkpoints - seen)
+            seen |= checkpoints
+        return done
+
+    trainer = LeanTorchTrainer(
+        work,
+        train_loop_config=tasks,
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=build_scaling_config(next(iter(tasks.values())).training),
+        run_config=RunConfig(
+            name=storage.name,
+            storage_path=str(folder),
+            checkpoint_config=CheckpointConfig(num_to_keep=None),
+            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+        ),
+    )
+    with keep_signal_handlers():
+        results = trainer.fit().return_value
+    for name, (_, checkpoints) in results.items():
+        own = tasks[name].directory / "train"
+        own.mkdir()
+        for checkpoint in checkpoints:
+            (storage / checkpoint).rename(own / checkpoint)
+    return Trained(tasks, {name: outcome for name, (outcome, _) in results.items()})
 
 
 @pytest.fixture(scope="module")
 def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Folder and outcome of the unbroken run of a parallelism, trained at the first call."""
+    """The unbroken run of each parallelism, and that of an adapter."""
+    folder = tmp_path_factory.mktemp("trained")
+    tasks = {kind: _work(start, folder / kind, KINDS[kind]) for kind in KINDS}
+    lora = LoraSettings(r=4, alpha=8)
+    return _train_in_turn(
+        tasks | {"adapter": _work(start, folder / "adapter", Fsdp(), lora=lora)}, folder
+    )
 
-    @cache
-    def run(kind: str) -> tuple[Path, TrainingOutcome]:
-        directory = tmp_path_factory.mktemp(kind)
-        return directory, launch(_work(start, directory, KINDS[kind]), kind)
 
-    return run
+@pytest.fixture(scope="module")
+def resumed(trained: Trained, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Runs that go on, in new workers, from a run whose newest checkpoint is truncated."""
+    folder = tmp_path_factory.mktemp("resumed")
+    tasks = {}
+    for kind in ("fsdp", "zero3"):
+        first = Path(shutil.copytree(trained.folder(kind), folder / f"{kind}-first"))
+        newest = newest_whole(first / "train")
+        assert newest is not None
+        assert (newest.step, newest.world_size) == (10, 2)
+        victim = max(newest.path.rglob("*"), key=lambda path: path.stat().st_size)
+        victim.write_bytes(victim.read_bytes()[:-7])
+        before = newest_whole(first / "train")
+        assert before is not None
+        assert before.step == 5
+        tasks[kind] = _work(start, folder / kind, KINDS[kind], resume_from=first)
+    return _train_in_turn(tasks, folder)
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "zero2", "zero3"])
 def test_ten_losses_are_the_same_for_each_parallelism(kind: str, trained: Trained) -> None:
-    folder, outcome = trained(kind)
-    reference_folder, reference = trained("ddp")
+    outcome, reference = trained.outcomes[kind], trained.outcomes["ddp"]
     assert len(outcome.losses) == STEPS
     assert outcome.losses == pytest.approx(reference.losses, abs=1e-4)
     assert outcome.losses[-1] < outcome.losses[0]
     weights, expected = (
-        load_model(str(one / "export")).state_dict() for one in (folder, reference_folder)
+        load_model(str(trained.folder(one) / "export")).state_dict() for one in (kind, "ddp")
     )
     assert weights.keys() == expected.keys()
     assert all((weights[key] - expected[key]).abs().max() < 1e-3 for key in expected)
@@ -115,22 +180,11 @@ def test_ten_losses_are_the_same_for_each_parallelism(kind: str, trained: Traine
 
 @pytest.mark.parametrize("kind", ["fsdp", "zero3"])
 def test_a_truncated_checkpoint_is_passed_over_and_the_losses_go_on(
-    kind: str, trained: Trained, start: Path, tmp_path: Path
+    kind: str, trained: Trained, resumed: Trained
 ) -> None:
-    _, reference = trained("ddp")
-    first = Path(shutil.copytree(trained(kind)[0], tmp_path / "first"))
-    newest = newest_whole(first / "train")
-    assert newest is not None
-    assert (newest.step, newest.world_size) == (10, 2)
-    victim = max(newest.path.rglob("*"), key=lambda path: path.stat().st_size)
-    victim.write_bytes(victim.read_bytes()[:-7])
-    before = newest_whole(first / "train")
-    assert before is not None
-    assert before.step == 5
-    again = _work(start, tmp_path / "again", KINDS[kind], resume_from=first)
-    outcome = launch(again, kind)
+    outcome = resumed.outcomes[kind]
     assert outcome.first_step == 6
-    assert outcome.losses == pytest.approx(reference.losses[5:], abs=1e-4)
+    assert outcome.losses == pytest.approx(trained.outcomes["ddp"].losses[5:], abs=1e-4)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
@@ -145,27 +199,24 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     assert not (tmp_path / "export").exists()
 
 
-def test_an_adapter_is_exported_as_a_peft_folder(
-    ray_local: str, start: Path, tmp_path: Path
-) -> None:
+def test_an_adapter_is_exported_as_a_peft_folder(trained: Trained) -> None:
     import torch
 
-    work = _work(start, tmp_path, Fsdp(), lora=LoraSettings(r=4, alpha=8))
-    outcome = launch(work, "adapter")
-    assert outcome.losses[-1] < outcome.losses[0]
-    names = {path.name for path in (tmp_path / "export").iterdir()}
+    losses, export = trained.outcomes["adapter"].losses, trained.folder("adapter") / "export"
+    assert losses[-1] < losses[0]
+    names = {path.name for path in export.iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pkl"))]
-    base = load_model(work.model)
+    base = load_model(trained.tasks["adapter"].model)
     ids = torch.tensor([[5, 6, 7, 8]])
     before = base(ids).logits
-    adapted = load_adapter(base, tmp_path / "export")
+    adapted = load_adapter(base, export)
     assert adapted.peft_config["default"].base_model_name_or_path == "tiny@1"
     assert (adapted(ids).logits - before).abs().max() > 1e-3
 
 
 def test_the_loss_history_is_readable_and_drawn(trained: Trained) -> None:
-    directory, reference = trained("ddp")
+    directory, reference = trained.folder("ddp"), trained.outcomes["ddp"]
     rows = read_progress(directory)
     assert [row.step for row in rows] == list(range(1, STEPS + 1))
     assert [row.loss for row in rows] == pytest.approx(reference.losses, abs=1e-5)

@@ -129,6 +129,9 @@ class DeepSpeedParallel(Parallel):
     def __init__(self, module: nn.Module, config: TrainingConfig) -> None:
         import deepspeed
 
+        # On CPUs it would compile an all-reduce of inference first, a minute for each of two
+        # cores, which training never calls.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         assert isinstance(config.distributed, DeepSpeed)
         self._stage = config.distributed.zero_stage
         trained = [p for p in module.parameters() if p.requires_grad]
