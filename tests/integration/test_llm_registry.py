@@ -12,7 +12,7 @@ from sunloom.config.llm import LlmRecipe
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import NotFoundError, UsageError
 from sunloom.llm.evaluation import evaluate_registered
-from sunloom.llm.trainer import train_adapter, train_base
+from sunloom.llm.trainer import recipe_fingerprint, train_adapter, train_base
 
 pytestmark = pytest.mark.integration
 
@@ -51,8 +51,12 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     again = train_base(base_recipe)
     assert again.reused
     assert again.version.ref == "tool-base@1"
-    other_seed = _recipe("tool_base", settings, shape, "seed=1", "output.name=other")
-    assert not train_base(other_seed).reused
+    # The seed is in what reuse compares.
+    prints = {
+        recipe_fingerprint(_recipe("tool_base", settings, shape, seed), None)
+        for seed in ("seed=0", "seed=1")
+    }
+    assert len(prints) == 2
 
     adapter = train_adapter(_recipe("retail_agent", settings))
     assert (adapter.version.kind, adapter.version.lineage["base"]) == ("adapter", "tool-base@1")
@@ -63,14 +67,16 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     assert registry.aliases("retail-agent") == {}
     report = json.loads(Path(adapter.artifacts["adapter_report"]).read_text())
     assert (report["held_out"], len(report["examples"])) == (4, 8)
-    # A gate that anything passes: the run ends at the first evaluation.
-    lenient = ("evaluation.min_exact_match=0", "evaluation.min_whole=0", "output.name=brief")
+    judged = evaluate_registered(_recipe("retail_agent", settings))
+    assert judged.exact_match == adapter.metrics["adapter_exact_match"]
+    # A gate that anything passes: the run ends at the first evaluation. The recipe that was
+    # trained before is not this one, which has another seed.
+    lenient = ("evaluation.min_exact_match=0", "evaluation.min_whole=0", "seed=1")
     stopped = train_adapter(
         _recipe("retail_agent", settings, "training.early_stopping.every=2", *lenient)
     )
+    assert (stopped.version.ref, stopped.reused) == ("retail-agent@2", False)
     assert (stopped.metrics["steps"], stopped.promoted) == (2, True)
-    judged = evaluate_registered(_recipe("retail_agent", settings))
-    assert judged.exact_match == adapter.metrics["adapter_exact_match"]
 
 
 def test_a_base_with_lora_and_an_adapter_without_are_refused(settings: Settings) -> None:
