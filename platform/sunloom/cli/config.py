@@ -122,8 +122,10 @@ def check(
     results: list[tuple[str, str]] = []
     for recipe in chosen:
         problem = ""
+        # A recipe's own key is no problem of the settings.
+        own = sets if recipe or not recipes else [one for one in sets or () if _is_setting(one)]
         try:
-            _load(recipe, kind if recipe else None, sets, env)
+            _load(recipe, kind if recipe else None, own, env)
         except SunloomError as error:
             problem = str(error)
         results.append((str(recipe) if recipe else "settings", problem))
@@ -163,6 +165,11 @@ def _load(
         )
     cls = recipe_class(kind) if kind else Settings
     return load_config(cls, recipe=recipe, sets=sets or (), env=env)
+
+
+def _is_setting(override: str) -> bool:
+    """Whether ``a.b=value`` is about a key that all commands share."""
+    return override.partition("=")[0].partition(".")[0] in Settings.model_fields
 
 
 def _all_recipes() -> list[Path]:

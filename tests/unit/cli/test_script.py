@@ -64,6 +64,14 @@ def test_check_reports_every_bad_recipe_and_exits_2(cli: Cli, tmp_path: Path) ->
     assert verdicts == {"settings": True, str(recipe): False}
 
 
+def test_check_takes_values_of_the_recipe_and_of_the_settings(cli: Cli) -> None:
+    sets = ("--set", "quality.max_bad_share=0.5", "--set", "seed=3")
+    done = cli("config", "check", "conf/data/cdnow.yaml", *sets, "--json")
+    assert (done.status, done.json["ok"]) == (0, True)
+    wrong = cli("config", "check", "conf/data/cdnow.yaml", "--set", "quality.max_bad=1", "--json")
+    assert [row["ok"] for row in wrong.json["files"]] == [True, False]
+
+
 def test_a_recipe_outside_conf_is_recognised_by_its_keys(cli: Cli, tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("dataset: cdnow\npreparation: {blocks: 3}\n")
