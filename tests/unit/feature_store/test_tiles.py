@@ -76,15 +76,21 @@ def plan(request: pytest.FixtureRequest) -> Plan:
     return plan_of(CLASSES, request.param)
 
 
-def _differences(plan: Plan, read: list, sources: dict, ids: list, now: datetime) -> dict:
+@pytest.fixture(scope="module")
+def rider_plan() -> Plan:
+    return plan_of(CLASSES, "st_rider")
+
+
+def _differences(plan: Plan, read: list, sources: dict, queries: list) -> dict:
+    """Query to the values that differ; all queries are one run of the engine."""
     key = pl.String if plan.root.feature(plan.root.key).dtype == "string" else pl.Int64
-    spine = pl.DataFrame({"id": ids, NOW: [now] * len(ids)}, schema={"id": key, NOW: UTC_US})
+    spine = pl.DataFrame(queries, schema={"id": key, NOW: UTC_US}, orient="row")
     wrong = {}
-    for one, found, row in zip(
-        ids, read, FeatureEngine(plan, sources).compute(spine).to_dicts(), strict=True
+    for query, found, row in zip(
+        queries, read, FeatureEngine(plan, sources).compute(spine).to_dicts(), strict=True
     ):
         if found is not None and (other := differences(found, row)):
-            wrong[one] = other
+            wrong[query] = other
     return wrong
 
 
@@ -115,10 +121,10 @@ def test_any_order_and_batches_give_what_the_engine_gives(
         ingest.apply("st_trip", all_trips.slice(start, end - start), None)
     reader = OnlineReader(store, plan, layout)
     ids = [1, 2, -(2**63), 77] if plan.feature_set == "st_rider" else [0, 1, 5, 99]
-    for now in as_of_times:
-        sources = {"st_trip": all_trips, "st_city": all_cities}
-        wrong = _differences(plan, reader.read(ids, now), sources, ids, now)
-        assert not wrong, now
+    sources = {"st_trip": all_trips, "st_city": all_cities}
+    read = [values for now in as_of_times for values in reader.read(ids, now)]
+    queries = [(one, now) for now in as_of_times for one in ids]
+    assert not _differences(plan, read, sources, queries)
 
 
 @given(
@@ -129,10 +135,10 @@ def test_any_order_and_batches_give_what_the_engine_gives(
 )
 @settings(max_examples=80, deadline=None)
 def test_a_replay_is_right_as_of_every_time_it_has_reached(
-    trips: list, size: int, lateness_h: int, ahead: timedelta
+    rider_plan: Plan, trips: list, size: int, lateness_h: int, ahead: timedelta
 ) -> None:
     """Old tiles go into totals as time goes on; what is read at the present stays exact."""
-    plan = plan_of(CLASSES, "st_rider")
+    plan = rider_plan
     store = MemoryStore()
     layout = build_layout(plan, ("st_trip",), 3_600)
     ingest = TileIngest(store, layout, lateness_h * 3_600_000_000)
@@ -144,8 +150,8 @@ def test_a_replay_is_right_as_of_every_time_it_has_reached(
         ingest.apply("st_trip", table.slice(end - size, size), micros)
         ids = [1, 2, -(2**63)]
         now = latest + ahead
-        wrong = _differences(plan, reader.read(ids, now), {"st_trip": table.head(end)}, ids, now)
-        assert not wrong, (end, now)
+        sources, queries = {"st_trip": table.head(end)}, [(one, now) for one in ids]
+        assert not _differences(plan, reader.read(ids, now), sources, queries), end
 
 
 def _table(*rows: tuple[int, datetime, float]) -> pl.DataFrame:

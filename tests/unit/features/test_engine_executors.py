@@ -21,7 +21,7 @@ from sunloom.feature_store.streaming.ingest import TileIngest
 from sunloom.features.definitions.open import plan_of
 from sunloom.features.engine.evaluation import FeatureEngine
 from sunloom.features.historical.retrieve import historical_polars
-from sunloom.features.plan.feature_sets import NOW
+from sunloom.features.plan.feature_sets import NOW, Plan
 from sunloom.features.sources.scan import open_scan
 
 HERE = Path(__file__).parent
@@ -30,6 +30,11 @@ NESTED = str(HERE / "chalk_classes_nested.py")
 UTC_US = pl.Datetime("us", "UTC")
 FOREVER_US = 10**17
 METERS = ["a", "ä", "", "nobody"]
+
+
+@pytest.fixture(scope="module")
+def meter_plan() -> Plan:
+    return plan_of(AGGREGATES, "sl_meter")
 
 
 def _same(found: Any, expected: Any) -> bool:
@@ -48,23 +53,24 @@ def _frame(readings: list[dict[str, Any]]) -> pl.DataFrame:
 
 @given(st.lists(ONE_READING, max_size=25), st.lists(MOMENTS, min_size=1, max_size=3))
 @settings(max_examples=60, deadline=None)
-def test_the_stream_gives_what_the_engine_gives(readings: list, times: list[datetime]) -> None:
-    plan = plan_of(AGGREGATES, "sl_meter")
+def test_the_stream_gives_what_the_engine_gives(
+    meter_plan: Plan, readings: list, times: list[datetime]
+) -> None:
     timed = [reading for reading in readings if reading["at"] is not None]
-    store, layout = MemoryStore(), build_layout(plan, ("sl_reading",))
+    store, layout = MemoryStore(), build_layout(meter_plan, ("sl_reading",))
     frame = _frame(timed)
     ingest = TileIngest(store, layout, FOREVER_US)
     for start in range(0, len(timed), 7):
         ingest.apply("sl_reading", frame.slice(start, 7), None)
-    reader = OnlineReader(store, plan, layout)
-    for now in times:
-        schema = {"id": pl.String, NOW: UTC_US}
-        queries = pl.DataFrame({"id": METERS, NOW: [now] * len(METERS)}, schema=schema)
-        results = FeatureEngine(plan, {"sl_reading": frame}).compute(queries).to_dicts()
-        for meter, found, row in zip(METERS, reader.read(METERS, now), results, strict=True):
-            if found is not None:
-                wrong = {n: (found[n], row[n]) for n in row if not _same(found[n], row[n])}
-                assert not wrong, (meter, now)
+    reader = OnlineReader(store, meter_plan, layout)
+    queries = [(meter, now) for now in times for meter in METERS]
+    query_frame = pl.DataFrame(queries, schema={"id": pl.String, NOW: UTC_US}, orient="row")
+    results = FeatureEngine(meter_plan, {"sl_reading": frame}).compute(query_frame).to_dicts()
+    read = [values for now in times for values in reader.read(METERS, now)]
+    for query, found, row in zip(queries, read, results, strict=True):
+        if found is not None:
+            wrong = {n: (found[n], row[n]) for n in row if not _same(found[n], row[n])}
+            assert not wrong, query
 
 
 def _readings(rows: int) -> list[dict[str, Any]]:

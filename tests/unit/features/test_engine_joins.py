@@ -50,6 +50,16 @@ _offer = st.fixed_dictionaries(
 )
 
 
+@pytest.fixture(scope="module")
+def stock_plan() -> Plan:
+    return plan_of(CLASSES, "sl_stock")
+
+
+@pytest.fixture(scope="module")
+def offer_plan() -> Plan:
+    return plan_of(CLASSES, "sl_offer")
+
+
 def _frame(plan: Plan, namespace: str, rows: list[dict[str, Any]]) -> pl.DataFrame:
     """Rows numbered from 0, columns that they lack null."""
     item = plan.class_plan(namespace)
@@ -102,11 +112,10 @@ def _stock_at(
     st.lists(st.tuples(st.integers(0, 6), _times), min_size=1, max_size=8),
 )
 @settings(max_examples=150, deadline=None)
-def test_composite_has_many(orders: list, stocks: list, queries: list) -> None:
-    plan = plan_of(CLASSES, "sl_stock")
-    tables = {"sl_order": _frame(plan, "sl_order", orders)}
-    tables["sl_stock"] = _frame(plan, "sl_stock", stocks)
-    results = FeatureEngine(plan, tables).compute(_query_frame(queries)).to_dicts()
+def test_composite_has_many(stock_plan: Plan, orders: list, stocks: list, queries: list) -> None:
+    tables = {"sl_order": _frame(stock_plan, "sl_order", orders)}
+    tables["sl_stock"] = _frame(stock_plan, "sl_stock", stocks)
+    results = FeatureEngine(stock_plan, tables).compute(_query_frame(queries)).to_dicts()
     for (number, now), found in zip(queries, results, strict=True):
         stock = stocks[number] if number < len(stocks) else None
         expected = _stock_at(stock, orders, now)
@@ -121,12 +130,11 @@ def test_composite_has_many(orders: list, stocks: list, queries: list) -> None:
 )
 @settings(max_examples=150, deadline=None)
 def test_has_one_over_composite_keys(
-    orders: list, stocks: list, offers: list, queries: list
+    offer_plan: Plan, orders: list, stocks: list, offers: list, queries: list
 ) -> None:
-    plan = plan_of(CLASSES, "sl_offer")
     names = {"sl_order": orders, "sl_stock": stocks, "sl_offer": offers}
-    tables = {name: _frame(plan, name, rows) for name, rows in names.items()}
-    results = FeatureEngine(plan, tables).compute(_query_frame(queries)).to_dicts()
+    tables = {name: _frame(offer_plan, name, rows) for name, rows in names.items()}
+    results = FeatureEngine(offer_plan, tables).compute(_query_frame(queries)).to_dicts()
     for (number, now), found in zip(queries, results, strict=True):
         offer = offers[number] if number < len(offers) else None
         visible = offer is not None and offer["at"] <= now

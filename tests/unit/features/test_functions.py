@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def _decode(value: Any) -> Any:
 ROWS = [{name: _decode(value) for name, value in row.items()} for row in GOLDEN["rows"]]
 
 
+@cache
 def _bind(text: str) -> Expr:
     return ExpressionBinder(unwrap_feature(_values().id)).bind(
         eval(text, {"F": F, "_": _, "pa": pa, "dt": dt})
@@ -83,12 +85,25 @@ def _same(found: Any, expected: Any) -> bool:
     return bool(type(found) is type(expected) and found == expected)
 
 
-def _by_frame(bound: Expr, rows: list[dict[str, Any]]) -> list[Any]:
-    frame = pl.DataFrame(rows, schema=SCHEMA).with_columns(pl.lit(MOMENT).alias(NOW))
+def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=SCHEMA).with_columns(pl.lit(MOMENT).alias(NOW))
+
+
+def _by_frame(bound: Expr, frame: pl.DataFrame) -> list[Any]:
     lowered = frame.select(to_polars(bound).alias("v"))["v"].to_list()
     # A literal alone is one value for all rows.
-    repeated = lowered * (len(rows) // max(1, len(lowered)))
+    repeated = lowered * (frame.height // max(1, len(lowered)))
     return [v.astimezone(UTC) if isinstance(v, datetime) else v for v in repeated]
+
+
+@cache
+def _compiled(bound: Expr) -> Callable[..., Any]:
+    return compile_expression(bound, {})
+
+
+def _by_row(bound: Expr, rows: list[dict[str, Any]]) -> list[Any]:
+    compute = _compiled(bound)
+    return [compute(row, MOMENT, ()) for row in rows]
 
 
 @pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["expression"])
@@ -97,9 +112,9 @@ def test_function_means_what_chalk_means(case: dict[str, Any]) -> None:
     expected = [_decode(value) for value in case["values"]]
     for row, value in DIFFERENT.get(case["expression"], {}).items():
         expected[row] = value
-    by_frame = _by_frame(bound, ROWS)
+    by_frame = _by_frame(bound, _frame(ROWS))
     assert all(map(_same, by_frame, expected)), f"frame {by_frame}, Chalk {expected}"
-    by_row = [compile_expression(bound, {})(row, MOMENT, ()) for row in ROWS]
+    by_row = _by_row(bound, ROWS)
     assert all(map(_same, by_row, expected)), f"scalar {by_row}, Chalk {expected}"
 
 
@@ -174,12 +189,12 @@ _ROW = st.fixed_dictionaries(
 @given(st.lists(_ROW, min_size=1, max_size=12))
 @settings(max_examples=25, deadline=None)
 def test_frames_and_single_values_agree(rows: list[dict[str, Any]]) -> None:
+    frame = _frame(rows)
     for case in GOLDEN["cases"]:
         bound = _bind(case["expression"])
-        by_frame = _by_frame(bound, rows)
-        by_row = [compile_expression(bound, {})(row, MOMENT, ()) for row in rows]
-        for row, frame, single in zip(rows, by_frame, by_row, strict=True):
-            assert _close(frame, single), (case["expression"], row, frame, single)
+        found = zip(rows, _by_frame(bound, frame), _by_row(bound, rows), strict=True)
+        for row, by_frame, by_row in found:
+            assert _close(by_frame, by_row), (case["expression"], row, by_frame, by_row)
 
 
 def _close(frame: Any, single: Any) -> bool:
@@ -195,8 +210,8 @@ def test_the_ends_of_64_bits_are_the_same_in_frames_and_rows(expression: str) ->
         dict.fromkeys(SCHEMA) | {"i": i, "j": j, "x": float(i)} for i in ends for j in (*ends, 0)
     ]
     bound = _bind(expression)
-    by_frame = _by_frame(bound, rows)
-    assert [compile_expression(bound, {})(row, MOMENT, ()) for row in rows] == by_frame
+    by_frame = _by_frame(bound, _frame(rows))
+    assert _by_row(bound, rows) == by_frame
     if "x" in expression:
         assert by_frame[0] == 2.0**63
     elif "%" in expression:

@@ -55,14 +55,14 @@ def aggregate_series(
         ranges: One per query row.
     """
     # As in SQL, a row is dropped where a condition is null.
-    masks = [sorted_values(condition).fill_null(False).to_numpy() for condition in node.where]
+    masks = [_is_true(sorted_values(condition)) for condition in node.where]
     mask = np.asarray(reduce(and_, masks)) if masks else None
     if node.value is None:
         counted = ranges if mask is None else ranges.filter_rows(mask)
         return pl.Series(counted.counts)
     values = sorted_values(node.value)
     by = sorted_values(node.by) if node.by is not None else values
-    if node.kind != "array_agg":
+    if node.kind != "array_agg" and by.null_count():
         known = by.is_not_null().to_numpy()
         mask = known if mask is None else known & mask
     # Rows are dropped once, before the kernels: none of them needs to know about nulls.
@@ -76,6 +76,11 @@ def aggregate_series(
     else:
         aggregated = AGGREGATE_KERNELS[node.kind](node, values, keys, ranges)
     return aggregated.cast(POLARS[node.dtype])
+
+
+def _is_true(condition: pl.Series) -> Bools:
+    known = condition.fill_null(False) if condition.null_count() else condition
+    return known.to_numpy()
 
 
 def _with_nulls(values: Array, missing: Bools) -> pl.Series:
