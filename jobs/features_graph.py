@@ -13,4 +13,4 @@ def run(recipe: GraphRecipe) -> JobOutcome:
 
 
 if __name__ == "__main__":
-    run_job("graph", GraphRecipe, run)
+    run_job("graph", GraphRecipe, run, needs_cluster=False)

@@ -16,4 +16,4 @@ def validate(recipe: ValidationJob) -> JobOutcome:
 
 
 if __name__ == "__main__":
-    run_job("validate", ValidationJob, validate)
+    run_job("validate", ValidationJob, validate, needs_cluster=False)

@@ -13,4 +13,4 @@ def monitor(recipe: MonitoringRecipe) -> JobOutcome:
 
 
 if __name__ == "__main__":
-    run_job("drift", MonitoringRecipe, monitor)
+    run_job("drift", MonitoringRecipe, monitor, needs_cluster=False)

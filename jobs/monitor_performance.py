@@ -11,4 +11,4 @@ def monitor(recipe: MonitoringRecipe) -> JobOutcome:
 
 
 if __name__ == "__main__":
-    run_job("performance", MonitoringRecipe, monitor)
+    run_job("performance", MonitoringRecipe, monitor, needs_cluster=False)

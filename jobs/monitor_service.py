@@ -13,4 +13,4 @@ def monitor(recipe: MonitoringRecipe) -> JobOutcome:
 
 
 if __name__ == "__main__":
-    run_job("monitor", MonitoringRecipe, monitor)
+    run_job("monitor", MonitoringRecipe, monitor, needs_cluster=False)

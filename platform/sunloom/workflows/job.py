@@ -40,8 +40,10 @@ def run_job(
     recipe: type[R],
     function: Callable[[R], JobOutcome | TrainingResult],
     arguments: Sequence[str] | None = None,
+    *,
+    needs_cluster: bool = True,
 ) -> None:
-    """Parse the command line, connect, call one library function, print its result and exit.
+    """Parse the command line, connect to Ray, call one library function, print its result and exit.
 
     The last line of the log is ``{"run_id", "status", "artifacts", "metrics"}``. The exit status
     is 0, 1 when the work failed, 2 for a wrong configuration, 130 after SIGINT, 143 after SIGTERM.
@@ -51,6 +53,8 @@ def run_job(
         recipe: The recipe class.
         function: Does the work.
         arguments: Command line; the process's own by default.
+        needs_cluster: Whether to connect; work in this process alone needs no Ray, which takes
+            seconds to start.
     """
     options = _parse(kind, arguments)
     # Before the configuration is loaded: its relative paths follow SUNLOOM_HOME.
@@ -63,17 +67,23 @@ def run_job(
         _print_result(RunResult(run_id=None, status="failed"), error)
         sys.exit(error.exit_code)
     configure_logging(config)
-    sys.exit(_run(kind, config, function))
+    sys.exit(_run(kind, config, function, needs_cluster))
 
 
-def _run(kind: str, config: R, function: Callable[[R], JobOutcome | TrainingResult]) -> int:
+def _run(
+    kind: str,
+    config: R,
+    function: Callable[[R], JobOutcome | TrainingResult],
+    needs_cluster: bool,
+) -> int:
     # Before the work: library functions that the job calls write into this run's folder.
     run = start_run(config, kind, config)
     get_logger("job").info("run %s writes to %s", run.run_id, run.directory)
     try:
         with interrupt_on_signals():
-            # Inside the run: a cluster that cannot be reached is on record too.
-            connect(config)
+            if needs_cluster:
+                # Inside the run: a cluster that cannot be reached is on record too.
+                connect(config)
             outcome = function(config)
     except Interrupted as interrupt:
         # Ray stops a job by SIGTERM, and by SIGKILL three seconds later.
