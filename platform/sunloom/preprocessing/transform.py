@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,6 +14,8 @@ from sunloom.data.exact_casts import cast_declared
 from sunloom.errors import ArtifactError, DataError, UsageError
 from sunloom.preprocessing.pipeline import FittedPipeline, staged_batches
 from sunloom.preprocessing.tables import FileSource, Source
+
+_SAMPLE_ROWS = 10_000
 
 
 def require_writable(source: Source, out: Path) -> None:
@@ -32,13 +35,29 @@ def write_batches(schema: pl.Schema, batches: Iterable[pl.DataFrame], path: Path
     import pyarrow.parquet as pq
 
     arrow, rows = pl.DataFrame(schema=schema).to_arrow().schema, 0
-    with pq.ParquetWriter(path, arrow) as writer:
-        for batch in batches:
+    batches = iter(batches)
+    first = list(islice(batches, 1))
+    columns = _dictionary_columns(first[0]) if first else True
+    with pq.ParquetWriter(path, arrow, use_dictionary=columns) as writer:
+        for batch in chain(first, batches):
             # A later file may hold integers where the first one held floats, and more columns.
             aligned = batch if batch.schema == schema else _align(batch, schema)
             writer.write_table(aligned.to_arrow().cast(arrow))
             rows += batch.height
     return rows
+
+
+def _dictionary_columns(rows: pl.DataFrame) -> list[str]:
+    """Columns whose values are written once each, in a dictionary: all but floats that differ.
+
+    To look each of those up takes twice as long as to write it.
+    """
+    sample = rows.head(_SAMPLE_ROWS)
+    return [
+        column.name
+        for column in sample
+        if not column.dtype.is_float() or 2 * column.n_unique() <= sample.height
+    ]
 
 
 def _align(batch: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
@@ -73,7 +92,9 @@ def join_parquet(parts: Sequence[Path], out: Path) -> int:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetWriter(out, pq.read_schema(parts[0])) as writer:
+        schema = pq.read_schema(parts[0])
+        columns = _dictionary_columns(pl.read_parquet(parts[0], n_rows=_SAMPLE_ROWS))
+        with pq.ParquetWriter(out, schema, use_dictionary=columns) as writer:
             rows = 0
             for part in parts:
                 with pq.ParquetFile(part) as file:
