@@ -69,6 +69,8 @@ def ray_local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("ray")
     sets = [f"paths.state={folder / 'state'}", f"paths.outputs={folder / 'outputs'}"]
     sets += ["cluster.object_store_bytes=300000000", "cluster.num_cpus=4"]
+    # Nobody looks at it, and its processes take as long to start as Ray itself.
+    sets += ["cluster.dashboard=false"]
     with own_processes():
         yield connect(load_config(Settings, sets=sets, conf_dir=ROOT / "conf").config).address
         disconnect()

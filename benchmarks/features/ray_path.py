@@ -45,6 +45,7 @@ def cluster(folder: Path, store_bytes: int, cores: int) -> Iterator[None]:
         f"paths.outputs={folder / 'outputs'}",
         f"cluster.object_store_bytes={store_bytes}",
         f"cluster.num_cpus={cores}",
+        "cluster.dashboard=false",
     ]
     with own_processes():
         connect(load_config(Settings, sets=sets).config)

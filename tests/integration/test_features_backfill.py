@@ -52,7 +52,7 @@ def _recipe(folder: Path, engine: str) -> dict:
         table.write_parquet(file, row_group_size=700)
     return {
         "paths": {"outputs": str(folder / "outputs"), "state": str(folder / "state")},
-        "cluster": {"num_cpus": 2, "object_store_bytes": 100_000_000},
+        "cluster": {"num_cpus": 2, "object_store_bytes": 100_000_000, "dashboard": False},
         "definitions": CLASSES,
         "feature_set": "sl_shop",
         "feature_store": {"batch_source": {"type": "files", "tables": {"sl_sale": str(file)}}},

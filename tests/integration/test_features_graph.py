@@ -17,6 +17,7 @@ import pytest
 from polars.testing import assert_frame_equal
 from small_gateway import small_gateway
 
+from sunloom.cli.main import run
 from sunloom.config import Settings, load_config
 
 pytestmark = pytest.mark.integration
@@ -62,16 +63,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def command(folder: Path, project_root: Path) -> Command:
-    """Runs Python's words in the stranger's folder."""
+def environ(folder: Path, project_root: Path) -> dict[str, str]:
+    """The stranger's environment."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SUNLOOM", "RAY_"))}
-    environ = inherited | {
+    return inherited | {
         "SUNLOOM_CONF": str(project_root / "conf"),
         "SUNLOOM_HOME": str(folder),
-        "SUNLOOM__CLUSTER__NUM_CPUS": "1",
-        "SUNLOOM__CLUSTER__OBJECT_STORE_BYTES": "100000000",
         "PYTHONPATH": os.pathsep.join(map(str, (project_root, project_root / "platform"))),
     }
+
+
+@pytest.fixture
+def command(folder: Path, environ: dict[str, str]) -> Command:
+    """Runs Python's words in the stranger's folder."""
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -91,6 +95,28 @@ def command(folder: Path, project_root: Path) -> Command:
 def sunloom(command: Command) -> Command:
     """Runs the command line."""
     return lambda *words: command("-c", "from sunloom.cli.main import run; run()", *words)
+
+
+@pytest.fixture
+def sunloom_here(
+    folder: Path,
+    environ: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Callable[..., tuple[int, str]]:
+    """Exit status and errors of a command in this process, so without ``--json``."""
+    monkeypatch.chdir(folder)
+    for name in os.environ.keys() - environ.keys():
+        monkeypatch.delenv(name)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    def call(*words: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            run(words)
+        return int(ended.value.code or 0), capfd.readouterr().err
+
+    return call
 
 
 def settings_in(folder: Path, project_root: Path) -> Settings:
@@ -126,30 +152,31 @@ def test_from_parquet_to_http(folder: Path, project_root: Path, sunloom: Command
     assert lonely["features"]["neighbour_mean_age"] is None
 
 
-def test_without_a_recipe(folder: Path, sunloom: Command) -> None:
+def test_without_a_recipe(folder: Path, sunloom_here: Callable[..., tuple[int, str]]) -> None:
     ends = pl.read_parquet(folder / "payments.parquet").select(source="payer", target="payee")
     ends.write_parquet(folder / "edges.parquet")
-    done = sunloom("features", "graph", "--input", "edges.parquet", "--out", "nodes.parquet")
-    assert done.returncode == 0, done.stderr
+    words = ["--input", "edges.parquet", "--out", "nodes.parquet"]
+    status, said = sunloom_here("features", "graph", *words)
+    assert status == 0, said
     table = pl.read_parquet(folder / "nodes.parquet")
     assert (table.height, table.columns[:2]) == (50, ["id", "degree"])
     assert not (folder / ".sunloom" / "online").exists()
     words = ["--input", "payments.parquet", "--out", "nodes.parquet"]
-    wrong = sunloom("features", "graph", *words)
-    assert wrong.returncode == 2
-    assert "lacks the columns source, target" in wrong.stderr
+    status, said = sunloom_here("features", "graph", *words)
+    assert status == 2
+    assert "lacks the columns source, target" in said
     ends_named = ["--set", "graph.source=payer", "--set", "graph.target=payee"]
-    right = sunloom("features", "graph", *words, *ends_named)
-    assert right.returncode == 0, right.stderr
+    status, said = sunloom_here("features", "graph", *words, *ends_named)
+    assert status == 0, said
     assert_frame_equal(pl.read_parquet(folder / "nodes.parquet"), table)
     for options, words_said in (
         (["--out", "nodes.parquet"], "graph.edges is missing"),
         (["--input", "edges.parquet"], "Neither graph.out nor graph.feature_set"),
         (["--input", "gone.parquet", "--out", "nodes.parquet"], "There is no file gone.parquet"),
     ):
-        refused = sunloom("features", "graph", *options)
-        assert refused.returncode == 2
-        assert words_said in refused.stderr
+        status, said = sunloom_here("features", "graph", *options)
+        assert status == 2
+        assert words_said in said
 
 
 def test_the_job_writes_what_the_command_writes(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from sunloom.cli.main import run
+
 pytestmark = pytest.mark.integration
 SUNLOOM = Path(sys.executable).parent / "sunloom"
+Here = Callable[..., tuple[int, str, str]]
 RECIPE = """
 transformations:
   numerical_scaling: {method: robust_scaler}
@@ -53,6 +57,22 @@ def sunloom(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
+def sunloom_here(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Here:
+    """Exit status, output and errors of a command in this process, so without ``--json``."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("SUNLOOM_HOME", str(folder / "home"))
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            run(words)
+        return int(ended.value.code or 0), *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     _table().write_parquet(tmp_path / "normal.parquet")
@@ -75,7 +95,7 @@ def test_good_rows_pass(folder: Path) -> None:
     assert found["quarantine"] is None
 
 
-def test_a_broken_column_is_in_the_report(folder: Path) -> None:
+def test_a_broken_column_is_in_the_report(folder: Path, sunloom_here: Here) -> None:
     broken = _table(seed=1).with_columns(
         price=pl.when(pl.col("id") % 10 == 0).then(None).otherwise(pl.col("price") + 60)
     )
@@ -101,11 +121,10 @@ def test_a_broken_column_is_in_the_report(folder: Path) -> None:
             "weight": broken["weight"][10],
         },
     }
-    shown = sunloom(
-        folder, "features", "validate", "--recipe", "recipe.yaml", "--input", "rows.parquet"
-    )
-    assert shown.returncode == 1
-    assert "price is missing" in shown.stdout
+    words = ("features", "validate", "--recipe", "recipe.yaml", "--input", "rows.parquet")
+    status, shown, _ = sunloom_here(*words)
+    assert status == 1
+    assert "price is missing" in shown
 
 
 @pytest.mark.parametrize("method", ["jensenshannon", "wasserstein", "ks", "kl_div"])
@@ -138,22 +157,21 @@ def test_evidentlys_other_methods(folder: Path, method: str) -> None:
         ("validation: {columns: {price: {min: 2026-01-01}}}", "does not fit a column of Float64"),
     ],
 )
-def test_a_wrong_recipe_is_usage(folder: Path, recipe: str, words: str) -> None:
+def test_a_wrong_recipe_is_usage(folder: Path, sunloom_here: Here, recipe: str, words: str) -> None:
     (folder / "recipe.yaml").write_text(recipe)
     _table(50).write_parquet(folder / "rows.parquet")
-    done = sunloom(
-        folder, "features", "validate", "--recipe", "recipe.yaml", "--input", "rows.parquet"
-    )
-    assert done.returncode == 2
-    assert words in done.stderr
+    command = ("features", "validate", "--recipe", "recipe.yaml", "--input", "rows.parquet")
+    status, _, said = sunloom_here(*command)
+    assert status == 2
+    assert words in said
 
 
-def test_missing_files_are_usage(folder: Path) -> None:
+def test_missing_files_are_usage(sunloom_here: Here) -> None:
     for words in (
         ("--recipe", "none.yaml", "--input", "normal.parquet"),
         ("--recipe", "recipe.yaml", "--input", "none.parquet"),
         ("--recipe", "recipe.yaml", "--input", "normal.parquet", "--reference", "none.parquet"),
     ):
-        done = sunloom(folder, "features", "validate", *words)
-        assert done.returncode == 2, done.stderr
-        assert "none." in done.stderr
+        status, _, said = sunloom_here("features", "validate", *words)
+        assert status == 2, said
+        assert "none." in said
