@@ -49,6 +49,8 @@ Task: TypeAlias = Callable[[TableSplit, pl.DataFrame | None], Any]
 
 # Two, so that a worker that is done early has another split to take.
 _SPLITS_PER_CPU = 2
+# A model takes seconds to be imported and loaded: as long as it takes for about so many rows.
+_ROWS_PER_MODEL = 1_000
 # Rows of a part at most: a task that fails repeats no more than these.
 _PART_ROWS = 2_000_000
 
@@ -72,7 +74,7 @@ def read_ray(source: Source, fit_pass: FitPass) -> FitPass:
     # Pickled once: each worker needs a fresh copy of the empty accumulators.
     state = pickle.dumps(replace(fit_pass, stages=precompute(fit_pass.stages)))
     collect = partial(_collect, state, rows)
-    for part in _map_blocks(blocks, collect, fit_pass.stages):
+    for part in _map_blocks(blocks, collect, fit_pass.stages, rows):
         fit_pass.merge(part)
     return fit_pass
 
@@ -107,7 +109,8 @@ def write_prepared_ray(
             tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=beside) as folder,
         ):
             writer = _PartWriter(precomputed, schema, Path(folder), training)
-            list(_map_blocks(blocks, writer.write, fitted.stages))
+            rows = sum(split.rows for split in splits)
+            list(_map_blocks(blocks, writer.write, fitted.stages, rows))
             parts = [writer.part_of(split) for split in splits]
             if not parts:
                 return write_batches(schema, [], partial_out)
@@ -178,13 +181,15 @@ def _cpus() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def _map_blocks(blocks: Blocks, task: Task, stages: Sequence[Stage]) -> Iterator[Any]:
-    """The task's result for each split, in order.
+def _map_blocks(blocks: Blocks, task: Task, stages: Sequence[Stage], rows: int) -> Iterator[Any]:
+    """The task's result for each split of so many rows, in order.
 
     Actors stay: with them a model is loaded once for each, not once per split.
     """
-    # One CPU stays free for tasks, which would wait for ever for one that an actor holds.
-    actors = max(1, min(len(blocks), _cpus() - 1)) if uses_models(stages) else 0
+    actors = 0
+    if uses_models(stages):
+        # One CPU stays free for tasks, which would wait for ever for one that an actor holds.
+        actors = max(1, min(len(blocks), _cpus() - 1, rows // _ROWS_PER_MODEL))
     return map_blocks(partial(run_task, task), blocks, actors=actors)
 
 
