@@ -26,7 +26,7 @@ class CleaningConfig(Model):
     """How the work is partitioned."""
 
     blocks: int = Field(default=4, ge=1)
-    """Blocks that Ray Data works on; rows that might duplicate each other meet in one."""
+    """Slices and partitions that workers take; rows that might duplicate each other meet in one."""
 
 
 class DataRecipe(Settings):

@@ -1,4 +1,4 @@
-"""Data sets: plugins that give raw rows, and their preparation to checked Parquet with Ray Data.
+"""Data sets: plugins that give raw rows, and their preparation to checked Parquet on Ray.
 
 A plugin parses its rows and derives tables from them.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 
@@ -20,16 +21,13 @@ from sunloom.config.data import DataRecipe
 from sunloom.core.cluster import connect
 from sunloom.core.files import atomic_path
 from sunloom.core.plugins import load_plugin
+from sunloom.core.ray_tasks import map_parts, unwrap_task_errors
 from sunloom.core.telemetry import get_logger
 from sunloom.data.quarantine import POSITION, REASON, write_quarantine
+from sunloom.data.shuffle import Packet, from_packet, partition_by_hash, to_packet
 from sunloom.errors import DataError, DataQualityError
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 GROUP = "sunloom.datasets"
-
-_PART = "_part"
 
 
 @runtime_checkable
@@ -199,62 +197,68 @@ def open_tables(folder: Path) -> Mapping[str, pl.LazyFrame]:
 
 def _parse(dataset: DataSet, raw: pl.DataFrame, blocks: int) -> pl.DataFrame:
     """Every row typed, with its reason where it cannot be used, in no particular order."""
-    import ray.data
+    import ray
 
-    # Rounded up: no more slices than blocks. range() takes no step of 0, as of an empty source.
-    size = max(1, -(-raw.height // blocks))
-    slices = [raw.slice(start, size).to_arrow() for start in range(0, raw.height, size)]
-    rows = ray.data.from_arrow(slices).map_batches(
-        _parse_block,
-        batch_format="pyarrow",
-        batch_size=None,
-        fn_kwargs={"dataset": dataset, "parts": blocks},
-    )
-    # Equal rows have the same part, so that each worker sees all duplicates of its rows.
-    checked = rows.groupby(_PART, num_partitions=blocks).map_groups(
-        mark_duplicates_block, batch_format="pyarrow", fn_kwargs={"dataset": dataset}
-    )
-    return pl.concat([_frame(batch) for batch in checked.iter_batches(batch_format="pyarrow")])
+    task = ray.remote(_parse_and_partition).options(num_returns=1 + blocks)
+    with unwrap_task_errors():
+        parsed = [
+            task.remote(to_packet(rows), dataset=dataset, partitions=blocks)
+            for rows in _slices(raw, blocks)
+        ]
+        # A task that waited for packets would give its core away, and Ray start one more worker.
+        ray.get([height for height, *_ in parsed])
+        # Ray Data's group-by would start processes of its own, with another environment, for this.
+        parts = [[packets[1 + number] for packets in parsed] for number in range(blocks)]
+        marked = map_parts(partial(_mark_in_worker, dataset=dataset), parts)
+        return pl.concat(map(from_packet, marked), how="vertical_relaxed")
 
 
-def _frame(table: pa.Table) -> pl.DataFrame:
-    # Of an array, for which it is typed too, from_arrow would make a Series.
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+def _slices(rows: pl.DataFrame, count: int) -> Iterator[pl.DataFrame]:
+    """The rows in order, in no more slices than that."""
+    # Rounded up: no more slices. range() takes no step of 0, as of an empty source.
+    size = max(1, -(-rows.height // count))
+    return (rows.slice(start, size) for start in range(0, rows.height, size))
 
 
-def _parse_block(table: pa.Table, *, dataset: DataSet, parts: int) -> pa.Table:
-    parsed = dataset.parse(_frame(table))
-    # A fixed seed: the blocks are hashed in different workers, whose parts must agree.
-    part = (pl.struct(dataset.identity).hash(seed=0) % parts).cast(pl.Int64).alias(_PART)
-    return parsed.with_columns(part).to_arrow()
+def _parse_and_partition(raw: Packet, *, dataset: DataSet, partitions: int) -> list[int | Packet]:
+    """In a worker: number of rows of a slice, and of them a packet for each partition."""
+    rows = dataset.parse(from_packet(raw))
+    # Equal rows meet in one partition, whose task sees all duplicates of its rows.
+    packets = map(to_packet, partition_by_hash(rows, dataset.identity, partitions))
+    return [rows.height, *packets]
 
 
-def mark_duplicates_block(table: pa.Table, *, dataset: DataSet) -> pa.Table:
+def _mark_in_worker(packets: Sequence[Any], *, dataset: DataSet) -> Packet:
+    import ray
+
+    # Relaxed: a slice without a bad row may have a column of reasons without a type.
+    tables = [from_packet(ray.get(packet)) for packet in packets]
+    rows = pl.concat(tables, how="vertical_relaxed")
+    return to_packet(mark_duplicates(rows, dataset))
+
+
+def mark_duplicates(rows: pl.DataFrame, dataset: DataSet) -> pl.DataFrame:
     """Give every row but the first of each group of equal good rows the reason ``duplicate``."""
-    # Blocks arrive in any order; the first row is the first in the source.
-    rows = _frame(table).sort(POSITION)
+    # Slices may arrive in any order; the first row is the first in the source.
+    rows = rows.sort(POSITION)
     good = pl.col(REASON).is_null()
     # Good rows are counted apart: a bad row must not make the good one after it a duplicate.
     repeated = good & (pl.struct(dataset.identity).cum_count().over([*dataset.identity, good]) > 1)
     reason = pl.when(repeated).then(pl.lit("duplicate")).otherwise(pl.col(REASON))
-    return rows.with_columns(reason.alias(REASON)).drop(_PART).to_arrow()
+    return rows.with_columns(reason.alias(REASON))
 
 
 def _write_tables(dataset: DataSet, good: pl.DataFrame, folder: Path, blocks: int) -> None:
-    import ray.data
-
     new = folder / f".{dataset.table}.new"
     # Files of a run that was killed would be read as rows of this one.
     shutil.rmtree(new, ignore_errors=True)
-    # from_arrow makes one block of one table, which would be written as one file.
-    table = ray.data.from_arrow(good.drop(POSITION).to_arrow()).repartition(blocks)
-    # Ray's tasks need not run in this process's working directory.
-    table.write_parquet(str(new.absolute()))
+    new.mkdir(parents=True)
+    # Here, not in workers: this process has the rows, and reads the files for derived tables.
+    for number, rows in enumerate(_slices(good.drop(POSITION), blocks)):
+        rows.write_parquet(new / f"{number:06d}.parquet")
     for name, frame in dataset.derive(pl.scan_parquet(new / "*.parquet")).items():
-        with atomic_path(folder / f"{name}.parquet") as partial:
-            frame.collect().write_parquet(partial)
+        with atomic_path(folder / f"{name}.parquet") as partial_file:
+            frame.collect().write_parquet(partial_file)
     # A folder cannot be replaced in one step as a file can: two renames leave the least gap.
     old = folder / f".{dataset.table}.old"
     shutil.rmtree(old, ignore_errors=True)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from sunloom.config.data import DataRecipe
-from sunloom.data.datasets import PreparationSummary, mark_duplicates_block, prepare_dataset
+from sunloom.data.datasets import PreparationSummary, mark_duplicates, prepare_dataset
 from sunloom.data.quarantine import write_quarantine
 from sunloom.errors import DataError, DataQualityError
 from sunloom_retail.dataset import CDNOW
@@ -44,11 +44,9 @@ def test_the_first_of_equal_rows_stays_whatever_the_order_of_arrival() -> None:
             "amount": [5.0] * 5,
             "position": [30, 10, 20, 40, 5],
             "reason": [None, None, None, None, "torn"],
-            "_part": [0] * 5,
         }
     )
-    marked = pl.from_arrow(mark_duplicates_block(rows.to_arrow(), dataset=CDNOW))
-    assert isinstance(marked, pl.DataFrame)
+    marked = mark_duplicates(rows, CDNOW)
     assert dict(zip(marked["position"], marked["reason"], strict=True)) == {
         5: "torn",
         10: None,
