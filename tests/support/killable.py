@@ -1,21 +1,12 @@
-"""Work in processes that tests kill, forked from one that has imported the house already."""
+"""Work in processes that tests kill."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
-import sys
 import time
-from collections.abc import Callable
-from functools import cache
-from multiprocessing.context import ForkServerContext, ForkServerProcess
-from multiprocessing.forkserver import ensure_running
 from pathlib import Path
-from typing import Any
 
 import polars as pl
-import pytest
 
 from sunloom.config.features import FeaturesRecipe
 from sunloom.feature_store.materialization import backfill_partitions
@@ -25,26 +16,6 @@ from sunloom.feature_store.online.tile_layout import build_layout
 from sunloom.feature_store.stores.online.lmdb import EmbeddedStore
 from sunloom.feature_store.streaming.partition import ClassStream, EventLog, PartitionStream
 from sunloom.features.plan.feature_sets import Plan
-
-
-@cache
-def _context() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    # Each killed process would spend seconds on its imports.
-    context.set_forkserver_preload([__name__])
-    with pytest.MonkeyPatch.context() as patch:
-        # The server of Python 3.11 does not take over sys.path, and passes over what it cannot
-        # import.
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        ensure_running()
-    return context
-
-
-def start(work: Callable[..., None], *arguments: Any) -> ForkServerProcess:
-    """A process that does one of this module's works."""
-    process = _context().Process(target=work, args=arguments)
-    process.start()
-    return process
 
 
 def consume(folder: str, log: str, plan_json: str, values: list[bytes], seed: int) -> None:

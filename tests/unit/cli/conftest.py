@@ -1,17 +1,16 @@
-"""The real script as a subprocess, on a state folder of its own."""
+"""Commands as processes of their own, on a state folder of their own."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import run_command, start
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,10 @@ def cli(tmp_path: Path, project_root: Path) -> Cli:
             "PYTHONPATH": str(project_root / "platform"),
         }
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SUNLOOM", "RAY_"))}
-        done = subprocess.run(
-            [sys.executable, "-c", "from sunloom.cli.main import run; run()", *words],
-            cwd=cwd,
-            env=inherited | own | environ,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            stdin=subprocess.DEVNULL,
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        out, err = tmp_path / "stdout.txt", tmp_path / "stderr.txt"
+        process = start(run_command, [*words], cwd, inherited | own | environ, out, err)
+        process.join(timeout=300)
+        assert process.exitcode is not None
+        return Outcome(process.exitcode, out.read_text(), err.read_text())
 
     return run

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -9,9 +12,16 @@ import yaml
 from tests.unit.cli.conftest import Cli
 
 
-def test_version(cli: Cli) -> None:
-    done = cli("--version")
-    assert (done.status, done.out) == (0, "sunloom 0.1.0\n")
+def test_version(project_root: Path) -> None:
+    """In an interpreter of its own, as the installed script; the other commands are forked."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from sunloom.cli.main import run; run()", "--version"],
+        env=os.environ | {"PYTHONPATH": str(project_root / "platform")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stdout) == (0, "sunloom 0.1.0\n")
 
 
 def test_an_unknown_key_exits_2_and_names_file_key_and_nearest(cli: Cli, tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from forked import start
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from killable import backfill_slowly, start
+from killable import backfill_slowly
 from polars.testing import assert_frame_equal
 from pydantic import ValidationError
 

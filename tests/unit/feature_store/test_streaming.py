@@ -13,9 +13,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from forked import start
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from killable import consume, start
+from killable import consume
 from memory_store import MemoryStore
 from pydantic import ValidationError
 from same_values import differences
