@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from rich.text import Text
 
 from sunloom.config import Settings
 from sunloom.core.cluster import ClusterInfo, connect, disconnect
-from sunloom.core.files import write_atomic
 from sunloom.core.interrupts import ignore_interrupts, raise_if_interrupted, wait_for_interrupt
 from sunloom.core.model_registry import open_registry
 from sunloom.core.processes import own_processes
@@ -24,16 +22,18 @@ from sunloom.core.telemetry import (
     screen,
     screen_console,
 )
+from sunloom.serving.apps.llm.model_resolver import find_base
 from sunloom.serving.auth.api_keys import create_key, revoke_key
-from sunloom.serving.deploy.deploy import Deployment, deploy, shutdown
+from sunloom.serving.deploy.deploy import Deployment, deploy, shutdown, wait_ready
 from sunloom.serving.deploy.environment import serving_environment
 from sunloom.workflows.demo import steps
 from sunloom.workflows.demo.recipes import DemoRecipes, load_demo_recipes
 from sunloom.workflows.demo.summary import (
     DemoSummary,
     plot_before_after,
+    print_summary,
     summarize,
-    summary_table,
+    write_summary,
 )
 
 # In the order of the run: a step's place is its number on the terminal.
@@ -170,6 +170,12 @@ class _Demo:
         """Where the demo's own files go."""
         return self.settings.paths.outputs / "demo"
 
+    def is_trained(self) -> bool:
+        """Whether an earlier run promoted the base and the adapter that this one will serve."""
+        registry = open_registry(self.settings)
+        names = (self.recipes.model.base, self.recipes.adapter.output.name)
+        return not self.from_scratch and all(registry.aliases(name) for name in names)
+
     def take(self, step: str, result: steps.Figures) -> None:
         """Keep a step's figures, note and pictures."""
         self.figures[step] = result.figures
@@ -217,9 +223,9 @@ def _run(
     start = time.monotonic()
     titles = TITLES | ({"base_model": FROM_SCRATCH_TITLE} if from_scratch else {})
     expected = EXPECTED_S | ({"base_model": FROM_SCRATCH_S} if from_scratch else {})
-    if open_registry(settings).aliases(recipes.adapter.output.name):
-        expected |= {"base_model": REUSED_S, "adapter": REUSED_S}
     demo = _Demo(settings, recipes, StepList(titles, expected), from_scratch)
+    if demo.is_trained():
+        expected |= {"base_model": REUSED_S, "adapter": REUSED_S}
     minutes = format_minutes(sum(expected.values()))
     demo.console.announce(
         f"Sunloom demo: {minutes} on 2 quiet cores, about 1 GB below outputs/ and .sunloom/ "
@@ -231,8 +237,10 @@ def _run(
             with demo.console.step("cluster"):
                 cluster = connect(settings, serving_environment(settings))
                 demo.console.note(f"dashboard {cluster.dashboard_url}")
+            # Nothing is trained anew: serving starts behind the steps before it.
+            early = deploy(settings, wait=False) if demo.is_trained() else None
             _train(demo)
-            deployment, key, key_id = _serve(demo)
+            deployment, key, key_id = _serve(demo, early)
             gateway = steps.DemoGateway(deployment.url, key)
             with demo.console.step("agents"):
                 demo.take("agents", steps.ask_agents(demo.recipes, settings, gateway))
@@ -263,11 +271,15 @@ def _train(demo: _Demo) -> None:
             demo.take(name, function(demo.recipes))
 
 
-def _serve(demo: _Demo) -> tuple[Deployment, str, str]:
+def _serve(demo: _Demo, early: Deployment | None) -> tuple[Deployment, str, str]:
     with demo.console.step("serving"):
         # Fails before serving starts, which takes minutes, if the adapter is not registered.
         open_registry(demo.settings).get(demo.recipes.adapter.output.name)
-        deployment = deploy(demo.settings)
+        base = find_base(demo.settings)
+        # A newer package may have shipped another base in the meantime.
+        is_current = early is not None and base is not None and early.model == base.ref
+        deployment = early if early and is_current else deploy(demo.settings, wait=False)
+        wait_ready(deployment.url, demo.settings.serving.ready_timeout_s)
         # The expiry covers a run that is killed before it revokes the key.
         key, record = create_key(demo.settings, SCOPES, expires="12h", purpose="demo")
         steps.check_gateway(steps.DemoGateway(deployment.url, key), demo.recipes)
@@ -291,17 +303,8 @@ def _conclude(
         },
     )
     plot_before_after(summary, picture)
-    path = demo.folder / "summary.json"
-    write_atomic(path, json.dumps(asdict(summary), indent=2, default=str))
-    # In a file of their own: the summary keeps the scores and stays short.
-    answers = json.dumps(demo.figures["agents"]["answers"], indent=2)
-    write_atomic(demo.folder / "answers.json", answers)
-    show = demo.console.console.print
-    show(summary_table(summary))
-    show(f"Figures: {path}", soft_wrap=True)
-    for plot in summary.plots:
-        show(f"Picture: {plot}", soft_wrap=True)
-    show(f"Drift report: {summary.monitoring['report']}", soft_wrap=True)
+    path = write_summary(summary, demo.folder, demo.figures["agents"]["answers"])
+    print_summary(summary, path, demo.console.console)
     return summary
 
 

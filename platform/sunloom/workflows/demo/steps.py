@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,12 +119,26 @@ def ask_agents(recipes: DemoRecipes, settings: Settings, gateway: DemoGateway) -
     truths = [gateway.truth(task.customer_id, model, feature_set) for task in tasks]
     # The agent's model sees features under the recipe's names, and so do the questions.
     truths = [truth | visible_features(spec, truth) for truth in truths]
-    scores: dict[str, EngineScore] = {}
-    with progress_bar("agents' tasks", len(ENGINES) * len(tasks)) as bar:
-        for engine in ENGINES:
-            scores[engine] = score_engine(
-                gateway, engine, spec=spec, tasks=tasks, truths=truths, on_done=bar.advance
-            )
+    # At once: an agent's process spends most of the time on its framework's imports.
+    pool = ThreadPoolExecutor(len(ENGINES))
+    try:
+        with progress_bar("agents' tasks", len(ENGINES) * len(tasks)) as bar:
+            futures = {
+                engine: pool.submit(
+                    score_engine,
+                    gateway,
+                    engine,
+                    spec=spec,
+                    tasks=tasks,
+                    truths=truths,
+                    on_done=bar.advance,
+                )
+                for engine in ENGINES
+            }
+            scores = {engine: future.result() for engine, future in futures.items()}
+    finally:
+        # After an interrupt the streams of events end with the gateway.
+        pool.shutdown(wait=False, cancel_futures=True)
     note = ", ".join(f"{name} {score.right} of {score.tasks}" for name, score in scores.items())
     figures = {
         name: {"tasks": score.tasks, "right": score.right, "seconds": score.seconds}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
+
+from sunloom.core.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -84,15 +88,40 @@ def summarize(
     )
 
 
-def summary_table(summary: DemoSummary) -> Table:
-    """The final table: one row a room."""
+def write_summary(summary: DemoSummary, folder: Path, answers: Any) -> Path:
+    """Write ``summary.json``, and the agents' answers to ``answers.json``; gives the first's path.
+
+    Args:
+        summary: The figures.
+        folder: Where both files go.
+        answers: Of every task, by engine.
+    """
+    path = folder / "summary.json"
+    write_atomic(path, json.dumps(asdict(summary), indent=2, default=str))
+    # In a file of their own: the summary keeps the scores and stays short.
+    write_atomic(folder / "answers.json", json.dumps(answers, indent=2))
+    return path
+
+
+def print_summary(summary: DemoSummary, path: Path, console: Console) -> None:
+    """Print what stands at the end: one row a room, and where figures and pictures are.
+
+    Args:
+        summary: The figures.
+        path: Of ``summary.json``.
+        console: The terminal.
+    """
     table = Table(title="What came of it", title_justify="left", show_lines=False)
     table.add_column("room", style="bold")
     table.add_column("figures", overflow="fold")
     table.add_column("seconds", justify="right")
     for room, text, seconds in _rows(summary):
         table.add_row(room, text, f"{seconds:.0f}")
-    return table
+    console.print(table)
+    console.print(f"Figures: {path}", soft_wrap=True)
+    for plot in summary.plots:
+        console.print(f"Picture: {plot}", soft_wrap=True)
+    console.print(f"Drift report: {summary.monitoring['report']}", soft_wrap=True)
 
 
 def _rows(summary: DemoSummary) -> Iterator[tuple[str, str, float]]:
