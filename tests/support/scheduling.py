@@ -16,36 +16,43 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parents[2]
-# Whatever a file names first in this list is where it runs.
-GROUPS = {
+# The start that a file needs is the first that it names; the longest come first.
+STARTS = {
+    "gateway": r"\bgateway: RunningGateway\b",
     "training": r"\bllm\.launch\b|\bllm\.trainer\b",
-    "ray": r"\bray_local\b|\bgateway: RunningGateway\b",
+    "ray": r"\bray_local\b",
     "redis": r"\bredis_server\b",
     "postgres": r"\bpostgres: str\b",
 }
+# Each process has a Ray of its own sooner or later: only these are better started once.
+SHARED = ("gateway", "redis", "postgres")
 
 
 @cache
-def group_of(file: str) -> str:
-    """The group of a test file: the start that it needs, else the file itself.
+def start_of(file: str) -> str | None:
+    """The costly start that a test file needs, if any.
 
     Args:
         file: Path from the project's root.
     """
-    if not file.startswith("tests/unit"):
-        source = (ROOT / file).read_text()
-        for name, uses in GROUPS.items():
-            if re.search(uses, source):
-                return name
-    return file
+    if file.startswith("tests/unit"):
+        return None
+    source = (ROOT / file).read_text()
+    return next((name for name, uses in STARTS.items() if re.search(uses, source)), None)
+
+
+def group_of(file: str) -> str:
+    """The group of a test file, which stays in one process: the start that it shares, or itself."""
+    start = start_of(file)
+    return start if start in SHARED else file
 
 
 def rank(file: str) -> tuple[int, str]:
-    """Sorts files: groups in their order, then other files, and the short unit tests at the end."""
-    group = group_of(file)
-    names = list(GROUPS)
-    place = names.index(group) if group in names else len(names) + file.startswith("tests/unit")
-    return place, group
+    """Sorts files: by their start, then those without one, and the short unit tests at the end."""
+    start = start_of(file)
+    names = list(STARTS)
+    place = names.index(start) if start else len(names) + file.startswith("tests/unit")
+    return place, group_of(file)
 
 
 class SharedStarts(LoadScopeScheduling):
