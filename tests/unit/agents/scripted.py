@@ -171,7 +171,7 @@ def serve(script: Script = voucher, delay_s: float = 0.0) -> Iterator[ScriptedGa
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     gateway.url = f"http://127.0.0.1:{server.server_port}"
     try:

@@ -58,7 +58,7 @@ class Answers(BaseHTTPRequestHandler):
 def url() -> Iterator[str]:
     Answers.seen, Answers.end = [], "succeeded"
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
