@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Integer, LargeBinary, String, delete, select
+from sqlalchemy import JSON, Integer, LargeBinary, String, bindparam, delete, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.core.database import Base, Database, UtcDateTime
@@ -69,10 +69,15 @@ class HistogramStore:
         self._put({EPOCH: histogram}, _REFERENCE)
 
     def _put(self, histograms: Mapping[datetime, Histogram], grain: str) -> None:
-        # merge updates a row of the same key, which a second count of an hour has.
+        if not histograms:
+            return
+        # A second count of an hour replaces the first. Not session.merge: one query a row.
+        replaced = delete(HistogramRow).where(
+            *self._is_own, HistogramRow.grain == grain, HistogramRow.start == bindparam("hour")
+        )
         with self._database.session() as session:
-            for start, histogram in histograms.items():
-                session.merge(self._row(histogram, grain, start))
+            session.connection().execute(replaced, [{"hour": start} for start in histograms])
+            session.add_all(self._row(item, grain, start) for start, item in histograms.items())
 
     def _row(self, histogram: Histogram, grain: str, start: datetime) -> HistogramRow:
         return HistogramRow(
