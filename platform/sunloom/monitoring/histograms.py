@@ -316,7 +316,7 @@ class _Placed(NamedTuple):
 
 
 def _place_numbers(column: pl.Series, feature: FeatureBins) -> _Placed:
-    values = column.fill_null(float("nan")).to_numpy()
+    values = column.to_numpy()  # null becomes NaN
     if feature.kind == "edges":
         found: IntArray = np.searchsorted(np.asarray(feature.edges), values, side="right")
     else:
@@ -357,10 +357,8 @@ def _place_texts(column: pl.Series, feature: FeatureBins) -> _Placed:
 
 def _fill_extremes(column: pl.Series, group: IntArray, extremes: FloatArray) -> None:
     """Write each group's least and greatest finite number into ``extremes``, [groups, 2]."""
-    by_group = (
-        pl.DataFrame({"g": group, "v": column})
-        .filter(column.is_finite().fill_null(False))
-        .group_by("g")
-        .agg(pl.col("v").min().alias("low"), pl.col("v").max().alias("high"))
-    )
-    extremes[by_group["g"].to_numpy()] = by_group.select("low", "high").to_numpy()
+    values = column.to_numpy()
+    finite = np.isfinite(values)
+    # fmin and fmax replace the NaN of a group that has no number yet.
+    np.fmin.at(extremes[:, 0], group[finite], values[finite])
+    np.fmax.at(extremes[:, 1], group[finite], values[finite])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import yaml
+from forked import run_command, start
 from polars.testing import assert_frame_equal
 
 from sunloom.cli.main import run
@@ -49,13 +48,12 @@ def called(arguments: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]
 
 def document(arguments: str) -> Any:
     """The JSON document of a command in a process of its own."""
-    code = "from sunloom.cli.main import run; run()"
     words = ["features", *arguments.split(), "--json"]
-    root = str(Path(__file__).parents[3] / "platform")
-    environ = os.environ | {"PYTHONPATH": root}
-    command = [sys.executable, "-c", code, *words]
-    done = subprocess.run(command, env=environ, capture_output=True, check=True, timeout=120)
-    return json.loads(done.stdout)
+    out, err = Path("stdout.txt").absolute(), Path("stderr.txt").absolute()
+    process = start(run_command, words, Path.cwd(), dict(os.environ), out, err)
+    process.join(timeout=120)
+    assert process.exitcode == 0, err.read_text()
+    return json.loads(out.read_text())
 
 
 def test_fit_and_transform(place: Path) -> None:
