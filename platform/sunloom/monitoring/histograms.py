@@ -338,16 +338,12 @@ def _place_numbers(column: pl.Series, feature: FeatureBins) -> _Placed:
 
 
 def _place_texts(column: pl.Series, feature: FeatureBins) -> _Placed:
-    known = pl.Series([str(value) for value in feature.values])
-    numbers = pl.int_range(len(known), dtype=pl.Int64, eager=True)
-    indices = column.replace_strict(known, numbers, default=len(known), return_dtype=pl.Int64)
-    # Null values are mapped to the default of replace_strict, as if they were unknown texts.
-    bins = (
-        indices.to_frame("bin")
-        .select(pl.when(column.is_null()).then(-1).otherwise(pl.col("bin")))
-        .to_series()
-        .to_numpy()
-    )
+    known = [str(value) for value in feature.values]
+    # Texts that are not known become null, as missing ones are: told apart below.
+    codes = column.cast(pl.Enum(known), strict=False).to_physical().cast(pl.Int64)
+    bins = codes.fill_null(len(known)).to_numpy()
+    if column.null_count():
+        bins = np.where(column.is_null().to_numpy(), -1, bins)
     defaults = _NO_ROWS
     if feature.default is not None:
         is_default = (column == str(feature.default)).fill_null(False)
