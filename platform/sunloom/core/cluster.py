@@ -150,7 +150,9 @@ def _init(settings: Settings) -> None:
     # Ray's unix sockets allow about 107 characters, so the state folder itself may be too deep.
     digest = hashlib.sha256(str(settings.paths.state).encode()).hexdigest()[:8]
     temp_dir = Path(tempfile.gettempdir()) / f"sunloom-{os.getuid()}-{digest}"
-    with _loopback_only():
+    is_debugged = settings.telemetry.log_level == "debug"
+    # Jobs on the cluster, which come through the dashboard, have their workers' logs too.
+    with _loopback_only(with_monitors=config.dashboard or is_debugged):
         ray.init(
             address="local",
             num_cpus=config.num_cpus,
@@ -159,7 +161,7 @@ def _init(settings: Settings) -> None:
             dashboard_host=config.dashboard_host,
             dashboard_port=config.dashboard_port or free_port(config.dashboard_host),
             namespace="sunloom",
-            log_to_driver=settings.telemetry.log_level == "debug",
+            log_to_driver=is_debugged,
             logging_level="warning",
             _temp_dir=str(temp_dir),
         )
@@ -174,24 +176,33 @@ _START_TIMEOUTS = {
 
 
 @contextmanager
-def _loopback_only() -> Iterator[None]:
+def _loopback_only(with_monitors: bool) -> Iterator[None]:
     """Make a private cluster listen on loopback alone, its job agent on a port of its own.
 
     Ray binds its gRPC servers to all interfaces unless it believes that no other node can join
     (its name for the switch speaks of Windows and macOS, where that is the default), and
     ``ray.init`` offers no argument for the agent's port: a second head on the machine would
     refuse every job.
+
+    Args:
+        with_monitors: Whether workers' logs are collected and Ray's autoscaler runs, a process
+            each, which a cluster of one node without a dashboard has no use for.
     """
     from ray._private import parameter, ray_constants
 
     original, could_join = parameter.RayParams, ray_constants.ENABLE_RAY_CLUSTER
 
-    def params_with_own_port(**arguments: Any) -> Any:
-        return original(dashboard_agent_listen_port=free_port(), **arguments)
+    def own_params(**arguments: Any) -> Any:
+        return original(
+            dashboard_agent_listen_port=free_port(),
+            include_log_monitor=with_monitors,
+            no_monitor=not with_monitors,
+            **arguments,
+        )
 
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
-    parameter.RayParams = params_with_own_port
+    parameter.RayParams = own_params
     try:
         yield
     finally:
