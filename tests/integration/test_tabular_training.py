@@ -55,6 +55,8 @@ def _recipe(settings: Settings, rows: Path, *sets: str, seed: int = 0) -> Tabula
         f"rows.train_path={rows / 'train.parquet'}",
         f"rows.judge_path={rows / 'judge.parquet'}",
         "tuning.folds=3",
+        # Two at a time: a process for a third trial would be started and then hardly used.
+        "tuning.max_concurrent=2",
         "gate.min_auc=0.6",
         "gate.max_calibration_error=0.2",
         "algorithms=[{name: logistic_regression, trials: 1, search: {c: {low: 0.1, high: 1}}},"
