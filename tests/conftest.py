@@ -15,7 +15,7 @@ from sunloom.core.telemetry import silence_libraries
 
 # One gateway for integration and security tests: the fixture must be known to both folders.
 sys.path.insert(0, str(Path(__file__).parent / "support"))
-from gateway_fixture import gateway
+from gateway_fixture import gateway, pytest_runtest_teardown
 from postgres_fixture import postgres
 from redis_fixture import redis_server
 from scheduling import pytest_collection_modifyitems, pytest_xdist_make_scheduler
@@ -26,6 +26,7 @@ __all__ = [
     "gateway",
     "postgres",
     "pytest_collection_modifyitems",
+    "pytest_runtest_teardown",
     "pytest_sessionfinish",
     "pytest_terminal_summary",
     "pytest_xdist_make_scheduler",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,11 +45,33 @@ def gateway(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     _fill_registry(settings, folder)
     _fill_store(settings)
     key, _ = create_key(settings, ["admin"], "acme", allowance=Allowance(1_000_000))
-    try:
+    with ExitStack() as stack:
+        stack.callback(shutdown, settings)
         deployment = deploy(settings)
+        _open.append(stack)
         yield RunningGateway(deployment.url, key, settings)
-    finally:
-        shutdown(settings)
+
+
+_open: list[ExitStack] = []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, None, None]:
+    """End the gateway after its last test: the session is long, and a gateway is never idle."""
+    yield
+    if not _open or not _uses_gateway(item) or _uses_gateway(nextitem):
+        return
+    items = item.session.items
+    # In a process beside others those tests run in a row; the list names tests of all processes.
+    is_beside = hasattr(item.config, "workerinput")
+    if is_beside or not any(map(_uses_gateway, items[items.index(item) + 1 :])):
+        _open.pop().close()
+
+
+def _uses_gateway(item: pytest.Item | None) -> bool:
+    return "gateway" in getattr(item, "fixturenames", ())
 
 
 def _settings(folder: Path) -> Settings:
