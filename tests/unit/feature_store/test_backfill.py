@@ -168,11 +168,11 @@ def test_chunks_that_share_a_day_do_not_go_into_the_store(tmp_path: Path, change
 
 
 def test_other_sources_or_another_range_begin_anew(tmp_path: Path) -> None:
-    first = backfill(recipe_of(tmp_path))
+    span = {"start": START + 5 * DAY, "end": START + 9 * DAY, "every": "12h"}
+    first = backfill(recipe_of(tmp_path, backfill=span))
     sales(2_001).write_parquet(tmp_path / "sales.parquet")
-    second = backfill(recipe_of(tmp_path))
-    longer = {"start": START + 5 * DAY, "end": START + 31 * DAY, "every": "12h"}
-    third = backfill(recipe_of(tmp_path, backfill=longer))
+    second = backfill(recipe_of(tmp_path, backfill=span))
+    third = backfill(recipe_of(tmp_path, backfill=span | {"end": START + 10 * DAY}))
     assert len({done.folder for done in (first, second, third)}) == 3
     assert third.kept == 0
 
