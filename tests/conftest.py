@@ -15,7 +15,7 @@ from sunloom.core.telemetry import silence_libraries
 
 # One gateway for integration and security tests: the fixture must be known to both folders.
 sys.path.insert(0, str(Path(__file__).parent / "support"))
-from gateway_fixture import gateway, pytest_runtest_teardown
+from gateway_fixture import gateway, pytest_runtest_teardown, uses_gateway
 from postgres_fixture import postgres
 from redis_fixture import redis_server
 from scheduling import pytest_collection_modifyitems, pytest_xdist_make_scheduler
@@ -62,7 +62,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def ray_local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def ray_local(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """One private Ray for the whole session; gives its address."""
     from sunloom.core.cluster import connect, disconnect
     from sunloom.core.processes import own_processes
@@ -70,8 +72,8 @@ def ray_local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("ray")
     sets = [f"paths.state={folder / 'state'}", f"paths.outputs={folder / 'outputs'}"]
     sets += ["cluster.object_store_bytes=300000000", "cluster.num_cpus=4"]
-    # Nobody looks at it, and its processes take as long to start as Ray itself.
-    sets += ["cluster.dashboard=false"]
+    # Its processes take as long to start as Ray itself, and only the gateway's routes ask it.
+    sets += [f"cluster.dashboard={any(map(uses_gateway, request.session.items))}"]
     with own_processes():
         yield connect(load_config(Settings, sets=sets, conf_dir=ROOT / "conf").config).address
         disconnect()

@@ -61,16 +61,17 @@ def pytest_runtest_teardown(
 ) -> Generator[None, None, None]:
     """End the gateway after its last test: the session is long, and a gateway is never idle."""
     yield
-    if not _open or not _uses_gateway(item) or _uses_gateway(nextitem):
+    if not _open or not uses_gateway(item) or uses_gateway(nextitem):
         return
     items = item.session.items
     # In a process beside others those tests run in a row; the list names tests of all processes.
     is_beside = hasattr(item.config, "workerinput")
-    if is_beside or not any(map(_uses_gateway, items[items.index(item) + 1 :])):
+    if is_beside or not any(map(uses_gateway, items[items.index(item) + 1 :])):
         _open.pop().close()
 
 
-def _uses_gateway(item: pytest.Item | None) -> bool:
+def uses_gateway(item: pytest.Item | None) -> bool:
+    """Whether a test asks for the gateway."""
     return "gateway" in getattr(item, "fixturenames", ())
 
 
