@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from commands import Outcome, run_here
 from polars.testing import assert_frame_equal
 from small_gateway import small_gateway
 
-from sunloom.cli.main import run
 from sunloom.config import Settings, load_config
 
 pytestmark = pytest.mark.integration
@@ -103,20 +103,15 @@ def sunloom_here(
     environ: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-) -> Callable[..., tuple[int, str]]:
-    """Exit status and errors of a command in this process, so without ``--json``."""
+) -> Callable[..., Outcome]:
+    """Runs a command in this process and the stranger's folder, so without ``--json``."""
     monkeypatch.chdir(folder)
     for name in os.environ.keys() - environ.keys():
         monkeypatch.delenv(name)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
 
-    def call(*words: str) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as ended:
-            run(words)
-        return int(ended.value.code or 0), capfd.readouterr().err
-
-    return call
+    return lambda *words: run_here(words, capfd)
 
 
 def settings_in(folder: Path, project_root: Path) -> Settings:
@@ -152,31 +147,31 @@ def test_from_parquet_to_http(folder: Path, project_root: Path, sunloom: Command
     assert lonely["features"]["neighbour_mean_age"] is None
 
 
-def test_without_a_recipe(folder: Path, sunloom_here: Callable[..., tuple[int, str]]) -> None:
+def test_without_a_recipe(folder: Path, sunloom_here: Callable[..., Outcome]) -> None:
     ends = pl.read_parquet(folder / "payments.parquet").select(source="payer", target="payee")
     ends.write_parquet(folder / "edges.parquet")
     words = ["--input", "edges.parquet", "--out", "nodes.parquet"]
-    status, said = sunloom_here("features", "graph", *words)
-    assert status == 0, said
+    done = sunloom_here("features", "graph", *words)
+    assert done.status == 0, done.err
     table = pl.read_parquet(folder / "nodes.parquet")
     assert (table.height, table.columns[:2]) == (50, ["id", "degree"])
     assert not (folder / ".sunloom" / "online").exists()
     words = ["--input", "payments.parquet", "--out", "nodes.parquet"]
-    status, said = sunloom_here("features", "graph", *words)
-    assert status == 2
-    assert "lacks the columns source, target" in said
+    wrong = sunloom_here("features", "graph", *words)
+    assert wrong.status == 2
+    assert "lacks the columns source, target" in wrong.err
     ends_named = ["--set", "graph.source=payer", "--set", "graph.target=payee"]
-    status, said = sunloom_here("features", "graph", *words, *ends_named)
-    assert status == 0, said
+    right = sunloom_here("features", "graph", *words, *ends_named)
+    assert right.status == 0, right.err
     assert_frame_equal(pl.read_parquet(folder / "nodes.parquet"), table)
     for options, words_said in (
         (["--out", "nodes.parquet"], "graph.edges is missing"),
         (["--input", "edges.parquet"], "Neither graph.out nor graph.feature_set"),
         (["--input", "gone.parquet", "--out", "nodes.parquet"], "There is no file gone.parquet"),
     ):
-        status, said = sunloom_here("features", "graph", *options)
-        assert status == 2
-        assert words_said in said
+        refused = sunloom_here("features", "graph", *options)
+        assert refused.status == 2
+        assert words_said in refused.err
 
 
 def test_the_job_writes_what_the_command_writes(

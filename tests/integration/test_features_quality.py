@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-
-from sunloom.cli.main import run
+from commands import Outcome, run_here
 
 pytestmark = pytest.mark.integration
 SUNLOOM = Path(sys.executable).parent / "sunloom"
-Here = Callable[..., tuple[int, str, str]]
+Here = Callable[..., Outcome]
 RECIPE = """
 transformations:
   numerical_scaling: {method: robust_scaler}
@@ -60,16 +59,11 @@ def sunloom(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def sunloom_here(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Here:
-    """Exit status, output and errors of a command in this process, so without ``--json``."""
+    """Runs a command in this process and the test's folder, so without ``--json``."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("SUNLOOM_HOME", str(folder / "home"))
 
-    def call(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            run(words)
-        return int(ended.value.code or 0), *capfd.readouterr()
-
-    return call
+    return lambda *words: run_here(words, capfd)
 
 
 @pytest.fixture
@@ -122,9 +116,9 @@ def test_a_broken_column_is_in_the_report(folder: Path, sunloom_here: Here) -> N
         },
     }
     words = ("features", "validate", "--recipe", "recipe.yaml", "--input", "rows.parquet")
-    status, shown, _ = sunloom_here(*words)
-    assert status == 1
-    assert "price is missing" in shown
+    shown = sunloom_here(*words)
+    assert shown.status == 1
+    assert "price is missing" in shown.out
 
 
 @pytest.mark.parametrize("method", ["jensenshannon", "wasserstein", "ks", "kl_div"])
@@ -161,9 +155,9 @@ def test_a_wrong_recipe_is_usage(folder: Path, sunloom_here: Here, recipe: str, 
     (folder / "recipe.yaml").write_text(recipe)
     _table(50).write_parquet(folder / "rows.parquet")
     command = ("features", "validate", "--recipe", "recipe.yaml", "--input", "rows.parquet")
-    status, _, said = sunloom_here(*command)
-    assert status == 2
-    assert words in said
+    done = sunloom_here(*command)
+    assert done.status == 2
+    assert words in done.err
 
 
 def test_missing_files_are_usage(sunloom_here: Here) -> None:
@@ -172,6 +166,6 @@ def test_missing_files_are_usage(sunloom_here: Here) -> None:
         ("--recipe", "recipe.yaml", "--input", "none.parquet"),
         ("--recipe", "recipe.yaml", "--input", "normal.parquet", "--reference", "none.parquet"),
     ):
-        status, _, said = sunloom_here("features", "validate", *words)
-        assert status == 2, said
-        assert "none." in said
+        done = sunloom_here("features", "validate", *words)
+        assert done.status == 2, done.err
+        assert "none." in done.err

@@ -5,11 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.forkserver import ensure_running
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,25 +34,3 @@ def start(work: Callable[..., None], *arguments: Any) -> ForkServerProcess:
     process = _context().Process(target=work, args=arguments)
     process.start()
     return process
-
-
-def run_command(
-    words: list[str], cwd: Path, environ: Mapping[str, str], out: Path, err: Path
-) -> None:
-    """``sunloom WORDS…`` as a process of its own, to be started with ``start``.
-
-    Args:
-        words: Arguments of the command line.
-        cwd: Working directory.
-        environ: The whole environment.
-        out: File for standard output.
-        err: File for standard error.
-    """
-    from sunloom.cli.main import run
-
-    os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(environ)
-    for descriptor, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    run(words)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sunloom.config.llm import LlmRecipe, TrainingConfig
-from sunloom.core.cluster import connect, is_cluster_private
+from sunloom.core.cluster import connect
 from sunloom.core.interrupts import keep_signal_handlers
 from sunloom.core.progress import read_progress
 from sunloom.core.runs import Run
@@ -91,9 +91,6 @@ def launch(task: TrainingTask, title: str) -> TrainingOutcome:
     from sunloom.llm.ray_trainer import LeanTorchTrainer
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _HEALTH_CHECK_S)
-    if is_cluster_private():
-        # Its node is this machine, which nobody takes away with a notice.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     config = task.training
     # One thread a core: workers that compete for cores spend their time waiting.
     variables = {"OMP_NUM_THREADS": str(config.cpus_per_worker), "TOKENIZERS_PARALLELISM": "false"}

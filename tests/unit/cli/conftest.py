@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from forked import run_command, start
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
+from commands import Outcome, run_forked
 
 Cli = Callable[..., Outcome]
 
@@ -40,10 +23,6 @@ def cli(tmp_path: Path, project_root: Path) -> Cli:
             "PYTHONPATH": str(project_root / "platform"),
         }
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SUNLOOM", "RAY_"))}
-        out, err = tmp_path / "stdout.txt", tmp_path / "stderr.txt"
-        process = start(run_command, [*words], cwd, inherited | own | environ, out, err)
-        process.join(timeout=300)
-        assert process.exitcode is not None
-        return Outcome(process.exitcode, out.read_text(), err.read_text())
+        return run_forked(words, cwd, inherited | own | environ, tmp_path)
 
     return run

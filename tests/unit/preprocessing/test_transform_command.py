@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from forked import run_command, start
+from commands import run_forked, run_here
 from polars.testing import assert_frame_equal
 
-from sunloom.cli.main import run
 from sunloom.config.preprocessing.transformations import PreparationRecipe
 from sunloom.core.model_registry import open_registry
 from sunloom.preprocessing.artifact import load, open_fitted
@@ -41,19 +39,16 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def called(arguments: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Exit status and what was printed; in this process, so without ``--json``."""
-    with pytest.raises(SystemExit) as ended:
-        run(["features", *arguments.split()])
-    return int(ended.value.code or 0), "".join(capfd.readouterr())
+    done = run_here(["features", *arguments.split()], capfd)
+    return done.status, done.out + done.err
 
 
 def document(arguments: str) -> Any:
     """The JSON document of a command in a process of its own."""
     words = ["features", *arguments.split(), "--json"]
-    out, err = Path("stdout.txt").absolute(), Path("stderr.txt").absolute()
-    process = start(run_command, words, Path.cwd(), dict(os.environ), out, err)
-    process.join(timeout=120)
-    assert process.exitcode == 0, err.read_text()
-    return json.loads(out.read_text())
+    done = run_forked(words, Path.cwd(), os.environ.copy(), Path.cwd())
+    assert done.status == 0, done.err
+    return done.json
 
 
 def test_fit_and_transform(place: Path) -> None:

@@ -50,15 +50,15 @@ TITLES = {
 }
 # Seconds on two quiet cores: what the time left is reckoned from.
 EXPECTED_S = {
-    "cluster": 12.0,
-    "data": 25.0,
-    "features": 5.0,
-    "tabular": 36.0,
-    "base_model": 4.0,
-    "adapter": 400.0,
+    "cluster": 9.0,
+    "data": 5.0,
+    "features": 3.0,
+    "tabular": 23.0,
+    "base_model": 2.0,
+    "adapter": 365.0,
     "serving": 95.0,
-    "agents": 25.0,
-    "monitoring": 5.0,
+    "agents": 35.0,
+    "monitoring": 8.0,
 }
 FROM_SCRATCH_S, REUSED_S = 960.0, 5.0
 FROM_SCRATCH_TITLE = "Train the small tool-calling base model (Ray Train, FSDP2, 2 workers)"
@@ -176,6 +176,11 @@ class _Demo:
         names = (self.recipes.model.base, self.recipes.adapter.output.name)
         return not self.from_scratch and all(registry.aliases(name) for name in names)
 
+    def base_ref(self) -> str | None:
+        """``name@version`` of the base that is served; None before it is registered."""
+        base = find_base(self.settings)
+        return base.ref if base else None
+
     def take(self, step: str, result: steps.Figures) -> None:
         """Keep a step's figures, note and pictures."""
         self.figures[step] = result.figures
@@ -240,6 +245,9 @@ def _run(
             # Nothing is trained anew: serving starts behind the steps before it.
             early = deploy(settings, wait=False) if demo.is_trained() else None
             _train(demo)
+            # A newer package may have shipped another base, which was registered just now.
+            if early and early.model != demo.base_ref():
+                early = None
             deployment, key, key_id = _serve(demo, early)
             gateway = steps.DemoGateway(deployment.url, key)
             with demo.console.step("agents"):
@@ -275,10 +283,7 @@ def _serve(demo: _Demo, early: Deployment | None) -> tuple[Deployment, str, str]
     with demo.console.step("serving"):
         # Fails before serving starts, which takes minutes, if the adapter is not registered.
         open_registry(demo.settings).get(demo.recipes.adapter.output.name)
-        base = find_base(demo.settings)
-        # A newer package may have shipped another base in the meantime.
-        is_current = early is not None and base is not None and early.model == base.ref
-        deployment = early if early and is_current else deploy(demo.settings, wait=False)
+        deployment = early or deploy(demo.settings, wait=False)
         wait_ready(deployment.url, demo.settings.serving.ready_timeout_s)
         # The expiry covers a run that is killed before it revokes the key.
         key, record = create_key(demo.settings, SCOPES, expires="12h", purpose="demo")
