@@ -354,7 +354,10 @@ def _place_texts(column: pl.Series, feature: FeatureBins) -> _Placed:
 def _fill_extremes(column: pl.Series, group: IntArray, extremes: FloatArray) -> None:
     """Write each group's least and greatest finite number into ``extremes``, [groups, 2]."""
     values = column.to_numpy()
-    finite = np.isfinite(values)
-    # fmin and fmax replace the NaN of a group that has no number yet.
-    np.fmin.at(extremes[:, 0], group[finite], values[finite])
-    np.fmax.at(extremes[:, 1], group[finite], values[finite])
+    known = np.where(np.isfinite(values), values, np.nan)
+    # Contiguous: in the columns of a wider array these calls take twice as long.
+    low, high = np.ascontiguousarray(extremes.T)
+    # fmin and fmax pass over NaN, here and where a group has no number yet.
+    np.fmin.at(low, group, known)
+    np.fmax.at(high, group, known)
+    extremes[:, 0], extremes[:, 1] = low, high
