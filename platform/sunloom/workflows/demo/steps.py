@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sunloom.agents.tools.gateway import visible_features
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec, EngineName
 from sunloom.core.alerts import list_alerts
+from sunloom.core.interrupts import raise_if_interrupted
 from sunloom.core.plugins import load_plugin
 from sunloom.core.telemetry import progress_bar
 from sunloom.errors import ServingError
@@ -135,6 +136,9 @@ def ask_agents(recipes: DemoRecipes, settings: Settings, gateway: DemoGateway) -
                 )
                 for engine in ENGINES
             }
+            # In short waits: Ray's threads may take a signal, and do not wake this one.
+            while wait(futures.values(), timeout=0.5).not_done:
+                raise_if_interrupted()
             scores = {engine: future.result() for engine, future in futures.items()}
     finally:
         # After an interrupt the streams of events end with the gateway.
