@@ -20,6 +20,7 @@ from sunloom.core.telemetry import get_logger
 
 # From <linux/prctl.h>; the standard library does not offer prctl.
 _PR_SET_CHILD_SUBREAPER = 36
+_PASSES = 10
 
 
 def adopt_orphans() -> bool:
@@ -41,9 +42,16 @@ def end_descendants(grace_s: float = 5.0, keep: frozenset[int] = frozenset()) ->
     Returns:
         Names of the processes that had to be ended.
     """
-    found = [child for child in psutil.Process().children(recursive=True) if child.pid not in keep]
-    names = [process_name(child) for child in found if is_alive(child)]
-    end_processes(found, grace_s)
+    names: list[str] = []
+    # A server may have forked while its relatives were listed (Ray's dashboard starts its modules
+    # that way), so the list is made again until nothing is on it.
+    for _ in range(_PASSES):
+        found = [child for child in psutil.Process().children(recursive=True) if is_alive(child)]
+        found = [child for child in found if child.pid not in keep]
+        if not found:
+            break
+        names += [process_name(child) for child in found]
+        end_processes(found, grace_s)
     # Orphans adopted in the meantime stay zombies until this process waits for them.
     _reap()
     return names

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -27,6 +28,27 @@ def test_children_and_orphans_end_with_the_block() -> None:
         assert psutil.pid_exists(orphan)
     assert not psutil.pid_exists(orphan)
     assert not psutil.pid_exists(direct.pid)
+
+
+def test_a_process_that_starts_while_the_others_are_ended_ends_too(tmp_path: Path) -> None:
+    # Ray's dashboard starts its modules at any moment, also between the list and the signal.
+    script = (
+        "import signal, subprocess, sys\n"
+        "def start(*_):\n"
+        "    later = subprocess.Popen(['sleep', '60'])\n"
+        "    open(sys.argv[1], 'w').write(str(later.pid))\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, start)\n"
+        "print('ready', flush=True)\n"
+        "signal.pause()\n"
+    )
+    pid = tmp_path / "pid"
+    with own_processes():
+        words = [sys.executable, "-c", script, str(pid)]
+        child = subprocess.Popen(words, stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+    assert not psutil.pid_exists(int(pid.read_text()))
 
 
 def test_what_ran_before_is_left_alone() -> None:
