@@ -19,7 +19,7 @@ from sunloom.config.settings import Settings
 
 # Program, what needs it, how to get it.
 PROGRAMS = (
-    ("g++", "vLLM compiles models for GPUs", "apt-get install g++"),
+    ("g++", "vLLM samples tokens faster, and compiles models for GPUs", "apt-get install g++"),
     ("redis-server", "tests of the Redis store, fault tolerance", "apt-get install redis-server"),
     ("postgres", "tests on PostgreSQL", "apt-get install postgresql"),
     ("git", "cloning", "apt-get install git"),

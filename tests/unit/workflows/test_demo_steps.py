@@ -13,8 +13,11 @@ def test_the_time_left_follows_the_pace_of_the_steps_that_ended() -> None:
     assert steps.left_s("a", elapsed_s=4) == 96
     assert steps.left_s("a", elapsed_s=25) == 90, "the steps after it take no less"
     steps.seconds["a"] = 20.0
-    assert steps.left_s("b") == 180, "this machine takes twice as long"
-    steps.seconds["b"] = 50.0
+    # 20 s instead of 10, beside 30 s at the expected pace.
+    assert steps.left_s("b") == 1.25 * 90, "one short step says little about the machine"
+    steps.seconds["b"] = 120.0
+    assert steps.left_s("c") == 1.7 * 30, "two steps that took twice as long say more"
+    steps.seconds |= {"a": 10.0, "b": 60.0}
     assert steps.left_s("c") == 30
 
 

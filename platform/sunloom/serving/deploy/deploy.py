@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _GRACE_S = 3.0
 # A language model's engine, replicas with open requests and HAProxy take seconds to end.
 SHUTDOWN_TIMEOUT_S = 45.0
+_STATUS_PERIOD_S = 3.0
 _logger = get_logger("serving")
 
 
@@ -119,7 +120,7 @@ def wait_ready(url: str, timeout_s: float) -> None:
     from ray import serve
 
     deadline = time.monotonic() + timeout_s
-    last = "no response"
+    last, next_check = "no response", 0.0
     while time.monotonic() < deadline:
         try:
             response = httpx.get(f"{url}/readyz", timeout=30)
@@ -128,10 +129,13 @@ def wait_ready(url: str, timeout_s: float) -> None:
             last = response.text[:500]
         except httpx.TransportError as error:
             last = type(error).__name__
-        for name, app in serve.status().applications.items():
-            if _state_of(app) == "DEPLOY_FAILED":
-                # The end of the message: a traceback names its cause last.
-                raise ServingError(f"The app {name} did not start: {app.message[-1500:]}")
+        # Seldom: to describe all apps keeps the controller, which starts them, from its work.
+        if time.monotonic() >= next_check:
+            for name, app in serve.status().applications.items():
+                if _state_of(app) == "DEPLOY_FAILED":
+                    # The end of the message: a traceback names its cause last.
+                    raise ServingError(f"The app {name} did not start: {app.message[-1500:]}")
+            next_check = time.monotonic() + _STATUS_PERIOD_S
         time.sleep(0.5)
     raise ServingError(f"The gateway at {url} is not ready after {timeout_s:g} s: {last}")
 

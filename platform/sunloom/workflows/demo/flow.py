@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,11 +57,26 @@ EXPECTED_S = {
     "tabular": 23.0,
     "base_model": 2.0,
     "adapter": 365.0,
-    "serving": 95.0,
+    "serving": 65.0,
     "agents": 35.0,
-    "monitoring": 8.0,
+    "monitoring": 1.0,
 }
-FROM_SCRATCH_S, REUSED_S = 960.0, 5.0
+FROM_SCRATCH_S = 960.0
+# Of a run that trains nothing anew, and so starts serving behind its first steps.
+REUSED_S = {
+    "cluster": 9.0,
+    "data": 15.0,
+    "features": 4.0,
+    "tabular": 1.0,
+    "base_model": 1.0,
+    "adapter": 1.0,
+    "serving": 40.0,
+    "agents": 25.0,
+    "monitoring": 1.0,
+}
+# Seconds at the expected pace that the steps which ended are weighed against: the first ones are
+# short, and one of them alone says little about the machine.
+_PRIOR_S = 30.0
 FROM_SCRATCH_TITLE = "Train the small tool-calling base model (Ray Train, FSDP2, 2 workers)"
 SCOPES = ("llm", "features", "agents", "models", "train")
 
@@ -71,7 +87,7 @@ class StepList:
     Args:
         titles: Step name to the sentence shown, in order.
         expected_s: Step name to the seconds that it takes on two quiet cores. The time left is
-            their sum, scaled by what the steps that ended took here.
+            their sum, scaled by the pace of the steps that ended here.
 
     Attributes:
         seconds: Of each step that ended.
@@ -129,7 +145,7 @@ class StepList:
             elapsed_s: Seconds since it started.
         """
         expected = sum(self._expected_s[done] for done in self.seconds)
-        pace = sum(self.seconds.values()) / expected if expected else 1.0
+        pace = (sum(self.seconds.values()) + _PRIOR_S) / (expected + _PRIOR_S)
         names = list(self._titles)
         after = sum(self._expected_s[later] for later in names[names.index(name) + 1 :])
         return max(self._expected_s[name] * pace - elapsed_s, 0.0) + after * pace
@@ -170,12 +186,6 @@ class _Demo:
         """Where the demo's own files go."""
         return self.settings.paths.outputs / "demo"
 
-    def is_trained(self) -> bool:
-        """Whether an earlier run promoted the base and the adapter that this one will serve."""
-        registry = open_registry(self.settings)
-        names = (self.recipes.model.base, self.recipes.adapter.output.name)
-        return not self.from_scratch and all(registry.aliases(name) for name in names)
-
     def base_ref(self) -> str | None:
         """``name@version`` of the base that is served; None before it is registered."""
         base = find_base(self.settings)
@@ -186,6 +196,13 @@ class _Demo:
         self.figures[step] = result.figures
         self.plots += result.plots
         self.console.note(result.note)
+
+
+def is_trained(settings: Settings, recipes: DemoRecipes) -> bool:
+    """Whether an earlier run promoted the base and the adapter that this one will serve."""
+    registry = open_registry(settings)
+    names = (recipes.model.base, recipes.adapter.output.name)
+    return all(registry.aliases(name) for name in names)
 
 
 def run_demo(
@@ -228,37 +245,43 @@ def _run(
     start = time.monotonic()
     titles = TITLES | ({"base_model": FROM_SCRATCH_TITLE} if from_scratch else {})
     expected = EXPECTED_S | ({"base_model": FROM_SCRATCH_S} if from_scratch else {})
+    # Nothing will be trained anew: serving starts behind the steps before it.
+    is_early = not from_scratch and is_trained(settings, recipes)
+    if is_early:
+        expected = REUSED_S
     demo = _Demo(settings, recipes, StepList(titles, expected), from_scratch)
-    if demo.is_trained():
-        expected |= {"base_model": REUSED_S, "adapter": REUSED_S}
     minutes = format_minutes(sum(expected.values()))
     demo.console.announce(
         f"Sunloom demo: {minutes} on 2 quiet cores, about 1 GB below outputs/ and .sunloom/ "
         f"(seed {settings.seed})."
     )
+    pool = ThreadPoolExecutor(1)
     # HAProxy and vLLM's engine core outlive Ray workers that are killed.
     with own_processes():
         try:
             with demo.console.step("cluster"):
                 cluster = connect(settings, serving_environment(settings))
                 demo.console.note(f"dashboard {cluster.dashboard_url}")
-            # Nothing is trained anew: serving starts behind the steps before it.
-            early = deploy(settings, wait=False) if demo.is_trained() else None
+            early = deploy(settings, wait=False) if is_early else None
             _train(demo)
             # A newer package may have shipped another base, which was registered just now.
             if early and early.model != demo.base_ref():
                 early = None
+            # Needs none of the services: at work while they start, which is mostly waiting.
+            drift = pool.submit(steps.watch_drift, demo.recipes, settings)
             deployment, key, key_id = _serve(demo, early)
             gateway = steps.DemoGateway(deployment.url, key)
             with demo.console.step("agents"):
                 demo.take("agents", steps.ask_agents(demo.recipes, settings, gateway))
             with demo.console.step("monitoring"):
-                demo.take("monitoring", steps.watch_drift(demo.recipes, settings))
+                steps.wait_for([drift])
+                demo.take("monitoring", drift.result())
             summary = _conclude(demo, deployment, cluster, time.monotonic() - start)
             if keep:
                 _wait_for_interrupt(demo, deployment, key)
             revoke_key(demo.settings, key_id)
         finally:
+            pool.shutdown(wait=False, cancel_futures=True)
             with ignore_interrupts():
                 # Before the connection ends: Serve's controller is an actor of this Ray.
                 shutdown(settings)

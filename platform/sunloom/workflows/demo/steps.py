@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,9 +136,7 @@ def ask_agents(recipes: DemoRecipes, settings: Settings, gateway: DemoGateway) -
                 )
                 for engine in ENGINES
             }
-            # In short waits: Ray's threads may take a signal, and do not wake this one.
-            while wait(futures.values(), timeout=0.5).not_done:
-                raise_if_interrupted()
+            wait_for(futures.values())
             scores = {engine: future.result() for engine, future in futures.items()}
     finally:
         # After an interrupt the streams of events end with the gateway.
@@ -150,6 +148,13 @@ def ask_agents(recipes: DemoRecipes, settings: Settings, gateway: DemoGateway) -
     }
     answers = {name: [asdict(a) for a in score.answers] for name, score in scores.items()}
     return Figures({"scores": figures, "answers": answers}, note + " right")
+
+
+def wait_for(futures: Iterable[Future[Any]]) -> None:
+    """Wait for all, or for an interrupt."""
+    # In short waits: Ray's threads may take a signal, and do not wake this one.
+    while wait(futures, timeout=0.5).not_done:
+        raise_if_interrupted()
 
 
 def watch_drift(recipes: DemoRecipes, settings: Settings) -> Figures:

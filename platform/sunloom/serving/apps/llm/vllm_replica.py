@@ -7,7 +7,12 @@ a token stream passes through no second Python process.
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import os
+import shutil
 from collections.abc import Collection, Mapping
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +56,9 @@ class LlmReplica:
         self._settings = Settings.model_validate(settings)
         self._base = BaseLanguageModel(**base)
         self._loading = asyncio.Lock()
+        if self._settings.serving.llm.accelerator is None:
+            disable_compilation_without_compiler()
+            preload_engine_core()
         self._server = await start_server(self._settings.serving.llm, self._base)
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -65,8 +73,10 @@ class LlmReplica:
             if (key := caller(scope).key) is not None:
                 admission.spend(key, spent)
 
-        # A pooling model has no completions: the engine's own document says what it offers.
-        offered = [path for path in ROUTES if path in self._describe()["paths"]]
+        # A pooling model has no completions. Not asked of the OpenAPI document, which takes seconds
+        # to be made.
+        paths = {getattr(route, "path", None) for route in self._app.routes}
+        offered = [path for path in ROUTES if path in paths]
         for name in required_models(self._settings, resolver):
             await self._warm_up(await resolver.resolve(name), offered)
         app = CompletionsMiddleware(
@@ -138,9 +148,38 @@ async def start_server(config: LlmServing, base: BaseLanguageModel) -> Any:
     return server
 
 
+def disable_compilation_without_compiler() -> None:
+    """Let the engine sample eagerly on a node without a C++ compiler, before torch is imported.
+
+    Sampling is the one function that vLLM compiles on CPU: three times as fast, but without a
+    compiler every request would fail that samples.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"
+        _logger.warning("no %s here: tokens are sampled by uncompiled code, slower", compiler)
+
+
+def preload_engine_core() -> None:
+    """Begin the imports of the engine core's process.
+
+    They take as long as those of this process, and would begin after them.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vllm.v1.engine.core", "vllm.v1.worker.cpu_worker"])
+    forkserver.ensure_running()
+
+
 def _in_process_engine() -> Any:
     """An engine with its worker inside the engine core, one process less on CPU."""
+    import vllm.v1.engine.utils as engine_processes
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+    def forkserver_context() -> ForkServerContext:
+        return multiprocessing.get_context("forkserver")
+
+    # vLLM's setting knows "spawn" and "fork" only, and in an actor of Ray the former alone.
+    engine_processes.get_mp_context = forkserver_context
 
     class InProcessEngine(VLLMEngine):
         def _start_async_llm_engine(
