@@ -74,6 +74,21 @@ class KeyConfig(Model):
     """How long a process caches a key, seconds; a revoked key may be accepted for as long."""
 
 
+class RequestLimits(Model):
+    """Largest body of a request, the same for every app; checked before anything is built of it."""
+
+    body_bytes: int = Field(default=8 << 20, ge=1024)
+    """Bytes of a body; a longer one is refused with 413 while it arrives."""
+    levels: int = Field(default=100, ge=1, le=500)
+    """How deep lists and objects may be nested."""
+    rows: int = Field(default=10_000, ge=1)
+    """Items of one list, such as rows or entities."""
+    keys: int = Field(default=1_000, ge=1)
+    """Keys of one object, such as columns of a row."""
+    containers: int = Field(default=200_000, ge=1)
+    """Lists and objects of a body in all."""
+
+
 class ServingConfig(Model):
     """One port for models, features, agents and tabular models."""
 
@@ -83,6 +98,8 @@ class ServingConfig(Model):
     """Port of the gateway; 0 picks a free one."""
     keys: KeyConfig = KeyConfig()
     """Keys and limits."""
+    limits: RequestLimits = RequestLimits()
+    """Limits of a request's body."""
     gateway: AppServing = AppServing()
     """The app at ``/``: health, docs, models, training, monitoring."""
     llm: LlmServing = LlmServing()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from datetime import date, datetime, timedelta
 from typing import Any
 
 import orjson
 
-from sunloom.data.sources.json_objects import MOST_LEVELS, is_deep
+from sunloom.config.serving import RequestLimits
 from sunloom.errors import RequestError
+from sunloom.serving.error_body import BodyTooLargeError
 
 # The interface's types, as Starlette names them.
 Scope = MutableMapping[str, Any]
@@ -20,7 +22,13 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-LONGEST_BODY_BYTES = 8 << 20
+DEFAULT_LIMITS = RequestLimits()
+"""Limits of apps without settings."""
+_JSON = "parsed_body"
+# U+0000 as an escape, and no escaped backslash before the letter u.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_LONG_INTEGER = re.compile(rb"[0-9]{19}")
+_MIN_INT64, _MAX_INT64 = -(1 << 63), (1 << 63) - 1
 
 
 async def send_json(send: Send, status: int, data: Any) -> None:
@@ -52,11 +60,16 @@ def encode_json(data: Any) -> bytes:
         return text.encode()
 
 
-async def read_body(receive: Receive) -> bytes:
+async def read_body(receive: Receive, limit_bytes: int = DEFAULT_LIMITS.body_bytes) -> bytes:
     """The whole request body.
 
+    Args:
+        receive: The app's ``receive``.
+        limit_bytes: Where reading ends.
+
     Raises:
-        RequestError: It is too long, or the client disconnected.
+        BodyTooLargeError: It is longer.
+        RequestError: The client disconnected.
     """
     body = bytearray()
     while True:
@@ -65,28 +78,135 @@ async def read_body(receive: Receive) -> bytes:
             raise RequestError("The client disconnected before the request was complete.")
         body += message.get("body", b"")
         # Checked while reading: a client may send without end, with or without a length.
-        if len(body) > LONGEST_BODY_BYTES:
-            raise RequestError(f"The body is longer than {LONGEST_BODY_BYTES} bytes.")
+        if len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
         if not message.get("more_body"):
             return bytes(body)
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """A body parsed as a JSON object.
+def replay_body(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that returns a body that was read, then the client's further messages."""
+    pending = [body]
+
+    async def receive_body_first() -> Message:
+        if pending:
+            return {"type": "http.request", "body": pending.pop(), "more_body": False}
+        # Who streams goes on receiving, to notice that the client disconnects.
+        return await receive()
+
+    return receive_body_first
+
+
+async def take_json(scope: Scope, receive: Receive, limits: RequestLimits) -> Receive:
+    """Read and check a request's body ahead of the app, which finds it in ``json_object``.
+
+    Returns:
+        A ``receive`` for the app, which gives the same bytes.
 
     Raises:
-        RequestError: It is not a JSON object.
+        BodyTooLargeError: It is too long.
+        RequestError: It is no JSON object, or one that no app here takes.
     """
+    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    # Before a byte of it is read: an honest client learns the limit at once.
+    if length.isdigit() and (len(length) > 18 or int(length) > limits.body_bytes):
+        raise _too_large(limits.body_bytes)
+    body = await read_body(receive, limits.body_bytes)
+    # Some routes take no body.
+    if body:
+        scope[_JSON] = parse_object(body, limits)
+    return replay_body(body, receive)
+
+
+async def json_object(scope: Scope, receive: Receive) -> dict[str, Any]:
+    """The request's body as the middleware has parsed it.
+
+    Raises:
+        RequestError: There is none, or it is no JSON object.
+    """
+    parsed: dict[str, Any] | None = scope.get(_JSON)
+    return parsed if parsed is not None else parse_object(await read_body(receive))
+
+
+def parse_object(body: bytes, limits: RequestLimits = DEFAULT_LIMITS) -> dict[str, Any]:
+    """A body parsed as a JSON object: the one reader of all apps.
+
+    What it lets through means the same to every other parser, and can be stored everywhere: text
+    without halves of surrogates and without U+0000, integers of 64 bits.
+
+    Raises:
+        RequestError: It is not such a JSON object, or too large in one of the ways of ``limits``.
+    """
+    # Counted in the bytes, so brackets in texts count too: an object takes twenty times its bytes.
+    containers = body.count(b"[") + body.count(b"{")
+    if containers > limits.containers:
+        raise RequestError(f"The body has more than {limits.containers} lists and objects.")
     try:
         data = orjson.loads(body)
     except ValueError as error:
+        # So orjson says it from some 600 levels on.
+        if "allocate memory" in str(error):
+            raise _too_deep(limits) from error
         raise RequestError(f"The body is not JSON: {error}") from error
     if not isinstance(data, dict):
         raise RequestError("The body must be a JSON object.")
-    # Python's own encoder, which some routes use, ends at 1,000 levels.
-    if body.count(b"[") + body.count(b"{") > MOST_LEVELS and is_deep(data):
-        raise RequestError(f"The body is nested more than {MOST_LEVELS} levels deep.")
+    # Nearly every body is too small to exceed anything, and is not walked.
+    if containers > limits.levels or body.count(b",") >= min(limits.rows, limits.keys):
+        _check_size(data, limits)
+    if b"\\u0000" in body and _NUL.search(body):
+        raise RequestError(
+            "A text of the body holds the character U+0000.", "No text here can: leave it out."
+        )
+    if _LONG_INTEGER.search(body):
+        # orjson reads an integer beyond 64 bits as a float, which is another number.
+        json.loads(body, parse_int=_to_int64)
     return data
+
+
+def _too_large(limit_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(
+        f"The body is longer than {limit_bytes} bytes.", "Send it in several requests."
+    )
+
+
+def _check_size(data: dict[str, Any], limits: RequestLimits) -> None:
+    """Check nesting, lists and objects level by level, without recursion."""
+    level: list[tuple[str | None, Any]] = [(None, data)]
+    for _ in range(limits.levels):
+        deeper: list[tuple[str | None, Any]] = []
+        for name, value in level:
+            if isinstance(value, dict):
+                if len(value) > limits.keys:
+                    raise RequestError(f"At most {limits.keys} keys an object.", param=name)
+                # Only the body's own fields have names that a client would look for.
+                deeper += [
+                    (name or key, item)
+                    for key, item in value.items()
+                    if isinstance(item, dict | list)
+                ]
+            else:
+                if len(value) > limits.rows:
+                    raise RequestError(f"At most {limits.rows} {name} a request.", param=name)
+                deeper += [(name, item) for item in value if isinstance(item, dict | list)]
+        if not deeper:
+            return
+        level = deeper
+    raise _too_deep(limits)
+
+
+def _too_deep(limits: RequestLimits) -> RequestError:
+    return RequestError(f"The body is nested more than {limits.levels} levels deep.")
+
+
+def _to_int64(digits: str) -> int:
+    # The sign and 19 digits: int() itself refuses a few thousand with another error.
+    number = int(digits) if len(digits) <= 20 else _MAX_INT64 + 1
+    if not _MIN_INT64 <= number <= _MAX_INT64:
+        raise RequestError(
+            f"The integer {digits[:24]}{'…' * (len(digits) > 24)} is beyond 64 bits.",
+            "Send it as text, or as a number with a decimal point.",
+        )
+    return number
 
 
 async def complete_lifespan(receive: Receive, send: Send) -> None:

@@ -16,12 +16,26 @@ class MethodNotAllowedError(errors.ServingError):
     code = "method_not_allowed"
 
 
+class BodyTooLargeError(errors.ServingError):
+    """The body has more bytes than a request may have."""
+
+    code = "too_large"
+
+
+class InvalidBodyError(errors.ServingError):
+    """The body is a JSON object, and not one that the route takes."""
+
+    code = "invalid_request"
+
+
 STATUS: Mapping[type[errors.SunloomError], int] = {
     errors.AuthenticationError: 401,
     errors.PermissionDeniedError: 403,
     errors.NotFoundError: 404,
     MethodNotAllowedError: 405,
     errors.ConflictError: 409,
+    BodyTooLargeError: 413,
+    InvalidBodyError: 422,
     errors.RateLimitError: 429,
     errors.RequestError: 400,
     errors.UsageError: 400,

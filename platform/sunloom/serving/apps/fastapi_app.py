@@ -22,6 +22,8 @@ def build_fastapi(title: str, prefix: str = "") -> FastAPI:
         version=sunloom.__version__,
         docs_url=None,
         redoc_url=None,
+        # The middleware knows one spelling of a path: a redirect would lose the body of a POST.
+        redirect_slashes=False,
         openapi_url=f"{prefix}/openapi.json" if prefix else None,
     )
     # Without it Starlette's outermost layer sends its own 500 before the error gets out of the app.

@@ -14,11 +14,26 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sunloom.config import Settings
+from sunloom.config.serving import RequestLimits
 from sunloom.core.caching import TtlCache
 from sunloom.core.database import utc_now
 from sunloom.core.telemetry import get_logger
-from sunloom.errors import AuthenticationError, PermissionDeniedError, SunloomError
-from sunloom.serving.asgi import ASGIApp, Message, Receive, Scope, Send
+from sunloom.errors import (
+    AuthenticationError,
+    NotFoundError,
+    PermissionDeniedError,
+    RequestError,
+    SunloomError,
+)
+from sunloom.serving.asgi import (
+    DEFAULT_LIMITS,
+    ASGIApp,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    take_json,
+)
 from sunloom.serving.auth.api_keys import KeyRecord, find_key, open_keys
 from sunloom.serving.auth.rate_limits import RateLimiter, Spent
 from sunloom.serving.auth.scopes import BROWSER_ROUTES, PUBLIC, find_rule
@@ -27,6 +42,7 @@ from sunloom.serving.error_body import Problem, new_request_id, problem_of, tran
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 # An error response is collected to be translated: this bounds the memory for it.
 _LONGEST_ERROR_BYTES = 1 << 20
+_SLASHES = re.compile("/{2,}")
 _CALLER = "sunloom.caller"
 # A limit may be exceeded by what other processes admit meanwhile: a second keeps that small and
 # costs one write a second and process, however many requests there are.
@@ -72,6 +88,7 @@ class GatewayMiddleware:
         name: The app's name, sent as ``X-Sunloom-App``.
         server_sets_request_id: Ray Serve's own server creates and echoes ``X-Request-ID``;
             behind another server the middleware does.
+        limits: Largest body of a request; the app sees none that exceeds them.
     """
 
     def __init__(
@@ -81,8 +98,10 @@ class GatewayMiddleware:
         name: str,
         *,
         server_sets_request_id: bool = False,
+        limits: RequestLimits = DEFAULT_LIMITS,
     ) -> None:
         self._app = app
+        self._limits = limits
         self._admission = admission
         self._name = name.encode()
         self._sets_request_id = not server_sets_request_id
@@ -100,22 +119,35 @@ class GatewayMiddleware:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        # Serve mounts an app at its prefix; the apps here know their whole path.
-        scope = {**scope, "root_path": ""}
+        is_head = scope["method"] == "HEAD"
+        # Serve mounts an app at its prefix; the apps here know their whole path, and each route's
+        # path without the slash that some clients append. HEAD is GET without the body.
+        scope = {
+            **scope,
+            "root_path": "",
+            "path": scope["path"].removesuffix("/") or "/",
+            "method": "GET" if is_head else scope["method"],
+        }
         # Outside the try: the metrics below need the rule whatever happens.
         rule = find_rule(scope["method"], scope["path"])
         request_id = _request_id(headers, is_trusted=not self._sets_request_id)
         extra = [(b"x-sunloom-app", self._name)]
         if self._sets_request_id:
             extra.append((b"x-request-id", request_id.encode()))
-        response = _Response(send, request_id, extra, is_head=scope["method"] == "HEAD")
+        response = _Response(send, request_id, extra, is_head=is_head)
         began = time.perf_counter()
         try:
             scope[_CALLER] = await self._admit(scope, headers, rule.scope, request_id)
+            _check_target(scope)
+            if scope["method"] != "GET":
+                receive = await take_json(scope, receive, self._limits)
             await self._app(scope, receive, response.send)
         except SunloomError as error:
             await response.fail(problem_of(error), error)
         except Exception as error:
+            # Everything that HEAD asks for is sent; what ended the app is of no interest.
+            if is_head and response.is_started:
+                return
             _logger.exception("request %s failed", request_id)
             await response.fail(problem_of(error), error)
         finally:
@@ -133,6 +165,25 @@ class GatewayMiddleware:
         return Caller(request_id, key, secret or "")
 
 
+class _HeadSentError(OSError):
+    """Ends an app that goes on after the head; an OSError, as of a connection that was closed."""
+
+
+def _check_target(scope: Scope) -> None:
+    """Refuse a second spelling of a path, and characters that no name has.
+
+    Raises:
+        NotFoundError: A slash too many: no route has two in a row.
+        RequestError: U+0000, which no database stores.
+    """
+    path = scope["path"]
+    if "//" in path:
+        hint = f"Write {_SLASHES.sub('/', path)}."
+        raise NotFoundError(f"There is no route {path}.", hint)
+    if "\0" in path or b"%00" in scope.get("query_string", b""):
+        raise RequestError("The URL holds the character U+0000.", "Leave it out.")
+
+
 class _Response:
     """Passes a response through; an error is collected first and sent with the common body."""
 
@@ -144,7 +195,7 @@ class _Response:
         self._is_head = is_head
         self._error_start: Message | None = None
         self._body = bytearray()
-        self._started = False
+        self.is_started = False
         self._request_id = request_id
         self.status = 500
 
@@ -154,12 +205,15 @@ class _Response:
             await self._start(message)
         elif self._error_start is not None:
             await self._collect(message)
-        else:
+        elif not self._is_head:
             await self._send(message)
+        elif message.get("more_body"):
+            # A stream of events would go on for its whole length, with nobody to read it.
+            raise _HeadSentError
 
     async def fail(self, problem: Problem, error: BaseException) -> None:
         """Send a problem, unless the response has started."""
-        if self._started:
+        if self.is_started:
             # The client must see the stream break off, not end.
             raise error
         self._error_start = None
@@ -171,8 +225,10 @@ class _Response:
         if self.status >= 400 and not self._is_head:
             self._error_start = message
             return
-        self._started = True
+        self.is_started = True
         await self._send({**message, "headers": [*message.get("headers", ()), *self._extra]})
+        if self._is_head:
+            await self._send({"type": "http.response.body", "body": b""})
 
     async def _collect(self, message: Message) -> None:
         self._body += message.get("body", b"")
@@ -184,7 +240,7 @@ class _Response:
         await self._send_problem(translate(self.status, bytes(self._body)), headers)
 
     async def _send_problem(self, problem: Problem, headers: Any) -> None:
-        self._started = True
+        self.is_started = True
         self.status = problem.status
         body = problem.to_json(self._request_id)
         all_headers = [

@@ -124,9 +124,15 @@ class AsgiReplica:
         admission = KeyAdmission(settings, RequestMetrics(open_database(settings), name))
         if app.hot_routes is not None:
             # Ahead of Serve's server, which would have set the request id, the middleware sets it.
-            hot = GatewayMiddleware(inner, admission, name)
+            hot = GatewayMiddleware(inner, admission, name, limits=settings.serving.limits)
             register_fast_path(app.prefix, hot, app.hot_routes)
-        return GatewayMiddleware(inner, admission, name, server_sets_request_id=True)
+        return GatewayMiddleware(
+            inner,
+            admission,
+            name,
+            server_sets_request_id=True,
+            limits=settings.serving.limits,
+        )
 
 
 def load_builder(name: str) -> Callable[[Settings], ASGIApp]:

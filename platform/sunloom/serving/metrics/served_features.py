@@ -12,6 +12,7 @@ from datetime import datetime
 from threading import Timer
 from typing import Any
 
+import orjson
 from sqlalchemy import JSON, String, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
@@ -22,7 +23,7 @@ from sunloom.feature_store.stores.online.key_value import PLANS
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.features.plan.feature_sets import Plan
 from sunloom.monitoring.stored_results import ServedResult, store_served
-from sunloom.serving.asgi import encode_json, parse_object
+from sunloom.serving.asgi import encode_json
 
 # One result in eight costs the hot path less than can be measured.
 _ONE_IN = 8
@@ -152,7 +153,7 @@ class ServedFeatureSampler:
         time = as_of or self._record_time(feature_set, result["entity_id"])
         if time is not None:
             # Through JSON: what is kept is what the client received.
-            values = parse_object(encode_json(result["features"]))
+            values = orjson.loads(encode_json(result["features"]))
             self._waiting.append(ServedResult(feature_set, result["entity_id"], time, values))
 
     def _flush_or_warn(self) -> None:

@@ -32,8 +32,7 @@ from sunloom.serving.asgi import (
     Scope,
     Send,
     complete_lifespan,
-    parse_object,
-    read_body,
+    json_object,
     send_json,
 )
 from sunloom.serving.error_body import MethodNotAllowedError
@@ -60,7 +59,7 @@ def build_features_app(settings: Settings) -> ASGIApp:
             return
         name = unquote(scope["path"].removeprefix("/features").strip("/"))
         if scope["method"] == "POST" and (name == "batch" or name in handlers):
-            body = parse_object(await read_body(receive))
+            body = await json_object(scope, receive)
             if name == "batch":
                 response, as_of = await read_batch(store, body)
                 # The client has its response before the sample is counted.

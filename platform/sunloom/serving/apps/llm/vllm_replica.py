@@ -82,7 +82,13 @@ class LlmReplica:
         app = CompletionsMiddleware(
             self._app, resolver, self._load, spend, describe=self._describe, offered=offered
         )
-        return GatewayMiddleware(app, admission, "llm", server_sets_request_id=True)
+        return GatewayMiddleware(
+            app,
+            admission,
+            "llm",
+            server_sets_request_id=True,
+            limits=self._settings.serving.limits,
+        )
 
     async def check_health(self) -> None:
         """Called by Serve, which replaces a replica whose engine is dead."""
