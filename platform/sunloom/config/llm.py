@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sunloom.config.loading.model import Model
+from sunloom.config.names import Alias, Name
 from sunloom.config.settings import Settings
 
 
@@ -200,10 +201,12 @@ class EvaluationConfig(Model):
 class LlmOutput(Model):
     """Where the result goes."""
 
-    name: str = "tool-base"
-    """Name in the model registry."""
-    alias: str = "production"
+    name: Name = "tool-base"
+    """Name in the model registry; it keeps the kind and the tenant of its first version."""
+    alias: Alias = "production"
     """Alias that is moved to the new version when the gate holds."""
+    tenant: str | None = None
+    """Tenant that owns the model and alone reads it; empty is the operator's, for all tenants."""
     reuse: bool = True
     """Whether a whole version of the same recipe, seed and base is taken instead of training."""
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from sunloom.config.loading.model import Model
+from sunloom.config.names import Alias, Name
 from sunloom.config.settings import Settings
 
 
@@ -123,9 +124,9 @@ class GateConfig(Model):
 class TabularOutput(Model):
     """Where the winner goes and how it speaks."""
 
-    name: str = "repurchase"
+    name: Name = "repurchase"
     """Name in the model registry."""
-    alias: str = "production"
+    alias: Alias = "production"
     """Alias that is moved to the new version when the gate holds."""
     # The words that the retail conversations teach an agent to copy.
     labels: tuple[str, str] = ("lapse", "return")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -13,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sunloom.config import Settings
+from sunloom.config.names import check_alias, check_name
 from sunloom.core.artifacts import ArtifactStore
 from sunloom.core.database import (
     Base,
@@ -26,6 +28,15 @@ from sunloom.core.telemetry import get_logger
 from sunloom.errors import ArtifactError, NotFoundError, UsageError
 
 PRODUCTION = "production"
+_NOUNS = {
+    "llm": "a base language model",
+    "adapter": "an adapter of a language model",
+    "tabular": "a tabular model",
+}
+# Nine digits are more versions than a name will have, and no more than any database's integer.
+_VERSION = re.compile(r"[0-9]{1,9}")
+# Of a name that a caller sent: messages are lines.
+_SHOWN = 60
 
 
 class ModelVersionRow(Base):
@@ -64,7 +75,7 @@ class ModelVersion:
         kind: ``llm``, ``adapter``, ``tabular`` or a plugin's own.
         uri: Of its files.
         metrics: Of training and evaluation.
-        lineage: Inputs; ``fingerprint`` identifies recipe and inputs.
+        lineage: Inputs; ``fingerprint`` identifies recipe and inputs, ``tenant`` the owner.
         created_at: UTC.
     """
 
@@ -80,6 +91,12 @@ class ModelVersion:
     def ref(self) -> str:
         """``name@version``."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def tenant(self) -> str | None:
+        """The tenant that owns it; None is the operator's, which every tenant reads."""
+        tenant: str | None = self.lineage.get("tenant")
+        return tenant
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -116,7 +133,11 @@ class TrainingResult:
 
 
 class ModelRegistry:
-    """Model versions, their metrics and lineage, and the aliases that point at them."""
+    """Model versions, their metrics and lineage, and the aliases that point at them.
+
+    A name keeps the kind and the tenant of its first version. Readers on behalf of a tenant see
+    its own models and the operator's.
+    """
 
     def __init__(self, database: Database, store: ArtifactStore) -> None:
         self.store = store
@@ -130,20 +151,39 @@ class ModelRegistry:
         path: Path,
         metrics: Mapping[str, Any] | None = None,
         lineage: Mapping[str, Any] | None = None,
+        *,
+        tenant: str | None = None,
     ) -> ModelVersion:
-        """Store a folder and give it the name's next version number."""
+        """Store a folder and give it the name's next version number.
+
+        Args:
+            name: Letters, digits, dots, underscores and dashes.
+            kind: ``llm``, ``adapter``, ``tabular`` or a plugin's own.
+            path: The folder.
+            metrics: Of training and evaluation.
+            lineage: Inputs.
+            tenant: Who owns the model; None is the operator.
+
+        Raises:
+            UsageError: The name cannot be one, or is of another kind or tenant.
+        """
+        self.check_name(name, kind, tenant)
+        owner = {} if tenant is None else {"tenant": tenant}
         # Files first: a version in the database always has its files.
         uri = self.store.put(path, name)
         for _ in range(20):
             try:
                 with self._database.session() as session:
+                    versions = _versions(session, name)
+                    # Again: another process may have taken the name while the files were stored.
+                    _check_first(versions, kind, tenant)
                     row = ModelVersionRow(
                         name=name,
-                        version=_last_version(session, name) + 1,
+                        version=versions[-1].version + 1 if versions else 1,
                         kind=kind,
                         uri=uri,
                         metrics=dict(metrics or {}),
-                        lineage=dict(lineage or {}),
+                        lineage={**(lineage or {}), **owner},
                         created_at=utc_now(),
                     )
                     session.add(row)
@@ -152,36 +192,68 @@ class ModelRegistry:
                 continue  # another process took the number: take the next
         raise ArtifactError(f"No version number for {name!r} after 20 tries.")
 
-    def get(self, ref: str) -> ModelVersion:
+    def check_name(self, name: str, kind: str, tenant: str | None = None) -> None:
+        """Refuse at once what ``register`` would refuse after the work.
+
+        Raises:
+            UsageError: The name cannot be one, or is of another kind or tenant.
+        """
+        try:
+            check_name(name)
+        except ValueError as error:
+            raise UsageError(
+                f"A model cannot be named {name[:_SHOWN]!r}: {error}.", param="output.name"
+            ) from None
+        with self._database.session() as session:
+            _check_first(_versions(session, name), kind, tenant)
+
+    def get(self, ref: str, reader: str | None = None) -> ModelVersion:
         """The version that ``name``, ``name@3`` or ``name@alias`` refers to.
 
         A bare name means its ``production`` alias and, where there is none, its latest version.
+
+        Args:
+            ref: The reference.
+            reader: The tenant on whose behalf it is read; None sees every tenant's.
 
         Raises:
             NotFoundError: No such name, version or alias; the known ones are listed.
         """
         name, _, selector = ref.partition("@")
         with self._database.session() as session:
-            aliases = _aliases(session, name)
-            last = _last_version(session, name)
-            if last == 0:
-                names = session.scalars(select(ModelVersionRow.name).distinct()).all()
-                raise NotFoundError(f"There is no model {name!r}.", known=names, name=name)
-            version = _select(name, selector, aliases, last)
-            row = session.get(ModelVersionRow, (name, version))
+            rows = _versions(session, name)
+            if not rows or not is_visible(rows[0].lineage, reader):
+                known = {version.name for version in self.list(reader=reader)}
+                raise NotFoundError(f"There is no model {name[:_SHOWN]!r}.", known=known, name=name)
+            version = _select(name, selector, _aliases(session, name), rows[-1].version)
+            row = next((row for row in rows if row.version == version), None)
             if row is None:
-                raise NotFoundError(f"{name!r} has no version {version}; the latest is {last}.")
+                raise NotFoundError(
+                    f"{name!r} has no version {version}; the latest is {rows[-1].version}."
+                )
             return copy_row(row, ModelVersion)
 
-    def list(self, kind: str | None = None, name: str | None = None) -> list[ModelVersion]:
-        """All versions, by name and version."""
+    def list(
+        self, kind: str | None = None, name: str | None = None, reader: str | None = None
+    ) -> list[ModelVersion]:
+        """All versions, by name and version.
+
+        Args:
+            kind: Only those of a kind.
+            name: Only those of a name.
+            reader: The tenant on whose behalf they are read; None sees every tenant's.
+        """
+        if not (kind or "").isprintable():
+            # Neither PostgreSQL nor SQLite takes every character in a question.
+            return []
         query = select(ModelVersionRow).order_by(ModelVersionRow.name, ModelVersionRow.version)
         if kind is not None:
             query = query.where(ModelVersionRow.kind == kind)
         if name is not None:
             query = query.where(ModelVersionRow.name == name)
         with self._database.session() as session:
-            return [copy_row(row, ModelVersion) for row in session.scalars(query)]
+            versions = [copy_row(row, ModelVersion) for row in session.scalars(query)]
+        return [version for version in versions if is_visible(version.lineage, reader)]
 
     def find(self, name: str, fingerprint: str) -> ModelVersion | None:
         """The newest version of ``name`` made from these inputs whose files are whole."""
@@ -200,10 +272,14 @@ class ModelRegistry:
 
         Raises:
             NotFoundError: No such version.
-            UsageError: The alias is a number, which would shadow a version.
+            UsageError: The alias cannot be one, such as a number, which would shadow a version.
         """
-        if not alias or alias.isdigit():
-            raise UsageError(f"An alias cannot be {alias!r}.", "Use a word such as production.")
+        try:
+            check_alias(alias)
+        except ValueError as error:
+            raise UsageError(
+                f"An alias cannot be {alias[:_SHOWN]!r}: {error}.", param="alias"
+            ) from None
         # Checked here: the alias table has no foreign key to the versions.
         promoted = self.get(f"{name}@{version}")
         with self._database.session() as session:
@@ -244,9 +320,36 @@ def open_registry(settings: Settings) -> ModelRegistry:
     return ModelRegistry(open_database(settings), ArtifactStore(settings.artifacts_uri(), cache))
 
 
-def _last_version(session: Session, name: str) -> int:
-    query = select(ModelVersionRow.version).where(ModelVersionRow.name == name)
-    return max(session.scalars(query), default=0)
+def is_visible(lineage: Mapping[str, Any], reader: str | None) -> bool:
+    """Whether a tenant may read a model: its own and the operator's; None reads every tenant's."""
+    return reader is None or lineage.get("tenant") in (None, reader)
+
+
+def _versions(session: Session, name: str) -> Sequence[ModelVersionRow]:
+    """The versions of a name, oldest first."""
+    if not name.isprintable():
+        return []
+    query = select(ModelVersionRow).where(ModelVersionRow.name == name)
+    return session.scalars(query.order_by(ModelVersionRow.version)).all()
+
+
+def _check_first(versions: Sequence[ModelVersionRow], kind: str, tenant: str | None) -> None:
+    """Refuse a version that is of another kind or tenant than the first one of its name."""
+    if not versions:
+        return
+    first = versions[0]
+    # The tenant before the kind: what another tenant's model is, is not to be told.
+    if first.lineage.get("tenant") != tenant:
+        raise UsageError(
+            f"The model name {first.name!r} is taken.", "Choose another output.name.", "output.name"
+        )
+    if first.kind != kind:
+        raise UsageError(
+            f"{first.name!r} is {_NOUNS.get(first.kind, first.kind)}, not "
+            f"{_NOUNS.get(kind, kind)}: a name keeps its kind.",
+            "Choose another output.name.",
+            "output.name",
+        )
 
 
 def _aliases(session: Session, name: str) -> dict[str, int]:
@@ -257,8 +360,10 @@ def _aliases(session: Session, name: str) -> dict[str, int]:
 def _select(name: str, selector: str, aliases: Mapping[str, int], last: int) -> int:
     if not selector:
         return aliases.get(PRODUCTION, last)
-    if selector.isdigit():
+    if _VERSION.fullmatch(selector):
         return int(selector)
     if selector not in aliases:
-        raise NotFoundError(f"{name!r} has no alias {selector!r}.", known=aliases, name=selector)
+        shown = selector[:_SHOWN]
+        what = "version" if shown.isdigit() else "alias"
+        raise NotFoundError(f"{name!r} has no {what} {shown!r}.", known=aliases, name=shown)
     return aliases[selector]

@@ -15,9 +15,9 @@ from typing import Any
 
 from sunloom.config.llm import ModelConfig
 from sunloom.core.artifacts import fingerprint
-from sunloom.core.model_registry import ModelRegistry, TrainingResult
+from sunloom.core.model_registry import ModelRegistry, ModelVersion, TrainingResult
 from sunloom.core.plugins import load_plugin, plugin_names
-from sunloom.errors import ArtifactError, NotFoundError
+from sunloom.errors import ArtifactError, NotFoundError, UsageError
 from sunloom.llm.models import BASE_KIND, stored_parameter_count
 
 GROUP = "sunloom.llm.base_models"
@@ -99,6 +99,10 @@ def resolve_model(config: ModelConfig, registry: ModelRegistry) -> tuple[str, st
 
     Returns:
         A folder or hub id for transformers, and ``name@version`` or the same id.
+
+    Raises:
+        NotFoundError: The registry has no such model, and no package brings one.
+        UsageError: The model is no base, such as an adapter.
     """
     name = config.name or ""
     if Path(name).is_dir():
@@ -113,4 +117,19 @@ def resolve_model(config: ModelConfig, registry: ModelRegistry) -> tuple[str, st
             return name, name
         else:
             raise
+    require_base(version)
     return str(registry.path(version)), version.ref
+
+
+def require_base(version: ModelVersion) -> None:
+    """Refuse a version that is no base model.
+
+    Raises:
+        UsageError: It is of another kind.
+    """
+    if version.kind != BASE_KIND:
+        raise UsageError(
+            f"{version.ref} is of the kind {version.kind}, and training starts from a base model.",
+            "sunloom models list --kind llm shows those.",
+            "model.name",
+        )

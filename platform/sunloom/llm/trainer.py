@@ -112,13 +112,15 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
         recipe: A recipe without ``lora``.
 
     Raises:
-        UsageError: The recipe has a ``lora`` section.
+        UsageError: The recipe has a ``lora`` section, or the output's name is another model's.
         DivergedError: The loss was not finite.
         TrainingError: The workers failed.
     """
     if recipe.lora is not None:
         raise UsageError("A base model is trained without a lora section.", param="lora")
-    registry, name = open_registry(recipe), recipe.output.name
+    registry, output = open_registry(recipe), recipe.output
+    # Before the work, and before a registered version is reused: reuse moves an alias too.
+    registry.check_name(output.name, BASE_KIND, output.tenant)
     identity = recipe_fingerprint(recipe, None)
     if (reused := _reuse_registered(recipe, registry, identity)) is not None:
         return reused
@@ -131,8 +133,10 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
         export = run.directory / "export"
         metrics = asdict(measure_training(export, outcome, recipe.training))
         lineage = {"fingerprint": identity, "run": run.run_id, "base": recipe.model.name}
-        version = registry.register(name, BASE_KIND, export, metrics, lineage)
-        plot_losses(run.directory, f"{name}: base")
+        version = registry.register(
+            output.name, BASE_KIND, export, metrics, lineage, tenant=output.tenant
+        )
+        plot_losses(run.directory, f"{output.name}: base")
         return _publish(recipe, registry, version, run.directory)
 
 
@@ -159,13 +163,14 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         recipe: A recipe with ``model.name`` and ``lora``.
 
     Raises:
-        UsageError: ``lora`` or ``model.name`` is missing.
+        UsageError: ``lora`` or ``model.name`` is missing, or the output's name is another model's.
         DivergedError: The loss was not finite.
         TrainingError: The workers failed.
     """
     if recipe.lora is None or recipe.model.name is None:
         raise UsageError("An adapter needs lora and model.name.", param="lora")
-    registry, name = open_registry(recipe), recipe.output.name
+    registry, output = open_registry(recipe), recipe.output
+    registry.check_name(output.name, ADAPTER_KIND, output.tenant)
     location, base = resolve_model(recipe.model, registry)
     identity = recipe_fingerprint(recipe, base)
     if (reused := _reuse_registered(recipe, registry, identity)) is not None:
@@ -189,10 +194,12 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         )
         metrics = asdict(measure_training(export, outcome, recipe.training)) | asdict(scores)
         lineage = {"fingerprint": identity, "run": run.run_id, "base": base}
-        version = registry.register(name, ADAPTER_KIND, export, metrics, lineage)
+        version = registry.register(
+            output.name, ADAPTER_KIND, export, metrics, lineage, tenant=output.tenant
+        )
         before.save(folder / "base_exact_match.json")
         after.save(folder / "adapter_exact_match.json")
-        plot_losses(folder, f"{name}: adapter")
+        plot_losses(folder, f"{output.name}: adapter")
         return _publish(recipe, registry, version, folder)
 
 

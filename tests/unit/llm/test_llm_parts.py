@@ -25,6 +25,7 @@ from sunloom.llm.optimization import learning_rate
 from sunloom.llm.planning import plan_training
 from sunloom.llm.probe import probe_dtype
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
+from sunloom.llm.trainer import train_adapter
 from sunloom_retail.conversations import RetailConversations
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -160,6 +161,25 @@ def test_a_model_is_a_folder_a_reference_or_a_hub_id(settings: Any, tmp_path: Pa
         resolve_model(ModelConfig(name="tool-bse"), registry)
     with pytest.raises(UsageError, match="cannot be loaded"):
         load_model(folder)
+    registry.register("retail-agent", "adapter", tmp_path / "m")
+    with pytest.raises(UsageError, match="retail-agent@1 is of the kind adapter"):
+        resolve_model(ModelConfig(name="retail-agent"), registry)
+
+
+def test_a_training_whose_name_is_another_models_fails_before_its_work(
+    settings: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    registry = open_registry(settings)
+    registry.register("tool-base", "llm", tmp_path / "m")
+    registry.register("theirs", "adapter", tmp_path / "m", tenant="acme")
+    paths = {"paths": settings.paths, "model": {"name": "tool-base"}, "lora": {}}
+    for name, said in (("tool-base", "is a base language model"), ("theirs", "is taken")):
+        recipe = LlmRecipe.model_validate(paths | {"output": {"name": name}})
+        with pytest.raises(UsageError, match=said):
+            train_adapter(recipe)
+    assert not (settings.paths.outputs / "runs").exists()
 
 
 @pytest.mark.parametrize("name", ["tool_base", "retail_agent"])

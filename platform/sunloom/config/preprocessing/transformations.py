@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from sunloom.config.data import ValidationConfig
 from sunloom.config.loading.model import Model
+from sunloom.config.names import Alias, Name
 from sunloom.config.preprocessing.steps import Step
 from sunloom.config.settings import Settings
 from sunloom.errors import ConfigError
@@ -171,9 +172,9 @@ class PreparedConfig(Model):
     cutoffs: tuple[date, ...] = ()
     """Cut-offs whose rows are fitted on. When empty: all but the latest, which models are evaluated
     on, or the only one."""
-    name: str | None = None
+    name: Name | None = None
     """Name in the registry for what was fitted; nothing is registered when empty."""
-    alias: str | None = None
+    alias: Alias | None = None
     """Alias that moves to the new version."""
 
 
@@ -191,9 +192,9 @@ class PreparationConfig(Model):
     """Where it runs: in this process, or on the cluster."""
     memory_bytes: int = Field(default=1_000_000_000, ge=1_000_000)
     """Memory for exact medians and quantiles; beyond it a sketch whose error is stated."""
-    name: str | None = None
+    name: Name | None = None
     """Name in the registry; nothing is registered when empty."""
-    alias: str | None = None
+    alias: Alias | None = None
     """Alias that moves to the new version."""
 
 
