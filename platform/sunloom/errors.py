@@ -28,7 +28,8 @@
     └── ServingError              a request that cannot be answered
         ├── AuthenticationError                                                       exit 2
         ├── PermissionDeniedError                                                     exit 2
-        ├── RateLimitError
+        ├── RateLimitError        a limit that passes with time
+        │   └── QuotaError        one that does not
         └── RequestError          the request itself is wrong                         exit 2
 
 A command exits with 2 where the user got a name, a key or a file wrong, else with 1: work failed.
@@ -326,9 +327,34 @@ class PermissionDeniedError(ServingError):
 
 
 class RateLimitError(ServingError):
-    """The key's limit or quota is used up."""
+    """A limit of the key is used up for now.
+
+    Args:
+        message: Which limit.
+        hint: What to do about it.
+        param: The field that is at fault, if one is.
+        retry_after_s: Seconds until the limit admits requests again; None where nobody knows.
+    """
 
     code = "rate_limited"
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        param: str | None = None,
+        *,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message, hint, param)
+        self.retry_after_s = retry_after_s
+
+
+class QuotaError(RateLimitError):
+    """The key's quota is used up: no waiting helps."""
+
+    # OpenAI's code, by which clients tell it from a limit a minute.
+    code = "insufficient_quota"
 
 
 class RequestError(ServingError):

@@ -89,6 +89,7 @@ class Problem:
         message: What happened.
         hint: What to do about it.
         param: The field that is wrong.
+        headers: Headers that go with it, such as ``Retry-After``.
     """
 
     status: int
@@ -96,6 +97,7 @@ class Problem:
     message: str
     hint: str = ""
     param: str | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def to_json(self, request_id: str) -> bytes:
         """The error body, the same for every route."""
@@ -121,13 +123,24 @@ def status_of(error: BaseException) -> int:
 def problem_of(error: BaseException) -> Problem:
     """The problem for an error; the text of an unexpected one goes to the log only."""
     if isinstance(error, errors.SunloomError):
-        return Problem(status_of(error), error.code, error.message, error.hint, error.param)
+        status, headers = status_of(error), _headers_of(error)
+        return Problem(status, error.code, error.message, error.hint, error.param, headers)
     return Problem(
         500,
         "internal",
         "The request failed unexpectedly.",
         "Look for the request id in the server's log.",
     )
+
+
+def _headers_of(error: errors.SunloomError) -> tuple[tuple[bytes, bytes], ...]:
+    if isinstance(error, errors.QuotaError):
+        # OpenAI's client tries again after every 429 that does not forbid it.
+        return (b"x-should-retry", b"false"), (b"x-ratelimit-remaining-tokens", b"0")
+    if isinstance(error, errors.RateLimitError) and error.retry_after_s is not None:
+        seconds = b"%d" % error.retry_after_s
+        return (b"retry-after", seconds), (b"x-ratelimit-remaining-requests", b"0")
+    return ()
 
 
 def translate(status: int, body: bytes) -> Problem:

@@ -34,6 +34,7 @@ class OpenGate:
         self.key = record(*scopes)
         self.secret = secret
         self.seen: list[tuple[str, str, int]] = []
+        self.is_revoked = False
 
     async def admit(self, secret: str | None, scope: str | None) -> KeyRecord:
         if secret != self.secret:
@@ -41,6 +42,12 @@ class OpenGate:
         if not self.key.may(scope):
             raise PermissionDeniedError("lacks scope")
         return self.key
+
+    async def is_valid(self, secret: str) -> bool:
+        return not self.is_revoked
+
+    def limit_headers(self, key: KeyRecord) -> list[tuple[bytes, bytes]]:
+        return []
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         assert seconds >= 0

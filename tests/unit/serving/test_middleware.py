@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from asgi import OpenGate, call
 
-from sunloom.errors import NotFoundError
+from sunloom.errors import NotFoundError, QuotaError, RateLimitError
 from sunloom.serving.asgi import send_json
 from sunloom.serving.auth.middleware import GatewayMiddleware, caller
 
@@ -182,3 +182,87 @@ def test_websockets_are_refused() -> None:
         GatewayMiddleware(echo, OpenGate("admin"), "t")({"type": "websocket"}, receive, send)
     )
     assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+async def events(scope: Any, receive: Any, send: Any) -> None:
+    """An endless stream, sent from a task of its own as Starlette does for older servers."""
+    headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+
+    async def stream() -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            scope["ended"].append("cancelled")
+            raise
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(stream())
+
+
+def test_a_stream_ends_with_an_error_event_once_its_key_is_revoked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sunloom.serving.auth.middleware._STREAM_CHECK_S", 0.01)
+    admission = OpenGate("admin")
+    sent: list[Any] = []
+    ended: list[str] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        # Revoked once the stream has begun.
+        admission.is_revoked = message["type"] == "http.response.body"
+
+    async def walk() -> int:
+        headers = [(b"authorization", b"Bearer good")]
+        scope = {"type": "http", "method": "GET", "path": "/x", "headers": headers, "ended": ended}
+        await GatewayMiddleware(events, admission, "t")(scope, None, send)  # type: ignore[arg-type]
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    assert asyncio.run(asyncio.wait_for(walk(), 10)) == 0
+    assert ended == ["cancelled"]
+    assert [message["type"] for message in sent][1:] == ["http.response.body"] * 2
+    assert not sent[-1].get("more_body")
+    name, data, *_ = sent[-1]["body"].decode().split("\n")
+    assert name == "event: error"
+    error = json.loads(data.removeprefix("data: "))["error"]
+    assert set(error) == BODY
+    assert error["code"] == "unauthenticated"
+    assert admission.seen == [("/", "GET", 401)]
+
+
+def test_a_limit_that_passes_and_one_that_does_not_have_two_answers() -> None:
+    async def limited(scope: Any, receive: Any, send: Any) -> None:
+        raise RateLimitError("60 a minute", retry_after_s=17)
+
+    async def exhausted(scope: Any, receive: Any, send: Any) -> None:
+        raise QuotaError("the quota is used up")
+
+    passing = get(GatewayMiddleware(limited, OpenGate("admin"), "t"), "/x")
+    lasting = get(GatewayMiddleware(exhausted, OpenGate("admin"), "t"), "/x")
+    assert (passing.status_code, lasting.status_code) == (429, 429)
+    assert passing.json()["error"]["code"] == "rate_limited"
+    assert passing.headers["retry-after"] == "17"
+    assert lasting.json()["error"]["code"] == "insufficient_quota"
+    assert "retry-after" not in lasting.headers
+    assert lasting.headers["x-should-retry"] == "false"
+
+
+def test_the_source_of_repeated_failures_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    guard = GatewayMiddleware(echo, OpenGate("admin"), "t")
+    for _ in range(20):
+        get(guard, "/x", key="wrong")
+    get(guard, "/x", key=None)
+    monkeypatch.setattr("sunloom.serving.auth.failed_attempts.asyncio.sleep", sleep)
+    assert get(guard, "/x", key="wrong").status_code == 401
+    assert get(guard, "/x").status_code == 200
+    assert len(waited) == 1
+    assert 0 < waited[0] <= 0.1

@@ -35,4 +35,5 @@ async def error_response(request: Request, error: Exception) -> Response:
     """The response for an error."""
     problem = problem_of(error)
     body = problem.to_json(caller(request.scope).request_id)
-    return Response(body, problem.status, media_type="application/json")
+    headers = {name.decode(): value.decode() for name, value in problem.headers}
+    return Response(body, problem.status, headers, media_type="application/json")

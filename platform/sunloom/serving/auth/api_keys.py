@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import JSON, Integer, String, delete, select, update
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sunloom.config import Settings
 from sunloom.config.loading.durations import parse_duration
 from sunloom.core.database import Base, Database, UtcDateTime, open_database, utc_now
-from sunloom.errors import NotFoundError, PermissionDeniedError, UsageError
+from sunloom.errors import (
+    AuthenticationError,
+    NotFoundError,
+    PermissionDeniedError,
+    UsageError,
+)
 
 SCOPES = ("llm", "features", "agents", "train", "models", "admin")
 PREFIX = "sl-"
+_SYSTEM = "system"
+_SECRET_BYTES = 32
+# As `secrets.token_urlsafe` writes them: base64 without padding.
+_WELL_FORMED = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{{math.ceil(_SECRET_BYTES * 4 / 3)}}}")
 
 
 class KeyRow(Base):
@@ -38,6 +49,16 @@ class KeyRow(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class DelegationRow(Base):
+    """The key that a delegated key was made from, which itself may be a delegated one."""
+
+    # Beside the keys, whose table an earlier commit made: no column can be added to it.
+    __tablename__ = "api_key_delegations"
+
+    id: Mapped[str] = mapped_column(String(20), primary_key=True)
+    source: Mapped[str] = mapped_column(String(20))
 
 
 @dataclass(frozen=True)
@@ -160,12 +181,23 @@ def delegate(
 ) -> tuple[str, KeyRecord]:
     """Create a short-lived child of a key: some of its scopes, none more, and its limits.
 
-    It expires with its parent at the latest.
+    It expires with its parent at the latest, and is revoked with it.
 
     Raises:
+        AuthenticationError: The parent was revoked or has expired.
         PermissionDeniedError: The parent lacks a scope.
     """
     scopes = _check_scopes(scopes)
+    # Read again: the caller's record is as old as his request, which may be an open stream.
+    with open_keys(settings).session() as session:
+        parent_row = session.get(KeyRow, parent.id)
+        stored = _effective_record(session, parent_row) if parent_row is not None else None
+    if stored is None or not stored.is_valid(utc_now()):
+        raise AuthenticationError(
+            f"Key {parent.id} was revoked or has expired: it cannot delegate.",
+            "Continue with another key.",
+        )
+    parent = stored
     missing = [scope for scope in scopes if not parent.may(scope)]
     if missing:
         raise PermissionDeniedError(
@@ -182,6 +214,7 @@ def delegate(
         parent=parent.account,
         purpose=purpose,
         latest=parent.expires_at,
+        source=parent.id,
     )
 
 
@@ -191,13 +224,15 @@ def create_system_key(settings: Settings, scopes: Sequence[str], lifetime: timed
     with open_keys(settings).session() as session:
         expired = (KeyRow.parent.is_not(None), KeyRow.expires_at < utc_now() - timedelta(days=1))
         session.execute(delete(KeyRow).where(*expired))
+        known = select(KeyRow.id).where(KeyRow.parent.is_not(None))
+        session.execute(delete(DelegationRow).where(DelegationRow.id.not_in(known)))
     secret, _ = _insert(
         settings,
         scopes=scopes,
-        tenant="system",
+        tenant=_SYSTEM,
         lifetime=lifetime,
         allowance=Allowance.from_settings(settings),
-        parent="system",
+        parent=_SYSTEM,
         purpose="probe",
     )
     return secret
@@ -226,7 +261,8 @@ def revoke_key(settings: Settings, key_id: str) -> KeyRecord:
             raise NotFoundError(f"There is no key {key_id!r}.", known=known, name=key_id)
         # A second revocation must not move the time of the first.
         row.revoked_at = row.revoked_at or utc_now()
-        # Every key of a chain of delegations names the first one as its parent.
+        # Every key of a chain of delegations names the first one as its parent; those made from
+        # a key within the chain are found through it.
         session.execute(
             update(KeyRow)
             .where(KeyRow.parent == key_id, KeyRow.revoked_at.is_(None))
@@ -236,11 +272,16 @@ def revoke_key(settings: Settings, key_id: str) -> KeyRecord:
 
 
 def find_key(settings: Settings, secret: str) -> KeyRecord | None:
-    """The record of a secret, valid or not."""
+    """The record of a secret, valid or not; a delegated key is revoked with those it stems from."""
     # By the hash: how long the comparison takes says nothing about the secret.
     with open_keys(settings).session() as session:
         row = session.scalar(select(KeyRow).where(KeyRow.digest == digest(secret)))
-        return _record_of(row) if row is not None else None
+        return _effective_record(session, row) if row is not None else None
+
+
+def is_well_formed(secret: str) -> bool:
+    """Whether a text could be a key."""
+    return _WELL_FORMED.fullmatch(secret) is not None
 
 
 def ensure_first_key(settings: Settings) -> tuple[str, KeyRecord] | None:
@@ -275,7 +316,7 @@ def key_lifetime(expires: timedelta | str | None) -> timedelta | None:
 def open_keys(settings: Settings) -> Database:
     """The database, with the key table created."""
     database = open_database(settings)
-    database.ensure(KeyRow)
+    database.ensure(KeyRow, DelegationRow)
     return database
 
 
@@ -299,10 +340,11 @@ def _insert(
     parent: str | None,
     purpose: str,
     latest: datetime | None = None,
+    source: str | None = None,
 ) -> tuple[str, KeyRecord]:
     ends = [utc_now() + lifetime] if lifetime else []
     ends += [latest] if latest else []
-    secret = PREFIX + secrets.token_urlsafe(32)
+    secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
     row = KeyRow(
         # The id is no secret: it only has to be unique.
         id=f"key_{secrets.token_hex(6)}",
@@ -320,7 +362,35 @@ def _insert(
     )
     with open_keys(settings).session() as session:
         session.add(row)
+        if source is not None:
+            session.add(DelegationRow(id=row.id, source=source))
     return secret, _record_of(row)
+
+
+def _effective_record(session: Session, row: KeyRow) -> KeyRecord:
+    """The record of a row, revoked and expired as soon as a key is that it was made from."""
+    record, ancestor = _record_of(row), row
+    while (source := _source_of(session, ancestor)) is not None:
+        row_of_source = session.get(KeyRow, source)
+        if row_of_source is None:
+            # Only expired keys are deleted.
+            return replace(record, revoked_at=record.revoked_at or record.created_at)
+        ancestor = row_of_source
+        ends = [at for at in (record.expires_at, ancestor.expires_at) if at is not None]
+        record = replace(
+            record,
+            revoked_at=record.revoked_at or ancestor.revoked_at,
+            expires_at=min(ends, default=None),
+        )
+    return record
+
+
+def _source_of(session: Session, row: KeyRow) -> str | None:
+    if row.parent is None or row.parent == _SYSTEM:
+        return None
+    delegation = session.get(DelegationRow, row.id)
+    # Keys that an earlier commit made name only the first one of their chain.
+    return delegation.source if delegation is not None else row.parent
 
 
 def _record_of(row: KeyRow) -> KeyRecord:

@@ -10,8 +10,11 @@ import base64
 import binascii
 import re
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from sunloom.config import Settings
 from sunloom.config.serving import RequestLimits
@@ -34,8 +37,9 @@ from sunloom.serving.asgi import (
     Send,
     take_json,
 )
-from sunloom.serving.auth.api_keys import KeyRecord, find_key, open_keys
-from sunloom.serving.auth.rate_limits import RateLimiter, Spent
+from sunloom.serving.auth.api_keys import KeyRecord, find_key, is_well_formed, open_keys
+from sunloom.serving.auth.failed_attempts import FailedAttempts
+from sunloom.serving.auth.rate_limits import RateLimiter, Spent, Taken
 from sunloom.serving.auth.scopes import BROWSER_ROUTES, PUBLIC, find_rule
 from sunloom.serving.error_body import Problem, new_request_id, problem_of, translate
 
@@ -44,9 +48,12 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _LONGEST_ERROR_BYTES = 1 << 20
 _SLASHES = re.compile("/{2,}")
 _CALLER = "sunloom.caller"
-# A limit may be exceeded by what other processes admit meanwhile: a second keeps that small and
-# costs one write a second and process, however many requests there are.
+# One write a second and process, however many requests there are.
 _SYNC_S = 1.0
+# With the time for which a process caches a key, a stream ends well within five seconds.
+_STREAM_CHECK_S = 1.0
+# A client that reads no more must not hold the end of its stream up.
+_LAST_EVENT_S = 1.0
 _CACHED_KEYS = 10_000
 _logger = get_logger("serving.middleware")
 
@@ -105,6 +112,7 @@ class GatewayMiddleware:
         self._admission = admission
         self._name = name.encode()
         self._sets_request_id = not server_sets_request_id
+        self._failed_attempts = FailedAttempts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass it on."""
@@ -137,11 +145,22 @@ class GatewayMiddleware:
         response = _Response(send, request_id, extra, is_head=is_head)
         began = time.perf_counter()
         try:
-            scope[_CALLER] = await self._admit(scope, headers, rule.scope, request_id)
+            admitted = await self._admit(scope, headers, rule.scope, request_id)
+            scope[_CALLER] = admitted
+            if admitted.key is not None:
+                extra += self._admission.limit_headers(admitted.key)
+                response.watch_stream(lambda: self._end_revoked(admitted, response))
             _check_target(scope)
             if scope["method"] != "GET":
                 receive = await take_json(scope, receive, self._limits)
             await self._app(scope, receive, response.send)
+        except asyncio.CancelledError:
+            if not response.is_ended:
+                raise
+            # Not the server but the watch ended this request, and the client has been told.
+            current = asyncio.current_task()
+            assert current is not None
+            current.uncancel()
         except SunloomError as error:
             await response.fail(problem_of(error), error)
         except Exception as error:
@@ -151,6 +170,7 @@ class GatewayMiddleware:
             _logger.exception("request %s failed", request_id)
             await response.fail(problem_of(error), error)
         finally:
+            response.stop_watch()
             elapsed = time.perf_counter() - began
             self._admission.observe(rule.prefix, scope["method"], response.status, elapsed)
 
@@ -160,9 +180,25 @@ class GatewayMiddleware:
         if scope["path"] in PUBLIC:
             return Caller(request_id)
         secret = _secret_of(headers, allow_basic=scope["path"] in BROWSER_ROUTES)
-        key = await self._admission.admit(secret, needed)
+        try:
+            key = await self._admission.admit(secret, needed)
+        except AuthenticationError:
+            # Without a key nothing was guessed.
+            if secret:
+                await self._failed_attempts.slow_down((scope.get("client") or ("",))[0])
+            raise
         # The secret goes along: /llm/generate calls the language app with it.
         return Caller(request_id, key, secret or "")
+
+    async def _end_revoked(self, admitted: Caller, response: _Response) -> None:
+        """End a stream once its key is revoked or has expired."""
+        while await self._admission.is_valid(admitted.secret):
+            await asyncio.sleep(_STREAM_CHECK_S)
+        error = AuthenticationError(
+            "The key was revoked or has expired: the stream ends here.",
+            "Continue with another key.",
+        )
+        await response.end_stream(problem_of(error))
 
 
 class _HeadSentError(OSError):
@@ -197,7 +233,12 @@ class _Response:
         self._body = bytearray()
         self.is_started = False
         self._request_id = request_id
+        self._request: asyncio.Task[Any] | None = None
+        self._watch: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self.status = 500
+        self.is_ended = False
+        """Whether the watch has ended the stream."""
 
     async def send(self, message: Message) -> None:
         """The app's ``send``."""
@@ -205,6 +246,8 @@ class _Response:
             await self._start(message)
         elif self._error_start is not None:
             await self._collect(message)
+        elif self.is_ended:
+            return
         elif not self._is_head:
             await self._send(message)
         elif message.get("more_body"):
@@ -217,7 +260,33 @@ class _Response:
             # The client must see the stream break off, not end.
             raise error
         self._error_start = None
-        await self._send_problem(problem, ())
+        await self._send_problem(problem, problem.headers)
+
+    async def end_stream(self, problem: Problem) -> None:
+        """Send a problem as the last event of a stream, and cancel the app that sends it."""
+        self.is_ended = True
+        self.status = problem.status
+        data = problem.to_json(self._request_id).decode()
+        event = f"event: error\ndata: {data}\n\n".encode()
+        try:
+            async with asyncio.timeout(_LAST_EVENT_S):
+                await self._send({"type": "http.response.body", "body": event})
+        except Exception as error:  # noqa: BLE001 - the client has gone; the app is to end anyway
+            _logger.debug("the last event could not be sent: %s", type(error).__name__)
+        if self._request is not None:
+            self._request.cancel()
+
+    def watch_stream(self, watch: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run this beside the response if it is a stream of events; called in the request's task.
+
+        An app may send from a task of its own, which is not the one to cancel.
+        """
+        self._watch, self._request = watch, asyncio.current_task()
+
+    def stop_watch(self) -> None:
+        """End the watch with the stream."""
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def _start(self, message: Message) -> None:
         self.status = message["status"]
@@ -226,9 +295,16 @@ class _Response:
             self._error_start = message
             return
         self.is_started = True
-        await self._send({**message, "headers": [*message.get("headers", ()), *self._extra]})
+        headers = message.get("headers", ())
+        await self._send({**message, "headers": [*headers, *self._extra]})
         if self._is_head:
             await self._send({"type": "http.response.body", "body": b""})
+        elif self._watch is not None:
+            for name, value in headers:
+                if name == b"content-type":
+                    if value.startswith(b"text/event-stream"):
+                        self._watching = asyncio.create_task(self._watch())
+                    break
 
     async def _collect(self, message: Message) -> None:
         self._body += message.get("body", b"")
@@ -261,8 +337,6 @@ _REPLACED = frozenset({b"content-type", b"content-length", b"content-encoding"})
 _EXTRA_HEADERS = {
     # Basic lets a browser show its password prompt for the documentation.
     401: ((b"www-authenticate", b'Bearer realm="sunloom", Basic realm="sunloom"'),),
-    # Limits are per minute.
-    429: ((b"retry-after", b"60"),),
 }
 
 
@@ -310,12 +384,15 @@ class KeyAdmission:
 
     def __init__(self, settings: Settings, metrics: RequestObserver) -> None:
         self._settings = settings
-        # Unknown secrets are cached as None, so that they do not reach the database either.
-        self._keys = TtlCache[str, KeyRecord | None](settings.serving.keys.cache_s, _CACHED_KEYS)
+        # Valid ones only: whoever guesses must not fill the memory.
+        self._keys = TtlCache[str, KeyRecord](settings.serving.keys.cache_s, _CACHED_KEYS)
         database = open_keys(settings)
         self._limiter = RateLimiter(database)
         self._metrics = metrics
         self._syncing: asyncio.Task[None] | None = None
+        # One lease at a time for each account, and the requests that wait for it.
+        self._leases: dict[str, asyncio.Task[None]] = {}
+        self._waiting: dict[str, int] = {}
 
     async def admit(self, secret: str | None, scope: str | None) -> KeyRecord:
         """The key's record, if the request is allowed; counts the request against its limits.
@@ -323,25 +400,52 @@ class KeyAdmission:
         Raises:
             AuthenticationError: No key, or one that is unknown, expired or revoked.
             PermissionDeniedError: The key lacks the scope.
-            RateLimitError: A limit is used up.
+            RateLimitError: The minute's limit is used up.
+            QuotaError: The token quota is used up.
         """
         if not secret:
             raise AuthenticationError(
                 "This route needs a key.", "Send the header Authorization: Bearer KEY."
             )
-        key = await self._keys.get_or_await(secret, lambda: asyncio.to_thread(self._read, secret))
-        if key is None or not key.is_valid(utc_now()):
-            raise AuthenticationError(
-                "The key is unknown, expired or revoked.", "Create one with: sunloom keys create"
-            )
+        key = self._keys.get(secret) or await self._find(secret)
+        if not key.is_valid(utc_now()):
+            raise _unknown_key()
         if not key.may(scope):
             raise PermissionDeniedError(
                 f"Key {key.id} lacks the scope {scope!r}.",
                 f"Its scopes: {', '.join(key.scopes)}.",
             )
-        self._limiter.charge(key)
+        taken = self._limiter.take(key)
+        # Its values are three, and nearly every request ends here.
+        if taken is not Taken.REQUEST:
+            await self._take_slowly(key, taken)
         self._sync_soon()
         return key
+
+    async def is_valid(self, secret: str) -> bool:
+        """Whether a key that was admitted before is still neither revoked nor expired."""
+        try:
+            key = self._keys.get(secret) or await self._find(secret)
+        except AuthenticationError:
+            return False
+        except SQLAlchemyError as error:
+            _logger.warning("a stream's key could not be read, trying again: %s", error)
+            return True
+        return key.is_valid(utc_now())
+
+    def limit_headers(self, key: KeyRecord) -> list[tuple[bytes, bytes]]:
+        """What the key may still use, under the names of OpenAI's headers."""
+        remaining, allowance = self._limiter.remaining(key), key.allowance
+        headers = [
+            (b"x-ratelimit-limit-requests", b"%d" % allowance.requests_per_minute),
+            (b"x-ratelimit-remaining-requests", b"%d" % remaining.requests),
+        ]
+        if allowance.token_quota is not None:
+            headers += [
+                (b"x-ratelimit-limit-tokens", b"%d" % allowance.token_quota),
+                (b"x-ratelimit-remaining-tokens", b"%d" % (remaining.tokens or 0)),
+            ]
+        return headers
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answered request."""
@@ -352,12 +456,51 @@ class KeyAdmission:
         """Count the tokens of a model request against a key's quota."""
         self._limiter.spend(key, spent)
 
-    def _read(self, secret: str) -> KeyRecord | None:
-        key = find_key(self._settings, secret)
-        # Without the other processes' counts each of them would grant the whole limit.
-        if key is not None and not self._limiter.knows(key.account):
-            self._limiter.sync(key.account)
-        return key
+    async def _find(self, secret: str) -> KeyRecord:
+        """The record of a key that is not cached.
+
+        Raises:
+            AuthenticationError: There is none.
+        """
+        # The database is asked only for what could be a key.
+        if not is_well_formed(secret):
+            raise _unknown_key()
+
+        async def load() -> KeyRecord:
+            key = await asyncio.to_thread(find_key, self._settings, secret)
+            # Raised inside: a load that fails caches nothing.
+            if key is None or not key.is_valid(utc_now()):
+                raise _unknown_key()
+            return key
+
+        return await self._keys.get_or_await(secret, load)
+
+    async def _take_slowly(self, key: KeyRecord, taken: Taken) -> None:
+        """Lease requests ahead of need, or wait for a lease and take a request from it."""
+        if taken is Taken.REQUEST_OF_LAST:
+            self._lease(key)
+        while taken is Taken.NOTHING:
+            self._waiting[key.account] = self._waiting.get(key.account, 0) + 1
+            try:
+                # Others wait for it too: it goes on when this client hangs up.
+                await asyncio.shield(self._lease(key))
+            finally:
+                self._waiting[key.account] -= 1
+                if not self._waiting[key.account]:
+                    del self._waiting[key.account]
+            taken = self._limiter.take(key)
+
+    def _lease(self, key: KeyRecord) -> asyncio.Task[None]:
+        task = self._leases.get(key.account)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._lease_in_thread(key))
+            self._leases[key.account] = task
+            task.add_done_callback(lambda _: self._leases.pop(key.account, None))
+        return task
+
+    async def _lease_in_thread(self, key: KeyRecord) -> None:
+        wanted = self._waiting.get(key.account, 1)
+        await asyncio.to_thread(self._limiter.lease, key, wanted)
 
     def _sync_soon(self) -> None:
         # One exchange at a time, for all requests that arrive meanwhile.
@@ -365,12 +508,22 @@ class KeyAdmission:
             self._syncing = asyncio.get_running_loop().create_task(self._sync())
 
     async def _sync(self) -> None:
-        await asyncio.sleep(_SYNC_S)
-        try:
-            await asyncio.to_thread(self._exchange)
-        except Exception as error:  # noqa: BLE001 - a busy database must not stop requests
-            _logger.warning("counters could not be written, trying again: %s", error)
+        holds_leases = True
+        # A second time where nothing else arrives: idle leases are given back then.
+        while holds_leases:
+            await asyncio.sleep(_SYNC_S)
+            try:
+                holds_leases = await asyncio.to_thread(self._exchange)
+            except Exception as error:  # noqa: BLE001 - a busy database must not stop requests
+                _logger.warning("counters could not be written, trying again: %s", error)
 
-    def _exchange(self) -> None:
-        self._limiter.sync()
+    def _exchange(self) -> bool:
+        holds_leases = self._limiter.sync()
         self._metrics.flush()
+        return holds_leases
+
+
+def _unknown_key() -> AuthenticationError:
+    return AuthenticationError(
+        "The key is unknown, expired or revoked.", "Create one with: sunloom keys create"
+    )

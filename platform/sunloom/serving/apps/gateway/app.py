@@ -35,6 +35,7 @@ _OWN_ROUTES = (
 )  # fmt: skip
 _ROUTES = sorted({*_OWN_ROUTES, *(app.prefix for app in APPS.values() if app.prefix != "/")})
 _GENERATE_TIMEOUT_S = 600.0
+_FORWARDED_HEADERS = frozenset({"retry-after", "x-should-retry"})
 
 
 class Promotion(BaseModel):
@@ -213,8 +214,11 @@ def _build_generate_router(settings: Settings, client: InnerClient) -> APIRouter
         except httpx.HTTPError as error:
             raise DependencyError("The language model does not respond.") from error
         if response.status_code != 200:
-            # The language app's errors have the common body already.
-            return Response(response.content, response.status_code, media_type="application/json")
+            # The language app's errors have the common body already, and say when to try again.
+            headers = {k: v for k, v in response.headers.items() if k in _FORWARDED_HEADERS}
+            return Response(
+                response.content, response.status_code, headers, media_type="application/json"
+            )
         completion = response.json()
         choice = completion["choices"][0]
         return {
