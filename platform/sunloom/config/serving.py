@@ -62,6 +62,17 @@ class FeaturesServing(AppServing):
     --served``."""
 
 
+class AgentsServing(AppServing):
+    """The agents' app."""
+
+    event_streams: int = Field(default=20, ge=1)
+    """Streams of events that a key and those delegated from it may have open at once, in each
+    process."""
+    approval_by_another: bool = False
+    """Whether a tool call must be approved with another key than the one that asked for the
+    task."""
+
+
 class KeyConfig(Model):
     """Defaults of API keys, and how long processes cache them."""
 
@@ -108,7 +119,7 @@ class ServingConfig(Model):
     """The app at ``/features``."""
     tabular: AppServing = AppServing()
     """The app at ``/predict``."""
-    agents: AppServing = AppServing()
+    agents: AgentsServing = AgentsServing()
     """The app at ``/agents``."""
     throughput: bool = True
     """Ray Serve's throughput switch: user code on the server's own event loop."""

@@ -8,9 +8,6 @@ resume.
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 from typing import Annotated, Any
@@ -36,24 +33,23 @@ from sunloom.agents.api import (
 from sunloom.agents.approval import ApprovalDecision, decide
 from sunloom.agents.gateway_client import Endpoint
 from sunloom.agents.runtime import Hosts
-from sunloom.agents.store import FINAL, AgentRow, AgentStore, EventRow, TaskRow
+from sunloom.agents.store import FINAL, AgentRow, AgentStore, TaskRow
 from sunloom.agents.tools.toolbox import bind_tools, needed_scopes
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec
 from sunloom.core.caching import TtlCache
 from sunloom.core.database import open_database
-from sunloom.errors import PermissionDeniedError
+from sunloom.core.telemetry import get_logger
+from sunloom.errors import AuthenticationError, PermissionDeniedError
+from sunloom.serving.apps.event_streams import EventStreams
 from sunloom.serving.apps.fastapi_app import build_fastapi
 from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
+from sunloom.serving.apps.task_askers import TaskAskers
 from sunloom.serving.auth.api_keys import KeyRecord, delegate
 from sunloom.serving.auth.middleware import caller
 
-# SQLite cannot notify readers, so the log is polled on every database.
-_POLL_S = 0.15
-# Proxies close connections on which nothing is sent for half a minute or so.
-_HEARTBEAT_S = 15.0
-_KEEP_AWAKE_S = 5.0
 _CACHED_KEYS = 10_000
+_log = get_logger("serving.agents")
 _EXAMPLES: dict[str, Example] = {
     "retail": {
         "summary": "An agent with two tools",
@@ -105,6 +101,10 @@ class AgentService:
         database = open_database(settings)
         self.store = AgentStore(database)
         self.requests = IdempotentRequests(database)
+        config = settings.serving.agents
+        self.streams = EventStreams(self.store, config.event_streams)
+        self._askers = TaskAskers(settings)
+        self._approval_by_another = config.approval_by_another
         self._keys = AgentKeys(settings)
         if hosts is None:
             from sunloom.agents.actors import RayHosts
@@ -131,23 +131,30 @@ class AgentService:
         # Again: the caller's key need not be the one that created the agent.
         await self._keys.check(AgentSpec.model_validate(agent.spec), key)
         row = await asyncio.to_thread(self.store.add_task, agent_id, text)
+        await asyncio.to_thread(self._askers.record, row.id, key)
         await self._wake(agent, key)
         return row
 
     async def cancel(self, agent_id: str, task_id: str, key: KeyRecord) -> TaskRow:
         """Cancel a task; one that is running stops within a second."""
-        agent = await self.agent(agent_id, key)
         await self.task(agent_id, task_id, key)
         row = await asyncio.to_thread(self.store.request_cancel, task_id)
         # Its actor ends a running task, and may itself have ended with its cluster.
-        await self._wake(agent, key)
+        await self.revive(row, key)
         return row
 
     async def approve(
         self, agent_id: str, task_id: str, decision: Decision, key: KeyRecord
     ) -> TaskRow:
-        """Record a decision on a call that waits."""
-        await self.task(agent_id, task_id, key)
+        """Record a decision on a call that waits.
+
+        Raises:
+            PermissionDeniedError: The key lacks what the call needs, or asked for the task itself
+                where another key must approve.
+        """
+        agent = await self.agent(agent_id, key)
+        task = await self.task(agent_id, task_id, key)
+        await asyncio.to_thread(self._check_approver, agent, task, decision, key)
         approval = ApprovalDecision(decision.approved, decision.note)
         await asyncio.to_thread(decide, self.store, task_id, approval, decision.call)
         return await self.task(agent_id, task_id, key)
@@ -163,9 +170,41 @@ class AgentService:
         return await asyncio.to_thread(self.store.task, task_id, agent_id)
 
     async def revive(self, task: TaskRow, key: KeyRecord) -> None:
-        """Wake the agent of an unfinished task: its cluster may have been restarted meanwhile."""
-        if task.status not in FINAL:
-            await self._wake(await self.agent(task.agent_id, key), key)
+        """Wake the agent of an unfinished task: its cluster may have been restarted meanwhile.
+
+        It goes on with its asker's key: who reads a task lends the agent no rights.
+        """
+        if task.status in FINAL:
+            return
+        asker = await asyncio.to_thread(self._askers.key_of, task.id) or key
+        try:
+            await self._wake(await self.agent(task.agent_id, key), asker)
+        except AuthenticationError as error:
+            # The task stays as it is; to read it needs no key of its asker.
+            _log.info("task %s is not woken: %s", task.id, error.message)
+
+    def _check_approver(
+        self, agent: AgentRow, task: TaskRow, decision: Decision, key: KeyRecord
+    ) -> None:
+        asker = self._askers.key_of(task.id)
+        if self._approval_by_another and asker is not None and asker.account == key.account:
+            raise PermissionDeniedError(
+                f"Key {key.id} asked for task {task.id} and cannot approve its calls.",
+                "Approve with another person's key (serving.agents.approval_by_another).",
+            )
+        waiting = {
+            row.request["tool"]
+            for row in self.store.journal(task.id)
+            if row.kind == "approval" and row.outcome is None and decision.call in (None, row.seq)
+        }
+        tools = bind_tools(AgentSpec.model_validate(agent.spec).tools)
+        scopes = needed_scopes([tool for name, tool in tools.items() if name in waiting])
+        missing = sorted(scope for scope in scopes if not key.may(scope))
+        if missing:
+            raise PermissionDeniedError(
+                f"Key {key.id} cannot approve a call that needs {', '.join(missing)}.",
+                "Approve with a key that could make the call itself.",
+            )
 
     async def _wake(self, agent: AgentRow, key: KeyRecord) -> None:
         endpoint = await self._keys.endpoint(agent, key)
@@ -306,12 +345,8 @@ def _add_task_routes(router: APIRouter, service: AgentService) -> None:
         await service.revive(task, key)
         # A browser resumes with the header; clients that cannot set it use the parameter.
         start = int(last_event_id) if last_event_id and last_event_id.isdecimal() else after
-        return StreamingResponse(
-            stream_events(service.store, task_id, start, partial(service.revive, task, key)),
-            media_type="text/event-stream",
-            # nginx would collect events before it sends them.
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-        )
+        keep_awake = partial(service.revive, task, key)
+        return service.streams.response(key, task_id, start, keep_awake)
 
     @router.post("/{agent_id}/tasks/{task_id}/cancel", status_code=202)
     async def cancel_task(key: CallerKey, agent_id: str, task_id: str) -> TaskView:
@@ -322,52 +357,3 @@ def _add_task_routes(router: APIRouter, service: AgentService) -> None:
     async def approve_call(key: CallerKey, agent_id: str, task_id: str, body: Decision) -> TaskView:
         """Approve or deny the call that the task waits with."""
         return task_view(await service.approve(agent_id, task_id, body, key))
-
-
-async def stream_events(
-    store: AgentStore, task_id: str, after: int, keep_awake: Callable[[], Awaitable[None]]
-) -> AsyncIterator[str]:
-    """Events numbered above ``after``, as they come, up to the one that ends the task.
-
-    Every event has its number as SSE id, so a client that lost the connection resumes with
-    ``Last-Event-ID`` and misses nothing. The log is in the database, so any replica can stream it.
-    While a client listens, the task's agent is kept awake and its key renewed.
-    """
-    last_sent = last_woken = time.monotonic()
-    while True:
-        events = await asyncio.to_thread(store.events, task_id, after)
-        for event in events:
-            yield _encode(event)
-            after = event.seq
-            last_sent = time.monotonic()
-            # A task's last event has its final status as its type.
-            if event.type in FINAL:
-                return
-        # A client that resumes after the last event would otherwise be kept waiting for ever.
-        if not events and await asyncio.to_thread(_has_ended, store, task_id, after):
-            return
-        if time.monotonic() - last_woken > _KEEP_AWAKE_S:
-            await keep_awake()
-            last_woken = time.monotonic()
-        if time.monotonic() - last_sent > _HEARTBEAT_S:
-            yield ": still running\n\n"
-            last_sent = time.monotonic()
-        await asyncio.sleep(_POLL_S)
-
-
-def _has_ended(store: AgentStore, task_id: str, after: int) -> bool:
-    """Whether the client has received the last event already."""
-    if after == 0:
-        return False
-    last = store.events(task_id, after - 1, limit=1)
-    return not last or last[0].type in FINAL
-
-
-def _encode(event: EventRow) -> str:
-    data = {
-        "seq": event.seq,
-        "type": event.type,
-        "created_at": event.created_at.isoformat(),
-        "data": event.data,
-    }
-    return f"id: {event.seq}\nevent: {event.type}\ndata: {json.dumps(data)}\n\n"

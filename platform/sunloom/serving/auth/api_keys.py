@@ -189,9 +189,7 @@ def delegate(
     """
     scopes = _check_scopes(scopes)
     # Read again: the caller's record is as old as his request, which may be an open stream.
-    with open_keys(settings).session() as session:
-        parent_row = session.get(KeyRow, parent.id)
-        stored = _effective_record(session, parent_row) if parent_row is not None else None
+    stored = read_key(settings, parent.id)
     if stored is None or not stored.is_valid(utc_now()):
         raise AuthenticationError(
             f"Key {parent.id} was revoked or has expired: it cannot delegate.",
@@ -276,6 +274,13 @@ def find_key(settings: Settings, secret: str) -> KeyRecord | None:
     # By the hash: how long the comparison takes says nothing about the secret.
     with open_keys(settings).session() as session:
         row = session.scalar(select(KeyRow).where(KeyRow.digest == digest(secret)))
+        return _effective_record(session, row) if row is not None else None
+
+
+def read_key(settings: Settings, key_id: str) -> KeyRecord | None:
+    """The record of a key by its id, as ``find_key`` gives it."""
+    with open_keys(settings).session() as session:
+        row = session.get(KeyRow, key_id)
         return _effective_record(session, row) if row is not None else None
 
 

@@ -1,0 +1,237 @@
+"""Streams of a task's events: resumable, a few for each key, one reader of the log for all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from fastapi.responses import StreamingResponse
+from sqlalchemy.exc import SQLAlchemyError
+from typing_extensions import override
+
+from sunloom.agents.store import FINAL, AgentStore, EventRow
+from sunloom.core.telemetry import get_logger
+from sunloom.errors import RateLimitError
+from sunloom.serving.asgi import Receive, Scope, Send
+from sunloom.serving.auth.api_keys import KeyRecord
+
+# SQLite cannot notify readers, so the log is polled on every database.
+_POLL_S = 0.15
+# Proxies close connections on which nothing is sent for half a minute or so.
+_HEARTBEAT_S = 15.0
+_KEEP_AWAKE_S = 5.0
+# A stream whose client reads slowly falls behind by these, and reads the log itself beyond.
+_MOST_EVENTS = 500
+_log = get_logger("serving.events")
+
+KeepAwake = Callable[[], Awaitable[None]]
+
+
+class EventStreams:
+    """The streams of one process.
+
+    Args:
+        store: Tasks and their logs.
+        most: Streams that a key and those delegated from it may have open at once.
+    """
+
+    def __init__(self, store: AgentStore, most: int) -> None:
+        self._store = store
+        self._most = most
+        self._open: Counter[str] = Counter()
+        self._tails: dict[str, _Tail] = {}
+
+    def response(
+        self, key: KeyRecord, task_id: str, after: int, keep_awake: KeepAwake
+    ) -> EventResponse:
+        """The response that streams a task's events.
+
+        Args:
+            key: The caller's key.
+            task_id: A task of the caller's tenant.
+            after: Number of the last event that the client has seen.
+            keep_awake: Wakes the task's agent while a client listens.
+        """
+        return EventResponse(self.events(task_id, after, keep_awake), lambda: self._opened(key))
+
+    async def events(
+        self, task_id: str, after: int, keep_awake: KeepAwake
+    ) -> AsyncGenerator[str, None]:
+        """Events numbered above ``after``, as they come, up to the one that ends the task.
+
+        Every event has its number as SSE id, so a client that lost the connection resumes with
+        ``Last-Event-ID`` and misses nothing. The log is in the database, so any replica can stream
+        it.
+        """
+        while events := await asyncio.to_thread(self._store.events, task_id, after):
+            for event in events:
+                yield _encode(event)
+                after = event.seq
+                # A task's last event has its final status as its type.
+                if event.type in FINAL:
+                    return
+        # A client that resumes after the last event would otherwise be kept waiting for ever.
+        if await asyncio.to_thread(_has_ended, self._store, task_id, after):
+            return
+        with self._followed(task_id, after) as tail:
+            async for text in self._follow(tail, task_id, after, keep_awake):
+                yield text
+
+    async def _follow(
+        self, tail: _Tail, task_id: str, after: int, keep_awake: KeepAwake
+    ) -> AsyncIterator[str]:
+        last_sent = time.monotonic()
+        while True:
+            events = tail.events_after(after)
+            if events is None:
+                events = await asyncio.to_thread(self._store.events, task_id, after)
+            for event in events:
+                yield _encode(event)
+                after = event.seq
+                last_sent = time.monotonic()
+                if event.type in FINAL:
+                    return
+            now = time.monotonic()
+            # One of a task's streams wakes its agent, for all of them.
+            if now - tail.woken_at > _KEEP_AWAKE_S:
+                tail.woken_at = now
+                await keep_awake()
+            if now - last_sent > _HEARTBEAT_S:
+                yield ": still running\n\n"
+                last_sent = now
+            if not events:
+                await tail.wait(_KEEP_AWAKE_S)
+
+    @contextmanager
+    def _opened(self, key: KeyRecord) -> Iterator[None]:
+        if self._open[key.account] >= self._most:
+            raise RateLimitError(
+                f"Key {key.id} has {self._most} streams of events open.",
+                "Close one, or read the task's state with GET /agents/{agent_id}/tasks/{task_id}.",
+            )
+        self._open[key.account] += 1
+        try:
+            yield
+        finally:
+            self._open[key.account] -= 1
+            if not self._open[key.account]:
+                del self._open[key.account]
+
+    @contextmanager
+    def _followed(self, task_id: str, after: int) -> Iterator[_Tail]:
+        tail = self._tails.get(task_id)
+        if tail is None:
+            tail = self._tails[task_id] = _Tail(self._store, task_id, after)
+        tail.streams += 1
+        try:
+            yield tail
+        finally:
+            tail.streams -= 1
+            if not tail.streams:
+                tail.stop()
+                del self._tails[task_id]
+
+
+class EventResponse(StreamingResponse):
+    """A stream of events that counts as open from its first byte to its last.
+
+    Args:
+        events: The encoded events.
+        opened: Entered while the response is sent.
+
+    Raises:
+        RateLimitError: The key has too many open; nothing was sent then.
+    """
+
+    def __init__(
+        self, events: AsyncGenerator[str, None], opened: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        super().__init__(
+            events,
+            media_type="text/event-stream",
+            # nginx would collect events before it sends them.
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+        self._events = events
+        self._opened = opened
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        with self._opened():
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                # Whatever ended the response: the generator holds the reader of the log.
+                await self._events.aclose()
+
+
+class _Tail:
+    """The end of one task's log, polled once for all streams that follow it."""
+
+    def __init__(self, store: AgentStore, task_id: str, after: int) -> None:
+        self.streams = 0
+        self.woken_at = time.monotonic()
+        self._events: deque[EventRow] = deque(maxlen=_MOST_EVENTS)
+        # All events above it, up to the newest that was read, are among the kept ones.
+        self._complete_after = after
+        self._changed = asyncio.Event()
+        self._reader = asyncio.create_task(self._read(store, task_id, after))
+
+    def events_after(self, after: int) -> list[EventRow] | None:
+        """The kept events above a number; None where older ones than those kept are needed."""
+        if after < self._complete_after:
+            return None
+        return [event for event in self._events if event.seq > after]
+
+    async def wait(self, timeout_s: float) -> None:
+        """Wait for the next events."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    def stop(self) -> None:
+        """End the reader."""
+        self._reader.cancel()
+
+    async def _read(self, store: AgentStore, task_id: str, after: int) -> None:
+        while True:
+            try:
+                events = await asyncio.to_thread(store.events, task_id, after)
+            except SQLAlchemyError as error:
+                _log.warning("the log of %s cannot be read, trying again: %s", task_id, error)
+                events = []
+            if not events:
+                await asyncio.sleep(_POLL_S)
+                continue
+            for event in events:
+                if len(self._events) == _MOST_EVENTS:
+                    self._complete_after = self._events[0].seq
+                self._events.append(event)
+            after = events[-1].seq
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+
+
+def _has_ended(store: AgentStore, task_id: str, after: int) -> bool:
+    """Whether the client has received the last event already."""
+    if after == 0:
+        return False
+    last = store.events(task_id, after - 1, limit=1)
+    return not last or last[0].type in FINAL
+
+
+def _encode(event: EventRow) -> str:
+    data = {
+        "seq": event.seq,
+        "type": event.type,
+        "created_at": event.created_at.isoformat(),
+        "data": event.data,
+    }
+    return f"id: {event.seq}\nevent: {event.type}\ndata: {json.dumps(data)}\n\n"
