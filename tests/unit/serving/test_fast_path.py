@@ -64,6 +64,29 @@ def test_a_registered_app_answers_its_prefix_only() -> None:
     assert seen == ["/features/customer", "/features", "/features/batch"]
 
 
+def test_serve_sees_no_header_that_it_would_fail_on_or_obey() -> None:
+    sent = [
+        (b"x-request-id", b"\xff"),
+        (b"x-request-id", b"abc-1"),
+        (b"x-request-timeout-seconds", b"\xff"),
+        (b"x-request-timeout-seconds", b"-1"),
+        (b"x-request-disconnect-disabled", b"?1"),
+        (b"serve_multiplexed_model_id", b"a"),
+        (b"x-session-id", b"\xff"),
+        (b"traceparent", b"\xff"),
+        (b"idempotency-key", b"\xfcber"),
+        *KEY,
+    ]
+    seen: list[Any] = []
+
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(scope["headers"])
+
+    scope = {"type": "http", "method": "POST", "path": "/predict/x", "headers": sent}
+    asyncio.run(fast_path.FastPath(behind)(scope, None, None))  # type: ignore[arg-type]
+    assert seen == [(b"x-request-id", b"abc-1"), (b"idempotency-key", b"\xfcber"), *KEY]
+
+
 class Wire(asyncio.Transport):
     """The socket's side of a connection: what is written to it, write by write."""
 

@@ -43,7 +43,8 @@ from sunloom.serving.auth.rate_limits import RateLimiter, Spent, Taken
 from sunloom.serving.auth.scopes import BROWSER_ROUTES, PUBLIC, find_rule
 from sunloom.serving.error_body import Problem, new_request_id, problem_of, translate
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+"""Request ids that are taken from a client."""
 # An error response is collected to be translated: this bounds the memory for it.
 _LONGEST_ERROR_BYTES = 1 << 20
 _SLASHES = re.compile("/{2,}")
@@ -343,7 +344,7 @@ _EXTRA_HEADERS = {
 def _request_id(headers: dict[bytes, bytes], *, is_trusted: bool) -> str:
     value = headers.get(b"x-request-id", b"")
     # A client's own id is echoed and logged, so it must not be able to forge a line or a header.
-    if value and (is_trusted or _REQUEST_ID.fullmatch(value)):
+    if value and (is_trusted or REQUEST_ID.fullmatch(value)):
         return value.decode("latin-1")
     return new_request_id()
 

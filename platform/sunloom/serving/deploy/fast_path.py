@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from sunloom.serving.asgi import ASGIApp, Receive, Scope, Send, send_body
+from sunloom.serving.auth.middleware import REQUEST_ID
 from sunloom.serving.auth.scopes import PUBLIC
 from sunloom.serving.error_body import Problem, new_request_id
 
@@ -24,6 +25,17 @@ _REFUSAL = Problem(
     401, "unauthenticated", "This route needs a key.", "Send the header Authorization: Bearer KEY."
 )
 _CONTINUE = b"HTTP/1.1 100 "
+# Serve reads these ahead of the app: it would let a client disable its request's timeout, and
+# answer 500 to a byte that is no UTF-8, as it would to one in X-Request-ID.
+_SERVES_CONTROLS = frozenset(
+    {
+        b"x-request-timeout-seconds",
+        b"x-request-disconnect-disabled",
+        b"serve_multiplexed_model_id",
+        b"serve-multiplexed-model-id",
+    }
+)
+_SERVES_TEXTS = frozenset({b"x-session-id", b"x_session_id", b"traceparent", b"tracestate"})
 
 # Serve builds the middlewares from an import path and passes them no arguments, so the replica,
 # which has one app, registers it here.
@@ -57,6 +69,8 @@ class FastPath:
             _join_writes(send)
             await hot_app(scope, receive, send)
             return
+        headers = [pair for pair in scope.get("headers", ()) if _may_reach_serve(*pair)]
+        scope = {**scope, "headers": headers}
         if scope["type"] == "http" and not _has_key_or_is_public(scope):
             request_id = new_request_id()
             headers = [
@@ -112,6 +126,12 @@ def _join_writes(send: Send) -> None:
     cycle = getattr(send, "__self__", None)
     if isinstance(cycle, RequestResponseCycle):
         cycle.transport = cast(Transport, _JoiningTransport(cycle.transport))
+
+
+def _may_reach_serve(name: bytes, value: bytes) -> bool:
+    if name == b"x-request-id":
+        return REQUEST_ID.fullmatch(value) is not None
+    return name not in _SERVES_CONTROLS and (name not in _SERVES_TEXTS or value.isascii())
 
 
 def _has_key_or_is_public(scope: Scope) -> bool:
