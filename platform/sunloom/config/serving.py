@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Literal
 
 from pydantic import Field
 
+from sunloom.config.loading.durations import Duration
 from sunloom.config.loading.model import Model
 
 
@@ -60,6 +62,9 @@ class FeaturesServing(AppServing):
     keep_answers: bool = True
     """Whether a sample of served features is stored with its as-of times, for ``features skew
     --served``."""
+    ahead: Duration = timedelta(days=1)
+    """How far ahead of the clock an event time of ``POST /features/ingest`` may be; a streamed
+    set has its source's own."""
 
 
 class AgentsServing(AppServing):
@@ -98,6 +103,8 @@ class RequestLimits(Model):
     """Keys of one object, such as columns of a row."""
     containers: int = Field(default=200_000, ge=1)
     """Lists and objects of a body in all."""
+    pixels: int = Field(default=16_000_000, ge=1)
+    """Pixels of the images of one ``POST /features/transform`` in all."""
 
 
 class ServingConfig(Model):

@@ -129,3 +129,43 @@ def test_an_image_comes_as_base64(settings: Settings, tmp_path: Path) -> None:
         422,
         "rows[0]: Column 'i' holds text that is no base64.",
     )
+
+
+def test_pixels_are_counted_before_an_image_is_decoded(settings: Settings, tmp_path: Path) -> None:
+    import tracemalloc
+    import zlib
+    from base64 import b64encode
+
+    from tests.unit.preprocessing.test_transform_images import encoded, picture
+    from tests.unit.serving.asgi import OpenGate
+
+    def bomb(side: int) -> str:
+        """A white PNG of one bit a pixel, a few kilobytes."""
+        lines = zlib.compress((b"\0" + b"\xff" * (side // 8)) * side, 9)
+        header = side.to_bytes(4, "big") * 2 + b"\x01\x00\x00\x00\x00"
+        parts = [(b"IHDR", header), (b"IDAT", lines), (b"IEND", b"")]
+        chunks = [
+            len(data).to_bytes(4, "big") + kind + data
+            + zlib.crc32(kind + data).to_bytes(4, "big")
+            for kind, data in parts
+        ]  # fmt: skip
+        return b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks)).decode()
+
+    data = encoded(picture())
+    fitted = fit([{"type": "image_statistics", "columns": ["i"]}], pl.DataFrame({"i": [data]}))
+    save(fitted, tmp_path / "fitted")
+    register(open_registry(settings), fitted, tmp_path / "fitted", "pictures", "production")
+    app = GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
+    white = post(app, {"artifact": "pictures", "rows": [{"i": bomb(2048)}]})
+    assert white.json()["rows"][0]["i_brightness"] == 1.0
+    tracemalloc.start()
+    for rows in ([{"i": bomb(8192)}], [{"i": bomb(2048)}] * 4):
+        assert len(str(rows)) < 48_000
+        refused = post(app, {"artifact": "pictures", "rows": rows})
+        message = refused.json()["error"]["message"]
+        assert (refused.status_code, message) == (
+            422,
+            "The images of a request have more than 16000000 pixels in all.",
+        )
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
@@ -14,6 +14,7 @@ from sunloom.core.model_registry import ModelVersion, open_registry
 from sunloom.errors import DataError, NotFoundError, RequestError
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.preprocessing.artifact import KIND, load
+from sunloom.preprocessing.operations.images import count_pixels
 from sunloom.preprocessing.pipeline import FittedPipeline
 from sunloom.serving.apps.features.ingest import parse_rows
 
@@ -30,6 +31,7 @@ class TransformHandler:
 
     def __init__(self, settings: Settings) -> None:
         self._registry = open_registry(settings)
+        self._most_pixels = settings.serving.limits.pixels
         self._versions = TtlCache[str, ModelVersion](_TRUSTED_S)
         # By URI: a version's files never change, so a cached artifact is never out of date.
         self._load = lru_cache(maxsize=16)(lambda uri: load(self._registry.store.fetch(uri)))
@@ -49,7 +51,9 @@ class TransformHandler:
         rows = parse_rows(body) if body.get("rows") != [] else []
         version = self._versions.get_or_load(name, lambda: self._look_up(name))
         pipeline: FittedPipeline = self._load(version.uri)
-        transformed = [_transform_row(pipeline, row, index) for index, row in enumerate(rows)]
+        parsed = [_parse_row(pipeline, row, index) for index, row in enumerate(rows)]
+        _check_pixels(pipeline, parsed, self._most_pixels)
+        transformed = [_transform_row(pipeline, row, index) for index, row in enumerate(parsed)]
         return {"artifact": version.ref, "rows": transformed}
 
     def _look_up(self, name: str) -> ModelVersion:
@@ -64,7 +68,7 @@ class TransformHandler:
         return version
 
 
-def _transform_row(pipeline: FittedPipeline, row: Mapping[str, Any], index: int) -> dict[str, Any]:
+def _parse_row(pipeline: FittedPipeline, row: Mapping[str, Any], index: int) -> Mapping[str, Any]:
     try:
         # Times and bytes come as text: JSON has no type for them.
         parsed = {
@@ -72,14 +76,40 @@ def _transform_row(pipeline: FittedPipeline, row: Mapping[str, Any], index: int)
             for name, kind in pipeline.kinds.items()
             if kind in _PARSERS and isinstance(row.get(name), str)
         }
-        transformed = pipeline.apply_row({**row, **parsed} if parsed else row)
     except DataError as error:
-        raise DataError(f"rows[{index}]: {error.message}", error.hint, error.param) from error
+        raise _in_row(error, index) from error
+    return {**row, **parsed} if parsed else row
+
+
+def _check_pixels(pipeline: FittedPipeline, rows: Sequence[Mapping[str, Any]], most: int) -> None:
+    """Refuse images by their headers, before one of them is decoded."""
+    names = [name for name, kind in pipeline.kinds.items() if kind == "bytes"]
+    images = (row.get(name) for name in names for row in rows)
+    pixels = 0
+    for data in images:
+        pixels += count_pixels(data) if isinstance(data, bytes) else 0
+        if pixels > most:
+            raise DataError(
+                f"The images of a request have more than {most} pixels in all.",
+                "Send smaller images, or fewer of them.",
+                "rows",
+            )
+
+
+def _transform_row(pipeline: FittedPipeline, row: Mapping[str, Any], index: int) -> dict[str, Any]:
+    try:
+        transformed = pipeline.apply_row(dict(row))
+    except DataError as error:
+        raise _in_row(error, index) from error
     for name, value in transformed.items():
         # JSON has no bytes: they go back as they came, as base64.
         if value.__class__ is bytes:
             transformed[name] = b64encode(value).decode()
     return transformed
+
+
+def _in_row(error: DataError, index: int) -> DataError:
+    return DataError(f"rows[{index}]: {error.message}", error.hint, error.param)
 
 
 def _parse_time(name: str, text: str) -> datetime | date:
