@@ -30,6 +30,8 @@ class TaskRequest(_Body):
         min_length=1,
         max_length=20_000,
         validation_alias=AliasChoices("task", "input"),
+        # A blank task would be the model's to make something of.
+        pattern=r"\S",
         examples=["Should customer 4711 get a voucher?"],
     )
 
@@ -38,7 +40,7 @@ class Decision(_Body):
     """A person's decision on a call that waits for approval."""
 
     approved: bool = True
-    call: int | None = Field(default=None, ge=1, description="Number from the event.")
+    call: int | None = Field(default=None, ge=1, le=1_000_000, description="Number from the event.")
     note: str = Field(default="", max_length=2000, description="The model reads it on a denial.")
 
 

@@ -14,7 +14,9 @@ app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True
 
 @app.command()
 def create(
-    scopes: Annotated[str, typer.Option(help="llm, features, agents, train, models, admin.")],
+    scopes: Annotated[
+        str, typer.Option(help="llm, features, ingest, agents, train, models, admin.")
+    ],
     tenant: Annotated[str, typer.Option(help="Tenant that the key belongs to.")] = "default",
     expires: Annotated[str | None, typer.Option(help="Life, such as 30d or 12h.")] = None,
     requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,

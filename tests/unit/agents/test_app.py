@@ -213,3 +213,13 @@ def test_the_schema_names_every_route(front: _Front) -> None:
     assert all(
         operation["description"] for methods in paths.values() for operation in methods.values()
     )
+
+
+@pytest.mark.parametrize("task", ["", " ", "\n\t\u00a0"])
+def test_a_blank_task_is_refused(front: _Front, task: str) -> None:
+    with front.client() as http:
+        # Refused by what it says, before anybody looks for the agent.
+        answer = http.post("/agents/agent_none/task", json={"task": task})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (422, "task")
+        half = http.post("/agents/agent_none/task", content=b'{"task": "hi \\ud83d"}')
+        assert (half.status_code, half.json()["error"]["code"]) == (400, "invalid_request")

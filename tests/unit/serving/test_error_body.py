@@ -48,6 +48,8 @@ def test_html_of_a_proxy_is_not_repeated_for_server_errors() -> None:
         ("POST", "/models/a/aliases/b", "train"),
         ("POST", "/predict/repurchase", "models"),
         ("POST", "/keys", "admin"),
+        ("POST", "/features/batch", "features"),
+        ("POST", "/features/ingest", "ingest"),
         ("GET", "/agents/a/status", "agents"),
         ("GET", "/metrics", None),
         ("GET", "/elsewhere", None),

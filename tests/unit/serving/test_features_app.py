@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -29,7 +29,9 @@ def app(settings: Settings) -> ASGIApp:
         }
     )
     open_online_store(settings).write("customer", frame)
-    return GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
+    return GatewayMiddleware(
+        build_features_app(settings), OpenGate("features", "ingest"), "features"
+    )
 
 
 def get(app: ASGIApp, path: str) -> Any:
@@ -108,6 +110,55 @@ def test_rows_are_checked_and_written(app: ASGIApp) -> None:
     assert post(app, "/features/validate", right).json()["passed"] is True
     assert post(app, "/features/ingest", right).json()["written"] == 1
     assert get(app, "/features/customer?entity_id=1").json()["features"]["name"] == "new"
+
+
+def test_a_key_that_reads_does_not_write(settings: Settings) -> None:
+    reader = GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
+    refused = post(reader, "/features/ingest", {"feature_set": "customer", "rows": []})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "permission_denied")
+    writer = GatewayMiddleware(build_features_app(settings), OpenGate("ingest"), "features")
+    assert get(writer, "/features").status_code == 403
+    assert post(writer, "/features/ingest", {"rows": []}).status_code == 400
+
+
+@pytest.mark.parametrize("time", ["9999-01-01T00:00:00Z", None])
+def test_a_row_ahead_of_the_clock_is_not_written(app: ASGIApp, time: str | None) -> None:
+    ahead = time or (datetime.now(UTC) + timedelta(days=1, minutes=1)).isoformat()
+    rows = [
+        {"id": 2, "recency_days": 1.0, "name": "now"},
+        {"id": 1, "recency_days": 1.0, "name": "new", "event_time": ahead},
+    ]
+    answer = post(app, "/features/ingest", {"feature_set": "customer", "rows": rows})
+    assert answer.status_code == 422
+    assert "rows[1]: event_time is in the future" in answer.json()["error"]["message"]
+    body = {"feature_set": "customer", "entity_ids": [1, 2], "features": ["name"]}
+    results = post(app, "/features/batch", body).json()["results"]
+    assert [one["features"]["name"] for one in results] == ["ann", None]
+    rows[1]["event_time"] = (datetime.now(UTC) + timedelta(hours=23)).isoformat()
+    answer = post(app, "/features/ingest", {"feature_set": "customer", "rows": rows})
+    assert answer.json()["written"] == 2
+
+
+def test_an_unknown_field_is_named_with_the_nearest(app: ASGIApp) -> None:
+    body = {"feature_set": "customer", "entity_ids": [1], "feature": ["name"]}
+    answer = post(app, "/features/batch", body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "feature")
+    assert "Did you mean 'features'" in answer.json()["error"]["hint"]
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        "9999-12-31T23:59:59.999999-23:59",
+        "0001-01-01T00:00:00+23:59",
+        "2026-01-01T00:00:00",
+        "x" * 4000,
+    ],
+)
+def test_an_as_of_time_that_is_none_is_refused(app: ASGIApp, now: str) -> None:
+    answer = get(app, f"/features/customer?entity_id=1&now={now}")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "now")
+    assert len(answer.text) < 400
 
 
 def test_sets_are_listed(app: ASGIApp) -> None:

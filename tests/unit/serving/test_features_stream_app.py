@@ -25,7 +25,9 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 @pytest.fixture
 def app(settings: Settings) -> ASGIApp:
     store_stream(open_online_store(settings), plan_of(CLASSES, "st_rider"), ["st_trip"])
-    return GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
+    return GatewayMiddleware(
+        build_features_app(settings), OpenGate("features", "ingest"), "features"
+    )
 
 
 def _get(app: ASGIApp, path: str) -> Any:
@@ -125,7 +127,9 @@ def test_a_materialized_set_is_derived_again_only_for_an_as_of_time(settings: Se
     )
     store.write("st_rider", frame)
     store_plan(store, plan)
-    app = GatewayMiddleware(build_features_app(settings), OpenGate("features"), "features")
+    app = GatewayMiddleware(
+        build_features_app(settings), OpenGate("features", "ingest"), "features"
+    )
     path = "/features/st_rider?entity_id=7&features=idle_hours,trips_ever"
     assert _get(app, path).json()["features"] == {"idle_hours": 5.0, "trips_ever": 4}
     later = (NOW + timedelta(hours=3)).isoformat()

@@ -11,6 +11,7 @@ from asgi import OpenGate, call
 
 from sunloom.config import Settings
 from sunloom.core.database import open_database
+from sunloom.core.model_registry import open_registry
 from sunloom.errors import RequestError
 from sunloom.serving.apps.gateway.app import build_gateway_app
 from sunloom.serving.apps.gateway.openapi_docs import merge_documents, render_page
@@ -129,6 +130,74 @@ def test_a_key_is_created_once_per_idempotency_key(app: ASGIApp) -> None:
     assert again.json() == first.json() | {"key": None}
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "scopes")
     assert [key["id"] for key in listed.json()["keys"]] == [first.json()["id"]]
+
+
+@pytest.mark.parametrize(
+    ("field", "hint"),
+    [
+        ({"expires_at": "1d"}, "Did you mean 'expires'?"),
+        ({"expiry": "1d"}, "Did you mean 'expires'?"),
+        ({"rpm": 5}, "Known: expires, purpose, requests_per_minute, scopes, tenant, token_quota"),
+        ({"quota": 5}, "token_quota"),
+    ],
+)
+def test_an_unknown_field_of_a_key_is_refused(app: ASGIApp, field: Any, hint: str) -> None:
+    body = {"scopes": ["llm"]} | field
+    error = asyncio.run(call(app, "POST", "/keys", json=body)).json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_request", next(iter(field)))
+    assert hint in error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("field", "status"),
+    [
+        ({"tenant": ""}, 422),
+        ({"tenant": "  "}, 422),
+        ({"tenant": "a\0"}, 400),
+        ({"tenant": "a\nb"}, 422),
+        ({"purpose": "a\x1bb"}, 422),
+        ({"requests_per_minute": 10**12}, 422),
+        ({"requests_per_minute": 10**30}, 400),
+        ({"requests_per_minute": True}, 422),
+        ({"token_quota": 2**31}, 422),
+        ({"expires": "99999999999w"}, 400),
+        ({"expires": "9" * 400 + "w"}, 422),
+        ({"expires": "101000d"}, 400),
+    ],
+)
+def test_a_key_beyond_its_bounds_is_refused(app: ASGIApp, field: Any, status: int) -> None:
+    answer = asyncio.run(call(app, "POST", "/keys", json={"scopes": ["llm"]} | field))
+    assert answer.status_code == status
+    assert asyncio.run(call(app, "GET", "/keys")).json() == {"keys": []}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/models/a/aliases/b", {"version": 10**12}, 422),
+        ("POST", "/models/a/aliases/b", {"version": True}, 422),
+        ("POST", "/models/a/aliases/b", {"version": 1, "force": True}, 422),
+        ("POST", f"/models/a/aliases/{'b' * 61}", {"version": 1}, 422),
+        ("GET", "/models/a@99999999999999999999999", None, 404),
+        ("GET", "/models/a@%C2%B2", None, 404),
+    ],
+)
+def test_a_version_is_a_number_that_there_may_be(
+    app: ASGIApp, settings: Settings, tmp_path: Path, method: str, path: str, body: Any, status: int
+) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "x").write_text("x")
+    open_registry(settings).register("a", "adapter", tmp_path / "made")
+    assert asyncio.run(call(app, method, path, json=body)).status_code == status
+
+
+def test_heads_and_slashes_are_one_rule_for_all_routes(app: ASGIApp) -> None:
+    for path in ("/healthz", "/models", "/metrics", "/docs", "/monitoring/alerts"):
+        head = asyncio.run(call(app, "HEAD", path))
+        assert (head.status_code, head.content) == (200, b"")
+        assert asyncio.run(call(app, "GET", f"{path}/")).status_code == 200
+    created = asyncio.run(call(app, "POST", "/keys/", json={"scopes": ["llm"]}))
+    assert created.status_code == 201
 
 
 @pytest.mark.parametrize(

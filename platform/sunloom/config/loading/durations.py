@@ -18,16 +18,19 @@ def parse_duration(value: Any) -> timedelta:
     Raises:
         ValueError: It is neither, or not above zero.
     """
-    if isinstance(value, timedelta):
-        duration = value
-    # bool is an int in Python: `yes` in YAML would be one second.
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        duration = timedelta(seconds=value)
-    else:
-        match = _FORM.fullmatch(str(value).strip())
-        if match is None:
-            raise ValueError(f"{value!r} is no duration, such as 90s, 15m, 24h or 7d")
-        duration = timedelta(**{_UNITS[match.group(2)]: float(match.group(1))})
+    try:
+        if isinstance(value, timedelta):
+            duration = value
+        # bool is an int in Python: `yes` in YAML would be one second.
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            duration = timedelta(seconds=value)
+        else:
+            match = _FORM.fullmatch(str(value).strip())
+            if match is None:
+                raise ValueError(f"{value!r} is no duration, such as 90s, 15m, 24h or 7d")
+            duration = timedelta(**{_UNITS[match.group(2)]: float(match.group(1))})
+    except OverflowError as error:
+        raise ValueError(f"{value!r} is longer than a calendar") from error
     if duration <= timedelta(0):
         raise ValueError(f"{value!r} is not above zero")
     return duration

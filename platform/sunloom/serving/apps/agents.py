@@ -8,6 +8,7 @@ resume.
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import timedelta
 from functools import partial
 from typing import Annotated, Any
@@ -50,6 +51,7 @@ from sunloom.serving.auth.middleware import caller
 
 _CACHED_KEYS = 10_000
 _log = get_logger("serving.agents")
+_EVENT_NUMBER = re.compile("[0-9]{1,9}")
 _EXAMPLES: dict[str, Example] = {
     "retail": {
         "summary": "An agent with two tools",
@@ -71,6 +73,8 @@ _EXAMPLES: dict[str, Example] = {
 LastEventId = Annotated[
     str | None, Header(alias="Last-Event-ID", description="Number of the last event seen.")
 ]
+
+After = Annotated[int, Query(ge=0, lt=10**9, description="As Last-Event-ID, in the URL.")]
 
 
 def build_agents_app(settings: Settings, hosts: Hosts | None = None) -> FastAPI:
@@ -338,13 +342,16 @@ def _add_task_routes(router: APIRouter, service: AgentService) -> None:
         agent_id: str,
         task_id: str,
         last_event_id: LastEventId = None,
-        after: Annotated[int, Query(ge=0, description="As Last-Event-ID, in the URL.")] = 0,
+        after: Annotated[
+            int, Query(ge=0, lt=10**9, description="As Last-Event-ID, in the URL.")
+        ] = 0,
     ) -> StreamingResponse:
         """The task's events as they happen (server-sent events); ends when the task ends."""
         task = await service.task(agent_id, task_id, key)
         await service.revive(task, key)
         # A browser resumes with the header; clients that cannot set it use the parameter.
-        start = int(last_event_id) if last_event_id and last_event_id.isdecimal() else after
+        number = _EVENT_NUMBER.fullmatch(last_event_id or "")
+        start = int(number.group()) if number else after
         keep_awake = partial(service.revive, task, key)
         return service.streams.response(key, task_id, start, keep_awake)
 

@@ -84,7 +84,8 @@ class IdempotentRequests:
         canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), default=str)
         keyed = _KeyedRequest(
             tenant=tenant_of(request.scope),
-            route=request.url.path,
+            # No path of a resource that exists is longer than the column.
+            route=request.scope["path"][:200],
             key=key,
             digest=hashlib.sha256(canonical.encode()).hexdigest(),
         )

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, StrictInt, StrictStr, model_validator
 
 from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
 from sunloom.core.model_registry import ModelVersion, open_registry
-from sunloom.errors import NotFoundError, RequestError
+from sunloom.errors import DataError, NotFoundError, RequestError
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.open import open_online_store
-from sunloom.serving.apps.fastapi_app import build_fastapi
+from sunloom.serving.apps.fastapi_app import ClosedBody, build_fastapi
 from sunloom.tabular.model import TabularModel, load_model, predictions
 
 KIND = "tabular"
 _TRUSTED_S = 1.0
 _MAX_ENTITIES = 10_000
-EntityId = int | str
+# Strict: ``true`` is no entity, though Python's is the number 1.
+EntityId = StrictInt | Annotated[StrictStr, Field(max_length=200)]
+_ID_COLUMNS = ("id", "entity_id")
+"""Columns of a row that name its entity."""
 
 
-class PredictionRequest(BaseModel):
+class PredictionRequest(ClosedBody):
     """Entities whose features are read from the online store, or rows with their features."""
 
     entity_ids: Annotated[list[EntityId] | None, Field(max_length=_MAX_ENTITIES)] = None
@@ -125,11 +129,12 @@ def answer_request(
     Raises:
         NotFoundError: Unknown model or feature set.
         RequestError: No feature set has the features that the model needs.
-        DataError: A row lacks a feature.
+        DataError: A row lacks a feature, or has a value that is no number, text or null.
     """
     version, model = models.find(ref)
     if body.rows is not None:
-        views = [PredictionView(**vars(result)) for result in predictions(model, body.rows)]
+        rows = _rows_of_model(model, body.rows)
+        views = [PredictionView(**vars(result)) for result in predictions(model, rows)]
         return Predictions(model=version.ref, predictions=views)
     ids = body.entity_ids or []
     feature_set = body.feature_set or _feature_set(version, model, store)
@@ -144,6 +149,28 @@ def answer_request(
         for entity, record in zip(ids, records, strict=True)
     ]
     return Predictions(model=version.ref, predictions=views)
+
+
+def _rows_of_model(model: TabularModel, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with the model's columns and their entity only, and only scalars in them.
+
+    A table is made of them: one column for each key that any row has, of the type of its values.
+    """
+    for number, row in enumerate(rows):
+        for name in _ID_COLUMNS:
+            value = row.get(name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | str)):
+                raise DataError(
+                    f"rows[{number}]: {name} is neither a whole number nor text.", param="rows"
+                )
+        for name in model.feature_names:
+            if isinstance(row.get(name), list | dict):
+                raise DataError(
+                    f"rows[{number}]: {name} is a list or an object, and a feature is one value.",
+                    param="rows",
+                )
+    names = (*_ID_COLUMNS, *model.feature_names)
+    return [{name: row[name] for name in names if name in row} for row in rows]
 
 
 def _feature_set(version: ModelVersion, model: TabularModel, store: OnlineStore) -> str:

@@ -24,12 +24,14 @@ from sunloom.errors import (
     UsageError,
 )
 
-SCOPES = ("llm", "features", "agents", "train", "models", "admin")
+SCOPES = ("llm", "features", "ingest", "agents", "train", "models", "admin")
+"""``features`` reads features, ``ingest`` writes them; the other names are those of routes."""
 PREFIX = "sl-"
 _SYSTEM = "system"
 _SECRET_BYTES = 32
 # As `secrets.token_urlsafe` writes them: base64 without padding.
 _WELL_FORMED = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{{math.ceil(_SECRET_BYTES * 4 / 3)}}}")
+_LONGEST_LIFE = timedelta(days=36_500)
 
 
 class KeyRow(Base):
@@ -311,11 +313,17 @@ def key_lifetime(expires: timedelta | str | None) -> timedelta | None:
     if expires is None or isinstance(expires, timedelta):
         return expires
     try:
-        return parse_duration(expires)
+        lifetime = parse_duration(expires)
+        # The end must be a date: whoever means for ever leaves it out.
+        if lifetime > _LONGEST_LIFE:
+            raise ValueError(expires)
     except ValueError as error:
         raise UsageError(
-            f"{expires!r} is not a duration.", "Use 30d, 12h, 15m or 45s.", "expires"
+            f"{expires!r} is not a duration of up to 100 years.",
+            "Use 30d, 12h, 15m or 45s.",
+            "expires",
         ) from error
+    return lifetime
 
 
 def open_keys(settings: Settings) -> Database:

@@ -31,6 +31,8 @@ class ScopeRule:
 
 RULES = (
     *(ScopeRule(app.prefix, app.scope) for app in APPS.values()),
+    # A key that reads features, such as an agent's, must not be able to replace them.
+    ScopeRule("/features/ingest", "ingest"),
     # Routes of the gateway app.
     ScopeRule("/llm/generate", "llm"),
     ScopeRule("/llm", "train"),

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs
 
 from sunloom.config import Settings
 from sunloom.core.database import open_database
@@ -23,7 +23,7 @@ from sunloom.feature_store.online.registry import (
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.plan.polars_dtypes import EPOCH
-from sunloom.serving.apps.features.ingest import check_rows, feature_set_of, ingest
+from sunloom.serving.apps.features.ingest import check_fields, check_rows, feature_set_of, ingest
 from sunloom.serving.apps.features.openapi import OPENAPI_DOCUMENT
 from sunloom.serving.apps.features.transform import TransformHandler
 from sunloom.serving.asgi import (
@@ -39,6 +39,16 @@ from sunloom.serving.error_body import MethodNotAllowedError
 from sunloom.serving.metrics.served_features import ServedFeatureSampler, StoredDefaults
 
 _MAX_ENTITIES = 10_000
+# No key of a record is longer, and the embedded store could not look it up.
+_LONGEST_ID = 400
+_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "batch": ("feature_set", "entity_ids", "features", "now"),
+    "ingest": ("feature_set", "source", "rows"),
+    "validate": ("feature_set", "rows"),
+    "transform": ("artifact", "rows"),
+}
+"""Fields of each route's body."""
+_FIRST_YEAR, _LAST_YEAR = 1000, 9000
 Handler = Callable[[OnlineStore, Mapping[str, Any]], Any]
 
 
@@ -48,7 +58,7 @@ def build_features_app(settings: Settings) -> ASGIApp:
     record_time = partial(record_time_of, store) if settings.serving.features.keep_answers else None
     sampler = ServedFeatureSampler(open_database(settings), StoredDefaults(store), record_time)
     handlers: Mapping[str, Handler] = {
-        "ingest": ingest,
+        "ingest": partial(ingest, ahead=settings.serving.features.ahead),
         "validate": check_rows,
         "transform": TransformHandler(settings),
     }
@@ -57,9 +67,10 @@ def build_features_app(settings: Settings) -> ASGIApp:
         if scope["type"] == "lifespan":
             await complete_lifespan(receive, send)
             return
-        name = unquote(scope["path"].removeprefix("/features").strip("/"))
+        name = scope["path"].removeprefix("/features").strip("/")
         if scope["method"] == "POST" and (name == "batch" or name in handlers):
             body = await json_object(scope, receive)
+            check_fields(body, _FIELDS[name])
             if name == "batch":
                 response, as_of = await read_batch(store, body)
                 # The client has its response before the sample is counted.
@@ -198,13 +209,17 @@ def parse_as_of(value: object) -> datetime:
     """
     try:
         # A plus sign that was not escaped arrives as a space.
-        time = datetime.fromisoformat(str(value).replace(" ", "+"))
-    except ValueError:
-        time = datetime.min
-    if time.tzinfo is None:
+        time = datetime.fromisoformat(value.replace(" ", "+")) if isinstance(value, str) else None
+        # In the first and last hours of the calendar the time in UTC may be beyond it, and
+        # windows before it are.
+        utc = time.astimezone(UTC) if time is not None and time.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        utc = None
+    if utc is None or not _FIRST_YEAR <= utc.year <= _LAST_YEAR:
+        shown = f"{value[:60]!r} " if isinstance(value, str) else ""
         raise RequestError(
-            f"now {value!r} is not an ISO timestamp with a time zone.",
+            f"now {shown}is not an ISO timestamp with a time zone.",
             "Write it like 2026-03-01T12:00:00Z.",
             "now",
         )
-    return time
+    return utc

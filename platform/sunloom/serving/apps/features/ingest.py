@@ -7,24 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sunloom.errors import NotFoundError, RequestError
+from sunloom.config.serving import FeaturesServing
+from sunloom.errors import DataError, NotFoundError, RequestError, known_names_hint
 from sunloom.feature_store.online.registry import StoredDefinition, definitions_of
 from sunloom.feature_store.stores.online.online_store import OnlineStore
 from sunloom.feature_store.stores.online.stored_feature_set import RecordSchema
+from sunloom.serving.error_body import InvalidBodyError
 
 TIME = "event_time"
 _MAX_ROWS = 10_000
 _MAX_EXAMPLES = 5
+AHEAD = FeaturesServing().ahead
+"""How far ahead of the clock an event time may be."""
 
 
-def ingest(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
+def ingest(store: OnlineStore, body: Mapping[str, Any], ahead: timedelta = AHEAD) -> dict[str, Any]:
     """Write rows: as events of a streamed feature set, else as one record per row.
 
     The body names a ``feature_set``, or the ``source`` class of which the rows are events, which
     are then written to every set that streams it, or both.
+
+    Args:
+        store: The store.
+        body: The request's body.
+        ahead: How far ahead of the clock a record's event time may be; a stream has its own.
 
     Raises:
         NotFoundError: Unknown feature set or source.
@@ -38,7 +47,7 @@ def ingest(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
         raise RequestError("The body names no feature_set and no source.", param="feature_set")
     streamed = _streamed_sets(store, body, source)
     if not streamed:
-        return ingest_rows(store, body)
+        return ingest_rows(store, body, ahead)
     from sunloom.feature_store.streaming.partition import ingest_events
 
     rows = parse_rows(body)
@@ -51,12 +60,15 @@ def ingest(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
     return {"feature_sets": list(streamed), "rows": len(rows), "written": written}
 
 
-def ingest_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
+def ingest_rows(
+    store: OnlineStore, body: Mapping[str, Any], ahead: timedelta = AHEAD
+) -> dict[str, Any]:
     """Write rows as records; a stored newer value stays.
 
     Raises:
         NotFoundError: Unknown feature set.
         RequestError: The body lacks a field, or a row does not fit the schema.
+        DataError: An event time is too far ahead of the clock; none was written.
     """
     from sunloom.feature_store.stores.online.json_values import build_table, json_converter
 
@@ -71,6 +83,15 @@ def ingest_rows(store: OnlineStore, body: Mapping[str, Any]) -> dict[str, Any]:
     times = [
         arrival if row.get(TIME) is None else _parse_time(row, n) for n, row in enumerate(rows)
     ]
+    # No later row would ever replace one of the year 9999: refused as the stream quarantines it.
+    future = [number for number, time in enumerate(times) if time > arrival + ahead]
+    if future:
+        reasons = [f"rows[{number}]: {TIME} is in the future" for number in future[:_MAX_EXAMPLES]]
+        raise DataError(
+            f"{len(future)} rows are ahead of the clock: {'; '.join(reasons)}.",
+            "None was written.",
+            "rows",
+        )
     for number, row in enumerate(rows):
         if not _is_valid(json_converter(schema.key_dtype), row[schema.key]):
             message = f"rows[{number}]: {schema.key} is no {schema.key_dtype}."
@@ -158,6 +179,18 @@ def _read_request(
     store: OnlineStore, body: Mapping[str, Any]
 ) -> tuple[RecordSchema, Sequence[dict[str, Any]]]:
     return store.schema(feature_set_of(body)), parse_rows(body)
+
+
+def check_fields(body: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse a body with a field that its route does not take: what it meant would not be done.
+
+    Raises:
+        InvalidBodyError: Names the field and the nearest known one.
+    """
+    for name in body:
+        if name not in known:
+            hint = known_names_hint(name[:60], known)
+            raise InvalidBodyError(f"The body has an unknown field {name[:60]!r}.", hint, name[:60])
 
 
 def feature_set_of(body: Mapping[str, Any]) -> str:

@@ -6,10 +6,10 @@ Health, documentation, training and monitoring have a module each beside it.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from sunloom.config import Settings
@@ -17,7 +17,7 @@ from sunloom.core.database import open_database
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import DependencyError, NotFoundError
 from sunloom.serving.app_table import APPS
-from sunloom.serving.apps.fastapi_app import build_fastapi, error_response
+from sunloom.serving.apps.fastapi_app import ClosedBody, build_fastapi, error_response
 from sunloom.serving.apps.gateway import (
     health_routes,
     monitoring_routes,
@@ -36,23 +36,33 @@ _OWN_ROUTES = (
 _ROUTES = sorted({*_OWN_ROUTES, *(app.prefix for app in APPS.values() if app.prefix != "/")})
 _GENERATE_TIMEOUT_S = 600.0
 _FORWARDED_HEADERS = frozenset({"retry-after", "x-should-retry"})
+_MOST_REQUESTS = 1_000_000
+_MOST_TOKENS = (1 << 31) - 1
+Alias = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,59}$")]
+"""Parameter of a route: an alias in the URL."""
 
 
-class Promotion(BaseModel):
+class Promotion(ClosedBody):
     """The version that an alias shall point at."""
 
-    version: int = Field(ge=1)
+    # As far as a database's integers go.
+    version: int = Field(ge=1, le=_MOST_TOKENS, strict=True)
 
 
-class NewKey(BaseModel):
+class NewKey(ClosedBody):
     """Scopes, lifetime and limits of a new key."""
 
-    scopes: list[str] = Field(min_length=1)
-    tenant: str = Field(default="default", max_length=100)
-    expires: str | None = None
-    requests_per_minute: int | None = Field(default=None, ge=1)
-    token_quota: int | None = Field(default=None, ge=1)
-    purpose: str = Field(default="", max_length=100)
+    scopes: list[str] = Field(min_length=1, max_length=20)
+    # No control characters, and not blank: it is read by people in lists of keys and agents.
+    tenant: str = Field(
+        default="default",
+        max_length=100,
+        pattern=r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$",
+    )
+    expires: str | None = Field(default=None, max_length=40)
+    requests_per_minute: int | None = Field(default=None, ge=1, le=_MOST_REQUESTS, strict=True)
+    token_quota: int | None = Field(default=None, ge=1, le=_MOST_TOKENS, strict=True)
+    purpose: str = Field(default="", max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")
 
 
 class GenerateRequest(BaseModel):
@@ -91,8 +101,9 @@ def build_gateway_app(settings: Settings) -> FastAPI:
 
 async def _not_found(request: Request, _error: Exception) -> Response:
     """The response for paths without a route, and for those of apps that are not deployed."""
-    path = request.url.path
-    error = NotFoundError(f"There is no route {path}.", known=_ROUTES, name=path)
+    # Not request.url, which cannot be made with every Host that a client may send.
+    path = request.scope["path"]
+    error = NotFoundError(f"There is no route {path[:200]}.", known=_ROUTES, name=path)
     # The language app has this prefix: Serve sends its paths here only while it is not deployed.
     if path == "/v1" or path.startswith("/v1/"):
         error = NotFoundError(
@@ -135,7 +146,7 @@ def _build_model_router(settings: Settings) -> APIRouter:
         return version.to_dict() | {"all_aliases": registry.aliases(version.name)}
 
     @router.post("/{name}/aliases/{alias}")
-    def promote(name: str, alias: str, body: Promotion) -> dict[str, Any]:
+    def promote(name: str, alias: Alias, body: Promotion) -> dict[str, Any]:
         """Point an alias at a version; the apps follow within seconds, without a restart."""
         version = open_registry(settings).promote(name, body.version, alias)
         return {"name": name, "alias": alias, "version": version.version}
