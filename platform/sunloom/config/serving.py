@@ -105,6 +105,8 @@ class RequestLimits(Model):
     """Lists and objects of a body in all."""
     pixels: int = Field(default=16_000_000, ge=1)
     """Pixels of the images of one ``POST /features/transform`` in all."""
+    arrival_s: float = Field(default=10.0, gt=0)
+    """How long a head and a body may each take to arrive, seconds; 408 then."""
 
 
 class ServingConfig(Model):
@@ -133,6 +135,9 @@ class ServingConfig(Model):
     loopback_only: bool = True
     """Keep HAProxy's statistics and metrics on loopback and hide its route list; set to false on
     clusters of several machines, whose other nodes lack the wrapper script."""
+    connections_per_source: int = Field(default=512, ge=0)
+    """Connections that one address may have open to the gateway at once; 0 for any number, such as
+    behind a proxy of your own, from which all of them come."""
     ready_timeout_s: float = Field(default=300.0, gt=0)
     """How long a deployment waits for ``/readyz``, seconds."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
@@ -13,7 +14,7 @@ import orjson
 
 from sunloom.config.serving import RequestLimits
 from sunloom.errors import RequestError
-from sunloom.serving.error_body import BodyTooLargeError
+from sunloom.serving.error_body import BodyTooLargeError, SlowRequestError
 
 # The interface's types, as Starlette names them.
 Scope = MutableMapping[str, Any]
@@ -105,13 +106,21 @@ async def take_json(scope: Scope, receive: Receive, limits: RequestLimits) -> Re
 
     Raises:
         BodyTooLargeError: It is too long.
+        SlowRequestError: It did not arrive in time.
         RequestError: It is no JSON object, or one that no app here takes.
     """
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
     # Before a byte of it is read: an honest client learns the limit at once.
     if length.isdigit() and (len(length) > 18 or int(length) > limits.body_bytes):
         raise _too_large(limits.body_bytes)
-    body = await read_body(receive, limits.body_bytes)
+    try:
+        async with asyncio.timeout(limits.arrival_s):
+            body = await read_body(receive, limits.body_bytes)
+    except TimeoutError as error:
+        raise SlowRequestError(
+            f"The body did not arrive within {limits.arrival_s:g} s.",
+            "Send less at once, or over a faster connection.",
+        ) from error
     # Some routes take no body.
     if body:
         scope[_JSON] = parse_object(body, limits)

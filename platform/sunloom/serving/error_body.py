@@ -22,6 +22,12 @@ class BodyTooLargeError(errors.ServingError):
     code = "too_large"
 
 
+class SlowRequestError(errors.ServingError):
+    """The body did not arrive in time."""
+
+    code = "request_timeout"
+
+
 class InvalidBodyError(errors.ServingError):
     """The body is a JSON object, and not one that the route takes."""
 
@@ -33,6 +39,7 @@ STATUS: Mapping[type[errors.SunloomError], int] = {
     errors.PermissionDeniedError: 403,
     errors.NotFoundError: 404,
     MethodNotAllowedError: 405,
+    SlowRequestError: 408,
     errors.ConflictError: 409,
     BodyTooLargeError: 413,
     InvalidBodyError: 422,
@@ -57,6 +64,7 @@ _TYPES_AND_CODES = {
     403: ("permission_error", "permission_denied"),
     404: ("not_found_error", "not_found"),
     405: ("invalid_request_error", "method_not_allowed"),
+    408: ("invalid_request_error", "request_timeout"),
     409: ("conflict_error", "conflict"),
     413: ("invalid_request_error", "too_large"),
     422: ("invalid_request_error", "invalid_request"),
@@ -134,6 +142,9 @@ def problem_of(error: BaseException) -> Problem:
 
 
 def _headers_of(error: errors.SunloomError) -> tuple[tuple[bytes, bytes], ...]:
+    if isinstance(error, SlowRequestError | BodyTooLargeError):
+        # The rest of the body would go on arriving: the connection ends with the answer.
+        return ((b"connection", b"close"),)
     if isinstance(error, errors.QuotaError):
         # OpenAI's client tries again after every 429 that does not forbid it.
         return (b"x-should-retry", b"false"), (b"x-ratelimit-remaining-tokens", b"0")

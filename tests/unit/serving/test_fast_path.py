@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 import uvicorn
+from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from sunloom.serving.deploy import fast_path
+from sunloom.serving.deploy import fast_path, slow_requests
 
 
 @pytest.fixture(autouse=True)
 def no_direct_apps() -> Iterator[None]:
     yield
     fast_path._hot_apps.clear()
+    auto.AutoHTTPProtocol = HttpToolsProtocol
 
 
 def ask(
@@ -144,3 +146,47 @@ def test_expect_100_continue_is_answered_before_the_body() -> None:
     assert go_on == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert answer.endswith(b"\r\n\r\n<")
     assert rest == b"ab>"
+
+
+def test_a_request_that_does_not_arrive_ends_on_the_replicas_own_port() -> None:
+    """The real server: a half head, a half body, nothing at all; and a slow answer, which stays."""
+    complete = b"GET /features/x HTTP/1.1\r\nhost: h\r\n\r\n"
+    half_body = b"POST /features/batch HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\nab"
+    received: dict[bytes, bytes] = {}
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        while message.get("more_body"):
+            message = await receive()
+        if message["type"] == "http.request":
+            await asyncio.sleep(0.4)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"late"})
+
+    async def ask(port: int, sent: bytes) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        try:
+            received[sent] = await asyncio.wait_for(reader.read(), 0.7)
+        except TimeoutError:
+            received[sent] = b"still open"
+        writer.close()
+
+    async def run() -> None:
+        config = uvicorn.Config(slow, port=0, ws="none", log_level="warning", lifespan="off")
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        await asyncio.gather(
+            *(ask(port, sent) for sent in (b"", complete[:-2], half_body, complete))
+        )
+        server.should_exit = True
+        await serving
+
+    fast_path.middlewares()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slow_requests.ArrivalProtocol, "arrival_s", 0.2)
+        asyncio.run(run())
+    assert received == {b"": b"", complete[:-2]: b"", half_body: b"", complete: b"still open"}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from asgi import OpenGate, call
 
+from sunloom.config.serving import RequestLimits
 from sunloom.errors import NotFoundError, QuotaError, RateLimitError
 from sunloom.serving.asgi import send_json
 from sunloom.serving.auth.middleware import GatewayMiddleware, caller
@@ -266,3 +267,25 @@ def test_the_source_of_repeated_failures_waits(monkeypatch: pytest.MonkeyPatch) 
     assert get(guard, "/x").status_code == 200
     assert len(waited) == 1
     assert 0 < waited[0] <= 0.1
+
+
+def test_a_body_that_does_not_arrive_is_refused() -> None:
+    sent: list[Any] = []
+    pieces = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+
+    async def receive() -> Any:
+        if (piece := next(pieces, None)) is None:
+            await asyncio.Event().wait()
+        return piece
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", b"Bearer good")]
+    scope = {"type": "http", "method": "POST", "path": "/x", "headers": headers}
+    guard = GatewayMiddleware(echo, OpenGate("admin"), "t", limits=RequestLimits(arrival_s=0.05))
+    asyncio.run(asyncio.wait_for(guard(scope, receive, send), 10))
+    assert sent[0]["status"] == 408
+    # Else what is left of the body would keep the connection open.
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert json.loads(sent[1]["body"])["error"]["code"] == "request_timeout"

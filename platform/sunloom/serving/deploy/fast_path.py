@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from sunloom.serving.asgi import ASGIApp, Receive, Scope, Send, send_body
 from sunloom.serving.auth.middleware import REQUEST_ID
 from sunloom.serving.auth.scopes import PUBLIC
+from sunloom.serving.deploy.slow_requests import install_arrival_protocol
 from sunloom.serving.error_body import Problem, new_request_id
 
 # Serve's own health check has no key.
@@ -84,6 +85,8 @@ class FastPath:
 
 def middlewares() -> list[Middleware]:
     """The middlewares, as ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` names this function."""
+    # Serve calls this in each process that serves HTTP, before it builds the server.
+    install_arrival_protocol()
     return [Middleware(FastPath)]
 
 
