@@ -198,13 +198,26 @@ def test_generate_answers_one_prompt(gateway: RunningGateway) -> None:
 
 
 def test_training_refuses_what_belongs_to_the_operator(gateway: RunningGateway) -> None:
-    body = {"recipe": "adapter", "overrides": {"paths.state": "/elsewhere"}}
+    body = {"recipe": "retail_agent", "overrides": {"paths.state": "/elsewhere"}}
     refused = gateway.call("POST", "/llm/train", json=body)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "paths.state")
     outside = gateway.call("POST", "/llm/train", json={"recipe": "../../etc/passwd"})
-    assert outside.status_code == 422
+    assert (outside.status_code, outside.json()["error"]["param"]) == (404, "recipe")
     assert gateway.call("GET", "/llm/training").json() == {"jobs": []}
     assert gateway.call("GET", "/llm/training/none").status_code == 404
+
+
+def test_a_training_is_its_tenants(gateway: RunningGateway) -> None:
+    mine, theirs = (create_key(gateway.settings, ["train"], name)[0] for name in ("one", "two"))
+    body = {"recipe": "retail_agent", "overrides": {"output.name": "mine", "training.steps": 2}}
+    accepted = gateway.call("POST", "/llm/train", mine, json=body)
+    assert accepted.status_code == 202, accepted.text
+    url = accepted.json()["status_url"]
+    shown = [gateway.call("GET", "/llm/training", key).json()["jobs"] for key in (mine, theirs)]
+    assert [len(jobs) for jobs in shown] == [1, 0]
+    routes = [("GET", url), ("GET", f"{url}/logs"), ("POST", f"{url}/stop")]
+    assert [gateway.call(*route, theirs).status_code for route in routes] == [404] * 3
+    assert gateway.call("POST", f"{url}/stop", mine).json()["stopping"] is True
 
 
 def test_keys_over_http(gateway: RunningGateway) -> None:

@@ -109,6 +109,41 @@ class RequestLimits(Model):
     """How long a head and a body may each take to arrive, seconds; 408 then."""
 
 
+class TrainingBounds(Model):
+    """How far a request for a training may go."""
+
+    max_steps: int = Field(default=5000, ge=1)
+    """Most optimizer steps."""
+    max_batch_size: int = Field(default=64, ge=1)
+    """Most conversations a step."""
+    max_workers: int = Field(default=4, ge=1)
+    """Most Ray Train workers."""
+    max_lora_rank: int = Field(default=64, ge=1)
+    """Highest rank of an adapter; its scale may be four times as high."""
+    max_length: int = Field(default=1024, ge=16)
+    """Longest conversation, tokens."""
+    max_running: int = Field(default=4, ge=1)
+    """Most trainings of one tenant that wait or run at once."""
+
+
+class TrainingServing(Model):
+    """Trainings over HTTP: what a request may choose. The recipes themselves are not bounded."""
+
+    models: tuple[str, ...] = ()
+    """Hub ids that a request may name as ``model.name``, beside the registry's base models."""
+    bounds: TrainingBounds = TrainingBounds()
+    """Bounds of every tenant that has none of its own."""
+    tenants: dict[str, TrainingBounds] = Field(default_factory=dict)
+    """Bounds of single tenants, whole."""
+    keep_secrets: tuple[str, ...] = ()
+    """Environment variables with secrets that such jobs get, such as ``HF_TOKEN``; those of Ray,
+    of the database, of the artifact store and of ``conf/`` they have in any case."""
+
+    def bounds_of(self, tenant: str | None) -> TrainingBounds:
+        """The bounds of a tenant; None is the operator."""
+        return self.tenants.get(tenant or "default", self.bounds)
+
+
 class ServingConfig(Model):
     """One port for models, features, agents and tabular models."""
 
@@ -130,6 +165,8 @@ class ServingConfig(Model):
     """The app at ``/predict``."""
     agents: AgentsServing = AgentsServing()
     """The app at ``/agents``."""
+    training: TrainingServing = TrainingServing()
+    """Trainings that ``/llm/train`` starts."""
     throughput: bool = True
     """Ray Serve's throughput switch: user code on the server's own event loop."""
     loopback_only: bool = True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,16 @@ from sunloom.core.cluster import EXCLUDES, connected_cluster, source_root
 from sunloom.core.runs import RunResult
 from sunloom.core.telemetry import QUIET_ENVIRONMENT, get_logger
 from sunloom.errors import ClusterError, JobError, NotFoundError
+
+# The client lets these override the address that it is given.
+_ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_environment_lock = threading.Lock()
+_SECRET = re.compile(
+    r"KEY(?!S__)|TOKEN(?!S|IZER)|SECRET|PASSW|PASSPHRASE|CREDENTIAL|COOKIE|WEBHOOK|SLACK"
+)
+# A job joins Ray and writes to the registry and the artifact store.
+_NEEDED = ("RAY_", "SUNLOOM__DATABASE__", "SUNLOOM__ARTIFACTS__")
+_STORE_VARIABLES = {"s3": "AWS_", "gs": "GOOGLE_", "gcs": "GOOGLE_", "abfs": "AZURE_"}
 
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 """States that a job does not leave."""
@@ -92,7 +104,14 @@ def job_client(settings: Settings) -> Any:
 
     url = job_server(settings)
     try:
-        return JobSubmissionClient(url)
+        with _environment_lock:
+            overriding = {
+                name: os.environ.pop(name) for name in _ADDRESS_VARIABLES if name in os.environ
+            }
+            try:
+                return JobSubmissionClient(url)
+            finally:
+                os.environ.update(overriding)
     except (ConnectionError, RuntimeError) as error:
         raise ClusterError(
             f"No job server answers at {url}: {error}",
@@ -106,6 +125,7 @@ def submit_job(
     recipe: str | None = None,
     sets: Sequence[str] = (),
     metadata: Mapping[str, str] | None = None,
+    withheld: Sequence[str] = (),
 ) -> str:
     """Run ``python -m jobs.NAME`` on the cluster.
 
@@ -115,6 +135,7 @@ def submit_job(
         recipe: Recipe file, relative to the project's root.
         sets: ``a.b=c`` assignments.
         metadata: Stored with the job.
+        withheld: Environment variables of the cluster that are empty in the job and its workers.
 
     Returns:
         The job's id.
@@ -137,7 +158,7 @@ def submit_job(
         runtime_env={
             "working_dir": str(root),
             "excludes": list(EXCLUDES),
-            "env_vars": _job_variables(settings),
+            "env_vars": _job_variables(settings) | dict.fromkeys(withheld, ""),
         },
         metadata={"sunloom_job": name, **(metadata or {})},
     )
@@ -170,6 +191,32 @@ def job_result(logs: str) -> RunResult:
     raise JobError(f"The job printed no result. Its last lines:\n{tail}")
 
 
+def withheld_secrets(settings: Settings, keep: Sequence[str] = ()) -> list[str]:
+    """Variables of this environment with secrets that a job has no use for.
+
+    It keeps those of Ray, the database and the artifact store, and what ``conf/`` refers to,
+    without which its configuration could not be loaded.
+
+    Args:
+        settings: Tells the artifact store.
+        keep: Further variables that it needs.
+    """
+    store = _STORE_VARIABLES.get((settings.artifacts.uri or "").partition("://")[0])
+    needed = (*_NEEDED, "PG", *([store] if store else ()))
+    named = {*keep, *_referenced_variables(source_root() / "conf")}
+    return sorted(
+        name
+        for name in os.environ
+        if _SECRET.search(name.upper()) and not name.startswith(needed) and name not in named
+    )
+
+
+def _referenced_variables(folder: Path) -> set[str]:
+    files = (*folder.glob("base.yaml"), *folder.glob("env/*.yaml"), *folder.glob("llm/*.yaml"))
+    texts = [path.read_text() for path in files]
+    return {name.strip() for text in texts for name in re.findall(r"\$\{([^}:]+)\}", text)}
+
+
 def _job_variables(settings: Settings) -> dict[str, str]:
     # The job runs in a shipped copy of the project; results below that copy would be lost with it.
     variables = dict(QUIET_ENVIRONMENT) | {
@@ -177,6 +224,9 @@ def _job_variables(settings: Settings) -> dict[str, str]:
         "SUNLOOM__PATHS__STATE": str(settings.paths.state),
         "SUNLOOM__PATHS__OUTPUTS": str(settings.paths.outputs),
     }
+    # Passed: what Ray tells the job is the first cluster of the machine that it finds.
+    if settings.cluster.address and not settings.cluster.address.startswith(("auto", "ray://")):
+        variables["SUNLOOM__CLUSTER__ADDRESS"] = settings.cluster.address
     if settings.artifacts.uri:
         variables["SUNLOOM__ARTIFACTS__URI"] = settings.artifacts.uri
     return variables

@@ -55,6 +55,12 @@ def test_each_layer_beats_the_ones_below(conf: Path) -> None:
     assert load(conf, **chain).config.seed == 5
 
 
+def test_an_empty_variable_counts_as_not_set(conf: Path) -> None:
+    environ = {"SUNLOOM__SEED": "", "SUNLOOM__TELEMETRY__WEBHOOK__URL": ""}
+    loaded = load(conf, environ=environ).config
+    assert (loaded.seed, loaded.telemetry.webhook) == (1, None)
+
+
 def test_layers_merge_inside_a_section_and_keep_origins(conf: Path) -> None:
     loaded = load(conf, env="staging", sets=["steps=7"])
     assert (loaded.config.serving.host, loaded.config.serving.port) == ("0.0.0.0", 8001)

@@ -12,10 +12,9 @@ from asgi import OpenGate, call
 from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.core.model_registry import open_registry
-from sunloom.errors import RequestError
 from sunloom.serving.apps.gateway.app import build_gateway_app
 from sunloom.serving.apps.gateway.openapi_docs import merge_documents, render_page
-from sunloom.serving.apps.gateway.training_routes import assignments, progress_of_log
+from sunloom.serving.apps.gateway.training_routes import progress_of_log
 from sunloom.serving.asgi import ASGIApp
 from sunloom.serving.auth.middleware import GatewayMiddleware
 from sunloom.serving.deploy.fast_path import FastPath
@@ -72,19 +71,6 @@ def test_progress_is_read_from_the_folder_that_the_log_names(tmp_path: Path) -> 
     assert found["loss_history"][0] == {"step": 1, "loss": 2.0}
     assert len(found["loss_history"]) == 10
     assert progress_of_log("nothing yet")["loss_history"] == []
-
-
-def test_overrides_become_assignments() -> None:
-    given = {"training": {"steps": 5, "name": "a b"}, "lora.rank": 8, "seed": 7}
-    assert assignments(given) == [
-        "training.steps=5",
-        'training.name="a b"',
-        "lora.rank=8",
-        "seed=7",
-    ]
-    for key in ("paths", "cluster.address", "database", "serving"):
-        with pytest.raises(RequestError, match=key):
-            assignments({key: 1})
 
 
 def test_metrics_add_up_over_replicas(settings: Settings) -> None:

@@ -1,7 +1,8 @@
 """Loader of layered configuration.
 
 Precedence, low to high: model defaults, ``conf/base.yaml``, ``conf/env/<env>.yaml``, the recipe
-file, ``SUNLOOM__A__B`` variables, ``--set a.b=c``. Every value knows the layer it came from.
+file, ``SUNLOOM__A__B`` variables that are not empty, ``--set a.b=c``. Every value knows the layer
+it came from.
 In YAML, ``${NAME}`` reads the environment and ``${file:PATH}`` a file.
 """
 
@@ -157,6 +158,9 @@ def _add_variables(layers: Layers, kind: type[Model], environ: Mapping[str, str]
     # Sorted: `SUNLOOM__A` must be merged before `SUNLOOM__A__B`, whatever the shell's order.
     for name in sorted(environ):
         if not name.startswith(ENV_PREFIX):
+            continue
+        # As if it were not set: an environment can empty an inherited variable, not remove it.
+        if not environ[name]:
             continue
         path = [part.lower() for part in name.removeprefix(ENV_PREFIX).split("__")]
         # A variable may be meant for another recipe of the same shell session.

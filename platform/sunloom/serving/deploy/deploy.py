@@ -69,8 +69,9 @@ def deploy(settings: Settings, *, wait: bool = True) -> Deployment:
     cluster = connect(settings, environment)
     settings = with_port(settings)
     if cluster.dashboard_url is not None and not settings.cluster.job_address:
-        # For the training routes: the gateway's replica cannot find the dashboard by itself.
-        address = {"job_address": cluster.dashboard_url}
+        # For the training routes: the gateway's replica cannot find the dashboard by itself, and
+        # a job whose address Ray looks for would find any cluster of the machine.
+        address = {"job_address": cluster.dashboard_url, "address": cluster.address}
         with_address = settings.cluster.model_copy(update=address)
         settings = settings.model_copy(update={"cluster": with_address})
     base = find_base(settings) if settings.serving.llm.enabled else None

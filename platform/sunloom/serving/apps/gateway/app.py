@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.core.model_registry import open_registry
-from sunloom.errors import DependencyError, NotFoundError
+from sunloom.errors import DependencyError, NotFoundError, PermissionDeniedError
 from sunloom.serving.app_table import APPS
 from sunloom.serving.apps.fastapi_app import ClosedBody, build_fastapi, error_response
 from sunloom.serving.apps.gateway import (
@@ -28,6 +28,7 @@ from sunloom.serving.apps.gateway.inner_client import InnerClient
 from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
 from sunloom.serving.auth.api_keys import Allowance, create_key, list_keys, revoke_key
 from sunloom.serving.auth.middleware import caller
+from sunloom.serving.auth.tenants import may_change, reader_for
 
 _OWN_ROUTES = (
     "/docs", "/healthz", "/keys", "/llm/generate", "/llm/train", "/llm/training", "/metrics",
@@ -119,10 +120,10 @@ def _build_model_router(settings: Settings) -> APIRouter:
 
     # These routes are no coroutines: FastAPI runs them in threads, where a database may block.
     @router.get("")
-    def list_models(kind: str | None = None) -> dict[str, Any]:
-        """All model versions with their aliases."""
+    def list_models(request: Request, kind: str | None = None) -> dict[str, Any]:
+        """The operator's and the caller's model versions with their aliases."""
         registry = open_registry(settings)
-        versions = registry.list(kind)
+        versions = registry.list(kind, reader=reader_for(request.scope))
         aliases = {version.name: registry.aliases(version.name) for version in versions}
         return {
             "models": [
@@ -139,16 +140,23 @@ def _build_model_router(settings: Settings) -> APIRouter:
         }
 
     @router.get("/{name}")
-    def show_model(name: str) -> dict[str, Any]:
+    def show_model(request: Request, name: str) -> dict[str, Any]:
         """The version that ``name``, ``name@version`` or ``name@alias`` stands for now."""
         registry = open_registry(settings)
-        version = registry.get(name)
+        version = registry.get(name, reader_for(request.scope))
         return version.to_dict() | {"all_aliases": registry.aliases(version.name)}
 
     @router.post("/{name}/aliases/{alias}")
-    def promote(name: str, alias: Alias, body: Promotion) -> dict[str, Any]:
-        """Point an alias at a version; the apps follow within seconds, without a restart."""
-        version = open_registry(settings).promote(name, body.version, alias)
+    def promote(request: Request, name: str, alias: Alias, body: Promotion) -> dict[str, Any]:
+        """Point an alias of the caller's model at a version; the apps follow within seconds."""
+        registry = open_registry(settings)
+        owner = registry.get(f"{name}@{body.version}", reader_for(request.scope)).tenant
+        if not may_change(request.scope, owner):
+            raise PermissionDeniedError(
+                f"The model {name!r} is the operator's: its aliases are not yours to move.",
+                "Train one of your own, or ask for a key with the scope admin.",
+            )
+        version = registry.promote(name, body.version, alias)
         return {"name": name, "alias": alias, "version": version.version}
 
     return router

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,27 +15,35 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from sunloom.config import Settings
+from sunloom.core.cluster import source_root
 from sunloom.core.database import open_database
-from sunloom.core.jobs import ENDED, job_client, job_result, job_state, submit_job
+from sunloom.core.jobs import (
+    ENDED,
+    job_client,
+    job_result,
+    job_state,
+    submit_job,
+    withheld_secrets,
+)
 from sunloom.core.progress import read_progress
-from sunloom.errors import ConflictError, JobError, NotFoundError, RequestError
+from sunloom.errors import ConflictError, JobError, NotFoundError, RateLimitError
+from sunloom.serving.apps.fastapi_app import ClosedBody
+from sunloom.serving.apps.gateway.training_request import plan_training
 from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
+from sunloom.serving.asgi import Scope
 from sunloom.serving.auth.middleware import tenant_of
+from sunloom.serving.auth.tenants import OPERATOR, may_change, owner_for, reader_for
 
 JOB = "llm_train"
-# Paths, the database or the cluster would let a caller write wherever the server may.
-ALLOWED = ("model", "data", "training", "lora", "evaluation", "output", "seed")
-"""Parts of the recipe that a request may override; the others are the operator's."""
 # Logged when a run starts: a job's only link to the folder with its progress.
 _RUN = re.compile(r"run (\S+) writes to (\S+)")
 _MAX_LOSSES = 1000
 
 
-class TrainRequest(BaseModel):
+class TrainRequest(ClosedBody):
     """A recipe in ``conf/llm`` and overrides of it."""
 
-    # The name becomes part of a path: neither a slash nor a dot may lead out of conf/llm.
-    recipe: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    recipe: str = Field(max_length=100)
     overrides: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -46,26 +55,37 @@ class TrainAccepted(BaseModel):
 
 
 def build_router(settings: Settings) -> APIRouter:
-    """Routes of training jobs."""
+    """Routes of training jobs; a tenant sees its own, the scope ``admin`` every tenant's."""
     router = APIRouter(prefix="/llm", tags=["training"])
     requests = IdempotentRequests(open_database(settings))
+    # Counted and submitted by one request at a time, so that many at once cannot pass the bound.
+    submitting = asyncio.Lock()
 
     @router.post("/train", status_code=202)
     async def train(
         request: Request, body: TrainRequest, idempotency_key: IdempotencyKey = None
     ) -> TrainAccepted:
         """Start a training job."""
-        metadata = {"tenant": tenant_of(request.scope), "recipe": body.recipe}
+        scope = request.scope
+        tenant, owner, reader = tenant_of(scope), owner_for(scope), reader_for(scope)
 
-        async def produce() -> dict[str, Any]:
-            job_id = await asyncio.to_thread(
-                submit_job,
+        def submit() -> str:
+            planned = plan_training(
+                settings, body.recipe, body.overrides, owner=owner, reader=reader
+            )
+            _require_room(settings, tenant, owner)
+            return submit_job(
                 settings,
                 JOB,
-                recipe=f"conf/llm/{body.recipe}.yaml",
-                sets=assignments(body.overrides),
-                metadata=metadata,
+                recipe=planned.recipe,
+                sets=planned.sets,
+                metadata={"tenant": tenant, "recipe": body.recipe},
+                withheld=withheld_secrets(settings, settings.serving.training.keep_secrets),
             )
+
+        async def produce() -> dict[str, Any]:
+            async with submitting:
+                job_id = await asyncio.to_thread(submit)
             return {"job_id": job_id, "status_url": f"/llm/training/{job_id}"}
 
         answer = await requests.run_once(request, idempotency_key, body.model_dump(), produce)
@@ -73,82 +93,108 @@ def build_router(settings: Settings) -> APIRouter:
 
     # These routes are no coroutines: FastAPI runs them in threads, where the job server may block.
     @router.get("/training")
-    def list_training() -> dict[str, Any]:
+    def list_training(request: Request) -> dict[str, Any]:
         """Training jobs, newest first."""
-        jobs = [_summary(job) for job in _list_jobs(settings)]
+        jobs = [_summary(job) for job in _list_jobs(settings, request.scope)]
         return {"jobs": sorted(jobs, key=lambda job: -(job["started_s"] or 0))}
 
     @router.get("/training/{job_id}")
-    def show_training(job_id: str) -> dict[str, Any]:
+    def show_training(request: Request, job_id: str) -> dict[str, Any]:
         """Status, step, losses, tokens per second, time left and artifact of one job."""
-        job = _find_job(settings, job_id)
+        job = _find_job(settings, request.scope, job_id)
         logs = str(job_client(settings).get_job_logs(job_id))
         outcome: dict[str, Any] = {"artifacts": {}, "metrics": {}, "error": None}
         if job_state(job).status in ENDED:
             try:
                 result = job_result(logs)
             except JobError as error:
-                outcome["error"] = error.message
+                outcome["error"] = _without_folders(settings, error.message)
             else:
                 outcome = {name: getattr(result, name) for name in outcome}
+                if outcome["error"] is not None:
+                    outcome["error"] = _without_folders(settings, outcome["error"])
+                outcome["artifacts"] = {
+                    name: _without_folders(settings, str(value))
+                    for name, value in outcome["artifacts"].items()
+                }
         return _summary(job) | progress_of_log(logs) | outcome
 
     @router.post("/training/{job_id}/stop")
-    def stop_training(job_id: str) -> dict[str, Any]:
+    def stop_training(request: Request, job_id: str) -> dict[str, Any]:
         """Stop a job; its last checkpoint is kept."""
-        status = job_state(_find_job(settings, job_id)).status
+        status = job_state(_find_job(settings, request.scope, job_id)).status
         if status in ENDED:
             raise ConflictError(f"Job {job_id} has ended already: {status}.")
         job_client(settings).stop_job(job_id)
-        return _summary(_find_job(settings, job_id)) | {"stopping": True}
+        return _summary(_find_job(settings, request.scope, job_id)) | {"stopping": True}
 
     @router.get("/training/{job_id}/logs", response_class=PlainTextResponse)
-    def show_logs(job_id: str) -> str:
+    def show_logs(request: Request, job_id: str) -> str:
         """The log of a job."""
-        _find_job(settings, job_id)
-        return str(job_client(settings).get_job_logs(job_id))
+        _find_job(settings, request.scope, job_id)
+        return _without_folders(settings, str(job_client(settings).get_job_logs(job_id)))
 
     return router
 
 
-def assignments(overrides: dict[str, Any]) -> list[str]:
-    """``a.b=c`` for each override, nested or dotted.
-
-    Raises:
-        RequestError: A key may not be set over HTTP.
-    """
-    for key in overrides:
-        if key.partition(".")[0] not in ALLOWED:
-            raise RequestError(
-                f"{key!r} cannot be set over HTTP.", f"What can: {', '.join(ALLOWED)}", key
-            )
-    # Assignments are parsed as YAML, of which JSON is a part: every value keeps its type.
-    return [f"{key}={json.dumps(value)}" for key, value in _flatten(overrides)]
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    items: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        dotted = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
-            items += _flatten(value, f"{dotted}.")
-        else:
-            items.append((dotted, value))
-    return items
-
-
-def _list_jobs(settings: Settings) -> list[Any]:
+def _all_jobs(settings: Settings) -> list[Any]:
     # Jobs of another kind are hidden: these routes must not stop them or show their logs.
     return [job for job in job_client(settings).list_jobs() if job_state(job).name == JOB]
 
 
-def _find_job(settings: Settings, job_id: str) -> Any:
-    jobs = {str(job.submission_id): job for job in _list_jobs(settings)}
+def _list_jobs(settings: Settings, scope: Scope) -> list[Any]:
+    """Training jobs that the caller may see and stop: its tenant's."""
+    return [job for job in _all_jobs(settings) if may_change(scope, _owner_of(job))]
+
+
+def _owner_of(job: Any) -> str | None:
+    """The tenant that a job belongs to; None is the operator, as for jobs of the command line."""
+    tenant: str = (job.metadata or {}).get("tenant", OPERATOR)
+    return None if tenant == OPERATOR else tenant
+
+
+def _require_room(settings: Settings, tenant: str, owner: str | None) -> None:
+    """Refuse a further training of a tenant that has as many as it may."""
+    limit = settings.serving.training.bounds_of(owner).max_running
+    active = [
+        job
+        for job in _all_jobs(settings)
+        if _owner_of(job) == owner and job_state(job).status not in ENDED
+    ]
+    if len(active) >= limit:
+        raise RateLimitError(
+            f"{len(active)} trainings of the tenant {tenant!r} wait or run; its limit is {limit}.",
+            "Wait for one to end, or stop one: POST /llm/training/{job_id}/stop.",
+        )
+
+
+def _find_job(settings: Settings, scope: Scope, job_id: str) -> Any:
+    # Another tenant's job is unknown like one that never was, and is not among the known ones.
+    jobs = {str(job.submission_id): job for job in _list_jobs(settings, scope)}
     if job_id not in jobs:
         raise NotFoundError(
             f"There is no job {job_id!r}.", known=list(jobs), name=job_id, param="job_id"
         )
     return jobs[job_id]
+
+
+def _without_folders(settings: Settings, text: str) -> str:
+    """A text with names in the place of the server's folders."""
+    store = settings.artifacts_uri()
+    folders = {
+        store: "artifacts",
+        str(settings.paths.outputs): "outputs",
+        str(settings.paths.state): "state",
+        str(source_root()): "project",
+        sys.prefix: "python",
+        tempfile.gettempdir() + "/": "tmp/",
+        str(Path.home()): "home",
+    }
+    # The longest first: some lie inside others.
+    for folder in sorted(folders, key=len, reverse=True):
+        if folder.strip("/"):
+            text = text.replace(folder, folders[folder])
+    return text
 
 
 def progress_of_log(logs: str) -> dict[str, Any]:
