@@ -1,9 +1,9 @@
-"""The gateway's and the features' real apps over HTTP, behind real keys, without Ray Serve."""
+"""The gateway's, the features' and further real apps over HTTP, behind real keys, without Serve."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Thread
 from typing import Any
@@ -14,6 +14,7 @@ import uvicorn
 from sunloom.config import Settings
 from sunloom.core.database import open_database
 from sunloom.core.processes import free_port
+from sunloom.serving.app_table import APPS
 from sunloom.serving.asgi import ASGIApp, Receive, Scope, Send
 from sunloom.serving.auth.api_keys import Allowance, create_key
 from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
@@ -22,11 +23,18 @@ from sunloom.serving.metrics.request_metrics import RequestMetrics
 
 
 @contextmanager
-def small_gateway(settings: Settings) -> Iterator[httpx.Client]:
-    """A client with a key that may do everything."""
+def small_gateway(
+    settings: Settings, others: Mapping[str, ASGIApp] | None = None
+) -> Iterator[httpx.Client]:
+    """A client with a key that may do everything.
+
+    Args:
+        settings: The apps' settings.
+        others: Further apps by their names in the table of apps, without their middleware.
+    """
     key, _ = create_key(settings, ["admin"], "acme", allowance=Allowance(1_000_000))
     port = free_port()
-    config = uvicorn.Config(_both(settings), port=port, log_level="warning", ws="none")
+    config = uvicorn.Config(_all(settings, others or {}), port=port, log_level="warning", ws="none")
     server = uvicorn.Server(config)
     thread = Thread(target=server.run, daemon=True)
     thread.start()
@@ -41,19 +49,23 @@ def small_gateway(settings: Settings) -> Iterator[httpx.Client]:
         thread.join(10)
 
 
-def _both(settings: Settings) -> ASGIApp:
+def _all(settings: Settings, others: Mapping[str, ASGIApp]) -> ASGIApp:
+    built = {name: load_builder(name)(settings) for name in ("features", "gateway")}
+    # As HAProxy sends a request: by the longest prefix.
     apps = {
-        name: GatewayMiddleware(
-            load_builder(name)(settings),
+        APPS[name].prefix: GatewayMiddleware(
+            app,
             KeyAdmission(settings, RequestMetrics(open_database(settings), name)),
             name,
+            limits=settings.serving.limits,
         )
-        for name in ("features", "gateway")
+        for name, app in {**built, **others}.items()
     }
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        is_features = scope.get("path", "").startswith("/features")
-        await apps["features" if is_features else "gateway"](scope, receive, send)
+        path = scope.get("path", "")
+        prefix = max((p for p in apps if path.startswith(p)), key=len, default="/")
+        await apps[prefix](scope, receive, send)
 
     return app
 

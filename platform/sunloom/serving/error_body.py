@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from sunloom import errors
 
@@ -77,6 +80,14 @@ _REASONS = {
     503: "The service cannot answer at the moment.",
 }
 
+# A path begins with a folder of the root: /v1/models does not, though it looks alike.
+_ROUTES = {"agents", "docs", "features", "keys", "llm", "models", "monitoring", "predict", "v1"}
+_FOLDERS = sorted(path.name for path in Path("/").iterdir() if path.name not in _ROUTES)
+_HOST_PATH = re.compile(
+    rf"(?:file://)?(?<![\w.~:-])/(?:{'|'.join(map(re.escape, _FOLDERS))})"
+    r"(?:/[^\s/'\",:;()\[\]{}<>|]+)*/([^\s/'\",:;()\[\]{}<>|]*)"
+)
+
 # An id names a request and grants nothing, so one generator seeded by the system is enough: asking
 # the system for each id is a tenth of a hot read.
 _random = random.Random(random.SystemRandom().getrandbits(128))
@@ -112,12 +123,29 @@ class Problem:
         error = {
             "type": _type_and_code(self.status)[0],
             "code": self.code,
-            "message": self.message,
-            "hint": self.hint,
+            # Errors of every room name files: right in a terminal, not for a tenant to know.
+            "message": hide_paths(self.message),
+            "hint": hide_paths(self.hint),
             "param": self.param,
             "request_id": request_id,
         }
         return json.dumps({"error": error}).encode()
+
+
+def hide_paths(text: str) -> str:
+    """A text with the last part only of every path of this machine."""
+    return _HOST_PATH.sub(r"…/\1", text) if "/" in text else text
+
+
+def hide_paths_in(data: Any) -> Any:
+    """Plain data with no path of this machine in any of its texts."""
+    if isinstance(data, str):
+        return hide_paths(data)
+    if isinstance(data, Mapping):
+        return {name: hide_paths_in(value) for name, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [hide_paths_in(value) for value in data]
+    return data
 
 
 def status_of(error: BaseException) -> int:

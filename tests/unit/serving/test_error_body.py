@@ -1,10 +1,19 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from sunloom import errors
 from sunloom.serving.auth.scopes import find_rule
-from sunloom.serving.error_body import STATUS, problem_of, status_of, translate
+from sunloom.serving.error_body import (
+    STATUS,
+    hide_paths,
+    hide_paths_in,
+    problem_of,
+    status_of,
+    translate,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +44,26 @@ def test_unexpected_errors_do_not_reveal_their_text() -> None:
 
 def test_html_of_a_proxy_is_not_repeated_for_server_errors() -> None:
     assert translate(500, b"<html>stack</html>").message == "The request failed."
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/tmp/a/state/x.db is damaged", "…/x.db is damaged"),
+        ("'/usr/lib/x y' and (/etc/passwd)", "'…/x y' and (…/passwd)"),
+        ("file:///tmp/a/b: no", "…/b: no"),
+        ("There is no route /v1/models/x.", "There is no route /v1/models/x."),
+        ("conf/llm/a.yaml", "conf/llm/a.yaml"),
+        ("https://example.org/tmp/a", "https://example.org/tmp/a"),
+        ("s3://bucket/tmp/a", "s3://bucket/tmp/a"),
+        ("2026/usr/1", "2026/usr/1"),
+    ],
+)
+def test_paths_of_the_machine_stay_on_it(text: str, shown: str) -> None:
+    assert hide_paths(text) == shown
+    body = problem_of(errors.ArtifactError(text, text)).to_json("r")
+    assert (json.loads(body)["error"]["message"], json.loads(body)["error"]["hint"]) == (shown,) * 2
+    assert hide_paths_in({"a": [text, 1, None, (text,)]}) == {"a": [shown, 1, None, [shown]]}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,22 @@ def test_a_version_is_a_number_that_there_may_be(
     (tmp_path / "made" / "x").write_text("x")
     open_registry(settings).register("a", "adapter", tmp_path / "made")
     assert asyncio.run(call(app, method, path, json=body)).status_code == status
+
+
+def test_a_version_shows_no_path_of_the_machine(
+    app: ASGIApp, settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "x").write_text("x")
+    lineage = {"base": "b@1", "sources": [f"{tmp_path}/rows.parquet"]}
+    open_registry(settings).register("a", "adapter", tmp_path / "made", lineage=lineage)
+    listed = asyncio.run(call(app, "GET", "/models"))
+    [model] = listed.json()["models"]
+    assert model["lineage"] == {"base": "b@1", "sources": ["…/rows.parquet"]}
+    assert re.fullmatch("a/[0-9a-f]{12}", model["uri"])
+    shown = asyncio.run(call(app, "GET", "/models/a"))
+    assert shown.json()["uri"] == model["uri"]
+    assert str(tmp_path) not in listed.text + shown.text
 
 
 def test_heads_and_slashes_are_one_rule_for_all_routes(app: ASGIApp) -> None:

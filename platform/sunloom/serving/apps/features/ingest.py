@@ -103,11 +103,15 @@ def ingest_rows(
 
 def _parse_time(row: Mapping[str, Any], number: int) -> datetime:
     try:
-        time = datetime.fromisoformat(str(row[TIME]))
+        # Only text is shown back, and a number would be read as a date's digits.
+        if not isinstance(row[TIME], str):
+            raise ValueError(TIME)
+        time = datetime.fromisoformat(row[TIME])
         # In the first and last hours of the calendar the time in UTC may be beyond it.
         return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
     except (ValueError, OverflowError) as error:
-        message = f"rows[{number}]: {TIME} {row[TIME]!r} is not an ISO timestamp."
+        shown = f" {row[TIME][:60]!r}" if isinstance(row[TIME], str) else ""
+        message = f"rows[{number}]: {TIME}{shown} is not an ISO timestamp."
         raise RequestError(message, param=TIME) from error
 
 

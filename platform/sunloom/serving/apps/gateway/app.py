@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sunloom.config import Settings
 from sunloom.core.database import open_database
-from sunloom.core.model_registry import open_registry
+from sunloom.core.model_registry import ModelRegistry, ModelVersion, open_registry
 from sunloom.errors import DependencyError, NotFoundError, PermissionDeniedError
 from sunloom.serving.app_table import APPS
 from sunloom.serving.apps.fastapi_app import ClosedBody, build_fastapi, error_response
@@ -29,6 +29,7 @@ from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
 from sunloom.serving.auth.api_keys import Allowance, create_key, list_keys, revoke_key
 from sunloom.serving.auth.middleware import caller
 from sunloom.serving.auth.tenants import may_change, reader_for
+from sunloom.serving.error_body import hide_paths_in
 
 _OWN_ROUTES = (
     "/docs", "/healthz", "/keys", "/llm/generate", "/llm/train", "/llm/training", "/metrics",
@@ -127,7 +128,7 @@ def _build_model_router(settings: Settings) -> APIRouter:
         aliases = {version.name: registry.aliases(version.name) for version in versions}
         return {
             "models": [
-                version.to_dict()
+                show_version(version, registry)
                 | {
                     "aliases": sorted(
                         alias
@@ -144,7 +145,7 @@ def _build_model_router(settings: Settings) -> APIRouter:
         """The version that ``name``, ``name@version`` or ``name@alias`` stands for now."""
         registry = open_registry(settings)
         version = registry.get(name, reader_for(request.scope))
-        return version.to_dict() | {"all_aliases": registry.aliases(version.name)}
+        return show_version(version, registry) | {"all_aliases": registry.aliases(version.name)}
 
     @router.post("/{name}/aliases/{alias}")
     def promote(request: Request, name: str, alias: Alias, body: Promotion) -> dict[str, Any]:
@@ -160,6 +161,13 @@ def _build_model_router(settings: Settings) -> APIRouter:
         return {"name": name, "alias": alias, "version": version.version}
 
     return router
+
+
+def show_version(version: ModelVersion, registry: ModelRegistry) -> dict[str, Any]:
+    """A version as plain data without paths of this machine: its URI is that within the store."""
+    uri = version.uri.removeprefix(f"{registry.store.uri}/")
+    shown: dict[str, Any] = hide_paths_in(version.to_dict() | {"uri": uri})
+    return shown
 
 
 def _build_key_router(settings: Settings) -> APIRouter:

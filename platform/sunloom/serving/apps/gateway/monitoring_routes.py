@@ -11,6 +11,7 @@ from sunloom.config import Settings
 from sunloom.core.alerts import list_alerts
 from sunloom.core.database import open_database
 from sunloom.core.model_registry import open_registry
+from sunloom.serving.error_body import hide_paths_in
 from sunloom.serving.metrics.request_metrics import route_latencies
 from sunloom.serving.metrics.served_features import served_feature_rates
 
@@ -26,7 +27,7 @@ def build_router(settings: Settings) -> APIRouter:
         from sunloom.monitoring.stored_results import drift_over_time, latest_drift
 
         reports = latest_drift(settings) if monitor is None else drift_over_time(settings, monitor)
-        return {"reports": [asdict(report) for report in reports]}
+        return _without_paths({"reports": [asdict(report) for report in reports]})
 
     @router.get("/quality")
     def quality(monitor: str | None = None) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def build_router(settings: Settings) -> APIRouter:
         from sunloom.data.datasets import dataset_summaries
         from sunloom.data.quality.report import latest_verdicts
 
-        return {
+        answer: dict[str, Any] = {
             "datasets": [
                 {"dataset": summary.dataset, **summary.summary}
                 for summary in dataset_summaries(settings)
@@ -46,6 +47,7 @@ def build_router(settings: Settings) -> APIRouter:
             "features": _windows(settings, "quality", monitor),
             "skew": _windows(settings, "skew", monitor),
         }
+        return _without_paths(answer)
 
     @router.get("/performance")
     def performance(monitor: str | None = None) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def build_router(settings: Settings) -> APIRouter:
         database = open_database(settings)
         # The registry lists the versions of a name in order: the last one stays.
         newest = {version.name: version for version in open_registry(settings).list()}
-        return {
+        answer: dict[str, Any] = {
             "models": [
                 {
                     "model": version.ref,
@@ -72,13 +74,20 @@ def build_router(settings: Settings) -> APIRouter:
             "serving": [asdict(latency) for latency in route_latencies(database)],
             "answers": [asdict(rates) for rates in served_feature_rates(database)],
         }
+        return _without_paths(answer)
 
     @router.get("/alerts")
     def alerts(status: Literal["open", "resolved"] | None = None) -> dict[str, Any]:
         """Alerts, newest first."""
-        return {"alerts": [asdict(alert) for alert in list_alerts(settings, status)]}
+        return _without_paths({"alerts": [asdict(one) for one in list_alerts(settings, status)]})
 
     return router
+
+
+def _without_paths(answer: dict[str, Any]) -> dict[str, Any]:
+    # Reports and alerts name files, as whoever runs the monitors needs them.
+    shown: dict[str, Any] = hide_paths_in(answer)
+    return shown
 
 
 def _windows(settings: Settings, kind: str, monitor: str | None) -> list[dict[str, Any]]:
