@@ -118,7 +118,8 @@ class TrainingBounds(Model):
     """Most conversations a step."""
     max_workers: int = Field(default=4, ge=1)
     """Most Ray Train workers."""
-    max_lora_rank: int = Field(default=64, ge=1)
+    # What serving.llm.max_lora_rank can load by default.
+    max_lora_rank: int = Field(default=32, ge=1)
     """Highest rank of an adapter; its scale may be four times as high."""
     max_length: int = Field(default=1024, ge=16)
     """Longest conversation, tokens."""

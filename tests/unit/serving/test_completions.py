@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from asgi import OpenGate, call
+from asgi import OpenGate, call, record
 
 from sunloom.config import Settings
 from sunloom.core.model_registry import ModelRegistry, open_registry
@@ -101,6 +102,34 @@ def test_promoted_adapters_are_required(settings: Settings, resolver: ModelResol
         ("tool-base", "tool-base@1"),
         ("retail-agent", "retail-agent@1"),
     ]
+
+
+def test_a_tenants_adapter_is_unknown_to_others(
+    settings: Settings, resolver: ModelResolver, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    lineage = {"base": "tool-base@1"}
+    registry.register("hidden", "adapter", folder(tmp_path, "h"), lineage=lineage, tenant="umbra")
+    registry.promote("hidden", 1)
+    engine = Engine()
+    guard, loaded, _ = layered(engine, resolver)
+    gate = OpenGate("llm")
+    gate.key = record("llm", tenant="umbra")
+    own = GatewayMiddleware(guard._app, gate, "llm")
+
+    async def ask(app: Any) -> tuple[list[str], int, httpx.Response]:
+        listed = (await call(app, "GET", "/v1/models")).json()["data"]
+        one = await call(app, "GET", "/v1/models/hidden")
+        chat = await call(app, "POST", CHAT, json={"model": "hidden", "messages": []})
+        return [card["id"] for card in listed], one.status_code, chat
+
+    names, status, chat = asyncio.run(ask(own))
+    assert (names, status, chat.status_code) == (["tool-base", "hidden", "retail-agent"], 200, 200)
+    names, status, chat = asyncio.run(ask(guard))
+    assert (names, status, chat.status_code) == (["tool-base", "retail-agent"], 404, 404)
+    assert "hidden" not in chat.json()["error"]["hint"]
+    assert loaded == ["hidden@1"]
+    # An adapter of a tenant that cannot be loaded would keep everybody's gateway from starting.
+    assert required_models(settings, resolver) == ["retail-agent"]
 
 
 @pytest.mark.parametrize(

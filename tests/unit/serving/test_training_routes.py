@@ -111,7 +111,7 @@ def train(send: Send, overrides: dict[str, Any], tenant: str = "acme") -> httpx.
         ({"training.batch_size": 65}, "training.batch_size", "must be 1 to 64"),
         ({"training.learning_rate": 0}, "training.learning_rate", "must be above 0 to 1"),
         ({"training.dtype": "float64"}, "training.dtype", "auto or float32 or bfloat16"),
-        ({"lora.r": 65}, "lora.r", "must be 1 to 64"),
+        ({"lora.r": 33}, "lora.r", "must be 1 to 32"),
         ({"lora.target_modules": "(a+)+$"}, "lora.target_modules", "cannot be set"),
         ({"data.max_length": 4096}, "data.max_length", "must be 16 to 1024"),
         ({"data.conversations": "nope"}, "data.conversations", "no conversations"),

@@ -20,6 +20,7 @@ from sunloom.serving.asgi import (
     send_json,
 )
 from sunloom.serving.auth.rate_limits import Spent
+from sunloom.serving.auth.tenants import reader_for
 
 MODELS = "/v1/models"
 DOCUMENT = "/v1/openapi.json"
@@ -91,7 +92,7 @@ class CompletionsMiddleware:
             return
         path = scope["path"].rstrip("/")
         if path == MODELS or path.startswith(MODELS + "/"):
-            await self._send_models(path.removeprefix(MODELS).lstrip("/"), send)
+            await self._send_models(path.removeprefix(MODELS).lstrip("/"), scope, send)
         elif path == DOCUMENT:
             await send_json(send, 200, self._describe())
         elif path in ROUTES and path in self._offered:
@@ -106,12 +107,13 @@ class CompletionsMiddleware:
             # Whatever else vLLM has, such as loading adapters, is not for clients.
             raise NotFoundError(f"There is no route {path}.", known=(MODELS, *ROUTES), name=path)
 
-    async def _send_models(self, name: str, send: Send) -> None:
-        cards = await asyncio.to_thread(self._resolver.cards)
+    async def _send_models(self, name: str, scope: Scope, send: Send) -> None:
+        reader = reader_for(scope)
+        cards = await asyncio.to_thread(self._resolver.cards, reader)
         if not name:
             await send_json(send, 200, {"object": "list", "data": cards})
             return
-        await self._resolver.resolve(name)
+        await self._resolver.resolve(name, reader)
         card = next(card for card in cards if card["id"] == name.partition("@")[0])
         await send_json(send, 200, {**card, "id": name})
 
@@ -123,7 +125,7 @@ class CompletionsMiddleware:
         if not isinstance(request.get("model"), str) or not request["model"]:
             raise RequestError("The body names no model.", "GET /v1/models lists them.", "model")
         check_request(request)
-        model = await self._resolver.resolve(request["model"])
+        model = await self._resolver.resolve(request["model"], reader_for(scope))
         await self._load(model)
         counter = _UsageCounter(send, model.engine_name, lambda spent: self._spend(scope, spent))
         body = counter.encode_request({**request, "model": model.engine_name})

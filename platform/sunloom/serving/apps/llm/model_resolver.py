@@ -62,6 +62,9 @@ def find_base(settings: Settings) -> BaseLanguageModel | None:
 class ModelResolver:
     """Resolves names through the registry, each at most once a second.
 
+    Readers are tenants, each of which knows its own adapters and the operator's; None, which the
+    server itself is, knows every tenant's.
+
     Args:
         registry: Registry of the adapters and their aliases.
         base: The engine's base model.
@@ -73,10 +76,14 @@ class ModelResolver:
     ) -> None:
         self._registry = registry
         self.base = base
-        self._resolved = TtlCache[str, ResolvedModel](cache_s)
+        self._resolved = TtlCache[tuple[str, str | None], ResolvedModel](cache_s)
 
-    async def resolve(self, name: str) -> ResolvedModel:
+    async def resolve(self, name: str, reader: str | None = None) -> ResolvedModel:
         """The model that ``name``, ``name@version`` or ``name@alias`` stands for now.
+
+        Args:
+            name: The requested name.
+            reader: The tenant that requests it.
 
         Raises:
             NotFoundError: This engine serves no model of that name.
@@ -85,12 +92,12 @@ class ModelResolver:
         if name == self.base.name:
             return ResolvedModel(self.base.name)
         return await self._resolved.get_or_await(
-            name, lambda: asyncio.to_thread(self._look_up, name)
+            (name, reader), lambda: asyncio.to_thread(self._look_up, name, reader)
         )
 
-    def _look_up(self, ref: str) -> ResolvedModel:
+    def _look_up(self, ref: str, reader: str | None) -> ResolvedModel:
         name = ref.partition("@")[0]
-        known = self.names()
+        known = self.names(reader)
         if name not in known:
             raise NotFoundError(
                 f"There is no model {name!r}.", known=known, name=name, param="model"
@@ -121,23 +128,25 @@ class ModelResolver:
         # LoRA weights are changes to one base model: added to another version they mean nothing.
         return version.kind == ADAPTER and version.lineage.get("base") == self.base.ref
 
-    def names(self) -> list[str]:
+    def names(self, reader: str | None = None) -> list[str]:
         """The base model and every adapter that was trained on it."""
-        return [self.base.name, *sorted({version.name for version in self.adapters()})]
+        return [self.base.name, *sorted({version.name for version in self.adapters(reader)})]
 
-    def adapters(self) -> list[ModelVersion]:
+    def adapters(self, reader: str | None = None) -> list[ModelVersion]:
         """Versions that this engine can load."""
-        return [version for version in self._registry.list(kind=ADAPTER) if self._fits(version)]
+        versions = self._registry.list(kind=ADAPTER, reader=reader)
+        return [version for version in versions if self._fits(version)]
 
     def promoted_names(self) -> list[str]:
-        """Names of adapters with a ``production`` alias."""
-        names = dict.fromkeys(version.name for version in self.adapters())
+        """Names of the operator's adapters with a ``production`` alias."""
+        # A tenant's adapter that cannot be loaded must not keep the gateway from being ready.
+        names = dict.fromkeys(v.name for v in self.adapters() if v.tenant is None)
         return [name for name in names if "production" in self._registry.aliases(name)]
 
-    def cards(self) -> list[dict[str, Any]]:
+    def cards(self, reader: str | None = None) -> list[dict[str, Any]]:
         """OpenAI's model list: the base model and each adapter's current version; blocking."""
         cards = [_card(self.base.name, root=self.base.ref, parent=None, created=0)]
-        newest = {version.name: version for version in self.adapters()}
+        newest = {version.name: version for version in self.adapters(reader)}
         for name, newest_version in sorted(newest.items()):
             current = self._registry.get(name)
             # The alias may point at a version for another base, which this engine cannot load.
