@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from asgi import call
+from asgi import OpenGate, call
 from fastapi import FastAPI
 
 from sunloom.config import Settings
@@ -25,6 +25,7 @@ from sunloom.monitoring.watch import run_watch
 from sunloom.serving.apps.features import app as features
 from sunloom.serving.apps.gateway import monitoring_routes as monitoring
 from sunloom.serving.apps.gateway.health_routes import render_all_metrics
+from sunloom.serving.auth.middleware import GatewayMiddleware
 from sunloom.serving.metrics.request_metrics import RequestMetrics, Series, quantile_ms
 from sunloom.serving.metrics.served_features import (
     FeatureRates,
@@ -39,7 +40,8 @@ START = datetime(2026, 1, 5, tzinfo=UTC)
 def get(settings: Settings, path: str) -> Any:
     app = FastAPI()
     app.include_router(monitoring.build_router(settings))
-    return asyncio.run(call(app, "GET", path)).json()
+    guarded = GatewayMiddleware(app, OpenGate("models"), "gateway")
+    return asyncio.run(call(guarded, "GET", path)).json()
 
 
 @pytest.fixture

@@ -252,9 +252,13 @@ def test_two_tenants_reach_only_their_own(
             assert error["hint"].endswith("Known: of-evil"), error["hint"]
     assert jobs.jobs["of-acme"]["status"] == "RUNNING"
     log = send("acme", "GET", "/llm/training/of-acme/logs").text
-    assert log == "written to state/x of of-acme\n"
+    assert log == "written to …/x of of-acme\n"
     assert send("acme", "GET", "/llm/training/of-acme").json()["status"] == "running"
     assert send("acme", "POST", "/llm/training/of-acme/stop").json()["status"] == "stopped"
+    result = {"run_id": "r", "status": "succeeded", "artifacts": {"uri": "/srv/store/m/1"}}
+    jobs.logs["of-acme"] += json.dumps(result)
+    ended = send("acme", "GET", "/llm/training/of-acme").json()
+    assert (ended["status"], ended["artifacts"]) == ("stopped", {"uri": "…/1"})
     assert send("admin", "POST", "/llm/training/of-evil/stop").json()["status"] == "stopped"
 
 
@@ -278,6 +282,8 @@ def test_models_and_their_aliases_are_their_tenants(send: Send, settings: Settin
     assert names["acme"] == {*shared, "acme-model"}
     assert names["evil"] == {*shared, "evil-model"}
     assert names["admin"] >= {*shared, "acme-model", "evil-model"}
+    performance = send("evil", "GET", "/monitoring/performance").json()["models"]
+    assert {model["model"] for model in performance} == {f"{name}@1" for name in names["evil"]}
     for path in ("/models/acme-model", "/models/acme-model@1"):
         hidden = send("evil", "GET", path)
         assert hidden.status_code == 404

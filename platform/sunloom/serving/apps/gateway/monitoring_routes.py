@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from sunloom.config import Settings
 from sunloom.core.alerts import list_alerts
 from sunloom.core.database import open_database
 from sunloom.core.model_registry import open_registry
+from sunloom.serving.auth.tenants import reader_for
 from sunloom.serving.error_body import hide_paths_in
 from sunloom.serving.metrics.request_metrics import route_latencies
 from sunloom.serving.metrics.served_features import served_feature_rates
@@ -50,11 +51,12 @@ def build_router(settings: Settings) -> APIRouter:
         return _without_paths(answer)
 
     @router.get("/performance")
-    def performance(monitor: str | None = None) -> dict[str, Any]:
+    def performance(request: Request, monitor: str | None = None) -> dict[str, Any]:
         """Models' metrics, features' lag and speed, routes' latencies, rates of served nulls."""
         database = open_database(settings)
         # The registry lists the versions of a name in order: the last one stays.
-        newest = {version.name: version for version in open_registry(settings).list()}
+        versions = open_registry(settings).list(reader=reader_for(request.scope))
+        newest = {version.name: version for version in versions}
         answer: dict[str, Any] = {
             "models": [
                 {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from sunloom.config import Settings
-from sunloom.core.cluster import source_root
 from sunloom.core.database import open_database
 from sunloom.core.jobs import (
     ENDED,
@@ -33,6 +30,7 @@ from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
 from sunloom.serving.asgi import Scope
 from sunloom.serving.auth.middleware import tenant_of
 from sunloom.serving.auth.tenants import OPERATOR, may_change, owner_for, reader_for
+from sunloom.serving.error_body import hide_paths, hide_paths_in
 
 JOB = "llm_train"
 # Logged when a run starts: a job's only link to the folder with its progress.
@@ -108,16 +106,11 @@ def build_router(settings: Settings) -> APIRouter:
             try:
                 result = job_result(logs)
             except JobError as error:
-                outcome["error"] = _without_folders(settings, error.message)
+                outcome["error"] = error.message
             else:
                 outcome = {name: getattr(result, name) for name in outcome}
-                if outcome["error"] is not None:
-                    outcome["error"] = _without_folders(settings, outcome["error"])
-                outcome["artifacts"] = {
-                    name: _without_folders(settings, str(value))
-                    for name, value in outcome["artifacts"].items()
-                }
-        return _summary(job) | progress_of_log(logs) | outcome
+        shown: dict[str, Any] = hide_paths_in(outcome)
+        return _summary(job) | progress_of_log(logs) | shown
 
     @router.post("/training/{job_id}/stop")
     def stop_training(request: Request, job_id: str) -> dict[str, Any]:
@@ -132,7 +125,7 @@ def build_router(settings: Settings) -> APIRouter:
     def show_logs(request: Request, job_id: str) -> str:
         """The log of a job."""
         _find_job(settings, request.scope, job_id)
-        return _without_folders(settings, str(job_client(settings).get_job_logs(job_id)))
+        return hide_paths(str(job_client(settings).get_job_logs(job_id)))
 
     return router
 
@@ -176,25 +169,6 @@ def _find_job(settings: Settings, scope: Scope, job_id: str) -> Any:
             f"There is no job {job_id!r}.", known=list(jobs), name=job_id, param="job_id"
         )
     return jobs[job_id]
-
-
-def _without_folders(settings: Settings, text: str) -> str:
-    """A text with names in the place of the server's folders."""
-    store = settings.artifacts_uri()
-    folders = {
-        store: "artifacts",
-        str(settings.paths.outputs): "outputs",
-        str(settings.paths.state): "state",
-        str(source_root()): "project",
-        sys.prefix: "python",
-        tempfile.gettempdir() + "/": "tmp/",
-        str(Path.home()): "home",
-    }
-    # The longest first: some lie inside others.
-    for folder in sorted(folders, key=len, reverse=True):
-        if folder.strip("/"):
-            text = text.replace(folder, folders[folder])
-    return text
 
 
 def progress_of_log(logs: str) -> dict[str, Any]:
