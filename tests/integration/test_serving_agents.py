@@ -1,12 +1,20 @@
-"""Agents behind the real gateway: what happens when their model is not there."""
+"""Agents behind the real gateway, and what other clients do to the engine that they share."""
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
+import httpx
 import pytest
 from gateway_fixture import RunningGateway
+from sqlalchemy import select
 
 from sunloom.agents.api import run_tasks
 from sunloom.config.agents import AgentSpec, EngineName
+from sunloom.core.database import open_database
+from sunloom.serving.auth.api_keys import create_key
+from sunloom.serving.auth.rate_limits import UsageRow
 
 pytestmark = pytest.mark.integration
 QUESTION = "Should customer 1 get a voucher?"
@@ -32,3 +40,63 @@ def test_the_served_model_is_really_asked(gateway: RunningGateway, engine: Engin
     [result] = run_tasks(gateway.url, gateway.key, engine, [QUESTION], spec=spec, timeout_s=300)
     answered = "model_call" in {event.type for event in result.events}
     assert answered or "cut off at max_tokens" in str(result.error), result
+
+
+# About two seconds of work for the engine.
+LONG = {"model": "tool-base", "prompt": "a", "n": 8, "max_tokens": 450, "ignore_eos": True}
+
+
+def charged_tokens(gateway: RunningGateway, account: str) -> int:
+    """The account's tokens in all, as soon as some are written."""
+    query = select(UsageRow.tokens).where(UsageRow.account == account, UsageRow.minute == -1)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with open_database(gateway.settings).session() as session:
+            if tokens := session.scalar(query):
+                return int(tokens)
+        time.sleep(0.05)
+    raise AssertionError("no tokens were charged")
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_the_engine_stops_when_a_client_hangs_up(
+    gateway: RunningGateway, is_streamed: bool
+) -> None:
+    first = gateway.call("POST", "/v1/completions", json=LONG | {"max_tokens": 2})
+    assert first.json()["usage"]["completion_tokens"] == 16
+    key, record = create_key(gateway.settings, ["llm"], "hasty")
+    headers = {"Authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=gateway.url, headers=headers, timeout=60) as client:
+        if is_streamed:
+            # Long before the event with the usage.
+            with client.stream("POST", "/v1/completions", json=LONG | {"stream": True}) as stream:
+                next(stream.iter_lines())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post("/v1/completions", json=LONG, timeout=0.4)
+    assert 0 < charged_tokens(gateway, record.account) < 3000
+
+
+def test_a_cached_prompt_of_one_tenant_is_not_known_to_another(gateway: RunningGateway) -> None:
+    keys = [create_key(gateway.settings, ["llm"], tenant)[0] for tenant in ("one", "one", "two")]
+    body: dict[str, Any] = {"model": "tool-base", "prompt": "hello " * 200, "max_tokens": 1}
+
+    def cached(key: str, **more: str) -> int:
+        answer = gateway.call("POST", "/v1/completions", key, json=body | more).json()
+        return int((answer["usage"]["prompt_tokens_details"] or {}).get("cached_tokens") or 0)
+
+    assert cached(keys[0]) == 0
+    assert cached(keys[1]) >= 128
+    assert cached(keys[2]) == 0
+    # Nor with a salt of its own choice.
+    assert cached(keys[1], cache_salt="a") == 0
+    assert cached(keys[2], cache_salt="a") == 0
+
+
+def test_errors_of_the_engine_name_the_field(gateway: RunningGateway) -> None:
+    for field, value in (("temperature", "hot"), ("stop", 5), ("top_logprobs", "x")):
+        body = {"model": "tool-base", "messages": [{"role": "user", "content": "a"}], field: value}
+        error = gateway.call("POST", "/v1/chat/completions", json=body).json()["error"]
+        assert error["param"] == field
+        assert error["message"].startswith(field)
+        assert "{" not in error["message"]

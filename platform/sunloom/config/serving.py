@@ -11,6 +11,32 @@ from sunloom.config.loading.durations import Duration
 from sunloom.config.loading.model import Model
 
 
+class LlmLimits(Model):
+    """Bounds of requests to the language model, so that no key holds up the others."""
+
+    max_sequences: int = Field(default=16, ge=1)
+    """Answers of one key that are generated at once, choices times prompts. A request for more is
+    refused; one that finds them taken waits."""
+    max_waiting: int = Field(default=256, ge=0)
+    """Requests of one key that may wait for its other requests; further ones are refused."""
+    max_generated_tokens: int = Field(default=16_384, ge=1)
+    """Largest product of choices, prompts and ``max_tokens`` of one request. One answer as long as
+    the model allows is never refused."""
+    max_inputs: int = Field(default=256, ge=1)
+    """Largest number of texts in one request for embeddings."""
+    max_tools: int = Field(default=128, ge=1)
+    """Largest number of tools of one request."""
+    max_schema_bytes: int = Field(default=16_384, ge=1)
+    """Longest JSON schema, regular expression or grammar for an answer; all tools together may
+    have four times as much."""
+    # The engine's compiler takes time with the third power of the depth: 8 ms at 33 levels, 0.6 s
+    # at 129.
+    max_schema_depth: int = Field(default=32, ge=1)
+    """Deepest nesting of such a schema, levels of JSON: an object within an object takes two."""
+    max_repetitions: int = Field(default=1000, ge=1)
+    """Largest product of the repetitions ``{m,n}`` in a pattern of such a schema."""
+
+
 class LlmServing(Model):
     """The language model app: one base model and every adapter trained on it."""
 
@@ -43,6 +69,8 @@ class LlmServing(Model):
     """Ray's accelerator type, such as ``H100``; CPU if empty."""
     replicas: int = Field(default=1, ge=1)
     """Number of engines."""
+    limits: LlmLimits = LlmLimits()
+    """Bounds of requests."""
     engine: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Further arguments of vLLM's engine, passed on as they are."""
 

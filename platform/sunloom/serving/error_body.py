@@ -196,6 +196,7 @@ def translate(status: int, body: bytes) -> Problem:
         message, param = str(error.get("message", "")), error.get("param")
         if "hint" not in error:
             # vLLM's errors have no hint, and repeat the status as their code.
+            message, param = _translate_vllm(message, param)
             return Problem(status, code, message, param=param)
         return Problem(status, str(error["code"]), message, str(error["hint"]), param)
     detail = data.get("detail", data) if isinstance(data, dict) else data
@@ -209,6 +210,50 @@ def translate(status: int, body: bytes) -> Problem:
         ]
         return Problem(status, code, "; ".join(fields), param=param)
     return Problem(status, code, detail if isinstance(detail, str) else reason)
+
+
+# vLLM writes pydantic's list of errors as Python: one a line, type and place before the message and
+# what the client sent after it.
+_VALIDATION_ERROR = re.compile(
+    r"^  \{'type': '\w+', 'loc': \((.*?)\), 'msg': ('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")", re.M
+)
+_PLACE = re.compile(r"'((?:[^'\\]|\\.)*)'|(\d+)")
+# The parts of a place that name no field: the body itself, pydantic's validators, and the members
+# of a union, which are types or classes.
+_NO_FIELD = re.compile(
+    r"body|.*[\[\](){}].*|[A-Z]\w*|(function|json|lax|tagged|is)-[\w-]+|chain|nullable|union"
+    r"|str|int|float|bool|bytes|list|tuple|dict|set|none"
+)
+_MOST_ALTERNATIVES = 3
+
+
+def _translate_vllm(message: str, param: object) -> tuple[str, str | None]:
+    """One sentence that names the field, and the field.
+
+    A union's error has an entry for each of its members: those of the first entry's field are what
+    the field may be.
+    """
+    field = str(param) if param not in (None, "", "None") else None
+    fields: dict[str, list[str]] = {}
+    for match in _VALIDATION_ERROR.finditer(message):
+        parts = [text or number for text, number in _PLACE.findall(match[1])]
+        place = ".".join(part for part in parts if not _NO_FIELD.fullmatch(part))
+        fields.setdefault(place, []).append(match[2][1:-1].replace("\\'", "'"))
+    if not fields:
+        return message, field
+    place, reasons = next(iter(fields.items()))
+    return _sentence(place or field or "The body", reasons), place or field
+
+
+def _sentence(place: str, reasons: list[str]) -> str:
+    if reasons[0] == "Field required":
+        return f"{place} is required."
+    begin = "Input should be "
+    allowed = [reason.removeprefix(begin) for reason in reasons if reason.startswith(begin)]
+    if not allowed:
+        reason = reasons[0].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        return f"{place}: {reason}"
+    return f"{place} should be {' or '.join([*dict.fromkeys(allowed)][:_MOST_ALTERNATIVES])}."
 
 
 def _type_and_code(status: int) -> tuple[str, str]:

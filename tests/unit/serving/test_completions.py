@@ -10,13 +10,11 @@ import pytest
 from asgi import OpenGate, call, record
 
 from sunloom.config import Settings
+from sunloom.config.serving import LlmLimits, LlmServing
+from sunloom.core.database import open_database
 from sunloom.core.model_registry import ModelRegistry, open_registry
 from sunloom.errors import NotFoundError, RequestError
-from sunloom.serving.apps.llm.completions import (
-    CompletionsMiddleware,
-    build_probe_request,
-    check_request,
-)
+from sunloom.serving.apps.llm.completions import CompletionsMiddleware, build_probe_request
 from sunloom.serving.apps.llm.model_resolver import (
     BaseLanguageModel,
     ModelResolver,
@@ -25,12 +23,16 @@ from sunloom.serving.apps.llm.model_resolver import (
     find_base,
     required_models,
 )
+from sunloom.serving.apps.llm.token_meter import count_sequence
 from sunloom.serving.asgi import read_body
-from sunloom.serving.auth.middleware import GatewayMiddleware
+from sunloom.serving.auth.api_keys import Allowance, KeyRecord, create_key
+from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
 from sunloom.serving.auth.rate_limits import Spent
+from sunloom.serving.metrics.request_metrics import RequestMetrics
 
-USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+MESSAGES = [{"role": "user", "content": "a"}]
 
 
 def folder(tmp_path: Path, name: str) -> Path:
@@ -104,6 +106,115 @@ def test_promoted_adapters_are_required(settings: Settings, resolver: ModelResol
     ]
 
 
+class Sequence:
+    """One sequence of the engine, as vLLM keeps it."""
+
+    def __init__(self, prompt_tokens: int, tokens: int = 0) -> None:
+        self.prompt_len = prompt_tokens
+        self.tokens = tokens
+        self.detokenizer = self
+
+    def num_output_tokens(self) -> int:
+        return self.tokens
+
+
+class Engine:
+    """What vLLM's app would do: remembers the request, generates ``n`` answers of two tokens."""
+
+    def __init__(self, *events: bytes) -> None:
+        self.events = events
+        self.requests: list[dict[str, Any]] = []
+
+    @property
+    def request(self) -> dict[str, Any]:
+        return self.requests[-1] if self.requests else {}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = await read_body(receive)
+        assert int(dict(scope["headers"])[b"content-length"]) == len(body)
+        self.requests.append(json.loads(body))
+        for index in range(self.request.get("n", 1)):
+            count_sequence(Sequence(5, 2), index)
+        await self.answer(receive, send)
+
+    async def answer(self, receive: Any, send: Any) -> None:
+        parts = self.events or (b"{}",)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for index, part in enumerate(parts):
+            more = index + 1 < len(parts)
+            await send({"type": "http.response.body", "body": part, "more_body": more})
+
+
+class EndlessEngine(Engine):
+    """Generates a token every millisecond until the client leaves, in a task of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sequence = Sequence(5)
+        self.has_ended = asyncio.Event()
+
+    async def answer(self, receive: Any, send: Any) -> None:
+        count_sequence(self.sequence, 0)
+        handler = asyncio.create_task(self.generate())
+
+        async def listen() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        # As vLLM's with_cancellation does: a cancelled wait cancels neither of the two.
+        listener = asyncio.create_task(listen())
+        await asyncio.wait({handler, listener}, return_when=asyncio.FIRST_COMPLETED)
+        handler.cancel()
+
+    async def generate(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(0.001)
+                self.sequence.tokens += 1
+        finally:
+            self.has_ended.set()
+
+
+class Quota:
+    """Counts tokens as the gateway's admission does, with a quota that a test sets."""
+
+    def __init__(self, tokens: int | None = None) -> None:
+        self.tokens = tokens
+        self.spent: list[Spent] = []
+
+    def spend(self, key: KeyRecord, spent: Spent) -> None:
+        assert key.id == "key_1"
+        self.spent.append(spent)
+
+    def remaining_tokens(self, key: KeyRecord) -> int | None:
+        used = sum(spent.total_tokens for spent in self.spent)
+        return None if self.tokens is None else max(0, self.tokens - used)
+
+
+Layered = tuple[GatewayMiddleware, list[str], Quota]
+
+
+def layered(
+    engine: Engine,
+    resolver: ModelResolver,
+    *,
+    quota: int | None = None,
+    tenant: str = "acme",
+    **limits: int,
+) -> Layered:
+    loaded: list[str] = []
+    counts = Quota(quota)
+
+    async def load(target: ResolvedModel) -> None:
+        loaded.append(target.engine_name)
+
+    config = LlmServing(max_model_len=200, limits=LlmLimits(**limits))
+    layer = CompletionsMiddleware(engine, resolver, load, counts, config)
+    gate = OpenGate("llm")
+    gate.key = record("llm", tenant=tenant)
+    return GatewayMiddleware(layer, gate, "llm"), loaded, counts
+
+
 def test_a_tenants_adapter_is_unknown_to_others(
     settings: Settings, resolver: ModelResolver, registry: ModelRegistry, tmp_path: Path
 ) -> None:
@@ -119,7 +230,7 @@ def test_a_tenants_adapter_is_unknown_to_others(
     async def ask(app: Any) -> tuple[list[str], int, httpx.Response]:
         listed = (await call(app, "GET", "/v1/models")).json()["data"]
         one = await call(app, "GET", "/v1/models/hidden")
-        chat = await call(app, "POST", CHAT, json={"model": "hidden", "messages": []})
+        chat = await call(app, "POST", CHAT, json={"model": "hidden", "messages": MESSAGES})
         return [card["id"] for card in listed], one.status_code, chat
 
     names, status, chat = asyncio.run(ask(own))
@@ -132,86 +243,197 @@ def test_a_tenants_adapter_is_unknown_to_others(
     assert required_models(settings, resolver) == ["retail-agent"]
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        {"prompt_logprobs": 0},
-        {"echo": True, "logprobs": 0},
-        {"echo": True, "logprobs": True},
-        {"echo": True, "top_logprobs": 2},
-    ],
-)
-def test_prompt_log_probabilities_are_refused(request_: dict[str, Any]) -> None:
-    with pytest.raises(RequestError):
-        check_request({"model": "a", **request_})
-
-
-@pytest.mark.parametrize(
-    "request_", [{}, {"logprobs": True}, {"echo": True}, {"prompt_logprobs": None}]
-)
-def test_other_requests_pass(request_: dict[str, Any]) -> None:
-    check_request({"model": "a", **request_})
-
-
-class Engine:
-    """What vLLM's app would do: remembers the request, answers with a count."""
-
-    def __init__(self, *events: bytes) -> None:
-        self.events = events
-        self.request: dict[str, Any] = {}
-        self.length = 0
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        body = await read_body(receive)
-        self.length = int(dict(scope["headers"])[b"content-length"])
-        assert self.length == len(body)
-        self.request = json.loads(body)
-        parts = self.events or (json.dumps({"usage": USAGE}).encode(),)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        for index, part in enumerate(parts):
-            more = index + 1 < len(parts)
-            await send({"type": "http.response.body", "body": part, "more_body": more})
-
-
-def layered(
-    engine: Engine, resolver: ModelResolver
-) -> tuple[GatewayMiddleware, list[str], list[Spent]]:
-    loaded: list[str] = []
-    spent: list[Spent] = []
-
-    async def load(target: ResolvedModel) -> None:
-        loaded.append(target.engine_name)
-
-    layer = CompletionsMiddleware(engine, resolver, load, lambda _scope, usage: spent.append(usage))
-    return GatewayMiddleware(layer, OpenGate("llm"), "llm"), loaded, spent
-
-
 def test_the_body_gets_the_engines_name(resolver: ModelResolver) -> None:
     engine = Engine()
-    guard, loaded, spent = layered(engine, resolver)
-    body = {"model": "retail-agent", "messages": []}
+    guard, loaded, quota = layered(engine, resolver)
+    body = {"model": "retail-agent", "messages": MESSAGES}
     answer = asyncio.run(call(guard, "POST", CHAT, json=body))
     assert answer.status_code == 200
-    assert engine.request == {"model": "retail-agent@1", "messages": []}
+    assert len(engine.request.pop("cache_salt")) == 64
+    assert engine.request == {"model": "retail-agent@1", "messages": MESSAGES}
     assert loaded == ["retail-agent@1"]
-    assert spent == [
+    assert quota.spent == [
         Spent(model="retail-agent@1", prompt_tokens=5, completion_tokens=2, total_tokens=7)
     ]
 
 
-@pytest.mark.parametrize("is_requested", [False, True])
-def test_streamed_tokens_are_counted(resolver: ModelResolver, is_requested: bool) -> None:
-    usage = b'data: {"choices":[],"usage":{"total_tokens":9}}\n\n'
-    engine = Engine(b'data: {"choices":[{"text":"a"}]}\n\n', usage + b"data: [DONE]\n\n")
-    guard, _, spent = layered(engine, resolver)
-    options = {"stream_options": {"include_usage": True}} if is_requested else {}
-    body = {"model": "tool-base", "stream": True, **options}
+def test_answers_are_counted_with_their_prompt_once(resolver: ModelResolver) -> None:
+    engine = Engine(b'data: {"choices":[{"text":"a"}]}\n\n', b"data: [DONE]\n\n")
+    guard, _, quota = layered(engine, resolver)
+    body = {"model": "tool-base", "messages": MESSAGES, "stream": True, "n": 3}
     answer = asyncio.run(call(guard, "POST", CHAT, json=body))
-    assert [(usage.model, usage.total_tokens) for usage in spent] == [("tool-base", 9)]
-    assert engine.request["stream_options"] == {"include_usage": True}
-    assert (usage.strip() in answer.content) is is_requested
-    assert answer.text.endswith("data: [DONE]\n\n")
-    assert answer.text.startswith('data: {"choices":[{"text":"a"}]}\n\n')
+    assert answer.content == b"".join(engine.events)
+    # The client did not ask for a usage event, and nothing else depends on one.
+    assert "stream_options" not in engine.request
+    assert [(spent.prompt_tokens, spent.completion_tokens) for spent in quota.spent] == [(5, 6)]
+
+
+async def leave(guard: GatewayMiddleware, engine: EndlessEngine, *, is_cancelled: bool) -> None:
+    """Ask for a completion, and leave while it is generated."""
+    body = json.dumps({"model": "tool-base", "prompt": "a"}).encode()
+    has_left = asyncio.Event()
+    messages = [{"type": "http.request", "body": body}]
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await has_left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(f"sent to a client that has left: {message}")
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": COMPLETIONS,
+        "headers": [(b"authorization", b"Bearer good")],
+    }
+    request = asyncio.create_task(guard(scope, receive, send))
+    while not engine.sequence.tokens:
+        await asyncio.sleep(0.001)
+    if is_cancelled:
+        # What Serve does, without telling the app.
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+    else:
+        has_left.set()
+        await request
+    await asyncio.wait_for(engine.has_ended.wait(), 0.5)
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_the_engine_stops_when_the_client_leaves(
+    resolver: ModelResolver, is_cancelled: bool
+) -> None:
+    engine = EndlessEngine()
+    guard, _, quota = layered(engine, resolver)
+    asyncio.run(leave(guard, engine, is_cancelled=is_cancelled))
+    [spent] = quota.spent
+    assert spent.prompt_tokens == 10
+    assert 3 <= spent.completion_tokens <= engine.sequence.tokens + 2
+
+
+def test_a_reservation_holds_the_quota_of_many_at_once(resolver: ModelResolver) -> None:
+    engine = Engine()
+    guard, _, quota = layered(engine, resolver, quota=40)
+    body = {"model": "tool-base", "prompt": "a", "max_tokens": 20}
+
+    async def send_all() -> list[int]:
+        answers = await asyncio.gather(
+            *(call(guard, "POST", COMPLETIONS, json=body) for _ in range(5))
+        )
+        return sorted(answer.status_code for answer in answers)
+
+    # Each may use 3 + 20 of the 40.
+    assert asyncio.run(send_all()) == [200, 429, 429, 429, 429]
+    assert quota.remaining_tokens(record()) == 33
+    # When it has ended, what it did not use is free again.
+    assert asyncio.run(call(guard, "POST", COMPLETIONS, json=body)).status_code == 200
+
+
+def test_the_gateways_own_admission_counts_what_the_engine_generates(
+    settings: Settings, resolver: ModelResolver
+) -> None:
+    secret, _ = create_key(settings, ["llm"], "acme", allowance=Allowance(100, token_quota=30))
+    engine = Engine()
+
+    async def load(target: ResolvedModel) -> None:
+        assert target.engine_name == "tool-base"
+
+    async def send_all() -> list[tuple[int, str, str | None]]:
+        admission = KeyAdmission(settings, RequestMetrics(open_database(settings), "llm"))
+        config = LlmServing(max_model_len=200)
+        layer = CompletionsMiddleware(engine, resolver, load, admission, config)
+        guard = GatewayMiddleware(layer, admission, "llm")
+        body = {"model": "tool-base", "prompt": "a", "max_tokens": 20}
+        two = [call(guard, "POST", COMPLETIONS, secret, json=body) for _ in "12"]
+        answers = await asyncio.gather(*two)
+        body |= {"n": 10}
+        answers += [await call(guard, "POST", COMPLETIONS, secret, json=body) for _ in "12"]
+        return [
+            (answer.status_code, answer.json().get("error", {}).get("code", ""),
+             answer.headers.get("retry-after"))
+            for answer in answers
+        ]  # fmt: skip
+
+    first, second, third, fourth = asyncio.run(send_all())
+    assert sorted([first, second])[1] == (429, "rate_limited", "5")
+    # 7 tokens used: 23 are left for 3 + 10 * 2, and after these none.
+    assert (third[0], engine.request["max_tokens"]) == (200, 2)
+    assert fourth == (429, "insufficient_quota", None)
+    assert len(engine.requests) == 2
+
+
+def test_the_last_answer_ends_where_the_quota_does(resolver: ModelResolver) -> None:
+    engine = Engine()
+    guard, _, quota = layered(engine, resolver, quota=33)
+    body = {"model": "tool-base", "prompt": "a", "max_tokens": 100, "n": 3}
+    assert asyncio.run(call(guard, "POST", COMPLETIONS, json=body)).status_code == 200
+    # 3 for the prompt, and 10 for each of the answers.
+    assert engine.request["max_tokens"] == 10
+    quota.tokens = 11 + 5
+    refused = asyncio.run(call(guard, "POST", COMPLETIONS, json=body))
+    assert refused.status_code == 429
+    assert "5 tokens left of its quota" in refused.json()["error"]["message"]
+    assert len(engine.requests) == 1
+
+
+def test_requests_of_a_key_wait_for_each_other(resolver: ModelResolver) -> None:
+    engine = EndlessEngine()
+    guard, _, quota = layered(engine, resolver, max_sequences=2, max_waiting=2)
+    body = {"model": "tool-base", "prompt": "a"}
+
+    async def send_all() -> list[int]:
+        tasks = [asyncio.create_task(call(guard, "POST", COMPLETIONS, json=body)) for _ in range(5)]
+        [refused], _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        statuses = [refused.result().status_code, len(engine.requests)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return statuses
+
+    # Two run, two wait, and one is too many.
+    assert asyncio.run(send_all()) == [429, 2]
+    assert sum(spent.prompt_tokens > 0 for spent in quota.spent) == 2
+
+
+def test_the_cache_is_salted_by_tenant(resolver: ModelResolver) -> None:
+    engine = Engine()
+    guard, _, _ = layered(engine, resolver)
+
+    def salt(**more: Any) -> str:
+        body = {"model": "tool-base", "messages": MESSAGES, **more}
+        assert asyncio.run(call(guard, "POST", CHAT, json=body)).status_code == 200
+        return str(engine.request["cache_salt"])
+
+    own = salt()
+    assert salt() == own
+    assert salt(cache_salt="b") not in (own, "b")
+    guard._admission.key = record("llm", tenant="other")  # type: ignore[attr-defined]
+    assert salt() != own
+    assert salt(cache_salt=own) != own
+
+
+def test_tools_are_left_out_where_none_may_be_called(resolver: ModelResolver) -> None:
+    engine = Engine()
+    guard, _, _ = layered(engine, resolver)
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    body = {"model": "tool-base", "messages": MESSAGES, "tools": tools}
+    asyncio.run(call(guard, "POST", CHAT, json={**body, "tool_choice": "none"}))
+    assert {"tools", "tool_choice"}.isdisjoint(engine.request)
+    asyncio.run(call(guard, "POST", CHAT, json={**body, "tool_choice": "auto"}))
+    assert engine.request["tools"] == tools
+
+
+def test_a_developer_speaks_as_the_system(resolver: ModelResolver) -> None:
+    engine = Engine()
+    guard, _, _ = layered(engine, resolver)
+    messages = [{"role": "developer", "content": "b"}, *MESSAGES]
+    body = {"model": "tool-base", "messages": messages}
+    asyncio.run(call(guard, "POST", CHAT, json=body))
+    assert [message["role"] for message in engine.request["messages"]] == ["system", "user"]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +443,7 @@ def test_streamed_tokens_are_counted(resolver: ModelResolver, is_requested: bool
         (CHAT, b"[1]", 400),
         (CHAT, b"{}", 400),
         (CHAT, b'{"model": 3}', 400),
-        (CHAT, b'{"model": "nope"}', 404),
+        (CHAT, b'{"model": "nope", "messages": [{"role": "user", "content": "a"}]}', 404),
         ("/v1/load_lora_adapter", b'{"model": "tool-base"}', 404),
         ("/v1/score", b'{"model": "tool-base"}', 404),
     ],
@@ -234,6 +456,14 @@ def test_bad_requests_never_reach_the_engine(
     answer = asyncio.run(call(guard, "POST", path, content=content))
     assert answer.status_code == status
     assert engine.request == {}
+
+
+@pytest.mark.parametrize("method", ["DELETE", "PUT", "POST", "PATCH"])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/retail-agent"])
+def test_models_are_only_read(resolver: ModelResolver, method: str, path: str) -> None:
+    guard, _, _ = layered(Engine(), resolver)
+    answer = asyncio.run(call(guard, method, path))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
 
 
 def test_one_model_can_be_looked_up(resolver: ModelResolver) -> None:

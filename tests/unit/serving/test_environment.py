@@ -52,6 +52,8 @@ def test_the_wrapper_closes_what_ray_opens(settings: Settings, tmp_path: Path) -
     assert "gateway" not in text
     assert r"{\"error\": {\"type\": \"authentication_error\"" in text
     assert 'string "success" if healthcheck' in text
+    assert "option abortonclose" in text
+    assert "splice" not in text
     assert text.startswith("global\n    stats socket /tmp/admin.sock mode 600 level admin\n")
     assert "    option httplog\n    option dontlog-normal\n" in text
     assert "    option log-health-checks\n    timeout http-request 10000ms\n" in text
@@ -132,12 +134,17 @@ def _config() -> str:
     assert 'string "{{ route_info.routes_message }}" if routes\n' in template
     assert "    option httplog\n" in template
     assert "    option log-health-checks\n" in template
+    assert (
+        "    option abortonclose\n    option splice-request\n    option splice-response\n"
+        in template
+    )
     assert "\nfrontend http_frontend\n" in template
     assert "    stats socket {{ config.socket_path }} mode 666 level admin" in template
     return (
         "global\n    stats socket /tmp/admin.sock mode 666 level admin\n"
         "defaults\n    mode http\n    option log-health-checks\n    timeout client 20s\n"
-        "    option httplog\n"
+        "    option httplog\n    option abortonclose\n"
+        "    option splice-request\n    option splice-response\n"
         "frontend prometheus\n    bind :9101\n    mode http\n"
         "frontend http_frontend\n    bind 127.0.0.1:8000\n"
         "    http-request return status 200 content-type text/plain "

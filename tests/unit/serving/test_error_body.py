@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -44,6 +45,75 @@ def test_unexpected_errors_do_not_reveal_their_text() -> None:
 
 def test_html_of_a_proxy_is_not_repeated_for_server_errors() -> None:
     assert translate(500, b"<html>stack</html>").message == "The request failed."
+
+
+def vllm_error(*entries: str, param: str = "body.x") -> bytes:
+    """As vLLM 0.29 writes pydantic's errors."""
+    lines = "".join(f"\n  {entry}" for entry in entries)
+    message = f"{len(entries)} validation errors:{lines}"
+    return json.dumps({"error": {"message": message, "param": param, "code": 400}}).encode()
+
+
+def entry(place: str, text: str) -> str:
+    return f"{{'type': 'x_type', 'loc': ({place}), 'msg': {text}, 'input': 'loc': (), 'msg': 'a'}}"
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "param"),
+    [
+        (
+            vllm_error(entry("'body', 'messages'", "'Field required'")),
+            "messages is required.",
+            "messages",
+        ),
+        (
+            vllm_error(
+                entry("'body', 'stop', 'str'", "'Input should be a valid string'"),
+                entry("'body', 'stop', 'list[str]'", "'Input should be a valid list'"),
+            ),
+            "stop should be a valid string or a valid list.",
+            "stop",
+        ),
+        (
+            vllm_error(
+                entry(
+                    "'body', 'function-wrap[__log_extra_fields__()]', 'messages', 0,"
+                    " 'ChatCompletionUserMessageParam', 'content', 'generator[union[...,...]]'",
+                    "'Input should be iterable'",
+                ),
+                entry("'body', 'messages', 0, 'Message', 'role'", "\"Input should be 'tool'\""),
+            ),
+            "messages.0.content should be iterable.",
+            "messages.0.content",
+        ),
+        (
+            vllm_error(entry("'body',", '"Value error, n must be 1, isn\'t"'), param="n"),
+            "n: n must be 1, isn't",
+            "n",
+        ),
+        (
+            b'{"error": {"message": "Too long.", "param": "None", "code": 400}}',
+            "Too long.",
+            None,
+        ),
+    ],
+)
+def test_an_error_of_vllm_is_one_sentence_that_names_the_field(
+    body: bytes, message: str, param: str | None
+) -> None:
+    problem = translate(400, body)
+    assert (problem.message, problem.param) == (message, param)
+    assert problem.code == "invalid_request"
+
+
+def test_many_errors_of_vllm_are_translated_at_once() -> None:
+    # Close to the largest error that is collected.
+    body = vllm_error(
+        *["{'type': 'x', 'loc': (" + "'a', " * 50_000 + "'msg': '" + "\\" * 50_000] * 3
+    )
+    began = time.perf_counter()
+    assert translate(400, body).param == "body.x"
+    assert time.perf_counter() - began < 0.5
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,14 @@ def test_unknown_routes_name_the_known(app: ASGIApp) -> None:
     assert asyncio.run(call(app, "PUT", "/llm/train")).status_code == 405
 
 
+def test_a_misspelt_field_of_generate_is_refused_with_the_nearest(app: ASGIApp) -> None:
+    body = {"prompt": "a", "model": "retail-agent"}
+    answer = asyncio.run(call(app, "POST", "/llm/generate", json=body))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (422, "model")
+    assert error["hint"].startswith("Did you mean 'model_name'? Known: max_tokens, model_name,")
+
+
 def test_a_key_is_created_once_per_idempotency_key(app: ASGIApp) -> None:
     async def walk() -> list[httpx.Response]:
         body = {"scopes": ["llm"], "tenant": "acme"}

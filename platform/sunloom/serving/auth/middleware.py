@@ -457,6 +457,10 @@ class KeyAdmission:
         """Count the tokens of a model request against a key's quota."""
         self._limiter.spend(key, spent)
 
+    def remaining_tokens(self, key: KeyRecord) -> int | None:
+        """Tokens that are left of a key's quota; None without a quota."""
+        return self._limiter.remaining(key).tokens
+
     async def _find(self, secret: str) -> KeyRecord:
         """The record of a key that is not cached.
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import httpx
 from fastapi import APIRouter, FastAPI, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from sunloom.config import Settings
 from sunloom.core.database import open_database
@@ -67,7 +67,7 @@ class NewKey(ClosedBody):
     purpose: str = Field(default="", max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")
 
 
-class GenerateRequest(BaseModel):
+class GenerateRequest(ClosedBody):
     """A prompt and sampling parameters."""
 
     # Pydantic reserves the prefix model_, which model_name has.

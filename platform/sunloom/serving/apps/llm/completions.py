@@ -1,41 +1,55 @@
-"""Middleware between the gateway's and vLLM's app: models, refused requests, token counts."""
+"""Middleware between the gateway's and vLLM's app: models, checked requests, token counts."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
+from sunloom.config.serving import LlmServing
 from sunloom.errors import NotFoundError, RequestError
+from sunloom.serving.apps.llm.key_budget import KeyBudget, TokenQuota
 from sunloom.serving.apps.llm.model_resolver import ModelResolver, ResolvedModel
+from sunloom.serving.apps.llm.request_checks import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    check_request,
+    limit_answer,
+)
+from sunloom.serving.apps.llm.token_meter import TokenMeter, create_metered_task
 from sunloom.serving.asgi import (
     ASGIApp,
     Message,
     Receive,
     Scope,
     Send,
-    parse_object,
-    read_body,
+    json_object,
     send_json,
 )
+from sunloom.serving.auth.api_keys import KeyRecord
+from sunloom.serving.auth.middleware import caller
 from sunloom.serving.auth.rate_limits import Spent
 from sunloom.serving.auth.tenants import reader_for
+from sunloom.serving.error_body import MethodNotAllowedError
 
 MODELS = "/v1/models"
 DOCUMENT = "/v1/openapi.json"
 # In the order in which they are tried to warm a model up: a plain completion needs no chat
 # template, and a pooling model has the last one only.
 _SHORTEST_REQUEST: Mapping[str, Mapping[str, Any]] = {
-    "/v1/completions": {"prompt": "a", "max_tokens": 1},
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1},
-    "/v1/embeddings": {"input": "a"},
+    COMPLETIONS: {"prompt": "a", "max_tokens": 1},
+    CHAT: {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1},
+    EMBEDDINGS: {"input": "a"},
 }
 ROUTES = tuple(sorted(_SHORTEST_REQUEST))
-_USAGE = b'"usage":'
+# After the client has left: vLLM ends a handler at once, so this is for what hangs.
+_END_S = 1.0
 
 Load = Callable[[ResolvedModel], Awaitable[None]]
-Spend = Callable[[Scope, Spent], None]
 
 
 def build_probe_request(model: str, offered: Collection[str]) -> tuple[str, Mapping[str, Any]]:
@@ -63,7 +77,8 @@ class CompletionsMiddleware:
         app: vLLM's ASGI app.
         resolver: Resolves the names of models.
         load: Loads an adapter into the engine; returns at once if it is loaded.
-        spend: Counts the tokens of a request.
+        quota: Counts the tokens of keys.
+        config: Bounds of requests, and the model's longest length.
         describe: Returns vLLM's OpenAPI document, for the gateway.
         offered: Routes that vLLM has for this kind of model.
     """
@@ -73,7 +88,8 @@ class CompletionsMiddleware:
         app: ASGIApp,
         resolver: ModelResolver,
         load: Load,
-        spend: Spend,
+        quota: TokenQuota,
+        config: LlmServing,
         *,
         describe: Callable[[], dict[str, Any]] = dict,
         offered: Collection[str] = ROUTES,
@@ -81,9 +97,11 @@ class CompletionsMiddleware:
         self._app = app
         self._resolver = resolver
         self._load = load
-        self._spend = spend
+        self._budget = KeyBudget(quota, config.limits)
+        self._config = config
         self._describe = describe
         self._offered = frozenset(offered)
+        self._salt_secret = secrets.token_bytes(32)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on with its model resolved."""
@@ -92,11 +110,14 @@ class CompletionsMiddleware:
             return
         path = scope["path"].rstrip("/")
         if path == MODELS or path.startswith(MODELS + "/"):
+            _check_method(scope, "GET")
             await self._send_models(path.removeprefix(MODELS).lstrip("/"), scope, send)
         elif path == DOCUMENT:
+            _check_method(scope, "GET")
             await send_json(send, 200, self._describe())
         elif path in ROUTES and path in self._offered:
-            await self._complete(scope, receive, send)
+            _check_method(scope, "POST")
+            await self._complete(path, scope, receive, send)
         elif path in ROUTES:
             raise RequestError(
                 f"{self._resolver.base.name!r} does not offer {path}.",
@@ -117,115 +138,125 @@ class CompletionsMiddleware:
         card = next(card for card in cards if card["id"] == name.partition("@")[0])
         await send_json(send, 200, {**card, "id": name})
 
-    async def _complete(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
-        request = parse_object(await read_body(receive))
+    async def _complete(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        request = await json_object(scope, receive)
         if not isinstance(request.get("model"), str) or not request["model"]:
             raise RequestError("The body names no model.", "GET /v1/models lists them.", "model")
-        check_request(request)
+        work = check_request(path, request, self._config.limits, self._config.max_model_len)
         model = await self._resolver.resolve(request["model"], reader_for(scope))
         await self._load(model)
-        counter = _UsageCounter(send, model.engine_name, lambda spent: self._spend(scope, spent))
-        body = counter.encode_request({**request, "model": model.engine_name})
+        key = caller(scope).key
+        # Every route of this app needs a key.
+        assert key is not None
+        request = self._prepare(path, request, key) | {"model": model.engine_name}
+        meter = TokenMeter()
+        async with self._budget.admit(key, work) as max_tokens:
+            if max_tokens is not None:
+                request = limit_answer(path, request, max_tokens)
+            try:
+                await self._forward(scope, json.dumps(request).encode(), receive, send, meter)
+            finally:
+                self._budget.spend(key, _spent(model, meter))
+
+    def _prepare(self, path: str, request: dict[str, Any], key: KeyRecord) -> dict[str, Any]:
+        """The request as vLLM shall see it."""
+        request = {**request, "cache_salt": self._salt(key.tenant, request.get("cache_salt"))}
+        # vLLM's id of a request is the gateway's, which the logs have.
+        request.pop("request_id", None)
+        if path != CHAT:
+            return request
+        if request.get("tool_choice") == "none":
+            # In the prompt they would invite calls, which nothing parses then.
+            for name in ("tools", "tool_choice", "parallel_tool_calls"):
+                request.pop(name, None)
+        # The newer name of the system's role, which chat templates take for the user's.
+        request["messages"] = [
+            message | {"role": "system"} if message["role"] == "developer" else message
+            for message in request["messages"]
+        ]
+        return request
+
+    def _salt(self, tenant: str, own: str | None) -> str:
+        # A prompt of which another tenant has sent the beginning would be answered sooner, and so
+        # tell what the other one sent. A client may divide its own prompts further.
+        text = json.dumps([tenant, own]).encode()
+        return hashlib.blake2b(text, key=self._salt_secret, digest_size=32).hexdigest()
+
+    async def _forward(
+        self, scope: Scope, body: bytes, receive: Receive, send: Send, meter: TokenMeter
+    ) -> None:
+        """Let vLLM answer, and stop it as soon as the client has left.
+
+        Serve cancels the task of a request whose client has left. vLLM's handler runs in a task of
+        its own and lives on; it ends when it receives ``http.disconnect``.
+        """
+        has_left = asyncio.Event()
+        pending = [body]
+
+        async def receive_body_first() -> Message:
+            if pending:
+                return {"type": "http.request", "body": pending.pop(), "more_body": False}
+            await has_left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send_while_connected(message: Message) -> None:
+            if not has_left.is_set():
+                await send(message)
+
+        async def listen() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            has_left.set()
+
         # The engine's name of the model may be longer than the requested one.
-        headers = [pair for pair in scope["headers"] if pair[0] != b"content-length"]
-        headers.append((b"content-length", str(len(body)).encode()))
-        await self._app({**scope, "headers": headers}, _replay_body(body, receive), counter.send)
-
-
-def check_request(request: Mapping[str, Any]) -> None:
-    """Reject requests for log-probabilities of the prompt, which would crash the engine.
-
-    Raises:
-        RequestError: The request asks for them.
-    """
-    hint = "Evaluate on an engine of its own instead: sunloom llm evaluate."
-    if request.get("prompt_logprobs") is not None:
-        raise RequestError("prompt_logprobs is not offered here.", hint, "prompt_logprobs")
-    # 0 asks for them too.
-    logprobs = [request.get(name) for name in ("logprobs", "top_logprobs")]
-    if request.get("echo") and any(value is not None and value is not False for value in logprobs):
-        raise RequestError("echo together with logprobs is not offered here.", hint, "echo")
-
-
-class _UsageCounter:
-    """Reads the token counts from a response on its way to the client.
-
-    vLLM sends a stream's usage on request only, in an additional last event: it is always
-    requested, and the event is removed if the client did not request it.
-    """
-
-    def __init__(self, send: Send, model: str, count: Callable[[Spent], None]) -> None:
-        self._send = send
-        self._model = model
-        self._count = count
-        self._is_stream = False
-        self._client_wants_usage = True
-        self._body = bytearray()
-
-    def encode_request(self, request: dict[str, Any]) -> bytes:
-        """The body for vLLM, with the usage of a stream requested."""
-        self._is_stream = bool(request.get("stream"))
-        if self._is_stream:
-            options = request.get("stream_options") or {}
-            # Anything else is an error, which vLLM reports.
-            if isinstance(options, dict):
-                self._client_wants_usage = bool(options.get("include_usage"))
-                request["stream_options"] = {**options, "include_usage": True}
-        return json.dumps(request).encode()
-
-    async def send(self, message: Message) -> None:
-        """The app's ``send``."""
-        if message["type"] == "http.response.body":
-            message = self._process(message)
-        await self._send(message)
-
-    def _process(self, message: Message) -> Message:
-        body = message.get("body", b"")
-        if not self._is_stream:
-            self._body += body
-            if not message.get("more_body"):
-                self._count_usage(bytes(self._body))
-            return message
-        # Nearly every chunk of a stream leaves here, without having been parsed.
-        if _USAGE not in body:
-            return message
-        events = [event for event in body.split(b"\n\n") if self._keeps(event)]
-        return {**message, "body": b"\n\n".join(events)}
-
-    def _keeps(self, event: bytes) -> bool:
-        """Whether an event goes to the client; counts the usage if it is the usage event."""
-        if _USAGE not in event or b'"choices":[]' not in event:
-            return True
-        self._count_usage(event.removeprefix(b"data: "))
-        return self._client_wants_usage
-
-    def _count_usage(self, body: bytes) -> None:
+        headers = [pair for pair in scope["headers"] if pair[0] not in _BODY_HEADERS]
+        headers += [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        answer = self._app({**scope, "headers": headers}, receive_body_first, send_while_connected)
+        handler = create_metered_task(meter, _await(answer))
+        listener = asyncio.create_task(listen())
         try:
-            usage = json.loads(body).get("usage") or {}
-        except (ValueError, AttributeError):
-            # An error response or a body that is no object: nothing was generated.
-            usage = {}
-        self._count(
-            Spent(
-                model=self._model,
-                prompt_tokens=int(usage.get("prompt_tokens") or 0),
-                completion_tokens=int(usage.get("completion_tokens") or 0),
-                total_tokens=int(usage.get("total_tokens") or 0),
-            )
+            await asyncio.shield(handler)
+        finally:
+            listener.cancel()
+            has_left.set()
+            await _end(handler)
+
+
+_BODY_HEADERS = frozenset({b"content-type", b"content-length", b"content-encoding"})
+
+
+def _check_method(scope: Scope, method: str) -> None:
+    # HEAD arrives here as GET.
+    if scope["method"] != method:
+        raise MethodNotAllowedError(
+            f"{scope['path']} does not take {scope['method']}.", f"It takes {method}."
         )
 
 
-def _replay_body(body: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that returns the changed body once, then the client's further messages."""
-    pending = [body]
+async def _await(answer: Awaitable[None]) -> None:
+    await answer
 
-    async def receive_body_first() -> Message:
-        if pending:
-            return {"type": "http.request", "body": pending.pop(), "more_body": False}
-        # vLLM goes on receiving, to notice that the client disconnects.
-        return await receive()
 
-    return receive_body_first
+async def _end(handler: asyncio.Task[None]) -> None:
+    """Wait for a handler whose client has left; cancel it if it takes no notice."""
+    if not handler.done():
+        await asyncio.wait({handler}, timeout=_END_S)
+    if not handler.done():
+        handler.cancel()
+        await asyncio.wait({handler}, timeout=_END_S)
+    if handler.done() and not handler.cancelled():
+        # Read, so that it is not reported as lost; the shield has raised it where it matters.
+        handler.exception()
+
+
+def _spent(model: ResolvedModel, meter: TokenMeter) -> Spent:
+    prompt_tokens, completion_tokens = meter.prompt_tokens, meter.completion_tokens
+    return Spent(
+        model=model.engine_name,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+    )

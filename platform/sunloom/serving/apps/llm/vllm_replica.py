@@ -33,9 +33,9 @@ from sunloom.serving.apps.llm.model_resolver import (
     build_resolver,
     required_models,
 )
-from sunloom.serving.asgi import ASGIApp, Scope
-from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission, caller
-from sunloom.serving.auth.rate_limits import Spent
+from sunloom.serving.apps.llm.token_meter import watch_engine
+from sunloom.serving.asgi import ASGIApp
+from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
 from sunloom.serving.metrics.request_metrics import RequestMetrics
 
 _logger = get_logger("serving.llm")
@@ -68,11 +68,7 @@ class LlmReplica:
         metrics = RequestMetrics(open_database(self._settings), "llm")
         admission = KeyAdmission(self._settings, metrics)
         resolver = build_resolver(self._settings, self._base)
-
-        def spend(scope: Scope, spent: Spent) -> None:
-            if (key := caller(scope).key) is not None:
-                admission.spend(key, spent)
-
+        watch_engine(self._server.engine._engine_client)
         # A pooling model has no completions. Not asked of the OpenAPI document, which takes seconds
         # to be made.
         paths = {getattr(route, "path", None) for route in self._app.routes}
@@ -80,7 +76,13 @@ class LlmReplica:
         for name in required_models(self._settings, resolver):
             await self._warm_up(await resolver.resolve(name), offered)
         app = CompletionsMiddleware(
-            self._app, resolver, self._load, spend, describe=self._describe, offered=offered
+            self._app,
+            resolver,
+            self._load,
+            admission,
+            self._settings.serving.llm,
+            describe=self._describe,
+            offered=offered,
         )
         return GatewayMiddleware(
             app,
@@ -222,6 +224,8 @@ def build_llm_config(config: LlmServing, base: BaseLanguageModel) -> Any:
             # Without a parser tool calls would stay text, and agents would see none.
             "enable_auto_tool_choice": True,
             "tool_call_parser": config.tool_parser,
+            # A client sees in its usage how much of its prompt was cached.
+            "enable_prompt_tokens_details": True,
             # With whitespace allowed, a small model fills its tokens with blanks.
             "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
             # A model's folder must not run code of its own.
