@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+import ray
 from gateway_fixture import RunningGateway
+
+from sunloom.serving.deploy.environment import instance_folder
 
 pytestmark = [pytest.mark.security, pytest.mark.integration]
 
@@ -87,3 +93,18 @@ def test_health_routes_say_nothing_of_the_inside(gateway: RunningGateway) -> Non
     for path in ("/healthz", "/-/healthz"):
         text = httpx.get(gateway.url + path, timeout=20).text
         assert text in ('{"status":"ok"}', "success")
+
+
+def test_only_their_owner_enters_the_folders(gateway: RunningGateway) -> None:
+    state = gateway.settings.paths.state
+    # As every worker names it: .../r/session_…
+    session = Path(ray.worker._global_node.get_session_dir_path())
+    ray_folder = session.parents[1]
+    assert ray_folder.name.startswith(f"sunloom-{os.getuid()}-")
+    for folder in (state, state / "online", ray_folder, instance_folder(gateway.settings)):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700, folder
+    for file in state.glob("sunloom.db*"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    sockets = list(instance_folder(gateway.settings).rglob("*.sock*"))
+    assert sockets
+    assert not [path for path in sockets if stat.S_IMODE(path.stat().st_mode) & 0o077]

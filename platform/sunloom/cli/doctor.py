@@ -1,9 +1,10 @@
-"""Command ``sunloom doctor``: packages, programs, hardware and ports of this machine."""
+"""Command ``sunloom doctor``: packages, programs, hardware, ports and rights of files."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,9 +58,15 @@ def doctor(
     env: Env = None,
     json: Json = False,
 ) -> None:
-    """Report packages, programs, hardware, dtype and ports; exit 1 if a part cannot work."""
+    """Report packages, programs, hardware, ports, rights; exit 1 if a part cannot work."""
     settings = load_settings(sets, env)
-    checks = [*_packages(), *_programs(), *_machine(settings), *_ports(settings)]
+    checks = [
+        *_packages(),
+        *_programs(),
+        *_machine(settings),
+        *_ports(settings),
+        *_rights(settings),
+    ]
     if probe:
         checks.append(_dtype(settings))
     healthy = not any(check.status == "missing" for check in checks)
@@ -196,6 +203,34 @@ def _ports(settings: Settings) -> Iterator[Check]:
         else:
             hint = "--port picks another" if port == serving.port else "another Ray runs here"
             yield Check("ports", name, "note", f"in use ({purpose})", hint)
+
+
+def _rights(settings: Settings) -> Iterator[Check]:
+    """Files and folders that nobody but their owner should enter."""
+    from sunloom.core.cluster import ray_folder, token_file
+
+    state = settings.paths.state.absolute()
+    places = {
+        "state folder": state,
+        "runs": settings.paths.outputs.absolute() / "runs",
+        "Ray's temporary folder": ray_folder(settings),
+        "Ray's token": token_file(),
+    }
+    for name, path in places.items():
+        if path is not None and path.exists():
+            yield _right_check(name, path)
+
+
+def _right_check(name: str, path: Path) -> Check:
+    status = path.stat()
+    if status.st_uid != os.getuid():
+        hint = f"chown {os.getuid()} {path}, or remove it"
+        return Check("files", name, "note", f"{path} belongs to user {status.st_uid}", hint)
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        hint = f"chmod {'700' if path.is_dir() else '600'} {path}"
+        return Check("files", name, "note", f"{path} is open to others ({mode:o})", hint)
+    return Check("files", name, "ok", f"{path} is open to its owner only")
 
 
 def _dtype(settings: Settings) -> Check:

@@ -8,6 +8,7 @@ traceback of an error.
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -28,6 +29,7 @@ from sunloom.cli.llm import app as llm
 from sunloom.cli.models import app as models
 from sunloom.cli.serve import app as serve
 from sunloom.cli.tabular import app as tabular
+from sunloom.core.files import PRIVATE_UMASK
 from sunloom.core.interrupts import Interrupted, interrupt_on_signals
 from sunloom.errors import SunloomError
 
@@ -73,6 +75,8 @@ def main(
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``sunloom`` script: errors become a message, a hint and a status."""
+    # Databases, features and runs of every command, and of every process that it starts.
+    os.umask(PRIVATE_UMASK)
     words = list(sys.argv[1:] if arguments is None else arguments)
     # What follows `--` is an argument, such as a prompt, whatever it looks like.
     own = words[: words.index("--")] if "--" in words else words

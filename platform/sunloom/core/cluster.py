@@ -20,6 +20,7 @@ from typing import Any
 
 import sunloom
 from sunloom.config import Settings
+from sunloom.core.files import make_private, private_folder, private_umask
 from sunloom.core.interrupts import keep_signal_handlers, raise_if_interrupted
 from sunloom.core.processes import descendants, end_descendants, free_port
 from sunloom.core.telemetry import QUIET_ENVIRONMENT, get_logger, silence_libraries
@@ -57,6 +58,7 @@ def connect(settings: Settings, environment: Mapping[str, str] | None = None) ->
 
     Raises:
         ClusterError: Ray does not start or does not answer at the address.
+        UsageError: Another user owns the folder for Ray's temporary files.
     """
     import ray
 
@@ -68,6 +70,12 @@ def connect(settings: Settings, environment: Mapping[str, str] | None = None) ->
     address = settings.cluster.address or os.environ.get("RAY_ADDRESS")
     # Only where this process acts on SIGTERM: without Ray's handler it would end uncleanly else.
     acts = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    if not address:
+        # Before Ray starts: its workers write to both, and open the second's content to everybody.
+        private_folder(settings.paths.state)
+        private_folder(ray_folder(settings), is_shared_place=True)
+    if (token := token_file()) is not None:
+        make_private(token)
     try:
         with keep_signal_handlers() if acts else nullcontext():
             if address:
@@ -116,6 +124,20 @@ def package_folders() -> list[str]:
     return [str(path.parent) for path in sorted(packages.glob("sunloom*/__init__.py"))]
 
 
+def ray_folder(settings: Settings) -> Path:
+    """The folder of a private cluster's temporary files, which only its owner may enter."""
+    # Ray's unix sockets allow about 107 characters, so the state folder itself may be too deep.
+    digest = hashlib.sha256(str(settings.paths.state).encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir()) / f"sunloom-{os.getuid()}-{digest}"
+
+
+def token_file() -> Path | None:
+    """The file of Ray's token, where there is one: whoever reads it may run code on a cluster."""
+    default = os.path.expanduser("~/.ray/auth_token")
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or default)
+    return path if path.is_file() else None
+
+
 def _start(settings: Settings, variables: Mapping[str, str]) -> None:
     import ray
 
@@ -147,12 +169,9 @@ def _init(settings: Settings) -> None:
     import ray
 
     config = settings.cluster
-    # Ray's unix sockets allow about 107 characters, so the state folder itself may be too deep.
-    digest = hashlib.sha256(str(settings.paths.state).encode()).hexdigest()[:8]
-    temp_dir = Path(tempfile.gettempdir()) / f"sunloom-{os.getuid()}-{digest}"
     is_debugged = settings.telemetry.log_level == "debug"
     # Jobs on the cluster, which come through the dashboard, have their workers' logs too.
-    with _loopback_only(with_monitors=config.dashboard or is_debugged):
+    with private_umask(), _loopback_only(with_monitors=config.dashboard or is_debugged):
         ray.init(
             address="local",
             num_cpus=config.num_cpus,
@@ -163,7 +182,8 @@ def _init(settings: Settings) -> None:
             namespace="sunloom",
             log_to_driver=is_debugged,
             logging_level="warning",
-            _temp_dir=str(temp_dir),
+            # A folder inside: Ray opens its temporary folder to everybody.
+            _temp_dir=str(ray_folder(settings) / "r"),
         )
 
 

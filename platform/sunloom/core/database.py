@@ -19,6 +19,7 @@ from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
 
 from sunloom.config import Settings
+from sunloom.core.files import make_private
 from sunloom.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -112,6 +113,9 @@ def open_database(settings: Settings, *models: type[Base]) -> Database:
     key = (os.getpid(), url)
     with _lock:
         if key not in _open:
+            if settings.paths.state.exists():
+                # One that an earlier commit made may be entered by everybody.
+                make_private(settings.paths.state)
             _open[key] = Database(url, settings.database.pool_size)
         database = _open[key]
     if models:
@@ -147,9 +151,24 @@ def _build_engine(url: str, pool_size: int) -> Engine:
         ) from error
 
 
+def _prepare_file(path: Path) -> None:
+    """Make the file, or tighten one that was made with a wider mode: it holds keys and prompts."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        # SQLite gives its journals the mode of the file.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+            if file.exists():
+                make_private(file)
+    except OSError:
+        # SQLite reports a file that cannot be opened with its own reason.
+        return
+
+
 def _sqlite_engine(url: str, path: str | None) -> Engine:
-    if path and path != ":memory:":
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    # What begins with "file:" is a URI of SQLite's, such as that of a database in memory.
+    if path and path != ":memory:" and not path.startswith("file:"):
+        _prepare_file(Path(path))
     engine = create_engine(url, connect_args={"timeout": 30})
 
     @event.listens_for(engine, "connect")

@@ -115,7 +115,7 @@ def start_run(settings: Settings, kind: str, config: Settings | None = None) -> 
     run_id = f"{kind}-{started:%Y%m%dT%H%M%S}-{uuid4().hex[:4]}"
     directory = (settings.paths.outputs / "runs" / run_id).absolute()
     # Fails where the folder exists: two runs never share one.
-    directory.mkdir(parents=True)
+    directory.mkdir(mode=0o700, parents=True)
     save_resolved(config or settings, directory)
     run = Run(run_id, directory, kind, started)
     _unfinished[run_id] = run

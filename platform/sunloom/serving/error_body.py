@@ -159,8 +159,14 @@ def status_of(error: BaseException) -> int:
 def problem_of(error: BaseException) -> Problem:
     """The problem for an error; the text of an unexpected one goes to the log only."""
     if isinstance(error, errors.SunloomError):
-        status, headers = status_of(error), _headers_of(error)
-        return Problem(status, error.code, error.message, error.hint, error.param, headers)
+        return Problem(
+            status=status_of(error),
+            code=error.code,
+            message=error.message,
+            hint=error.hint,
+            param=error.param,
+            headers=_headers_of(error),
+        )
     return Problem(
         500,
         "internal",

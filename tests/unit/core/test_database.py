@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -68,3 +69,23 @@ def test_one_database_a_process(settings: Settings) -> None:
 def test_an_unusable_url_says_which_forms_work() -> None:
     with pytest.raises(ConfigError, match="sqlite:///"):
         Database("nonsense")
+
+
+def test_the_database_of_an_earlier_commit_is_tightened_and_opens(settings: Settings) -> None:
+    path = settings.paths.state / "sunloom.db"
+    first = Database(settings.database_url())
+    first.ensure(MomentRow)
+    with first.session() as session:
+        session.add(MomentRow(id=1, at=datetime(2026, 7, 1, tzinfo=UTC)))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    first.engine.dispose()
+    # As an earlier commit left them.
+    path.chmod(0o644)
+    settings.paths.state.chmod(0o755)
+    database = open_database(settings)
+    with database.session() as session:
+        assert session.get_one(MomentRow, 1).at.year == 2026
+        files = list(settings.paths.state.iterdir())
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+        assert {file.suffix for file in files} == {".db", ".db-wal", ".db-shm"}
+    assert stat.S_IMODE(settings.paths.state.stat().st_mode) == 0o700

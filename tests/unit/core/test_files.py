@@ -1,12 +1,27 @@
-"""Files that a reader sees whole or not at all."""
+"""Files that a reader sees whole or not at all, and folders that only their owner enters."""
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from sunloom.core.files import atomic_path, create_atomic, remove_partial, write_atomic
+from sunloom.core.files import (
+    atomic_path,
+    create_atomic,
+    make_private,
+    private_folder,
+    private_umask,
+    remove_partial,
+    write_atomic,
+)
+from sunloom.errors import UsageError
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def test_a_written_file_takes_the_other_ones_place_and_leaves_nothing_beside_it(
@@ -52,3 +67,51 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (path.parent / ".file.txt.0123456789ab.new").write_text("hal")
     remove_partial(tmp_path)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_is_its_owners_and_a_wider_one_is_tightened(tmp_path: Path) -> None:
+    assert mode(private_folder(tmp_path / "a" / "new")) == 0o700
+    wide = tmp_path / "wide"
+    wide.mkdir()
+    wide.chmod(0o777)
+    assert mode(private_folder(wide)) == 0o700
+    assert mode(private_folder(wide, is_shared_place=True)) == 0o700
+    sticky = tmp_path / "sticky"
+    sticky.mkdir()
+    sticky.chmod(0o1777)
+    assert not make_private(sticky)
+    assert mode(sticky) == 0o1777
+
+
+def test_a_link_in_a_place_that_anybody_writes_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir(mode=0o755)
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with pytest.raises(UsageError, match="another user"):
+        private_folder(tmp_path / "link", is_shared_place=True)
+    assert mode(tmp_path / "target") == 0o755
+
+
+def test_another_users_folder_is_refused_where_anybody_makes_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    foreign.chmod(0o755)
+    # To give a folder away, the tests would have to run as root: another user asks instead.
+    other = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    with pytest.raises(UsageError, match="another user"):
+        private_folder(foreign, is_shared_place=True)
+    # A volume that an administrator has mounted stays as he made it.
+    assert mode(private_folder(foreign)) == 0o755
+
+
+def test_what_is_made_under_the_umask_is_private(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with private_umask():
+            (tmp_path / "inside").write_text("secret")
+        (tmp_path / "after").write_text("open")
+    finally:
+        os.umask(before)
+    assert (mode(tmp_path / "inside"), mode(tmp_path / "after")) == (0o600, 0o644)

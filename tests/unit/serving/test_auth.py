@@ -190,7 +190,7 @@ def test_an_idle_process_gives_its_lease_back(settings: Settings) -> None:
     _, key = create_key(settings, ["llm"], allowance=Allowance(1000))
     idle, busy = RateLimiter(open_database(settings)), RateLimiter(open_database(settings))
     charge(idle, key, at=60.0)
-    assert idle.remaining(key).requests == 999
+    assert idle.remaining_of(key).requests == 999
     with open_database(settings).session() as session:
         assert session.get_one(UsageRow, (key.id, 1)).requests == 20
     assert idle.sync(), "it used its lease a moment ago"
@@ -243,7 +243,7 @@ def test_the_token_quota_counts_all_minutes(settings: Settings) -> None:
     meter = RateLimiter(open_database(settings))
     charge(meter, key, at=0.0)
     meter.spend(key, spent(60))
-    assert meter.remaining(key).tokens == 40
+    assert meter.remaining_of(key).tokens == 40
     meter.sync()
     charge(meter, key, at=600.0)
     meter.spend(key, spent(40))

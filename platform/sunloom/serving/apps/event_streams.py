@@ -56,7 +56,7 @@ class EventStreams:
             after: Number of the last event that the client has seen.
             keep_awake: Wakes the task's agent while a client listens.
         """
-        return EventResponse(self.events(task_id, after, keep_awake), lambda: self._opened(key))
+        return EventResponse(self.events(task_id, after, keep_awake), lambda: self._count_open(key))
 
     async def events(
         self, task_id: str, after: int, keep_awake: KeepAwake
@@ -77,7 +77,7 @@ class EventStreams:
         # A client that resumes after the last event would otherwise be kept waiting for ever.
         if await asyncio.to_thread(_has_ended, self._store, task_id, after):
             return
-        with self._followed(task_id, after) as tail:
+        with self._follow_log(task_id, after) as tail:
             async for text in self._follow(tail, task_id, after, keep_awake):
                 yield text
 
@@ -107,7 +107,7 @@ class EventStreams:
                 await tail.wait(_KEEP_AWAKE_S)
 
     @contextmanager
-    def _opened(self, key: KeyRecord) -> Iterator[None]:
+    def _count_open(self, key: KeyRecord) -> Iterator[None]:
         if self._open[key.account] >= self._most:
             raise RateLimitError(
                 f"Key {key.id} has {self._most} streams of events open.",
@@ -122,7 +122,7 @@ class EventStreams:
                 del self._open[key.account]
 
     @contextmanager
-    def _followed(self, task_id: str, after: int) -> Iterator[_Tail]:
+    def _follow_log(self, task_id: str, after: int) -> Iterator[_Tail]:
         tail = self._tails.get(task_id)
         if tail is None:
             tail = self._tails[task_id] = _Tail(self._store, task_id, after)

@@ -436,7 +436,7 @@ class KeyAdmission:
 
     def limit_headers(self, key: KeyRecord) -> list[tuple[bytes, bytes]]:
         """What the key may still use, under the names of OpenAI's headers."""
-        remaining, allowance = self._limiter.remaining(key), key.allowance
+        remaining, allowance = self._limiter.remaining_of(key), key.allowance
         headers = [
             (b"x-ratelimit-limit-requests", b"%d" % allowance.requests_per_minute),
             (b"x-ratelimit-remaining-requests", b"%d" % remaining.requests),

@@ -211,7 +211,7 @@ class RateLimiter:
             if not granted:
                 account.refused_until = now + _REFUSED_S
 
-    def remaining(self, key: KeyRecord) -> Remaining:
+    def remaining_of(self, key: KeyRecord) -> Remaining:
         """What the key may still use; requests that others leased meanwhile are not counted."""
         account = self._accounts.get(key.account) or _Account()
         quota = key.allowance.token_quota

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-import stat
 from functools import cache
 from pathlib import Path
 
 from sunloom.config import Settings
 from sunloom.config.serving import ServingConfig
-from sunloom.core.files import write_atomic
+from sunloom.core.files import private_folder, write_atomic
 from sunloom.core.processes import free_port
-from sunloom.errors import DependencyError, ServingError
+from sunloom.errors import DependencyError
 from sunloom.serving.error_body import Problem
 
 INSTANCE = "SUNLOOM_SERVING_FOLDER"
@@ -71,17 +70,13 @@ def instance_folder(settings: Settings) -> Path:
     """The instance's own folder, readable by its owner only.
 
     Raises:
-        ServingError: Another user owns a folder of this name, or may read it.
+        UsageError: Another user owns a folder of this name.
     """
     # Directly in /tmp: Serve adds a node id to the paths of HAProxy's sockets, and the path of a
     # Unix socket has at most 107 characters.
     digest = hashlib.sha256(str(settings.paths.state.absolute()).encode()).hexdigest()[:8]
     folder = Path("/tmp") / f"sl{os.getuid()}-{digest}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    status = folder.stat()
-    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise ServingError(f"{folder} belongs to another user.", "Remove it and start again.")
-    return folder
+    return private_folder(folder, is_shared_place=True)
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import lmdb
 
+from sunloom.core.files import private_folder
 from sunloom.errors import StoreError
 from sunloom.feature_store.stores.online.key_value import RawWrite
 from sunloom.feature_store.stores.online.online_store import OnlineStore
@@ -32,7 +33,7 @@ class EmbeddedStore(OnlineStore):
     """The online store in a folder.
 
     Args:
-        folder: Created if missing.
+        folder: Created if missing; only its owner may enter it.
         now_us: The clock that records expire by, microseconds since the epoch.
     """
 
@@ -44,11 +45,11 @@ class LmdbBackend:
     """Keys and values in one LMDB environment.
 
     Args:
-        folder: Created if missing.
+        folder: Created if missing; only its owner may enter it.
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         self._folder = folder
         # The map may be resized only while no transaction of this process is open: a writer takes
         # the first lock, a reader the second, and a resize both, in this order.
