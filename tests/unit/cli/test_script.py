@@ -103,7 +103,7 @@ def test_a_key_is_created_listed_and_revoked(cli: Cli) -> None:
 def test_an_unknown_scope_exits_2_with_the_known_ones(cli: Cli) -> None:
     done = cli("keys", "create", "--scopes", "llmm")
     assert done.status == 2
-    assert "features, agents, train, models, admin" in done.err
+    assert "features, ingest, agents, train, models, admin" in done.err
 
 
 def test_an_unknown_job_is_refused_with_the_known_ones(cli: Cli) -> None:

@@ -289,3 +289,15 @@ def test_a_body_that_does_not_arrive_is_refused() -> None:
     # Else what is left of the body would keep the connection open.
     assert (b"connection", b"close") in sent[0]["headers"]
     assert json.loads(sent[1]["body"])["error"]["code"] == "request_timeout"
+
+
+def test_what_is_left_is_told_except_on_the_hot_path() -> None:
+    gate = OpenGate("admin")
+    answer = get(GatewayMiddleware(echo, gate, "t"), "/x")
+    assert answer.headers["x-ratelimit-remaining-requests"] == "9"
+    hot = get(GatewayMiddleware(echo, gate, "t", is_hot=True), "/x")
+    assert "x-ratelimit-remaining-requests" not in hot.headers
+    assert (
+        "x-ratelimit-remaining-requests"
+        not in get(GatewayMiddleware(echo, gate, "t"), "/healthz", None).headers
+    )

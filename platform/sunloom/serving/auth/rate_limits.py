@@ -113,6 +113,9 @@ class _Account:
     new_tokens: int = 0
 
 
+_UNKNOWN = _Account()
+
+
 @dataclass(frozen=True)
 class _Usage:
     requests: int = 0
@@ -213,7 +216,7 @@ class RateLimiter:
 
     def remaining_of(self, key: KeyRecord) -> Remaining:
         """What the key may still use; requests that others leased meanwhile are not counted."""
-        account = self._accounts.get(key.account) or _Account()
+        account = self._accounts.get(key.account) or _UNKNOWN
         quota = key.allowance.token_quota
         tokens = None if quota is None else max(0, quota - account.tokens - account.new_tokens)
         return Remaining(account.left + account.unleased, tokens)

@@ -124,7 +124,8 @@ class AsgiReplica:
         admission = KeyAdmission(settings, RequestMetrics(open_database(settings), name))
         if app.hot_routes is not None:
             # Ahead of Serve's server, which would have set the request id, the middleware sets it.
-            hot = GatewayMiddleware(inner, admission, name, limits=settings.serving.limits)
+            limits = settings.serving.limits
+            hot = GatewayMiddleware(inner, admission, name, limits=limits, is_hot=True)
             register_fast_path(app.prefix, hot, app.hot_routes)
         return GatewayMiddleware(
             inner,
