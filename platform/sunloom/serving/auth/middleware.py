@@ -463,7 +463,7 @@ class KeyAdmission:
 
     def remaining_tokens(self, key: KeyRecord) -> int | None:
         """Tokens that are left of a key's quota; None without a quota."""
-        return self._limiter.remaining(key).tokens
+        return self._limiter.remaining_of(key).tokens
 
     async def _find(self, secret: str) -> KeyRecord:
         """The record of a key that is not cached.
