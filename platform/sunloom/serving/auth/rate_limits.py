@@ -89,7 +89,7 @@ class Remaining:
 
 
 @dataclass(slots=True)
-class _Account:
+class _LeasedAccount:
     """One account as this process sees it.
 
     Attributes:
@@ -113,7 +113,7 @@ class _Account:
     new_tokens: int = 0
 
 
-_UNKNOWN = _Account()
+_UNKNOWN = _LeasedAccount()
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class RateLimiter:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[str, _LeasedAccount] = {}
         # Held for arithmetic only, never during an access to the database.
         self._lock = Lock()
         database.ensure(UsageRow)
@@ -203,7 +203,7 @@ class RateLimiter:
                 granted = max(0, share)
                 break
         with self._lock:
-            account = self._accounts.setdefault(name, _Account())
+            account = self._accounts.setdefault(name, _LeasedAccount())
             if account.minute != minute:
                 account.minute, account.left = minute, 0
             account.left += granted
@@ -224,7 +224,7 @@ class RateLimiter:
     def spend(self, key: KeyRecord, spent: Spent) -> None:
         """Count the tokens of a model request against the key's quota."""
         with self._lock:
-            account = self._accounts.setdefault(key.account, _Account())
+            account = self._accounts.setdefault(key.account, _LeasedAccount())
             account.new_tokens += spent.total_tokens
 
     def sync(self) -> bool:
