@@ -110,6 +110,10 @@ values = st.recursive(
 )
 
 
+ELSEWHERE = ("/llm", "/readyz")
+SENT = ("method", "url", "params", "headers", "json", "content", "data")
+
+
 class NoHosts:
     """Runs no agent."""
 
@@ -229,3 +233,31 @@ def test_any_header(gateway: httpx.Client, path: str, name: str, value: bytes) -
     check(gateway.get(path, headers=headers))
     body = BODIES["/keys"] | {"scopes": ["nobody"]}
     check(gateway.post("/keys", json=body, headers=headers))
+
+
+def test_what_the_documents_allow(gateway: httpx.Client) -> None:
+    """Each operation of the OpenAPI documents, with inputs that schemathesis makes of it."""
+    import schemathesis
+
+    asked = set()
+    for path in ("", "/features", "/predict", "/agents"):
+        document = gateway.get(f"{path}/openapi.json").json()
+        paths = {p: item for p, item in document["paths"].items() if not p.startswith(ELSEWHERE)}
+        for operation in schemathesis.openapi.from_dict(
+            document | {"paths": paths}
+        ).get_all_operations():
+            cases = operation.ok().as_strategy()
+
+            @bounds(quick, max_examples=2)
+            @given(cases)
+            def ask(case: Any) -> None:
+                sent = case.as_transport_kwargs(base_url=str(gateway.base_url))
+                sent["headers"] = dict(sent["headers"]) | {
+                    "Authorization": gateway.headers["authorization"]
+                }
+                check(gateway.request(**{k: v for k, v in sent.items() if k in SENT}))
+
+            ask()
+            asked.add((operation.ok().method, operation.ok().path))
+    assert {("post", "/predict/{model}"), ("post", "/keys"), ("get", "/agents")} <= asked
+    assert len(asked) >= 25
