@@ -12,6 +12,7 @@ from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sunloom.serving.deploy import fast_path, slow_requests
+from sunloom.serving.deploy.environment import ARRIVAL_S
 
 
 @pytest.fixture(autouse=True)
@@ -185,7 +186,11 @@ def test_a_request_that_does_not_arrive_ends_on_the_replicas_own_port() -> None:
         server.should_exit = True
         await serving
 
-    fast_path.middlewares()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slow_requests.ArrivalProtocol, "arrival_s", 12.0)
+        patch.setenv(ARRIVAL_S, "60")
+        fast_path.middlewares()
+        assert slow_requests.ArrivalProtocol.arrival_s == 62.0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slow_requests.ArrivalProtocol, "arrival_s", 0.2)
         asyncio.run(run())

@@ -278,7 +278,8 @@ class RateLimiter:
         """Write the reports in one transaction; each account's tokens in all."""
         totals: dict[str, int] = {}
         with self._database.session() as session:
-            for report in reports:
+            # In one order in all processes: rows that are locked in two would end in a deadlock.
+            for report in sorted(reports, key=lambda report: report.account):
                 _add(session, report.account, _TOTAL, report.used)
                 if report.minute >= 0:
                     used = _Usage(-report.returned, report.used.tokens)

@@ -18,6 +18,9 @@ from sunloom.serving.error_body import Problem
 INSTANCE = "SUNLOOM_SERVING_FOLDER"
 """Variable that marks every process of one instance, so that its orphans can be recognised."""
 
+ARRIVAL_S = "SUNLOOM_SERVING_ARRIVAL_S"
+"""Variable with ``serving.limits.arrival_s``, for the servers that Serve builds itself."""
+
 
 def serving_environment(settings: Settings) -> dict[str, str]:
     """Variables that make Serve run behind HAProxy, apart from any other instance.
@@ -35,6 +38,7 @@ def serving_environment(settings: Settings) -> dict[str, str]:
     statistics, metrics, fallback = _service_ports(str(folder))
     variables = {
         INSTANCE: str(folder),
+        ARRIVAL_S: str(settings.serving.limits.arrival_s),
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1" if settings.serving.throughput else "0",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "sunloom.serving.deploy.fast_path.middlewares",

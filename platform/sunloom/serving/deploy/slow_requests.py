@@ -8,19 +8,23 @@ ever.
 from __future__ import annotations
 
 import asyncio
+import os
 
 from typing_extensions import override
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# Beyond `serving.limits.arrival_s` as configured by default, at which the middleware still answers.
-ARRIVAL_S = 12.0
+from sunloom.config.serving import RequestLimits
+from sunloom.serving.deploy.environment import ARRIVAL_S
+
+# Beyond `serving.limits.arrival_s`, at which the middleware still answers.
+_GRACE_S = 2.0
 
 
 class ArrivalProtocol(HttpToolsProtocol):
     """Closes a connection whose request has not arrived ``arrival_s`` after its first byte."""
 
-    arrival_s = ARRIVAL_S
+    arrival_s = RequestLimits().arrival_s + _GRACE_S
     _arriving_since: float | None = None
     _check_due: asyncio.TimerHandle | None = None
 
@@ -62,4 +66,6 @@ class ArrivalProtocol(HttpToolsProtocol):
 
 def install_arrival_protocol() -> None:
     """Let uvicorn servers of this process use it; Serve builds its own, without a choice."""
+    if configured := os.environ.get(ARRIVAL_S):
+        ArrivalProtocol.arrival_s = float(configured) + _GRACE_S
     auto.AutoHTTPProtocol = ArrivalProtocol
