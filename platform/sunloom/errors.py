@@ -115,7 +115,7 @@ class NotFoundError(SunloomError):
         message: What was looked for and where.
         hint: Overrides the list of known names.
         param: The field that held the name.
-        known: Existing names; the nearest is suggested.
+        known: Existing names, of which the nearest is suggested; None where they are not listed.
         name: The name that was looked up.
     """
 
@@ -128,12 +128,14 @@ class NotFoundError(SunloomError):
         hint: str = "",
         param: str | None = None,
         *,
-        known: Iterable[str] = (),
+        known: Iterable[str] | None = None,
         name: str = "",
     ) -> None:
         # A list: the view of a mapping that callers pass cannot be pickled.
-        self.known = sorted(known)
-        super().__init__(message, hint or known_names_hint(name, self.known), param)
+        self.known = sorted(known or ())
+        if not hint and known is not None:
+            hint = known_names_hint(name, self.known)
+        super().__init__(message, hint, param)
 
 
 class ConflictError(SunloomError):

@@ -108,7 +108,6 @@ def error_of(status: int, text: str) -> ServingError | NotFoundError:
         # Not the gateway's JSON, such as the page of a proxy in between.
         message, hint, param = f"The gateway returned status {status}: {text[:500]}", "", None
     if status == 404:
-        # With no hint, NotFoundError would say that there are none yet.
         return NotFoundError(message, hint or "Check the name.", param)
     return _BY_STATUS.get(status, ServingError)(message, hint, param)
 

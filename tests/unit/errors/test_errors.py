@@ -50,3 +50,8 @@ def test_not_found_suggests_the_nearest_name() -> None:
 
 def test_nearest_is_none_when_nothing_is_close() -> None:
     assert nearest("zzz", ["agent", "base"]) is None
+
+
+def test_only_an_empty_list_of_names_says_that_there_are_none() -> None:
+    assert NotFoundError("There is no a.", known=()).hint == "There are none yet."
+    assert NotFoundError("There is no a.").hint == ""
