@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -85,6 +86,41 @@ async def read_body(receive: Receive, limit_bytes: int = DEFAULT_LIMITS.body_byt
             raise _too_large(limit_bytes)
         if not message.get("more_body"):
             return bytes(body)
+
+
+def hold_back(receive: Receive) -> Receive:
+    """A ``receive`` that stops behind the longest body that an app of this process takes.
+
+    Serve reads ahead of the app into a queue without bound: a client whose key is still looked up,
+    or who waits after a wrong one, would fill the memory. The app refuses what it gets of such a
+    body, and the request ends.
+    """
+    received = 0
+
+    async def receive_bounded() -> Message:
+        nonlocal received
+        if received > _longest_body.limit_bytes:
+            # Until Serve cancels its reading, as it does when the app has answered.
+            await asyncio.Event().wait()
+        message = await receive()
+        received += len(message.get("body", b""))
+        return message
+
+    return receive_bounded
+
+
+def take_bodies_of(limit_bytes: int) -> None:
+    """Let bodies of this many bytes through to the apps of this process."""
+    _longest_body.limit_bytes = max(_longest_body.limit_bytes, limit_bytes)
+
+
+@dataclass
+class _LongestBody:
+    limit_bytes: int = 0
+
+
+# Serve builds the layer ahead of it without arguments: the process keeps what its app has set.
+_longest_body = _LongestBody(DEFAULT_LIMITS.body_bytes)
 
 
 def replay_body(body: bytes, receive: Receive) -> Receive:

@@ -11,6 +11,7 @@ import uvicorn
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sunloom.serving.asgi import DEFAULT_LIMITS
 from sunloom.serving.deploy import fast_path, slow_requests
 from sunloom.serving.deploy.environment import ARRIVAL_S
 
@@ -88,6 +89,26 @@ def test_serve_sees_no_header_that_it_would_fail_on_or_obey() -> None:
     scope = {"type": "http", "method": "POST", "path": "/predict/x", "headers": sent}
     asyncio.run(fast_path.FastPath(behind)(scope, None, None))  # type: ignore[arg-type]
     assert seen == [(b"x-request-id", b"abc-1"), (b"idempotency-key", b"\xfcber"), *KEY]
+
+
+def test_serve_reads_no_more_ahead_than_the_longest_body() -> None:
+    read = 0
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b" " * (1 << 20), "more_body": True}
+
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal read
+        while True:
+            read += len((await receive())["body"])
+
+    async def run() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/predict/x", "headers": KEY}
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(fast_path.FastPath(behind)(scope, receive, None), 0.1)  # type: ignore[arg-type]
+
+    asyncio.run(run())
+    assert read == DEFAULT_LIMITS.body_bytes + (1 << 20)
 
 
 class Wire(asyncio.Transport):

@@ -35,6 +35,7 @@ from sunloom.serving.asgi import (
     Receive,
     Scope,
     Send,
+    take_bodies_of,
     take_json,
 )
 from sunloom.serving.auth.api_keys import KeyRecord, find_key, is_well_formed, open_keys
@@ -114,6 +115,7 @@ class GatewayMiddleware:
         self._app = app
         self._is_hot = is_hot
         self._limits = limits
+        take_bodies_of(limits.body_bytes)
         self._admission = admission
         self._name = name.encode()
         self._sets_request_id = not server_sets_request_id

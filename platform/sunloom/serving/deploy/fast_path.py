@@ -14,7 +14,7 @@ from typing import Any, cast
 from starlette.middleware import Middleware
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from sunloom.serving.asgi import ASGIApp, Receive, Scope, Send, send_body
+from sunloom.serving.asgi import ASGIApp, Receive, Scope, Send, hold_back, send_body
 from sunloom.serving.auth.middleware import REQUEST_ID
 from sunloom.serving.auth.scopes import PUBLIC
 from sunloom.serving.deploy.slow_requests import install_arrival_protocol
@@ -80,7 +80,7 @@ class FastPath:
             ]
             await send_body(send, 401, _REFUSAL.to_json(request_id), headers)
         else:
-            await self._app(scope, receive, send)
+            await self._app(scope, hold_back(receive), send)
 
 
 def middlewares() -> list[Middleware]:
