@@ -56,7 +56,7 @@ async def invalid_request(request: Request, error: Exception) -> Response:
     """The response for a request that does not fit its route's declaration."""
     assert isinstance(error, RequestValidationError)
     errors = error.errors()
-    texts = [f"{_dotted(one['loc'])}: {one['msg']}" for one in errors[:_MOST_ERRORS]]
+    texts = [f"{_join_location(one['loc'])}: {one['msg']}" for one in errors[:_MOST_ERRORS]]
     if len(errors) > _MOST_ERRORS:
         texts.append(f"and {len(errors) - _MOST_ERRORS} more")
     loc = errors[0]["loc"]
@@ -64,7 +64,7 @@ async def invalid_request(request: Request, error: Exception) -> Response:
     if errors[0]["type"] == "extra_forbidden":
         hint = known_names_hint(str(loc[-1])[:_LONGEST_NAME], _known_fields(request, loc[1:-1]))
     # The first part of ``loc`` says only where the field is: body, query, path or header.
-    param = _dotted(loc[1:]) or None
+    param = _join_location(loc[1:]) or None
     return _respond(request, Problem(422, "invalid_request", "; ".join(texts), hint, param))
 
 
@@ -74,7 +74,7 @@ def _respond(request: Request, problem: Problem) -> Response:
     return Response(body, problem.status, headers, media_type="application/json")
 
 
-def _dotted(loc: Sequence[int | str]) -> str:
+def _join_location(loc: Sequence[int | str]) -> str:
     return ".".join(str(part)[:_LONGEST_NAME] for part in loc)
 
 

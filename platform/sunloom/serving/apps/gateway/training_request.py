@@ -196,7 +196,7 @@ def check_overrides(overrides: Mapping[str, Any], bounds: TrainingBounds) -> dic
             )
         if not allowed[key].accepts(value):
             raise RequestError(
-                f"{key} must be {allowed[key].allowed}, not {_shown(value)}.",
+                f"{key} must be {allowed[key].allowed}, not {_shorten(value)}.",
                 f"What can be set: {can_be_set}",
                 key,
             )
@@ -216,7 +216,7 @@ def _flatten(tree: Mapping[str, Any], leaves: Iterable[str]) -> list[tuple[str, 
     return pairs
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     if isinstance(value, str):

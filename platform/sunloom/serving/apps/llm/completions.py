@@ -156,7 +156,7 @@ class CompletionsMiddleware:
             try:
                 await self._forward(scope, json.dumps(request).encode(), receive, send, meter)
             finally:
-                self._budget.spend(key, _spent(model, meter))
+                self._budget.spend(key, _usage_of(model, meter))
 
     def _prepare(self, path: str, request: dict[str, Any], key: KeyRecord) -> dict[str, Any]:
         """The request as vLLM shall see it."""
@@ -252,7 +252,7 @@ async def _end(handler: asyncio.Task[None]) -> None:
         handler.exception()
 
 
-def _spent(model: ResolvedModel, meter: TokenMeter) -> Spent:
+def _usage_of(model: ResolvedModel, meter: TokenMeter) -> Spent:
     prompt_tokens, completion_tokens = meter.prompt_tokens, meter.completion_tokens
     return Spent(
         model=model.engine_name,

@@ -105,15 +105,23 @@ def check_request(
                 "input",
             )
         return Work(prompts, min(prompts, limits.max_sequences), prompt_tokens, 0, 0)
-    return _check_work(path, request, prompts, prompt_tokens, limits, max_model_len)
+    return _check_work(
+        path,
+        request,
+        limits,
+        prompts=prompts,
+        prompt_tokens=prompt_tokens,
+        max_model_len=max_model_len,
+    )
 
 
 def _check_work(
     path: str,
     request: Mapping[str, Any],
+    limits: LlmLimits,
+    *,
     prompts: int,
     prompt_tokens: int,
-    limits: LlmLimits,
     max_model_len: int,
 ) -> Work:
     choices = 1 if request.get("n") is None else request["n"]
