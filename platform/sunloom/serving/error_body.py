@@ -31,10 +31,8 @@ class SlowRequestError(errors.ServingError):
     code = "request_timeout"
 
 
-class InvalidBodyError(errors.ServingError):
+class InvalidBodyError(errors.RequestError):
     """The body is a JSON object, and not one that the route takes."""
-
-    code = "invalid_request"
 
 
 STATUS: Mapping[type[errors.SunloomError], int] = {
@@ -137,14 +135,19 @@ def hide_paths(text: str) -> str:
     return _HOST_PATH.sub(r"…/\1", text) if "/" in text else text
 
 
-def hide_paths_in(data: Any) -> Any:
-    """Plain data with no path of this machine in any of its texts."""
+def hide_paths_in(data: Any, below: Path | None = None) -> Any:
+    """Plain data with no path of this machine in any of its texts.
+
+    Args:
+        data: What JSON can hold.
+        below: A folder; paths in it are given relative to it.
+    """
     if isinstance(data, str):
-        return hide_paths(data)
+        return hide_paths(data.replace(f"{below}/", "") if below else data)
     if isinstance(data, Mapping):
-        return {name: hide_paths_in(value) for name, value in data.items()}
+        return {name: hide_paths_in(value, below) for name, value in data.items()}
     if isinstance(data, list | tuple):
-        return [hide_paths_in(value) for value in data]
+        return [hide_paths_in(value, below) for value in data]
     return data
 
 

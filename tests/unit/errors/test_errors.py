@@ -32,7 +32,8 @@ def test_extra_attributes_pickle_too() -> None:
 
 
 def test_codes_are_distinct() -> None:
-    codes = [kind.code for kind in KINDS]
+    # A class without a code of its own has that of its base.
+    codes = [kind.code for kind in KINDS if "code" in vars(kind)]
     assert len(set(codes)) == len(codes)
 
 

@@ -28,7 +28,7 @@ def build_router(settings: Settings) -> APIRouter:
         from sunloom.monitoring.stored_results import drift_over_time, latest_drift
 
         reports = latest_drift(settings) if monitor is None else drift_over_time(settings, monitor)
-        return _without_paths({"reports": [asdict(report) for report in reports]})
+        return _without_paths(settings, {"reports": [asdict(report) for report in reports]})
 
     @router.get("/quality")
     def quality(monitor: str | None = None) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def build_router(settings: Settings) -> APIRouter:
             "features": _windows(settings, "quality", monitor),
             "skew": _windows(settings, "skew", monitor),
         }
-        return _without_paths(answer)
+        return _without_paths(settings, answer)
 
     @router.get("/performance")
     def performance(request: Request, monitor: str | None = None) -> dict[str, Any]:
@@ -76,19 +76,21 @@ def build_router(settings: Settings) -> APIRouter:
             "serving": [asdict(latency) for latency in route_latencies(database)],
             "answers": [asdict(rates) for rates in served_feature_rates(database)],
         }
-        return _without_paths(answer)
+        return _without_paths(settings, answer)
 
     @router.get("/alerts")
     def alerts(status: Literal["open", "resolved"] | None = None) -> dict[str, Any]:
         """Alerts, newest first."""
-        return _without_paths({"alerts": [asdict(one) for one in list_alerts(settings, status)]})
+        return _without_paths(
+            settings, {"alerts": [asdict(one) for one in list_alerts(settings, status)]}
+        )
 
     return router
 
 
-def _without_paths(answer: dict[str, Any]) -> dict[str, Any]:
-    # Reports and alerts name files, as whoever runs the monitors needs them.
-    shown: dict[str, Any] = hide_paths_in(answer)
+def _without_paths(settings: Settings, answer: dict[str, Any]) -> dict[str, Any]:
+    # Reports and alerts name files; where the outputs are is known to whoever may open them.
+    shown: dict[str, Any] = hide_paths_in(answer, settings.paths.outputs)
     return shown
 
 
