@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sunloom.config import Settings
+from sunloom.config.loading.load import referenced_variables
 from sunloom.core.cluster import EXCLUDES, connected_cluster, source_root
 from sunloom.core.runs import RunResult
 from sunloom.core.telemetry import QUIET_ENVIRONMENT, get_logger
@@ -213,8 +214,7 @@ def withheld_secrets(settings: Settings, keep: Sequence[str] = ()) -> list[str]:
 
 def _referenced_variables(folder: Path) -> set[str]:
     files = (*folder.glob("base.yaml"), *folder.glob("env/*.yaml"), *folder.glob("llm/*.yaml"))
-    texts = [path.read_text() for path in files]
-    return {name.strip() for text in texts for name in re.findall(r"\$\{([^}:]+)\}", text)}
+    return {name for path in files for name in referenced_variables(path.read_text())}
 
 
 def _job_variables(settings: Settings) -> dict[str, str]:

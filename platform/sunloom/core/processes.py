@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
@@ -21,6 +23,9 @@ from sunloom.core.telemetry import get_logger
 # From <linux/prctl.h>; the standard library does not offer prctl.
 _PR_SET_CHILD_SUBREAPER = 36
 _PASSES = 10
+# Above the workers of a Ray that somebody started with its own ports (10002 to 19999).
+_FIRST_PORT, _PORT_TRIALS = 20_000, 50
+_random = random.SystemRandom()
 
 
 def adopt_orphans() -> bool:
@@ -101,10 +106,27 @@ def own_processes() -> Iterator[None]:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nothing listens on at this moment."""
+    """A TCP port that nothing listens on at this moment.
+
+    It lies below those that the system hands out for connections, where there is room: one of
+    these could be taken in the seconds until a server listens there.
+    """
+    candidates = range(_FIRST_PORT, _first_connection_port())
+    # Not in order: processes that search at the same time must not find the same one.
+    for port in _random.sample(candidates, min(len(candidates), _PORT_TRIALS)):
+        if is_port_free(port, host):
+            return port
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def _first_connection_port() -> int:
+    """The first of the ports that the system hands out (Linux); 0 where it does not tell."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def is_port_free(port: int, host: str = "127.0.0.1") -> bool:

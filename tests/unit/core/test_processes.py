@@ -91,6 +91,10 @@ def test_a_process_that_has_ended_is_not_alive() -> None:
 def test_free_ports_are_free_until_bound() -> None:
     port = free_port()
     assert is_port_free(port)
+    # Those of connections begin there: between here and a server's start one could take it.
+    first, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    assert port < int(first) or int(first) <= 20_000
+    assert len({free_port() for _ in range(20)}) > 15, "processes that search at once"
     with socket.socket() as server:
         server.bind(("127.0.0.1", port))
         server.listen()

@@ -274,6 +274,11 @@ def resolve_references(
     return value
 
 
+def referenced_variables(text: str) -> set[str]:
+    """Names of the environment variables that a configuration file refers to."""
+    return {name.strip() for is_file, name in _REFERENCE.findall(text) if not is_file}
+
+
 def _lookup(
     match: re.Match[str], environ: Mapping[str, str], source: str, at: tuple[str, ...]
 ) -> str:

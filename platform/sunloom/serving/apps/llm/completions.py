@@ -154,7 +154,9 @@ class CompletionsMiddleware:
             if max_tokens is not None:
                 request = limit_answer(path, request, max_tokens)
             try:
-                await self._forward(scope, json.dumps(request).encode(), receive, send, meter)
+                await self._send_to_engine(
+                    scope, json.dumps(request).encode(), receive, send, meter
+                )
             finally:
                 self._budget.spend(key, _usage_of(model, meter))
 
@@ -182,7 +184,7 @@ class CompletionsMiddleware:
         text = json.dumps([tenant, own]).encode()
         return hashlib.blake2b(text, key=self._salt_secret, digest_size=32).hexdigest()
 
-    async def _forward(
+    async def _send_to_engine(
         self, scope: Scope, body: bytes, receive: Receive, send: Send, meter: TokenMeter
     ) -> None:
         """Let vLLM answer, and stop it as soon as the client has left.
