@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from sunloom.config.alerts import Severity
 from sunloom.config.data import DriftConfig
 from sunloom.config.loading.durations import Duration
 from sunloom.config.loading.model import Model
-from sunloom.config.settings import Settings, Severity
+from sunloom.config.settings import Settings
 from sunloom.errors import ConfigError
 
 _HOUR = timedelta(hours=1)

@@ -23,7 +23,7 @@ from sqlalchemy import JSON, Float, ForeignKey, Integer, String, or_, select, up
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sunloom.config import Settings
-from sunloom.config.settings import Severity, WebhookConfig
+from sunloom.config.alerts import Severity, WebhookConfig
 from sunloom.core.artifacts import fingerprint
 from sunloom.core.database import Base, UtcDateTime, copy_row, open_database, utc_now
 from sunloom.core.plugins import load_plugin

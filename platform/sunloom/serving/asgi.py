@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from sunloom.config.serving import RequestLimits
+from sunloom.config.request_limits import RequestLimits
 from sunloom.errors import RequestError
 from sunloom.serving.error_body import BodyTooLargeError, SlowRequestError
 

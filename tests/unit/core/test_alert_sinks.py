@@ -12,7 +12,7 @@ from pydantic import SecretStr, ValidationError
 from webhook_receiver import Receiver
 
 from sunloom.config import Settings
-from sunloom.config.settings import WebhookConfig
+from sunloom.config.alerts import WebhookConfig
 from sunloom.core.alerts import Alert, deliver_alerts, emit_alert, list_alerts, resolve_alert
 
 DRIFT = Alert("feature_drift", "warning", "amount <drifted>", {"feature": "amount"}, 0.3, 0.1)

@@ -10,7 +10,8 @@ import pytest
 from asgi import OpenGate, call, record
 
 from sunloom.config import Settings
-from sunloom.config.serving import LlmLimits, LlmServing
+from sunloom.config.request_limits import LlmLimits
+from sunloom.config.serving import LlmServing
 from sunloom.core.database import open_database
 from sunloom.core.model_registry import ModelRegistry, open_registry
 from sunloom.errors import NotFoundError, RequestError

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from asgi import OpenGate, call
 
-from sunloom.config.serving import RequestLimits
+from sunloom.config.request_limits import RequestLimits
 from sunloom.errors import NotFoundError, QuotaError, RateLimitError
 from sunloom.serving.asgi import send_json
 from sunloom.serving.auth.middleware import GatewayMiddleware, caller

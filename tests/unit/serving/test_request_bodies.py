@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from asgi import OpenGate, call
 
-from sunloom.config.serving import RequestLimits
+from sunloom.config.request_limits import RequestLimits
 from sunloom.serving.asgi import json_object, send_json
 from sunloom.serving.auth.middleware import GatewayMiddleware
 

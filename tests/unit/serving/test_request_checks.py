@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sunloom.config.serving import LlmLimits
+from sunloom.config.request_limits import LlmLimits
 from sunloom.errors import RequestError
 from sunloom.serving.apps.llm.request_checks import (
     CHAT,

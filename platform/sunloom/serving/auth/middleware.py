@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from sqlalchemy.exc import SQLAlchemyError
 
 from sunloom.config import Settings
-from sunloom.config.serving import RequestLimits
+from sunloom.config.request_limits import RequestLimits
 from sunloom.core.caching import TtlCache
 from sunloom.core.database import utc_now
 from sunloom.core.telemetry import get_logger

@@ -14,7 +14,7 @@ from typing_extensions import override
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from sunloom.config.serving import RequestLimits
+from sunloom.config.request_limits import RequestLimits
 from sunloom.serving.deploy.environment import ARRIVAL_S
 
 # Beyond `serving.limits.arrival_s`, at which the middleware still answers.

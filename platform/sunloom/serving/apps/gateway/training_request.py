@@ -16,7 +16,7 @@ from typing import Any
 from sunloom.config import Settings, load_config
 from sunloom.config.llm import LlmRecipe
 from sunloom.config.names import LONGEST_ALIAS, LONGEST_NAME, check_alias, check_name
-from sunloom.config.serving import TrainingBounds
+from sunloom.config.request_limits import TrainingBounds
 from sunloom.core.cluster import source_root
 from sunloom.core.model_registry import open_registry
 from sunloom.core.plugins import plugin_names

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sunloom.config.serving import LlmLimits
+from sunloom.config.request_limits import LlmLimits
 from sunloom.errors import QuotaError, RateLimitError
 from sunloom.serving.apps.llm.request_checks import Work
 from sunloom.serving.auth.api_keys import KeyRecord

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from sunloom.config.serving import LlmLimits
+from sunloom.config.request_limits import LlmLimits
 from sunloom.errors import RequestError, nearest
 
 CHAT = "/v1/chat/completions"
