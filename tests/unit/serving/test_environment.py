@@ -14,12 +14,8 @@ from sunloom.config import Settings
 from sunloom.core.processes import free_port
 from sunloom.errors import ServingError
 from sunloom.serving.deploy.deploy import with_port
-from sunloom.serving.deploy.environment import (
-    INSTANCE,
-    haproxy_binary,
-    instance_folder,
-    serving_environment,
-)
+from sunloom.serving.deploy.environment import INSTANCE, instance_folder, serving_environment
+from sunloom.serving.deploy.haproxy import haproxy_binary
 
 
 def test_instances_share_nothing(settings: Settings, tmp_path: Path) -> None:
