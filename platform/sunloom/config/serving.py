@@ -7,9 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from sunloom.config.api_keys import KeyConfig
 from sunloom.config.loading.durations import Duration
 from sunloom.config.loading.model import Model
-from sunloom.config.request_limits import KeyConfig, LlmLimits, RequestLimits, TrainingBounds
+from sunloom.config.request_limits import LlmLimits, RequestLimits, TrainingBounds
 
 
 class LlmServing(Model):
