@@ -15,7 +15,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from sunloom.agents.store import AgentStore, JournalRow
+from sunloom.errors import AgentError
 
 CallKind = Literal["model", "tool", "approval"]
 
@@ -50,7 +53,11 @@ class Journal:
         self._occurrences: Counter[tuple[str, str]] = Counter()
 
     async def begin(self, kind: CallKind, request: dict[str, Any]) -> JournalRow:
-        """Open the entry of a call, or return the one that an earlier attempt opened."""
+        """Open the entry of a call, or return the one that an earlier attempt opened.
+
+        Raises:
+            AgentError: The database does not respond.
+        """
         # A unique constraint needs a short value; requests hold whole conversations.
         # The order of keys says nothing about a call.
         canonical = json.dumps(request, sort_keys=True, separators=(",", ":"), default=str)
@@ -65,7 +72,10 @@ class Journal:
             occurrence=occurrence,
             request=request,
         )
-        return await asyncio.to_thread(self._store.open_entry, entry)
+        try:
+            return await asyncio.to_thread(self._store.open_entry, entry)
+        except SQLAlchemyError as error:
+            raise AgentError("The journal cannot be read: the call was not made.") from error
 
     async def call_once(
         self,
@@ -78,14 +88,24 @@ class Journal:
         Args:
             kind: Model or tool.
             request: Everything that distinguishes this call from others.
-            make: Makes the call. It receives the call's idempotency key, which is the same in
-                every attempt: a receiver that honours such keys does the work once even if the
-                crash came between its response and our record of it.
+            make: Makes the call and returns plain JSON data. It receives the call's idempotency
+                key, which is the same in every attempt: a receiver that honours such keys does the
+                work once even if the crash came between its response and our record of it.
+
+        Raises:
+            AgentError: The database does not respond.
         """
         entry = await self.begin(kind, request)
         if entry.outcome is not None:
             return CallOutcome(entry.outcome, replayed=True)
         outcome = await make(f"{self._task_id}:{entry.seq}")
         # Before the caller sees the outcome: whatever it does next can rely on the record.
-        await asyncio.to_thread(self._store.close_entry, self._task_id, entry.seq, outcome)
+        try:
+            await asyncio.to_thread(self._store.close_entry, self._task_id, entry.seq, outcome)
+        # The end of the task: as an error of the call it would have the model call again.
+        except SQLAlchemyError as error:
+            raise AgentError(
+                f"A {kind} call was made, and its outcome could not be recorded.",
+                "It is not repeated; give the task again once the database responds.",
+            ) from error
         return CallOutcome(outcome, replayed=False)

@@ -17,6 +17,7 @@ from sunloom.agents.gateway_client import Endpoint, GatewayClient
 from sunloom.agents.journal import Journal
 from sunloom.agents.store import AgentRow, AgentStore, TaskRow, TaskStatus
 from sunloom.agents.task_scope import TaskScope
+from sunloom.agents.tools.result_encoder import describe_error
 from sunloom.agents.tools.toolbox import Toolbox, bind_tools
 from sunloom.config.agents import AgentSpec
 from sunloom.core.telemetry import get_logger
@@ -144,7 +145,7 @@ class AgentRuntime:
         except Exception as error:  # noqa: BLE001
             failure = scope.failure or error
             if not isinstance(failure, SunloomError):
-                failure = AgentError(f"The engine failed: {type(error).__name__}: {error}")
+                failure = AgentError(f"The engine failed: {describe_error(error)}")
             await self._fail(row.id, scope, failure)
         else:
             await self._transition(

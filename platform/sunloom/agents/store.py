@@ -363,17 +363,15 @@ class AgentStore:
 
     def close_entry(self, task_id: str, seq: int, outcome: dict[str, Any]) -> None:
         """Record the outcome of a call, unless it has one already."""
-        with self._database.session() as session:
-            session.execute(
-                update(JournalRow)
-                .where(
-                    JournalRow.task_id == task_id,
-                    JournalRow.seq == seq,
-                    # The first outcome stays, whoever else finishes the same call.
-                    JournalRow.outcome.is_(None),
-                )
-                .values(outcome=outcome)
-            )
+        # The first outcome stays, whoever else finishes the same call.
+        query = update(JournalRow).where(
+            JournalRow.task_id == task_id, JournalRow.seq == seq, JournalRow.outcome.is_(None)
+        )
+
+        def close(session: Session) -> None:
+            session.execute(query.values(outcome=outcome))
+
+        self._retry(close)
 
     def _list(self, query: Select[R]) -> list[R]:
         with self._database.session() as session:

@@ -19,6 +19,7 @@ import httpx
 
 from sunloom.agents.gateway_client import GatewayClient
 from sunloom.agents.journal import Journal
+from sunloom.agents.tools.result_encoder import describe_error
 from sunloom.agents.tools.toolbox import Emit, Toolbox
 from sunloom.errors import AgentError, SunloomError
 
@@ -102,6 +103,12 @@ class TaskScope:
         except SunloomError as error:
             self.failure = self.failure or error
             raise
+        except Exception as error:
+            # A library would show its text to the model, which would call the tool again.
+            self.failure = self.failure or AgentError(
+                f"The call of {name} could not be finished: {describe_error(error)}"
+            )
+            raise self.failure from error
 
     def from_thread(self, work: Coroutine[Any, Any, R]) -> R:
         """Run one of the calls above from a library's own thread, and wait for it."""
@@ -136,6 +143,9 @@ class TaskScope:
     def _check_open(self) -> None:
         if self._closed:
             raise AgentError("The task was stopped.")
+        # Libraries go on after an error of ours; the task has failed, and nothing more is done.
+        if self.failure is not None:
+            raise self.failure
 
 
 class ScopedTransport(httpx.AsyncBaseTransport):

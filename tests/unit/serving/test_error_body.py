@@ -6,11 +6,10 @@ import time
 import pytest
 
 from sunloom import errors
+from sunloom.core.host_paths import hide_paths, hide_paths_in
 from sunloom.serving.auth.scopes import find_rule
 from sunloom.serving.error_body import (
     STATUS,
-    hide_paths,
-    hide_paths_in,
     problem_of,
     status_of,
     translate,

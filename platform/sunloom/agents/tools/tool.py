@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
@@ -49,8 +49,9 @@ class Tool(Generic[P, Opt]):
         name: Name that the model uses.
         description: What it does, for the model.
         parameters: Its arguments; their order is the order in the schema.
-        function: Does the work and returns a dataclass or JSON data; raises ``ToolError`` for
-            errors that the model may react to.
+        function: Does the work and returns data, whose JSON the model reads; raises ``ToolError``
+            for errors that the model may react to. ``async def`` or ``def``; the latter runs in a
+            thread.
         scopes: Scopes that the delegated key needs.
         effect: ``write`` if it changes something outside.
         options: Options that an agent's specification may set.
@@ -59,7 +60,7 @@ class Tool(Generic[P, Opt]):
     name: str
     description: str
     parameters: type[P]
-    function: Callable[[ToolCall[P, Opt]], Awaitable[Any]]
+    function: Callable[[ToolCall[P, Opt]], Any]
     scopes: frozenset[str] = frozenset()
     effect: Literal["read", "write"] = "read"
     options: type[Opt] = field(default=NoOptions)  # type: ignore[assignment]

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
+import contextvars
+import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -13,12 +26,21 @@ from pydantic import BaseModel, ValidationError
 
 from sunloom.agents.gateway_client import GatewayClient
 from sunloom.agents.journal import Journal
+from sunloom.agents.tools.result_encoder import (
+    MAX_RESULT_CHARS,
+    describe_error,
+    encode_result,
+    shorten_error,
+    to_compact_json,
+)
 from sunloom.agents.tools.tool import Tool, ToolCall
 from sunloom.config.agents import ToolConfig
 from sunloom.core.plugins import load_plugin
 from sunloom.errors import ConfigError, NotFoundError, SunloomError, ToolError
 
 Emit = Callable[[str, dict[str, Any]], Awaitable[None]]
+_UNFINISHED = (Coroutine, AsyncIterator, Iterator)
+_TOOL_THREADS = 64
 
 
 @dataclass(frozen=True)
@@ -124,9 +146,9 @@ class Toolbox:
         are returned as ``{"error": …}``; all others are raised and end the task.
         """
         try:
-            return _compact_json(await self._call(name, dict(arguments)))
+            return to_compact_json(await self._call(name, dict(arguments)))
         except (ToolError, NotFoundError) as error:
-            return _compact_json({"error": str(error.message)})
+            return to_compact_json({"error": shorten_error(error.message)})
 
     async def _call(self, name: str, arguments: dict[str, Any]) -> Any:
         if name not in self._tools:
@@ -141,7 +163,13 @@ class Toolbox:
             validated: BaseModel = bound.tool.parameters.model_validate(arguments)
         except ValidationError as error:
             raise ToolError(f"Wrong arguments for {name}: {_describe(error)}") from error
-        request: dict[str, Any] = {"tool": name, "arguments": validated.model_dump(mode="json")}
+        # Not cut as a result is: a person approves what the tool receives.
+        if (length := len(validated.model_dump_json())) > MAX_RESULT_CHARS:
+            raise ToolError(
+                f"Wrong arguments for {name}: {length} characters, at most {MAX_RESULT_CHARS}."
+            )
+        arguments = encode_result(validated.model_dump(mode="json"))
+        request: dict[str, Any] = {"tool": name, "arguments": arguments}
         await self._run_hooks(PendingCall(bound, request["arguments"]))
         # After the hooks: waiting for an approval is not the tool's time.
         began = time.perf_counter()
@@ -167,27 +195,70 @@ class Toolbox:
                 raise ToolError(f"The call was refused: {error}") from error
 
     async def _run_tool(self, bound: BoundTool, arguments: BaseModel, key: str) -> dict[str, Any]:
+        """The outcome of a call as plain JSON data, whatever the tool returns or raises."""
+        name = bound.tool.name
         call = ToolCall(arguments, bound.options, self._gateway, key)
         try:
-            result = await bound.tool.function(call)
-            # The journal stores JSON, from which a replayed call reads the same result.
-            is_record = is_dataclass(result) and not isinstance(result, type)
-            return {"result": asdict(result) if is_record else result}
-        except ToolError as error:
-            # An outcome like any other: a replayed call must give the model the same error.
-            return {"error": error.message}
+            returned = await _call_function(bound.tool.function, call)
+        # An outcome like any other: a replayed call must give the model the same error.
+        except (ToolError, NotFoundError) as error:
+            return {"error": shorten_error(error.message)}
         # Such as a gateway that does not respond: the model could do nothing about it.
         except SunloomError:
             raise
-        except Exception as error:
-            raise ToolError(f"{bound.tool.name} failed: {type(error).__name__}: {error}") from error
+        except GeneratorExit:
+            raise
+        # Also what would end the process: its other tasks must not end with a tool that calls exit.
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
+                raise
+            return {"error": f"{name} failed: {describe_error(error)}"}
+        if isinstance(returned, _UNFINISHED):
+            if isinstance(returned, Coroutine | Generator):
+                returned.close()
+            kind = type(returned).__name__
+            return {"error": f"{name} failed: it returned a {kind}; a tool must return data."}
+        return {"result": encode_result(returned)}
+
+
+async def _call_function(function: Callable[[Any], Any], call: ToolCall[Any, Any]) -> Any:
+    """Call a tool's function, a blocking one in a thread of its own."""
+    if inspect.iscoroutinefunction(function):
+        return await function(call)
+    context = contextvars.copy_context()
+    loop = asyncio.get_running_loop()
+    # Not the loop's own executor: its few threads are those of the database.
+    returned, error = await loop.run_in_executor(
+        _tool_threads(), context.run, _call_in_thread, function, call
+    )
+    if error is not None:
+        raise error
+    # Such as a lambda around an async function.
+    return await returned if inspect.isawaitable(returned) else returned
+
+
+def _call_in_thread(
+    function: Callable[[Any], Any], call: ToolCall[Any, Any]
+) -> tuple[Any, BaseException | None]:
+    try:
+        return function(call), None
+    # Handed on, not raised: a future cannot hold a StopIteration, and a SystemExit that it raises
+    # ends the event loop.
+    except BaseException as error:  # noqa: BLE001
+        return None, error
+
+
+@cache
+def _tool_threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_TOOL_THREADS, thread_name_prefix="tool")
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _describe(error: ValidationError) -> str:
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     return f"{where}: {problem['msg']}" if where else str(problem["msg"])
-
-
-def _compact_json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 
 from sunloom.config import Settings
 from sunloom.core.database import open_database
+from sunloom.core.host_paths import hide_paths_in
 from sunloom.core.model_registry import ModelRegistry, ModelVersion, open_registry
 from sunloom.errors import DependencyError, NotFoundError, PermissionDeniedError
 from sunloom.serving.app_table import APPS
@@ -29,7 +30,6 @@ from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
 from sunloom.serving.auth.api_keys import Allowance, create_key, list_keys, revoke_key
 from sunloom.serving.auth.middleware import caller
 from sunloom.serving.auth.tenants import may_change, reader_for
-from sunloom.serving.error_body import hide_paths_in
 
 _OWN_ROUTES = (
     "/docs", "/healthz", "/keys", "/llm/generate", "/llm/train", "/llm/training", "/metrics",

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request
 from sunloom.config import Settings
 from sunloom.core.alerts import list_alerts
 from sunloom.core.database import open_database
+from sunloom.core.host_paths import hide_paths_in
 from sunloom.core.model_registry import open_registry
 from sunloom.serving.auth.tenants import reader_for
-from sunloom.serving.error_body import hide_paths_in
 from sunloom.serving.metrics.request_metrics import route_latencies
 from sunloom.serving.metrics.served_features import served_feature_rates
 

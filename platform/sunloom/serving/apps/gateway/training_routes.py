@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 
 from sunloom.config import Settings
 from sunloom.core.database import open_database
+from sunloom.core.host_paths import hide_paths, hide_paths_in
 from sunloom.core.jobs import (
     ENDED,
     job_client,
@@ -30,7 +31,6 @@ from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
 from sunloom.serving.asgi import Scope
 from sunloom.serving.auth.middleware import tenant_of
 from sunloom.serving.auth.tenants import OPERATOR, may_change, owner_for, reader_for
-from sunloom.serving.error_body import hide_paths, hide_paths_in
 
 JOB = "llm_train"
 # Logged when a run starts: a job's only link to the folder with its progress.
