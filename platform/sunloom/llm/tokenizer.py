@@ -14,7 +14,8 @@ _MARKS = (PAD, END, SYSTEM, "<|tools|>", USER, ASSISTANT, "<|tool|>")
 # underscore, so copying is copying. Every digit stands alone.
 _PIECES = r" ?[A-Za-z]+|[0-9]| ?[^\sA-Za-z0-9]+|\s+"
 
-# Each tool is one line whatever JSON schema the client sends, so prompts stay short. A mark that
+# Each tool is one line whatever JSON schema the client sends, so prompts stay short: a parameter is
+# shown by its type, by its values where these are listed, and by its alternatives. A mark that
 # stands in someone's text is broken up: it must not be read as a turn.
 CHAT_TEMPLATE = """\
 {%- macro plain(text) -%}
@@ -23,14 +24,41 @@ CHAT_TEMPLATE = """\
 {%- for message in messages if message['role'] == 'system' -%}
 {{- '<|system|>' -}}{{- plain(message['content']) -}}{{- '<|end|>' -}}
 {%- endfor -%}
+{%- macro type_of(schema, definitions, depth) -%}
+{%- set options = schema.get('anyOf') or schema.get('oneOf') or schema.get('allOf') or [] -%}
+{%- set name = schema.get('type') -%}
+{%- if depth > 5 -%}any
+{%- elif schema.get('$ref') is string -%}
+{%- set target = definitions.get(schema['$ref'].split('/') | last) -%}
+{{- type_of(target, definitions, depth + 1) if target is mapping else 'any' -}}
+{%- elif schema.get('enum') is iterable -%}
+{%- for value in schema['enum'] -%}{{- plain(value | tojson) -}}{{- '' if loop.last else '|' -}}
+{%- endfor -%}
+{%- elif 'const' in schema -%}{{- plain(schema['const'] | tojson) -}}
+{%- elif name is string -%}{{- plain(name) -}}
+{%- elif name is iterable -%}{{- plain(name | join('|')) -}}
+{%- elif options is iterable and options -%}
+{%- for option in options -%}
+{{- type_of(option, definitions, depth + 1) if option is mapping else 'any' -}}
+{{- '' if loop.last else '|' -}}
+{%- endfor -%}
+{%- elif 'properties' in schema -%}object
+{%- elif 'items' in schema -%}array
+{%- else -%}any
+{%- endif -%}
+{%- endmacro -%}
 {%- if tools -%}
 {{- '<|tools|>' -}}
 {%- for tool in tools -%}
 {%- set f = tool['function'] if 'function' in tool else tool -%}
 {{- plain(f['name']) -}}{{- '(' -}}
 {%- set parameters = f.get('parameters') or {} -%}
+{%- set definitions = parameters.get('$defs') or parameters.get('definitions') -%}
+{%- set definitions = definitions if definitions is mapping else {} -%}
 {%- for key, value in (parameters.get('properties') or {}).items() -%}
-{{- plain(key) -}}{{- ': ' -}}{{- value.get('type', 'any') -}}{{- '' if loop.last else ', ' -}}
+{{- plain(key) -}}{{- ': ' -}}
+{{- type_of(value, definitions, 0) if value is mapping else 'any' -}}
+{{- '' if loop.last else ', ' -}}
 {%- endfor -%}
 {{- ')' -}}{{- '' if loop.last else '\\n' -}}
 {%- endfor -%}
@@ -136,5 +164,5 @@ def conversation_texts(conversations: Iterable[Conversation]) -> Iterator[str]:
         for tool in conversation.tools:
             function = tool["function"]
             keys = function["parameters"]["properties"].items()
-            listed = ", ".join(f"{key}: {value['type']}" for key, value in keys)
+            listed = ", ".join(f"{key}: {value.get('type', 'any')}" for key, value in keys)
             yield f"{function['name']}({listed})"
