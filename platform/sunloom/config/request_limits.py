@@ -30,8 +30,8 @@ class LlmLimits(Model):
     """Bounds of requests to the language model, so that no key holds up the others."""
 
     max_sequences: int = Field(default=16, ge=1)
-    """Answers of one key that are generated at once, choices times prompts. A request for more is
-    refused; one that finds them taken waits."""
+    """Answers of one tenant that are generated at once, choices times prompts. A request for more
+    is refused; one that finds them taken waits."""
     max_waiting: int = Field(default=256, ge=0)
     """Requests of one key that may wait for its other requests; further ones are refused."""
     max_generated_tokens: int = Field(default=16_384, ge=1)
@@ -48,6 +48,10 @@ class LlmLimits(Model):
     # at 129.
     max_schema_depth: int = Field(default=32, ge=1)
     """Deepest nesting of such a schema, levels of JSON: an object within an object takes two."""
+    # And with the second power of the properties that an answer may leave out: 0.4 s for 256.
+    max_schema_objects: int = Field(default=256, ge=1)
+    """Objects of such a schema in all, each property being one; all tools together may have four
+    times as many."""
     max_repetitions: int = Field(default=1000, ge=1)
     """Largest product of the repetitions ``{m,n}`` in a pattern of such a schema."""
 

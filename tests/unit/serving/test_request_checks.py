@@ -116,6 +116,12 @@ def test_shortened_answers_keep_the_field_of_the_request() -> None:
         ),
         (CHAT, {"tools": [tool(**nested_schema(16))]}, "tools.0.function.parameters"),
         (CHAT, {"tools": [tool(description="a" * 9000)] * 8}, "tools"),
+        (
+            CHAT,
+            {"tools": [tool(properties={f"a{i}": {} for i in range(255)})]},
+            "tools.0.function.parameters",
+        ),
+        (CHAT, {"tools": [tool(properties={f"a{i}": {} for i in range(99)})] * 11}, "tools"),
         (CHAT, {"response_format": "json"}, "response_format"),
         (CHAT, {"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
         (CHAT, {"structured_outputs": {"regex": "(a{1,100}){1,100}"}}, "structured_outputs"),
@@ -142,6 +148,7 @@ def test_refused(path: str, fields: dict[str, Any], param: str) -> None:
         {"max_tokens": 100_000},
         {"messages": [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": []}]},
         {"tools": [tool(**nested_schema(14))]},
+        {"tools": [tool(properties={f"a{i}": {} for i in range(99)})] * 10},
         {"structured_outputs": {"regex": "[0-9]{4}-[0-9]{2}-[0-9]{2}"}},
     ],
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 from sunloom.config.serving import LlmServing
 from sunloom.errors import NotFoundError, RequestError
+from sunloom.serving.apps.llm.fair_queue import FairQueue
 from sunloom.serving.apps.llm.key_budget import KeyBudget, TokenQuota
 from sunloom.serving.apps.llm.model_resolver import ModelResolver, ResolvedModel
 from sunloom.serving.apps.llm.request_checks import (
@@ -97,7 +98,9 @@ class CompletionsMiddleware:
         self._app = app
         self._resolver = resolver
         self._load = load
-        self._budget = KeyBudget(quota, config.limits)
+        self._budget = KeyBudget(quota)
+        limits = config.limits
+        self._queue = FairQueue(limits.max_sequences, config.max_num_seqs, limits.max_waiting)
         self._config = config
         self._describe = describe
         self._offered = frozenset(offered)
@@ -150,15 +153,18 @@ class CompletionsMiddleware:
         assert key is not None
         request = self._prepare(path, request, key) | {"model": model.engine_name}
         meter = TokenMeter()
-        async with self._budget.admit(key, work) as max_tokens:
-            if max_tokens is not None:
-                request = limit_answer(path, request, max_tokens)
-            try:
-                await self._send_to_engine(
-                    scope, json.dumps(request).encode(), receive, send, meter
-                )
-            finally:
-                self._budget.spend(key, _usage_of(model, meter))
+        turn = self._queue.hold(key.tenant, key.account, work.sequences)
+        async with turn:
+            # What its other requests have used is known when its turn has come.
+            with self._budget.reserve(key, work) as max_tokens:
+                if max_tokens is not None:
+                    request = limit_answer(path, request, max_tokens)
+                try:
+                    await self._send_to_engine(
+                        scope, json.dumps(request).encode(), receive, send, meter
+                    )
+                finally:
+                    self._budget.spend(key, _usage_of(model, meter))
 
     def _prepare(self, path: str, request: dict[str, Any], key: KeyRecord) -> dict[str, Any]:
         """The request as vLLM shall see it."""

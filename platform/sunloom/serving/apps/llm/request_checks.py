@@ -251,7 +251,7 @@ def _check_tools(request: Mapping[str, Any], limits: LlmLimits) -> None:
             f"The request has {len(tools)} tools; at most {limits.max_tools} are allowed.",
             param="tools",
         )
-    size = 0
+    size = objects = 0
     for index, tool in enumerate(tools):
         at = f"tools.{index}.function"
         function = tool.get("function") if isinstance(tool, dict) else None
@@ -272,7 +272,15 @@ def _check_tools(request: Mapping[str, Any], limits: LlmLimits) -> None:
                     'Send {} for "anything", or a type such as {"type": "string"}.',
                     f"{at}.properties.{name}",
                 )
-        size += _check_schema(at, parameters, limits)
+        schema_size = _check_schema(at, parameters, limits)
+        size += schema_size.bytes
+        objects += schema_size.objects
+    if objects > 4 * limits.max_schema_objects:
+        raise RequestError(
+            f"The schemas of all tools have {objects} objects together; at most "
+            f"{4 * limits.max_schema_objects} are allowed.",
+            param="tools",
+        )
     if size > 4 * limits.max_schema_bytes:
         raise RequestError(
             f"The schemas of all tools have {size} bytes together; at most "
@@ -301,9 +309,23 @@ def _check_schemas(request: Mapping[str, Any], limits: LlmLimits) -> None:
                 _check_schema(f"{name}.{key}", schema, limits)
 
 
-def _check_schema(at: str, schema: Any, limits: LlmLimits) -> int:
-    """Check one schema with all that is in it; returns its size in bytes."""
-    for depth, text in _nodes(schema):
+@dataclass(frozen=True)
+class _SchemaSize:
+    bytes: int
+    objects: int
+
+
+def _check_schema(at: str, schema: Any, limits: LlmLimits) -> _SchemaSize:
+    """Check one schema with all that is in it."""
+    objects = 0
+    for depth, value, text in _nodes(schema):
+        objects += isinstance(value, dict)
+        if objects > limits.max_schema_objects:
+            raise RequestError(
+                f"{at} has more than {limits.max_schema_objects} objects.",
+                "Leave out properties that the answer does not need.",
+                at,
+            )
         if depth > limits.max_schema_depth:
             raise RequestError(
                 f"{at} is nested more than {limits.max_schema_depth} levels deep.",
@@ -319,26 +341,26 @@ def _check_schema(at: str, schema: Any, limits: LlmLimits) -> int:
             "Leave out descriptions and what the answer does not need.",
             at,
         )
-    return size
+    return _SchemaSize(size, objects)
 
 
 # Where a schema holds a regular expression or a grammar; the keys of patternProperties are some.
 _PATTERNS = frozenset({"pattern", "regex", "grammar"})
 
 
-def _nodes(schema: Any) -> Iterator[tuple[int, str | None]]:
+def _nodes(schema: Any) -> Iterator[tuple[int, Any, str | None]]:
     """Depth of every value, with its text where it is a pattern; no recursion."""
     open_nodes: list[tuple[int, Any]] = [(0, schema)]
     while open_nodes:
         depth, value = open_nodes.pop()
-        yield depth, None
+        yield depth, value, None
         if isinstance(value, dict):
             for key, item in value.items():
                 open_nodes.append((depth + 1, item))
                 if key in _PATTERNS and isinstance(item, str):
-                    yield depth, item
+                    yield depth, None, item
                 elif key == "patternProperties" and isinstance(item, dict):
-                    yield from ((depth, pattern) for pattern in item)
+                    yield from ((depth, None, pattern) for pattern in item)
         elif isinstance(value, list):
             open_nodes.extend((depth + 1, item) for item in value)
 

@@ -27,6 +27,7 @@ from sunloom.serving.apps.llm.completions import (
     CompletionsMiddleware,
     build_probe_request,
 )
+from sunloom.serving.apps.llm.grammar_checks import check_in_thread
 from sunloom.serving.apps.llm.model_resolver import (
     BaseLanguageModel,
     ResolvedModel,
@@ -68,7 +69,9 @@ class LlmReplica:
         metrics = RequestMetrics(open_database(self._settings), "llm")
         admission = KeyAdmission(self._settings, metrics)
         resolver = build_resolver(self._settings, self._base)
-        watch_engine(self._server.engine._engine_client)
+        engine = self._server.engine._engine_client
+        watch_engine(engine)
+        check_in_thread(engine)
         # A pooling model has no completions. Not asked of the OpenAPI document, which takes seconds
         # to be made.
         paths = {getattr(route, "path", None) for route in self._app.routes}
@@ -250,7 +253,12 @@ def choose_dtype(config: LlmServing) -> str:
 
 def engine_environment(config: LlmServing) -> dict[str, str]:
     """Environment variables that vLLM reads when it is imported."""
-    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
+    variables = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_DO_NOT_TRACK": "1",
+        # Compiled grammars; half a gigabyte by default, which requests with ever new ones fill.
+        "VLLM_XGRAMMAR_CACHE_MB": "64",
+    }
     if config.accelerator is None:
         variables |= {
             "VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib),
