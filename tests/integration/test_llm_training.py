@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import shutil
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from sunloom.config.llm import (
@@ -244,5 +244,16 @@ def test_an_interrupted_training_has_no_outcome(
     thread.join()
     assert not (tmp_path / "export").exists()
     assert signal.getsignal(signal.SIGINT) is handler
-    # The workers end with their controller's handle, which the traceback held.
-    gc.collect()
+    deadline = time.monotonic() + 30
+    while _workers() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert _workers() == []
+
+
+def _workers() -> list[str]:
+    """Commands of the processes that train."""
+    own = {child.pid for child in psutil.Process().children(recursive=True)}
+    # A process that ends meanwhile has no command.
+    processes = (p for p in psutil.process_iter(["cmdline"]) if p.pid in own)
+    commands = [" ".join(process.info["cmdline"] or []) for process in processes]
+    return [command for command in commands if "RayTrainWorker" in command]
