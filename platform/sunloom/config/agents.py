@@ -47,7 +47,7 @@ class AgentProfile(Model):
     backstory: str = Field(default="You use the tools.", min_length=1, max_length=4000)
     """Background of the agent and its task, for the system message."""
     instructions: str | None = Field(default=None, max_length=8000)
-    """Replaces the whole system message on Semantic Kernel."""
+    """Replaces the whole system message."""
     temperature: float = Field(default=0.0, ge=0, le=2)
     """Sampling temperature; 0 is greedy."""
     # As long as the turns of a model's held-out evaluation (evaluation.max_new_tokens).
@@ -63,7 +63,9 @@ class AgentProfile(Model):
     """Attempts at a task whose actor died; finished calls are replayed, not repeated."""
 
     def system_text(self) -> str:
-        """The system message that both engines send."""
+        """The system message that both engines send, letter by letter."""
+        if self.instructions:
+            return self.instructions
         return f"You are {self.role}. {self.backstory}\nYour personal goal is: {self.goal}"
 
 

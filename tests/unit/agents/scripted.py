@@ -15,6 +15,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlparse
 
+BIG = 70_000
+"""An entity whose features have 300 kB."""
+
 Script = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -88,6 +91,8 @@ class ScriptedGateway:
         choice = self.script(body)
         if "status" in choice:
             return choice["status"], _error("invalid_request", choice["text"])
+        if "raw" in choice:
+            return 200, choice["raw"]
         return 200, {
             "id": "cmpl-1",
             "object": "chat.completion",
@@ -106,6 +111,8 @@ def _features(feature_set: str, entity: int) -> tuple[int, Any]:
     if feature_set != "customer":
         return 404, _error("not_found", f"There is no feature set {feature_set!r}.")
     found = entity < 90_000
+    if entity == BIG:
+        return 200, {"found": True, "feature_set": feature_set, "features": {"x": "y" * 300_000}}
     values = {"purchase_count": 12, "recency_days": 45, "total_amount": 352.1749, "extra": 1}
     return 200, {
         "feature_set": feature_set,
@@ -158,7 +165,7 @@ def serve(script: Script = voucher, delay_s: float = 0.0) -> Iterator[ScriptedGa
                 status, answer = 401, _error("unauthenticated", "The key is expired.")
             else:
                 status, answer = gateway.answer(method, self.path, body)
-            data = json.dumps(answer).encode()
+            data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))

@@ -178,7 +178,7 @@ class _Boxed:
         gateway = GatewayClient(Endpoint("http://127.0.0.1:9", "KEY"), timeout_s=5)
         try:
             toolbox = Toolbox(self._tools, gateway, Journal(self.store, self.task_id), emit)
-            return json.loads(await toolbox.call("work", {}))
+            return json.loads(await toolbox.call("work", "{}"))
         finally:
             await gateway.close()
 

@@ -58,7 +58,7 @@ class _Boxed:
         journal = Journal(self.store, self.task_id)
         try:
             toolbox = Toolbox(self.tools, gateway, journal, emit, self.hooks)
-            return await toolbox.call(name, arguments)
+            return await toolbox.call(name, json.dumps(arguments))
         finally:
             await gateway.close()
 

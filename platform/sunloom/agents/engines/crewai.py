@@ -11,9 +11,16 @@ from typing import Any
 import httpx
 from openai import OpenAI
 
-from sunloom.agents.task_scope import ScopedThreadTransport, TaskScope, current_scope
+from sunloom.agents.task_scope import (
+    DISPATCHER,
+    DispatcherParameters,
+    ScopedThreadTransport,
+    TaskScope,
+    current_scope,
+)
 from sunloom.config.agents import AgentSpec
 from sunloom.core.telemetry import silence_libraries
+from sunloom.errors import AgentError
 
 # CrewAI reads its switches when it is imported.
 silence_libraries()
@@ -75,27 +82,41 @@ class CrewAIEngine:
         # A context variable as well: it must be set in the task's own context.
         set_suppress_console_output(True)
         spec = self._spec
+        # The prefix is the library's own, and what adapters for agents are trained with.
+        scope.open_conversation(spec.system_text(), f"\nCurrent Task: {scope.text}")
+        dispatcher = _Dispatcher(
+            name=DISPATCHER,
+            description="Calls a tool.",
+            args_schema=DispatcherParameters,
+            scope=scope,
+        )
         agent = Agent(
-            role=spec.role,
-            goal=spec.goal,
-            backstory=spec.backstory,
+            # The scope sends the texts: here names in braces would be replaced.
+            role=spec.name,
+            goal=spec.name,
+            backstory=spec.name,
             llm=self._llm,
             tools=[
-                _ScopedTool(
-                    name=tool.name,
-                    description=tool.description,
-                    args_schema=tool.parameters,
-                    scope=scope,
-                )
-                for tool in scope.toolbox.tools
+                *(
+                    _DeclaredTool(
+                        name=tool.name, description=tool.description, args_schema=tool.parameters
+                    )
+                    for tool in scope.toolbox.tools
+                ),
+                dispatcher,
             ],
             # One more than the scope allows, so that the scope's error comes first.
             max_iter=spec.max_steps + 1,
             # A cached result would bypass toolbox and journal.
             cache=False,
+            # Both ask the model for more than the task does, and offer it tools of their own.
+            respect_context_window=False,
+            use_better_compaction=False,
             verbose=False,
         )
-        return str(agent.kickoff(scope.text).raw)
+        agent.kickoff(spec.name)
+        # As the model wrote it: the library looks in it for marks such as "Final Answer:".
+        return scope.answer
 
 
 class _ScopedCompletion(OpenAICompletion):
@@ -109,9 +130,16 @@ class _ScopedCompletion(OpenAICompletion):
         return OpenAI(**self._get_client_params(), http_client=http_client)
 
 
-class _ScopedTool(BaseTool):
+class _DeclaredTool(BaseTool):
+    """A tool as the model sees it; the dispatcher calls it."""
+
+    def _run(self, **_arguments: Any) -> str:
+        raise AgentError(f"{self.name} was called without the dispatcher.")
+
+
+class _Dispatcher(BaseTool):
     scope: Any
 
-    def _run(self, **arguments: Any) -> str:
+    def _run(self, call: str) -> str:
         scope: TaskScope = self.scope
-        return scope.from_thread(scope.call_tool(self.name, arguments))
+        return scope.from_thread(scope.dispatch(call))

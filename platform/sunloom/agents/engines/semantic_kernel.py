@@ -23,9 +23,10 @@ from semantic_kernel.functions import (
     kernel_function,
 )
 
-from sunloom.agents.task_scope import ScopedTransport, TaskScope, current_scope
+from sunloom.agents.task_scope import DISPATCHER, ScopedTransport, TaskScope, current_scope
 from sunloom.agents.tools.tool import Tool
 from sunloom.config.agents import AgentSpec
+from sunloom.errors import AgentError
 
 PLUGIN = "tools"
 
@@ -51,23 +52,21 @@ class SemanticKernelEngine:
 
     async def run(self, scope: TaskScope) -> str:
         """Work on the scope's task."""
+        scope.open_conversation(self._spec.system_text(), scope.text)
         token = current_scope.set(scope)
         try:
-            response = await self._agent(scope).get_response(scope.text)
+            await self._agent(scope).get_response(self._spec.name)
         finally:
             current_scope.reset(token)
-        return str(response.message.content)
+        return scope.answer
 
     def _agent(self, scope: TaskScope) -> ChatCompletionAgent:
         spec = self._spec
         settings = OpenAIChatPromptExecutionSettings(
             temperature=spec.temperature, max_tokens=spec.max_tokens
         )
-        order = _OrderedResults()
-        plugin = KernelPlugin(
-            name=PLUGIN,
-            functions=[_build_function(scope, tool, order) for tool in scope.toolbox.tools],
-        )
+        functions = [_declare_function(tool) for tool in scope.toolbox.tools]
+        plugin = KernelPlugin(name=PLUGIN, functions=[*functions, _build_dispatcher(scope)])
         for function in plugin.functions.values():
             # With it the model would see tools-get_features, unlike on CrewAI; the kernel finds a
             # name without a plugin in any plugin.
@@ -75,9 +74,10 @@ class SemanticKernelEngine:
         return ChatCompletionAgent(
             service=self._service,
             name=spec.name,
-            instructions=spec.instructions or spec.system_text(),
+            # The scope sends the texts: here they would be rendered as a template.
+            instructions=spec.name,
             arguments=KernelArguments(settings=settings),
-            plugins=[plugin] if plugin.functions else None,
+            plugins=[plugin],
             # One more than the scope allows: beyond its own limit this library silently accepts
             # whatever the model says, while the scope raises.
             function_choice_behavior=FunctionChoiceBehavior.Auto(
@@ -110,15 +110,24 @@ class _OrderedResults:
                 own.set_result(None)
 
 
-def _build_function(
-    scope: TaskScope, tool: Tool[Any, Any], order: _OrderedResults
-) -> KernelFunction:
+def _build_dispatcher(scope: TaskScope) -> KernelFunction:
+    order = _OrderedResults()
+
+    @kernel_function(name=DISPATCHER, description="Calls a tool.")
+    async def dispatch(call: str) -> str:
+        return await order.run(scope.dispatch(call))
+
+    return KernelFunctionFromMethod(method=dispatch, plugin_name=PLUGIN)
+
+
+def _declare_function(tool: Tool[Any, Any]) -> KernelFunction:
+    """A tool as the model sees it; the dispatcher calls it."""
+
     @kernel_function(name=tool.name, description=tool.description)
-    async def call(**arguments: Any) -> str:
-        return await order.run(scope.call_tool(tool.name, arguments))
+    async def call() -> str:
+        raise AgentError(f"{tool.name} was called without the dispatcher.")
 
     schema = tool.schema()
-    # No type_object: the kernel would convert values, and validation is the toolbox's.
     parameters = [
         KernelParameterMetadata(
             name=name,

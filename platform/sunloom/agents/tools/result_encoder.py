@@ -31,6 +31,8 @@ MAX_RESULT_CHARS = 32_000
 # A list of so many digits is longer than what is shown; encoding them takes some 30 ms.
 _MOST_VALUES = 20_000
 _DEEPEST = 50
+# Leaves room for what stands beside it.
+_LONGEST_TEXT = MAX_RESULT_CHARS // 2
 _LONGEST_ERROR = 1000
 _BY_TEXT = (Decimal, Fraction, complex, UUID, IPv4Address, IPv6Address)
 # numpy's, torch's and pandas's values and columns; tables of Polars and of Arrow.
@@ -221,9 +223,9 @@ def _encode_bytes(value: bytes) -> str:
 
 
 def _shorten(text: str) -> str:
-    if len(text) <= MAX_RESULT_CHARS:
+    if len(text) <= _LONGEST_TEXT:
         return _clean(text)
-    return f"{_clean(text[:MAX_RESULT_CHARS])}… ({len(text)} characters in all)"
+    return f"{_clean(text[:_LONGEST_TEXT])}… ({len(text)} characters in all)"
 
 
 def _clean(text: str) -> str:

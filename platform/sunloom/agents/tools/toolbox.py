@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import json
 import time
 from collections.abc import (
     AsyncIterator,
@@ -139,18 +140,18 @@ class Toolbox:
         """The declarations, in the order in which the model sees them."""
         return [bound.tool for bound in self._tools.values()]
 
-    async def call(self, name: str, arguments: Mapping[str, Any]) -> str:
-        """Call a tool; returns compact JSON for the model.
+    async def call(self, name: str, arguments: str) -> str:
+        """Call a tool with arguments as the model wrote them; returns compact JSON for the model.
 
         Errors that the model may react to (wrong name or arguments, a denial, a tool's own error)
         are returned as ``{"error": …}``; all others are raised and end the task.
         """
         try:
-            return to_compact_json(await self._call(name, dict(arguments)))
+            return to_compact_json(await self._call(name, arguments))
         except (ToolError, NotFoundError) as error:
             return to_compact_json({"error": shorten_error(error.message)})
 
-    async def _call(self, name: str, arguments: dict[str, Any]) -> Any:
+    async def _call(self, name: str, text: str) -> Any:
         if name not in self._tools:
             raise NotFoundError(
                 f"There is no tool {name!r}. Known: {', '.join(self._tools)}.",
@@ -160,7 +161,7 @@ class Toolbox:
         bound = self._tools[name]
         # Before the hooks: a person approves the arguments that will be used, defaults included.
         try:
-            validated: BaseModel = bound.tool.parameters.model_validate(arguments)
+            validated: BaseModel = bound.tool.parameters.model_validate(_parse(name, text))
         except ValidationError as error:
             raise ToolError(f"Wrong arguments for {name}: {_describe(error)}") from error
         # Not cut as a result is: a person approves what the tool receives.
@@ -256,6 +257,25 @@ def _tool_threads() -> ThreadPoolExecutor:
 def _is_being_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _parse(name: str, text: str) -> Any:
+    """The arguments as a mapping; none at all are an empty one.
+
+    Raises:
+        ToolError: They are something else.
+    """
+    try:
+        arguments = json.loads(text, parse_constant=_refuse_constant) if text.strip() else {}
+    except (ValueError, RecursionError) as error:
+        raise ToolError(f"Wrong arguments for {name}: they must be a JSON object.") from error
+    if not isinstance(arguments, dict):
+        raise ToolError(f"Wrong arguments for {name}: they must be a JSON object.")
+    return arguments
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _describe(error: ValidationError) -> str:
