@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,9 @@ from sunloom.core.telemetry import silence_libraries
 
 # One gateway for integration and security tests: the fixture must be known to both folders.
 sys.path.insert(0, str(Path(__file__).parent / "support"))
-from gateway_fixture import gateway, pytest_runtest_teardown, uses_gateway
+from gateway_fixture import gateway, pytest_runtest_teardown
 from postgres_fixture import postgres
+from private_ray import ray_local
 from redis_fixture import redis_server
 from scheduling import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 from slow_tests import pytest_sessionfinish, pytest_terminal_summary
@@ -30,6 +30,7 @@ __all__ = [
     "pytest_sessionfinish",
     "pytest_terminal_summary",
     "pytest_xdist_make_scheduler",
+    "ray_local",
     "receiver",
     "redis_server",
 ]
@@ -59,21 +60,3 @@ def settings(tmp_path: Path) -> Settings:
     """Settings whose state and outputs lie in the test's own folder."""
     sets = [f"paths.state={tmp_path / 'state'}", f"paths.outputs={tmp_path / 'outputs'}"]
     return load_config(Settings, sets=sets, conf_dir=ROOT / "conf").config
-
-
-@pytest.fixture(scope="session")
-def ray_local(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """One private Ray for the whole session; gives its address."""
-    from sunloom.core.cluster import connect, disconnect
-    from sunloom.core.processes import own_processes
-
-    folder = tmp_path_factory.mktemp("ray")
-    sets = [f"paths.state={folder / 'state'}", f"paths.outputs={folder / 'outputs'}"]
-    sets += ["cluster.object_store_bytes=300000000", "cluster.num_cpus=4"]
-    # Its processes take as long to start as Ray itself, and only the gateway's routes ask it.
-    sets += [f"cluster.dashboard={any(map(uses_gateway, request.session.items))}"]
-    with own_processes():
-        yield connect(load_config(Settings, sets=sets, conf_dir=ROOT / "conf").config).address
-        disconnect()

@@ -58,7 +58,8 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     }
     assert len(prints) == 2
 
-    adapter = train_adapter(_recipe("retail_agent", settings))
+    # One worker is enough here; those that stop early below are two.
+    adapter = train_adapter(_recipe("retail_agent", settings, "training.workers=1"))
     assert (adapter.version.kind, adapter.version.lineage["base"]) == ("adapter", "tool-base@1")
     registry = open_registry(settings)
     # Four steps teach nothing: the gate must hold, the version is kept without the alias.
@@ -67,7 +68,7 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     assert registry.aliases("retail-agent") == {}
     report = json.loads(Path(adapter.artifacts["adapter_report"]).read_text())
     assert (report["held_out"], len(report["examples"])) == (4, 8)
-    judged = evaluate_registered(_recipe("retail_agent", settings))
+    judged = evaluate_registered(_recipe("retail_agent", settings, "training.workers=1"))
     assert judged.exact_match == adapter.metrics["adapter_exact_match"]
     # A gate that anything passes: the run ends at the first evaluation. The recipe that was
     # trained before is not this one, which has another seed.

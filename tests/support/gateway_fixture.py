@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from private_ray import private_ray
 
 from sunloom.config import Settings, load_config
 
@@ -35,8 +36,8 @@ class RunningGateway:
 
 
 @pytest.fixture(scope="session")
-def gateway(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    """The gateway, ready."""
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """The gateway, ready, on a Ray of its own: its routes ask the dashboard."""
     from sunloom.serving.auth.api_keys import Allowance, create_key
     from sunloom.serving.deploy.deploy import deploy, shutdown
 
@@ -46,6 +47,7 @@ def gateway(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     _fill_store(settings)
     key, _ = create_key(settings, ["admin"], "acme", allowance=Allowance(1_000_000))
     with ExitStack() as stack:
+        stack.enter_context(private_ray(tmp_path_factory.mktemp("ray"), dashboard=True))
         stack.callback(shutdown, settings)
         deployment = deploy(settings)
         _open.append(stack)
@@ -59,7 +61,7 @@ _open: list[ExitStack] = []
 def pytest_runtest_teardown(
     item: pytest.Item, nextitem: pytest.Item | None
 ) -> Generator[None, None, None]:
-    """End the gateway after its last test: the session is long, and a gateway is never idle."""
+    """End gateway and Ray after the last test: the session is long, and they are never idle."""
     yield
     if not _open or not uses_gateway(item) or uses_gateway(nextitem):
         return

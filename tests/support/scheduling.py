@@ -69,7 +69,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharedS
     return SharedStarts(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The order in which groups are given out."""
-    if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: rank(item.nodeid.partition("::")[0]))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order in which groups are given out; what needs the gateway comes before another Ray."""
+    items.sort(key=lambda item: rank(item.nodeid.partition("::")[0]))
