@@ -63,7 +63,7 @@ class AgentActor:
         os.environ["CREWAI_STORAGE_DIR"] = str(Path(home) / "crewai")
         self._runtime = AgentRuntime(
             agent_id,
-            AgentSpec.model_validate(spec),
+            AgentSpec.from_stored(spec),
             AgentStore(Database(database_url)),
             Endpoint(**endpoint),
         )
@@ -95,6 +95,10 @@ class RayHosts:
         """Start the agent if necessary, give it this key, and let it check its queue now."""
         await asyncio.to_thread(self._wake, agent, endpoint)
 
+    async def end(self, agent_id: str) -> None:
+        """End the agent's process at once; nothing where it has none."""
+        await asyncio.to_thread(_kill_actor, agent_id)
+
     def _wake(self, agent: AgentRow, endpoint: Endpoint) -> None:
         endpoint_data = asdict(endpoint)
         actor = (
@@ -121,6 +125,15 @@ class RayHosts:
         )
         # Not awaited: a new actor imports its engine for seconds, and its queue is in the database.
         actor.wake.remote(endpoint_data)
+
+
+def _kill_actor(agent_id: str) -> None:
+    try:
+        actor = ray.get_actor(agent_id, namespace=NAMESPACE)
+    # There is none, or none any more.
+    except ValueError:
+        return
+    ray.kill(actor, no_restart=True)
 
 
 def _end_process(serving: asyncio.Task[None]) -> None:

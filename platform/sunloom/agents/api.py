@@ -94,6 +94,14 @@ class AgentStatus(AgentCreated):
     latest: list[TaskView]
 
 
+class AgentDeleted(BaseModel):
+    """A deleted agent, and its tasks that were cancelled."""
+
+    agent_id: str
+    deleted: bool = True
+    cancelled_tasks: list[str]
+
+
 class AgentList(BaseModel):
     """Agents of the caller's tenant, oldest first."""
 
@@ -129,7 +137,7 @@ def created_view(row: AgentRow) -> AgentCreated:
 
 def agent_view(row: AgentRow) -> AgentView:
     """An agent with its specification."""
-    return AgentView(**dict(created_view(row)), spec=AgentSpec.model_validate(row.spec))
+    return AgentView(**dict(created_view(row)), spec=AgentSpec.from_stored(row.spec))
 
 
 def status_view(row: AgentRow, counts: dict[str, int], latest: list[TaskRow]) -> AgentStatus:
@@ -208,6 +216,10 @@ class AgentsClient:
         """Create an agent; returns its id."""
         body = spec.model_dump(mode="json")
         return self._send("POST", "/agents/create", AgentCreated, body).agent_id
+
+    def delete(self, agent_id: str) -> AgentDeleted:
+        """Delete an agent; its unfinished tasks are cancelled."""
+        return self._send("DELETE", f"/agents/{agent_id}", AgentDeleted)
 
     def post_task(self, agent_id: str, task: str) -> str:
         """Give the agent a task; returns its id."""

@@ -35,6 +35,10 @@ class Hosts(Protocol):
         """Start the agent if necessary, give it this key, and let it check its queue now."""
         ...
 
+    async def end(self, agent_id: str) -> None:
+        """End the agent at once, with what it does; nothing where it does not run."""
+        ...
+
 
 class AgentRuntime:
     """Runs the tasks of one agent.

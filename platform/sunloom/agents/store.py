@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sunloom.config.agents import AgentSpec
 from sunloom.core.database import Base, Database, UtcDateTime, utc_now
-from sunloom.errors import ConflictError, NotFoundError
+from sunloom.errors import ConflictError, NotFoundError, RateLimitError
 
 R = TypeVar("R")
 
@@ -84,6 +85,16 @@ class AgentRow(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
+class DeletedAgentRow(Base):
+    """An agent that was deleted; its tasks and their events stay as a record."""
+
+    # Beside the agents, whose table an earlier commit made: no column can be added to it.
+    __tablename__ = "deleted_agents"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    deleted_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
+
+
 class TaskRow(Base):
     """A task of an agent."""
 
@@ -136,6 +147,25 @@ class JournalRow(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=utc_now)
 
 
+@dataclass(frozen=True)
+class TenantLimits:
+    """How much of the agents' runtime a tenant may use.
+
+    Attributes:
+        agents: Agents that exist.
+        working: Agents with unfinished tasks.
+        tasks: Unfinished tasks.
+    """
+
+    agents: int
+    working: int
+    tasks: int
+
+
+UNLIMITED = TenantLimits(agents=2**31, working=2**31, tasks=2**31)
+"""Limits of the operator's own use."""
+
+
 class AgentStore:
     """Agents, tasks, events and journal in the database.
 
@@ -145,25 +175,46 @@ class AgentStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        database.ensure(AgentRow, TaskRow, EventRow, JournalRow)
+        database.ensure(AgentRow, DeletedAgentRow, TaskRow, EventRow, JournalRow)
 
-    def create_agent(self, spec: AgentSpec, tenant: str) -> AgentRow:
-        """Record a new agent of ``tenant``."""
+    def create_agent(
+        self, spec: AgentSpec, tenant: str, limits: TenantLimits = UNLIMITED
+    ) -> AgentRow:
+        """Record a new agent of ``tenant``.
+
+        Raises:
+            ConflictError: The tenant has as many as it may have.
+        """
         agent_id = f"agent_{secrets.token_hex(12)}"
         row = AgentRow(id=agent_id, tenant=tenant, spec=spec.model_dump(mode="json"))
+        count = select(func.count()).select_from(_existing_agents(tenant).subquery())
         with self._database.session() as session:
             session.add(row)
+            # After the insert, which locks SQLite: of two at once one sees the other.
+            session.flush()
+            if (number := session.scalar(count) or 0) > limits.agents:
+                raise ConflictError(
+                    f"Tenant {tenant!r} has {number - 1} agents and may have {limits.agents}.",
+                    "Delete one: DELETE /agents/{agent_id}, or sunloom agents delete AGENT_ID.",
+                )
         return row
 
-    def agent(self, agent_id: str, tenant: str | None = None) -> AgentRow:
+    def agent(self, agent_id: str, tenant: str | None = None, *, deleted: bool = False) -> AgentRow:
         """The agent; with ``tenant``, only if it is that tenant's.
+
+        Args:
+            agent_id: The agent.
+            tenant: Owner that it must have.
+            deleted: Whether it may be a deleted one.
 
         Raises:
             NotFoundError: There is no such agent.
         """
         with self._database.session() as session:
             row = session.get(AgentRow, agent_id)
-        if row is None or (tenant is not None and row.tenant != tenant):
+            is_deleted = session.get(DeletedAgentRow, agent_id) is not None
+        is_hidden = is_deleted and not deleted
+        if row is None or is_hidden or (tenant is not None and row.tenant != tenant):
             # Another tenant's agent looks like one that does not exist.
             known = [agent.id for agent in self.agents(tenant)]
             raise NotFoundError(
@@ -173,18 +224,46 @@ class AgentStore:
 
     def agents(self, tenant: str | None = None) -> list[AgentRow]:
         """Agents, oldest first; of one tenant if given."""
-        query = select(AgentRow).order_by(AgentRow.created_at, AgentRow.id)
-        if tenant is not None:
-            query = query.where(AgentRow.tenant == tenant)
-        return self._list(query)
+        return self._list(_existing_agents(tenant).order_by(AgentRow.created_at, AgentRow.id))
 
-    def add_task(self, agent_id: str, text: str) -> TaskRow:
-        """Queue a task; its first event is ``queued``."""
+    def delete_agent(self, agent_id: str) -> list[str]:
+        """Delete an agent: it takes no tasks any more, and its unfinished ones are cancelled.
+
+        Returns:
+            Ids of the tasks that were cancelled.
+        """
+        query = select(TaskRow).where(TaskRow.agent_id == agent_id, TaskRow.status.in_(_UNFINISHED))
+
+        def delete(session: Session) -> list[str]:
+            session.get_one(AgentRow, agent_id, with_for_update=True)
+            if session.get(DeletedAgentRow, agent_id) is None:
+                session.add(DeletedAgentRow(id=agent_id))
+                session.flush()
+            rows = session.scalars(query.with_for_update()).all()
+            for row in rows:
+                row.cancel_requested = True
+                _set_status(session, row, TaskStatus.CANCELLED, "cancelled", {})
+            return [row.id for row in rows]
+
+        return self._retry(delete)
+
+    def add_task(self, agent_id: str, text: str, limits: TenantLimits = UNLIMITED) -> TaskRow:
+        """Queue a task; its first event is ``queued``.
+
+        Raises:
+            NotFoundError: The agent has been deleted meanwhile.
+            RateLimitError: The tenant has as many unfinished tasks or working agents as it may.
+        """
         task_id = f"task_{secrets.token_hex(12)}"
         row = TaskRow(id=task_id, agent_id=agent_id, input=text, status=TaskStatus.QUEUED, usage={})
         with self._database.session() as session:
+            # Locked where rows are: the agent is not deleted before the task is there.
+            agent = session.get_one(AgentRow, agent_id, with_for_update=True)
             session.add(row)
             session.flush()
+            if session.get(DeletedAgentRow, agent_id) is not None:
+                raise NotFoundError(f"There is no agent {agent_id!r}.", param="agent_id")
+            _check_load(session, agent.tenant, limits)
             _append(session, row.id, "queued", {"input": text})
         return row
 
@@ -387,6 +466,32 @@ class AgentStore:
                 if attempt == attempts - 1:
                     raise
         raise AssertionError("unreachable")
+
+
+def _existing_agents(tenant: str | None) -> Select[AgentRow]:
+    deleted = select(DeletedAgentRow.id)
+    query = select(AgentRow).where(AgentRow.id.not_in(deleted))
+    return query if tenant is None else query.where(AgentRow.tenant == tenant)
+
+
+def _check_load(session: Session, tenant: str, limits: TenantLimits) -> None:
+    """Check a tenant's unfinished tasks, the new one among them."""
+    query = (
+        select(func.count(), func.count(TaskRow.agent_id.distinct()))
+        .join(AgentRow, AgentRow.id == TaskRow.agent_id)
+        .where(AgentRow.tenant == tenant, TaskRow.status.in_(_UNFINISHED))
+    )
+    tasks, working = session.execute(query).one()
+    if tasks > limits.tasks:
+        raise RateLimitError(
+            f"Tenant {tenant!r} has {tasks - 1} unfinished tasks and may have {limits.tasks}.",
+            "Wait until some have ended, or cancel them.",
+        )
+    if working > limits.working:
+        raise RateLimitError(
+            f"Tenant {tenant!r} has {working - 1} agents at work and may have {limits.working}.",
+            "Give the task to one of them, or wait until the tasks of one have ended.",
+        )
 
 
 def _next_seq(session: Session, table: type[EventRow] | type[JournalRow], task_id: str) -> int:

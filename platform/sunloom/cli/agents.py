@@ -122,6 +122,48 @@ def run(
     _follow_to_end(gateway, agent_id, accepted["task_id"], json)
 
 
+@app.command("list")
+def list_agents(url: Url = None, key: Key = None, env: Env = None, json: Json = False) -> None:
+    """List the agents of the key's tenant."""
+    gateway = GatewayConnection(load_settings(env=env), url, key)
+    listed = gateway.call("GET", "/agents")
+    if json:
+        output.print_json(listed)
+        return
+    columns = ("agent_id", "name", "engine", "model", "created_at")
+    output.print_table(columns, [[row[name] for name in columns] for row in listed["agents"]])
+
+
+@app.command()
+def delete(
+    agent_id: AgentId, url: Url = None, key: Key = None, env: Env = None, json: Json = False
+) -> None:
+    """Delete an agent; its unfinished tasks are cancelled."""
+    gateway = GatewayConnection(load_settings(env=env), url, key)
+    deleted = gateway.call("DELETE", f"/agents/{agent_id}")
+    cancelled = len(deleted["cancelled_tasks"])
+    output.print_result(deleted, json, line=f"{agent_id} is deleted, {cancelled} tasks cancelled")
+
+
+@app.command()
+def approve(
+    agent_id: AgentId,
+    task_id: TaskId,
+    deny: Annotated[bool, typer.Option("--deny", help="Deny the call.")] = False,
+    call: Annotated[int | None, typer.Option(help="Number of the call from the event.")] = None,
+    note: Annotated[str, typer.Option(help="Reason, which the model reads on a denial.")] = "",
+    url: Url = None,
+    key: Key = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Approve or deny the tool call that a task waits with."""
+    gateway = GatewayConnection(load_settings(env=env), url, key)
+    body = {"approved": not deny, "call": call, "note": note}
+    task = gateway.call("POST", f"/agents/{agent_id}/tasks/{task_id}/approve", body)
+    output.print_result(task, json, line="denied" if deny else "approved")
+
+
 def _create_agent(
     gateway: GatewayConnection, recipe: AgentsRecipe, agent: str | None, engine: str | None
 ) -> Any:

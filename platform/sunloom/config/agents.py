@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
 from sunloom.config.loading.model import Model
 from sunloom.config.settings import Settings
 from sunloom.errors import NotFoundError
 
 EngineName = Literal["crewai", "semantic_kernel"]
+_MOST_TOOLS = 64
 
 
 class ToolConfig(Model):
@@ -18,7 +19,7 @@ class ToolConfig(Model):
 
     name: str = Field(min_length=1, max_length=64)
     """Entry point in the group ``sunloom.tools``."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict, max_length=200)
     """The tool's own options, checked against its declaration."""
     approval: bool = False
     """Whether a person must approve every call before it is made."""
@@ -38,7 +39,7 @@ class AgentProfile(Model):
     """Name in events and, with Semantic Kernel, in the system message."""
     engine: EngineName = "crewai"
     """Library that runs the loop of model and tool calls."""
-    model: str = Field(default="retail-agent", min_length=1)
+    model: str = Field(default="retail-agent", min_length=1, max_length=200)
     """Name of the model at the gateway's ``/v1``."""
     role: str = Field(default="Assistant", min_length=1, max_length=2000)
     """``You are {role}.`` opens the system message."""
@@ -51,15 +52,15 @@ class AgentProfile(Model):
     temperature: float = Field(default=0.0, ge=0, le=2)
     """Sampling temperature; 0 is greedy."""
     # As long as the turns of a model's held-out evaluation (evaluation.max_new_tokens).
-    max_tokens: int = Field(default=96, ge=1)
+    max_tokens: int = Field(default=96, ge=1, le=100_000)
     """Longest answer of one model call, tokens; a truncated answer fails the task."""
     max_steps: int = Field(default=8, ge=1, le=200)
     """Model calls in one task."""
-    timeout_s: float = Field(default=120.0, gt=0)
+    timeout_s: float = Field(default=120.0, gt=0, le=86_400)
     """Running time of one attempt at a task, seconds."""
     concurrency: int = Field(default=4, ge=1, le=64)
     """Tasks that the agent works on concurrently."""
-    max_attempts: int = Field(default=3, ge=1)
+    max_attempts: int = Field(default=3, ge=1, le=10)
     """Attempts at a task whose actor died; finished calls are replayed, not repeated."""
 
     def system_text(self) -> str:
@@ -72,15 +73,38 @@ class AgentProfile(Model):
 class AgentSpec(AgentProfile):
     """Specification of an agent: the body of ``POST /agents/create``, and its actor's arguments."""
 
-    tools: tuple[ToolConfig, ...] = ()
+    tools: tuple[ToolConfig, ...] = Field(default=(), max_length=_MOST_TOOLS)
     """Tools that it may call."""
+
+    @field_validator("tools")
+    @classmethod
+    def _name_tools_once(cls, tools: tuple[ToolConfig, ...]) -> tuple[ToolConfig, ...]:
+        names = [tool.name for tool in tools]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{repeated[0]!r} is named twice")
+        return tools
+
+    @classmethod
+    def from_stored(cls, data: dict[str, Any]) -> AgentSpec:
+        """A specification that was stored, perhaps before its numbers and texts had bounds."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            bounded = dict(data)
+            for problem in error.errors():
+                name, context = str(problem["loc"][0]), problem.get("ctx", {})
+                if "le" in context:
+                    bounded[name] = context["le"]
+                elif problem["type"] in ("string_too_long", "too_long"):
+                    bounded[name] = bounded[name][: context["max_length"]]
+            return cls.model_validate(bounded)
 
 
 class AgentConfig(AgentProfile):
     """An agent of a recipe."""
 
     # None and () differ: an agent without tools is a valid one.
-    tools: tuple[str, ...] | None = None
+    tools: tuple[str, ...] | None = Field(default=None, max_length=_MOST_TOOLS)
     """Names from the recipe's ``tools``; all of them if empty."""
 
 

@@ -80,6 +80,12 @@ class AgentsServing(AppServing):
     approval_by_another: bool = False
     """Whether a tool call must be approved with another key than the one that asked for the
     task."""
+    most_agents: int = Field(default=64, ge=1, le=10_000)
+    """Agents that a tenant may have."""
+    most_working: int = Field(default=8, ge=1, le=1_000)
+    """Agents of a tenant with unfinished tasks at once; each is a process of some 300 MB."""
+    most_tasks: int = Field(default=1_000, ge=1, le=100_000)
+    """Unfinished tasks of a tenant."""
 
 
 class TrainingServing(Model):

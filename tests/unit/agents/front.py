@@ -23,6 +23,16 @@ from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
 from sunloom.serving.metrics.request_metrics import RequestMetrics
 
 
+class NoHosts:
+    """Runs nothing."""
+
+    async def wake(self, *_: Any) -> None:
+        return
+
+    async def end(self, *_: Any) -> None:
+        return
+
+
 class LocalHosts:
     """Runs agents in this process, on the event loop of the app."""
 
@@ -33,13 +43,18 @@ class LocalHosts:
 
     async def wake(self, agent: AgentRow, endpoint: Endpoint) -> None:
         if agent.id not in self._runtimes:
-            spec = AgentSpec.model_validate(agent.spec)
+            spec = AgentSpec.from_stored(agent.spec)
             # Importing an engine takes seconds: other requests go on meanwhile.
             runtime = await asyncio.to_thread(AgentRuntime, agent.id, spec, self._store, endpoint)
             # Another request may have built the same runtime meanwhile; the first one counts.
             if self._runtimes.setdefault(agent.id, runtime) is runtime:
                 self._serving[agent.id] = asyncio.create_task(runtime.serve())
         await self._runtimes[agent.id].wake(endpoint)
+
+    async def end(self, agent_id: str) -> None:
+        self._runtimes.pop(agent_id, None)
+        if (serving := self._serving.pop(agent_id, None)) is not None:
+            serving.cancel()
 
 
 @contextmanager

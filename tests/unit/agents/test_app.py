@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +12,14 @@ import httpx
 import pytest
 
 from sunloom.agents.api import AgentsClient, run_recipe
-from sunloom.agents.store import AgentStore
+from sunloom.agents.store import AgentRow, AgentStore
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec, AgentsRecipe
 from sunloom.core.database import open_database
 from sunloom.errors import UsageError
 from sunloom.serving.auth.api_keys import create_key, list_keys
 from tests.unit.agents import scripted
-from tests.unit.agents.front import LocalHosts, agents_app
+from tests.unit.agents.front import LocalHosts, NoHosts, agents_app, wait
 
 SCOPES = ["agents", "llm", "features", "models"]
 SPEC: dict[str, Any] = {
@@ -203,6 +204,7 @@ def test_the_schema_names_every_route(front: _Front) -> None:
     assert sorted(paths) == [
         "/agents",
         "/agents/create",
+        "/agents/{agent_id}",
         "/agents/{agent_id}/status",
         "/agents/{agent_id}/task",
         "/agents/{agent_id}/tasks/{task_id}",
@@ -223,3 +225,114 @@ def test_a_blank_task_is_refused(front: _Front, task: str) -> None:
         assert (answer.status_code, answer.json()["error"]["param"]) == (422, "task")
         half = http.post("/agents/agent_none/task", content=b'{"task": "hi \\ud83d"}')
         assert (half.status_code, half.json()["error"]["code"]) == (400, "invalid_request")
+
+
+def test_a_deleted_agent_is_gone_and_its_tasks_are_cancelled(front: _Front) -> None:
+    front.gateway.delay_s = 20
+    stranger, _ = create_key(front.settings, SCOPES, tenant="other")
+    with AgentsClient(front.url, front.key) as client, front.client() as http:
+        agent = client.create(AgentSpec.model_validate({**SPEC, "concurrency": 1}))
+        running, queued = (client.post_task(agent, f"customer {n}") for n in (1, 2))
+        wait(lambda: front.gateway.completions, 60)
+        with front.client(stranger) as other:
+            assert other.delete(f"/agents/{agent}").status_code == 404
+        began = time.monotonic()
+        deleted = http.delete(f"/agents/{agent}")
+        assert deleted.json() == {
+            "agent_id": agent, "deleted": True, "cancelled_tasks": [running, queued],
+        }  # fmt: skip
+        # What the tasks did stays readable, and a stream ends with the last event.
+        results = [client.follow(agent, task, timeout_s=30) for task in (running, queued)]
+        assert time.monotonic() - began < 15, "nobody waits for the model"
+        assert [result.status for result in results] == ["cancelled", "cancelled"]
+        assert [event.type for event in results[0].events] == ["queued", "started", "cancelled"]
+        assert http.get("/agents").json() == {"agents": []}
+        for method, path in (
+            ("DELETE", f"/agents/{agent}"),
+            ("GET", f"/agents/{agent}/status"),
+            ("POST", f"/agents/{agent}/task"),
+        ):
+            answer = http.request(method, path, json={"task": "x"} if method == "POST" else None)
+            assert answer.status_code == 404, path
+            assert "There is no agent" in answer.json()["error"]["message"]
+        assert http.post(f"/agents/{agent}").status_code == 405
+        again = http.post("/agents/create", json=SPEC)
+        assert (again.status_code, again.json()["name"]) == (201, "retail")
+    delegated = [key for key in list_keys(front.settings, delegated=True) if key.parent]
+    assert delegated
+    assert all(key.revoked_at is not None for key in delegated)
+
+
+def test_a_tenant_has_so_many_agents_and_tasks(settings: Settings) -> None:
+    limits = {"most_agents": 3, "most_working": 2, "most_tasks": 3}
+    agents = settings.serving.agents.model_copy(update=limits)
+    serving = settings.serving.model_copy(update={"agents": agents})
+    settings = settings.model_copy(update={"serving": serving})
+    key, _ = create_key(settings, SCOPES, tenant="acme")
+    other, _ = create_key(settings, SCOPES, tenant="other")
+    headers = [{"Authorization": f"Bearer {one}"} for one in (key, other)]
+    store = AgentStore(open_database(settings))
+    with agents_app(settings, "http://127.0.0.1:9", NoHosts()) as url:
+        with httpx.Client(base_url=url, headers=headers[0], timeout=60) as http:
+
+            def post(number: int) -> tuple[int, str]:
+                answer = http.post(f"/agents/{ids[number]}/task", json={"task": "x"})
+                error = answer.json().get("error", {})
+                return answer.status_code, error.get("message", "")
+
+            ids = [http.post("/agents/create", json=SPEC).json()["agent_id"] for _ in range(3)]
+            refused = http.post("/agents/create", json=SPEC)
+            assert refused.status_code == 409
+            assert (
+                refused.json()["error"]["message"] == "Tenant 'acme' has 3 agents and may have 3."
+            )
+            assert [post(0)[0], post(1)[0]] == [202, 202]
+            assert post(2) == (429, "Tenant 'acme' has 2 agents at work and may have 2.")
+            assert post(0)[0] == 202
+            assert post(1) == (429, "Tenant 'acme' has 3 unfinished tasks and may have 3.")
+            assert sum(len(store.tasks(agent)) for agent in ids) == 3, "a refused task is none"
+            assert http.delete(f"/agents/{ids[0]}").status_code == 200
+            assert http.post("/agents/create", json=SPEC).status_code == 201
+            assert post(2)[0] == 202
+        with httpx.Client(base_url=url, headers=headers[1], timeout=60) as http:
+            assert http.post("/agents/create", json=SPEC).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_steps", 10**9),
+        ("max_tokens", 10**9),
+        ("timeout_s", 1e12),
+        ("concurrency", 10**6),
+        ("max_attempts", 10**6),
+        ("temperature", 1e9),
+        ("name", "n" * 65),
+        ("model", "m" * 201),
+        ("role", "r" * 2001),
+        ("goal", "g" * 2001),
+        ("backstory", "b" * 4001),
+        ("instructions", "i" * 5_000_000),
+        ("tools", ["get_features", "get_features"]),
+        ("tools", [f"tool{n}" for n in range(65)]),
+        ("tools", [{"name": "predict", "options": {str(n): n for n in range(201)}}]),
+    ],
+)
+def test_numbers_and_texts_of_an_agent_are_bounded(front: _Front, field: str, value: Any) -> None:
+    with front.client() as http:
+        answer = http.post("/agents/create", json={**SPEC, field: value})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["param"].startswith(field)
+    assert len(answer.content) < 2000
+
+
+def test_an_agent_from_before_the_bounds_is_read(front: _Front) -> None:
+    store = AgentStore(open_database(front.settings))
+    row = store.create_agent(AgentSpec.model_validate(SPEC), "acme")
+    with open_database(front.settings).session() as session:
+        stored = session.get_one(AgentRow, row.id)
+        stored.spec = {**row.spec, "max_attempts": 99, "max_tokens": 10**7, "model": "m" * 999}
+    with front.client() as http:
+        (agent,) = http.get("/agents").json()["agents"]
+    spec = agent["spec"]
+    assert (spec["max_attempts"], spec["max_tokens"], len(spec["model"])) == (10, 100_000, 200)

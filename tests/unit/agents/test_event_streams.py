@@ -36,11 +36,15 @@ class SeenHosts:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.accounts: list[str] = []
+        self.ended: list[str] = []
 
     async def wake(self, agent: AgentRow, endpoint: Endpoint) -> None:
         key = find_key(self._settings, endpoint.api_key)
         assert key is not None
         self.accounts.append(key.account)
+
+    async def end(self, agent_id: str) -> None:
+        self.ended.append(agent_id)
 
 
 async def stay_asleep() -> None:

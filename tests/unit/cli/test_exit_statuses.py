@@ -97,6 +97,9 @@ WRONG: dict[str, list[str]] = {
     "agents status": [f"agent_1 --url {NOWHERE} --key="],
     "agents events": [f"agent_1 task_1 --url {NOWHERE} --key="],
     "agents run": [f"conf/agentic/retail.yaml hello --agent none {GATEWAY}"],
+    "agents list": [f"--url {NOWHERE} --key="],
+    "agents delete": [f"agent_1 --url {NOWHERE} --key="],
+    "agents approve": [f"agent_1 task_1 --url {NOWHERE} --key="],
     "keys create": ["--scopes llmm", "--scopes llm --expires soon"],
     "keys list": ["--set paths.stat=x"],
     "keys revoke": ["none"],
@@ -113,6 +116,9 @@ FAILED: dict[str, str] = {
     "agents status": f"agent_1 {GATEWAY}",
     "agents events": f"agent_1 task_1 {GATEWAY}",
     "agents run": f"conf/agentic/retail.yaml hello {GATEWAY}",
+    "agents list": GATEWAY,
+    "agents delete": f"agent_1 {GATEWAY}",
+    "agents approve": f"agent_1 task_1 {GATEWAY}",
     "features monitor": "conf/monitoring/drift.yaml --set events.path={tmp}/empty.parquet",
 }
 

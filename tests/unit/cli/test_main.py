@@ -39,7 +39,8 @@ def test_every_command_of_the_contract_is_there() -> None:
         "llm evaluate", "llm generate", "models list", "models show", "models promote",
         "job submit", "job status", "job logs", "job stop", "job list", "serve run",
         "serve deploy", "serve status", "serve shutdown", "agents create", "agents task",
-        "agents status", "agents events", "agents run", "keys create", "keys list",
+        "agents status", "agents events", "agents run", "agents list",
+        "agents delete", "agents approve", "keys create", "keys list",
         "keys revoke",
     }  # fmt: skip
     assert wanted - {name for name, _ in commands()} == set()

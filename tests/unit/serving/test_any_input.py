@@ -32,6 +32,7 @@ from sunloom.serving.apps.tabular import KIND, build_tabular_app
 from sunloom.tabular.algorithms import load_algorithm
 from sunloom.tabular.columns import Columns
 from sunloom.tabular.model import TabularModel
+from tests.unit.agents.front import NoHosts
 
 ROOT = Path(__file__).parents[3]
 CLASSES = str(ROOT / "tests" / "unit" / "features" / "stream_classes.py")
@@ -112,13 +113,6 @@ values = st.recursive(
 
 ELSEWHERE = ("/llm", "/readyz")
 SENT = ("method", "url", "params", "headers", "json", "content", "data")
-
-
-class NoHosts:
-    """Runs no agent."""
-
-    async def wake(self, *_: Any) -> None:
-        return None
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from fastapi.responses import StreamingResponse
 
 from sunloom.agents.api import (
     AgentCreated,
+    AgentDeleted,
     AgentList,
     AgentStatus,
     Decision,
@@ -34,7 +35,7 @@ from sunloom.agents.api import (
 from sunloom.agents.approval import ApprovalDecision, decide
 from sunloom.agents.gateway_client import Endpoint
 from sunloom.agents.runtime import Hosts
-from sunloom.agents.store import FINAL, AgentRow, AgentStore, TaskRow
+from sunloom.agents.store import FINAL, AgentRow, AgentStore, TaskRow, TenantLimits
 from sunloom.agents.tools.toolbox import bind_tools, needed_scopes
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec
@@ -46,7 +47,7 @@ from sunloom.serving.apps.event_streams import EventStreams
 from sunloom.serving.apps.fastapi_app import build_fastapi
 from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
 from sunloom.serving.apps.task_askers import TaskAskers
-from sunloom.serving.auth.api_keys import KeyRecord, delegate
+from sunloom.serving.auth.api_keys import KeyRecord, delegate, revoke_delegated
 from sunloom.serving.auth.middleware import caller
 
 _CACHED_KEYS = 10_000
@@ -109,6 +110,9 @@ class AgentService:
         self.streams = EventStreams(self.store, config.event_streams)
         self._askers = TaskAskers(settings)
         self._approval_by_another = config.approval_by_another
+        self._limits = TenantLimits(
+            agents=config.most_agents, working=config.most_working, tasks=config.most_tasks
+        )
         self._keys = AgentKeys(settings)
         if hosts is None:
             from sunloom.agents.actors import RayHosts
@@ -117,24 +121,40 @@ class AgentService:
         self._hosts = hosts
 
     async def create(self, spec: AgentSpec, key: KeyRecord) -> AgentRow:
-        """Record the agent and start it.
+        """Record the agent; its first task starts it.
 
         Raises:
             NotFoundError: It names an unknown tool.
             PermissionDeniedError: The key lacks a scope that the agent needs.
+            ConflictError: The tenant has as many as it may have.
         """
         # Unknown tools and options are the caller's errors, and must not appear in the actor only.
         await self._keys.check(spec, key)
-        row = await asyncio.to_thread(self.store.create_agent, spec, key.tenant)
-        await self._wake(row, key)
-        return row
+        return await asyncio.to_thread(self.store.create_agent, spec, key.tenant, self._limits)
+
+    async def delete(self, agent_id: str, key: KeyRecord) -> AgentDeleted:
+        """Delete an agent: its tasks end as cancelled, its process and its keys with it.
+
+        Raises:
+            NotFoundError: The tenant has no such agent, or not any more.
+        """
+        agent = await self.agent(agent_id, key)
+        # First the record: a process that starts anew in between finds nothing to do.
+        cancelled = await asyncio.to_thread(self.store.delete_agent, agent.id)
+        await self._hosts.end(agent.id)
+        await self._keys.revoke(agent)
+        return AgentDeleted(agent_id=agent.id, cancelled_tasks=cancelled)
 
     async def add_task(self, agent_id: str, text: str, key: KeyRecord) -> TaskRow:
-        """Queue a task and wake its agent."""
+        """Queue a task and wake its agent.
+
+        Raises:
+            RateLimitError: The tenant has as many unfinished tasks or working agents as it may.
+        """
         agent = await self.agent(agent_id, key)
         # Again: the caller's key need not be the one that created the agent.
-        await self._keys.check(AgentSpec.model_validate(agent.spec), key)
-        row = await asyncio.to_thread(self.store.add_task, agent_id, text)
+        await self._keys.check(AgentSpec.from_stored(agent.spec), key)
+        row = await asyncio.to_thread(self.store.add_task, agent_id, text, self._limits)
         await asyncio.to_thread(self._askers.record, row.id, key)
         await self._wake(agent, key)
         return row
@@ -168,9 +188,9 @@ class AgentService:
         return await asyncio.to_thread(self.store.agent, agent_id, key.tenant)
 
     async def task(self, agent_id: str, task_id: str, key: KeyRecord) -> TaskRow:
-        """The tenant's task."""
+        """The tenant's task, also of an agent that was deleted."""
         # The agent first: a task has no tenant of its own, and another tenant's must not be found.
-        await self.agent(agent_id, key)
+        await asyncio.to_thread(self.store.agent, agent_id, key.tenant, deleted=True)
         return await asyncio.to_thread(self.store.task, task_id, agent_id)
 
     async def revive(self, task: TaskRow, key: KeyRecord) -> None:
@@ -201,7 +221,7 @@ class AgentService:
             for row in self.store.journal(task.id)
             if row.kind == "approval" and row.outcome is None and decision.call in (None, row.seq)
         }
-        tools = bind_tools(AgentSpec.model_validate(agent.spec).tools)
+        tools = bind_tools(AgentSpec.from_stored(agent.spec).tools)
         scopes = needed_scopes([tool for name, tool in tools.items() if name in waiting])
         missing = sorted(scope for scope in scopes if not key.may(scope))
         if missing:
@@ -252,12 +272,20 @@ class AgentKeys:
         )
         return Endpoint(self._settings.serving.local_url, secret)
 
+    async def revoke(self, agent: AgentRow) -> None:
+        """Revoke all keys that were delegated to an agent."""
+        await asyncio.to_thread(revoke_delegated, self._settings, _purpose_of(agent))
+
     def _delegate(self, agent: AgentRow, key: KeyRecord) -> str:
-        scopes = sorted(_needed_scopes(AgentSpec.model_validate(agent.spec)))
+        scopes = sorted(_needed_scopes(AgentSpec.from_stored(agent.spec)))
         secret, _ = delegate(
-            self._settings, key, scopes, expires=self._lifetime, purpose=f"agent {agent.id}"
+            self._settings, key, scopes, expires=self._lifetime, purpose=_purpose_of(agent)
         )
         return secret
+
+
+def _purpose_of(agent: AgentRow) -> str:
+    return f"agent {agent.id}"
 
 
 def _needed_scopes(spec: AgentSpec) -> frozenset[str]:
@@ -289,7 +317,7 @@ def _add_agent_routes(router: APIRouter, service: AgentService) -> None:
         spec: Annotated[AgentSpec, Body(openapi_examples=_EXAMPLES)],
         idempotency_key: IdempotencyKey = None,
     ) -> AgentCreated:
-        """Create an agent; it starts at once and waits for tasks."""
+        """Create an agent; its first task starts it."""
 
         # Plain JSON, as it is stored for requests that repeat the idempotency key.
         async def produce() -> dict[str, Any]:
@@ -298,6 +326,11 @@ def _add_agent_routes(router: APIRouter, service: AgentService) -> None:
         body = spec.model_dump(mode="json")
         answer = await service.requests.run_once(request, idempotency_key, body, produce)
         return AgentCreated.model_validate(answer)
+
+    @router.delete("/{agent_id}")
+    async def delete_agent(key: CallerKey, agent_id: str) -> AgentDeleted:
+        """Delete an agent and cancel its unfinished tasks; what its tasks did stays readable."""
+        return await service.delete(agent_id, key)
 
     @router.get("/{agent_id}/status")
     async def agent_status(

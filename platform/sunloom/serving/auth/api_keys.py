@@ -271,6 +271,21 @@ def revoke_key(settings: Settings, key_id: str) -> KeyRecord:
         return _record_of(row)
 
 
+def revoke_delegated(settings: Settings, purpose: str) -> None:
+    """Revoke the delegated keys of a purpose, such as those of a deleted agent."""
+    with open_keys(settings).session() as session:
+        session.execute(
+            update(KeyRow)
+            .where(
+                KeyRow.purpose == purpose,
+                # Not a key of a person, who may write what he likes there.
+                KeyRow.parent.is_not(None),
+                KeyRow.revoked_at.is_(None),
+            )
+            .values(revoked_at=utc_now())
+        )
+
+
 def find_key(settings: Settings, secret: str) -> KeyRecord | None:
     """The record of a secret, valid or not; a delegated key is revoked with those it stems from."""
     # By the hash: how long the comparison takes says nothing about the secret.
