@@ -34,6 +34,10 @@ class LlmLimits(Model):
     is refused; one that finds them taken waits."""
     max_waiting: int = Field(default=256, ge=0)
     """Requests of one key that may wait for its other requests; further ones are refused."""
+    max_body_bytes: int = Field(default=1 << 20, ge=1024)
+    """Bytes of a body, where ``serving.limits.body_bytes`` allows more; pictures need it larger."""
+    max_kept_bytes: int = Field(default=64 << 20, ge=1024)
+    """Bodies of one tenant's requests that wait or run, together; further ones are refused."""
     max_generated_tokens: int = Field(default=16_384, ge=1)
     """Largest product of choices, prompts and ``max_tokens`` of one request. One answer as long as
     the model allows is never refused."""

@@ -29,6 +29,9 @@ class LlmServing(Model):
     """Longest prompt and answer together, tokens."""
     max_num_seqs: int = Field(default=64, ge=1)
     """Largest number of requests in one engine step."""
+    prompt_tokens_per_step: int | None = Field(default=None, ge=16)
+    """Tokens of one tenant's prompts in one engine step, which every other tenant waits for; if
+    empty, 128 on CPU and as many as the engine takes on an accelerator."""
     max_lora_rank: int = Field(default=32, ge=1)
     """Highest rank of an adapter that can be loaded."""
     max_loras: int = Field(default=4, ge=1)

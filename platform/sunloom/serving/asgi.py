@@ -175,6 +175,16 @@ async def json_object(scope: Scope, receive: Receive) -> dict[str, Any]:
     return parsed if parsed is not None else parse_object(await read_body(receive))
 
 
+async def pop_json(scope: Scope, receive: Receive) -> dict[str, Any]:
+    """The request's body as ``json_object`` gives it, which from here on only the caller keeps."""
+    parsed: dict[str, Any] | None = scope.pop(_JSON, None)
+    if parsed is None:
+        return parse_object(await read_body(receive))
+    # The bytes that it was parsed from.
+    await receive()
+    return parsed
+
+
 def parse_object(body: bytes, limits: RequestLimits = DEFAULT_LIMITS) -> dict[str, Any]:
     """A body parsed as a JSON object: the one reader of all apps.
 

@@ -400,6 +400,27 @@ def test_requests_of_a_key_wait_for_each_other(resolver: ModelResolver) -> None:
     assert sum(spent.prompt_tokens > 0 for spent in quota.spent) == 2
 
 
+def test_bodies_of_a_tenant_that_wait_are_bounded(resolver: ModelResolver) -> None:
+    engine = EndlessEngine()
+    guard, _, _ = layered(engine, resolver, max_sequences=1, max_kept_bytes=4096)
+    body = {"model": "tool-base", "prompt": "a", "user": "b" * 1500}
+
+    async def send_all() -> tuple[httpx.Response, httpx.Response]:
+        tasks = [asyncio.create_task(call(guard, "POST", COMPLETIONS, json=body)) for _ in range(3)]
+        [refused], _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        engine.has_ended.clear()
+        guard._app._app = Engine()  # type: ignore[attr-defined]
+        return refused.result(), await call(guard, "POST", COMPLETIONS, json=body)
+
+    refused, later = asyncio.run(send_all())
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+    assert "would have more than 4096" in refused.json()["error"]["message"]
+    assert later.status_code == 200
+
+
 def test_the_cache_is_salted_by_tenant(resolver: ModelResolver) -> None:
     engine = Engine()
     guard, _, _ = layered(engine, resolver)

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from sunloom.errors import RateLimitError
-from sunloom.serving.apps.llm.fair_queue import FairQueue
+from sunloom.serving.apps.llm.fair_queue import FairQueue, Owner
 
 
 class Requests:
@@ -41,7 +41,7 @@ class Requests:
         await asyncio.sleep(0)
 
     async def _run(self, name: str, account: str, sequences: int) -> None:
-        async with self.queue.hold(name[0], account, sequences):
+        async with self.queue.hold(Owner(name[0], account), sequences):
             self.running.append(name)
             try:
                 await self._ends[name].wait()
@@ -168,7 +168,7 @@ def test_bounds_hold_and_all_are_served(seed: int) -> None:
     outcomes = Counter[str]()
 
     async def ask(tenant: str, account: str, sequences: int) -> None:
-        async with queue.hold(tenant, account, sequences):
+        async with queue.hold(Owner(tenant, account), sequences):
             held[tenant] += sequences
             assert held[tenant] <= 3
             assert held.total() <= 5

@@ -6,14 +6,17 @@ import asyncio
 import hashlib
 import json
 import secrets
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from sunloom.config.serving import LlmServing
-from sunloom.errors import NotFoundError, RequestError
-from sunloom.serving.apps.llm.fair_queue import FairQueue
+from sunloom.errors import NotFoundError, RateLimitError, RequestError
+from sunloom.serving.apps.llm.fair_queue import RETRY_S, FairQueue, Owner
 from sunloom.serving.apps.llm.key_budget import KeyBudget, TokenQuota
 from sunloom.serving.apps.llm.model_resolver import ModelResolver, ResolvedModel
+from sunloom.serving.apps.llm.prompt_turns import ask_for
 from sunloom.serving.apps.llm.request_checks import (
     CHAT,
     COMPLETIONS,
@@ -28,7 +31,7 @@ from sunloom.serving.asgi import (
     Receive,
     Scope,
     Send,
-    json_object,
+    pop_json,
     send_json,
 )
 from sunloom.serving.auth.api_keys import KeyRecord
@@ -104,6 +107,8 @@ class CompletionsMiddleware:
         self._config = config
         self._describe = describe
         self._offered = frozenset(offered)
+        # By tenant.
+        self._kept_bytes: Counter[str] = Counter()
         self._salt_secret = secrets.token_bytes(32)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,7 +147,7 @@ class CompletionsMiddleware:
         await send_json(send, 200, {**card, "id": name})
 
     async def _complete(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
-        request = await json_object(scope, receive)
+        request = await pop_json(scope, receive)
         if not isinstance(request.get("model"), str) or not request["model"]:
             raise RequestError("The body names no model.", "GET /v1/models lists them.", "model")
         work = check_request(path, request, self._config.limits, self._config.max_model_len)
@@ -152,19 +157,42 @@ class CompletionsMiddleware:
         # Every route of this app needs a key.
         assert key is not None
         request = self._prepare(path, request, key) | {"model": model.engine_name}
+        # As bytes while it waits: parsed, some bodies take twenty times as much.
+        body = json.dumps(request).encode()
+        del request
         meter = TokenMeter()
-        turn = self._queue.hold(key.tenant, key.account, work.sequences)
-        async with turn:
-            # What its other requests have used is known when its turn has come.
-            with self._budget.reserve(key, work) as max_tokens:
-                if max_tokens is not None:
-                    request = limit_answer(path, request, max_tokens)
-                try:
-                    await self._send_to_engine(
-                        scope, json.dumps(request).encode(), receive, send, meter
-                    )
-                finally:
-                    self._budget.spend(key, _usage_of(model, meter))
+        owner = Owner(key.tenant, key.account)
+        ask_for(owner)
+        with self._keep(key, len(body)):
+            async with self._queue.hold(owner, work.sequences):
+                # What its other requests have used is known when its turn has come.
+                with self._budget.reserve(key, work) as max_tokens:
+                    if max_tokens is not None:
+                        limited = limit_answer(path, json.loads(body), max_tokens)
+                        body = json.dumps(limited).encode()
+                    try:
+                        await self._send_to_engine(scope, body, receive, send, meter)
+                    finally:
+                        self._budget.spend(key, _usage_of(model, meter))
+
+    @contextmanager
+    def _keep(self, key: KeyRecord, size: int) -> Iterator[None]:
+        """Count a body of so many bytes among those of its tenant that wait or run."""
+        kept, most = self._kept_bytes, self._config.limits.max_kept_bytes
+        if kept[key.tenant] and kept[key.tenant] + size > most:
+            raise RateLimitError(
+                f"Requests of the tenant {key.tenant!r} with {kept[key.tenant]} bytes wait or run; "
+                f"with this one they would have more than {most}.",
+                "Send fewer requests at once.",
+                retry_after_s=RETRY_S,
+            )
+        kept[key.tenant] += size
+        try:
+            yield
+        finally:
+            kept[key.tenant] -= size
+            if not kept[key.tenant]:
+                del kept[key.tenant]
 
     def _prepare(self, path: str, request: dict[str, Any], key: KeyRecord) -> dict[str, Any]:
         """The request as vLLM shall see it."""

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sunloom.errors import RateLimitError
 
@@ -16,65 +17,80 @@ RETRY_S = 5
 
 @dataclass(frozen=True, eq=False)
 class _Turn:
-    """A request that waits: the order of arrival, its sequences, and what it waits for."""
+    """A request that waits: the order of arrival, what it needs, and what it waits for."""
 
     number: int
-    sequences: int
+    amount: int
     has_come: asyncio.Future[None]
 
 
+class Owner(NamedTuple):
+    """Whose a request is: the tenant, and of its keys the account."""
+
+    tenant: str
+    account: str
+
+
 class FairQueue:
-    """Admits requests to the engine, at most so many sequences of a tenant and of all at once.
+    """Admits requests to the engine, at most so much of a tenant and of all at once.
 
     An engine's step takes as long as all that runs in it: what one tenant has in it is what the
-    others wait for. Of those that wait, the tenant with the fewest sequences in the engine is next,
-    and of its accounts the one with the fewest; an account's own requests keep their order.
+    others wait for. Of those that wait, the tenant with the least in the engine is next, and of its
+    accounts the one with the least; an account's own requests keep their order.
 
     Args:
-        share: Sequences of one tenant.
-        capacity: Sequences of all tenants.
-        max_waiting: Requests of one account that may wait.
+        share: What one tenant may have in it: sequences, or tokens of prompts.
+        capacity: What all tenants may have in it.
+        max_waiting: Requests of one account that may wait; None is any number.
     """
 
-    def __init__(self, share: int, capacity: int, max_waiting: int) -> None:
+    def __init__(self, share: int, capacity: int, max_waiting: int | None = None) -> None:
         self._share = min(share, capacity)
         self._capacity = capacity
         self._max_waiting = max_waiting
-        # Sequences in the engine, by tenant and by (tenant, account).
+        # What is in the engine.
         self._of_tenants: Counter[str] = Counter()
-        self._of_accounts: Counter[tuple[str, str]] = Counter()
-        self._waiting: dict[tuple[str, str], deque[_Turn]] = {}
+        self._of_accounts: Counter[Owner] = Counter()
+        self._waiting: dict[Owner, deque[_Turn]] = {}
         self._arrivals = 0
 
     @asynccontextmanager
-    async def hold(self, tenant: str, account: str, sequences: int) -> AsyncIterator[None]:
-        """Wait for a request's turn, and hold its sequences while it runs.
-
-        Args:
-            tenant: Whose share it is.
-            account: The key, of those of the tenant.
-            sequences: Answers that are generated at once; more than a share count as a share.
+    async def hold(self, owner: Owner, amount: int) -> AsyncIterator[None]:
+        """Wait for a request's turn, and hold its part while it runs.
 
         Raises:
             RateLimitError: Too many requests of the account wait.
         """
-        owner, sequences = (tenant, account), min(sequences, self._share)
-        await self._take(owner, sequences)
+        held = await self.take(owner, amount)
         try:
             yield
         finally:
-            self._give_back(owner, sequences)
+            self.give_back(owner, held)
 
-    async def _take(self, owner: tuple[str, str], sequences: int) -> None:
-        turn = _Turn(self._arrivals, sequences, asyncio.get_running_loop().create_future())
+    async def take(self, owner: Owner, amount: int) -> int:
+        """Wait for a request's turn.
+
+        Args:
+            owner: Whose request it is.
+            amount: What it needs; more than a share counts as a share.
+
+        Returns:
+            What is to be given back.
+
+        Raises:
+            RateLimitError: Too many requests of the account wait.
+        """
+        amount = min(amount, self._share)
+        turn = _Turn(self._arrivals, amount, asyncio.get_running_loop().create_future())
         self._arrivals += 1
         turns = self._waiting.setdefault(owner, deque())
         turns.append(turn)
         self._admit_waiting()
-        if not turn.has_come.done() and len(turns) > self._max_waiting:
+        most = self._max_waiting
+        if most is not None and not turn.has_come.done() and len(turns) > most:
             self._drop(owner, turn)
             raise RateLimitError(
-                f"{self._max_waiting} requests of key {owner[1]} wait for the running ones.",
+                f"{most} requests of key {owner.account} wait for the running ones.",
                 "Send fewer requests at once.",
                 retry_after_s=RETRY_S,
             )
@@ -88,23 +104,25 @@ class FairQueue:
                 self._admit_waiting()
             else:
                 # Its turn came in the moment in which the client left.
-                self._give_back(owner, sequences)
+                self.give_back(owner, amount)
             raise
+        return amount
 
-    def _give_back(self, owner: tuple[str, str], sequences: int) -> None:
-        self._count(owner, -sequences)
+    def give_back(self, owner: Owner, amount: int) -> None:
+        """Leave the engine, and let in who is next."""
+        self._count(owner, -amount)
         self._admit_waiting()
 
-    def _count(self, owner: tuple[str, str], sequences: int) -> None:
-        self._of_tenants[owner[0]] += sequences
-        self._of_accounts[owner] += sequences
+    def _count(self, owner: Owner, amount: int) -> None:
+        self._of_tenants[owner.tenant] += amount
+        self._of_accounts[owner] += amount
         # Delegated keys come and go with the agents' tasks.
         if not self._of_accounts[owner]:
             del self._of_accounts[owner]
-        if not self._of_tenants[owner[0]]:
-            del self._of_tenants[owner[0]]
+        if not self._of_tenants[owner.tenant]:
+            del self._of_tenants[owner.tenant]
 
-    def _drop(self, owner: tuple[str, str], turn: _Turn) -> None:
+    def _drop(self, owner: Owner, turn: _Turn) -> None:
         turns = self._waiting[owner]
         turns.remove(turn)
         if not turns:
@@ -114,26 +132,30 @@ class FairQueue:
         """Let in whose turn it is, until the next one finds no room."""
         while (owner := self._next_owner()) is not None:
             turn = self._waiting[owner][0]
-            if self._of_tenants.total() + turn.sequences > self._capacity:
+            if self._of_tenants.total() + turn.amount > self._capacity:
                 # It keeps its turn: a request for many answers must not starve behind small ones.
                 return
             self._drop(owner, turn)
             # One whose client leaves in this moment is still in the queue.
             if not turn.has_come.cancelled():
-                self._count(owner, turn.sequences)
+                self._count(owner, turn.amount)
                 turn.has_come.set_result(None)
 
-    def _next_owner(self) -> tuple[str, str] | None:
+    def _next_owner(self) -> Owner | None:
         full = set[str]()
         for owner in sorted(self._waiting, key=self._place):
-            tenant = owner[0]
+            tenant = owner.tenant
             if tenant in full:
                 continue
-            if self._of_tenants[tenant] + self._waiting[owner][0].sequences <= self._share:
+            if self._of_tenants[tenant] + self._waiting[owner][0].amount <= self._share:
                 return owner
             # Its first request keeps the turn among the tenant's own, too.
             full.add(tenant)
         return None
 
-    def _place(self, owner: tuple[str, str]) -> tuple[int, int, int]:
-        return self._of_tenants[owner[0]], self._of_accounts[owner], self._waiting[owner][0].number
+    def _place(self, owner: Owner) -> tuple[int, int, int]:
+        return (
+            self._of_tenants[owner.tenant],
+            self._of_accounts[owner],
+            self._waiting[owner][0].number,
+        )
