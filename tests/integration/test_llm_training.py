@@ -240,7 +240,7 @@ def test_an_interrupted_training_has_no_outcome(
     thread = threading.Thread(target=press_ctrl_c)
     with pytest.raises(Interrupted), interrupt_on_signals():
         thread.start()
-        launch(_work(start, tmp_path, Ddp(), steps=100_000), "endless")
+        launch(_work(start, tmp_path, Ddp(), steps=100_000, workers=1), "endless")
     thread.join()
     assert not (tmp_path / "export").exists()
     assert signal.getsignal(signal.SIGINT) is handler
