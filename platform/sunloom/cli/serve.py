@@ -113,7 +113,7 @@ def _settings(port: int | None, sets: list[str] | None, env: str | None) -> Sett
 
 
 def _deploy(settings: Settings, json: bool) -> str:
-    from sunloom.serving.auth.api_keys import ensure_first_key
+    from sunloom.serving.auth.api_keys import ensure_first_key, has_valid_key
     from sunloom.serving.deploy.deploy import deploy as start
 
     output.print_note("starting: about two minutes where a language model is served")
@@ -129,6 +129,8 @@ def _deploy(settings: Settings, json: bool) -> str:
     output.print_table(("app", "state"), deployment.apps.items())
     if secret:
         output.print_line(f"first key, shown once: {secret}")
+    elif not has_valid_key(settings):
+        output.print_note("no key yet: sunloom keys create --scopes llm,features,agents,models")
     return deployment.url
 
 

@@ -308,10 +308,14 @@ def is_well_formed(secret: str) -> bool:
 
 def ensure_first_key(settings: Settings) -> tuple[str, KeyRecord] | None:
     """In development, create one key with every scope if there is no valid key yet."""
-    has_valid_key = any(record.is_valid(utc_now()) for record in list_keys(settings))
-    if settings.environment != "development" or has_valid_key:
+    if settings.environment != "development" or has_valid_key(settings):
         return None
     return create_key(settings, SCOPES, purpose="first key")
+
+
+def has_valid_key(settings: Settings) -> bool:
+    """Whether somebody can enter: there is a key that is neither revoked nor expired."""
+    return any(record.is_valid(utc_now()) for record in list_keys(settings))
 
 
 def digest(secret: str) -> str:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+PROXY_TOKEN = "SUNLOOM_SERVING_PROXY_TOKEN"
+"""Variable with the token by which HAProxy's word for a client's address is known."""
+SOURCE_HEADER = b"x-sunloom-source"
+"""Header with the token and the client's address, which HAProxy sets over the client's own."""
 
 # A program with a wrong key is answered at once for its first tries; a guessing one is not.
 _FREE = 20
@@ -23,13 +30,24 @@ class FailedAttempts:
 
     Args:
         clock: Seconds on a clock that never goes back.
+        token: HAProxy's; this process's variable by default. Empty believes no header.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, token: str | None = None
+    ) -> None:
         self._clock = clock
+        self._token = (os.environ.get(PROXY_TOKEN, "") if token is None else token).encode()
         # Attempts and when they were counted, the source of the latest failure last.
         self._attempts: dict[str, tuple[float, float]] = {}
         self._waiting = 0
+
+    def source_of(self, peer: str, headers: Mapping[bytes, bytes]) -> str:
+        """The address that a request comes from: behind HAProxy, whose peer it is."""
+        token, _, address = headers.get(SOURCE_HEADER, b"").partition(b" ")
+        if self._token and hmac.compare_digest(token, self._token):
+            return address.decode("latin-1")
+        return peer
 
     def count(self, source: str) -> float:
         """Count one failure; the seconds that its answer is to wait."""

@@ -192,7 +192,9 @@ class GatewayMiddleware:
         except AuthenticationError:
             # Without a key nothing was guessed.
             if secret:
-                await self._failed_attempts.slow_down((scope.get("client") or ("",))[0])
+                peer = (scope.get("client") or ("",))[0]
+                source = self._failed_attempts.source_of(peer, headers)
+                await self._failed_attempts.slow_down(source)
             raise
         # The secret goes along: /llm/generate calls the language app with it.
         return Caller(request_id, key, secret or "")
@@ -462,6 +464,13 @@ class KeyAdmission:
     def spend(self, key: KeyRecord, spent: Spent) -> None:
         """Count the tokens of a model request against a key's quota."""
         self._limiter.spend(key, spent)
+
+    def write_counts(self) -> None:
+        """Write what was spent, for other processes to know; blocking."""
+        try:
+            self._limiter.sync()
+        except SQLAlchemyError as error:
+            _logger.warning("counters could not be written, trying again: %s", error)
 
     def remaining_tokens(self, key: KeyRecord) -> int | None:
         """Tokens that are left of a key's quota; None without a quota."""

@@ -18,7 +18,7 @@ from sunloom.serving.app_table import APPS
 from sunloom.serving.apps.llm.model_resolver import BaseLanguageModel, find_base
 from sunloom.serving.asgi import ASGIApp
 from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
-from sunloom.serving.deploy.environment import serving_environment
+from sunloom.serving.deploy.environment import check_closed, serving_environment
 from sunloom.serving.deploy.fast_path import register_fast_path
 from sunloom.serving.metrics.request_metrics import RequestMetrics
 
@@ -37,8 +37,10 @@ def build_app(name: str, args: AppArgs) -> Any:
 
     Raises:
         NotFoundError: The app is ``llm`` and no base model is registered.
+        ServingError: Serve was started with open ports.
     """
     settings = load_config(Settings, env=args.env, sets=args.sets).config
+    check_closed(settings)
     if name != "llm":
         return build_application(name, settings)
     base = find_base(settings)

@@ -25,7 +25,8 @@ from sunloom.errors import ServingError
 from sunloom.serving.app_table import APPS
 from sunloom.serving.apps.llm.model_resolver import BaseLanguageModel, find_base
 from sunloom.serving.deploy.applications import build_application, build_llm_application
-from sunloom.serving.deploy.environment import INSTANCE, instance_folder, serving_environment
+from sunloom.serving.deploy.environment import instance_folder, serving_environment
+from sunloom.serving.deploy.haproxy import INSTANCE
 
 if TYPE_CHECKING:
     from ray.serve import RunTarget

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 from functools import cache
 from pathlib import Path
 
 from sunloom.config import Settings
+from sunloom.config.serving import ServingConfig
 from sunloom.core.files import private_folder
 from sunloom.core.processes import free_port
-from sunloom.serving.deploy.haproxy import write_wrapper
+from sunloom.core.telemetry import get_logger
+from sunloom.errors import ServingError
+from sunloom.serving.auth.failed_attempts import PROXY_TOKEN
+from sunloom.serving.deploy.haproxy import (
+    ARRIVAL_S,
+    CALLBACK,
+    CONNECTIONS,
+    INSTANCE,
+    LOOPBACK_ONLY,
+    haproxy_binary,
+)
 
-INSTANCE = "SUNLOOM_SERVING_FOLDER"
-"""Variable that marks every process of one instance, so that its orphans can be recognised."""
-
-ARRIVAL_S = "SUNLOOM_SERVING_ARRIVAL_S"
-"""Variable with ``serving.limits.arrival_s``, for the servers that Serve builds itself."""
+FAST_PATH = "sunloom.serving.deploy.fast_path.middlewares"
+"""What ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` names."""
+_CALLBACKS = (
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH",
+    "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH",
+)
 
 
 def serving_environment(settings: Settings) -> dict[str, str]:
@@ -31,14 +44,13 @@ def serving_environment(settings: Settings) -> dict[str, str]:
     Raises:
         DependencyError: No HAProxy is installed.
     """
+    haproxy_binary()
     folder = instance_folder(settings)
     statistics, metrics, fallback = _service_ports(str(folder))
     variables = {
         INSTANCE: str(folder),
-        ARRIVAL_S: str(settings.serving.limits.arrival_s),
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1" if settings.serving.throughput else "0",
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "sunloom.serving.deploy.fast_path.middlewares",
+        PROXY_TOKEN: _proxy_token(),
+        **closing_variables(settings.serving),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
@@ -48,8 +60,6 @@ def serving_environment(settings: Settings) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         # Serve's own proxy, for apps without a replica: two instances would share its default port.
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
-        # It parses one log line per request in Python; the middleware counts requests instead.
-        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # On a busy machine a process needs longer than Serve's five seconds to start.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
@@ -62,9 +72,48 @@ def serving_environment(settings: Settings) -> dict[str, str]:
         # At Serve's 0.1 s the controller and the replicas keep a laptop busy that is idle.
         variables["RAY_SERVE_CONTROL_LOOP_INTERVAL_S"] = "0.3"
         variables["RAY_SERVE_METRICS_EXPORT_INTERVAL_MS"] = "1000"
-    if settings.serving.loopback_only:
-        variables["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(write_wrapper(folder, settings.serving))
     return variables
+
+
+def closing_variables(serving: ServingConfig) -> dict[str, str]:
+    """Variables without which Serve's ports are open: on a cluster of its own, each node's.
+
+    ``deploy/rayservice.yaml`` and ``cluster.yaml`` set them where Serve is started without
+    ``sunloom serve``.
+    """
+    return {
+        ARRIVAL_S: str(serving.limits.arrival_s),
+        CONNECTIONS: str(serving.connections_per_source),
+        LOOPBACK_ONLY: "1" if serving.loopback_only else "0",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1" if serving.throughput else "0",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": FAST_PATH,
+        "RAY_SERVE_CONTROLLER_CALLBACK_IMPORT_PATH": CALLBACK,
+        # It parses one log line per request in Python; the middleware counts requests instead.
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        # No peer is believed what a client names as its address.
+        "FORWARDED_ALLOW_IPS": "",
+    }
+
+
+def check_closed(settings: Settings) -> None:
+    """Refuse to build an app for a Serve that somebody started with open ports.
+
+    Raises:
+        ServingError: Serve was started without the variables, outside development and tests.
+    """
+    wanted = closing_variables(settings.serving)
+    names = [name for name in _CALLBACKS if os.environ.get(name) != wanted[name]]
+    if not names:
+        return
+    error = ServingError(
+        f"Serve was started without {' and '.join(names)}: its ports would answer everyone.",
+        "Set the variables of deploy/rayservice.yaml for each node before Ray starts, or deploy "
+        "with `sunloom serve deploy`.",
+    )
+    if settings.environment not in ("development", "test"):
+        raise error
+    get_logger("serving").warning("%s", error)
 
 
 def instance_folder(settings: Settings) -> Path:
@@ -88,3 +137,9 @@ def _service_ports(folder: str) -> tuple[int, ...]:
     while len(ports) < 3:
         ports.add(free_port())
     return tuple(sorted(ports))
+
+
+@cache
+def _proxy_token() -> str:
+    """The token of this process's deployment; one that the nodes have already is kept."""
+    return os.environ.get(PROXY_TOKEN) or secrets.token_hex(8)

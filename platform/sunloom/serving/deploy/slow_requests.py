@@ -15,7 +15,7 @@ from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sunloom.config.request_limits import RequestLimits
-from sunloom.serving.deploy.environment import ARRIVAL_S
+from sunloom.serving.deploy.haproxy import ARRIVAL_S
 
 # Beyond `serving.limits.arrival_s`, at which the middleware still answers.
 _GRACE_S = 2.0
