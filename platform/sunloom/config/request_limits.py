@@ -30,8 +30,8 @@ class LlmLimits(Model):
     """Bounds of requests to the language model, so that no key holds up the others."""
 
     max_sequences: int = Field(default=16, ge=1)
-    """Answers of one tenant that are generated at once, choices times prompts. A request for more
-    is refused; one that finds them taken waits."""
+    """Answers of one tenant that one engine generates at once, choices times prompts. A request for
+    more is refused; one that finds them taken waits."""
     max_waiting: int = Field(default=256, ge=0)
     """Requests of one key that may wait for its other requests; further ones are refused."""
     max_body_bytes: int = Field(default=1 << 20, ge=1024)

@@ -78,8 +78,8 @@ class AgentsServing(AppServing):
     """The agents' app."""
 
     event_streams: int = Field(default=20, ge=1)
-    """Streams of events that a key and those delegated from it may have open at once, in each
-    process."""
+    """Streams of events that a key and those delegated from it may have open at once, over all
+    replicas."""
     approval_by_another: bool = False
     """Whether a tool call must be approved with another key than the one that asked for the
     task."""
@@ -135,8 +135,8 @@ class ServingConfig(Model):
     throughput: bool = True
     """Ray Serve's throughput switch: user code on the server's own event loop."""
     loopback_only: bool = True
-    """Keep HAProxy's statistics and metrics on loopback and hide its route list; set to false on
-    clusters of several machines, whose other nodes lack the wrapper script."""
+    """Keep HAProxy's statistics and metrics on loopback, behind 401, and hide its route list. Its
+    other bounds hold in any case."""
     connections_per_source: int = Field(default=512, ge=0)
     """Connections that one address may have open to the gateway at once; 0 for any number, such as
     behind a proxy of your own, from which all of them come."""

@@ -48,6 +48,7 @@ from sunloom.serving.apps.fastapi_app import build_fastapi
 from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
 from sunloom.serving.apps.task_askers import TaskAskers
 from sunloom.serving.auth.api_keys import KeyRecord, delegate, revoke_delegated
+from sunloom.serving.auth.key_holds import KeyHolds
 from sunloom.serving.auth.middleware import caller
 
 _CACHED_KEYS = 10_000
@@ -107,7 +108,8 @@ class AgentService:
         self.store = AgentStore(database)
         self.requests = IdempotentRequests(database)
         config = settings.serving.agents
-        self.streams = EventStreams(self.store, config.event_streams)
+        shared = KeyHolds(database, "streams") if config.replicas > 1 else None
+        self.streams = EventStreams(self.store, config.event_streams, shared)
         self._askers = TaskAskers(settings)
         self._approval_by_another = config.approval_by_another
         self._limits = TenantLimits(

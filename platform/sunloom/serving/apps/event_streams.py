@@ -7,7 +7,7 @@ import json
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
 from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,6 +18,7 @@ from sunloom.core.telemetry import get_logger
 from sunloom.errors import RateLimitError
 from sunloom.serving.asgi import Receive, Scope, Send
 from sunloom.serving.auth.api_keys import KeyRecord
+from sunloom.serving.auth.key_holds import KeyHolds
 
 # SQLite cannot notify readers, so the log is polled on every database.
 _POLL_S = 0.15
@@ -37,11 +38,13 @@ class EventStreams:
     Args:
         store: Tasks and their logs.
         most: Streams that a key and those delegated from it may have open at once.
+        shared: What is open in other replicas; None where this process is the only one.
     """
 
-    def __init__(self, store: AgentStore, most: int) -> None:
+    def __init__(self, store: AgentStore, most: int, shared: KeyHolds | None = None) -> None:
         self._store = store
         self._most = most
+        self._shared = shared
         self._open: Counter[str] = Counter()
         self._tails: dict[str, _Tail] = {}
 
@@ -106,13 +109,21 @@ class EventStreams:
             if not events:
                 await tail.wait(_KEEP_AWAKE_S)
 
-    @contextmanager
-    def _count_open(self, key: KeyRecord) -> Iterator[None]:
+    @asynccontextmanager
+    async def _count_open(self, key: KeyRecord) -> AsyncIterator[None]:
+        too_many = RateLimitError(
+            f"Key {key.id} has {self._most} streams of events open.",
+            "Close one, or read the task's state with GET /agents/{agent_id}/tasks/{task_id}.",
+        )
+        if self._shared is not None:
+            one_more = self._shared.hold(key.account, lambda held, _: int(held < self._most))
+            async with one_more as is_held:
+                if not is_held:
+                    raise too_many
+                yield
+            return
         if self._open[key.account] >= self._most:
-            raise RateLimitError(
-                f"Key {key.id} has {self._most} streams of events open.",
-                "Close one, or read the task's state with GET /agents/{agent_id}/tasks/{task_id}.",
-            )
+            raise too_many
         self._open[key.account] += 1
         try:
             yield
@@ -148,7 +159,9 @@ class EventResponse(StreamingResponse):
     """
 
     def __init__(
-        self, events: AsyncGenerator[str, None], opened: Callable[[], AbstractContextManager[None]]
+        self,
+        events: AsyncGenerator[str, None],
+        opened: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
         super().__init__(
             events,
@@ -162,7 +175,7 @@ class EventResponse(StreamingResponse):
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""
-        with self._opened():
+        async with self._opened():
             try:
                 await super().__call__(scope, receive, send)
             finally:

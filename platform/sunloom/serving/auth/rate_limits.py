@@ -265,7 +265,8 @@ class RateLimiter:
 
     def _apply(self, reports: Iterable[_Report], totals: Mapping[str, int]) -> None:
         for report in reports:
-            account = self._accounts[report.account]
+            # Another thread's call may have dropped an account that was idle for minutes.
+            account = self._accounts.setdefault(report.account, _LeasedAccount())
             if report.account in totals:
                 account.tokens = totals[report.account]
             else:
@@ -284,10 +285,7 @@ class RateLimiter:
                 if report.minute >= 0:
                     used = _Usage(-report.returned, report.used.tokens)
                     _add(session, report.account, report.minute, used)
-                query = select(UsageRow.tokens).where(
-                    UsageRow.account == report.account, UsageRow.minute == _TOTAL
-                )
-                totals[report.account] = session.scalar(query) or 0
+                totals[report.account] = spent_tokens(session, report.account)
         return totals
 
     def _lease_requests(self, name: str, minute: int, share: int, limit: int) -> bool:
@@ -317,6 +315,12 @@ class RateLimiter:
                 continue
         with self._database.session() as session:
             session.execute(delete(UsageRow).where(*old))
+
+
+def spent_tokens(session: Session, account: str) -> int:
+    """Tokens that an account has used, as far as the processes have written them."""
+    query = select(UsageRow.tokens).where(UsageRow.account == account, UsageRow.minute == _TOTAL)
+    return session.scalar(query) or 0
 
 
 def _add(session: Session, name: str, minute: int, usage: _Usage) -> None:

@@ -35,6 +35,7 @@ from sunloom.serving.asgi import (
     send_json,
 )
 from sunloom.serving.auth.api_keys import KeyRecord
+from sunloom.serving.auth.key_holds import KeyHolds
 from sunloom.serving.auth.middleware import caller
 from sunloom.serving.auth.rate_limits import Spent
 from sunloom.serving.auth.tenants import reader_for
@@ -85,6 +86,7 @@ class CompletionsMiddleware:
         config: Bounds of requests, and the model's longest length.
         describe: Returns vLLM's OpenAPI document, for the gateway.
         offered: Routes that vLLM has for this kind of model.
+        shared: What requests in other replicas have reserved; None where this is the only one.
     """
 
     def __init__(
@@ -97,11 +99,12 @@ class CompletionsMiddleware:
         *,
         describe: Callable[[], dict[str, Any]] = dict,
         offered: Collection[str] = ROUTES,
+        shared: KeyHolds | None = None,
     ) -> None:
         self._app = app
         self._resolver = resolver
         self._load = load
-        self._budget = KeyBudget(quota)
+        self._budget = KeyBudget(quota, shared)
         limits = config.limits
         self._queue = FairQueue(limits.max_sequences, config.max_num_seqs, limits.max_waiting)
         self._config = config
@@ -164,16 +167,16 @@ class CompletionsMiddleware:
         owner = Owner(key.tenant, key.account)
         ask_for(owner)
         with self._keep(key, len(body)):
-            async with self._queue.hold(owner, work.sequences):
-                # What its other requests have used is known when its turn has come.
-                with self._budget.reserve(key, work) as max_tokens:
-                    if max_tokens is not None:
-                        limited = limit_answer(path, json.loads(body), max_tokens)
-                        body = json.dumps(limited).encode()
-                    try:
-                        await self._send_to_engine(scope, body, receive, send, meter)
-                    finally:
-                        self._budget.spend(key, _usage_of(model, meter))
+            # What its other requests have used is known when its turn has come.
+            turn = self._queue.hold(owner, work.sequences)
+            async with turn, self._budget.reserve(key, work) as max_tokens:
+                if max_tokens is not None:
+                    limited = limit_answer(path, json.loads(body), max_tokens)
+                    body = json.dumps(limited).encode()
+                try:
+                    await self._send_to_engine(scope, body, receive, send, meter)
+                finally:
+                    self._budget.spend(key, _usage_of(model, meter))
 
     @contextmanager
     def _keep(self, key: KeyRecord, size: int) -> Iterator[None]:

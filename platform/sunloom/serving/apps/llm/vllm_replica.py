@@ -38,6 +38,7 @@ from sunloom.serving.apps.llm.model_resolver import (
 from sunloom.serving.apps.llm.prompt_turns import read_prompts_in_turn
 from sunloom.serving.apps.llm.token_meter import watch_engine
 from sunloom.serving.asgi import ASGIApp
+from sunloom.serving.auth.key_holds import KeyHolds
 from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
 from sunloom.serving.metrics.request_metrics import RequestMetrics
 
@@ -72,7 +73,8 @@ class LlmReplica:
         """Called by Serve once the engine runs."""
         configure_logging(self._settings)
         self._app = await self._server.engine.build_asgi_app()
-        metrics = RequestMetrics(open_database(self._settings), "llm")
+        database, config = open_database(self._settings), self._settings.serving.llm
+        metrics = RequestMetrics(database, "llm")
         admission = KeyAdmission(self._settings, metrics)
         resolver = build_resolver(self._settings, self._base)
         engine = self._server.engine._engine_client
@@ -91,9 +93,10 @@ class LlmReplica:
             resolver,
             self._load,
             admission,
-            self._settings.serving.llm,
+            config,
             describe=self._describe,
             offered=offered,
+            shared=KeyHolds(database, "tokens") if config.replicas > 1 else None,
         )
         return GatewayMiddleware(
             app,
