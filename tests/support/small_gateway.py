@@ -34,6 +34,9 @@ def small_gateway(
     """
     key, _ = create_key(settings, ["admin"], "acme", allowance=Allowance(1_000_000))
     port = free_port()
+    # The gateway calls the other apps at its own address.
+    serving = settings.serving.model_copy(update={"port": port})
+    settings = settings.model_copy(update={"serving": serving})
     config = uvicorn.Config(_all(settings, others or {}), port=port, log_level="warning", ws="none")
     server = uvicorn.Server(config)
     thread = Thread(target=server.run, daemon=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from hypothesis import HealthCheck, Phase, example, given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
 from small_gateway import small_gateway
+from small_job_server import small_job_server
 
 from sunloom.agents.store import AgentStore
 from sunloom.config import load_config
@@ -28,7 +31,13 @@ from sunloom.feature_store.online.registry import store_stream
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.definitions.open import plan_of
 from sunloom.serving.apps.agents import build_agents_app
+from sunloom.serving.apps.llm.completions import CompletionsMiddleware
+from sunloom.serving.apps.llm.model_resolver import ResolvedModel, build_resolver, find_base
+from sunloom.serving.apps.llm.token_meter import count_sequence
 from sunloom.serving.apps.tabular import KIND, build_tabular_app
+from sunloom.serving.asgi import Receive, Scope, Send, read_body, send_json
+from sunloom.serving.auth.middleware import KeyAdmission
+from sunloom.serving.metrics.request_metrics import RequestMetrics
 from sunloom.tabular.algorithms import load_algorithm
 from sunloom.tabular.columns import Columns
 from sunloom.tabular.model import TabularModel
@@ -44,8 +53,37 @@ AGENT = {
     "max_tokens": 5,
     "timeout_s": 5.0,
 }
-# What each route takes. Left out: /llm, which needs a cluster and a model, and /readyz, whose
-# answer is 503 without the other apps.
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "predict",
+        "description": "d",
+        "parameters": {"type": "object", "properties": {"id": {"type": ["integer", "null"]}}},
+    },
+}
+CHAT = {
+    "model": "tool-base",
+    "messages": [{"role": "user", "content": "hello", "name": "u"}],
+    "max_tokens": 5,
+    "max_completion_tokens": 5,
+    "temperature": 0.5,
+    "n": 1,
+    "stream": False,
+    "stream_options": {"include_usage": True},
+    "stop": ["a"],
+    "seed": 1,
+    "top_p": 0.5,
+    "user": "u",
+    "tools": [TOOL],
+    "tool_choice": "auto",
+    "response_format": {"type": "text"},
+    "logprobs": True,
+    "top_logprobs": 2,
+    "logit_bias": {"1": 1.0},
+    "cache_salt": "s",
+    "structured_outputs": {},
+}
+# What each route takes. Left out: /readyz, whose answer is 503 without the other apps.
 BODIES: dict[str, dict[str, Any]] = {
     "/features/batch": {
         "feature_set": "customer", "entity_ids": [1, 2], "features": ["name"],
@@ -62,6 +100,21 @@ BODIES: dict[str, dict[str, Any]] = {
         "token_quota": 7, "purpose": "p",
     },
     "/models/churn/aliases/best": {"version": 1},
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": {
+        "model": "tool-base@1", "prompt": "a", "max_tokens": 5, "n": 1, "best_of": 1, "echo": False,
+        "stream": True, "stop": "a", "logprobs": 1, "prompt_logprobs": 1, "suffix": "b",
+    },
+    "/v1/embeddings": {"model": "tool-base", "input": "a", "encoding_format": "float"},
+    "/llm/generate": {
+        "prompt": "a", "model_name": "tool-base", "system": "s", "max_tokens": 5,
+        "temperature": 0.5, "top_p": 0.5, "stop": ["a"], "seed": 1,
+    },
+    "/llm/train": {"recipe": "retail_agent", "overrides": {"training.steps": 5}},
+    "/llm/train#overrides": {
+        "recipe": "retail_agent",
+        "overrides": {"training": [{"steps": 5}], "output.name": "own", "lora": {"r": 4}},
+    },
     "/agents/create": AGENT,
     "/agents/agent_x/task": {"task": "hello"},
     "/agents/agent_x/tasks/t/approve": {"approved": True, "call": 1, "note": "n"},
@@ -73,6 +126,7 @@ NAMES = (
     "/features/st_rider?entity_id=7&now={}", "/models/{}", "/models/churn@{}", "/models?kind={}",
     "/monitoring/drift?monitor={}", "/monitoring/quality?monitor={}",
     "/monitoring/performance?monitor={}", "/monitoring/alerts?status={}", "/{}",
+    "/v1/models/{}", "/llm/training/{}", "/llm/training/{}/logs",
     "/agents/{}/status", "/agents/a/status?limit={}", "/agents/a/tasks/{}",
     "/agents/a/tasks/b/events?after={}", "/predict/{}", "/keys?delegated={}", "/metrics?x={}",
 )  # fmt: skip
@@ -111,14 +165,48 @@ values = st.recursive(
 )
 
 
-ELSEWHERE = ("/llm", "/readyz")
+ELSEWHERE = ("/readyz",)
 SENT = ("method", "url", "params", "headers", "json", "content", "data")
+
+
+class Engine:
+    """Answers as vLLM's app does, three tokens for whatever is asked."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = json.loads(await read_body(receive))
+        count_sequence(Sequence(), 0)
+        usage = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+        message = {"role": "assistant", "content": "abc"}
+        choice = {"index": 0, "message": message, "text": "abc", "finish_reason": "stop"}
+        answer = {"model": request["model"], "choices": [choice], "usage": usage}
+        await send_json(send, 200, answer)
+
+
+class Sequence:
+    """What the engine keeps of it."""
+
+    prompt_len = 2
+
+    @property
+    def detokenizer(self) -> Any:
+        return self
+
+    def num_output_tokens(self) -> int:
+        return 3
 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with ExitStack() as stack:
+        yield build(tmp_path_factory, stack)
+
+
+def build(tmp_path_factory: pytest.TempPathFactory, stack: ExitStack) -> httpx.Client:
     folder = tmp_path_factory.mktemp("any")
+    jobs = stack.enter_context(small_job_server())
     sets = [f"paths.state={folder / 'state'}", f"paths.outputs={folder / 'outputs'}"]
+    sets += [f"cluster.job_address={jobs.url}", "cluster.address=127.0.0.1:6399"]
+    sets += ["serving.training.bounds={max_running: 1000}"]
     settings = load_config(Settings, sets=sets, conf_dir=ROOT / "conf").config
     store = open_online_store(settings)
     at = datetime(2026, 1, 1, tzinfo=UTC)
@@ -145,12 +233,31 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     path = model.save(folder / "churn")
     open_registry(settings).register("churn", KIND, path, lineage=lineage)
     AgentStore(open_database(settings))
+    (folder / "base").mkdir()
+    (folder / "base" / "config.json").write_text("{}")
+    open_registry(settings).register("tool-base", "llm", folder / "base")
+    base = find_base(settings)
+    assert base is not None
+
+    async def load(_: ResolvedModel) -> None:
+        return None
+
+    admission = KeyAdmission(settings, RequestMetrics(open_database(settings), "llm"))
+    resolver = build_resolver(settings, base)
+    config = settings.serving.llm
     others = {
+        "llm": CompletionsMiddleware(Engine(), resolver, load, admission, config),
         "tabular": build_tabular_app(settings),
         "agents": build_agents_app(settings, NoHosts()),
     }
-    with small_gateway(settings, others) as client:
-        yield client
+    # A project of few files: a submission reads all of them.
+    root = folder / "project"
+    for name in ("jobs", "conf"):
+        shutil.copytree(ROOT / name, root / name)
+    shutil.copy(ROOT / "pyproject.toml", root)
+    (root / "platform" / "sunloom").mkdir(parents=True)
+    stack.enter_context(pytest.MonkeyPatch.context()).chdir(root)
+    return stack.enter_context(small_gateway(settings, others))
 
 
 # One order of inputs each time: whoever breaks a rule sees it in the same run.
@@ -192,6 +299,8 @@ def mutated(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 @quick
 @given(mutated())
 @example(("/keys", {"scopes": ["llm"], "requests_per_minute": 10**30}))
+@example(("/v1/chat/completions", CHAT | {"messages": [{"role": "user", "content": {"a": 1}}]}))
+@example(("/llm/train", {"recipe": "../env/test", "overrides": {}}))
 @example(("/keys", {"scopes": ["llm"], "expires": "99999999999w"}))
 @example(("/agents/create", AGENT | {"tools": [{"name": "predict", "options": {"x": {"y": 1}}}]}))
 def test_any_body(gateway: httpx.Client, sent: tuple[str, dict[str, Any]]) -> None:
@@ -254,4 +363,5 @@ def test_what_the_documents_allow(gateway: httpx.Client) -> None:
             ask()
             asked.add((operation.ok().method, operation.ok().path))
     assert {("post", "/predict/{model}"), ("post", "/keys"), ("get", "/agents")} <= asked
+    assert {("post", "/llm/generate"), ("post", "/llm/train"), ("get", "/llm/training")} <= asked
     assert len(asked) >= 25
