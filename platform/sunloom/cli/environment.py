@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,12 +64,27 @@ def lock_hash(root: Path = ROOT) -> str:
     return digest.hexdigest()
 
 
-def pin_of(name: str, lock: str) -> str:
-    """The lock's line for one package, such as ``uv==0.13.9``."""
-    for line in lock.splitlines():
-        if line.startswith(f"{name}=="):
-            return line.strip()
-    raise SetupError(f"{LOCK} has no pin for {name}.")
+def entry_of(name: str, lock: str) -> str:
+    """The lock's entry for one package: ``uv==0.13.9`` and the hashes of its files."""
+    entry = re.search(rf"^{re.escape(name)}==(?:.*\\\n)*.*\n", lock, re.M)
+    if entry is None:
+        raise SetupError(f"{LOCK} has no pin for {name}.")
+    return entry[0]
+
+
+def lock_texts(lock: str, *, is_small: bool) -> list[str]:
+    """The lock as it is and with torch's CPU build, the one to be tried first in front.
+
+    Hashes belong to a version, and the CPU build's is another: of ``torch==2.13.0`` uv finds none
+    for 2.13.0+cpu, and pip takes PyPI's build, whose hash its index tells.
+
+    Args:
+        lock: One of the locks.
+        is_small: Whether a CPU build is there.
+    """
+    with_cpu_build = re.sub(r"^(torch==[\d.]+)", r"\1+cpu", lock, flags=re.M)
+    texts = dict.fromkeys((with_cpu_build, lock) if is_small else (lock, with_cpu_build))
+    return list(texts)
 
 
 def pip_settings(listing: str) -> dict[str, str]:
@@ -187,7 +204,10 @@ def _make_venv() -> None:
 
 
 def _install(variables: dict[str, str]) -> None:
-    _run([PYTHON, "-m", "pip", "install", "--quiet", pin_of("uv", LOCK.read_text())])
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as uv:
+        uv.write(entry_of("uv", LOCK.read_text()))
+        uv.flush()
+        _run([PYTHON, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", uv.name])
     _install_lock(LOCK, variables)
     # Read, not imported: a CUDA build cannot be imported before its libraries are installed.
     version_file = next(Path(".venv").glob("lib/python3*/site-packages/torch/version.py"))
@@ -201,13 +221,25 @@ def _install(variables: dict[str, str]) -> None:
 
 def _install_lock(lock: Path, variables: dict[str, str]) -> None:
     """Install with uv; pip takes over, slowly, where uv cannot reach what pip can."""
-    # The lock is complete: a resolver could only add what it does not pin.
-    arguments = ["install", "--no-deps", "-r", str(lock)]
-    try:
-        _run([".venv/bin/uv", "pip", *arguments], variables)
-    except SetupError:
-        print("set-up: uv failed, trying pip (about ten times slower)", flush=True)
-        _run([PYTHON, "-m", "pip", *arguments, "--no-compile"])
+    is_small = has_cpu_torch(variables.get("UV_FIND_LINKS", ""))
+    texts = lock_texts(lock.read_text(), is_small=is_small)
+    for number, text in enumerate((*texts, *texts)):
+        with tempfile.NamedTemporaryFile("w", suffix=".lock") as file:
+            file.write(text)
+            file.flush()
+            # The lock is complete: a resolver could only add what it does not pin.
+            arguments = ["install", "--no-deps", "--require-hashes", "-r", file.name]
+            try:
+                if number < len(texts):
+                    _run([".venv/bin/uv", "pip", *arguments], variables)
+                else:
+                    _run([PYTHON, "-m", "pip", *arguments, "--no-compile"])
+            except SetupError:
+                if number == 2 * len(texts) - 1:
+                    raise
+                print("set-up: that failed; trying another way (pip is slower)", flush=True)
+            else:
+                return
 
 
 def _uv_variables() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,9 +87,23 @@ def test_all_that_compiles_is_compiled_and_the_rest_is_no_failure(
 
 def test_uv_itself_is_pinned(project_root: Path) -> None:
     lock = (project_root / "requirements/cpu.lock").read_text()
-    assert environment.pin_of("uv", lock).startswith("uv==")
+    assert re.fullmatch(
+        r"uv==[\d.]+ \\\n    --hash=sha256:\w{64}\n", environment.entry_of("uv", lock)
+    )
     with pytest.raises(environment.SetupError, match="no pin for nothing-such"):
-        environment.pin_of("nothing-such", lock)
+        environment.entry_of("nothing-such", lock)
+
+
+def test_the_build_of_torch_that_is_there_is_tried_first(project_root: Path) -> None:
+    lock = (project_root / "requirements/cpu.lock").read_text()
+    version = environment.entry_of("torch", lock).split()[0]
+    small, plain = environment.lock_texts(lock, is_small=True)
+    assert plain == lock
+    assert environment.entry_of("torch", small).split()[0] == f"{version}+cpu"
+    assert small.replace(f"{version}+cpu", version) == lock
+    assert environment.lock_texts(lock, is_small=False) == [plain, small]
+    other = (project_root / "requirements/cuda-runtime.lock").read_text()
+    assert environment.lock_texts(other, is_small=True) == [other]
 
 
 def test_another_python_is_refused_with_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
