@@ -55,12 +55,25 @@ def test_tasks_run_in_an_actor_and_stream_their_events(
     ray_local: str, settings: Settings, engine: EngineName
 ) -> None:
     key, _ = create_key(settings, ["agents", "llm", "features", "models"])
+    agents = settings.serving.agents.model_copy(update={"idle_s": 3.0})
+    serving = settings.serving.model_copy(update={"agents": agents})
+    settings = settings.model_copy(update={"serving": serving})
     with scripted.serve() as gateway, agents_app(settings, gateway.url) as url:
         results = run_tasks(url, key, engine, TASKS, spec=_spec(engine), timeout_s=300)
         listed = httpx.get(f"{url}/agents", headers={"Authorization": f"Bearer {key}"}).json()
         agent_id = listed["agents"][0]["agent_id"]
-        assert _actor_status(agent_id).pid != os.getpid()
-        _stop_actor(agent_id)
+        pid = _actor_status(agent_id).pid
+        assert pid != os.getpid()
+        # It ends after three seconds without tasks, and the next task starts another process.
+        wait(lambda: not os.path.exists(f"/proc/{pid}"), 60)
+        with AgentsClient(url, key) as client:
+            task_id = client.post_task(agent_id, TASKS[0])
+            assert client.follow(agent_id, task_id, timeout_s=300).answer == "Yes."
+            pid = _actor_status(agent_id).pid
+            client.delete(agent_id)
+        wait(lambda: not os.path.exists(f"/proc/{pid}"), 60)
+        with pytest.raises(ValueError, match="Failed to look up actor"):
+            ray.get_actor(agent_id, namespace=NAMESPACE)
     assert [result.answer for result in results] == ["Yes.", "No."]
     assert all(result.usage["prompt_tokens"] == 30 for result in results)
     for result in results:

@@ -11,8 +11,10 @@ from sunloom.agents.store import AgentStore, TaskStatus
 from sunloom.agents.tools.toolbox import PendingCall
 from sunloom.errors import ConflictError, NotFoundError, ToolError
 
-# The decision comes from another process by way of the database.
-_POLL_S = 0.2
+# The decision comes from another process by way of the database. A person may take days: the pause
+# grows from one poll to the next.
+_FIRST_POLL_S = 0.1
+_LAST_POLL_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,14 @@ class ApprovalHook:
         deadline = self._limit.when()
         remaining_s = None if deadline is None else deadline - loop.time()
         self._limit.reschedule(None)
+        pause_s = _FIRST_POLL_S
         try:
             while True:
-                entries = await asyncio.to_thread(self._store.journal, self._task_id)
-                outcome = next(entry.outcome for entry in entries if entry.seq == seq)
+                outcome = await asyncio.to_thread(self._store.outcome, self._task_id, seq)
                 if outcome is not None:
                     return ApprovalDecision(**outcome)
-                await asyncio.sleep(_POLL_S)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 1.2, _LAST_POLL_S)
         finally:
             if remaining_s is not None:
                 self._limit.reschedule(loop.time() + remaining_s)

@@ -40,6 +40,16 @@ class Endpoint:
         return f"Endpoint(base_url={self.base_url!r}, api_key=***)"
 
 
+def open_connections(timeout_s: float) -> httpx.AsyncClient:
+    """Connections to the gateway, with a longest wait for one response in seconds."""
+    try:
+        # With some 64 concurrent calls httpx's own transport is the bottleneck; aiohttp's is not.
+        from httpx_aiohttp import AiohttpTransport
+    except ImportError:
+        return httpx.AsyncClient(timeout=timeout_s)
+    return httpx.AsyncClient(transport=AiohttpTransport(), timeout=timeout_s)
+
+
 class GatewayClient:
     """Sends requests to the gateway with the delegated key, and repeats those that may be repeated.
 
@@ -49,6 +59,7 @@ class GatewayClient:
         endpoint: Gateway and key; the key may be renewed with ``renew``.
         timeout_s: Longest wait for one response, seconds.
         renewal_wait_s: Longest wait for a new key, seconds.
+        connections: Connections that several clients share; its own by default.
     """
 
     def __init__(
@@ -56,16 +67,10 @@ class GatewayClient:
         endpoint: Endpoint,
         timeout_s: float = 120.0,
         renewal_wait_s: float = _RENEWAL_WAIT_S,
+        connections: httpx.AsyncClient | None = None,
     ) -> None:
         self._endpoint = endpoint
-        try:
-            # With some 64 concurrent calls httpx's own transport is the bottleneck; aiohttp's is
-            # not.
-            from httpx_aiohttp import AiohttpTransport
-        except ImportError:
-            self._client = httpx.AsyncClient(timeout=timeout_s)
-        else:
-            self._client = httpx.AsyncClient(transport=AiohttpTransport(), timeout=timeout_s)
+        self._connections = connections or open_connections(timeout_s)
         self._renewal_wait_s = renewal_wait_s
         self._renewed = asyncio.Condition()
 
@@ -77,7 +82,7 @@ class GatewayClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._connections.aclose()
 
     async def complete(self, body: bytes) -> httpx.Response:
         """One chat completion.
@@ -147,7 +152,7 @@ class GatewayClient:
         # No pause after the last attempt: its response or error is the caller's.
         for pause_s in (*_PAUSES_S, None):
             try:
-                response = await self._client.request(method, url, **options)
+                response = await self._connections.request(method, url, **options)
             except httpx.HTTPError as error:
                 if pause_s is None:
                     raise AgentError(

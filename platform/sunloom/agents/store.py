@@ -6,7 +6,7 @@ It is the durable state of the runtime: whatever process runs an agent finds its
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -287,6 +287,19 @@ class AgentStore:
         # The id decides between tasks of the same time, so that a page is stable.
         return self._list(query.order_by(TaskRow.created_at.desc(), TaskRow.id).limit(limit))
 
+    def unfinished(self, limit: int) -> list[TaskRow]:
+        """The oldest unfinished tasks of all agents."""
+        query = select(TaskRow).where(TaskRow.status.in_(_UNFINISHED))
+        return self._list(query.order_by(TaskRow.created_at, TaskRow.id).limit(limit))
+
+    def outcome(self, task_id: str, seq: int) -> dict[str, Any] | None:
+        """The outcome of a call in the journal; None while it has none."""
+        query = select(JournalRow.outcome).where(
+            JournalRow.task_id == task_id, JournalRow.seq == seq
+        )
+        with self._database.session() as session:
+            return session.scalar(query)
+
     def counts(self, agent_id: str) -> dict[str, int]:
         """Number of the agent's tasks by status."""
         query = select(TaskRow.status, func.count()).where(TaskRow.agent_id == agent_id)
@@ -295,14 +308,21 @@ class AgentStore:
             numbers = {row[0]: row[1] for row in session.execute(query)}
         return {status.value: numbers.get(status.value, 0) for status in TaskStatus}
 
-    def claim(self, agent_id: str) -> TaskRow | None:
-        """Claim the oldest queued task and mark it running; None if the queue is empty."""
+    def claim(self, agent_id: str, among: Collection[str] | None = None) -> TaskRow | None:
+        """Claim the oldest queued task and mark it running; None if the queue is empty.
+
+        Args:
+            agent_id: The agent.
+            among: Ids of the tasks that may be claimed; all of them if None.
+        """
         oldest = (
             select(TaskRow.id)
             .where(TaskRow.agent_id == agent_id, TaskRow.status == TaskStatus.QUEUED)
             .order_by(TaskRow.created_at, TaskRow.id)
             .limit(1)
         )
+        if among is not None:
+            oldest = oldest.where(TaskRow.id.in_(among))
 
         def claim(session: Session) -> TaskRow | None:
             # Another process may claim the task in between: then look for the next one.

@@ -87,6 +87,9 @@ class AgentsServing(AppServing):
     """Agents that a tenant may have."""
     most_working: int = Field(default=8, ge=1, le=1_000)
     """Agents of a tenant with unfinished tasks at once; each is a process of some 300 MB."""
+    idle_s: float = Field(default=300.0, ge=1, le=86_400)
+    """How long an agent's process waits for tasks before it ends, seconds; the next task starts it
+    again."""
     most_tasks: int = Field(default=1_000, ge=1, le=100_000)
     """Unfinished tasks of a tenant."""
 

@@ -41,15 +41,16 @@ class LocalHosts:
         self._runtimes: dict[str, AgentRuntime] = {}
         self._serving: dict[str, asyncio.Task[None]] = {}
 
-    async def wake(self, agent: AgentRow, endpoint: Endpoint) -> None:
+    async def wake(self, agent: AgentRow, task_id: str, endpoint: Endpoint) -> None:
         if agent.id not in self._runtimes:
             spec = AgentSpec.from_stored(agent.spec)
             # Importing an engine takes seconds: other requests go on meanwhile.
-            runtime = await asyncio.to_thread(AgentRuntime, agent.id, spec, self._store, endpoint)
+            gateway = Endpoint(endpoint.base_url, "")
+            runtime = await asyncio.to_thread(AgentRuntime, agent.id, spec, self._store, gateway)
             # Another request may have built the same runtime meanwhile; the first one counts.
             if self._runtimes.setdefault(agent.id, runtime) is runtime:
                 self._serving[agent.id] = asyncio.create_task(runtime.serve())
-        await self._runtimes[agent.id].wake(endpoint)
+        await self._runtimes[agent.id].wake(task_id, endpoint)
 
     async def end(self, agent_id: str) -> None:
         self._runtimes.pop(agent_id, None)

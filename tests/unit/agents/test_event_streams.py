@@ -38,7 +38,7 @@ class SeenHosts:
         self.accounts: list[str] = []
         self.ended: list[str] = []
 
-    async def wake(self, agent: AgentRow, endpoint: Endpoint) -> None:
+    async def wake(self, agent: AgentRow, task_id: str, endpoint: Endpoint) -> None:
         key = find_key(self._settings, endpoint.api_key)
         assert key is not None
         self.accounts.append(key.account)
@@ -185,5 +185,32 @@ def test_who_approves_a_call_may_make_it_himself(settings: Settings) -> None:
         await service.approve(agent.id, task.id, yes, rich)
         (closed,) = service.store.journal(task.id)
         assert closed.outcome == vars(ApprovalDecision(True))
+
+    asyncio.run(walk())
+
+
+def test_unfinished_tasks_are_brought_their_askers_keys(settings: Settings) -> None:
+    keys = [create_key(settings, ["admin"])[1] for _ in range(3)]
+    hosts = SeenHosts(settings)
+
+    async def walk() -> None:
+        service = AgentService(settings, hosts)
+        agent = await service.create(SPEC, keys[0])
+        tasks = [await service.add_task(agent.id, "work", key) for key in keys]
+        service.store.transition(tasks[0].id, TaskStatus.CANCELLED, "cancelled", {})
+        revoke_key(settings, keys[1].id)
+        hosts.accounts.clear()
+        # Another process, as after a crash, which has no delegated key in its cache.
+        sweep = asyncio.create_task(AgentService(settings, hosts).keep_awake())
+        async with asyncio.timeout(20):
+            while not hosts.accounts:
+                await asyncio.sleep(0.02)
+        sweep.cancel()
+        await asyncio.gather(sweep, return_exceptions=True)
+        assert hosts.accounts == [keys[2].id]
+        ended = service.store.task(tasks[1].id)
+        assert ended.status == TaskStatus.FAILED
+        assert ended.error is not None
+        assert "was revoked or has expired" in ended.error["message"]
 
     asyncio.run(walk())

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from sunloom.agents.approval import ApprovalDecision, decide
 from sunloom.agents.gateway_client import Endpoint
@@ -17,7 +18,7 @@ from sunloom.agents.runtime import AgentRuntime
 from sunloom.agents.store import AgentStore, TaskRow
 from sunloom.config.agents import AgentSpec
 from sunloom.core.database import Database
-from sunloom.errors import ConflictError, NotFoundError
+from sunloom.errors import AgentError, ConflictError, NotFoundError
 from tests.unit.agents import scripted
 
 QUESTION = "Should customer 4711 get a voucher?"
@@ -246,3 +247,70 @@ def test_many_tasks_share_one_engine_and_keep_apart(tmp_path: Path, engine: str)
     answers = [store.task(task_id).answer for task_id in ids]
     assert answers == ["Yes." if n % 2 else "No." for n in numbers]
     assert len(gateway.completions) == 3 * len(ids)
+
+
+def test_an_idle_agent_asks_no_database_and_ends_after_a_while(tmp_path: Path) -> None:
+    spec = _spec("semantic_kernel")
+    database = Database(f"sqlite:///{tmp_path / 'agents.db'}")
+    store = AgentStore(database)
+    agent = store.create_agent(spec, "acme")
+    statements: list[str] = []
+
+    async def drive(url: str) -> float:
+        runtime = AgentRuntime(agent.id, spec, store, Endpoint(url, ""), idle_s=0.5)
+        serving = asyncio.create_task(runtime.serve())
+        task = store.add_task(agent.id, QUESTION)
+        await asyncio.sleep(0.1)
+        assert store.task(task.id).status == "queued", "nobody has brought its key"
+        await runtime.wake(task.id, Endpoint(url, "KEY"))
+        async with asyncio.timeout(60):
+            while store.task(task.id).finished_at is None:
+                await asyncio.sleep(0.02)
+            while runtime.running_tasks:
+                await asyncio.sleep(0.02)
+        # One look at the queue after a task's end.
+        await asyncio.sleep(0.2)
+        event.listen(database.engine, "before_cursor_execute", count)
+        began = time.monotonic()
+        await asyncio.wait_for(serving, 30)
+        with pytest.raises(AgentError, match="ends after a time"):
+            await runtime.wake(task.id, Endpoint(url, "KEY"))
+        return time.monotonic() - began
+
+    def count(_connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
+        statements.append(statement)
+
+    with scripted.serve() as gateway:
+        waited_s = asyncio.run(drive(gateway.url))
+    assert waited_s < 20
+    assert statements == []
+
+
+@ENGINES
+def test_each_task_has_the_key_of_its_own_asker_to_the_end(tmp_path: Path, engine: str) -> None:
+    spec = _spec(engine, concurrency=4)
+    store = AgentStore(Database(f"sqlite:///{tmp_path / 'agents.db'}"))
+    agent = store.create_agent(spec, "acme")
+    numbers = range(100, 104)
+    tasks = {n: store.add_task(agent.id, f"Should customer {n} get a voucher?") for n in numbers}
+
+    async def drive(url: str) -> None:
+        runtime = AgentRuntime(agent.id, spec, store, Endpoint(url, ""))
+        serving = asyncio.create_task(runtime.serve())
+        async with asyncio.timeout(100):
+            while store.counts(agent.id)["succeeded"] < len(tasks):
+                for n, task in tasks.items():
+                    # As streams of events do it, whoever reads them.
+                    await runtime.wake(task.id, Endpoint(url, f"KEY-{n}"))
+                await asyncio.sleep(0.05)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+    with scripted.serve(delay_s=0.2) as gateway:
+        asyncio.run(drive(gateway.url))
+    sent = [(path, headers["authorization"]) for _, path, headers in gateway.requests]
+    features = {path.rsplit("=", 1)[1]: key for path, key in sent if path.startswith("/features")}
+    assert features == {str(n): f"Bearer KEY-{n}" for n in numbers}
+    for n in numbers:
+        # Three model calls, features and a prediction.
+        assert [key for _, key in sent].count(f"Bearer KEY-{n}") == 5

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from typing import Annotated, Any
@@ -35,14 +37,26 @@ from sunloom.agents.api import (
 from sunloom.agents.approval import ApprovalDecision, decide
 from sunloom.agents.gateway_client import Endpoint
 from sunloom.agents.runtime import Hosts
-from sunloom.agents.store import FINAL, AgentRow, AgentStore, TaskRow, TenantLimits
+from sunloom.agents.store import (
+    FINAL,
+    AgentRow,
+    AgentStore,
+    TaskRow,
+    TaskStatus,
+    TenantLimits,
+)
 from sunloom.agents.tools.toolbox import bind_tools, needed_scopes
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec
 from sunloom.core.caching import TtlCache
 from sunloom.core.database import open_database
 from sunloom.core.telemetry import get_logger
-from sunloom.errors import AuthenticationError, PermissionDeniedError
+from sunloom.errors import (
+    AuthenticationError,
+    ConflictError,
+    PermissionDeniedError,
+    SunloomError,
+)
 from sunloom.serving.apps.event_streams import EventStreams
 from sunloom.serving.apps.fastapi_app import build_fastapi
 from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
@@ -52,6 +66,9 @@ from sunloom.serving.auth.key_holds import KeyHolds
 from sunloom.serving.auth.middleware import caller
 
 _CACHED_KEYS = 10_000
+# Rarely: whoever follows a task wakes its agent as well.
+_SWEEP_S = 15.0
+_SWEPT_TASKS = 200
 _log = get_logger("serving.agents")
 _EVENT_NUMBER = re.compile("[0-9]{1,9}")
 _EXAMPLES: dict[str, Example] = {
@@ -92,6 +109,17 @@ def build_agents_app(settings: Settings, hosts: Hosts | None = None) -> FastAPI:
     _add_agent_routes(router, service)
     _add_task_routes(router, service)
     app.include_router(router)
+
+    @asynccontextmanager
+    async def keep_awake(_app: FastAPI) -> AsyncIterator[None]:
+        waking = asyncio.create_task(service.keep_awake())
+        try:
+            yield
+        finally:
+            waking.cancel()
+            await asyncio.gather(waking, return_exceptions=True)
+
+    app.router.lifespan_context = keep_awake
     return app
 
 
@@ -158,7 +186,7 @@ class AgentService:
         await self._keys.check(AgentSpec.from_stored(agent.spec), key)
         row = await asyncio.to_thread(self.store.add_task, agent_id, text, self._limits)
         await asyncio.to_thread(self._askers.record, row.id, key)
-        await self._wake(agent, key)
+        await self._wake(agent, row.id, key)
         return row
 
     async def cancel(self, agent_id: str, task_id: str, key: KeyRecord) -> TaskRow:
@@ -204,7 +232,7 @@ class AgentService:
             return
         asker = await asyncio.to_thread(self._askers.key_of, task.id) or key
         try:
-            await self._wake(await self.agent(task.agent_id, key), asker)
+            await self._wake(await self.agent(task.agent_id, key), task.id, asker)
         except AuthenticationError as error:
             # The task stays as it is; to read it needs no key of its asker.
             _log.info("task %s is not woken: %s", task.id, error.message)
@@ -232,9 +260,40 @@ class AgentService:
                 "Approve with a key that could make the call itself.",
             )
 
-    async def _wake(self, agent: AgentRow, key: KeyRecord) -> None:
+    async def keep_awake(self) -> None:
+        """Bring unfinished tasks their askers' keys for ever: after a crash they have none."""
+        while True:
+            try:
+                for task in await asyncio.to_thread(self.store.unfinished, _SWEPT_TASKS):
+                    await self._bring_key(task)
+            # Whatever it is: the next round may find it mended.
+            except Exception as error:  # noqa: BLE001
+                _log.warning("unfinished tasks could not be woken: %s", error)
+            await asyncio.sleep(_SWEEP_S)
+
+    async def _bring_key(self, task: TaskRow) -> None:
+        asker = await asyncio.to_thread(self._askers.key_of, task.id)
+        if asker is None:
+            return
+        try:
+            agent = await asyncio.to_thread(self.store.agent, task.agent_id)
+            await self._wake(agent, task.id, asker)
+        except AuthenticationError as error:
+            # One that runs fails by itself, at its next call.
+            if task.status == TaskStatus.QUEUED:
+                await asyncio.to_thread(self._fail, task, error)
+        except SunloomError as error:
+            _log.info("task %s is not woken: %s", task.id, error.message)
+
+    def _fail(self, task: TaskRow, error: SunloomError) -> None:
+        data = {"code": error.code, "message": error.message, "hint": error.hint}
+        # Another replica may have been first.
+        with suppress(ConflictError):
+            self.store.transition(task.id, TaskStatus.FAILED, "failed", {"error": data}, error=data)
+
+    async def _wake(self, agent: AgentRow, task_id: str, key: KeyRecord) -> None:
         endpoint = await self._keys.endpoint(agent, key)
-        await self._hosts.wake(agent, endpoint)
+        await self._hosts.wake(agent, task_id, endpoint)
 
 
 class AgentKeys:
