@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sunloom.agents.api import run_tasks
 from sunloom.config.agents import AgentSpec, EngineName
 from sunloom.core.database import open_database
+from sunloom.errors import ServingError
 from sunloom.serving.auth.api_keys import create_key
 from sunloom.serving.auth.rate_limits import UsageRow
 
@@ -21,15 +22,14 @@ QUESTION = "Should customer 1 get a voucher?"
 
 
 @pytest.mark.parametrize("engine", ["crewai", "semantic_kernel"])
-def test_without_its_adapter_the_agent_fails_and_says_what_is_there(
+def test_an_agent_whose_model_is_not_served_is_refused_with_what_is_there(
     gateway: RunningGateway, engine: EngineName
 ) -> None:
     spec = AgentSpec(name="lost", model="retail-agnt", tools=("get_features", "predict"))
-    [result] = run_tasks(gateway.url, gateway.key, engine, [QUESTION], spec=spec, timeout_s=300)
-    assert result.status == "failed"
-    assert result.answer is None
-    assert result.error is not None
-    assert "retail-agent" in str(result.error), result.error
+    with pytest.raises(ServingError, match="There is no model 'retail-agnt'") as refused:
+        run_tasks(gateway.url, gateway.key, engine, [QUESTION], spec=spec, timeout_s=300)
+    assert "retail-agent" in refused.value.hint
+    assert refused.value.param == "model"
 
 
 @pytest.mark.parametrize("engine", ["crewai", "semantic_kernel"])

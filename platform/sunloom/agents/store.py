@@ -287,7 +287,7 @@ class AgentStore:
         # The id decides between tasks of the same time, so that a page is stable.
         return self._list(query.order_by(TaskRow.created_at.desc(), TaskRow.id).limit(limit))
 
-    def unfinished(self, limit: int) -> list[TaskRow]:
+    def unfinished_tasks(self, limit: int) -> list[TaskRow]:
         """The oldest unfinished tasks of all agents."""
         query = select(TaskRow).where(TaskRow.status.in_(_UNFINISHED))
         return self._list(query.order_by(TaskRow.created_at, TaskRow.id).limit(limit))

@@ -77,6 +77,8 @@ class ScriptedGateway:
         url = urlparse(path)
         if url.path == "/v1/chat/completions":
             return self._complete(body)
+        if url.path.startswith("/v1/models/"):
+            return _model_card(url.path.removeprefix("/v1/models/"))
         if method == "GET" and url.path.startswith("/features/"):
             entity = int(parse_qs(url.query)["entity_id"][0])
             return _features(url.path.split("/")[2], entity)
@@ -101,6 +103,14 @@ class ScriptedGateway:
             "choices": [{"index": 0, **choice}],
             "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
         }
+
+
+def _model_card(name: str) -> tuple[int, Any]:
+    if name == "retail-agent":
+        return 200, {"id": name, "object": "model"}
+    body = _error("not_found", f"There is no model {name!r}.")
+    body["error"] |= {"param": "model", "hint": "Did you mean 'retail-agent'?"}
+    return 404, body
 
 
 def _lowered(headers: Any) -> dict[str, str]:

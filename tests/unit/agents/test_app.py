@@ -112,10 +112,16 @@ def test_agents_act_with_a_short_lived_key_of_their_own(front: _Front) -> None:
         for number in (1, 2):
             task = client.post_task(agent, f"customer {number}")
             client.follow(agent, task, timeout_s=120)
-    sent = {headers["authorization"] for _, _, headers in front.gateway.requests}
+    sent = {
+        headers["authorization"]
+        for _, path, headers in front.gateway.requests
+        if not path.startswith("/v1/models/")
+    }
     assert len(sent) == 1
     assert f"Bearer {front.key}" not in sent
-    delegated = [key for key in list_keys(front.settings, delegated=True) if key.parent]
+    delegated = [
+        key for key in list_keys(front.settings, delegated=True) if key.purpose.startswith("agent ")
+    ]
     assert len(delegated) == 1
     assert set(delegated[0].scopes) == {"llm", "features", "models"}
     assert delegated[0].tenant == "acme"
@@ -126,6 +132,7 @@ def test_agents_act_with_a_short_lived_key_of_their_own(front: _Front) -> None:
     ("body", "status", "message"),
     [
         ({**SPEC, "tools": ["get_feature"]}, 404, "No plugin 'get_feature'"),
+        ({**SPEC, "model": "retail-agnt"}, 404, "Did you mean 'retail-agent'?"),
         ({**SPEC, "engine": "langgraph"}, 422, "engine"),
         ({**SPEC, "nmae": "x"}, 422, "nmae"),
         ({**SPEC, "tools": [{"name": "predict", "options": {"x": 1}}]}, 400, "Options"),
@@ -258,7 +265,9 @@ def test_a_deleted_agent_is_gone_and_its_tasks_are_cancelled(front: _Front) -> N
         assert http.post(f"/agents/{agent}").status_code == 405
         again = http.post("/agents/create", json=SPEC)
         assert (again.status_code, again.json()["name"]) == (201, "retail")
-    delegated = [key for key in list_keys(front.settings, delegated=True) if key.parent]
+    delegated = [
+        key for key in list_keys(front.settings, delegated=True) if key.purpose.startswith("agent ")
+    ]
     assert delegated
     assert all(key.revoked_at is not None for key in delegated)
 

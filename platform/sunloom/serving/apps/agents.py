@@ -14,7 +14,9 @@ from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from typing import Annotated, Any
+from urllib.parse import quote
 
+import httpx
 from fastapi import APIRouter, Body, Depends, FastAPI, Header, Query, Request
 from fastapi.openapi.models import Example
 from fastapi.responses import StreamingResponse
@@ -54,6 +56,7 @@ from sunloom.core.telemetry import get_logger
 from sunloom.errors import (
     AuthenticationError,
     ConflictError,
+    NotFoundError,
     PermissionDeniedError,
     SunloomError,
 )
@@ -69,6 +72,7 @@ _CACHED_KEYS = 10_000
 # Rarely: whoever follows a task wakes its agent as well.
 _SWEEP_S = 15.0
 _SWEPT_TASKS = 200
+_MODEL_CHECK = timedelta(seconds=5)
 _log = get_logger("serving.agents")
 _EVENT_NUMBER = re.compile("[0-9]{1,9}")
 _EXAMPLES: dict[str, Example] = {
@@ -154,12 +158,13 @@ class AgentService:
         """Record the agent; its first task starts it.
 
         Raises:
-            NotFoundError: It names an unknown tool.
+            NotFoundError: It names an unknown tool or model.
             PermissionDeniedError: The key lacks a scope that the agent needs.
             ConflictError: The tenant has as many as it may have.
         """
         # Unknown tools and options are the caller's errors, and must not appear in the actor only.
         await self._keys.check(spec, key)
+        await self._keys.check_model(spec, key)
         return await asyncio.to_thread(self.store.create_agent, spec, key.tenant, self._limits)
 
     async def delete(self, agent_id: str, key: KeyRecord) -> AgentDeleted:
@@ -264,7 +269,7 @@ class AgentService:
         """Bring unfinished tasks their askers' keys for ever: after a crash they have none."""
         while True:
             try:
-                for task in await asyncio.to_thread(self.store.unfinished, _SWEPT_TASKS):
+                for task in await asyncio.to_thread(self.store.unfinished_tasks, _SWEPT_TASKS):
                     await self._bring_key(task)
             # Whatever it is: the next round may find it mended.
             except Exception as error:  # noqa: BLE001
@@ -325,6 +330,27 @@ class AgentKeys:
                 f"Key {key.id} lacks what agent {spec.name!r} needs: {', '.join(missing)}.",
                 "Use a key with these scopes: the agent acts with the rights of its caller.",
             )
+
+    async def check_model(self, spec: AgentSpec, key: KeyRecord) -> None:
+        """Reject an agent whose model the gateway does not serve to this caller.
+
+        Raises:
+            NotFoundError: There is no such model, as the language app says it.
+        """
+        secret, _ = await asyncio.to_thread(
+            delegate, self._settings, key, ["llm"], expires=_MODEL_CHECK, purpose="model check"
+        )
+        url = f"{self._settings.serving.local_url}/v1/models/{quote(spec.model, safe='@')}"
+        headers = {"Authorization": f"Bearer {secret}"}
+        try:
+            async with httpx.AsyncClient(timeout=_MODEL_CHECK.total_seconds()) as http:
+                response = await http.get(url, headers=headers)
+            error = response.json()["error"] if response.status_code == 404 else {}
+        # Whether it exists cannot be known now: the first model call will tell.
+        except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            return
+        if error.get("param") == "model":
+            raise NotFoundError(str(error["message"]), str(error.get("hint") or ""), "model")
 
     async def endpoint(self, agent: AgentRow, key: KeyRecord) -> Endpoint:
         """The gateway with a key for this agent on behalf of this caller."""
