@@ -15,7 +15,7 @@ from typer.main import get_command
 from sunloom.cli import main
 
 ROOT = Path(__file__).parents[3]
-DOCUMENTS = ("README.md", "conf/README.md", "requirements/README.md")
+DOCUMENTS = ("README.md", "conf/README.md", "requirements/README.md", "docs/security.md")
 SHELLS = {"", "bash", "sh", "shell", "console"}
 BLOCK = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
 # A command ends where the shell ends it; quotes are kept together.
@@ -91,6 +91,25 @@ def test_a_python_block_compiles_and_its_imports_exist(text: str) -> None:
 def test_the_two_commands_are_there() -> None:
     lines = set(typed("make"))
     assert {"demo", "test"} <= {line.split()[0] for line in lines if line}
+
+
+def test_what_the_page_on_security_names_exists() -> None:
+    """Each threat has a module and a test; ``::test`` is one of the file named before it."""
+    rows = [
+        line.split(" | ")
+        for line in (ROOT / "docs" / "security.md").read_text().splitlines()
+        if line.startswith("| ") and "`" in line
+    ]
+    assert len(rows) >= 35
+    for *_, modules, tests in rows:
+        for name in re.findall(r"`([^`]+)`", modules):
+            assert (ROOT / name).exists() or (ROOT / "platform/sunloom" / name).exists(), name
+        references = re.findall(r"`([\w/.]*)::(\w+)`", tests)
+        assert references, tests
+        file = ""
+        for named, test in references:
+            file = named or file
+            assert f"def {test}(" in (ROOT / "tests" / file).read_text(), (file, test)
 
 
 def test_files_that_documents_name_exist() -> None:
