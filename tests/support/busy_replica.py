@@ -66,6 +66,10 @@ def send_until_quota(url: str, quota: int, at_once: int, report: str) -> None:
                 await asyncio.sleep(0.01)
 
     async def run() -> None:
+        # Both send at once, whichever started first.
+        Path(report).with_suffix(".ready").touch()
+        while len(list(Path(report).parent.glob("*.ready"))) < 2:
+            await asyncio.sleep(0.01)
         await asyncio.gather(*(client() for _ in range(at_once)))
 
     asyncio.run(run())
