@@ -194,6 +194,13 @@ _PRIVATE_ENVIRONMENT = {
     "RAY_agent_register_timeout_ms": "120000",
     # Its node is this machine, which nobody takes away with a notice: a process less per training.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # An idle Ray is to leave a laptop's cores alone: its dashboard shows the load of processes
+    # twice a minute and tasks after ten seconds, and nobody reads the statistics of its loops.
+    "REPORTER_UPDATE_INTERVAL_MS": "30000",
+    "METRICS_RECORD_INTERVAL_S": "60",
+    "SCAN_EVENT_DIR_INTERVAL_SECONDS": "30",
+    "RAY_task_events_report_interval_ms": "10000",
+    "RAY_event_stats": "0",
 }
 
 

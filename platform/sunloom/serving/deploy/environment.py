@@ -71,7 +71,7 @@ def serving_environment(settings: Settings) -> dict[str, str]:
         variables["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"] = "5"
         # At Serve's 0.1 s the controller and the replicas keep a laptop busy that is idle.
         variables["RAY_SERVE_CONTROL_LOOP_INTERVAL_S"] = "0.3"
-        variables["RAY_SERVE_METRICS_EXPORT_INTERVAL_MS"] = "1000"
+        variables["RAY_SERVE_METRICS_EXPORT_INTERVAL_MS"] = "10000"
     return variables
 
 
