@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,8 @@ from sunloom.config.request_limits import LlmLimits
 from sunloom.errors import RequestError
 from sunloom.serving.apps.llm.grammar_checks import GrammarChecks
 from sunloom.serving.apps.llm.request_checks import CHAT, check_request
+
+PRELOADED = "sunloom.serving.apps.llm.one_compiler_thread"
 
 
 @dataclass
@@ -116,3 +120,24 @@ def test_what_the_check_writes_is_kept_and_what_it_refuses_is_not() -> None:
         assert len(seen) == 3
 
     asyncio.run(run())
+
+
+def test_one_thread_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    import xgrammar
+
+    # Restored afterwards: the import is for the engine core's process.
+    monkeypatch.setattr(xgrammar.GrammarCompiler, "__init__", xgrammar.GrammarCompiler.__init__)
+    monkeypatch.delitem(sys.modules, PRELOADED, raising=False)
+    importlib.import_module(PRELOADED)
+    threads: list[int] = []
+
+    def record(tokenizer_info: Any, max_threads: int, *more: Any) -> None:
+        threads.append(max_threads)
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(xgrammar.compiler._core, "GrammarCompiler", record)
+    info = xgrammar.TokenizerInfo(["a", "b"], stop_token_ids=[0])
+    with pytest.raises(RuntimeError, match="no compiler"):
+        # As vLLM calls it.
+        xgrammar.GrammarCompiler(info, max_threads=8, cache_enabled=True, cache_limit_bytes=1 << 20)
+    assert threads == [1]

@@ -188,7 +188,8 @@ def preload_engine_core() -> None:
     They take as long as those of this process, and would begin after them.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vllm.v1.engine.core", "vllm.v1.worker.cpu_worker"])
+    compiler = "sunloom.serving.apps.llm.one_compiler_thread"
+    context.set_forkserver_preload(["vllm.v1.engine.core", "vllm.v1.worker.cpu_worker", compiler])
     forkserver.ensure_running()
 
 
