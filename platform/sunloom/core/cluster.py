@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import sunloom
 from sunloom.config import Settings
 from sunloom.core.files import make_private, private_folder, private_umask
@@ -45,6 +47,8 @@ class ClusterInfo:
     is_private: bool
 
 
+# Ray sets it for the driver of a submitted job.
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 # Ray does not tell afterwards whether this process started the cluster.
 _connected: list[ClusterInfo] = []
 
@@ -68,6 +72,9 @@ def connect(settings: Settings, environment: Mapping[str, str] | None = None) ->
     silence_libraries()
     variables = dict(QUIET_ENVIRONMENT) | dict(environment or {})
     address = settings.cluster.address or os.environ.get("RAY_ADDRESS")
+    if settings.cluster.address in (None, "auto") and _JOB in os.environ:
+        # What Ray tells a job is one of the clusters that run on its machine, not always its own.
+        address = address_of_raylet() or address
     # Only where this process acts on SIGTERM: without Ray's handler it would end uncleanly else.
     acts = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     if not address:
@@ -136,6 +143,19 @@ def token_file() -> Path | None:
     default = os.path.expanduser("~/.ray/auth_token")
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or default)
     return path if path.is_file() else None
+
+
+def address_of_raylet() -> str | None:
+    """GCS address of the node that this process was started by; None outside of Ray's workers."""
+    for parent in psutil.Process().parents():
+        try:
+            command = parent.cmdline()
+        except psutil.Error:
+            continue
+        if command and Path(command[0]).name == "raylet":
+            flag = "--gcs-address="
+            return next((word[len(flag) :] for word in command if word.startswith(flag)), None)
+    return None
 
 
 def _start(settings: Settings, variables: Mapping[str, str]) -> None:
@@ -244,7 +264,7 @@ def _join(address: str, variables: Mapping[str, str]) -> None:
     import ray
 
     runtime_env: dict[str, Any] = {"env_vars": dict(variables), "py_modules": package_folders()}
-    job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    job = os.environ.get(_JOB)
     if job is None:
         runtime_env |= {"working_dir": str(source_root()), "excludes": list(EXCLUDES)}
     else:
