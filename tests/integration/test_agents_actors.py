@@ -7,12 +7,11 @@ import signal
 import threading
 from typing import Any
 
-import httpx
 import pytest
 import ray
 
 from sunloom.agents.actors import NAMESPACE, ActorStatus
-from sunloom.agents.api import AgentsClient, run_tasks
+from sunloom.agents.api import AgentsClient
 from sunloom.config import Settings
 from sunloom.config.agents import AgentSpec, EngineName
 from sunloom.serving.auth.api_keys import create_key
@@ -58,19 +57,22 @@ def test_tasks_run_in_an_actor_and_stream_their_events(
     agents = settings.serving.agents.model_copy(update={"idle_s": 3.0})
     serving = settings.serving.model_copy(update={"agents": agents})
     settings = settings.model_copy(update={"serving": serving})
-    with scripted.serve() as gateway, agents_app(settings, gateway.url) as url:
-        results = run_tasks(url, key, engine, TASKS, spec=_spec(engine), timeout_s=300)
-        listed = httpx.get(f"{url}/agents", headers={"Authorization": f"Bearer {key}"}).json()
-        agent_id = listed["agents"][0]["agent_id"]
+    with (
+        scripted.serve() as gateway,
+        agents_app(settings, gateway.url) as url,
+        AgentsClient(url, key) as client,
+    ):
+        agent_id = client.create(_spec(engine))
+        tasks = [client.post_task(agent_id, text) for text in TASKS]
+        results = [client.follow(agent_id, task_id, timeout_s=300) for task_id in tasks]
         pid = _actor_status(agent_id).pid
         assert pid != os.getpid()
         # It ends after three seconds without tasks, and the next task starts another process.
         wait(lambda: not os.path.exists(f"/proc/{pid}"), 60)
-        with AgentsClient(url, key) as client:
-            task_id = client.post_task(agent_id, TASKS[0])
-            assert client.follow(agent_id, task_id, timeout_s=300).answer == "Yes."
-            pid = _actor_status(agent_id).pid
-            client.delete(agent_id)
+        task_id = client.post_task(agent_id, TASKS[0])
+        assert client.follow(agent_id, task_id, timeout_s=300).answer == "Yes."
+        pid = _actor_status(agent_id).pid
+        client.delete(agent_id)
         wait(lambda: not os.path.exists(f"/proc/{pid}"), 60)
         with pytest.raises(ValueError, match="Failed to look up actor"):
             ray.get_actor(agent_id, namespace=NAMESPACE)

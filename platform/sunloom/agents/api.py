@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -294,6 +295,8 @@ def run_tasks(
 ) -> list[TaskResult]:
     """Create an agent over HTTP, post the tasks, follow them, and return their outcomes in order.
 
+    The agent is deleted once all have ended; its tasks and their events stay readable.
+
     Args:
         base_url: Root of the gateway.
         api_key: Key with the scopes ``agents``, ``llm`` and those of the tools.
@@ -312,12 +315,16 @@ def run_tasks(
         agent_id = client.create(spec.model_copy(update={"engine": engine}))
         # All tasks first: the agent works on several of them at a time.
         ids = [client.post_task(agent_id, task) for task in tasks]
-        return [
+        results = [
             # At least a second, or a task that has already ended could not be read past the
             # deadline.
             client.follow(agent_id, task_id, max(1.0, deadline - time.monotonic()), on_event)
             for task_id in ids
         ]
+        # A tenant has a bounded number of agents, and nobody has the id of this one.
+        with suppress(ServingError, httpx.HTTPError):
+            client.delete(agent_id)
+        return results
 
 
 def run_recipe(recipe: AgentsRecipe, on_event: OnEvent | None = None) -> list[TaskResult]:

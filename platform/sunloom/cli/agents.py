@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from sunloom.cli import output
 from sunloom.cli.gateway import GatewayConnection, Key, ServerSentEvent, Url
 from sunloom.cli.options import Env, Json, Recipe, Sets, load_recipe, load_settings
+from sunloom.errors import NotFoundError, ServingError
 
 if TYPE_CHECKING:
     from sunloom.config.agents import AgentsRecipe
@@ -112,14 +114,22 @@ def run(
     env: Env = None,
     json: Json = False,
 ) -> None:
-    """Create an agent, give it one task, follow it and print the answer; exit 1 if it failed."""
+    """Create an agent, give it one task, follow it and print the answer; exit 1 if it failed.
+
+    The agent is deleted in the end; its task stays readable.
+    """
     from sunloom.config.agents import AgentsRecipe
 
     config = load_recipe(AgentsRecipe, recipe, sets, env)
     gateway = GatewayConnection(config, url, key)
     agent_id = _create_agent(gateway, config, agent, engine)["agent_id"]
-    accepted = gateway.call("POST", f"/agents/{agent_id}/task", {"task": text})
-    _follow_to_end(gateway, agent_id, accepted["task_id"], json)
+    try:
+        accepted = gateway.call("POST", f"/agents/{agent_id}/task", {"task": text})
+        _follow_to_end(gateway, agent_id, accepted["task_id"], json)
+    finally:
+        # A tenant has a bounded number of agents. Whatever ended the command is what it says.
+        with suppress(ServingError, NotFoundError):
+            gateway.call("DELETE", f"/agents/{agent_id}")
 
 
 @app.command("list")

@@ -203,6 +203,8 @@ def test_a_recipe_runs_through_the_gateway(front: _Front, monkeypatch: pytest.Mo
         run_recipe(recipe)
     monkeypatch.setenv("SUNLOOM_API_KEY", front.key)
     assert [result.answer for result in run_recipe(recipe)] == ["Yes.", "No."]
+    with front.client() as http:
+        assert http.get("/agents").json() == {"agents": []}, "its agent is deleted"
 
 
 def test_the_schema_names_every_route(front: _Front) -> None:

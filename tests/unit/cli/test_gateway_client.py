@@ -35,13 +35,20 @@ class Answers(BaseHTTPRequestHandler):
             return self.answer(201, {"agent_id": "agent_1"})
         return self.answer(202, {"task_id": "task_1"})
 
+    def do_DELETE(self) -> None:
+        self.seen.append((f"DELETE {self.path}", None))
+        self.answer(200, {"agent_id": "agent_1", "deleted": True, "cancelled_tasks": []})
+
     def do_GET(self) -> None:
         if self.path.endswith("/events"):
             self.send_response(200)
             self.end_headers()
             self.wfile.write(EVENTS.replace("{end}", self.end).encode())
-            return
-        self.answer(200, {"status": self.end, "answer": "Yes, a voucher.", "error": None})
+        elif self.path == "/agents":
+            row = {"agent_id": "agent_1", "name": "retail", "engine": "crewai", "model": "m"}
+            self.answer(200, {"agents": [row | {"created_at": "2026-01-02"}]})
+        else:
+            self.answer(200, {"status": self.end, "answer": "Yes, a voucher.", "error": None})
 
     def answer(self, status: int, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()
@@ -73,11 +80,41 @@ def run(cli: Cli, url: str, *more: str, key: str = "sl-right") -> Any:
 def test_run_creates_asks_follows_and_prints_the_answer(cli: Cli, url: str) -> None:
     done = run(cli, url, "--engine", "semantic_kernel")
     assert (done.status, done.out.strip()) == (0, "Yes, a voucher.")
-    assert [path for path, _ in Answers.seen] == ["/agents/create", "/agents/agent_1/task"]
-    spec, task = (body for _, body in Answers.seen)
+    assert [path for path, _ in Answers.seen] == [
+        "/agents/create",
+        "/agents/agent_1/task",
+        "DELETE /agents/agent_1",
+    ]
+    spec, task, _ = (body for _, body in Answers.seen)
     assert spec["engine"] == "semantic_kernel"
     assert task == {"task": "Should customer 1 get a voucher?"}
     assert "queued" in done.err
+
+
+def test_delete_list_and_approve(cli: Cli, url: str) -> None:
+    access = {"SUNLOOM_URL": url, "SUNLOOM_KEY": "sl-right"}
+    deleted = cli("agents", "delete", "agent_1", **access)
+    assert deleted.out.strip() == "agent_1 is deleted, 0 tasks cancelled"
+    assert cli("agents", "delete", "agent_1", "--json", **access).json["deleted"] is True
+    row = {"agent_id": "agent_1", "name": "retail", "engine": "crewai", "model": "m"}
+    listed = cli("agents", "list", "--json", **access).json
+    assert listed["agents"][0] == row | {"created_at": "2026-01-02"}
+    assert "agent_1" in cli("agents", "list", **access).out
+    Answers.seen.clear()
+    words = (
+        "agents",
+        "approve",
+        "agent_1",
+        "task_1",
+        "--deny",
+        "--note",
+        "too dear",
+        "--call",
+        "3",
+    )
+    assert cli(*words, **access).out.strip() == "denied"
+    decision = {"approved": False, "call": 3, "note": "too dear"}
+    assert Answers.seen == [("/agents/agent_1/tasks/task_1/approve", decision)]
 
 
 def test_a_failed_task_exits_1(cli: Cli, url: str) -> None:
