@@ -31,7 +31,7 @@ class LlmServing(Model):
     """Largest number of requests in one engine step."""
     prompt_tokens_per_step: int | None = Field(default=None, ge=16)
     """Tokens of one tenant's prompts in one engine step, which every other tenant waits for; if
-    empty, 128 on CPU and as many as the engine takes on an accelerator."""
+    empty, 64 on CPU and as many as the engine takes on an accelerator."""
     max_lora_rank: int = Field(default=32, ge=1)
     """Highest rank of an adapter that can be loaded."""
     max_loras: int = Field(default=4, ge=1)

@@ -44,9 +44,9 @@ from sunloom.serving.metrics.request_metrics import RequestMetrics
 
 _logger = get_logger("serving.llm")
 
-# 20 ms of a core for a model of two million parameters; as many as are read at once by default
-# take 0.3 s, and another tenant's token waits for two such steps.
-_CPU_PROMPT_TOKENS = 128
+# 10 ms of a core for a model of two million parameters, as much as the rest of a step; as many as
+# vLLM reads at once by default take 0.3 s, and another tenant's token waits for two such steps.
+_CPU_PROMPT_TOKENS = 64
 
 
 class LlmReplica:
