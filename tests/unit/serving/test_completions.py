@@ -345,7 +345,7 @@ def test_the_gateways_own_admission_counts_what_the_engine_generates(
 
     async def send_all() -> list[tuple[int, str, str | None]]:
         admission = KeyAdmission(settings, RequestMetrics(open_database(settings), "llm"))
-        config = LlmServing(max_model_len=200)
+        config = LlmServing(max_model_len=200, limits=LlmLimits(max_sequences=10))
         layer = CompletionsMiddleware(engine, resolver, load, admission, config)
         guard = GatewayMiddleware(layer, admission, "llm")
         body = {"model": "tool-base", "prompt": "a", "max_tokens": 20}

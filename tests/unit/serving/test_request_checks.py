@@ -19,7 +19,7 @@ from sunloom.serving.apps.llm.request_checks import (
     limit_answer,
 )
 
-LIMITS = LlmLimits()
+LIMITS = LlmLimits(max_sequences=16)
 MESSAGES = [{"role": "user", "content": "a"}]
 
 
