@@ -1,0 +1,126 @@
+"""A hostile tenant's tricks against the real deployment; ``docs/security.md`` names the threats.
+
+Each is tried once, with every scope that a tenant may have. What it does for ten minutes to the
+others' latencies is measured by ``benchmarks.serving.hostile_tenant``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from gateway_fixture import RunningGateway
+
+from sunloom.serving.auth.api_keys import create_key
+
+pytestmark = [pytest.mark.security, pytest.mark.integration]
+
+SCOPES = ("llm", "features", "ingest", "agents", "train", "models")
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+HELLO = {"model": "tool-base", "messages": [{"role": "user", "content": "Hello"}]}
+PROMPT = {"model": "tool-base", "prompt": "a"}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """A JSON schema of so many objects, each within the other, as the form of an answer."""
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return {"type": "json_schema", "json_schema": {"name": "deep", "schema": schema}}
+
+
+def train(**overrides: Any) -> dict[str, Any]:
+    """A training of the recipe that the operator offers, with the caller's changes."""
+    return {"recipe": "retail_agent", "overrides": {"output": {"name": "mine"}} | overrides}
+
+
+FUTURE = {
+    "feature_set": "customer",
+    "rows": [
+        {
+            "id": 1,
+            "event_time": "9999-01-01T00:00:00Z",
+            "recency_days": 1.0,
+            "total_amount": 1.0,
+        }
+    ],
+}
+ATTACKS: dict[str, tuple[str, str, Any, int]] = {
+    "A-code": ("POST", "/llm/train", train(model={"trust_remote_code": True}), 400),
+    "A-hub-id": ("POST", "/llm/train", train(model={"name": "owner/repository"}), 404),
+    "A-folder": ("POST", "/llm/train", train(model={"name": "/etc"}), 404),
+    "A-path": ("POST", "/llm/train", train(training={"resume_from": "/tmp"}), 400),
+    "A-workers": ("POST", "/llm/train", train(training={"workers": 10_000}), 400),
+    "A-gate": ("POST", "/llm/train", train(evaluation={"min_exact_match": 0}), 400),
+    "B-wide": ("POST", "/predict/repurchase", {"rows": [{f"k{i}": 0} for i in range(8000)]}, 422),
+    "B-deep": ("POST", "/predict/repurchase", b'{"rows":' + b"[" * 700 + b"]" * 700 + b"}", 400),
+    "C-answers": ("POST", CHAT, HELLO | {"n": 600}, 400),
+    "C-prompts": ("POST", COMPLETIONS, PROMPT | {"prompt": ["a"] * 300}, 400),
+    "C-schema": ("POST", CHAT, HELLO | {"response_format": nested(250)}, 400),
+    "E-job": ("GET", "/llm/training/raysubmit_another/logs", None, 404),
+    "E-model": ("POST", "/models/tool-base/aliases/production", {"version": 1}, 403),
+    "F-stream": ("POST", CHAT, HELLO | {"stream": "false"}, 400),
+    "K-body": ("POST", "/agents/create", b" " * (9 << 20), 413),
+    "M-future": ("POST", "/features/ingest", FUTURE, 422),
+    "N-name": ("POST", "/llm/train", train(output={"name": "../../escaped"}), 400),
+    "W-time": ("GET", "/features/customer?entity_id=1&now=9999-12-31T23:59:59-23:59", None, 400),
+    "W-version": ("GET", f"/models/x@{'9' * 30}", None, 404),
+    "W-number": ("POST", "/predict/repurchase", b'{"ids": [' + b"9" * 100 + b"]}", 400),
+    "W-surrogate": ("POST", COMPLETIONS, b'{"model": "tool-base", "prompt": "\\ud83d"}', 400),
+    "method": ("DELETE", "/v1/models/tool-base", None, 405),
+    "spelling": ("GET", "//v1//models", None, 404),
+    "key-of-its-own": ("POST", "/keys", {"scopes": ["admin"], "tenant": "hostile"}, 403),
+    "field": ("POST", "/llm/generate", {"prompt": "a", "modell": "x"}, 422),
+    "role": ("POST", CHAT, HELLO | {"messages": [{"role": "human", "content": "a"}]}, 400),
+}
+
+
+@pytest.fixture(scope="module")
+def hostile(gateway: RunningGateway) -> str:
+    """The key of a tenant that is not the one whose models and features are there."""
+    return create_key(gateway.settings, SCOPES, "hostile")[0]
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_trick_is_refused(gateway: RunningGateway, hostile: str, name: str) -> None:
+    method, path, body, status = ATTACKS[name]
+    content = body if isinstance(body, bytes) else json.dumps(body) if body is not None else None
+    headers = {"content-type": "application/json"} if content is not None else {}
+    answer = gateway.call(method, path, hostile, content=content, headers=headers)
+    assert answer.status_code == status, answer.text[:500]
+    assert answer.json()["error"]["message"]
+    assert not [word for word in ("Traceback", "/site-packages/", "SELECT ") if word in answer.text]
+    assert str(gateway.settings.paths.state.parent) not in answer.text
+
+
+def test_others_are_served_as_before_and_the_memory_is_what_it_was(
+    gateway: RunningGateway, hostile: str
+) -> None:
+    """Bodies of which each once took gigabytes and tens of seconds, forty of them."""
+    before = _memory_mb()
+    with httpx.Client(base_url=gateway.url, timeout=60) as client:
+        headers = {"Authorization": f"Bearer {hostile}", "content-type": "application/json"}
+        for name in ("B-wide", "B-deep", "C-schema", "K-body") * 10:
+            method, path, body, status = ATTACKS[name]
+            content = body if isinstance(body, bytes) else json.dumps(body)
+            answer = client.request(method, path, content=content, headers=headers)
+            assert answer.status_code == status
+    row = gateway.call("GET", "/features/customer?entity_id=1").json()
+    assert row["features"]["recency_days"] == 5.0
+    answer = gateway.call("POST", COMPLETIONS, json=PROMPT | {"max_tokens": 1})
+    assert answer.json()["usage"]["completion_tokens"] == 1
+    assert _memory_mb() - before < 200
+
+
+def _memory_mb() -> float:
+    """Resident memory of the replicas, MB."""
+    replicas = [
+        process
+        for process in psutil.process_iter(["cmdline", "memory_info"])
+        if "ray::ServeReplica" in " ".join(process.info["cmdline"] or [])
+    ]
+    own = {child.pid for child in psutil.Process().children(recursive=True)}
+    return sum(p.info["memory_info"].rss for p in replicas if p.pid in own) / 1e6
