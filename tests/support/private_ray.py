@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from scheduling import is_after_ray
 
 from sunloom.config import Settings, load_config
 
@@ -36,18 +35,6 @@ def private_ray(folder: Path, *, dashboard: bool) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def ray_local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One private Ray for all tests that need one; gives its address."""
-    with ExitStack() as stack:
-        ray = private_ray(tmp_path_factory.mktemp("ray"), dashboard=False)
-        address = stack.enter_context(ray)
-        _open.append(stack)
+    """One private Ray for the whole session; gives its address."""
+    with private_ray(tmp_path_factory.mktemp("ray"), dashboard=False) as address:
         yield address
-
-
-_open: list[ExitStack] = []
-
-
-def end_unused_ray(next_test: pytest.Item | None) -> None:
-    """End Ray ahead of the tests that come after all that need it: its workers are never idle."""
-    if _open and next_test is not None and is_after_ray(next_test.nodeid.partition("::")[0]):
-        _open.pop().close()

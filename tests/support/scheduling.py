@@ -55,11 +55,6 @@ def rank(file: str) -> tuple[int, str]:
     return place, group_of(file)
 
 
-def is_after_ray(file: str) -> bool:
-    """Whether a test file comes after all that share the process's Ray."""
-    return rank(file)[0] > list(STARTS).index("ray")
-
-
 class SharedStarts(LoadScopeScheduling):
     """Gives each process whole groups of files."""
 
