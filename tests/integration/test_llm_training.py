@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from child_processes import children_titled
 
 from sunloom.config.llm import (
     Architecture,
@@ -245,15 +245,6 @@ def test_an_interrupted_training_has_no_outcome(
     assert not (tmp_path / "export").exists()
     assert signal.getsignal(signal.SIGINT) is handler
     deadline = time.monotonic() + 30
-    while _workers() and time.monotonic() < deadline:
+    while children_titled("RayTrainWorker") and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert _workers() == []
-
-
-def _workers() -> list[str]:
-    """Commands of the processes that train."""
-    own = {child.pid for child in psutil.Process().children(recursive=True)}
-    # A process that ends meanwhile has no command.
-    processes = (p for p in psutil.process_iter(["cmdline"]) if p.pid in own)
-    commands = [" ".join(process.info["cmdline"] or []) for process in processes]
-    return [command for command in commands if "RayTrainWorker" in command]
+    assert children_titled("RayTrainWorker") == []

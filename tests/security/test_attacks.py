@@ -10,8 +10,8 @@ import json
 from typing import Any
 
 import httpx
-import psutil
 import pytest
+from child_processes import children_titled
 from gateway_fixture import RunningGateway
 
 from sunloom.serving.auth.api_keys import create_key
@@ -117,10 +117,5 @@ def test_others_are_served_as_before_and_the_memory_is_what_it_was(
 
 def _memory_mb() -> float:
     """Resident memory of the replicas, MB."""
-    replicas = [
-        process
-        for process in psutil.process_iter(["cmdline", "memory_info"])
-        if "ray::ServeReplica" in " ".join(process.info["cmdline"] or [])
-    ]
-    own = {child.pid for child in psutil.Process().children(recursive=True)}
-    return sum(p.info["memory_info"].rss for p in replicas if p.pid in own) / 1e6
+    replicas = children_titled("ray::ServeReplica")
+    return sum(replica.info["memory_info"].rss for replica in replicas) / 1e6

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sunloom.agents.tools.result_encoder import clean_text
 from sunloom.errors import AgentError
 
 USAGE = ("prompt_tokens", "completion_tokens")
@@ -106,23 +107,22 @@ def _read_content(content: Any) -> str:
         content = "".join(str(_get(part, "text") or "") for part in content)
     if content is not None and not isinstance(content, str):
         raise AgentError("The model's reply cannot be read: its content is no text.")
-    return _clean(content or "")
+    return clean_text(content or "")
 
 
 def _read_call(call: Any) -> RequestedCall:
     function = _get(call, "function")
     arguments = _get(function, "arguments")
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments or {})
     return RequestedCall(
-        id=_clean(str(_get(call, "id") or "")),
-        name=_clean(str(_get(function, "name") or "")),
-        arguments=_clean(arguments if isinstance(arguments, str) else json.dumps(arguments or {})),
+        id=clean_text(str(_get(call, "id") or "")),
+        name=clean_text(str(_get(function, "name") or "")),
+        arguments=clean_text(
+            arguments if isinstance(arguments, str) else json.dumps(arguments or {})
+        ),
     )
 
 
 def _read_count(count: Any) -> int:
     return count if isinstance(count, int) and count > 0 else 0
-
-
-def _clean(text: str) -> str:
-    """A text that every database takes: without NUL and without halves of surrogate pairs."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode()

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import forked
@@ -100,6 +101,30 @@ def test_a_reservation_of_one_replica_counts_in_the_other(url: str) -> None:
         await asyncio.gather(running, return_exceptions=True)
         async with second.reserve(key, work) as max_tokens:
             assert max_tokens is None
+
+    asyncio.run(walk())
+
+
+def test_a_request_that_is_cancelled_while_it_is_refused_stays_cancelled(url: str) -> None:
+    holds, is_asked, may_refuse = KeyHolds(Database(url), "tokens"), Event(), Event()
+
+    def refuse(_held: int, _spent: int) -> int:
+        is_asked.set()
+        may_refuse.wait(30)
+        raise RateLimitError("too many")
+
+    async def ask() -> None:
+        async with holds.hold("key_1", refuse):
+            pass
+
+    async def walk() -> None:
+        asking = asyncio.create_task(ask())
+        await asyncio.to_thread(is_asked.wait, 30)
+        asking.cancel()
+        await asyncio.sleep(0)
+        may_refuse.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
 
     asyncio.run(walk())
 

@@ -50,7 +50,7 @@ class CrewAIEngine:
             model=spec.model,
             custom_openai=True,
             base_url=model_url,
-            # A placeholder that the client demands: the scope's gateway client adds the key.
+            # The client demands one; the requests leave with the task's own, which its scope adds.
             api_key="delegated",
             temperature=spec.temperature,
             max_tokens=spec.max_tokens,

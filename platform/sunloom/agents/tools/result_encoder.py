@@ -73,7 +73,12 @@ def describe_error(error: BaseException) -> str:
 def shorten_error(text: str) -> str:
     """An error's text without SQL and paths of the machine, and of bounded length."""
     text = hide_paths(_STATEMENT.sub("", text[: 10 * _LONGEST_ERROR]))
-    return _clean(text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}…")
+    return clean_text(text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}…")
+
+
+def clean_text(text: str) -> str:
+    """A text that every database takes: no NUL, question marks for halves of surrogate pairs."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def to_compact_json(data: Any) -> str:
@@ -217,20 +222,15 @@ def _encode_int(value: int) -> int | str:
 
 def _encode_bytes(value: bytes) -> str:
     try:
-        return value.decode()
+        return clean_text(value.decode())
     except UnicodeDecodeError:
         return base64.b64encode(value).decode()
 
 
 def _shorten(text: str) -> str:
     if len(text) <= _LONGEST_TEXT:
-        return _clean(text)
-    return f"{_clean(text[:_LONGEST_TEXT])}… ({len(text)} characters in all)"
-
-
-def _clean(text: str) -> str:
-    """A text that UTF-8 can hold: halves of surrogate pairs are question marks."""
-    return text.encode("utf-8", "replace").decode()
+        return clean_text(text)
+    return f"{clean_text(text[:_LONGEST_TEXT])}… ({len(text)} characters in all)"
 
 
 def _type_name(value: Any) -> str:

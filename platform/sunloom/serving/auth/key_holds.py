@@ -75,8 +75,9 @@ class KeyHolds:
             holder, amount = await asyncio.shield(take)
         except asyncio.CancelledError:
             # The thread goes on, and would leave its row behind.
-            holder, _ = await take
-            await asyncio.to_thread(self.release, account, holder)
+            await asyncio.wait([take])
+            if take.exception() is None:
+                await asyncio.to_thread(self.release, account, take.result()[0])
             raise
         if self._own and self._renewal is None:
             self._renewal = asyncio.create_task(self._renew())

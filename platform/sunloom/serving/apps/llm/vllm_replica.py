@@ -80,7 +80,7 @@ class LlmReplica:
         engine = self._server.engine._engine_client
         watch_engine(engine)
         check_in_thread(engine)
-        if (tokens := prompt_tokens_per_step(self._settings.serving.llm)) is not None:
+        if (tokens := prompt_tokens_per_step(config)) is not None:
             read_prompts_in_turn(engine, tokens)
         # A pooling model has no completions. Not asked of the OpenAPI document, which takes seconds
         # to be made.
