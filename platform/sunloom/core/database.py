@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -13,7 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import DateTime, Engine, create_engine, event, inspect
 from sqlalchemy.engine import Dialect, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, ProgrammingError
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+)
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.types import TypeDecorator
 from typing_extensions import override
@@ -26,6 +34,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Record = TypeVar("Record", bound="DataclassInstance")
+# Longest wait for another process's lock on a SQLite file.
+_LOCK_WAIT_S = 30
 
 
 class Base(DeclarativeBase):
@@ -87,14 +97,21 @@ class Database:
     def ensure(self, *models: type[Base]) -> None:
         """Create the tables of ``models`` where they are missing; safe from several processes."""
         tables: list[Any] = [model.__table__ for model in models]
-        try:
-            Base.metadata.create_all(self.engine, tables=tables)
-        # SQLite reports a table that exists as an OperationalError, psycopg as a ProgrammingError.
-        except (OperationalError, ProgrammingError):
-            # Another process may have created them between the check and the statement.
-            present = set(inspect(self.engine).get_table_names())
-            if any(table.name not in present for table in tables):
-                raise
+        missing = {table.name for table in tables}
+        while True:
+            try:
+                Base.metadata.create_all(self.engine, tables=tables)
+            # SQLite reports a table that exists as an OperationalError, psycopg as a
+            # ProgrammingError, or as an IntegrityError of its catalogue.
+            except (IntegrityError, OperationalError, ProgrammingError):
+                # Another process may have created one between the check and the statement, and not
+                # yet the next: as long as there are more of them, try again.
+                before = missing
+                missing = before - set(inspect(self.engine).get_table_names())
+                if missing == before:
+                    raise
+            else:
+                return
 
 
 _open: dict[tuple[int, str], Database] = {}
@@ -169,15 +186,14 @@ def _sqlite_engine(url: str, path: str | None) -> Engine:
     # What begins with "file:" is a URI of SQLite's, such as that of a database in memory.
     if path and path != ":memory:" and not path.startswith("file:"):
         _prepare_file(Path(path))
-    engine = create_engine(url, connect_args={"timeout": 30})
+    engine = create_engine(url, connect_args={"timeout": _LOCK_WAIT_S})
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
         # SQLite keeps these per connection, all but journal_mode, which is stored in the file.
-        cursor.execute("PRAGMA busy_timeout=30000")
-        # With WAL, readers do not block the writer.
-        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA busy_timeout={_LOCK_WAIT_S * 1000}")
+        _use_write_ahead_log(cursor)
         # In WAL mode a power failure may lose the last commits but cannot corrupt the file.
         cursor.execute("PRAGMA synchronous=NORMAL")
         # PostgreSQL always enforces foreign keys, SQLite only on request.
@@ -185,3 +201,21 @@ def _sqlite_engine(url: str, path: str | None) -> Engine:
         cursor.close()
 
     return engine
+
+
+def _use_write_ahead_log(cursor: sqlite3.Cursor) -> None:
+    """Switch a file to the write-ahead log, with which readers do not block the writer.
+
+    SQLite does not wait here as it does for its other locks: processes that open a new file at the
+    same time would fail.
+    """
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from threading import Timer
+from typing import Any
 
 import pytest
-from sqlalchemy import Integer, text
-from sqlalchemy.exc import StatementError
+from sqlalchemy import Integer, event, text
+from sqlalchemy.exc import OperationalError, StatementError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sunloom.config import Settings
@@ -36,6 +39,12 @@ def test_times_come_back_in_utc(settings: Settings) -> None:
         assert row.at == datetime(2026, 7, 1, 10, tzinfo=UTC)
 
 
+class PlaceRow(Base):
+    __tablename__ = "test_places"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+
+
 def test_naive_times_are_refused(settings: Settings) -> None:
     database = open_database(settings)
     database.ensure(MomentRow)
@@ -60,6 +69,48 @@ def test_ensure_is_safe_from_many_threads(tmp_path: Path) -> None:
         list(pool.map(lambda _: database.ensure(MomentRow), range(16)))
     with database.session() as session:
         assert session.execute(text("select count(*) from test_moments")).scalar() == 0
+
+
+def test_ensure_goes_on_where_another_process_has_made_the_first_of_two_tables(
+    tmp_path: Path,
+) -> None:
+    first, second = (Database(f"sqlite:///{tmp_path / 'x.db'}") for _ in range(2))
+    statements: list[str] = []
+
+    @event.listens_for(first.engine, "before_cursor_execute")
+    def create_in_between(*arguments: Any) -> None:
+        if "CREATE TABLE" in (statement := arguments[2]):
+            statements.append(statement.split()[2])
+            if len(statements) == 1:
+                second.ensure(MomentRow)
+
+    first.ensure(MomentRow, PlaceRow)
+    assert statements == ["test_moments", "test_places"]
+    with second.session() as session:
+        for table in statements:
+            assert session.execute(text(f"select count(*) from {table}")).scalar() == 0
+
+
+def test_a_new_file_that_another_process_writes_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    writer.execute("CREATE TABLE other (id INTEGER)")
+    writer.execute("BEGIN IMMEDIATE")
+    end = Timer(0.2, writer.execute, ["COMMIT"])
+    end.start()
+    database = Database(f"sqlite:///{path}")
+    database.ensure(MomentRow)
+    end.join()
+    writer.close()
+    with database.session() as session:
+        assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+
+
+def test_ensure_tells_what_keeps_it_from_creating_tables(tmp_path: Path) -> None:
+    Database(f"sqlite:///{tmp_path / 'x.db'}").ensure(MomentRow)
+    read_only = Database(f"sqlite:///file:{tmp_path / 'x.db'}?mode=ro&uri=true")
+    with pytest.raises(OperationalError, match="readonly"):
+        read_only.ensure(MomentRow, PlaceRow)
 
 
 def test_one_database_a_process(settings: Settings) -> None:
