@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from private_ray import private_ray
+from private_ray import end_ray_before, private_ray
 
 from sunloom.config import Settings, load_config
 
@@ -63,6 +63,7 @@ def pytest_runtest_teardown(
 ) -> Generator[None, None, None]:
     """End gateway and Ray after the last test: the session is long, and they are never idle."""
     yield
+    end_ray_before(nextitem)
     if not _open or not uses_gateway(item) or uses_gateway(nextitem):
         return
     items = item.session.items

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,21 @@ def private_ray(folder: Path, *, dashboard: bool) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def ray_local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One private Ray for the whole session; gives its address."""
-    with private_ray(tmp_path_factory.mktemp("ray"), dashboard=False) as address:
+    """One private Ray for all tests that need one; gives its address."""
+    with ExitStack() as stack:
+        ray = private_ray(tmp_path_factory.mktemp("ray"), dashboard=False)
+        address = stack.enter_context(ray)
+        _open.append(stack)
         yield address
+
+
+_open: list[ExitStack] = []
+
+
+def end_ray_before(next_test: pytest.Item | None) -> None:
+    """End Ray ahead of the unit tests, which come last: its workers are never idle.
+
+    Every server that the process started since ends with it, Redis and PostgreSQL too.
+    """
+    if _open and next_test is not None and next_test.nodeid.startswith("tests/unit"):
+        _open.pop().close()
