@@ -23,6 +23,7 @@ from sunloom.core.model_registry import open_registry
 from sunloom.core.progress import read_progress
 from sunloom.errors import NotFoundError
 from sunloom.llm.base_models import PackagedModel
+from sunloom.llm.evaluation import ExactMatch
 
 FOLDER = Path(__file__).with_name("tool_base")
 RECIPE = Path("conf/llm/tool_base.yaml")
@@ -95,6 +96,11 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target, dirs_exist_ok=True)
 
 
+def _shares(scores: ExactMatch) -> dict[str, float]:
+    shares = {"calls": scores.calls, "answers": scores.answers, "whole": scores.whole}
+    return {name: share for name, share in shares.items() if share is not None}
+
+
 def write_package(recipe: LlmRecipe, folder: Path = FOLDER) -> TrainingRecord:
     """Write the registered model of a recipe as the folder that is shipped.
 
@@ -106,6 +112,7 @@ def write_package(recipe: LlmRecipe, folder: Path = FOLDER) -> TrainingRecord:
         NotFoundError: The registry has no model of this recipe.
     """
     # Torch loads here: reading the record must not wait for it.
+    from sunloom.llm.conversation_split import held_out_conversations
     from sunloom.llm.encoding import load_encoded
     from sunloom.llm.evaluation import evaluate_model
     from sunloom.llm.loop import plan_batches
@@ -122,20 +129,17 @@ def write_package(recipe: LlmRecipe, folder: Path = FOLDER) -> TrainingRecord:
     trained = str(registry.path(version))
     run = recipe.paths.outputs / "runs" / str(version.lineage["run"])
     lengths = [len(row.ids) for row in load_encoded(run / "conversations.npz")]
-    before = evaluate_model(recipe, trained)
+    conversations = held_out_conversations(recipe)
+    before = evaluate_model(recipe, conversations, trained)
     with tempfile.TemporaryDirectory() as name:
         staging = Path(name)
         save_in_bfloat16(load_model(trained), load_tokenizer(trained), staging)
-        after = evaluate_model(recipe, name)
+        after = evaluate_model(recipe, conversations, name)
         record = TrainingRecord(
             recipe_fingerprint=identity,
             metrics=version.metrics,
-            exact_match={"calls": after.calls, "answers": after.answers, "whole": after.whole},
-            float32_exact_match={
-                "calls": before.calls,
-                "answers": before.answers,
-                "whole": before.whole,
-            },
+            exact_match=_shares(after),
+            float32_exact_match=_shares(before),
             sha256={path.name: _sha256(path) for path in sorted(staging.iterdir())},
             losses=[round(row.loss, 5) for row in read_progress(run) if row.loss is not None],
             # For a test that repeats them without encoding the whole stream.

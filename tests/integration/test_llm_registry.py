@@ -13,6 +13,7 @@ from sunloom.core.model_registry import open_registry
 from sunloom.errors import NotFoundError, UsageError
 from sunloom.llm.evaluation import evaluate_registered
 from sunloom.llm.trainer import recipe_fingerprint, train_adapter, train_base
+from sunloom_retail.conversations import RetailConversations
 
 pytestmark = pytest.mark.integration
 
@@ -71,15 +72,31 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     assert (report["held_out"], len(report["examples"])) == (4, 8)
     judged = evaluate_registered(_recipe("retail_agent", settings, alone))
     assert judged.exact_match == adapter.metrics["adapter_exact_match"]
-    # A gate that anything passes: the run ends at the first evaluation. The recipe that was
-    # trained before is not this one, which has another seed.
+    # A gate that anything passes: the run ends at the first evaluation. It learns from a file.
+    file = _write_file(settings)
     lenient = ("evaluation.min_exact_match=0", "evaluation.min_whole=0", "seed=1")
-    stopped = train_adapter(
-        _recipe("retail_agent", settings, "training.early_stopping.every=2", *lenient)
-    )
+    own = ("training.early_stopping.every=2", f"data.train=[{{path: {file}}}]", *lenient)
+    bounds = ("data.held_out_share=0.5", "evaluation.max_loss_ratio=null")
+    stopped = train_adapter(_recipe("retail_agent", settings, *own, *bounds))
     assert (stopped.version.ref, stopped.reused) == ("retail-agent@2", False)
+    aside = Path(stopped.artifacts["adapter_report"]).with_name("quarantine.jsonl")
+    assert [json.loads(line)["position"] for line in aside.read_text().splitlines()] == [61]
+    assert stopped.metrics["adapter_loss"] > 0
+    assert train_adapter(_recipe("retail_agent", settings, *own, *bounds)).reused
     assert (stopped.metrics["steps"], stopped.metrics["workers"]) == (2, 2)
     assert stopped.promoted
+
+
+def _write_file(settings: Settings) -> Path:
+    rows = [
+        {"messages": c.messages, "tools": c.tools}
+        for c in RetailConversations().train(60, 0) + RetailConversations().held_out(60, 0)
+    ]
+    rows.insert(60, {"messages": ({"role": "human", "content": "Hello"},), "tools": ()})
+    file = settings.paths.outputs / "own.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
 
 
 def test_a_base_with_lora_and_an_adapter_without_are_refused(settings: Settings) -> None:

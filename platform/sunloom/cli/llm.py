@@ -1,10 +1,11 @@
-"""Commands ``sunloom llm``: plan, train, evaluate and query language models."""
+"""Commands ``sunloom llm``: prepare, plan, train, evaluate and query language models."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from sunloom.cli import output
 from sunloom.cli.gateway import GatewayConnection, Key, Url
@@ -18,7 +19,41 @@ from sunloom.cli.options import (
     load_settings,
 )
 
-app = typer.Typer(help="Plan, train, judge and ask language models.", no_args_is_help=True)
+app = typer.Typer(help="Prepare, plan, train, judge and ask language models.", no_args_is_help=True)
+
+
+@app.command()
+def prepare(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
+    """What a training would learn from: counts, lengths, examples with the trained part green."""
+    from sunloom.config.llm import LlmRecipe
+
+    config = load_recipe(LlmRecipe, recipe, sets, env)
+    # Tokenizers load here, which takes seconds: a wrong recipe is refused before.
+    from sunloom.llm.preparation import prepare as prepare_conversations
+
+    result = prepare_conversations(config)
+    if json:
+        output.print_json(result)
+        return
+    for number, passages in enumerate(result.examples, 1):
+        text = Text(f"example {number}\n", style="bold")
+        for passage in passages:
+            text.append(passage.text, style="green" if passage.is_trained else "dim")
+        output.console().print(text, soft_wrap=True)
+    if result.files:
+        output.print_table(
+            ("file", "format", "rows", "train", "held out", "duplicates", "set aside"),
+            [
+                (f.path, f.format, f.rows, f.train, f.held_out, f.duplicates,
+                 sum(f.quarantined.values()))
+                for f in result.files
+            ],
+        )  # fmt: skip
+    if result.set_aside:
+        output.print_mapping(result.set_aside, title="rows set aside")
+    figures = output.to_plain(result)
+    hidden = ("files", "examples", "set_aside")
+    output.print_mapping({name: value for name, value in figures.items() if name not in hidden})
 
 
 @app.command()
@@ -83,4 +118,5 @@ def _show(result: dict[str, Any], json: bool) -> None:
     for name, value in result.items():
         if isinstance(value, dict):
             output.print_mapping(value, title=name)
-    output.print_mapping({k: v for k, v in result.items() if not isinstance(v, dict)})
+    if plain := {k: v for k, v in result.items() if not isinstance(v, dict)}:
+        output.print_mapping(plain)

@@ -63,11 +63,29 @@ class ModelConfig(Model):
     """The model that is built where ``name`` is empty."""
 
 
+class ConversationFile(Model):
+    """Conversations of one's own."""
+
+    path: Path
+    """JSON lines, JSON, Parquet or CSV file, or a folder of them."""
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion"] = "auto"
+    """What a row holds: OpenAI ``messages`` and ``tools``; ``conversations`` of ShareGPT;
+    ``instruction``, ``input`` and ``output`` of Alpaca; or ``prompt`` and ``completion``. ``auto``
+    tells it by the columns of the first rows."""
+    weight: float = Field(default=1.0, gt=0, le=1000)
+    """How often a pass over the data sees each conversation: 2 is twice, 0.5 every second one."""
+
+
 class ConversationData(Model):
     """What the model learns from."""
 
     conversations: str = "generic"
-    """Entry point of the group ``sunloom.conversations``."""
+    """Entry point of the group ``sunloom.conversations``; not used where ``train`` names files."""
+    train: tuple[ConversationFile, ...] = ()
+    """Files to learn from."""
+    held_out_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the files' conversations that judge and are not trained on. A conversation is
+    chosen by its content, so it stays on its side whatever else is added."""
     max_length: int = Field(default=512, ge=16)
     """Longest conversation, tokens; the rest of a longer one is cut off."""
 
@@ -188,11 +206,15 @@ class EvaluationConfig(Model):
     """Entry point of the judging conversations; the training's when empty."""
     held_out: int = Field(default=150, ge=1)
     """Held-out conversations."""
-    min_exact_match: float = Field(default=0.9, ge=0, le=1)
-    """Share of exact tool calls from which an adapter may be promoted."""
+    min_exact_match: float | None = Field(default=0.9, ge=0, le=1)
+    """Share of exact tool calls from which an adapter may be promoted; null where the held-out
+    conversations call no tools."""
     min_whole: float = Field(default=0.0, ge=0, le=1)
     """Share of conversations with every turn right, final answer included, from which an adapter
     may be promoted."""
+    max_loss_ratio: float | None = Field(default=1.0, gt=0)
+    """Most that an adapter's loss on the held-out conversations may be, as a multiple of its
+    base's, to be promoted; null asks for nothing."""
     # A tool call or a sentence is shorter; a model that never ends its turn must be stopped.
     max_new_tokens: int = Field(default=96, ge=8)
     """Longest generated turn, tokens."""
@@ -226,3 +248,19 @@ class LlmRecipe(Settings):
     """The judge and its bar."""
     output: LlmOutput = LlmOutput()
     """The registered result."""
+
+    @model_validator(mode="after")
+    def _an_adapter_has_a_name(self) -> LlmRecipe:
+        # By default it would become a version of the base model, and be served in its place.
+        if self.lora is not None and "name" not in self.output.model_fields_set:
+            raise ValueError("output.name is needed where lora is given: the adapter's own name")
+        return self
+
+    @model_validator(mode="after")
+    def _early_stopping_has_a_bar(self) -> LlmRecipe:
+        bars = self.evaluation
+        if self.training.early_stopping and bars.min_exact_match is None and not bars.min_whole:
+            raise ValueError(
+                "training.early_stopping takes evaluation.min_exact_match or evaluation.min_whole"
+            )
+        return self

@@ -12,14 +12,18 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
+
+import orjson
 
 from sunloom.core.plugins import load_plugin
 from sunloom.errors import UsageError
 
 Message = dict[str, Any]
 Tool = dict[str, Any]
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Roles of a message, in files and in requests alike."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +33,23 @@ class Conversation:
     Attributes:
         messages: OpenAI chat messages, ending with an assistant turn.
         tools: OpenAI function schemas.
+        source: The file that it was read from; empty where it was made.
+        position: Line or row in that file, from 1.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
+    source: str = field(default="", compare=False)
+    position: int = field(default=0, compare=False)
+
+    def canonical(self) -> str:
+        """One text for equal conversations, whatever the order of keys in their files."""
+        plain = [self.messages, self.tools]
+        return orjson.dumps(plain, default=str, option=orjson.OPT_SORT_KEYS).decode()
 
     def head(self, n: int) -> Conversation:
         """The first ``n`` messages, with the same tools."""
-        return Conversation(self.messages[:n], self.tools)
+        return replace(self, messages=self.messages[:n])
 
 
 @runtime_checkable

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 
-from sunloom.errors import TrainingError
-from sunloom.llm.conversations import Conversation
+from sunloom.llm.conversations import Conversation, Message
 
 # The label that PyTorch and transformers leave out by default.
 IGNORED = -100
+_REASONING = "<think>"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def render(tokenizer: Any, conversation: Conversation, *, prompt: bool = False) 
         prompt: Whether to end with the mark after which the assistant speaks.
     """
     text: str = tokenizer.apply_chat_template(
-        list(conversation.messages),
+        [_as_served(message) for message in conversation.messages],
         tools=list(conversation.tools) or None,
         tokenize=False,
         add_generation_prompt=prompt,
@@ -48,32 +50,107 @@ def render(tokenizer: Any, conversation: Conversation, *, prompt: bool = False) 
     return text
 
 
-def _assistant_spans(
-    tokenizer: Any, conversation: Conversation, text: str
-) -> list[tuple[int, int]]:
-    """Character ranges of ``text`` that the assistant wrote, end marks included.
+def _as_served(message: Message) -> Message:
+    """The message as vLLM hands it to the template: no text is "", arguments are values."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        function = dict(call["function"])
+        function["arguments"] = json.loads(function["arguments"] or "{}")
+        calls.append({**call, "function": function})
+    return {**message, "content": message.get("content") or "", "tool_calls": calls}
 
-    Works with any template in which the text of a conversation begins with the text of its
-    first messages; one that does not is refused.
+
+@dataclass(frozen=True)
+class _Passages:
+    """A text to learn from, and the character ranges of it that the assistant wrote."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+
+
+def _find_answers(tokenizer: Any, conversation: Conversation) -> list[_Passages]:
+    """The conversation's text with its answers, end marks included: what is served and no more.
+
+    An answer begins where the prompt ends that the server would have sent for it. A template that
+    writes an answer otherwise once another message follows (Qwen 3 drops its reasoning) has no
+    text in which all answers stand as they were written: there each answer has a text of its own.
+
+    Raises:
+        UnlearnableError: An answer does not begin where its prompt ends.
     """
     # Not transformers' assistant mask: it needs {% generation %} marks, which most templates lack.
-    spans = []
-    for index, message in enumerate(conversation.messages):
-        if message["role"] != "assistant":
+    text = render(tokenizer, conversation)
+    answers = [
+        (render(tokenizer, conversation.head(index), prompt=True), index + 1)
+        for index, message in enumerate(conversation.messages)
+        if message["role"] == "assistant" and message.get("weight") != 0
+    ]
+    alone, whole = [], []
+    for prompt, end in answers:
+        after = render(tokenizer, conversation.head(end))
+        begin = _begin_of_answer(prompt, after)
+        content = (conversation.messages[end - 1].get("content") or "").strip()
+        if content and after.rstrip().endswith(content):
+            # A template without a mark at the end (GLM's): where to stop is learned, too.
+            closed = after.rstrip() + tokenizer.eos_token
+            alone.append(_Passages(closed, ((begin, len(closed)),)))
             continue
-        before = render(tokenizer, conversation.head(index), prompt=True)
-        after = render(tokenizer, conversation.head(index + 1))
-        if not (text.startswith(before) and text.startswith(after)):
-            raise TrainingError(
-                "The tokenizer's chat template rewrites earlier turns, so the assistant's part "
-                "of a conversation cannot be found.",
-                "Choose a model whose template renders turns one after another.",
-            )
-        spans.append((len(before), len(after)))
-    return spans
+        alone.append(_Passages(after, ((begin, len(after)),)))
+        # Some templates end the last answer with one more mark.
+        written = after if text.startswith(after) else after.removesuffix(tokenizer.eos_token or "")
+        if text.startswith(written):
+            whole.append((begin, len(written)))
+    if len(whole) == len(answers):
+        return [_Passages(text, tuple(whole))]
+    return alone
+
+
+def _begin_of_answer(prompt: str, text: str) -> int:
+    # A prompt may open a block of reasoning, which an answer without reasoning does not have.
+    opened = prompt.rstrip()
+    for beginning in (prompt, opened, opened.removesuffix(_REASONING)):
+        if text.startswith(beginning):
+            return len(beginning)
+    raise UnlearnableError("the chat template begins answers otherwise than its prompt ends")
+
+
+class UnlearnableError(ValueError):
+    """A conversation whose answers cannot be told from the rest; its text is the reason."""
+
+
+@dataclass(frozen=True)
+class EncodedConversations:
+    """Conversations as tokens, and those that cannot be learned from.
+
+    Attributes:
+        rows: What there is to learn, in order; a conversation has one row, or one for each answer.
+        kept: Index of each row's conversation.
+        rejected: Index of each other conversation, and why.
+        cut: Rows that lost their end to ``max_length``.
+    """
+
+    rows: list[Encoded]
+    kept: list[int]
+    rejected: dict[int, str]
+    cut: int
 
 
 def encode(tokenizer: Any, conversations: Sequence[Conversation], max_length: int) -> list[Encoded]:
+    """Tokenise conversations; those without anything to learn are left out.
+
+    Args:
+        tokenizer: A fast tokenizer with a chat template.
+        conversations: What to encode.
+        max_length: Longest conversation in tokens; the rest of a longer one is cut off.
+    """
+    return encode_checked(tokenizer, conversations, max_length).rows
+
+
+def encode_checked(
+    tokenizer: Any, conversations: Sequence[Conversation], max_length: int
+) -> EncodedConversations:
     """Tokenise conversations; the mask covers assistant turns only.
 
     Args:
@@ -81,26 +158,50 @@ def encode(tokenizer: Any, conversations: Sequence[Conversation], max_length: in
         conversations: What to encode.
         max_length: Longest conversation in tokens; the rest of a longer one is cut off.
     """
-    texts = [render(tokenizer, conversation) for conversation in conversations]
+    rejected: dict[int, str] = {}
+    passages: list[tuple[int, _Passages]] = []
+    for index, conversation in enumerate(conversations):
+        try:
+            passages += [(index, found) for found in _find_answers(tokenizer, conversation)]
+        except UnlearnableError as error:
+            rejected[index] = str(error)
+        # Templates refuse what their model was not made for, such as two questions in a row.
+        except (TemplateError, TypeError) as error:
+            rejected[index] = f"refused by the chat template: {error}"
+    rows, kept, cut = [], [], 0
+    tokens = _tokenise(tokenizer, [found.text for _, found in passages])
+    for (index, found), (ids, starts) in zip(passages, tokens, strict=True):
+        mask = np.zeros(len(ids), dtype=np.bool_)
+        for begin, end in found.spans:
+            mask |= (starts >= begin) & (starts < end)
+        # The first token of a row has no token before it that could predict it.
+        if mask[1:max_length].any():
+            cut += len(ids) > max_length
+            kept.append(index)
+            rows.append(Encoded(ids[:max_length], mask[:max_length]))
+        elif len(ids) > max_length:
+            rejected[index] = f"no answer within {max_length} tokens"
+        else:
+            rejected[index] = "no answer to learn"
+    # A conversation of several texts is used if one of them is.
+    return EncodedConversations(
+        rows, kept, {i: why for i, why in rejected.items() if i not in set(kept)}, cut
+    )
+
+
+def _tokenise(
+    tokenizer: Any, texts: Sequence[str]
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+    """Token ids and the character that each begins at."""
+    if not texts:
+        return
     # Whole texts, as the server tokenizes them: separate turns could merge into other tokens. The
     # template has written the special tokens.
     batch = tokenizer(
-        texts,
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        truncation=True,
-        max_length=max_length,
+        list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
-    rows = []
-    for index, (ids, offsets) in enumerate(
-        zip(batch["input_ids"], batch["offset_mapping"], strict=True)
-    ):
-        starts = np.asarray([start for start, _ in offsets])
-        mask = np.zeros(len(starts), dtype=np.bool_)
-        for begin, end in _assistant_spans(tokenizer, conversations[index], texts[index]):
-            mask |= (starts >= begin) & (starts < end)
-        rows.append(Encoded(np.asarray(ids, dtype=np.int32), mask))
-    return rows
+    for ids, offsets in zip(batch["input_ids"], batch["offset_mapping"], strict=True):
+        yield np.asarray(ids, np.int32), np.asarray([start for start, _ in offsets])
 
 
 def batches(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:

@@ -6,18 +6,20 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sunloom.config.llm import LlmRecipe
 from sunloom.core.model_registry import open_registry
-from sunloom.llm.conversations import Conversation, Message, load_conversation_source
-from sunloom.llm.encoding import render
+from sunloom.errors import DataError
+from sunloom.llm.conversations import Conversation, Message
+from sunloom.llm.encoding import IGNORED, Encoded, collate, encode, render
 from sunloom.llm.models import ADAPTER_KIND, load_adapter, load_model, load_tokenizer
 
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 _BATCH_PROMPTS = 64
+_BATCH_LOSSES = 16
 Generate = Callable[[Sequence[str]], list[str]]
 """Prompts to completions, in order."""
 
@@ -46,18 +48,20 @@ class ExactMatch:
     """How often a model was exactly right.
 
     Attributes:
-        calls: Share of tool-calling turns with the exact name and arguments.
-        answers: Share of plain turns with the exact text.
-        whole: Share of conversations with every turn right.
+        calls: Share of tool-calling turns with the exact name and arguments; None without any.
+        answers: Share of plain turns with the exact text; None without any.
+        whole: Share of conversations with every turn right; None without any.
         held_out: Number of conversations.
         examples: Every judged turn.
+        loss: Mean loss of a token that the assistant wrote; None where it was not measured.
     """
 
-    calls: float
-    answers: float
-    whole: float
+    calls: float | None
+    answers: float | None
+    whole: float | None
     held_out: int
     examples: tuple[Example, ...]
+    loss: float | None = None
 
     def save(self, path: Path) -> Path:
         """Write figures and examples as JSON."""
@@ -72,18 +76,20 @@ class HeldOutEvaluation:
 
     Attributes:
         model: ``name@version``.
-        exact_match: Share of tool-calling turns that are exact.
-        answers: Share of plain turns that are exact.
+        exact_match: Share of tool-calling turns that are exact; None without any.
+        answers: Share of plain turns that are exact; None without any.
         whole: Share of conversations with every turn right.
         held_out: Number of conversations.
+        loss: Mean loss of a token that the assistant wrote.
         report: JSON file with every judged turn.
     """
 
     model: str
-    exact_match: float
-    answers: float
-    whole: float
+    exact_match: float | None
+    answers: float | None
+    whole: float | None
     held_out: int
+    loss: float | None
     report: str
 
 
@@ -95,16 +101,27 @@ def evaluate_registered(recipe: LlmRecipe) -> HeldOutEvaluation:
 
     Raises:
         NotFoundError: The registry has no such model.
+        DataError: There is nothing to judge on.
     """
+    # Polars loads here: training workers, which judge too, have no use for it.
+    from sunloom.llm.conversation_split import held_out_conversations
+
     registry = open_registry(recipe)
     version = registry.get(recipe.output.name)
+    conversations = held_out_conversations(recipe)
+    if not conversations:
+        raise DataError(
+            "There is no held-out conversation to judge on.",
+            "Raise data.held_out_share or evaluation.held_out, or add conversations.",
+            "evaluation",
+        )
     folder = registry.path(version)
     if version.kind == ADAPTER_KIND:
         # The version that it was trained on; the recipe's base may have a newer one by now.
         base = registry.path(registry.get(str(version.lineage["base"])))
-        scores = evaluate_model(recipe, str(base), folder)
+        scores = evaluate_model(recipe, conversations, str(base), folder)
     else:
-        scores = evaluate_model(recipe, str(folder))
+        scores = evaluate_model(recipe, conversations, str(folder))
     name = f"{version.name}-{version.version}.json"
     report = scores.save(recipe.paths.outputs / "llm" / "evaluation" / name)
     return HeldOutEvaluation(
@@ -113,15 +130,22 @@ def evaluate_registered(recipe: LlmRecipe) -> HeldOutEvaluation:
         answers=scores.answers,
         whole=scores.whole,
         held_out=scores.held_out,
+        loss=scores.loss,
         report=str(report),
     )
 
 
-def evaluate_model(recipe: LlmRecipe, location: str, adapter: Path | None = None) -> ExactMatch:
-    """Exact match of a model on the recipe's held-out conversations.
+def evaluate_model(
+    recipe: LlmRecipe,
+    conversations: Sequence[Conversation],
+    location: str,
+    adapter: Path | None = None,
+) -> ExactMatch:
+    """Exact match and loss of a model on held-out conversations.
 
     Args:
-        recipe: Names the conversations and how many.
+        recipe: How the model is loaded, and how long a turn may be.
+        conversations: To judge on.
         location: Folder or hub id of the base.
         adapter: Folder of an adapter on that base.
     """
@@ -131,10 +155,34 @@ def evaluate_model(recipe: LlmRecipe, location: str, adapter: Path | None = None
         model = load_adapter(model, adapter)
     model.eval()
     generate = greedy(model, tokenizer, recipe.evaluation.max_new_tokens)
-    source = load_conversation_source(recipe.evaluation.conversations or recipe.data.conversations)
-    return exact_match(
-        generate, tokenizer, source.held_out(recipe.evaluation.held_out, recipe.seed)
-    )
+    scores = exact_match(generate, tokenizer, conversations)
+    rows = encode(tokenizer, conversations, recipe.data.max_length)
+    return replace(scores, loss=mean_loss(model, rows, tokenizer.pad_token_id))
+
+
+def mean_loss(model: Any, rows: Sequence[Encoded], pad: int) -> float | None:
+    """Mean loss of a labelled token, in float32; None where there is none.
+
+    Args:
+        model: A causal language model, with or without an adapter.
+        rows: Conversations as tokens.
+        pad: Token id that fills short rows.
+    """
+    import torch
+
+    from sunloom.llm.optimization import CausalLoss
+
+    module = CausalLoss(model, torch.float32)
+    total, tokens = 0.0, 0
+    # Batches of like length: padding costs as much as tokens.
+    ordered = sorted(rows, key=lambda row: len(row.ids))
+    for start in range(0, len(ordered), _BATCH_LOSSES):
+        ids, labels = collate(ordered[start : start + _BATCH_LOSSES], pad)
+        with torch.inference_mode():
+            loss = module(*(torch.from_numpy(part).to(model.device) for part in (ids, labels)))
+        total += float(loss)
+        tokens += int((labels[:, 1:] != IGNORED).sum())
+    return total / tokens if tokens else None
 
 
 def exact_match(
@@ -166,7 +214,7 @@ def exact_match(
     return ExactMatch(
         calls=_right_share(examples, "call"),
         answers=_right_share(examples, "answer"),
-        whole=1 - len(wrong) / max(1, len(conversations)),
+        whole=1 - len(wrong) / len(conversations) if conversations else None,
         held_out=len(conversations),
         examples=tuple(examples),
     )
@@ -198,7 +246,7 @@ def parse_calls(text: str) -> list[tuple[str, Any]]:
 
 def _judge(conversation: Conversation, message: Message, output: str) -> Example:
     question = next(
-        str(m["content"]) for m in reversed(conversation.messages) if m["role"] == "user"
+        (str(m["content"]) for m in reversed(conversation.messages) if m["role"] == "user"), ""
     )
     if message.get("tool_calls"):
         functions = [call["function"] for call in message["tool_calls"]]
@@ -210,9 +258,10 @@ def _judge(conversation: Conversation, message: Message, output: str) -> Example
     return Example("answer", question, expected, output, output.strip() == expected.strip())
 
 
-def _right_share(examples: Sequence[Example], kind: str) -> float:
+def _right_share(examples: Sequence[Example], kind: str) -> float | None:
     judged = [example.right for example in examples if example.kind == kind]
-    return sum(judged) / len(judged) if judged else 0.0
+    # A share of nothing is no score: 0 would fail every gate, 1 pass it.
+    return sum(judged) / len(judged) if judged else None
 
 
 def greedy(model: Any, tokenizer: Any, max_new_tokens: int) -> Generate:

@@ -8,15 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import yaml
+
 from sunloom.config.llm import LlmRecipe, TrainingConfig
+from sunloom.config.loading.model import RESOLVED
 from sunloom.core.cluster import connect
 from sunloom.core.interrupts import keep_signal_handlers
 from sunloom.core.progress import read_progress
 from sunloom.core.runs import Run
 from sunloom.core.telemetry import progress_bar
-from sunloom.errors import DivergedError, TrainingError
-from sunloom.llm.conversations import load_conversation_source
-from sunloom.llm.encoding import encode, save_encoded
+from sunloom.errors import DivergedError, TrainingError, UsageError
+from sunloom.llm.checkpoints import newest_whole
+from sunloom.llm.conversation_split import ConversationSplit
+from sunloom.llm.encoding import save_encoded
 from sunloom.llm.loop import EarlyStop, TrainingOutcome, TrainingTask, find_checkpoint, run_worker
 
 # By default a report waits up to two seconds for the controller's next look.
@@ -24,38 +28,55 @@ _HEALTH_CHECK_S = "0.2"
 
 
 def train_on_workers(
-    recipe: LlmRecipe, run: Run, *, tokenizer: Any, location: str, base: str
+    recipe: LlmRecipe,
+    run: Run,
+    data: ConversationSplit,
+    *,
+    tokenizer: Any,
+    location: str,
+    base: str,
 ) -> TrainingOutcome:
     """Encode the recipe's conversations and train on them; the run's folder gets ``export/``.
 
     Args:
         recipe: What is trained.
         run: Its folder gets conversations, checkpoints, progress and export.
+        data: What is learned from.
         tokenizer: The model's tokenizer, exported beside the weights.
         location: Folder or hub id of the starting weights.
         base: What an adapter names as its base.
 
     Raises:
+        UsageError: There is less than one conversation for each worker, or nothing to resume.
+        DataError: No conversation can be learned from.
         DivergedError: The loss was not finite.
         TrainingError: The workers failed.
     """
-    connect(recipe)
-    training = recipe.training
-    source = load_conversation_source(recipe.data.conversations)
-    conversations = source.train(training.steps * training.batch_size, recipe.seed)
+    check_resume(recipe)
     # Encoded once, in the driver: every worker and every restart reads the same rows.
-    data = run.directory / "conversations.npz"
-    save_encoded(encode(tokenizer, conversations, recipe.data.max_length), data)
+    encoded = data.encode(tokenizer, recipe.data.max_length)
+    data.write_quarantine(run.directory)
+    rows, workers = len(encoded.rows), recipe.training.workers
+    if min(rows, recipe.training.batch_size) < workers:
+        raise UsageError(
+            f"A batch of {min(rows, recipe.training.batch_size)} conversations cannot be divided "
+            f"among {workers} workers.",
+            f"Lower training.workers, or train on more than {rows} conversations.",
+            "training.workers",
+        )
+    connect(recipe)
+    path = run.directory / "conversations.npz"
+    save_encoded(encoded.rows, path)
     task = TrainingTask(
         model=location,
         base=base,
-        data=data,
+        data=path,
         directory=run.directory,
         pad=tokenizer.pad_token_id,
         seed=recipe.seed,
-        training=training,
+        training=recipe.training,
         lora=recipe.lora,
-        early_stop=_early_stop(recipe),
+        early_stop=_early_stop(recipe, data),
         options=recipe.model,
     )
     outcome = launch(task, f"training {recipe.output.name}")
@@ -63,14 +84,45 @@ def train_on_workers(
     return outcome
 
 
-def _early_stop(recipe: LlmRecipe) -> EarlyStop | None:
+def check_resume(recipe: LlmRecipe) -> None:
+    """Refuse to resume a run that has nothing to go on from.
+
+    Raises:
+        UsageError: It has no whole checkpoint, has all its steps, or trained something else.
+    """
+    earlier, key = recipe.training.resume_from, "training.resume_from"
+    if earlier is None:
+        return
+    newest = newest_whole(earlier / "train")
+    if newest is None:
+        raise UsageError(
+            f"{earlier} has no whole checkpoint to resume from.",
+            "Name the folder of a run, as its first line of log does: <outputs>/runs/<run id>.",
+            key,
+        )
+    if newest.step >= recipe.training.steps:
+        raise UsageError(
+            f"The run in {earlier} has done {newest.step} of {recipe.training.steps} steps.",
+            "Raise training.steps, or leave out training.resume_from.",
+            key,
+        )
+    resolved = earlier / RESOLVED
+    before = yaml.safe_load(resolved.read_text()) if resolved.is_file() else {}
+    now = recipe.model_dump(mode="json")
+    for name in ("model", "lora"):
+        if name in before and before[name] != now[name]:
+            raise UsageError(
+                f"The run in {earlier} was made with another {name} section.",
+                f"Its recipe is {resolved}.",
+                key,
+            )
+
+
+def _early_stop(recipe: LlmRecipe, data: ConversationSplit) -> EarlyStop | None:
     config = recipe.training.early_stopping
     if config is None:
         return None
-    source = load_conversation_source(recipe.evaluation.conversations or recipe.data.conversations)
-    # Another seed than the final evaluation's: that one must not judge what it has selected.
-    conversations = source.held_out(config.held_out, recipe.seed + 1)
-    return EarlyStop(config.every, tuple(conversations), recipe.evaluation)
+    return EarlyStop(config.every, tuple(data.selecting), recipe.evaluation)
 
 
 def launch(task: TrainingTask, title: str) -> TrainingOutcome:

@@ -212,12 +212,15 @@ class _TrainingLoop:
         scores = exact_match(generate, tokenizer, share)
         self._model.train()
         calls = [example.right for example in scores.examples if example.kind == "call"]
-        counts = torch.tensor([sum(calls), len(calls), scores.whole * len(share), len(share)])
-        counts = counts.to(_device())
+        # A worker without a conversation has no share of whole ones.
+        whole_here = (scores.whole or 0.0) * len(share)
+        counts = torch.tensor([sum(calls), len(calls), whole_here, len(share)]).to(_device())
         # All stop at the same step, or the ones that go on would wait for the others.
         dist.all_reduce(counts)
         right, judged, whole, conversations = counts.tolist()
-        passes = is_clearly_above(right, judged, stop.gate.min_exact_match)
+        bar = stop.gate.min_exact_match
+        # Without a tool call to judge, nothing shows that the bar is reached.
+        passes = bar is None or (judged > 0 and is_clearly_above(right, judged, bar))
         return passes and is_clearly_above(whole, conversations, stop.gate.min_whole)
 
     def _track(self, step: int, loss: float, seconds: float) -> None:

@@ -8,8 +8,9 @@ import torch
 
 from sunloom.config.llm import Ddp, DeepSpeed, LlmRecipe
 from sunloom.core.model_registry import open_registry
+from sunloom.errors import DataError
 from sunloom.llm.base_models import resolve_model
-from sunloom.llm.conversations import load_conversation_source
+from sunloom.llm.conversation_files import open_conversations
 from sunloom.llm.distributed import describe
 from sunloom.llm.encoding import encode
 from sunloom.llm.models import add_lora, build_llama, load_model, load_tokenizer
@@ -88,7 +89,7 @@ def plan_training(recipe: LlmRecipe) -> TrainingPlan:
 
 def _measure(recipe: LlmRecipe) -> tuple[int, int, float]:
     """Parameters, trained parameters and mean tokens of a conversation."""
-    samples = load_conversation_source(recipe.data.conversations).train(_SAMPLE, recipe.seed)
+    samples = open_conversations(recipe.data).train(_SAMPLE, recipe.seed)[:_SAMPLE]
     shape = recipe.model.architecture
     if recipe.model.name is None:
         texts = conversation_texts(samples)
@@ -106,6 +107,8 @@ def _measure(recipe: LlmRecipe) -> tuple[int, int, float]:
         model = add_lora(model, recipe.lora, recipe.seed)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rows = encode(tokenizer, samples, recipe.data.max_length)
+    if not rows:
+        raise DataError("There is no conversation to learn from.", param="data")
     return total, trained, sum(len(row.ids) for row in rows) / len(rows)
 
 

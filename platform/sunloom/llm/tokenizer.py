@@ -163,6 +163,6 @@ def conversation_texts(conversations: Iterable[Conversation]) -> Iterator[str]:
                 yield call["function"]["arguments"]
         for tool in conversation.tools:
             function = tool["function"]
-            keys = function["parameters"]["properties"].items()
+            keys = ((function.get("parameters") or {}).get("properties") or {}).items()
             listed = ", ".join(f"{key}: {value.get('type', 'any')}" for key, value in keys)
             yield f"{function['name']}({listed})"

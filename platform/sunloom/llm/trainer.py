@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from sunloom.core.runs import Run, run_of_this_process
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import UsageError
 from sunloom.llm.base_models import resolve_model
+from sunloom.llm.conversation_files import open_conversations
+from sunloom.llm.conversation_split import ConversationSplit, load_split
 from sunloom.llm.conversations import load_conversation_source
 from sunloom.llm.evaluation import evaluate_model
 from sunloom.llm.models import (
@@ -41,6 +44,8 @@ _NO_IDENTITY = (
     "resume_from", "max_failures", "keep_checkpoints", "checkpoint_every", "accelerator",
     "trackers",
 )  # fmt: skip
+# Where a conversation was read from: the conversations themselves are compared.
+_NO_IDENTITY_OF_DATA = ("train", "held_out_share")
 FINGERPRINT_KEYS = frozenset(
     """seed
     model model.name model.revision model.trust_remote_code model.architecture
@@ -95,14 +100,19 @@ class TrainingMetrics:
 
 @dataclass(frozen=True)
 class AdapterScores:
-    """Exact match of an adapter beside that of its base, on the same conversations."""
+    """Scores of an adapter beside those of its base, on the same conversations.
+
+    A share of turns is None where the conversations have no such turn.
+    """
 
     held_out: int
-    base_exact_match: float
-    adapter_exact_match: float
-    base_answers: float
-    adapter_answers: float
-    adapter_whole: float
+    base_exact_match: float | None
+    adapter_exact_match: float | None
+    base_answers: float | None
+    adapter_answers: float | None
+    adapter_whole: float | None
+    base_loss: float | None
+    adapter_loss: float | None
 
 
 def train_base(recipe: LlmRecipe) -> TrainingResult:
@@ -121,18 +131,26 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
     registry, output = open_registry(recipe), recipe.output
     # Before the work, and before a registered version is reused: reuse moves an alias too.
     registry.check_name(output.name, BASE_KIND, output.tenant)
+    data = load_split(recipe)
     identity = recipe_fingerprint(recipe, None)
-    if (reused := _reuse_registered(recipe, registry, identity)) is not None:
+    if (reused := _reuse_registered(recipe, registry, identity, data)) is not None:
         return reused
     # Torch loads here: a reused model must not wait for it.
     from sunloom.llm.launch import train_on_workers
 
     with run_of_this_process(recipe, "llm-base") as run:
         tokenizer, location = _starting_point(recipe, registry, run)
-        outcome = train_on_workers(recipe, run, tokenizer=tokenizer, location=location, base="")
+        outcome = train_on_workers(
+            recipe, run, data, tokenizer=tokenizer, location=location, base=""
+        )
         export = run.directory / "export"
         metrics = asdict(measure_training(export, outcome, recipe.training))
-        lineage = {"fingerprint": identity, "run": run.run_id, "base": recipe.model.name}
+        lineage = {
+            "fingerprint": identity,
+            "data": data.digest,
+            "run": run.run_id,
+            "base": recipe.model.name,
+        }
         version = registry.register(
             output.name, BASE_KIND, export, metrics, lineage, tenant=output.tenant
         )
@@ -146,8 +164,9 @@ def _starting_point(recipe: LlmRecipe, registry: ModelRegistry, run: Run) -> tup
         location, _ = resolve_model(recipe.model, registry)
         return load_tokenizer(location, recipe.model), location
     shape = recipe.model.architecture
-    source = load_conversation_source(recipe.data.conversations)
-    samples = source.train(shape.tokenizer_conversations, recipe.seed)
+    source = open_conversations(recipe.data)
+    wanted = shape.tokenizer_conversations
+    samples = source.train(wanted, recipe.seed)[:wanted]
     tokenizer = build_tokenizer(conversation_texts(samples), shape.vocabulary, shape.max_length)
     # The run's folder is shared: every worker loads the start from it like any named model.
     folder = run.directory / "start"
@@ -172,18 +191,32 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
     registry, output = open_registry(recipe), recipe.output
     registry.check_name(output.name, ADAPTER_KIND, output.tenant)
     location, base = resolve_model(recipe.model, registry)
+    data = load_split(recipe)
     identity = recipe_fingerprint(recipe, base)
-    if (reused := _reuse_registered(recipe, registry, identity)) is not None:
+    if (reused := _reuse_registered(recipe, registry, identity, data)) is not None:
         return reused
     # Torch loads here: a reused model must not wait for it.
     from sunloom.llm.launch import train_on_workers
 
     with run_of_this_process(recipe, "llm-adapter") as run:
         tokenizer = load_tokenizer(location, recipe.model)
-        outcome = train_on_workers(recipe, run, tokenizer=tokenizer, location=location, base=base)
+        # Before the first step: what cannot be judged would only be met after the last one.
+        data.require_judgeable(tokenizer, recipe.data.max_length)
+        outcome = train_on_workers(
+            recipe, run, data, tokenizer=tokenizer, location=location, base=base
+        )
         folder, export = run.directory, run.directory / "export"
-        before = evaluate_model(recipe, location)
-        after = evaluate_model(recipe, location, export)
+        metrics = asdict(measure_training(export, outcome, recipe.training))
+        lineage = {"fingerprint": identity, "data": data.digest, "run": run.run_id, "base": base}
+        register = partial(registry.register, output.name, ADAPTER_KIND, export)
+        try:
+            before = evaluate_model(recipe, data.held_out, location)
+            after = evaluate_model(recipe, data.held_out, location, export)
+        except Exception:
+            # What was learned is kept, without scores and so without the alias.
+            version = register(metrics, lineage, tenant=output.tenant)
+            get_logger("llm").error("%s is registered, but judging it failed", version.ref)
+            raise
         scores = AdapterScores(
             held_out=after.held_out,
             base_exact_match=before.calls,
@@ -191,12 +224,10 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
             base_answers=before.answers,
             adapter_answers=after.answers,
             adapter_whole=after.whole,
+            base_loss=before.loss,
+            adapter_loss=after.loss,
         )
-        metrics = asdict(measure_training(export, outcome, recipe.training)) | asdict(scores)
-        lineage = {"fingerprint": identity, "run": run.run_id, "base": base}
-        version = registry.register(
-            output.name, ADAPTER_KIND, export, metrics, lineage, tenant=output.tenant
-        )
+        version = register(metrics | asdict(scores), lineage, tenant=output.tenant)
         before.save(folder / "base_exact_match.json")
         after.save(folder / "adapter_exact_match.json")
         plot_losses(folder, f"{output.name}: adapter")
@@ -215,21 +246,31 @@ def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
     training = dump_identity(recipe.training, FINGERPRINT_KEYS, "training.")
     for key in _NO_IDENTITY:
         training.pop(key, None)
+    parts["data"] = {k: v for k, v in parts["data"].items() if k not in _NO_IDENTITY_OF_DATA}
+    if recipe.data.train:
+        return fingerprint(parts, training, "files", [], base)
     name = recipe.data.conversations
     # The code of a source may change under the same name: its conversations are another model.
-    sample = [asdict(c) for c in load_conversation_source(name).train(64, recipe.seed)]
+    conversations = load_conversation_source(name).train(64, recipe.seed)
+    sample = [{"messages": c.messages, "tools": c.tools} for c in conversations]
     return fingerprint(parts, training, plugin_value("sunloom.conversations", name), sample, base)
 
 
 def _reuse_registered(
-    recipe: LlmRecipe, registry: ModelRegistry, identity: str
+    recipe: LlmRecipe, registry: ModelRegistry, identity: str, data: ConversationSplit
 ) -> TrainingResult | None:
-    """The version that the same recipe made before, promoted if its gate holds.
+    """The version that the same recipe and data made before, promoted if its gate holds.
 
-    None where there is no such version, its files are damaged, or the recipe forbids reuse.
+    None where there is no such version, its files are damaged, judging it failed, or the recipe
+    forbids reuse.
     """
     version = registry.find(recipe.output.name, identity) if recipe.output.reuse else None
     if version is None:
+        return None
+    # Versions from before the data was noted are known by the fingerprint alone.
+    if version.lineage.get("data", data.digest) != data.digest:
+        return None
+    if version.kind == ADAPTER_KIND and "adapter_exact_match" not in version.metrics:
         return None
     get_logger("llm").info("%s was made from the same recipe: reused", version.ref)
     folder = recipe.paths.outputs / "runs" / str(version.lineage.get("run", ""))
@@ -245,7 +286,8 @@ def _publish(
     reused: bool = False,
 ) -> TrainingResult:
     """Promote a version whose gate holds; the result names what its run's folder has of reports."""
-    failures = gate_failures(version.metrics, recipe.evaluation)
+    is_judged = version.kind == ADAPTER_KIND
+    failures = gate_failures(version.metrics, recipe.evaluation) if is_judged else ()
     names = {
         "base_report": "base_exact_match.json",
         "adapter_report": "adapter_exact_match.json",
@@ -261,13 +303,27 @@ def _publish(
 
 
 def gate_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> tuple[str, ...]:
-    """What of the gate does not hold, in words; a base passes: its adapters are judged instead."""
+    """What of an adapter's gate does not hold, in words; a base has none."""
+    failures = []
     bars = {"adapter_exact_match": config.min_exact_match, "adapter_whole": config.min_whole}
-    return tuple(
-        f"{name} {metrics[name]:.3f} is below {bar:.3f}"
-        for name, bar in bars.items()
-        if metrics.get(name, 1.0) < bar
-    )
+    for name, bar in bars.items():
+        score = metrics.get(name)
+        if bar is None:
+            continue
+        if score is None:
+            key = "min_exact_match" if name == "adapter_exact_match" else "min_whole"
+            failures.append(
+                f"{name} has no score, as no held-out turn is of its kind "
+                f"(evaluation.{key}=null leaves it out)"
+            )
+        elif score < bar:
+            failures.append(f"{name} {score:.3f} is below {bar:.3f}")
+    before, after = metrics.get("base_loss"), metrics.get("adapter_loss")
+    most = config.max_loss_ratio
+    # Versions from before the loss was measured have none.
+    if most is not None and before is not None and after is not None and after > most * before:
+        failures.append(f"adapter_loss {after:.3f} is above {most:g} times the base's {before:.3f}")
+    return tuple(failures)
 
 
 def measure_training(

@@ -67,10 +67,14 @@ def _identity(value: Any, dumped: Any, always: Collection[str], prefix: str) -> 
     return dumped
 
 
+RESOLVED = "config.resolved.yaml"
+"""File in a run's folder with the configuration that it had."""
+
+
 def save_resolved(config: Model, directory: Path) -> Path:
     """Write the resolved configuration as ``config.resolved.yaml``, secrets masked."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "config.resolved.yaml"
+    path = directory / RESOLVED
     path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     return path
 

@@ -15,11 +15,11 @@ import orjson
 
 from sunloom.config.request_limits import LlmLimits
 from sunloom.errors import RequestError, nearest
+from sunloom.llm.conversations import ROLES
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
-ROLES = ("system", "developer", "user", "assistant", "tool")
 
 _BOOLEANS = ("stream", "echo", "use_beam_search")
 _INTEGERS = ("n", "max_tokens", "max_completion_tokens", "min_tokens")

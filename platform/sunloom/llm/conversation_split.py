@@ -1,0 +1,202 @@
+"""What a recipe learns from and is judged on, loaded and checked before the first step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sunloom.config.llm import LlmRecipe
+from sunloom.core.telemetry import get_logger
+from sunloom.data.quarantine import Damaged, QuarantineWriter
+from sunloom.errors import DataError, UsageError
+from sunloom.llm.conversation_files import FileConversations, FileCounts, open_conversations
+from sunloom.llm.conversation_formats import BadRowError, read_conversation
+from sunloom.llm.conversations import (
+    Conversation,
+    ConversationSource,
+    load_conversation_source,
+)
+from sunloom.llm.encoding import EncodedConversations, encode_checked
+
+QUARANTINE = "quarantine.jsonl"
+"""File in a run's folder with the rows that were not used."""
+
+
+@dataclass
+class ConversationSplit:
+    """Conversations of a run.
+
+    Attributes:
+        train: To learn from.
+        held_out: To judge the result on.
+        selecting: To judge on during the run; none of them is in ``held_out``.
+        digest: Hash of all that is learned from and judged on.
+        set_aside: Rows that cannot be used.
+        files: What became of each file's rows.
+    """
+
+    train: list[Conversation]
+    held_out: list[Conversation]
+    selecting: list[Conversation]
+    digest: str
+    set_aside: list[Damaged] = field(default_factory=list)
+    files: tuple[FileCounts, ...] = ()
+
+    def encode(self, tokenizer: Any, max_length: int) -> EncodedConversations:
+        """The training conversations as tokens; those without anything to learn are set aside.
+
+        Raises:
+            DataError: Nothing is left.
+        """
+        encoded = encode_checked(tokenizer, self.train, max_length)
+        self._set_aside("train", self.train, encoded.rejected)
+        if not encoded.rows:
+            raise self._nothing_left("There is no conversation to learn from")
+        return encoded
+
+    def require_judgeable(self, tokenizer: Any, max_length: int) -> None:
+        """Leave only held-out conversations that can be judged with this tokenizer.
+
+        Raises:
+            DataError: Nothing is left.
+        """
+        for name in ("held_out", "selecting"):
+            conversations: list[Conversation] = getattr(self, name)
+            encoded = encode_checked(tokenizer, conversations, max_length)
+            self._set_aside(name, conversations, encoded.rejected)
+            setattr(self, name, [conversations[index] for index in encoded.kept])
+        if not self.held_out:
+            raise self._nothing_left("There is no held-out conversation to judge on")
+
+    def write_quarantine(self, folder: Path) -> Path | None:
+        """Write what was set aside to the run's folder and say so; None where nothing was."""
+        with QuarantineWriter(folder / QUARANTINE) as writer:
+            for row in self.set_aside:
+                writer.write(asdict(row))
+        if writer.path is not None:
+            get_logger("llm").warning(
+                "%d rows are not used (%s): %s",
+                len(self.set_aside),
+                self._list_reasons(),
+                writer.path,
+            )
+        return writer.path
+
+    def _set_aside(
+        self, name: str, conversations: Sequence[Conversation], rejected: dict[int, str]
+    ) -> None:
+        for index, reason in rejected.items():
+            found = conversations[index]
+            # What a plugin made has no file, but a place in its list.
+            source, position = found.source or name, found.position or index + 1
+            self.set_aside.append(Damaged(source, position, reason, found.canonical()[:500]))
+
+    def count_reasons(self) -> dict[str, int]:
+        """Reason to number of rows that were set aside, the most frequent first."""
+        counts = Counter(row.reason.partition(":")[0] for row in self.set_aside)
+        return dict(counts.most_common())
+
+    def _list_reasons(self) -> str:
+        return ", ".join(f"{count} {reason}" for reason, count in self.count_reasons().items())
+
+    def _nothing_left(self, what: str) -> DataError:
+        found = self._list_reasons()
+        hint = "sunloom llm prepare RECIPE shows what becomes of each row."
+        return DataError(f"{what}{f': {found}' if found else ''}.", hint, "data")
+
+
+def load_split(recipe: LlmRecipe) -> ConversationSplit:
+    """Load and check all that a recipe learns from and is judged on.
+
+    Raises:
+        UsageError: A file does not exist, or too few conversations are left to judge on.
+        NotFoundError: A plugin does not exist.
+    """
+    source = open_conversations(recipe.data)
+    judge = judging_source(recipe, source)
+    training, evaluation = recipe.training, recipe.evaluation
+    set_aside = list(source.damaged) if isinstance(source, FileConversations) else []
+    wanted = training.steps * training.batch_size
+    train = _check_all(source, source.train(wanted, recipe.seed), "train", set_aside)
+    held_out = _check_all(
+        judge, judge.held_out(evaluation.held_out, recipe.seed), "held_out", set_aside
+    )
+    selecting = _choose_selecting(recipe, judge, held_out, set_aside)
+    digest = hashlib.sha256()
+    for part in (train, held_out, selecting):
+        for conversation in part:
+            digest.update(conversation.canonical().encode())
+        digest.update(b"\0")
+    files = tuple(source.counts) if isinstance(source, FileConversations) else ()
+    return ConversationSplit(
+        train=train,
+        held_out=held_out,
+        selecting=selecting,
+        digest=digest.hexdigest(),
+        set_aside=set_aside,
+        files=files,
+    )
+
+
+def judging_source(
+    recipe: LlmRecipe, source: ConversationSource | None = None
+) -> ConversationSource:
+    """Where the judging conversations come from: ``evaluation.conversations``, else the data's."""
+    if recipe.evaluation.conversations is not None:
+        return load_conversation_source(recipe.evaluation.conversations)
+    return source or open_conversations(recipe.data)
+
+
+def held_out_conversations(recipe: LlmRecipe) -> list[Conversation]:
+    """The checked held-out conversations of a recipe."""
+    judge = judging_source(recipe)
+    found = judge.held_out(recipe.evaluation.held_out, recipe.seed)
+    return _check_all(judge, found, "held_out", [])
+
+
+def _choose_selecting(
+    recipe: LlmRecipe,
+    judge: ConversationSource,
+    held_out: Sequence[Conversation],
+    set_aside: list[Damaged],
+) -> list[Conversation]:
+    stop = recipe.training.early_stopping
+    if stop is None:
+        return []
+    # Another seed than the final evaluation's, and more than are wanted: those that judge the
+    # result must not be the ones that have selected it.
+    most = stop.held_out + len(held_out)
+    others = _check_all(judge, judge.held_out(most, recipe.seed + 1), "selecting", set_aside)
+    final = {conversation.canonical() for conversation in held_out}
+    chosen = [c for c in others if c.canonical() not in final][: stop.held_out]
+    if not chosen:
+        raise UsageError(
+            "All held-out conversations judge the result: none is left to stop early on.",
+            "Lower evaluation.held_out, raise data.held_out_share, or leave out early_stopping.",
+            "training.early_stopping",
+        )
+    return chosen
+
+
+def _check_all(
+    source: ConversationSource,
+    conversations: Sequence[Conversation],
+    name: str,
+    set_aside: list[Damaged],
+) -> list[Conversation]:
+    """Conversations of a plugin go through the checks of files; those of files have."""
+    if isinstance(source, FileConversations):
+        return list(conversations)
+    checked = []
+    for number, conversation in enumerate(conversations, 1):
+        row = {"messages": list(conversation.messages), "tools": list(conversation.tools)}
+        try:
+            checked.append(read_conversation(row, "messages"))
+        except BadRowError as error:
+            content = conversation.canonical()[:500]
+            set_aside.append(Damaged(name, number, str(error), content))
+    return checked
