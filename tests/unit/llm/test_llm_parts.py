@@ -93,6 +93,19 @@ def test_the_probe_measures_and_remembers(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "dtype_probe.json").read_text()) == asdict(probe)
 
 
+def test_one_starved_moment_does_not_choose_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a busy process the first turn in float32 once had a tenth of its true speed."""
+    from sunloom.llm import probe
+
+    turns = iter([6.0, 17.0, 60.0, 18.0, 61.0, 19.0])
+    monkeypatch.setattr(probe, "_gflops", lambda *_: next(turns))
+    found = probe._measure.__wrapped__()
+    assert (found.dtype, found.float32_gflops, found.bfloat16_gflops) == ("float32", 61.0, 19.0)
+    # A clear ratio needs one turn.
+    turns = iter([60.0, 0.8])
+    assert probe._measure.__wrapped__().dtype == "float32"
+
+
 @pytest.mark.parametrize("circuit", [True, False])
 def test_the_starting_weights_copy_what_stood_before(circuit: bool, tokenizer: Any) -> None:
     import torch
