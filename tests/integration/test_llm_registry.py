@@ -19,9 +19,9 @@ pytestmark = pytest.mark.integration
 
 CONF = Path(__file__).parents[2] / "conf"
 SMALL = [
-    "training.steps=4",
-    "training.batch_size=4",
-    "training.warmup_steps=1",
+    "training.max_steps=4",
+    "training.batch_size=2",
+    "training.warmup_ratio=0.25",
     "training.checkpoint_every=4",
     "evaluation.held_out=4",
     "evaluation.max_new_tokens=8",
@@ -44,7 +44,7 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     alone = "training.workers=1"
     base_recipe = _recipe("tool_base", settings, shape, alone)
     with pytest.raises(NotFoundError):
-        train_adapter(_recipe("retail_agent", settings, "model.name=tool-bas"))
+        train_adapter(_recipe("retail_agent", settings, "model.base_model=tool-bas"))
     base = train_base(base_recipe)
     assert (base.version.ref, base.version.kind, base.reused) == ("tool-base@1", "llm", False)
     assert base.metrics["workers"] == 1

@@ -22,6 +22,7 @@ from sunloom.config.llm import (
     Distributed,
     Fsdp,
     LoraSettings,
+    ModelConfig,
     TrainingConfig,
 )
 from sunloom.core.interrupts import Interrupted, interrupt_on_signals, keep_signal_handlers
@@ -39,6 +40,8 @@ from sunloom.llm.trainer import plot_losses
 pytestmark = pytest.mark.integration
 
 STEPS = 10
+# The same step from half the conversations at once.
+ACCUMULATED = {"batch_size": 1, "gradient_accumulation_steps": 2}
 KINDS: dict[str, Distributed] = {
     "ddp": Ddp(),
     "fsdp": Fsdp(),
@@ -69,18 +72,27 @@ def _work(
 ) -> TrainingTask:
     directory.mkdir(parents=True, exist_ok=True)
     options = {
-        "steps": STEPS,
-        "batch_size": 4,
+        "max_steps": STEPS,
+        "batch_size": 2,
         "learning_rate": 3e-3,
-        "warmup_steps": 2,
-        "dtype": "float32",
+        "warmup_ratio": 0.2,
         "checkpoint_every": 5,
         "max_failures": 0,
         "distributed": distributed,
     }
     training = TrainingConfig.model_validate(options | more)
     model = str(start / "model")
-    return TrainingTask(model, "tiny@1", start / "rows.npz", directory, 0, 0, training, lora)
+    return TrainingTask(
+        model=model,
+        base="tiny@1",
+        data=start / "rows.npz",
+        directory=directory,
+        pad=0,
+        seed=0,
+        training=training,
+        lora=lora,
+        options=ModelConfig(torch_dtype="float32"),
+    )
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,9 @@ def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactor
     """The unbroken run of each parallelism, and that of an adapter."""
     folder = tmp_path_factory.mktemp("trained")
     tasks = {kind: _work(start, folder / kind, KINDS[kind]) for kind in KINDS}
+    for kind in ("ddp", "fsdp", "zero2"):
+        name = f"{kind}_accumulated"
+        tasks[name] = _work(start, folder / name, KINDS[kind], **ACCUMULATED)
     lora = LoraSettings(r=4, alpha=8)
     return _train_in_turn(
         tasks | {"adapter": _work(start, folder / "adapter", Fsdp(), lora=lora)}, folder
@@ -165,7 +180,9 @@ def resumed(trained: Trained, start: Path, tmp_path_factory: pytest.TempPathFact
     return _train_in_turn(tasks, folder)
 
 
-@pytest.mark.parametrize("kind", ["fsdp", "zero2", "zero3"])
+@pytest.mark.parametrize(
+    "kind", ["fsdp", "zero2", "zero3", "ddp_accumulated", "fsdp_accumulated", "zero2_accumulated"]
+)
 def test_ten_losses_are_the_same_for_each_parallelism(kind: str, trained: Trained) -> None:
     outcome, reference = trained.outcomes[kind], trained.outcomes["ddp"]
     assert len(outcome.losses) == STEPS
@@ -190,7 +207,7 @@ def test_a_truncated_checkpoint_is_passed_over_and_the_losses_go_on(
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     ray_local: str, start: Path, tmp_path: Path
 ) -> None:
-    work = _work(start, tmp_path, Fsdp(), learning_rate=1e25, warmup_steps=0, checkpoint_every=1)
+    work = _work(start, tmp_path, Fsdp(), learning_rate=1e25, warmup_ratio=0, checkpoint_every=1)
     with pytest.raises(DivergedError, match=r"at step \d+; training stopped") as caught:
         launch(work, "diverges")
     kept = newest_whole(tmp_path / "train")
@@ -240,7 +257,7 @@ def test_an_interrupted_training_has_no_outcome(
     thread = threading.Thread(target=press_ctrl_c)
     with pytest.raises(Interrupted), interrupt_on_signals():
         thread.start()
-        launch(_work(start, tmp_path, Ddp(), steps=100_000, workers=1), "endless")
+        launch(_work(start, tmp_path, Ddp(), max_steps=100_000, workers=1), "endless")
     thread.join()
     assert not (tmp_path / "export").exists()
     assert signal.getsignal(signal.SIGINT) is handler

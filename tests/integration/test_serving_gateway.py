@@ -209,7 +209,7 @@ def test_training_refuses_what_belongs_to_the_operator(gateway: RunningGateway) 
 
 def test_a_training_is_its_tenants(gateway: RunningGateway) -> None:
     mine, theirs = (create_key(gateway.settings, ["train"], name)[0] for name in ("one", "two"))
-    body = {"recipe": "retail_agent", "overrides": {"output.name": "mine", "training.steps": 2}}
+    body = {"recipe": "retail_agent", "overrides": {"output.name": "mine", "training.max_steps": 2}}
     accepted = gateway.call("POST", "/llm/train", mine, json=body)
     assert accepted.status_code == 202, accepted.text
     url = accepted.json()["status_url"]

@@ -29,7 +29,7 @@ def test_the_recipe_begins_with_the_recorded_losses() -> None:
     recipe = load_config(LlmRecipe, recipe=path, conf_dir=CONF, environ={}).config
     training, shape, record = recipe.training, recipe.model.architecture, read_record()
     conversations = load_conversation_source(recipe.data.conversations).train(
-        training.steps * training.batch_size, recipe.seed
+        training.max_steps * training.conversations_a_step, recipe.seed
     )
     samples = conversations[: shape.tokenizer_conversations]
     tokenizer = build_tokenizer(conversation_texts(samples), shape.vocabulary, shape.max_length)
@@ -38,11 +38,11 @@ def test_the_recipe_begins_with_the_recorded_losses() -> None:
     losses = []
     for step, batch in enumerate(record.first_batches[:STEPS]):
         rows = encode(tokenizer, [conversations[i] for i in batch], recipe.data.max_length)
-        ids, labels = collate(rows, tokenizer.pad_token_id)
-        total = parallel.sum_loss(torch.from_numpy(ids), torch.from_numpy(labels))
-        loss = total / sum(int(row.mask[1:].sum()) for row in rows)
-        losses.append(loss.item())
-        parallel.step(loss, learning_rate(step, training))
+        ids, labels = map(torch.from_numpy, collate(rows, tokenizer.pad_token_id))
+        labelled = sum(int(row.mask[1:].sum()) for row in rows)
+        total = parallel.add_gradient(ids, labels, scale=1 / labelled, is_last=True)
+        losses.append(total.item() / labelled)
+        parallel.step(learning_rate(step, training))
     # Another CPU's kernels, and sums over one worker instead of two, move them by less.
     assert losses == pytest.approx(record.losses[:STEPS], rel=2e-3)
     assert len(set(record.losses[:STEPS])) == STEPS

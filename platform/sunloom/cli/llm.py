@@ -77,7 +77,7 @@ def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False
 
     config = load_recipe(LlmRecipe, recipe, sets, env)
     with cluster_on_demand():
-        result = train_base(config) if config.lora is None else train_adapter(config)
+        result = train_adapter(config) if config.is_adapter else train_base(config)
     if not result.promoted:
         output.print_note(f"{result.version.ref} is not promoted: below the recipe's bar")
     _show({"metrics": result.metrics, "artifacts": result.artifacts}, json)

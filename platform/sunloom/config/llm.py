@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -51,7 +52,9 @@ class Architecture(Model):
 class ModelConfig(Model):
     """The model that training starts from."""
 
-    name: str | None = None
+    renamed: ClassVar[Mapping[str, str]] = {"name": "base_model"}
+
+    base_model: str | None = None
     """``name``, ``name@3`` or ``name@alias`` of the registry, a folder, or a hub id; empty
     builds ``architecture``."""
     revision: str | None = None
@@ -59,8 +62,10 @@ class ModelConfig(Model):
     # Such code runs with all rights of this process.
     trust_remote_code: bool = False
     """Whether code that comes with a model may run."""
+    torch_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the matrix products in training; ``auto`` asks a probe on each worker."""
     architecture: Architecture = Architecture()
-    """The model that is built where ``name`` is empty."""
+    """The model that is built where ``base_model`` is empty."""
 
 
 class ConversationFile(Model):
@@ -131,15 +136,27 @@ class EarlyStopping(Model):
 class TrainingConfig(Model):
     """The training run."""
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "steps": "max_steps",
+        "warmup_steps": "warmup_ratio",
+        "per_device_train_batch_size": "batch_size",
+        "dtype": ".model.torch_dtype",
+    }
+
+    method: Literal["lora", "full"] = "lora"
+    """``lora`` trains an adapter, ``full`` every parameter."""
     # 400 steps of 16 took the retail adapter to 97 % exact turns on the small base model.
-    steps: int = Field(default=400, ge=1)
+    max_steps: int = Field(default=400, ge=1)
     """Optimizer steps."""
-    batch_size: int = Field(default=16, ge=1)
-    """Conversations a step, over all workers."""
+    batch_size: int = Field(default=8, ge=1)
+    """Conversations that a worker has in memory at once. A step learns from ``batch_size`` times
+    ``gradient_accumulation_steps`` times ``workers``."""
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Batches of each worker whose gradients are added up before a step."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
-    warmup_steps: int = Field(default=20, ge=0)
-    """Steps of linear warm-up; a cosine follows."""
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps that the learning rate rises in; a cosine follows."""
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW's weight decay."""
     # 0.95 instead of Adam's 0.999: usual for language models, whose gradients change quickly.
@@ -149,8 +166,6 @@ class TrainingConfig(Model):
     """Update rule of the weights."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the matrix products; ``auto`` asks a probe on each worker."""
     distributed: Distributed = Fsdp()
     """How the work is divided among the workers."""
     workers: int = Field(default=2, ge=1)
@@ -176,6 +191,16 @@ class TrainingConfig(Model):
     early_stopping: EarlyStopping | None = None
     """Ends the run once ``min_exact_match`` and ``min_whole`` of ``evaluation`` hold by more than a
     standard error; empty runs all steps. Takes ``distributed.type: ddp``."""
+
+    @property
+    def conversations_a_step(self) -> int:
+        """Over all workers and accumulated batches."""
+        return self.batch_size * self.gradient_accumulation_steps * self.workers
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of the linear warm-up."""
+        return round(self.warmup_ratio * self.max_steps)
 
     @model_validator(mode="after")
     def _every_worker_can_generate(self) -> TrainingConfig:
@@ -234,7 +259,7 @@ class LlmOutput(Model):
 
 
 class LlmRecipe(Settings):
-    """Trains a base model, or an adapter where ``lora`` is given."""
+    """Trains an adapter, or a base model where ``training.method`` is ``full``."""
 
     model: ModelConfig = ModelConfig()
     """Where training starts."""
@@ -242,18 +267,24 @@ class LlmRecipe(Settings):
     """What is learned from."""
     training: TrainingConfig = TrainingConfig()
     """The run."""
-    lora: LoraSettings | None = None
-    """The adapter; empty trains every parameter."""
+    lora: LoraSettings = LoraSettings()
+    """The adapter, where ``training.method`` is ``lora``."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """The judge and its bar."""
     output: LlmOutput = LlmOutput()
     """The registered result."""
 
+    @property
+    def is_adapter(self) -> bool:
+        """Whether an adapter is trained, and not every parameter."""
+        return self.training.method == "lora"
+
     @model_validator(mode="after")
     def _an_adapter_has_a_name(self) -> LlmRecipe:
         # By default it would become a version of the base model, and be served in its place.
-        if self.lora is not None and "name" not in self.output.model_fields_set:
-            raise ValueError("output.name is needed where lora is given: the adapter's own name")
+        names_one = self.model.base_model is not None
+        if self.is_adapter and names_one and "name" not in self.output.model_fields_set:
+            raise ValueError("output.name is needed for an adapter: a name of its own")
         return self
 
     @model_validator(mode="after")

@@ -98,7 +98,7 @@ class TrainingServing(Model):
     """Trainings over HTTP: what a request may choose. The recipes themselves are not bounded."""
 
     models: tuple[str, ...] = ()
-    """Hub ids that a request may name as ``model.name``, beside the registry's base models."""
+    """Hub ids that a request may name as ``model.base_model``, beside the registry's models."""
     bounds: TrainingBounds = TrainingBounds()
     """Bounds of every tenant that has none of its own."""
     tenants: dict[str, TrainingBounds] = Field(default_factory=dict)

@@ -93,8 +93,8 @@ def resolve_model(config: ModelConfig, registry: ModelRegistry) -> tuple[str, st
     """Where a named model lies, and what lineage calls it.
 
     Args:
-        config: ``name`` is a folder, a registry reference, a packaged model or a hub id, tried in
-            this order.
+        config: ``base_model`` is a folder, a registry reference, a packaged model or a hub id,
+            tried in this order.
         registry: Knows the references; a packaged model is registered there.
 
     Returns:
@@ -104,7 +104,7 @@ def resolve_model(config: ModelConfig, registry: ModelRegistry) -> tuple[str, st
         NotFoundError: The registry has no such model, and no package brings one.
         UsageError: The model is no base, such as an adapter.
     """
-    name = config.name or ""
+    name = config.base_model or ""
     if Path(name).is_dir():
         return name, name
     try:
@@ -131,5 +131,5 @@ def require_base(version: ModelVersion) -> None:
         raise UsageError(
             f"{version.ref} is of the kind {version.kind}, and training starts from a base model.",
             "sunloom models list --kind llm shows those.",
-            "model.name",
+            "model.base_model",
         )

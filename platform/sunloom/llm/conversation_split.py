@@ -120,7 +120,7 @@ def load_split(recipe: LlmRecipe) -> ConversationSplit:
     judge = judging_source(recipe, source)
     training, evaluation = recipe.training, recipe.evaluation
     set_aside = list(source.damaged) if isinstance(source, FileConversations) else []
-    wanted = training.steps * training.batch_size
+    wanted = training.max_steps * training.conversations_a_step
     train = _check_all(source, source.train(wanted, recipe.seed), "train", set_aside)
     held_out = _check_all(
         judge, judge.held_out(evaluation.held_out, recipe.seed), "held_out", set_aside

@@ -31,19 +31,40 @@ class Parallel(ABC):
     def __init__(self, module: nn.Module, optimizer: Any) -> None:
         self._module, self._optimizer = module, optimizer
 
-    def sum_loss(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Summed loss over this worker's rows."""
-        loss: torch.Tensor = self._module(ids, labels)
-        return loss
+    def add_gradient(
+        self, ids: torch.Tensor, labels: torch.Tensor, *, scale: float, is_last: bool
+    ) -> torch.Tensor:
+        """Forward and backward over some of this worker's rows of a step.
 
-    def step(self, loss: torch.Tensor, learning_rate: float) -> None:
-        """Backward, clip, update."""
+        Args:
+            ids: Token ids ``[B, S]``.
+            labels: ``[B, S]``, ``IGNORED`` where there is no loss.
+            scale: What the summed loss is multiplied by for the gradient.
+            is_last: Whether the step has no more rows: the workers then exchange gradients.
+
+        Returns:
+            The summed loss over these rows, without its graph.
+        """
+        self._exchange_gradients(is_last)
+        loss: torch.Tensor = self._module(ids, labels)
+        self._backward(loss * scale)
+        return loss.detach()
+
+    def step(self, learning_rate: float) -> None:
+        """Clip the gradient, update, and forget it."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        self._update(loss)
+        self._update()
 
     @abstractmethod
-    def _update(self, loss: torch.Tensor) -> None: ...
+    def _exchange_gradients(self, is_wanted: bool) -> None:
+        """Whether the next backward pass ends with an exchange between the workers."""
+
+    @abstractmethod
+    def _backward(self, loss: torch.Tensor) -> None: ...
+
+    @abstractmethod
+    def _update(self) -> None: ...
 
     @abstractmethod
     def save(self, folder: Path, step: int) -> None:
@@ -71,11 +92,22 @@ class TorchParallel(Parallel):
         super().__init__(wrapped, OPTIMIZERS[config.optimizer].build(self._trained, config))
         self._max_norm = config.max_grad_norm
 
-    def _update(self, loss: torch.Tensor) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
+    def _exchange_gradients(self, is_wanted: bool) -> None:
+        from torch.distributed.fsdp import FSDPModule
+
+        if isinstance(self._module, nn.parallel.DistributedDataParallel):
+            # What its no_sync() sets; the forward pass reads it, too.
+            self._module.require_backward_grad_sync = is_wanted
+        elif isinstance(self._module, FSDPModule):
+            self._module.set_requires_gradient_sync(is_wanted)
+
+    def _backward(self, loss: torch.Tensor) -> None:
         loss.backward()
+
+    def _update(self) -> None:
         nn.utils.clip_grad_norm_(self._trained, self._max_norm)
         self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
 
     def save(self, folder: Path, step: int) -> None:
         """Write this worker's part of a checkpoint."""
@@ -145,9 +177,19 @@ class DeepSpeedParallel(Parallel):
         )
         super().__init__(engine, engine_optimizer)
         self._engine: Any = engine
+        self._is_boundary = True
 
-    def _update(self, loss: torch.Tensor) -> None:
+    def _exchange_gradients(self, is_wanted: bool) -> None:
+        self._engine.set_gradient_accumulation_boundary(is_boundary=is_wanted)
+        self._is_boundary = is_wanted
+
+    def _backward(self, loss: torch.Tensor) -> None:
         self._engine.backward(loss)
+        if not self._is_boundary:
+            # It counts the parts of a step; only at a boundary it updates.
+            self._engine.step()
+
+    def _update(self) -> None:
         self._engine.step()
 
     def save(self, folder: Path, step: int) -> None:

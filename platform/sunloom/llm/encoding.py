@@ -32,6 +32,10 @@ class Encoded:
     ids: NDArray[np.int32]
     mask: NDArray[np.bool_]
 
+    def without_loss(self) -> Encoded:
+        """The same tokens, of which nothing is learned."""
+        return Encoded(self.ids, np.zeros_like(self.mask))
+
 
 def render(tokenizer: Any, conversation: Conversation, *, prompt: bool = False) -> str:
     """The text of a conversation as the server renders it.

@@ -57,11 +57,10 @@ def train_on_workers(
     encoded = data.encode(tokenizer, recipe.data.max_length)
     data.write_quarantine(run.directory)
     rows, workers = len(encoded.rows), recipe.training.workers
-    if min(rows, recipe.training.batch_size) < workers:
+    if rows < workers:
         raise UsageError(
-            f"A batch of {min(rows, recipe.training.batch_size)} conversations cannot be divided "
-            f"among {workers} workers.",
-            f"Lower training.workers, or train on more than {rows} conversations.",
+            f"{rows} conversations cannot be divided among {workers} workers.",
+            "Lower training.workers, or train on more conversations.",
             "training.workers",
         )
     connect(recipe)
@@ -75,7 +74,7 @@ def train_on_workers(
         pad=tokenizer.pad_token_id,
         seed=recipe.seed,
         training=recipe.training,
-        lora=recipe.lora,
+        lora=recipe.lora if recipe.is_adapter else None,
         early_stop=_early_stop(recipe, data),
         options=recipe.model,
     )
@@ -100,10 +99,10 @@ def check_resume(recipe: LlmRecipe) -> None:
             "Name the folder of a run, as its first line of log does: <outputs>/runs/<run id>.",
             key,
         )
-    if newest.step >= recipe.training.steps:
+    if newest.step >= recipe.training.max_steps:
         raise UsageError(
-            f"The run in {earlier} has done {newest.step} of {recipe.training.steps} steps.",
-            "Raise training.steps, or leave out training.resume_from.",
+            f"The run in {earlier} has done {newest.step} of {recipe.training.max_steps} steps.",
+            "Raise training.max_steps, or leave out training.resume_from.",
             key,
         )
     resolved = earlier / RESOLVED
@@ -178,7 +177,7 @@ def launch(task: TrainingTask, title: str) -> TrainingOutcome:
         step = outcome.first_step + len(outcome.losses)
         raise DivergedError(
             f"The loss was {outcome.diverged} at step {step}; training stopped.",
-            f"{state} Lower training.learning_rate or use training.dtype=float32.",
+            f"{state} Lower training.learning_rate or use model.torch_dtype=float32.",
             "training.learning_rate",
         )
     return outcome
@@ -203,7 +202,7 @@ def build_scaling_config(config: TrainingConfig) -> Any:
 def _follow_progress(task: TrainingTask, title: str) -> Iterator[None]:
     """Show the steps that the first worker records."""
     ended = threading.Event()
-    with progress_bar(title, task.training.steps) as bar:
+    with progress_bar(title, task.training.max_steps) as bar:
 
         def advance_bar() -> None:
             shown = 0

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
     """
     task = config["task"]
     torch.set_num_threads(task.training.cpus_per_worker)
-    dtype = agree_on_dtype(task.training.dtype)
+    dtype = agree_on_dtype(task.options.torch_dtype)
     model = load_model(task.model, task.options)
     if task.lora is not None:
         model = add_lora(model, task.lora, task.seed, task.base)
@@ -156,13 +157,13 @@ class _TrainingLoop:
         diverged = None
         # Planned from step 0 on: a resumed run continues with the batches that are left.
         plan = plan_batches([len(row.ids) for row in self._rows], config, self._task.seed)
-        for step in range(self._steps_done, config.steps):
+        for step in range(self._steps_done, config.max_steps):
             loss = self._step([self._rows[i] for i in plan[step]], step)
             if not math.isfinite(loss):
                 diverged = loss
                 break
             self._track(step + 1, loss, time.perf_counter() - started)
-            is_last = step + 1 == config.steps or self._passes_gate(step + 1)
+            is_last = step + 1 == config.max_steps or self._passes_gate(step + 1)
             if is_last or (step + 1) % config.checkpoint_every == 0:
                 self._checkpoint(step + 1, loss)
             if is_last:
@@ -182,21 +183,25 @@ class _TrainingLoop:
         # The first token of a row has no token before it that could predict it.
         labelled = sum(int(row.mask[1:].sum()) for row in rows)
         # Strided: a batch is sorted by length, so the workers' shares hold about as many tokens.
-        ids, labels = collate(rows[self._rank :: self._workers], self._task.pad)
-        device = _device()
-        share = self._parallel.sum_loss(
-            torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device)
-        )
-        # A copy: all_reduce writes in place, and the backward pass still needs the share.
-        total = share.detach().clone()
+        share = rows[self._rank :: self._workers]
+        total = torch.zeros((), device=_device())
+        parts = split_evenly(share, self._task.training.gradient_accumulation_steps)
+        for number, part in enumerate(parts, 1):
+            # Where there are too few rows, a worker goes along with one that has no loss.
+            ids, labels = collate(part or [rows[0].without_loss()], self._task.pad)
+            total += self._parallel.add_gradient(
+                torch.from_numpy(ids).to(total.device),
+                torch.from_numpy(labels).to(total.device),
+                # Gradients are averaged over the workers: times their number makes that a sum.
+                scale=self._workers / labelled,
+                is_last=number == len(parts),
+            )
         dist.all_reduce(total)
         loss = float(total.item()) / labelled
         self._tokens += sum(len(row.ids) for row in rows)
         # Every worker sees the same sum, so all stop at the same step and none waits for another.
         if math.isfinite(loss):
-            rate = learning_rate(step, self._task.training)
-            # Gradients are averaged over the workers: times their number makes that a sum.
-            self._parallel.step(share * (self._workers / labelled), rate)
+            self._parallel.step(learning_rate(step, self._task.training))
             self._losses.append(loss)
         return loss
 
@@ -224,7 +229,7 @@ class _TrainingLoop:
         return passes and is_clearly_above(whole, conversations, stop.gate.min_whole)
 
     def _track(self, step: int, loss: float, seconds: float) -> None:
-        steps = self._task.training.steps
+        steps = self._task.training.max_steps
         progress = StepProgress(
             step=step,
             steps=steps,
@@ -255,11 +260,19 @@ def plan_batches(lengths: Sequence[int], config: TrainingConfig, seed: int) -> l
     """Rows of every step, the same on every worker and after every restart."""
     plan: list[list[int]] = []
     epoch = 0
-    while len(plan) < config.steps:
-        # A batch of more rows than there are would leave every epoch empty.
-        plan += batches(lengths, min(config.batch_size, len(lengths)), seed + epoch)
+    # A batch of more rows than there are would leave every epoch empty.
+    size = min(config.conversations_a_step, len(lengths))
+    while len(plan) < config.max_steps:
+        plan += batches(lengths, size, seed + epoch)
         epoch += 1
-    return plan[: config.steps]
+    return plan[: config.max_steps]
+
+
+def split_evenly(rows: Sequence[Encoded], parts: int) -> list[Sequence[Encoded]]:
+    """``parts`` runs of rows whose numbers differ by at most one, the larger ones first."""
+    small, larger = divmod(len(rows), parts)
+    ends = [small * n + min(n, larger) for n in range(parts + 1)]
+    return [rows[start:end] for start, end in pairwise(ends)]
 
 
 def find_checkpoint(task: TrainingTask) -> WholeCheckpoint | None:

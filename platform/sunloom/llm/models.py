@@ -75,7 +75,7 @@ def load_model(location: str, config: ModelConfig | None = None) -> Any:
             f"The model {location!r} cannot be loaded: {error}",
             "Name a model of the registry, a folder with safetensors, or a hub id that this "
             "machine reaches.",
-            "model.name",
+            "model.base_model",
         ) from error
 
 

@@ -65,7 +65,7 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
     if step < warmup:
         # From step + 1: a rate of 0 would waste the first batch.
         return peak * (step + 1) / warmup
-    share = (step - warmup) / max(1, config.steps - warmup)
+    share = (step - warmup) / max(1, config.max_steps - warmup)
     return peak * (_RATE_FLOOR + (1 - _RATE_FLOOR) * 0.5 * (1 + math.cos(math.pi * share)))
 
 

@@ -61,14 +61,15 @@ def plan_training(recipe: LlmRecipe) -> TrainingPlan:
         recipe: What would be trained.
 
     Raises:
-        NotFoundError: ``model.name`` names nothing.
+        NotFoundError: ``model.base_model`` names nothing.
         UsageError: The model cannot be loaded.
     """
     total, trained, length = _measure(recipe)
     training = recipe.training
-    tokens = round(length * training.batch_size * training.steps)
+    tokens = round(length * training.conversations_a_step * training.max_steps)
     probe = probe_dtype()
-    dtype = probe.dtype if training.dtype == "auto" else training.dtype
+    named = recipe.model.torch_dtype
+    dtype = probe.dtype if named == "auto" else named
     gflops = probe.bfloat16_gflops if dtype == "bfloat16" else probe.float32_gflops
     # Forward 2, backward to activations 2, to weights 2 operations a parameter and token.
     work = tokens * (4 * total + 2 * trained)
@@ -77,7 +78,7 @@ def plan_training(recipe: LlmRecipe) -> TrainingPlan:
         parameters=total,
         trained_parameters=trained,
         memory_bytes_per_worker=_memory(recipe, total, trained, length),
-        steps=training.steps,
+        steps=training.max_steps,
         tokens_per_conversation=round(length, 1),
         tokens=tokens,
         seconds=round(_START_S + work / speed, 1),
@@ -91,7 +92,7 @@ def _measure(recipe: LlmRecipe) -> tuple[int, int, float]:
     """Parameters, trained parameters and mean tokens of a conversation."""
     samples = open_conversations(recipe.data).train(_SAMPLE, recipe.seed)[:_SAMPLE]
     shape = recipe.model.architecture
-    if recipe.model.name is None:
+    if recipe.model.base_model is None:
         texts = conversation_texts(samples)
         tokenizer = build_tokenizer(texts, shape.vocabulary, shape.max_length)
         plain = shape.model_copy(update={"copying_circuit": False})
@@ -103,7 +104,7 @@ def _measure(recipe: LlmRecipe) -> tuple[int, int, float]:
         tokenizer = load_tokenizer(location, recipe.model)
         model = load_model(location, recipe.model)
     total = sum(p.numel() for p in model.parameters())
-    if recipe.lora is not None:
+    if recipe.is_adapter:
         model = add_lora(model, recipe.lora, recipe.seed)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rows = encode(tokenizer, samples, recipe.data.max_length)
@@ -122,8 +123,8 @@ def _memory(recipe: LlmRecipe, total: int, trained: int, length: float) -> int:
     # One gradient, and what the optimizer keeps beside it.
     values = 1 + OPTIMIZERS[training.optimizer].moments
     state = values * trained * _BYTES // sharded
-    # Rounded up: the worker with the most rows needs the most memory.
-    rows = -(-training.batch_size // workers)
     # About 30 values a token, layer and unit of width stay until the backward pass.
-    activations = round(rows * length * shape.layers * shape.hidden_size * 30 * _BYTES)
+    activations = round(
+        training.batch_size * length * shape.layers * shape.hidden_size * 30 * _BYTES
+    )
     return weights + state + activations

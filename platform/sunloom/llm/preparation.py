@@ -79,7 +79,7 @@ def prepare(recipe: LlmRecipe) -> PreparedConversations:
     split = load_split(recipe)
     tokenizer = _tokenizer_of(recipe, split)
     encoded = split.encode(tokenizer, recipe.data.max_length)
-    if recipe.lora is not None:
+    if recipe.is_adapter:
         split.require_judgeable(tokenizer, recipe.data.max_length)
     folder = recipe.paths.outputs / "llm" / "prepare" / recipe.output.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def split_passages(tokenizer: Any, row: Encoded) -> tuple[Passage, ...]:
 
 
 def _tokenizer_of(recipe: LlmRecipe, split: ConversationSplit) -> Any:
-    if recipe.model.name is not None:
+    if recipe.model.base_model is not None:
         location, _ = resolve_model(recipe.model, open_registry(recipe))
         return load_tokenizer(location, recipe.model)
     shape = recipe.model.architecture

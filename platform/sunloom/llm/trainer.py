@@ -48,14 +48,14 @@ _NO_IDENTITY = (
 _NO_IDENTITY_OF_DATA = ("train", "held_out_share")
 FINGERPRINT_KEYS = frozenset(
     """seed
-    model model.name model.revision model.trust_remote_code model.architecture
+    model model.base_model model.revision model.trust_remote_code model.architecture
     model.architecture.hidden_size model.architecture.layers model.architecture.heads
     model.architecture.intermediate_size model.architecture.vocabulary
     model.architecture.rope_theta model.architecture.max_length
     model.architecture.tokenizer_conversations model.architecture.copying_circuit
     data data.conversations data.max_length
-    training.steps training.batch_size training.learning_rate training.warmup_steps
-    training.weight_decay training.betas training.max_grad_norm training.dtype
+    training.max_steps training.batch_size training.learning_rate training.warmup_ratio
+    training.weight_decay training.betas training.max_grad_norm model.torch_dtype
     training.distributed training.distributed.type training.distributed.reshard_after_forward
     training.distributed.zero_stage training.workers training.use_gpu training.cpus_per_worker
     lora lora.r lora.alpha lora.dropout lora.target_modules
@@ -116,18 +116,20 @@ class AdapterScores:
 
 
 def train_base(recipe: LlmRecipe) -> TrainingResult:
-    """Train every parameter of a model; without ``model.name`` build it and its tokenizer first.
+    """Train every parameter of a model; without ``model.base_model`` build one first.
 
     Args:
-        recipe: A recipe without ``lora``.
+        recipe: A recipe whose ``training.method`` is ``full``.
 
     Raises:
-        UsageError: The recipe has a ``lora`` section, or the output's name is another model's.
+        UsageError: The method is another one, or the output's name is another model's.
         DivergedError: The loss was not finite.
         TrainingError: The workers failed.
     """
-    if recipe.lora is not None:
-        raise UsageError("A base model is trained without a lora section.", param="lora")
+    if recipe.is_adapter:
+        raise UsageError(
+            "A base model is trained with training.method=full.", param="training.method"
+        )
     registry, output = open_registry(recipe), recipe.output
     # Before the work, and before a registered version is reused: reuse moves an alias too.
     registry.check_name(output.name, BASE_KIND, output.tenant)
@@ -149,7 +151,7 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
             "fingerprint": identity,
             "data": data.digest,
             "run": run.run_id,
-            "base": recipe.model.name,
+            "base": recipe.model.base_model,
         }
         version = registry.register(
             output.name, BASE_KIND, export, metrics, lineage, tenant=output.tenant
@@ -160,7 +162,7 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
 
 def _starting_point(recipe: LlmRecipe, registry: ModelRegistry, run: Run) -> tuple[Any, str]:
     """Tokenizer and location of the starting weights; builds both where no model is named."""
-    if recipe.model.name is not None:
+    if recipe.model.base_model is not None:
         location, _ = resolve_model(recipe.model, registry)
         return load_tokenizer(location, recipe.model), location
     shape = recipe.model.architecture
@@ -179,15 +181,17 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
     """Train a LoRA adapter, judge base and adapter on held-out conversations, register it.
 
     Args:
-        recipe: A recipe with ``model.name`` and ``lora``.
+        recipe: A recipe with ``model.base_model`` whose ``training.method`` is ``lora``.
 
     Raises:
-        UsageError: ``lora`` or ``model.name`` is missing, or the output's name is another model's.
+        UsageError: One of both is not so, or the output's name is another model's.
         DivergedError: The loss was not finite.
         TrainingError: The workers failed.
     """
-    if recipe.lora is None or recipe.model.name is None:
-        raise UsageError("An adapter needs lora and model.name.", param="lora")
+    if not recipe.is_adapter or recipe.model.base_model is None:
+        raise UsageError(
+            "An adapter needs training.method=lora and model.base_model.", param="model.base_model"
+        )
     registry, output = open_registry(recipe), recipe.output
     registry.check_name(output.name, ADAPTER_KIND, output.tenant)
     location, base = resolve_model(recipe.model, registry)
@@ -246,6 +250,7 @@ def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
     training = dump_identity(recipe.training, FINGERPRINT_KEYS, "training.")
     for key in _NO_IDENTITY:
         training.pop(key, None)
+    _use_earlier_names(recipe, parts, training)
     parts["data"] = {k: v for k, v in parts["data"].items() if k not in _NO_IDENTITY_OF_DATA}
     if recipe.data.train:
         return fingerprint(parts, training, "files", [], base)
@@ -254,6 +259,19 @@ def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
     conversations = load_conversation_source(name).train(64, recipe.seed)
     sample = [{"messages": c.messages, "tools": c.tools} for c in conversations]
     return fingerprint(parts, training, plugin_value("sunloom.conversations", name), sample, base)
+
+
+def _use_earlier_names(recipe: LlmRecipe, parts: dict[str, Any], training: dict[str, Any]) -> None:
+    """Write keys that have been renamed as fingerprints of before have them."""
+    model = parts["model"]
+    model["name"], training["dtype"] = model.pop("base_model"), model.pop("torch_dtype")
+    training["steps"] = training.pop("max_steps")
+    del training["warmup_ratio"]
+    training["warmup_steps"] = recipe.training.warmup_steps
+    training["batch_size"] = recipe.training.conversations_a_step
+    training.pop("method", None)
+    if not recipe.is_adapter:
+        parts["lora"] = None
 
 
 def _reuse_registered(

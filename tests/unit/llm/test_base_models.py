@@ -26,7 +26,7 @@ def tokenizer() -> Any:
 
 def test_a_packaged_model_is_registered_once_at_first_use(settings: Any) -> None:
     registry = open_registry(settings)
-    location, ref = resolve_model(ModelConfig(name="tool-base"), registry)
+    location, ref = resolve_model(ModelConfig(base_model="tool-base"), registry)
     assert ref == "tool-base@1"
     assert (Path(location) / "model.safetensors").stat().st_size < 6e6
     again = register_packaged("tool-base", registry)
@@ -41,9 +41,9 @@ def test_a_packaged_model_comes_back_when_another_version_was_promoted(settings:
     shipped = register_packaged("tool-base", registry).version
     registry.register("tool-base", "llm", registry.path(shipped))
     registry.promote("tool-base", 2)
-    assert resolve_model(ModelConfig(name="tool-base"), registry)[1] == "tool-base@2"
+    assert resolve_model(ModelConfig(base_model="tool-base"), registry)[1] == "tool-base@2"
     register_packaged("tool-base", registry)
-    assert resolve_model(ModelConfig(name="tool-base"), registry)[1] == "tool-base@1"
+    assert resolve_model(ModelConfig(base_model="tool-base"), registry)[1] == "tool-base@1"
 
 
 @pytest.mark.parametrize("damage", [b"", b"other weights"])

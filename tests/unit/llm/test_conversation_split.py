@@ -36,7 +36,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def recipe_of(path: Path, settings: Settings, *sets: str) -> LlmRecipe:
     chosen = [f"paths.{key}={value}" for key, value in settings.paths.model_dump().items()]
-    chosen += [f"data.train=[{{path: {path}}}]", "model.name=tool-base", "lora.r=4"]
+    chosen += [f"data.train=[{{path: {path}}}]", "model.base_model=tool-base", "lora.r=4"]
     chosen += ["output.name=heights", *sets]
     return load_config(LlmRecipe, sets=chosen, conf_dir=Path("conf"), environ={}).config
 
@@ -86,7 +86,7 @@ def test_a_plugins_conversations_are_checked_like_those_of_files(
             return found
 
     monkeypatch.setattr("sunloom.llm.conversations.load_plugin", lambda *_: Odd)
-    sets = ("training.steps=2", "evaluation.held_out=5")
+    sets = ("training.max_steps=2", "evaluation.held_out=5")
     recipe = load_config(LlmRecipe, sets=sets, conf_dir=Path("conf"), environ={}).config
     split = load_split(recipe)
     assert len(split.held_out) == 4
@@ -123,7 +123,7 @@ def test_all_of_the_data_is_identity_and_where_it_lies_is_not(
 
 def test_an_adapter_has_a_name_of_its_own() -> None:
     with pytest.raises(ConfigError, match=r"output\.name is needed"):
-        load_config(LlmRecipe, sets=["model.name=tool-base", "lora.r=4"], environ={})
+        load_config(LlmRecipe, sets=["model.base_model=tool-base", "lora.r=4"], environ={})
 
 
 def test_an_answer_of_weight_0_carries_no_loss(tokenizer: Any) -> None:
@@ -178,7 +178,7 @@ def test_a_run_that_is_done_or_another_is_not_resumed(settings: Settings, tmp_pa
 
     path = write(tmp_path / "a.jsonl", [chat("How tall?")])
     resume = f"training.resume_from={tmp_path / 'run'}"
-    recipe = recipe_of(path, settings, resume, "training.steps=5")
+    recipe = recipe_of(path, settings, resume, "training.max_steps=5")
     checkpoint = tmp_path / "run" / "train" / "checkpoint_0"
     checkpoint.mkdir(parents=True)
     (checkpoint / "weights").write_text("x")
@@ -186,6 +186,6 @@ def test_a_run_that_is_done_or_another_is_not_resumed(settings: Settings, tmp_pa
     save_resolved(recipe, tmp_path / "run")
     with pytest.raises(UsageError, match="has done 5 of 5 steps"):
         check_resume(recipe)
-    check_resume(recipe_of(path, settings, resume, "training.steps=6"))
+    check_resume(recipe_of(path, settings, resume, "training.max_steps=6"))
     with pytest.raises(UsageError, match="another lora section"):
-        check_resume(recipe_of(path, settings, resume, "training.steps=6", "lora.r=8"))
+        check_resume(recipe_of(path, settings, resume, "training.max_steps=6", "lora.r=8"))

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sunloom.config import load_config
@@ -17,9 +18,9 @@ from sunloom.core.model_registry import open_registry
 from sunloom.errors import ConfigError, NotFoundError, UsageError
 from sunloom.llm.base_models import resolve_model
 from sunloom.llm.conversations import GenericConversations
-from sunloom.llm.encoding import render
+from sunloom.llm.encoding import Encoded, render
 from sunloom.llm.evaluation import ExactMatch, exact_match, is_clearly_above, parse_calls
-from sunloom.llm.loop import TrainingTask, plan_batches, run_worker
+from sunloom.llm.loop import TrainingTask, plan_batches, run_worker, split_evenly
 from sunloom.llm.models import build_llama, load_model, load_tokenizer
 from sunloom.llm.optimization import learning_rate
 from sunloom.llm.planning import plan_training
@@ -66,7 +67,7 @@ def test_calls_are_read_whatever_their_spacing() -> None:
 
 
 def test_the_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
-    config = TrainingConfig(steps=100, warmup_steps=10, learning_rate=1.0)
+    config = TrainingConfig(max_steps=100, warmup_ratio=0.1, learning_rate=1.0)
     assert learning_rate(0, config) == pytest.approx(0.1)
     assert learning_rate(9, config) == pytest.approx(1.0)
     assert learning_rate(55, config) == pytest.approx(0.505)
@@ -74,7 +75,7 @@ def test_the_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
 
 
 def test_the_plan_of_batches_repeats_with_other_orders() -> None:
-    config = TrainingConfig(steps=25, batch_size=4)
+    config = TrainingConfig(max_steps=25, batch_size=1, gradient_accumulation_steps=2)
     plan = plan_batches(list(range(10, 50)), config, 7)
     assert len(plan) == 25
     assert plan == plan_batches(list(range(10, 50)), config, 7)
@@ -151,13 +152,14 @@ def test_workers_load_the_model_as_the_recipe_says(
     (folder / "config.json").write_text(json.dumps(config))
     task = TrainingTask(
         model=str(folder), base="", data=tmp_path, directory=tmp_path, pad=0, seed=0, lora=None,
-        training=TrainingConfig(dtype="float32"),
+        training=TrainingConfig(), options=ModelConfig(torch_dtype="float32"),
     )  # fmt: skip
     with pytest.raises(UsageError, match="cannot be loaded"):
         run_worker({"task": task})
     # Loaded, and stopped because this process is no worker.
     with pytest.raises(RuntimeError, match="outside of a Ray Train training function"):
-        run_worker({"task": replace(task, options=ModelConfig(trust_remote_code=True))})
+        options = ModelConfig(torch_dtype="float32", trust_remote_code=True)
+        run_worker({"task": replace(task, options=options)})
 
 
 def test_a_model_is_a_folder_a_reference_or_a_hub_id(settings: Any, tmp_path: Path) -> None:
@@ -166,17 +168,17 @@ def test_a_model_is_a_folder_a_reference_or_a_hub_id(settings: Any, tmp_path: Pa
     (tmp_path / "m" / "config.json").write_text("{}")
     registry.register("tool-base", "llm", tmp_path / "m")
     folder = str(tmp_path / "m")
-    assert resolve_model(ModelConfig(name=folder), registry) == (folder, folder)
-    assert resolve_model(ModelConfig(name="tool-base"), registry)[1] == "tool-base@1"
+    assert resolve_model(ModelConfig(base_model=folder), registry) == (folder, folder)
+    assert resolve_model(ModelConfig(base_model="tool-base"), registry)[1] == "tool-base@1"
     hub = "Qwen/Qwen3-0.6B"
-    assert resolve_model(ModelConfig(name=hub), registry) == (hub, hub)
+    assert resolve_model(ModelConfig(base_model=hub), registry) == (hub, hub)
     with pytest.raises(NotFoundError, match="tool-base"):
-        resolve_model(ModelConfig(name="tool-bse"), registry)
+        resolve_model(ModelConfig(base_model="tool-bse"), registry)
     with pytest.raises(UsageError, match="cannot be loaded"):
         load_model(folder)
     registry.register("retail-agent", "adapter", tmp_path / "m")
     with pytest.raises(UsageError, match="retail-agent@1 is of the kind adapter"):
-        resolve_model(ModelConfig(name="retail-agent"), registry)
+        resolve_model(ModelConfig(base_model="retail-agent"), registry)
 
 
 def test_a_training_whose_name_is_another_models_fails_before_its_work(
@@ -187,7 +189,7 @@ def test_a_training_whose_name_is_another_models_fails_before_its_work(
     registry = open_registry(settings)
     registry.register("tool-base", "llm", tmp_path / "m")
     registry.register("theirs", "adapter", tmp_path / "m", tenant="acme")
-    paths = {"paths": settings.paths, "model": {"name": "tool-base"}, "lora": {}}
+    paths = {"paths": settings.paths, "model": {"base_model": "tool-base"}}
     for name, said in (("tool-base", "is a base language model"), ("theirs", "is taken")):
         recipe = LlmRecipe.model_validate(paths | {"output": {"name": name}})
         with pytest.raises(UsageError, match=said):
@@ -198,8 +200,41 @@ def test_a_training_whose_name_is_another_models_fails_before_its_work(
 @pytest.mark.parametrize("name", ["tool_base", "retail_agent"])
 def test_the_recipes_load(name: str) -> None:
     recipe = load_config(LlmRecipe, recipe=CONF / "llm" / f"{name}.yaml", conf_dir=CONF).config
-    assert (recipe.lora is None) is (name == "tool_base")
+    assert recipe.is_adapter is (name != "tool_base")
+    # The batches that the shipped models were trained with.
+    assert recipe.training.conversations_a_step == 16
     assert recipe.evaluation.held_out >= 100
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("model.name=x", "model.base_model"),
+        ("training.steps=4", "training.max_steps"),
+        ("training.warmup_steps=4", "training.warmup_ratio"),
+        ("training.per_device_train_batch_size=4", "training.batch_size"),
+        ("training.dtype=float32", "model.torch_dtype"),
+    ],
+)
+def test_an_earlier_name_is_refused_with_the_present_one(old: str, new: str) -> None:
+    with pytest.raises(ConfigError, match=f"now '{new}'"):
+        load_config(LlmRecipe, sets=[old], conf_dir=CONF)
+
+
+def test_a_rate_that_yaml_reads_as_text_is_a_number(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("training: {learning_rate: 2e-4, warmup_ratio: 0.1, max_steps: 50}")
+    training = load_config(LlmRecipe, recipe=file, conf_dir=CONF).config.training
+    assert (training.learning_rate, training.warmup_steps) == (0.0002, 5)
+
+
+def test_a_share_is_divided_into_runs_of_like_length() -> None:
+    rows = [Encoded(np.arange(n, dtype=np.int32), np.ones(n, np.bool_)) for n in range(1, 8)]
+    parts = split_evenly(rows, 3)
+    assert [[len(row.ids) for row in part] for part in parts] == [[1, 2, 3], [4, 5], [6, 7]]
+    # Too few rows leave some parts empty; a worker then goes along without a loss.
+    assert [len(part) for part in split_evenly(rows[:2], 3)] == [1, 1, 0]
+    assert not rows[0].without_loss().mask.any()
 
 
 def test_a_share_must_clear_a_bar_by_its_standard_error() -> None:
@@ -222,8 +257,8 @@ def test_a_mistyped_parallelism_names_the_key() -> None:
 
 
 def test_a_plan_counts_parameters_tokens_and_memory_without_training(settings: Any) -> None:
-    sets = ["training.steps=10", "training.batch_size=8", "training.workers=2"]
-    sets.append(f"paths.state={settings.paths.state}")
+    sets = ["training.max_steps=10", "training.batch_size=4", "training.workers=2"]
+    sets += ["training.method=full", f"paths.state={settings.paths.state}"]
     plans = {}
     for kind in ("ddp", "fsdp"):
         chosen = [*sets, f"training.distributed={{type: {kind}}}"]

@@ -31,7 +31,10 @@ def test_models_registered_by_earlier_versions_are_still_found() -> None:
     all_steps = "training.early_stopping=null"
     assert fingerprint_of("retail_agent", "tool-base@1", all_steps) == "5d2319eb5fc1636c"
     assert fingerprint_of("retail_agent", "tool-base@1", all_steps, ZERO3) == "0d3458e884d14f5f"
-    assert recipe_fingerprint(LlmRecipe(), None) == "53d27335629d135d"
+    assert (
+        recipe_fingerprint(LlmRecipe(training=TrainingConfig(method="full")), None)
+        == "53d27335629d135d"
+    )
 
 
 def test_only_what_decides_the_weights_is_identity() -> None:

@@ -110,7 +110,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "prompt": "a", "model_name": "tool-base", "system": "s", "max_tokens": 5,
         "temperature": 0.5, "top_p": 0.5, "stop": ["a"], "seed": 1,
     },
-    "/llm/train": {"recipe": "retail_agent", "overrides": {"training.steps": 5}},
+    "/llm/train": {"recipe": "retail_agent", "overrides": {"training.max_steps": 5}},
     "/llm/train#overrides": {
         "recipe": "retail_agent",
         "overrides": {"training": [{"steps": 5}], "output.name": "own", "lora": {"r": 4}},

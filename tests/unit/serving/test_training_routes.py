@@ -93,24 +93,24 @@ def train(send: Send, overrides: dict[str, Any], tenant: str = "acme") -> httpx.
     [
         ({"model": {"trust_remote_code": True}}, "model.trust_remote_code", "cannot be set"),
         ({"model.revision": "main"}, "model.revision", "cannot be set"),
-        ({"model": {"name": "/etc"}}, "model.name", "no base model"),
-        ({"model": {"name": "conf"}}, "model.name", "no base model"),
-        ({"model": {"name": "OWNER/REPO"}}, "model.name", "no base model"),
-        ({"model": {"name": "Qwen/Qwen3-0.6B@x"}}, "model.name", "no base model"),
-        ({"model": {"name": "evil-model"}}, "model.name", "no base model"),
-        ({"model": {"name": "acme-model"}}, "model.name", "is of the kind adapter"),
-        ({"model": {"name": ["a"]}}, "model.name", "not a list"),
+        ({"model": {"base_model": "/etc"}}, "model.base_model", "no base model"),
+        ({"model": {"base_model": "conf"}}, "model.base_model", "no base model"),
+        ({"model": {"base_model": "OWNER/REPO"}}, "model.base_model", "no base model"),
+        ({"model": {"base_model": "Qwen/Qwen3-0.6B@x"}}, "model.base_model", "no base model"),
+        ({"model": {"base_model": "evil-model"}}, "model.base_model", "no base model"),
+        ({"model": {"base_model": "acme-model"}}, "model.base_model", "is of the kind adapter"),
+        ({"model": {"base_model": ["a"]}}, "model.base_model", "not a list"),
         ({"training": {"resume_from": "/root"}}, "training.resume_from", "cannot be set"),
         ({"training.trackers": ["file"]}, "training.trackers", "cannot be set"),
-        ({"training.steps": 501}, "training.steps", "must be 1 to 500, not 501"),
-        ({"training.steps": True}, "training.steps", "must be 1 to 500, not true"),
-        ({"training.steps": "5"}, "training.steps", "must be 1 to 500, not '5'"),
-        ({"training.steps": 10**18}, "training.steps", "not 1000000000000000000"),
+        ({"training.max_steps": 501}, "training.max_steps", "must be 1 to 500, not 501"),
+        ({"training.max_steps": True}, "training.max_steps", "must be 1 to 500, not true"),
+        ({"training.max_steps": "5"}, "training.max_steps", "must be 1 to 500, not '5'"),
+        ({"training.max_steps": 10**18}, "training.max_steps", "not 1000000000000000000"),
         ({"training": {"workers": 3}}, "training.workers", "must be 1 to 2, not 3"),
         ({"training": {"workers": {"a": {"b": 1}}}}, "training.workers", "not an object"),
         ({"training.batch_size": 65}, "training.batch_size", "must be 1 to 64"),
         ({"training.learning_rate": 0}, "training.learning_rate", "must be above 0 to 1"),
-        ({"training.dtype": "float64"}, "training.dtype", "auto or float32 or bfloat16"),
+        ({"model.torch_dtype": "float64"}, "model.torch_dtype", "auto or float32 or bfloat16"),
         ({"lora.r": 33}, "lora.r", "must be 1 to 32"),
         ({"lora.target_modules": "(a+)+$"}, "lora.target_modules", "cannot be set"),
         ({"data.max_length": 4096}, "data.max_length", "must be 16 to 1024"),
@@ -142,7 +142,7 @@ def test_what_is_the_operators_is_refused_by_name(
     assert said in error["message"]
     assert str(ROOT) not in refused.text
     if "cannot be set" in said or "must be" in said:
-        assert "training.steps (1 to 500)" in error["hint"]
+        assert "training.max_steps (1 to 500)" in error["hint"]
     assert jobs.submitted == []
 
 
@@ -166,9 +166,9 @@ def test_an_unknown_recipe_is_refused_at_once(
 def test_a_request_within_its_bounds_is_submitted_with_its_tenant_and_address(
     send: Send, jobs: SmallJobServer
 ) -> None:
-    given = {"training": {"steps": 9000, "learning_rate": 1e-5}, "lora.r": 8, "seed": 7, **OWN}
+    given = {"training": {"max_steps": 9000, "learning_rate": 1e-5}, "lora.r": 8, "seed": 7, **OWN}
     for name in ("small-base@1", "Qwen/Qwen3-0.6B", "tool-base"):
-        accepted = train(send, given | {"model.name": name}, "rich")
+        accepted = train(send, given | {"model.base_model": name}, "rich")
         assert accepted.status_code == 202, accepted.text
     submitted = jobs.submitted[0]
     assert accepted.json() == {
@@ -179,8 +179,8 @@ def test_a_request_within_its_bounds_is_submitted_with_its_tenant_and_address(
     assert words[:5] == ["python", "-m", "jobs.llm_train", "--config", "conf/llm/retail_agent.yaml"]
     sets = words[6::2]
     assert sets == [
-        "training.steps=9000", "training.learning_rate=1e-05", "lora.r=8", "seed=7",
-        'output.name="own"', 'model.name="small-base@1"', 'output.tenant="rich"',
+        "training.max_steps=9000", "training.learning_rate=1e-05", "lora.r=8", "seed=7",
+        'output.name="own"', 'model.base_model="small-base@1"', 'output.tenant="rich"',
     ]  # fmt: skip
     assert submitted["metadata"] == {
         "sunloom_job": "llm_train",

@@ -8,10 +8,10 @@ from sunloom.workflows.demo.recipes import load_demo_recipes, relevant_assignmen
 
 
 def test_each_recipe_takes_the_assignments_it_has_keys_for() -> None:
-    sets = ("seed=7", "training.dtype=float32", "serving.llm.dtype=float32")
+    sets = ("seed=7", "model.torch_dtype=float32", "serving.llm.dtype=float32")
     recipes = load_demo_recipes(sets)
-    assert recipes.base_model.training.dtype == "float32"
-    assert recipes.adapter.training.dtype == "float32"
+    assert recipes.base_model.model.torch_dtype == "float32"
+    assert recipes.adapter.model.torch_dtype == "float32"
     assert recipes.features.seed == recipes.tabular.seed == recipes.adapter.seed == 7
     assert recipes.agents.serving.llm.dtype == "float32"
     assert relevant_assignments(Settings, sets) == ["seed=7", "serving.llm.dtype=float32"]

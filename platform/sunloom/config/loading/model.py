@@ -17,7 +17,8 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Earlier name of a key to its present one, dotted where it moved into a section."""
+    """Earlier name of a key to its present one: dotted where it moved into a section, and with a
+    dot before it where it is one of the whole configuration."""
 
     @classmethod
     def keys_of_all_kinds(cls) -> frozenset[str]:

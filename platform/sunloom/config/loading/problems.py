@@ -101,10 +101,14 @@ def _suggest(location: list[str], models: list[type[BaseModel]]) -> str:
         for old, new in model.renamed.items()
     }
     if key in renamed:
-        return f" It is now {'.'.join([*parents, renamed[key]])!r}."
+        return f" It is now {_present_name(parents, renamed[key])!r}."
     if close := nearest(key, [*known, *renamed]):
-        return f" Did you mean {'.'.join([*parents, renamed.get(close, close)])!r}?"
+        return f" Did you mean {_present_name(parents, renamed.get(close, close))!r}?"
     return f" Known here: {', '.join(known)}"
+
+
+def _present_name(parents: list[str], name: str) -> str:
+    return name[1:] if name.startswith(".") else ".".join([*parents, name])
 
 
 def _walk(

@@ -45,16 +45,17 @@ def leaves(bounds: TrainingBounds) -> Mapping[str, Leaf]:
     return {
         "seed": _whole(0, 2**32 - 1),
         # Looked up in the registry: see `_check_model`.
-        "model.name": Leaf("a base model's name, name@version or name@alias", _is_text),
+        "model.base_model": Leaf("a base model's name, name@version or name@alias", _is_text),
         "data.conversations": Leaf("a plugin's name", _is_text),
         "data.max_length": _whole(16, bounds.max_length),
-        "training.steps": _whole(1, bounds.max_steps),
+        "training.max_steps": _whole(1, bounds.max_steps),
         "training.batch_size": _whole(1, bounds.max_batch_size),
         "training.learning_rate": _real(0, 1, is_open=True),
-        "training.warmup_steps": _whole(0, bounds.max_steps),
+        "training.gradient_accumulation_steps": _whole(1, bounds.max_batch_size),
+        "training.warmup_ratio": _real(0, 0.9),
         "training.weight_decay": _real(0, 1),
         "training.max_grad_norm": _real(0, 1000, is_open=True),
-        "training.dtype": _choice("auto", "float32", "bfloat16"),
+        "model.torch_dtype": _choice("auto", "float32", "bfloat16"),
         "training.workers": _whole(1, bounds.max_workers),
         "lora.r": _whole(1, bounds.max_lora_rank),
         "lora.alpha": _whole(1, 4 * bounds.max_lora_rank),
@@ -144,15 +145,16 @@ def plan_training(
     flat = check_overrides(overrides, settings.serving.training.bounds_of(owner))
     path = Path("conf", "llm", f"{recipe}.yaml")
     config = _resolve(settings, root, path, assignments(flat))
-    if config.lora is None or config.model.name is None:
+    if not config.is_adapter or config.model.base_model is None:
         raise RequestError(
             f"The recipe {recipe!r} trains a base model, which is the operator's to do.",
-            "What can be trained over HTTP is an adapter: a recipe with lora and model.name.",
+            "What can be trained over HTTP is an adapter: a recipe with model.base_model and "
+            "training.method lora.",
             "recipe",
         )
     registry = open_registry(settings)
-    if "model.name" in flat:
-        _check_model(settings, config.model.name, reader)
+    if "model.base_model" in flat:
+        _check_model(settings, config.model.base_model, reader)
     if "data.conversations" in flat:
         sources, name = plugin_names("sunloom.conversations"), config.data.conversations
         if name not in sources:
@@ -265,6 +267,6 @@ def _check_model(settings: Settings, name: str, reader: str | None) -> None:
             f"There is no base model {name[:_SHOWN]!r} that a request may name.",
             known={*bases, *packaged, *listed},
             name=name,
-            param="model.name",
+            param="model.base_model",
         ) from None
     require_base(version)
