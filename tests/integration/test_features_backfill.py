@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import pytest
 import yaml
+from patience import patience
 from polars.testing import assert_frame_equal
 
 from sunloom.config.features import FeaturesRecipe
@@ -100,7 +101,7 @@ def test_killed_on_ray_and_resumed_it_is_the_unbroken_run(ray_local: str, tmp_pa
         stderr=subprocess.DEVNULL,
         cwd=ROOT,
     )
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + patience(200)
     while len(_published(there)) < 20 and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.002)

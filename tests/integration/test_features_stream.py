@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 from broker import broker, make_topics, produce
+from patience import patience
 from redis_fixture import RedisServer
 from same_values import differences
 
@@ -121,7 +122,7 @@ def _check(recipe: FeaturesRecipe, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _until(condition: Callable[[], bool], seconds: float = 40) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patience(seconds)
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.1)

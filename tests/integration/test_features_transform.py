@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from patience import patience
 from polars.testing import assert_frame_equal
 
 from sunloom.config.preprocessing.transformations import PreparationConfig, PreparationRecipe
@@ -102,7 +103,7 @@ def test_a_file_four_times_the_store_is_prepared(project_root: Path) -> None:
         cwd=project_root,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=patience(280),
     )
     assert done.returncode == 0, done.stderr[-3_000:]
     found = json.loads(done.stdout[done.stdout.index("{") :])["beyond_the_store"]

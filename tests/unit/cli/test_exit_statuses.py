@@ -75,6 +75,7 @@ WRONG: dict[str, list[str]] = {
     ],
     "tabular train": ["none.yaml", "conf/tabular/repurchase.yaml --set rows.train_path=none"],
     "tabular evaluate": ["none.yaml", "conf/tabular/repurchase.yaml --model none@1"],
+    "llm prepare": ["none.yaml", "conf/llm/tool_base.yaml --set data.train=[{{path:none}}]"],
     "llm plan": ["none.yaml", "conf/llm/tool_base.yaml --set training.step=1"],
     "llm train": ["none.yaml", "conf/llm/retail_agent.yaml --set model.base_model=non@3"],
     "llm evaluate": ["none.yaml", "conf/llm/tool_base.yaml --set output.name=none"],
