@@ -21,16 +21,16 @@ _IMPORTED = ["killable", "sunloom.cli.main", "sunloom.core.model_registry", "htt
 def _context() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
-    with pytest.MonkeyPatch.context() as patch:
-        # The server of Python 3.11 does not take over sys.path, and passes over what it cannot
-        # import.
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        ensure_running()
     return context
 
 
 def start(work: Callable[..., None], *arguments: Any) -> ForkServerProcess:
     """A process that does a module's work."""
     process = _context().Process(target=work, args=arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        # The server of Python 3.11 does not take over sys.path, and passes over what it cannot
+        # import. It may have ended with what else this process had started, and starts anew.
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        ensure_running()
     process.start()
     return process

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -48,6 +49,7 @@ def end_descendants(grace_s: float = 5.0, keep: frozenset[int] = frozenset()) ->
         Names of the processes that had to be ended.
     """
     names: list[str] = []
+    _stop_fork_server(keep)
     # A server may have forked while its relatives were listed (Ray's dashboard starts its modules
     # that way), so the list is made again until nothing is on it.
     for _ in range(_PASSES):
@@ -60,6 +62,18 @@ def end_descendants(grace_s: float = 5.0, keep: frozenset[int] = frozenset()) ->
     # Orphans adopted in the meantime stay zombies until this process waits for them.
     _reap()
     return names
+
+
+def _stop_fork_server(keep: frozenset[int]) -> None:
+    """End the server that multiprocessing forks from, so that it starts another when it needs one.
+
+    Ended by pid, it would be waited for at the next use, in vain: "No child processes".
+    """
+    from multiprocessing.forkserver import _forkserver
+
+    server: Any = _forkserver
+    if server._forkserver_pid is not None and server._forkserver_pid not in keep:
+        server._stop()
 
 
 def end_processes(processes: list[psutil.Process], grace_s: float) -> None:

@@ -51,6 +51,24 @@ def test_a_process_that_starts_while_the_others_are_ended_ends_too(tmp_path: Pat
     assert not psutil.pid_exists(int(pid.read_text()))
 
 
+def test_multiprocessing_starts_another_fork_server_after_the_block() -> None:
+    script = (
+        "import multiprocessing, time\n"
+        "from sunloom.core.processes import own_processes\n"
+        "def run():\n"
+        "    context = multiprocessing.get_context('forkserver')\n"
+        "    process = context.Process(target=time.sleep, args=(0,))\n"
+        "    process.start()\n"
+        "    process.join()\n"
+        "    print(process.exitcode)\n"
+        "with own_processes():\n"
+        "    run()\n"
+        "run()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("0\n0\n", 0), done.stderr
+
+
 def test_what_ran_before_is_left_alone() -> None:
     earlier = subprocess.Popen(["sleep", "60"])
     try:
