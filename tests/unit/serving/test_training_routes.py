@@ -109,6 +109,12 @@ def train(send: Send, overrides: dict[str, Any], tenant: str = "acme") -> httpx.
         ({"training": {"workers": 3}}, "training.workers", "must be 1 to 2, not 3"),
         ({"training": {"workers": {"a": {"b": 1}}}}, "training.workers", "not an object"),
         ({"training.batch_size": 65}, "training.batch_size", "must be 1 to 64"),
+        (
+            {"training": {"batch_size": 9, "gradient_accumulation_steps": 4}},
+            "training.batch_size",
+            "learn from 72 conversations; at most 64",
+        ),
+        ({"data.train": [{"path": "/etc/passwd"}]}, "data.train", "cannot be set"),
         ({"training.learning_rate": 0}, "training.learning_rate", "must be above 0 to 1"),
         ({"model.torch_dtype": "float64"}, "model.torch_dtype", "auto or float32 or bfloat16"),
         ({"lora.r": 33}, "lora.r", "must be 1 to 32"),

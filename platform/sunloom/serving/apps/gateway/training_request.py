@@ -152,6 +152,14 @@ def plan_training(
             "training.method lora.",
             "recipe",
         )
+    # Each of its factors may be in its bounds, and their product not.
+    most = settings.serving.training.bounds_of(owner).max_batch_size
+    if (rows := config.training.conversations_a_step) > most:
+        raise RequestError(
+            f"A step would learn from {rows} conversations; at most {most} are allowed.",
+            "It is training.batch_size times gradient_accumulation_steps times workers.",
+            "training.batch_size",
+        )
     registry = open_registry(settings)
     if "model.base_model" in flat:
         _check_model(settings, config.model.base_model, reader)
