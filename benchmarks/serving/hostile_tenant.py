@@ -146,7 +146,7 @@ class Attacks:
 
     async def foreign_code(self) -> int:
         """Another's repository as the model of a training."""
-        model = {"name": "owner/repository", "trust_remote_code": True}
+        model = {"base_model": "owner/repository", "trust_remote_code": True}
         return await self._post("/llm/train", {"recipe": "x", "overrides": {"model": model}})
 
     async def escaping_name(self) -> int:

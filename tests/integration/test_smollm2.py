@@ -30,7 +30,7 @@ def test_smollm2_is_registered_encodes_tool_calls_and_speaks_english(settings: A
             pytest.fail(str(error))
         pytest.skip(str(error))
     registry = open_registry(settings)
-    location, ref = resolve_model(ModelConfig(name=NAME), registry)
+    location, ref = resolve_model(ModelConfig(base_model=NAME), registry)
     assert ref == f"{NAME}@1"
     assert registry.get(ref).metrics["parameters"] == 134_515_008
     # Two bytes a parameter, the tied output layer stored once.

@@ -50,8 +50,9 @@ FUTURE = {
 }
 ATTACKS: dict[str, tuple[str, str, Any, int]] = {
     "A-code": ("POST", "/llm/train", train(model={"trust_remote_code": True}), 400),
-    "A-hub-id": ("POST", "/llm/train", train(model={"name": "owner/repository"}), 404),
-    "A-folder": ("POST", "/llm/train", train(model={"name": "/etc"}), 404),
+    "A-hub-id": ("POST", "/llm/train", train(model={"base_model": "owner/repository"}), 404),
+    "A-folder": ("POST", "/llm/train", train(model={"base_model": "/etc"}), 404),
+    "A-file": ("POST", "/llm/train", train(data={"train": [{"path": "/etc/passwd"}]}), 400),
     "A-path": ("POST", "/llm/train", train(training={"resume_from": "/tmp"}), 400),
     "A-workers": ("POST", "/llm/train", train(training={"workers": 10_000}), 400),
     "A-gate": ("POST", "/llm/train", train(evaluation={"min_exact_match": 0}), 400),
