@@ -19,8 +19,8 @@ from typing import Any
 
 from sunloom.config.llm import ConversationData, ConversationFile
 from sunloom.data.quarantine import Damaged
-from sunloom.data.sources.json_objects import parse_json_object
-from sunloom.data.sources.table_files import read_file
+from sunloom.data.sources.json_objects import read_json_lines
+from sunloom.data.sources.table_files import data_files, read_file
 from sunloom.errors import DataError, UsageError
 from sunloom.llm.conversation_formats import FORMATS, BadRowError, detect_format, read_conversation
 from sunloom.llm.conversations import Conversation, ConversationSource, load_conversation_source
@@ -80,7 +80,7 @@ class FileConversations:
         self.damaged: list[Damaged] = []
         for entry in data.train:
             part = _Part(entry.weight)
-            for file in conversation_files(entry.path):
+            for file in data_files(entry.path, _SUFFIXES):
                 self._read(file, entry, part, data.held_out_share)
             self._parts.append(part)
 
@@ -162,38 +162,10 @@ def content_hash(conversation: Conversation) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def conversation_files(path: Path) -> list[Path]:
-    """The file itself, or a folder's files of known kinds in name order.
-
-    Raises:
-        UsageError: There is none.
-    """
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
-        if not files:
-            raise UsageError(
-                f"The folder {path} holds no {', '.join(_SUFFIXES)} file.", param="data.train"
-            )
-        return files
-    if not path.is_file():
-        raise UsageError(
-            f"There is no file {path}.",
-            "Paths in a recipe are relative to the folder that the command runs in.",
-            "data.train",
-        )
-    if path.suffix not in _SUFFIXES:
-        raise UsageError(
-            f"{path} ends in {path.suffix!r}, which has no reader.",
-            f"Known: {', '.join(_SUFFIXES)}",
-            "data.train",
-        )
-    return [path]
-
-
 def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any] | Damaged]]:
     """Position from 1, and the row or why there is none."""
     if file.suffix == ".jsonl":
-        yield from _json_lines(file)
+        yield from read_json_lines(file)
     elif file.suffix == ".json":
         yield from _json_array(file)
     else:
@@ -207,19 +179,6 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any] | Damaged]]:
         yield from ((row.position, row) for row in table.damaged)
 
 
-def _json_lines(file: Path) -> Iterator[tuple[int, dict[str, Any] | Damaged]]:
-    with file.open("rb") as lines:
-        for position, line in enumerate(lines, 1):
-            content = line.removeprefix(BOM_UTF8).strip()
-            if not content:
-                continue
-            try:
-                yield position, parse_json_object(content)
-            except ValueError as error:
-                text = content.decode(errors="backslashreplace")[:_SHOWN_CHARACTERS]
-                yield position, Damaged(str(file), position, str(error), text)
-
-
 def _json_array(file: Path) -> Iterator[tuple[int, dict[str, Any] | Damaged]]:
     content = file.read_bytes().removeprefix(BOM_UTF8)
     try:
@@ -227,7 +186,7 @@ def _json_array(file: Path) -> Iterator[tuple[int, dict[str, Any] | Damaged]]:
     except (ValueError, RecursionError) as error:
         # Many files named .json hold JSON lines.
         if content.lstrip().startswith(b"{"):
-            yield from _json_lines(file)
+            yield from read_json_lines(file)
             return
         raise DataError(f"{file} is not JSON: {error}") from error
     rows = rows if isinstance(rows, list) else [rows]

@@ -33,7 +33,7 @@ class ConversationSplit:
     Attributes:
         train: To learn from.
         held_out: To judge the result on.
-        selecting: To judge on during the run; none of them is in ``held_out``.
+        validation: To judge on during the run; none of them is in ``held_out``.
         digest: Hash of all that is learned from and judged on.
         set_aside: Rows that cannot be used.
         files: What became of each file's rows.
@@ -41,7 +41,7 @@ class ConversationSplit:
 
     train: list[Conversation]
     held_out: list[Conversation]
-    selecting: list[Conversation]
+    validation: list[Conversation]
     digest: str
     set_aside: list[Damaged] = field(default_factory=list)
     files: tuple[FileCounts, ...] = ()
@@ -64,7 +64,7 @@ class ConversationSplit:
         Raises:
             DataError: Nothing is left.
         """
-        for name in ("held_out", "selecting"):
+        for name in ("held_out", "validation"):
             conversations: list[Conversation] = getattr(self, name)
             encoded = encode_checked(tokenizer, conversations, max_length)
             self._set_aside(name, conversations, encoded.rejected)
@@ -125,9 +125,9 @@ def load_split(recipe: LlmRecipe) -> ConversationSplit:
     held_out = _check_all(
         judge, judge.held_out(evaluation.held_out, recipe.seed), "held_out", set_aside
     )
-    selecting = _choose_selecting(recipe, judge, held_out, set_aside)
+    validation = _choose_validation(recipe, judge, held_out, set_aside)
     digest = hashlib.sha256()
-    for part in (train, held_out, selecting):
+    for part in (train, held_out, validation):
         for conversation in part:
             digest.update(conversation.canonical().encode())
         digest.update(b"\0")
@@ -135,7 +135,7 @@ def load_split(recipe: LlmRecipe) -> ConversationSplit:
     return ConversationSplit(
         train=train,
         held_out=held_out,
-        selecting=selecting,
+        validation=validation,
         digest=digest.hexdigest(),
         set_aside=set_aside,
         files=files,
@@ -158,7 +158,7 @@ def held_out_conversations(recipe: LlmRecipe) -> list[Conversation]:
     return _check_all(judge, found, "held_out", [])
 
 
-def _choose_selecting(
+def _choose_validation(
     recipe: LlmRecipe,
     judge: ConversationSource,
     held_out: Sequence[Conversation],
@@ -170,7 +170,7 @@ def _choose_selecting(
     # Another seed than the final evaluation's, and more than are wanted: those that judge the
     # result must not be the ones that have selected it.
     most = stop.held_out + len(held_out)
-    others = _check_all(judge, judge.held_out(most, recipe.seed + 1), "selecting", set_aside)
+    others = _check_all(judge, judge.held_out(most, recipe.seed + 1), "validation", set_aside)
     final = {conversation.canonical() for conversation in held_out}
     chosen = [c for c in others if c.canonical() not in final][: stop.held_out]
     if not chosen:

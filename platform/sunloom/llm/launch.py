@@ -121,7 +121,7 @@ def _early_stop(recipe: LlmRecipe, data: ConversationSplit) -> EarlyStop | None:
     config = recipe.training.early_stopping
     if config is None:
         return None
-    return EarlyStop(config.every, tuple(data.selecting), recipe.evaluation)
+    return EarlyStop(config.every, tuple(data.validation), recipe.evaluation)
 
 
 def launch(task: TrainingTask, title: str) -> TrainingOutcome:

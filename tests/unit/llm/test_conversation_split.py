@@ -99,8 +99,8 @@ def test_none_that_selects_is_one_that_judges(settings: Settings, tmp_path: Path
     stop = "training.early_stopping={every: 1, held_out: 30}"
     sets = (ddp, stop, "data.held_out_share=0.5", "evaluation.held_out=40")
     split = load_split(recipe_of(path, settings, *sets))
-    judging, selecting = ({c.canonical() for c in s} for s in (split.held_out, split.selecting))
-    assert (len(judging), len(selecting), judging & selecting) == (40, 30, set())
+    judging, validation = ({c.canonical() for c in s} for s in (split.held_out, split.validation))
+    assert (len(judging), len(validation), judging & validation) == (40, 30, set())
     with pytest.raises(UsageError, match="none is left to stop early on"):
         load_split(recipe_of(path, settings, *sets, "evaluation.held_out=200"))
     with pytest.raises(ConfigError, match="early_stopping takes evaluation"):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from codecs import BOM_UTF8
+from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
+
+from sunloom.data.quarantine import Damaged
 
 # Deeper values are no table's: Polars takes minutes to find the type of 900 nested lists.
 MOST_LEVELS = 100
@@ -42,6 +46,28 @@ def parse_json_object(content: bytes, columns: Collection[str] | None = None) ->
         if has_escapes and not is_unicode(name + json.dumps(value, ensure_ascii=False)):
             raise ValueError(f"{name!a} is no Unicode text: half a surrogate or a bad byte")
     return row
+
+
+def read_json_lines(
+    path: Path, columns: Collection[str] | None = None
+) -> Iterator[tuple[int, dict[str, Any] | Damaged]]:
+    """Each line's number, from 1, and its object, or why there is none; empty lines are left out.
+
+    Args:
+        path: JSON lines. One that is not UTF-8 damages its own line, not the file.
+        columns: Fields to keep, all by default.
+    """
+    with path.open("rb") as lines:
+        for position, line in enumerate(lines, 1):
+            # A file may begin with a byte order mark, and so may each part of a concatenated one.
+            content = line.removeprefix(BOM_UTF8).strip()
+            if not content:
+                continue
+            try:
+                yield position, parse_json_object(content, columns)
+            except ValueError as error:
+                text = content.decode(errors="backslashreplace")[:500]
+                yield position, Damaged(str(path), position, str(error), text)
 
 
 def is_unicode(text: str) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import polars as pl
 from sunloom.data.quarantine import Damaged
 from sunloom.data.sources.csv_records import split_csv
 from sunloom.data.sources.folder_schema import fit_schema, merge_schemas
-from sunloom.data.sources.json_objects import parse_json_object
+from sunloom.data.sources.json_objects import read_json_lines
 from sunloom.data.sources.text_types import infer_types
 from sunloom.errors import DataError, MissingColumnError, UsageError, nearest
 
@@ -110,17 +109,22 @@ def _texts_alike(frames: Sequence[pl.DataFrame], files: Sequence[Path]) -> list[
     return alike
 
 
-def data_files(path: Path) -> list[Path]:
+def data_files(path: Path, suffixes: Collection[str] | None = None) -> list[Path]:
     """The file itself, or a folder's files of supported formats in name order.
+
+    Args:
+        path: A file or a folder.
+        suffixes: Endings of the formats; those of tables by default.
 
     Raises:
         UsageError: The path does not exist, or has no file of a supported format.
     """
+    known = READERS if suffixes is None else suffixes
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix in READERS)
+        files = sorted(file for file in path.iterdir() if file.suffix in known)
         if not files:
             raise UsageError(
-                f"The folder {path} holds no {', '.join(READERS)} file.",
+                f"The folder {path} holds no {', '.join(known)} file.",
                 f"Found: {_listing(path) or 'nothing'}",
             )
         return files
@@ -129,9 +133,9 @@ def data_files(path: Path) -> list[Path]:
         raise UsageError(
             f"There is no file {path}.", f"In {folder}: {_listing(folder) or 'nothing'}"
         )
-    if path.suffix not in READERS:
+    if path.suffix not in known:
         raise UsageError(
-            f"{path} ends in {path.suffix!r}, which has no reader.", f"Known: {', '.join(READERS)}"
+            f"{path} ends in {path.suffix!r}, which has no reader.", f"Known: {', '.join(known)}"
         )
     return [path]
 
@@ -247,23 +251,14 @@ def _read_jsonl(path: Path, columns: Sequence[str] | None, as_text: bool) -> Tab
     rows: list[Mapping[str, Any]] = []
     positions: list[int] = []
     damaged: list[Damaged] = []
-    # As bytes: one that is not UTF-8 damages its own line, not the file.
-    with path.open("rb") as lines:
-        for position, line in enumerate(lines, 1):
-            # A file may begin with a byte order mark, and so may each part of a concatenated one.
-            content = line.removeprefix(BOM_UTF8).strip()
-            if not content:
-                continue
-            try:
-                row = parse_json_object(content, columns)
-            except ValueError as error:
-                text = content.decode(errors="backslashreplace")[:500]
-                damaged.append(Damaged(str(path), position, str(error), text))
-                continue
-            if as_text:
-                row = {name: _json_text(value) for name, value in row.items()}
-            rows.append(row)
-            positions.append(position)
+    for position, row in read_json_lines(path, columns):
+        if isinstance(row, Damaged):
+            damaged.append(row)
+            continue
+        if as_text:
+            row = {name: _json_text(value) for name, value in row.items()}
+        rows.append(row)
+        positions.append(position)
     # Every row is looked at: a column may first appear, or change its type, far down the file.
     names = dict.fromkeys(name for row in rows for name in row)
     if not rows and columns is not None:
