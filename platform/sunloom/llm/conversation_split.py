@@ -68,7 +68,7 @@ class ConversationSplit:
             conversations: list[Conversation] = getattr(self, name)
             encoded = encode_checked(tokenizer, conversations, max_length)
             self._set_aside(name, conversations, encoded.rejected)
-            setattr(self, name, [conversations[index] for index in encoded.kept])
+            setattr(self, name, [conversations[index] for index in dict.fromkeys(encoded.kept)])
         if not self.held_out:
             raise self._nothing_left("There is no held-out conversation to judge on")
 
@@ -89,11 +89,16 @@ class ConversationSplit:
     def _set_aside(
         self, name: str, conversations: Sequence[Conversation], rejected: dict[int, str]
     ) -> None:
+        # A conversation whose weight is above one stands there several times.
+        known = {(row.source, row.position) for row in self.set_aside}
         for index, reason in rejected.items():
             found = conversations[index]
             # What a plugin made has no file, but a place in its list.
             source, position = found.source or name, found.position or index + 1
-            self.set_aside.append(Damaged(source, position, reason, found.canonical()[:500]))
+            if (source, position) not in known:
+                known.add((source, position))
+                text = found.canonical()[:500]
+                self.set_aside.append(Damaged(source, position, reason, text))
 
     def count_reasons(self) -> dict[str, int]:
         """Reason to number of rows that were set aside, the most frequent first."""

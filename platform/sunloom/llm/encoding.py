@@ -130,7 +130,7 @@ class EncodedConversations:
 
     Attributes:
         rows: What there is to learn, in order; a conversation has one row, or one for each answer.
-        kept: Index of each row's conversation.
+        kept: Index of each row's conversation, once for each of its rows.
         rejected: Index of each other conversation, and why.
         cut: Rows that lost their end to ``max_length``.
     """
@@ -188,9 +188,9 @@ def encode_checked(
         else:
             rejected[index] = "no answer to learn"
     # A conversation of several texts is used if one of them is.
-    return EncodedConversations(
-        rows, kept, {i: why for i, why in rejected.items() if i not in set(kept)}, cut
-    )
+    for index in kept:
+        rejected.pop(index, None)
+    return EncodedConversations(rows, kept, rejected, cut)
 
 
 def _tokenise(

@@ -60,6 +60,31 @@ def test_rows_without_an_answer_in_reach_are_set_aside_with_their_line(
     assert (row["source"], row["position"]) == (str(tmp_path / "a.jsonl"), 8)
 
 
+def test_a_conversation_of_several_texts_is_judged_once_and_set_aside_once(
+    tokenizer: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Like Qwen 3's: the last answer is written otherwise than the ones before it.
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>"
+        "{% if loop.last and m.role == 'assistant' %}!{% endif %}{{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    two = [*chat("One?", "First.")["messages"], *chat("Two?", "Second.")["messages"]]
+    rows = [{"messages": two}, chat("word " * 300), *(chat(f"How tall is {i}?") for i in range(8))]
+    recipe = recipe_of(write(tmp_path / "a.jsonl", rows), settings, "data.held_out_share=0.999")
+    split = load_split(recipe)
+    assert len(split.held_out) == 10
+    split.require_judgeable(tokenizer, 64)
+    assert len({c.canonical() for c in split.held_out}) == len(split.held_out) == 9
+    twice = f"data.train=[{{path: {tmp_path / 'a.jsonl'}, weight: 2}}]"
+    split = load_split(recipe_of(tmp_path / "a.jsonl", settings, "data.held_out_share=0", twice))
+    encoded = split.encode(tokenizer, 64)
+    # Two texts of the first conversation and one of each other, all twice.
+    assert len(encoded.rows) == 2 * (2 + 8)
+    assert split.count_reasons() == {"no answer within 64 tokens": 1}
+
+
 def test_nothing_to_learn_or_to_judge_is_said_before_the_first_step(
     tokenizer: Any, settings: Settings, tmp_path: Path
 ) -> None:
