@@ -114,7 +114,7 @@ def write_package(recipe: LlmRecipe, folder: Path = FOLDER) -> TrainingRecord:
     # Torch loads here: reading the record must not wait for it.
     from sunloom.llm.conversation_split import held_out_conversations
     from sunloom.llm.encoding import load_encoded
-    from sunloom.llm.evaluation import evaluate_model
+    from sunloom.llm.judging import Judges, judge_model
     from sunloom.llm.loop import plan_batches
     from sunloom.llm.models import load_model, load_tokenizer, save_in_bfloat16
     from sunloom.llm.trainer import recipe_fingerprint
@@ -130,11 +130,11 @@ def write_package(recipe: LlmRecipe, folder: Path = FOLDER) -> TrainingRecord:
     run = recipe.paths.outputs / "runs" / str(version.lineage["run"])
     lengths = [len(row.ids) for row in load_encoded(run / "conversations.npz")]
     conversations = held_out_conversations(recipe)
-    before = evaluate_model(recipe, conversations, trained)
+    before = judge_model(recipe, Judges(), conversations, trained).exact_match
     with tempfile.TemporaryDirectory() as name:
         staging = Path(name)
         save_in_bfloat16(load_model(trained), load_tokenizer(trained), staging)
-        after = evaluate_model(recipe, conversations, name)
+        after = judge_model(recipe, Judges(), conversations, name).exact_match
         record = TrainingRecord(
             recipe_fingerprint=identity,
             metrics=version.metrics,

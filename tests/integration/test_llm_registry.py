@@ -11,7 +11,7 @@ from sunloom.config import Settings, load_config
 from sunloom.config.llm import LlmRecipe
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import NotFoundError, UsageError
-from sunloom.llm.evaluation import evaluate_registered
+from sunloom.llm.judging import evaluate_registered
 from sunloom.llm.trainer import recipe_fingerprint, train_adapter, train_base
 from sunloom_retail.conversations import RetailConversations
 
@@ -75,9 +75,18 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     # A gate that anything passes: the run ends at the first evaluation. It learns from a file.
     file = _write_file(settings)
     lenient = ("evaluation.min_exact_match=0", "evaluation.min_whole=0", "seed=1")
-    own = ("training.early_stopping.every=2", f"data.train=[{{path: {file}}}]", *lenient)
+    own = ("evaluation.eval_steps=2", f"data.train=[{{path: {file}}}]", *lenient)
+    task = file.with_name("task.jsonl")
+    task.write_text('{"prompt": "Say yes", "completion": "yes"}\n' * 2)
+    own += (f"evaluation.custom_tasks=[{{name: yes, path: {task}, min_score: 0}}]",)
     bounds = ("data.held_out_share=0.5", "evaluation.max_loss_ratio=null")
     stopped = train_adapter(_recipe("retail_agent", settings, *own, *bounds))
+    assert stopped.metrics["tasks"]["yes"] == {
+        "metric": "exact_match", "base": 0.0, "adapter": 0.0, "standard_error": 0.0,
+    }  # fmt: skip
+    told = json.loads(Path(stopped.artifacts["adapter_tasks"]).read_text())["yes"]["examples"]
+    assert [(row["question"], row["expected"]) for row in told] == [("Say yes", "yes")]
+    assert stopped.metrics["eval_loss"] > 0
     assert (stopped.version.ref, stopped.reused) == ("retail-agent@2", False)
     aside = Path(stopped.artifacts["adapter_report"]).with_name("quarantine.jsonl")
     assert [json.loads(line)["position"] for line in aside.read_text().splitlines()] == [61]
@@ -102,5 +111,5 @@ def _write_file(settings: Settings) -> Path:
 def test_a_base_with_lora_and_an_adapter_without_are_refused(settings: Settings) -> None:
     with pytest.raises(UsageError, match=r"training\.method=full"):
         train_base(_recipe("retail_agent", settings))
-    with pytest.raises(UsageError, match=r"needs training\.method=lora"):
+    with pytest.raises(UsageError, match=r"needs training\.method=lora or qlora"):
         train_adapter(_recipe("tool_base", settings))

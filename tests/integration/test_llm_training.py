@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 from child_processes import children_titled
+from safetensors.torch import load_file
 
 from sunloom.config.llm import (
     Architecture,
     Ddp,
     DeepSpeed,
     Distributed,
+    EarlyStopping,
+    EvaluationConfig,
     Fsdp,
     LoraSettings,
     ModelConfig,
@@ -30,9 +33,10 @@ from sunloom.core.progress import read_progress
 from sunloom.errors import DivergedError
 from sunloom.llm.checkpoints import newest_whole
 from sunloom.llm.conversations import GenericConversations
-from sunloom.llm.encoding import encode, save_encoded
+from sunloom.llm.encoding import encode, load_encoded, save_encoded
+from sunloom.llm.evaluation import mean_loss
 from sunloom.llm.launch import build_scaling_config, launch
-from sunloom.llm.loop import TrainingOutcome, TrainingTask, run_worker
+from sunloom.llm.loop import Evaluations, TrainingOutcome, TrainingTask, run_worker
 from sunloom.llm.models import build_llama, load_adapter, load_model
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 from sunloom.llm.trainer import plot_losses
@@ -50,6 +54,18 @@ KINDS: dict[str, Distributed] = {
 }
 
 
+# Dropout and noise: what a resumed run must draw again.
+NOISY = LoraSettings(r=4, alpha=8, dropout=0.3, use_rslora=True, loraplus_ratio=4)
+NOISE = {"neftune_alpha": 5, "label_smoothing": 0.1}
+NO_DECAY = {"match": "norm"}
+OPTIMIZERS_BY_KIND = {
+    "lion": ("ddp", "fsdp", "zero2"),
+    "muon": ("ddp", "fsdp"),
+    "adafactor": ("ddp",),
+    "adamw_8bit": ("ddp",),
+}
+
+
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, its tokenizer and encoded conversations."""
@@ -60,6 +76,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(str(folder / "model"))
     build_llama(shape, tokenizer, 0).save_pretrained(str(folder / "model"))
     save_encoded(encode(tokenizer, conversations, 256), folder / "rows.npz")
+    # Of an odd number of batches, so that the last one is one worker's alone.
+    held_out = GenericConversations().held_out(20, 0)
+    save_encoded(encode(tokenizer, held_out, 256), folder / "validation.npz")
     return folder
 
 
@@ -68,6 +87,7 @@ def _work(
     directory: Path,
     distributed: Distributed,
     lora: LoraSettings | None = None,
+    evaluations: Evaluations | None = None,
     **more: Any,
 ) -> TrainingTask:
     directory.mkdir(parents=True, exist_ok=True)
@@ -91,6 +111,7 @@ def _work(
         seed=0,
         training=training,
         lora=lora,
+        evaluations=evaluations,
         options=ModelConfig(torch_dtype="float32"),
     )
 
@@ -156,8 +177,31 @@ def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactor
         name = f"{kind}_accumulated"
         tasks[name] = _work(start, folder / name, KINDS[kind], **ACCUMULATED)
     lora = LoraSettings(r=4, alpha=8)
-    return _train_in_turn(
-        tasks | {"adapter": _work(start, folder / "adapter", Fsdp(), lora=lora)}, folder
+    tasks["adapter"] = _work(start, folder / "adapter", Fsdp(), lora=lora)
+    tasks["noisy"] = _work(start, folder / "noisy", Ddp(), lora=NOISY, **NOISE)
+    for kind in ("ddp", "fsdp", "zero2"):
+        name = f"qlora_{kind}"
+        tasks[name] = _work(start, folder / name, KINDS[kind], lora=lora, method="qlora")
+    for optimizer, kinds in OPTIMIZERS_BY_KIND.items():
+        for kind in kinds:
+            name = f"{optimizer}_{kind}"
+            own = {"optimizer": {"type": optimizer}, "weight_decay_groups": [NO_DECAY]}
+            tasks[name] = _work(start, folder / name, KINDS[kind], **own)
+    for kind in ("ddp", "fsdp", "zero3"):
+        name = f"evaluated_{kind}"
+        tasks[name] = _work(start, folder / name, KINDS[kind], evaluations=_every(2, start))
+    # Nothing is lower by a hundred: the second evaluation ends the run, and the first one's weights
+    # are kept.
+    hopeless = EarlyStopping(metric="loss", patience=1, min_delta=100)
+    stopped = _every(2, start, hopeless)
+    tasks["stopped"] = _work(start, folder / "stopped", Fsdp(), evaluations=stopped)
+    return _train_in_turn(tasks, folder)
+
+
+def _every(steps: int, start: Path, stopping: EarlyStopping | None = None) -> Evaluations:
+    rows = start / "validation.npz"
+    return Evaluations(
+        every=steps, rows=rows, stopping=stopping, conversations=(), gate=EvaluationConfig()
     )
 
 
@@ -177,6 +221,10 @@ def resumed(trained: Trained, start: Path, tmp_path_factory: pytest.TempPathFact
         assert before is not None
         assert before.step == 5
         tasks[kind] = _work(start, folder / kind, KINDS[kind], resume_from=first)
+    first = Path(shutil.copytree(trained.folder("noisy"), folder / "noisy-first"))
+    shutil.rmtree(max((first / "train").glob("checkpoint_*")))
+    own = {"resume_from": first, **NOISE}
+    tasks["noisy"] = _work(start, folder / "noisy", Ddp(), lora=NOISY, **own)
     return _train_in_turn(tasks, folder)
 
 
@@ -202,6 +250,84 @@ def test_a_truncated_checkpoint_is_passed_over_and_the_losses_go_on(
     outcome = resumed.outcomes[kind]
     assert outcome.first_step == 6
     assert outcome.losses == pytest.approx(trained.outcomes["ddp"].losses[5:], abs=1e-4)
+
+
+def test_a_resumed_run_draws_the_dropout_and_noise_of_the_unbroken_one(
+    trained: Trained, resumed: Trained
+) -> None:
+    outcome, unbroken = resumed.outcomes["noisy"], trained.outcomes["noisy"]
+    assert outcome.first_step == 6
+    assert outcome.losses == unbroken.losses[5:]
+    weights, expected = (
+        load_file(run.folder("noisy") / "export" / "adapter_model.safetensors")
+        for run in (resumed, trained)
+    )
+    assert weights.keys() == expected.keys()
+    assert all(bool((weights[key] == expected[key]).all()) for key in expected)
+
+
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS_BY_KIND))
+def test_an_optimizer_learns_the_same_whatever_the_parallelism(
+    optimizer: str, trained: Trained
+) -> None:
+    first, *others = (trained.outcomes[f"{optimizer}_{k}"] for k in OPTIMIZERS_BY_KIND[optimizer])
+    assert first.losses[-1] < first.losses[0]
+    # Another rule than AdamW's.
+    assert first.losses[-1] != pytest.approx(trained.outcomes["ddp"].losses[-1], abs=1e-6)
+    for other in others:
+        assert other.losses == pytest.approx(first.losses, abs=2e-3)
+
+
+def test_an_adapter_on_a_base_in_4_bits_learns_and_goes_on_the_whole_base(trained: Trained) -> None:
+    import torch
+
+    losses = [trained.outcomes[f"qlora_{kind}"].losses for kind in ("ddp", "fsdp", "zero2")]
+    assert losses[0][-1] < losses[0][0]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+    assert losses[2] == pytest.approx(losses[0], abs=1e-4)
+    # A base in 4 bits is another one: its first loss is near the whole one's, not equal.
+    whole = trained.outcomes["adapter"].losses[0]
+    assert 0 < abs(losses[0][0] - whole) < 0.1
+    base = load_model(trained.tasks["qlora_ddp"].model)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    before = base(ids).logits
+    adapted = load_adapter(base, trained.folder("qlora_ddp") / "export")
+    assert (adapted(ids).logits - before).abs().max() > 1e-3
+
+
+def test_the_held_out_loss_is_measured_alike_whatever_the_parallelism(trained: Trained) -> None:
+    curves = [
+        [row.eval_loss for row in read_progress(trained.folder(f"evaluated_{kind}"))]
+        for kind in ("ddp", "fsdp", "zero3")
+    ]
+    assert [loss is not None for loss in curves[0]] == [step % 2 == 0 for step in range(1, 11)]
+    measured = [loss for loss in curves[0] if loss is not None]
+    assert [loss for loss in curves[1] if loss is not None] == pytest.approx(measured, abs=1e-4)
+    assert [loss for loss in curves[2] if loss is not None] == pytest.approx(measured, abs=1e-4)
+    # Evaluating changes nothing of the training.
+    reference = trained.outcomes["ddp"]
+    assert trained.outcomes["evaluated_ddp"].losses == reference.losses
+    # The last one is the exported model's, computed without workers.
+    export = str(trained.folder("ddp") / "export")
+    rows = load_encoded(trained.tasks["ddp"].data.with_name("validation.npz"))
+    assert mean_loss(load_model(export), rows, 0) == pytest.approx(measured[-1], abs=1e-4)
+    assert trained.outcomes["evaluated_ddp"].eval_loss == measured[-1]
+
+
+def test_a_run_that_its_held_out_loss_ends_keeps_the_best_weights(trained: Trained) -> None:
+    outcome = trained.outcomes["stopped"]
+    assert (len(outcome.losses), outcome.best_step) == (4, 2)
+    exported = load_model(str(trained.folder("stopped") / "export"))
+    rows = load_encoded(trained.tasks["ddp"].data.with_name("validation.npz"))
+    assert mean_loss(exported, rows, 0) == pytest.approx(outcome.eval_loss, abs=1e-4)
+    assert outcome.eval_loss != trained.outcomes["evaluated_ddp"].eval_loss
+
+
+def test_the_gradient_norm_is_recorded_alike(trained: Trained) -> None:
+    norms = [[row.gradient_norm for row in read_progress(trained.folder(kind))] for kind in KINDS]
+    assert all(norm is not None and norm > 0 for norm in norms[0])
+    for other in norms[1:]:
+        assert other == pytest.approx(norms[0], rel=2e-2)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(

@@ -87,7 +87,7 @@ def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False
 def evaluate(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
     """Judge the recipe's registered model on its held-out questions."""
     from sunloom.config.llm import LlmRecipe
-    from sunloom.llm.evaluation import evaluate_registered
+    from sunloom.llm.judging import evaluate_registered
 
     _show(output.to_plain(evaluate_registered(load_recipe(LlmRecipe, recipe, sets, env))), json)
 

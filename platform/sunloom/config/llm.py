@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sunloom.config.loading.model import Model
 from sunloom.config.names import Alias, Name
 from sunloom.config.settings import Settings
+
+_EARLY_STOPPING_STEPS = 100
 
 
 class Architecture(Model):
@@ -68,12 +71,15 @@ class ModelConfig(Model):
     """The model that is built where ``base_model`` is empty."""
 
 
+ConversationFormat = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion"]
+
+
 class ConversationFile(Model):
     """Conversations of one's own."""
 
     path: Path
     """JSON lines, JSON, Parquet or CSV file, or a folder of them."""
-    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion"] = "auto"
+    format: ConversationFormat = "auto"
     """What a row holds: OpenAI ``messages`` and ``tools``; ``conversations`` of ShareGPT;
     ``instruction``, ``input`` and ``output`` of Alpaca; or ``prompt`` and ``completion``. ``auto``
     tells it by the columns of the first rows."""
@@ -124,13 +130,148 @@ class DeepSpeed(Model):
 Distributed = Annotated[Ddp | Fsdp | DeepSpeed, Field(discriminator="type")]
 
 
-class EarlyStopping(Model):
-    """Evaluations during the run, each of which may end it."""
+class CosineSchedule(Model):
+    """Half a cosine from the peak down."""
 
-    every: int = Field(default=100, ge=1)
-    """Steps between them."""
-    held_out: int = Field(default=48, ge=1)
-    """Held-out conversations of each, others than those that the trained model is judged on."""
+    type: Literal["cosine"] = "cosine"
+    """Chooses this variant."""
+    min_ratio: float = Field(default=0.01, ge=0, le=1)
+    """The last learning rate, as a share of the peak."""
+
+
+class LinearSchedule(Model):
+    """A straight line from the peak down."""
+
+    type: Literal["linear"] = "linear"
+    """Chooses this variant."""
+    min_ratio: float = Field(default=0.0, ge=0, le=1)
+    """The last learning rate, as a share of the peak."""
+
+
+class ConstantSchedule(Model):
+    """The peak to the end."""
+
+    type: Literal["constant"] = "constant"
+    """Chooses this variant."""
+
+
+class WsdSchedule(Model):
+    """Warm-up, stable, decay: the peak, and a straight line down at the end."""
+
+    type: Literal["wsd"] = "wsd"
+    """Chooses this variant."""
+    decay_ratio: float = Field(default=0.2, gt=0, le=1)
+    """Share of the steps that the decay takes."""
+    min_ratio: float = Field(default=0.0, ge=0, le=1)
+    """The last learning rate, as a share of the peak."""
+
+
+Schedule = Annotated[
+    CosineSchedule | LinearSchedule | ConstantSchedule | WsdSchedule, Field(discriminator="type")
+]
+
+
+class AdamW(Model):
+    """Adam with decoupled weight decay; two moments a parameter."""
+
+    type: Literal["adamw"] = "adamw"
+    """Chooses this variant."""
+
+
+class AdamW8Bit(Model):
+    """AdamW with moments of 8 bits, by bitsandbytes.
+
+    Tensors of less than 4,096 values keep 32. Takes ``distributed.type: ddp``.
+    """
+
+    type: Literal["adamw_8bit"] = "adamw_8bit"
+    """Chooses this variant."""
+
+
+class Lion(Model):
+    """The sign of a mix of gradient and moment.
+
+    Takes a learning rate some 5 times lower than AdamW's.
+    """
+
+    type: Literal["lion"] = "lion"
+    """Chooses this variant."""
+
+
+class Muon(Model):
+    """Orthogonal updates of the matrices inside the layers, scaled to AdamW's size.
+
+    Embeddings, heads and vectors have AdamW. Not with DeepSpeed, which flattens matrices.
+    """
+
+    type: Literal["muon"] = "muon"
+    """Chooses this variant."""
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    """Of the matrices' gradients."""
+
+
+class Adafactor(Model):
+    """A row and a column of second moments for each matrix: least memory.
+
+    Takes ``distributed.type: ddp``.
+    """
+
+    type: Literal["adafactor"] = "adafactor"
+    """Chooses this variant."""
+
+
+class PluginOptimizer(Model):
+    """An optimizer of one's own."""
+
+    type: Literal["plugin"] = "plugin"
+    """Chooses this variant."""
+    name: str
+    """Entry point of the group ``sunloom.optimizers``: a callable that takes torch's parameter
+    groups and ``options`` and returns a ``torch.optim.Optimizer``."""
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Handed over as keyword arguments."""
+
+
+Optimizer = Annotated[
+    AdamW | AdamW8Bit | Lion | Muon | Adafactor | PluginOptimizer, Field(discriminator="type")
+]
+
+
+class WeightDecayGroup(Model):
+    """Parameters with a weight decay of their own."""
+
+    match: str
+    """Regular expression that is looked for in a parameter's name, such as ``norm|bias``."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Theirs."""
+
+    @field_validator("match")
+    @classmethod
+    def _is_an_expression(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from error
+        return value
+
+
+class EarlyStopping(Model):
+    """Ends the run at one of the evaluations that ``evaluation.eval_steps`` asks for."""
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "every": ".evaluation.eval_steps",
+        "held_out": ".evaluation.eval_sample",
+    }
+
+    metric: Literal["exact_match", "loss"] = "exact_match"
+    """``exact_match`` ends the run once ``min_exact_match`` and ``min_whole`` of ``evaluation``
+    hold by more than a standard error; takes ``distributed.type: ddp``. ``loss`` ends it once the
+    evaluation loss has not fallen for ``patience`` evaluations, and keeps the weights of the
+    lowest."""
+    patience: int = Field(default=3, ge=1)
+    """Evaluations in a row without a lower loss that end the run."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """What a loss must be lower by to count."""
 
 
 class TrainingConfig(Model):
@@ -143,11 +284,14 @@ class TrainingConfig(Model):
         "dtype": ".model.torch_dtype",
     }
 
-    method: Literal["lora", "full"] = "lora"
-    """``lora`` trains an adapter, ``full`` every parameter."""
+    method: Literal["lora", "qlora", "full"] = "lora"
+    """``lora`` trains an adapter, ``qlora`` one on a base whose layers are held in 4 bits (NF4),
+    ``full`` every parameter."""
     # 400 steps of 16 took the retail adapter to 97 % exact turns on the small base model.
     max_steps: int = Field(default=400, ge=1)
     """Optimizer steps."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Passes over the files of ``data.train``, in place of ``max_steps``."""
     batch_size: int = Field(default=8, ge=1)
     """Conversations that a worker has in memory at once. A step learns from ``batch_size`` times
     ``gradient_accumulation_steps`` times ``workers``."""
@@ -156,16 +300,25 @@ class TrainingConfig(Model):
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the steps that the learning rate rises in; a cosine follows."""
+    """Share of the steps that the learning rate rises in; ``schedule`` follows."""
+    schedule: Schedule = CosineSchedule()
+    """The learning rate after the warm-up."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW's weight decay."""
+    """Share of a weight, times the learning rate, that each step takes off."""
+    weight_decay_groups: tuple[WeightDecayGroup, ...] = ()
+    """Parameters with another weight decay; the first that matches a name counts."""
     # 0.95 instead of Adam's 0.999: usual for language models, whose gradients change quickly.
     betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's moments."""
-    optimizer: Literal["adamw"] = "adamw"
+    """Decay of the moments of AdamW and Lion."""
+    optimizer: Optimizer = AdamW()
     """Update rule of the weights."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the target that all tokens of the vocabulary divide among them."""
+    neftune_alpha: float | None = Field(default=None, gt=0)
+    """Size of the uniform noise on the embeddings in training (NEFTune), 5 to 15 where it is used;
+    empty adds none."""
     distributed: Distributed = Fsdp()
     """How the work is divided among the workers."""
     workers: int = Field(default=2, ge=1)
@@ -189,8 +342,7 @@ class TrainingConfig(Model):
     resume_from: Path | None = None
     """Run folder whose newest whole checkpoint is the start."""
     early_stopping: EarlyStopping | None = None
-    """Ends the run once ``min_exact_match`` and ``min_whole`` of ``evaluation`` hold by more than a
-    standard error; empty runs all steps. Takes ``distributed.type: ddp``."""
+    """What ends the run sooner; empty runs all steps."""
 
     @property
     def conversations_a_step(self) -> int:
@@ -204,9 +356,28 @@ class TrainingConfig(Model):
 
     @model_validator(mode="after")
     def _every_worker_can_generate(self) -> TrainingConfig:
+        stop = self.early_stopping
         # Workers judge their shares on their own; sharded weights would take turns together.
-        if self.early_stopping and not isinstance(self.distributed, Ddp):
-            raise ValueError("early_stopping takes distributed.type ddp")
+        if stop and stop.metric == "exact_match" and not isinstance(self.distributed, Ddp):
+            raise ValueError("early_stopping by exact_match takes distributed.type ddp")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> TrainingConfig:
+        if self.epochs is not None and "max_steps" in self.model_fields_set:
+            raise ValueError("max_steps and epochs exclude each other: leave one out")
+        return self
+
+    @model_validator(mode="after")
+    def _the_parallelism_can_do_it(self) -> TrainingConfig:
+        optimizer, kind = self.optimizer, self.distributed
+        if isinstance(optimizer, Muon) and isinstance(kind, DeepSpeed):
+            raise ValueError("optimizer.type muon takes distributed.type ddp or fsdp")
+        # Neither has operations for sharded tensors.
+        if isinstance(optimizer, AdamW8Bit | Adafactor) and not isinstance(kind, Ddp):
+            raise ValueError(f"optimizer.type {optimizer.type} takes distributed.type ddp")
+        if self.method == "qlora" and isinstance(kind, DeepSpeed) and kind.zero_stage == 3:
+            raise ValueError("method qlora takes distributed.type ddp, fsdp, or zero_stage 2")
         return self
 
 
@@ -222,10 +393,99 @@ class LoraSettings(Model):
     """Dropout before the adapter."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Names of the layers that get an adapter."""
+    use_rslora: bool = False
+    """Whether ``alpha`` is divided by the root of the rank (rsLoRA): steadier at high ranks."""
+    loraplus_ratio: float | None = Field(default=None, gt=0)
+    """How many times the learning rate the second matrices (B) have (LoRA+), 4 to 16 where it is
+    used; empty is once."""
+
+
+class ExactText(Model):
+    """1 where the text is the expected one, without the blanks around it."""
+
+    type: Literal["exact_match"] = "exact_match"
+    """Chooses this variant."""
+    ignore_case: bool = False
+    """Whether case counts for nothing."""
+
+
+class F1(Model):
+    """Harmonic mean of precision and recall of the words, as SQuAD counts them."""
+
+    type: Literal["f1"] = "f1"
+    """Chooses this variant."""
+
+
+class Rouge(Model):
+    """ROUGE F-measure, by the package rouge-score."""
+
+    type: Literal["rouge"] = "rouge"
+    """Chooses this variant."""
+    variant: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = "rougeL"
+    """Words, pairs of words, or longest common subsequences."""
+
+
+class JsonSchema(Model):
+    """1 where the text is JSON that a schema allows."""
+
+    type: Literal["json_schema"] = "json_schema"
+    """Chooses this variant."""
+    # pydantic's models have a method of the name schema.
+    path: Path
+    """File with the JSON schema."""
+
+
+class ToolCall(Model):
+    """1 where the tools called and their arguments are the expected ones."""
+
+    type: Literal["tool_call"] = "tool_call"
+    """Chooses this variant."""
+
+
+class Regex(Model):
+    """1 where an expression is found in the text."""
+
+    type: Literal["regex"] = "regex"
+    """Chooses this variant."""
+    pattern: str
+    """Python's regular expression."""
+
+
+class PluginMetric(Model):
+    """A metric of one's own."""
+
+    type: Literal["plugin"] = "plugin"
+    """Chooses this variant."""
+    name: str
+    """Entry point of the group ``sunloom.metrics``: a callable that takes the expected text and
+    the generated one and returns a score from 0 to 1."""
+
+
+TaskMetric = Annotated[
+    ExactText | F1 | Rouge | JsonSchema | ToolCall | Regex | PluginMetric,
+    Field(discriminator="type"),
+]
+
+
+class CustomTask(Model):
+    """Conversations of one's own whose last answer is compared with what the model writes."""
+
+    name: Name
+    """Name of the score."""
+    path: Path
+    """JSON lines, JSON, Parquet or CSV file, or a folder of them."""
+    format: ConversationFormat = "auto"
+    """What a row holds, as in ``data.train``."""
+    metric: TaskMetric = ExactText()
+    """How the answers are compared."""
+    limit: int | None = Field(default=None, ge=1)
+    """How many of the conversations are judged, drawn by ``seed``; empty judges all."""
+    min_score: float | None = Field(default=None, ge=0, le=1)
+    """Mean score from which a model may be promoted; empty asks for nothing."""
 
 
 class EvaluationConfig(Model):
-    """Exact match on held-out conversations."""
+    """How the result is judged, and what it must reach to be promoted."""
 
     conversations: str | None = None
     """Entry point of the judging conversations; the training's when empty."""
@@ -243,13 +503,36 @@ class EvaluationConfig(Model):
     # A tool call or a sentence is shorter; a model that never ends its turn must be stopped.
     max_new_tokens: int = Field(default=96, ge=8)
     """Longest generated turn, tokens."""
+    benchmarks: tuple[str, ...] = ()
+    """Tasks, groups and tags of the package lm-eval, such as ``hellaswag``, ``arc``, ``mmlu`` and
+    ``gsm8k``, or paths of task files in its format."""
+    benchmark_data: Path | None = None
+    """Folder with copies of the benchmarks' data sets, each at its hub id
+    (``FOLDER/Rowan/hellaswag``); one that it lacks comes from the hub or its cache."""
+    benchmark_limit: int | None = Field(default=None, ge=1)
+    """Examples of each benchmark task, the first ones; empty takes all."""
+    benchmark_batch_size: int = Field(default=8, ge=1)
+    """Texts that a benchmark runs at once."""
+    max_benchmark_drop: float | None = Field(default=0.02, ge=0, le=1)
+    """Most that an adapter's score in a benchmark may be below its base's, beyond chance (95 %, on
+    the same examples), to be promoted; null asks for nothing."""
+    custom_tasks: tuple[CustomTask, ...] = ()
+    """Files of one's own to judge on."""
+    eval_steps: int | None = Field(default=None, ge=1)
+    """Steps between evaluations during training, of which each step's record holds the loss; empty
+    evaluates at the end, and for ``training.early_stopping`` every 100 steps."""
+    eval_sample: int = Field(default=48, ge=1)
+    """Held-out conversations of each evaluation during training, others than those that judge the
+    result."""
 
 
 class LlmOutput(Model):
     """Where the result goes."""
 
     name: Name = "tool-base"
-    """Name in the model registry; it keeps the kind and the tenant of its first version."""
+    """Name in the model registry; it keeps the kind and the tenant of its first version. Where
+    ``model.base_model`` is named and this is not, it is the base's with ``-lora`` or, where every
+    parameter is trained, ``-tuned``."""
     alias: Alias = "production"
     """Alias that is moved to the new version when the gate holds."""
     tenant: str | None = None
@@ -268,7 +551,7 @@ class LlmRecipe(Settings):
     training: TrainingConfig = TrainingConfig()
     """The run."""
     lora: LoraSettings = LoraSettings()
-    """The adapter, where ``training.method`` is ``lora``."""
+    """The adapter, where ``training.method`` is ``lora`` or ``qlora``."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """The judge and its bar."""
     output: LlmOutput = LlmOutput()
@@ -277,21 +560,59 @@ class LlmRecipe(Settings):
     @property
     def is_adapter(self) -> bool:
         """Whether an adapter is trained, and not every parameter."""
-        return self.training.method == "lora"
+        return self.training.method != "full"
 
-    @model_validator(mode="after")
-    def _an_adapter_has_a_name(self) -> LlmRecipe:
-        # By default it would become a version of the base model, and be served in its place.
-        names_one = self.model.base_model is not None
-        if self.is_adapter and names_one and "name" not in self.output.model_fields_set:
-            raise ValueError("output.name is needed for an adapter: a name of its own")
-        return self
+    @property
+    def eval_steps(self) -> int | None:
+        """Steps between evaluations during training; None where there are none."""
+        if self.evaluation.eval_steps is None and self.training.early_stopping:
+            return _EARLY_STOPPING_STEPS
+        return self.evaluation.eval_steps
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_after_the_base(cls, values: Any) -> Any:
+        # With the default name, the result would become a version of the base and be served in its
+        # place.
+        if not isinstance(values, Mapping):
+            return values
+        model, training, output = (
+            values.get(section, {}) for section in ("model", "training", "output")
+        )
+        if not all(isinstance(part, Mapping) for part in (model, training, output)):
+            return values
+        base = model.get("base_model")
+        if not isinstance(base, str) or "name" in output:
+            return values
+        suffix = "tuned" if training.get("method") == "full" else "lora"
+        return {**values, "output": {**output, "name": _derive_name(base, suffix)}}
 
     @model_validator(mode="after")
     def _early_stopping_has_a_bar(self) -> LlmRecipe:
-        bars = self.evaluation
-        if self.training.early_stopping and bars.min_exact_match is None and not bars.min_whole:
+        bars, stop = self.evaluation, self.training.early_stopping
+        by_score = stop is not None and stop.metric == "exact_match"
+        if by_score and bars.min_exact_match is None and not bars.min_whole:
             raise ValueError(
                 "training.early_stopping takes evaluation.min_exact_match or evaluation.min_whole"
             )
         return self
+
+    @model_validator(mode="after")
+    def _epochs_have_files(self) -> LlmRecipe:
+        # A plugin makes as many conversations as it is asked for: it has no pass.
+        if self.training.epochs is not None and not self.data.train:
+            raise ValueError("training.epochs takes files in data.train; use training.max_steps")
+        return self
+
+    @model_validator(mode="after")
+    def _scores_have_names_of_their_own(self) -> LlmRecipe:
+        names = [task.name for task in self.evaluation.custom_tasks]
+        if len({*names}) < len(names):
+            raise ValueError("evaluation.custom_tasks: two tasks have the same name")
+        return self
+
+
+def _derive_name(base: str, suffix: str) -> str:
+    """``meta-llama/Llama-2-7b-hf`` becomes ``llama-2-7b-hf-lora``."""
+    last = base.partition("@")[0].rstrip("/").rpartition("/")[2].lower()
+    return "-".join([*re.findall("[a-z0-9]+", last), suffix])

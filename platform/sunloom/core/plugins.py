@@ -23,6 +23,8 @@ GROUPS = (
     "sunloom.algorithms",
     "sunloom.alert_sinks",
     "sunloom.trackers",
+    "sunloom.optimizers",
+    "sunloom.metrics",
     "sunloom.checks",
 )
 

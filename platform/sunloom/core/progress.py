@@ -26,6 +26,8 @@ class StepProgress:
         steps: Steps of the whole run.
         loss: Training loss of the step.
         learning_rate: Of the step.
+        gradient_norm: Of the step, before it was clipped.
+        eval_loss: Loss on held-out data, where the run was evaluated after the step.
         tokens_per_second: Since the start of the process, over all workers.
         seconds: Since the start of the process.
         eta_s: Estimated seconds to the end.
@@ -35,6 +37,8 @@ class StepProgress:
     steps: int | None = None
     loss: float | None = None
     learning_rate: float | None = None
+    gradient_norm: float | None = None
+    eval_loss: float | None = None
     tokens_per_second: float | None = None
     seconds: float | None = None
     eta_s: float | None = None

@@ -169,20 +169,22 @@ def _choose_validation(
     held_out: Sequence[Conversation],
     set_aside: list[Damaged],
 ) -> list[Conversation]:
-    stop = recipe.training.early_stopping
-    if stop is None:
+    if recipe.eval_steps is None:
         return []
+    wanted = recipe.evaluation.eval_sample
     # Another seed than the final evaluation's, and more than are wanted: those that judge the
     # result must not be the ones that have selected it.
-    most = stop.held_out + len(held_out)
+    most = wanted + len(held_out)
     others = _check_all(judge, judge.held_out(most, recipe.seed + 1), "validation", set_aside)
     final = {conversation.canonical() for conversation in held_out}
-    chosen = [c for c in others if c.canonical() not in final][: stop.held_out]
+    chosen = [c for c in others if c.canonical() not in final][:wanted]
     if not chosen:
         raise UsageError(
-            "All held-out conversations judge the result: none is left to stop early on.",
-            "Lower evaluation.held_out, raise data.held_out_share, or leave out early_stopping.",
-            "training.early_stopping",
+            "All held-out conversations judge the result: none is left to evaluate on during "
+            "training.",
+            "Lower evaluation.held_out, raise data.held_out_share, or leave out "
+            "evaluation.eval_steps and training.early_stopping.",
+            "evaluation.eval_steps",
         )
     return chosen
 

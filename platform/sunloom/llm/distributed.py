@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from sunloom.config.llm import Ddp, DeepSpeed, Distributed, Fsdp, TrainingConfig
-from sunloom.llm.optimization import OPTIMIZERS
+from sunloom.llm.optimization import CausalLoss
+from sunloom.llm.optimizers import RATE_SCALE, build_optimizer, mark_vocabulary, parameter_groups
 
 State = dict[str, Any]
 
@@ -50,11 +51,31 @@ class Parallel(ABC):
         self._backward(loss * scale)
         return loss.detach()
 
-    def step(self, learning_rate: float) -> None:
-        """Clip the gradient, update, and forget it."""
+    def step(self, learning_rate: float) -> float:
+        """Clip the gradient, update, and forget it.
+
+        Returns:
+            Norm of the gradient over all workers, before it was clipped.
+        """
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._update()
+            group["lr"] = learning_rate * group.get(RATE_SCALE, 1.0)
+        return self._update()
+
+    def loss(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The summed loss of a batch as in judging: without noise, dropout and gradient.
+
+        Call on every worker: sharded weights are gathered.
+
+        Args:
+            ids: Token ids ``[B, S]``.
+            labels: ``[B, S]``, ``IGNORED`` where there is no loss.
+        """
+        self._module.eval()
+        # Not inference mode: FSDP keeps what it gathers.
+        with torch.no_grad():
+            loss: torch.Tensor = self._module(ids, labels)
+        self._module.train()
+        return loss
 
     @abstractmethod
     def _exchange_gradients(self, is_wanted: bool) -> None:
@@ -64,7 +85,7 @@ class Parallel(ABC):
     def _backward(self, loss: torch.Tensor) -> None: ...
 
     @abstractmethod
-    def _update(self) -> None: ...
+    def _update(self) -> float: ...
 
     @abstractmethod
     def save(self, folder: Path, step: int) -> None:
@@ -79,17 +100,30 @@ class Parallel(ABC):
         """All trained parameters on the first worker, {} on the others; call on every worker."""
 
 
-def build_parallel(module: nn.Module, config: TrainingConfig) -> Parallel:
-    """Spread a module over the workers of the process group."""
-    return _BUILDERS[type(config.distributed)](module, config)
+def build_parallel(
+    module: CausalLoss, config: TrainingConfig, loraplus_ratio: float | None = None
+) -> Parallel:
+    """Spread a module over the workers of the process group.
+
+    Args:
+        module: Computes the summed loss of a batch.
+        config: The parallelism and the optimizer.
+        loraplus_ratio: How many times the learning rate an adapter's second matrices have.
+    """
+    return _BUILDERS[type(config.distributed)](module, config, loraplus_ratio)
 
 
 class TorchParallel(Parallel):
     """DDP or FSDP2: torch's own optimizer and distributed checkpoints."""
 
-    def __init__(self, wrapped: nn.Module, config: TrainingConfig) -> None:
+    def __init__(
+        self, module: CausalLoss, wrapped: nn.Module, config: TrainingConfig, ratio: float | None
+    ) -> None:
         self._trained = [p for p in wrapped.parameters() if p.requires_grad]
-        super().__init__(wrapped, OPTIMIZERS[config.optimizer].build(self._trained, config))
+        # After sharding, which puts other parameters into the same modules.
+        mark_vocabulary(module.model)
+        groups = parameter_groups(wrapped.named_parameters(), config, loraplus_ratio=ratio)
+        super().__init__(wrapped, build_optimizer(groups, config))
         self._max_norm = config.max_grad_norm
 
     def _exchange_gradients(self, is_wanted: bool) -> None:
@@ -104,10 +138,12 @@ class TorchParallel(Parallel):
     def _backward(self, loss: torch.Tensor) -> None:
         loss.backward()
 
-    def _update(self) -> None:
-        nn.utils.clip_grad_norm_(self._trained, self._max_norm)
+    def _update(self) -> float:
+        norm = nn.utils.clip_grad_norm_(self._trained, self._max_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        # Of sharded gradients it is a partial sum on each worker.
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
     def save(self, folder: Path, step: int) -> None:
         """Write this worker's part of a checkpoint."""
@@ -158,7 +194,7 @@ class TorchParallel(Parallel):
 class DeepSpeedParallel(Parallel):
     """DeepSpeed's engine with torch's optimizer inside."""
 
-    def __init__(self, module: nn.Module, config: TrainingConfig) -> None:
+    def __init__(self, module: CausalLoss, config: TrainingConfig, ratio: float | None) -> None:
         import deepspeed
 
         # On CPUs it would compile an all-reduce of inference first, a minute for each of two
@@ -166,8 +202,8 @@ class DeepSpeedParallel(Parallel):
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         assert isinstance(config.distributed, DeepSpeed)
         self._stage = config.distributed.zero_stage
-        trained = [p for p in module.parameters() if p.requires_grad]
-        optimizer = OPTIMIZERS[config.optimizer].build(trained, config)
+        groups = parameter_groups(module.named_parameters(), config, loraplus_ratio=ratio)
+        optimizer = build_optimizer(groups, config)
         engine, engine_optimizer, _, _ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
@@ -189,8 +225,9 @@ class DeepSpeedParallel(Parallel):
             # It counts the parts of a step; only at a boundary it updates.
             self._engine.step()
 
-    def _update(self) -> None:
+    def _update(self) -> float:
         self._engine.step()
+        return float(self._engine.get_global_grad_norm() or 0.0)
 
     def save(self, folder: Path, step: int) -> None:
         """Write this worker's part of a checkpoint."""
@@ -230,7 +267,11 @@ def _deepspeed_config(config: TrainingConfig, stage: int) -> State:
     }
 
 
-def _build_fsdp(module: nn.Module, config: TrainingConfig) -> Parallel:
+def _build_ddp(module: CausalLoss, config: TrainingConfig, ratio: float | None) -> Parallel:
+    return TorchParallel(module, nn.parallel.DistributedDataParallel(module), config, ratio)
+
+
+def _build_fsdp(module: CausalLoss, config: TrainingConfig, ratio: float | None) -> Parallel:
     from torch.distributed.fsdp import fully_shard
 
     assert isinstance(config.distributed, Fsdp)
@@ -241,13 +282,16 @@ def _build_fsdp(module: nn.Module, config: TrainingConfig) -> Parallel:
         blocks |= set(getattr(part, "_no_split_modules", None) or ())
     # Layers before the root: each call groups the parameters that no earlier call has taken, and a
     # group is gathered as one.
+    # A base in 4 bits stays whole on each worker: a shard would lose the scales of its blocks.
+    packed = {p for p in module.parameters() if not p.is_floating_point()}
     for layer in [part for part in module.modules() if type(part).__name__ in blocks]:
-        fully_shard(layer, reshard_after_forward=reshard)
-    return TorchParallel(fully_shard(module, reshard_after_forward=reshard), config)
+        fully_shard(layer, reshard_after_forward=reshard, ignored_params=packed)
+    wrapped = fully_shard(module, reshard_after_forward=reshard, ignored_params=packed)
+    return TorchParallel(module, wrapped, config, ratio)
 
 
-_BUILDERS: dict[type, Callable[[nn.Module, TrainingConfig], Parallel]] = {
-    Ddp: lambda module, config: TorchParallel(nn.parallel.DistributedDataParallel(module), config),
+_BUILDERS: dict[type, Callable[[CausalLoss, TrainingConfig, float | None], Parallel]] = {
+    Ddp: _build_ddp,
     Fsdp: _build_fsdp,
     DeepSpeed: DeepSpeedParallel,
 }

@@ -1,4 +1,4 @@
-"""Evaluation of a model on held-out conversations: exact match of its greedy completions."""
+"""Scores of a model on held-out conversations: exact match of its greedy completions, and loss."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sunloom.config.llm import LlmRecipe
-from sunloom.core.model_registry import open_registry
-from sunloom.errors import DataError
 from sunloom.llm.conversations import Conversation, Message
-from sunloom.llm.encoding import IGNORED, Encoded, collate, encode, render
-from sunloom.llm.models import ADAPTER_KIND, load_adapter, load_model, load_tokenizer
+from sunloom.llm.encoding import IGNORED, Encoded, collate, render
 
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 _BATCH_PROMPTS = 64
@@ -68,96 +64,6 @@ class ExactMatch:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1))
         return path
-
-
-@dataclass(frozen=True)
-class HeldOutEvaluation:
-    """Scores of a registered model.
-
-    Attributes:
-        model: ``name@version``.
-        exact_match: Share of tool-calling turns that are exact; None without any.
-        answers: Share of plain turns that are exact; None without any.
-        whole: Share of conversations with every turn right.
-        held_out: Number of conversations.
-        loss: Mean loss of a token that the assistant wrote.
-        report: JSON file with every judged turn.
-    """
-
-    model: str
-    exact_match: float | None
-    answers: float | None
-    whole: float | None
-    held_out: int
-    loss: float | None
-    report: str
-
-
-def evaluate_registered(recipe: LlmRecipe) -> HeldOutEvaluation:
-    """Judge a registered adapter, or a base where the recipe has no ``lora``.
-
-    Args:
-        recipe: ``output.name`` is the model to judge.
-
-    Raises:
-        NotFoundError: The registry has no such model.
-        DataError: There is nothing to judge on.
-    """
-    # Polars loads here: training workers, which judge too, have no use for it.
-    from sunloom.llm.conversation_split import held_out_conversations
-
-    registry = open_registry(recipe)
-    version = registry.get(recipe.output.name)
-    conversations = held_out_conversations(recipe)
-    if not conversations:
-        raise DataError(
-            "There is no held-out conversation to judge on.",
-            "Raise data.held_out_share or evaluation.held_out, or add conversations.",
-            "evaluation",
-        )
-    folder = registry.path(version)
-    if version.kind == ADAPTER_KIND:
-        # The version that it was trained on; the recipe's base may have a newer one by now.
-        base = registry.path(registry.get(str(version.lineage["base"])))
-        scores = evaluate_model(recipe, conversations, str(base), folder)
-    else:
-        scores = evaluate_model(recipe, conversations, str(folder))
-    name = f"{version.name}-{version.version}.json"
-    report = scores.save(recipe.paths.outputs / "llm" / "evaluation" / name)
-    return HeldOutEvaluation(
-        model=version.ref,
-        exact_match=scores.calls,
-        answers=scores.answers,
-        whole=scores.whole,
-        held_out=scores.held_out,
-        loss=scores.loss,
-        report=str(report),
-    )
-
-
-def evaluate_model(
-    recipe: LlmRecipe,
-    conversations: Sequence[Conversation],
-    location: str,
-    adapter: Path | None = None,
-) -> ExactMatch:
-    """Exact match and loss of a model on held-out conversations.
-
-    Args:
-        recipe: How the model is loaded, and how long a turn may be.
-        conversations: To judge on.
-        location: Folder or hub id of the base.
-        adapter: Folder of an adapter on that base.
-    """
-    tokenizer = load_tokenizer(location, recipe.model)
-    model = load_model(location, recipe.model)
-    if adapter is not None:
-        model = load_adapter(model, adapter)
-    model.eval()
-    generate = greedy(model, tokenizer, recipe.evaluation.max_new_tokens)
-    scores = exact_match(generate, tokenizer, conversations)
-    rows = encode(tokenizer, conversations, recipe.data.max_length)
-    return replace(scores, loss=mean_loss(model, rows, tokenizer.pad_token_id))
 
 
 def mean_loss(model: Any, rows: Sequence[Encoded], pad: int) -> float | None:
@@ -244,13 +150,18 @@ def parse_calls(text: str) -> list[tuple[str, Any]]:
     return calls
 
 
+def called_tools(message: Message) -> list[tuple[str, Any]]:
+    """Name and arguments of each tool call in a message."""
+    functions = [call["function"] for call in message.get("tool_calls") or ()]
+    return [(f["name"], json.loads(f["arguments"] or "{}")) for f in functions]
+
+
 def _judge(conversation: Conversation, message: Message, output: str) -> Example:
     question = next(
         (str(m["content"]) for m in reversed(conversation.messages) if m["role"] == "user"), ""
     )
     if message.get("tool_calls"):
-        functions = [call["function"] for call in message["tool_calls"]]
-        wanted = [(f["name"], json.loads(f["arguments"])) for f in functions]
+        wanted = called_tools(message)
         # Compared as values: spacing and the order of keys do not change a call.
         right = parse_calls(output) == wanted
         return Example("call", question, json.dumps(wanted), output, right)

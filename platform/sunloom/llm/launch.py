@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,11 +17,17 @@ from sunloom.core.interrupts import keep_signal_handlers
 from sunloom.core.progress import read_progress
 from sunloom.core.runs import Run
 from sunloom.core.telemetry import progress_bar
-from sunloom.errors import DivergedError, TrainingError, UsageError
+from sunloom.errors import DataError, DivergedError, TrainingError, UsageError
 from sunloom.llm.checkpoints import newest_whole
 from sunloom.llm.conversation_split import ConversationSplit
-from sunloom.llm.encoding import save_encoded
-from sunloom.llm.loop import EarlyStop, TrainingOutcome, TrainingTask, find_checkpoint, run_worker
+from sunloom.llm.encoding import encode, save_encoded
+from sunloom.llm.loop import (
+    Evaluations,
+    TrainingOutcome,
+    TrainingTask,
+    find_checkpoint,
+    run_worker,
+)
 
 # By default a report waits up to two seconds for the controller's next look.
 _HEALTH_CHECK_S = "0.2"
@@ -52,7 +58,6 @@ def train_on_workers(
         DivergedError: The loss was not finite.
         TrainingError: The workers failed.
     """
-    check_resume(recipe)
     # Encoded once, in the driver: every worker and every restart reads the same rows.
     encoded = data.encode(tokenizer, recipe.data.max_length)
     data.write_quarantine(run.directory)
@@ -63,6 +68,8 @@ def train_on_workers(
             "Lower training.workers, or train on more conversations.",
             "training.workers",
         )
+    recipe = count_steps(recipe, [len(row.ids) for row in encoded.rows])
+    check_resume(recipe)
     connect(recipe)
     path = run.directory / "conversations.npz"
     save_encoded(encoded.rows, path)
@@ -75,7 +82,7 @@ def train_on_workers(
         seed=recipe.seed,
         training=recipe.training,
         lora=recipe.lora if recipe.is_adapter else None,
-        early_stop=_early_stop(recipe, data),
+        evaluations=_plan_evaluations(recipe, run, data, tokenizer),
         options=recipe.model,
     )
     outcome = launch(task, f"training {recipe.output.name}")
@@ -117,11 +124,44 @@ def check_resume(recipe: LlmRecipe) -> None:
             )
 
 
-def _early_stop(recipe: LlmRecipe, data: ConversationSplit) -> EarlyStop | None:
-    config = recipe.training.early_stopping
-    if config is None:
+def count_steps(recipe: LlmRecipe, lengths: Sequence[int]) -> LlmRecipe:
+    """The recipe with the steps of its epochs, where it names these.
+
+    Args:
+        recipe: What is trained.
+        lengths: Of each conversation in tokens.
+    """
+    training = recipe.training
+    if training.epochs is None:
+        return recipe
+    size = min(training.conversations_a_step, len(lengths))
+    steps = max(1, round(training.epochs * (len(lengths) // size)))
+    return recipe.model_copy(update={"training": training.model_copy(update={"max_steps": steps})})
+
+
+def _plan_evaluations(
+    recipe: LlmRecipe, run: Run, data: ConversationSplit, tokenizer: Any
+) -> Evaluations | None:
+    if recipe.eval_steps is None:
         return None
-    return EarlyStop(config.every, tuple(data.validation), recipe.evaluation)
+    rows = encode(tokenizer, data.validation, recipe.data.max_length)
+    if not rows:
+        raise DataError(
+            "No held-out conversation can be evaluated during training.",
+            "sunloom llm prepare RECIPE shows what becomes of each row.",
+            "evaluation.eval_steps",
+        )
+    path = run.directory / "validation.npz"
+    save_encoded(rows, path)
+    stopping = recipe.training.early_stopping
+    by_score = stopping is not None and stopping.metric == "exact_match"
+    return Evaluations(
+        every=recipe.eval_steps,
+        rows=path,
+        stopping=stopping,
+        conversations=tuple(data.validation) if by_score else (),
+        gate=recipe.evaluation,
+    )
 
 
 def launch(task: TrainingTask, title: str) -> TrainingOutcome:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import random
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -14,29 +16,44 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from sunloom.config.llm import EvaluationConfig, LoraSettings, ModelConfig, TrainingConfig
+from sunloom.config.llm import (
+    EarlyStopping,
+    EvaluationConfig,
+    LoraSettings,
+    ModelConfig,
+    TrainingConfig,
+)
+from sunloom.core.files import write_atomic
 from sunloom.core.progress import StepProgress, Tracker, open_trackers
 from sunloom.llm.checkpoints import WholeCheckpoint, newest_whole, seal
 from sunloom.llm.conversations import Conversation
 from sunloom.llm.distributed import Parallel, build_parallel
-from sunloom.llm.encoding import Encoded, batches, collate, load_encoded
+from sunloom.llm.encoding import IGNORED, Encoded, batches, collate, load_encoded
 from sunloom.llm.evaluation import exact_match, greedy, is_clearly_above
 from sunloom.llm.models import add_lora, load_model, load_tokenizer
 from sunloom.llm.optimization import CausalLoss, learning_rate
 from sunloom.llm.probe import DtypeProbe, probe_dtype
 
+EVALUATIONS_FILE = "evaluations.jsonl"
+"""In a run's folder: step and held-out loss of each evaluation during training, one a line."""
+_EVALUATED_AT_ONCE = 8
+
 
 @dataclass(frozen=True)
-class EarlyStop:
-    """What ends a run before its last step.
+class Evaluations:
+    """Evaluations during a run, and what each may end.
 
     Attributes:
-        every: Steps between evaluations.
-        conversations: Judged at each.
+        every: Steps between them.
+        rows: File of encoded held-out conversations, for the loss.
+        stopping: When the run ends sooner.
+        conversations: The same, judged by exact match where that is what ends the run.
         gate: Bars, and the longest turn.
     """
 
     every: int
+    rows: Path
+    stopping: EarlyStopping | None
     conversations: tuple[Conversation, ...]
     gate: EvaluationConfig
 
@@ -54,7 +71,7 @@ class TrainingTask:
         seed: Seed of adapter weights and of the order of batches.
         training: The run.
         lora: The adapter, if one is trained.
-        early_stop: What may end the run before its last step.
+        evaluations: What is measured between the steps, and may end the run before its last.
         options: How the model is loaded: its revision on the hub, and whether its code may run.
     """
 
@@ -66,7 +83,7 @@ class TrainingTask:
     seed: int
     training: TrainingConfig
     lora: LoraSettings | None
-    early_stop: EarlyStop | None = None
+    evaluations: Evaluations | None = None
     options: ModelConfig = field(default_factory=ModelConfig)
 
 
@@ -82,6 +99,9 @@ class TrainingOutcome:
         dtype: Number format of the matrix products.
         probe: What this worker's machine measured.
         diverged: Loss of the next step where it was not finite, which stopped training.
+        eval_loss: Loss on held-out conversations of the exported weights, where it was measured
+            last.
+        best_step: Step of the exported weights, where they are not the last.
     """
 
     losses: list[float]
@@ -91,6 +111,8 @@ class TrainingOutcome:
     dtype: str
     probe: DtypeProbe
     diverged: float | None = None
+    eval_loss: float | None = None
+    best_step: int | None = None
 
 
 def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
@@ -102,12 +124,19 @@ def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
     task = config["task"]
     torch.set_num_threads(task.training.cpus_per_worker)
     dtype = agree_on_dtype(task.options.torch_dtype)
-    model = load_model(task.model, task.options)
+    in_4_bits = dtype if task.training.method == "qlora" else None
+    model = load_model(task.model, task.options, products_in_4_bits=in_4_bits)
     if task.lora is not None:
         model = add_lora(model, task.lora, task.seed, task.base)
-    module = CausalLoss(model, getattr(torch, dtype)).to(_device())
+    module = CausalLoss(
+        model,
+        getattr(torch, dtype),
+        label_smoothing=task.training.label_smoothing,
+        neftune_alpha=task.training.neftune_alpha,
+    ).to(_device())
     module.train()
-    parallel = build_parallel(module, task.training)
+    ratio = task.lora.loraplus_ratio if task.lora is not None else None
+    parallel = build_parallel(module, task.training, ratio)
     checkpoint = find_checkpoint(task)
     if checkpoint is not None:
         parallel.load(checkpoint.path)
@@ -117,7 +146,8 @@ def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
     with open_trackers(trackers, task.directory, steps_done) as opened:
         loop = _TrainingLoop(task, model, parallel, steps_done=steps_done, trackers=opened)
         outcome = loop.run(dtype)
-    if outcome.diverged is None:
+    # The weights of the lowest evaluation loss have been exported when they were there.
+    if outcome.diverged is None and outcome.best_step is None:
         _export(parallel, model, task)
     return outcome
 
@@ -150,6 +180,7 @@ class _TrainingLoop:
         self._rank, self._workers = dist.get_rank(), dist.get_world_size()
         self._losses: list[float] = []
         self._tokens = 0
+        self._history = _EvaluationHistory(task.directory, steps_done)
 
     def run(self, dtype: str) -> TrainingOutcome:
         config = self._task.training
@@ -158,12 +189,13 @@ class _TrainingLoop:
         # Planned from step 0 on: a resumed run continues with the batches that are left.
         plan = plan_batches([len(row.ids) for row in self._rows], config, self._task.seed)
         for step in range(self._steps_done, config.max_steps):
-            loss = self._step([self._rows[i] for i in plan[step]], step)
+            loss, norm = self._step([self._rows[i] for i in plan[step]], step)
             if not math.isfinite(loss):
                 diverged = loss
                 break
-            self._track(step + 1, loss, time.perf_counter() - started)
-            is_last = step + 1 == config.max_steps or self._passes_gate(step + 1)
+            is_over = self._evaluate(step + 1)
+            self._track(step + 1, loss, norm, time.perf_counter() - started)
+            is_last = step + 1 == config.max_steps or is_over
             if is_last or (step + 1) % config.checkpoint_every == 0:
                 self._checkpoint(step + 1, loss)
             if is_last:
@@ -176,10 +208,21 @@ class _TrainingLoop:
             dtype=dtype,
             probe=probe_dtype(),
             diverged=diverged,
+            eval_loss=self._history.loss_of(self._best_step),
+            best_step=self._best_step,
         )
 
-    def _step(self, rows: Sequence[Encoded], step: int) -> float:
-        """One update; the loss is the mean over the labelled tokens of all workers."""
+    @property
+    def _best_step(self) -> int | None:
+        """Step whose weights are exported already, where the evaluation loss decides."""
+        evaluations = self._task.evaluations
+        stopping = evaluations.stopping if evaluations else None
+        if stopping is None or stopping.metric != "loss":
+            return None
+        return self._history.best(stopping.min_delta)
+
+    def _step(self, rows: Sequence[Encoded], step: int) -> tuple[float, float]:
+        """One update: mean loss over the labelled tokens of all workers, and gradient's norm."""
         # The first token of a row has no token before it that could predict it.
         labelled = sum(int(row.mask[1:].sum()) for row in rows)
         # Strided: a batch is sorted by length, so the workers' shares hold about as many tokens.
@@ -187,6 +230,8 @@ class _TrainingLoop:
         total = torch.zeros((), device=_device())
         parts = split_evenly(share, self._task.training.gradient_accumulation_steps)
         for number, part in enumerate(parts, 1):
+            # Dropout and noise are those of the step: a resumed run needs no state of a generator.
+            torch.manual_seed(_seed_of(self._task.seed, step, self._rank, number))
             # Where there are too few rows, a worker goes along with one that has no loss.
             ids, labels = collate(part or [rows[0].without_loss()], self._task.pad)
             total += self._parallel.add_gradient(
@@ -199,17 +244,47 @@ class _TrainingLoop:
         dist.all_reduce(total)
         loss = float(total.item()) / labelled
         self._tokens += sum(len(row.ids) for row in rows)
+        norm = math.nan
         # Every worker sees the same sum, so all stop at the same step and none waits for another.
         if math.isfinite(loss):
-            self._parallel.step(learning_rate(step, self._task.training))
+            norm = self._parallel.step(learning_rate(step, self._task.training))
             self._losses.append(loss)
-        return loss
+        return loss, norm
 
-    def _passes_gate(self, step: int) -> bool:
-        """Whether this is a step to judge at, and the gate's bars are cleared; on every worker."""
-        stop = self._task.early_stop
-        if stop is None or step % stop.every:
+    def _evaluate(self, step: int) -> bool:
+        """Measure the held-out loss where it is time; whether the run is over, on every worker."""
+        evaluations = self._task.evaluations
+        if evaluations is None or step % evaluations.every:
             return False
+        self._history.add(step, self._held_out_loss(evaluations), is_writer=self._rank == 0)
+        stopping = evaluations.stopping
+        if stopping is None:
+            return False
+        if stopping.metric == "exact_match":
+            return self._passes_gate(evaluations)
+        if self._best_step == step:
+            _export(self._parallel, self._model, self._task)
+        return self._history.evaluations_since(self._best_step) >= stopping.patience
+
+    def _held_out_loss(self, evaluations: Evaluations) -> float:
+        """Mean loss of a labelled token of the held-out conversations, over all workers."""
+        rows = sorted(load_encoded(evaluations.rows), key=lambda row: len(row.ids))
+        parts = [rows[i : i + _EVALUATED_AT_ONCE] for i in range(0, len(rows), _EVALUATED_AT_ONCE)]
+        sums = torch.zeros(2, dtype=torch.float64, device=_device())
+        # Sharded weights are gathered by all workers together: each runs as many batches.
+        for start in range(0, len(parts), self._workers):
+            mine = parts[start : start + self._workers][self._rank :][:1]
+            ids, labels = collate(mine[0] if mine else [rows[0].without_loss()], self._task.pad)
+            loss = self._parallel.loss(
+                torch.from_numpy(ids).to(sums.device), torch.from_numpy(labels).to(sums.device)
+            )
+            sums += torch.stack([loss.double(), torch.tensor((labels[:, 1:] != IGNORED).sum())])
+        dist.all_reduce(sums)
+        total, tokens = sums.tolist()
+        return float(total / tokens)
+
+    def _passes_gate(self, stop: Evaluations) -> bool:
+        """Whether the gate's bars are cleared; on every worker."""
         share = stop.conversations[self._rank :: self._workers]
         tokenizer = load_tokenizer(self._task.model, self._task.options)
         self._model.eval()
@@ -228,7 +303,7 @@ class _TrainingLoop:
         passes = bar is None or (judged > 0 and is_clearly_above(right, judged, bar))
         return passes and is_clearly_above(whole, conversations, stop.gate.min_whole)
 
-    def _track(self, step: int, loss: float, seconds: float) -> None:
+    def _track(self, step: int, loss: float, norm: float, seconds: float) -> None:
         steps = self._task.training.max_steps
         progress = StepProgress(
             step=step,
@@ -236,6 +311,8 @@ class _TrainingLoop:
             loss=round(loss, 6),
             # The schedule counts the steps before this one.
             learning_rate=learning_rate(step - 1, self._task.training),
+            gradient_norm=round(norm, 6),
+            eval_loss=self._history.loss_at(step),
             tokens_per_second=round(self._tokens / seconds, 1),
             seconds=round(seconds, 2),
             # From the pace of this start alone: steps before a resume took another process's time.
@@ -254,6 +331,55 @@ class _TrainingLoop:
             seal(folder, rank=self._rank, world_size=self._workers, step=step)
             checkpoint = train.Checkpoint.from_directory(folder)
             train.report({"step": step, "loss": loss}, checkpoint=checkpoint)
+
+
+class _EvaluationHistory:
+    """The held-out losses of a run, in its folder, so that a restart goes on with them.
+
+    Args:
+        directory: The run's folder, shared by all workers.
+        steps_done: Evaluations of later steps are made again.
+    """
+
+    def __init__(self, directory: Path, steps_done: int) -> None:
+        self._path = directory / EVALUATIONS_FILE
+        lines = self._path.read_text().splitlines() if self._path.is_file() else []
+        rows = [json.loads(line) for line in lines]
+        self._losses: dict[int, float] = {
+            row["step"]: row["loss"] for row in rows if row["step"] <= steps_done
+        }
+
+    def add(self, step: int, loss: float, *, is_writer: bool) -> None:
+        self._losses[step] = loss
+        if is_writer:
+            rows = [json.dumps({"step": s, "loss": value}) for s, value in self._losses.items()]
+            # Whole or not at all: a worker that starts again reads it.
+            write_atomic(self._path, "".join(f"{row}\n" for row in rows))
+
+    def loss_at(self, step: int) -> float | None:
+        loss = self._losses.get(step)
+        return None if loss is None else round(loss, 6)
+
+    def loss_of(self, step: int | None) -> float | None:
+        """The loss of a step, the last one measured where none is named."""
+        if step is None:
+            step = max(self._losses, default=None)
+        return None if step is None else self.loss_at(step)
+
+    def best(self, min_delta: float) -> int | None:
+        """Step of the last loss that was lower than all before it by more than ``min_delta``."""
+        best: int | None = None
+        for step, loss in sorted(self._losses.items()):
+            if best is None or loss < self._losses[best] - min_delta:
+                best = step
+        return best
+
+    def evaluations_since(self, step: int | None) -> int:
+        return sum(later > (step or 0) for later in self._losses)
+
+
+def _seed_of(*parts: int) -> int:
+    return random.Random("-".join(map(str, parts))).getrandbits(63)
 
 
 def plan_batches(lengths: Sequence[int], config: TrainingConfig, seed: int) -> list[list[int]]:

@@ -50,16 +50,32 @@ def build_llama(architecture: Architecture, tokenizer: Any, seed: int) -> Any:
     return model
 
 
-def load_model(location: str, config: ModelConfig | None = None) -> Any:
+def load_model(
+    location: str, config: ModelConfig | None = None, *, products_in_4_bits: str | None = None
+) -> Any:
     """A causal language model in float32, from safetensors only.
+
+    Args:
+        location: Folder or hub id.
+        config: Revision, and whether code that comes with the model may run.
+        products_in_4_bits: Number format of the products where the layers are to be held in 4 bits
+            (NF4 with quantised scales, by bitsandbytes).
 
     Raises:
         UsageError: Nothing can be loaded from there.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     options = config or ModelConfig()
+    quantization = None
+    if products_in_4_bits is not None:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, products_in_4_bits),
+        )
     try:
         return AutoModelForCausalLM.from_pretrained(
             location,
@@ -69,14 +85,31 @@ def load_model(location: str, config: ModelConfig | None = None) -> Any:
             trust_remote_code=options.trust_remote_code,
             # Pickled weights can run code when they are loaded.
             use_safetensors=True,
+            quantization_config=quantization,
         )
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"The model {location!r} cannot be loaded: {error}",
-            "Name a model of the registry, a folder with safetensors, or a hub id that this "
-            "machine reaches.",
-            "model.base_model",
-        ) from error
+        raise _not_loadable("model", location, error) from error
+
+
+def build_without_weights(location: str, config: ModelConfig | None = None) -> Any:
+    """A causal language model of shapes alone, from its configuration: no weights are read.
+
+    Raises:
+        UsageError: No configuration can be loaded from there.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    options = config or ModelConfig()
+    trusted = options.trust_remote_code
+    try:
+        shape = AutoConfig.from_pretrained(
+            location, revision=options.revision or "main", trust_remote_code=trusted
+        )
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(shape, trust_remote_code=trusted)
+    except (OSError, ValueError) as error:
+        raise _not_loadable("model", location, error) from error
 
 
 def load_tokenizer(location: str, config: ModelConfig | None = None) -> Any:
@@ -95,7 +128,7 @@ def load_tokenizer(location: str, config: ModelConfig | None = None) -> Any:
             trust_remote_code=options.trust_remote_code,
         )
     except (OSError, ValueError) as error:
-        raise UsageError(f"No tokenizer can be loaded from {location!r}: {error}") from error
+        raise _not_loadable("tokenizer", location, error) from error
     if not tokenizer.chat_template:
         raise UsageError(
             f"The tokenizer of {location!r} has no chat template.", "Choose a chat model."
@@ -104,6 +137,18 @@ def load_tokenizer(location: str, config: ModelConfig | None = None) -> Any:
         # Padding carries no loss and is never attended to, so any token will do.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _not_loadable(what: str, location: str, error: Exception) -> UsageError:
+    # The libraries' messages go on over many lines, with advice for other programs.
+    reason = str(error).strip().partition("\n")[0]
+    return UsageError(
+        f"No {what} can be loaded from {location!r}: {reason}",
+        "model.base_model takes a folder with safetensors, a model of the registry (sunloom models "
+        "list --kind llm), or a hub id, which needs the hub or a cache that has it (HF_HOME, "
+        "HF_HUB_OFFLINE=1).",
+        "model.base_model",
+    )
 
 
 def save_in_bfloat16(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -140,6 +185,7 @@ def add_lora(model: Any, lora: LoraSettings, seed: int, base: str = "") -> Any:
             r=lora.r,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
+            use_rslora=lora.use_rslora,
             target_modules=modules if isinstance(modules, str) else list(modules),
             task_type="CAUSAL_LM",
         ),

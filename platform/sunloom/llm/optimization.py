@@ -1,19 +1,15 @@
-"""What a step minimises and how: the loss, the learning-rate schedule, the optimizers by name."""
+"""What a step minimises, and the learning rate that it does so with."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from sunloom.config.llm import TrainingConfig
+from sunloom.config.llm import ConstantSchedule, CosineSchedule, TrainingConfig, WsdSchedule
 from sunloom.llm.encoding import IGNORED
-
-_RATE_FLOOR = 0.01
 
 
 class CausalLoss(nn.Module):
@@ -22,12 +18,25 @@ class CausalLoss(nn.Module):
     Args:
         model: A causal language model, with or without an adapter.
         dtype: Number format of the matrix products.
+        label_smoothing: Share of the target that all tokens divide among them, in training.
+        neftune_alpha: Size of the noise on the embeddings, in training.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        *,
+        label_smoothing: float = 0.0,
+        neftune_alpha: float | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self._dtype = dtype
+        self._label_smoothing = label_smoothing
+        if neftune_alpha is not None:
+            embeddings = core_of(model).get_input_embeddings()
+            embeddings.register_forward_hook(_NeftuneNoise(neftune_alpha))
 
     def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Summed loss over the labelled tokens.
@@ -37,9 +46,7 @@ class CausalLoss(nn.Module):
                 sees the padding, so no attention mask is needed.
             labels: ``[B, S]``, ``IGNORED`` where there is no loss.
         """
-        core: Any = (
-            self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        )
+        core = core_of(self.model)
         targets = labels[:, 1:]
         keep = targets != IGNORED
         enabled = self._dtype != torch.float32
@@ -50,43 +57,56 @@ class CausalLoss(nn.Module):
             logits = core.get_output_embeddings()(hidden[:, :-1][keep])
         # In float32, as bfloat16 has 8 bits for a log-sum-exp. Summed: a mean would be over this
         # worker's tokens only, whose number differs.
-        return nn.functional.cross_entropy(logits.float(), targets[keep], reduction="sum")
+        return nn.functional.cross_entropy(
+            logits.float(),
+            targets[keep],
+            reduction="sum",
+            label_smoothing=self._label_smoothing if self.training else 0.0,
+        )
+
+
+def core_of(model: Any) -> Any:
+    """The language model itself, inside an adapter or not."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+class _NeftuneNoise:
+    """Uniform noise on embeddings in training.
+
+    Of the size alpha over the root of length times width, as in the paper (arXiv 2310.05914).
+    """
+
+    def __init__(self, alpha: float) -> None:
+        self._alpha = alpha
+
+    def __call__(self, module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        if not module.training:
+            return output
+        most = self._alpha / math.sqrt(output.shape[-2] * output.shape[-1])
+        return output + torch.empty_like(output).uniform_(-most, most)
 
 
 # A pure function of the step: a resumed run needs no scheduler state.
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear warm-up to the peak, then a cosine down to a hundredth of it.
+    """Linear warm-up to the peak, then what the schedule says.
 
     Args:
         step: Steps done before this one.
-        config: Peak, warm-up and length.
+        config: Peak, warm-up, schedule and length.
     """
     peak, warmup = config.learning_rate, config.warmup_steps
     if step < warmup:
         # From step + 1: a rate of 0 would waste the first batch.
         return peak * (step + 1) / warmup
-    share = (step - warmup) / max(1, config.max_steps - warmup)
-    return peak * (_RATE_FLOOR + (1 - _RATE_FLOOR) * 0.5 * (1 + math.cos(math.pi * share)))
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """A kind of optimizer.
-
-    Attributes:
-        build: Makes it of the trained parameters.
-        moments: Values of state that it keeps for each trained parameter.
-    """
-
-    build: Callable[[list[Any], TrainingConfig], torch.optim.Optimizer]
-    moments: int
-
-
-def _build_adamw(parameters: list[Any], config: TrainingConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
-    )
-
-
-OPTIMIZERS: Mapping[str, Optimizer] = {"adamw": Optimizer(build=_build_adamw, moments=2)}
-"""Values of ``training.optimizer``; training builds from it and the memory plan reads it."""
+    schedule, left = config.schedule, max(1, config.max_steps - warmup)
+    share = (step - warmup) / left
+    if isinstance(schedule, ConstantSchedule):
+        return peak
+    if isinstance(schedule, CosineSchedule):
+        height = 0.5 * (1 + math.cos(math.pi * share))
+    elif isinstance(schedule, WsdSchedule):
+        decay = max(1, round(schedule.decay_ratio * config.max_steps))
+        height = min(1.0, (config.max_steps - step) / decay)
+    else:
+        height = 1 - share
+    return peak * (schedule.min_ratio + (1 - schedule.min_ratio) * height)

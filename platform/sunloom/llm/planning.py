@@ -5,21 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from sunloom.config.llm import Ddp, DeepSpeed, LlmRecipe
+from sunloom.config.llm import Ddp, DeepSpeed, LlmRecipe, TrainingConfig
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import DataError
 from sunloom.llm.base_models import resolve_model
 from sunloom.llm.conversation_files import open_conversations
 from sunloom.llm.distributed import describe
 from sunloom.llm.encoding import encode
-from sunloom.llm.models import add_lora, build_llama, load_model, load_tokenizer
-from sunloom.llm.optimization import OPTIMIZERS
+from sunloom.llm.launch import count_steps
+from sunloom.llm.models import add_lora, build_llama, build_without_weights, load_tokenizer
+from sunloom.llm.optimizers import OPTIMIZERS
 from sunloom.llm.probe import probe_dtype
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 
 _SAMPLE = 300
 _BYTES = 4
+_BYTES_IN_4_BITS = 0.516
 # Share of the probe's speed that small layers, attention and the optimizer leave (measured).
 _EFFICIENCY = {"bfloat16": 0.24, "float32": 0.45}
 _START_S = 30.0
@@ -64,22 +67,23 @@ def plan_training(recipe: LlmRecipe) -> TrainingPlan:
         NotFoundError: ``model.base_model`` names nothing.
         UsageError: The model cannot be loaded.
     """
-    total, trained, length = _measure(recipe)
+    shape = _measure(recipe)
+    recipe = count_steps(recipe, shape.lengths)
     training = recipe.training
-    tokens = round(length * training.conversations_a_step * training.max_steps)
+    tokens = round(shape.mean_length * training.conversations_a_step * training.max_steps)
     probe = probe_dtype()
     named = recipe.model.torch_dtype
     dtype = probe.dtype if named == "auto" else named
     gflops = probe.bfloat16_gflops if dtype == "bfloat16" else probe.float32_gflops
     # Forward 2, backward to activations 2, to weights 2 operations a parameter and token.
-    work = tokens * (4 * total + 2 * trained)
+    work = tokens * (4 * shape.parameters + 2 * shape.trained)
     speed = gflops * 1e9 * _EFFICIENCY[dtype] * training.workers
     return TrainingPlan(
-        parameters=total,
-        trained_parameters=trained,
-        memory_bytes_per_worker=_memory(recipe, total, trained, length),
+        parameters=shape.parameters,
+        trained_parameters=shape.trained,
+        memory_bytes_per_worker=_memory(training, shape),
         steps=training.max_steps,
-        tokens_per_conversation=round(length, 1),
+        tokens_per_conversation=round(shape.mean_length, 1),
         tokens=tokens,
         seconds=round(_START_S + work / speed, 1),
         dtype=dtype,
@@ -88,9 +92,35 @@ def plan_training(recipe: LlmRecipe) -> TrainingPlan:
     )
 
 
-def _measure(recipe: LlmRecipe) -> tuple[int, int, float]:
-    """Parameters, trained parameters and mean tokens of a conversation."""
-    samples = open_conversations(recipe.data).train(_SAMPLE, recipe.seed)[:_SAMPLE]
+@dataclass(frozen=True)
+class _Shape:
+    """What is trained, in numbers.
+
+    Attributes:
+        parameters: Of the whole model.
+        trained: Of these, those that the optimizer changes.
+        in_4_bits: Of these, those that a quantised base holds in 4 bits.
+        layers: Decoder layers.
+        width: Of the residual stream.
+        lengths: Of the conversations in tokens; a plugin's are a sample.
+    """
+
+    parameters: int
+    trained: int
+    in_4_bits: int
+    layers: int
+    width: int
+    lengths: list[int]
+
+    @property
+    def mean_length(self) -> float:
+        return sum(self.lengths) / len(self.lengths)
+
+
+def _measure(recipe: LlmRecipe) -> _Shape:
+    samples = open_conversations(recipe.data).train(_SAMPLE, recipe.seed)
+    if not recipe.data.train:
+        samples = samples[:_SAMPLE]
     shape = recipe.model.architecture
     if recipe.model.base_model is None:
         texts = conversation_texts(samples)
@@ -102,29 +132,39 @@ def _measure(recipe: LlmRecipe) -> tuple[int, int, float]:
     else:
         location, _ = resolve_model(recipe.model, open_registry(recipe))
         tokenizer = load_tokenizer(location, recipe.model)
-        model = load_model(location, recipe.model)
+        model = build_without_weights(location, recipe.model)
     total = sum(p.numel() for p in model.parameters())
+    head = model.get_output_embeddings()
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
+    packed = sum(m.weight.numel() for m in linear) if recipe.training.method == "qlora" else 0
     if recipe.is_adapter:
         model = add_lora(model, recipe.lora, recipe.seed)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     rows = encode(tokenizer, samples, recipe.data.max_length)
     if not rows:
         raise DataError("There is no conversation to learn from.", param="data")
-    return total, trained, sum(len(row.ids) for row in rows) / len(rows)
+    return _Shape(
+        parameters=total,
+        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        in_4_bits=packed,
+        layers=model.config.num_hidden_layers,
+        width=model.config.hidden_size,
+        lengths=[len(row.ids) for row in rows],
+    )
 
 
-def _memory(recipe: LlmRecipe, total: int, trained: int, length: float) -> int:
+def _memory(training: TrainingConfig, shape: _Shape) -> int:
     """Bytes a worker holds: what is sharded is divided by the number of workers."""
-    training, shape = recipe.training, recipe.model.architecture
     kind, workers = training.distributed, training.workers
     sharded = 1 if isinstance(kind, Ddp) else workers
     whole_weights = isinstance(kind, Ddp) or (isinstance(kind, DeepSpeed) and kind.zero_stage == 2)
-    weights = total * _BYTES // (1 if whole_weights else workers)
+    weights = (shape.parameters - shape.in_4_bits) * _BYTES // (1 if whole_weights else workers)
+    # Half a byte each, and the scales of their blocks of 64.
+    packed = round(shape.in_4_bits * _BYTES_IN_4_BITS)
     # One gradient, and what the optimizer keeps beside it.
-    values = 1 + OPTIMIZERS[training.optimizer].moments
-    state = values * trained * _BYTES // sharded
+    values = _BYTES + OPTIMIZERS[type(training.optimizer)].state_bytes
+    state = round(values * shape.trained / sharded)
     # About 30 values a token, layer and unit of width stay until the backward pass.
     activations = round(
-        training.batch_size * length * shape.layers * shape.hidden_size * 30 * _BYTES
+        training.batch_size * shape.mean_length * shape.layers * shape.width * 30 * _BYTES
     )
-    return weights + state + activations
+    return weights + packed + state + activations

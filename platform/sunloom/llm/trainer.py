@@ -6,13 +6,12 @@ made before is used again. An adapter is promoted if its evaluation passes the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sunloom.config.llm import EvaluationConfig, LlmRecipe, TrainingConfig
+from sunloom.config.llm import LlmRecipe, TrainingConfig
 from sunloom.config.loading.model import dump_identity
 from sunloom.core.artifacts import fingerprint
 from sunloom.core.model_registry import ModelRegistry, ModelVersion, TrainingResult, open_registry
@@ -25,7 +24,8 @@ from sunloom.llm.base_models import resolve_model
 from sunloom.llm.conversation_files import open_conversations
 from sunloom.llm.conversation_split import ConversationSplit, load_split
 from sunloom.llm.conversations import load_conversation_source
-from sunloom.llm.evaluation import evaluate_model
+from sunloom.llm.gate import compare_scores, gate_failures
+from sunloom.llm.judging import judge_model, load_judges
 from sunloom.llm.models import (
     ADAPTER_KIND,
     BASE_KIND,
@@ -44,6 +44,8 @@ _NO_IDENTITY = (
     "resume_from", "max_failures", "keep_checkpoints", "checkpoint_every", "accelerator",
     "trackers",
 )  # fmt: skip
+# Defaults, which fingerprints leave out.
+_EARLIER_EVERY, _EARLIER_SAMPLE = 100, 48
 # Where a conversation was read from: the conversations themselves are compared.
 _NO_IDENTITY_OF_DATA = ("train", "held_out_share")
 FINGERPRINT_KEYS = frozenset(
@@ -84,6 +86,9 @@ class TrainingMetrics:
         parallelism: ``ddp``, ``fsdp``, ``deepspeed_zero2`` or ``deepspeed_zero3``.
         dtype: Number format of the matrix products.
         probe: The first worker's ``DtypeProbe``.
+        eval_loss: On held-out conversations during training, of the exported weights or the last;
+            None where it was not measured.
+        best_step: Step of the exported weights, where early stopping chose them by the loss.
     """
 
     parameters: int
@@ -96,23 +101,8 @@ class TrainingMetrics:
     parallelism: str
     dtype: str
     probe: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class AdapterScores:
-    """Scores of an adapter beside those of its base, on the same conversations.
-
-    A share of turns is None where the conversations have no such turn.
-    """
-
-    held_out: int
-    base_exact_match: float | None
-    adapter_exact_match: float | None
-    base_answers: float | None
-    adapter_answers: float | None
-    adapter_whole: float | None
-    base_loss: float | None
-    adapter_loss: float | None
+    eval_loss: float | None = None
+    best_step: int | None = None
 
 
 def train_base(recipe: LlmRecipe) -> TrainingResult:
@@ -181,7 +171,7 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
     """Train a LoRA adapter, judge base and adapter on held-out conversations, register it.
 
     Args:
-        recipe: A recipe with ``model.base_model`` whose ``training.method`` is ``lora``.
+        recipe: A recipe with ``model.base_model`` whose ``training.method`` is not ``full``.
 
     Raises:
         UsageError: One of both is not so, or the output's name is another model's.
@@ -190,7 +180,8 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
     """
     if not recipe.is_adapter or recipe.model.base_model is None:
         raise UsageError(
-            "An adapter needs training.method=lora and model.base_model.", param="model.base_model"
+            "An adapter needs training.method=lora or qlora, and model.base_model.",
+            param="model.base_model",
         )
     registry, output = open_registry(recipe), recipe.output
     registry.check_name(output.name, ADAPTER_KIND, output.tenant)
@@ -205,6 +196,7 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
     with run_of_this_process(recipe, "llm-adapter") as run:
         tokenizer = load_tokenizer(location, recipe.model)
         # Before the first step: what cannot be judged would only be met after the last one.
+        judges = load_judges(recipe)
         data.require_judgeable(tokenizer, recipe.data.max_length)
         outcome = train_on_workers(
             recipe, run, data, tokenizer=tokenizer, location=location, base=base
@@ -214,26 +206,19 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         lineage = {"fingerprint": identity, "data": data.digest, "run": run.run_id, "base": base}
         register = partial(registry.register, output.name, ADAPTER_KIND, export)
         try:
-            before = evaluate_model(recipe, data.held_out, location)
-            after = evaluate_model(recipe, data.held_out, location, export)
+            before = judge_model(recipe, judges, data.held_out, location)
+            after = judge_model(recipe, judges, data.held_out, location, export)
         except Exception:
             # What was learned is kept, without scores and so without the alias.
             version = register(metrics, lineage, tenant=output.tenant)
             get_logger("llm").error("%s is registered, but judging it failed", version.ref)
             raise
-        scores = AdapterScores(
-            held_out=after.held_out,
-            base_exact_match=before.calls,
-            adapter_exact_match=after.calls,
-            base_answers=before.answers,
-            adapter_answers=after.answers,
-            adapter_whole=after.whole,
-            base_loss=before.loss,
-            adapter_loss=after.loss,
-        )
-        version = register(metrics | asdict(scores), lineage, tenant=output.tenant)
-        before.save(folder / "base_exact_match.json")
-        after.save(folder / "adapter_exact_match.json")
+        scores = asdict(compare_scores(before, after))
+        version = register(metrics | scores, lineage, tenant=output.tenant)
+        for name, judged in (("base", before), ("adapter", after)):
+            judged.exact_match.save(folder / f"{name}_exact_match.json")
+            judged.save_tasks(folder / f"{name}_tasks.json")
+            judged.save_benchmarks(folder / f"{name}_benchmarks.json")
         plot_losses(folder, f"{output.name}: adapter")
         return _publish(recipe, registry, version, folder)
 
@@ -252,6 +237,15 @@ def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
         training.pop(key, None)
     _use_earlier_names(recipe, parts, training)
     parts["data"] = {k: v for k, v in parts["data"].items() if k not in _NO_IDENTITY_OF_DATA}
+    if training.get("early_stopping") is not None:
+        # What ends the run decides the weights; these keys had other names.
+        stop, evaluation = training["early_stopping"], recipe.evaluation
+        if recipe.eval_steps != _EARLIER_EVERY:
+            stop["every"] = recipe.eval_steps
+        if evaluation.eval_sample != _EARLIER_SAMPLE:
+            stop["held_out"] = evaluation.eval_sample
+    for key in ("eval_steps", "eval_sample", "benchmark_batch_size"):
+        parts["evaluation"].pop(key, None)
     if recipe.data.train:
         return fingerprint(parts, training, "files", [], base)
     name = recipe.data.conversations
@@ -309,6 +303,9 @@ def _publish(
     names = {
         "base_report": "base_exact_match.json",
         "adapter_report": "adapter_exact_match.json",
+        "base_benchmarks": "base_benchmarks.json",
+        "adapter_benchmarks": "adapter_benchmarks.json",
+        "adapter_tasks": "adapter_tasks.json",
         "loss_plot": "loss.png",
     }
     return TrainingResult(
@@ -318,30 +315,6 @@ def _publish(
         failures=failures,
         files={key: str(folder / name) for key, name in names.items() if (folder / name).is_file()},
     )
-
-
-def gate_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> tuple[str, ...]:
-    """What of an adapter's gate does not hold, in words; a base has none."""
-    failures = []
-    bars = {"adapter_exact_match": config.min_exact_match, "adapter_whole": config.min_whole}
-    for name, bar in bars.items():
-        score = metrics.get(name)
-        if bar is None:
-            continue
-        if score is None:
-            key = "min_exact_match" if name == "adapter_exact_match" else "min_whole"
-            failures.append(
-                f"{name} has no score, as no held-out turn is of its kind "
-                f"(evaluation.{key}=null leaves it out)"
-            )
-        elif score < bar:
-            failures.append(f"{name} {score:.3f} is below {bar:.3f}")
-    before, after = metrics.get("base_loss"), metrics.get("adapter_loss")
-    most = config.max_loss_ratio
-    # Versions from before the loss was measured have none.
-    if most is not None and before is not None and after is not None and after > most * before:
-        failures.append(f"adapter_loss {after:.3f} is above {most:g} times the base's {before:.3f}")
-    return tuple(failures)
 
 
 def measure_training(
@@ -369,6 +342,8 @@ def measure_training(
         parallelism=describe(config.distributed),
         dtype=outcome.dtype,
         probe=asdict(outcome.probe),
+        eval_loss=outcome.eval_loss,
+        best_step=outcome.best_step,
     )
 
 
@@ -381,8 +356,14 @@ def plot_losses(run_dir: Path, title: str) -> Path:
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     panel = figure.subplots()
-    points = [(row.step, row.loss) for row in read_progress(run_dir) if row.loss is not None]
+    rows = read_progress(run_dir)
+    points = [(row.step, row.loss) for row in rows if row.loss is not None]
     panel.plot([step for step, _ in points], [loss for _, loss in points], linewidth=0.9)
+    if held_out := [(row.step, row.eval_loss) for row in rows if row.eval_loss is not None]:
+        panel.lines[0].set_label("training")
+        steps, losses = zip(*held_out, strict=True)
+        panel.plot(steps, losses, marker="o", markersize=3, linewidth=0.9, label="held out")
+        panel.legend()
     panel.set(title=title, xlabel="step", ylabel="loss a token", yscale="log")
     panel.grid(alpha=0.3)
     path = run_dir / "loss.png"

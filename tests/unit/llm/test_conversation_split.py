@@ -14,9 +14,10 @@ from sunloom.errors import ConfigError, DataError, UsageError
 from sunloom.llm.conversation_split import load_split
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import encode_checked
+from sunloom.llm.gate import gate_failures
 from sunloom.llm.launch import check_resume
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
-from sunloom.llm.trainer import gate_failures, recipe_fingerprint
+from sunloom.llm.trainer import recipe_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_a_plugins_conversations_are_checked_like_those_of_files(
 def test_none_that_selects_is_one_that_judges(settings: Settings, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [chat(f"How tall is {i}?") for i in range(200)])
     ddp = "training.distributed={type: ddp}"
-    stop = "training.early_stopping={every: 1, held_out: 30}"
+    stop = "training.early_stopping={}"
     sets = (ddp, stop, "data.held_out_share=0.5", "evaluation.held_out=40")
     split = load_split(recipe_of(path, settings, *sets))
     judging, validation = ({c.canonical() for c in s} for s in (split.held_out, split.validation))

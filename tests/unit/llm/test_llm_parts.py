@@ -246,8 +246,8 @@ def test_a_share_must_clear_a_bar_by_its_standard_error() -> None:
 
 
 def test_early_stopping_takes_weights_that_every_worker_holds() -> None:
-    sets = ["training.early_stopping={every: 10}", "training.distributed={type: fsdp}"]
-    with pytest.raises(ConfigError, match="early_stopping takes"):
+    sets = ["training.early_stopping={}", "training.distributed={type: fsdp}"]
+    with pytest.raises(ConfigError, match="early_stopping by exact_match takes"):
         load_config(LlmRecipe, sets=sets, conf_dir=CONF)
 
 

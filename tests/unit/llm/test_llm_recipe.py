@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from sunloom.cli.main import app
 from sunloom.config import load_config
-from sunloom.config.llm import LlmRecipe, TrainingConfig
-from sunloom.llm.launch import build_scaling_config
-from sunloom.llm.optimization import OPTIMIZERS
+from sunloom.config.llm import LlmRecipe, Optimizer, TrainingConfig
+from sunloom.errors import ConfigError
+from sunloom.llm.launch import build_scaling_config, count_steps
+from sunloom.llm.optimizers import OPTIMIZERS
 from sunloom.llm.trainer import recipe_fingerprint
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -45,12 +49,85 @@ def test_only_what_decides_the_weights_is_identity() -> None:
     assert fingerprint_of("tool_base", None, "seed=1") != before
     adapter = fingerprint_of("retail_agent", "tool-base@1")
     assert fingerprint_of("retail_agent", "tool-base@1", "training.early_stopping=null") != adapter
-    sooner = "training.early_stopping.every=50"
+    sooner = "evaluation.eval_steps=50"
     assert fingerprint_of("retail_agent", "tool-base@1", sooner) != adapter
+    # Where nothing ends the run, evaluating during it decides nothing.
+    assert fingerprint_of("tool_base", None, sooner, "evaluation.eval_sample=7") == before
+    assert fingerprint_of("tool_base", None, "training.optimizer={type: lion}") != before
+
+
+def test_the_recipe_that_the_platform_was_built_for_loads() -> None:
+    path = Path(__file__).parents[2] / "data" / "recipes" / "llm.yaml"
+    done = CliRunner().invoke(app, ["config", "check", str(path), "--kind", "llm"])
+    assert done.exit_code == 0, done.output
+    recipe = load_config(LlmRecipe, recipe=path, conf_dir=CONF, environ={}).config
+    values = recipe.model_dump(mode="json")
+    given = yaml.safe_load(path.read_text())
+    # YAML reads 2e-4 as text.
+    assert given["training"].pop("learning_rate") == "2e-4"
+    assert recipe.training.learning_rate == 2e-4
+    for section, keys in given.items():
+        assert {key: values[section][key] for key in keys} == keys
+    # It names no output: with the default, its adapter would pass for the small base model.
+    assert (recipe.output.name, recipe.is_adapter) == ("llama-2-7b-hf-lora", True)
+    assert (recipe.training.conversations_a_step, recipe.training.warmup_steps) == (128, 100)
+    assert recipe.eval_steps == 100
+
+
+@pytest.mark.parametrize(
+    ("sets", "name"),
+    [
+        ([], "tool-base"),
+        (["training.method=full"], "tool-base"),
+        (["model.base_model=shop@production", "training.method=full"], "shop-tuned"),
+        (["model.base_model=/models/My_Model.v2/", "training.method=qlora"], "my-model-v2-lora"),
+        (["model.base_model=a/b", "output.name=own"], "own"),
+    ],
+)
+def test_a_result_without_a_name_is_called_after_its_base(sets: list[str], name: str) -> None:
+    assert load_config(LlmRecipe, sets=sets, conf_dir=CONF).config.output.name == name
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["training.max_steps=5", "training.epochs=1"], "exclude each other"),
+        (["training.epochs=1"], r"epochs takes files in data\.train"),
+        (["training.optimizer={type: muon}", ZERO3], "muon takes distributed.type ddp or fsdp"),
+        (["training.optimizer={type: adamw_8bit}"], "adamw_8bit takes distributed.type ddp"),
+        (["training.method=qlora", ZERO3], "qlora takes"),
+        (["training.optimizer={type: adam}"], r"training\.optimizer"),
+        (["training.weight_decay_groups=[{match: '('}]"], "not a regular expression"),
+        (["training.early_stopping.every=5"], r"It is now 'evaluation\.eval_steps'"),
+        (["training.early_stopping.held_out=5"], r"It is now 'evaluation\.eval_sample'"),
+        (
+            ["evaluation.custom_tasks=[{name: a, path: b}, {name: a, path: c}]"],
+            "two tasks have the same name",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(sets: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(LlmRecipe, sets=sets, conf_dir=CONF)
+
+
+def test_epochs_are_counted_in_whole_batches() -> None:
+    sets = ["data.train=[{path: own.jsonl}]", "training.batch_size=2", "training.workers=2"]
+    sets += ["training.gradient_accumulation_steps=2"]
+
+    def steps_of(epochs: float, rows: int) -> int:
+        chosen = [*sets, f"training.epochs={epochs}"]
+        recipe = load_config(LlmRecipe, sets=chosen, conf_dir=CONF).config
+        return count_steps(recipe, [10] * rows).training.max_steps
+
+    # Eight conversations a step; what is left over of a pass is left out.
+    assert [steps_of(1, 83), steps_of(3, 83), steps_of(0.5, 83)] == [10, 30, 5]
+    # Fewer than a step: the pass is one step.
+    assert [steps_of(2, 3), steps_of(0.01, 83)] == [2, 1]
 
 
 def test_the_schema_knows_every_optimizer_of_the_table() -> None:
-    assert set(get_args(TrainingConfig.model_fields["optimizer"].annotation)) == set(OPTIMIZERS)
+    assert set(get_args(get_args(Optimizer)[0])) == set(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("accelerator", [None, "H100"])

@@ -40,6 +40,9 @@ class Leaf:
     accepts: Callable[[Any], bool]
 
 
+_BOOLEAN = Leaf("true or false", lambda value: isinstance(value, bool))
+
+
 def leaves(bounds: TrainingBounds) -> Mapping[str, Leaf]:
     """Every key that a request may set, dotted, within a tenant's bounds."""
     return {
@@ -56,13 +59,20 @@ def leaves(bounds: TrainingBounds) -> Mapping[str, Leaf]:
         "training.weight_decay": _real(0, 1),
         "training.max_grad_norm": _real(0, 1000, is_open=True),
         "model.torch_dtype": _choice("auto", "float32", "bfloat16"),
+        "training.method": _choice("lora", "qlora"),
+        "training.label_smoothing": _real(0, 0.9),
+        "training.neftune_alpha": _real(0, 100, is_open=True),
         "training.workers": _whole(1, bounds.max_workers),
         "lora.r": _whole(1, bounds.max_lora_rank),
         "lora.alpha": _whole(1, 4 * bounds.max_lora_rank),
         "lora.dropout": _real(0, 0.9),
+        "lora.use_rslora": _BOOLEAN,
+        "lora.loraplus_ratio": _real(0, 100, is_open=True),
+        # Each one judges a sample: not after every step.
+        "evaluation.eval_steps": _whole(10, bounds.max_steps),
         "output.name": Leaf(f"a name of up to {LONGEST_NAME} characters", _passes(check_name)),
         "output.alias": Leaf(f"a word of up to {LONGEST_ALIAS} characters", _passes(check_alias)),
-        "output.reuse": Leaf("true or false", lambda value: isinstance(value, bool)),
+        "output.reuse": _BOOLEAN,
     }
 
 
@@ -149,7 +159,7 @@ def plan_training(
         raise RequestError(
             f"The recipe {recipe!r} trains a base model, which is the operator's to do.",
             "What can be trained over HTTP is an adapter: a recipe with model.base_model and "
-            "training.method lora.",
+            "training.method lora or qlora.",
             "recipe",
         )
     # Each of its factors may be in its bounds, and their product not.

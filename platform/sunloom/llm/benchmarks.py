@@ -1,0 +1,301 @@
+"""Public benchmarks: the tasks of the package lm-eval, with data from the hub or local copies.
+
+Prompts, metrics and aggregation are the harness's own, so a score is the one that it gives when it
+is run by hand on the same data.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sunloom.config.llm import EvaluationConfig
+from sunloom.errors import UsageError, nearest
+
+ALIASES: Mapping[str, str] = {"arc": "ai2_arc"}
+"""Names that people use for what the harness calls otherwise."""
+_KEY = "evaluation.benchmarks"
+# Accuracy over answers of unlike length is compared per byte where the task offers it.
+_PREFERRED = "acc_norm"
+_Z_95 = 1.645
+
+
+@dataclass(frozen=True)
+class BenchmarkScore:
+    """A model's score in one task or group of tasks.
+
+    Attributes:
+        metric: Name of the harness's metric, with its filter where it has one.
+        score: Mean over the examples; of a group, the harness's aggregate.
+        standard_error: Of the score, as the harness gives it.
+        examples: Each example's score, of a group task by task.
+    """
+
+    metric: str
+    score: float
+    standard_error: float | None
+    examples: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class BenchmarkResults:
+    """A model's scores.
+
+    Attributes:
+        scores: By task or group, in the order of the recipe.
+        report: The harness's results for the record, without the examples' texts.
+    """
+
+    scores: dict[str, BenchmarkScore]
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BenchmarkComparison:
+    """An adapter and its base on the same examples.
+
+    Attributes:
+        metric: Name of the metric.
+        base: Score of the base.
+        adapter: Score of the adapter.
+        drop: What the adapter lost, examples weighed alike.
+        drop_error: Standard error of that, from the differences example by example.
+        examples: Their number.
+    """
+
+    metric: str
+    base: float
+    adapter: float
+    drop: float
+    drop_error: float
+    examples: int
+
+    def is_above(self, most: float) -> bool:
+        """Whether the drop is above ``most`` by more than chance explains (95 %, one-sided)."""
+        return drop_is_above(self.drop, self.drop_error, most)
+
+
+def drop_is_above(drop: float, error: float, most: float) -> bool:
+    """Whether a drop is above ``most`` by more than chance explains (95 %, one-sided).
+
+    Args:
+        drop: Mean of the differences.
+        error: Its standard error.
+        most: What is allowed.
+    """
+    # The bound of the interval itself would be passed by equal models when most is 0.
+    return drop - _Z_95 * error > most
+
+
+class Benchmarks:
+    """Benchmark tasks whose data sets have been loaded.
+
+    Args:
+        config: Which tasks, and where their data lies.
+
+    Raises:
+        UsageError: The harness has no such task, or a data set cannot be loaded.
+    """
+
+    def __init__(self, config: EvaluationConfig) -> None:
+        from lm_eval.tasks import TaskManager
+
+        self._config = config
+        with _quiet():
+            self._manager = TaskManager()
+            self._names = [self._known(name) for name in config.benchmarks]
+            for name in self._names:
+                self._use_copies(name)
+            # Now, not after training: what cannot be loaded would only be met then.
+            self._loaded: Any = {name: self._load(name) for name in self._names}
+
+    def run(self, model: Any, tokenizer: Any) -> BenchmarkResults:
+        """Score a model.
+
+        Args:
+            model: A causal language model, with or without an adapter.
+            tokenizer: Its tokenizer.
+        """
+        import lm_eval
+        from lm_eval.models.huggingface import HFLM
+
+        size = self._config.benchmark_batch_size
+        with _quiet():
+            results: Any = lm_eval.simple_evaluate(
+                model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size),
+                tasks=self._names,
+                task_manager=self._manager,
+                limit=self._config.benchmark_limit,
+                # Of means the harness knows the standard error without it.
+                bootstrap_iters=0,
+            )
+        scores = {}
+        for name in self._names:
+            units = [name] if name in results["groups"] or name in results["results"] else None
+            # A tag is a list of tasks without a score of its own.
+            for unit in units or sorted(self._loaded[name]):
+                scores[unit] = _score_of(unit, results)
+        report = {key: results[key] for key in ("results", "groups", "n-samples", "versions")}
+        return BenchmarkResults(scores, report)
+
+    def _known(self, name: str) -> str:
+        chosen = ALIASES.get(name, name)
+        if chosen in self._manager.task_index or Path(chosen).is_file():
+            return chosen
+        close = nearest(chosen, self._manager.all_tasks)
+        raise UsageError(
+            f"lm-eval has no task {name!r}.",
+            f"Did you mean {close!r}?" if close else "It takes the harness's names or a task file.",
+            _KEY,
+        )
+
+    def _use_copies(self, name: str) -> None:
+        """Point the tasks at local copies of their data sets, where there are any."""
+        folder = self._config.benchmark_data
+        if folder is None:
+            return
+        if not folder.is_dir():
+            raise UsageError(f"There is no folder {folder}.", param="evaluation.benchmark_data")
+        from lm_eval.tasks._yaml_loader import load_yaml
+
+        for entry in _leaves(self._manager.task_index, name):
+            task = load_yaml(entry.yaml_path, resolve_func=True) if entry.yaml_path else None
+            copy = folder / str((task or {}).get("dataset_path"))
+            if task is None or not copy.is_dir():
+                continue
+            task["dataset_path"] = str(copy.resolve())
+            subset = task.get("dataset_name")
+            # The card of a data set names its subsets; without it they are folders.
+            if subset and not (copy / "README.md").is_file() and (copy / subset).is_dir():
+                task["dataset_name"] = None
+                task["dataset_kwargs"] = {
+                    **(task.get("dataset_kwargs") or {}), "data_dir": subset,
+                }  # fmt: skip
+            entry.cfg, entry.yaml_path = task, None
+
+    def _load(self, name: str) -> tuple[str, ...]:
+        """Load a task's data sets; the names of its leaf tasks."""
+        from datasets.exceptions import DatasetsError
+
+        try:
+            return tuple(self._manager.load([name])["tasks"])
+        except (OSError, DatasetsError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UsageError(
+                f"The data of the benchmark {name!r} cannot be loaded: {reason}",
+                "It comes from the hub, from its cache (HF_HOME, HF_HUB_OFFLINE=1), or from a copy "
+                "at evaluation.benchmark_data/<hub id>, such as FOLDER/Rowan/hellaswag.",
+                _KEY,
+            ) from error
+
+
+def compare_benchmarks(
+    base: Mapping[str, BenchmarkScore], adapter: Mapping[str, BenchmarkScore]
+) -> dict[str, BenchmarkComparison]:
+    """Scores side by side, with the drop example by example.
+
+    Args:
+        base: Scores of the base.
+        adapter: Scores of the adapter, in the same tasks on the same examples.
+    """
+    compared = {}
+    for name, before in base.items():
+        after = adapter[name]
+        pairs = zip(before.examples, after.examples, strict=True)
+        drop, error = mean_and_error([old - new for old, new in pairs])
+        compared[name] = BenchmarkComparison(
+            metric=before.metric,
+            base=before.score,
+            adapter=after.score,
+            drop=drop,
+            drop_error=error,
+            examples=len(before.examples),
+        )
+    return compared
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error; the error of a single value is 0.
+
+    Args:
+        values: At least one.
+    """
+    count = len(values)
+    mean = math.fsum(values) / count
+    if count == 1:
+        return mean, 0.0
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    return mean, math.sqrt(variance / count)
+
+
+def _leaves(index: Mapping[str, Any], name: str) -> Iterator[Any]:
+    """The harness's entries of all tasks under a name."""
+    entry = index.get(name)
+    if entry is None:
+        return
+    kind = entry.kind.name
+    if kind not in ("TAG", "GROUP"):
+        yield entry
+        return
+    for member in sorted(entry.tags) if kind == "TAG" else _members(entry):
+        yield from _leaves(index, member)
+
+
+def _members(entry: Any) -> list[str]:
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    group = load_yaml(entry.yaml_path, resolve_func=False)
+    members = group["task"] if isinstance(group["task"], list) else [group["task"]]
+    return [m if isinstance(m, str) else str(m.get("task") or m.get("group")) for m in members]
+
+
+def _score_of(name: str, results: Mapping[str, Any]) -> BenchmarkScore:
+    figures = results["groups"].get(name) or results["results"][name]
+    metric = _choose_metric(figures)
+    leaves = results["group_subtasks"].get(name) or [name]
+    error = figures.get(metric.replace(",", "_stderr,"))
+    return BenchmarkScore(
+        metric=metric.removesuffix(",none"),
+        score=float(figures[metric]),
+        standard_error=float(error) if isinstance(error, int | float) else None,
+        examples=tuple(_examples_of(leaves, results, metric)),
+    )
+
+
+def _choose_metric(figures: Mapping[str, Any]) -> str:
+    """``metric,filter`` of the figure that stands for a task: the first, or the normalised one."""
+    metrics = [key for key in figures if "," in key and "_stderr," not in key]
+    preferred = [key for key in metrics if key.startswith(f"{_PREFERRED},")]
+    return (preferred or metrics)[0]
+
+
+def _examples_of(names: Sequence[str], results: Mapping[str, Any], metric: str) -> Iterator[float]:
+    key, _, filtered_by = metric.partition(",")
+    for name in names:
+        # Groups in groups: the harness lists the tasks below a group under its subgroups.
+        if name in results["group_subtasks"] and name not in results["samples"]:
+            yield from _examples_of(results["group_subtasks"][name], results, metric)
+            continue
+        samples = [s for s in results["samples"][name] if s["filter"] == filtered_by]
+        yield from (float(s[key]) for s in sorted(samples, key=lambda s: int(s["doc_id"])))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the harness's notes off the screen; its errors are raised."""
+    restore: list[Callable[[], None]] = []
+    for name in ("lm_eval", "datasets", "huggingface_hub"):
+        logger = logging.getLogger(name)
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        restore.append(lambda logger=logger, level=level: logger.setLevel(level))  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        for undo in restore:
+            undo()

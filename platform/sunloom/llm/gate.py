@@ -1,0 +1,124 @@
+"""The gate between a trained adapter and its alias: scores beside the base's, and their bars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sunloom.config.llm import EvaluationConfig
+from sunloom.llm.benchmarks import compare_benchmarks, drop_is_above
+from sunloom.llm.judging import ModelScores
+
+
+@dataclass(frozen=True)
+class AdapterScores:
+    """Scores of an adapter beside those of its base, on the same conversations.
+
+    A share of turns is None where the conversations have no such turn.
+
+    Attributes:
+        tasks: By name: ``metric``, ``base`` and ``adapter``.
+        benchmarks: By name: ``BenchmarkComparison``.
+    """
+
+    held_out: int
+    base_exact_match: float | None
+    adapter_exact_match: float | None
+    base_answers: float | None
+    adapter_answers: float | None
+    adapter_whole: float | None
+    base_loss: float | None
+    adapter_loss: float | None
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    benchmarks: dict[str, Any] = field(default_factory=dict)
+
+
+def compare_scores(base: ModelScores, adapter: ModelScores) -> AdapterScores:
+    """An adapter's scores beside its base's.
+
+    Args:
+        base: Of the base.
+        adapter: Of the adapter, judged by the same.
+    """
+    before, after = base.exact_match, adapter.exact_match
+    benchmarks = {}
+    if base.benchmarks is not None and adapter.benchmarks is not None:
+        benchmarks = compare_benchmarks(base.benchmarks.scores, adapter.benchmarks.scores)
+    return AdapterScores(
+        held_out=after.held_out,
+        base_exact_match=before.calls,
+        adapter_exact_match=after.calls,
+        base_answers=before.answers,
+        adapter_answers=after.answers,
+        adapter_whole=after.whole,
+        base_loss=before.loss,
+        adapter_loss=after.loss,
+        tasks={
+            name: {
+                "metric": score.metric,
+                "base": base.tasks[name].score,
+                "adapter": score.score,
+                "standard_error": score.standard_error,
+            }
+            for name, score in adapter.tasks.items()
+        },
+        benchmarks=benchmarks,
+    )
+
+
+def gate_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> tuple[str, ...]:
+    """What of an adapter's gate does not hold, in words; a base has none."""
+    return (
+        *_turn_failures(metrics, config),
+        *_loss_failures(metrics, config),
+        *_task_failures(metrics, config),
+        *_benchmark_failures(metrics, config),
+    )
+
+
+def _turn_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[str]:
+    bars = {"adapter_exact_match": config.min_exact_match, "adapter_whole": config.min_whole}
+    for name, bar in bars.items():
+        score = metrics.get(name)
+        if bar is None:
+            continue
+        if score is None:
+            key = "min_exact_match" if name == "adapter_exact_match" else "min_whole"
+            yield (
+                f"{name} has no score, as no held-out turn is of its kind "
+                f"(evaluation.{key}=null leaves it out)"
+            )
+        elif score < bar:
+            yield f"{name} {score:.3f} is below {bar:.3f}"
+
+
+def _loss_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[str]:
+    before, after = metrics.get("base_loss"), metrics.get("adapter_loss")
+    most = config.max_loss_ratio
+    # Versions from before the loss was measured have none.
+    if most is not None and before is not None and after is not None and after > most * before:
+        yield f"adapter_loss {after:.3f} is above {most:g} times the base's {before:.3f}"
+
+
+def _task_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[str]:
+    scores = metrics.get("tasks") or {}
+    for task in config.custom_tasks:
+        if task.min_score is None:
+            continue
+        score = scores.get(task.name, {}).get("adapter")
+        if score is None:
+            yield f"the task {task.name} has no score"
+        elif score < task.min_score:
+            yield f"the task {task.name} has {score:.3f}, below {task.min_score:.3f}"
+
+
+def _benchmark_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[str]:
+    most = config.max_benchmark_drop
+    for name, figures in (metrics.get("benchmarks") or {}).items():
+        if most is not None and drop_is_above(figures["drop"], figures["drop_error"], most):
+            yield (
+                f"the benchmark {name} has {figures['metric']} {figures['adapter']:.3f} on "
+                f"{figures['examples']} examples, the base {figures['base']:.3f}: more than "
+                f"{most:g} less, beyond chance"
+            )

@@ -1,0 +1,180 @@
+"""Judging of a model: held-out conversations, tasks of one's own, public benchmarks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sunloom.config.llm import LlmRecipe
+from sunloom.core.model_registry import open_registry
+from sunloom.errors import DataError
+from sunloom.llm.benchmarks import BenchmarkResults, Benchmarks
+from sunloom.llm.conversation_split import held_out_conversations
+from sunloom.llm.conversations import Conversation
+from sunloom.llm.custom_tasks import LoadedTask, TaskScore
+from sunloom.llm.encoding import encode
+from sunloom.llm.evaluation import ExactMatch, exact_match, greedy, mean_loss
+from sunloom.llm.models import ADAPTER_KIND, load_adapter, load_model, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What a recipe judges by beside its held-out conversations, loaded and ready.
+
+    Attributes:
+        tasks: Files of one's own.
+        benchmarks: Public ones; None where the recipe names none.
+    """
+
+    tasks: tuple[LoadedTask, ...] = ()
+    benchmarks: Benchmarks | None = None
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """All that a model was judged by.
+
+    Attributes:
+        exact_match: On the held-out conversations, with the loss.
+        tasks: By name.
+        benchmarks: The harness's.
+    """
+
+    exact_match: ExactMatch
+    tasks: dict[str, TaskScore] = field(default_factory=dict)
+    benchmarks: BenchmarkResults | None = None
+
+    def save_tasks(self, path: Path) -> None:
+        """Write every example of the tasks as JSON; nothing where there is none."""
+        if self.tasks:
+            plain = {name: asdict(score) for name, score in self.tasks.items()}
+            path.write_text(json.dumps(plain, indent=1))
+
+    def save_benchmarks(self, path: Path) -> None:
+        """Write the harness's results as JSON; nothing where there are none."""
+        if self.benchmarks is not None:
+            # The harness puts functions into the configuration of its tasks.
+            path.write_text(json.dumps(self.benchmarks.report, indent=1, default=str))
+
+
+@dataclass(frozen=True)
+class ModelEvaluation:
+    """Scores of a registered model.
+
+    Attributes:
+        model: ``name@version``.
+        exact_match: Share of tool-calling turns that are exact; None without any.
+        answers: Share of plain turns that are exact; None without any.
+        whole: Share of conversations with every turn right.
+        held_out: Number of conversations.
+        loss: Mean loss of a token that the assistant wrote.
+        report: JSON file with every judged turn.
+        tasks: Mean score of each task of ``evaluation.custom_tasks``.
+        benchmarks: Score of each benchmark of ``evaluation.benchmarks``.
+    """
+
+    model: str
+    exact_match: float | None
+    answers: float | None
+    whole: float | None
+    held_out: int
+    loss: float | None
+    report: str
+    tasks: dict[str, float] = field(default_factory=dict)
+    benchmarks: dict[str, float] = field(default_factory=dict)
+
+
+def load_judges(recipe: LlmRecipe) -> Judges:
+    """Load all that a model will be judged by, so that nothing of it is missing afterwards.
+
+    Raises:
+        UsageError: A file, a schema, a benchmark or its data cannot be had.
+        DataError: A task has nothing to judge on.
+    """
+    config = recipe.evaluation
+    return Judges(
+        tasks=tuple(LoadedTask(task, recipe.seed) for task in config.custom_tasks),
+        benchmarks=Benchmarks(config) if config.benchmarks else None,
+    )
+
+
+def judge_model(
+    recipe: LlmRecipe,
+    judges: Judges,
+    conversations: Sequence[Conversation],
+    location: str,
+    adapter: Path | None = None,
+) -> ModelScores:
+    """Judge a model, which is loaded once: in full precision, as it is served.
+
+    Args:
+        recipe: How the model is loaded, and how long a turn may be.
+        judges: What it is judged by beside the conversations.
+        conversations: To judge on.
+        location: Folder or hub id of the base.
+        adapter: Folder of an adapter on that base.
+    """
+    tokenizer = load_tokenizer(location, recipe.model)
+    model = load_model(location, recipe.model)
+    if adapter is not None:
+        model = load_adapter(model, adapter)
+    model.eval()
+    generate = greedy(model, tokenizer, recipe.evaluation.max_new_tokens)
+    scores = exact_match(generate, tokenizer, conversations)
+    rows = encode(tokenizer, conversations, recipe.data.max_length)
+    benchmarks = judges.benchmarks
+    return ModelScores(
+        exact_match=replace(scores, loss=mean_loss(model, rows, tokenizer.pad_token_id)),
+        tasks={judge.task.name: judge.run(generate, tokenizer) for judge in judges.tasks},
+        benchmarks=benchmarks.run(model, tokenizer) if benchmarks is not None else None,
+    )
+
+
+def evaluate_registered(recipe: LlmRecipe) -> ModelEvaluation:
+    """Judge a registered adapter or base.
+
+    Args:
+        recipe: ``output.name`` is the model to judge.
+
+    Raises:
+        NotFoundError: The registry has no such model.
+        DataError: There is nothing to judge on.
+        UsageError: A task or a benchmark cannot be loaded.
+    """
+    registry = open_registry(recipe)
+    version = registry.get(recipe.output.name)
+    conversations = held_out_conversations(recipe)
+    if not conversations:
+        raise DataError(
+            "There is no held-out conversation to judge on.",
+            "Raise data.held_out_share or evaluation.held_out, or add conversations.",
+            "evaluation",
+        )
+    judges, folder = load_judges(recipe), registry.path(version)
+    location: Any = folder
+    adapter = None
+    if version.kind == ADAPTER_KIND:
+        # The version that it was trained on; the recipe's base may have a newer one by now.
+        location, adapter = registry.path(registry.get(str(version.lineage["base"]))), folder
+    scores = judge_model(recipe, judges, conversations, str(location), adapter)
+    reports = recipe.paths.outputs / "llm" / "evaluation"
+    stem = f"{version.name}-{version.version}"
+    exact = scores.exact_match
+    report = exact.save(reports / f"{stem}.json")
+    scores.save_tasks(reports / f"{stem}-tasks.json")
+    scores.save_benchmarks(reports / f"{stem}-benchmarks.json")
+    found = scores.benchmarks.scores if scores.benchmarks is not None else {}
+    return ModelEvaluation(
+        model=version.ref,
+        exact_match=exact.calls,
+        answers=exact.answers,
+        whole=exact.whole,
+        held_out=exact.held_out,
+        loss=exact.loss,
+        report=str(report),
+        tasks={name: score.score for name, score in scores.tasks.items()},
+        benchmarks={name: score.score for name, score in found.items()},
+    )

@@ -1,0 +1,165 @@
+"""Benchmarks of lm-eval on copies of their data sets: the harness's own numbers, and the gate."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from sunloom.config.llm import Architecture, EvaluationConfig, LoraSettings
+from sunloom.errors import UsageError
+from sunloom.llm.benchmarks import Benchmarks, BenchmarkScore, compare_benchmarks
+from sunloom.llm.conversations import GenericConversations
+from sunloom.llm.gate import gate_failures
+from sunloom.llm.models import add_lora, build_llama, load_model, load_tokenizer
+from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
+
+pytestmark = pytest.mark.integration
+
+ROWS = 24
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("benchmarked")
+    texts = conversation_texts(GenericConversations().train(40, 0))
+    tokenizer = build_tokenizer(texts, 500, 512)
+    shape = Architecture(hidden_size=48, layers=2, heads=3, intermediate_size=64, max_length=512)
+    tokenizer.save_pretrained(str(folder))
+    build_llama(shape, tokenizer, 0).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data sets in the format of their originals, at their hub ids."""
+    folder, rng = tmp_path_factory.mktemp("copies"), random.Random(0)
+
+    def sentence(words: int) -> str:
+        nouns = ("table", "order", "price", "house", "river", "garden")
+        return " ".join(rng.choice(nouns) for _ in range(words))
+
+    hellaswag = [
+        {
+            "ind": n,
+            "activity_label": "Washing dishes",
+            "ctx_a": sentence(5),
+            "ctx_b": sentence(2),
+            "endings": [sentence(rng.randint(2, 7)) for _ in range(4)],
+            "label": str(rng.randrange(4)),
+        }
+        for n in range(ROWS)
+    ]
+    _write(folder / "Rowan/hellaswag/data/validation-00000-of-00001.parquet", hellaswag)
+    for subset in ("ARC-Easy", "ARC-Challenge"):
+        rows = [
+            {
+                "id": str(n),
+                "question": f"{sentence(4)}?",
+                "choices": {"text": [sentence(2) for _ in range(4)], "label": list("ABCD")},
+                "answerKey": rng.choice("ABCD"),
+            }
+            for n in range(ROWS)
+        ]
+        # No card names the subsets: they are folders.
+        _write(folder / f"allenai/ai2_arc/{subset}/test-00000-of-00001.parquet", rows)
+    return folder
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True)
+    pl.DataFrame(rows).write_parquet(path)
+
+
+def test_a_score_is_the_one_that_the_harness_gives_by_hand(
+    model: Path, copies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lm_eval
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    # A group of one's own, in the harness's format.
+    group = tmp_path / "both.yaml"
+    lines = ["group: both_arcs", "task: [arc_easy, arc_challenge]", "aggregate_metric_list:"]
+    group.write_text("\n".join([*lines, "  - {metric: acc, weight_by_size: true}"]) + "\n")
+    names = ("hellaswag", "arc", str(group))
+    config = EvaluationConfig(benchmarks=names, benchmark_data=copies, benchmark_batch_size=3)
+    benchmarks = Benchmarks(config)
+    base = load_model(str(model)).eval()
+    results = benchmarks.run(base, load_tokenizer(str(model)))
+    assert list(results.scores) == ["hellaswag", "arc_challenge", "arc_easy", "both_arcs"]
+
+    # As a user of the harness would do in the folder of the copies, whose paths are the hub's ids.
+    monkeypatch.chdir(copies)
+    by_hand: Any = lm_eval.simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(model), "dtype": "float32", "device": "cpu"},
+        tasks=["hellaswag"],
+        bootstrap_iters=0,
+    )
+    found, expected = results.scores["hellaswag"], by_hand["results"]["hellaswag"]
+    assert (found.metric, found.score) == ("acc_norm", expected["acc_norm,none"])
+    assert found.standard_error == pytest.approx(expected["acc_norm_stderr,none"])
+    assert found.examples == tuple(s["acc_norm"] for s in by_hand["samples"]["hellaswag"])
+    # Groups are the harness's aggregate, and all their examples.
+    easy, hard, both = (results.scores[name] for name in ("arc_easy", "arc_challenge", "both_arcs"))
+    assert (len(easy.examples), len(both.examples)) == (ROWS, 2 * ROWS)
+    assert easy.score == sum(easy.examples) / ROWS
+    assert hard.score == sum(hard.examples) / ROWS
+    assert both.metric == "acc"
+    assert both.score == pytest.approx(sum(both.examples) / len(both.examples))
+    assert json.loads(json.dumps(results.report, default=str))["n-samples"]["hellaswag"]
+
+    # An adapter that changes nothing has its base's scores, example by example.
+    adapted = benchmarks.run(
+        add_lora(base, LoraSettings(r=2), 0).eval(), load_tokenizer(str(model))
+    )
+    compared = compare_benchmarks(results.scores, adapted.scores)
+    assert [(c.drop, c.drop_error) for c in compared.values()] == [(0, 0)] * 4
+    limited = EvaluationConfig(benchmarks=("hellaswag",), benchmark_data=copies, benchmark_limit=5)
+    few = Benchmarks(limited).run(base, load_tokenizer(str(model)))
+    assert few.scores["hellaswag"].examples == found.examples[:5]
+
+
+def test_what_cannot_be_loaded_is_said_before_training(
+    copies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UsageError, match="no task 'helaswag'") as caught:
+        Benchmarks(EvaluationConfig(benchmarks=("helaswag",)))
+    assert "'hellaswag'" in caught.value.hint
+    with pytest.raises(UsageError, match="no folder"):
+        Benchmarks(EvaluationConfig(benchmarks=("piqa",), benchmark_data=tmp_path / "none"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match="'winogrande' cannot be loaded") as caught:
+        Benchmarks(EvaluationConfig(benchmarks=("winogrande",), benchmark_data=copies))
+    assert "benchmark_data" in caught.value.hint
+
+
+def test_a_drop_beyond_chance_fails_the_gate() -> None:
+    def score(*examples: float) -> BenchmarkScore:
+        return BenchmarkScore("acc", sum(examples) / len(examples), None, examples)
+
+    base = {"a": score(*[1.0] * 60, *[0.0] * 40), "b": score(1, 1, 1, 1, 0)}
+    # Of a hundred, fifteen that were right are wrong; of five, one.
+    adapter = {"a": score(*[1.0] * 45, *[0.0] * 55), "b": score(1, 1, 1, 0, 0)}
+    compared = compare_benchmarks(base, adapter)
+    assert compared["a"].drop == pytest.approx(0.15)
+    # Standard deviation of fifteen ones among a hundred, over the root of their number.
+    assert compared["a"].drop_error == pytest.approx((0.15 * 0.85 / 99) ** 0.5)
+    metrics = {
+        "adapter_exact_match": 1.0,
+        "adapter_whole": 1.0,
+        "benchmarks": {name: vars(c) for name, c in compared.items()},
+    }
+    failures = gate_failures(metrics, EvaluationConfig())
+    assert len(failures) == 1
+    assert "benchmark a has acc 0.450 on 100 examples, the base 0.600" in failures[0]
+    assert gate_failures(metrics, EvaluationConfig(max_benchmark_drop=None)) == ()
+    # 0.15 less 1.645 standard errors is 0.091.
+    assert gate_failures(metrics, EvaluationConfig(max_benchmark_drop=0.1)) == ()
+    assert len(gate_failures(metrics, EvaluationConfig(max_benchmark_drop=0.08))) == 1
