@@ -113,10 +113,10 @@ def write_package(recipe: LlmRecipe, folder: Path = FOLDER) -> TrainingRecord:
     """
     # Torch loads here: reading the record must not wait for it.
     from sunloom.llm.conversation_split import held_out_conversations
-    from sunloom.llm.encoding import load_encoded
     from sunloom.llm.judging import Judges, judge_model
     from sunloom.llm.loop import plan_batches
     from sunloom.llm.models import load_model, load_tokenizer, save_in_bfloat16
+    from sunloom.llm.token_store import TokenRows
     from sunloom.llm.trainer import recipe_fingerprint
 
     registry, identity = open_registry(recipe), recipe_fingerprint(recipe, None)
@@ -128,7 +128,7 @@ def write_package(recipe: LlmRecipe, folder: Path = FOLDER) -> TrainingRecord:
         )
     trained = str(registry.path(version))
     run = recipe.paths.outputs / "runs" / str(version.lineage["run"])
-    lengths = [len(row.ids) for row in load_encoded(run / "conversations.npz")]
+    lengths = TokenRows(run / "tokens").lengths.tolist()
     conversations = held_out_conversations(recipe)
     before = judge_model(recipe, Judges(), conversations, trained).exact_match
     with tempfile.TemporaryDirectory() as name:

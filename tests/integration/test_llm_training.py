@@ -33,11 +33,12 @@ from sunloom.core.progress import read_progress
 from sunloom.errors import DivergedError
 from sunloom.llm.checkpoints import newest_whole
 from sunloom.llm.conversations import GenericConversations
-from sunloom.llm.encoding import encode, load_encoded, save_encoded
+from sunloom.llm.encoding import encode
 from sunloom.llm.evaluation import mean_loss
 from sunloom.llm.launch import build_scaling_config, launch
 from sunloom.llm.loop import Evaluations, TrainingOutcome, TrainingTask, run_worker
 from sunloom.llm.models import build_llama, load_adapter, load_model
+from sunloom.llm.token_store import TokenRows, write_tokens
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 from sunloom.llm.trainer import plot_losses
 
@@ -75,10 +76,10 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = Architecture(hidden_size=48, layers=2, heads=3, intermediate_size=64, max_length=512)
     tokenizer.save_pretrained(str(folder / "model"))
     build_llama(shape, tokenizer, 0).save_pretrained(str(folder / "model"))
-    save_encoded(encode(tokenizer, conversations, 256), folder / "rows.npz")
+    write_tokens(encode(tokenizer, conversations, 256), folder / "rows")
     # Of an odd number of batches, so that the last one is one worker's alone.
     held_out = GenericConversations().held_out(20, 0)
-    save_encoded(encode(tokenizer, held_out, 256), folder / "validation.npz")
+    write_tokens(encode(tokenizer, held_out, 256), folder / "validation")
     return folder
 
 
@@ -105,7 +106,7 @@ def _work(
     return TrainingTask(
         model=model,
         base="tiny@1",
-        data=start / "rows.npz",
+        data=start / "rows",
         directory=directory,
         pad=0,
         seed=0,
@@ -199,7 +200,7 @@ def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def _every(steps: int, start: Path, stopping: EarlyStopping | None = None) -> Evaluations:
-    rows = start / "validation.npz"
+    rows = start / "validation"
     return Evaluations(
         every=steps, rows=rows, stopping=stopping, conversations=(), gate=EvaluationConfig()
     )
@@ -309,7 +310,7 @@ def test_the_held_out_loss_is_measured_alike_whatever_the_parallelism(trained: T
     assert trained.outcomes["evaluated_ddp"].losses == reference.losses
     # The last one is the exported model's, computed without workers.
     export = str(trained.folder("ddp") / "export")
-    rows = load_encoded(trained.tasks["ddp"].data.with_name("validation.npz"))
+    rows = TokenRows(trained.tasks["ddp"].data.with_name("validation"))
     assert mean_loss(load_model(export), rows, 0) == pytest.approx(measured[-1], abs=1e-4)
     assert trained.outcomes["evaluated_ddp"].eval_loss == measured[-1]
 
@@ -318,7 +319,7 @@ def test_a_run_that_its_held_out_loss_ends_keeps_the_best_weights(trained: Train
     outcome = trained.outcomes["stopped"]
     assert (len(outcome.losses), outcome.best_step) == (4, 2)
     exported = load_model(str(trained.folder("stopped") / "export"))
-    rows = load_encoded(trained.tasks["ddp"].data.with_name("validation.npz"))
+    rows = TokenRows(trained.tasks["ddp"].data.with_name("validation"))
     assert mean_loss(exported, rows, 0) == pytest.approx(outcome.eval_loss, abs=1e-4)
     assert outcome.eval_loss != trained.outcomes["evaluated_ddp"].eval_loss
 

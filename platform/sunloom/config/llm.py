@@ -435,7 +435,7 @@ class JsonSchema(Model):
     """File with the JSON schema."""
 
 
-class ToolCall(Model):
+class ToolCallMatch(Model):
     """1 where the tools called and their arguments are the expected ones."""
 
     type: Literal["tool_call"] = "tool_call"
@@ -462,7 +462,7 @@ class PluginMetric(Model):
 
 
 TaskMetric = Annotated[
-    ExactText | F1 | Rouge | JsonSchema | ToolCall | Regex | PluginMetric,
+    ExactText | F1 | Rouge | JsonSchema | ToolCallMatch | Regex | PluginMetric,
     Field(discriminator="type"),
 ]
 

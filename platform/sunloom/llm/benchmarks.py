@@ -108,7 +108,7 @@ class Benchmarks:
         self._config = config
         with _quiet():
             self._manager = TaskManager()
-            self._names = [self._known(name) for name in config.benchmarks]
+            self._names = [self._find_task(name) for name in config.benchmarks]
             for name in self._names:
                 self._use_copies(name)
             # Now, not after training: what cannot be loaded would only be met then.
@@ -143,7 +143,7 @@ class Benchmarks:
         report = {key: results[key] for key in ("results", "groups", "n-samples", "versions")}
         return BenchmarkResults(scores, report)
 
-    def _known(self, name: str) -> str:
+    def _find_task(self, name: str) -> str:
         chosen = ALIASES.get(name, name)
         if chosen in self._manager.task_index or Path(chosen).is_file():
             return chosen

@@ -3,6 +3,9 @@
 Rows that cannot be learned from are set aside with their reason and position, and the rest is
 used. A conversation is held out by a hash of its content, so that it stays on its side of the split
 when rows are added, when files are renamed, and in every run.
+
+Large files are read in blocks by Ray Data's tasks, small ones in this process; what is checked goes
+to a folder, and this process keeps a hash and a place for each conversation.
 """
 
 from __future__ import annotations
@@ -10,17 +13,29 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import tempfile
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sunloom.config.llm import ConversationData, ConversationFile
+import numpy as np
+from numpy.typing import NDArray
+
+from sunloom.config.llm import ConversationData, ConversationFile, LlmRecipe
+from sunloom.core.telemetry import progress_bar
 from sunloom.data.quarantine import Damaged
 from sunloom.data.sources.json_objects import read_json_lines
-from sunloom.data.sources.table_files import data_files, read_file
+from sunloom.data.sources.table_files import (
+    FileSplit,
+    data_files,
+    parquet_schema,
+    read_file,
+    split_file,
+)
 from sunloom.errors import DataError, UsageError
 from sunloom.llm.conversation_formats import FORMATS, BadRowError, detect_format, read_conversation
 from sunloom.llm.conversations import Conversation, ConversationSource, load_conversation_source
@@ -29,6 +44,21 @@ _SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 _DETECTED_IN = 20
 _SHOWN_CHARACTERS = 500
 _HASH_RANGE = 2**64
+# Some ten thousand conversations: a task's start is little beside them, its memory too.
+_BLOCK_BYTES = 16 << 20
+_PARQUET_ROWS = 20_000
+# Less than this is read sooner than Ray starts its workers.
+_IN_PROCESS_BYTES = 64 << 20
+
+Part = TypeVar("Part")
+Done = TypeVar("Done")
+MapParts = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""Results of a function for each part, in any order."""
+
+
+def in_process(task: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:
+    """Run a task for one part after another."""
+    return map(task, parts)
 
 
 @dataclass(frozen=True)
@@ -54,12 +84,106 @@ class FileCounts:
     quarantined: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass
-class _Part:
-    """Conversations of the files of one entry, with the hash of each."""
+@dataclass(frozen=True)
+class Block:
+    """A part of a file that one task reads.
 
-    weight: float
-    train: list[tuple[int, Conversation]] = field(default_factory=list)
+    Attributes:
+        number: Over all files; conversations count in the order of the blocks.
+        file: The file.
+        format: Of its rows.
+        checked: Where the conversations go.
+        start: First byte of the part, of JSON lines.
+        stop: Byte after the part; None is the file's end.
+        first_line: Lines before the part.
+        split: Row groups, of Parquet.
+    """
+
+    number: int
+    file: Path
+    format: str
+    checked: Path
+    start: int = 0
+    stop: int | None = None
+    first_line: int = 0
+    split: FileSplit | None = None
+
+
+@dataclass(frozen=True)
+class CheckedBlock:
+    """What a task has found in a block.
+
+    Attributes:
+        number: The block's.
+        rows: All of them.
+        digests: First 128 bits of each conversation's SHA-256, as two numbers ``[N, 2]``.
+        positions: Of each conversation in its file, from 1 ``[N]``.
+        offsets: Of each conversation in the file of checked ones, and its size ``[N + 1]``.
+        damaged: Rows that cannot be used.
+        reasons: Their number by reason.
+    """
+
+    number: int
+    rows: int
+    digests: NDArray[np.uint64]
+    positions: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    damaged: list[Damaged]
+    reasons: dict[str, int]
+
+
+def check_block(block: Block) -> CheckedBlock:
+    """Read a block's rows, check them, and write the conversations to a file of their own."""
+    digests: list[bytes] = []
+    positions: list[int] = []
+    offsets = [0]
+    damaged: list[Damaged] = []
+    reasons: Counter[str] = Counter()
+    rows = 0
+    with block.checked.open("wb") as out:
+        for position, row in _rows(block):
+            rows += 1
+            try:
+                if isinstance(row, Damaged):
+                    raise BadRowError(*row.reason.split(": ", 1))
+                conversation = read_conversation(row, block.format)
+            except BadRowError as error:
+                reasons[error.reason] += 1
+                content = row.content if isinstance(row, Damaged) else _shorten(row)
+                damaged.append(Damaged(str(block.file), position, str(error), content))
+                continue
+            digests.append(_digest(conversation))
+            positions.append(position)
+            # In the order of the row's own keys, which templates write down.
+            plain = [conversation.messages, conversation.tools]
+            offsets.append(offsets[-1] + out.write(json.dumps(plain).encode()))
+    return CheckedBlock(
+        number=block.number,
+        rows=rows,
+        digests=np.frombuffer(b"".join(digests), ">u8").astype(np.uint64).reshape(-1, 2),
+        positions=np.asarray(positions, np.int64),
+        offsets=np.asarray(offsets, np.int64),
+        damaged=damaged,
+        reasons=dict(reasons.most_common()),
+    )
+
+
+def load_checked(
+    path: Path, offsets: NDArray[np.int64], rows: Iterable[int]
+) -> Iterator[Conversation]:
+    """Conversations that ``check_block`` has written.
+
+    Args:
+        path: Its file.
+        offsets: Of all its conversations.
+        rows: Which ones.
+    """
+    with path.open("rb") as file:
+        for row in rows:
+            begin, end = int(offsets[row]), int(offsets[row + 1])
+            file.seek(begin)
+            messages, tools = json.loads(file.read(end - begin))
+            yield Conversation(tuple(messages), tuple(tools))
 
 
 class FileConversations:
@@ -67,22 +191,48 @@ class FileConversations:
 
     Args:
         data: Names them.
+        folder: Where checked conversations are kept while this object lives; the system's for
+            temporary files by default. Workers of a cluster must see it.
+        map_parts: Runs the blocks.
+
+    Attributes:
+        counts: What became of each file's rows.
+        damaged: Rows that cannot be used, in the order of the files.
+        blocks: Parts of the files, in order.
+        checked: What was found in each.
+        bases: Number of the first conversation of each block, and of all conversations.
+        map_parts: Runs the blocks.
 
     Raises:
         UsageError: A file does not exist, is of no known kind, or no row of it is a conversation.
     """
 
-    def __init__(self, data: ConversationData) -> None:
-        self._parts: list[_Part] = []
-        self._held_out: list[tuple[int, Conversation]] = []
-        self._hashes: set[int] = set()
+    def __init__(
+        self,
+        data: ConversationData,
+        folder: Path | None = None,
+        map_parts: MapParts = in_process,
+    ) -> None:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="conversations-", dir=folder)
+        self.map_parts = map_parts
         self.counts: list[FileCounts] = []
         self.damaged: list[Damaged] = []
+        self.blocks: list[Block] = []
+        weights: list[float] = []
+        files: list[tuple[Path, str, int]] = []
         for entry in data.train:
-            part = _Part(entry.weight)
             for file in data_files(entry.path, _SUFFIXES):
-                self._read(file, entry, part, data.held_out_share)
-            self._parts.append(part)
+                parts = self._cut(file, entry)
+                weights += [entry.weight] * len(parts)
+                files.append((file, parts[0].format if parts else entry.format, len(parts)))
+                self.blocks += parts
+        done = map_parts(check_block, self.blocks)
+        found = {block.number: block for block in _with_progress(done, self.blocks)}
+        self.checked = [found[block.number] for block in self.blocks]
+        self._choose(data.held_out_share, weights)
+        self._count(files)
 
     def train(self, n: int, seed: int) -> list[Conversation]:
         """A pass over the data, each conversation as often as its file's weight says.
@@ -92,82 +242,211 @@ class FileConversations:
             seed: Of the order, and of which ones a fraction of a weight takes.
         """
         del n
+        return self.load(self.train_order(seed))
+
+    def train_order(self, seed: int) -> list[int]:
+        """Numbers of the conversations of a pass over the data, in its order.
+
+        Args:
+            seed: Of the order, and of which ones a fraction of a weight takes.
+        """
         rng = random.Random(f"files-train-{seed}")
-        chosen: list[Conversation] = []
-        for part in self._parts:
-            for _, conversation in part.train:
-                copies = int(part.weight) + (rng.random() < part.weight % 1)
-                chosen += [conversation] * copies
+        numbers, weights = self._train.tolist(), self._weights[self._train].tolist()
+        chosen: list[int] = []
+        for number, weight in zip(numbers, weights, strict=True):
+            chosen += [number] * (int(weight) + (rng.random() < weight % 1))
         rng.shuffle(chosen)
         return chosen
 
     def held_out(self, n: int, seed: int) -> list[Conversation]:
         """Up to ``n`` held-out conversations; another seed draws others first."""
         rng = random.Random(f"files-held-out-{seed}")
-        ordered = sorted(self._held_out, key=lambda pair: pair[0])
+        keys = self._digests[self._held_out, 0]
+        ordered = self._held_out[np.argsort(keys, kind="stable")].tolist()
         rng.shuffle(ordered)
-        return [conversation for _, conversation in ordered[:n]]
+        return self.load(ordered[:n])
 
-    def _read(self, file: Path, entry: ConversationFile, part: _Part, share: float) -> None:
-        rows = list(_rows(file))
-        if not rows:
-            self.counts.append(FileCounts(str(file), entry.format))
-            return
-        format = entry.format if entry.format != "auto" else _format_of(file, rows)
-        reasons: Counter[str] = Counter()
-        train = held_out = duplicates = 0
-        for position, row in rows:
-            try:
-                if isinstance(row, Damaged):
-                    raise BadRowError(*row.reason.split(": ", 1))
-                conversation = read_conversation(row, format)
-            except BadRowError as error:
-                reasons[error.reason] += 1
-                content = row.content if isinstance(row, Damaged) else _shorten(row)
-                self.damaged.append(Damaged(str(file), position, str(error), content))
-                continue
-            conversation = replace(conversation, source=str(file), position=position)
-            number = content_hash(conversation)
-            if number in self._hashes:
-                duplicates += 1
-                continue
-            self._hashes.add(number)
-            if number < share * _HASH_RANGE:
-                self._held_out.append((number, conversation))
-                held_out += 1
-            else:
-                part.train.append((number, conversation))
-                train += 1
-        self.counts.append(
-            FileCounts(
-                path=str(file),
-                format=format,
-                rows=len(rows),
-                train=train,
-                held_out=held_out,
-                duplicates=duplicates,
-                quarantined=dict(reasons.most_common()),
+    def load(self, numbers: Sequence[int]) -> list[Conversation]:
+        """Conversations by their numbers, in that order."""
+        found: dict[int, Conversation] = {}
+        for which, rows in self.by_block(numbers):
+            block, checked = self.blocks[which], self.checked[which]
+            loaded = load_checked(block.checked, checked.offsets, rows)
+            for row, conversation in zip(rows, loaded, strict=True):
+                found[int(self.bases[which]) + row] = replace(
+                    conversation, source=str(block.file), position=int(checked.positions[row])
+                )
+        return [found[number] for number in numbers]
+
+    def by_block(self, numbers: Iterable[int]) -> Iterator[tuple[int, list[int]]]:
+        """Index of each block that has some of the conversations, and their rows in it, once."""
+        unique = np.unique(np.fromiter(numbers, np.int64))
+        which = np.searchsorted(self.bases, unique, side="right") - 1
+        for index in np.unique(which).tolist():
+            yield index, (unique[which == index] - self.bases[index]).tolist()
+
+    def place(self, number: int) -> tuple[str, int]:
+        """File and position of a conversation."""
+        which = int(np.searchsorted(self.bases, number, side="right")) - 1
+        row = number - int(self.bases[which])
+        return str(self.blocks[which].file), int(self.checked[which].positions[row])
+
+    def digest_of(self, numbers: Sequence[int]) -> bytes:
+        """Hash of the content of conversations, in that order."""
+        return hashlib.sha256(self._digests[np.asarray(numbers, np.int64)].tobytes()).digest()
+
+    def _cut(self, file: Path, entry: ConversationFile) -> list[Block]:
+        """The file's blocks; none where it has no rows."""
+        first = len(self.blocks)
+        blocks: list[Block] = []
+        for part in _parts_of(file):
+            number = first + len(blocks)
+            checked = Path(self._folder.name, f"checked-{number:06d}.json")
+            blocks.append(replace(part, number=number, format=entry.format, checked=checked))
+        head = list(islice(_rows(blocks[0]), _DETECTED_IN)) if blocks else []
+        if not head:
+            return []
+        format = entry.format if entry.format != "auto" else _format_of(file, head)
+        return [replace(block, format=format) for block in blocks]
+
+    def _choose(self, share: float, weights: Sequence[float]) -> None:
+        """Number the conversations, leave out repeated ones, and divide the rest."""
+        sizes = [len(block.digests) for block in self.checked]
+        self.bases = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        parts = [block.digests for block in self.checked]
+        self._digests = np.concatenate(parts) if parts else np.zeros((0, 2), np.uint64)
+        self._weights = np.repeat(np.asarray(weights, np.float64), sizes)
+        # The first of equal ones counts, in the order of files and rows.
+        firsts = np.unique(self._digests, axis=0, return_index=True)[1]
+        self._is_first = np.zeros(len(self._digests), np.bool_)
+        self._is_first[firsts] = True
+        # Compared as Python's numbers: a share times 2**64 has no exact float.
+        limit = min(int(share * _HASH_RANGE), _HASH_RANGE - 1)
+        below = self._digests[:, 0] < np.uint64(limit)
+        self._train = np.flatnonzero(self._is_first & ~below)
+        self._held_out = np.flatnonzero(self._is_first & below)
+
+    def _count(self, files: Sequence[tuple[Path, str, int]]) -> None:
+        start = 0
+        is_held_out = np.zeros(len(self._digests), np.bool_)
+        is_held_out[self._held_out] = True
+        for file, format, parts in files:
+            checked = self.checked[start : start + parts]
+            span = slice(int(self.bases[start]), int(self.bases[start + parts]))
+            start += parts
+            first, held_out = self._is_first[span], int(is_held_out[span].sum())
+            reasons: Counter[str] = Counter()
+            for block in checked:
+                reasons.update(block.reasons)
+                self.damaged += block.damaged
+            self.counts.append(
+                FileCounts(
+                    path=str(file),
+                    format=format,
+                    rows=sum(block.rows for block in checked),
+                    train=int(first.sum()) - held_out,
+                    held_out=held_out,
+                    duplicates=int((~first).sum()),
+                    quarantined=dict(reasons.most_common()),
+                )
             )
-        )
 
 
-def open_conversations(data: ConversationData) -> ConversationSource:
-    """The source that a recipe learns from: its files, else the plugin that it names."""
-    return FileConversations(data) if data.train else load_conversation_source(data.conversations)
+def open_conversations(recipe: LlmRecipe) -> ConversationSource:
+    """The source that a recipe learns from: its files, else the plugin that it names.
+
+    Large files are read on the cluster.
+    """
+    data = recipe.data
+    if not data.train:
+        return load_conversation_source(data.conversations)
+    folder = recipe.paths.outputs / "llm" / "tmp"
+    return FileConversations(data, folder.absolute(), choose_map(recipe, _size_of(data)))
+
+
+def choose_map(recipe: LlmRecipe, size_bytes: int) -> MapParts:
+    """How blocks are run: by Ray Data where they are many, else here.
+
+    Args:
+        recipe: Names the cluster.
+        size_bytes: Of all files.
+    """
+    if size_bytes <= _IN_PROCESS_BYTES:
+        return in_process
+    from sunloom.core.cluster import connect
+    from sunloom.core.ray_tasks import map_parts
+
+    connect(recipe)
+    return map_parts
+
+
+def _size_of(data: ConversationData) -> int:
+    files = [file for entry in data.train for file in data_files(entry.path, _SUFFIXES)]
+    return sum(file.stat().st_size for file in files)
+
+
+def _with_progress(results: Iterable[Done], parts: Sequence[Any]) -> Iterator[Done]:
+    if len(parts) < 2:
+        yield from results
+        return
+    with progress_bar("reading conversations", len(parts)) as bar:
+        for result in results:
+            bar.advance(1)
+            yield result
 
 
 def content_hash(conversation: Conversation) -> int:
     """The first 64 bits of the SHA-256 of its canonical text."""
-    digest = hashlib.sha256(conversation.canonical().encode()).digest()
-    return int.from_bytes(digest[:8], "big")
+    return int.from_bytes(_digest(conversation)[:8], "big")
 
 
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any] | Damaged]]:
+def _digest(conversation: Conversation) -> bytes:
+    return hashlib.sha256(conversation.canonical().encode()).digest()[:16]
+
+
+def _parts_of(file: Path) -> Iterator[Block]:
+    """The file's parts, as blocks without a number; none where it is empty."""
+    path = file.absolute()
+    whole = Block(number=0, file=path, format="", checked=path)
+    if file.suffix == ".parquet":
+        # Raises what says so where the file is none.
+        parquet_schema(file)
+        for split in split_file(file, least_rows=_PARQUET_ROWS):
+            yield replace(whole, split=split)
+    elif file.suffix != ".jsonl":
+        yield whole
+    else:
+        for start, stop, first_line in _line_ranges(file):
+            yield replace(whole, start=start, stop=stop, first_line=first_line)
+
+
+def _line_ranges(file: Path) -> Iterator[tuple[int, int, int]]:
+    """First byte, byte after the last, and lines before, of runs of whole lines."""
+    start = lines = first_line = 0
+    with file.open("rb") as opened:
+        while content := opened.read(_BLOCK_BYTES):
+            end = content.rfind(b"\n") + 1
+            # A line that is longer than a block goes on.
+            rest = b"" if end == len(content) else opened.readline()
+            lines += content.count(b"\n") + rest.count(b"\n")
+            stop = opened.tell()
+            yield start, stop, first_line
+            start, first_line = stop, lines
+
+
+def _rows(block: Block) -> Iterator[tuple[int, dict[str, Any] | Damaged]]:
     """Position from 1, and the row or why there is none."""
+    file = block.file
     if file.suffix == ".jsonl":
-        yield from read_json_lines(file)
+        yield from read_json_lines(
+            file, start=block.start, stop=block.stop, first_line=block.first_line
+        )
     elif file.suffix == ".json":
         yield from _json_array(file)
+    elif block.split is not None:
+        rows = block.split.read_parquet(_names_of(file))
+        for position, row in enumerate(rows.iter_rows(named=True), block.split.first_row + 1):
+            yield position, _without_nulls(row)
     else:
         # CSV stays text: what looks like a number is an answer, too.
         table = read_file(file, as_text=True)
@@ -177,6 +456,13 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any] | Damaged]]:
         for position, row in zip(positions, table.rows.iter_rows(named=True), strict=True):
             yield position, _without_nulls(row)
         yield from ((row.position, row) for row in table.damaged)
+
+
+def _names_of(file: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    names: list[str] = pq.read_schema(file).names
+    return names
 
 
 def _json_array(file: Path) -> Iterator[tuple[int, dict[str, Any] | Damaged]]:

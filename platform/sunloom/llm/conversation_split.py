@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,13 @@ from sunloom.llm.conversations import (
     ConversationSource,
     load_conversation_source,
 )
-from sunloom.llm.encoding import EncodedConversations, encode_checked
+from sunloom.llm.encoding import encode_checked
+from sunloom.llm.tokenising import (
+    FiledConversations,
+    ListedConversations,
+    Tokenised,
+    TrainingConversations,
+)
 
 QUARANTINE = "quarantine.jsonl"
 """File in a run's folder with the rows that were not used."""
@@ -39,24 +45,30 @@ class ConversationSplit:
         files: What became of each file's rows.
     """
 
-    train: list[Conversation]
+    train: TrainingConversations
     held_out: list[Conversation]
     validation: list[Conversation]
     digest: str
     set_aside: list[Damaged] = field(default_factory=list)
     files: tuple[FileCounts, ...] = ()
 
-    def encode(self, tokenizer: Any, max_length: int) -> EncodedConversations:
-        """The training conversations as tokens; those without anything to learn are set aside.
+    def tokenise(self, tokenizer: Any, max_length: int, folder: Path) -> Tokenised:
+        """Write the training conversations as tokens; those with nothing to learn are set aside.
+
+        Args:
+            tokenizer: A fast tokenizer with a chat template.
+            max_length: Longest row in tokens; the rest of a longer one is cut off.
+            folder: Where the tokens go; all workers must see it.
 
         Raises:
             DataError: Nothing is left.
         """
-        encoded = encode_checked(tokenizer, self.train, max_length)
-        self._set_aside("train", self.train, encoded.rejected)
-        if not encoded.rows:
+        tokenised = self.train.tokenise(tokenizer, max_length, folder)
+        rejected = {index: self.train.load(index) for index in tokenised.rejected}
+        self._set_aside("train", rejected, tokenised.rejected)
+        if not tokenised.rows:
             raise self._nothing_left("There is no conversation to learn from")
-        return encoded
+        return tokenised
 
     def require_judgeable(self, tokenizer: Any, max_length: int) -> None:
         """Leave only held-out conversations that can be judged with this tokenizer.
@@ -67,7 +79,7 @@ class ConversationSplit:
         for name in ("held_out", "validation"):
             conversations: list[Conversation] = getattr(self, name)
             encoded = encode_checked(tokenizer, conversations, max_length)
-            self._set_aside(name, conversations, encoded.rejected)
+            self._set_aside(name, dict(enumerate(conversations)), encoded.rejected)
             setattr(self, name, [conversations[index] for index in dict.fromkeys(encoded.kept)])
         if not self.held_out:
             raise self._nothing_left("There is no held-out conversation to judge on")
@@ -87,9 +99,9 @@ class ConversationSplit:
         return writer.path
 
     def _set_aside(
-        self, name: str, conversations: Sequence[Conversation], rejected: dict[int, str]
+        self, name: str, conversations: Mapping[int, Conversation], rejected: Mapping[int, str]
     ) -> None:
-        # A conversation whose weight is above one stands there several times.
+        # A plugin's conversation may stand there several times.
         known = {(row.source, row.position) for row in self.set_aside}
         for index, reason in rejected.items():
             found = conversations[index]
@@ -121,20 +133,25 @@ def load_split(recipe: LlmRecipe) -> ConversationSplit:
         UsageError: A file does not exist, or too few conversations are left to judge on.
         NotFoundError: A plugin does not exist.
     """
-    source = open_conversations(recipe.data)
+    source = open_conversations(recipe)
     judge = judging_source(recipe, source)
     training, evaluation = recipe.training, recipe.evaluation
     set_aside = list(source.damaged) if isinstance(source, FileConversations) else []
     wanted = training.max_steps * training.conversations_a_step
-    train = _check_all(source, source.train(wanted, recipe.seed), "train", set_aside)
+    train: TrainingConversations
+    if isinstance(source, FileConversations):
+        train = FiledConversations(source, recipe.seed)
+    else:
+        made = _check_all(source, source.train(wanted, recipe.seed), "train", set_aside)
+        train = ListedConversations(made)
     held_out = _check_all(
         judge, judge.held_out(evaluation.held_out, recipe.seed), "held_out", set_aside
     )
     validation = _choose_validation(recipe, judge, held_out, set_aside)
     digest = hashlib.sha256()
-    for part in (train, held_out, validation):
-        for conversation in part:
-            digest.update(conversation.canonical().encode())
+    for part in (train, ListedConversations(held_out), ListedConversations(validation)):
+        for content in part.digest_parts():
+            digest.update(content)
         digest.update(b"\0")
     files = tuple(source.counts) if isinstance(source, FileConversations) else ()
     return ConversationSplit(
@@ -153,7 +170,7 @@ def judging_source(
     """Where the judging conversations come from: ``evaluation.conversations``, else the data's."""
     if recipe.evaluation.conversations is not None:
         return load_conversation_source(recipe.evaluation.conversations)
-    return source or open_conversations(recipe.data)
+    return source or open_conversations(recipe)
 
 
 def held_out_conversations(recipe: LlmRecipe) -> list[Conversation]:

@@ -20,7 +20,7 @@ from sunloom.config.llm import (
     PluginMetric,
     Regex,
     Rouge,
-    ToolCall,
+    ToolCallMatch,
 )
 from sunloom.core.plugins import load_plugin
 from sunloom.errors import DataError, PluginError, UsageError
@@ -192,7 +192,7 @@ def _json_schema(metric: JsonSchema) -> Score:
     return score
 
 
-def _tool_call(_metric: ToolCall) -> Score:
+def _tool_call(_metric: ToolCallMatch) -> Score:
     return lambda expected, generated: float(parse_calls(generated) == called_tools(expected))
 
 
@@ -224,7 +224,7 @@ METRICS: Mapping[type, Callable[[Any], Score]] = {
     F1: _f1,
     Rouge: _rouge,
     JsonSchema: _json_schema,
-    ToolCall: _tool_call,
+    ToolCallMatch: _tool_call,
     Regex: _regex,
     PluginMetric: _plugin,
 }

@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -238,22 +237,3 @@ def collate(rows: Sequence[Encoded], pad: int) -> tuple[NDArray[np.int64], NDArr
         ids[index, : len(row.ids)] = row.ids
         labels[index, : len(row.ids)] = np.where(row.mask, row.ids, IGNORED)
     return ids, labels
-
-
-def save_encoded(rows: Sequence[Encoded], path: Path) -> None:
-    """Write rows as one compressed array file."""
-    # One flat array and the lengths: ragged rows would be objects, which NumPy pickles.
-    np.savez_compressed(
-        path,
-        ids=np.concatenate([row.ids for row in rows]),
-        mask=np.concatenate([row.mask for row in rows]),
-        lengths=np.asarray([len(row.ids) for row in rows]),
-    )
-
-
-def load_encoded(path: Path) -> list[Encoded]:
-    """Rows that ``save_encoded`` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        ends = np.cumsum(file["lengths"])[:-1]
-        parts = zip(np.split(file["ids"], ends), np.split(file["mask"], ends), strict=True)
-        return [Encoded(ids, mask) for ids, mask in parts]

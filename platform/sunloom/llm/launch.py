@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from sunloom.core.telemetry import progress_bar
 from sunloom.errors import DataError, DivergedError, TrainingError, UsageError
 from sunloom.llm.checkpoints import newest_whole
 from sunloom.llm.conversation_split import ConversationSplit
-from sunloom.llm.encoding import encode, save_encoded
+from sunloom.llm.encoding import encode
 from sunloom.llm.loop import (
     Evaluations,
     TrainingOutcome,
@@ -28,6 +28,7 @@ from sunloom.llm.loop import (
     find_checkpoint,
     run_worker,
 )
+from sunloom.llm.token_store import write_tokens
 
 # By default a report waits up to two seconds for the controller's next look.
 _HEALTH_CHECK_S = "0.2"
@@ -58,25 +59,24 @@ def train_on_workers(
         DivergedError: The loss was not finite.
         TrainingError: The workers failed.
     """
-    # Encoded once, in the driver: every worker and every restart reads the same rows.
-    encoded = data.encode(tokenizer, recipe.data.max_length)
+    # Once: every worker and every restart maps the same rows.
+    tokens = run.directory / "tokens"
+    tokenised = data.tokenise(tokenizer, recipe.data.max_length, tokens)
     data.write_quarantine(run.directory)
-    rows, workers = len(encoded.rows), recipe.training.workers
+    rows, workers = len(tokenised.rows), recipe.training.workers
     if rows < workers:
         raise UsageError(
             f"{rows} conversations cannot be divided among {workers} workers.",
             "Lower training.workers, or train on more conversations.",
             "training.workers",
         )
-    recipe = count_steps(recipe, [len(row.ids) for row in encoded.rows])
+    recipe = count_steps(recipe, rows)
     check_resume(recipe)
     connect(recipe)
-    path = run.directory / "conversations.npz"
-    save_encoded(encoded.rows, path)
     task = TrainingTask(
         model=location,
         base=base,
-        data=path,
+        data=tokens,
         directory=run.directory,
         pad=tokenizer.pad_token_id,
         seed=recipe.seed,
@@ -124,18 +124,18 @@ def check_resume(recipe: LlmRecipe) -> None:
             )
 
 
-def count_steps(recipe: LlmRecipe, lengths: Sequence[int]) -> LlmRecipe:
+def count_steps(recipe: LlmRecipe, rows: int) -> LlmRecipe:
     """The recipe with the steps of its epochs, where it names these.
 
     Args:
         recipe: What is trained.
-        lengths: Of each conversation in tokens.
+        rows: Of a pass over the data.
     """
     training = recipe.training
     if training.epochs is None:
         return recipe
-    size = min(training.conversations_a_step, len(lengths))
-    steps = max(1, round(training.epochs * (len(lengths) // size)))
+    size = min(training.conversations_a_step, rows)
+    steps = max(1, round(training.epochs * (rows // size)))
     return recipe.model_copy(update={"training": training.model_copy(update={"max_steps": steps})})
 
 
@@ -151,8 +151,8 @@ def _plan_evaluations(
             "sunloom llm prepare RECIPE shows what becomes of each row.",
             "evaluation.eval_steps",
         )
-    path = run.directory / "validation.npz"
-    save_encoded(rows, path)
+    path = run.directory / "validation"
+    write_tokens(rows, path)
     stopping = recipe.training.early_stopping
     by_score = stopping is not None and stopping.metric == "exact_match"
     return Evaluations(

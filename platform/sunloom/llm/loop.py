@@ -28,11 +28,12 @@ from sunloom.core.progress import StepProgress, Tracker, open_trackers
 from sunloom.llm.checkpoints import WholeCheckpoint, newest_whole, seal
 from sunloom.llm.conversations import Conversation
 from sunloom.llm.distributed import Parallel, build_parallel
-from sunloom.llm.encoding import IGNORED, Encoded, batches, collate, load_encoded
+from sunloom.llm.encoding import IGNORED, Encoded, batches, collate
 from sunloom.llm.evaluation import exact_match, greedy, is_clearly_above
 from sunloom.llm.models import add_lora, load_model, load_tokenizer
 from sunloom.llm.optimization import CausalLoss, learning_rate
 from sunloom.llm.probe import DtypeProbe, probe_dtype
+from sunloom.llm.token_store import TokenRows
 
 EVALUATIONS_FILE = "evaluations.jsonl"
 """In a run's folder: step and held-out loss of each evaluation during training, one a line."""
@@ -45,7 +46,7 @@ class Evaluations:
 
     Attributes:
         every: Steps between them.
-        rows: File of encoded held-out conversations, for the loss.
+        rows: Folder of tokenised held-out conversations, for the loss.
         stopping: When the run ends sooner.
         conversations: The same, judged by exact match where that is what ends the run.
         gate: Bars, and the longest turn.
@@ -65,7 +66,7 @@ class TrainingTask:
     Attributes:
         model: Folder or hub id of the starting weights.
         base: Name of the base that an exported adapter carries.
-        data: File of encoded conversations.
+        data: Folder of tokenised conversations.
         directory: The run's folder, shared by all workers.
         pad: Token id that fills short rows.
         seed: Seed of adapter weights and of the order of batches.
@@ -176,7 +177,7 @@ class _TrainingLoop:
     ) -> None:
         self._task, self._model, self._parallel = task, model, parallel
         self._steps_done, self._trackers = steps_done, trackers
-        self._rows = load_encoded(task.data)
+        self._rows = TokenRows(task.data)
         self._rank, self._workers = dist.get_rank(), dist.get_world_size()
         self._losses: list[float] = []
         self._tokens = 0
@@ -187,7 +188,7 @@ class _TrainingLoop:
         started = time.perf_counter()
         diverged = None
         # Planned from step 0 on: a resumed run continues with the batches that are left.
-        plan = plan_batches([len(row.ids) for row in self._rows], config, self._task.seed)
+        plan = plan_batches(self._rows.lengths.tolist(), config, self._task.seed)
         for step in range(self._steps_done, config.max_steps):
             loss, norm = self._step([self._rows[i] for i in plan[step]], step)
             if not math.isfinite(loss):
@@ -268,7 +269,7 @@ class _TrainingLoop:
 
     def _held_out_loss(self, evaluations: Evaluations) -> float:
         """Mean loss of a labelled token of the held-out conversations, over all workers."""
-        rows = sorted(load_encoded(evaluations.rows), key=lambda row: len(row.ids))
+        rows = sorted(TokenRows(evaluations.rows), key=lambda row: len(row.ids))
         parts = [rows[i : i + _EVALUATED_AT_ONCE] for i in range(0, len(rows), _EVALUATED_AT_ONCE)]
         sums = torch.zeros(2, dtype=torch.float64, device=_device())
         # Sharded weights are gathered by all workers together: each runs as many batches.

@@ -11,7 +11,7 @@ from sunloom.config.llm import Ddp, DeepSpeed, LlmRecipe, TrainingConfig
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import DataError
 from sunloom.llm.base_models import resolve_model
-from sunloom.llm.conversation_files import open_conversations
+from sunloom.llm.conversation_files import FileConversations, open_conversations
 from sunloom.llm.distributed import describe
 from sunloom.llm.encoding import encode
 from sunloom.llm.launch import count_steps
@@ -68,7 +68,7 @@ def plan_training(recipe: LlmRecipe) -> TrainingPlan:
         UsageError: The model cannot be loaded.
     """
     shape = _measure(recipe)
-    recipe = count_steps(recipe, shape.lengths)
+    recipe = count_steps(recipe, shape.rows)
     training = recipe.training
     tokens = round(shape.mean_length * training.conversations_a_step * training.max_steps)
     probe = probe_dtype()
@@ -102,7 +102,8 @@ class _Shape:
         in_4_bits: Of these, those that a quantised base holds in 4 bits.
         layers: Decoder layers.
         width: Of the residual stream.
-        lengths: Of the conversations in tokens; a plugin's are a sample.
+        lengths: Of a sample of the conversations in tokens.
+        rows: Conversations of a pass over files; of a plugin's sample.
     """
 
     parameters: int
@@ -111,6 +112,7 @@ class _Shape:
     layers: int
     width: int
     lengths: list[int]
+    rows: int
 
     @property
     def mean_length(self) -> float:
@@ -118,9 +120,13 @@ class _Shape:
 
 
 def _measure(recipe: LlmRecipe) -> _Shape:
-    samples = open_conversations(recipe.data).train(_SAMPLE, recipe.seed)
-    if not recipe.data.train:
-        samples = samples[:_SAMPLE]
+    source = open_conversations(recipe)
+    if isinstance(source, FileConversations):
+        order = source.train_order(recipe.seed)
+        samples, passes = source.load(order[:_SAMPLE]), len(order)
+    else:
+        samples = source.train(_SAMPLE, recipe.seed)[:_SAMPLE]
+        passes = len(samples)
     shape = recipe.model.architecture
     if recipe.model.base_model is None:
         texts = conversation_texts(samples)
@@ -149,6 +155,7 @@ def _measure(recipe: LlmRecipe) -> _Shape:
         layers=model.config.num_hidden_layers,
         width=model.config.hidden_size,
         lengths=[len(row.ids) for row in rows],
+        rows=passes,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -78,27 +79,30 @@ def prepare(recipe: LlmRecipe) -> PreparedConversations:
     """
     split = load_split(recipe)
     tokenizer = _tokenizer_of(recipe, split)
-    encoded = split.encode(tokenizer, recipe.data.max_length)
-    if recipe.is_adapter:
-        split.require_judgeable(tokenizer, recipe.data.max_length)
     folder = recipe.paths.outputs / "llm" / "prepare" / recipe.output.name
     folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="tokens-", dir=folder.absolute()) as tokens:
+        tokenised = split.tokenise(tokenizer, recipe.data.max_length, Path(tokens))
+        lengths, examples = tokenised.rows.lengths, tokenised.rows[:_EXAMPLES]
+        # Views of files that are about to go.
+        examples = [Encoded(row.ids.copy(), row.mask.copy()) for row in examples]
+    if recipe.is_adapter:
+        split.require_judgeable(tokenizer, recipe.data.max_length)
     quarantine = split.write_quarantine(folder)
-    lengths = np.asarray([len(row.ids) for row in encoded.rows])
     return PreparedConversations(
         files=split.files,
-        train=len(encoded.rows),
+        train=len(lengths),
         held_out=len(split.held_out),
         set_aside=split.count_reasons(),
         quarantine=str(quarantine) if quarantine else None,
-        tokens=int(lengths.sum()),
-        trained_tokens=sum(int(row.mask[1:].sum()) for row in encoded.rows),
+        tokens=int(lengths.sum(dtype=np.int64)),
+        trained_tokens=int(tokenised.trained.sum()),
         length_median=int(np.median(lengths)),
         length_p95=int(np.percentile(lengths, 95)),
         length_max=int(lengths.max()),
-        cut=encoded.cut,
+        cut=tokenised.cut,
         histogram=str(_plot_lengths(lengths, recipe, folder / "lengths.png")),
-        examples=tuple(split_passages(tokenizer, row) for row in encoded.rows[:_EXAMPLES]),
+        examples=tuple(split_passages(tokenizer, row) for row in examples),
     )
 
 
@@ -116,7 +120,7 @@ def _tokenizer_of(recipe: LlmRecipe, split: ConversationSplit) -> Any:
         location, _ = resolve_model(recipe.model, open_registry(recipe))
         return load_tokenizer(location, recipe.model)
     shape = recipe.model.architecture
-    texts = conversation_texts(split.train[: shape.tokenizer_conversations])
+    texts = conversation_texts(split.train.sample(shape.tokenizer_conversations))
     return build_tokenizer(texts, shape.vocabulary, shape.max_length)
 
 

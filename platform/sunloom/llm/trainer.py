@@ -21,7 +21,6 @@ from sunloom.core.runs import Run, run_of_this_process
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import UsageError
 from sunloom.llm.base_models import resolve_model
-from sunloom.llm.conversation_files import open_conversations
 from sunloom.llm.conversation_split import ConversationSplit, load_split
 from sunloom.llm.conversations import load_conversation_source
 from sunloom.llm.gate import compare_scores, gate_failures
@@ -131,7 +130,7 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
     from sunloom.llm.launch import train_on_workers
 
     with run_of_this_process(recipe, "llm-base") as run:
-        tokenizer, location = _starting_point(recipe, registry, run)
+        tokenizer, location = _starting_point(recipe, registry, run, data)
         outcome = train_on_workers(
             recipe, run, data, tokenizer=tokenizer, location=location, base=""
         )
@@ -150,15 +149,21 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
         return _publish(recipe, registry, version, run.directory)
 
 
-def _starting_point(recipe: LlmRecipe, registry: ModelRegistry, run: Run) -> tuple[Any, str]:
+def _starting_point(
+    recipe: LlmRecipe, registry: ModelRegistry, run: Run, data: ConversationSplit
+) -> tuple[Any, str]:
     """Tokenizer and location of the starting weights; builds both where no model is named."""
     if recipe.model.base_model is not None:
         location, _ = resolve_model(recipe.model, registry)
         return load_tokenizer(location, recipe.model), location
     shape = recipe.model.architecture
-    source = open_conversations(recipe.data)
     wanted = shape.tokenizer_conversations
-    samples = source.train(wanted, recipe.seed)[:wanted]
+    if recipe.data.train:
+        samples = data.train.sample(wanted)
+    else:
+        # A plugin makes as many as it is asked for, whatever the steps need.
+        source = load_conversation_source(recipe.data.conversations)
+        samples = source.train(wanted, recipe.seed)[:wanted]
     tokenizer = build_tokenizer(conversation_texts(samples), shape.vocabulary, shape.max_length)
     # The run's folder is shared: every worker loads the start from it like any named model.
     folder = run.directory / "start"

@@ -50,8 +50,9 @@ def test_rows_without_an_answer_in_reach_are_set_aside_with_their_line(
     rows[9] = chat("How tall?", "word " * 300)
     recipe = recipe_of(write(tmp_path / "a.jsonl", rows), settings, "data.held_out_share=0")
     split = load_split(recipe)
-    encoded = split.encode(tokenizer, 64)
+    encoded = split.tokenise(tokenizer, 64, tmp_path / "tokens")
     assert (len(encoded.rows), encoded.cut) == (39, 1)
+    assert encoded.trained.tolist() == [row.mask[1:].sum() for row in encoded.rows]
     assert max(len(row.ids) for row in encoded.rows) == 64
     assert all(row.mask[1:].any() for row in encoded.rows)
     assert split.count_reasons() == {"no answer within 64 tokens": 1}
@@ -80,7 +81,7 @@ def test_a_conversation_of_several_texts_is_judged_once_and_set_aside_once(
     assert len({c.canonical() for c in split.held_out}) == len(split.held_out) == 9
     twice = f"data.train=[{{path: {tmp_path / 'a.jsonl'}, weight: 2}}]"
     split = load_split(recipe_of(tmp_path / "a.jsonl", settings, "data.held_out_share=0", twice))
-    encoded = split.encode(tokenizer, 64)
+    encoded = split.tokenise(tokenizer, 64, tmp_path / "tokens")
     # Two texts of the first conversation and one of each other, all twice.
     assert len(encoded.rows) == 2 * (2 + 8)
     assert split.count_reasons() == {"no answer within 64 tokens": 1}
@@ -92,12 +93,12 @@ def test_nothing_to_learn_or_to_judge_is_said_before_the_first_step(
     voucher = write(tmp_path / "a.jsonl", [chat("voucher please " * 300, "Yes.")])
     split = load_split(recipe_of(voucher, settings, "data.held_out_share=0"))
     with pytest.raises(DataError, match="1 no answer within 256 tokens"):
-        split.encode(tokenizer, 256)
+        split.tokenise(tokenizer, 256, tmp_path / "tokens")
     with pytest.raises(DataError, match="no held-out conversation"):
         split.require_judgeable(tokenizer, 256)
     empty = load_split(recipe_of(write(tmp_path / "b.jsonl", []), settings))
     with pytest.raises(DataError, match="no conversation to learn from"):
-        empty.encode(tokenizer, 256)
+        empty.tokenise(tokenizer, 256, tmp_path / "none")
 
 
 def test_a_plugins_conversations_are_checked_like_those_of_files(
@@ -124,10 +125,11 @@ def test_none_that_selects_is_one_that_judges(settings: Settings, tmp_path: Path
     ddp = "training.distributed={type: ddp}"
     stop = "training.early_stopping={}"
     sets = (ddp, stop, "data.held_out_share=0.5", "evaluation.held_out=40")
+    sets += ("evaluation.eval_sample=30",)
     split = load_split(recipe_of(path, settings, *sets))
     judging, validation = ({c.canonical() for c in s} for s in (split.held_out, split.validation))
     assert (len(judging), len(validation), judging & validation) == (40, 30, set())
-    with pytest.raises(UsageError, match="none is left to stop early on"):
+    with pytest.raises(UsageError, match="none is left to evaluate on"):
         load_split(recipe_of(path, settings, *sets, "evaluation.held_out=200"))
     with pytest.raises(ConfigError, match="early_stopping takes evaluation"):
         recipe_of(path, settings, ddp, stop, "evaluation.min_exact_match=null")
@@ -145,11 +147,6 @@ def test_all_of_the_data_is_identity_and_where_it_lies_is_not(
     assert load_split(recipe_of(more, settings)).digest != load_split(first).digest
     judged = "evaluation.held_out=2"
     assert load_split(recipe_of(more, settings, judged)).digest != load_split(first).digest
-
-
-def test_an_adapter_has_a_name_of_its_own() -> None:
-    with pytest.raises(ConfigError, match=r"output\.name is needed"):
-        load_config(LlmRecipe, sets=["model.base_model=tool-base", "lora.r=4"], environ={})
 
 
 def test_an_answer_of_weight_0_carries_no_loss(tokenizer: Any) -> None:

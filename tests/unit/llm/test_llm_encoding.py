@@ -20,10 +20,9 @@ from sunloom.llm.encoding import (
     batches,
     collate,
     encode,
-    load_encoded,
     render,
-    save_encoded,
 )
+from sunloom.llm.token_store import TokenRows, write_tokens
 from sunloom.llm.tokenizer import (
     ASSISTANT,
     CALL_CLOSE,
@@ -155,7 +154,7 @@ def test_collate_pads_right_and_ignores_what_has_no_loss(tokenizer: Any) -> None
 
 def test_encoded_rows_survive_their_file(tokenizer: Any, tmp_path: Path) -> None:
     rows = encode(tokenizer, GenericConversations().train(7, 5), 1024)
-    save_encoded(rows, tmp_path / "rows.npz")
-    for row, read in zip(rows, load_encoded(tmp_path / "rows.npz"), strict=True):
+    write_tokens(rows, tmp_path / "rows")
+    for row, read in zip(rows, TokenRows(tmp_path / "rows"), strict=True):
         assert row.ids.tolist() == read.ids.tolist()
         assert row.mask.tolist() == read.mask.tolist()

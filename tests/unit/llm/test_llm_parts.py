@@ -154,7 +154,7 @@ def test_workers_load_the_model_as_the_recipe_says(
         model=str(folder), base="", data=tmp_path, directory=tmp_path, pad=0, seed=0, lora=None,
         training=TrainingConfig(), options=ModelConfig(torch_dtype="float32"),
     )  # fmt: skip
-    with pytest.raises(UsageError, match="cannot be loaded"):
+    with pytest.raises(UsageError, match="No model can be loaded"):
         run_worker({"task": task})
     # Loaded, and stopped because this process is no worker.
     with pytest.raises(RuntimeError, match="outside of a Ray Train training function"):
@@ -174,7 +174,7 @@ def test_a_model_is_a_folder_a_reference_or_a_hub_id(settings: Any, tmp_path: Pa
     assert resolve_model(ModelConfig(base_model=hub), registry) == (hub, hub)
     with pytest.raises(NotFoundError, match="tool-base"):
         resolve_model(ModelConfig(base_model="tool-bse"), registry)
-    with pytest.raises(UsageError, match="cannot be loaded"):
+    with pytest.raises(UsageError, match="No model can be loaded"):
         load_model(folder)
     registry.register("retail-agent", "adapter", tmp_path / "m")
     with pytest.raises(UsageError, match="retail-agent@1 is of the kind adapter"):

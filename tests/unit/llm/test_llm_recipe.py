@@ -118,7 +118,7 @@ def test_epochs_are_counted_in_whole_batches() -> None:
     def steps_of(epochs: float, rows: int) -> int:
         chosen = [*sets, f"training.epochs={epochs}"]
         recipe = load_config(LlmRecipe, sets=chosen, conf_dir=CONF).config
-        return count_steps(recipe, [10] * rows).training.max_steps
+        return count_steps(recipe, rows).training.max_steps
 
     # Eight conversations a step; what is left over of a pass is left out.
     assert [steps_of(1, 83), steps_of(3, 83), steps_of(0.5, 83)] == [10, 30, 5]

@@ -49,16 +49,29 @@ def parse_json_object(content: bytes, columns: Collection[str] | None = None) ->
 
 
 def read_json_lines(
-    path: Path, columns: Collection[str] | None = None
+    path: Path,
+    columns: Collection[str] | None = None,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    first_line: int = 0,
 ) -> Iterator[tuple[int, dict[str, Any] | Damaged]]:
     """Each line's number, from 1, and its object, or why there is none; empty lines are left out.
 
     Args:
         path: JSON lines. One that is not UTF-8 damages its own line, not the file.
         columns: Fields to keep, all by default.
+        start: First byte of a part of the file, where a line begins.
+        stop: Byte after the part, where another line begins; the file's end by default.
+        first_line: Lines before the part.
     """
+    read = start
     with path.open("rb") as lines:
-        for position, line in enumerate(lines, 1):
+        lines.seek(start)
+        for position, line in enumerate(lines, first_line + 1):
+            if stop is not None and read >= stop:
+                return
+            read += len(line)
             # A file may begin with a byte order mark, and so may each part of a concatenated one.
             content = line.removeprefix(BOM_UTF8).strip()
             if not content:
