@@ -78,13 +78,13 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     own = ("evaluation.eval_steps=2", f"data.train=[{{path: {file}}}]", *lenient)
     task = file.with_name("task.jsonl")
     task.write_text('{"prompt": "Say yes", "completion": "yes"}\n' * 2)
-    own += (f"evaluation.custom_tasks=[{{name: yes, path: {task}, min_score: 0}}]",)
+    own += (f"evaluation.custom_tasks=[{{name: assent, path: {task}, min_score: 0}}]",)
     bounds = ("data.held_out_share=0.5", "evaluation.max_loss_ratio=null")
     stopped = train_adapter(_recipe("retail_agent", settings, *own, *bounds))
-    assert stopped.metrics["tasks"]["yes"] == {
+    assert stopped.metrics["tasks"]["assent"] == {
         "metric": "exact_match", "base": 0.0, "adapter": 0.0, "standard_error": 0.0,
     }  # fmt: skip
-    told = json.loads(Path(stopped.artifacts["adapter_tasks"]).read_text())["yes"]["examples"]
+    told = json.loads(Path(stopped.artifacts["adapter_tasks"]).read_text())["assent"]["examples"]
     assert [(row["question"], row["expected"]) for row in told] == [("Say yes", "yes")]
     assert stopped.metrics["eval_loss"] > 0
     assert (stopped.version.ref, stopped.reused) == ("retail-agent@2", False)

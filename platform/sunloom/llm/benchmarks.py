@@ -22,6 +22,7 @@ ALIASES: Mapping[str, str] = {"arc": "ai2_arc"}
 _KEY = "evaluation.benchmarks"
 # Accuracy over answers of unlike length is compared per byte where the task offers it.
 _PREFERRED = "acc_norm"
+_REPORTED = ("results", "groups", "n-samples", "versions")
 _Z_95 = 1.645
 
 
@@ -106,9 +107,19 @@ class Benchmarks:
         from lm_eval.tasks import TaskManager
 
         self._config = config
+        if config.benchmark_data is not None and not config.benchmark_data.is_dir():
+            raise UsageError(
+                f"There is no folder {config.benchmark_data}.", param="evaluation.benchmark_data"
+            )
+        files = {name: Path(name) for name in config.benchmarks if Path(name).is_file()}
         with _quiet():
-            self._manager = TaskManager()
-            self._names = [self._find_task(name) for name in config.benchmarks]
+            # By their folders: of a file's path alone the harness makes no group.
+            folders = [str(file.parent) for file in files.values()]
+            self._manager = TaskManager(include_path=folders or None)
+            self._names = [
+                _name_in(files[name]) if name in files else self._find_task(name)
+                for name in config.benchmarks
+            ]
             for name in self._names:
                 self._use_copies(name)
             # Now, not after training: what cannot be loaded would only be met then.
@@ -125,27 +136,29 @@ class Benchmarks:
         from lm_eval.models.huggingface import HFLM
 
         size = self._config.benchmark_batch_size
+        scores: dict[str, BenchmarkScore] = {}
+        report: dict[str, Any] = {}
         with _quiet():
-            results: Any = lm_eval.simple_evaluate(
-                model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size),
-                tasks=self._names,
-                task_manager=self._manager,
-                limit=self._config.benchmark_limit,
-                # Of means the harness knows the standard error without it.
-                bootstrap_iters=0,
-            )
-        scores = {}
-        for name in self._names:
-            units = [name] if name in results["groups"] or name in results["results"] else None
-            # A tag is a list of tasks without a score of its own.
-            for unit in units or sorted(self._loaded[name]):
-                scores[unit] = _score_of(unit, results)
-        report = {key: results[key] for key in ("results", "groups", "n-samples", "versions")}
+            harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size)
+            # One after another: the harness refuses a task that stands in two of them.
+            for name in self._names:
+                loaded: Any = self._manager.load([name])
+                for task in loaded["tasks"].values():
+                    _set_defaults(task)
+                # Not simple_evaluate: its report on the environment takes longer than a task.
+                results: Any = lm_eval.evaluate(
+                    lm=harness, task_dict=loaded, limit=self._config.benchmark_limit
+                )
+                report[name] = {key: results[key] for key in _REPORTED if key in results}
+                # A tag is a list of tasks without a score of its own.
+                has_score = name in results.get("groups", {}) or name in results["results"]
+                for unit in [name] if has_score else sorted(self._loaded[name]):
+                    scores[unit] = _score_of(unit, results)
         return BenchmarkResults(scores, report)
 
     def _find_task(self, name: str) -> str:
         chosen = ALIASES.get(name, name)
-        if chosen in self._manager.task_index or Path(chosen).is_file():
+        if chosen in self._manager.task_index:
             return chosen
         close = nearest(chosen, self._manager.all_tasks)
         raise UsageError(
@@ -159,8 +172,6 @@ class Benchmarks:
         folder = self._config.benchmark_data
         if folder is None:
             return
-        if not folder.is_dir():
-            raise UsageError(f"There is no folder {folder}.", param="evaluation.benchmark_data")
         from lm_eval.tasks._yaml_loader import load_yaml
 
         for entry in _leaves(self._manager.task_index, name):
@@ -184,8 +195,10 @@ class Benchmarks:
 
         try:
             return tuple(self._manager.load([name])["tasks"])
-        except (OSError, DatasetsError, ValueError) as error:
+        except (OSError, DatasetsError, ValueError, KeyError) as error:
             reason = str(error).strip().partition("\n")[0]
+            if isinstance(error, KeyError):
+                reason = f"it has no {reason}"
             raise UsageError(
                 f"The data of the benchmark {name!r} cannot be loaded: {reason}",
                 "It comes from the hub, from its cache (HF_HOME, HF_HUB_OFFLINE=1), or from a copy "
@@ -246,6 +259,23 @@ def _leaves(index: Mapping[str, Any], name: str) -> Iterator[Any]:
         yield from _leaves(index, member)
 
 
+def _set_defaults(task: Any) -> None:
+    """What the harness's command line sets where nothing else is said."""
+    from lm_eval.defaults import DEFAULT_OTHER_SEED
+
+    if task.get_config("num_fewshot") is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+
+
+def _name_in(file: Path) -> str:
+    """The task or group that a file of the harness's format defines."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    definition = load_yaml(file, resolve_func=False)
+    return str(definition.get("group") or definition.get("task"))
+
+
 def _members(entry: Any) -> list[str]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
@@ -255,7 +285,7 @@ def _members(entry: Any) -> list[str]:
 
 
 def _score_of(name: str, results: Mapping[str, Any]) -> BenchmarkScore:
-    figures = results["groups"].get(name) or results["results"][name]
+    figures = results.get("groups", {}).get(name) or results["results"][name]
     metric = _choose_metric(figures)
     leaves = results["group_subtasks"].get(name) or [name]
     error = figures.get(metric.replace(",", "_stderr,"))

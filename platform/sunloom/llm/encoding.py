@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +93,8 @@ def _find_answers(tokenizer: Any, conversation: Conversation) -> list[_Passages]
     ]
     alone, whole = [], []
     for prompt, end in answers:
-        after = render(tokenizer, conversation.head(end))
+        is_last = end == len(conversation.messages)
+        after = text if is_last else render(tokenizer, conversation.head(end))
         begin = _begin_of_answer(prompt, after)
         content = (conversation.messages[end - 1].get("content") or "").strip()
         if content and after.rstrip().endswith(content):
@@ -173,10 +175,11 @@ def encode_checked(
             rejected[index] = f"refused by the chat template: {error}"
     rows, kept, cut = [], [], 0
     tokens = _tokenise(tokenizer, [found.text for _, found in passages])
-    for (index, found), (ids, starts) in zip(passages, tokens, strict=True):
+    for (index, found), encoding in zip(passages, tokens, strict=True):
+        ids = np.asarray(encoding.ids, np.int32)
         mask = np.zeros(len(ids), dtype=np.bool_)
         for begin, end in found.spans:
-            mask |= (starts >= begin) & (starts < end)
+            mask[_first_from(encoding, begin) : _first_from(encoding, end)] = True
         # The first token of a row has no token before it that could predict it.
         if mask[1:max_length].any():
             cut += len(ids) > max_length
@@ -192,19 +195,24 @@ def encode_checked(
     return EncodedConversations(rows, kept, rejected, cut)
 
 
-def _tokenise(
-    tokenizer: Any, texts: Sequence[str]
-) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
-    """Token ids and the character that each begins at."""
-    if not texts:
-        return
+def _tokenise(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
+    """Each text's ``tokenizers.Encoding``."""
+    backend = tokenizer.backend_tokenizer
+    # Settings of an earlier call stay with it.
+    backend.no_padding()
+    backend.no_truncation()
     # Whole texts, as the server tokenizes them: separate turns could merge into other tokens. The
-    # template has written the special tokens.
-    batch = tokenizer(
-        list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False
-    )
-    for ids, offsets in zip(batch["input_ids"], batch["offset_mapping"], strict=True):
-        yield np.asarray(ids, np.int32), np.asarray([start for start, _ in offsets])
+    # template has written the special tokens. Not through transformers, whose lists of offsets take
+    # as long as the tokens.
+    encodings: list[Any] = backend.encode_batch(list(texts), add_special_tokens=False)
+    return encodings
+
+
+def _first_from(encoding: Any, character: int) -> int:
+    """Index of the first token that begins at a character or after it."""
+    # Few look-ups: the list of all offsets takes long to make.
+    tokens = range(len(encoding.ids))
+    return bisect_left(tokens, character, key=lambda token: encoding.token_to_chars(token)[0])
 
 
 def batches(lengths: Sequence[int], size: int, seed: int) -> list[list[int]]:

@@ -1,0 +1,1 @@
+"""Benchmarks of language models: preparing, training and judging, against peers in the same run."""
