@@ -1,4 +1,4 @@
-"""Commands ``sunloom llm``: prepare, plan, train, evaluate and query language models."""
+"""Commands ``sunloom llm``: prepare, plan, train, evaluate, merge and query language models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from sunloom.cli.options import (
     load_settings,
 )
 
-app = typer.Typer(help="Prepare, plan, train, judge and ask language models.", no_args_is_help=True)
+app = typer.Typer(
+    help="Train, judge, merge and ask language models.", no_args_is_help=True
+)
 
 
 @app.command()
@@ -90,6 +92,24 @@ def evaluate(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = Fa
     from sunloom.llm.judging import evaluate_registered
 
     _show(output.to_plain(evaluate_registered(load_recipe(LlmRecipe, recipe, sets, env))), json)
+
+
+@app.command()
+def merge(
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="name, name@3 or name@alias")],
+    name: Annotated[str | None, typer.Option(help="Of the merged model.")] = None,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Merge a registered adapter into its base, and register the model."""
+    settings = load_settings(sets, env)
+    # Torch loads here, which takes seconds.
+    from sunloom.llm.merging import merge_adapter
+
+    version = merge_adapter(settings, adapter, name)
+    result = {"model": version.ref, "metrics": version.metrics, "lineage": version.lineage}
+    output.print_result(result, json, line=version.ref)
 
 
 @app.command()

@@ -538,7 +538,8 @@ class LlmOutput(Model):
     tenant: str | None = None
     """Tenant that owns the model and alone reads it; empty is the operator's, for all tenants."""
     reuse: bool = True
-    """Whether a whole version of the same recipe, seed and base is taken instead of training."""
+    """Whether a whole version of the same recipe, data, seed and base is taken instead of training,
+    and else an unfinished run of the same is gone on from."""
 
 
 class LlmRecipe(Settings):

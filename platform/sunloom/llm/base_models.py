@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sunloom.config.llm import ModelConfig
+from sunloom.config.llm import LlmRecipe, ModelConfig
 from sunloom.core.artifacts import fingerprint
 from sunloom.core.model_registry import ModelRegistry, ModelVersion, TrainingResult
 from sunloom.core.plugins import load_plugin, plugin_names
@@ -131,5 +131,19 @@ def require_base(version: ModelVersion) -> None:
         raise UsageError(
             f"{version.ref} is of the kind {version.kind}, and training starts from a base model.",
             "sunloom models list --kind llm shows those.",
+            "model.base_model",
+        )
+
+
+def require_start(recipe: LlmRecipe) -> None:
+    """Refuse an adapter without a base.
+
+    Raises:
+        UsageError: ``model.base_model`` is empty, and ``training.method`` is not ``full``.
+    """
+    if recipe.is_adapter and recipe.model.base_model is None:
+        raise UsageError(
+            "An adapter needs model.base_model.",
+            "Name a base, or train every parameter of a new model: training.method=full.",
             "model.base_model",
         )

@@ -28,6 +28,7 @@ from sunloom.llm.loop import (
     find_checkpoint,
     run_worker,
 )
+from sunloom.llm.resuming import RunIdentity, claim_run, continue_unfinished
 from sunloom.llm.token_store import write_tokens
 
 # By default a report waits up to two seconds for the controller's next look.
@@ -39,6 +40,7 @@ def train_on_workers(
     run: Run,
     data: ConversationSplit,
     *,
+    identity: RunIdentity,
     tokenizer: Any,
     location: str,
     base: str,
@@ -49,6 +51,7 @@ def train_on_workers(
         recipe: What is trained.
         run: Its folder gets conversations, checkpoints, progress and export.
         data: What is learned from.
+        identity: An unfinished run of the same is gone on from.
         tokenizer: The model's tokenizer, exported beside the weights.
         location: Folder or hub id of the starting weights.
         base: What an adapter names as its base.
@@ -71,21 +74,23 @@ def train_on_workers(
             "training.workers",
         )
     recipe = count_steps(recipe, rows)
-    check_resume(recipe)
-    connect(recipe)
-    task = TrainingTask(
-        model=location,
-        base=base,
-        data=tokens,
-        directory=run.directory,
-        pad=tokenizer.pad_token_id,
-        seed=recipe.seed,
-        training=recipe.training,
-        lora=recipe.lora if recipe.is_adapter else None,
-        evaluations=_plan_evaluations(recipe, run, data, tokenizer),
-        options=recipe.model,
-    )
-    outcome = launch(task, f"training {recipe.output.name}")
+    with claim_run(run.directory, identity):
+        recipe = continue_unfinished(recipe, run.directory, identity)
+        check_resume(recipe)
+        connect(recipe)
+        task = TrainingTask(
+            model=location,
+            base=base,
+            data=tokens,
+            directory=run.directory,
+            pad=tokenizer.pad_token_id,
+            seed=recipe.seed,
+            training=recipe.training,
+            lora=recipe.lora if recipe.is_adapter else None,
+            evaluations=_plan_evaluations(recipe, run, data, tokenizer),
+            options=recipe.model,
+        )
+        outcome = launch(task, f"training {recipe.output.name}")
     tokenizer.save_pretrained(str(run.directory / "export"))
     return outcome
 

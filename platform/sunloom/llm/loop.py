@@ -33,10 +33,9 @@ from sunloom.llm.evaluation import exact_match, greedy, is_clearly_above
 from sunloom.llm.models import add_lora, load_model, load_tokenizer
 from sunloom.llm.optimization import CausalLoss, learning_rate
 from sunloom.llm.probe import DtypeProbe, probe_dtype
+from sunloom.llm.resuming import EVALUATIONS_FILE
 from sunloom.llm.token_store import TokenRows
 
-EVALUATIONS_FILE = "evaluations.jsonl"
-"""In a run's folder: step and held-out loss of each evaluation during training, one a line."""
 _EVALUATED_AT_ONCE = 8
 
 

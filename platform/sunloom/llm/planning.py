@@ -10,7 +10,7 @@ from torch import nn
 from sunloom.config.llm import Ddp, DeepSpeed, LlmRecipe, TrainingConfig
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import DataError
-from sunloom.llm.base_models import resolve_model
+from sunloom.llm.base_models import require_start, resolve_model
 from sunloom.llm.conversation_files import FileConversations, open_conversations
 from sunloom.llm.distributed import describe
 from sunloom.llm.encoding import encode
@@ -65,8 +65,9 @@ def plan_training(recipe: LlmRecipe) -> TrainingPlan:
 
     Raises:
         NotFoundError: ``model.base_model`` names nothing.
-        UsageError: The model cannot be loaded.
+        UsageError: The model cannot be loaded, or an adapter has no base.
     """
+    require_start(recipe)
     shape = _measure(recipe)
     recipe = count_steps(recipe, shape.rows)
     training = recipe.training

@@ -12,7 +12,7 @@ import numpy as np
 
 from sunloom.config.llm import LlmRecipe
 from sunloom.core.model_registry import open_registry
-from sunloom.llm.base_models import resolve_model
+from sunloom.llm.base_models import require_start, resolve_model
 from sunloom.llm.conversation_files import FileCounts
 from sunloom.llm.conversation_split import ConversationSplit, load_split
 from sunloom.llm.encoding import Encoded
@@ -74,9 +74,10 @@ def prepare(recipe: LlmRecipe) -> PreparedConversations:
     """Read, check and tokenise a recipe's conversations, without training.
 
     Raises:
-        UsageError: A file does not exist or its format cannot be told.
+        UsageError: A file does not exist, its format cannot be told, or an adapter has no base.
         DataError: No conversation can be learned from.
     """
+    require_start(recipe)
     split = load_split(recipe)
     tokenizer = _tokenizer_of(recipe, split)
     folder = recipe.paths.outputs / "llm" / "prepare" / recipe.output.name

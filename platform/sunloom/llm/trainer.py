@@ -20,7 +20,7 @@ from sunloom.core.progress import read_progress
 from sunloom.core.runs import Run, run_of_this_process
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import UsageError
-from sunloom.llm.base_models import resolve_model
+from sunloom.llm.base_models import require_start, resolve_model
 from sunloom.llm.conversation_split import ConversationSplit, load_split
 from sunloom.llm.conversations import load_conversation_source
 from sunloom.llm.gate import compare_scores, gate_failures
@@ -32,6 +32,7 @@ from sunloom.llm.models import (
     load_tokenizer,
     stored_parameter_count,
 )
+from sunloom.llm.resuming import RunIdentity
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 
 if TYPE_CHECKING:
@@ -132,7 +133,13 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
     with run_of_this_process(recipe, "llm-base") as run:
         tokenizer, location = _starting_point(recipe, registry, run, data)
         outcome = train_on_workers(
-            recipe, run, data, tokenizer=tokenizer, location=location, base=""
+            recipe,
+            run,
+            data,
+            identity=RunIdentity(identity, data.digest),
+            tokenizer=tokenizer,
+            location=location,
+            base="",
         )
         export = run.directory / "export"
         metrics = asdict(measure_training(export, outcome, recipe.training))
@@ -183,11 +190,9 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         DivergedError: The loss was not finite.
         TrainingError: The workers failed.
     """
-    if not recipe.is_adapter or recipe.model.base_model is None:
-        raise UsageError(
-            "An adapter needs training.method=lora or qlora, and model.base_model.",
-            param="model.base_model",
-        )
+    if not recipe.is_adapter:
+        raise UsageError("An adapter needs training.method=lora or qlora.", param="training.method")
+    require_start(recipe)
     registry, output = open_registry(recipe), recipe.output
     registry.check_name(output.name, ADAPTER_KIND, output.tenant)
     location, base = resolve_model(recipe.model, registry)
@@ -204,7 +209,13 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         judges = load_judges(recipe)
         data.require_judgeable(tokenizer, recipe.data.max_length)
         outcome = train_on_workers(
-            recipe, run, data, tokenizer=tokenizer, location=location, base=base
+            recipe,
+            run,
+            data,
+            identity=RunIdentity(identity, data.digest),
+            tokenizer=tokenizer,
+            location=location,
+            base=base,
         )
         folder, export = run.directory, run.directory / "export"
         metrics = asdict(measure_training(export, outcome, recipe.training))

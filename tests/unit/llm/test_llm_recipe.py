@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -12,9 +13,11 @@ from typer.testing import CliRunner
 from sunloom.cli.main import app
 from sunloom.config import load_config
 from sunloom.config.llm import LlmRecipe, Optimizer, TrainingConfig
-from sunloom.errors import ConfigError
+from sunloom.errors import ConfigError, UsageError
 from sunloom.llm.launch import build_scaling_config, count_steps
 from sunloom.llm.optimizers import OPTIMIZERS
+from sunloom.llm.planning import plan_training
+from sunloom.llm.preparation import prepare
 from sunloom.llm.trainer import recipe_fingerprint
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -109,6 +112,13 @@ def test_a_result_without_a_name_is_called_after_its_base(sets: list[str], name:
 def test_what_does_not_go_together_is_refused(sets: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(LlmRecipe, sets=sets, conf_dir=CONF)
+
+
+@pytest.mark.parametrize("work", [plan_training, prepare])
+def test_an_adapter_without_a_base_is_refused_at_once(work: Callable[[LlmRecipe], object]) -> None:
+    recipe = load_config(LlmRecipe, sets=["lora.r=4"], conf_dir=CONF).config
+    with pytest.raises(UsageError, match=r"needs model\.base_model"):
+        work(recipe)
 
 
 def test_epochs_are_counted_in_whole_batches() -> None:

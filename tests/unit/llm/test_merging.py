@@ -1,0 +1,58 @@
+"""An adapter merged into its base: the same answers, a model of its own with its origin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_llama import build_adapter, build_base
+
+from sunloom.config import Settings
+from sunloom.core.model_registry import open_registry
+from sunloom.errors import NotFoundError, UsageError
+from sunloom.llm.merging import merge_adapter
+from sunloom.llm.models import load_adapter, load_model
+
+
+def test_a_merged_model_answers_as_its_adapter_does(settings: Settings, tmp_path: Path) -> None:
+    registry = open_registry(settings)
+    base = build_base(tmp_path / "base")
+    adapter = build_adapter(base, tmp_path / "adapter", seed=1)
+    registered = registry.register("tiny", "llm", base)
+    metrics = {"adapter_exact_match": 0.5, "adapter_loss": None, "steps": 3}
+    lineage = {"base": registered.ref}
+    registry.register("own", "adapter", adapter, metrics, lineage, tenant="shop")
+    merged = merge_adapter(settings, "own@1")
+    assert (merged.ref, merged.kind, merged.tenant) == ("own-merged@1", "llm", "shop")
+    assert merged.lineage["adapter"] == "own@1"
+    assert merged.lineage["base"] == "tiny@1"
+    assert merged.metrics == {"parameters": 118_592, "adapter_exact_match": 0.5}
+    assert registry.aliases("own-merged") == {}
+    folder = registry.path(merged)
+    assert "`own@1` merged into its base `tiny@1`" in (folder / "README.md").read_text()
+    assert not [path for path in folder.iterdir() if path.name.startswith("adapter_")]
+    ids = torch.arange(3, 60)[None]
+    with torch.inference_mode():
+        expected = load_adapter(load_model(str(base)), adapter)(ids).logits
+        found = load_model(str(folder))(ids).logits
+        alone = load_model(str(base))(ids).logits
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert (found - alone).abs().max() > 0.1
+    # Once: the same adapter gives the version that there is.
+    assert merge_adapter(settings, "own").ref == "own-merged@1"
+    assert merge_adapter(settings, "own", "other").ref == "other@1"
+
+
+def test_what_is_no_adapter_is_refused(settings: Settings, tmp_path: Path) -> None:
+    registry = open_registry(settings)
+    base = build_base(tmp_path / "base")
+    registry.register("tiny", "llm", base)
+    with pytest.raises(UsageError, match="tiny@1 is of the kind llm"):
+        merge_adapter(settings, "tiny")
+    with pytest.raises(NotFoundError):
+        merge_adapter(settings, "none@1")
+    adapter = build_adapter(base, tmp_path / "adapter", seed=1)
+    registry.register("own", "adapter", adapter, {}, {"base": "tiny@1"})
+    with pytest.raises(UsageError, match="own"):
+        merge_adapter(settings, "own", "own")
