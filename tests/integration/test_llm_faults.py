@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,9 +16,12 @@ import pytest
 from patience import patience
 from safetensors.numpy import load_file
 
+from sunloom.config import load_config
+from sunloom.config.llm import LlmRecipe
 from sunloom.core.progress import read_progress
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.resuming import RunIdentity, claim_run, continue_unfinished
+from sunloom.llm.trainer import train_adapter
 
 pytestmark = pytest.mark.integration
 
@@ -44,16 +48,21 @@ RECIPE = {
 }  # fmt: skip
 
 
-def _train(folder: Path, address: str) -> subprocess.Popen[str]:
-    """``sunloom llm train`` on a cluster, as a user starts it."""
-    paths = [f"--set=paths.{name}={folder / name}" for name in ("state", "outputs")]
+def _paths(folder: Path) -> list[str]:
+    return [f"paths.{name}={folder / name}" for name in ("state", "outputs")]
+
+
+def _start_training(folder: Path) -> subprocess.Popen[str]:
+    """``sunloom llm train`` as a user starts it, with a Ray of its own."""
+    paths = [f"--set={assignment}" for assignment in _paths(folder)]
     return subprocess.Popen(
         [sys.executable, "-c", _COMMAND, "llm", "train", "recipe.yaml", "--json", *paths],
         cwd=folder,
-        env={**os.environ, "SUNLOOM__CLUSTER__ADDRESS": address},
+        env={**os.environ, "SUNLOOM__CLUSTER__DASHBOARD": "false"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -76,21 +85,23 @@ def _finish(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def test_a_killed_training_goes_on_and_ends_with_the_unbroken_ones_weights(
-    ray_local: str, tmp_path: Path
+    ray_local: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unbroken, broken = _prepare(tmp_path / "unbroken"), _prepare(tmp_path / "broken")
-    whole = _finish(_train(unbroken, ray_local))
-    process = _train(broken, ray_local)
+    process = _start_training(broken)
     deadline = time.monotonic() + patience(120)
     steps: list[int] = []
     while time.monotonic() < deadline and not (steps and steps[-1] >= 13):
         steps = [row.step for f in _run_folders(broken) for row in read_progress(f)]
         time.sleep(0.02)
-    # No handler runs; the cluster ends the workers of a driver that is gone.
-    process.kill()
+    # The whole session at once: no handler runs.
+    os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert 13 <= steps[-1] < STEPS
-    done = _finish(_train(broken, ray_local))
+    done = _finish(_start_training(broken))
+    monkeypatch.chdir(unbroken)
+    recipe = load_config(LlmRecipe, recipe=Path("recipe.yaml"), sets=_paths(unbroken)).config
+    whole = train_adapter(recipe)
 
     first, second = _run_folders(broken)
     (reference,) = _run_folders(unbroken)
@@ -105,15 +116,12 @@ def test_a_killed_training_goes_on_and_ends_with_the_unbroken_ones_weights(
     assert weights.keys() == unbroken_weights.keys()
     assert all(np.array_equal(weights[key], unbroken_weights[key]) for key in weights)
     for name in ("best_step", "eval_loss", "adapter_loss", "base_loss", "steps"):
-        assert done["metrics"][name] == whole["metrics"][name]
+        assert done["metrics"][name] == whole.metrics[name]
     assert not (second / "identity.json").exists()
     assert (first / "identity.json").exists()
 
 
 def test_a_run_that_is_being_trained_is_left_alone(tmp_path: Path) -> None:
-    from sunloom.config import load_config
-    from sunloom.config.llm import LlmRecipe
-
     recipe = load_config(LlmRecipe, sets=["training.method=full"]).config
     identity = RunIdentity("a", "b")
     first, second = tmp_path / "runs" / "first", tmp_path / "runs" / "second"

@@ -19,9 +19,7 @@ from sunloom.cli.options import (
     load_settings,
 )
 
-app = typer.Typer(
-    help="Train, judge, merge and ask language models.", no_args_is_help=True
-)
+app = typer.Typer(help="Train, judge, merge and ask language models.", no_args_is_help=True)
 
 
 @app.command()
