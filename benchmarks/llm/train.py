@@ -122,7 +122,7 @@ def run_trl(folder: Path, rows: list[dict[str, Any]], method: str, variant: str)
         "trl grouped": {"train_sampling_strategy": "group_by_length"},
         # Packs as long as a padded batch would be on average.
         "trl packing": {"packing": True, "max_length": 1024, "per_device_train_batch_size": 1},
-        "trl padding-free": {"padding_free": True},
+        "trl padding-free": {"padding_free": True, "max_length": None},
     }[variant]
     config = SFTConfig(
         **{

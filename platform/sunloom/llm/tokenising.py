@@ -15,7 +15,7 @@ from sunloom.core.telemetry import progress_bar
 from sunloom.llm.conversation_files import FileConversations, load_checked
 from sunloom.llm.conversations import Conversation
 from sunloom.llm.encoding import encode_checked
-from sunloom.llm.token_store import TokenRows, shard_path, write_order, write_shard
+from sunloom.llm.token_store import TokenRows, shard_path, write_order, write_shard, write_tokens
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,7 @@ class ListedConversations(TrainingConversations):
     def tokenise(self, tokenizer: Any, max_length: int, folder: Path) -> Tokenised:
         """Write them as one shard."""
         encoded = encode_checked(tokenizer, self._conversations, max_length)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_shard(encoded.rows, shard_path(folder, 0))
-        write_order(range(len(encoded.rows)), folder)
+        write_tokens(encoded.rows, folder)
         trained = [int(row.mask[1:].sum()) for row in encoded.rows]
         return Tokenised(
             TokenRows(folder), np.asarray(trained, np.int64), encoded.cut, encoded.rejected

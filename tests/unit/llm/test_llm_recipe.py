@@ -35,6 +35,7 @@ def test_models_registered_by_earlier_versions_are_still_found() -> None:
     """The values were computed before keys at their default were left out."""
     assert fingerprint_of("tool_base", None) == "f831aacca99624b3"
     assert fingerprint_of("tool_base", None, ZERO3) == "5d13478e041e7e98"
+    assert fingerprint_of("retail_agent", "tool-base@1") == "35565691d8d326d4"
     all_steps = "training.early_stopping=null"
     assert fingerprint_of("retail_agent", "tool-base@1", all_steps) == "5d2319eb5fc1636c"
     assert fingerprint_of("retail_agent", "tool-base@1", all_steps, ZERO3) == "0d3458e884d14f5f"
