@@ -121,7 +121,7 @@ def train(send: Send, overrides: dict[str, Any], tenant: str = "acme") -> httpx.
         ({"lora.target_modules": "(a+)+$"}, "lora.target_modules", "cannot be set"),
         ({"data.max_length": 4096}, "data.max_length", "must be 16 to 1024"),
         ({"data.conversations": "nope"}, "data.conversations", "no conversations"),
-        ({"evaluation": {"min_exact_match": 0}}, "evaluation", "cannot be set"),
+        ({"evaluation": {"min_exact_match": 0}}, "evaluation.min_exact_match", "cannot be set"),
         ({"evaluation.min_exact_match": 0}, "evaluation.min_exact_match", "cannot be set"),
         ({"output": {"name": "../../escaped/dir"}}, "output.name", "a name of up to 100"),
         ({"output": {"name": "small-base"}}, "output.name", "is taken"),
