@@ -49,6 +49,8 @@ _BLOCK_BYTES = 16 << 20
 _PARQUET_ROWS = 20_000
 # Less than this is read sooner than Ray starts its workers.
 _IN_PROCESS_BYTES = 64 << 20
+# From here on it takes seconds, and its progress is shown.
+_SHOWN_BYTES = 8 << 20
 
 Part = TypeVar("Part")
 Done = TypeVar("Done")
@@ -202,6 +204,7 @@ class FileConversations:
         checked: What was found in each.
         bases: Number of the first conversation of each block, and of all conversations.
         map_parts: Runs the blocks.
+        is_large: Whether work on all conversations takes long enough to show its progress.
 
     Raises:
         UsageError: A file does not exist, is of no known kind, or no row of it is a conversation.
@@ -228,8 +231,11 @@ class FileConversations:
                 weights += [entry.weight] * len(parts)
                 files.append((file, parts[0].format if parts else entry.format, len(parts)))
                 self.blocks += parts
+        self.is_large = _size_of(data) > _SHOWN_BYTES
         done = map_parts(check_block, self.blocks)
-        found = {block.number: block for block in _with_progress(done, self.blocks)}
+        if self.is_large:
+            done = _with_progress(done, len(self.blocks))
+        found = {block.number: block for block in done}
         self.checked = [found[block.number] for block in self.blocks]
         self._choose(data.held_out_share, weights)
         self._count(files)
@@ -385,11 +391,8 @@ def _size_of(data: ConversationData) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _with_progress(results: Iterable[Done], parts: Sequence[Any]) -> Iterator[Done]:
-    if len(parts) < 2:
-        yield from results
-        return
-    with progress_bar("reading conversations", len(parts)) as bar:
+def _with_progress(results: Iterable[Done], parts: int) -> Iterator[Done]:
+    with progress_bar("reading conversations", parts) as bar:
         for result in results:
             bar.advance(1)
             yield result

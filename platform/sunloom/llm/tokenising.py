@@ -184,11 +184,11 @@ class FiledConversations(TrainingConversations):
             for index, rows in source.by_block(self._order)
         ]
         folder.mkdir(parents=True, exist_ok=True)
+        found: dict[int, TokenisedBlock] = {}
         with progress_bar("tokenising conversations", len(tasks)) as bar:
-            found: dict[int, TokenisedBlock] = {}
             for block in source.map_parts(tokenise_block, tasks):
                 found[block.number] = block
-                if len(tasks) > 1:
+                if source.is_large:
                     bar.advance(1)
         done = [found[task.number] for task in tasks]
         bases = source.bases
