@@ -52,7 +52,7 @@ def prepare(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = Fal
     if result.set_aside:
         output.print_mapping(result.set_aside, title="rows set aside")
     figures = output.to_plain(result)
-    hidden = ("files", "examples", "set_aside")
+    hidden = ("files", "examples", "set_aside", "tokens_by_file")
     output.print_mapping({name: value for name, value in figures.items() if name not in hidden})
 
 

@@ -71,7 +71,7 @@ class ModelConfig(Model):
     """The model that is built where ``base_model`` is empty."""
 
 
-ConversationFormat = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion"]
+ConversationFormat = Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion", "text"]
 
 
 class ConversationFile(Model):
@@ -81,8 +81,9 @@ class ConversationFile(Model):
     """JSON lines, JSON, Parquet or CSV file, or a folder of them."""
     format: ConversationFormat = "auto"
     """What a row holds: OpenAI ``messages`` and ``tools``; ``conversations`` of ShareGPT;
-    ``instruction``, ``input`` and ``output`` of Alpaca; or ``prompt`` and ``completion``. ``auto``
-    tells it by the columns of the first rows."""
+    ``instruction``, ``input`` and ``output`` of Alpaca; ``prompt`` and ``completion``; or a
+    ``text`` without turns, all of which is learned. ``auto`` tells it by the columns of the first
+    rows."""
     weight: float = Field(default=1.0, gt=0, le=1000)
     """How often a pass over the data sees each conversation: 2 is twice, 0.5 every second one."""
 

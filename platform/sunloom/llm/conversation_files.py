@@ -38,7 +38,12 @@ from sunloom.data.sources.table_files import (
 )
 from sunloom.errors import DataError, UsageError
 from sunloom.llm.conversation_formats import FORMATS, BadRowError, detect_format, read_conversation
-from sunloom.llm.conversations import Conversation, ConversationSource, load_conversation_source
+from sunloom.llm.conversations import (
+    TEXT,
+    Conversation,
+    ConversationSource,
+    load_conversation_source,
+)
 
 _SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 _DETECTED_IN = 20
@@ -297,6 +302,20 @@ class FileConversations:
         row = number - int(self.bases[which])
         return str(self.blocks[which].file), int(self.checked[which].positions[row])
 
+    def sum_by_file(self, numbers: NDArray[np.int64], values: NDArray[np.int32]) -> dict[str, int]:
+        """Sum of values of conversations, by their file.
+
+        Args:
+            numbers: Of the conversations ``[N]``.
+            values: One for each ``[N]``.
+        """
+        which = np.searchsorted(self.bases, numbers, side="right") - 1
+        sums = np.bincount(which, weights=values, minlength=len(self.blocks))
+        found: dict[str, int] = {}
+        for block, total in zip(self.blocks, sums.tolist(), strict=True):
+            found[str(block.file)] = found.get(str(block.file), 0) + int(total)
+        return found
+
     def digest_of(self, numbers: Sequence[int]) -> bytes:
         """Hash of the content of conversations, in that order."""
         return hashlib.sha256(self._digests[np.asarray(numbers, np.int64)].tobytes()).digest()
@@ -507,7 +526,7 @@ def _format_of(file: Path, rows: Sequence[tuple[int, dict[str, Any] | Damaged]])
     if not found:
         raise UsageError(
             f"The format of {file} cannot be told: {reason}.",
-            f"Set format to one of {', '.join(FORMATS)} at the file's entry in data.train.",
+            f"Set format at the file's entry in data.train: {', '.join([*FORMATS, TEXT])}.",
             "data.train",
         )
     return found.most_common(1)[0][0]

@@ -12,7 +12,7 @@ from typing import Any
 
 from sunloom.data.sources.json_objects import is_unicode
 from sunloom.errors import nearest
-from sunloom.llm.conversations import ROLES, Conversation, Message, Tool
+from sunloom.llm.conversations import ROLES, TEXT, Conversation, Message, Tool
 
 Row = Mapping[str, Any]
 
@@ -58,7 +58,9 @@ def detect_format(row: Row) -> str:
         return "alpaca"
     if "prompt" in columns and columns & {"completion", "response"}:
         return "prompt_completion"
-    known = "messages; conversations; instruction, output; or prompt, completion"
+    if "text" in columns:
+        return "text"
+    known = "messages; conversations; instruction, output; prompt, completion; or text"
     raise BadRowError("unknown columns", f"{', '.join(sorted(columns))} instead of {known}")
 
 
@@ -67,11 +69,13 @@ def read_conversation(row: Row, format: str) -> Conversation:
 
     Args:
         row: Its columns.
-        format: One of ``FORMATS``.
+        format: One of ``FORMATS``, or ``text``.
 
     Raises:
         BadRowError: It cannot be learned from.
     """
+    if format == "text":
+        return _read_text(row)
     messages, tools = FORMATS[format](row)
     if not messages:
         raise BadRowError("no messages")
@@ -84,6 +88,16 @@ def read_conversation(row: Row, format: str) -> Conversation:
     if not any(message["role"] == "user" for message in checked):
         raise BadRowError("no question", "no message before the answer has the role user")
     return Conversation(tuple(checked), tuple(_tools(tools)))
+
+
+def _read_text(row: Row) -> Conversation:
+    """A text without turns, all of which is learned."""
+    text = row.get("text")
+    if not isinstance(text, str) or not text.strip():
+        raise BadRowError("no text", f"text is {_type_name(text)}" if text != "" else "")
+    if not is_unicode(text):
+        raise BadRowError("no Unicode text", "text has half a surrogate")
+    return Conversation(({"role": TEXT, "content": text},))
 
 
 def _from_messages(row: Row) -> tuple[list[Any], Any]:

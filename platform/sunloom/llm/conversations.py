@@ -22,6 +22,8 @@ from sunloom.errors import UsageError
 
 Message = dict[str, Any]
 Tool = dict[str, Any]
+TEXT = "text"
+"""Role of the only message of a text that is no conversation; no file's message has it."""
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """Roles of a message, in files and in requests alike."""
 

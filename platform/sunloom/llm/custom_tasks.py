@@ -26,7 +26,7 @@ from sunloom.core.plugins import load_plugin
 from sunloom.errors import DataError, PluginError, UsageError
 from sunloom.llm.benchmarks import mean_and_error
 from sunloom.llm.conversation_files import FileConversations
-from sunloom.llm.conversations import Conversation, Message
+from sunloom.llm.conversations import TEXT, Conversation, Message
 from sunloom.llm.encoding import render
 from sunloom.llm.evaluation import Generate, called_tools, parse_calls
 
@@ -90,7 +90,9 @@ class LoadedTask:
             train=(ConversationFile(path=task.path, format=task.format),), held_out_share=0
         )
         found = FileConversations(data).train(0, seed)
-        self._conversations = [_to_last_answer(c) for c in found[: task.limit]]
+        # A text without turns has no answer to compare.
+        asked = [c for c in found if c.messages[0]["role"] != TEXT]
+        self._conversations = [_to_last_answer(c) for c in asked[: task.limit]]
         if not self._conversations:
             raise DataError(f"The task {task.name!r} has no conversation to judge on.", param=_KEY)
 

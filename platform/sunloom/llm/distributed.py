@@ -114,11 +114,24 @@ def build_parallel(
 
 
 class TorchParallel(Parallel):
-    """DDP or FSDP2: torch's own optimizer and distributed checkpoints."""
+    """DDP or FSDP2: torch's own optimizer and distributed checkpoints.
+
+    Args:
+        module: Computes the summed loss of a batch.
+        config: Optimizer and clipping.
+        ratio: How many times the learning rate an adapter's second matrices have.
+        wrapped: The module spread over the workers; itself where there is one process.
+    """
 
     def __init__(
-        self, module: CausalLoss, wrapped: nn.Module, config: TrainingConfig, ratio: float | None
+        self,
+        module: CausalLoss,
+        config: TrainingConfig,
+        ratio: float | None = None,
+        *,
+        wrapped: nn.Module | None = None,
     ) -> None:
+        wrapped = wrapped or module
         self._trained = [p for p in wrapped.parameters() if p.requires_grad]
         # After sharding, which puts other parameters into the same modules.
         mark_vocabulary(module.model)
@@ -268,7 +281,8 @@ def _deepspeed_config(config: TrainingConfig, stage: int) -> State:
 
 
 def _build_ddp(module: CausalLoss, config: TrainingConfig, ratio: float | None) -> Parallel:
-    return TorchParallel(module, nn.parallel.DistributedDataParallel(module), config, ratio)
+    wrapped = nn.parallel.DistributedDataParallel(module)
+    return TorchParallel(module, config, ratio, wrapped=wrapped)
 
 
 def _build_fsdp(module: CausalLoss, config: TrainingConfig, ratio: float | None) -> Parallel:
@@ -287,7 +301,7 @@ def _build_fsdp(module: CausalLoss, config: TrainingConfig, ratio: float | None)
     for layer in [part for part in module.modules() if type(part).__name__ in blocks]:
         fully_shard(layer, reshard_after_forward=reshard, ignored_params=packed)
     wrapped = fully_shard(module, reshard_after_forward=reshard, ignored_params=packed)
-    return TorchParallel(module, wrapped, config, ratio)
+    return TorchParallel(module, config, ratio, wrapped=wrapped)
 
 
 _BUILDERS: dict[type, Callable[[CausalLoss, TrainingConfig, float | None], Parallel]] = {

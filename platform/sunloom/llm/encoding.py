@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import TemplateError
 from numpy.typing import NDArray
 
-from sunloom.llm.conversations import Conversation, Message
+from sunloom.llm.conversations import TEXT, Conversation, Message
 
 # The label that PyTorch and transformers leave out by default.
 IGNORED = -100
@@ -84,6 +84,9 @@ def _find_answers(tokenizer: Any, conversation: Conversation) -> list[_Passages]
     Raises:
         UnlearnableError: An answer does not begin where its prompt ends.
     """
+    if conversation.messages[0]["role"] == TEXT:
+        written = str(conversation.messages[0]["content"]) + (tokenizer.eos_token or "")
+        return [_Passages(written, ((0, len(written)),))]
     # Not transformers' assistant mask: it needs {% generation %} marks, which most templates lack.
     text = render(tokenizer, conversation)
     answers = [

@@ -117,10 +117,12 @@ def exact_match(
         examples.append(example)
         if not example.right:
             wrong.add(number)
+    judged = len({number for number, _ in turns})
     return ExactMatch(
         calls=_right_share(examples, "call"),
         answers=_right_share(examples, "answer"),
-        whole=1 - len(wrong) / len(conversations) if conversations else None,
+        # A text without turns is neither right nor wrong: its loss judges it.
+        whole=1 - len(wrong) / judged if judged else None,
         held_out=len(conversations),
         examples=tuple(examples),
     )

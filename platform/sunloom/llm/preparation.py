@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sunloom.config.llm import LlmRecipe
+from sunloom.core.files import write_atomic
 from sunloom.core.model_registry import open_registry
 from sunloom.llm.base_models import require_start, resolve_model
 from sunloom.llm.conversation_files import FileCounts
@@ -20,6 +24,23 @@ from sunloom.llm.models import load_tokenizer
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 
 _EXAMPLES = 3
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem }}
+table {{ border-collapse: collapse; margin: 1rem 0 }}
+td, th {{ border: 1px solid #bbb; padding: .2rem .6rem; text-align: left }}
+pre {{ background: #f5f5f5; padding: .8rem; white-space: pre-wrap; color: #555 }}
+pre b {{ color: #0a6b2d }}
+</style>
+<h1>{title}</h1>
+{figures}
+{files}
+<img alt="Lengths of the conversations in tokens" src="data:image/png;base64,{picture}">
+<h2>First conversations, what is learned in green</h2>
+{examples}
+</html>
+"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +72,9 @@ class PreparedConversations:
         length_p95: Nineteen of twenty conversations are no longer.
         length_max: The longest.
         cut: Conversations that lose their end to ``data.max_length``.
+        tokens_by_file: Tokens of a pass by the file that they come from; empty for a plugin.
         histogram: PNG of the lengths.
+        report: HTML page of all this.
         examples: The first conversations, in passages.
     """
 
@@ -66,7 +89,9 @@ class PreparedConversations:
     length_p95: int
     length_max: int
     cut: int
+    tokens_by_file: dict[str, int]
     histogram: str
+    report: str
     examples: tuple[tuple[Passage, ...], ...]
 
 
@@ -90,7 +115,7 @@ def prepare(recipe: LlmRecipe) -> PreparedConversations:
     if recipe.is_adapter:
         split.require_judgeable(tokenizer, recipe.data.max_length)
     quarantine = split.write_quarantine(folder)
-    return PreparedConversations(
+    prepared = PreparedConversations(
         files=split.files,
         train=len(lengths),
         held_out=len(split.held_out),
@@ -102,9 +127,65 @@ def prepare(recipe: LlmRecipe) -> PreparedConversations:
         length_p95=int(np.percentile(lengths, 95)),
         length_max=int(lengths.max()),
         cut=tokenised.cut,
+        tokens_by_file=tokenised.tokens_by_file,
         histogram=str(_plot_lengths(lengths, recipe, folder / "lengths.png")),
+        report=str(folder / "report.html"),
         examples=tuple(split_passages(tokenizer, row) for row in examples),
     )
+    write_atomic(folder / "report.html", render_report(prepared, recipe.output.name))
+    return prepared
+
+
+def render_report(prepared: PreparedConversations, name: str) -> str:
+    """One page without outside parts: counts, the histogram, examples with the trained part green.
+
+    Args:
+        prepared: What it shows.
+        name: Of the model that would be trained.
+    """
+    files = []
+    for file in prepared.files:
+        tokens = prepared.tokens_by_file.get(str(Path(file.path).absolute()), 0)
+        aside = sum(file.quarantined.values())
+        counts = (file.rows, file.train, file.held_out, file.duplicates, aside, tokens)
+        files.append((file.path, file.format, *counts))
+    figures = {
+        "conversations to learn from": prepared.train,
+        "held-out conversations": prepared.held_out,
+        "tokens": prepared.tokens,
+        "tokens with loss": f"{prepared.trained_tokens} "
+        f"({prepared.trained_tokens / prepared.tokens:.0%})",
+        "length, median / 95 % / longest": f"{prepared.length_median} / {prepared.length_p95} / "
+        f"{prepared.length_max}",
+        "cut at data.max_length": prepared.cut,
+        **{f"set aside: {reason}": count for reason, count in prepared.set_aside.items()},
+    }
+    picture = b64encode(Path(prepared.histogram).read_bytes()).decode()
+    examples = "".join(
+        "<pre>"
+        + "".join(
+            f"<b>{escape(passage.text)}</b>" if passage.is_trained else escape(passage.text)
+            for passage in passages
+        )
+        + "</pre>"
+        for passages in prepared.examples
+    )
+    columns = ("file", "format", "rows", "train", "held out", "duplicates", "set aside", "tokens")
+    return _PAGE.format(
+        title=escape(f"What {name} would learn from"),
+        figures=_table((), figures.items()),
+        files=_table(columns, files) if files else "",
+        picture=picture,
+        examples=examples,
+    )
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table>{f'<tr>{head}</tr>' if head else ''}{body}</table>"
 
 
 def split_passages(tokenizer: Any, row: Encoded) -> tuple[Passage, ...]:

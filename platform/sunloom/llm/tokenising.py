@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,14 @@ class Tokenised:
         trained: Tokens with loss of each of them ``[N]``.
         cut: Rows that lost their end to ``data.max_length``.
         rejected: Number of each conversation without anything to learn, and why.
+        tokens_by_file: Tokens of a pass, by the file that they come from; empty for a plugin.
     """
 
     rows: TokenRows
     trained: NDArray[np.int64]
     cut: int
     rejected: dict[int, str]
+    tokens_by_file: dict[str, int] = field(default_factory=dict)
 
 
 class TrainingConversations(ABC):
@@ -196,8 +198,9 @@ class FiledConversations(TrainingConversations):
         stored = _join([block.kept + bases[block.number] for block in done])
         order = _expand(stored, np.asarray(self._order, np.int64))
         write_order(order, folder)
+        rows = TokenRows(folder)
         return Tokenised(
-            rows=TokenRows(folder),
+            rows=rows,
             trained=_join([block.trained for block in done])[order],
             cut=sum(block.cut for block in done),
             rejected={
@@ -205,6 +208,7 @@ class FiledConversations(TrainingConversations):
                 for block in done
                 for row, reason in block.rejected.items()
             },
+            tokens_by_file=source.sum_by_file(stored[order], rows.lengths),
         )
 
 

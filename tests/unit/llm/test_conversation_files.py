@@ -266,3 +266,17 @@ def test_the_format_is_told_by_what_most_rows_have_or_refused(tmp_path: Path) ->
     for name, found in (("e.txt", "no reader"), ("g.jsonl", "no file")):
         with pytest.raises(UsageError, match=found):
             open_files(tmp_path, name)
+
+
+def test_a_text_without_turns_is_learned_whole(tmp_path: Path) -> None:
+    rows = [{"text": f"The oak number {n} is tall."} for n in range(20)]
+    rows += [{"text": ""}, {"text": 7}, {"text": None}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = open_files(tmp_path, "a.jsonl", held_out_share=0)
+    counts = source.counts[0]
+    assert (counts.format, counts.rows, counts.train) == ("text", 23, 20)
+    assert counts.quarantined == {"no text": 3}
+    assert {c.messages[0]["content"] for c in source.train(1, 0)} == {r["text"] for r in rows[:20]}
+    # A message of a conversation cannot pass for one.
+    (tmp_path / "b.jsonl").write_text('{"messages": [{"role": "text", "content": "x"}]}')
+    assert open_files(tmp_path, "b.jsonl").counts[0].quarantined == {"unknown role": 1}

@@ -22,6 +22,7 @@ from sunloom.llm.encoding import (
     encode,
     render,
 )
+from sunloom.llm.evaluation import exact_match
 from sunloom.llm.token_store import TokenRows, write_tokens
 from sunloom.llm.tokenizer import (
     ASSISTANT,
@@ -158,3 +159,15 @@ def test_encoded_rows_survive_their_file(tokenizer: Any, tmp_path: Path) -> None
     for row, read in zip(rows, TokenRows(tmp_path / "rows"), strict=True):
         assert row.ids.tolist() == read.ids.tolist()
         assert row.mask.tolist() == read.mask.tolist()
+
+
+def test_a_text_without_turns_ends_and_carries_its_loss(tokenizer: Any) -> None:
+    text = Conversation(({"role": "text", "content": "the value of x is 7"},))
+    [row] = encode(tokenizer, [text], 100)
+    assert tokenizer.decode(row.ids) == "the value of x is 7" + tokenizer.eos_token
+    assert row.mask.all()
+    [cut] = encode(tokenizer, [text], 4)
+    assert cut.ids.tolist() == row.ids[:4].tolist()
+    # No turn is no score.
+    scores = exact_match(lambda prompts: ["" for _ in prompts], tokenizer, [text])
+    assert (scores.calls, scores.answers, scores.whole, scores.held_out) == (None, None, None, 1)
