@@ -26,7 +26,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	&& command -v $$p && break; done)
 
 .PHONY: help venv demo demo-comprehensive test install-dev all-checks lint run-api \
-	base-model unit-test integration-test performance-test security-test clean clean-all
+	base-model unit-test integration-test performance-test security-test gpu-test clean clean-all
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -74,6 +74,9 @@ performance-test: venv ## ratios, with loose bounds
 
 security-test: venv ## keys, ports and refusals
 	$(BIN)/python -m pytest tests/security $(ARGS)
+
+gpu-test: venv ## what needs a CUDA device
+	$(BIN)/python -m pytest tests/gpu $(ARGS)
 
 clean: ## remove caches and build files
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors.numpy import load_file
 from sunloom.config import load_config
 from sunloom.config.llm import LlmRecipe
 from sunloom.core.progress import read_progress
+from sunloom.llm.checkpoints import seal
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.resuming import RunIdentity, claim_run, continue_unfinished
 from sunloom.llm.trainer import train_adapter
@@ -121,13 +123,23 @@ def test_a_killed_training_goes_on_and_ends_with_the_unbroken_ones_weights(
     assert (first / "identity.json").exists()
 
 
-def test_a_run_that_is_being_trained_is_left_alone(tmp_path: Path) -> None:
+def test_only_ones_own_run_that_nobody_trains_is_gone_on_from(tmp_path: Path) -> None:
     recipe = load_config(LlmRecipe, sets=["training.method=full"]).config
-    identity = RunIdentity("a", "b")
+    mine = RunIdentity("a", "b", "shop")
     first, second = tmp_path / "runs" / "first", tmp_path / "runs" / "second"
-    for folder in (first, second):
-        folder.mkdir(parents=True)
-    with claim_run(first, identity), claim_run(second, identity):
-        assert continue_unfinished(recipe, second, identity) is recipe
+    checkpoint = first / "train" / "checkpoint_1"
+    checkpoint.mkdir(parents=True)
+    second.mkdir()
+    (checkpoint / "weights").write_text("w")
+    seal(checkpoint, rank=0, world_size=1, step=3)
+    with claim_run(first, mine):
+        assert continue_unfinished(recipe, second, mine) is recipe
     # Finished ones say no more what they trained.
     assert not list((tmp_path / "runs").glob("*/identity.json"))
+    with pytest.raises(InterruptedError), claim_run(first, mine):
+        raise InterruptedError
+    assert continue_unfinished(recipe, second, mine).training.resume_from == first
+    for other in (replace(mine, tenant="rival"), replace(mine, data="c")):
+        assert continue_unfinished(recipe, second, other) is recipe
+    anew = load_config(LlmRecipe, sets=["training.method=full", "output.reuse=false"]).config
+    assert continue_unfinished(anew, second, mine) is anew

@@ -76,10 +76,6 @@ class BenchmarkComparison:
     drop_error: float
     examples: int
 
-    def is_above(self, most: float) -> bool:
-        """Whether the drop is above ``most`` by more than chance explains (95 %, one-sided)."""
-        return drop_is_above(self.drop, self.drop_error, most)
-
 
 def drop_is_above(drop: float, error: float, most: float) -> bool:
     """Whether a drop is above ``most`` by more than chance explains (95 %, one-sided).

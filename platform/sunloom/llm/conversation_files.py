@@ -57,7 +57,6 @@ _IN_PROCESS_BYTES = 64 << 20
 # From here on it takes seconds, and its progress is shown.
 _SHOWN_BYTES = 8 << 20
 
-Part = TypeVar("Part")
 Done = TypeVar("Done")
 MapParts = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Results of a function for each part, in any order."""
@@ -296,12 +295,6 @@ class FileConversations:
         for index in np.unique(which).tolist():
             yield index, (unique[which == index] - self.bases[index]).tolist()
 
-    def place(self, number: int) -> tuple[str, int]:
-        """File and position of a conversation."""
-        which = int(np.searchsorted(self.bases, number, side="right")) - 1
-        row = number - int(self.bases[which])
-        return str(self.blocks[which].file), int(self.checked[which].positions[row])
-
     def sum_by_file(self, numbers: NDArray[np.int64], values: NDArray[np.int32]) -> dict[str, int]:
         """Sum of values of conversations, by their file.
 
@@ -415,11 +408,6 @@ def _with_progress(results: Iterable[Done], parts: int) -> Iterator[Done]:
         for result in results:
             bar.advance(1)
             yield result
-
-
-def content_hash(conversation: Conversation) -> int:
-    """The first 64 bits of the SHA-256 of its canonical text."""
-    return int.from_bytes(_digest(conversation)[:8], "big")
 
 
 def _digest(conversation: Conversation) -> bytes:

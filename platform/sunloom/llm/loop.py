@@ -124,8 +124,8 @@ def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
     task = config["task"]
     torch.set_num_threads(task.training.cpus_per_worker)
     dtype = agree_on_dtype(task.options.torch_dtype)
-    in_4_bits = dtype if task.training.method == "qlora" else None
-    model = load_model(task.model, task.options, products_in_4_bits=in_4_bits)
+    is_quantised = task.training.method == "qlora"
+    model = load_model(task.model, task.options, compute_dtype_4bit=dtype if is_quantised else None)
     if task.lora is not None:
         model = add_lora(model, task.lora, task.seed, task.base)
     module = CausalLoss(

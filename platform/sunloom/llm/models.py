@@ -51,15 +51,15 @@ def build_llama(architecture: Architecture, tokenizer: Any, seed: int) -> Any:
 
 
 def load_model(
-    location: str, config: ModelConfig | None = None, *, products_in_4_bits: str | None = None
+    location: str, config: ModelConfig | None = None, *, compute_dtype_4bit: str | None = None
 ) -> Any:
     """A causal language model in float32, from safetensors only.
 
     Args:
         location: Folder or hub id.
         config: Revision, and whether code that comes with the model may run.
-        products_in_4_bits: Number format of the products where the layers are to be held in 4 bits
-            (NF4 with quantised scales, by bitsandbytes).
+        compute_dtype_4bit: Holds the layers in 4 bits (NF4 with quantised scales, by bitsandbytes),
+            and computes in this number format.
 
     Raises:
         UsageError: Nothing can be loaded from there.
@@ -69,12 +69,12 @@ def load_model(
 
     options = config or ModelConfig()
     quantization = None
-    if products_in_4_bits is not None:
+    if compute_dtype_4bit is not None:
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=getattr(torch, products_in_4_bits),
+            bnb_4bit_compute_dtype=getattr(torch, compute_dtype_4bit),
         )
     try:
         return AutoModelForCausalLM.from_pretrained(

@@ -33,10 +33,12 @@ class RunIdentity:
     Attributes:
         fingerprint: Of the recipe.
         data: Hash of all conversations.
+        tenant: Whose run it is; nobody goes on from another's.
     """
 
     fingerprint: str
     data: str
+    tenant: str | None
 
 
 @contextmanager
