@@ -410,6 +410,19 @@ def _with_progress(results: Iterable[Done], parts: int) -> Iterator[Done]:
             yield result
 
 
+def hash_files(path: Path) -> str:
+    """Hash of the content of a file of conversations, or of a folder of them.
+
+    Raises:
+        UsageError: There is none.
+    """
+    digest = hashlib.sha256()
+    for file in data_files(path, _SUFFIXES):
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
 def _digest(conversation: Conversation) -> bytes:
     return hashlib.sha256(conversation.canonical().encode()).digest()[:16]
 

@@ -278,7 +278,8 @@ class _TrainingLoop:
             loss = self._parallel.loss(
                 torch.from_numpy(ids).to(sums.device), torch.from_numpy(labels).to(sums.device)
             )
-            sums += torch.stack([loss.double(), torch.tensor((labels[:, 1:] != IGNORED).sum())])
+            sums[0] += loss
+            sums[1] += int((labels[:, 1:] != IGNORED).sum())
         dist.all_reduce(sums)
         total, tokens = sums.tolist()
         return float(total / tokens)

@@ -21,6 +21,7 @@ from sunloom.core.runs import Run, run_of_this_process
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import UsageError
 from sunloom.llm.base_models import require_start, resolve_model
+from sunloom.llm.conversation_files import hash_files
 from sunloom.llm.conversation_split import ConversationSplit, load_split
 from sunloom.llm.conversations import load_conversation_source
 from sunloom.llm.gate import compare_scores, gate_failures
@@ -252,6 +253,9 @@ def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
     for key in _NO_IDENTITY:
         training.pop(key, None)
     _use_earlier_names(recipe, parts, training)
+    if tasks := recipe.evaluation.custom_tasks:
+        # Scores of other questions are no scores of these, though the file's name is the same.
+        parts["tasks"] = [hash_files(task.path) for task in tasks]
     parts["data"] = {k: v for k, v in parts["data"].items() if k not in _NO_IDENTITY_OF_DATA}
     if training.get("early_stopping") is not None:
         # What ends the run decides the weights; these keys had other names.

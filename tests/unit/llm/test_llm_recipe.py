@@ -60,6 +60,16 @@ def test_only_what_decides_the_weights_is_identity() -> None:
     assert fingerprint_of("tool_base", None, "training.optimizer={type: lion}") != before
 
 
+def test_a_task_whose_questions_changed_is_another_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "task.jsonl"
+    sets = f"evaluation.custom_tasks=[{{name: own, path: {path}}}]"
+    prints = []
+    for answer in ("yes", "no", "yes"):
+        path.write_text(f'{{"prompt": "Well?", "completion": "{answer}"}}')
+        prints.append(fingerprint_of("retail_agent", "tool-base@1", sets))
+    assert prints[0] == prints[2] != prints[1]
+
+
 def test_the_recipe_that_the_platform_was_built_for_loads() -> None:
     path = Path(__file__).parents[2] / "data" / "recipes" / "llm.yaml"
     done = CliRunner().invoke(app, ["config", "check", str(path), "--kind", "llm"])
