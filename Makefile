@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 ARGS ?=
+FAULTS ?= 500
+SOAK_S ?= 600
 PORT ?= 8000
 # Most of the suite's time is waiting: two processes share two cores. BESIDE= runs one test at a time.
 BESIDE ?= -n 2 --dist loadfile --no-loadscope-reorder
@@ -26,7 +28,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	&& command -v $$p && break; done)
 
 .PHONY: help venv demo demo-comprehensive test install-dev all-checks lint run-api \
-	base-model unit-test integration-test performance-test security-test gpu-test clean clean-all
+	base-model unit-test integration-test performance-test security-test fault-test soak-test gpu-test clean clean-all
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -74,6 +76,12 @@ performance-test: venv ## ratios, with loose bounds
 
 security-test: venv ## keys, ports and refusals
 	$(BIN)/python -m pytest tests/security $(ARGS)
+
+fault-test: venv ## FAULTS=500 kills at random moments, of consumers, backfills, agents and trainings
+	$(BIN)/python -m pytest -m faults --faults $(FAULTS) $(ARGS)
+
+soak-test: venv ## SOAK_S=600 seconds of a hostile tenant's requests; others' answers and the memory stay
+	$(BIN)/python -m pytest -m soak --soak $(SOAK_S) $(ARGS)
 
 gpu-test: venv ## what needs a CUDA device
 	$(BIN)/python -m pytest tests/gpu $(ARGS)

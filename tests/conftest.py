@@ -14,6 +14,7 @@ from sunloom.core.telemetry import silence_libraries
 
 # One gateway for integration and security tests: the fixture must be known to both folders.
 sys.path.insert(0, str(Path(__file__).parent / "support"))
+from faults import pytest_addoption, pytest_generate_tests, soak_s
 from gateway_fixture import gateway, pytest_runtest_teardown
 from postgres_fixture import postgres
 from private_ray import ray_local
@@ -25,7 +26,9 @@ from webhook_receiver import receiver
 __all__ = [
     "gateway",
     "postgres",
+    "pytest_addoption",
     "pytest_collection_modifyitems",
+    "pytest_generate_tests",
     "pytest_runtest_teardown",
     "pytest_sessionfinish",
     "pytest_terminal_summary",
@@ -33,6 +36,7 @@ __all__ = [
     "ray_local",
     "receiver",
     "redis_server",
+    "soak_s",
 ]
 
 silence_libraries()

@@ -172,12 +172,14 @@ def test_consumers_join_and_leave_and_no_event_is_lost_or_counted_twice(
     _check_poison(brokers)
 
 
+@pytest.mark.faults(kills=2, share=0.06)
 def test_a_consumer_killed_in_mid_stream_is_replaced_and_no_event_counts_twice(
-    brokers: str, tmp_path: Path
+    brokers: str, tmp_path: Path, fault_seed: int
 ) -> None:
-    make_topics(brokers, ["killed-trips"], partitions=4)
-    file = _recipe(tmp_path, brokers, "killed-trips", batch_size=50)
-    recipe, rows, chosen = _load(file), _trips(range(16_000)), random.Random(7)
+    topic = f"killed-trips-{fault_seed}"
+    make_topics(brokers, [topic], partitions=4)
+    file = _recipe(tmp_path, brokers, topic, batch_size=50)
+    recipe, rows, chosen = _load(file), _trips(range(16_000)), random.Random(7 + fault_seed)
     command = [str(Path(sys.executable).with_name("sunloom")), "features", "stream", str(file)]
     survivor = _Running(recipe)
     for part in (rows[:8_000], rows[8_000:]):
@@ -186,7 +188,7 @@ def test_a_consumer_killed_in_mid_stream_is_replaced_and_no_event_counts_twice(
         with (tmp_path / "killed.log").open("w") as log:
             victim = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
         _until(lambda: survivor.worker.report().partitions == 2, 60)
-        produce(brokers, "killed-trips", _encoded(part))
+        produce(brokers, topic, _encoded(part))
         enough = before + chosen.randint(1_000, 4_000)
         _until(lambda: survivor.worker.totals().events >= enough)  # noqa: B023
         victim.kill()

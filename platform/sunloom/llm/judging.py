@@ -121,6 +121,41 @@ def judge_model(
     model = load_model(location, recipe.model)
     if adapter is not None:
         model = load_adapter(model, adapter)
+    return _judge(recipe, judges, conversations, model, tokenizer)
+
+
+def judge_adapter(
+    recipe: LlmRecipe,
+    judges: Judges,
+    conversations: Sequence[Conversation],
+    location: str,
+    adapter: Path,
+) -> tuple[ModelScores, ModelScores]:
+    """Judge a base and then an adapter on it, with one load.
+
+    In this process: the served model took twice as long for the same turns (two cores, the demo's
+    model: 36 s by 32 clients against 18; `benchmarks/llm/judge.py`), its start not counted.
+
+    Args:
+        recipe: How the model is loaded, and how long a turn may be.
+        judges: What both are judged by beside the conversations.
+        conversations: To judge on.
+        location: Folder or hub id of the base.
+        adapter: Folder of the adapter.
+    """
+    tokenizer = load_tokenizer(location, recipe.model)
+    base = load_model(location, recipe.model)
+    before = _judge(recipe, judges, conversations, base, tokenizer)
+    return before, _judge(recipe, judges, conversations, load_adapter(base, adapter), tokenizer)
+
+
+def _judge(
+    recipe: LlmRecipe,
+    judges: Judges,
+    conversations: Sequence[Conversation],
+    model: Any,
+    tokenizer: Any,
+) -> ModelScores:
     model.eval()
     generate = greedy(model, tokenizer, recipe.evaluation.max_new_tokens)
     scores = exact_match(generate, tokenizer, conversations)

@@ -25,7 +25,7 @@ from sunloom.llm.conversation_files import hash_files
 from sunloom.llm.conversation_split import ConversationSplit, load_split
 from sunloom.llm.conversations import load_conversation_source
 from sunloom.llm.gate import compare_scores, gate_failures
-from sunloom.llm.judging import judge_model, load_judges
+from sunloom.llm.judging import judge_adapter, load_judges
 from sunloom.llm.models import (
     ADAPTER_KIND,
     BASE_KIND,
@@ -223,8 +223,7 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         lineage = {"fingerprint": identity, "data": data.digest, "run": run.run_id, "base": base}
         register = partial(registry.register, output.name, ADAPTER_KIND, export)
         try:
-            before = judge_model(recipe, judges, data.held_out, location)
-            after = judge_model(recipe, judges, data.held_out, location, export)
+            before, after = judge_adapter(recipe, judges, data.held_out, location, export)
         except Exception:
             # What was learned is kept, without scores and so without the alias.
             version = register(metrics, lineage, tenant=output.tenant)

@@ -178,14 +178,17 @@ def test_other_sources_or_another_range_begin_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+@pytest.mark.faults(kills=4, share=0.3)
+def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
+    tmp_path: Path, fault_seed: int
+) -> None:
     """Four kills, each after a seeded number of new files; no whole file is written twice."""
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     for folder in (unbroken, broken):
         folder.mkdir()
         recipe_of(folder)
     backfill(recipe_of(unbroken))
-    draw = random.Random(5)
+    draw = random.Random(5 + fault_seed)
     written_at: dict[str, tuple[int, int]] = {}
     for _ in range(4):
         process = start(backfill_slowly, recipe_of(broken))

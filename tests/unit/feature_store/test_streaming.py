@@ -320,10 +320,11 @@ KILLS = 20
 EVENTS = 3_000
 
 
+@pytest.mark.faults(kills=KILLS, share=0.5)
 def test_killed_at_twenty_times_no_event_is_lost_or_counted_twice(
-    plan: Plan, tmp_path: Path
+    plan: Plan, tmp_path: Path, fault_seed: int
 ) -> None:
-    chosen = random.Random(3)
+    chosen = random.Random(3 + fault_seed)
     event_times = [
         START + timedelta(seconds=60 * i + chosen.randint(-7_000, 0)) for i in range(EVENTS)
     ]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,18 @@ class Engine:
         for index, part in enumerate(parts):
             more = index + 1 < len(parts)
             await send({"type": "http.response.body", "body": part, "more_body": more})
+
+
+class HeldEngine(Engine):
+    """Answers nobody until a test lets it: requests that must meet do so, however slow each is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer = asyncio.Event()
+
+    async def answer(self, receive: Any, send: Any) -> None:
+        await self.may_answer.wait()
+        await super().answer(receive, send)
 
 
 class EndlessEngine(Engine):
@@ -317,15 +330,16 @@ def test_the_engine_stops_when_the_client_leaves(
 
 
 def test_a_reservation_holds_the_quota_of_many_at_once(resolver: ModelResolver) -> None:
-    engine = Engine()
+    engine = HeldEngine()
     guard, _, quota = layered(engine, resolver, quota=40)
     body = {"model": "tool-base", "prompt": "a", "max_tokens": 20}
 
     async def send_all() -> list[int]:
-        answers = await asyncio.gather(
-            *(call(guard, "POST", COMPLETIONS, json=body) for _ in range(5))
-        )
-        return sorted(answer.status_code for answer in answers)
+        tasks = [asyncio.create_task(call(guard, "POST", COMPLETIONS, json=body)) for _ in range(5)]
+        for refused in islice(asyncio.as_completed(tasks), 4):
+            await refused
+        engine.may_answer.set()
+        return sorted([(await task).status_code for task in tasks])
 
     # Each may use 3 + 20 of the 40.
     assert asyncio.run(send_all()) == [200, 429, 429, 429, 429]
@@ -338,7 +352,7 @@ def test_the_gateways_own_admission_counts_what_the_engine_generates(
     settings: Settings, resolver: ModelResolver
 ) -> None:
     secret, _ = create_key(settings, ["llm"], "acme", allowance=Allowance(100, token_quota=30))
-    engine = Engine()
+    engine = HeldEngine()
 
     async def load(target: ResolvedModel) -> None:
         assert target.engine_name == "tool-base"
@@ -349,8 +363,11 @@ def test_the_gateways_own_admission_counts_what_the_engine_generates(
         layer = CompletionsMiddleware(engine, resolver, load, admission, config)
         guard = GatewayMiddleware(layer, admission, "llm")
         body = {"model": "tool-base", "prompt": "a", "max_tokens": 20}
-        two = [call(guard, "POST", COMPLETIONS, secret, json=body) for _ in "12"]
-        answers = await asyncio.gather(*two)
+        requests = [call(guard, "POST", COMPLETIONS, secret, json=body) for _ in "12"]
+        two = [asyncio.create_task(request) for request in requests]
+        await asyncio.wait(two, return_when=asyncio.FIRST_COMPLETED)
+        engine.may_answer.set()
+        answers = [await task for task in two]
         body |= {"n": 10}
         answers += [await call(guard, "POST", COMPLETIONS, secret, json=body) for _ in "12"]
         return [
