@@ -94,13 +94,15 @@ def deployment(settings: Settings) -> Iterator[str]:
         disconnect()
 
 
-def memory_mb() -> float:
-    """Proportional memory of all processes that this one has started."""
-    total = 0
+def memory_mb() -> Counter[str]:
+    """Proportional memory of the processes that this one has started, by what they are."""
+    memory: Counter[str] = Counter()
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            total += process.memory_full_info().pss
-    return total / 1e6
+            # Ray writes what a worker does over its command; what follows a space are arguments.
+            title = " ".join(process.cmdline()).split(" ")[0].rsplit("/", 1)[-1]
+            memory[title] += process.memory_full_info().pss / 1e6
+    return memory
 
 
 # --- the honest tenant
@@ -375,9 +377,17 @@ def compare(url: str, honest: str, hostile: str, options: argparse.Namespace) ->
         "attacked": {name: asdict(latencies) for name, latencies in attacked.items()},
         "ratios": {name: attacked[name].p99_ms / quiet[name].p99_ms for name in quiet},
         "failed": sum(latencies.failed for latencies in attacked.values()),
-        "memory_mb": {"before": before_mb, "growth": memory_mb() - before_mb},
+        "memory_mb": compare_memory(before_mb, memory_mb()),
         "attacks": statuses,
     }
+
+
+def compare_memory(before: Counter[str], after: Counter[str]) -> dict[str, Any]:
+    """Megabytes before, and by how many they have grown, in all and by process."""
+    growth = {title: round(after[title] - before[title], 1) for title in before | after}
+    by_process = sorted(growth.items(), key=lambda item: -item[1])
+    total = before.total()
+    return {"before": total, "growth": after.total() - total, "by_process": dict(by_process)}
 
 
 def missed_bars(result: Mapping[str, Any]) -> list[str]:
@@ -410,6 +420,7 @@ def print_table(result: Mapping[str, Any]) -> None:
     memory = result["memory_mb"]
     print(f"p99 to quiet p99: {ratios}")
     print(f"memory: {memory['before']:.0f} MB, grown by {memory['growth']:.0f} MB")
+    print("  " + ", ".join(f"{title} {mb:+.0f}" for title, mb in memory["by_process"].items()))
     for name, counts in result["attacks"].items():
         print(f"  {name:20} {counts}")
 
