@@ -284,8 +284,8 @@ def engine_environment(config: LlmServing) -> dict[str, str]:
     variables = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",
-        # Compiled grammars, of which the largest that are allowed take one megabyte, and as much again
-        # to make: half a gigabyte by default, which requests with ever new ones fill.
+        # Compiled grammars, of which the largest that are allowed take a megabyte, and as much
+        # again to make: half a gigabyte by default, which requests with ever new ones fill.
         "VLLM_XGRAMMAR_CACHE_MB": "16",
     }
     if config.accelerator is None:
