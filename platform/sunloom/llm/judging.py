@@ -18,6 +18,7 @@ from sunloom.llm.custom_tasks import LoadedTask, TaskScore
 from sunloom.llm.encoding import encode
 from sunloom.llm.evaluation import ExactMatch, exact_match, greedy, mean_loss
 from sunloom.llm.models import ADAPTER_KIND, load_adapter, load_model, load_tokenizer
+from sunloom.llm.preference_scores import PreferenceScores
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,18 @@ class ModelScores:
         exact_match: On the held-out conversations, with the loss.
         tasks: By name.
         benchmarks: The harness's.
+        preferences: On held-out preferences, where these are learned.
     """
 
     exact_match: ExactMatch
     tasks: dict[str, TaskScore] = field(default_factory=dict)
     benchmarks: BenchmarkResults | None = None
+    preferences: PreferenceScores | None = None
+
+    def save_preferences(self, path: Path) -> None:
+        """Write the rewards of every held-out completion as JSON; nothing where there are none."""
+        if self.preferences is not None:
+            path.write_text(json.dumps(self.preferences.to_plain(), indent=1))
 
     def save_tasks(self, path: Path) -> None:
         """Write every example of the tasks as JSON; nothing where there is none."""
@@ -74,6 +82,8 @@ class ModelEvaluation:
         report: JSON file with every judged turn.
         tasks: Mean score of each task of ``evaluation.custom_tasks``.
         benchmarks: Score of each benchmark of ``evaluation.benchmarks``.
+        preference_accuracy: Share of held-out preferences that it orders rightly, where the recipe
+            learns from these; against the model that it was trained from.
     """
 
     model: str
@@ -85,6 +95,7 @@ class ModelEvaluation:
     report: str
     tasks: dict[str, float] = field(default_factory=dict)
     benchmarks: dict[str, float] = field(default_factory=dict)
+    preference_accuracy: float | None = None
 
 
 def load_judges(recipe: LlmRecipe) -> Judges:
@@ -107,6 +118,7 @@ def judge_model(
     conversations: Sequence[Conversation],
     location: str,
     adapter: Path | None = None,
+    start: ModelScores | None = None,
 ) -> ModelScores:
     """Judge a model, which is loaded once: in full precision, as it is served.
 
@@ -116,6 +128,7 @@ def judge_model(
         conversations: To judge on.
         location: Folder or hub id of the base.
         adapter: Folder of an adapter on that base.
+        start: Of the model that preferences were trained from; None where this is that model.
     """
     tokenizer = load_tokenizer(location, recipe.model)
     model = load_model(location, recipe.model)
@@ -123,11 +136,22 @@ def judge_model(
         model = load_adapter(model, adapter)
     model.eval()
     generate = greedy(model, tokenizer, recipe.evaluation.max_new_tokens)
-    scores = exact_match(generate, tokenizer, conversations)
     rows = encode(tokenizer, conversations, recipe.data.max_length)
-    benchmarks = judges.benchmarks
+    benchmarks, objective = judges.benchmarks, recipe.training.objective
+    preferences = None
+    if recipe.learns_preferences:
+        # Torch loads here.
+        from sunloom.llm.preference_judge import judge_preferences
+
+        before = start.preferences.scores if start and start.preferences else None
+        preferences = judge_preferences(model, rows, objective, tokenizer.pad_token_id, before)
+        scores = ExactMatch(None, None, None, len(rows), (), preferences.loss)
+    else:
+        scores = exact_match(generate, tokenizer, conversations)
+        scores = replace(scores, loss=mean_loss(model, rows, tokenizer.pad_token_id))
     return ModelScores(
-        exact_match=replace(scores, loss=mean_loss(model, rows, tokenizer.pad_token_id)),
+        exact_match=scores,
+        preferences=preferences,
         tasks={judge.task.name: judge.run(generate, tokenizer) for judge in judges.tasks},
         benchmarks=benchmarks.run(model, tokenizer) if benchmarks is not None else None,
     )
@@ -155,11 +179,15 @@ def evaluate_registered(recipe: LlmRecipe) -> ModelEvaluation:
         )
     judges, folder = load_judges(recipe), registry.path(version)
     location: Any = folder
-    adapter = None
+    adapter = start = None
     if version.kind == ADAPTER_KIND:
         # The version that it was trained on; the recipe's base may have a newer one by now.
         location, adapter = registry.path(registry.get(str(version.lineage["base"]))), folder
-    scores = judge_model(recipe, judges, conversations, str(location), adapter)
+        if recipe.learns_preferences:
+            earlier = version.lineage.get("start")
+            before = registry.path(registry.get(str(earlier))) if earlier else None
+            start = judge_model(recipe, Judges(), conversations, str(location), before)
+    scores = judge_model(recipe, judges, conversations, str(location), adapter, start)
     reports = recipe.paths.outputs / "llm" / "evaluation"
     stem = f"{version.name}-{version.version}"
     exact = scores.exact_match
@@ -177,4 +205,5 @@ def evaluate_registered(recipe: LlmRecipe) -> ModelEvaluation:
         report=str(report),
         tasks={name: score.score for name, score in scores.tasks.items()},
         benchmarks={name: score.score for name, score in found.items()},
+        preference_accuracy=scores.preferences.accuracy if scores.preferences else None,
     )

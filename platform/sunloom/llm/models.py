@@ -195,6 +195,24 @@ def add_lora(model: Any, lora: LoraSettings, seed: int, base: str = "") -> Any:
     return wrapped
 
 
+def continue_lora(model: Any, folder: Path, lora: LoraSettings, base: str = "") -> Any:
+    """Wrap a model with an adapter that exists; only the adapter is trained.
+
+    Args:
+        model: The base that the adapter was trained on.
+        folder: The adapter's; its rank, scale and layers are kept.
+        lora: Its dropout.
+        base: What the exported adapter names as its base.
+    """
+    from peft import LoraConfig, PeftModel
+
+    config = LoraConfig.from_pretrained(str(folder))
+    config.lora_dropout = lora.dropout
+    wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=True, config=config)
+    wrapped.peft_config["default"].base_model_name_or_path = base
+    return wrapped
+
+
 def load_adapter(model: Any, folder: Path) -> Any:
     """The base with a trained adapter on it."""
     from peft import PeftModel

@@ -20,7 +20,7 @@ from sunloom.core.progress import read_progress
 from sunloom.core.runs import Run, run_of_this_process
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import UsageError
-from sunloom.llm.base_models import require_start, resolve_model
+from sunloom.llm.base_models import require_start, resolve_adapter, resolve_model
 from sunloom.llm.conversation_files import hash_files
 from sunloom.llm.conversation_split import ConversationSplit, load_split
 from sunloom.llm.conversations import load_conversation_source
@@ -197,6 +197,7 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
     registry, output = open_registry(recipe), recipe.output
     registry.check_name(output.name, ADAPTER_KIND, output.tenant)
     location, base = resolve_model(recipe.model, registry)
+    recipe, start = resolve_adapter(recipe, registry, base)
     data = load_split(recipe)
     identity = recipe_fingerprint(recipe, base)
     if (reused := _reuse_registered(recipe, registry, identity, data)) is not None:
@@ -217,14 +218,18 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
             tokenizer=tokenizer,
             location=location,
             base=base,
+            adapter=start,
         )
         folder, export = run.directory, run.directory / "export"
         metrics = asdict(measure_training(export, outcome, recipe.training))
         lineage = {"fingerprint": identity, "data": data.digest, "run": run.run_id, "base": base}
+        if start is not None:
+            lineage["start"] = str(recipe.model.adapter)
         register = partial(registry.register, output.name, ADAPTER_KIND, export)
         try:
-            before = judge_model(recipe, judges, data.held_out, location)
-            after = judge_model(recipe, judges, data.held_out, location, export)
+            # Against what training started from: an earlier adapter, or the base alone.
+            before = judge_model(recipe, judges, data.held_out, location, start)
+            after = judge_model(recipe, judges, data.held_out, location, export, before)
         except Exception:
             # What was learned is kept, without scores and so without the alias.
             version = register(metrics, lineage, tenant=output.tenant)
@@ -235,6 +240,7 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         for name, judged in (("base", before), ("adapter", after)):
             judged.exact_match.save(folder / f"{name}_exact_match.json")
             judged.save_tasks(folder / f"{name}_tasks.json")
+            judged.save_preferences(folder / f"{name}_preferences.json")
             judged.save_benchmarks(folder / f"{name}_benchmarks.json")
         plot_losses(folder, f"{output.name}: adapter")
         return _publish(recipe, registry, version, folder)
@@ -326,6 +332,7 @@ def _publish(
         "base_benchmarks": "base_benchmarks.json",
         "adapter_benchmarks": "adapter_benchmarks.json",
         "adapter_tasks": "adapter_tasks.json",
+        "adapter_preferences": "adapter_preferences.json",
         "loss_plot": "loss.png",
     }
     return TrainingResult(
