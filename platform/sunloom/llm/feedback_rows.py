@@ -96,8 +96,8 @@ def score_rows(
             found[mine] = scores.float().view(len(mine), 2)
     if is_shared:
         dist.all_reduce(found)
-    scores: NDArray[np.float32] = found.cpu().numpy()
-    return scores
+    result: NDArray[np.float32] = found.cpu().numpy()
+    return result
 
 
 def load_start(
