@@ -110,7 +110,7 @@ def _work(
     options = {
         "max_steps": STEPS, "batch_size": 3, "learning_rate": 3e-3, "warmup_ratio": 0.25,
         "checkpoint_every": 4, "max_failures": 0, "distributed": distributed,
-        "objective": {"type": objective, "beta": 0.3},
+        "objective": {"type": objective} | ({} if objective == "reward" else {"beta": 0.3}),
     }  # fmt: skip
     # Of its own: what the start gives each row is written beside the tokens.
     for name in ("pairs", "labelled", "held_out"):
@@ -129,7 +129,7 @@ def _work(
             gate=EvaluationConfig(),
         ) if objective == "dpo" else None,
         options=ModelConfig(torch_dtype="float32"),
-        adapter=start / "adapter" if is_adapter else None,
+        adapter=start / "adapter" if is_adapter and objective != "reward" else None,
     )  # fmt: skip
 
 
@@ -145,6 +145,9 @@ RUNS: dict[str, tuple[Distributed, str, dict[str, Any]]] = {
     "orpo": (Ddp(), "orpo", {}),
     "orpo_zero2": (DeepSpeed(zero_stage=2), "orpo", {}),
     "adapter": (Ddp(), "dpo", {"is_adapter": True}),
+    "reward": (Ddp(), "reward", {}),
+    "reward_fsdp": (Fsdp(), "reward", {}),
+    "reward_adapter": (Fsdp(), "reward", {"is_adapter": True}),
 }
 
 
@@ -160,7 +163,8 @@ def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactor
 
 def _train_alone(task: TrainingTask) -> list[float]:
     """The losses of one process that sees the whole batch of every step at once."""
-    model = load_model(task.model)
+    is_reward = task.training.objective.type == "reward"
+    model = load_model(task.model, head_seed=task.seed if is_reward else None)
     module = PreferenceLoss(model, torch.float32, task.training.objective)
     rows = TokenRows(task.data)
     needs_kl = module.kind.needs_kl
@@ -185,7 +189,7 @@ def _train_alone(task: TrainingTask) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "kto", "orpo"])
+@pytest.mark.parametrize("name", ["dpo", "ipo", "kto", "orpo", "reward"])
 def test_two_workers_have_the_losses_of_one_process(name: str, trained: Trained) -> None:
     losses = trained.outcomes[name].losses
     assert losses == pytest.approx(_train_alone(trained.tasks[name]), abs=1e-5)
@@ -200,6 +204,7 @@ def test_two_workers_have_the_losses_of_one_process(name: str, trained: Trained)
         ("dpo_accumulated", "dpo"),
         ("kto_fsdp_accumulated", "kto"),
         ("orpo_zero2", "orpo"),
+        ("reward_fsdp", "reward"),
     ],
 )
 def test_the_losses_are_the_same_however_the_work_is_divided(
@@ -247,6 +252,21 @@ def test_the_reference_of_an_adapter_is_the_adapter_that_it_starts_from(
     assert after.margin is not None
     assert after.margin > 0.05
     assert tuned.peft_config["default"].r == 4
+
+
+@pytest.mark.parametrize("name", ["reward_fsdp", "reward_adapter"])
+def test_a_reward_model_is_exported_with_its_head(name: str, trained: Trained) -> None:
+    task, outcome = trained.tasks[name], trained.outcomes[name]
+    export = task.directory / "export"
+    if name == "reward_adapter":
+        model = load_adapter(load_model(task.model, head_seed=9), export)
+    else:
+        model = load_model(str(export), head_seed=9)
+    rows = list(TokenRows(task.data))
+    judged = judge_preferences(model.eval(), rows, task.training.objective, 0)
+    assert judged.loss < outcome.losses[0]
+    assert judged.accuracy is not None
+    assert judged.accuracy > 0.6
 
 
 def test_a_resumed_run_keeps_its_reference_and_its_bits(
@@ -305,7 +325,7 @@ def test_preferences_are_learned_judged_and_promoted_on_top_of_each_other(
     assert judged.preference_accuracy == first.metrics["adapter_preference_accuracy"]
 
     # On top of it, with what it has learned undone half of the time: the gate holds it back.
-    on_top = ("model.adapter=days@production", "output.name=days-on", "training.max_steps=10")
+    on_top = ("model.adapter=days@production", "output.name=days-on")
     second = train_adapter(_recipe(settings, files["shuffled"], *on_top))
     assert second.version.lineage["start"] == "days@1"
     assert second.metrics["base_preference_accuracy"] == 0.5

@@ -332,7 +332,16 @@ class Orpo(Model):
     """Weight of the odds ratio beside the loss on the chosen text."""
 
 
-TrainingObjective = Annotated[Sft | Dpo | Ipo | Kto | Orpo, Field(discriminator="type")]
+class Reward(Model):
+    """A reward model: a score beside the language model, higher for the chosen of each pair."""
+
+    type: Literal["reward"] = "reward"
+    """Chooses this variant."""
+    center_rewards_coefficient: float | None = Field(default=None, gt=0)
+    """Weight of the squared sum of a pair's rewards, which keeps them around zero."""
+
+
+TrainingObjective = Annotated[Sft | Dpo | Ipo | Kto | Orpo | Reward, Field(discriminator="type")]
 
 
 class TrainingConfig(Model):
@@ -351,7 +360,7 @@ class TrainingConfig(Model):
     objective: TrainingObjective = Sft()
     """What a step minimises. The reference of ``dpo``, ``ipo`` and ``kto`` is the model that
     training starts from, adapter included: its log-probabilities are computed once, before the
-    first step."""
+    first step. ``reward`` makes a model that scores texts and writes none."""
     # 400 steps of 16 took the retail adapter to 97 % exact turns on the small base model.
     max_steps: int = Field(default=400, ge=1)
     """Optimizer steps."""
@@ -452,6 +461,8 @@ class TrainingConfig(Model):
         # Neither has operations for sharded tensors.
         if isinstance(optimizer, AdamW8Bit | Adafactor) and not isinstance(kind, Ddp):
             raise ValueError(f"optimizer.type {optimizer.type} takes distributed.type ddp")
+        if self.method == "qlora" and isinstance(self.objective, Reward):
+            raise ValueError("objective.type reward takes method lora or full")
         if self.method == "qlora" and isinstance(kind, DeepSpeed) and kind.zero_stage == 3:
             raise ValueError("method qlora takes distributed.type ddp, fsdp, or zero_stage 2")
         return self
@@ -650,6 +661,11 @@ class LlmRecipe(Settings):
         return self.training.objective.type != "sft"
 
     @property
+    def is_reward_model(self) -> bool:
+        """Whether the result scores texts and writes none."""
+        return isinstance(self.training.objective, Reward)
+
+    @property
     def eval_steps(self) -> int | None:
         """Steps between evaluations during training; None where there are none."""
         if self.evaluation.eval_steps is None and self.training.early_stopping:
@@ -700,6 +716,16 @@ class LlmRecipe(Settings):
             raise ValueError(
                 f"training.objective.type {kind} takes files in data.train, and no "
                 "evaluation.conversations"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_reward_model_writes_nothing(self) -> LlmRecipe:
+        judged = self.evaluation.benchmarks or self.evaluation.custom_tasks
+        if self.is_reward_model and (judged or self.model.base_model is None or self.model.adapter):
+            raise ValueError(
+                "training.objective.type reward takes model.base_model, and no model.adapter, "
+                "evaluation.benchmarks or evaluation.custom_tasks"
             )
         return self
 

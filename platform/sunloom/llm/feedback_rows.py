@@ -22,8 +22,8 @@ from sunloom.llm.resuming import START_FILE
 
 # Pairs: twice as many sequences.
 _ROWS_AT_ONCE = 4
-Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Ids and labels to the log-probability of each row."""
+Score = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Ids, labels and lengths to the score of each row."""
 
 
 class FeedbackRows(Sequence[Encoded]):
@@ -69,6 +69,14 @@ class FeedbackRows(Sequence[Encoded]):
         return FeedbackRows(self._rows, needs_kl=self._needs_kl, start=start)
 
 
+def collate_sequences(
+    sequences: Sequence[Encoded], pad: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids and labels, both ``[B, S]``, and the lengths ``[B]``."""
+    ids, labels = map(torch.from_numpy, collate(sequences, pad))
+    return ids, labels, torch.tensor([len(one.ids) for one in sequences])
+
+
 def score_rows(
     score: Score, rows: Sequence[Encoded], lengths: Sequence[int], pad: int, device: torch.device
 ) -> NDArray[np.float32]:
@@ -90,8 +98,7 @@ def score_rows(
     for first in range(0, len(parts), workers):
         mine = parts[min(first + rank, len(parts) - 1)]
         sequences = [one for index in mine for one in rows[index].sequences()]
-        ids, labels = collate(sequences, pad)
-        scores = score(torch.from_numpy(ids).to(device), torch.from_numpy(labels).to(device))
+        scores = score(*(part.to(device) for part in collate_sequences(sequences, pad)))
         if first + rank < len(parts):
             found[mine] = scores.float().view(len(mine), 2)
     if is_shared:

@@ -17,7 +17,7 @@ from sunloom.llm.conversations import Conversation
 from sunloom.llm.custom_tasks import LoadedTask, TaskScore
 from sunloom.llm.encoding import encode
 from sunloom.llm.evaluation import ExactMatch, exact_match, greedy, mean_loss
-from sunloom.llm.models import ADAPTER_KIND, load_adapter, load_model, load_tokenizer
+from sunloom.llm.models import load_adapter, load_model, load_tokenizer
 from sunloom.llm.preference_scores import PreferenceScores
 
 
@@ -131,7 +131,8 @@ def judge_model(
         start: Of the model that preferences were trained from; None where this is that model.
     """
     tokenizer = load_tokenizer(location, recipe.model)
-    model = load_model(location, recipe.model)
+    head_seed = recipe.seed if recipe.is_reward_model else None
+    model = load_model(location, recipe.model, head_seed=head_seed)
     if adapter is not None:
         model = load_adapter(model, adapter)
     model.eval()
@@ -180,7 +181,7 @@ def evaluate_registered(recipe: LlmRecipe) -> ModelEvaluation:
     judges, folder = load_judges(recipe), registry.path(version)
     location: Any = folder
     adapter = start = None
-    if version.kind == ADAPTER_KIND:
+    if (folder / "adapter_config.json").is_file():
         # The version that it was trained on; the recipe's base may have a newer one by now.
         location, adapter = registry.path(registry.get(str(version.lineage["base"]))), folder
         if recipe.learns_preferences:

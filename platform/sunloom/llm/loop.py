@@ -29,9 +29,9 @@ from sunloom.core.progress import StepProgress, Tracker, open_trackers
 from sunloom.llm.checkpoints import WholeCheckpoint, newest_whole, seal
 from sunloom.llm.conversations import Conversation
 from sunloom.llm.distributed import Parallel, build_parallel
-from sunloom.llm.encoding import Encoded, batches, collate
+from sunloom.llm.encoding import Encoded, batches
 from sunloom.llm.evaluation import exact_match, greedy, is_clearly_above
-from sunloom.llm.feedback_rows import FeedbackRows, load_start, score_rows
+from sunloom.llm.feedback_rows import FeedbackRows, collate_sequences, load_start, score_rows
 from sunloom.llm.models import add_lora, continue_lora, load_model, load_tokenizer
 from sunloom.llm.objectives import OBJECTIVES
 from sunloom.llm.optimization import CausalLoss, LossModule, learning_rate
@@ -131,7 +131,13 @@ def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
     torch.set_num_threads(task.training.cpus_per_worker)
     dtype = agree_on_dtype(task.options.torch_dtype)
     is_quantised = task.training.method == "qlora"
-    model = load_model(task.model, task.options, compute_dtype_4bit=dtype if is_quantised else None)
+    has_head = OBJECTIVES[type(task.training.objective)].has_head
+    model = load_model(
+        task.model,
+        task.options,
+        compute_dtype_4bit=dtype if is_quantised else None,
+        head_seed=task.seed if has_head else None,
+    )
     if task.lora is not None and task.adapter is not None:
         model = continue_lora(model, task.adapter, task.lora, task.base)
     elif task.lora is not None:
@@ -309,12 +315,8 @@ class _TrainingLoop:
         total = torch.zeros((), device=_device())
         for part in parts:
             others = [row.sequences()[1] for row in part]
-            ids, labels = collate(others, self._task.pad)
-            inputs = (
-                torch.from_numpy(ids).to(total.device),
-                torch.from_numpy(labels).to(total.device),
-            )
-            scores = self._parallel.judge(*inputs)
+            inputs = collate_sequences(others, self._task.pad)
+            scores = self._parallel.judge(*(one.to(total.device) for one in inputs))
             # A row that fills a place has no labels, and no score either.
             start = [row.start[1] if row.mask.any() else 0.0 for row in part]
             total += (scores - torch.tensor(start, device=total.device)).sum()

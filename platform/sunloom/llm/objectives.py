@@ -1,8 +1,8 @@
 """Objectives: what each minimises, what it learns from, and whether it looks back at its start.
 
-The losses are those of TRL 1.16 (``DPOTrainer``, ``KTOTrainer``, ``ORPOTrainer``), computed from
-log-probabilities of whole completions; a step averages them over all of its rows, whatever the
-number of workers and accumulated batches.
+The losses are those of TRL 1.16 (``DPOTrainer``, ``KTOTrainer``, ``ORPOTrainer``,
+``RewardTrainer``), computed from log-probabilities of whole completions; a step averages them over
+all of its rows, whatever the number of workers and accumulated batches.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sunloom.config.llm import Dpo, Ipo, Kto, Orpo, Sft, TrainingObjective
+from sunloom.config.llm import Dpo, Ipo, Kto, Orpo, Reward, Sft, TrainingObjective
 from sunloom.errors import UsageError
 from sunloom.llm.conversation_formats import FORMATS, PREFERENCE, UNPAIRED
 from sunloom.llm.conversations import TEXT
@@ -25,7 +25,8 @@ class Completions:
     """A batch of completions as the model under training scores them; all ``[B]``.
 
     Attributes:
-        first: Log-probability of the chosen completion of a pair, or of one with a label.
+        first: Log-probability of the chosen completion of a pair, or of one with a label; or what a
+            reward model gives it.
         second: Of the rejected one; empty where there are no pairs.
         first_start: What the model that training starts from gave the first.
         second_start: And the second.
@@ -82,6 +83,16 @@ def orpo_loss(objective: Orpo, batch: Completions) -> torch.Tensor:
     return -objective.beta * logsigmoid(log_odds)
 
 
+def reward_loss(objective: Reward, batch: Completions) -> torch.Tensor:
+    """Bradley-Terry loss of the scores ``[B]``."""
+    from torch.nn.functional import logsigmoid
+
+    losses = -logsigmoid(batch.first - batch.second)
+    if objective.center_rewards_coefficient is None:
+        return losses
+    return losses + objective.center_rewards_coefficient * (batch.first + batch.second) ** 2
+
+
 def _log_of_rest(logs: torch.Tensor) -> torch.Tensor:
     """``log(1 - exp(x))`` without cancellation."""
     import torch
@@ -104,6 +115,11 @@ def orpo_rewards(objective: Orpo, batch: Completions) -> tuple[torch.Tensor, tor
     return first, objective.beta * batch.second / batch.second_tokens.clamp(min=1)
 
 
+def scored_rewards(_objective: Reward, batch: Completions) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scores themselves ``[B]``."""
+    return batch.first, batch.second
+
+
 @dataclass(frozen=True)
 class ObjectiveKind:
     """A line of the table.
@@ -115,6 +131,7 @@ class ObjectiveKind:
         needs_reference: Whether the loss compares with the model that training starts from.
         needs_kl: Whether it does so on completions of other prompts, too.
         learns_chosen: Whether the next tokens of the chosen text are learned beside.
+        has_head: Whether a head on the last token scores a text, and not its log-probability.
     """
 
     formats: tuple[str, ...]
@@ -123,6 +140,7 @@ class ObjectiveKind:
     needs_reference: bool = False
     needs_kl: bool = False
     learns_chosen: bool = False
+    has_head: bool = False
 
 
 OBJECTIVES: Mapping[type[TrainingObjective], ObjectiveKind] = {
@@ -131,6 +149,7 @@ OBJECTIVES: Mapping[type[TrainingObjective], ObjectiveKind] = {
     Ipo: ObjectiveKind((PREFERENCE,), ipo_loss, needs_reference=True),
     Kto: ObjectiveKind((UNPAIRED,), kto_loss, needs_reference=True, needs_kl=True),
     Orpo: ObjectiveKind((PREFERENCE,), orpo_loss, orpo_rewards, learns_chosen=True),
+    Reward: ObjectiveKind((PREFERENCE,), reward_loss, scored_rewards, has_head=True),
 }
 """By the section ``training.objective``."""
 

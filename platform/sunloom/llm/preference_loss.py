@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +11,10 @@ from torch import nn
 from typing_extensions import override
 
 from sunloom.config.llm import TrainingObjective
-from sunloom.llm.encoding import IGNORED, Encoded, collate
+from sunloom.llm.encoding import IGNORED, Encoded
+from sunloom.llm.feedback_rows import collate_sequences
 from sunloom.llm.objectives import OBJECTIVES, Completions
-from sunloom.llm.optimization import LossModule
+from sunloom.llm.optimization import LossModule, core_of
 
 
 class PreferenceLoss(LossModule):
@@ -41,7 +43,7 @@ class PreferenceLoss(LossModule):
         self,
         ids: torch.Tensor,
         labels: torch.Tensor,
-        lengths: torch.Tensor | None = None,
+        lengths: torch.Tensor,
         start: torch.Tensor | None = None,
         is_desirable: torch.Tensor | None = None,
         kl: torch.Tensor | None = None,
@@ -59,21 +61,25 @@ class PreferenceLoss(LossModule):
 
         Returns:
             The sums ``[T + 3]``; without ``start``, the log-probability of each row's labelled
-            tokens, ``[2 B]`` or ``[B]``.
+            tokens, or its score by the head, ``[2 B]`` or ``[B]``.
         """
         is_labelled = labels[:, 1:] != IGNORED
         is_real = is_labelled.any(dim=1, keepdim=True)
         keep = is_text = is_labelled
-        if self.kind.learns_chosen and lengths is not None:
+        if self.kind.learns_chosen and start is not None:
             is_chosen = torch.arange(len(ids), device=ids.device) < len(ids) // 2
             positions = torch.arange(1, ids.shape[1], device=ids.device)
             is_text = (positions < lengths[:, None]) & is_chosen[:, None] & is_real
             keep = is_labelled | is_text
-        values = -nn.functional.cross_entropy(
-            self._logits(ids, keep), ids[:, 1:][keep], reduction="none"
-        )
-        tokens = torch.zeros(keep.shape, device=ids.device).masked_scatter(keep, values)
-        scores = (tokens * is_labelled).sum(dim=1)
+        if self.kind.has_head:
+            tokens = torch.zeros(keep.shape, device=ids.device)
+            scores = self._head_scores(ids, lengths)
+        else:
+            values = -nn.functional.cross_entropy(
+                self._logits(ids, keep), ids[:, 1:][keep], reduction="none"
+            )
+            tokens = torch.zeros(keep.shape, device=ids.device).masked_scatter(keep, values)
+            scores = (tokens * is_labelled).sum(dim=1)
         if start is None or is_desirable is None:
             return scores
         # Rows without labels fill a worker's place where there are too few: any score but zero, of
@@ -98,6 +104,16 @@ class PreferenceLoss(LossModule):
             terms.append(-(tokens * is_text).sum())
         return torch.stack([*terms, *(v.detach() for v in self._sum_rewards(batch, weights))])
 
+    def _head_scores(self, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """What the head says of each row's last token, in float32 ``[B]``."""
+        core: Any = core_of(self.model)
+        enabled = self._dtype != torch.float32
+        with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=enabled):
+            hidden = core.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            last = hidden[torch.arange(len(ids), device=ids.device), lengths - 1]
+            scores: torch.Tensor = core.score(last)
+        return scores.squeeze(-1).float()
+
     def _sum_rewards(self, batch: Completions, weights: torch.Tensor) -> list[torch.Tensor]:
         """Rewards of the chosen and of the rejected, and the pairs in their right order."""
         first, second = self.kind.rewards(self.objective, batch)
@@ -118,14 +134,10 @@ class PreferenceLoss(LossModule):
         sequences = [row.sequences() for row in rows]
         chosen = [first for first, *_ in sequences]
         rejected = [second for _, second in sequences] if self._has_pairs else []
-        ids, labels = collate([*chosen, *rejected], pad)
-        lengths = [len(one.ids) for one in (*chosen, *rejected)]
         start = np.asarray([row.start or (0.0, 0.0) for row in rows], np.float32).T
         is_desirable = [row.label for row in rows]
         return (
-            torch.from_numpy(ids),
-            torch.from_numpy(labels),
-            torch.tensor(lengths),
+            *collate_sequences([*chosen, *rejected], pad),
             torch.from_numpy(start.copy()),
             torch.tensor(is_desirable),
         )

@@ -29,6 +29,7 @@ from sunloom.llm.judging import judge_model, load_judges
 from sunloom.llm.models import (
     ADAPTER_KIND,
     BASE_KIND,
+    REWARD_KIND,
     build_llama,
     load_tokenizer,
     stored_parameter_count,
@@ -123,7 +124,8 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
         )
     registry, output = open_registry(recipe), recipe.output
     # Before the work, and before a registered version is reused: reuse moves an alias too.
-    registry.check_name(output.name, BASE_KIND, output.tenant)
+    kind = REWARD_KIND if recipe.is_reward_model else BASE_KIND
+    registry.check_name(output.name, kind, output.tenant)
     data = load_split(recipe)
     identity = recipe_fingerprint(recipe, None)
     if (reused := _reuse_registered(recipe, registry, identity, data)) is not None:
@@ -151,7 +153,7 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
             "base": recipe.model.base_model,
         }
         version = registry.register(
-            output.name, BASE_KIND, export, metrics, lineage, tenant=output.tenant
+            output.name, kind, export, metrics, lineage, tenant=output.tenant
         )
         plot_losses(run.directory, f"{output.name}: base")
         return _publish(recipe, registry, version, run.directory)
@@ -195,7 +197,8 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         raise UsageError("An adapter needs training.method=lora or qlora.", param="training.method")
     require_start(recipe)
     registry, output = open_registry(recipe), recipe.output
-    registry.check_name(output.name, ADAPTER_KIND, output.tenant)
+    kind = REWARD_KIND if recipe.is_reward_model else ADAPTER_KIND
+    registry.check_name(output.name, kind, output.tenant)
     location, base = resolve_model(recipe.model, registry)
     recipe, start = resolve_adapter(recipe, registry, base)
     data = load_split(recipe)
@@ -225,7 +228,7 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         lineage = {"fingerprint": identity, "data": data.digest, "run": run.run_id, "base": base}
         if start is not None:
             lineage["start"] = str(recipe.model.adapter)
-        register = partial(registry.register, output.name, ADAPTER_KIND, export)
+        register = partial(registry.register, output.name, kind, export)
         try:
             # Against what training started from: an earlier adapter, or the base alone.
             before = judge_model(recipe, judges, data.held_out, location, start)
@@ -308,7 +311,7 @@ def _reuse_registered(
     # Versions from before the data was noted are known by the fingerprint alone.
     if version.lineage.get("data", data.digest) != data.digest:
         return None
-    if version.kind == ADAPTER_KIND and "adapter_exact_match" not in version.metrics:
+    if recipe.is_adapter and "adapter_exact_match" not in version.metrics:
         return None
     get_logger("llm").info("%s was made from the same recipe: reused", version.ref)
     folder = recipe.paths.outputs / "runs" / str(version.lineage.get("run", ""))
@@ -324,8 +327,7 @@ def _publish(
     reused: bool = False,
 ) -> TrainingResult:
     """Promote a version whose gate holds; the result names what its run's folder has of reports."""
-    is_judged = version.kind == ADAPTER_KIND
-    failures = gate_failures(version.metrics, recipe.evaluation) if is_judged else ()
+    failures = gate_failures(version.metrics, recipe.evaluation) if recipe.is_adapter else ()
     names = {
         "base_report": "base_exact_match.json",
         "adapter_report": "adapter_exact_match.json",

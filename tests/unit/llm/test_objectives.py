@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from sunloom.config.llm import Architecture, Dpo, Ipo, Kto, Orpo, TrainingObjective
+from sunloom.config.llm import Architecture, Dpo, Ipo, Kto, Orpo, Reward, TrainingObjective
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import IGNORED, Encoded, collate, encode
 from sunloom.llm.feedback_formats import read_row
 from sunloom.llm.feedback_rows import FeedbackRows, score_rows
-from sunloom.llm.models import build_llama
+from sunloom.llm.models import build_llama, load_model
 from sunloom.llm.preference_judge import judge_preferences
 from sunloom.llm.preference_loss import PreferenceLoss
 from sunloom.llm.preference_scores import PreferenceScores
@@ -203,6 +203,40 @@ def test_the_odds_ratio_loss_is_trls(
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     for name in ("chosen", "rejected", "margins", "accuracies"):
         assert figures[f"rewards/{name}"] == pytest.approx(metrics[f"rewards/{name}"], abs=1e-5)
+
+
+@pytest.mark.parametrize("weight", [None, 0.1])
+def test_the_loss_of_a_reward_model_is_trls(
+    weight: float | None, start: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    from trl import RewardConfig, RewardTrainer
+
+    start.save_pretrained(str(tmp_path / "start"))
+    scorer = load_model(str(tmp_path / "start"), head_seed=3).eval()
+    again = load_model(str(tmp_path / "start"), head_seed=3)
+    assert bool((scorer.score.weight == again.score.weight).all())
+    config = RewardConfig(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none",
+        center_rewards_coefficient=weight, disable_dropout=True,
+    )  # fmt: skip
+    data = conversational(PAIRS)
+    trainer = RewardTrainer(scorer, config, train_dataset=data, processing_class=tokenizer)
+    scorer.eval()
+    rows = rows_of(PAIRS, tokenizer, "preference")
+    for row, example in zip(rows, trainer.train_dataset, strict=True):
+        ids = [one.ids.tolist() for one in row.sequences()]
+        assert ids == [example["chosen_ids"], example["rejected_ids"]]
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    expected = trainer.compute_loss(scorer, batch)
+    objective = Reward(center_rewards_coefficient=weight)
+    loss, figures = loss_of(objective, scorer, scorer, rows)
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    metrics = trainer._metrics["eval"]
+    assert figures["rewards/accuracies"] == pytest.approx(metrics["accuracy"][-1])
+    assert figures["rewards/margins"] == pytest.approx(metrics["margin"][-1], abs=1e-5)
+    judged = judge_preferences(scorer, rows, objective, 0)
+    assert judged.accuracy == pytest.approx(metrics["accuracy"][-1])
+    assert judged.loss == pytest.approx(loss.item(), abs=1e-5)
 
 
 @pytest.mark.parametrize("objective", [Dpo(), Ipo(), Kto(), Orpo()])
