@@ -53,7 +53,7 @@ class ModelScores:
     def save_preferences(self, path: Path) -> None:
         """Write the rewards of every held-out completion as JSON; nothing where there are none."""
         if self.preferences is not None:
-            path.write_text(json.dumps(self.preferences.to_plain(), indent=1))
+            self.preferences.save(path)
 
     def save_tasks(self, path: Path) -> None:
         """Write every example of the tasks as JSON; nothing where there is none."""
@@ -145,8 +145,13 @@ def judge_model(
         from sunloom.llm.preference_judge import judge_preferences
 
         before = start.preferences.scores if start and start.preferences else None
-        preferences = judge_preferences(model, rows, objective, tokenizer.pad_token_id, before)
-        scores = ExactMatch(None, None, None, len(rows), (), preferences.loss)
+        preferences = judge_preferences(
+            model, rows, objective, tokenizer.pad_token_id, start=before
+        )
+        scores = ExactMatch(
+            calls=None, answers=None, whole=None, held_out=len(rows), examples=(),
+            loss=preferences.loss,
+        )  # fmt: skip
     else:
         scores = exact_match(generate, tokenizer, conversations)
         scores = replace(scores, loss=mean_loss(model, rows, tokenizer.pad_token_id))
@@ -187,8 +192,8 @@ def evaluate_registered(recipe: LlmRecipe) -> ModelEvaluation:
         if recipe.learns_preferences:
             earlier = version.lineage.get("start")
             before = registry.path(registry.get(str(earlier))) if earlier else None
-            start = judge_model(recipe, Judges(), conversations, str(location), before)
-    scores = judge_model(recipe, judges, conversations, str(location), adapter, start)
+            start = judge_model(recipe, Judges(), conversations, str(location), adapter=before)
+    scores = judge_model(recipe, judges, conversations, str(location), adapter=adapter, start=start)
     reports = recipe.paths.outputs / "llm" / "evaluation"
     stem = f"{version.name}-{version.version}"
     exact = scores.exact_match

@@ -202,7 +202,8 @@ def open_rows(folder: Path, module: LossModule, parallel: Parallel, pad: int) ->
     if not isinstance(module, PreferenceLoss) or not module.kind.needs_reference:
         return rows
     compared = FeedbackRows(rows, needs_kl=module.kind.needs_kl)
-    score = partial(score_rows, parallel.judge, compared, rows.lengths.tolist(), pad, _device())
+    lengths = rows.lengths.tolist()
+    score = partial(score_rows, parallel.judge, compared, lengths, pad=pad, device=_device())
     return compared.with_start(load_start(folder, score, _device()))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +57,9 @@ class PreferenceScores:
             return None
         return float(np.mean(self.chosen) - np.mean(self.rejected))
 
-    def to_plain(self) -> dict[str, Any]:
-        """Figures and rewards as JSON has them."""
-        return {
+    def save(self, path: Path) -> None:
+        """Write figures and rewards as JSON."""
+        plain = {
             "accuracy": self.accuracy,
             "standard_error": self.standard_error,
             "margin": self.margin,
@@ -66,3 +67,4 @@ class PreferenceScores:
             "chosen": list(self.chosen),
             "rejected": list(self.rejected),
         }
+        path.write_text(json.dumps(plain, indent=1))

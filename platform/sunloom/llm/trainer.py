@@ -231,8 +231,10 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         register = partial(registry.register, output.name, kind, export)
         try:
             # Against what training started from: an earlier adapter, or the base alone.
-            before = judge_model(recipe, judges, data.held_out, location, start)
-            after = judge_model(recipe, judges, data.held_out, location, export, before)
+            before = judge_model(recipe, judges, data.held_out, location, adapter=start)
+            after = judge_model(
+                recipe, judges, data.held_out, location, adapter=export, start=before
+            )
         except Exception:
             # What was learned is kept, without scores and so without the alias.
             version = register(metrics, lineage, tenant=output.tenant)
