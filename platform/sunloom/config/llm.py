@@ -62,7 +62,7 @@ class ModelConfig(Model):
     builds ``architecture``."""
     adapter: str | None = None
     """Registered adapter on ``base_model`` that is trained on, as ``name``, ``name@3`` or
-    ``name@alias``; empty starts a new one."""
+    ``name@alias``, and that the result is judged beside; empty starts a new one."""
     revision: str | None = None
     """Revision of a hub model."""
     # Such code runs with all rights of this process.

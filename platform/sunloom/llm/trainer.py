@@ -395,7 +395,7 @@ def plot_losses(run_dir: Path, title: str) -> Path:
         steps, losses = zip(*held_out, strict=True)
         panel.plot(steps, losses, marker="o", markersize=3, linewidth=0.9, label="held out")
         panel.legend()
-    panel.set(title=title, xlabel="step", ylabel="loss a token", yscale="log")
+    panel.set(title=title, xlabel="step", ylabel="loss", yscale="log")
     panel.grid(alpha=0.3)
     path = run_dir / "loss.png"
     figure.savefig(path, dpi=120)
