@@ -169,7 +169,7 @@ def _train_alone(task: TrainingTask) -> list[float]:
     rows = TokenRows(task.data)
     needs_kl = module.kind.needs_kl
     pad, lengths = task.pad, rows.lengths.tolist()
-    compared: FeedbackRows = FeedbackRows(rows, needs_kl=needs_kl)
+    compared: FeedbackRows = FeedbackRows(rows, longest_other=max(lengths) if needs_kl else None)
     parallel = TorchParallel(module, task.training)
     if module.kind.needs_reference:
         compared = compared.with_start(score_rows(parallel.judge, compared, lengths, pad, CPU))

@@ -45,11 +45,16 @@ class Encoded:
         end = len(self.ids) - self.rejected
         return Encoded(self.ids[:end], self.mask[:end]), Encoded(self.ids[end:], self.mask[end:])
 
-    def with_other_completion(self, other: Encoded) -> Encoded:
-        """A pair of this row and of its prompt with the completion of another row."""
+    def with_other_completion(self, other: Encoded, max_length: int) -> Encoded:
+        """A pair of this row and of its prompt with the completion of another row.
+
+        Args:
+            other: The other row.
+            max_length: Longest row in tokens; the rest of the other completion is cut off.
+        """
         prompt, completion = int(self.mask.argmax()), int(other.mask.argmax())
-        ids = np.concatenate([self.ids[:prompt], other.ids[completion:]])
-        mask = np.concatenate([self.mask[:prompt], other.mask[completion:]])
+        ids = np.concatenate([self.ids[:prompt], other.ids[completion:]])[:max_length]
+        mask = np.concatenate([self.mask[:prompt], other.mask[completion:]])[:max_length]
         return replace(
             self,
             ids=np.concatenate([self.ids, ids]),

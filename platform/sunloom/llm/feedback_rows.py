@@ -31,7 +31,8 @@ class FeedbackRows(Sequence[Encoded]):
 
     Args:
         rows: Of a store, or in memory.
-        needs_kl: Whether a row takes along its prompt with the completion of the row before it.
+        longest_other: Each row takes along its prompt with the completion of the row before it, of
+            at most so many tokens; None without.
         start: Log-probabilities ``[N, 2]``, where they are known.
     """
 
@@ -39,10 +40,10 @@ class FeedbackRows(Sequence[Encoded]):
         self,
         rows: Sequence[Encoded],
         *,
-        needs_kl: bool = False,
+        longest_other: int | None = None,
         start: NDArray[np.float32] | None = None,
     ) -> None:
-        self._rows, self._needs_kl, self._start = rows, needs_kl, start
+        self._rows, self._longest_other, self._start = rows, longest_other, start
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -57,16 +58,16 @@ class FeedbackRows(Sequence[Encoded]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         row = self._rows[index]
-        if self._needs_kl:
+        if self._longest_other is not None:
             # The row before the first one is the last.
-            row = row.with_other_completion(self._rows[index - 1])
+            row = row.with_other_completion(self._rows[index - 1], self._longest_other)
         if self._start is None:
             return row
         return replace(row, start=tuple(self._start[index].tolist()))
 
     def with_start(self, start: NDArray[np.float32]) -> FeedbackRows:
         """The same rows with their scores before training ``[N, 2]``."""
-        return FeedbackRows(self._rows, needs_kl=self._needs_kl, start=start)
+        return FeedbackRows(self._rows, longest_other=self._longest_other, start=start)
 
 
 def collate_sequences(

@@ -201,8 +201,8 @@ def open_rows(folder: Path, module: LossModule, parallel: Parallel, pad: int) ->
     rows = TokenRows(folder)
     if not isinstance(module, PreferenceLoss) or not module.kind.needs_reference:
         return rows
-    compared = FeedbackRows(rows, needs_kl=module.kind.needs_kl)
     lengths = rows.lengths.tolist()
+    compared = FeedbackRows(rows, longest_other=max(lengths) if module.kind.needs_kl else None)
     score = partial(score_rows, parallel.judge, compared, lengths, pad=pad, device=_device())
     return compared.with_start(load_start(folder, score, _device()))
 

@@ -38,8 +38,8 @@ def judge_preferences(
     """
     kind = OBJECTIVES[type(objective)]
     module = PreferenceLoss(model, torch.float32, objective).eval()
-    found = FeedbackRows(rows, needs_kl=kind.needs_kl)
     lengths = [len(row.ids) for row in rows]
+    found = FeedbackRows(rows, longest_other=max(lengths) if kind.needs_kl else None)
     scores = score_rows(module, found, lengths, pad, model.device)
     compared = found.with_start(scores if start is None else start)
     first, second = torch.from_numpy(scores.T.copy())

@@ -79,7 +79,7 @@ def loss_of(
     """Our loss and figures, over one batch."""
     module = PreferenceLoss(model, torch.float32, objective).eval()
     before = PreferenceLoss(start, torch.float32, objective).eval()
-    compared = FeedbackRows(rows, needs_kl=module.kind.needs_kl)
+    compared = FeedbackRows(rows, longest_other=999 if module.kind.needs_kl else None)
     lengths = [len(row.ids) for row in rows]
     with torch.no_grad():
         scores = score_rows(before, compared, lengths, 0, torch.device("cpu"))
@@ -247,7 +247,9 @@ def test_a_loss_is_summed_over_parts_and_over_rows_that_fill_places(
     rows = rows_of(LABELLED if format == "unpaired" else PAIRS, tokenizer, format)
     module = PreferenceLoss(model, torch.float32, objective).eval()
     scores = np.array([[-9.0, -8.0], [-7.0, -6.0], [-3.0, -4.0], [-5.0, -1.0]], np.float32)
-    compared = FeedbackRows(rows, needs_kl=module.kind.needs_kl, start=scores)[:]
+    compared = FeedbackRows(
+        rows, longest_other=999 if module.kind.needs_kl else None, start=scores
+    )[:]
     with torch.no_grad():
         whole = module(*module.collate(compared, 0))
         parts = [[compared[0], compared[3]], [compared[1]], [compared[2]]]
@@ -284,7 +286,7 @@ def test_accuracy_counts_ties_half_and_compares_what_has_no_pair() -> None:
 
 def test_completions_of_one_length_carry_the_labels_alone(tokenizer: Any) -> None:
     row = rows_of(LABELLED, tokenizer, "unpaired")
-    ids, labels = collate(FeedbackRows(row, needs_kl=True)[0].sequences(), 0)
+    ids, labels = collate(FeedbackRows(row, longest_other=99)[0].sequences(), 0)
     assert ids.shape == labels.shape
     first, last = row[0], row[-1]
     # The prompt of the first row, with the last row's completion.
@@ -292,3 +294,5 @@ def test_completions_of_one_length_carry_the_labels_alone(tokenizer: Any) -> Non
     expected = prompt + last.ids[last.mask].tolist()
     assert ids[1, : len(expected)].tolist() == expected
     assert labels[1][labels[1] != IGNORED].tolist() == last.ids[last.mask].tolist()
+    short = FeedbackRows(row, longest_other=len(prompt) + 1)[0].sequences()[1]
+    assert short.ids.tolist() == expected[: len(prompt) + 1]
