@@ -50,10 +50,9 @@ class ModelScores:
     benchmarks: BenchmarkResults | None = None
     preferences: PreferenceScores | None = None
 
-    def save_preferences(self, path: Path) -> None:
-        """Write the rewards of every held-out completion as JSON; nothing where there are none."""
-        if self.preferences is not None:
-            self.preferences.save(path)
+    def save_report(self, path: Path) -> Path:
+        """Write figures and examples of the held-out rows as JSON."""
+        return (self.preferences or self.exact_match).save(path)
 
     def save_tasks(self, path: Path) -> None:
         """Write every example of the tasks as JSON; nothing where there is none."""
@@ -197,7 +196,7 @@ def evaluate_registered(recipe: LlmRecipe) -> ModelEvaluation:
     reports = recipe.paths.outputs / "llm" / "evaluation"
     stem = f"{version.name}-{version.version}"
     exact = scores.exact_match
-    report = exact.save(reports / f"{stem}.json")
+    report = scores.save_report(reports / f"{stem}.json")
     scores.save_tasks(reports / f"{stem}-tasks.json")
     scores.save_benchmarks(reports / f"{stem}-benchmarks.json")
     found = scores.benchmarks.scores if scores.benchmarks is not None else {}

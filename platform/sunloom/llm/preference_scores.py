@@ -48,7 +48,10 @@ class PreferenceScores:
         """Of the accuracy; without pairs, as if there were as many as of the rarer kind."""
         if (share := self.accuracy) is None:
             return None
-        return math.sqrt(share * (1 - share) / min(len(self.chosen), len(self.rejected)))
+        number = min(len(self.chosen), len(self.rejected))
+        # One right and one wrong more (Agresti and Coull): three right ones of three are no proof.
+        share = (share * number + 1) / (number + 2)
+        return math.sqrt(share * (1 - share) / (number + 2))
 
     @property
     def margin(self) -> float | None:
@@ -57,7 +60,7 @@ class PreferenceScores:
             return None
         return float(np.mean(self.chosen) - np.mean(self.rejected))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path) -> Path:
         """Write figures and rewards as JSON."""
         plain = {
             "accuracy": self.accuracy,
@@ -67,4 +70,6 @@ class PreferenceScores:
             "chosen": list(self.chosen),
             "rejected": list(self.rejected),
         }
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(plain, indent=1))
+        return path

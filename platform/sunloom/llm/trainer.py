@@ -243,9 +243,9 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         scores = asdict(compare_scores(before, after))
         version = register(metrics | scores, lineage, tenant=output.tenant)
         for name, judged in (("base", before), ("adapter", after)):
-            judged.exact_match.save(folder / f"{name}_exact_match.json")
+            report = "preferences" if recipe.learns_preferences else "exact_match"
+            judged.save_report(folder / f"{name}_{report}.json")
             judged.save_tasks(folder / f"{name}_tasks.json")
-            judged.save_preferences(folder / f"{name}_preferences.json")
             judged.save_benchmarks(folder / f"{name}_benchmarks.json")
         plot_losses(folder, f"{output.name}: adapter")
         return _publish(recipe, registry, version, folder)

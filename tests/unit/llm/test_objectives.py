@@ -280,6 +280,7 @@ def test_accuracy_counts_ties_half_and_compares_what_has_no_pair() -> None:
     paired = PreferenceScores(none, [1.0, 2.0, 3.0, 0.0], [0.0, 2.0, 4.0, -1.0], True, 0.0)
     assert paired.accuracy == (1 + 0.5 + 0 + 1) / 4
     crossed = PreferenceScores(none, [1.0, 3.0], [0.0, 1.0, 2.0], False, 0.0)
+    assert crossed.standard_error == pytest.approx(((4.5 / 6 * 2 + 1) / 4 * 0.375 / 4) ** 0.5)
     assert crossed.accuracy == (1 + 0.5 + 0 + 3) / 6
     assert PreferenceScores(none, [1.0], [], False, 0.0).accuracy is None
 
