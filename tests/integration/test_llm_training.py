@@ -9,13 +9,13 @@ import shutil
 import signal
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from child_processes import children_titled
 from safetensors.torch import load_file
+from train_in_turn import Trained, train_in_turn
 
 from sunloom.config.llm import (
     Architecture,
@@ -31,7 +31,7 @@ from sunloom.config.llm import (
     ModelConfig,
     TrainingConfig,
 )
-from sunloom.core.interrupts import Interrupted, interrupt_on_signals, keep_signal_handlers
+from sunloom.core.interrupts import Interrupted, interrupt_on_signals
 from sunloom.core.progress import read_progress
 from sunloom.core.ray_tasks import map_parts
 from sunloom.errors import DivergedError
@@ -41,8 +41,8 @@ from sunloom.llm.conversation_files import FileConversations, in_process
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import encode
 from sunloom.llm.evaluation import mean_loss
-from sunloom.llm.launch import build_scaling_config, launch
-from sunloom.llm.loop import Evaluations, TrainingOutcome, TrainingTask, run_worker
+from sunloom.llm.launch import launch
+from sunloom.llm.loop import Evaluations, TrainingTask
 from sunloom.llm.models import build_llama, load_adapter, load_model, load_tokenizer
 from sunloom.llm.token_store import TokenRows, write_tokens
 from sunloom.llm.tokenising import FiledConversations
@@ -124,58 +124,6 @@ def _work(
     )
 
 
-@dataclass(frozen=True)
-class Trained:
-    """One run of several tasks: each one's outcome, and its folder as ``launch`` leaves it."""
-
-    tasks: dict[str, TrainingTask]
-    outcomes: dict[str, TrainingOutcome]
-
-    def folder(self, name: str) -> Path:
-        return self.tasks[name].directory
-
-
-def _train_in_turn(tasks: dict[str, TrainingTask], folder: Path) -> Trained:
-    """Train all tasks in one pair of workers, whose start takes longer than ten steps."""
-    from ray.train import CheckpointConfig, RunConfig
-    from ray.train.torch import TorchConfig
-
-    from sunloom.llm.ray_trainer import LeanTorchTrainer
-
-    storage = folder / "train"
-
-    # Inside this function, so that it travels to the workers by value.
-    def work(config: dict[str, TrainingTask]) -> dict[str, tuple[TrainingOutcome, list[str]]]:
-        done, seen = {}, set()
-        for name, task in config.items():
-            outcome = run_worker({"task": task})
-            checkpoints = {path.name for path in storage.glob("checkpoint_*")}
-            done[name] = outcome, sorted(checkpoints - seen)
-            seen |= checkpoints
-        return done
-
-    trainer = LeanTorchTrainer(
-        work,
-        train_loop_config=tasks,
-        torch_config=TorchConfig(backend="gloo"),
-        scaling_config=build_scaling_config(next(iter(tasks.values())).training),
-        run_config=RunConfig(
-            name=storage.name,
-            storage_path=str(folder),
-            checkpoint_config=CheckpointConfig(num_to_keep=None),
-            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
-        ),
-    )
-    with keep_signal_handlers():
-        results = trainer.fit().return_value
-    for name, (_, checkpoints) in results.items():
-        own = tasks[name].directory / "train"
-        own.mkdir()
-        for checkpoint in checkpoints:
-            (storage / checkpoint).rename(own / checkpoint)
-    return Trained(tasks, {name: outcome for name, (outcome, _) in results.items()})
-
-
 @pytest.fixture(scope="module")
 def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The unbroken run of each parallelism, and that of an adapter."""
@@ -203,7 +151,7 @@ def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactor
     hopeless = EarlyStopping(metric="loss", patience=1, min_delta=100)
     stopped = _every(2, start, hopeless)
     tasks["stopped"] = _work(start, folder / "stopped", Fsdp(), evaluations=stopped)
-    return _train_in_turn(tasks, folder)
+    return train_in_turn(tasks, folder)
 
 
 def _every(steps: int, start: Path, stopping: EarlyStopping | None = None) -> Evaluations:
@@ -233,7 +181,7 @@ def resumed(trained: Trained, start: Path, tmp_path_factory: pytest.TempPathFact
     shutil.rmtree(max((first / "train").glob("checkpoint_*")))
     own = {"resume_from": first, **NOISE}
     tasks["noisy"] = _work(start, folder / "noisy", Ddp(), lora=NOISY, **own)
-    return _train_in_turn(tasks, folder)
+    return train_in_turn(tasks, folder)
 
 
 @pytest.mark.parametrize(

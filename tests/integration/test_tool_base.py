@@ -40,7 +40,7 @@ def test_the_recipe_begins_with_the_recorded_losses() -> None:
         rows = encode(tokenizer, [conversations[i] for i in batch], recipe.data.max_length)
         ids, labels = map(torch.from_numpy, collate(rows, tokenizer.pad_token_id))
         labelled = sum(int(row.mask[1:].sum()) for row in rows)
-        total = parallel.add_gradient(ids, labels, scale=1 / labelled, is_last=True)
+        total = parallel.add_gradient(ids, labels, scales=[1 / labelled], is_last=True)
         losses.append(total.item() / labelled)
         parallel.step(learning_rate(step, training))
     # Another CPU's kernels, and sums over one worker instead of two, move them by less.

@@ -38,7 +38,8 @@ def prepare(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = Fal
     for number, passages in enumerate(result.examples, 1):
         text = Text(f"example {number}\n", style="bold")
         for passage in passages:
-            text.append(passage.text, style="green" if passage.is_trained else "dim")
+            colour = "red" if passage.is_unwanted else "green"
+            text.append(passage.text, style=colour if passage.is_trained else "dim")
         output.console().print(text, soft_wrap=True)
     if result.files:
         output.print_table(

@@ -31,6 +31,7 @@ PRODUCTION = "production"
 _NOUNS = {
     "llm": "a base language model",
     "adapter": "an adapter of a language model",
+    "reward": "a reward model",
     "tabular": "a tabular model",
 }
 # Nine digits are more versions than a name will have, and no more than any database's integer.
@@ -72,7 +73,7 @@ class ModelVersion:
     Attributes:
         name: Model name.
         version: Counts from 1 within the name.
-        kind: ``llm``, ``adapter``, ``tabular`` or a plugin's own.
+        kind: ``llm``, ``adapter``, ``reward``, ``tabular`` or a plugin's own.
         uri: Of its files.
         metrics: Of training and evaluation.
         lineage: Inputs; ``fingerprint`` identifies recipe and inputs, ``tenant`` the owner.
@@ -158,7 +159,7 @@ class ModelRegistry:
 
         Args:
             name: Letters, digits, dots, underscores and dashes.
-            kind: ``llm``, ``adapter``, ``tabular`` or a plugin's own.
+            kind: ``llm``, ``adapter``, ``reward``, ``tabular`` or a plugin's own.
             path: The folder.
             metrics: Of training and evaluation.
             lineage: Inputs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,6 +31,7 @@ class StepProgress:
         tokens_per_second: Since the start of the process, over all workers.
         seconds: Since the start of the process.
         eta_s: Estimated seconds to the end.
+        figures: Further ones of the step by name, such as ``rewards/margins``.
     """
 
     step: int
@@ -42,6 +43,7 @@ class StepProgress:
     tokens_per_second: float | None = None
     seconds: float | None = None
     eta_s: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def time_left_s(self) -> float | None:
@@ -52,7 +54,7 @@ class StepProgress:
 
     def to_json(self) -> str:
         """One line of the progress file; what is not known is left out."""
-        return json.dumps({name: v for name, v in asdict(self).items() if v is not None})
+        return json.dumps({name: v for name, v in asdict(self).items() if v not in (None, {})})
 
 
 @runtime_checkable
@@ -139,7 +141,7 @@ def read_progress(directory: Path) -> list[StepProgress]:
     """
     path = directory / PROGRESS_FILE
     # A file that another version wrote may have further keys.
-    known = {field.name for field in fields(StepProgress)}
+    known = {one.name for one in fields(StepProgress)}
     steps = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:

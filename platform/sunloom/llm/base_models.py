@@ -7,6 +7,7 @@ A package offers a model by an entry point of ``sunloom.llm.base_models``, a fun
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from sunloom.core.artifacts import fingerprint
 from sunloom.core.model_registry import ModelRegistry, ModelVersion, TrainingResult
 from sunloom.core.plugins import load_plugin, plugin_names
 from sunloom.errors import ArtifactError, NotFoundError, UsageError
-from sunloom.llm.models import BASE_KIND, stored_parameter_count
+from sunloom.llm.models import ADAPTER_KIND, BASE_KIND, stored_parameter_count
 
 GROUP = "sunloom.llm.base_models"
 
@@ -119,6 +120,51 @@ def resolve_model(config: ModelConfig, registry: ModelRegistry) -> tuple[str, st
             raise
     require_base(version)
     return str(registry.path(version)), version.ref
+
+
+def resolve_adapter(
+    recipe: LlmRecipe, registry: ModelRegistry, base: str
+) -> tuple[LlmRecipe, Path | None]:
+    """The recipe with the version of the adapter that it trains on, and that version's folder.
+
+    Args:
+        recipe: ``model.adapter`` names it; without one the recipe is as it was.
+        registry: Knows it.
+        base: What ``model.base_model`` is, as lineage calls it.
+
+    Raises:
+        NotFoundError: The registry has no such adapter.
+        UsageError: It is no adapter, is on another base, or has another shape than the recipe says.
+    """
+    if recipe.model.adapter is None:
+        return recipe, None
+    key, version = "model.adapter", registry.get(recipe.model.adapter)
+    if version.kind != ADAPTER_KIND:
+        raise UsageError(
+            f"{version.ref} is of the kind {version.kind}, and {key} takes an adapter.",
+            "sunloom models list --kind adapter shows those.",
+            key,
+        )
+    if (own := str(version.lineage["base"])) != base:
+        raise UsageError(
+            f"{version.ref} is an adapter on {own}, and model.base_model is {base}.",
+            f"Set model.base_model={own}.",
+            key,
+        )
+    folder = registry.path(version)
+    stored = json.loads((folder / "adapter_config.json").read_text())
+    shape = {"r": stored["r"], "alpha": stored["lora_alpha"], "use_rslora": stored["use_rslora"]}
+    for name, value in shape.items():
+        # A default says nothing of what was wanted.
+        if name in recipe.lora.model_fields_set and getattr(recipe.lora, name) != value:
+            raise UsageError(
+                f"{version.ref} has lora.{name} {value}, which training on does not change.",
+                f"Leave out lora.{name}, or model.adapter.",
+                f"lora.{name}",
+            )
+    lora = recipe.lora.model_copy(update=shape)
+    model = recipe.model.model_copy(update={"adapter": version.ref})
+    return recipe.model_copy(update={"model": model, "lora": lora}), folder
 
 
 def require_base(version: ModelVersion) -> None:

@@ -37,13 +37,15 @@ from sunloom.data.sources.table_files import (
     split_file,
 )
 from sunloom.errors import DataError, UsageError
-from sunloom.llm.conversation_formats import FORMATS, BadRowError, detect_format, read_conversation
+from sunloom.llm.conversation_formats import FORMATS, BadRowError, detect_format
 from sunloom.llm.conversations import (
     TEXT,
     Conversation,
     ConversationSource,
     load_conversation_source,
 )
+from sunloom.llm.feedback_formats import FEEDBACK_FORMATS, read_row
+from sunloom.llm.objectives import require_formats
 
 _SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 _DETECTED_IN = 20
@@ -152,7 +154,7 @@ def check_block(block: Block) -> CheckedBlock:
             try:
                 if isinstance(row, Damaged):
                     raise BadRowError(*row.reason.split(": ", 1))
-                conversation = read_conversation(row, block.format)
+                conversation = read_row(row, block.format)
             except BadRowError as error:
                 reasons[error.reason] += 1
                 content = row.content if isinstance(row, Damaged) else _shorten(row)
@@ -161,8 +163,8 @@ def check_block(block: Block) -> CheckedBlock:
             digests.append(_digest(conversation))
             positions.append(position)
             # In the order of the row's own keys, which templates write down.
-            plain = [conversation.messages, conversation.tools]
-            offsets.append(offsets[-1] + out.write(json.dumps(plain).encode()))
+            plain = json.dumps(conversation.to_plain())
+            offsets.append(offsets[-1] + out.write(plain.encode()))
     return CheckedBlock(
         number=block.number,
         rows=rows,
@@ -188,8 +190,7 @@ def load_checked(
         for row in rows:
             begin, end = int(offsets[row]), int(offsets[row + 1])
             file.seek(begin)
-            messages, tools = json.loads(file.read(end - begin))
-            yield Conversation(tuple(messages), tuple(tools))
+            yield Conversation.from_plain(*json.loads(file.read(end - begin)))
 
 
 class FileConversations:
@@ -374,12 +375,18 @@ def open_conversations(recipe: LlmRecipe) -> ConversationSource:
     """The source that a recipe learns from: its files, else the plugin that it names.
 
     Large files are read on the cluster.
+
+    Raises:
+        UsageError: The objective does not learn from rows of a file's format.
     """
     data = recipe.data
     if not data.train:
         return load_conversation_source(data.conversations)
     folder = recipe.paths.outputs / "llm" / "tmp"
-    return FileConversations(data, folder.absolute(), choose_map(recipe, _size_of(data)))
+    source = FileConversations(data, folder.absolute(), choose_map(recipe, _size_of(data)))
+    formats = ((file.path, file.format) for file in source.counts)
+    require_formats(formats, recipe.training.objective)
+    return source
 
 
 def choose_map(recipe: LlmRecipe, size_bytes: int) -> MapParts:
@@ -424,7 +431,12 @@ def hash_files(path: Path) -> str:
 
 
 def _digest(conversation: Conversation) -> bytes:
-    return hashlib.sha256(conversation.canonical().encode()).digest()[:16]
+    whole = hashlib.sha256(conversation.canonical().encode()).digest()[:16]
+    if conversation.feedback is None:
+        return whole
+    # The first half chooses the side: all completions of a prompt judge, or all are trained on.
+    prompt = replace(conversation.head(conversation.feedback.prompt), feedback=None)
+    return hashlib.sha256(prompt.canonical().encode()).digest()[:8] + whole[8:]
 
 
 def _parts_of(file: Path) -> Iterator[Block]:
@@ -525,9 +537,10 @@ def _format_of(file: Path, rows: Sequence[tuple[int, dict[str, Any] | Damaged]])
         except BadRowError as error:
             reason = str(error)
     if not found:
+        known = ", ".join([*FORMATS, TEXT, *FEEDBACK_FORMATS])
         raise UsageError(
             f"The format of {file} cannot be told: {reason}.",
-            f"Set format at the file's entry in data.train: {', '.join([*FORMATS, TEXT])}.",
+            f"Set format at the file's entry in data.train: {known}.",
             "data.train",
         )
     return found.most_common(1)[0][0]

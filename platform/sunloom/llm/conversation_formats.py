@@ -15,6 +15,9 @@ from sunloom.errors import nearest
 from sunloom.llm.conversations import ROLES, TEXT, Conversation, Message, Tool
 
 Row = Mapping[str, Any]
+PREFERENCE, UNPAIRED, PROMPT = "preference", "unpaired", "prompt"
+"""Formats of rows that say how good a completion is, or have none; ``feedback_formats`` reads
+them."""
 
 # Names of speakers in ShareGPT's files, as LLaMA-Factory and Axolotl take them.
 _SHAREGPT_ROLES = {
@@ -47,7 +50,7 @@ def detect_format(row: Row) -> str:
     """
     columns = {name for name, value in row.items() if value is not None}
     if {"chosen", "rejected"} & columns:
-        raise BadRowError("preference pairs", "the columns chosen and rejected are for preferences")
+        return PREFERENCE
     if "messages" in columns:
         return "messages"
     if "conversations" in columns:
@@ -57,10 +60,16 @@ def detect_format(row: Row) -> str:
     if "instruction" in columns:
         return "alpaca"
     if "prompt" in columns and columns & {"completion", "response"}:
-        return "prompt_completion"
+        # A label of many classes is no feedback.
+        return UNPAIRED if as_label(row.get("label")) is not None else "prompt_completion"
     if "text" in columns:
         return "text"
-    known = "messages; conversations; instruction, output; prompt, completion; or text"
+    if "prompt" in columns:
+        return PROMPT
+    known = (
+        "messages; conversations; instruction, output; prompt, completion; text; chosen, rejected; "
+        "prompt, completion, label; or prompt"
+    )
     raise BadRowError("unknown columns", f"{', '.join(sorted(columns))} instead of {known}")
 
 
@@ -79,15 +88,36 @@ def read_conversation(row: Row, format: str) -> Conversation:
     messages, tools = FORMATS[format](row)
     if not messages:
         raise BadRowError("no messages")
-    checked = [_message(f"messages[{index}]", raw) for index, raw in enumerate(messages)]
-    # What comes after the last answer would only cost time: nothing of it is learned.
-    while checked and checked[-1]["role"] != "assistant":
-        checked.pop()
-    if not checked:
-        raise BadRowError("no answer", "no message has the role assistant")
+    checked = end_with_answer("messages", check_messages("messages", messages))
     if not any(message["role"] == "user" for message in checked):
         raise BadRowError("no question", "no message before the answer has the role user")
-    return Conversation(tuple(checked), tuple(_tools(tools)))
+    return Conversation(tuple(checked), tuple(check_tools(tools)))
+
+
+def check_messages(name: str, messages: list[Any]) -> list[Message]:
+    """Messages with known roles and with texts.
+
+    Args:
+        name: Of the column, for errors.
+        messages: As they stand in the row.
+
+    Raises:
+        BadRowError: One of them is none.
+    """
+    return [_message(f"{name}[{index}]", raw) for index, raw in enumerate(messages)]
+
+
+def end_with_answer(name: str, messages: list[Message]) -> list[Message]:
+    """The messages up to the last answer.
+
+    Raises:
+        BadRowError: There is none.
+    """
+    # What comes after the last answer would only cost time: nothing of it is learned.
+    ends = [index for index, m in enumerate(messages, 1) if m["role"] == "assistant"]
+    if not ends:
+        raise BadRowError("no answer", f"no message of {name} has the role assistant")
+    return messages[: ends[-1]]
 
 
 def _read_text(row: Row) -> Conversation:
@@ -158,8 +188,8 @@ def _from_alpaca(row: Row) -> tuple[list[Any], Any]:
 
 
 def _from_prompt_completion(row: Row) -> tuple[list[Any], Any]:
-    prompt = _parse_messages(row.get("prompt"))
-    completion = _parse_messages(row.get("completion", row.get("response")))
+    prompt = parse_messages(row.get("prompt"))
+    completion = parse_messages(row.get("completion", row.get("response")))
     before = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
     after = (
         completion
@@ -240,7 +270,12 @@ def _call(at: str, raw: Any) -> dict[str, Any]:
     return {"id": str(raw.get("id") or "call_0"), "type": "function", "function": call}
 
 
-def _tools(tools: Any) -> list[Tool]:
+def check_tools(tools: Any) -> list[Tool]:
+    """OpenAI function schemas.
+
+    Raises:
+        BadRowError: One of them is none.
+    """
     listed = _parse(tools) if tools else []
     if not isinstance(listed, list):
         raise BadRowError("bad tool", f"tools is {_type_name(listed)}, not a list")
@@ -261,6 +296,13 @@ def _tools(tools: Any) -> list[Tool]:
     return checked
 
 
+def as_label(value: Any) -> bool | None:
+    """Whether a completion is desirable, by its column; None where that does not say so."""
+    # CSV has all values as text.
+    text = str(int(value)) if isinstance(value, bool | float) and value in (0, 1) else str(value)
+    return {"1": True, "true": True, "0": False, "false": False}.get(text.lower())
+
+
 def _parse(value: Any) -> Any:
     """What a text of JSON holds: CSV and many Parquet files have lists and objects as text."""
     if not isinstance(value, str):
@@ -271,7 +313,8 @@ def _parse(value: Any) -> Any:
         return value
 
 
-def _parse_messages(value: Any) -> Any:
+def parse_messages(value: Any) -> Any:
+    """The messages that a text of JSON holds; any other value as it is."""
     # A prompt that looks like JSON is a text unless it is a list of messages.
     parsed = _parse(value)
     is_messages = isinstance(parsed, list) and all(

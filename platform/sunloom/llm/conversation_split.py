@@ -83,6 +83,12 @@ class ConversationSplit:
             setattr(self, name, [conversations[index] for index in dict.fromkeys(encoded.kept)])
         if not self.held_out:
             raise self._nothing_left("There is no held-out conversation to judge on")
+        labels = {c.feedback.label for c in self.held_out if c.feedback is not None}
+        if labels in ({True}, {False}):
+            raise self._nothing_left(
+                "The held-out completions are all desirable, or all undesirable: there is nothing "
+                "to compare"
+            )
 
     def write_quarantine(self, folder: Path) -> Path | None:
         """Write what was set aside to the run's folder and say so; None where nothing was."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import orjson
@@ -29,6 +29,23 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
+class Feedback:
+    """What people said of a conversation's completion, the messages after its prompt.
+
+    Attributes:
+        prompt: Number of messages of the prompt; all of them where nothing is completed yet.
+        rejected: Messages that they preferred the completion to; () where there is no pair.
+        label: Whether the completion is desirable; None where it is one of a pair, or missing.
+        columns: What else the row of a prompt had, for reward functions.
+    """
+
+    prompt: int
+    rejected: tuple[Message, ...] = ()
+    label: bool | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Conversation:
     """Messages and the available tools.
 
@@ -37,17 +54,39 @@ class Conversation:
         tools: OpenAI function schemas.
         source: The file that it was read from; empty where it was made.
         position: Line or row in that file, from 1.
+        feedback: What was said of its completion, where that is learned from.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     source: str = field(default="", compare=False)
     position: int = field(default=0, compare=False)
+    feedback: Feedback | None = None
 
     def canonical(self) -> str:
         """One text for equal conversations, whatever the order of keys in their files."""
-        plain = [self.messages, self.tools]
-        return orjson.dumps(plain, default=str, option=orjson.OPT_SORT_KEYS).decode()
+        return orjson.dumps(self.to_plain(), default=str, option=orjson.OPT_SORT_KEYS).decode()
+
+    def to_plain(self) -> list[Any]:
+        """Messages, tools and feedback as JSON has them, in the order of their own keys."""
+        return [self.messages, self.tools, *([asdict(self.feedback)] if self.feedback else ())]
+
+    @classmethod
+    def from_plain(
+        cls, messages: list[Message], tools: list[Tool], feedback: dict[str, Any] | None = None
+    ) -> Conversation:
+        """The conversation that ``to_plain`` was called on."""
+        said = None
+        if feedback is not None:
+            said = Feedback(**feedback | {"rejected": tuple(feedback["rejected"])})
+        return cls(tuple(messages), tuple(tools), feedback=said)
+
+    def completions(self) -> tuple[Conversation, ...]:
+        """The chosen and the rejected conversation of a pair; else this one alone."""
+        if self.feedback is None or not self.feedback.rejected:
+            return (self,)
+        rejected = (*self.messages[: self.feedback.prompt], *self.feedback.rejected)
+        return self, replace(self, messages=rejected)
 
     def head(self, n: int) -> Conversation:
         """The first ``n`` messages, with the same tools."""

@@ -90,8 +90,8 @@ class LoadedTask:
             train=(ConversationFile(path=task.path, format=task.format),), held_out_share=0
         )
         found = FileConversations(data).train(0, seed)
-        # A text without turns has no answer to compare.
-        asked = [c for c in found if c.messages[0]["role"] != TEXT]
+        # A text without turns has no answer to compare, a preference no right one.
+        asked = [c for c in found if c.messages[0]["role"] != TEXT and c.feedback is None]
         self._conversations = [_to_last_answer(c) for c in asked[: task.limit]]
         if not self._conversations:
             raise DataError(f"The task {task.name!r} has no conversation to judge on.", param=_KEY)

@@ -7,7 +7,7 @@ their number, so the averaged gradient is that of the whole batch whatever the p
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from sunloom.config.llm import Ddp, DeepSpeed, Distributed, Fsdp, TrainingConfig
-from sunloom.llm.optimization import CausalLoss
+from sunloom.llm.optimization import LossModule
 from sunloom.llm.optimizers import RATE_SCALE, build_optimizer, mark_vocabulary, parameter_groups
 
 State = dict[str, Any]
@@ -25,7 +25,7 @@ class Parallel(ABC):
     """A model and its optimizer, spread over the workers.
 
     Args:
-        module: Computes the summed loss of a batch.
+        module: Computes the sums of a batch.
         optimizer: Its groups have the learning rate.
     """
 
@@ -33,23 +33,23 @@ class Parallel(ABC):
         self._module, self._optimizer = module, optimizer
 
     def add_gradient(
-        self, ids: torch.Tensor, labels: torch.Tensor, *, scale: float, is_last: bool
+        self, *inputs: torch.Tensor, scales: Sequence[float], is_last: bool
     ) -> torch.Tensor:
         """Forward and backward over some of this worker's rows of a step.
 
         Args:
-            ids: Token ids ``[B, S]``.
-            labels: ``[B, S]``, ``IGNORED`` where there is no loss.
-            scale: What the summed loss is multiplied by for the gradient.
+            inputs: The module's, of these rows.
+            scales: What each summed term of the loss is multiplied by for the gradient.
             is_last: Whether the step has no more rows: the workers then exchange gradients.
 
         Returns:
-            The summed loss over these rows, without its graph.
+            The module's sums over these rows, without their graph.
         """
         self._exchange_gradients(is_last)
-        loss: torch.Tensor = self._module(ids, labels)
-        self._backward(loss * scale)
-        return loss.detach()
+        sums: torch.Tensor = self._module(*inputs).reshape(-1)
+        terms = [term * scale for term, scale in zip(sums, scales, strict=False)]
+        self._backward(sum(terms[1:], terms[0]))
+        return sums.detach()
 
     def step(self, learning_rate: float) -> float:
         """Clip the gradient, update, and forget it.
@@ -61,21 +61,20 @@ class Parallel(ABC):
             group["lr"] = learning_rate * group.get(RATE_SCALE, 1.0)
         return self._update()
 
-    def loss(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The summed loss of a batch as in judging: without noise, dropout and gradient.
+    def judge(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """What the module gives in judging: without noise, dropout and gradient.
 
         Call on every worker: sharded weights are gathered.
 
         Args:
-            ids: Token ids ``[B, S]``.
-            labels: ``[B, S]``, ``IGNORED`` where there is no loss.
+            inputs: The module's, of a batch.
         """
         self._module.eval()
         # Not inference mode: FSDP keeps what it gathers.
         with torch.no_grad():
-            loss: torch.Tensor = self._module(ids, labels)
+            result: torch.Tensor = self._module(*inputs)
         self._module.train()
-        return loss
+        return result
 
     @abstractmethod
     def _exchange_gradients(self, is_wanted: bool) -> None:
@@ -101,12 +100,12 @@ class Parallel(ABC):
 
 
 def build_parallel(
-    module: CausalLoss, config: TrainingConfig, loraplus_ratio: float | None = None
+    module: LossModule, config: TrainingConfig, loraplus_ratio: float | None = None
 ) -> Parallel:
     """Spread a module over the workers of the process group.
 
     Args:
-        module: Computes the summed loss of a batch.
+        module: Computes the sums of a batch.
         config: The parallelism and the optimizer.
         loraplus_ratio: How many times the learning rate an adapter's second matrices have.
     """
@@ -117,7 +116,7 @@ class TorchParallel(Parallel):
     """DDP or FSDP2: torch's own optimizer and distributed checkpoints.
 
     Args:
-        module: Computes the summed loss of a batch.
+        module: Computes the sums of a batch.
         config: Optimizer and clipping.
         ratio: How many times the learning rate an adapter's second matrices have.
         wrapped: The module spread over the workers; itself where there is one process.
@@ -125,7 +124,7 @@ class TorchParallel(Parallel):
 
     def __init__(
         self,
-        module: CausalLoss,
+        module: LossModule,
         config: TrainingConfig,
         ratio: float | None = None,
         *,
@@ -207,7 +206,7 @@ class TorchParallel(Parallel):
 class DeepSpeedParallel(Parallel):
     """DeepSpeed's engine with torch's optimizer inside."""
 
-    def __init__(self, module: CausalLoss, config: TrainingConfig, ratio: float | None) -> None:
+    def __init__(self, module: LossModule, config: TrainingConfig, ratio: float | None) -> None:
         import deepspeed
 
         # On CPUs it would compile an all-reduce of inference first, a minute for each of two
@@ -280,12 +279,12 @@ def _deepspeed_config(config: TrainingConfig, stage: int) -> State:
     }
 
 
-def _build_ddp(module: CausalLoss, config: TrainingConfig, ratio: float | None) -> Parallel:
+def _build_ddp(module: LossModule, config: TrainingConfig, ratio: float | None) -> Parallel:
     wrapped = nn.parallel.DistributedDataParallel(module)
     return TorchParallel(module, config, ratio, wrapped=wrapped)
 
 
-def _build_fsdp(module: CausalLoss, config: TrainingConfig, ratio: float | None) -> Parallel:
+def _build_fsdp(module: LossModule, config: TrainingConfig, ratio: float | None) -> Parallel:
     from torch.distributed.fsdp import fully_shard
 
     assert isinstance(config.distributed, Fsdp)
@@ -304,7 +303,7 @@ def _build_fsdp(module: CausalLoss, config: TrainingConfig, ratio: float | None)
     return TorchParallel(module, config, ratio, wrapped=wrapped)
 
 
-_BUILDERS: dict[type, Callable[[CausalLoss, TrainingConfig, float | None], Parallel]] = {
+_BUILDERS: dict[type, Callable[[LossModule, TrainingConfig, float | None], Parallel]] = {
     Ddp: _build_ddp,
     Fsdp: _build_fsdp,
     DeepSpeed: DeepSpeedParallel,

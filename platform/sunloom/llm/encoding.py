@@ -6,7 +6,7 @@ import json
 import random
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,19 +22,49 @@ _REASONING = "<think>"
 
 @dataclass(frozen=True)
 class Encoded:
-    """One conversation as tokens.
+    """One conversation as tokens, or the two of a preference pair, one after the other.
 
     Attributes:
         ids: Token ids ``[S]``.
         mask: True where a token belongs to an assistant turn ``[S]``.
+        rejected: Tokens of the pair's rejected conversation, the last ones; 0 without a pair.
+        label: Whether the completion is desirable.
+        start: Log-probabilities of the completions before training, where they are known.
     """
 
     ids: NDArray[np.int32]
     mask: NDArray[np.bool_]
+    rejected: int = 0
+    label: bool = True
+    start: tuple[float, ...] = ()
+
+    def sequences(self) -> tuple[Encoded, ...]:
+        """The chosen and the rejected conversation of a pair; else the only one."""
+        if not self.rejected:
+            return (self,)
+        end = len(self.ids) - self.rejected
+        return Encoded(self.ids[:end], self.mask[:end]), Encoded(self.ids[end:], self.mask[end:])
+
+    def with_other_completion(self, other: Encoded, max_length: int) -> Encoded:
+        """A pair of this row and of its prompt with the completion of another row.
+
+        Args:
+            other: The other row.
+            max_length: Longest row in tokens; the rest of the other completion is cut off.
+        """
+        prompt, completion = int(self.mask.argmax()), int(other.mask.argmax())
+        ids = np.concatenate([self.ids[:prompt], other.ids[completion:]])[:max_length]
+        mask = np.concatenate([self.mask[:prompt], other.mask[completion:]])[:max_length]
+        return replace(
+            self,
+            ids=np.concatenate([self.ids, ids]),
+            mask=np.concatenate([self.mask, mask]),
+            rejected=len(ids),
+        )
 
     def without_loss(self) -> Encoded:
         """The same tokens, of which nothing is learned."""
-        return Encoded(self.ids, np.zeros_like(self.mask))
+        return replace(self, mask=np.zeros_like(self.mask))
 
 
 def render(tokenizer: Any, conversation: Conversation, *, prompt: bool = False) -> str:
@@ -84,15 +114,19 @@ def _find_answers(tokenizer: Any, conversation: Conversation) -> list[_Passages]
     Raises:
         UnlearnableError: An answer does not begin where its prompt ends.
     """
+    feedback = conversation.feedback
     if conversation.messages[0]["role"] == TEXT:
-        written = str(conversation.messages[0]["content"]) + (tokenizer.eos_token or "")
-        return [_Passages(written, ((0, len(written)),))]
+        before, *rest = (str(message["content"]) for message in conversation.messages)
+        written = before + "".join(rest) + (tokenizer.eos_token or "")
+        return [_Passages(written, ((len(before) if rest else 0, len(written)),))]
     # Not transformers' assistant mask: it needs {% generation %} marks, which most templates lack.
     text = render(tokenizer, conversation)
     answers = [
         (render(tokenizer, conversation.head(index), prompt=True), index + 1)
         for index, message in enumerate(conversation.messages)
-        if message["role"] == "assistant" and message.get("weight") != 0
+        if message["role"] == "assistant"
+        and message.get("weight") != 0
+        and not (feedback and index < feedback.prompt)
     ]
     alone, whole = [], []
     for prompt, end in answers:
@@ -167,35 +201,68 @@ def encode_checked(
         max_length: Longest conversation in tokens; the rest of a longer one is cut off.
     """
     rejected: dict[int, str] = {}
-    passages: list[tuple[int, _Passages]] = []
+    passages: list[tuple[int, tuple[_Passages, ...]]] = []
     for index, conversation in enumerate(conversations):
         try:
-            passages += [(index, found) for found in _find_answers(tokenizer, conversation)]
+            passages += [(index, found) for found in _find_rows(tokenizer, conversation)]
         except UnlearnableError as error:
             rejected[index] = str(error)
         # Templates refuse what their model was not made for, such as two questions in a row.
         except (TemplateError, TypeError) as error:
             rejected[index] = f"refused by the chat template: {error}"
     rows, kept, cut = [], [], 0
-    tokens = _tokenise(tokenizer, [found.text for _, found in passages])
-    for (index, found), encoding in zip(passages, tokens, strict=True):
-        ids = np.asarray(encoding.ids, np.int32)
-        mask = np.zeros(len(ids), dtype=np.bool_)
-        for begin, end in found.spans:
-            mask[_first_from(encoding, begin) : _first_from(encoding, end)] = True
+    tokens = iter(_tokenise(tokenizer, [one.text for _, found in passages for one in found]))
+    for index, found in passages:
+        sequences = [_mark_answers(next(tokens), passage.spans) for passage in found]
+        is_long = any(len(sequence.ids) > max_length for sequence in sequences)
+        short = [Encoded(one.ids[:max_length], one.mask[:max_length]) for one in sequences]
         # The first token of a row has no token before it that could predict it.
-        if mask[1:max_length].any():
-            cut += len(ids) > max_length
-            kept.append(index)
-            rows.append(Encoded(ids[:max_length], mask[:max_length]))
-        elif len(ids) > max_length:
-            rejected[index] = f"no answer within {max_length} tokens"
+        if not all(one.mask[1:].any() for one in short):
+            where = f"within {max_length} tokens" if is_long else "to learn"
+            rejected[index] = f"no answer {where}"
+        elif is_long and len(short) > 1 and np.array_equal(short[0].ids, short[1].ids):
+            rejected[index] = f"no difference within {max_length} tokens"
         else:
-            rejected[index] = "no answer to learn"
+            cut += is_long
+            kept.append(index)
+            rows.append(_join_sequences(short, conversations[index]))
     # A conversation of several texts is used if one of them is.
     for index in kept:
         rejected.pop(index, None)
     return EncodedConversations(rows, kept, rejected, cut)
+
+
+def _find_rows(tokenizer: Any, conversation: Conversation) -> list[tuple[_Passages, ...]]:
+    """Texts of each row to learn from: one, or those of a pair's two conversations."""
+    if conversation.feedback is None:
+        return [(found,) for found in _find_answers(tokenizer, conversation)]
+    each = [_find_answers(tokenizer, one) for one in conversation.completions()]
+    if any(len(found) > 1 for found in each):
+        # A completion is judged as a whole.
+        raise UnlearnableError("the chat template rewrites earlier answers of a completion")
+    return [tuple(found[0] for found in each)]
+
+
+def _mark_answers(encoding: Any, spans: Sequence[tuple[int, int]]) -> Encoded:
+    ids = np.asarray(encoding.ids, np.int32)
+    mask = np.zeros(len(ids), dtype=np.bool_)
+    for begin, end in spans:
+        mask[_first_from(encoding, begin) : _first_from(encoding, end)] = True
+    return Encoded(ids, mask)
+
+
+def _join_sequences(sequences: Sequence[Encoded], conversation: Conversation) -> Encoded:
+    """One row of a conversation's sequences."""
+    feedback = conversation.feedback
+    if len(sequences) == 1:
+        label = feedback is None or feedback.label is not False
+        return replace(sequences[0], label=label)
+    chosen, rejected = sequences
+    return Encoded(
+        np.concatenate([chosen.ids, rejected.ids]),
+        np.concatenate([chosen.mask, rejected.mask]),
+        rejected=len(rejected.ids),
+    )
 
 
 def _tokenise(tokenizer: Any, texts: Sequence[str]) -> list[Any]:

@@ -20,6 +20,11 @@ class AdapterScores:
     Attributes:
         tasks: By name: ``metric``, ``base`` and ``adapter``.
         benchmarks: By name: ``BenchmarkComparison``.
+        base_preference_accuracy: Of what training started from; None where no preferences are
+            learned.
+        adapter_preference_accuracy: Share of held-out preferences in their right order.
+        preference_error: Its standard error.
+        preference_margin: Mean of the chosen completions' rewards less that of the rejected ones'.
     """
 
     held_out: int
@@ -32,6 +37,10 @@ class AdapterScores:
     adapter_loss: float | None
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     benchmarks: dict[str, Any] = field(default_factory=dict)
+    base_preference_accuracy: float | None = None
+    adapter_preference_accuracy: float | None = None
+    preference_error: float | None = None
+    preference_margin: float | None = None
 
 
 def compare_scores(base: ModelScores, adapter: ModelScores) -> AdapterScores:
@@ -41,7 +50,7 @@ def compare_scores(base: ModelScores, adapter: ModelScores) -> AdapterScores:
         base: Of the base.
         adapter: Of the adapter, judged by the same.
     """
-    before, after = base.exact_match, adapter.exact_match
+    before, after, judged = base.exact_match, adapter.exact_match, adapter.preferences
     benchmarks = {}
     if base.benchmarks is not None and adapter.benchmarks is not None:
         benchmarks = compare_benchmarks(base.benchmarks.scores, adapter.benchmarks.scores)
@@ -64,6 +73,10 @@ def compare_scores(base: ModelScores, adapter: ModelScores) -> AdapterScores:
             for name, score in adapter.tasks.items()
         },
         benchmarks=benchmarks,
+        base_preference_accuracy=base.preferences.accuracy if base.preferences else None,
+        adapter_preference_accuracy=judged.accuracy if judged else None,
+        preference_error=judged.standard_error if judged else None,
+        preference_margin=judged.margin if judged else None,
     )
 
 
@@ -78,6 +91,9 @@ def gate_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> tuple
 
 
 def _turn_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[str]:
+    if metrics.get("adapter_preference_accuracy") is not None:
+        yield from _preference_failures(metrics, config)
+        return
     bars = {"adapter_exact_match": config.min_exact_match, "adapter_whole": config.min_whole}
     for name, bar in bars.items():
         score = metrics.get(name)
@@ -91,6 +107,16 @@ def _turn_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iter
             )
         elif score < bar:
             yield f"{name} {score:.3f} is below {bar:.3f}"
+
+
+def _preference_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[str]:
+    bar, accuracy = config.min_preference_accuracy, metrics["adapter_preference_accuracy"]
+    error = metrics["preference_error"]
+    if bar is not None and accuracy - error < bar:
+        yield (
+            f"adapter_preference_accuracy {accuracy:.3f}, less its standard error {error:.3f}, is "
+            f"below {bar:.3f}"
+        )
 
 
 def _loss_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[str]:

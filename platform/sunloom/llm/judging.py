@@ -17,7 +17,8 @@ from sunloom.llm.conversations import Conversation
 from sunloom.llm.custom_tasks import LoadedTask, TaskScore
 from sunloom.llm.encoding import encode
 from sunloom.llm.evaluation import ExactMatch, exact_match, greedy, mean_loss
-from sunloom.llm.models import ADAPTER_KIND, load_adapter, load_model, load_tokenizer
+from sunloom.llm.models import load_adapter, load_model, load_tokenizer
+from sunloom.llm.preference_scores import PreferenceScores
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,17 @@ class ModelScores:
         exact_match: On the held-out conversations, with the loss.
         tasks: By name.
         benchmarks: The harness's.
+        preferences: On held-out preferences, where these are learned.
     """
 
     exact_match: ExactMatch
     tasks: dict[str, TaskScore] = field(default_factory=dict)
     benchmarks: BenchmarkResults | None = None
+    preferences: PreferenceScores | None = None
+
+    def save_report(self, path: Path) -> Path:
+        """Write figures and examples of the held-out rows as JSON."""
+        return (self.preferences or self.exact_match).save(path)
 
     def save_tasks(self, path: Path) -> None:
         """Write every example of the tasks as JSON; nothing where there is none."""
@@ -74,6 +81,8 @@ class ModelEvaluation:
         report: JSON file with every judged turn.
         tasks: Mean score of each task of ``evaluation.custom_tasks``.
         benchmarks: Score of each benchmark of ``evaluation.benchmarks``.
+        preference_accuracy: Share of held-out preferences that it orders rightly, where the recipe
+            learns from these; against the model that it was trained from.
     """
 
     model: str
@@ -85,6 +94,7 @@ class ModelEvaluation:
     report: str
     tasks: dict[str, float] = field(default_factory=dict)
     benchmarks: dict[str, float] = field(default_factory=dict)
+    preference_accuracy: float | None = None
 
 
 def load_judges(recipe: LlmRecipe) -> Judges:
@@ -107,6 +117,7 @@ def judge_model(
     conversations: Sequence[Conversation],
     location: str,
     adapter: Path | None = None,
+    start: ModelScores | None = None,
 ) -> ModelScores:
     """Judge a model, which is loaded once: in full precision, as it is served.
 
@@ -116,12 +127,13 @@ def judge_model(
         conversations: To judge on.
         location: Folder or hub id of the base.
         adapter: Folder of an adapter on that base.
+        start: Of the model that preferences were trained from; None where this is that model.
     """
     tokenizer = load_tokenizer(location, recipe.model)
-    model = load_model(location, recipe.model)
+    model = _load_for_judging(recipe, location)
     if adapter is not None:
         model = load_adapter(model, adapter)
-    return _judge(recipe, judges, conversations, model, tokenizer)
+    return _judge(recipe, judges, conversations, model, tokenizer, start)
 
 
 def judge_adapter(
@@ -130,8 +142,9 @@ def judge_adapter(
     conversations: Sequence[Conversation],
     location: str,
     adapter: Path,
+    start: Path | None = None,
 ) -> tuple[ModelScores, ModelScores]:
-    """Judge a base and then an adapter on it, with one load.
+    """Judge what an adapter was trained from and then the adapter, with one load of the base.
 
     In this process: the served model took twice as long for the same turns (two cores, the demo's
     model: 36 s by 32 clients against 18; `benchmarks/llm/judge.py`), its start not counted.
@@ -142,11 +155,22 @@ def judge_adapter(
         conversations: To judge on.
         location: Folder or hub id of the base.
         adapter: Folder of the adapter.
+        start: Folder of the adapter that it was trained from; the base alone where there is none.
     """
     tokenizer = load_tokenizer(location, recipe.model)
-    base = load_model(location, recipe.model)
-    before = _judge(recipe, judges, conversations, base, tokenizer)
-    return before, _judge(recipe, judges, conversations, load_adapter(base, adapter), tokenizer)
+    model = _load_for_judging(recipe, location)
+    if start is not None:
+        model = load_adapter(model, start)
+    before = _judge(recipe, judges, conversations, model, tokenizer)
+    if start is not None:
+        model = model.unload()
+    model = load_adapter(model, adapter)
+    return before, _judge(recipe, judges, conversations, model, tokenizer, before)
+
+
+def _load_for_judging(recipe: LlmRecipe, location: str) -> Any:
+    head_seed = recipe.seed if recipe.is_reward_model else None
+    return load_model(location, recipe.model, head_seed=head_seed)
 
 
 def _judge(
@@ -155,14 +179,31 @@ def _judge(
     conversations: Sequence[Conversation],
     model: Any,
     tokenizer: Any,
+    start: ModelScores | None = None,
 ) -> ModelScores:
     model.eval()
     generate = greedy(model, tokenizer, recipe.evaluation.max_new_tokens)
-    scores = exact_match(generate, tokenizer, conversations)
     rows = encode(tokenizer, conversations, recipe.data.max_length)
-    benchmarks = judges.benchmarks
+    benchmarks, objective = judges.benchmarks, recipe.training.objective
+    preferences = None
+    if recipe.learns_preferences:
+        # Torch loads here.
+        from sunloom.llm.preference_judge import judge_preferences
+
+        before = start.preferences.scores if start and start.preferences else None
+        preferences = judge_preferences(
+            model, rows, objective, tokenizer.pad_token_id, start=before
+        )
+        scores = ExactMatch(
+            calls=None, answers=None, whole=None, held_out=len(rows), examples=(),
+            loss=preferences.loss,
+        )  # fmt: skip
+    else:
+        scores = exact_match(generate, tokenizer, conversations)
+        scores = replace(scores, loss=mean_loss(model, rows, tokenizer.pad_token_id))
     return ModelScores(
-        exact_match=replace(scores, loss=mean_loss(model, rows, tokenizer.pad_token_id)),
+        exact_match=scores,
+        preferences=preferences,
         tasks={judge.task.name: judge.run(generate, tokenizer) for judge in judges.tasks},
         benchmarks=benchmarks.run(model, tokenizer) if benchmarks is not None else None,
     )
@@ -190,15 +231,19 @@ def evaluate_registered(recipe: LlmRecipe) -> ModelEvaluation:
         )
     judges, folder = load_judges(recipe), registry.path(version)
     location: Any = folder
-    adapter = None
-    if version.kind == ADAPTER_KIND:
+    adapter = start = None
+    if (folder / "adapter_config.json").is_file():
         # The version that it was trained on; the recipe's base may have a newer one by now.
         location, adapter = registry.path(registry.get(str(version.lineage["base"]))), folder
-    scores = judge_model(recipe, judges, conversations, str(location), adapter)
+        if recipe.learns_preferences:
+            earlier = version.lineage.get("start")
+            before = registry.path(registry.get(str(earlier))) if earlier else None
+            start = judge_model(recipe, Judges(), conversations, str(location), adapter=before)
+    scores = judge_model(recipe, judges, conversations, str(location), adapter=adapter, start=start)
     reports = recipe.paths.outputs / "llm" / "evaluation"
     stem = f"{version.name}-{version.version}"
     exact = scores.exact_match
-    report = exact.save(reports / f"{stem}.json")
+    report = scores.save_report(reports / f"{stem}.json")
     scores.save_tasks(reports / f"{stem}-tasks.json")
     scores.save_benchmarks(reports / f"{stem}-benchmarks.json")
     found = scores.benchmarks.scores if scores.benchmarks is not None else {}
@@ -212,4 +257,5 @@ def evaluate_registered(recipe: LlmRecipe) -> ModelEvaluation:
         report=str(report),
         tasks={name: score.score for name, score in scores.tasks.items()},
         benchmarks={name: score.score for name, score in found.items()},
+        preference_accuracy=scores.preferences.accuracy if scores.preferences else None,
     )

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -28,7 +29,13 @@ from sunloom.llm.loop import (
     find_checkpoint,
     run_worker,
 )
-from sunloom.llm.resuming import RunIdentity, claim_run, continue_unfinished
+from sunloom.llm.resuming import (
+    TOKENS,
+    VALIDATION,
+    RunIdentity,
+    claim_run,
+    continue_unfinished,
+)
 from sunloom.llm.token_store import write_tokens
 
 # By default a report waits up to two seconds for the controller's next look.
@@ -44,6 +51,7 @@ def train_on_workers(
     tokenizer: Any,
     location: str,
     base: str,
+    adapter: Path | None = None,
 ) -> TrainingOutcome:
     """Encode the recipe's conversations and train on them; the run's folder gets ``export/``.
 
@@ -55,6 +63,7 @@ def train_on_workers(
         tokenizer: The model's tokenizer, exported beside the weights.
         location: Folder or hub id of the starting weights.
         base: What an adapter names as its base.
+        adapter: Folder of the adapter that is trained on; None starts a new one.
 
     Raises:
         UsageError: There is less than one conversation for each worker, or nothing to resume.
@@ -63,7 +72,7 @@ def train_on_workers(
         TrainingError: The workers failed.
     """
     # Once: every worker and every restart maps the same rows.
-    tokens = run.directory / "tokens"
+    tokens = run.directory / TOKENS
     tokenised = data.tokenise(tokenizer, recipe.data.max_length, tokens)
     data.write_quarantine(run.directory)
     rows, workers = len(tokenised.rows), recipe.training.workers
@@ -89,6 +98,7 @@ def train_on_workers(
             lora=recipe.lora if recipe.is_adapter else None,
             evaluations=_plan_evaluations(recipe, run, data, tokenizer),
             options=recipe.model,
+            adapter=adapter,
         )
         outcome = launch(task, f"training {recipe.output.name}")
     tokenizer.save_pretrained(str(run.directory / "export"))
@@ -156,7 +166,7 @@ def _plan_evaluations(
             "sunloom llm prepare RECIPE shows what becomes of each row.",
             "evaluation.eval_steps",
         )
-    path = run.directory / "validation"
+    path = run.directory / VALIDATION
     write_tokens(rows, path)
     stopping = recipe.training.early_stopping
     by_score = stopping is not None and stopping.metric == "exact_match"

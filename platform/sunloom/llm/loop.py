@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,13 @@ from sunloom.core.progress import StepProgress, Tracker, open_trackers
 from sunloom.llm.checkpoints import WholeCheckpoint, newest_whole, seal
 from sunloom.llm.conversations import Conversation
 from sunloom.llm.distributed import Parallel, build_parallel
-from sunloom.llm.encoding import IGNORED, Encoded, batches, collate
+from sunloom.llm.encoding import Encoded, batches
 from sunloom.llm.evaluation import exact_match, greedy, is_clearly_above
-from sunloom.llm.models import add_lora, load_model, load_tokenizer
-from sunloom.llm.optimization import CausalLoss, learning_rate
+from sunloom.llm.feedback_rows import FeedbackRows, collate_sequences, load_start, score_rows
+from sunloom.llm.models import add_lora, continue_lora, load_model, load_tokenizer
+from sunloom.llm.objectives import OBJECTIVES
+from sunloom.llm.optimization import CausalLoss, LossModule, learning_rate
+from sunloom.llm.preference_loss import PreferenceLoss
 from sunloom.llm.probe import DtypeProbe, probe_dtype
 from sunloom.llm.resuming import EVALUATIONS_FILE
 from sunloom.llm.token_store import TokenRows
@@ -73,6 +77,7 @@ class TrainingTask:
         lora: The adapter, if one is trained.
         evaluations: What is measured between the steps, and may end the run before its last.
         options: How the model is loaded: its revision on the hub, and whether its code may run.
+        adapter: Folder of the adapter that is trained on; a new one where there is none.
     """
 
     model: str
@@ -85,6 +90,7 @@ class TrainingTask:
     lora: LoraSettings | None
     evaluations: Evaluations | None = None
     options: ModelConfig = field(default_factory=ModelConfig)
+    adapter: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -125,18 +131,26 @@ def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
     torch.set_num_threads(task.training.cpus_per_worker)
     dtype = agree_on_dtype(task.options.torch_dtype)
     is_quantised = task.training.method == "qlora"
-    model = load_model(task.model, task.options, compute_dtype_4bit=dtype if is_quantised else None)
-    if task.lora is not None:
+    has_head = OBJECTIVES[type(task.training.objective)].has_head
+    model = load_model(
+        task.model,
+        task.options,
+        compute_dtype_4bit=dtype if is_quantised else None,
+        head_seed=task.seed if has_head else None,
+    )
+    if task.lora is not None and task.adapter is not None:
+        model = continue_lora(model, task.adapter, task.lora, task.base)
+    elif task.lora is not None:
         model = add_lora(model, task.lora, task.seed, task.base)
-    module = CausalLoss(
-        model,
-        getattr(torch, dtype),
-        label_smoothing=task.training.label_smoothing,
-        neftune_alpha=task.training.neftune_alpha,
-    ).to(_device())
+    module = build_loss(model, getattr(torch, dtype), task.training).to(_device())
     module.train()
     ratio = task.lora.loraplus_ratio if task.lora is not None else None
     parallel = build_parallel(module, task.training, ratio)
+    # Before a checkpoint's weights: what training starts from is the reference.
+    rows = open_rows(task.data, module, parallel, task.pad)
+    held_out = (
+        open_rows(task.evaluations.rows, module, parallel, task.pad) if task.evaluations else ()
+    )
     checkpoint = find_checkpoint(task)
     if checkpoint is not None:
         parallel.load(checkpoint.path)
@@ -144,7 +158,9 @@ def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
     # One writer: every worker knows the loss over all workers.
     trackers = task.training.trackers if dist.get_rank() == 0 else ()
     with open_trackers(trackers, task.directory, steps_done) as opened:
-        loop = _TrainingLoop(task, model, parallel, steps_done=steps_done, trackers=opened)
+        loop = _TrainingLoop(
+            task, module, parallel, rows, held_out, steps_done=steps_done, trackers=opened
+        )
         outcome = loop.run(dtype)
     # The weights of the lowest evaluation loss have been exported when they were there.
     if outcome.diverged is None and outcome.best_step is None:
@@ -162,24 +178,57 @@ def agree_on_dtype(configured: str) -> str:
     return "bfloat16" if votes.item() > 0 else "float32"
 
 
+def build_loss(model: Any, dtype: torch.dtype, training: TrainingConfig) -> LossModule:
+    """The module that computes an objective's loss.
+
+    Args:
+        model: A causal language model, with or without an adapter.
+        dtype: Number format of the matrix products.
+        training: The objective, and what is only done in training.
+    """
+    noise = training.neftune_alpha
+    if OBJECTIVES[type(training.objective)].loss is not None:
+        return PreferenceLoss(model, dtype, training.objective, neftune_alpha=noise)
+    smoothing = training.label_smoothing
+    return CausalLoss(model, dtype, label_smoothing=smoothing, neftune_alpha=noise)
+
+
+def open_rows(folder: Path, module: LossModule, parallel: Parallel, pad: int) -> Sequence[Encoded]:
+    """Rows of a store, with their scores before training where the objective compares with these.
+
+    Call on every worker, before the weights change.
+    """
+    rows = TokenRows(folder)
+    if not isinstance(module, PreferenceLoss) or not module.kind.needs_reference:
+        return rows
+    lengths = rows.lengths.tolist()
+    compared = FeedbackRows(rows, longest_other=max(lengths) if module.kind.needs_kl else None)
+    score = partial(score_rows, parallel.judge, compared, lengths, pad=pad, device=_device())
+    return compared.with_start(load_start(folder, score, _device()))
+
+
 class _TrainingLoop:
     """The steps and their counters."""
 
     def __init__(
         self,
         task: TrainingTask,
-        model: Any,
+        module: LossModule,
         parallel: Parallel,
+        rows: Sequence[Encoded],
+        held_out: Sequence[Encoded],
         *,
         steps_done: int,
         trackers: Sequence[Tracker],
     ) -> None:
-        self._task, self._model, self._parallel = task, model, parallel
+        self._task, self._module, self._parallel = task, module, parallel
+        self._model: Any = module.model
         self._steps_done, self._trackers = steps_done, trackers
-        self._rows = TokenRows(task.data)
+        self._rows, self._held_out = rows, held_out
         self._rank, self._workers = dist.get_rank(), dist.get_world_size()
         self._losses: list[float] = []
         self._tokens = 0
+        self._figures: dict[str, float] = {}
         self._history = _EvaluationHistory(task.directory, steps_done)
 
     def run(self, dtype: str) -> TrainingOutcome:
@@ -187,7 +236,8 @@ class _TrainingLoop:
         started = time.perf_counter()
         diverged = None
         # Planned from step 0 on: a resumed run continues with the batches that are left.
-        plan = plan_batches(self._rows.lengths.tolist(), config, self._task.seed)
+        lengths = TokenRows(self._task.data).lengths.tolist()
+        plan = plan_batches(lengths, config, self._task.seed)
         for step in range(self._steps_done, config.max_steps):
             loss, norm = self._step([self._rows[i] for i in plan[step]], step)
             if not math.isfinite(loss):
@@ -222,27 +272,29 @@ class _TrainingLoop:
         return self._history.best(stopping.min_delta)
 
     def _step(self, rows: Sequence[Encoded], step: int) -> tuple[float, float]:
-        """One update: mean loss over the labelled tokens of all workers, and gradient's norm."""
-        # The first token of a row has no token before it that could predict it.
-        labelled = sum(int(row.mask[1:].sum()) for row in rows)
+        """One update: mean loss over the rows of all workers, and gradient's norm."""
+        counts = self._module.counts(rows)
         # Strided: a batch is sorted by length, so the workers' shares hold about as many tokens.
         share = rows[self._rank :: self._workers]
-        total = torch.zeros((), device=_device())
         parts = split_evenly(share, self._task.training.gradient_accumulation_steps)
+        # Where there are too few rows, a worker goes along with one that has no loss.
+        parts = [part or [rows[0].without_loss()] for part in parts]
+        shift = self._mean_shift(parts, len(rows))
+        sums = torch.zeros((), device=_device())
         for number, part in enumerate(parts, 1):
             # Dropout and noise are those of the step: a resumed run needs no state of a generator.
             torch.manual_seed(_seed_of(self._task.seed, step, self._rank, number))
-            # Where there are too few rows, a worker goes along with one that has no loss.
-            ids, labels = collate(part or [rows[0].without_loss()], self._task.pad)
-            total += self._parallel.add_gradient(
-                torch.from_numpy(ids).to(total.device),
-                torch.from_numpy(labels).to(total.device),
+            sums = sums + self._parallel.add_gradient(
+                *self._collate(part),
+                *shift,
                 # Gradients are averaged over the workers: times their number makes that a sum.
-                scale=self._workers / labelled,
+                scales=[self._workers / count for count in counts],
                 is_last=number == len(parts),
             )
-        dist.all_reduce(total)
-        loss = float(total.item()) / labelled
+        dist.all_reduce(sums)
+        terms, rewards = split_sums(sums.tolist(), counts)
+        loss = sum(terms)
+        self._figures = self._module.figures(rewards, rows) if rewards else {}
         self._tokens += sum(len(row.ids) for row in rows)
         norm = math.nan
         # Every worker sees the same sum, so all stop at the same step and none waits for another.
@@ -251,12 +303,33 @@ class _TrainingLoop:
             self._losses.append(loss)
         return loss, norm
 
+    def _collate(self, rows: Sequence[Encoded]) -> list[torch.Tensor]:
+        return [part.to(_device()) for part in self._module.collate(rows, self._task.pad)]
+
+    def _mean_shift(
+        self, parts: Sequence[Sequence[Encoded]], rows: int
+    ) -> tuple[torch.Tensor, ...]:
+        """How far the model has moved on completions of other prompts, over all workers."""
+        module = self._module
+        if not isinstance(module, PreferenceLoss) or not module.kind.needs_kl:
+            return ()
+        total = torch.zeros((), device=_device())
+        for part in parts:
+            others = [row.sequences()[1] for row in part]
+            inputs = collate_sequences(others, self._task.pad)
+            scores = self._parallel.judge(*(one.to(total.device) for one in inputs))
+            # A row that fills a place has no labels, and no score either.
+            start = [row.start[1] if row.mask.any() else 0.0 for row in part]
+            total += (scores - torch.tensor(start, device=total.device)).sum()
+        dist.all_reduce(total)
+        return ((total / rows).clamp(min=0),)
+
     def _evaluate(self, step: int) -> bool:
         """Measure the held-out loss where it is time; whether the run is over, on every worker."""
         evaluations = self._task.evaluations
         if evaluations is None or step % evaluations.every:
             return False
-        self._history.add(step, self._held_out_loss(evaluations), is_writer=self._rank == 0)
+        self._history.add(step, self._held_out_loss(), is_writer=self._rank == 0)
         stopping = evaluations.stopping
         if stopping is None:
             return False
@@ -266,23 +339,25 @@ class _TrainingLoop:
             _export(self._parallel, self._model, self._task)
         return self._history.evaluations_since(self._best_step) >= stopping.patience
 
-    def _held_out_loss(self, evaluations: Evaluations) -> float:
-        """Mean loss of a labelled token of the held-out conversations, over all workers."""
-        rows = sorted(TokenRows(evaluations.rows), key=lambda row: len(row.ids))
+    def _held_out_loss(self) -> float:
+        """Mean loss on the held-out conversations, over all workers."""
+        rows = sorted(self._held_out, key=lambda row: len(row.ids))
         parts = [rows[i : i + _EVALUATED_AT_ONCE] for i in range(0, len(rows), _EVALUATED_AT_ONCE)]
-        sums = torch.zeros(2, dtype=torch.float64, device=_device())
         # Sharded weights are gathered by all workers together: each runs as many batches.
-        for start in range(0, len(parts), self._workers):
-            mine = parts[start : start + self._workers][self._rank :][:1]
-            ids, labels = collate(mine[0] if mine else [rows[0].without_loss()], self._task.pad)
-            loss = self._parallel.loss(
-                torch.from_numpy(ids).to(sums.device), torch.from_numpy(labels).to(sums.device)
-            )
-            sums[0] += loss
-            sums[1] += int((labels[:, 1:] != IGNORED).sum())
+        mine = [
+            (parts[start : start + self._workers][self._rank :] or [[rows[0].without_loss()]])[0]
+            for start in range(0, len(parts), self._workers)
+        ]
+        shift = self._mean_shift(mine, len(rows))
+        sums = torch.zeros((), dtype=torch.float64, device=_device())
+        for part in mine:
+            sums = sums + self._parallel.judge(*self._collate(part), *shift).reshape(-1).double()
         dist.all_reduce(sums)
-        total, tokens = sums.tolist()
-        return float(total / tokens)
+        terms, rewards = split_sums(sums.tolist(), self._module.counts(rows))
+        if rewards:
+            found = self._module.figures(rewards, rows)
+            self._figures |= {f"eval_{name}": value for name, value in found.items()}
+        return sum(terms)
 
     def _passes_gate(self, stop: Evaluations) -> bool:
         """Whether the gate's bars are cleared; on every worker."""
@@ -318,6 +393,7 @@ class _TrainingLoop:
             seconds=round(seconds, 2),
             # From the pace of this start alone: steps before a resume took another process's time.
             eta_s=round(seconds / (step - self._steps_done) * (steps - step), 1),
+            figures={name: round(value, 6) for name, value in self._figures.items()},
         )
         for tracker in self._trackers:
             tracker.log(progress)
@@ -400,6 +476,12 @@ def split_evenly(rows: Sequence[Encoded], parts: int) -> list[Sequence[Encoded]]
     small, larger = divmod(len(rows), parts)
     ends = [small * n + min(n, larger) for n in range(parts + 1)]
     return [rows[start:end] for start, end in pairwise(ends)]
+
+
+def split_sums(sums: Sequence[float], counts: Sequence[int]) -> tuple[list[float], Sequence[float]]:
+    """The terms of the mean loss, and the figures that a module gives beside them."""
+    terms = [total / count for total, count in zip(sums, counts, strict=False)]
+    return terms, sums[len(counts) :]
 
 
 def find_checkpoint(task: TrainingTask) -> WholeCheckpoint | None:

@@ -9,8 +9,8 @@ from typing import Any
 from sunloom.config.llm import Architecture, LoraSettings, ModelConfig
 from sunloom.errors import UsageError
 
-BASE_KIND, ADAPTER_KIND = "llm", "adapter"
-"""Kinds of registered models."""
+BASE_KIND, ADAPTER_KIND, REWARD_KIND = "llm", "adapter", "reward"
+"""Kinds of registered models; a reward model is a whole model or an adapter with a head."""
 
 
 def build_llama(architecture: Architecture, tokenizer: Any, seed: int) -> Any:
@@ -51,7 +51,11 @@ def build_llama(architecture: Architecture, tokenizer: Any, seed: int) -> Any:
 
 
 def load_model(
-    location: str, config: ModelConfig | None = None, *, compute_dtype_4bit: str | None = None
+    location: str,
+    config: ModelConfig | None = None,
+    *,
+    compute_dtype_4bit: str | None = None,
+    head_seed: int | None = None,
 ) -> Any:
     """A causal language model in float32, from safetensors only.
 
@@ -60,15 +64,25 @@ def load_model(
         config: Revision, and whether code that comes with the model may run.
         compute_dtype_4bit: Holds the layers in 4 bits (NF4 with quantised scales, by bitsandbytes),
             and computes in this number format.
+        head_seed: Makes it a reward model, with a score of a text in place of the next token; seed
+            of that head's weights where the folder has none.
 
     Raises:
         UsageError: Nothing can be loaded from there.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        BitsAndBytesConfig,
+    )
 
     options = config or ModelConfig()
-    quantization = None
+    quantization, more = None, {}
+    kind: Any = AutoModelForCausalLM
+    if head_seed is not None:
+        torch.manual_seed(head_seed)
+        kind, more = AutoModelForSequenceClassification, {"num_labels": 1}
     if compute_dtype_4bit is not None:
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -77,8 +91,9 @@ def load_model(
             bnb_4bit_compute_dtype=getattr(torch, compute_dtype_4bit),
         )
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        return kind.from_pretrained(
             location,
+            **more,
             # The optimizer needs float32 weights; autocast lowers only the products' precision.
             dtype=torch.float32,
             revision=options.revision or "main",
@@ -187,10 +202,29 @@ def add_lora(model: Any, lora: LoraSettings, seed: int, base: str = "") -> Any:
             lora_dropout=lora.dropout,
             use_rslora=lora.use_rslora,
             target_modules=modules if isinstance(modules, str) else list(modules),
-            task_type="CAUSAL_LM",
+            # A reward model's head is trained as it is, and stored beside the adapter.
+            task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",
         ),
     )
     # PEFT would record the path that the base was loaded from, which other machines may lack.
+    wrapped.peft_config["default"].base_model_name_or_path = base
+    return wrapped
+
+
+def continue_lora(model: Any, folder: Path, lora: LoraSettings, base: str = "") -> Any:
+    """Wrap a model with an adapter that exists; only the adapter is trained.
+
+    Args:
+        model: The base that the adapter was trained on.
+        folder: The adapter's; its rank, scale and layers are kept.
+        lora: Its dropout.
+        base: What the exported adapter names as its base.
+    """
+    from peft import LoraConfig, PeftModel
+
+    config = LoraConfig.from_pretrained(str(folder))
+    config.lora_dropout = lora.dropout
+    wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=True, config=config)
     wrapped.peft_config["default"].base_model_name_or_path = base
     return wrapped
 

@@ -3,16 +3,83 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from sunloom.config.llm import ConstantSchedule, CosineSchedule, TrainingConfig, WsdSchedule
-from sunloom.llm.encoding import IGNORED
+from sunloom.llm.encoding import IGNORED, Encoded, collate
 
 
-class CausalLoss(nn.Module):
+class LossModule(nn.Module, ABC):
+    """A language model with the loss that it is trained by; its inputs are a batch's tensors.
+
+    A call gives sums over the batch: first the terms of the loss, then figures of progress. Where
+    rows differ in what they count for, a mean over one worker's would not be that over all.
+
+    Args:
+        model: A causal language model, with or without an adapter.
+        dtype: Number format of the matrix products.
+        neftune_alpha: Size of the noise on the embeddings, in training.
+    """
+
+    def __init__(
+        self, model: nn.Module, dtype: torch.dtype, *, neftune_alpha: float | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._dtype = dtype
+        if neftune_alpha is not None:
+            embeddings = core_of(model).get_input_embeddings()
+            embeddings.register_forward_hook(_NeftuneNoise(neftune_alpha))
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Encoded], pad: int) -> tuple[torch.Tensor, ...]:
+        """Inputs of a call.
+
+        Args:
+            rows: Of the batch.
+            pad: Token id that fills short rows.
+        """
+
+    @abstractmethod
+    def counts(self, rows: Sequence[Encoded]) -> list[int]:
+        """What each term of the loss is divided by, over all rows of a step."""
+
+    def figures(self, sums: Sequence[float], rows: Sequence[Encoded]) -> dict[str, float]:
+        """Figures of progress by name.
+
+        Args:
+            sums: Those of a call, over all rows, without the terms of the loss.
+            rows: All of them.
+        """
+        del sums, rows
+        return {}
+
+    def _logits(self, ids: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        """Logits in float32 of the tokens after the kept positions ``[N, V]``.
+
+        Args:
+            ids: Token ids ``[B, S]``, padded on the right: under a causal mask no real token
+                sees the padding, so no attention mask is needed.
+            keep: Positions whose next tokens are predicted ``[B, S - 1]``.
+        """
+        core = core_of(self.model)
+        enabled = self._dtype != torch.float32
+        with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=enabled):
+            hidden = core.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+            # Logits of every position would be the largest tensor of a step, mostly for prompt
+            # tokens.
+            logits: torch.Tensor = core.get_output_embeddings()(hidden[:, :-1][keep])
+        # In float32, as bfloat16 has 8 bits for a log-sum-exp.
+        return logits.float()
+
+
+class CausalLoss(LossModule):
     """Next-token loss of a causal language model, with logits only where the loss is.
 
     Args:
@@ -30,39 +97,35 @@ class CausalLoss(nn.Module):
         label_smoothing: float = 0.0,
         neftune_alpha: float | None = None,
     ) -> None:
-        super().__init__()
-        self.model = model
-        self._dtype = dtype
+        super().__init__(model, dtype, neftune_alpha=neftune_alpha)
         self._label_smoothing = label_smoothing
-        if neftune_alpha is not None:
-            embeddings = core_of(model).get_input_embeddings()
-            embeddings.register_forward_hook(_NeftuneNoise(neftune_alpha))
 
     def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Summed loss over the labelled tokens.
 
         Args:
-            ids: Token ids ``[B, S]``, padded on the right: under a causal mask no real token
-                sees the padding, so no attention mask is needed.
+            ids: Token ids ``[B, S]``, padded on the right.
             labels: ``[B, S]``, ``IGNORED`` where there is no loss.
         """
-        core = core_of(self.model)
         targets = labels[:, 1:]
         keep = targets != IGNORED
-        enabled = self._dtype != torch.float32
-        with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=enabled):
-            hidden = core.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-            # Logits of every position would be the largest tensor of a step, mostly for prompt
-            # tokens.
-            logits = core.get_output_embeddings()(hidden[:, :-1][keep])
-        # In float32, as bfloat16 has 8 bits for a log-sum-exp. Summed: a mean would be over this
-        # worker's tokens only, whose number differs.
         return nn.functional.cross_entropy(
-            logits.float(),
+            self._logits(ids, keep),
             targets[keep],
             reduction="sum",
             label_smoothing=self._label_smoothing if self.training else 0.0,
         )
+
+    @override
+    def collate(self, rows: Sequence[Encoded], pad: int) -> tuple[torch.Tensor, ...]:
+        ids, labels = collate(rows, pad)
+        return torch.from_numpy(ids), torch.from_numpy(labels)
+
+    @override
+    def counts(self, rows: Sequence[Encoded]) -> list[int]:
+        """The labelled tokens."""
+        # The first token of a row has no token before it that could predict it.
+        return [sum(int(row.mask[1:].sum()) for row in rows)]
 
 
 def core_of(model: Any) -> Any:

@@ -16,6 +16,7 @@ from sunloom.llm.distributed import describe
 from sunloom.llm.encoding import encode
 from sunloom.llm.launch import count_steps
 from sunloom.llm.models import add_lora, build_llama, build_without_weights, load_tokenizer
+from sunloom.llm.objectives import OBJECTIVES
 from sunloom.llm.optimizers import OPTIMIZERS
 from sunloom.llm.probe import probe_dtype
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
@@ -78,6 +79,9 @@ def plan_training(recipe: LlmRecipe) -> TrainingPlan:
     gflops = probe.bfloat16_gflops if dtype == "bfloat16" else probe.float32_gflops
     # Forward 2, backward to activations 2, to weights 2 operations a parameter and token.
     work = tokens * (4 * shape.parameters + 2 * shape.trained)
+    if OBJECTIVES[type(training.objective)].needs_reference:
+        # Each row once, before the first step.
+        work += round(shape.mean_length * shape.rows) * 2 * shape.parameters
     speed = gflops * 1e9 * _EFFICIENCY[dtype] * training.workers
     return TrainingPlan(
         parameters=shape.parameters,

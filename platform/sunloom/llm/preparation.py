@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -32,12 +32,13 @@ table {{ border-collapse: collapse; margin: 1rem 0 }}
 td, th {{ border: 1px solid #bbb; padding: .2rem .6rem; text-align: left }}
 pre {{ background: #f5f5f5; padding: .8rem; white-space: pre-wrap; color: #555 }}
 pre b {{ color: #0a6b2d }}
+pre s {{ color: #a31515; text-decoration: none }}
 </style>
 <h1>{title}</h1>
 {figures}
 {files}
 <img alt="Lengths of the conversations in tokens" src="data:image/png;base64,{picture}">
-<h2>First conversations, what is learned in green</h2>
+<h2>First conversations, what is learned in green, what is unlearned in red</h2>
 {examples}
 </html>
 """
@@ -50,10 +51,12 @@ class Passage:
     Attributes:
         text: As the model reads it, marks included.
         is_trained: Whether its tokens carry loss.
+        is_unwanted: Whether they are to become less probable.
     """
 
     text: str
     is_trained: bool
+    is_unwanted: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def prepare(recipe: LlmRecipe) -> PreparedConversations:
         tokenised = split.tokenise(tokenizer, recipe.data.max_length, Path(tokens))
         lengths, examples = tokenised.rows.lengths, tokenised.rows[:_EXAMPLES]
         # Views of files that are about to go.
-        examples = [Encoded(row.ids.copy(), row.mask.copy()) for row in examples]
+        examples = [replace(row, ids=row.ids.copy(), mask=row.mask.copy()) for row in examples]
     if recipe.is_adapter:
         split.require_judgeable(tokenizer, recipe.data.max_length)
     quarantine = split.write_quarantine(folder)
@@ -164,8 +167,9 @@ def render_report(prepared: PreparedConversations, name: str) -> str:
     examples = "".join(
         "<pre>"
         + "".join(
-            f"<b>{escape(passage.text)}</b>" if passage.is_trained else escape(passage.text)
+            f"<{mark}>{escape(passage.text)}</{mark}>" if mark else escape(passage.text)
             for passage in passages
+            for mark in ["" if not passage.is_trained else "s" if passage.is_unwanted else "b"]
         )
         + "</pre>"
         for passages in prepared.examples
@@ -189,12 +193,17 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def split_passages(tokenizer: Any, row: Encoded) -> tuple[Passage, ...]:
-    """A row's text in runs of tokens with and without loss."""
-    pairs = zip(row.mask.tolist(), row.ids.tolist(), strict=True)
-    return tuple(
-        Passage(tokenizer.decode([token for _, token in run]), is_trained)
-        for is_trained, run in groupby(pairs, key=lambda pair: pair[0])
-    )
+    """A row's text in runs of tokens with and without loss; of a pair both, one after the other."""
+    passages: list[Passage] = []
+    for number, sequence in enumerate(row.sequences()):
+        if number:
+            passages.append(Passage("\n\nrejected:\n", is_trained=False))
+        pairs = zip(sequence.mask.tolist(), sequence.ids.tolist(), strict=True)
+        for is_trained, run in groupby(pairs, key=lambda pair: pair[0]):
+            text = tokenizer.decode([token for _, token in run])
+            is_unwanted = is_trained and (number == 1 or not row.label)
+            passages.append(Passage(text, is_trained, is_unwanted))
+    return tuple(passages)
 
 
 def _tokenizer_of(recipe: LlmRecipe, split: ConversationSplit) -> Any:

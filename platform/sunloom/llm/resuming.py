@@ -23,6 +23,10 @@ from sunloom.llm.checkpoints import newest_whole
 
 EVALUATIONS_FILE = "evaluations.jsonl"
 """In a run's folder: step and held-out loss of each evaluation during training, one a line."""
+TOKENS, VALIDATION = "tokens", "validation"
+"""In a run's folder: stores of what is trained on, and of what is evaluated on in between."""
+START_FILE = "start.npy"
+"""In a store's folder: log-probabilities of each row's completions before training ``[N, 2]``."""
 _IDENTITY, _LOCK = "identity.json", "lock"
 
 
@@ -71,6 +75,11 @@ def continue_unfinished(recipe: LlmRecipe, directory: Path, identity: RunIdentit
             get_logger("llm").info(
                 "going on from the unfinished run in %s (output.reuse=false starts anew)", earlier
             )
+            # The same rows: what the start gave them need not be computed again.
+            for store in (TOKENS, VALIDATION):
+                if (earlier / store / START_FILE).is_file():
+                    (directory / store).mkdir(exist_ok=True)
+                    shutil.copyfile(earlier / store / START_FILE, directory / store / START_FILE)
     if earlier is None:
         return recipe
     for name in (PROGRESS_FILE, EVALUATIONS_FILE):

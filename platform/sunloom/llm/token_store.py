@@ -42,6 +42,8 @@ def write_shard(rows: Sequence[Encoded], path: Path) -> NDArray[np.int32]:
         name: pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
         for name, values in (("ids", ids), ("mask", mask))
     }
+    columns["rejected"] = pa.array(np.asarray([row.rejected for row in rows], np.int32))
+    columns["label"] = pa.array(np.asarray([row.label for row in rows], np.uint8))
     batch = pa.record_batch(columns)
     path.parent.mkdir(parents=True, exist_ok=True)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
@@ -72,6 +74,8 @@ class _Shard:
         self.offsets = ids.offsets.to_numpy()
         self.ids = ids.values.to_numpy(zero_copy_only=True)
         self.mask = mask.values.to_numpy(zero_copy_only=True).view(np.bool_)
+        self.rejected = batch.column("rejected").to_numpy()
+        self.label = batch.column("label").to_numpy()
 
 
 class TokenRows(Sequence[Encoded]):
@@ -109,7 +113,8 @@ class TokenRows(Sequence[Encoded]):
         which = int(np.searchsorted(self._bases, number, side="right")) - 1
         shard, row = self._shards[which], number - int(self._bases[which])
         begin, end = int(shard.offsets[row]), int(shard.offsets[row + 1])
-        return Encoded(shard.ids[begin:end], shard.mask[begin:end])
+        ids, mask = shard.ids[begin:end], shard.mask[begin:end]
+        return Encoded(ids, mask, int(shard.rejected[row]), bool(shard.label[row]))
 
     def __iter__(self) -> Iterator[Encoded]:
         return (self[index] for index in range(len(self)))

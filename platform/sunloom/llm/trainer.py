@@ -20,7 +20,7 @@ from sunloom.core.progress import read_progress
 from sunloom.core.runs import Run, run_of_this_process
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import UsageError
-from sunloom.llm.base_models import require_start, resolve_model
+from sunloom.llm.base_models import require_start, resolve_adapter, resolve_model
 from sunloom.llm.conversation_files import hash_files
 from sunloom.llm.conversation_split import ConversationSplit, load_split
 from sunloom.llm.conversations import load_conversation_source
@@ -29,6 +29,7 @@ from sunloom.llm.judging import judge_adapter, load_judges
 from sunloom.llm.models import (
     ADAPTER_KIND,
     BASE_KIND,
+    REWARD_KIND,
     build_llama,
     load_tokenizer,
     stored_parameter_count,
@@ -123,7 +124,8 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
         )
     registry, output = open_registry(recipe), recipe.output
     # Before the work, and before a registered version is reused: reuse moves an alias too.
-    registry.check_name(output.name, BASE_KIND, output.tenant)
+    kind = REWARD_KIND if recipe.is_reward_model else BASE_KIND
+    registry.check_name(output.name, kind, output.tenant)
     data = load_split(recipe)
     identity = recipe_fingerprint(recipe, None)
     if (reused := _reuse_registered(recipe, registry, identity, data)) is not None:
@@ -151,7 +153,7 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
             "base": recipe.model.base_model,
         }
         version = registry.register(
-            output.name, BASE_KIND, export, metrics, lineage, tenant=output.tenant
+            output.name, kind, export, metrics, lineage, tenant=output.tenant
         )
         plot_losses(run.directory, f"{output.name}: base")
         return _publish(recipe, registry, version, run.directory)
@@ -195,8 +197,10 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         raise UsageError("An adapter needs training.method=lora or qlora.", param="training.method")
     require_start(recipe)
     registry, output = open_registry(recipe), recipe.output
-    registry.check_name(output.name, ADAPTER_KIND, output.tenant)
+    kind = REWARD_KIND if recipe.is_reward_model else ADAPTER_KIND
+    registry.check_name(output.name, kind, output.tenant)
     location, base = resolve_model(recipe.model, registry)
+    recipe, start = resolve_adapter(recipe, registry, base)
     data = load_split(recipe)
     identity = recipe_fingerprint(recipe, base)
     if (reused := _reuse_registered(recipe, registry, identity, data)) is not None:
@@ -217,13 +221,19 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
             tokenizer=tokenizer,
             location=location,
             base=base,
+            adapter=start,
         )
         folder, export = run.directory, run.directory / "export"
         metrics = asdict(measure_training(export, outcome, recipe.training))
         lineage = {"fingerprint": identity, "data": data.digest, "run": run.run_id, "base": base}
-        register = partial(registry.register, output.name, ADAPTER_KIND, export)
+        if start is not None:
+            lineage["start"] = str(recipe.model.adapter)
+        register = partial(registry.register, output.name, kind, export)
         try:
-            before, after = judge_adapter(recipe, judges, data.held_out, location, export)
+            # Against what training started from: an earlier adapter, or the base alone.
+            before, after = judge_adapter(
+                recipe, judges, data.held_out, location, export, start=start
+            )
         except Exception:
             # What was learned is kept, without scores and so without the alias.
             version = register(metrics, lineage, tenant=output.tenant)
@@ -232,7 +242,8 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         scores = asdict(compare_scores(before, after))
         version = register(metrics | scores, lineage, tenant=output.tenant)
         for name, judged in (("base", before), ("adapter", after)):
-            judged.exact_match.save(folder / f"{name}_exact_match.json")
+            report = "preferences" if recipe.learns_preferences else "exact_match"
+            judged.save_report(folder / f"{name}_{report}.json")
             judged.save_tasks(folder / f"{name}_tasks.json")
             judged.save_benchmarks(folder / f"{name}_benchmarks.json")
         plot_losses(folder, f"{output.name}: adapter")
@@ -301,7 +312,7 @@ def _reuse_registered(
     # Versions from before the data was noted are known by the fingerprint alone.
     if version.lineage.get("data", data.digest) != data.digest:
         return None
-    if version.kind == ADAPTER_KIND and "adapter_exact_match" not in version.metrics:
+    if recipe.is_adapter and "adapter_exact_match" not in version.metrics:
         return None
     get_logger("llm").info("%s was made from the same recipe: reused", version.ref)
     folder = recipe.paths.outputs / "runs" / str(version.lineage.get("run", ""))
@@ -317,14 +328,14 @@ def _publish(
     reused: bool = False,
 ) -> TrainingResult:
     """Promote a version whose gate holds; the result names what its run's folder has of reports."""
-    is_judged = version.kind == ADAPTER_KIND
-    failures = gate_failures(version.metrics, recipe.evaluation) if is_judged else ()
+    failures = gate_failures(version.metrics, recipe.evaluation) if recipe.is_adapter else ()
     names = {
         "base_report": "base_exact_match.json",
         "adapter_report": "adapter_exact_match.json",
         "base_benchmarks": "base_benchmarks.json",
         "adapter_benchmarks": "adapter_benchmarks.json",
         "adapter_tasks": "adapter_tasks.json",
+        "adapter_preferences": "adapter_preferences.json",
         "loss_plot": "loss.png",
     }
     return TrainingResult(
@@ -383,7 +394,7 @@ def plot_losses(run_dir: Path, title: str) -> Path:
         steps, losses = zip(*held_out, strict=True)
         panel.plot(steps, losses, marker="o", markersize=3, linewidth=0.9, label="held out")
         panel.legend()
-    panel.set(title=title, xlabel="step", ylabel="loss a token", yscale="log")
+    panel.set(title=title, xlabel="step", ylabel="loss", yscale="log")
     panel.grid(alpha=0.3)
     path = run_dir / "loss.png"
     figure.savefig(path, dpi=120)

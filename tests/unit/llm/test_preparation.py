@@ -6,8 +6,11 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from sunloom.config import Settings, load_config
 from sunloom.config.llm import LlmRecipe
+from sunloom.errors import UsageError
 from sunloom.llm.preparation import prepare
 from sunloom.llm.token_store import ORDER
 
@@ -47,3 +50,27 @@ def test_a_pass_over_the_files_is_counted_and_shown(settings: Settings, tmp_path
     assert "<b>" in page
     # The tokens themselves are not kept.
     assert not list(Path(prepared.report).parent.rglob(ORDER))
+
+
+def test_a_pair_is_shown_with_its_two_answers(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"{n}?", "chosen": f"{n} <m>.", "rejected": "No."} for n in range(20)]
+    file.write_text("\n".join([*map(json.dumps, rows), '{"chosen": "x"}']))
+    sets = [f"paths.{key}={value}" for key, value in settings.paths.model_dump().items()]
+    sets += [f"data.train=[{{path: {file}}}]", "training.method=full", "output.name=pairs"]
+    dpo = "training.objective={type: dpo}"
+    recipe, sft = (
+        load_config(LlmRecipe, sets=[*sets, *more], conf_dir=Path("conf"), environ={}).config
+        for more in ([dpo], [])
+    )
+    prepared = prepare(recipe)
+    assert prepared.files[0].format == "preference"
+    assert prepared.set_aside == {"no pair": 1}
+    for passages in prepared.examples:
+        trained = [(p.text, p.is_unwanted) for p in passages if p.is_trained]
+        assert [unwanted for _, unwanted in trained] == [False, True]
+        assert "<m>." in trained[0][0]
+        assert trained[1][0] == "No.<|end|>"
+    assert "<s>No." in Path(prepared.report).read_text()
+    with pytest.raises(UsageError, match="sft learns from messages"):
+        prepare(sft)

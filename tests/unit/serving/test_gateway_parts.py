@@ -61,7 +61,7 @@ def test_documents_are_merged_without_hiding_each_other() -> None:
 def test_progress_is_read_from_the_folder_that_the_log_names(tmp_path: Path) -> None:
     rows = [
         {"step": step, "steps": 40, "loss": 2.0 / step, "seconds": step * 0.5,
-         "tokens_per_second": 100.0}
+         "tokens_per_second": 100.0, "figures": {"rewards/margins": 0.5}}
         for step in range(1, 11)
     ]  # fmt: skip
     text = "\n".join(json.dumps(row) for row in rows) + '\n{"step": 11, "lo'
@@ -71,6 +71,7 @@ def test_progress_is_read_from_the_folder_that_the_log_names(tmp_path: Path) -> 
     assert found["eta_s"] == 15.0
     assert found["loss_history"][0] == {"step": 1, "loss": 2.0}
     assert len(found["loss_history"]) == 10
+    assert found["figures"] == {"rewards/margins": 0.5}
     assert progress_of_log("nothing yet")["loss_history"] == []
 
 

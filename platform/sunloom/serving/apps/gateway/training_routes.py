@@ -190,6 +190,7 @@ def progress_of_log(logs: str) -> dict[str, Any]:
             for step in steps[::stride]
             if step.loss is not None
         ],
+        "figures": last.figures if last else {},
         "tokens_per_second": last and last.tokens_per_second,
         "eta_s": last and last.time_left_s,
     }
