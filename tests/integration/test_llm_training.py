@@ -42,7 +42,13 @@ from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import encode
 from sunloom.llm.evaluation import mean_loss
 from sunloom.llm.launch import build_scaling_config, launch
-from sunloom.llm.loop import Evaluations, TrainingOutcome, TrainingTask, run_worker
+from sunloom.llm.loop import (
+    Evaluations,
+    TrainingOutcome,
+    TrainingTask,
+    plan_batches,
+    run_worker,
+)
 from sunloom.llm.models import build_llama, load_adapter, load_model, load_tokenizer
 from sunloom.llm.token_store import TokenRows, write_tokens
 from sunloom.llm.tokenising import FiledConversations
@@ -343,10 +349,22 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 ) -> None:
     work = _work(start, tmp_path, Fsdp(), learning_rate=1e25, warmup_ratio=0, checkpoint_every=1)
     with pytest.raises(DivergedError, match=r"at step \d+; training stopped") as caught:
-        launch(work, "diverges")
+        launch(work, "diverges", lambda rows: [f"own.jsonl:{row + 1}" for row in rows])
     kept = newest_whole(tmp_path / "train")
     assert kept is not None
     assert str(kept.path) in caught.value.hint
+    step = kept.step + 1
+    batch = plan_batches(TokenRows(work.data).lengths.tolist(), work.training, work.seed)[step - 1]
+    rows = [f"own.jsonl:{row + 1}" for row in batch]
+    record = json.loads((tmp_path / "diverged.json").read_text())
+    # With such weights the loss may still be finite, and its gradient is not.
+    assert record["reason"] in ("loss was nan", "gradient's norm was nan")
+    assert caught.value.message == (
+        f"The {record['reason']} at step {step}; training stopped. "
+        f"The step's rows: {', '.join(rows)}."
+    )
+    assert (record["step"], record["rows"]) == (step, rows)
+    assert record["checkpoint"] == str(kept.path)
     assert not (tmp_path / "export").exists()
 
 

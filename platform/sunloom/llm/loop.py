@@ -98,7 +98,7 @@ class TrainingOutcome:
         seconds: Of the loop.
         dtype: Number format of the matrix products.
         probe: What this worker's machine measured.
-        diverged: Loss of the next step where it was not finite, which stopped training.
+        diverged: What was not finite in the next step, which stopped training.
         eval_loss: Loss on held-out conversations of the exported weights, where it was measured
             last.
         best_step: Step of the exported weights, where they are not the last.
@@ -110,7 +110,7 @@ class TrainingOutcome:
     seconds: float
     dtype: str
     probe: DtypeProbe
-    diverged: float | None = None
+    diverged: str | None = None
     eval_loss: float | None = None
     best_step: int | None = None
 
@@ -190,8 +190,10 @@ class _TrainingLoop:
         plan = plan_batches(self._rows.lengths.tolist(), config, self._task.seed)
         for step in range(self._steps_done, config.max_steps):
             loss, norm = self._step([self._rows[i] for i in plan[step]], step)
-            if not math.isfinite(loss):
-                diverged = loss
+            if not math.isfinite(norm):
+                what, value = ("gradient's norm", norm) if math.isfinite(loss) else ("loss", loss)
+                diverged = f"{what} was {value}"
+                # With such a gradient the weights are spoilt, too: no checkpoint may have them.
                 break
             is_over = self._evaluate(step + 1)
             self._track(step + 1, loss, norm, time.perf_counter() - started)
@@ -248,6 +250,7 @@ class _TrainingLoop:
         # Every worker sees the same sum, so all stop at the same step and none waits for another.
         if math.isfinite(loss):
             norm = self._parallel.step(learning_rate(step, self._task.training))
+        if math.isfinite(norm):
             self._losses.append(loss)
         return loss, norm
 

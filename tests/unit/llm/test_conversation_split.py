@@ -56,6 +56,12 @@ def test_rows_without_an_answer_in_reach_are_set_aside_with_their_line(
     assert max(len(row.ids) for row in encoded.rows) == 64
     assert all(row.mask[1:].any() for row in encoded.rows)
     assert split.count_reasons() == {"no answer within 64 tokens": 1}
+    # Each row says which line it is, whatever the order.
+    places = split.name_places(encoded.numbers.tolist())
+    texts = [tokenizer.decode(row.ids) for row in encoded.rows]
+    lines = [int(place.removeprefix(f"{tmp_path / 'a.jsonl'}:")) for place in places]
+    assert sorted(lines) == [line for line in range(1, 41) if line != 8]
+    assert all(f"{n - 1}?" in text for n, text in zip(lines, texts, strict=True) if n != 10)
     written = split.write_quarantine(tmp_path)
     assert written is not None
     row = json.loads(written.read_text())
