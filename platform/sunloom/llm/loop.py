@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from sunloom.config.llm import (
 )
 from sunloom.core.files import write_atomic
 from sunloom.core.progress import StepProgress, Tracker, open_trackers
-from sunloom.llm.checkpoints import WholeCheckpoint, newest_whole, seal
+from sunloom.llm.checkpoints import CheckpointWriter, WholeCheckpoint, newest_whole
 from sunloom.llm.conversations import Conversation
 from sunloom.llm.distributed import Parallel, build_parallel
 from sunloom.llm.encoding import IGNORED, Encoded, batches, collate
@@ -102,6 +101,7 @@ class TrainingOutcome:
         eval_loss: Loss on held-out conversations of the exported weights, where it was measured
             last.
         best_step: Step of the exported weights, where they are not the last.
+        stall_s: Seconds of the loop that the first worker waited for checkpoints, but for the last.
     """
 
     losses: list[float]
@@ -113,6 +113,7 @@ class TrainingOutcome:
     diverged: str | None = None
     eval_loss: float | None = None
     best_step: int | None = None
+    stall_s: float = 0.0
 
 
 def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
@@ -181,6 +182,7 @@ class _TrainingLoop:
         self._losses: list[float] = []
         self._tokens = 0
         self._history = _EvaluationHistory(task.directory, steps_done)
+        self._checkpoints = CheckpointWriter(self._rank, self._workers)
 
     def run(self, dtype: str) -> TrainingOutcome:
         config = self._task.training
@@ -199,9 +201,10 @@ class _TrainingLoop:
             self._track(step + 1, loss, norm, time.perf_counter() - started)
             is_last = step + 1 == config.max_steps or is_over
             if is_last or (step + 1) % config.checkpoint_every == 0:
-                self._checkpoint(step + 1, loss)
+                self._checkpoints.write(self._parallel.save, step + 1, loss)
             if is_last:
                 break
+        self._checkpoints.wait()
         return TrainingOutcome(
             losses=self._losses,
             first_step=self._steps_done + 1,
@@ -212,6 +215,7 @@ class _TrainingLoop:
             diverged=diverged,
             eval_loss=self._history.loss_of(self._best_step),
             best_step=self._best_step,
+            stall_s=self._checkpoints.stall_s,
         )
 
     @property
@@ -227,13 +231,11 @@ class _TrainingLoop:
         """One update: mean loss over the labelled tokens of all workers, and gradient's norm."""
         # The first token of a row has no token before it that could predict it.
         labelled = sum(int(row.mask[1:].sum()) for row in rows)
-        # Strided: a batch is sorted by length, so the workers' shares hold about as many tokens.
-        share = rows[self._rank :: self._workers]
         total = torch.zeros((), device=_device())
-        parts = split_evenly(share, self._task.training.gradient_accumulation_steps)
-        for number, part in enumerate(parts, 1):
+        parts = divide_step(rows, self._task.training, self._rank, self._workers)
+        for count, (share, number, part) in enumerate(parts, 1):
             # Dropout and noise are those of the step: a resumed run needs no state of a generator.
-            torch.manual_seed(_seed_of(self._task.seed, step, self._rank, number))
+            torch.manual_seed(_seed_of(self._task.seed, step, share, number))
             # Where there are too few rows, a worker goes along with one that has no loss.
             ids, labels = collate(part or [rows[0].without_loss()], self._task.pad)
             total += self._parallel.add_gradient(
@@ -241,7 +243,7 @@ class _TrainingLoop:
                 torch.from_numpy(labels).to(total.device),
                 # Gradients are averaged over the workers: times their number makes that a sum.
                 scale=self._workers / labelled,
-                is_last=number == len(parts),
+                is_last=count == len(parts),
             )
         dist.all_reduce(total)
         loss = float(total.item()) / labelled
@@ -325,17 +327,6 @@ class _TrainingLoop:
         for tracker in self._trackers:
             tracker.log(progress)
 
-    def _checkpoint(self, step: int, loss: float) -> None:
-        from ray import train
-
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            # Every worker reports its own files; Ray merges them into one checkpoint.
-            self._parallel.save(folder, step)
-            seal(folder, rank=self._rank, world_size=self._workers, step=step)
-            checkpoint = train.Checkpoint.from_directory(folder)
-            train.report({"step": step, "loss": loss}, checkpoint=checkpoint)
-
 
 class _EvaluationHistory:
     """The held-out losses of a run, in its folder, so that a restart goes on with them.
@@ -396,6 +387,30 @@ def plan_batches(lengths: Sequence[int], config: TrainingConfig, seed: int) -> l
         plan += batches(lengths, size, seed + epoch)
         epoch += 1
     return plan[: config.max_steps]
+
+
+def divide_step(
+    rows: Sequence[Encoded], config: TrainingConfig, rank: int, workers: int
+) -> list[tuple[int, int, Sequence[Encoded]]]:
+    """A worker's parts of a step, each as share, number in the share, and rows.
+
+    There is a share for each of the recipe's workers. Where fewer are there, one computes several:
+    so the step's parts, and what each draws at random, do not depend on who is there.
+
+    Args:
+        rows: Of the step.
+        config: All workers, and the parts of a share.
+        rank: Of this worker.
+        workers: That are there, each of which gets as many parts; some of them may be empty.
+    """
+    parts: list[tuple[int, int, Sequence[Encoded]]] = []
+    for first in range(0, config.workers, workers):
+        share = first + rank
+        # Strided: a batch is sorted by length, so the shares hold about as many tokens.
+        own = rows[share :: config.workers] if share < config.workers else []
+        split = split_evenly(own, config.gradient_accumulation_steps)
+        parts += [(share, number, part) for number, part in enumerate(split, 1)]
+    return parts
 
 
 def split_evenly(rows: Sequence[Encoded], parts: int) -> list[Sequence[Encoded]]:
