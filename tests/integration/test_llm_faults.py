@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -85,16 +86,23 @@ def _run_folders(folder: Path) -> list[Path]:
     return sorted((folder / "outputs" / "runs").glob("llm-adapter-*"))
 
 
+def _wait_until(is_true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + patience(120)
+    while not is_true():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"it did not come to that: {process.communicate()[1]}")
+        time.sleep(0.05)
+
+
 def _wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> int:
     """The last step that is recorded, as soon as it is this one or a later one."""
-    deadline = time.monotonic() + patience(120)
-    while time.monotonic() < deadline and process.poll() is None:
-        steps = [row.step for run in _run_folders(folder) for row in read_progress(run)]
-        if steps and steps[-1] >= step:
-            return steps[-1]
-        time.sleep(0.02)
-    process.kill()
-    pytest.fail(f"step {step} was not reached: {process.communicate()[1]}")
+    _wait_until(lambda: _last_step(folder) >= step, process)
+    return _last_step(folder)
+
+
+def _last_step(folder: Path) -> int:
+    return max((row.step for run in _run_folders(folder) for row in read_progress(run)), default=0)
 
 
 def _finish(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -122,9 +130,36 @@ def unbroken(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> Finish
     return Finished(run, metrics)
 
 
+# Notes who trained a step, and takes time for one that a worker trains alone.
+_SLOW_ALONE = """
+import time
+import torch.distributed as dist
+
+class SlowAlone:
+    def __init__(self, directory, steps_done):
+        self._path = directory / "workers.txt"
+
+    def log(self, progress):
+        workers = dist.get_world_size()
+        with self._path.open("a") as file:
+            file.write(f"{progress.step} {workers}\\n")
+        time.sleep(2.0 if workers == 1 else 0.0)
+
+    def close(self):
+        pass
+"""
+
+
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[RayNodes]:
-    with ray_nodes(2) as started:
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
+    modules = tmp_path_factory.mktemp("modules")
+    (modules / "slow_alone.py").write_text(_SLOW_ALONE)
+    plugin = modules / "slow_alone-0.dist-info"
+    plugin.mkdir()
+    (plugin / "METADATA").write_text("Name: slow-alone\nVersion: 0\n")
+    entry = "[sunloom.trackers]\nslow_alone = slow_alone:SlowAlone\n"
+    (plugin / "entry_points.txt").write_text(entry)
+    with ray_nodes(2, modules) as started:
         yield started
 
 
@@ -165,18 +200,24 @@ def test_a_training_outlives_a_node_and_a_worker_that_are_killed(
     unbroken: Finished, nodes: RayNodes, tmp_path: Path
 ) -> None:
     broken, chosen = _prepare(tmp_path / "broken"), random.Random()
-    cluster = f"cluster.address={nodes.address}"
-    process = _start_training(broken, cluster, "training.max_failures=2", environ=nodes.environ)
+    sets = [f"cluster.address={nodes.address}", "training.max_failures=2"]
+    sets += ["training.min_workers=1", "training.resize_interval_s=1"]
+    sets += ["training.trackers=[file, slow_alone]"]
+    process = _start_training(broken, *sets, environ=nodes.environ)
     # Past the first checkpoint, whose steps are not made again.
-    step = _wait_for_step(broken, chosen.randint(5, 12), process)
+    _wait_for_step(broken, chosen.randint(5, 9), process)
     nodes.kill(chosen.choice(nodes.nodes[1:]))
-    assert step < STEPS - 10
-    # It waits for another node, and goes on by itself when there is one.
+    (run,) = _run_folders(broken)
+    trained = run / "workers.txt"
+    # It goes on by itself with the worker that is left, and with two when there is room again.
+    _wait_until(lambda: trained.read_text().endswith(" 1\n"), process)
     nodes.add()
-    _wait_for_step(broken, step + chosen.randint(2, 6), process)
+    _wait_until(lambda: trained.read_text().endswith(" 2\n"), process)
     chosen.choice(nodes.workers()).kill()
     done = _finish(process)
-    (run,) = _run_folders(broken)
+    workers = [line.split()[1] for line in trained.read_text().splitlines()]
+    assert [count for count, _ in groupby(workers)] == ["2", "1", "2"]
+    # A step's parts are the recipe's, and two of them have one sum in either order.
     _assert_same_run(run, done, unbroken)
 
 

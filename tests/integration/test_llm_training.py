@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +141,10 @@ class Trained:
         return self.tasks[name].directory
 
 
-def _train_in_turn(tasks: dict[str, TrainingTask], folder: Path) -> Trained:
-    """Train all tasks in one pair of workers, whose start takes longer than ten steps."""
+def _train_in_turn(
+    tasks: dict[str, TrainingTask], folder: Path, workers: int | None = None
+) -> Trained:
+    """Train all tasks in one group of workers, whose start takes longer than ten steps."""
     from ray.train import CheckpointConfig, RunConfig
     from ray.train.torch import TorchConfig
 
@@ -155,7 +157,8 @@ def _train_in_turn(tasks: dict[str, TrainingTask], folder: Path) -> Trained:
         done, seen = {}, set()
         for name, task in config.items():
             outcome = run_worker({"task": task})
-            checkpoints = {path.name for path in storage.glob("checkpoint_*")}
+            # Without Ray's own list of them, a file.
+            checkpoints = {path.name for path in storage.glob("checkpoint_*-*")}
             done[name] = outcome, sorted(checkpoints - seen)
             seen |= checkpoints
         return done
@@ -164,7 +167,9 @@ def _train_in_turn(tasks: dict[str, TrainingTask], folder: Path) -> Trained:
         work,
         train_loop_config=tasks,
         torch_config=TorchConfig(backend="gloo"),
-        scaling_config=build_scaling_config(next(iter(tasks.values())).training),
+        scaling_config=build_scaling_config(
+            TrainingConfig(workers=workers or next(iter(tasks.values())).training.workers)
+        ),
         run_config=RunConfig(
             name=storage.name,
             storage_path=str(folder),
@@ -220,7 +225,24 @@ def _every(steps: int, start: Path, stopping: EarlyStopping | None = None) -> Ev
 
 
 @pytest.fixture(scope="module")
-def resumed(trained: Trained, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def alone(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Runs of two workers that one of them goes on with."""
+    folder, tasks = tmp_path_factory.mktemp("alone"), {}
+    for name in ("fsdp", "noisy"):
+        first = Path(shutil.copytree(trained.folder(name), folder / f"{name}-first"))
+        shutil.rmtree(max((first / "train").glob("checkpoint_*")))
+        task, directory = trained.tasks[name], folder / name
+        directory.mkdir()
+        own = {"resume_from": first, "checkpoint_every": 2}
+        training = task.training.model_copy(update=own)
+        tasks[name] = replace(task, directory=directory, training=training)
+    return _train_in_turn(tasks, folder, workers=1)
+
+
+@pytest.fixture(scope="module")
+def resumed(
+    trained: Trained, alone: Trained, start: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
     """Runs that go on, in new workers, from a run whose newest checkpoint is truncated."""
     folder = tmp_path_factory.mktemp("resumed")
     tasks = {}
@@ -239,6 +261,15 @@ def resumed(trained: Trained, start: Path, tmp_path_factory: pytest.TempPathFact
     shutil.rmtree(max((first / "train").glob("checkpoint_*")))
     own = {"resume_from": first, **NOISE}
     tasks["noisy"] = _work(start, folder / "noisy", Ddp(), lora=NOISY, **own)
+    for name in ("fsdp", "noisy"):
+        first = Path(shutil.copytree(alone.folder(name), folder / f"{name}-alone"))
+        shutil.rmtree(max((first / "train").glob("checkpoint_*")))
+        training = alone.tasks[name].training.model_copy(update={"resume_from": first})
+        directory = folder / f"{name}_together"
+        directory.mkdir()
+        tasks[f"{name}_together"] = replace(
+            alone.tasks[name], directory=directory, training=training
+        )
     return _train_in_turn(tasks, folder)
 
 
@@ -278,6 +309,21 @@ def test_a_resumed_run_draws_the_dropout_and_noise_of_the_unbroken_one(
     )
     assert weights.keys() == expected.keys()
     assert all(bool((weights[key] == expected[key]).all()) for key in expected)
+
+
+@pytest.mark.parametrize("name", ["fsdp", "noisy"])
+def test_two_workers_one_and_two_again_train_the_same(
+    name: str, trained: Trained, alone: Trained, resumed: Trained
+) -> None:
+    unbroken = trained.outcomes[name].losses
+    one, two = alone.outcomes[name], resumed.outcomes[f"{name}_together"]
+    # From the checkpoints of steps 5 and 8.
+    assert (one.first_step, two.first_step) == (6, 9)
+    assert one.losses == pytest.approx(unbroken[5:], abs=1e-5)
+    assert two.losses == pytest.approx(unbroken[8:], abs=1e-5)
+    if name == "noisy":
+        # Whole weights on each worker: the sums are the same, to the last bit.
+        assert (one.losses, two.losses) == (unbroken[5:], unbroken[8:])
 
 
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS_BY_KIND))

@@ -85,8 +85,13 @@ def _family(node: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 @contextmanager
-def ray_nodes(count: int) -> Iterator[RayNodes]:
-    """A head and so many nodes; all end with the block."""
+def ray_nodes(count: int, modules: Path) -> Iterator[RayNodes]:
+    """A head and so many nodes; all end with the block.
+
+    Args:
+        count: Nodes at the beginning.
+        modules: Folder that Python on all nodes looks for modules in.
+    """
     from ray.util import get_node_ip_address
 
     # Ray's sockets need a short path.
@@ -98,6 +103,7 @@ def ray_nodes(count: int) -> Iterator[RayNodes]:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
+            "PYTHONPATH": f"{modules}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
             # On a busy machine the raylet would not wait for its agents, and die.
             "RAY_agent_register_timeout_ms": "120000",
         }

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from sunloom.config.llm import LlmRecipe, TrainingConfig
+from sunloom.config.llm import DeepSpeed, LlmRecipe, TrainingConfig
 from sunloom.config.loading.model import RESOLVED
 from sunloom.core.cluster import connect
 from sunloom.core.files import write_atomic
@@ -111,7 +111,8 @@ def check_resume(recipe: LlmRecipe) -> None:
     """Refuse to resume a run that has nothing to go on from.
 
     Raises:
-        UsageError: It has no whole checkpoint, has all its steps, or trained something else.
+        UsageError: It has no whole checkpoint, has all its steps, trained something else, or its
+            checkpoint is for another number of workers.
     """
     earlier, key = recipe.training.resume_from, "training.resume_from"
     if earlier is None:
@@ -128,6 +129,14 @@ def check_resume(recipe: LlmRecipe) -> None:
             f"The run in {earlier} has done {newest.step} of {recipe.training.max_steps} steps.",
             "Raise training.max_steps, or leave out training.resume_from.",
             key,
+        )
+    workers = recipe.training.workers
+    if isinstance(recipe.training.distributed, DeepSpeed) and newest.world_size != workers:
+        raise UsageError(
+            f"DeepSpeed's checkpoint {newest.path} is for {newest.world_size} workers, not "
+            f"{workers}.",
+            f"Set training.workers={newest.world_size}.",
+            "training.workers",
         )
     resolved = earlier / RESOLVED
     before = yaml.safe_load(resolved.read_text()) if resolved.is_file() else {}
@@ -273,8 +282,10 @@ def build_scaling_config(config: TrainingConfig) -> Any:
     resources: dict[str, float] = {"CPU": config.cpus_per_worker}
     if config.use_gpu:
         resources["GPU"] = 1
+    least = config.min_workers
     return ScalingConfig(
-        num_workers=config.workers,
+        num_workers=config.workers if least is None else (least, config.workers),
+        elastic_resize_monitor_interval_s=config.resize_interval_s,
         use_gpu=config.use_gpu,
         resources_per_worker=resources,
         accelerator_type=config.accelerator,

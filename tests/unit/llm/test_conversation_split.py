@@ -218,3 +218,8 @@ def test_a_run_that_is_done_or_another_is_not_resumed(settings: Settings, tmp_pa
     check_resume(recipe_of(path, settings, resume, "training.max_steps=6"))
     with pytest.raises(UsageError, match="another lora section"):
         check_resume(recipe_of(path, settings, resume, "training.max_steps=6", "lora.r=8"))
+    # Another number of workers goes on with any other parallelism.
+    deepspeed = "training.distributed={type: deepspeed}"
+    with pytest.raises(UsageError, match="is for 1 workers, not 2") as caught:
+        check_resume(recipe_of(path, settings, resume, "training.max_steps=6", deepspeed))
+    assert caught.value.hint == "Set training.workers=1."

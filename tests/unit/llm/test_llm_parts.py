@@ -20,7 +20,13 @@ from sunloom.llm.base_models import resolve_model
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import Encoded, render
 from sunloom.llm.evaluation import ExactMatch, exact_match, is_clearly_above, parse_calls
-from sunloom.llm.loop import TrainingTask, plan_batches, run_worker, split_evenly
+from sunloom.llm.loop import (
+    TrainingTask,
+    divide_step,
+    plan_batches,
+    run_worker,
+    split_evenly,
+)
 from sunloom.llm.models import build_llama, load_model, load_tokenizer
 from sunloom.llm.optimization import learning_rate
 from sunloom.llm.planning import plan_training
@@ -235,6 +241,27 @@ def test_a_share_is_divided_into_runs_of_like_length() -> None:
     # Too few rows leave some parts empty; a worker then goes along without a loss.
     assert [len(part) for part in split_evenly(rows[:2], 3)] == [1, 1, 0]
     assert not rows[0].without_loss().mask.any()
+
+
+def test_a_steps_parts_do_not_depend_on_the_workers_that_are_there() -> None:
+    rows = [Encoded(np.arange(n, dtype=np.int32), np.ones(n, np.bool_)) for n in range(1, 12)]
+    config = TrainingConfig(workers=3, batch_size=2, gradient_accumulation_steps=2)
+    parts: list[dict[tuple[int, int], list[int]]] = []
+    for there in (1, 2, 3):
+        divided = [divide_step(rows, config, rank, there) for rank in range(there)]
+        # Sharded weights are gathered by all of them together: each has as many parts.
+        assert len({len(own) for own in divided}) == 1
+        assert max(len(part) for own in divided for *_, part in own) <= config.batch_size
+        filled = {
+            (share, number): [len(row.ids) for row in part]
+            for own in divided
+            for share, number, part in own
+            if part
+        }
+        assert sorted(chain.from_iterable(filled.values())) == [*range(1, 12)]
+        parts.append(filled)
+    assert parts[0] == parts[1] == parts[2]
+    assert parts[0][0, 1] == [1, 4]
 
 
 def test_a_share_must_clear_a_bar_by_its_standard_error() -> None:
