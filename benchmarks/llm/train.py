@@ -156,8 +156,8 @@ def run_trl(folder: Path, rows: list[dict[str, Any]], method: str, variant: str)
     }  # fmt: skip
 
 
-def run_ours(folder: Path, rows: list[dict[str, Any]], method: str) -> dict[str, Any]:
-    """``sunloom llm train``'s own way from tokens to weights."""
+def run_ours(folder: Path, rows: list[dict[str, Any]], method: str, **more: Any) -> dict[str, Any]:
+    """``sunloom llm train``'s own way from tokens to weights; ``more`` of its training section."""
     from sunloom.config import Settings, load_config
     from sunloom.config.llm import LoraSettings, ModelConfig, TrainingConfig
     from sunloom.core.cluster import connect, disconnect
@@ -178,6 +178,7 @@ def run_ours(folder: Path, rows: list[dict[str, Any]], method: str) -> dict[str,
         "workers": 1,
         "learning_rate": RATE,
         "distributed": {"type": "ddp"},
+        **more,
     }
     task = TrainingTask(
         model=str(folder / "model"),
@@ -194,7 +195,10 @@ def run_ours(folder: Path, rows: list[dict[str, Any]], method: str) -> dict[str,
         connect(load_config(Settings, sets=sets).config)
         outcome = launch(task, "training")
         disconnect()
-    return {"tokens": outcome.tokens, "seconds": outcome.seconds, "peak_mb": None}
+    return {
+        "tokens": outcome.tokens, "seconds": outcome.seconds, "stall_s": outcome.stall_s,
+        "peak_mb": None,
+    }  # fmt: skip
 
 
 def _processor_s() -> float:

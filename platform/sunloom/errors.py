@@ -279,7 +279,7 @@ class TrainingError(SunloomError):
 
 
 class DivergedError(TrainingError):
-    """The loss became NaN or infinite; the last good checkpoint is kept."""
+    """The loss or its gradient became NaN or infinite; the last good checkpoint is kept."""
 
     code = "diverged"
 

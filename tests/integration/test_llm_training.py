@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import encode
 from sunloom.llm.evaluation import mean_loss
 from sunloom.llm.launch import launch
-from sunloom.llm.loop import Evaluations, TrainingTask
+from sunloom.llm.loop import Evaluations, TrainingTask, plan_batches
 from sunloom.llm.models import build_llama, load_adapter, load_model, load_tokenizer
 from sunloom.llm.token_store import TokenRows, write_tokens
 from sunloom.llm.tokenising import FiledConversations
@@ -162,7 +163,24 @@ def _every(steps: int, start: Path, stopping: EarlyStopping | None = None) -> Ev
 
 
 @pytest.fixture(scope="module")
-def resumed(trained: Trained, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def alone(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Runs of two workers that one of them goes on with."""
+    folder, tasks = tmp_path_factory.mktemp("alone"), {}
+    for name in ("fsdp", "noisy"):
+        first = Path(shutil.copytree(trained.folder(name), folder / f"{name}-first"))
+        shutil.rmtree(max((first / "train").glob("checkpoint_*")))
+        task, directory = trained.tasks[name], folder / name
+        directory.mkdir()
+        own = {"resume_from": first, "checkpoint_every": 2}
+        training = task.training.model_copy(update=own)
+        tasks[name] = replace(task, directory=directory, training=training)
+    return train_in_turn(tasks, folder, workers=1)
+
+
+@pytest.fixture(scope="module")
+def resumed(
+    trained: Trained, alone: Trained, start: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Trained:
     """Runs that go on, in new workers, from a run whose newest checkpoint is truncated."""
     folder = tmp_path_factory.mktemp("resumed")
     tasks = {}
@@ -181,6 +199,15 @@ def resumed(trained: Trained, start: Path, tmp_path_factory: pytest.TempPathFact
     shutil.rmtree(max((first / "train").glob("checkpoint_*")))
     own = {"resume_from": first, **NOISE}
     tasks["noisy"] = _work(start, folder / "noisy", Ddp(), lora=NOISY, **own)
+    for name in ("fsdp", "noisy"):
+        first = Path(shutil.copytree(alone.folder(name), folder / f"{name}-alone"))
+        shutil.rmtree(max((first / "train").glob("checkpoint_*")))
+        training = alone.tasks[name].training.model_copy(update={"resume_from": first})
+        directory = folder / f"{name}_together"
+        directory.mkdir()
+        tasks[f"{name}_together"] = replace(
+            alone.tasks[name], directory=directory, training=training
+        )
     return train_in_turn(tasks, folder)
 
 
@@ -220,6 +247,21 @@ def test_a_resumed_run_draws_the_dropout_and_noise_of_the_unbroken_one(
     )
     assert weights.keys() == expected.keys()
     assert all(bool((weights[key] == expected[key]).all()) for key in expected)
+
+
+@pytest.mark.parametrize("name", ["fsdp", "noisy"])
+def test_two_workers_one_and_two_again_train_the_same(
+    name: str, trained: Trained, alone: Trained, resumed: Trained
+) -> None:
+    unbroken = trained.outcomes[name].losses
+    one, two = alone.outcomes[name], resumed.outcomes[f"{name}_together"]
+    # From the checkpoints of steps 5 and 8.
+    assert (one.first_step, two.first_step) == (6, 9)
+    assert one.losses == pytest.approx(unbroken[5:], abs=1e-5)
+    assert two.losses == pytest.approx(unbroken[8:], abs=1e-5)
+    if name == "noisy":
+        # Whole weights on each worker: the sums are the same, to the last bit.
+        assert (one.losses, two.losses) == (unbroken[5:], unbroken[8:])
 
 
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS_BY_KIND))
@@ -291,10 +333,22 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 ) -> None:
     work = _work(start, tmp_path, Fsdp(), learning_rate=1e25, warmup_ratio=0, checkpoint_every=1)
     with pytest.raises(DivergedError, match=r"at step \d+; training stopped") as caught:
-        launch(work, "diverges")
+        launch(work, "diverges", lambda rows: [f"own.jsonl:{row + 1}" for row in rows])
     kept = newest_whole(tmp_path / "train")
     assert kept is not None
     assert str(kept.path) in caught.value.hint
+    step = kept.step + 1
+    batch = plan_batches(TokenRows(work.data).lengths.tolist(), work.training, work.seed)[step - 1]
+    rows = [f"own.jsonl:{row + 1}" for row in batch]
+    record = json.loads((tmp_path / "diverged.json").read_text())
+    # With such weights the loss may still be finite, and its gradient is not.
+    assert record["reason"] in ("loss was nan", "gradient's norm was nan")
+    assert caught.value.message == (
+        f"The {record['reason']} at step {step}; training stopped. "
+        f"The step's rows: {', '.join(rows)}."
+    )
+    assert (record["step"], record["rows"]) == (step, rows)
+    assert record["checkpoint"] == str(kept.path)
     assert not (tmp_path / "export").exists()
 
 

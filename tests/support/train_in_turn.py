@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from sunloom.config.llm import TrainingConfig
 from sunloom.core.interrupts import keep_signal_handlers
 from sunloom.llm.launch import build_scaling_config
 from sunloom.llm.loop import TrainingOutcome, TrainingTask, run_worker
@@ -21,8 +22,10 @@ class Trained:
         return self.tasks[name].directory
 
 
-def train_in_turn(tasks: dict[str, TrainingTask], folder: Path) -> Trained:
-    """Train all tasks in one pair of workers, whose start takes longer than ten steps."""
+def train_in_turn(
+    tasks: dict[str, TrainingTask], folder: Path, workers: int | None = None
+) -> Trained:
+    """Train all tasks in one group of workers, whose start takes longer than ten steps."""
     from ray.train import CheckpointConfig, RunConfig
     from ray.train.torch import TorchConfig
 
@@ -35,7 +38,8 @@ def train_in_turn(tasks: dict[str, TrainingTask], folder: Path) -> Trained:
         done, seen = {}, set()
         for name, task in config.items():
             outcome = run_worker({"task": task})
-            checkpoints = {path.name for path in storage.glob("checkpoint_*")}
+            # Without Ray's own list of them, a file.
+            checkpoints = {path.name for path in storage.glob("checkpoint_*-*")}
             done[name] = outcome, sorted(checkpoints - seen)
             seen |= checkpoints
         return done
@@ -44,7 +48,9 @@ def train_in_turn(tasks: dict[str, TrainingTask], folder: Path) -> Trained:
         work,
         train_loop_config=tasks,
         torch_config=TorchConfig(backend="gloo"),
-        scaling_config=build_scaling_config(next(iter(tasks.values())).training),
+        scaling_config=build_scaling_config(
+            TrainingConfig(workers=workers or next(iter(tasks.values())).training.workers)
+        ),
         run_config=RunConfig(
             name=storage.name,
             storage_path=str(folder),

@@ -398,6 +398,13 @@ class TrainingConfig(Model):
     """How the work is divided among the workers."""
     workers: int = Field(default=2, ge=1)
     """Ray Train workers."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """Least workers to train with while the cluster has no room for all; a step learns from the
+    same conversations, whoever is there. Each change starts from the newest checkpoint, and a lost
+    worker is one of ``max_failures``. Empty waits for all. Takes ``distributed.type`` ddp or
+    fsdp."""
+    resize_interval_s: float = Field(default=60.0, gt=0)
+    """Seconds between looks for room for more workers, where ``min_workers`` is set."""
     use_gpu: bool = False
     """Whether each worker gets a GPU."""
     accelerator: str | None = None
@@ -438,6 +445,12 @@ class TrainingConfig(Model):
         return self
 
     @model_validator(mode="after")
+    def _at_most_all_workers(self) -> TrainingConfig:
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError("min_workers must not be more than workers")
+        return self
+
+    @model_validator(mode="after")
     def _steps_or_epochs(self) -> TrainingConfig:
         if self.epochs is not None and "max_steps" in self.model_fields_set:
             raise ValueError("max_steps and epochs exclude each other: leave one out")
@@ -463,6 +476,9 @@ class TrainingConfig(Model):
             raise ValueError(f"optimizer.type {optimizer.type} takes distributed.type ddp")
         if self.method == "qlora" and isinstance(self.objective, Reward):
             raise ValueError("objective.type reward takes method lora or full")
+        if self.min_workers is not None and isinstance(kind, DeepSpeed):
+            # Its checkpoints fit the number of workers that wrote them.
+            raise ValueError("min_workers takes distributed.type ddp or fsdp")
         if self.method == "qlora" and isinstance(kind, DeepSpeed) and kind.zero_stage == 3:
             raise ValueError("method qlora takes distributed.type ddp, fsdp, or zero_stage 2")
         return self

@@ -1,4 +1,4 @@
-"""Checkpoints that are loaded whole or not at all.
+"""Checkpoints that are written beside the training, and loaded whole or not at all.
 
 Every rank writes its files and a manifest of them with sizes and hashes; Ray merges the ranks'
 folders. A folder whose manifests are incomplete, or whose files differ from them, is skipped in
@@ -9,6 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +45,61 @@ class _Manifest:
     world_size: int
     step: int
     files: dict[str, dict[str, Any]]
+
+
+class CheckpointWriter:
+    """Writes a worker's part of checkpoints in a thread, one at a time and in order.
+
+    Args:
+        rank: Of the worker.
+        world_size: Workers, each of which writes its part.
+
+    Attributes:
+        stall_s: Seconds that the training has waited.
+    """
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self._rank, self._world_size = rank, world_size
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._last: Future[None] | None = None
+        self.stall_s = 0.0
+
+    def write(
+        self, save: Callable[[Path, int], Callable[[], None]], step: int, loss: float
+    ) -> None:
+        """Write the state of this moment; returns when the training may change it.
+
+        Args:
+            save: Takes a folder and the step, holds the state fast and returns what is left to do.
+            step: Optimizer steps done.
+            loss: Of the step.
+        """
+        started = time.perf_counter()
+        # Memory for one copy of the state, and an error stops the training at the next checkpoint.
+        self.wait()
+        folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+        finish = save(folder, step)
+        self._last = self._thread.submit(self._complete, folder, finish, step, loss)
+        self.stall_s += time.perf_counter() - started
+
+    def wait(self) -> None:
+        """Wait until all checkpoints are where they are loaded from; raises what went wrong."""
+        if self._last is not None:
+            self._last.result()
+
+    def _complete(self, folder: Path, finish: Callable[[], None], step: int, loss: float) -> None:
+        # Ray loads here: whatever reads checkpoints does not need it.
+        from ray import train
+
+        try:
+            finish()
+            seal(folder, rank=self._rank, world_size=self._world_size, step=step)
+            # Every worker reports its own files; Ray merges them into one checkpoint, and waits for
+            # its controller's next look.
+            checkpoint = train.Checkpoint.from_directory(folder)
+            train.report({"step": step, "loss": loss}, checkpoint=checkpoint)
+        finally:
+            shutil.rmtree(folder)
 
 
 def seal(folder: Path, *, rank: int, world_size: int, step: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,15 @@ class ConversationSplit:
             raise self._nothing_left("There is no conversation to learn from")
         return tokenised
 
+    def name_places(self, numbers: Iterable[int]) -> list[str]:
+        """Where conversations that are learned from come from, such as ``own.jsonl:17``.
+
+        Args:
+            numbers: Of ``Tokenised``.
+        """
+        places = (_place_of(self.train.load(number), "train", number) for number in numbers)
+        return [f"{source}:{position}" for source, position in places]
+
     def require_judgeable(self, tokenizer: Any, max_length: int) -> None:
         """Leave only held-out conversations that can be judged with this tokenizer.
 
@@ -111,8 +120,7 @@ class ConversationSplit:
         known = {(row.source, row.position) for row in self.set_aside}
         for index, reason in rejected.items():
             found = conversations[index]
-            # What a plugin made has no file, but a place in its list.
-            source, position = found.source or name, found.position or index + 1
+            source, position = _place_of(found, name, index)
             if (source, position) not in known:
                 known.add((source, position))
                 text = found.canonical()[:500]
@@ -130,6 +138,11 @@ class ConversationSplit:
         found = self._list_reasons()
         hint = "sunloom llm prepare RECIPE shows what becomes of each row."
         return DataError(f"{what}{f': {found}' if found else ''}.", hint, "data")
+
+
+def _place_of(conversation: Conversation, name: str, index: int) -> tuple[str, int]:
+    """File and line or row; of what a plugin made, the place in its list."""
+    return conversation.source or name, conversation.position or index + 1
 
 
 def load_split(recipe: LlmRecipe) -> ConversationSplit:

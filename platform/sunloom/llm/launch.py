@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from sunloom.config.llm import LlmRecipe, TrainingConfig
+from sunloom.config.llm import DeepSpeed, LlmRecipe, TrainingConfig
 from sunloom.config.loading.model import RESOLVED
 from sunloom.core.cluster import connect
+from sunloom.core.files import write_atomic
 from sunloom.core.interrupts import keep_signal_handlers
 from sunloom.core.progress import read_progress
 from sunloom.core.runs import Run
@@ -27,6 +29,7 @@ from sunloom.llm.loop import (
     TrainingOutcome,
     TrainingTask,
     find_checkpoint,
+    plan_batches,
     run_worker,
 )
 from sunloom.llm.resuming import (
@@ -36,10 +39,15 @@ from sunloom.llm.resuming import (
     claim_run,
     continue_unfinished,
 )
-from sunloom.llm.token_store import write_tokens
+from sunloom.llm.token_store import TokenRows, write_tokens
 
 # By default a report waits up to two seconds for the controller's next look.
 _HEALTH_CHECK_S = "0.2"
+DIVERGED_FILE = "diverged.json"
+"""In the folder of a run that stopped at a loss or gradient that was not finite: the step, what was
+not, where the step's rows come from, and the last good checkpoint."""
+# Rows that an error names; the file has all.
+_NAMED_ROWS = 8
 
 
 def train_on_workers(
@@ -100,7 +108,11 @@ def train_on_workers(
             options=recipe.model,
             adapter=adapter,
         )
-        outcome = launch(task, f"training {recipe.output.name}")
+        outcome = launch(
+            task,
+            f"training {recipe.output.name}",
+            lambda rows: data.name_places(tokenised.numbers[list(rows)].tolist()),
+        )
     tokenizer.save_pretrained(str(run.directory / "export"))
     return outcome
 
@@ -109,7 +121,8 @@ def check_resume(recipe: LlmRecipe) -> None:
     """Refuse to resume a run that has nothing to go on from.
 
     Raises:
-        UsageError: It has no whole checkpoint, has all its steps, or trained something else.
+        UsageError: It has no whole checkpoint, has all its steps, trained something else, or its
+            checkpoint is for another number of workers.
     """
     earlier, key = recipe.training.resume_from, "training.resume_from"
     if earlier is None:
@@ -126,6 +139,14 @@ def check_resume(recipe: LlmRecipe) -> None:
             f"The run in {earlier} has done {newest.step} of {recipe.training.max_steps} steps.",
             "Raise training.max_steps, or leave out training.resume_from.",
             key,
+        )
+    workers = recipe.training.workers
+    if isinstance(recipe.training.distributed, DeepSpeed) and newest.world_size != workers:
+        raise UsageError(
+            f"DeepSpeed's checkpoint {newest.path} is for {newest.world_size} workers, not "
+            f"{workers}.",
+            f"Set training.workers={newest.world_size}.",
+            "training.workers",
         )
     resolved = earlier / RESOLVED
     before = yaml.safe_load(resolved.read_text()) if resolved.is_file() else {}
@@ -179,15 +200,19 @@ def _plan_evaluations(
     )
 
 
-def launch(task: TrainingTask, title: str) -> TrainingOutcome:
+def launch(
+    task: TrainingTask, title: str, name_rows: Callable[[Sequence[int]], list[str]] | None = None
+) -> TrainingOutcome:
     """Train, and return what the first worker returned.
 
     Args:
         task: The work; ``task.directory`` holds the checkpoints and the export afterwards.
         title: Text before the progress bar.
+        name_rows: Where rows of ``task.data`` come from, by their numbers; for errors.
 
     Raises:
-        DivergedError: The loss was not finite; names the step and the last good checkpoint.
+        DivergedError: The loss or the gradient was not finite; names the step, its rows and the
+            last good checkpoint.
         TrainingError: The workers failed more often than allowed.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig
@@ -226,16 +251,38 @@ def launch(task: TrainingTask, title: str) -> TrainingOutcome:
         ) from error
     # Returned by the workers, not raised there: Ray would restart them, to diverge again.
     if outcome.diverged is not None:
-        state = "There is no checkpoint yet."
-        if (checkpoint := find_checkpoint(task)) is not None:
-            state = f"The last good checkpoint is {checkpoint.path}."
-        step = outcome.first_step + len(outcome.losses)
-        raise DivergedError(
-            f"The loss was {outcome.diverged} at step {step}; training stopped.",
-            f"{state} Lower training.learning_rate or use model.torch_dtype=float32.",
-            "training.learning_rate",
-        )
+        raise _record_divergence(task, outcome, name_rows)
     return outcome
+
+
+def _record_divergence(
+    task: TrainingTask,
+    outcome: TrainingOutcome,
+    name_rows: Callable[[Sequence[int]], list[str]] | None,
+) -> DivergedError:
+    """What to raise; the run's folder gets the same, with all rows of the step."""
+    step = outcome.first_step + len(outcome.losses)
+    lengths = TokenRows(task.data).lengths.tolist()
+    batch = plan_batches(lengths, task.training, task.seed)[step - 1]
+    rows = name_rows(batch) if name_rows else [f"row {number}" for number in batch]
+    checkpoint = find_checkpoint(task)
+    record = {
+        "step": step,
+        "reason": outcome.diverged,
+        "rows": rows,
+        "checkpoint": str(checkpoint.path) if checkpoint else None,
+    }
+    path = task.directory / DIVERGED_FILE
+    write_atomic(path, json.dumps(record, indent=2))
+    more = f" and {len(rows) - _NAMED_ROWS} more ({path})" if len(rows) > _NAMED_ROWS else ""
+    good = f"The last good checkpoint is {checkpoint.path}." if checkpoint else None
+    return DivergedError(
+        f"The {outcome.diverged} at step {step}; training stopped. "
+        f"The step's rows: {', '.join(rows[:_NAMED_ROWS])}{more}.",
+        f"{good or 'There is no checkpoint yet.'} Look at these rows, lower "
+        "training.learning_rate, or use model.torch_dtype=float32.",
+        "training.learning_rate",
+    )
 
 
 def build_scaling_config(config: TrainingConfig) -> Any:
@@ -245,8 +292,10 @@ def build_scaling_config(config: TrainingConfig) -> Any:
     resources: dict[str, float] = {"CPU": config.cpus_per_worker}
     if config.use_gpu:
         resources["GPU"] = 1
+    least = config.min_workers
     return ScalingConfig(
-        num_workers=config.workers,
+        num_workers=config.workers if least is None else (least, config.workers),
+        elastic_resize_monitor_interval_s=config.resize_interval_s,
         use_gpu=config.use_gpu,
         resources_per_worker=resources,
         accelerator_type=config.accelerator,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from sunloom.config.llm import (
 )
 from sunloom.core.files import write_atomic
 from sunloom.core.progress import StepProgress, Tracker, open_trackers
-from sunloom.llm.checkpoints import WholeCheckpoint, newest_whole, seal
+from sunloom.llm.checkpoints import CheckpointWriter, WholeCheckpoint, newest_whole
 from sunloom.llm.conversations import Conversation
 from sunloom.llm.distributed import Parallel, build_parallel
 from sunloom.llm.encoding import Encoded, batches
@@ -104,10 +103,11 @@ class TrainingOutcome:
         seconds: Of the loop.
         dtype: Number format of the matrix products.
         probe: What this worker's machine measured.
-        diverged: Loss of the next step where it was not finite, which stopped training.
+        diverged: What was not finite in the next step, which stopped training.
         eval_loss: Loss on held-out conversations of the exported weights, where it was measured
             last.
         best_step: Step of the exported weights, where they are not the last.
+        stall_s: Seconds of the loop that the first worker waited for checkpoints, but for the last.
     """
 
     losses: list[float]
@@ -116,9 +116,10 @@ class TrainingOutcome:
     seconds: float
     dtype: str
     probe: DtypeProbe
-    diverged: float | None = None
+    diverged: str | None = None
     eval_loss: float | None = None
     best_step: int | None = None
+    stall_s: float = 0.0
 
 
 def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
@@ -230,6 +231,7 @@ class _TrainingLoop:
         self._tokens = 0
         self._figures: dict[str, float] = {}
         self._history = _EvaluationHistory(task.directory, steps_done)
+        self._checkpoints = CheckpointWriter(self._rank, self._workers)
 
     def run(self, dtype: str) -> TrainingOutcome:
         config = self._task.training
@@ -240,16 +242,19 @@ class _TrainingLoop:
         plan = plan_batches(lengths, config, self._task.seed)
         for step in range(self._steps_done, config.max_steps):
             loss, norm = self._step([self._rows[i] for i in plan[step]], step)
-            if not math.isfinite(loss):
-                diverged = loss
+            if not math.isfinite(norm):
+                what, value = ("gradient's norm", norm) if math.isfinite(loss) else ("loss", loss)
+                diverged = f"{what} was {value}"
+                # With such a gradient the weights are spoilt, too: no checkpoint may have them.
                 break
             is_over = self._evaluate(step + 1)
             self._track(step + 1, loss, norm, time.perf_counter() - started)
             is_last = step + 1 == config.max_steps or is_over
             if is_last or (step + 1) % config.checkpoint_every == 0:
-                self._checkpoint(step + 1, loss)
+                self._checkpoints.write(self._parallel.save, step + 1, loss)
             if is_last:
                 break
+        self._checkpoints.wait()
         return TrainingOutcome(
             losses=self._losses,
             first_step=self._steps_done + 1,
@@ -260,6 +265,7 @@ class _TrainingLoop:
             diverged=diverged,
             eval_loss=self._history.loss_of(self._best_step),
             best_step=self._best_step,
+            stall_s=self._checkpoints.stall_s,
         )
 
     @property
@@ -274,22 +280,24 @@ class _TrainingLoop:
     def _step(self, rows: Sequence[Encoded], step: int) -> tuple[float, float]:
         """One update: mean loss over the rows of all workers, and gradient's norm."""
         counts = self._module.counts(rows)
-        # Strided: a batch is sorted by length, so the workers' shares hold about as many tokens.
-        share = rows[self._rank :: self._workers]
-        parts = split_evenly(share, self._task.training.gradient_accumulation_steps)
-        # Where there are too few rows, a worker goes along with one that has no loss.
-        parts = [part or [rows[0].without_loss()] for part in parts]
-        shift = self._mean_shift(parts, len(rows))
+        parts = [
+            # Where there are too few rows, a worker goes along with one that has no loss.
+            (share, number, part or [rows[0].without_loss()])
+            for share, number, part in divide_step(
+                rows, self._task.training, self._rank, self._workers
+            )
+        ]
+        shift = self._mean_shift([part for *_, part in parts], len(rows))
         sums = torch.zeros((), device=_device())
-        for number, part in enumerate(parts, 1):
+        for done, (share, number, part) in enumerate(parts, 1):
             # Dropout and noise are those of the step: a resumed run needs no state of a generator.
-            torch.manual_seed(_seed_of(self._task.seed, step, self._rank, number))
+            torch.manual_seed(_seed_of(self._task.seed, step, share, number))
             sums = sums + self._parallel.add_gradient(
                 *self._collate(part),
                 *shift,
                 # Gradients are averaged over the workers: times their number makes that a sum.
                 scales=[self._workers / count for count in counts],
-                is_last=number == len(parts),
+                is_last=done == len(parts),
             )
         dist.all_reduce(sums)
         terms, rewards = split_sums(sums.tolist(), counts)
@@ -300,6 +308,7 @@ class _TrainingLoop:
         # Every worker sees the same sum, so all stop at the same step and none waits for another.
         if math.isfinite(loss):
             norm = self._parallel.step(learning_rate(step, self._task.training))
+        if math.isfinite(norm):
             self._losses.append(loss)
         return loss, norm
 
@@ -398,17 +407,6 @@ class _TrainingLoop:
         for tracker in self._trackers:
             tracker.log(progress)
 
-    def _checkpoint(self, step: int, loss: float) -> None:
-        from ray import train
-
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            # Every worker reports its own files; Ray merges them into one checkpoint.
-            self._parallel.save(folder, step)
-            seal(folder, rank=self._rank, world_size=self._workers, step=step)
-            checkpoint = train.Checkpoint.from_directory(folder)
-            train.report({"step": step, "loss": loss}, checkpoint=checkpoint)
-
 
 class _EvaluationHistory:
     """The held-out losses of a run, in its folder, so that a restart goes on with them.
@@ -469,6 +467,30 @@ def plan_batches(lengths: Sequence[int], config: TrainingConfig, seed: int) -> l
         plan += batches(lengths, size, seed + epoch)
         epoch += 1
     return plan[: config.max_steps]
+
+
+def divide_step(
+    rows: Sequence[Encoded], config: TrainingConfig, rank: int, workers: int
+) -> list[tuple[int, int, Sequence[Encoded]]]:
+    """A worker's parts of a step, each as share, number in the share, and rows.
+
+    There is a share for each of the recipe's workers. Where fewer are there, one computes several:
+    so the step's parts, and what each draws at random, do not depend on who is there.
+
+    Args:
+        rows: Of the step.
+        config: All workers, and the parts of a share.
+        rank: Of this worker.
+        workers: That are there, each of which gets as many parts; some of them may be empty.
+    """
+    parts: list[tuple[int, int, Sequence[Encoded]]] = []
+    for first in range(0, config.workers, workers):
+        share = first + rank
+        # Strided: a batch is sorted by length, so the shares hold about as many tokens.
+        own = rows[share :: config.workers] if share < config.workers else []
+        split = split_evenly(own, config.gradient_accumulation_steps)
+        parts += [(share, number, part) for number, part in enumerate(split, 1)]
+    return parts
 
 
 def split_evenly(rows: Sequence[Encoded], parts: int) -> list[Sequence[Encoded]]:

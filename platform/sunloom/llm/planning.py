@@ -36,7 +36,8 @@ class TrainingPlan:
     Attributes:
         parameters: Of the whole model.
         trained_parameters: That the optimizer changes.
-        memory_bytes_per_worker: Weights, gradients, optimizer state and activations.
+        memory_bytes_per_worker: Weights, gradients, optimizer state and activations; without a
+            GPU, the copy that a checkpoint is written from, too.
         steps: Optimizer steps.
         tokens_per_conversation: Mean of a sample.
         tokens: Over the whole run.
@@ -179,4 +180,6 @@ def _memory(training: TrainingConfig, shape: _Shape) -> int:
     activations = round(
         training.batch_size * shape.mean_length * shape.layers * shape.width * 30 * _BYTES
     )
-    return weights + packed + state + activations
+    # Trained weights and what the optimizer keeps, as large as gradients and that.
+    copied = 0 if training.use_gpu or isinstance(kind, DeepSpeed) else state
+    return weights + packed + state + copied + activations

@@ -68,6 +68,7 @@ class Tokenised:
         rows: In the order of training.
         trained: Tokens with loss of each of them ``[N]``.
         cut: Rows that lost their end to ``data.max_length``.
+        numbers: Of the conversation of each row ``[N]``.
         rejected: Number of each conversation without anything to learn, and why.
         tokens_by_file: Tokens of a pass, by the file that they come from; empty for a plugin.
     """
@@ -75,6 +76,7 @@ class Tokenised:
     rows: TokenRows
     trained: NDArray[np.int64]
     cut: int
+    numbers: NDArray[np.int64]
     rejected: dict[int, str]
     tokens_by_file: dict[str, int] = field(default_factory=dict)
 
@@ -91,7 +93,7 @@ class TrainingConversations(ABC):
 
     @abstractmethod
     def load(self, number: int) -> Conversation:
-        """One of them, by its number in ``Tokenised.rejected``."""
+        """One of them, by its number in ``Tokenised``."""
 
     @abstractmethod
     def digest_parts(self) -> Iterator[bytes]:
@@ -139,7 +141,11 @@ class ListedConversations(TrainingConversations):
         write_tokens(encoded.rows, folder)
         trained = [int(row.mask[1:].sum()) for row in encoded.rows]
         return Tokenised(
-            TokenRows(folder), np.asarray(trained, np.int64), encoded.cut, encoded.rejected
+            rows=TokenRows(folder),
+            trained=np.asarray(trained, np.int64),
+            cut=encoded.cut,
+            numbers=np.asarray(encoded.kept, np.int64),
+            rejected=encoded.rejected,
         )
 
 
@@ -203,6 +209,7 @@ class FiledConversations(TrainingConversations):
             rows=rows,
             trained=_join([block.trained for block in done])[order],
             cut=sum(block.cut for block in done),
+            numbers=stored[order],
             rejected={
                 int(bases[block.number]) + row: reason
                 for block in done

@@ -56,6 +56,12 @@ def test_rows_without_an_answer_in_reach_are_set_aside_with_their_line(
     assert max(len(row.ids) for row in encoded.rows) == 64
     assert all(row.mask[1:].any() for row in encoded.rows)
     assert split.count_reasons() == {"no answer within 64 tokens": 1}
+    # Each row says which line it is, whatever the order.
+    places = split.name_places(encoded.numbers.tolist())
+    texts = [tokenizer.decode(row.ids) for row in encoded.rows]
+    lines = [int(place.removeprefix(f"{tmp_path / 'a.jsonl'}:")) for place in places]
+    assert sorted(lines) == [line for line in range(1, 41) if line != 8]
+    assert all(f"{n - 1}?" in text for n, text in zip(lines, texts, strict=True) if n != 10)
     written = split.write_quarantine(tmp_path)
     assert written is not None
     row = json.loads(written.read_text())
@@ -212,3 +218,8 @@ def test_a_run_that_is_done_or_another_is_not_resumed(settings: Settings, tmp_pa
     check_resume(recipe_of(path, settings, resume, "training.max_steps=6"))
     with pytest.raises(UsageError, match="another lora section"):
         check_resume(recipe_of(path, settings, resume, "training.max_steps=6", "lora.r=8"))
+    # Another number of workers goes on with any other parallelism.
+    deepspeed = "training.distributed={type: deepspeed}"
+    with pytest.raises(UsageError, match="is for 1 workers, not 2") as caught:
+        check_resume(recipe_of(path, settings, resume, "training.max_steps=6", deepspeed))
+    assert caught.value.hint == "Set training.workers=1."

@@ -20,7 +20,13 @@ from sunloom.llm.base_models import resolve_model
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import Encoded, render
 from sunloom.llm.evaluation import ExactMatch, exact_match, is_clearly_above, parse_calls
-from sunloom.llm.loop import TrainingTask, plan_batches, run_worker, split_evenly
+from sunloom.llm.loop import (
+    TrainingTask,
+    divide_step,
+    plan_batches,
+    run_worker,
+    split_evenly,
+)
 from sunloom.llm.models import build_llama, load_model, load_tokenizer
 from sunloom.llm.optimization import learning_rate
 from sunloom.llm.planning import plan_training
@@ -237,6 +243,27 @@ def test_a_share_is_divided_into_runs_of_like_length() -> None:
     assert not rows[0].without_loss().mask.any()
 
 
+def test_a_steps_parts_do_not_depend_on_the_workers_that_are_there() -> None:
+    rows = [Encoded(np.arange(n, dtype=np.int32), np.ones(n, np.bool_)) for n in range(1, 12)]
+    config = TrainingConfig(workers=3, batch_size=2, gradient_accumulation_steps=2)
+    parts: list[dict[tuple[int, int], list[int]]] = []
+    for there in (1, 2, 3):
+        divided = [divide_step(rows, config, rank, there) for rank in range(there)]
+        # Sharded weights are gathered by all of them together: each has as many parts.
+        assert len({len(own) for own in divided}) == 1
+        assert max(len(part) for own in divided for *_, part in own) <= config.batch_size
+        filled = {
+            (share, number): [len(row.ids) for row in part]
+            for own in divided
+            for share, number, part in own
+            if part
+        }
+        assert sorted(chain.from_iterable(filled.values())) == [*range(1, 12)]
+        parts.append(filled)
+    assert parts[0] == parts[1] == parts[2]
+    assert parts[0][0, 1] == [1, 4]
+
+
 def test_a_share_must_clear_a_bar_by_its_standard_error() -> None:
     assert is_clearly_above(48, 48, 0.9)
     # 0.9375 - 0.0349 = 0.9026; 0.9167 - 0.0399 = 0.8768.
@@ -266,7 +293,8 @@ def test_a_plan_counts_parameters_tokens_and_memory_without_training(settings: A
     sharded, whole = plans["fsdp"], plans["ddp"]
     assert 2_000_000 < sharded.parameters == sharded.trained_parameters < 10_000_000
     assert sharded.tokens == pytest.approx(80 * sharded.tokens_per_conversation, rel=0.01)
-    # Weights, gradients and two moments are 16 bytes a parameter; two workers hold half each.
+    # Weights, gradients and two moments are 16 bytes a parameter, and the copy of weights and
+    # moments for a checkpoint 12; two workers hold half each.
     saved = whole.memory_bytes_per_worker - sharded.memory_bytes_per_worker
-    assert saved == pytest.approx(8 * sharded.parameters, rel=0.01)
+    assert saved == pytest.approx(14 * sharded.parameters, rel=0.01)
     assert sharded.seconds > 0

@@ -47,7 +47,8 @@ def test_models_registered_by_earlier_versions_are_still_found() -> None:
 
 def test_only_what_decides_the_weights_is_identity() -> None:
     before = fingerprint_of("tool_base", None)
-    kept = ("training.accelerator=H100", "training.trackers=[]", "training.checkpoint_every=7")
+    kept = ["training.accelerator=H100", "training.trackers=[]", "training.checkpoint_every=7"]
+    kept += ["training.min_workers=1", "training.resize_interval_s=5"]
     assert fingerprint_of("tool_base", None, *kept) == before
     assert fingerprint_of("tool_base", None, "training.weight_decay=0.1") != before
     assert fingerprint_of("tool_base", None, "seed=1") != before
@@ -157,3 +158,18 @@ def test_the_scaling_config_requests_the_accelerator(accelerator: str | None) ->
     scaling = build_scaling_config(config)
     assert (scaling.num_workers, scaling.accelerator_type) == (3, accelerator)
     assert scaling.resources_per_worker == {"CPU": 1, "GPU": 1}
+
+
+def test_elastic_training_asks_for_a_range_of_workers() -> None:
+    config = TrainingConfig(workers=3, min_workers=2, resize_interval_s=5)
+    scaling = build_scaling_config(config)
+    assert scaling.num_workers == (2, 3)
+    assert scaling.elastic_resize_monitor_interval_s == 5
+    assert config.conversations_a_step == 3 * config.batch_size
+    refused = {
+        "must not be more than workers": ["training.workers=1"],
+        "min_workers takes distributed.type ddp or fsdp": [ZERO3],
+    }
+    for message, sets in refused.items():
+        with pytest.raises(ConfigError, match=message):
+            load_config(LlmRecipe, sets=["training.min_workers=2", *sets], conf_dir=CONF)
