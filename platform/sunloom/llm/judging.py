@@ -133,7 +133,7 @@ def judge_model(
     model = _load_for_judging(recipe, location)
     if adapter is not None:
         model = load_adapter(model, adapter)
-    return _judge(recipe, judges, conversations, model, tokenizer, start)
+    return _judge(recipe, judges, conversations, model, tokenizer, start=start)
 
 
 def judge_adapter(
@@ -165,7 +165,7 @@ def judge_adapter(
     if start is not None:
         model = model.unload()
     model = load_adapter(model, adapter)
-    return before, _judge(recipe, judges, conversations, model, tokenizer, before)
+    return before, _judge(recipe, judges, conversations, model, tokenizer, start=before)
 
 
 def _load_for_judging(recipe: LlmRecipe, location: str) -> Any:
@@ -179,6 +179,7 @@ def _judge(
     conversations: Sequence[Conversation],
     model: Any,
     tokenizer: Any,
+    *,
     start: ModelScores | None = None,
 ) -> ModelScores:
     model.eval()
