@@ -7,11 +7,11 @@ parameters in float32: 12 % more tokens a second (`benchmarks/llm/train.py`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.function import FunctionCtx
 
 
 def fuse_lora(model: nn.Module) -> int:
@@ -66,10 +66,26 @@ class _FusedForward:
         base, a, b = layer.get_base_layer(), layer.lora_A[name], layer.lora_B[name]
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        fused: torch.Tensor = _LoraProduct.apply(
-            x.to(dtype), base.weight, base.bias, a.weight, b.weight, layer.scaling[name], dtype
-        )
+        frozen = _Frozen(base.weight, base.bias, layer.scaling[name], dtype)
+        fused: torch.Tensor = _LoraProduct.apply(x.to(dtype), a.weight, b.weight, frozen)
         return fused
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """What has no gradient.
+
+    Attributes:
+        weight: ``[O, I]``.
+        bias: ``[O]``.
+        scale: Alpha over rank.
+        dtype: Number format of the products.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    scale: float
+    dtype: torch.dtype
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -77,37 +93,28 @@ class _LoraProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        a: torch.Tensor,
-        b: torch.Tensor,
-        scale: float,
-        dtype: torch.dtype,
+        ctx: Any, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, frozen: _Frozen
     ) -> torch.Tensor:
         """The layer's output.
 
         Args:
             ctx: What the backward pass needs.
-            x: ``[..., I]``, in ``dtype``.
-            weight: ``[O, I]``, frozen.
-            bias: ``[O]``, frozen.
+            x: ``[..., I]``, in the products' format.
             a: ``[R, I]``.
             b: ``[O, R]``.
-            scale: Alpha over rank.
-            dtype: Number format of the products.
+            frozen: The base's weight, and how it is computed.
         """
+        dtype, bias = frozen.dtype, frozen.bias
         with torch.autocast(x.device.type, enabled=False):
             rows = x.reshape(-1, x.shape[-1])
             low = rows @ a.to(dtype).t()
             out = nn.functional.linear(
-                rows, weight.to(dtype), None if bias is None else bias.to(dtype)
+                rows, frozen.weight.to(dtype), None if bias is None else bias.to(dtype)
             )
-            out.addmm_(low, b.to(dtype).t(), alpha=scale)
-        # The frozen weight in its own format: a copy in another would be kept for the whole step.
-        ctx.save_for_backward(rows, weight, a, b, low)
-        ctx.scale, ctx.shape, ctx.dtype = scale, x.shape, dtype
+            out.addmm_(low, b.to(dtype).t(), alpha=frozen.scale)
+        ctx.save_for_backward(rows, a, b, low)
+        # With the weight in its own format: a copy in another would be kept for the whole step.
+        ctx.frozen, ctx.shape = frozen, x.shape
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -118,8 +125,8 @@ class _LoraProduct(torch.autograd.Function):
             ctx: What the forward pass left.
             grad: Of the output, ``[..., O]``.
         """
-        rows, weight, a, b, low = ctx.saved_tensors
-        scale, dtype = ctx.scale, ctx.dtype
+        rows, a, b, low = ctx.saved_tensors
+        scale, dtype = ctx.frozen.scale, ctx.frozen.dtype
         with torch.autocast(grad.device.type, enabled=False):
             grad = grad.reshape(-1, grad.shape[-1]).to(dtype)
             grad_low = grad @ b.to(dtype)
@@ -127,7 +134,7 @@ class _LoraProduct(torch.autograd.Function):
             grad_a = (grad_low.t() @ rows).mul_(scale).to(a.dtype)
             grad_x = None
             if ctx.needs_input_grad[0]:
-                grad_x = grad @ weight.to(dtype)
+                grad_x = grad @ ctx.frozen.weight.to(dtype)
                 grad_x.addmm_(grad_low, a.to(dtype), alpha=scale)
                 grad_x = grad_x.view(ctx.shape)
-        return grad_x, None, None, grad_a, grad_b, None, None
+        return grad_x, grad_a, grad_b, None
