@@ -88,6 +88,37 @@ class ConversationFile(Model):
     """How often a pass over the data sees each conversation: 2 is twice, 0.5 every second one."""
 
 
+class NearDuplicateRule(Model):
+    """What becomes of conversations that are alike but for a few words.
+
+    System messages and tools, case and punctuation count for nothing.
+    """
+
+    action: Literal["report", "drop"] = "report"
+    """``report`` lets ``sunloom llm prepare`` count and list them; ``drop`` leaves out all but the
+    first."""
+    threshold: float = Field(default=0.8, ge=0.5, le=1)
+    """Runs of three words that both have, as a share of those that either has (Jaccard index), from
+    which two conversations are alike."""
+
+
+class ContaminationRule(Model):
+    """What becomes of conversations to learn from that hold what the model is judged by.
+
+    That is the held-out conversations, ``evaluation.custom_tasks`` and ``evaluation.benchmarks``,
+    of which ``report`` takes those with copies in ``evaluation.benchmark_data``.
+    """
+
+    action: Literal["report", "drop"] = "report"
+    """``report`` lets ``sunloom llm prepare`` count and list them; ``drop`` leaves them out."""
+    ngram: int = Field(default=13, ge=3, le=50)
+    """Words of a run that is looked for; one that more than ten of the judging texts have is a
+    phrase and does not count."""
+    threshold: float = Field(default=0.5, gt=0, le=1)
+    """Share of a judging text's runs from which a conversation that has them is contaminated. One
+    that is alike by ``near_duplicates`` is so too."""
+
+
 class ConversationData(Model):
     """What the model learns from."""
 
@@ -98,6 +129,10 @@ class ConversationData(Model):
     held_out_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the files' conversations that judge and are not trained on. A conversation is
     chosen by its content, so it stays on its side whatever else is added."""
+    near_duplicates: NearDuplicateRule | None = NearDuplicateRule()
+    """Conversations of the files that are alike; null looks for none."""
+    contamination: ContaminationRule | None = ContaminationRule()
+    """Conversations of the files that judge the model, too; null looks for none."""
     max_length: int = Field(default=512, ge=16)
     """Longest conversation, tokens; the rest of a longer one is cut off."""
 
