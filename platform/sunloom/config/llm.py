@@ -78,7 +78,16 @@ class ConversationFile(Model):
     """Conversations of one's own."""
 
     path: Path
-    """JSON lines, JSON, Parquet or CSV file, or a folder of them."""
+    """JSON lines, JSON, Parquet or CSV file, or a folder of them; a table of the registry,
+    ``name@3`` or ``name@alias``; or a hub id, from the hub or its cache."""
+    split: str | None = None
+    """Split of a hub's data set, or of a folder that is laid out like one (``train-*.parquet``, a
+    folder ``train``, or as its card says); empty is ``train`` of a hub id, and all files of a
+    folder."""
+    subset: str | None = None
+    """Subset of such a data set, where it has several."""
+    revision: str | None = None
+    """Revision of a hub id."""
     format: ConversationFormat = "auto"
     """What a row holds: OpenAI ``messages`` and ``tools``; ``conversations`` of ShareGPT;
     ``instruction``, ``input`` and ``output`` of Alpaca; ``prompt`` and ``completion``; or a

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sunloom.config.llm import ConversationData, ConversationFile, LlmRecipe
+from sunloom.core.model_registry import open_registry
 from sunloom.core.telemetry import progress_bar
 from sunloom.data.quarantine import Damaged
 from sunloom.data.sources.json_objects import read_json_lines
@@ -38,6 +39,7 @@ from sunloom.data.sources.table_files import (
 )
 from sunloom.errors import DataError, UsageError
 from sunloom.llm.conversation_formats import FORMATS, BadRowError, detect_format, read_conversation
+from sunloom.llm.conversation_sources import SUFFIXES, locate_files
 from sunloom.llm.conversations import (
     TEXT,
     Conversation,
@@ -45,7 +47,6 @@ from sunloom.llm.conversations import (
     load_conversation_source,
 )
 
-_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 _DETECTED_IN = 20
 _SHOWN_CHARACTERS = 500
 _HASH_RANGE = 2**64
@@ -241,7 +242,7 @@ class FileConversations:
         weights: list[float] = []
         files: list[tuple[Path, str, int]] = []
         for entry in data.train:
-            for file in data_files(entry.path, _SUFFIXES):
+            for file in data_files(entry.path, SUFFIXES):
                 parts = self._cut(file, entry)
                 weights += [entry.weight] * len(parts)
                 files.append((file, parts[0].format if parts else entry.format, len(parts)))
@@ -416,9 +417,9 @@ def open_conversations(recipe: LlmRecipe) -> ConversationSource:
 
     Large files are read on the cluster.
     """
-    data = recipe.data
-    if not data.train:
-        return load_conversation_source(data.conversations)
+    if not recipe.data.train:
+        return load_conversation_source(recipe.data.conversations)
+    data = locate_files(recipe.data, lambda: open_registry(recipe), recipe.output.tenant)
     folder = recipe.paths.outputs / "llm" / "tmp"
     return FileConversations(data, folder.absolute(), choose_map(recipe, _size_of(data)))
 
@@ -440,7 +441,7 @@ def choose_map(recipe: LlmRecipe, size_bytes: int) -> MapParts:
 
 
 def _size_of(data: ConversationData) -> int:
-    files = [file for entry in data.train for file in data_files(entry.path, _SUFFIXES)]
+    files = [file for entry in data.train for file in data_files(entry.path, SUFFIXES)]
     return sum(file.stat().st_size for file in files)
 
 
@@ -458,7 +459,7 @@ def hash_files(path: Path) -> str:
         UsageError: There is none.
     """
     digest = hashlib.sha256()
-    for file in data_files(path, _SUFFIXES):
+    for file in data_files(path, SUFFIXES):
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()
