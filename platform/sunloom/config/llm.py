@@ -14,6 +14,8 @@ from sunloom.config.names import Alias, Name
 from sunloom.config.settings import Settings
 
 _EARLY_STOPPING_STEPS = 100
+SPLIT = re.compile(r"(?P<name>[\w.-]*)(?:\[(?P<start>\d+%?)?:(?P<stop>\d+%?)?\])?(?<!^)", re.ASCII)
+"""A split's name, the rows of it that count, or both."""
 
 
 class Architecture(Model):
@@ -82,8 +84,9 @@ class ConversationFile(Model):
     ``name@3`` or ``name@alias``; or a hub id, from the hub or its cache."""
     split: str | None = None
     """Split of a hub's data set, or of a folder that is laid out like one (``train-*.parquet``, a
-    folder ``train``, or as its card says); empty is ``train`` of a hub id, and all files of a
-    folder."""
+    folder ``train``, or as its card says); empty is ``train`` of a hub id and of a subset, and
+    all files of a folder. ``train[:10%]``, ``train[100:200]`` and, without a name, ``[10%:]`` are some of the
+    rows."""
     subset: str | None = None
     """Subset of such a data set, where it has several."""
     revision: str | None = None
@@ -95,6 +98,13 @@ class ConversationFile(Model):
     rows."""
     weight: float = Field(default=1.0, gt=0, le=1000)
     """How often a pass over the data sees each conversation: 2 is twice, 0.5 every second one."""
+
+    @field_validator("split")
+    @classmethod
+    def _is_a_split(cls, value: str | None) -> str | None:
+        if value is not None and not SPLIT.fullmatch(value):
+            raise ValueError("is no split such as train, train[:10%], train[100:200] or [10%:]")
+        return value
 
 
 class NearDuplicateRule(Model):

@@ -39,7 +39,7 @@ from sunloom.data.sources.table_files import (
 )
 from sunloom.errors import DataError, UsageError
 from sunloom.llm.conversation_formats import FORMATS, BadRowError, detect_format, read_conversation
-from sunloom.llm.conversation_sources import SUFFIXES, locate_files
+from sunloom.llm.conversation_sources import SUFFIXES, locate_files, rows_of
 from sunloom.llm.conversations import (
     TEXT,
     Conversation,
@@ -108,6 +108,7 @@ class Block:
         stop: Byte after the part; None is the file's end.
         first_line: Lines before the part.
         split: Row groups, of Parquet.
+        rows: Positions in the file, from 0, that count; None is all.
     """
 
     number: int
@@ -118,6 +119,7 @@ class Block:
     stop: int | None = None
     first_line: int = 0
     split: FileSplit | None = None
+    rows: range | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ def check_block(block: Block) -> CheckedBlock:
     rows = 0
     with block.checked.open("wb") as out:
         for position, row in _rows(block):
+            if block.rows is not None and position - 1 not in block.rows:
+                continue
             rows += 1
             try:
                 if isinstance(row, Damaged):
@@ -360,7 +364,15 @@ class FileConversations:
         for part in _parts_of(file):
             number = first + len(blocks)
             checked = self.folder / f"checked-{number:06d}.json"
-            blocks.append(replace(part, number=number, format=entry.format, checked=checked))
+            blocks.append(
+                replace(
+                    part,
+                    number=number,
+                    format=entry.format,
+                    checked=checked,
+                    rows=rows_of(entry),
+                )
+            )
         head = list(islice(_rows(blocks[0]), _DETECTED_IN)) if blocks else []
         if not head:
             return []

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from sunloom.config.llm import ConversationData, ConversationFile
+from sunloom.config.llm import SPLIT, ConversationData, ConversationFile
 from sunloom.core.artifacts import MANIFEST
 from sunloom.core.model_registry import TABLE_KIND, ModelRegistry
-from sunloom.data.sources.table_files import data_files
-from sunloom.errors import UsageError, nearest
+from sunloom.data.sources.table_files import data_files, parquet_schema, read_file
+from sunloom.errors import DataError, UsageError, nearest
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 """Of files that hold conversations."""
@@ -32,27 +34,86 @@ def locate_files(
         NotFoundError: The registry has no such table.
         UsageError: What is named is no table, the hub's data cannot be had, or has no such split.
     """
-    return data.model_copy(
-        update={
-            "train": tuple(
-                entry.model_copy(update={"path": path})
-                for entry in data.train
-                for path in _paths_of(entry, open_registry, reader)
-            )
-        }
-    )
+    located: list[ConversationFile] = []
+    for entry in data.train:
+        name, start, stop = _parse(entry.split)
+        files = _paths_of(entry, name, open_registry, reader)
+        if start is None and stop is None:
+            spans: Iterable[tuple[Path, str | None]] = ((file, None) for file in files)
+        else:
+            spans = list(_spans_of(files, start or "0", stop or "100%"))
+            if not spans:
+                raise UsageError(f"{entry.path} has no rows {entry.split}.", param=_KEY)
+        located += (entry.model_copy(update={"path": f, "split": rows}) for f, rows in spans)
+    return data.model_copy(update={"train": tuple(located)})
+
+
+def rows_of(entry: ConversationFile) -> range | None:
+    """The rows of a located file that count, from 0; None is all."""
+    _, start, stop = _parse(entry.split)
+    return None if start is None or stop is None else range(int(start), int(stop))
+
+
+def _parse(split: str | None) -> tuple[str, str | None, str | None]:
+    """Name, first row and row after the last of a split, as they are written there."""
+    parts = SPLIT.fullmatch(split) if split else None
+    return (parts["name"], parts["start"], parts["stop"]) if parts else ("", None, None)
 
 
 def _paths_of(
-    entry: ConversationFile, open_registry: Callable[[], ModelRegistry], reader: str | None
+    entry: ConversationFile,
+    split: str,
+    open_registry: Callable[[], ModelRegistry],
+    reader: str | None,
 ) -> Iterable[Path]:
-    name, folder, split = str(entry.path), entry.path, entry.split
+    name, folder = str(entry.path), entry.path
     if not folder.exists() and folder.suffix not in SUFFIXES:
-        if "@" in name and split is None:
+        if "@" in name and not split:
             return _files_of_table(name, open_registry(), reader)
         if _HUB_ID.fullmatch(name):
             folder, split = _fetch_from_hub(entry), split or "train"
-    return [folder] if split is None else _files_of_split(folder, split, entry.subset, name)
+    if not split and entry.subset is None:
+        return [folder]
+    return _files_of_split(folder, split or "train", entry.subset, name)
+
+
+def _spans_of(paths: Iterable[Path], start: str, stop: str) -> Iterator[tuple[Path, str]]:
+    """The files that have some of the rows, and which, counted over all files."""
+    files = [file for path in paths for file in data_files(path, SUFFIXES)]
+    counts = [_count_rows(file) for file in files]
+    first, end = (_row_at(bound, sum(counts)) for bound in (start, stop))
+    for file, count in zip(files, counts, strict=True):
+        if max(first, 0) < min(end, count):
+            yield file, f"[{max(first, 0)}:{min(end, count)}]"
+        first, end = first - count, end - count
+
+
+def _row_at(bound: str, rows: int) -> int:
+    # As the hub's library rounds.
+    return round(int(bound[:-1]) * rows / 100) if bound.endswith("%") else int(bound)
+
+
+def _count_rows(file: Path) -> int:
+    """Rows, of JSON lines the lines: a row's position in its file is at most this."""
+    if file.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        # Raises what says so where the file is none.
+        parquet_schema(file)
+        return int(pq.ParquetFile(file).metadata.num_rows)
+    if file.suffix == ".csv":
+        table = read_file(file, as_text=True)
+        return table.rows.height + len(table.damaged)
+    if file.suffix == ".json":
+        content = file.read_bytes().removeprefix(BOM_UTF8).lstrip()
+        if not content.startswith(b"{"):
+            try:
+                rows = json.loads(content)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{file} is not JSON: {error}") from error
+            return len(rows) if isinstance(rows, list) else 1
+    with file.open("rb") as lines:
+        return sum(1 for _ in lines)
 
 
 def _files_of_table(name: str, registry: ModelRegistry, reader: str | None) -> Iterator[Path]:

@@ -12,7 +12,8 @@ import pytest
 from sunloom.config import Settings, load_config
 from sunloom.config.llm import LlmRecipe
 from sunloom.core.model_registry import TABLE_KIND, open_registry
-from sunloom.errors import NotFoundError, UsageError
+from sunloom.errors import ConfigError, NotFoundError, UsageError
+from sunloom.llm import conversation_files
 from sunloom.llm.conversation_files import FileConversations, open_conversations
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -84,6 +85,50 @@ def test_a_hub_id_is_read_from_the_hubs_cache(settings: Settings, hub_cache: Pat
     assert questions_of(read(settings, copy)) == asked("test 2", 2)
 
 
+@pytest.mark.parametrize("rows", ["[:50%]", "[25%:80%]", "[2:5]", "[6:]", "[:100]"])
+def test_rows_of_a_split_are_those_that_the_hubs_library_gives(
+    settings: Settings, hub_cache: Path, tmp_path: Path, rows: str
+) -> None:
+    from datasets import load_dataset
+
+    expected = load_dataset(str(hub_cache), split=f"train{rows}", cache_dir=str(tmp_path / "c"))
+    source = read(settings, f"{{path: trees/heights, split: 'train{rows}'}}")
+    assert questions_of(source) == set(expected["instruction"])
+    assert sum(file.rows for file in source.counts) == len(expected)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
+def test_rows_of_a_file_are_counted_from_its_first(
+    settings: Settings, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation_files, "_BLOCK_BYTES", 300)
+    rows, path = rows_of("oak", 40), tmp_path / f"own.{suffix}"
+    if suffix == "json":
+        path.write_text(json.dumps(rows))
+    elif suffix == "jsonl":
+        path.write_text("\n".join([*map(json.dumps, rows[:20]), "{", *map(json.dumps, rows[21:])]))
+    elif suffix == "csv":
+        pl.DataFrame(rows).write_csv(path)
+    else:
+        pl.DataFrame(rows).write_parquet(path, row_group_size=7)
+    some = read(settings, f"{{path: {path}, split: '[25%:75%]'}}")
+    whole = read(settings, f"{{path: {path}}}")
+    expected = asked("oak", 30) - asked("oak", 10) - ({"How tall is oak 20?"} - questions_of(whole))
+    assert questions_of(some) == expected
+    assert some.counts[0].rows == 20
+    with pytest.raises(UsageError, match="has no rows"):
+        read(settings, f"{{path: {path}, split: '[3:3]'}}")
+    # Damaged rows outside are not asked for either.
+    first = read(settings, f"{{path: {path}, split: '[:20]'}}")
+    assert first.damaged == []
+
+
+@pytest.mark.parametrize("split", ["train[", "[10%]", "tr ain", ""])
+def test_what_is_no_split_is_refused_with_the_configuration(settings: Settings, split: str) -> None:
+    with pytest.raises(ConfigError, match="is no split"):
+        read(settings, f"{{path: x, split: '{split}'}}")
+
+
 def test_what_the_hub_cannot_give_says_so_in_a_line_with_three_ways_out(
     settings: Settings, hub_cache: Path
 ) -> None:
@@ -108,7 +153,7 @@ def test_splits_and_subsets_of_a_folder_are_its_cards(settings: Settings, tmp_pa
     (folder / "README.md").write_text(f"---\n{card}---\nTrees.\n")
     big = f"{{path: {folder}, split: train, subset: big}}"
     assert questions_of(read(settings, big)) == asked("two", 3) | asked("three", 4)
-    small = f"{{path: {folder}, split: train, subset: small}}"
+    small = f"{{path: {folder}, subset: small}}"
     assert questions_of(read(settings, small)) == asked("one", 2)
     with pytest.raises(UsageError, match="small"):
         read(settings, f"{{path: {folder}, split: train}}")
