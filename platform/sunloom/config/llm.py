@@ -85,8 +85,8 @@ class ConversationFile(Model):
     split: str | None = None
     """Split of a hub's data set, or of a folder that is laid out like one (``train-*.parquet``, a
     folder ``train``, or as its card says); empty is ``train`` of a hub id and of a subset, and
-    all files of a folder. ``train[:10%]``, ``train[100:200]`` and, without a name, ``[10%:]`` are some of the
-    rows."""
+    all files of a folder. ``train[:10%]``, ``train[100:200]`` and, without a name, ``[10%:]`` are
+    some of the rows."""
     subset: str | None = None
     """Subset of such a data set, where it has several."""
     revision: str | None = None
