@@ -17,7 +17,7 @@ from sunloom.config.llm import LlmRecipe
 from sunloom.llm import conversation_files
 from sunloom.llm.contamination import build_index, find_contamination, load_index
 from sunloom.llm.conversation_split import QUARANTINE, load_split
-from sunloom.llm.conversations import Conversation
+from sunloom.llm.conversations import Conversation, GenericConversations
 from sunloom.llm.near_duplicates import BANDS, band_rows, find_near_duplicates, hash_bands
 from sunloom.llm.planning import plan_training
 from sunloom.llm.preparation import prepare
@@ -318,3 +318,20 @@ def test_blocks_give_what_one_file_gives(
     assert parts.overlaps == whole.overlaps
     assert len(whole.overlaps) > 40
     assert parts.files == whole.files
+
+
+def test_the_conversations_of_a_plugin_that_judges_are_looked_for(
+    settings: Settings, tmp_path: Path
+) -> None:
+    judging = GenericConversations().held_out(4, 0)
+    learned = GenericConversations().train(30, 0)
+    rows = [{"messages": c.messages, "tools": c.tools} for c in [*learned, *judging]]
+    path = write(tmp_path / "a.jsonl", rows)
+    sets = ("evaluation.conversations=generic", "evaluation.held_out=4", "data.held_out_share=0")
+    recipe = recipe_of(settings, f"data.train=[{{path: {path}}}]", *sets)
+    found = load_split(recipe, is_report=True).overlaps
+    leaks = {row.position: row.reason for row in found if row.reason.startswith("contaminated")}
+    assert list(leaks) == [31, 32, 33, 34]
+    assert [reason.rpartition(" of ")[2].rpartition(" like ")[2] for reason in leaks.values()] == [
+        f"held out:{n}" for n in range(1, 5)
+    ]
