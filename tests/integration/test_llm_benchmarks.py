@@ -137,6 +137,12 @@ def test_a_score_is_the_one_that_the_harness_gives_by_hand(
     few = Benchmarks(limited).run(base, load_tokenizer(str(model)))
     assert few.scores["hellaswag"].examples == found.examples[:5]
 
+    # What contamination is looked for by: the texts that the harness shows.
+    questions = dict(Benchmarks(limited).questions())
+    assert list(questions) == [f"hellaswag:{n}" for n in range(1, 6)]
+    shown = by_hand["samples"]["hellaswag"][2]["arguments"][0][0]
+    assert questions["hellaswag:3"].strip() == shown.strip()
+
 
 def test_what_cannot_be_loaded_is_said_before_training(
     copies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

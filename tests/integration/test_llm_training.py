@@ -20,6 +20,7 @@ from train_in_turn import Trained, train_in_turn
 
 from sunloom.config.llm import (
     Architecture,
+    ContaminationRule,
     ConversationData,
     ConversationFile,
     Ddp,
@@ -30,6 +31,7 @@ from sunloom.config.llm import (
     Fsdp,
     LoraSettings,
     ModelConfig,
+    NearDuplicateRule,
     TrainingConfig,
 )
 from sunloom.core.interrupts import Interrupted, interrupt_on_signals
@@ -45,10 +47,12 @@ from sunloom.llm.evaluation import mean_loss
 from sunloom.llm.launch import launch
 from sunloom.llm.loop import Evaluations, TrainingTask, plan_batches
 from sunloom.llm.models import build_llama, load_adapter, load_model, load_tokenizer
+from sunloom.llm.overlaps import Question, find_overlaps
 from sunloom.llm.token_store import TokenRows, write_tokens
 from sunloom.llm.tokenising import FiledConversations
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 from sunloom.llm.trainer import plot_losses
+from sunloom.llm.word_ngrams import compared_text
 
 pytestmark = pytest.mark.integration
 
@@ -384,6 +388,8 @@ def test_files_are_read_and_tokenised_on_ray_as_in_one_process(
     monkeypatch.setattr(conversation_files, "_BLOCK_BYTES", 8000)
     rows = [{"messages": c.messages, "tools": c.tools} for c in GenericConversations().train(60, 2)]
     lines = [json.dumps(row) for row in [*rows, rows[3]]]
+    # Alike, and not the same.
+    lines += [line.replace("The ", "The very ") for line in lines[10:30]]
     (tmp_path / "own.jsonl").write_text("\n".join([*lines, "{"]))
     entry = ConversationFile(path=tmp_path / "own.jsonl", weight=1.5)
     data = ConversationData(train=(entry,), held_out_share=0.2)
@@ -402,6 +408,12 @@ def test_files_are_read_and_tokenised_on_ray_as_in_one_process(
     assert len(expected.rows) > 60
     assert [row.ids.tolist() for row in found.rows] == [row.ids.tolist() for row in expected.rows]
     assert found.trained.tolist() == expected.trained.tolist()
+    near, rule = NearDuplicateRule(threshold=0.5), ContaminationRule(ngram=8, threshold=0.1)
+    judging = [Question("task:1", " ".join(compared_text(c) for c in there.train(1, 0)[:2]))]
+    alike, contaminated = find_overlaps(here, near, rule, judging)
+    assert find_overlaps(there, near, rule, judging) == (alike, contaminated)
+    assert alike
+    assert contaminated
 
 
 def test_an_interrupted_training_has_no_outcome(

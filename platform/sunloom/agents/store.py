@@ -432,6 +432,27 @@ class AgentStore:
         query = select(JournalRow).where(JournalRow.task_id == task_id)
         return self._list(query.order_by(JournalRow.seq))
 
+    def final_calls(self, tenant: str, agent_id: str | None = None) -> list[JournalRow]:
+        """The last model call of each task of a tenant that has succeeded, oldest task first.
+
+        Its request holds all that was said before, and its outcome is the answer.
+
+        Args:
+            tenant: Owner of the agents, deleted ones too.
+            agent_id: Only this agent's tasks.
+        """
+        last = select(JournalRow.task_id, func.max(JournalRow.seq).label("seq"))
+        last = last.where(JournalRow.kind == "model", JournalRow.outcome.is_not(None))
+        ends = last.group_by(JournalRow.task_id).subquery()
+        is_last = (JournalRow.task_id == ends.c.task_id) & (JournalRow.seq == ends.c.seq)
+        query = select(JournalRow).join(ends, is_last)
+        query = query.join(TaskRow, TaskRow.id == JournalRow.task_id)
+        query = query.join(AgentRow, AgentRow.id == TaskRow.agent_id)
+        query = query.where(AgentRow.tenant == tenant, TaskRow.status == TaskStatus.SUCCEEDED)
+        if agent_id is not None:
+            query = query.where(AgentRow.id == agent_id)
+        return self._list(query.order_by(TaskRow.created_at, TaskRow.id))
+
     def open_entry(self, entry: JournalRow) -> JournalRow:
         """Record that a call is about to be made; the same call of an earlier attempt is reused."""
         same_call = select(JournalRow).where(

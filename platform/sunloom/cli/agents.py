@@ -174,6 +174,28 @@ def approve(
     output.print_result(task, json, line="denied" if deny else "approved")
 
 
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the table.")],
+    tenant: Annotated[str, typer.Option(help="Whose finished tasks.")] = "default",
+    agent: Annotated[str | None, typer.Option(help="Only this agent's.")] = None,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Register finished tasks as a table of conversations that a model learns from."""
+    from sunloom.agents.finished_tasks import register_conversations
+    from sunloom.agents.store import AgentStore
+    from sunloom.core.database import open_database
+    from sunloom.core.model_registry import open_registry
+
+    settings = load_settings(sets, env)
+    store = AgentStore(open_database(settings))
+    version = register_conversations(store, open_registry(settings), name, tenant, agent)
+    result = {"table": version.ref, "uri": version.uri, **version.lineage}
+    output.print_result(result, json, line=version.ref)
+
+
 def _create_agent(
     gateway: GatewayConnection, recipe: AgentsRecipe, agent: str | None, engine: str | None
 ) -> Any:

@@ -43,10 +43,11 @@ def prepare(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = Fal
         output.console().print(text, soft_wrap=True)
     if result.files:
         output.print_table(
-            ("file", "format", "rows", "train", "held out", "duplicates", "set aside"),
+            ("file", "format", "rows", "train", "held out", "duplicates", "near-duplicates",
+             "contaminated", "set aside"),
             [
-                (f.path, f.format, f.rows, f.train, f.held_out, f.duplicates,
-                 sum(f.quarantined.values()))
+                (f.path, f.format, f.rows, f.train, f.held_out, f.duplicates, f.near_duplicates,
+                 f.contaminated, sum(f.quarantined.values()))
                 for f in result.files
             ],
         )  # fmt: skip

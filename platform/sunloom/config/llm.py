@@ -14,6 +14,8 @@ from sunloom.config.names import Alias, Name
 from sunloom.config.settings import Settings
 
 _EARLY_STOPPING_STEPS = 100
+SPLIT = re.compile(r"(?P<name>[\w.-]*)(?:\[(?P<start>\d+%?)?:(?P<stop>\d+%?)?\])?(?<!^)", re.ASCII)
+"""A split's name, the rows of it that count, or both."""
 
 
 class Architecture(Model):
@@ -84,7 +86,17 @@ class ConversationFile(Model):
     """Conversations of one's own."""
 
     path: Path
-    """JSON lines, JSON, Parquet or CSV file, or a folder of them."""
+    """JSON lines, JSON, Parquet or CSV file, or a folder of them; a table of the registry,
+    ``name@3`` or ``name@alias``; or a hub id, from the hub or its cache."""
+    split: str | None = None
+    """Split of a hub's data set, or of a folder that is laid out like one (``train-*.parquet``, a
+    folder ``train``, or as its card says); empty is ``train`` of a hub id and of a subset, and
+    all files of a folder. ``train[:10%]``, ``train[100:200]`` and, without a name, ``[10%:]`` are
+    some of the rows."""
+    subset: str | None = None
+    """Subset of such a data set, where it has several."""
+    revision: str | None = None
+    """Revision of a hub id."""
     format: ConversationFormat = "auto"
     """What a row holds: OpenAI ``messages`` and ``tools``; ``conversations`` of ShareGPT;
     ``instruction``, ``input`` and ``output`` of Alpaca; ``prompt`` and ``completion``; or a
@@ -94,6 +106,44 @@ class ConversationFile(Model):
     further columns. ``auto`` tells it by the columns of the first rows."""
     weight: float = Field(default=1.0, gt=0, le=1000)
     """How often a pass over the data sees each conversation: 2 is twice, 0.5 every second one."""
+
+    @field_validator("split")
+    @classmethod
+    def _is_a_split(cls, value: str | None) -> str | None:
+        if value is not None and not SPLIT.fullmatch(value):
+            raise ValueError("is no split such as train, train[:10%], train[100:200] or [10%:]")
+        return value
+
+
+class NearDuplicateRule(Model):
+    """What becomes of conversations that are alike but for a few words.
+
+    System messages and tools, case and punctuation count for nothing.
+    """
+
+    action: Literal["report", "drop"] = "report"
+    """``report`` lets ``sunloom llm prepare`` count and list them; ``drop`` leaves out all but the
+    first."""
+    threshold: float = Field(default=0.8, ge=0.5, le=1)
+    """Runs of three words that both have, as a share of those that either has (Jaccard index), from
+    which two conversations are alike."""
+
+
+class ContaminationRule(Model):
+    """What becomes of conversations to learn from that hold what the model is judged by.
+
+    That is the held-out conversations, ``evaluation.custom_tasks`` and ``evaluation.benchmarks``,
+    of which ``report`` takes those with copies in ``evaluation.benchmark_data``.
+    """
+
+    action: Literal["report", "drop"] = "report"
+    """``report`` lets ``sunloom llm prepare`` count and list them; ``drop`` leaves them out."""
+    ngram: int = Field(default=13, ge=3, le=50)
+    """Words of a run that is looked for; one that more than ten of the judging texts have is a
+    phrase and does not count."""
+    threshold: float = Field(default=0.5, gt=0, le=1)
+    """Share of a judging text's runs from which a conversation that has them is contaminated. One
+    that is alike by ``near_duplicates`` is so too."""
 
 
 class ConversationData(Model):
@@ -106,6 +156,10 @@ class ConversationData(Model):
     held_out_share: float = Field(default=0.1, ge=0, lt=1)
     """Share of the files' conversations that judge and are not trained on. A conversation is
     chosen by its content, so it stays on its side whatever else is added."""
+    near_duplicates: NearDuplicateRule | None = NearDuplicateRule()
+    """Conversations of the files that are alike; null looks for none."""
+    contamination: ContaminationRule | None = ContaminationRule()
+    """Conversations of the files that judge the model, too; null looks for none."""
     max_length: int = Field(default=512, ge=16)
     """Longest conversation, tokens; the rest of a longer one is cut off."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -28,11 +30,13 @@ from sunloom.core.telemetry import get_logger
 from sunloom.errors import ArtifactError, NotFoundError, UsageError
 
 PRODUCTION = "production"
+TABLE_KIND = "table"
 _NOUNS = {
     "llm": "a base language model",
     "adapter": "an adapter of a language model",
     "reward": "a reward model",
     "tabular": "a tabular model",
+    TABLE_KIND: "a table",
 }
 # Nine digits are more versions than a name will have, and no more than any database's integer.
 _VERSION = re.compile(r"[0-9]{1,9}")
@@ -73,7 +77,7 @@ class ModelVersion:
     Attributes:
         name: Model name.
         version: Counts from 1 within the name.
-        kind: ``llm``, ``adapter``, ``reward``, ``tabular`` or a plugin's own.
+        kind: ``llm``, ``adapter``, ``reward``, ``tabular``, ``table`` or a plugin's own.
         uri: Of its files.
         metrics: Of training and evaluation.
         lineage: Inputs; ``fingerprint`` identifies recipe and inputs, ``tenant`` the owner.
@@ -319,6 +323,35 @@ def open_registry(settings: Settings) -> ModelRegistry:
     """The registry of these settings."""
     cache = (settings.paths.state / "artifact-cache").absolute()
     return ModelRegistry(open_database(settings), ArtifactStore(settings.artifacts_uri(), cache))
+
+
+def register_table(
+    registry: ModelRegistry,
+    name: str,
+    path: Path,
+    lineage: Mapping[str, Any] | None = None,
+    *,
+    tenant: str | None = None,
+) -> ModelVersion:
+    """Register a file of rows, or a folder of them, as a version of a table.
+
+    Args:
+        registry: Keeps it.
+        name: Of the table.
+        path: The file or folder.
+        lineage: Where its rows come from.
+        tenant: Who owns the table and alone reads it; None is the operator, for all tenants.
+
+    Raises:
+        UsageError: There is no such file, or the name is another model's or table's.
+    """
+    if not path.exists():
+        raise UsageError(f"There is no file or folder {path}.")
+    if path.is_dir():
+        return registry.register(name, TABLE_KIND, path, None, lineage, tenant=tenant)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(path, folder)
+        return registry.register(name, TABLE_KIND, Path(folder), None, lineage, tenant=tenant)
 
 
 def is_visible(lineage: Mapping[str, Any], reader: str | None) -> bool:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,16 @@ class Benchmarks:
                     scores[unit] = _score_of(unit, results)
         return BenchmarkResults(scores, report)
 
+    def questions(self) -> Iterator[tuple[str, str]]:
+        """Each example's task with its number from 1, and the text that a model reads."""
+        for name in self._names:
+            with _quiet():
+                tasks = self._manager.load([name])["tasks"]
+            for leaf, task in tasks.items():
+                examples = islice(task.eval_docs, self._config.benchmark_limit)
+                for number, example in enumerate(examples, 1):
+                    yield f"{leaf}:{number}", _question_of(task, example)
+
     def _find_task(self, name: str) -> str:
         chosen = ALIASES.get(name, name)
         if chosen in self._manager.task_index:
@@ -262,6 +273,15 @@ def _set_defaults(task: Any) -> None:
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
+
+
+def _question_of(task: Any, example: Any) -> str:
+    """What the harness itself would look for in training data, where a task says so."""
+    if task.should_decontaminate():
+        return str(task.doc_to_decontamination_query(example))
+    text = task.doc_to_text(example)
+    # The number of the right one of several texts, of which each is scored.
+    return text if isinstance(text, str) else "\n".join(map(str, task.doc_to_choice(example)))
 
 
 def _name_in(file: Path) -> str:

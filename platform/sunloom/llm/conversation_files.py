@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sunloom.config.llm import ConversationData, ConversationFile, LlmRecipe
+from sunloom.core.model_registry import open_registry
 from sunloom.core.telemetry import progress_bar
 from sunloom.data.quarantine import Damaged
 from sunloom.data.sources.json_objects import read_json_lines
@@ -38,6 +39,7 @@ from sunloom.data.sources.table_files import (
 )
 from sunloom.errors import DataError, UsageError
 from sunloom.llm.conversation_formats import FORMATS, BadRowError, detect_format
+from sunloom.llm.conversation_sources import SUFFIXES, locate_files, rows_of
 from sunloom.llm.conversations import (
     TEXT,
     Conversation,
@@ -47,7 +49,6 @@ from sunloom.llm.conversations import (
 from sunloom.llm.feedback_formats import FEEDBACK_FORMATS, read_row
 from sunloom.llm.objectives import require_formats
 
-_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 _DETECTED_IN = 20
 _SHOWN_CHARACTERS = 500
 _HASH_RANGE = 2**64
@@ -80,6 +81,8 @@ class FileCounts:
         train: Conversations to learn from, each once.
         held_out: Conversations that judge.
         duplicates: Same content as an earlier row of any file; used once.
+        near_duplicates: Alike but for a few words to an earlier one to learn from.
+        contaminated: To learn from, but with content that judges.
         quarantined: Reason to number of rows.
     """
 
@@ -89,6 +92,8 @@ class FileCounts:
     train: int = 0
     held_out: int = 0
     duplicates: int = 0
+    near_duplicates: int = 0
+    contaminated: int = 0
     quarantined: dict[str, int] = field(default_factory=dict)
 
 
@@ -105,6 +110,7 @@ class Block:
         stop: Byte after the part; None is the file's end.
         first_line: Lines before the part.
         split: Row groups, of Parquet.
+        rows: Positions in the file, from 0, that count; None is all.
     """
 
     number: int
@@ -115,6 +121,7 @@ class Block:
     stop: int | None = None
     first_line: int = 0
     split: FileSplit | None = None
+    rows: range | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,8 @@ def check_block(block: Block) -> CheckedBlock:
     rows = 0
     with block.checked.open("wb") as out:
         for position, row in _rows(block):
+            if block.rows is not None and position - 1 not in block.rows:
+                continue
             rows += 1
             try:
                 if isinstance(row, Damaged):
@@ -203,10 +212,13 @@ class FileConversations:
         map_parts: Runs the blocks.
 
     Attributes:
+        folder: Where the conversations are kept.
         counts: What became of each file's rows.
         damaged: Rows that cannot be used, in the order of the files.
         blocks: Parts of the files, in order.
         checked: What was found in each.
+        learned: Numbers of the conversations to learn from, ascending ``[N]``.
+        judging: Numbers of those that are held out, ascending ``[H]``.
         bases: Number of the first conversation of each block, and of all conversations.
         map_parts: Runs the blocks.
         is_large: Whether work on all conversations takes long enough to show its progress.
@@ -214,6 +226,9 @@ class FileConversations:
     Raises:
         UsageError: A file does not exist, is of no known kind, or no row of it is a conversation.
     """
+
+    learned: NDArray[np.int64]
+    judging: NDArray[np.int64]
 
     def __init__(
         self,
@@ -223,7 +238,8 @@ class FileConversations:
     ) -> None:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        self._folder = tempfile.TemporaryDirectory(prefix="conversations-", dir=folder)
+        self._checked = tempfile.TemporaryDirectory(prefix="conversations-", dir=folder)
+        self.folder = Path(self._checked.name)
         self.map_parts = map_parts
         self.counts: list[FileCounts] = []
         self.damaged: list[Damaged] = []
@@ -231,7 +247,7 @@ class FileConversations:
         weights: list[float] = []
         files: list[tuple[Path, str, int]] = []
         for entry in data.train:
-            for file in data_files(entry.path, _SUFFIXES):
+            for file in data_files(entry.path, SUFFIXES):
                 parts = self._cut(file, entry)
                 weights += [entry.weight] * len(parts)
                 files.append((file, parts[0].format if parts else entry.format, len(parts)))
@@ -262,7 +278,7 @@ class FileConversations:
             seed: Of the order, and of which ones a fraction of a weight takes.
         """
         rng = random.Random(f"files-train-{seed}")
-        numbers, weights = self._train.tolist(), self._weights[self._train].tolist()
+        numbers, weights = self.learned.tolist(), self._weights[self.learned].tolist()
         chosen: list[int] = []
         for number, weight in zip(numbers, weights, strict=True):
             chosen += [number] * (int(weight) + (rng.random() < weight % 1))
@@ -272,8 +288,8 @@ class FileConversations:
     def held_out(self, n: int, seed: int) -> list[Conversation]:
         """Up to ``n`` held-out conversations; another seed draws others first."""
         rng = random.Random(f"files-held-out-{seed}")
-        keys = self._digests[self._held_out, 0]
-        ordered = self._held_out[np.argsort(keys, kind="stable")].tolist()
+        keys = self._digests[self.judging, 0]
+        ordered = self.judging[np.argsort(keys, kind="stable")].tolist()
         rng.shuffle(ordered)
         return self.load(ordered[:n])
 
@@ -310,6 +326,34 @@ class FileConversations:
             found[str(block.file)] = found.get(str(block.file), 0) + int(total)
         return found
 
+    def place_of(self, number: int) -> tuple[str, int]:
+        """A conversation's file, and its position there from 1."""
+        which = int(np.searchsorted(self.bases, number, side="right")) - 1
+        row = number - int(self.bases[which])
+        return str(self.blocks[which].file), int(self.checked[which].positions[row])
+
+    def count_overlaps(
+        self,
+        near_duplicates: NDArray[np.int64],
+        contaminated: NDArray[np.int64],
+        dropped: NDArray[np.int64],
+    ) -> None:
+        """Count conversations that are like others, and learn from none of those that go.
+
+        Args:
+            near_duplicates: Their numbers, ascending ``[M]``.
+            contaminated: Theirs, ascending ``[C]``.
+            dropped: Some of both, ascending ``[D]``.
+        """
+        self.learned = np.setdiff1d(self.learned, dropped)
+        parts = (near_duplicates, contaminated, dropped)
+        for index, span in enumerate(self._spans):
+            near, held, gone = (int(np.diff(np.searchsorted(part, span))[0]) for part in parts)
+            file = self.counts[index]
+            self.counts[index] = replace(
+                file, train=file.train - gone, near_duplicates=near, contaminated=held
+            )
+
     def digest_of(self, numbers: Sequence[int]) -> bytes:
         """Hash of the content of conversations, in that order."""
         return hashlib.sha256(self._digests[np.asarray(numbers, np.int64)].tobytes()).digest()
@@ -320,8 +364,16 @@ class FileConversations:
         blocks: list[Block] = []
         for part in _parts_of(file):
             number = first + len(blocks)
-            checked = Path(self._folder.name, f"checked-{number:06d}.json")
-            blocks.append(replace(part, number=number, format=entry.format, checked=checked))
+            checked = self.folder / f"checked-{number:06d}.json"
+            blocks.append(
+                replace(
+                    part,
+                    number=number,
+                    format=entry.format,
+                    checked=checked,
+                    rows=rows_of(entry),
+                )
+            )
         head = list(islice(_rows(blocks[0]), _DETECTED_IN)) if blocks else []
         if not head:
             return []
@@ -342,16 +394,18 @@ class FileConversations:
         # Compared as Python's numbers: a share times 2**64 has no exact float.
         limit = min(int(share * _HASH_RANGE), _HASH_RANGE - 1)
         below = self._digests[:, 0] < np.uint64(limit)
-        self._train = np.flatnonzero(self._is_first & ~below)
-        self._held_out = np.flatnonzero(self._is_first & below)
+        self.learned = np.flatnonzero(self._is_first & ~below)
+        self.judging = np.flatnonzero(self._is_first & below)
 
     def _count(self, files: Sequence[tuple[Path, str, int]]) -> None:
         start = 0
+        self._spans: list[tuple[int, int]] = []
         is_held_out = np.zeros(len(self._digests), np.bool_)
-        is_held_out[self._held_out] = True
+        is_held_out[self.judging] = True
         for file, format, parts in files:
             checked = self.checked[start : start + parts]
-            span = slice(int(self.bases[start]), int(self.bases[start + parts]))
+            self._spans.append((int(self.bases[start]), int(self.bases[start + parts])))
+            span = slice(*self._spans[-1])
             start += parts
             first, held_out = self._is_first[span], int(is_held_out[span].sum())
             reasons: Counter[str] = Counter()
@@ -379,9 +433,9 @@ def open_conversations(recipe: LlmRecipe) -> ConversationSource:
     Raises:
         UsageError: The objective does not learn from rows of a file's format.
     """
-    data = recipe.data
-    if not data.train:
-        return load_conversation_source(data.conversations)
+    if not recipe.data.train:
+        return load_conversation_source(recipe.data.conversations)
+    data = locate_files(recipe.data, lambda: open_registry(recipe), recipe.output.tenant)
     folder = recipe.paths.outputs / "llm" / "tmp"
     source = FileConversations(data, folder.absolute(), choose_map(recipe, _size_of(data)))
     formats = ((file.path, file.format) for file in source.counts)
@@ -406,7 +460,7 @@ def choose_map(recipe: LlmRecipe, size_bytes: int) -> MapParts:
 
 
 def _size_of(data: ConversationData) -> int:
-    files = [file for entry in data.train for file in data_files(entry.path, _SUFFIXES)]
+    files = [file for entry in data.train for file in data_files(entry.path, SUFFIXES)]
     return sum(file.stat().st_size for file in files)
 
 
@@ -424,7 +478,7 @@ def hash_files(path: Path) -> str:
         UsageError: There is none.
     """
     digest = hashlib.sha256()
-    for file in data_files(path, _SUFFIXES):
+    for file in data_files(path, SUFFIXES):
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()

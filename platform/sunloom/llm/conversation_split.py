@@ -21,6 +21,7 @@ from sunloom.llm.conversations import (
     load_conversation_source,
 )
 from sunloom.llm.encoding import encode_checked
+from sunloom.llm.overlaps import Overlaps, handle_overlaps
 from sunloom.llm.tokenising import (
     FiledConversations,
     ListedConversations,
@@ -43,6 +44,7 @@ class ConversationSplit:
         digest: Hash of all that is learned from and judged on.
         set_aside: Rows that cannot be used.
         files: What became of each file's rows.
+        overlaps: Rows that are like others, whether they are used or not.
     """
 
     train: TrainingConversations
@@ -51,6 +53,7 @@ class ConversationSplit:
     digest: str
     set_aside: list[Damaged] = field(default_factory=list)
     files: tuple[FileCounts, ...] = ()
+    overlaps: tuple[Damaged, ...] = ()
 
     def tokenise(self, tokenizer: Any, max_length: int, folder: Path) -> Tokenised:
         """Write the training conversations as tokens; those with nothing to learn are set aside.
@@ -145,8 +148,13 @@ def _place_of(conversation: Conversation, name: str, index: int) -> tuple[str, i
     return conversation.source or name, conversation.position or index + 1
 
 
-def load_split(recipe: LlmRecipe) -> ConversationSplit:
+def load_split(recipe: LlmRecipe, *, is_report: bool = False) -> ConversationSplit:
     """Load and check all that a recipe learns from and is judged on.
+
+    Args:
+        recipe: Names it.
+        is_report: Whether conversations that are like others are looked for where the recipe does
+            not drop them, too.
 
     Raises:
         UsageError: A file does not exist, or too few conversations are left to judge on.
@@ -156,17 +164,22 @@ def load_split(recipe: LlmRecipe) -> ConversationSplit:
     judge = judging_source(recipe, source)
     training, evaluation = recipe.training, recipe.evaluation
     set_aside = list(source.damaged) if isinstance(source, FileConversations) else []
-    wanted = training.max_steps * training.conversations_a_step
-    train: TrainingConversations
-    if isinstance(source, FileConversations):
-        train = FiledConversations(source, recipe.seed)
-    else:
-        made = _check_all(source, source.train(wanted, recipe.seed), "train", set_aside)
-        train = ListedConversations(made)
     held_out = _check_all(
         judge, judge.held_out(evaluation.held_out, recipe.seed), "held_out", set_aside
     )
     validation = _choose_validation(recipe, judge, held_out, set_aside)
+    overlaps = Overlaps()
+    train: TrainingConversations
+    if isinstance(source, FileConversations):
+        # Those of the files are compared all, not only the chosen ones.
+        others = [] if judge is source else [*held_out, *validation]
+        overlaps = handle_overlaps(recipe, source, others, is_report=is_report)
+        set_aside += overlaps.dropped
+        train = FiledConversations(source, recipe.seed)
+    else:
+        wanted = training.max_steps * training.conversations_a_step
+        made = _check_all(source, source.train(wanted, recipe.seed), "train", set_aside)
+        train = ListedConversations(made)
     digest = hashlib.sha256()
     for part in (train, ListedConversations(held_out), ListedConversations(validation)):
         for content in part.digest_parts():
@@ -180,6 +193,7 @@ def load_split(recipe: LlmRecipe) -> ConversationSplit:
         digest=digest.hexdigest(),
         set_aside=set_aside,
         files=files,
+        overlaps=overlaps.rows,
     )
 
 

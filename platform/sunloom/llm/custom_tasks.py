@@ -77,6 +77,10 @@ class LoadedTask:
         task: Names both.
         seed: Chooses the conversations where the task has a limit.
 
+    Attributes:
+        task: As given.
+        conversations: Each up to the answer that is compared.
+
     Raises:
         UsageError: A file does not exist or is not what it should be.
         DataError: There is nothing to judge on.
@@ -92,8 +96,8 @@ class LoadedTask:
         found = FileConversations(data).train(0, seed)
         # A text without turns has no answer to compare, a preference no right one.
         asked = [c for c in found if c.messages[0]["role"] != TEXT and c.feedback is None]
-        self._conversations = [_to_last_answer(c) for c in asked[: task.limit]]
-        if not self._conversations:
+        self.conversations = [_to_last_answer(c) for c in asked[: task.limit]]
+        if not self.conversations:
             raise DataError(f"The task {task.name!r} has no conversation to judge on.", param=_KEY)
 
     def run(self, generate: Generate, tokenizer: Any) -> TaskScore:
@@ -104,10 +108,10 @@ class LoadedTask:
             tokenizer: Renders the prompts.
         """
         prompts = [
-            render(tokenizer, c.head(len(c.messages) - 1), prompt=True) for c in self._conversations
+            render(tokenizer, c.head(len(c.messages) - 1), prompt=True) for c in self.conversations
         ]
         examples = []
-        for conversation, text in zip(self._conversations, generate(prompts), strict=True):
+        for conversation, text in zip(self.conversations, generate(prompts), strict=True):
             answer = conversation.messages[-1]
             users = [m for m in conversation.messages if m["role"] == "user"]
             expected = str(answer.get("content") or "")

@@ -18,6 +18,7 @@ from sunloom.llm.launch import count_steps
 from sunloom.llm.models import add_lora, build_llama, build_without_weights, load_tokenizer
 from sunloom.llm.objectives import OBJECTIVES
 from sunloom.llm.optimizers import OPTIMIZERS
+from sunloom.llm.overlaps import handle_overlaps
 from sunloom.llm.probe import probe_dtype
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 
@@ -128,6 +129,7 @@ class _Shape:
 def _measure(recipe: LlmRecipe) -> _Shape:
     source = open_conversations(recipe)
     if isinstance(source, FileConversations):
+        handle_overlaps(recipe, source)
         order = source.train_order(recipe.seed)
         samples, passes = source.load(order[:_SAMPLE]), len(order)
     else:

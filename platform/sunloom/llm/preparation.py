@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from sunloom.config.llm import LlmRecipe
 from sunloom.core.files import write_atomic
 from sunloom.core.model_registry import open_registry
+from sunloom.data.quarantine import QuarantineWriter
 from sunloom.llm.base_models import require_start, resolve_model
 from sunloom.llm.conversation_files import FileCounts
 from sunloom.llm.conversation_split import ConversationSplit, load_split
@@ -24,6 +25,7 @@ from sunloom.llm.models import load_tokenizer
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 
 _EXAMPLES = 3
+_OVERLAPS = "overlaps.jsonl"
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>
@@ -67,6 +69,9 @@ class PreparedConversations:
         files: What became of each file's rows; empty where a plugin makes the conversations.
         train: Conversations of a pass over the data.
         held_out: Conversations that would judge.
+        near_duplicates: Conversations that are alike but for a few words to earlier ones.
+        contaminated: Conversations with content that judges.
+        overlaps: JSON lines of both, used or not, with source, position and what they are like.
         set_aside: Reason to number of rows that are not used.
         quarantine: JSON lines of these rows with source, position and reason.
         tokens: Of all training conversations.
@@ -84,6 +89,9 @@ class PreparedConversations:
     files: tuple[FileCounts, ...]
     train: int
     held_out: int
+    near_duplicates: int
+    contaminated: int
+    overlaps: str | None
     set_aside: dict[str, int]
     quarantine: str | None
     tokens: int
@@ -106,7 +114,7 @@ def prepare(recipe: LlmRecipe) -> PreparedConversations:
         DataError: No conversation can be learned from.
     """
     require_start(recipe)
-    split = load_split(recipe)
+    split = load_split(recipe, is_report=True)
     tokenizer = _tokenizer_of(recipe, split)
     folder = recipe.paths.outputs / "llm" / "prepare" / recipe.output.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,10 +126,16 @@ def prepare(recipe: LlmRecipe) -> PreparedConversations:
     if recipe.is_adapter:
         split.require_judgeable(tokenizer, recipe.data.max_length)
     quarantine = split.write_quarantine(folder)
+    with QuarantineWriter(folder / _OVERLAPS) as overlaps:
+        for row in split.overlaps:
+            overlaps.write(asdict(row))
     prepared = PreparedConversations(
         files=split.files,
         train=len(lengths),
         held_out=len(split.held_out),
+        near_duplicates=sum(file.near_duplicates for file in split.files),
+        contaminated=sum(file.contaminated for file in split.files),
+        overlaps=str(overlaps.path) if overlaps.path else None,
         set_aside=split.count_reasons(),
         quarantine=str(quarantine) if quarantine else None,
         tokens=int(lengths.sum(dtype=np.int64)),
@@ -150,11 +164,14 @@ def render_report(prepared: PreparedConversations, name: str) -> str:
     for file in prepared.files:
         tokens = prepared.tokens_by_file.get(str(Path(file.path).absolute()), 0)
         aside = sum(file.quarantined.values())
-        counts = (file.rows, file.train, file.held_out, file.duplicates, aside, tokens)
+        alike = (file.duplicates, file.near_duplicates, file.contaminated)
+        counts = (file.rows, file.train, file.held_out, *alike, aside, tokens)
         files.append((file.path, file.format, *counts))
     figures = {
         "conversations to learn from": prepared.train,
         "held-out conversations": prepared.held_out,
+        "near-duplicates": prepared.near_duplicates,
+        "with content that judges": prepared.contaminated,
         "tokens": prepared.tokens,
         "tokens with loss": f"{prepared.trained_tokens} "
         f"({prepared.trained_tokens / prepared.tokens:.0%})",
@@ -174,7 +191,10 @@ def render_report(prepared: PreparedConversations, name: str) -> str:
         + "</pre>"
         for passages in prepared.examples
     )
-    columns = ("file", "format", "rows", "train", "held out", "duplicates", "set aside", "tokens")
+    columns = (
+        "file", "format", "rows", "train", "held out", "duplicates", "near-duplicates",
+        "contaminated", "set aside", "tokens",
+    )  # fmt: skip
     return _PAGE.format(
         title=escape(f"What {name} would learn from"),
         figures=_table((), figures.items()),

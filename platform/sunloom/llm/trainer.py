@@ -48,8 +48,8 @@ _NO_IDENTITY = (
 )  # fmt: skip
 # Defaults, which fingerprints leave out.
 _EARLIER_EVERY, _EARLIER_SAMPLE = 100, 48
-# Where a conversation was read from: the conversations themselves are compared.
-_NO_IDENTITY_OF_DATA = ("train", "held_out_share")
+# Where a conversation was read from, and why others are left out: those that are left are compared.
+_NO_IDENTITY_OF_DATA = ("train", "held_out_share", "near_duplicates", "contamination")
 FINGERPRINT_KEYS = frozenset(
     """seed
     model model.base_model model.revision model.trust_remote_code model.architecture

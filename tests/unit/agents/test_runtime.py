@@ -13,12 +13,18 @@ import pytest
 from sqlalchemy import event
 
 from sunloom.agents.approval import ApprovalDecision, decide
+from sunloom.agents.finished_tasks import register_conversations
 from sunloom.agents.gateway_client import Endpoint
 from sunloom.agents.runtime import AgentRuntime
 from sunloom.agents.store import AgentStore, TaskRow
+from sunloom.config import Settings, load_config
 from sunloom.config.agents import AgentSpec
+from sunloom.config.llm import LlmRecipe
 from sunloom.core.database import Database
-from sunloom.errors import AgentError, ConflictError, NotFoundError
+from sunloom.core.model_registry import open_registry
+from sunloom.errors import AgentError, ConflictError, DataError, NotFoundError
+from sunloom.llm.conversation_files import open_conversations
+from sunloom.llm.conversations import Conversation
 from tests.unit.agents import scripted
 
 QUESTION = "Should customer 4711 get a voucher?"
@@ -98,6 +104,46 @@ def test_one_field_chooses_the_engine_and_both_send_the_same_texts(
     ]
     sent = {headers["authorization"] for _, _, headers in gateway.requests}
     assert sent == {"Bearer KEY"}
+
+
+@ENGINES
+def test_finished_tasks_are_conversations_that_their_tenant_learns_from(
+    tmp_path: Path, engine: str
+) -> None:
+    with scripted.serve() as gateway:
+        store, task = _run(tmp_path, _spec(engine), gateway)
+    # Of another tenant, of another agent, and one that has not succeeded.
+    other = store.create_agent(_spec(engine), "other")
+    store.add_task(other.id, QUESTION)
+    idle = store.create_agent(_spec(engine), "acme")
+    sets = [f"paths.{name}={tmp_path / name}" for name in ("state", "outputs")]
+    sets += [f"database.url=sqlite:///{tmp_path / 'agents.db'}", "data.held_out_share=0"]
+    registry = open_registry(load_config(Settings, sets=sets[:3], environ={}).config)
+    for tenant, agent_id in (("other", None), ("acme", idle.id)):
+        with pytest.raises(DataError, match="No task of the tenant"):
+            register_conversations(store, registry, "tasks", tenant, agent_id)
+    with pytest.raises(NotFoundError):
+        register_conversations(store, registry, "tasks", "other", task.agent_id)
+    table = register_conversations(store, registry, "tasks", "acme")
+    assert (table.ref, table.tenant, table.lineage["rows"]) == ("tasks@1", "acme", 1)
+
+    def learn(tenant: str) -> list[Conversation]:
+        chosen = [*sets, "data.train=[{path: tasks@1}]", f"output.tenant={tenant}"]
+        recipe = load_config(LlmRecipe, sets=chosen, conf_dir=Path("conf"), environ={}).config
+        return open_conversations(recipe).train(1, 0)
+
+    (learned,) = learn("acme")
+    assert [tool["function"]["name"] for tool in learned.tools] == ["get_features", "predict"]
+    assert [m["role"] for m in learned.messages[-6:]] == [
+        "user", "assistant", "tool", "assistant", "tool", "assistant",
+    ]  # fmt: skip
+    assert QUESTION in learned.messages[-6]["content"]
+    calls = [c["function"] for m in learned.messages for c in m.get("tool_calls", [])]
+    assert [call["name"] for call in calls] == ["get_features", "predict"]
+    assert json.loads(calls[0]["arguments"]) == {"feature_set": "customer", "entity_id": 4711}
+    assert learned.messages[-1] == {"role": "assistant", "content": "Yes."}
+    with pytest.raises(NotFoundError):
+        learn("other")
 
 
 @ENGINES

@@ -28,6 +28,7 @@ WRONG: dict[str, list[str]] = {
     "config show": ["none.yaml", "--kind non"],
     "config check": ["none.yaml", "{tmp}/broken.yaml --kind features", f"{FEATURES} --kind non"],
     "config reference": ["--writ"],
+    "data register": ["own none.jsonl", "own/2 {tmp}/rows.csv"],
     "data run": ["none.yaml", "conf/data/cdnow.yaml --set dataset=cdnov", "conf"],
     "features list": ["--definitions none.py", "--definitions nobody"],
     "features plan": ["customr", "--definitions none.py"],
@@ -102,6 +103,7 @@ WRONG: dict[str, list[str]] = {
     "agents list": [f"--url {NOWHERE} --key="],
     "agents delete": [f"agent_1 --url {NOWHERE} --key="],
     "agents approve": [f"agent_1 task_1 --url {NOWHERE} --key="],
+    "agents export": ["own --agent none", "own --set paths.stat=x"],
     "keys create": ["--scopes llmm", "--scopes llm --expires soon"],
     "keys list": ["--set paths.stat=x"],
     "keys revoke": ["none"],
@@ -121,6 +123,7 @@ FAILED: dict[str, str] = {
     "agents list": GATEWAY,
     "agents delete": f"agent_1 {GATEWAY}",
     "agents approve": f"agent_1 task_1 {GATEWAY}",
+    "agents export": "own",
     "features monitor": "conf/monitoring/drift.yaml --set events.path={tmp}/empty.parquet",
 }
 
