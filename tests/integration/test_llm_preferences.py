@@ -334,3 +334,15 @@ def test_preferences_are_learned_judged_and_promoted_on_top_of_each_other(
     assert "adapter_preference_accuracy" in second.failures[0]
     with pytest.raises(UsageError, match=r"days@1 has lora\.r 8"):
         train_adapter(_recipe(settings, files["real"], *on_top, "lora.r=4"))
+
+    # A reward model is another kind, under a name of its own.
+    scorer = ("training.objective={type: reward}", "output.name=days-reward")
+    recipe = _recipe(settings, files["real"], *scorer)
+    third = train_adapter(recipe)
+    assert (third.version.kind, third.version.lineage["base"]) == ("reward", "tiny@1")
+    assert third.metrics["adapter_preference_accuracy"] > 0.9
+    assert third.promoted
+    judged = evaluate_registered(recipe)
+    assert judged.preference_accuracy == third.metrics["adapter_preference_accuracy"]
+    with pytest.raises(UsageError, match="'days' is an adapter of a language model, not a reward"):
+        train_adapter(_recipe(settings, files["real"], scorer[0], "output.name=days"))
