@@ -45,7 +45,7 @@ from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import encode
 from sunloom.llm.evaluation import mean_loss
 from sunloom.llm.launch import launch
-from sunloom.llm.loop import Evaluations, TrainingTask, plan_batches
+from sunloom.llm.loop import Evaluations, TrainingTask, plan_batches, plan_passes
 from sunloom.llm.models import build_llama, load_adapter, load_model, load_tokenizer
 from sunloom.llm.overlaps import Question, find_overlaps
 from sunloom.llm.token_store import TokenRows, write_tokens
@@ -139,6 +139,12 @@ def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactor
         tasks[name] = _work(start, folder / name, KINDS[kind], **ACCUMULATED)
     lora = LoraSettings(r=4, alpha=8)
     tasks["adapter"] = _work(start, folder / "adapter", Fsdp(), lora=lora)
+    # Here its layers are fused.
+    tasks["adapter_ddp"] = _work(start, folder / "adapter_ddp", Ddp(), lora=lora)
+    for kind in ("ddp", "zero3"):
+        name = f"packed_{kind}"
+        # A row or two a pass: workers need different numbers of passes.
+        tasks[name] = _work(start, folder / name, KINDS[kind], packing=True, pass_tokens=120)
     tasks["noisy"] = _work(start, folder / "noisy", Ddp(), lora=NOISY, **NOISE)
     for kind in ("ddp", "fsdp", "zero2"):
         name = f"qlora_{kind}"
@@ -228,6 +234,25 @@ def test_ten_losses_are_the_same_for_each_parallelism(kind: str, trained: Traine
     )
     assert weights.keys() == expected.keys()
     assert all((weights[key] - expected[key]).abs().max() < 1e-3 for key in expected)
+
+
+def test_packed_rows_in_small_passes_train_as_whole_batches_do(trained: Trained) -> None:
+    reference = trained.outcomes["ddp"].losses
+    for kind in ("ddp", "zero3"):
+        assert trained.outcomes[f"packed_{kind}"].losses == pytest.approx(reference, abs=1e-4)
+    config = trained.tasks["packed_ddp"].training
+    rows = TokenRows(trained.tasks["packed_ddp"].data)
+    passes = [
+        len(plan_passes([rows[i] for i in step], config, rank=0, workers=2, limit=120))
+        for step in plan_batches(rows.lengths.tolist(), config, 0)
+    ]
+    assert max(passes) > 1
+
+
+def test_fused_layers_of_an_adapter_train_as_pefts_do(trained: Trained) -> None:
+    fused, sharded = (trained.outcomes[name].losses for name in ("adapter_ddp", "adapter"))
+    assert fused == pytest.approx(sharded, abs=1e-5)
+    assert fused[-1] < fused[0]
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "zero3"])

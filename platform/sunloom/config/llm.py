@@ -425,6 +425,12 @@ class TrainingConfig(Model):
     ``gradient_accumulation_steps`` times ``workers``."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Batches of each worker whose gradients are added up before a step."""
+    pass_tokens: int | None = Field(default=None, ge=16)
+    """Most tokens, padding included, of one pass through the model: a batch that has more is
+    computed in several, which changes no loss. Empty: 1,024 on CPU, where more are slower and take
+    more memory, and any number on an accelerator."""
+    packing: bool = False
+    """Whether the conversations of a pass lie end to end, without padding. None sees another."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
@@ -516,6 +522,8 @@ class TrainingConfig(Model):
         if not isinstance(self.objective, Sft):
             if self.label_smoothing:
                 raise ValueError("training.label_smoothing takes objective.type sft")
+            if self.packing:
+                raise ValueError("training.packing takes objective.type sft")
             if stop and stop.metric == "exact_match":
                 raise ValueError("early_stopping by exact_match takes objective.type sft")
         return self

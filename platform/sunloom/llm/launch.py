@@ -32,6 +32,8 @@ from sunloom.llm.loop import (
     plan_batches,
     run_worker,
 )
+from sunloom.llm.models import build_without_weights
+from sunloom.llm.packing import require_packing
 from sunloom.llm.resuming import (
     TOKENS,
     VALIDATION,
@@ -79,6 +81,8 @@ def train_on_workers(
         DivergedError: The loss was not finite.
         TrainingError: The workers failed.
     """
+    if recipe.training.packing:
+        require_packing(build_without_weights(location, recipe.model))
     # Once: every worker and every restart maps the same rows.
     tokens = run.directory / TOKENS
     tokenised = data.tokenise(tokenizer, recipe.data.max_length, tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from sunloom.config.llm import ConstantSchedule, CosineSchedule, TrainingConfig, WsdSchedule
 from sunloom.llm.encoding import IGNORED, Encoded, collate
+from sunloom.llm.packing import layout_of, pack, use_packed_attention
 
 
 class LossModule(nn.Module, ABC):
@@ -33,9 +34,9 @@ class LossModule(nn.Module, ABC):
         super().__init__()
         self.model = model
         self._dtype = dtype
-        if neftune_alpha is not None:
-            embeddings = core_of(model).get_input_embeddings()
-            embeddings.register_forward_hook(_NeftuneNoise(neftune_alpha))
+        self._noise = None if neftune_alpha is None else _NeftuneNoise(neftune_alpha)
+        if self._noise is not None:
+            core_of(model).get_input_embeddings().register_forward_hook(self._noise)
 
     @abstractmethod
     def collate(self, rows: Sequence[Encoded], pad: int) -> tuple[torch.Tensor, ...]:
@@ -60,18 +61,22 @@ class LossModule(nn.Module, ABC):
         del sums, rows
         return {}
 
-    def _logits(self, ids: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    def _logits(
+        self, ids: torch.Tensor, keep: torch.Tensor, layout: Mapping[str, Any] | None = None
+    ) -> torch.Tensor:
         """Logits in float32 of the tokens after the kept positions ``[N, V]``.
 
         Args:
             ids: Token ids ``[B, S]``, padded on the right: under a causal mask no real token
                 sees the padding, so no attention mask is needed.
             keep: Positions whose next tokens are predicted ``[B, S - 1]``.
+            layout: Further arguments of the model.
         """
         core = core_of(self.model)
         enabled = self._dtype != torch.float32
         with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=enabled):
-            hidden = core.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+            decoder = core.get_decoder()
+            hidden = decoder(input_ids=ids, use_cache=False, **(layout or {})).last_hidden_state
             # Logits of every position would be the largest tensor of a step, mostly for prompt
             # tokens.
             logits: torch.Tensor = core.get_output_embeddings()(hidden[:, :-1][keep])
@@ -107,10 +112,15 @@ class CausalLoss(LossModule):
             ids: Token ids ``[B, S]``, padded on the right.
             labels: ``[B, S]``, ``IGNORED`` where there is no loss.
         """
+        return self._sum_losses(ids, labels)
+
+    def _sum_losses(
+        self, ids: torch.Tensor, labels: torch.Tensor, layout: Mapping[str, Any] | None = None
+    ) -> torch.Tensor:
         targets = labels[:, 1:]
         keep = targets != IGNORED
         return nn.functional.cross_entropy(
-            self._logits(ids, keep),
+            self._logits(ids, keep, layout),
             targets[keep],
             reduction="sum",
             label_smoothing=self._label_smoothing if self.training else 0.0,
@@ -128,6 +138,42 @@ class CausalLoss(LossModule):
         return [sum(int(row.mask[1:].sum()) for row in rows)]
 
 
+class PackedCausalLoss(CausalLoss):
+    """The same loss of rows that lie end to end.
+
+    Args:
+        model: A causal language model, with or without an adapter.
+        dtype: Number format of the matrix products.
+        label_smoothing: Share of the target that all tokens divide among them, in training.
+        neftune_alpha: Size of the noise on the embeddings, in training.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, **options: Any) -> None:
+        super().__init__(model, dtype, **options)
+        use_packed_attention(core_of(model))
+
+    @override
+    def forward(
+        self, ids: torch.Tensor, labels: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Summed loss over the labelled tokens.
+
+        Args:
+            ids: Token ids ``[1, T]``.
+            labels: ``[1, T]``, ``IGNORED`` where there is no loss and where a row begins.
+            lengths: Of the rows ``[N]``; one where there are none.
+        """
+        if lengths is None:
+            return super().forward(ids, labels)
+        if self._noise is not None:
+            self._noise.lengths = lengths
+        return self._sum_losses(ids, labels, layout_of(lengths))
+
+    @override
+    def collate(self, rows: Sequence[Encoded], pad: int) -> tuple[torch.Tensor, ...]:
+        return pack(rows)
+
+
 def core_of(model: Any) -> Any:
     """The language model itself, inside an adapter or not."""
     return model.get_base_model() if hasattr(model, "peft_config") else model
@@ -141,12 +187,17 @@ class _NeftuneNoise:
 
     def __init__(self, alpha: float) -> None:
         self._alpha = alpha
+        # Of rows that lie end to end.
+        self.lengths: torch.Tensor | None = None
 
     def __call__(self, module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
         if not module.training:
             return output
-        most = self._alpha / math.sqrt(output.shape[-2] * output.shape[-1])
-        return output + torch.empty_like(output).uniform_(-most, most)
+        noise = torch.empty_like(output).uniform_(-1, 1)
+        if self.lengths is None:
+            return output + noise * (self._alpha / math.sqrt(output.shape[-2] * output.shape[-1]))
+        of_token = self.lengths.repeat_interleave(self.lengths)[:, None]
+        return output + noise * (self._alpha / (of_token * output.shape[-1]).sqrt())
 
 
 # A pure function of the step: a resumed run needs no scheduler state.

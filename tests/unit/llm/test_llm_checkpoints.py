@@ -96,7 +96,7 @@ def _train(parallel: Parallel, steps: int) -> list[Any]:
     ids = torch.arange(5, 25).reshape(1, -1)
     losses = []
     for _ in range(steps):
-        losses.append(parallel.add_gradient(ids, ids, scale=1 / 19, is_last=True).item())
+        losses.append(parallel.add_gradient(ids, ids, scales=[1 / 19], is_last=True).item())
         parallel.step(1e-2)
     return losses
 
