@@ -78,7 +78,12 @@ class CheckpointWriter:
         # Memory for one copy of the state, and an error stops the training at the next checkpoint.
         self.wait()
         folder = Path(tempfile.mkdtemp(prefix="checkpoint-"))
-        finish = save(folder, step)
+        try:
+            finish = save(folder, step)
+        except BaseException:
+            # Half a checkpoint would go on filling the disk that is full.
+            shutil.rmtree(folder)
+            raise
         self._last = self._thread.submit(self._complete, folder, finish, step, loss)
         self.stall_s += time.perf_counter() - started
 

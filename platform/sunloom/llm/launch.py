@@ -78,7 +78,7 @@ def train_on_workers(
     Raises:
         UsageError: There is less than one conversation for each worker, or nothing to resume.
         DataError: No conversation can be learned from.
-        DivergedError: The loss was not finite.
+        DivergedError: The loss or its gradient was not finite.
         TrainingError: The workers failed.
     """
     if recipe.training.packing:
