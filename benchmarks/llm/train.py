@@ -197,7 +197,7 @@ def run_ours(folder: Path, rows: list[dict[str, Any]], method: str, **more: Any)
         disconnect()
     return {
         "tokens": outcome.tokens, "seconds": outcome.seconds, "stall_s": outcome.stall_s,
-        "peak_mb": None,
+        "peak_mb": round(outcome.peak_bytes / 1e6, 1),
     }  # fmt: skip
 
 
@@ -208,7 +208,7 @@ def _processor_s() -> float:
 
 def _peak_mb() -> float:
     status = Path("/proc/self/status").read_text()
-    return round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
+    return round(int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6, 1)
 
 
 def main() -> None:

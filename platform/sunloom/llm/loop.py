@@ -112,6 +112,7 @@ class TrainingOutcome:
             last.
         best_step: Step of the exported weights, where they are not the last.
         stall_s: Seconds of the loop that the first worker waited for checkpoints, but for the last.
+        peak_bytes: Most memory that this worker has had: of the device, or of the process on CPU.
     """
 
     losses: list[float]
@@ -124,6 +125,7 @@ class TrainingOutcome:
     eval_loss: float | None = None
     best_step: int | None = None
     stall_s: float = 0.0
+    peak_bytes: int = 0
 
 
 def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
@@ -239,9 +241,7 @@ class _TrainingLoop:
         self._figures: dict[str, float] = {}
         self._history = _EvaluationHistory(task.directory, steps_done)
         self._checkpoints = CheckpointWriter(self._rank, self._workers)
-        self._pass_tokens = task.training.pass_tokens or (
-            _CPU_PASS_TOKENS if _device().type == "cpu" else None
-        )
+        self._pass_tokens = limit_passes(task.training)
 
     def run(self, dtype: str) -> TrainingOutcome:
         config = self._task.training
@@ -276,6 +276,7 @@ class _TrainingLoop:
             eval_loss=self._history.loss_of(self._best_step),
             best_step=self._best_step,
             stall_s=self._checkpoints.stall_s,
+            peak_bytes=_peak_bytes(),
         )
 
     @property
@@ -550,6 +551,15 @@ def plan_passes(
     return plans[rank] + [Pass((-1, rank, index), []) for index in range(missing)]
 
 
+def limit_passes(config: TrainingConfig) -> int | None:
+    """Most tokens of a pass through the model; None for any number.
+
+    Args:
+        config: Names it, or leaves it to the device.
+    """
+    return config.pass_tokens or (None if config.use_gpu else _CPU_PASS_TOKENS)
+
+
 def split_by_tokens(
     rows: Sequence[Encoded], limit: int | None, *, is_packed: bool
 ) -> list[Sequence[Encoded]]:
@@ -616,6 +626,14 @@ def _export(parallel: Parallel, model: Any, task: TrainingTask) -> None:
         # PEFT adds a model card that says nothing of this model.
         (folder / "README.md").unlink(missing_ok=True)
     dist.barrier()
+
+
+def _peak_bytes() -> int:
+    if _device().type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    # getrusage would count what the process held that this one was forked from.
+    status = Path("/proc/self/status")
+    return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 if status.exists() else 0
 
 
 def _device() -> torch.device:

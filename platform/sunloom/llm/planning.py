@@ -15,6 +15,7 @@ from sunloom.llm.conversation_files import FileConversations, open_conversations
 from sunloom.llm.distributed import describe
 from sunloom.llm.encoding import encode
 from sunloom.llm.launch import count_steps
+from sunloom.llm.loop import limit_passes
 from sunloom.llm.models import add_lora, build_llama, build_without_weights, load_tokenizer
 from sunloom.llm.objectives import OBJECTIVES
 from sunloom.llm.optimizers import OPTIMIZERS
@@ -178,10 +179,12 @@ def _memory(training: TrainingConfig, shape: _Shape) -> int:
     # One gradient, and what the optimizer keeps beside it.
     values = _BYTES + OPTIMIZERS[type(training.optimizer)].state_bytes
     state = round(values * shape.trained / sharded)
+    tokens = training.batch_size * shape.mean_length
+    if (limit := limit_passes(training)) is not None:
+        # A conversation goes through the model as a whole.
+        tokens = min(tokens, max(limit, *shape.lengths))
     # About 30 values a token, layer and unit of width stay until the backward pass.
-    activations = round(
-        training.batch_size * shape.mean_length * shape.layers * shape.width * 30 * _BYTES
-    )
+    activations = round(tokens * shape.layers * shape.width * 30 * _BYTES)
     # Trained weights and what the optimizer keeps, as large as gradients and that.
     copied = 0 if training.use_gpu or isinstance(kind, DeepSpeed) else state
     return weights + packed + state + copied + activations
