@@ -180,12 +180,14 @@ def _assert_same_run(run: Path, done: dict[str, Any], expected: Finished) -> Non
     assert not (run / "identity.json").exists()
 
 
+@pytest.mark.faults(kills=1, share=0.01)
 def test_the_same_command_after_a_kill_ends_with_the_unbroken_runs_weights(
-    unbroken: Finished, tmp_path: Path
+    unbroken: Finished, tmp_path: Path, fault_seed: int
 ) -> None:
+    least = random.Random(fault_seed).randint(5, 16)
     broken = _prepare(tmp_path / "broken")
     process = _start_training(broken, "cluster.num_cpus=4")
-    step = _wait_for_step(broken, 13, process)
+    step = _wait_for_step(broken, least, process)
     # The whole session at once, with the Ray of its own: no handler runs.
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -196,10 +198,11 @@ def test_the_same_command_after_a_kill_ends_with_the_unbroken_runs_weights(
     assert (first / "identity.json").exists()
 
 
+@pytest.mark.faults(kills=2, share=0.02)
 def test_a_training_outlives_a_node_and_a_worker_that_are_killed(
-    unbroken: Finished, nodes: RayNodes, tmp_path: Path
+    unbroken: Finished, nodes: RayNodes, tmp_path: Path, fault_seed: int
 ) -> None:
-    broken, chosen = _prepare(tmp_path / "broken"), random.Random()
+    broken, chosen = _prepare(tmp_path / "broken"), random.Random(fault_seed)
     sets = [f"cluster.address={nodes.address}", "training.max_failures=2"]
     sets += ["training.min_workers=1", "training.resize_interval_s=1"]
     sets += ["training.trackers=[file, slow_alone]"]
