@@ -62,6 +62,7 @@ def leaves(bounds: TrainingBounds) -> Mapping[str, Leaf]:
         "training.method": _choice("lora", "qlora"),
         "training.label_smoothing": _real(0, 0.9),
         "training.neftune_alpha": _real(0, 100, is_open=True),
+        "training.packing": _BOOLEAN,
         "training.workers": _whole(1, bounds.max_workers),
         "lora.r": _whole(1, bounds.max_lora_rank),
         "lora.alpha": _whole(1, 4 * bounds.max_lora_rank),
