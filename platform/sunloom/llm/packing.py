@@ -126,7 +126,7 @@ def _attend(
         attend(module, q, k, v, _window_mask(q, window), **options)[0]
         for q, k, v in zip(*parts, strict=True)
     ]
-    return torch.cat(rows, dim=1), None
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1), None
 
 
 def _window_mask(query: torch.Tensor, window: int | None) -> torch.Tensor | None:

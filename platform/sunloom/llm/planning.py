@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,10 +11,12 @@ from torch import nn
 from sunloom.config.llm import Ddp, DeepSpeed, LlmRecipe, TrainingConfig
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import DataError
+from sunloom.llm.activation_memory import measure_activations
 from sunloom.llm.base_models import require_start, resolve_model
 from sunloom.llm.conversation_files import FileConversations, open_conversations
 from sunloom.llm.distributed import describe
 from sunloom.llm.encoding import encode
+from sunloom.llm.fused_lora import fuse_lora
 from sunloom.llm.launch import count_steps
 from sunloom.llm.loop import limit_passes
 from sunloom.llm.models import add_lora, build_llama, build_without_weights, load_tokenizer
@@ -26,6 +29,11 @@ from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 _SAMPLE = 300
 _BYTES = 4
 _BYTES_IN_4_BITS = 0.516
+# Python, torch, transformers and Ray in a worker, before it has a model.
+_PROCESS_BYTES = 550_000_000
+# What glibc's heap takes for tensors that come and go, over what they have (measured: 1.9 to 2.2).
+# With a mapping for each tensor it is 1.0, and training is 28 % slower.
+_HEAP = 2.0
 # Share of the probe's speed that small layers, attention and the optimizer leave (measured).
 _EFFICIENCY = {"bfloat16": 0.24, "float32": 0.45}
 _START_S = 30.0
@@ -38,8 +46,10 @@ class TrainingPlan:
     Attributes:
         parameters: Of the whole model.
         trained_parameters: That the optimizer changes.
-        memory_bytes_per_worker: Weights, gradients, optimizer state and activations; without a
-            GPU, the copy that a checkpoint is written from, too.
+        memory_bytes_per_worker: Of the GPU, or of the process where there is none.
+        memory_parts: What of it is which, bytes: ``weights``, ``optimizer`` (gradients and what the
+            optimizer keeps), ``activations`` of one pass; without a GPU ``checkpoint`` (the copy
+            that one is written from) and ``process`` (the libraries).
         steps: Optimizer steps.
         tokens_per_conversation: Mean of a sample.
         tokens: Over the whole run.
@@ -52,6 +62,7 @@ class TrainingPlan:
     parameters: int
     trained_parameters: int
     memory_bytes_per_worker: int
+    memory_parts: dict[str, int]
     steps: int
     tokens_per_conversation: float
     tokens: int
@@ -86,10 +97,12 @@ def plan_training(recipe: LlmRecipe) -> TrainingPlan:
         # Each row once, before the first step.
         work += round(shape.mean_length * shape.rows) * 2 * shape.parameters
     speed = gflops * 1e9 * _EFFICIENCY[dtype] * training.workers
+    memory = _memory(training, shape, dtype)
     return TrainingPlan(
         parameters=shape.parameters,
         trained_parameters=shape.trained,
-        memory_bytes_per_worker=_memory(training, shape),
+        memory_bytes_per_worker=sum(memory.values()),
+        memory_parts=memory,
         steps=training.max_steps,
         tokens_per_conversation=round(shape.mean_length, 1),
         tokens=tokens,
@@ -108,18 +121,18 @@ class _Shape:
         parameters: Of the whole model.
         trained: Of these, those that the optimizer changes.
         in_4_bits: Of these, those that a quantised base holds in 4 bits.
-        layers: Decoder layers.
-        width: Of the residual stream.
+        model: Without weights.
         lengths: Of a sample of the conversations in tokens.
+        labelled: Share of their tokens that have a loss.
         rows: Conversations of a pass over files; of a plugin's sample.
     """
 
     parameters: int
     trained: int
     in_4_bits: int
-    layers: int
-    width: int
+    model: Any
     lengths: list[int]
+    labelled: float
     rows: int
 
     @property
@@ -161,15 +174,15 @@ def _measure(recipe: LlmRecipe) -> _Shape:
         parameters=total,
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
         in_4_bits=packed,
-        layers=model.config.num_hidden_layers,
-        width=model.config.hidden_size,
+        model=model,
         lengths=[len(row.ids) for row in rows],
+        labelled=sum(int(row.mask.sum()) for row in rows) / sum(len(row.ids) for row in rows),
         rows=passes,
     )
 
 
-def _memory(training: TrainingConfig, shape: _Shape) -> int:
-    """Bytes a worker holds: what is sharded is divided by the number of workers."""
+def _memory(training: TrainingConfig, shape: _Shape, dtype: str) -> dict[str, int]:
+    """Bytes a worker holds, by part: what is sharded is divided by the number of workers."""
     kind, workers = training.distributed, training.workers
     sharded = 1 if isinstance(kind, Ddp) else workers
     whole_weights = isinstance(kind, Ddp) or (isinstance(kind, DeepSpeed) and kind.zero_stage == 2)
@@ -179,12 +192,18 @@ def _memory(training: TrainingConfig, shape: _Shape) -> int:
     # One gradient, and what the optimizer keeps beside it.
     values = _BYTES + OPTIMIZERS[type(training.optimizer)].state_bytes
     state = round(values * shape.trained / sharded)
-    tokens = training.batch_size * shape.mean_length
+    # The longest ones are in one batch, and decide.
+    rows, longest = training.batch_size, max(shape.lengths)
     if (limit := limit_passes(training)) is not None:
-        # A conversation goes through the model as a whole.
-        tokens = min(tokens, max(limit, *shape.lengths))
-    # About 30 values a token, layer and unit of width stay until the backward pass.
-    activations = round(tokens * shape.layers * shape.width * 30 * _BYTES)
-    # Trained weights and what the optimizer keeps, as large as gradients and that.
-    copied = 0 if training.use_gpu or isinstance(kind, DeepSpeed) else state
-    return weights + packed + state + copied + activations
+        rows = max(1, min(rows, limit // longest))
+    if isinstance(kind, Ddp) and training.method == "lora":
+        fuse_lora(shape.model)
+    labelled = max(1, round(shape.labelled * (longest - 1)))
+    activations = measure_activations(shape.model, rows, longest, labelled, dtype)
+    parts = {"weights": weights + packed, "optimizer": state, "activations": activations}
+    if not training.use_gpu:
+        # Trained weights and what the optimizer keeps, as large as gradients and that.
+        copied = 0 if isinstance(kind, DeepSpeed) else state
+        parts |= {"checkpoint": copied, "process": _PROCESS_BYTES}
+        parts["activations"] = round(_HEAP * activations)
+    return parts
