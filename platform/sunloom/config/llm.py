@@ -563,6 +563,18 @@ class LoraSettings(Model):
     loraplus_ratio: float | None = Field(default=None, gt=0)
     """How many times the learning rate the second matrices (B) have (LoRA+), 4 to 16 where it is
     used; empty is once."""
+    use_dora: bool = False
+    """Whether the length of each column is learned apart from its direction (DoRA): nearer to full
+    fine-tuning at low ranks, and slower."""
+    modules_to_save: tuple[str, ...] = ()
+    """Ends of the names of modules that are trained whole and stored with the adapter, such as
+    ``embed_tokens``, ``lm_head`` or ``norm``. vLLM serves neither these nor DoRA on a base:
+    ``sunloom llm merge`` makes a model that it serves."""
+
+    @field_validator("modules_to_save")
+    @classmethod
+    def _in_one_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted({*value}))
 
 
 class ExactText(Model):

@@ -16,7 +16,13 @@ from sunloom.llm.distributed import describe
 from sunloom.llm.encoding import encode
 from sunloom.llm.launch import count_steps
 from sunloom.llm.loop import limit_passes
-from sunloom.llm.models import add_lora, build_llama, build_without_weights, load_tokenizer
+from sunloom.llm.models import (
+    add_lora,
+    build_llama,
+    build_without_weights,
+    load_tokenizer,
+    require_modules,
+)
 from sunloom.llm.objectives import OBJECTIVES
 from sunloom.llm.optimizers import OPTIMIZERS
 from sunloom.llm.overlaps import handle_overlaps
@@ -29,6 +35,7 @@ _BYTES_IN_4_BITS = 0.516
 # Share of the probe's speed that small layers, attention and the optimizer leave (measured).
 _EFFICIENCY = {"bfloat16": 0.24, "float32": 0.45}
 _START_S = 30.0
+_MAGNITUDE = "lora_magnitude_vector"
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,9 @@ class _Shape:
     Attributes:
         parameters: Of the whole model.
         trained: Of these, those that the optimizer changes.
-        in_4_bits: Of these, those that a quantised base holds in 4 bits.
+        added: Beside these, by an adapter.
+        magnitudes: Columns whose length DoRA learns.
+        in_4_bits: Of the whole model's these, those that a quantised base holds in 4 bits.
         layers: Decoder layers.
         width: Of the residual stream.
         lengths: Of a sample of the conversations in tokens.
@@ -116,6 +125,8 @@ class _Shape:
 
     parameters: int
     trained: int
+    added: int
+    magnitudes: int
     in_4_bits: int
     layers: int
     width: int
@@ -153,6 +164,7 @@ def _measure(recipe: LlmRecipe) -> _Shape:
     linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
     packed = sum(m.weight.numel() for m in linear) if recipe.training.method == "qlora" else 0
     if recipe.is_adapter:
+        require_modules(model, recipe.lora, is_quantised=recipe.training.method == "qlora")
         model = add_lora(model, recipe.lora, recipe.seed)
     rows = encode(tokenizer, samples, recipe.data.max_length)
     if not rows:
@@ -160,6 +172,8 @@ def _measure(recipe: LlmRecipe) -> _Shape:
     return _Shape(
         parameters=total,
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        added=sum(p.numel() for p in model.parameters()) - total,
+        magnitudes=sum(p.numel() for n, p in model.named_parameters() if _MAGNITUDE in n),
         in_4_bits=packed,
         layers=model.config.num_hidden_layers,
         width=model.config.hidden_size,
@@ -173,7 +187,8 @@ def _memory(training: TrainingConfig, shape: _Shape) -> int:
     kind, workers = training.distributed, training.workers
     sharded = 1 if isinstance(kind, Ddp) else workers
     whole_weights = isinstance(kind, Ddp) or (isinstance(kind, DeepSpeed) and kind.zero_stage == 2)
-    weights = (shape.parameters - shape.in_4_bits) * _BYTES // (1 if whole_weights else workers)
+    plain = shape.parameters + shape.added - shape.in_4_bits
+    weights = plain * _BYTES // (1 if whole_weights else workers)
     # Half a byte each, and the scales of their blocks of 64.
     packed = round(shape.in_4_bits * _BYTES_IN_4_BITS)
     # One gradient, and what the optimizer keeps beside it.
@@ -184,7 +199,9 @@ def _memory(training: TrainingConfig, shape: _Shape) -> int:
         # A conversation goes through the model as a whole.
         tokens = min(tokens, max(limit, *shape.lengths))
     # About 30 values a token, layer and unit of width stay until the backward pass.
-    activations = round(tokens * shape.layers * shape.width * 30 * _BYTES)
+    kept = shape.layers * shape.width * 30
+    # DoRA scales a layer's output in two parts, which both stay.
+    activations = round(tokens * (kept + 2 * shape.magnitudes) * _BYTES)
     # Trained weights and what the optimizer keeps, as large as gradients and that.
     copied = 0 if training.use_gpu or isinstance(kind, DeepSpeed) else state
     return weights + packed + state + copied + activations

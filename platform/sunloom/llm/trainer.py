@@ -34,6 +34,7 @@ from sunloom.llm.models import (
     REWARD_KIND,
     build_llama,
     load_tokenizer,
+    served_by_merging,
     stored_parameter_count,
 )
 from sunloom.llm.resuming import RunIdentity
@@ -233,6 +234,13 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         # Against what training started from: an earlier adapter, or the base alone.
         judge = partial(judge_adapter, recipe, judges, data.held_out, location, export, start=start)
         version = _register_judged(recipe, registry, kind, run, outcome, lineage, judge)
+        if kind == ADAPTER_KIND and (own := served_by_merging(export)) is not None:
+            get_logger("llm").warning(
+                "%s has %s, which vLLM cannot add to a base: serve what sunloom llm merge %s makes",
+                version.ref,
+                own,
+                version.ref,
+            )
         plot_losses(run.directory, f"{output.name}: adapter")
         return _publish(recipe, registry, version, run.directory)
 
