@@ -148,7 +148,7 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
             judges = load_judges(recipe)
             data.require_judgeable(tokenizer, recipe.data.max_length)
             export = run.directory / "export"
-            judge = partial(judge_tuned, recipe, judges, data.held_out, start, export)
+            judge = partial(judge_tuned, recipe, judges, data.held_out, start=start, export=export)
         outcome = train_on_workers(
             recipe,
             run,
@@ -159,7 +159,9 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
             base="",
         )
         lineage = {"fingerprint": identity, "data": data.digest, "run": run.run_id, "base": base}
-        version = _register_judged(recipe, registry, kind, run, outcome, lineage, judge)
+        version = _register_judged(
+            recipe, registry, kind, run, outcome=outcome, lineage=lineage, judge=judge
+        )
         plot_losses(run.directory, f"{output.name}: base")
         return _publish(recipe, registry, version, run.directory)
 
@@ -232,8 +234,18 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
             lineage["start"] = str(recipe.model.adapter)
         export = run.directory / "export"
         # Against what training started from: an earlier adapter, or the base alone.
-        judge = partial(judge_adapter, recipe, judges, data.held_out, location, export, start=start)
-        version = _register_judged(recipe, registry, kind, run, outcome, lineage, judge)
+        judge = partial(
+            judge_adapter,
+            recipe,
+            judges,
+            data.held_out,
+            location=location,
+            adapter=export,
+            start=start,
+        )
+        version = _register_judged(
+            recipe, registry, kind, run, outcome=outcome, lineage=lineage, judge=judge
+        )
         if kind == ADAPTER_KIND and (own := served_by_merging(export)) is not None:
             get_logger("llm").warning(
                 "%s has %s, which vLLM cannot add to a base: serve what sunloom llm merge %s makes",
@@ -250,6 +262,7 @@ def _register_judged(
     registry: ModelRegistry,
     kind: str,
     run: Run,
+    *,
     outcome: TrainingOutcome,
     lineage: dict[str, Any],
     judge: Callable[[], tuple[ModelScores, ModelScores]] | None,
