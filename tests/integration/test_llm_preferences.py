@@ -34,6 +34,7 @@ from sunloom.llm.distributed import TorchParallel
 from sunloom.llm.encoding import encode
 from sunloom.llm.feedback_formats import read_row
 from sunloom.llm.feedback_rows import FeedbackRows, score_rows
+from sunloom.llm.gate import gate_failures
 from sunloom.llm.judging import evaluate_registered
 from sunloom.llm.loop import Evaluations, TrainingTask, plan_batches
 from sunloom.llm.models import add_lora, build_llama, load_adapter, load_model
@@ -43,7 +44,7 @@ from sunloom.llm.preference_loss import PreferenceLoss
 from sunloom.llm.resuming import START_FILE
 from sunloom.llm.token_store import TokenRows, write_tokens
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
-from sunloom.llm.trainer import train_adapter
+from sunloom.llm.trainer import train_adapter, train_base
 
 pytestmark = pytest.mark.integration
 
@@ -346,3 +347,16 @@ def test_preferences_are_learned_judged_and_promoted_on_top_of_each_other(
     assert judged.preference_accuracy == third.metrics["adapter_preference_accuracy"]
     with pytest.raises(UsageError, match="'days' is an adapter of a language model, not a reward"):
         train_adapter(_recipe(settings, files["real"], scorer[0], "output.name=days"))
+
+    # Every parameter of the model is trained, and judged as an adapter is.
+    full = ("training.method=full", "training.learning_rate=0.002", "output.name=days-tuned")
+    recipe = _recipe(settings, files["real"], *full)
+    fourth = train_base(recipe)
+    assert (fourth.version.kind, fourth.version.lineage["base"]) == ("llm", "tiny@1")
+    assert fourth.metrics["base_preference_accuracy"] == 0.5
+    assert fourth.metrics["adapter_preference_accuracy"] > 0.9
+    assert fourth.promoted
+    judged = evaluate_registered(recipe)
+    assert judged.preference_accuracy == fourth.metrics["adapter_preference_accuracy"]
+    higher = fourth.version.metrics | {"adapter_preference_accuracy": 0.7}
+    assert "adapter_preference_accuracy 0.700" in gate_failures(higher, recipe.evaluation)[0]

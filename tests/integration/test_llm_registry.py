@@ -11,6 +11,7 @@ from sunloom.config import Settings, load_config
 from sunloom.config.llm import LlmRecipe
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import NotFoundError, UsageError
+from sunloom.llm.base_models import resolve_model
 from sunloom.llm.judging import evaluate_registered
 from sunloom.llm.trainer import recipe_fingerprint, train_adapter, train_base
 from sunloom_retail.conversations import RetailConversations
@@ -48,6 +49,9 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     base = train_base(base_recipe)
     assert (base.version.ref, base.version.kind, base.reused) == ("tool-base@1", "llm", False)
     assert base.metrics["workers"] == 1
+    # From random weights, and no bar named.
+    assert base.promoted
+    assert "adapter_exact_match" not in base.metrics
     assert base.metrics["dtype"] in ("float32", "bfloat16")
     assert base.metrics["probe"]["float32_gflops"] > 0
     assert Path(base.artifacts["loss_plot"]).is_file()
@@ -60,6 +64,11 @@ def test_base_and_adapter_are_registered_gated_and_reused(
         for seed in ("seed=0", "seed=1")
     }
     assert len(prints) == 2
+    barred = ("evaluation.min_exact_match=1", "output.name=barred", "training.max_steps=1")
+    refused = train_base(_recipe("tool_base", settings, shape, alone, *barred))
+    assert refused.metrics["adapter_loss"] > 0
+    assert not refused.promoted
+    assert refused.failures[0].startswith("adapter_exact_match 0.000 is below 1.000")
 
     adapter = train_adapter(_recipe("retail_agent", settings, alone))
     assert (adapter.version.kind, adapter.version.lineage["base"]) == ("adapter", "tool-base@1")
@@ -72,6 +81,28 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     assert (report["held_out"], len(report["examples"])) == (4, 8)
     judged = evaluate_registered(_recipe("retail_agent", settings, alone))
     assert judged.exact_match == adapter.metrics["adapter_exact_match"]
+    # A full fine-tune of a base goes the same way: four steps of a high rate are a regression.
+    worse = ("training.method=full", "training.learning_rate=0.3", "output.name=retail-tuned")
+    early = "training.early_stopping=null"
+    own = (*worse, early, "evaluation.min_exact_match=0", "evaluation.min_whole=0")
+    tuned = train_base(_recipe("retail_agent", settings, alone, *own))
+    assert (tuned.version.kind, tuned.version.lineage["base"]) == ("llm", "tool-base@1")
+    assert tuned.metrics["base_loss"] == adapter.metrics["base_loss"]
+    assert tuned.metrics["adapter_loss"] > tuned.metrics["base_loss"]
+    assert not tuned.promoted
+    assert [failure.partition(" ")[0] for failure in tuned.failures] == ["adapter_loss"]
+    assert registry.aliases("retail-tuned") == {}
+    for key in ("base_report", "adapter_report"):
+        assert json.loads(Path(tuned.artifacts[key]).read_text())["held_out"] == 4
+    again = train_base(_recipe("retail_agent", settings, alone, *own))
+    assert (again.version.ref, again.reused, again.promoted) == (tuned.version.ref, True, False)
+    # A newer base is another start, though the recipe names it alike.
+    registry.register("tool-base", "llm", registry.path(base.version))
+    registry.promote("tool-base", 2)
+    base_of = _recipe("retail_agent", settings, alone, *own)
+    _, named = resolve_model(base_of.model, registry)
+    assert recipe_fingerprint(base_of, named) != tuned.version.lineage["fingerprint"]
+    registry.promote("tool-base", 1)
     # A gate that anything passes: the run ends at the first evaluation. It learns from a file.
     file = _write_file(settings)
     lenient = ("evaluation.min_exact_match=0", "evaluation.min_whole=0", "seed=1")

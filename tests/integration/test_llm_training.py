@@ -69,6 +69,15 @@ KINDS: dict[str, Distributed] = {
 
 # Dropout and noise: what a resumed run must draw again.
 NOISY = LoraSettings(r=4, alpha=8, dropout=0.3, use_rslora=True, loraplus_ratio=4)
+# The columns' lengths, and modules that are trained whole: inside the layers and outside.
+DORA = LoraSettings(r=4, alpha=8, use_dora=True, modules_to_save=("norm", "embed_tokens"))
+SAVED = LoraSettings(r=4, alpha=8, modules_to_save=DORA.modules_to_save)
+OF_ADAPTERS: dict[str, dict[str, Any]] = {
+    "plain_ddp": {"lora": LoraSettings(r=4, alpha=8)},
+    **{f"dora_{kind}": {"lora": DORA} for kind in KINDS},
+    **{f"saved_{kind}": {"lora": SAVED} for kind in ("ddp", "zero3")},
+    "dora_ddp_qlora": {"lora": DORA, "method": "qlora"},
+}
 NOISE = {"neftune_alpha": 5, "label_smoothing": 0.1}
 NO_DECAY = {"match": "norm"}
 OPTIMIZERS_BY_KIND = {
@@ -88,6 +97,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = Architecture(hidden_size=48, layers=2, heads=3, intermediate_size=64, max_length=512)
     tokenizer.save_pretrained(str(folder / "model"))
     build_llama(shape, tokenizer, 0).save_pretrained(str(folder / "model"))
+    # DoRA divides by the length of a column, which is 0 in places of a copying circuit.
+    plain = shape.model_copy(update={"copying_circuit": False})
+    build_llama(plain, tokenizer, 0).save_pretrained(str(folder / "plain"))
     write_tokens(encode(tokenizer, conversations, 256), folder / "rows")
     # Of an odd number of batches, so that the last one is one worker's alone.
     held_out = GenericConversations().held_out(20, 0)
@@ -141,6 +153,9 @@ def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactor
     tasks["adapter"] = _work(start, folder / "adapter", Fsdp(), lora=lora)
     # Here its layers are fused.
     tasks["adapter_ddp"] = _work(start, folder / "adapter_ddp", Ddp(), lora=lora)
+    for name, own in OF_ADAPTERS.items():
+        task = _work(start, folder / name, KINDS[name.split("_")[1]], **own)
+        tasks[name] = replace(task, model=str(start / "plain"))
     for kind in ("ddp", "zero3"):
         name = f"packed_{kind}"
         # A row or two a pass: workers need different numbers of passes.
@@ -253,6 +268,42 @@ def test_fused_layers_of_an_adapter_train_as_pefts_do(trained: Trained) -> None:
     fused, sharded = (trained.outcomes[name].losses for name in ("adapter_ddp", "adapter"))
     assert fused == pytest.approx(sharded, abs=1e-5)
     assert fused[-1] < fused[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "others"), [("dora", ("fsdp", "zero2", "zero3")), ("saved", ("zero3",))]
+)
+def test_dora_and_modules_trained_whole_learn_the_same_whatever_the_parallelism(
+    kind: str, others: tuple[str, ...], trained: Trained, start: Path
+) -> None:
+    losses = trained.outcomes[f"{kind}_ddp"].losses
+    for other in others:
+        assert trained.outcomes[f"{kind}_{other}"].losses == pytest.approx(losses, abs=1e-4)
+    # At first an adapter adds nothing, and the modules are the base's.
+    plain = trained.outcomes["plain_ddp"].losses
+    assert losses[0] == pytest.approx(plain[0], abs=1e-4)
+    assert losses[-1] < plain[-1] - 0.05
+    weights = load_file(trained.folder(f"{kind}_ddp") / "export" / "adapter_model.safetensors")
+    base = load_file(start / "plain" / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "model.norm.weight"):
+        assert (weights[f"base_model.model.{name}"] - base[name]).abs().max() > 1e-3
+    lengths = {key: value for key, value in weights.items() if "magnitude" in key}
+    assert len(lengths) == (14 if kind == "dora" else 0)
+    for key, value in lengths.items():
+        layer = base[
+            key.removeprefix("base_model.model.").replace("lora_magnitude_vector", "weight")
+        ]
+        assert (value - layer.norm(dim=1)).abs().max() > 1e-4
+    # Loaded again, it has the loss that training ended with.
+    tuned = load_adapter(load_model(str(start / "plain")), trained.folder(f"{kind}_ddp") / "export")
+    loss = mean_loss(tuned.eval(), list(TokenRows(start / "rows")), 0)
+    assert loss is not None
+    assert loss < losses[0] - 0.2
+
+
+def test_dora_on_a_base_in_4_bits_learns(trained: Trained) -> None:
+    losses = trained.outcomes["dora_ddp_qlora"].losses
+    assert losses[-1] < losses[0] - 0.1
 
 
 @pytest.mark.parametrize("kind", ["fsdp", "zero3"])

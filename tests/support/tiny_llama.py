@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from sunloom.llm.models import allow_untied_weights
 
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n"
@@ -11,7 +14,7 @@ TEMPLATE = (
 SPECIAL = ["<pad>", "<s>", "</s>", "<tool_call>", "</tool_call>"]
 
 
-def build_base(folder: Path) -> Path:
+def build_base(folder: Path, *, tied: bool = False) -> Path:
     """Write model and tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -31,20 +34,34 @@ def build_base(folder: Path) -> Path:
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
+        tie_word_embeddings=tied,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 
-def build_adapter(base: Path, folder: Path, seed: int, rank: int = 8) -> Path:
+def build_adapter(base: Path, folder: Path, seed: int, rank: int = 8, **options: Any) -> Path:
     """Write a LoRA adapter with random weights, so that it answers unlike the base."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(seed)
-    config = LoraConfig(r=rank, lora_alpha=64, target_modules="all-linear", init_lora_weights=False)
-    get_peft_model(LlamaForCausalLM.from_pretrained(base), config).save_pretrained(folder)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=64,
+        target_modules="all-linear",
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+        **options,
+    )
+    with allow_untied_weights():
+        model = get_peft_model(LlamaForCausalLM.from_pretrained(base), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "magnitude" in name or "modules_to_save" in name:
+                parameter.mul_(1 + 0.3 * torch.rand_like(parameter))
+    model.save_pretrained(folder)
     return folder
 
 

@@ -81,7 +81,7 @@ def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False
     with cluster_on_demand():
         result = train_adapter(config) if config.is_adapter else train_base(config)
     if not result.promoted:
-        output.print_note(f"{result.version.ref} is not promoted: below the recipe's bar")
+        output.print_note(f"{result.version.ref} is not promoted: {'; '.join(result.failures)}")
     _show({"metrics": result.metrics, "artifacts": result.artifacts}, json)
 
 

@@ -563,6 +563,18 @@ class LoraSettings(Model):
     loraplus_ratio: float | None = Field(default=None, gt=0)
     """How many times the learning rate the second matrices (B) have (LoRA+), 4 to 16 where it is
     used; empty is once."""
+    use_dora: bool = False
+    """Whether the length of each column is learned apart from its direction (DoRA): nearer to full
+    fine-tuning at low ranks, and slower."""
+    modules_to_save: tuple[str, ...] = ()
+    """Ends of the names of modules that are trained whole and stored with the adapter, such as
+    ``embed_tokens``, ``lm_head`` or ``norm``. vLLM serves neither these nor DoRA on a base:
+    ``sunloom llm merge`` makes a model that it serves."""
+
+    @field_validator("modules_to_save")
+    @classmethod
+    def _in_one_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted({*value}))
 
 
 class ExactText(Model):
@@ -657,18 +669,19 @@ class EvaluationConfig(Model):
     held_out: int = Field(default=150, ge=1)
     """Held-out conversations."""
     min_exact_match: float | None = Field(default=0.9, ge=0, le=1)
-    """Share of exact tool calls from which an adapter may be promoted; null where the held-out
-    conversations call no tools."""
+    """Share of exact tool calls from which a model may be promoted; null where the held-out
+    conversations call no tools. One that is trained from random weights is judged only where this,
+    ``min_whole``, ``custom_tasks`` or ``benchmarks`` is named, or preferences are learned."""
     min_whole: float = Field(default=0.0, ge=0, le=1)
-    """Share of conversations with every turn right, final answer included, from which an adapter
-    may be promoted."""
+    """Share of conversations with every turn right, final answer included, from which a model may
+    be promoted."""
     max_loss_ratio: float | None = Field(default=1.0, gt=0)
-    """Most that an adapter's loss on the held-out conversations may be, as a multiple of its
-    base's, to be promoted; null asks for nothing."""
+    """Most that a model's loss on the held-out conversations may be, as a multiple of that of what
+    it was trained from, to be promoted; null asks for nothing."""
     min_preference_accuracy: float | None = Field(default=0.6, ge=0, le=1)
-    """Share of the held-out preference pairs, less its standard error, that an adapter of another
+    """Share of the held-out preference pairs, less its standard error, that a model of another
     ``training.objective`` than ``sft`` must order rightly to be promoted; null asks for nothing. A
-    tie counts half, so the model that training starts from has 0.5. Such an adapter has no exact
+    tie counts half, so the model that training starts from has 0.5. Such a model has no exact
     match, and its ``max_loss_ratio`` compares the objective's loss with the start's."""
     # A tool call or a sentence is shorter; a model that never ends its turn must be stopped.
     max_new_tokens: int = Field(default=96, ge=8)
@@ -684,8 +697,8 @@ class EvaluationConfig(Model):
     benchmark_batch_size: int = Field(default=8, ge=1)
     """Texts that a benchmark runs at once."""
     max_benchmark_drop: float | None = Field(default=0.02, ge=0, le=1)
-    """Most that an adapter's score in a benchmark may be below its base's, beyond chance (95 %, on
-    the same examples), to be promoted; null asks for nothing."""
+    """Most that a model's score in a benchmark may be below that of what it was trained from,
+    beyond chance (95 %, on the same examples), to be promoted; null asks for nothing."""
     custom_tasks: tuple[CustomTask, ...] = ()
     """Files of one's own to judge on."""
     eval_steps: int | None = Field(default=None, ge=1)
@@ -732,6 +745,21 @@ class LlmRecipe(Settings):
     def is_adapter(self) -> bool:
         """Whether an adapter is trained, and not every parameter."""
         return self.training.method != "full"
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether the result is judged beside what it was trained from, and gated.
+
+        Random weights are no model to fall behind of: from these, where the recipe names a bar.
+        """
+        asked = self.evaluation
+        named = [key for key in ("min_exact_match", "min_whole") if key in asked.model_fields_set]
+        return (
+            self.model.base_model is not None
+            or self.learns_preferences
+            or any(getattr(asked, key) for key in named)
+            or bool(asked.custom_tasks or asked.benchmarks)
+        )
 
     @property
     def learns_preferences(self) -> bool:

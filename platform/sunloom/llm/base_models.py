@@ -153,7 +153,13 @@ def resolve_adapter(
         )
     folder = registry.path(version)
     stored = json.loads((folder / "adapter_config.json").read_text())
-    shape = {"r": stored["r"], "alpha": stored["lora_alpha"], "use_rslora": stored["use_rslora"]}
+    shape = {
+        "r": stored["r"],
+        "alpha": stored["lora_alpha"],
+        "use_rslora": stored["use_rslora"],
+        "use_dora": stored.get("use_dora", False),
+        "modules_to_save": tuple(sorted(stored.get("modules_to_save") or ())),
+    }
     for name, value in shape.items():
         # A default says nothing of what was wanted.
         if name in recipe.lora.model_fields_set and getattr(recipe.lora, name) != value:
@@ -162,8 +168,8 @@ def resolve_adapter(
                 f"Leave out lora.{name}, or model.adapter.",
                 f"lora.{name}",
             )
-    lora = recipe.lora.model_copy(update=shape)
     model = recipe.model.model_copy(update={"adapter": version.ref})
+    lora = recipe.lora.model_copy(update=shape)
     return recipe.model_copy(update={"model": model, "lora": lora}), folder
 
 

@@ -1,4 +1,4 @@
-"""The gate between a trained adapter and its alias: scores beside the base's, and their bars."""
+"""The gate between a trained model and its alias: scores beside its start's, and their bars."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from sunloom.llm.judging import ModelScores
 
 
 @dataclass(frozen=True)
-class AdapterScores:
-    """Scores of an adapter beside those of its base, on the same conversations.
+class ComparedScores:
+    """Scores of a trained model beside those of its start, on the same conversations.
+
+    ``adapter`` is the trained model, whatever the method; ``base`` is what it was trained from.
 
     A share of turns is None where the conversations have no such turn.
 
@@ -43,18 +45,18 @@ class AdapterScores:
     preference_margin: float | None = None
 
 
-def compare_scores(base: ModelScores, adapter: ModelScores) -> AdapterScores:
-    """An adapter's scores beside its base's.
+def compare_scores(base: ModelScores, adapter: ModelScores) -> ComparedScores:
+    """A trained model's scores beside its start's.
 
     Args:
-        base: Of the base.
-        adapter: Of the adapter, judged by the same.
+        base: Of what training started from.
+        adapter: Of its result, judged by the same.
     """
     before, after, judged = base.exact_match, adapter.exact_match, adapter.preferences
     benchmarks = {}
     if base.benchmarks is not None and adapter.benchmarks is not None:
         benchmarks = compare_benchmarks(base.benchmarks.scores, adapter.benchmarks.scores)
-    return AdapterScores(
+    return ComparedScores(
         held_out=after.held_out,
         base_exact_match=before.calls,
         adapter_exact_match=after.calls,
@@ -81,7 +83,7 @@ def compare_scores(base: ModelScores, adapter: ModelScores) -> AdapterScores:
 
 
 def gate_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> tuple[str, ...]:
-    """What of an adapter's gate does not hold, in words; a base has none."""
+    """What of a trained model's gate does not hold, in words."""
     return (
         *_turn_failures(metrics, config),
         *_loss_failures(metrics, config),

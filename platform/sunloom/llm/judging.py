@@ -11,6 +11,7 @@ from typing import Any
 from sunloom.config.llm import LlmRecipe
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import DataError
+from sunloom.llm.base_models import resolve_model
 from sunloom.llm.benchmarks import BenchmarkResults, Benchmarks
 from sunloom.llm.conversation_split import held_out_conversations
 from sunloom.llm.conversations import Conversation
@@ -168,6 +169,26 @@ def judge_adapter(
     return before, _judge(recipe, judges, conversations, model, tokenizer, start=before)
 
 
+def judge_tuned(
+    recipe: LlmRecipe,
+    judges: Judges,
+    conversations: Sequence[Conversation],
+    start: str,
+    export: Path,
+) -> tuple[ModelScores, ModelScores]:
+    """Judge what a model was trained from and then the model, every parameter of which is its own.
+
+    Args:
+        recipe: How the models are loaded, and how long a turn may be.
+        judges: What both are judged by beside the conversations.
+        conversations: To judge on.
+        start: Folder or hub id of the starting weights.
+        export: Folder of the trained ones.
+    """
+    before = judge_model(recipe, judges, conversations, start)
+    return before, judge_model(recipe, judges, conversations, str(export), start=before)
+
+
 def _load_for_judging(recipe: LlmRecipe, location: str) -> Any:
     head_seed = recipe.seed if recipe.is_reward_model else None
     return load_model(location, recipe.model, head_seed=head_seed)
@@ -233,13 +254,17 @@ def evaluate_registered(recipe: LlmRecipe) -> ModelEvaluation:
     judges, folder = load_judges(recipe), registry.path(version)
     location: Any = folder
     adapter = start = None
+    # The version that it was trained on; the recipe's base may have a newer one by now.
+    base = version.lineage.get("base")
+    origin = recipe.model.model_copy(update={"base_model": base})
     if (folder / "adapter_config.json").is_file():
-        # The version that it was trained on; the recipe's base may have a newer one by now.
-        location, adapter = registry.path(registry.get(str(version.lineage["base"]))), folder
-        if recipe.learns_preferences:
-            earlier = version.lineage.get("start")
-            before = registry.path(registry.get(str(earlier))) if earlier else None
-            start = judge_model(recipe, Judges(), conversations, str(location), adapter=before)
+        (location, _), adapter = resolve_model(origin, registry), folder
+    if recipe.learns_preferences and base is not None:
+        earlier = version.lineage.get("start")
+        before = registry.path(registry.get(str(earlier))) if earlier else None
+        start = judge_model(
+            recipe, Judges(), conversations, resolve_model(origin, registry)[0], adapter=before
+        )
     scores = judge_model(recipe, judges, conversations, str(location), adapter=adapter, start=start)
     reports = recipe.paths.outputs / "llm" / "evaluation"
     stem = f"{version.name}-{version.version}"

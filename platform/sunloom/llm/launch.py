@@ -32,7 +32,7 @@ from sunloom.llm.loop import (
     plan_batches,
     run_worker,
 )
-from sunloom.llm.models import build_without_weights
+from sunloom.llm.models import build_without_weights, require_modules
 from sunloom.llm.packing import require_packing
 from sunloom.llm.resuming import (
     TOKENS,
@@ -76,13 +76,18 @@ def train_on_workers(
         adapter: Folder of the adapter that is trained on; None starts a new one.
 
     Raises:
-        UsageError: There is less than one conversation for each worker, or nothing to resume.
+        UsageError: There is less than one conversation for each worker, nothing to resume, or no
+            such module to save.
         DataError: No conversation can be learned from.
         DivergedError: The loss or its gradient was not finite.
         TrainingError: The workers failed.
     """
     if recipe.training.packing:
         require_packing(build_without_weights(location, recipe.model))
+    if recipe.is_adapter and recipe.lora.modules_to_save and adapter is None:
+        is_quantised = recipe.training.method == "qlora"
+        shape = build_without_weights(location, recipe.model)
+        require_modules(shape, recipe.lora, is_quantised=is_quantised)
     # Once: every worker and every restart maps the same rows.
     tokens = run.directory / TOKENS
     tokenised = data.tokenise(tokenizer, recipe.data.max_length, tokens)

@@ -12,6 +12,7 @@ from sunloom.errors import UsageError
 from sunloom.llm.models import (
     ADAPTER_KIND,
     BASE_KIND,
+    allow_untied_weights,
     load_adapter,
     load_model,
     load_tokenizer,
@@ -60,7 +61,8 @@ def merge_adapter(settings: Settings, ref: str, name: str | None = None) -> Mode
         return known
     base = str(adapter.lineage["base"])
     location = str(registry.path(registry.get(base)))
-    model = load_adapter(load_model(location), registry.path(adapter)).merge_and_unload()
+    with allow_untied_weights():
+        model = load_adapter(load_model(location), registry.path(adapter)).merge_and_unload()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         model.save_pretrained(folder)

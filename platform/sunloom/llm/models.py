@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -185,27 +189,32 @@ def add_lora(model: Any, lora: LoraSettings, seed: int, base: str = "") -> Any:
 
     Args:
         model: The base.
-        lora: Rank, scale and layers.
+        lora: Rank, scale and layers, and what is trained whole beside these.
         seed: Every worker must begin with the same adapter.
         base: What the exported adapter names as its base.
+
+    Raises:
+        UsageError: A module of ``lora.modules_to_save`` is not the model's.
     """
     import torch
     from peft import LoraConfig, get_peft_model
 
+    require_modules(model, lora)
     modules = lora.target_modules
     torch.manual_seed(seed)
-    wrapped = get_peft_model(
-        model,
-        LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            use_rslora=lora.use_rslora,
-            target_modules=modules if isinstance(modules, str) else list(modules),
-            # A reward model's head is trained as it is, and stored beside the adapter.
-            task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",
-        ),
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        modules_to_save=list(lora.modules_to_save) or None,
+        target_modules=modules if isinstance(modules, str) else list(modules),
+        # A reward model's head is trained as it is, and stored beside the adapter.
+        task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",
     )
+    with allow_untied_weights():
+        wrapped = get_peft_model(model, config)
     # PEFT would record the path that the base was loaded from, which other machines may lack.
     wrapped.peft_config["default"].base_model_name_or_path = base
     return wrapped
@@ -224,7 +233,8 @@ def continue_lora(model: Any, folder: Path, lora: LoraSettings, base: str = "") 
 
     config = LoraConfig.from_pretrained(str(folder))
     config.lora_dropout = lora.dropout
-    wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=True, config=config)
+    with allow_untied_weights():
+        wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=True, config=config)
     wrapped.peft_config["default"].base_model_name_or_path = base
     return wrapped
 
@@ -233,7 +243,66 @@ def load_adapter(model: Any, folder: Path) -> Any:
     """The base with a trained adapter on it."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, str(folder))
+    with allow_untied_weights():
+        return PeftModel.from_pretrained(model, str(folder))
+
+
+@contextmanager
+def allow_untied_weights() -> Iterator[None]:
+    """Embeddings and head of a tied base may be trained apart: the copy is the adapter's alone.
+
+    Merging stores both and unties them in the configuration, so PEFT's warnings say nothing new.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`")
+        warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied")
+        yield
+
+
+def require_modules(model: Any, lora: LoraSettings, *, is_quantised: bool = False) -> None:
+    """Refuse modules to save that the model has not, or holds in 4 bits.
+
+    Args:
+        model: With or without weights.
+        lora: ``modules_to_save`` are ends of their names, as in PEFT, which skips unknown ones.
+        is_quantised: Whether training will hold the linear layers in 4 bits, all but the head.
+
+    Raises:
+        UsageError: One is not there, or would be in 4 bits.
+    """
+    from torch import nn
+
+    key, head = "lora.modules_to_save", model.get_output_embeddings()
+    for name in lora.modules_to_save:
+        found = [module for path, module in model.named_modules() if path.endswith(name)]
+        if not found:
+            ends = sorted({path.rpartition(".")[2] for path, _ in model.named_modules()})
+            raise UsageError(
+                f"The model has no module {name!r}.",
+                f"Its modules: {', '.join(end for end in ends if end and not end.isdigit())}.",
+                key,
+            )
+        if is_quantised and any(isinstance(m, nn.Linear) and m is not head for m in found):
+            raise UsageError(
+                f"{name!r} would be held in 4 bits, in which nothing is trained whole.",
+                f"Use training.method=lora, or leave it out of {key}.",
+                key,
+            )
+
+
+def served_by_merging(folder: Path) -> str | None:
+    """What keeps vLLM from adding an adapter to its base, in words; None where it adds it.
+
+    Args:
+        folder: The adapter's.
+    """
+    path = folder / "adapter_config.json"
+    # A folder without is refused by vLLM, which says what it lacks.
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    if config.get("use_dora"):
+        return "DoRA (lora.use_dora)"
+    saved = config.get("modules_to_save")
+    return f"modules of its own ({', '.join(saved)})" if saved else None
 
 
 def stored_parameter_count(folder: Path) -> int:

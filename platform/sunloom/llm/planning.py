@@ -19,7 +19,13 @@ from sunloom.llm.encoding import encode
 from sunloom.llm.fused_lora import fuse_lora
 from sunloom.llm.launch import count_steps
 from sunloom.llm.loop import limit_passes
-from sunloom.llm.models import add_lora, build_llama, build_without_weights, load_tokenizer
+from sunloom.llm.models import (
+    add_lora,
+    build_llama,
+    build_without_weights,
+    load_tokenizer,
+    require_modules,
+)
 from sunloom.llm.objectives import OBJECTIVES
 from sunloom.llm.optimizers import OPTIMIZERS
 from sunloom.llm.overlaps import handle_overlaps
@@ -120,7 +126,8 @@ class _Shape:
     Attributes:
         parameters: Of the whole model.
         trained: Of these, those that the optimizer changes.
-        in_4_bits: Of these, those that a quantised base holds in 4 bits.
+        added: Beside these, by an adapter.
+        in_4_bits: Of the whole model's, those that a quantised base holds in 4 bits.
         model: Without weights.
         lengths: Of a sample of the conversations in tokens.
         labelled: Share of their tokens that have a loss.
@@ -129,6 +136,7 @@ class _Shape:
 
     parameters: int
     trained: int
+    added: int
     in_4_bits: int
     model: Any
     lengths: list[int]
@@ -166,6 +174,7 @@ def _measure(recipe: LlmRecipe) -> _Shape:
     linear = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not head]
     packed = sum(m.weight.numel() for m in linear) if recipe.training.method == "qlora" else 0
     if recipe.is_adapter:
+        require_modules(model, recipe.lora, is_quantised=recipe.training.method == "qlora")
         model = add_lora(model, recipe.lora, recipe.seed)
     rows = encode(tokenizer, samples, recipe.data.max_length)
     if not rows:
@@ -173,6 +182,7 @@ def _measure(recipe: LlmRecipe) -> _Shape:
     return _Shape(
         parameters=total,
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        added=sum(p.numel() for p in model.parameters()) - total,
         in_4_bits=packed,
         model=model,
         lengths=[len(row.ids) for row in rows],
@@ -186,7 +196,8 @@ def _memory(training: TrainingConfig, shape: _Shape, dtype: str) -> dict[str, in
     kind, workers = training.distributed, training.workers
     sharded = 1 if isinstance(kind, Ddp) else workers
     whole_weights = isinstance(kind, Ddp) or (isinstance(kind, DeepSpeed) and kind.zero_stage == 2)
-    weights = (shape.parameters - shape.in_4_bits) * _BYTES // (1 if whole_weights else workers)
+    plain = shape.parameters + shape.added - shape.in_4_bits
+    weights = plain * _BYTES // (1 if whole_weights else workers)
     # Half a byte each, and the scales of their blocks of 64.
     packed = round(shape.in_4_bits * _BYTES_IN_4_BITS)
     # One gradient, and what the optimizer keeps beside it.

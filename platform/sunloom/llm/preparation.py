@@ -123,7 +123,7 @@ def prepare(recipe: LlmRecipe) -> PreparedConversations:
         lengths, examples = tokenised.rows.lengths, tokenised.rows[:_EXAMPLES]
         # Views of files that are about to go.
         examples = [replace(row, ids=row.ids.copy(), mask=row.mask.copy()) for row in examples]
-    if recipe.is_adapter:
+    if recipe.is_judged:
         split.require_judgeable(tokenizer, recipe.data.max_length)
     quarantine = split.write_quarantine(folder)
     with QuarantineWriter(folder / _OVERLAPS) as overlaps:

@@ -1,11 +1,13 @@
 """Training runs: a base model or a LoRA adapter trained, measured, registered and promoted.
 
 A run is identified by the fingerprint of what decides the weights: a version that the same recipe
-made before is used again. An adapter is promoted if its evaluation passes the recipe's gate.
+made before is used again. What was trained from a model is judged beside it, and promoted if that
+passes the recipe's gate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,13 +27,14 @@ from sunloom.llm.conversation_files import hash_files
 from sunloom.llm.conversation_split import ConversationSplit, load_split
 from sunloom.llm.conversations import load_conversation_source
 from sunloom.llm.gate import compare_scores, gate_failures
-from sunloom.llm.judging import judge_adapter, load_judges
+from sunloom.llm.judging import ModelScores, judge_adapter, judge_tuned, load_judges
 from sunloom.llm.models import (
     ADAPTER_KIND,
     BASE_KIND,
     REWARD_KIND,
     build_llama,
     load_tokenizer,
+    served_by_merging,
     stored_parameter_count,
 )
 from sunloom.llm.resuming import RunIdentity
@@ -110,6 +113,8 @@ class TrainingMetrics:
 def train_base(recipe: LlmRecipe) -> TrainingResult:
     """Train every parameter of a model; without ``model.base_model`` build one first.
 
+    Where ``LlmRecipe.is_judged``, start and result are judged on held-out conversations.
+
     Args:
         recipe: A recipe whose ``training.method`` is ``full``.
 
@@ -126,45 +131,46 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
     # Before the work, and before a registered version is reused: reuse moves an alias too.
     kind = REWARD_KIND if recipe.is_reward_model else BASE_KIND
     registry.check_name(output.name, kind, output.tenant)
+    named = recipe.model.base_model is not None
+    location, base = resolve_model(recipe.model, registry) if named else (None, None)
     data = load_split(recipe)
-    identity = recipe_fingerprint(recipe, None)
+    identity = recipe_fingerprint(recipe, base)
     if (reused := _reuse_registered(recipe, registry, identity, data)) is not None:
         return reused
     # Torch loads here: a reused model must not wait for it.
     from sunloom.llm.launch import train_on_workers
 
     with run_of_this_process(recipe, "llm-base") as run:
-        tokenizer, location = _starting_point(recipe, registry, run, data)
+        tokenizer, start = _starting_point(recipe, location, run, data)
+        judge = None
+        if recipe.is_judged:
+            # Before the first step: what cannot be judged would only be met after the last one.
+            judges = load_judges(recipe)
+            data.require_judgeable(tokenizer, recipe.data.max_length)
+            export = run.directory / "export"
+            judge = partial(judge_tuned, recipe, judges, data.held_out, start=start, export=export)
         outcome = train_on_workers(
             recipe,
             run,
             data,
             identity=RunIdentity(identity, data.digest, output.tenant),
             tokenizer=tokenizer,
-            location=location,
+            location=start,
             base="",
         )
-        export = run.directory / "export"
-        metrics = asdict(measure_training(export, outcome, recipe.training))
-        lineage = {
-            "fingerprint": identity,
-            "data": data.digest,
-            "run": run.run_id,
-            "base": recipe.model.base_model,
-        }
-        version = registry.register(
-            output.name, kind, export, metrics, lineage, tenant=output.tenant
+        lineage = {"fingerprint": identity, "data": data.digest, "run": run.run_id, "base": base}
+        version = _register_judged(
+            recipe, registry, kind, run, outcome=outcome, lineage=lineage, judge=judge
         )
         plot_losses(run.directory, f"{output.name}: base")
         return _publish(recipe, registry, version, run.directory)
 
 
 def _starting_point(
-    recipe: LlmRecipe, registry: ModelRegistry, run: Run, data: ConversationSplit
+    recipe: LlmRecipe, location: str | None, run: Run, data: ConversationSplit
 ) -> tuple[Any, str]:
     """Tokenizer and location of the starting weights; builds both where no model is named."""
-    if recipe.model.base_model is not None:
-        location, _ = resolve_model(recipe.model, registry)
+    if location is not None:
         return load_tokenizer(location, recipe.model), location
     shape = recipe.model.architecture
     wanted = shape.tokenizer_conversations
@@ -223,31 +229,77 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
             base=base,
             adapter=start,
         )
-        folder, export = run.directory, run.directory / "export"
-        metrics = asdict(measure_training(export, outcome, recipe.training))
         lineage = {"fingerprint": identity, "data": data.digest, "run": run.run_id, "base": base}
         if start is not None:
             lineage["start"] = str(recipe.model.adapter)
-        register = partial(registry.register, output.name, kind, export)
-        try:
-            # Against what training started from: an earlier adapter, or the base alone.
-            before, after = judge_adapter(
-                recipe, judges, data.held_out, location, export, start=start
+        export = run.directory / "export"
+        # Against what training started from: an earlier adapter, or the base alone.
+        judge = partial(
+            judge_adapter,
+            recipe,
+            judges,
+            data.held_out,
+            location=location,
+            adapter=export,
+            start=start,
+        )
+        version = _register_judged(
+            recipe, registry, kind, run, outcome=outcome, lineage=lineage, judge=judge
+        )
+        if kind == ADAPTER_KIND and (own := served_by_merging(export)) is not None:
+            get_logger("llm").warning(
+                "%s has %s, which vLLM cannot add to a base: serve what sunloom llm merge %s makes",
+                version.ref,
+                own,
+                version.ref,
             )
-        except Exception:
-            # What was learned is kept, without scores and so without the alias.
-            version = register(metrics, lineage, tenant=output.tenant)
-            get_logger("llm").error("%s is registered, but judging it failed", version.ref)
-            raise
-        scores = asdict(compare_scores(before, after))
-        version = register(metrics | scores, lineage, tenant=output.tenant)
-        for name, judged in (("base", before), ("adapter", after)):
-            report = "preferences" if recipe.learns_preferences else "exact_match"
-            judged.save_report(folder / f"{name}_{report}.json")
-            judged.save_tasks(folder / f"{name}_tasks.json")
-            judged.save_benchmarks(folder / f"{name}_benchmarks.json")
-        plot_losses(folder, f"{output.name}: adapter")
-        return _publish(recipe, registry, version, folder)
+        plot_losses(run.directory, f"{output.name}: adapter")
+        return _publish(recipe, registry, version, run.directory)
+
+
+def _register_judged(
+    recipe: LlmRecipe,
+    registry: ModelRegistry,
+    kind: str,
+    run: Run,
+    *,
+    outcome: TrainingOutcome,
+    lineage: dict[str, Any],
+    judge: Callable[[], tuple[ModelScores, ModelScores]] | None,
+) -> ModelVersion:
+    """Register a run's export with its scores; the run's folder gets the reports.
+
+    Args:
+        recipe: What was trained.
+        registry: Where it is registered.
+        kind: Of model.
+        run: Its folder has the export.
+        outcome: What the workers returned.
+        lineage: Of the version.
+        judge: Scores of what training started from and of its result; None judges nothing.
+    """
+    folder, output = run.directory, recipe.output
+    export = folder / "export"
+    metrics = asdict(measure_training(export, outcome, recipe.training))
+    register = partial(
+        registry.register, output.name, kind, export, lineage=lineage, tenant=output.tenant
+    )
+    if judge is None:
+        return register(metrics)
+    try:
+        before, after = judge()
+    except Exception:
+        # What was learned is kept, without scores and so without the alias.
+        version = register(metrics)
+        get_logger("llm").error("%s is registered, but judging it failed", version.ref)
+        raise
+    version = register(metrics | asdict(compare_scores(before, after)))
+    for name, judged in (("base", before), ("adapter", after)):
+        report = "preferences" if recipe.learns_preferences else "exact_match"
+        judged.save_report(folder / f"{name}_{report}.json")
+        judged.save_tasks(folder / f"{name}_tasks.json")
+        judged.save_benchmarks(folder / f"{name}_benchmarks.json")
+    return version
 
 
 def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
@@ -255,7 +307,7 @@ def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
 
     Args:
         recipe: What is trained.
-        base: ``name@version`` of an adapter's base.
+        base: ``name@version`` of the model that is trained from; None where one is built.
     """
     identity = dump_identity(recipe, FINGERPRINT_KEYS)
     parts = {key: identity[key] for key in ("seed", "model", "data", "lora", "evaluation")}
@@ -312,7 +364,7 @@ def _reuse_registered(
     # Versions from before the data was noted are known by the fingerprint alone.
     if version.lineage.get("data", data.digest) != data.digest:
         return None
-    if recipe.is_adapter and "adapter_exact_match" not in version.metrics:
+    if recipe.is_judged and "adapter_exact_match" not in version.metrics:
         return None
     get_logger("llm").info("%s was made from the same recipe: reused", version.ref)
     folder = recipe.paths.outputs / "runs" / str(version.lineage.get("run", ""))
@@ -328,7 +380,7 @@ def _publish(
     reused: bool = False,
 ) -> TrainingResult:
     """Promote a version whose gate holds; the result names what its run's folder has of reports."""
-    failures = gate_failures(version.metrics, recipe.evaluation) if recipe.is_adapter else ()
+    failures = gate_failures(version.metrics, recipe.evaluation) if recipe.is_judged else ()
     names = {
         "base_report": "base_exact_match.json",
         "adapter_report": "adapter_exact_match.json",

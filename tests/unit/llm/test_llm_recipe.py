@@ -8,15 +8,16 @@ from typing import get_args
 
 import pytest
 import yaml
+from tiny_llama import build_base
 from typer.testing import CliRunner
 
 from sunloom.cli.main import app
-from sunloom.config import load_config
+from sunloom.config import Settings, load_config
 from sunloom.config.llm import LlmRecipe, Optimizer, TrainingConfig
 from sunloom.errors import ConfigError, UsageError
 from sunloom.llm.launch import build_scaling_config, count_steps
 from sunloom.llm.optimizers import OPTIMIZERS
-from sunloom.llm.planning import plan_training
+from sunloom.llm.planning import TrainingPlan, plan_training
 from sunloom.llm.preparation import prepare
 from sunloom.llm.trainer import recipe_fingerprint
 
@@ -131,6 +132,52 @@ def test_an_adapter_without_a_base_is_refused_at_once(work: Callable[[LlmRecipe]
     recipe = load_config(LlmRecipe, sets=["lora.r=4"], conf_dir=CONF).config
     with pytest.raises(UsageError, match=r"needs model\.base_model"):
         work(recipe)
+
+
+def test_a_plan_counts_dora_and_modules_that_are_trained_whole(
+    settings: Settings, tmp_path: Path
+) -> None:
+    base = build_base(tmp_path / "base", tied=True)
+
+    def plan_with(*sets: str) -> TrainingPlan:
+        chosen = [f"model.base_model={base}", f"paths.state={settings.paths.state}", "lora.r=4"]
+        chosen += ["training.distributed={type: ddp}", *sets]
+        return plan_training(load_config(LlmRecipe, sets=chosen, conf_dir=CONF).config)
+
+    plain = plan_with()
+    dora = plan_with("lora.use_dora=true")
+    # Of each layer: q, k, v, o and down of 64 columns, gate and up of 128.
+    assert dora.trained_parameters - plain.trained_parameters == 2 * (5 * 64 + 2 * 128)
+    assert dora.parameters == plain.parameters
+    saved = plan_with("lora.modules_to_save=[embed_tokens]")
+    added = saved.trained_parameters - plain.trained_parameters
+    assert added == 284 * 64
+    # Weights, gradients, two moments, and the checkpoint's copy of weights and moments.
+    more = saved.memory_bytes_per_worker - plain.memory_bytes_per_worker
+    assert more == 28 * added
+    with pytest.raises(UsageError, match="no module 'embed_token_'") as caught:
+        plan_with("lora.modules_to_save=[embed_token_]")
+    assert "embed_tokens" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="'q_proj' would be held in 4 bits"):
+        plan_with("lora.modules_to_save=[q_proj]", "training.method=qlora")
+
+
+@pytest.mark.parametrize(
+    ("sets", "is_judged"),
+    [
+        ((), False),
+        (("evaluation.held_out=4", "evaluation.min_exact_match=null"), False),
+        (("evaluation.min_exact_match=0.5",), True),
+        (("evaluation.min_whole=0.5",), True),
+        (("evaluation.custom_tasks=[{name: a, path: b}]",), True),
+        (("model.base_model=tool-base",), True),
+    ],
+)
+def test_a_model_from_random_weights_is_judged_where_a_bar_is_named(
+    sets: tuple[str, ...], is_judged: bool
+) -> None:
+    chosen = ["training.method=full", *sets]
+    assert load_config(LlmRecipe, sets=chosen, conf_dir=CONF).config.is_judged is is_judged
 
 
 def test_epochs_are_counted_in_whole_batches() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from sunloom.config import Settings
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import NotFoundError, UsageError
 from sunloom.llm.merging import merge_adapter
-from sunloom.llm.models import load_adapter, load_model
+from sunloom.llm.models import load_adapter, load_model, served_by_merging
 
 
 def test_a_merged_model_answers_as_its_adapter_does(settings: Settings, tmp_path: Path) -> None:
@@ -42,6 +43,41 @@ def test_a_merged_model_answers_as_its_adapter_does(settings: Settings, tmp_path
     # Once: the same adapter gives the version that there is.
     assert merge_adapter(settings, "own").ref == "own-merged@1"
     assert merge_adapter(settings, "own", "other").ref == "other@1"
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"use_dora": True},
+        {"modules_to_save": ["embed_tokens", "norm"]},
+        {"use_dora": True, "modules_to_save": ["lm_head"]},
+    ],
+)
+def test_what_vllm_cannot_add_to_a_base_is_merged(
+    own: dict[str, Any], tied: bool, settings: Settings, tmp_path: Path
+) -> None:
+    registry = open_registry(settings)
+    base = build_base(tmp_path / "base", tied=tied)
+    adapter = build_adapter(base, tmp_path / "adapter", seed=1, **own)
+    registry.register("tiny", "llm", base)
+    registry.register("own", "adapter", adapter, {}, {"base": "tiny@1"})
+    assert served_by_merging(adapter) is not None
+    folder = registry.path(merge_adapter(settings, "own"))
+    ids = torch.arange(3, 60)[None]
+    with torch.inference_mode():
+        tuned = load_adapter(load_model(str(base)), adapter).eval()
+        expected = tuned(ids).logits
+        merged = load_model(str(folder))
+        assert torch.allclose(merged(ids).logits, expected, atol=1e-4)
+        # Without what is its own, it is another model.
+        for name, parameter in tuned.named_parameters():
+            if "magnitude" in name or "modules_to_save" in name:
+                parameter.mul_(1.5)
+        assert (tuned(ids).logits - expected).abs().max() > 0.1
+    # Engines read from here whether the head has weights of its own.
+    is_apart = any(name in ("embed_tokens", "lm_head") for name in own.get("modules_to_save", ()))
+    assert merged.config.tie_word_embeddings is (tied and not is_apart)
 
 
 def test_what_is_no_adapter_is_refused(settings: Settings, tmp_path: Path) -> None:

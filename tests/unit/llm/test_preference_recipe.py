@@ -77,7 +77,8 @@ def test_an_adapter_is_trained_on_where_its_base_and_shape_are_those_of_the_reci
 ) -> None:
     registry, folder = open_registry(settings), tmp_path / "m"
     folder.mkdir()
-    stored = {"r": 4, "lora_alpha": 12, "use_rslora": True}
+    stored = {"r": 4, "lora_alpha": 12, "use_rslora": True, "use_dora": True}
+    stored |= {"modules_to_save": ["norm", "lm_head"]}
     (folder / "adapter_config.json").write_text(json.dumps(stored))
     registry.register("tool-base", "llm", folder)
     registry.register("ours", "adapter", folder, lineage={"base": "tool-base@1"})
@@ -85,12 +86,14 @@ def test_an_adapter_is_trained_on_where_its_base_and_shape_are_those_of_the_reci
     assert path == registry.path(registry.get("ours@1"))
     assert recipe.model.adapter == "ours@1"
     assert (recipe.lora.r, recipe.lora.alpha, recipe.lora.use_rslora) == (4, 12, True)
+    assert (recipe.lora.use_dora, recipe.lora.modules_to_save) == (True, ("lm_head", "norm"))
     plain = recipe_of(BASE)
     assert resolve_adapter(plain, registry, "tool-base@1") == (plain, None)
     for sets, base, said in (
         (("model.adapter=tool-base",), "tool-base@1", "of the kind llm"),
         (("model.adapter=ours",), "tool-base@2", "an adapter on tool-base@1"),
         (("model.adapter=ours", "lora.r=8"), "tool-base@1", r"has lora\.r 4"),
+        (("model.adapter=ours", "lora.use_dora=false"), "tool-base@1", r"has lora\.use_dora True"),
     ):
         with pytest.raises(UsageError, match=said):
             resolve_adapter(recipe_of(BASE, *sets), registry, base)

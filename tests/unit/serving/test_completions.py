@@ -15,7 +15,7 @@ from sunloom.config.request_limits import LlmLimits
 from sunloom.config.serving import LlmServing
 from sunloom.core.database import open_database
 from sunloom.core.model_registry import ModelRegistry, open_registry
-from sunloom.errors import NotFoundError, RequestError
+from sunloom.errors import NotFoundError, RequestError, UsageError
 from sunloom.serving.apps.llm.completions import CompletionsMiddleware, build_probe_request
 from sunloom.serving.apps.llm.model_resolver import (
     BaseLanguageModel,
@@ -97,6 +97,34 @@ def test_resolved_names_are_cached(settings: Settings, registry: ModelRegistry) 
     registry.promote("retail-agent", 2)
     assert resolve(trusting, "retail-agent") == "retail-agent@1"
     assert resolve(build_resolver(settings, base), "retail-agent") == "retail-agent@2"
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ({"use_dora": True}, r"DoRA \(lora\.use_dora\)"),
+        ({"modules_to_save": ["lm_head"]}, r"modules of its own \(lm_head\)"),
+    ],
+)
+def test_an_adapter_that_vllm_cannot_add_is_refused_with_the_way(
+    own: dict[str, Any],
+    said: str,
+    settings: Settings,
+    resolver: ModelResolver,
+    registry: ModelRegistry,
+    tmp_path: Path,
+) -> None:
+    path = folder(tmp_path, "own")
+    (path / "adapter_config.json").write_text(json.dumps(own))
+    lineage = {"base": resolver.base.ref}
+    registry.register("own", "adapter", path, lineage=lineage)
+    registry.promote("own", 1)
+    with pytest.raises(UsageError, match=f"own@1 has {said}, which vLLM cannot add") as caught:
+        resolve(resolver, "own")
+    assert caught.value.param == "model"
+    assert "sunloom llm merge own@1" in str(caught.value.hint)
+    # Nor does its alias keep the gateway from being ready.
+    assert required_models(settings, resolver) == ["retail-agent"]
 
 
 def test_promoted_adapters_are_required(settings: Settings, resolver: ModelResolver) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
 from sunloom.core.model_registry import ModelRegistry, ModelVersion, open_registry
-from sunloom.errors import NotFoundError
+from sunloom.errors import NotFoundError, UsageError
+from sunloom.llm.models import served_by_merging
 
 ADAPTER = "adapter"
 
@@ -87,6 +88,7 @@ class ModelResolver:
 
         Raises:
             NotFoundError: This engine serves no model of that name.
+            UsageError: It is an adapter that is served merged into its base only.
         """
         # The most frequent name needs no look-up: an engine never changes its base model.
         if name == self.base.name:
@@ -122,7 +124,14 @@ class ModelResolver:
                 "Train it again on that base, or deploy with the other one.",
                 "model",
             )
-        return ResolvedModel(version.ref, self._registry.path(version))
+        folder = self._registry.path(version)
+        if (own := served_by_merging(folder)) is not None:
+            raise UsageError(
+                f"{version.ref} has {own}, which vLLM cannot add to a base.",
+                f"sunloom llm merge {version.ref} makes a model that it serves.",
+                "model",
+            )
+        return ResolvedModel(version.ref, folder)
 
     def _fits(self, version: ModelVersion) -> bool:
         # LoRA weights are changes to one base model: added to another version they mean nothing.
@@ -141,7 +150,14 @@ class ModelResolver:
         """Names of the operator's adapters with a ``production`` alias."""
         # A tenant's adapter that cannot be loaded must not keep the gateway from being ready.
         names = dict.fromkeys(v.name for v in self.adapters() if v.tenant is None)
-        return [name for name in names if "production" in self._registry.aliases(name)]
+        return [name for name in names if self._is_loadable(f"{name}@production")]
+
+    def _is_loadable(self, ref: str) -> bool:
+        try:
+            version = self._registry.get(ref)
+        except NotFoundError:
+            return False
+        return self._fits(version) and served_by_merging(self._registry.path(version)) is None
 
     def cards(self, reader: str | None = None) -> list[dict[str, Any]]:
         """OpenAI's model list: the base model and each adapter's current version; blocking."""
