@@ -10,10 +10,11 @@ import torch
 from tiny_llama import build_adapter, build_base
 
 from sunloom.config import Settings
+from sunloom.config.llm import LoraSettings
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import NotFoundError, UsageError
 from sunloom.llm.merging import merge_adapter
-from sunloom.llm.models import load_adapter, load_model, served_by_merging
+from sunloom.llm.models import continue_lora, load_adapter, load_model, served_by_merging
 
 
 def test_a_merged_model_answers_as_its_adapter_does(settings: Settings, tmp_path: Path) -> None:
@@ -70,6 +71,12 @@ def test_what_vllm_cannot_add_to_a_base_is_merged(
         expected = tuned(ids).logits
         merged = load_model(str(folder))
         assert torch.allclose(merged(ids).logits, expected, atol=1e-4)
+        # Training on starts from all of it.
+        again = continue_lora(load_model(str(base)), adapter, LoraSettings(), "tiny@1")
+        assert torch.allclose(again.eval()(ids).logits, expected, atol=1e-4)
+        trained = [name for name, part in again.named_parameters() if part.requires_grad]
+        assert any("magnitude" in name for name in trained) is ("use_dora" in own)
+        assert any("modules_to_save" in name for name in trained) is ("modules_to_save" in own)
         # Without what is its own, it is another model.
         for name, parameter in tuned.named_parameters():
             if "magnitude" in name or "modules_to_save" in name:

@@ -123,6 +123,11 @@ def test_an_adapter_that_vllm_cannot_add_is_refused_with_the_way(
         resolve(resolver, "own")
     assert caught.value.param == "model"
     assert "sunloom llm merge own@1" in str(caught.value.hint)
+    guard, loaded, _ = layered(Engine(), resolver)
+    body = {"model": "own", "messages": MESSAGES}
+    answer = asyncio.run(call(guard, "POST", CHAT, json=body))
+    assert (answer.status_code, loaded) == (400, [])
+    assert "sunloom llm merge own@1" in answer.text
     # Nor does its alias keep the gateway from being ready.
     assert required_models(settings, resolver) == ["retail-agent"]
 
