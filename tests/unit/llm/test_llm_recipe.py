@@ -153,8 +153,12 @@ def test_a_plan_counts_dora_and_modules_that_are_trained_whole(
     added = saved.trained_parameters - plain.trained_parameters
     assert added == 284 * 64
     # Weights, gradients, two moments, and the checkpoint's copy of weights and moments.
-    more = saved.memory_bytes_per_worker - plain.memory_bytes_per_worker
-    assert more == 28 * added
+    parts = ("weights", "optimizer", "checkpoint")
+    more, less = (sum(plan.memory_parts[part] for part in parts) for plan in (saved, plain))
+    assert more - less == 28 * added
+    # What DoRA's norms and scales are made from stays until the backward pass, too.
+    assert dora.memory_parts["activations"] > plain.memory_parts["activations"]
+    assert sum(dora.memory_parts.values()) == dora.memory_bytes_per_worker
     with pytest.raises(UsageError, match="no module 'embed_token_'") as caught:
         plan_with("lora.modules_to_save=[embed_token_]")
     assert "embed_tokens" in str(caught.value.hint)
