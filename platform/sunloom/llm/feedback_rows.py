@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from sunloom.core.files import atomic_path
 from sunloom.llm.encoding import Encoded, collate
 from sunloom.llm.resuming import START_FILE
+from sunloom.llm.token_store import Rows
 
 # Pairs: twice as many sequences.
 _ROWS_AT_ONCE = 4
@@ -26,7 +27,7 @@ Score = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Ids, labels and lengths to the score of each row."""
 
 
-class FeedbackRows(Sequence[Encoded]):
+class FeedbackRows(Rows):
     """Rows with their scores before training.
 
     Args:
@@ -48,15 +49,8 @@ class FeedbackRows(Sequence[Encoded]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Encoded: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Encoded]: ...
-
-    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    @override
+    def _row(self, index: int) -> Encoded:
         row = self._rows[index]
         if self._longest_other is not None:
             # The row before the first one is the last.

@@ -147,8 +147,8 @@ def judge_adapter(
 ) -> tuple[ModelScores, ModelScores]:
     """Judge what an adapter was trained from and then the adapter, with one load of the base.
 
-    In this process: the served model took twice as long for the same turns (two cores, the demo's
-    model: 36 s by 32 clients against 18; `benchmarks/llm/judge.py`), its start not counted.
+    In this process: the served model took 2.3 times as long for the same turns (two cores, the
+    demo's model, 32 clients; `benchmarks/llm/judge.py`), its start not counted.
 
     Args:
         recipe: How the model is loaded, and how long a turn may be.

@@ -35,14 +35,14 @@ from sunloom.llm.feedback_rows import FeedbackRows, collate_sequences, load_star
 from sunloom.llm.fused_lora import fuse_lora
 from sunloom.llm.models import add_lora, continue_lora, load_model, load_tokenizer
 from sunloom.llm.objectives import OBJECTIVES
-from sunloom.llm.optimization import CausalLoss, LossModule, PackedCausalLoss, learning_rate
+from sunloom.llm.optimization import CausalLoss, LossModule, learning_rate
 from sunloom.llm.preference_loss import PreferenceLoss
 from sunloom.llm.probe import DtypeProbe, probe_dtype
 from sunloom.llm.resuming import EVALUATIONS_FILE
 from sunloom.llm.token_store import TokenRows
 
 _EVALUATED_AT_ONCE = 8
-# Beyond it a step's tensors fall out of the caches: 6 % slower with twice as many.
+# Without a limit the hand-written loop of `benchmarks/llm/train.py` was 6 to 10 % slower.
 _CPU_PASS_TOKENS = 1024
 
 
@@ -199,8 +199,10 @@ def build_loss(model: Any, dtype: torch.dtype, training: TrainingConfig) -> Loss
     noise = training.neftune_alpha
     if OBJECTIVES[type(training.objective)].loss is not None:
         return PreferenceLoss(model, dtype, training.objective, neftune_alpha=noise)
-    kind = PackedCausalLoss if training.packing else CausalLoss
-    return kind(model, dtype, label_smoothing=training.label_smoothing, neftune_alpha=noise)
+    smoothing, is_packed = training.label_smoothing, training.packing
+    return CausalLoss(
+        model, dtype, label_smoothing=smoothing, neftune_alpha=noise, is_packed=is_packed
+    )
 
 
 def open_rows(folder: Path, module: LossModule, parallel: Parallel, pad: int) -> Sequence[Encoded]:
@@ -513,7 +515,7 @@ class Pass(NamedTuple):
 
     Attributes:
         place: In the step: share, batch of the share, pass of the batch.
-        rows: None where a worker has less to do than others.
+        rows: Empty where a worker has less to do than others.
     """
 
     place: tuple[int, int, int]

@@ -92,6 +92,7 @@ class CausalLoss(LossModule):
         dtype: Number format of the matrix products.
         label_smoothing: Share of the target that all tokens divide among them, in training.
         neftune_alpha: Size of the noise on the embeddings, in training.
+        is_packed: Whether the rows of a batch lie end to end.
     """
 
     def __init__(
@@ -101,22 +102,26 @@ class CausalLoss(LossModule):
         *,
         label_smoothing: float = 0.0,
         neftune_alpha: float | None = None,
+        is_packed: bool = False,
     ) -> None:
         super().__init__(model, dtype, neftune_alpha=neftune_alpha)
-        self._label_smoothing = label_smoothing
+        self._label_smoothing, self._is_packed = label_smoothing, is_packed
+        if is_packed:
+            use_packed_attention(core_of(model))
 
-    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, ids: torch.Tensor, labels: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Summed loss over the labelled tokens.
 
         Args:
-            ids: Token ids ``[B, S]``, padded on the right.
-            labels: ``[B, S]``, ``IGNORED`` where there is no loss.
+            ids: Token ids ``[B, S]``, padded on the right; ``[1, T]`` of rows that lie end to end.
+            labels: The same shape, ``IGNORED`` where there is no loss and where such a row begins.
+            lengths: Of such rows ``[N]``.
         """
-        return self._sum_losses(ids, labels)
-
-    def _sum_losses(
-        self, ids: torch.Tensor, labels: torch.Tensor, layout: Mapping[str, Any] | None = None
-    ) -> torch.Tensor:
+        if self._noise is not None:
+            self._noise.lengths = lengths
+        layout = None if lengths is None else layout_of(lengths)
         targets = labels[:, 1:]
         keep = targets != IGNORED
         return nn.functional.cross_entropy(
@@ -128,6 +133,8 @@ class CausalLoss(LossModule):
 
     @override
     def collate(self, rows: Sequence[Encoded], pad: int) -> tuple[torch.Tensor, ...]:
+        if self._is_packed:
+            return pack(rows)
         ids, labels = collate(rows, pad)
         return torch.from_numpy(ids), torch.from_numpy(labels)
 
@@ -136,42 +143,6 @@ class CausalLoss(LossModule):
         """The labelled tokens."""
         # The first token of a row has no token before it that could predict it.
         return [sum(int(row.mask[1:].sum()) for row in rows)]
-
-
-class PackedCausalLoss(CausalLoss):
-    """The same loss of rows that lie end to end.
-
-    Args:
-        model: A causal language model, with or without an adapter.
-        dtype: Number format of the matrix products.
-        label_smoothing: Share of the target that all tokens divide among them, in training.
-        neftune_alpha: Size of the noise on the embeddings, in training.
-    """
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype, **options: Any) -> None:
-        super().__init__(model, dtype, **options)
-        use_packed_attention(core_of(model))
-
-    @override
-    def forward(
-        self, ids: torch.Tensor, labels: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Summed loss over the labelled tokens.
-
-        Args:
-            ids: Token ids ``[1, T]``.
-            labels: ``[1, T]``, ``IGNORED`` where there is no loss and where a row begins.
-            lengths: Of the rows ``[N]``; one where there are none.
-        """
-        if lengths is None:
-            return super().forward(ids, labels)
-        if self._noise is not None:
-            self._noise.lengths = lengths
-        return self._sum_losses(ids, labels, layout_of(lengths))
-
-    @override
-    def collate(self, rows: Sequence[Encoded], pad: int) -> tuple[torch.Tensor, ...]:
-        return pack(rows)
 
 
 def core_of(model: Any) -> Any:

@@ -176,6 +176,9 @@ def _measure(recipe: LlmRecipe) -> _Shape:
     if recipe.is_adapter:
         require_modules(model, recipe.lora, is_quantised=recipe.training.method == "qlora")
         model = add_lora(model, recipe.lora, recipe.seed)
+        if isinstance(recipe.training.distributed, Ddp):
+            # As the workers do: it keeps less.
+            fuse_lora(model)
     rows = encode(tokenizer, samples, recipe.data.max_length)
     if not rows:
         raise DataError("There is no conversation to learn from.", param="data")
@@ -207,8 +210,6 @@ def _memory(training: TrainingConfig, shape: _Shape, dtype: str) -> dict[str, in
     rows, longest = training.batch_size, max(shape.lengths)
     if (limit := limit_passes(training)) is not None:
         rows = max(1, min(rows, limit // longest))
-    if isinstance(kind, Ddp) and training.method == "lora":
-        fuse_lora(shape.model)
     labelled = max(1, round(shape.labelled * (longest - 1)))
     activations = measure_activations(shape.model, rows, longest, labelled, dtype)
     parts = {"weights": weights + packed, "optimizer": state, "activations": activations}

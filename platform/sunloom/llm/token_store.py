@@ -6,6 +6,7 @@ numbers beside the shards, so that a conversation that is seen twice is stored o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
@@ -13,6 +14,7 @@ from typing import overload
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from sunloom.llm.encoding import Encoded
 
@@ -78,7 +80,25 @@ class _Shard:
         self.label = batch.column("label").to_numpy()
 
 
-class TokenRows(Sequence[Encoded]):
+class Rows(Sequence[Encoded], ABC):
+    """Rows that are made when they are asked for."""
+
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Encoded]: ...
+
+    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
+        if isinstance(index, slice):
+            return [self._row(i) for i in range(*index.indices(len(self)))]
+        return self._row(index)
+
+    @abstractmethod
+    def _row(self, index: int) -> Encoded: ...
+
+
+class TokenRows(Rows):
     """The rows of a store in the order of training, read where they lie.
 
     Args:
@@ -100,15 +120,8 @@ class TokenRows(Sequence[Encoded]):
     def __len__(self) -> int:
         return len(self._order)
 
-    @overload
-    def __getitem__(self, index: int) -> Encoded: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Encoded]: ...
-
-    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    @override
+    def _row(self, index: int) -> Encoded:
         number = int(self._order[index])
         which = int(np.searchsorted(self._bases, number, side="right")) - 1
         shard, row = self._shards[which], number - int(self._bases[which])
