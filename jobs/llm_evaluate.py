@@ -3,14 +3,14 @@
 from dataclasses import asdict
 
 from sunloom.config.llm import LlmRecipe
-from sunloom.llm.evaluation import evaluate_registered
+from sunloom.llm.model_comparison import evaluate_registered
 from sunloom.workflows.job import JobOutcome, run_job
 
 
 def judge(recipe: LlmRecipe) -> JobOutcome:
     """Hand the recipe to the library and its figures to the job's frame."""
     evaluation = evaluate_registered(recipe)
-    artifacts = {"model": evaluation.model, "report": evaluation.report}
+    artifacts = {"model": evaluation.model, "report": evaluation.report, "page": evaluation.page}
     return JobOutcome(asdict(evaluation), artifacts)
 
 

@@ -13,9 +13,10 @@ import pytest
 
 from sunloom.config.llm import Architecture, EvaluationConfig, LoraSettings
 from sunloom.errors import UsageError
-from sunloom.llm.benchmarks import Benchmarks, BenchmarkScore, compare_benchmarks
+from sunloom.llm.benchmarks import Benchmarks, BenchmarkScore
 from sunloom.llm.conversations import GenericConversations
-from sunloom.llm.gate import gate_failures
+from sunloom.llm.eval_report import build_report
+from sunloom.llm.gate import decide
 from sunloom.llm.models import add_lora, build_llama, load_model, load_tokenizer
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 
@@ -131,8 +132,14 @@ def test_a_score_is_the_one_that_the_harness_gives_by_hand(
     adapted = benchmarks.run(
         add_lora(base, LoraSettings(r=2), 0).eval(), load_tokenizer(str(model))
     )
-    compared = compare_benchmarks(results.scores, adapted.scores)
-    assert [(c.drop, c.drop_error) for c in compared.values()] == [(0, 0)] * 4
+    models = {
+        name: [score.measure(task) for task, score in found.scores.items()]
+        for name, found in (("base", results), ("adapter", adapted))
+    }
+    for figure in build_report("benchmarks", models, held_out=0).figures:
+        difference = figure.scores[1].difference
+        assert difference is not None
+        assert (difference.value, difference.p_value) == (0, 1)
     limited = EvaluationConfig(benchmarks=("hellaswag",), benchmark_data=copies, benchmark_limit=5)
     few = Benchmarks(limited).run(base, load_tokenizer(str(model)))
     assert few.scores["hellaswag"].examples == found.examples[:5]
@@ -173,19 +180,19 @@ def test_a_drop_beyond_chance_fails_the_gate() -> None:
     base = {"a": score(*[1.0] * 60, *[0.0] * 40), "b": score(1, 1, 1, 1, 0)}
     # Of a hundred, fifteen that were right are wrong; of five, one.
     adapter = {"a": score(*[1.0] * 45, *[0.0] * 55), "b": score(1, 1, 1, 0, 0)}
-    compared = compare_benchmarks(base, adapter)
-    assert compared["a"].drop == pytest.approx(0.15)
-    # Standard deviation of fifteen ones among a hundred, over the root of their number.
-    assert compared["a"].drop_error == pytest.approx((0.15 * 0.85 / 99) ** 0.5)
-    metrics = {
-        "adapter_exact_match": 1.0,
-        "adapter_whole": 1.0,
-        "benchmarks": {name: vars(c) for name, c in compared.items()},
+    models = {
+        name: [one.measure(task) for task, one in scores.items()]
+        for name, scores in (("base", base), ("adapter", adapter))
     }
-    failures = gate_failures(metrics, EvaluationConfig())
-    assert len(failures) == 1
-    assert "benchmark a has acc 0.450 on 100 examples, the base 0.600" in failures[0]
-    assert gate_failures(metrics, EvaluationConfig(max_benchmark_drop=None)) == ()
-    # 0.15 less 1.645 standard errors is 0.091.
-    assert gate_failures(metrics, EvaluationConfig(max_benchmark_drop=0.1)) == ()
-    assert len(gate_failures(metrics, EvaluationConfig(max_benchmark_drop=0.08))) == 1
+    report = build_report("benchmarks", models, held_out=0)
+    metrics = {"adapter_exact_match": 1.0, "adapter_whole": 1.0, "figures": report.summarise()}
+
+    def failures(**keys: Any) -> tuple[str, ...]:
+        return decide(metrics, EvaluationConfig(benchmarks=("a", "b"), **keys), "p").failures
+
+    (said,) = failures()
+    assert said.startswith("benchmarks.a (acc) is 0.450 on 100 rows, and was 0.600")
+    assert failures(max_benchmark_drop=None) == ()
+    # 16 of 102 less 1 of 102, less 1.96 standard errors, is 0.073.
+    assert failures(max_benchmark_drop=0.08) == ()
+    assert len(failures(max_benchmark_drop=0.07)) == 1

@@ -32,11 +32,12 @@ from sunloom.errors import UsageError
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.distributed import TorchParallel
 from sunloom.llm.encoding import encode
+from sunloom.llm.eval_report import read_report
 from sunloom.llm.feedback_formats import read_row
 from sunloom.llm.feedback_rows import FeedbackRows, score_rows
-from sunloom.llm.gate import gate_failures
-from sunloom.llm.judging import evaluate_registered
+from sunloom.llm.gate import decide
 from sunloom.llm.loop import Evaluations, TrainingTask, plan_batches
+from sunloom.llm.model_comparison import evaluate_registered
 from sunloom.llm.models import add_lora, build_llama, load_adapter, load_model
 from sunloom.llm.optimization import learning_rate
 from sunloom.llm.preference_judge import judge_preferences
@@ -316,9 +317,21 @@ def test_preferences_are_learned_judged_and_promoted_on_top_of_each_other(
     assert first.metrics["adapter_preference_accuracy"] > 0.9
     assert first.metrics["adapter_loss"] < first.metrics["base_loss"]
     assert (first.promoted, first.version.ref) == (True, "days@1")
-    report = json.loads(Path(first.artifacts["adapter_preferences"]).read_text())
-    assert len(report["chosen"]) == first.metrics["held_out"]
-    quarantine = Path(first.artifacts["adapter_preferences"]).with_name("quarantine.jsonl")
+    report = read_report(Path(first.artifacts["report"]))
+    before, after = report.figure("preferences.accuracy").scores
+    assert len(after.rows.values) == first.metrics["held_out"]
+    assert after.estimate is not None
+    assert after.estimate.value == first.metrics["adapter_preference_accuracy"]
+    assert (before.rows.values[0], before.rows.keys) == (0.5, after.rows.keys)
+    assert after.difference is not None
+    assert after.difference.low is not None
+    assert after.difference.low > 0.3
+    assert (
+        [rule.rule for rule in report.gate.rules] == ["min_preference_accuracy", "max_loss_ratio"]
+        if report.gate
+        else False
+    )
+    quarantine = Path(first.artifacts["report"]).with_name("quarantine.jsonl")
     assert json.loads(quarantine.read_text())["position"] == 321
     recipe = _recipe(settings, files["real"], "output.name=days")
     assert train_adapter(recipe).reused
@@ -359,4 +372,4 @@ def test_preferences_are_learned_judged_and_promoted_on_top_of_each_other(
     judged = evaluate_registered(recipe)
     assert judged.preference_accuracy == fourth.metrics["adapter_preference_accuracy"]
     higher = fourth.version.metrics | {"adapter_preference_accuracy": 0.7}
-    assert "adapter_preference_accuracy 0.700" in gate_failures(higher, recipe.evaluation)[0]
+    assert "adapter_preference_accuracy 0.700" in decide(higher, recipe.evaluation, "p").failures[0]

@@ -12,7 +12,8 @@ from sunloom.config.llm import LlmRecipe
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import NotFoundError, UsageError
 from sunloom.llm.base_models import resolve_model
-from sunloom.llm.judging import evaluate_registered
+from sunloom.llm.eval_report import read_report
+from sunloom.llm.model_comparison import evaluate_registered
 from sunloom.llm.trainer import recipe_fingerprint, train_adapter, train_base
 from sunloom_retail.conversations import RetailConversations
 
@@ -77,10 +78,32 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     assert adapter.metrics["adapter_exact_match"] < 0.9
     assert not adapter.promoted
     assert registry.aliases("retail-agent") == {}
-    report = json.loads(Path(adapter.artifacts["adapter_report"]).read_text())
-    assert (report["held_out"], len(report["examples"])) == (4, 8)
-    judged = evaluate_registered(_recipe("retail_agent", settings, alone))
+    report = read_report(Path(adapter.artifacts["report"]))
+    assert (report.held_out, report.models) == (4, ("tool-base@1", "retail-agent@1"))
+    assert len(report.questions) == 8
+    # The decision is in the registry and in the report alike, and says why.
+    decision = registry.get("retail-agent@1").metrics["gate"]
+    assert report.gate is not None
+    assert (report.gate.passed, decision["passed"]) == (False, False)
+    assert report.gate.failures == adapter.failures
+    assert [rule["rule"] for rule in decision["rules"]] == [
+        "min_exact_match", "min_whole", "max_loss_ratio",
+    ]  # fmt: skip
+    loss = report.figure("loss")
+    assert loss.scores[1].estimate is not None
+    assert loss.scores[1].estimate.value == pytest.approx(adapter.metrics["adapter_loss"])
+    page = Path(adapter.artifacts["report_page"]).read_text()
+    assert "adapter_exact_match 0.000 is below 0.900" in page
+    # The adapter beside its base, on the same rows: the numbers are those of the training.
+    judged = evaluate_registered(
+        _recipe("retail_agent", settings, alone), "retail-agent@1", ["tool-base@1"]
+    )
     assert judged.exact_match == adapter.metrics["adapter_exact_match"]
+    both = judged.figures["loss"]
+    assert both["tool-base@1"]["value"] == pytest.approx(adapter.metrics["base_loss"])
+    gap = adapter.metrics["base_loss"] - adapter.metrics["adapter_loss"]
+    assert both["tool-base@1"]["difference"]["value"] == pytest.approx(gap)
+    assert read_report(Path(judged.report)).models == ("retail-agent@1", "tool-base@1")
     # A full fine-tune of a base goes the same way: four steps of a high rate are a regression.
     worse = ("training.method=full", "training.learning_rate=0.3", "output.name=retail-tuned")
     early = "training.early_stopping=null"
@@ -92,8 +115,12 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     assert not tuned.promoted
     assert [failure.partition(" ")[0] for failure in tuned.failures] == ["adapter_loss"]
     assert registry.aliases("retail-tuned") == {}
-    for key in ("base_report", "adapter_report"):
-        assert json.loads(Path(tuned.artifacts[key]).read_text())["held_out"] == 4
+    # A rule on any figure refuses the same regression, by chance's margin.
+    ruled = "evaluation.no_regression=[{figure: loss}]"
+    again = train_base(_recipe("retail_agent", settings, alone, *own, ruled))
+    assert (again.version.ref, again.reused) == (tuned.version.ref, True)
+    assert again.failures[1].startswith("loss (mean loss of a token that the assistant wrote) is")
+    assert registry.get(tuned.version.ref).metrics["gate"]["rules"][-1]["rule"] == "no_regression"
     again = train_base(_recipe("retail_agent", settings, alone, *own))
     assert (again.version.ref, again.reused, again.promoted) == (tuned.version.ref, True, False)
     # A newer base is another start, though the recipe names it alike.
@@ -112,14 +139,16 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     own += (f"evaluation.custom_tasks=[{{name: assent, path: {task}, min_score: 0}}]",)
     bounds = ("data.held_out_share=0.5", "evaluation.max_loss_ratio=null")
     stopped = train_adapter(_recipe("retail_agent", settings, *own, *bounds))
-    assert stopped.metrics["tasks"]["assent"] == {
-        "metric": "exact_match", "base": 0.0, "adapter": 0.0, "standard_error": 0.0,
-    }  # fmt: skip
-    told = json.loads(Path(stopped.artifacts["adapter_tasks"]).read_text())["assent"]["examples"]
-    assert [(row["question"], row["expected"]) for row in told] == [("Say yes", "yes")]
+    task_figure = stopped.metrics["figures"]["tasks.assent"]
+    assert (task_figure["metric"], task_figure["start"], task_figure["trained"]) == (
+        "exact_match", 0.0, 0.0,
+    )  # fmt: skip
+    told = read_report(Path(stopped.artifacts["report"])).questions
+    asked = [(row.question, row.expected) for row in told if row.figure == "tasks.assent"]
+    assert asked == [("Say yes", "yes")]
     assert stopped.metrics["eval_loss"] > 0
     assert (stopped.version.ref, stopped.reused) == ("retail-agent@2", False)
-    aside = Path(stopped.artifacts["adapter_report"]).with_name("quarantine.jsonl")
+    aside = Path(stopped.artifacts["report"]).with_name("quarantine.jsonl")
     assert [json.loads(line)["position"] for line in aside.read_text().splitlines()] == [61]
     assert stopped.metrics["adapter_loss"] > 0
     assert train_adapter(_recipe("retail_agent", settings, *own, *bounds)).reused

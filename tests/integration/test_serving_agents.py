@@ -12,8 +12,11 @@ from sqlalchemy import select
 
 from sunloom.agents.api import run_tasks
 from sunloom.config.agents import AgentSpec, EngineName
+from sunloom.config.llm_judges import LlmJudge
 from sunloom.core.database import open_database
 from sunloom.errors import ServingError
+from sunloom.llm.llm_judge import LlmJudgment
+from sunloom.llm.measurements import JudgedText
 from sunloom.serving.auth.api_keys import create_key
 from sunloom.serving.auth.rate_limits import UsageRow
 
@@ -100,3 +103,27 @@ def test_errors_of_the_engine_name_the_field(gateway: RunningGateway) -> None:
         assert error["param"] == field
         assert error["message"].startswith(field)
         assert "{" not in error["message"]
+
+
+def test_the_served_model_judges_answers_in_the_schemas_words(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are random: what it prefers means nothing, but every verdict can be read."""
+    monkeypatch.setenv("SUNLOOM_JUDGE_KEY", gateway.key)
+    rubric = {"name": "clear", "description": "5 is clear"}
+    judge = LlmJudge.model_validate(
+        {
+            "base_url": f"{gateway.url}/v1", "model": "tool-base", "reasons": False,
+            "rubrics": [rubric], "max_tokens": 48, "prices": {"input_usd": 1},
+        }
+    )  # fmt: skip
+    both = [
+        [JudgedText("a?", "b", text, 0.0) for text in texts] for texts in (("b", "c"), ("d", "b"))
+    ]
+    verdicts = LlmJudgment(judge).judge(dict(zip("xy", both, strict=True)))
+    report = verdicts.report
+    assert (report.verdicts, report.unparsed, report.failed, report.pairs) == (8, 0, 0, 2)
+    assert {*verdicts.measurements["y"][0].values} <= {0.0, 0.5, 1.0}
+    assert {*verdicts.measurements["y"][1].values} <= {1.0, 2.0, 3.0, 4.0, 5.0}
+    assert report.cost_usd == pytest.approx(report.prompt_tokens / 1e6)
+    assert report.prompt_tokens > 8 * 50

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -86,12 +88,47 @@ def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False
 
 
 @app.command()
-def evaluate(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
-    """Judge the recipe's registered model on its held-out questions."""
+def evaluate(
+    recipe: Recipe,
+    model: Annotated[
+        str | None, typer.Option(help="name, name@3 or name@alias; the recipe's output by default")
+    ] = None,
+    compare: Annotated[
+        list[str] | None, typer.Option(help="Another model, judged on the same rows; repeatable.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Where the report's page is written.")] = None,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Judge a registered model by what the recipe says, alone or beside others."""
     from sunloom.config.llm import LlmRecipe
-    from sunloom.llm.judging import evaluate_registered
 
-    _show(output.to_plain(evaluate_registered(load_recipe(LlmRecipe, recipe, sets, env))), json)
+    config = load_recipe(LlmRecipe, recipe, sets, env)
+    # The model libraries load here: a wrong recipe is refused before.
+    from sunloom.llm.model_comparison import evaluate_registered
+
+    evaluation = evaluate_registered(config, model, compare or (), html)
+    if json:
+        output.print_json(evaluation)
+        return
+    output.print_table(
+        ("figure", "model", "value", "95 %", "difference", "95 %"),
+        [
+            (name, ref, found.get("value"), _interval(found), gap.get("value"), _interval(gap))
+            for name, models in evaluation.figures.items()
+            for ref, found in models.items()
+            for gap in [found.get("difference", {})]
+        ],
+    )
+    plain = output.to_plain(evaluation)
+    output.print_mapping({name: value for name, value in plain.items() if name != "figures"})
+
+
+def _interval(found: Mapping[str, Any]) -> str | None:
+    if found.get("low") is None:
+        return None
+    return f"{found['low']:.3g} to {found['high']:.3g}"
 
 
 @app.command()

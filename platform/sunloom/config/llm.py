@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from sunloom.config.llm_judges import LlmJudge, NoRegression, SafetyJudge
 from sunloom.config.loading.model import Model
 from sunloom.config.names import Alias, Name
 from sunloom.config.settings import Settings
@@ -671,7 +672,8 @@ class EvaluationConfig(Model):
     min_exact_match: float | None = Field(default=0.9, ge=0, le=1)
     """Share of exact tool calls from which a model may be promoted; null where the held-out
     conversations call no tools. One that is trained from random weights is judged only where this,
-    ``min_whole``, ``custom_tasks`` or ``benchmarks`` is named, or preferences are learned."""
+    ``min_whole``, ``custom_tasks``, ``benchmarks``, ``safety`` or ``llm_judge`` is named, or
+    preferences are learned."""
     min_whole: float = Field(default=0.0, ge=0, le=1)
     """Share of conversations with every turn right, final answer included, from which a model may
     be promoted."""
@@ -701,6 +703,12 @@ class EvaluationConfig(Model):
     beyond chance (95 %, on the same examples), to be promoted; null asks for nothing."""
     custom_tasks: tuple[CustomTask, ...] = ()
     """Files of one's own to judge on."""
+    safety: tuple[SafetyJudge, ...] = ()
+    """Judges of refusals, leaks, followed injections and toxic answers."""
+    llm_judge: LlmJudge | None = None
+    """A language model that judges the answers."""
+    no_regression: tuple[NoRegression, ...] = ()
+    """Figures of the report in which a model must not fall behind to be promoted."""
     eval_steps: int | None = Field(default=None, ge=1)
     """Steps between evaluations during training, of which each step's record holds the loss; empty
     evaluates at the end, and for ``training.early_stopping`` every 100 steps."""
@@ -758,7 +766,7 @@ class LlmRecipe(Settings):
             self.model.base_model is not None
             or self.learns_preferences
             or any(getattr(asked, key) for key in named)
-            or bool(asked.custom_tasks or asked.benchmarks)
+            or bool(asked.custom_tasks or asked.benchmarks or asked.safety or asked.llm_judge)
         )
 
     @property
@@ -827,11 +835,12 @@ class LlmRecipe(Settings):
 
     @model_validator(mode="after")
     def _a_reward_model_writes_nothing(self) -> LlmRecipe:
-        judged = self.evaluation.benchmarks or self.evaluation.custom_tasks
+        asked = self.evaluation
+        judged = asked.benchmarks or asked.custom_tasks or asked.safety or asked.llm_judge
         if self.is_reward_model and (judged or self.model.base_model is None or self.model.adapter):
             raise ValueError(
                 "training.objective.type reward takes model.base_model, and no model.adapter, "
-                "evaluation.benchmarks or evaluation.custom_tasks"
+                "evaluation.benchmarks, custom_tasks, safety or llm_judge"
             )
         return self
 
@@ -850,6 +859,9 @@ class LlmRecipe(Settings):
         names = [task.name for task in self.evaluation.custom_tasks]
         if len({*names}) < len(names):
             raise ValueError("evaluation.custom_tasks: two tasks have the same name")
+        names = [judge.name for judge in self.evaluation.safety]
+        if len({*names}) < len(names):
+            raise ValueError("evaluation.safety: two judges have the same name")
         return self
 
 

@@ -293,6 +293,19 @@ class ModelRegistry:
             session.merge(row)
         return promoted
 
+    def add_metrics(self, version: ModelVersion, metrics: Mapping[str, Any]) -> ModelVersion:
+        """The version with more metrics, such as what a gate decided on it.
+
+        Args:
+            version: A registered version.
+            metrics: Take the place of those of the same name.
+        """
+        with self._database.session() as session:
+            row = session.get_one(ModelVersionRow, (version.name, version.version))
+            # Another object: a change inside the same one would not be noticed.
+            row.metrics = {**row.metrics, **metrics}
+        return copy_row(row, ModelVersion)
+
     def promote_if_passed(self, version: ModelVersion, alias: str, failures: Sequence[str]) -> bool:
         """Point ``alias`` at a version whose gate passed; else log what failed.
 

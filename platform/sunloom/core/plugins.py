@@ -25,6 +25,7 @@ GROUPS = (
     "sunloom.trackers",
     "sunloom.optimizers",
     "sunloom.metrics",
+    "sunloom.safety_classifiers",
     "sunloom.checks",
 )
 

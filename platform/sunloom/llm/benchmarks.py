@@ -10,13 +10,14 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sunloom.config.llm import EvaluationConfig
 from sunloom.errors import UsageError, nearest
+from sunloom.llm.measurements import Measurement
 
 ALIASES: Mapping[str, str] = {"arc": "ai2_arc"}
 """Names that people use for what the harness calls otherwise."""
@@ -24,7 +25,6 @@ _KEY = "evaluation.benchmarks"
 # Accuracy over answers of unlike length is compared per byte where the task offers it.
 _PREFERRED = "acc_norm"
 _REPORTED = ("results", "groups", "n-samples", "versions")
-_Z_95 = 1.645
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,19 @@ class BenchmarkScore:
     standard_error: float | None
     examples: tuple[float, ...]
 
+    def measure(self, name: str) -> Measurement:
+        """``benchmarks.NAME``."""
+        found = Measurement(
+            figure=f"benchmarks.{name}",
+            metric=self.metric,
+            keys=tuple(str(number) for number in range(1, len(self.examples) + 1)),
+            values=self.examples,
+        )
+        if self.examples and math.isclose(found.mean or 0.0, self.score, abs_tol=1e-9):
+            return found
+        # A group's tasks may weigh alike, whatever their size; a metric may be no mean.
+        return replace(found, value=self.score, standard_error=self.standard_error)
+
 
 @dataclass(frozen=True)
 class BenchmarkResults:
@@ -55,39 +68,6 @@ class BenchmarkResults:
 
     scores: dict[str, BenchmarkScore]
     report: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class BenchmarkComparison:
-    """An adapter and its base on the same examples.
-
-    Attributes:
-        metric: Name of the metric.
-        base: Score of the base.
-        adapter: Score of the adapter.
-        drop: What the adapter lost, examples weighed alike.
-        drop_error: Standard error of that, from the differences example by example.
-        examples: Their number.
-    """
-
-    metric: str
-    base: float
-    adapter: float
-    drop: float
-    drop_error: float
-    examples: int
-
-
-def drop_is_above(drop: float, error: float, most: float) -> bool:
-    """Whether a drop is above ``most`` by more than chance explains (95 %, one-sided).
-
-    Args:
-        drop: Mean of the differences.
-        error: Its standard error.
-        most: What is allowed.
-    """
-    # The bound of the interval itself would be passed by equal models when most is 0.
-    return drop - _Z_95 * error > most
 
 
 class Benchmarks:
@@ -212,45 +192,6 @@ class Benchmarks:
                 "at evaluation.benchmark_data/<hub id>, such as FOLDER/Rowan/hellaswag.",
                 _KEY,
             ) from error
-
-
-def compare_benchmarks(
-    base: Mapping[str, BenchmarkScore], adapter: Mapping[str, BenchmarkScore]
-) -> dict[str, BenchmarkComparison]:
-    """Scores side by side, with the drop example by example.
-
-    Args:
-        base: Scores of the base.
-        adapter: Scores of the adapter, in the same tasks on the same examples.
-    """
-    compared = {}
-    for name, before in base.items():
-        after = adapter[name]
-        pairs = zip(before.examples, after.examples, strict=True)
-        drop, error = mean_and_error([old - new for old, new in pairs])
-        compared[name] = BenchmarkComparison(
-            metric=before.metric,
-            base=before.score,
-            adapter=after.score,
-            drop=drop,
-            drop_error=error,
-            examples=len(before.examples),
-        )
-    return compared
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error; the error of a single value is 0.
-
-    Args:
-        values: At least one.
-    """
-    count = len(values)
-    mean = math.fsum(values) / count
-    if count == 1:
-        return mean, 0.0
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    return mean, math.sqrt(variance / count)
 
 
 def _leaves(index: Mapping[str, Any], name: str) -> Iterator[Any]:

@@ -7,7 +7,6 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from sunloom.config.llm import (
@@ -24,50 +23,16 @@ from sunloom.config.llm import (
 )
 from sunloom.core.plugins import load_plugin
 from sunloom.errors import DataError, PluginError, UsageError
-from sunloom.llm.benchmarks import mean_and_error
 from sunloom.llm.conversation_files import FileConversations
 from sunloom.llm.conversations import TEXT, Conversation, Message
 from sunloom.llm.encoding import render
-from sunloom.llm.evaluation import Generate, called_tools, parse_calls
+from sunloom.llm.evaluation import Generate, called_tools, last_question, parse_calls
+from sunloom.llm.measurements import JudgedText, Measurement, measure_texts
 
 METRIC_GROUP = "sunloom.metrics"
 _KEY = "evaluation.custom_tasks"
 Score = Callable[[Message, str], float]
 """The expected message and the generated text to a score from 0 to 1."""
-
-
-@dataclass(frozen=True)
-class JudgedText:
-    """One example of a task.
-
-    Attributes:
-        question: The last thing the user said.
-        expected: The conversation's last answer.
-        generated: What the model wrote.
-        score: From 0 to 1.
-    """
-
-    question: str
-    expected: str
-    generated: str
-    score: float
-
-
-@dataclass(frozen=True)
-class TaskScore:
-    """A model's score in a task.
-
-    Attributes:
-        metric: Its type.
-        score: Mean over the examples.
-        standard_error: Of the mean.
-        examples: Every one of them.
-    """
-
-    metric: str
-    score: float
-    standard_error: float
-    examples: tuple[JudgedText, ...]
 
 
 class LoadedTask:
@@ -100,8 +65,8 @@ class LoadedTask:
         if not self.conversations:
             raise DataError(f"The task {task.name!r} has no conversation to judge on.", param=_KEY)
 
-    def run(self, generate: Generate, tokenizer: Any) -> TaskScore:
-        """Score a model.
+    def run(self, generate: Generate, tokenizer: Any) -> Measurement:
+        """Score a model: ``tasks.NAME``.
 
         Args:
             generate: Continues prompts.
@@ -113,20 +78,18 @@ class LoadedTask:
         examples = []
         for conversation, text in zip(self.conversations, generate(prompts), strict=True):
             answer = conversation.messages[-1]
-            users = [m for m in conversation.messages if m["role"] == "user"]
             expected = str(answer.get("content") or "")
             if answer.get("tool_calls"):
                 expected = json.dumps(called_tools(answer))
             examples.append(
                 JudgedText(
-                    question=str(users[-1]["content"]) if users else "",
+                    question=last_question(conversation),
                     expected=expected,
                     generated=text,
                     score=self._score(answer, text),
                 )
             )
-        mean, error = mean_and_error([example.score for example in examples])
-        return TaskScore(self.task.metric.type, mean, error, tuple(examples))
+        return measure_texts(f"tasks.{self.task.name}", self.task.metric.type, tuple(examples))
 
 
 def _to_last_answer(conversation: Conversation) -> Conversation:

@@ -6,14 +6,18 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from sunloom.llm.conversations import Conversation, Message
-from sunloom.llm.encoding import IGNORED, Encoded, collate, render
+from sunloom.llm.encoding import Encoded, collate, render
+from sunloom.llm.measurements import JudgedText, Measurement, measure_texts
 
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+_KINDS = {
+    "call": "share of tool calls with the exact name and arguments",
+    "answer": "share of plain answers with the exact text",
+}
 _BATCH_PROMPTS = 64
 _BATCH_LOSSES = 16
 Generate = Callable[[Sequence[str]], list[str]]
@@ -30,6 +34,7 @@ class Example:
         expected: What the turn should have been.
         generated: What the model wrote.
         right: Whether they agree.
+        conversation: Number of the conversation that it is a turn of.
     """
 
     kind: str
@@ -37,6 +42,7 @@ class Example:
     expected: str
     generated: str
     right: bool
+    conversation: int
 
 
 @dataclass(frozen=True)
@@ -59,15 +65,36 @@ class ExactMatch:
     examples: tuple[Example, ...]
     loss: float | None = None
 
-    def save(self, path: Path) -> Path:
-        """Write figures and examples as JSON."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1))
-        return path
+    def measure(self) -> list[Measurement]:
+        """``exact_match.calls``, ``.answers`` and ``.whole``, of those that there are."""
+        measured = []
+        for kind, metric in _KINDS.items():
+            texts = tuple(
+                JudgedText(e.question, e.expected, e.generated, float(e.right))
+                for e in self.examples
+                if e.kind == kind
+            )
+            if texts:
+                measured.append(measure_texts(f"exact_match.{kind}s", metric, texts))
+        is_right: dict[int, bool] = {}
+        for example in self.examples:
+            is_right[example.conversation] = (
+                is_right.get(example.conversation, True) and example.right
+            )
+        if is_right:
+            measured.append(
+                Measurement(
+                    figure="exact_match.whole",
+                    metric="share of conversations with every turn right",
+                    keys=tuple(map(str, is_right)),
+                    values=tuple(map(float, is_right.values())),
+                )
+            )
+        return measured
 
 
-def mean_loss(model: Any, rows: Sequence[Encoded], pad: int) -> float | None:
-    """Mean loss of a labelled token, in float32; None where there is none.
+def measure_loss(model: Any, rows: Sequence[Encoded], pad: int) -> Measurement | None:
+    """``loss``: the mean of a labelled token, in float32; None where there is none.
 
     Args:
         model: A causal language model, with or without an adapter.
@@ -79,16 +106,40 @@ def mean_loss(model: Any, rows: Sequence[Encoded], pad: int) -> float | None:
     from sunloom.llm.optimization import CausalLoss
 
     module = CausalLoss(model, torch.float32)
-    total, tokens = 0.0, 0
+    sums = [0.0] * len(rows)
     # Batches of like length: padding costs as much as tokens.
-    ordered = sorted(rows, key=lambda row: len(row.ids))
-    for start in range(0, len(ordered), _BATCH_LOSSES):
-        ids, labels = collate(ordered[start : start + _BATCH_LOSSES], pad)
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
+    for start in range(0, len(order), _BATCH_LOSSES):
+        chosen = order[start : start + _BATCH_LOSSES]
+        inputs = collate([rows[index] for index in chosen], pad)
         with torch.inference_mode():
-            loss = module(*(torch.from_numpy(part).to(model.device) for part in (ids, labels)))
-        total += float(loss)
-        tokens += int((labels[:, 1:] != IGNORED).sum())
-    return total / tokens if tokens else None
+            losses = module.row_losses(*(torch.from_numpy(p).to(model.device) for p in inputs))
+        for index, loss in zip(chosen, losses.tolist(), strict=True):
+            sums[index] = loss
+    tokens = [int(row.mask[1:].sum()) for row in rows]
+    labelled = [index for index, count in enumerate(tokens) if count]
+    if not labelled:
+        return None
+    return Measurement(
+        figure="loss",
+        metric="mean loss of a token that the assistant wrote",
+        keys=tuple(str(index + 1) for index in labelled),
+        values=tuple(sums[index] / tokens[index] for index in labelled),
+        weights=tuple(float(tokens[index]) for index in labelled),
+        is_lower_better=True,
+    )
+
+
+def mean_loss(model: Any, rows: Sequence[Encoded], pad: int) -> float | None:
+    """Mean loss of a labelled token, in float32; None where there is none.
+
+    Args:
+        model: A causal language model, with or without an adapter.
+        rows: Conversations as tokens.
+        pad: Token id that fills short rows.
+    """
+    measured = measure_loss(model, rows, pad)
+    return None if measured is None else measured.mean
 
 
 def exact_match(
@@ -113,7 +164,7 @@ def exact_match(
     )
     examples, wrong = [], set()
     for (number, index), output in zip(turns, outputs, strict=True):
-        example = _judge(conversations[number], conversations[number].messages[index], output)
+        example = _judge(conversations[number], number + 1, index, output)
         examples.append(example)
         if not example.right:
             wrong.add(number)
@@ -152,23 +203,29 @@ def parse_calls(text: str) -> list[tuple[str, Any]]:
     return calls
 
 
+def last_question(conversation: Conversation) -> str:
+    """The last thing the user said; "" where nobody asked."""
+    users = (m for m in reversed(conversation.messages) if m["role"] == "user")
+    return next((str(message["content"]) for message in users), "")
+
+
 def called_tools(message: Message) -> list[tuple[str, Any]]:
     """Name and arguments of each tool call in a message."""
     functions = [call["function"] for call in message.get("tool_calls") or ()]
     return [(f["name"], json.loads(f["arguments"] or "{}")) for f in functions]
 
 
-def _judge(conversation: Conversation, message: Message, output: str) -> Example:
-    question = next(
-        (str(m["content"]) for m in reversed(conversation.messages) if m["role"] == "user"), ""
-    )
+def _judge(conversation: Conversation, number: int, turn: int, output: str) -> Example:
+    message = conversation.messages[turn]
+    question = last_question(conversation)
     if message.get("tool_calls"):
         wanted = called_tools(message)
         # Compared as values: spacing and the order of keys do not change a call.
         right = parse_calls(output) == wanted
-        return Example("call", question, json.dumps(wanted), output, right)
+        return Example("call", question, json.dumps(wanted), output, right, conversation=number)
     expected = str(message["content"])
-    return Example("answer", question, expected, output, output.strip() == expected.strip())
+    right = output.strip() == expected.strip()
+    return Example("answer", question, expected, output, right, conversation=number)
 
 
 def _right_share(examples: Sequence[Example], kind: str) -> float | None:

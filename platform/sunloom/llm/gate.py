@@ -1,152 +1,197 @@
-"""The gate between a trained model and its alias: scores beside its start's, and their bars."""
+"""The gate between a trained model and its alias: one record for each rule, which says why."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
 from sunloom.config.llm import EvaluationConfig
-from sunloom.llm.benchmarks import compare_benchmarks, drop_is_above
-from sunloom.llm.judging import ModelScores
+
+CLOSED = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
+"""Of records that are read back from files."""
+_UNJUDGED = (
+    "has no score; output.reuse=false judges anew what was registered before it was measured"
+)
 
 
-@dataclass(frozen=True)
-class ComparedScores:
-    """Scores of a trained model beside those of its start, on the same conversations.
-
-    ``adapter`` is the trained model, whatever the method; ``base`` is what it was trained from.
-
-    A share of turns is None where the conversations have no such turn.
+@dataclass(frozen=True, config=CLOSED)
+class RuleOutcome:
+    """What one rule of a gate says.
 
     Attributes:
-        tasks: By name: ``metric``, ``base`` and ``adapter``.
-        benchmarks: By name: ``BenchmarkComparison``.
-        base_preference_accuracy: Of what training started from; None where no preferences are
-            learned.
-        adapter_preference_accuracy: Share of held-out preferences in their right order.
-        preference_error: Its standard error.
-        preference_margin: Mean of the chosen completions' rewards less that of the rejected ones'.
+        rule: Key of the rule in the recipe.
+        figure: What it looks at.
+        value: What that was; None where it has no score.
+        bound: What the rule allows.
+        margin: Allowance for chance that was taken off the value, or that the interval of 95 % is.
+        passed: Whether the rule holds.
+        reason: Why it does not, in words; empty where it does.
     """
 
-    held_out: int
-    base_exact_match: float | None
-    adapter_exact_match: float | None
-    base_answers: float | None
-    adapter_answers: float | None
-    adapter_whole: float | None
-    base_loss: float | None
-    adapter_loss: float | None
-    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
-    benchmarks: dict[str, Any] = field(default_factory=dict)
-    base_preference_accuracy: float | None = None
-    adapter_preference_accuracy: float | None = None
-    preference_error: float | None = None
-    preference_margin: float | None = None
+    rule: str
+    figure: str
+    value: float | None
+    bound: float
+    margin: float
+    passed: bool
+    reason: str = ""
 
 
-def compare_scores(base: ModelScores, adapter: ModelScores) -> ComparedScores:
-    """A trained model's scores beside its start's.
+@dataclass(frozen=True, config=CLOSED)
+class GateDecision:
+    """What a gate decided, and why.
+
+    Attributes:
+        passed: Whether every rule holds.
+        alias: What moves to the version if they do.
+        rules: Each of them.
+    """
+
+    passed: bool
+    alias: str
+    rules: tuple[RuleOutcome, ...]
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What does not hold, in words."""
+        return tuple(rule.reason for rule in self.rules if not rule.passed)
+
+
+def decide(metrics: Mapping[str, Any], config: EvaluationConfig, alias: str) -> GateDecision:
+    """Decide whether an alias may move to a version.
 
     Args:
-        base: Of what training started from.
-        adapter: Of its result, judged by the same.
+        metrics: As the registry keeps them: ``ComparedScores``, and ``figures`` by name.
+        config: The bars.
+        alias: What would move.
     """
-    before, after, judged = base.exact_match, adapter.exact_match, adapter.preferences
-    benchmarks = {}
-    if base.benchmarks is not None and adapter.benchmarks is not None:
-        benchmarks = compare_benchmarks(base.benchmarks.scores, adapter.benchmarks.scores)
-    return ComparedScores(
-        held_out=after.held_out,
-        base_exact_match=before.calls,
-        adapter_exact_match=after.calls,
-        base_answers=before.answers,
-        adapter_answers=after.answers,
-        adapter_whole=after.whole,
-        base_loss=before.loss,
-        adapter_loss=after.loss,
-        tasks={
-            name: {
-                "metric": score.metric,
-                "base": base.tasks[name].score,
-                "adapter": score.score,
-                "standard_error": score.standard_error,
-            }
-            for name, score in adapter.tasks.items()
-        },
-        benchmarks=benchmarks,
-        base_preference_accuracy=base.preferences.accuracy if base.preferences else None,
-        adapter_preference_accuracy=judged.accuracy if judged else None,
-        preference_error=judged.standard_error if judged else None,
-        preference_margin=judged.margin if judged else None,
+    rules = (
+        *_turn_rules(metrics, config),
+        *_loss_rules(metrics, config),
+        *_bar_rules(metrics, config),
+        *_regression_rules(metrics, config),
     )
+    return GateDecision(all(rule.passed for rule in rules), alias, rules)
 
 
-def gate_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> tuple[str, ...]:
-    """What of a trained model's gate does not hold, in words."""
-    return (
-        *_turn_failures(metrics, config),
-        *_loss_failures(metrics, config),
-        *_task_failures(metrics, config),
-        *_benchmark_failures(metrics, config),
-    )
+def _conclude(
+    rule: str, figure: str, value: float | None, bound: float, reason: str, *, margin: float = 0.0
+) -> RuleOutcome:
+    """The outcome of a rule, which holds where there is no reason against it."""
+    return RuleOutcome(
+        rule=rule, figure=figure, value=value, bound=bound, margin=margin, passed=not reason,
+        reason=reason,
+    )  # fmt: skip
 
 
-def _turn_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[str]:
+def _turn_rules(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[RuleOutcome]:
     if metrics.get("adapter_preference_accuracy") is not None:
-        yield from _preference_failures(metrics, config)
+        yield from _preference_rules(metrics, config)
         return
-    bars = {"adapter_exact_match": config.min_exact_match, "adapter_whole": config.min_whole}
-    for name, bar in bars.items():
-        score = metrics.get(name)
+    bars = {"min_exact_match": "adapter_exact_match", "min_whole": "adapter_whole"}
+    for key, name in bars.items():
+        bar = getattr(config, key)
         if bar is None:
             continue
+        score, reason = metrics.get(name), ""
         if score is None:
-            key = "min_exact_match" if name == "adapter_exact_match" else "min_whole"
-            yield (
+            reason = (
                 f"{name} has no score, as no held-out turn is of its kind "
                 f"(evaluation.{key}=null leaves it out)"
             )
         elif score < bar:
-            yield f"{name} {score:.3f} is below {bar:.3f}"
+            reason = f"{name} {score:.3f} is below {bar:.3f}"
+        yield _conclude(key, name, score, bar, reason)
 
 
-def _preference_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[str]:
-    bar, accuracy = config.min_preference_accuracy, metrics["adapter_preference_accuracy"]
-    error = metrics["preference_error"]
-    if bar is not None and accuracy - error < bar:
-        yield (
-            f"adapter_preference_accuracy {accuracy:.3f}, less its standard error {error:.3f}, is "
-            f"below {bar:.3f}"
-        )
+def _preference_rules(
+    metrics: Mapping[str, Any], config: EvaluationConfig
+) -> Iterator[RuleOutcome]:
+    bar, name = config.min_preference_accuracy, "adapter_preference_accuracy"
+    accuracy, error = metrics[name], metrics["preference_error"]
+    if bar is None:
+        return
+    reason = ""
+    if accuracy - error < bar:
+        reason = f"{name} {accuracy:.3f}, less its standard error {error:.3f}, is below {bar:.3f}"
+    yield _conclude("min_preference_accuracy", name, accuracy, bar, reason, margin=error)
 
 
-def _loss_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[str]:
+def _loss_rules(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[RuleOutcome]:
     before, after = metrics.get("base_loss"), metrics.get("adapter_loss")
     most = config.max_loss_ratio
     # Versions from before the loss was measured have none.
-    if most is not None and before is not None and after is not None and after > most * before:
-        yield f"adapter_loss {after:.3f} is above {most:g} times the base's {before:.3f}"
+    if most is None or before is None or after is None:
+        return
+    reason = ""
+    # A loss that is not a number is not at most anything.
+    if not after <= most * before:
+        reason = f"adapter_loss {after:.3f} is above {most:g} times the base's {before:.3f}"
+    yield _conclude("max_loss_ratio", "adapter_loss", after, most * before, reason)
 
 
-def _task_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[str]:
-    scores = metrics.get("tasks") or {}
-    for task in config.custom_tasks:
-        if task.min_score is None:
+def _bar_rules(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[RuleOutcome]:
+    """Bars of single figures; those of a key that begins with ``max`` are upper ones."""
+    figures = metrics.get("figures") or {}
+    for key, name, bound in _list_bars(config):
+        if bound is None:
             continue
-        score = scores.get(task.name, {}).get("adapter")
+        score, is_upper, reason = figures.get(name, {}).get("trained"), key.startswith("max"), ""
         if score is None:
-            yield f"the task {task.name} has no score"
-        elif score < task.min_score:
-            yield f"the task {task.name} has {score:.3f}, below {task.min_score:.3f}"
+            reason = f"{name} {_UNJUDGED}"
+        elif not (score <= bound if is_upper else score >= bound):
+            reason = f"{name} {score:.3f} is {'above' if is_upper else 'below'} {bound:.3f}"
+        yield _conclude(key, name, score, bound, reason)
 
 
-def _benchmark_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[str]:
-    most = config.max_benchmark_drop
-    for name, figures in (metrics.get("benchmarks") or {}).items():
-        if most is not None and drop_is_above(figures["drop"], figures["drop_error"], most):
-            yield (
-                f"the benchmark {name} has {figures['metric']} {figures['adapter']:.3f} on "
-                f"{figures['examples']} examples, the base {figures['base']:.3f}: more than "
-                f"{most:g} less, beyond chance"
-            )
+def _list_bars(config: EvaluationConfig) -> Iterator[tuple[str, str, float | None]]:
+    """Key, figure and bound of each bar that a recipe may name."""
+    for task in config.custom_tasks:
+        yield "min_score", f"tasks.{task.name}", task.min_score
+    for judge in config.safety:
+        for field in type(judge).model_fields:
+            side, _, figure = field.partition("_")
+            if side in ("min", "max"):
+                yield field, f"safety.{judge.name}.{figure}", getattr(judge, field)
+    if config.llm_judge is not None:
+        yield "min_win_rate", "judge.win_rate", config.llm_judge.min_win_rate
+
+
+def _regression_rules(
+    metrics: Mapping[str, Any], config: EvaluationConfig
+) -> Iterator[RuleOutcome]:
+    """A loss against the start whose interval of 95 % lies beyond the rule's margin."""
+    figures = metrics.get("figures") or {}
+    patterns = [("no_regression", rule.figure, rule.margin) for rule in config.no_regression]
+    if config.max_benchmark_drop is not None and config.benchmarks:
+        patterns.append(("max_benchmark_drop", "benchmarks.*", config.max_benchmark_drop))
+    for key, pattern, most in patterns:
+        names = [name for name in figures if fnmatchcase(name, pattern)]
+        for name in names:
+            yield _judge_regression(key, name, figures[name], most)
+        if not names:
+            reason = f"{pattern} {_UNJUDGED}"
+            yield _conclude(key, pattern, None, most, reason)
+
+
+def _judge_regression(key: str, name: str, figure: Mapping[str, Any], most: float) -> RuleOutcome:
+    before, after = figure["start"], figure["trained"]
+    if before is None or after is None:
+        return _conclude(key, name, after, most, f"{name} {_UNJUDGED}")
+    drop, least = after - before, figure["low"]
+    if not figure["is_lower_better"]:
+        drop, least = -drop, None if figure["high"] is None else -figure["high"]
+    # Without an interval there is no allowance for chance.
+    least = drop if least is None else least
+    # A figure that is not a number is not at most anything.
+    reason = (
+        ""
+        if least <= most
+        else f"{name} ({figure['metric']}) is {after:.3f} on {figure['rows']} rows, and was "
+        f"{before:.3f}: worse by {drop:.3f}, more than {most:g} beyond chance (95 %: {least:.3f})"
+    )
+    return _conclude(key, name, after, most, reason, margin=drop - least)

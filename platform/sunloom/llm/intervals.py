@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _Z = 1.959963984540054
-Method = Literal["wilson", "t", "mcnemar", "paired t", "newcombe", "welch t", "none"]
-"""How an interval was computed; ``none`` where there is none."""
+Method = Literal["wilson", "t", "mcnemar", "paired t", "newcombe", "welch t", "normal", "none"]
+"""How an interval was computed: ``normal`` by a standard error that somebody else gives, ``none``
+where there is none."""
 
 
 @dataclass(frozen=True)
@@ -21,40 +22,40 @@ class Estimate:
 
     Attributes:
         value: The mean.
-        low: Lower end; None where there is no interval.
-        high: Upper end.
         rows: Behind it.
         method: Of the interval: Wilson's of a share, Student's t of any other mean.
+        low: Lower end; None where there is no interval.
+        high: Upper end.
     """
 
     value: float
-    low: float | None
-    high: float | None
     rows: int
-    method: Method
+    method: Method = "none"
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
-class Difference:
+class MeanDifference:
     """What a second mean is above a first, with an interval of 95 %.
 
     Attributes:
         value: The second less the first.
-        low: Lower end; None where there is no interval.
-        high: Upper end.
-        p_value: Two-sided, of no difference; None where it has none.
         rows: Behind it; of unlike rows, the smaller number.
         method: Of interval and p-value. On the same rows: ``mcnemar`` (exact, with the interval of
             Bonett and Price) of shares, ``paired t`` of other means. On other rows: Newcombe's
             interval of shares, Welch's t.
+        low: Lower end; None where there is no interval.
+        high: Upper end.
+        p_value: Two-sided, of no difference; None where it has none.
     """
 
     value: float
-    low: float | None
-    high: float | None
-    p_value: float | None
     rows: int
-    method: Method
+    method: Method = "none"
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
 
 
 def wilson(right: float, total: int) -> tuple[float, float]:
@@ -79,18 +80,18 @@ def estimate_mean(values: Sequence[float], weights: Sequence[float] = ()) -> Est
     """
     rows, mean = len(values), _mean(values, weights)
     if not weights and _is_binary(values):
-        return Estimate(mean, *wilson(sum(values), rows), rows, "wilson")
+        return Estimate(mean, rows, "wilson", *wilson(sum(values), rows))
     if rows < 2:
-        return Estimate(mean, None, None, rows, "none")
+        return Estimate(mean, rows)
     half = _t_quantile(rows - 1) * _error(_residuals(values, weights))
-    return Estimate(mean, mean - half, mean + half, rows, "t")
+    return Estimate(mean, rows, "t", mean - half, mean + half)
 
 
 def compare_paired(
     first: Sequence[float],
     second: Sequence[float],
     weights: tuple[Sequence[float], Sequence[float]] = ((), ()),
-) -> Difference:
+) -> MeanDifference:
     """The second's mean less the first's, row by row.
 
     Args:
@@ -104,9 +105,10 @@ def compare_paired(
         pairs = list(zip(first, second, strict=True))
         lost, won = pairs.count((1, 0)), pairs.count((0, 1))
         low, high = _bonett_price(lost, won, rows)
-        return Difference(value, low, high, _mcnemar(lost, won), rows, "mcnemar")
+        p_value = _mcnemar(lost, won)
+        return MeanDifference(value, rows, "mcnemar", low=low, high=high, p_value=p_value)
     if rows < 2:
-        return Difference(value, None, None, None, rows, "none")
+        return MeanDifference(value, rows)
     error = _error(_residuals(second, weights[1]) - _residuals(first, weights[0]))
     return _by_t(value, error, rows - 1, rows, "paired t")
 
@@ -115,7 +117,7 @@ def compare_unpaired(
     first: Sequence[float],
     second: Sequence[float],
     weights: tuple[Sequence[float], Sequence[float]] = ((), ()),
-) -> Difference:
+) -> MeanDifference:
     """The second's mean less the first's, on rows that have nothing to do with each other.
 
     Args:
@@ -126,7 +128,7 @@ def compare_unpaired(
     value = _mean(second, weights[1]) - _mean(first, weights[0])
     rows = min(len(first), len(second))
     if rows < 2:
-        return Difference(value, None, None, None, rows, "none")
+        return MeanDifference(value, rows)
     variances = [
         _error(_residuals(*part)) ** 2 for part in zip((first, second), weights, strict=True)
     ]
@@ -141,7 +143,7 @@ def compare_unpaired(
     if any(map(len, weights)) or not (_is_binary(first) and _is_binary(second)):
         return by_t
     low, high = _newcombe(first, second)
-    return Difference(value, low, high, by_t.p_value, rows, "newcombe")
+    return MeanDifference(value, rows, "newcombe", low=low, high=high, p_value=by_t.p_value)
 
 
 def _newcombe(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
@@ -173,14 +175,15 @@ def _mcnemar(lost: int, won: int) -> float:
     return min(1.0, float(2 * tail / 2**total)) if total else 1.0
 
 
-def _by_t(value: float, error: float, freedom: float, rows: int, method: Method) -> Difference:
-    if not error:
-        return Difference(value, value, value, float(value == 0), rows, method)
-    from scipy.special import stdtr
+def _by_t(value: float, error: float, freedom: float, rows: int, method: Method) -> MeanDifference:
+    half, p_value = 0.0, float(value == 0)
+    # NaN is no zero: it stays in both.
+    if error:
+        from scipy.special import stdtr
 
-    half = _t_quantile(freedom) * error
-    p_value = 2 * float(stdtr(freedom, -abs(value) / error))
-    return Difference(value, value - half, value + half, p_value, rows, method)
+        half = _t_quantile(freedom) * error
+        p_value = 2 * float(stdtr(freedom, -abs(value) / error))
+    return MeanDifference(value, rows, method, low=value - half, high=value + half, p_value=p_value)
 
 
 def _t_quantile(freedom: float) -> float:

@@ -1,25 +1,30 @@
-"""Judging of a model: held-out conversations, tasks of one's own, public benchmarks."""
+"""Judging of a model: held-out conversations, tasks of one's own, benchmarks, safety."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sunloom.config.llm import LlmRecipe
-from sunloom.core.model_registry import open_registry
-from sunloom.errors import DataError
-from sunloom.llm.base_models import resolve_model
 from sunloom.llm.benchmarks import BenchmarkResults, Benchmarks
-from sunloom.llm.conversation_split import held_out_conversations
 from sunloom.llm.conversations import Conversation
-from sunloom.llm.custom_tasks import LoadedTask, TaskScore
-from sunloom.llm.encoding import encode
-from sunloom.llm.evaluation import ExactMatch, exact_match, greedy, mean_loss
+from sunloom.llm.custom_tasks import LoadedTask
+from sunloom.llm.encoding import encode, render
+from sunloom.llm.evaluation import (
+    ExactMatch,
+    Generate,
+    exact_match,
+    greedy,
+    last_question,
+    measure_loss,
+)
+from sunloom.llm.llm_judge import LlmJudgment
+from sunloom.llm.measurements import JudgedText, Measurement
 from sunloom.llm.models import load_adapter, load_model, load_tokenizer
 from sunloom.llm.preference_scores import PreferenceScores
+from sunloom.llm.safety.judges import LoadedSafetyJudge
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,14 @@ class Judges:
     Attributes:
         tasks: Files of one's own.
         benchmarks: Public ones; None where the recipe names none.
+        safety: Judges of safety with their cases.
+        llm_judge: A language model; None where the recipe names none.
     """
 
     tasks: tuple[LoadedTask, ...] = ()
     benchmarks: Benchmarks | None = None
+    safety: tuple[LoadedSafetyJudge, ...] = ()
+    llm_judge: LlmJudgment | None = None
 
 
 @dataclass(frozen=True)
@@ -41,74 +50,48 @@ class ModelScores:
 
     Attributes:
         exact_match: On the held-out conversations, with the loss.
-        tasks: By name.
+        loss: The same loss, row by row; None where there is none.
+        tasks: Of one's own.
         benchmarks: The harness's.
         preferences: On held-out preferences, where these are learned.
+        safety: Of the judges of safety.
+        answers: Last answers of held-out conversations, for a language model to judge.
     """
 
     exact_match: ExactMatch
-    tasks: dict[str, TaskScore] = field(default_factory=dict)
+    loss: Measurement | None = None
+    tasks: tuple[Measurement, ...] = ()
     benchmarks: BenchmarkResults | None = None
     preferences: PreferenceScores | None = None
+    safety: tuple[Measurement, ...] = ()
+    answers: tuple[JudgedText, ...] = ()
 
-    def save_report(self, path: Path) -> Path:
-        """Write figures and examples of the held-out rows as JSON."""
-        return (self.preferences or self.exact_match).save(path)
-
-    def save_tasks(self, path: Path) -> None:
-        """Write every example of the tasks as JSON; nothing where there is none."""
-        if self.tasks:
-            plain = {name: asdict(score) for name, score in self.tasks.items()}
-            path.write_text(json.dumps(plain, indent=1))
-
-    def save_benchmarks(self, path: Path) -> None:
-        """Write the harness's results as JSON; nothing where there are none."""
+    def measure(self) -> list[Measurement]:
+        """Every figure, for a report."""
+        found = self.exact_match.measure()
+        if self.preferences is not None:
+            found += self.preferences.measure()
+        elif self.loss is not None:
+            found.append(self.loss)
+        found += self.tasks
         if self.benchmarks is not None:
-            # The harness puts functions into the configuration of its tasks.
-            path.write_text(json.dumps(self.benchmarks.report, indent=1, default=str))
-
-
-@dataclass(frozen=True)
-class ModelEvaluation:
-    """Scores of a registered model.
-
-    Attributes:
-        model: ``name@version``.
-        exact_match: Share of tool-calling turns that are exact; None without any.
-        answers: Share of plain turns that are exact; None without any.
-        whole: Share of conversations with every turn right.
-        held_out: Number of conversations.
-        loss: Mean loss of a token that the assistant wrote.
-        report: JSON file with every judged turn.
-        tasks: Mean score of each task of ``evaluation.custom_tasks``.
-        benchmarks: Score of each benchmark of ``evaluation.benchmarks``.
-        preference_accuracy: Share of held-out preferences that it orders rightly, where the recipe
-            learns from these; against the model that it was trained from.
-    """
-
-    model: str
-    exact_match: float | None
-    answers: float | None
-    whole: float | None
-    held_out: int
-    loss: float | None
-    report: str
-    tasks: dict[str, float] = field(default_factory=dict)
-    benchmarks: dict[str, float] = field(default_factory=dict)
-    preference_accuracy: float | None = None
+            found += [score.measure(name) for name, score in self.benchmarks.scores.items()]
+        return [*found, *self.safety]
 
 
 def load_judges(recipe: LlmRecipe) -> Judges:
     """Load all that a model will be judged by, so that nothing of it is missing afterwards.
 
     Raises:
-        UsageError: A file, a schema, a benchmark or its data cannot be had.
-        DataError: A task has nothing to judge on.
+        UsageError: A file, a schema, a benchmark, its data or a judge's key cannot be had.
+        DataError: A task or a judge has nothing to judge on.
     """
     config = recipe.evaluation
     return Judges(
         tasks=tuple(LoadedTask(task, recipe.seed) for task in config.custom_tasks),
         benchmarks=Benchmarks(config) if config.benchmarks else None,
+        safety=tuple(LoadedSafetyJudge(judge) for judge in config.safety),
+        llm_judge=LlmJudgment(config.llm_judge) if config.llm_judge else None,
     )
 
 
@@ -207,7 +190,7 @@ def _judge(
     generate = greedy(model, tokenizer, recipe.evaluation.max_new_tokens)
     rows = encode(tokenizer, conversations, recipe.data.max_length)
     benchmarks, objective = judges.benchmarks, recipe.training.objective
-    preferences = None
+    preferences = loss = None
     if recipe.learns_preferences:
         # Torch loads here.
         from sunloom.llm.preference_judge import judge_preferences
@@ -222,66 +205,41 @@ def _judge(
         )  # fmt: skip
     else:
         scores = exact_match(generate, tokenizer, conversations)
-        scores = replace(scores, loss=mean_loss(model, rows, tokenizer.pad_token_id))
+        loss = measure_loss(model, rows, tokenizer.pad_token_id)
+        scores = replace(scores, loss=loss.mean if loss is not None else None)
     return ModelScores(
         exact_match=scores,
+        loss=loss,
         preferences=preferences,
-        tasks={judge.task.name: judge.run(generate, tokenizer) for judge in judges.tasks},
+        tasks=tuple(task.run(generate, tokenizer) for task in judges.tasks),
         benchmarks=benchmarks.run(model, tokenizer) if benchmarks is not None else None,
+        safety=tuple(m for judge in judges.safety for m in judge.run(generate, tokenizer)),
+        answers=_answer_last_turns(recipe, generate, tokenizer, conversations, scores),
     )
 
 
-def evaluate_registered(recipe: LlmRecipe) -> ModelEvaluation:
-    """Judge a registered adapter or base.
-
-    Args:
-        recipe: ``output.name`` is the model to judge.
-
-    Raises:
-        NotFoundError: The registry has no such model.
-        DataError: There is nothing to judge on.
-        UsageError: A task or a benchmark cannot be loaded.
-    """
-    registry = open_registry(recipe)
-    version = registry.get(recipe.output.name)
-    conversations = held_out_conversations(recipe)
-    if not conversations:
-        raise DataError(
-            "There is no held-out conversation to judge on.",
-            "Raise data.held_out_share or evaluation.held_out, or add conversations.",
-            "evaluation",
-        )
-    judges, folder = load_judges(recipe), registry.path(version)
-    location: Any = folder
-    adapter = start = None
-    # The version that it was trained on; the recipe's base may have a newer one by now.
-    base = version.lineage.get("base")
-    origin = recipe.model.model_copy(update={"base_model": base})
-    if (folder / "adapter_config.json").is_file():
-        (location, _), adapter = resolve_model(origin, registry), folder
-    if recipe.learns_preferences and base is not None:
-        earlier = version.lineage.get("start")
-        before = registry.path(registry.get(str(earlier))) if earlier else None
-        start = judge_model(
-            recipe, Judges(), conversations, resolve_model(origin, registry)[0], adapter=before
-        )
-    scores = judge_model(recipe, judges, conversations, str(location), adapter=adapter, start=start)
-    reports = recipe.paths.outputs / "llm" / "evaluation"
-    stem = f"{version.name}-{version.version}"
-    exact = scores.exact_match
-    report = scores.save_report(reports / f"{stem}.json")
-    scores.save_tasks(reports / f"{stem}-tasks.json")
-    scores.save_benchmarks(reports / f"{stem}-benchmarks.json")
-    found = scores.benchmarks.scores if scores.benchmarks is not None else {}
-    return ModelEvaluation(
-        model=version.ref,
-        exact_match=exact.calls,
-        answers=exact.answers,
-        whole=exact.whole,
-        held_out=exact.held_out,
-        loss=exact.loss,
-        report=str(report),
-        tasks={name: score.score for name, score in scores.tasks.items()},
-        benchmarks={name: score.score for name, score in found.items()},
-        preference_accuracy=scores.preferences.accuracy if scores.preferences else None,
+def _answer_last_turns(
+    recipe: LlmRecipe,
+    generate: Generate,
+    tokenizer: Any,
+    conversations: Sequence[Conversation],
+    judged: ExactMatch,
+) -> tuple[JudgedText, ...]:
+    """What a language model is shown: a conversation's last answer where it is a text."""
+    if recipe.evaluation.llm_judge is None:
+        return ()
+    chosen = [
+        (number, conversation)
+        for number, conversation in enumerate(conversations, 1)
+        if conversation.messages[-1]["role"] == "assistant"
+        and conversation.messages[-1].get("content")
+    ][: recipe.evaluation.llm_judge.held_out]
+    # Of judged turns the last one has been written already.
+    written = {example.conversation: example.generated for example in judged.examples}
+    missing = [(n, c) for n, c in chosen if n not in written]
+    prompts = [render(tokenizer, c.head(len(c.messages) - 1), prompt=True) for _, c in missing]
+    written |= dict(zip((n for n, _ in missing), generate(prompts), strict=True))
+    return tuple(
+        JudgedText(last_question(c), str(c.messages[-1]["content"]), written[n], 0.0)
+        for n, c in chosen
     )

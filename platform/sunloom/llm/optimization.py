@@ -131,6 +131,22 @@ class CausalLoss(LossModule):
             label_smoothing=self._label_smoothing if self.training else 0.0,
         )
 
+    def row_losses(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Summed loss over the labelled tokens of each row ``[B]``, without smoothing.
+
+        Args:
+            ids: Token ids ``[B, S]``, padded on the right.
+            labels: The same shape, ``IGNORED`` where there is no loss.
+        """
+        targets = labels[:, 1:]
+        keep = targets != IGNORED
+        losses = nn.functional.cross_entropy(
+            self._logits(ids, keep), targets[keep], reduction="none"
+        )
+        # In float64: judges compare small differences.
+        sums = torch.zeros(len(ids), dtype=torch.float64, device=losses.device)
+        return sums.index_add(0, keep.nonzero()[:, 0], losses.double())
+
     @override
     def collate(self, rows: Sequence[Encoded], pad: int) -> tuple[torch.Tensor, ...]:
         if self._is_packed:

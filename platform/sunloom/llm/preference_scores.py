@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from sunloom.llm.measurements import Measurement
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,37 @@ class PreferenceScores:
             return None
         return float(np.mean(self.chosen) - np.mean(self.rejected))
 
-    def save(self, path: Path) -> Path:
-        """Write figures and rewards as JSON."""
-        plain = {
-            "accuracy": self.accuracy,
-            "standard_error": self.standard_error,
-            "margin": self.margin,
-            "loss": self.loss,
-            "chosen": list(self.chosen),
-            "rejected": list(self.rejected),
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(plain, indent=1))
-        return path
+    def measure(self) -> list[Measurement]:
+        """``preferences.accuracy``, ``preferences.margin`` and ``loss``."""
+        gaps: NDArray[np.float64] = np.zeros(0)
+        if self.is_paired:
+            gaps = np.asarray(self.chosen, float) - np.asarray(self.rejected, float)
+        keys = tuple(str(number) for number in range(1, len(gaps) + 1))
+        right = np.where(gaps == 0, 0.5, gaps > 0)
+        count = min(len(self.chosen), len(self.rejected))
+        # Each with each, where there are no pairs: no row has a value of its own.
+        accuracy = Measurement(
+            figure="preferences.accuracy",
+            metric="share of preferences in their right order",
+            keys=keys,
+            values=tuple(right.tolist()),
+            value=None if keys else self.accuracy,
+            standard_error=None if keys else self.standard_error,
+            count=count,
+        )
+        margin = Measurement(
+            figure="preferences.margin",
+            metric="reward of the chosen less that of the rejected",
+            keys=keys,
+            values=tuple(gaps.tolist()),
+            value=None if keys else self.margin,
+            count=count,
+        )
+        loss = Measurement(
+            figure="loss",
+            metric="mean of the objective's loss",
+            value=self.loss,
+            count=len(self.scores),
+            is_lower_better=True,
+        )
+        return [accuracy, margin, loss]

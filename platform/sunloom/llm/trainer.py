@@ -8,7 +8,7 @@ passes the recipe's gate.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,16 @@ from sunloom.llm.base_models import require_start, resolve_adapter, resolve_mode
 from sunloom.llm.conversation_files import hash_files
 from sunloom.llm.conversation_split import ConversationSplit, load_split
 from sunloom.llm.conversations import load_conversation_source
-from sunloom.llm.gate import compare_scores, gate_failures
-from sunloom.llm.judging import ModelScores, judge_adapter, judge_tuned, load_judges
+from sunloom.llm.eval_report import decide_in, read_report
+from sunloom.llm.gate import decide
+from sunloom.llm.judging import Judges, ModelScores, judge_adapter, judge_tuned, load_judges
+from sunloom.llm.model_comparison import (
+    PAGE,
+    REPORT,
+    compare_scores,
+    report_scores,
+    write_report,
+)
 from sunloom.llm.models import (
     ADAPTER_KIND,
     BASE_KIND,
@@ -142,7 +150,7 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
 
     with run_of_this_process(recipe, "llm-base") as run:
         tokenizer, start = _starting_point(recipe, location, run, data)
-        judge = None
+        judge, judges = None, Judges()
         if recipe.is_judged:
             # Before the first step: what cannot be judged would only be met after the last one.
             judges = load_judges(recipe)
@@ -160,8 +168,9 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
         )
         lineage = {"fingerprint": identity, "data": data.digest, "run": run.run_id, "base": base}
         version = _register_judged(
-            recipe, registry, kind, run, outcome=outcome, lineage=lineage, judge=judge
-        )
+            recipe, registry, kind, run,
+            outcome=outcome, lineage=lineage, judge=judge, judges=judges,
+        )  # fmt: skip
         plot_losses(run.directory, f"{output.name}: base")
         return _publish(recipe, registry, version, run.directory)
 
@@ -244,8 +253,9 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
             start=start,
         )
         version = _register_judged(
-            recipe, registry, kind, run, outcome=outcome, lineage=lineage, judge=judge
-        )
+            recipe, registry, kind, run,
+            outcome=outcome, lineage=lineage, judge=judge, judges=judges,
+        )  # fmt: skip
         if kind == ADAPTER_KIND and (own := served_by_merging(export)) is not None:
             get_logger("llm").warning(
                 "%s has %s, which vLLM cannot add to a base: serve what sunloom llm merge %s makes",
@@ -266,8 +276,9 @@ def _register_judged(
     outcome: TrainingOutcome,
     lineage: dict[str, Any],
     judge: Callable[[], tuple[ModelScores, ModelScores]] | None,
+    judges: Judges,
 ) -> ModelVersion:
-    """Register a run's export with its scores; the run's folder gets the reports.
+    """Register a run's export with its scores; the run's folder gets their report.
 
     Args:
         recipe: What was trained.
@@ -277,6 +288,7 @@ def _register_judged(
         outcome: What the workers returned.
         lineage: Of the version.
         judge: Scores of what training started from and of its result; None judges nothing.
+        judges: By which both were judged.
     """
     folder, output = run.directory, recipe.output
     export = folder / "export"
@@ -286,19 +298,18 @@ def _register_judged(
     )
     if judge is None:
         return register(metrics)
+    start = str(lineage.get("start") or lineage["base"] or "start")
     try:
         before, after = judge()
+        scores = {start: before, output.name: after}
+        report = report_scores(f"{output.name} and what it was trained from", scores, judges)
     except Exception:
         # What was learned is kept, without scores and so without the alias.
         version = register(metrics)
         get_logger("llm").error("%s is registered, but judging it failed", version.ref)
         raise
-    version = register(metrics | asdict(compare_scores(before, after)))
-    for name, judged in (("base", before), ("adapter", after)):
-        report = "preferences" if recipe.learns_preferences else "exact_match"
-        judged.save_report(folder / f"{name}_{report}.json")
-        judged.save_tasks(folder / f"{name}_tasks.json")
-        judged.save_benchmarks(folder / f"{name}_benchmarks.json")
+    version = register(metrics | asdict(compare_scores(before, after, report)))
+    replace(report, models=(start, version.ref)).save(folder / REPORT)
     return version
 
 
@@ -326,7 +337,7 @@ def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
             stop["every"] = recipe.eval_steps
         if evaluation.eval_sample != _EARLIER_SAMPLE:
             stop["held_out"] = evaluation.eval_sample
-    for key in ("eval_steps", "eval_sample", "benchmark_batch_size"):
+    for key in ("eval_steps", "eval_sample", "benchmark_batch_size", "no_regression"):
         parts["evaluation"].pop(key, None)
     if recipe.data.train:
         return fingerprint(parts, training, "files", [], base)
@@ -379,17 +390,17 @@ def _publish(
     *,
     reused: bool = False,
 ) -> TrainingResult:
-    """Promote a version whose gate holds; the result names what its run's folder has of reports."""
-    failures = gate_failures(version.metrics, recipe.evaluation) if recipe.is_judged else ()
-    names = {
-        "base_report": "base_exact_match.json",
-        "adapter_report": "adapter_exact_match.json",
-        "base_benchmarks": "base_benchmarks.json",
-        "adapter_benchmarks": "adapter_benchmarks.json",
-        "adapter_tasks": "adapter_tasks.json",
-        "adapter_preferences": "adapter_preferences.json",
-        "loss_plot": "loss.png",
-    }
+    """Promote a version whose gate holds; the decision is kept with it and in its report."""
+    failures: tuple[str, ...] = ()
+    if recipe.is_judged:
+        decision = decide(version.metrics, recipe.evaluation, recipe.output.alias)
+        failures = decision.failures
+        # On record before the alias moves.
+        version = registry.add_metrics(version, {"gate": asdict(decision)})
+        # The runs of earlier versions may have been cleared away.
+        if (path := folder / REPORT).is_file():
+            write_report(decide_in(read_report(path), decision), path, folder / PAGE)
+    names = {"report": REPORT, "report_page": PAGE, "loss_plot": "loss.png"}
     return TrainingResult(
         version=version,
         promoted=registry.promote_if_passed(version, recipe.output.alias, failures),

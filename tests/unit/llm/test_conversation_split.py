@@ -14,7 +14,7 @@ from sunloom.errors import ConfigError, DataError, UsageError
 from sunloom.llm.conversation_split import load_split
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import encode_checked
-from sunloom.llm.gate import gate_failures
+from sunloom.llm.gate import decide
 from sunloom.llm.launch import check_resume
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 from sunloom.llm.trainer import recipe_fingerprint
@@ -189,7 +189,7 @@ def test_the_gate_says_what_does_not_hold(
 ) -> None:
     chosen = [f"evaluation.{one}" for one in sets]
     bars = load_config(LlmRecipe, sets=chosen, environ={}).config.evaluation
-    found = gate_failures(JUDGED | metrics, bars)
+    found = decide(JUDGED | metrics, bars, "production").failures
     assert len(found) == len(failures)
     assert all(one.startswith(start) for one, start in zip(found, failures, strict=True))
 

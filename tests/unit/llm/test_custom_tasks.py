@@ -86,13 +86,11 @@ def test_a_task_is_read_from_its_file_and_scored(tmp_path: Path) -> None:
 
     continued: Generate = generate
     score = task.run(continued, _PlainTemplate())
-    assert (len(score.examples), score.score) == (8, 0.75)
-    # Of the mean of six ones and two zeros.
-    assert score.standard_error == pytest.approx((6 * 0.0625 + 2 * 0.5625) ** 0.5 / (7 * 8) ** 0.5)
+    assert (len(score.texts), score.mean, score.figure) == (8, 0.75, "tasks.own")
     assert all(prompt.endswith("assistant:") for prompt in prompts)
-    assert {e.expected for e in score.examples if e.score == 0} == {"1", "5"}
+    assert {e.expected for e in score.texts if e.score == 0} == {"1", "5"}
     fewer = LoadedTask(_task(path, limit=3), seed=0).run(continued, _PlainTemplate())
-    assert len(fewer.examples) == 3
+    assert len(fewer.texts) == 3
 
 
 class _PlainTemplate:

@@ -17,7 +17,7 @@ from sunloom.llm.base_models import resolve_adapter
 from sunloom.llm.checkpoints import seal
 from sunloom.llm.conversation_split import load_split
 from sunloom.llm.conversations import GenericConversations
-from sunloom.llm.gate import gate_failures
+from sunloom.llm.gate import decide
 from sunloom.llm.resuming import START_FILE, TOKENS, RunIdentity, claim_run, continue_unfinished
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 from sunloom.llm.trainer import recipe_fingerprint
@@ -64,12 +64,13 @@ def test_an_objective_and_a_start_are_part_of_what_a_model_is() -> None:
             (),
             ("training.objective={type: sft}",),
             (DPO,),
+            ("training.objective={type: ipo}",),
             ("training.objective={type: dpo, beta: 0.2}",),
             (DPO, "model.adapter=a@1"),
             (DPO, "model.adapter=a@2"),
         )
     }
-    assert len(prints) == 5
+    assert len(prints) == 6
 
 
 def test_an_adapter_is_trained_on_where_its_base_and_shape_are_those_of_the_recipe(
@@ -101,12 +102,16 @@ def test_an_adapter_is_trained_on_where_its_base_and_shape_are_those_of_the_reci
 
 def test_a_gate_takes_the_accuracy_less_its_error() -> None:
     judged = {"adapter_preference_accuracy": 0.66, "preference_error": 0.05}
-    (said,) = gate_failures(judged, EvaluationConfig(min_preference_accuracy=0.62))
+    (said,) = decide(judged, EvaluationConfig(min_preference_accuracy=0.62), "production").failures
     assert "0.660, less its standard error 0.050, is below 0.620" in said
-    assert gate_failures(judged, EvaluationConfig(min_preference_accuracy=0.6)) == ()
-    assert gate_failures(judged, EvaluationConfig(min_preference_accuracy=None)) == ()
+    assert (
+        decide(judged, EvaluationConfig(min_preference_accuracy=0.6), "production").failures == ()
+    )
+    assert (
+        decide(judged, EvaluationConfig(min_preference_accuracy=None), "production").failures == ()
+    )
     losses = {"base_loss": 0.693, "adapter_loss": 0.7}
-    (said,) = gate_failures(judged | losses, EvaluationConfig())
+    (said,) = decide(judged | losses, EvaluationConfig(), "production").failures
     assert "adapter_loss 0.700 is above 1 times the base's 0.693" in said
 
 

@@ -56,7 +56,9 @@ def _identity(value: Any, dumped: Any, always: Collection[str], prefix: str) -> 
         return {
             name: _identity(getattr(value, name), dumped[name], always, f"{prefix}{name}.")
             for name, field in type(value).model_fields.items()
-            if f"{prefix}{name}" in always
+            # Variants at their defaults would be one without what tells them apart.
+            if name == "type"
+            or f"{prefix}{name}" in always
             # So a changed default leaves fingerprints as they were, unless `always` has the key.
             or getattr(value, name) != field.get_default(call_default_factory=True)
         }

@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from sunloom.core.files import write_atomic
+from sunloom.core.html_page import (
+    frame_header,
+    frame_page,
+    html_table,
+    table_head,
+    tile_figures,
+)
 from sunloom.data.quality.profiles import Profile
 from sunloom.data.quality.report import CheckResult, QualityReport, RowExample, null_infinite
 
-_STYLE = Path(__file__).parent / "report.css"
 _DRIFT_WIDTH, _DRIFT_HEIGHT = 220, 64
 
 
@@ -36,15 +42,11 @@ def write_report(report: QualityReport, folder: Path) -> QualityReport:
 def render_page(report: QualityReport) -> str:
     """The whole HTML page."""
     verdict = "passed" if report.is_passed else "failed"
-    name = escape(Path(report.name).name)
     failures = "".join(_failure(check) for check in report.failures)
-    parts = [
-        f"<header class='{verdict}'><p class='kind'>Data quality</p>"
-        f"<h1>{name}</h1><p class='verdict'>{verdict}</p>"
-        f"<p class='when'>{report.created_at:%Y-%m-%d %H:%M} UTC · {escape(report.name)}</p>"
-        "</header>",
-        _tiles(report),
-    ]
+    when = f"{report.created_at:%Y-%m-%d %H:%M} UTC · {report.name}"
+    header = frame_header("Data quality", Path(report.name).name, verdict, when,
+                          is_good=report.is_passed)  # fmt: skip
+    parts = [header, _tiles(report)]
     if failures:
         parts.append(f"<section><h2>What failed</h2>{failures}</section>")
     if report.quarantine is not None:
@@ -53,12 +55,7 @@ def render_page(report: QualityReport) -> str:
     if report.drift or report.drift_skipped:
         parts.append(_drift_section(report))
     parts += [_checks_section(report.checks), _columns_section(report.profiles)]
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{verdict}: {name}</title><style>{_STYLE.read_text()}</style></head>"
-        f"<body><main>{''.join(parts)}</main></body></html>"
-    )
+    return frame_page(f"{verdict}: {Path(report.name).name}", "".join(parts))
 
 
 def _tiles(report: QualityReport) -> str:
@@ -69,8 +66,7 @@ def _tiles(report: QualityReport) -> str:
     if report.drift:
         kind = "bad" if drifted else "good"
         tiles.append((f"{drifted} of {len(report.drift)}", "columns drifted", kind))
-    cells = "".join(f"<div class='tile {k}'><b>{v}</b><span>{n}</span></div>" for v, n, k in tiles)
-    return f"<div class='tiles'>{cells}</div>"
+    return tile_figures(tiles)
 
 
 def _failure(check: CheckResult) -> str:
@@ -90,7 +86,7 @@ def _examples(examples: Sequence[RowExample]) -> str:
         text = _pairs(value) if isinstance(value, Mapping) else str(value)
         cells = (str(example.row), _pairs(example.keys), "nothing" if value is None else text)
         rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-    table = _table(_head(("row", "key", "value found")), rows, " class='examples'")
+    table = html_table(table_head(("row", "key", "value found")), rows, " class='examples'")
     return table if rows else ""
 
 
@@ -135,8 +131,8 @@ def _checks_section(checks: Sequence[CheckResult]) -> str:
             f"<td class='n'>{_measure_text(check.check, check.value)}</td>"
             f"<td class='n'>{_threshold_text(check)}</td><td class='n'>{check.failed:,}</td></tr>"
         )
-    head = _head(("", "column", "check", ""), ("found", "wanted", "rows failing"))
-    return f"<section><h2>All checks</h2><div class='wide'>{_table(head, rows)}</div></section>"
+    head = table_head(("", "column", "check", ""), ("found", "wanted", "rows failing"))
+    return f"<section><h2>All checks</h2><div class='wide'>{html_table(head, rows)}</div></section>"
 
 
 def _columns_section(profiles: Sequence[Profile]) -> str:
@@ -157,19 +153,8 @@ def _columns_section(profiles: Sequence[Profile]) -> str:
             f"<td>{dtype}</td><td>{_share_bar(present, True)} {_percent(present)}</td>{cells}"
             f"<td>{picture}</td></tr>"
         )
-    head = _head(("column", "type", "there"), ("least", "mean", "greatest"), ("values",))
-    return f"<section><h2>Columns</h2><div class='wide'>{_table(head, rows)}</div></section>"
-
-
-def _head(words: Sequence[str], numbers: Sequence[str] = (), more_words: Sequence[str] = ()) -> str:
-    left = "".join(f"<th>{name}</th>" for name in words)
-    right = "".join(f"<th class='n'>{name}</th>" for name in numbers)
-    return left + right + "".join(f"<th>{name}</th>" for name in more_words)
-
-
-def _table(head: str, rows: Sequence[str], attributes: str = "") -> str:
-    body = "".join(rows)
-    return f"<table{attributes}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    head = table_head(("column", "type", "there"), ("least", "mean", "greatest"), ("values",))
+    return f"<section><h2>Columns</h2><div class='wide'>{html_table(head, rows)}</div></section>"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -1,0 +1,1 @@
+"""Judges of safety: refusals, leaks, followed injections, toxic answers."""
