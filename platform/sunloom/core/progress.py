@@ -1,20 +1,15 @@
-"""Progress of a run step by step: trackers that record it, and the reader of the run's file."""
+"""Progress of a run step by step, in the run's folder: its writer and its reader."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
-
-from sunloom.core.plugins import load_plugin
-from sunloom.errors import PluginError
+from typing import Protocol, runtime_checkable
 
 PROGRESS_FILE = "progress.jsonl"
 """In a run's folder: one JSON object a line, one line a step."""
-TRACKER_GROUP = "sunloom.trackers"
 
 
 @dataclass(frozen=True)
@@ -96,41 +91,6 @@ class FileTracker:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-TRACKERS: Mapping[str, type[Tracker]] = {"file": FileTracker}
-"""The built-in trackers; plugins add theirs."""
-
-
-@contextmanager
-def open_trackers(
-    names: Sequence[str], directory: Path, steps_done: int
-) -> Iterator[tuple[Tracker, ...]]:
-    """Build the named trackers of a run; they are closed when the block ends.
-
-    Args:
-        names: Built-in trackers or entry points of ``sunloom.trackers``.
-        directory: The run's folder.
-        steps_done: Steps done before this start.
-
-    Raises:
-        NotFoundError: There is no such tracker; the known ones are listed.
-        PluginError: What the entry point builds is not a tracker.
-    """
-    trackers: list[Tracker] = []
-    for name in names:
-        build: Any = TRACKERS[name] if name in TRACKERS else load_plugin(TRACKER_GROUP, name)
-        tracker = build(directory, steps_done)
-        if not isinstance(tracker, Tracker):
-            raise PluginError(
-                f"The tracker {name!r} has no methods log and close.", param="trackers"
-            )
-        trackers.append(tracker)
-    try:
-        yield tuple(trackers)
-    finally:
-        for tracker in trackers:
-            tracker.close()
 
 
 def read_progress(directory: Path) -> list[StepProgress]:

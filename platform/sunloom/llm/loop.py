@@ -24,8 +24,10 @@ from sunloom.config.llm import (
     ModelConfig,
     TrainingConfig,
 )
+from sunloom.config.tracking import TrackingConfig
 from sunloom.core.files import write_atomic
-from sunloom.core.progress import StepProgress, Tracker, open_trackers
+from sunloom.core.progress import StepProgress, Tracker
+from sunloom.core.trackers import TrackedRun, open_trackers
 from sunloom.llm.checkpoints import CheckpointWriter, WholeCheckpoint, newest_whole
 from sunloom.llm.conversations import Conversation
 from sunloom.llm.distributed import Parallel, build_parallel
@@ -81,6 +83,7 @@ class TrainingTask:
         evaluations: What is measured between the steps, and may end the run before its last.
         options: How the model is loaded: its revision on the hub, and whether its code may run.
         adapter: Folder of the adapter that is trained on; a new one where there is none.
+        tracking: Where trackers send the progress.
     """
 
     model: str
@@ -94,6 +97,7 @@ class TrainingTask:
     evaluations: Evaluations | None = None
     options: ModelConfig = field(default_factory=ModelConfig)
     adapter: Path | None = None
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
     steps_done = checkpoint.step if checkpoint is not None else 0
     # One writer: every worker knows the loss over all workers.
     trackers = task.training.trackers if dist.get_rank() == 0 else ()
-    with open_trackers(trackers, task.directory, steps_done) as opened:
+    with open_trackers(trackers, TrackedRun(task.directory, steps_done, task.tracking)) as opened:
         loop = _TrainingLoop(
             task, module, parallel, rows, held_out, steps_done=steps_done, trackers=opened
         )

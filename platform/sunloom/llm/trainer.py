@@ -7,7 +7,8 @@ passes the recipe's gate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from sunloom.core.plugins import plugin_value
 from sunloom.core.progress import read_progress
 from sunloom.core.runs import Run, run_of_this_process
 from sunloom.core.telemetry import get_logger
+from sunloom.core.trackers import end_tracked, resolve_tracking
 from sunloom.errors import UsageError
 from sunloom.llm.base_models import require_start, resolve_adapter, resolve_model
 from sunloom.llm.conversation_files import hash_files
@@ -140,7 +142,7 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
     # Torch loads here: a reused model must not wait for it.
     from sunloom.llm.launch import train_on_workers
 
-    with run_of_this_process(recipe, "llm-base") as run:
+    with run_of_this_process(recipe, "llm-base") as run, _note_failure(recipe, run):
         tokenizer, start = _starting_point(recipe, location, run, data)
         judge = None
         if recipe.is_judged:
@@ -214,7 +216,7 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
     # Torch loads here: a reused model must not wait for it.
     from sunloom.llm.launch import train_on_workers
 
-    with run_of_this_process(recipe, "llm-adapter") as run:
+    with run_of_this_process(recipe, "llm-adapter") as run, _note_failure(recipe, run):
         tokenizer = load_tokenizer(location, recipe.model)
         # Before the first step: what cannot be judged would only be met after the last one.
         judges = load_judges(recipe)
@@ -390,13 +392,27 @@ def _publish(
         "adapter_preferences": "adapter_preferences.json",
         "loss_plot": "loss.png",
     }
-    return TrainingResult(
+    result = TrainingResult(
         version=version,
         promoted=registry.promote_if_passed(version, recipe.output.alias, failures),
         reused=reused,
         failures=failures,
         files={key: str(folder / name) for key, name in names.items() if (folder / name).is_file()},
     )
+    if not reused:
+        tags = {"model": version.ref, "uri": version.uri, "promoted": str(result.promoted)}
+        end_tracked(folder, resolve_tracking(recipe), "FINISHED", version.metrics, tags)
+    return result
+
+
+@contextmanager
+def _note_failure(recipe: LlmRecipe, run: Run) -> Iterator[None]:
+    """Let trackers know that a run ends without a result."""
+    try:
+        yield
+    except BaseException:
+        end_tracked(run.directory, resolve_tracking(recipe), "FAILED")
+        raise
 
 
 def measure_training(
