@@ -24,6 +24,7 @@ class StepProgress:
         gradient_norm: Of the step, before it was clipped.
         eval_loss: Loss on held-out data, where the run was evaluated after the step.
         tokens_per_second: Since the start of the process, over all workers.
+        mfu: Model FLOPs utilization since then, 0 to 1, where the device's peak is known.
         seconds: Since the start of the process.
         eta_s: Estimated seconds to the end.
         figures: Further ones of the step by name, such as ``rewards/margins``.
@@ -36,6 +37,7 @@ class StepProgress:
     gradient_norm: float | None = None
     eval_loss: float | None = None
     tokens_per_second: float | None = None
+    mfu: float | None = None
     seconds: float | None = None
     eta_s: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -93,21 +95,26 @@ class FileTracker:
         self._file.close()
 
 
-def read_progress(directory: Path) -> list[StepProgress]:
+def read_progress(directory: Path, after: int = 0) -> list[StepProgress]:
     """The steps that a run has recorded so far, oldest first; [] before the first one.
 
     Args:
         directory: The run's folder.
+        after: Only those above this number; the earlier ones are not read.
     """
     path = directory / PROGRESS_FILE
     # A file that another version wrote may have further keys.
     known = {one.name for one in fields(StepProgress)}
-    steps = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    steps: list[StepProgress] = []
+    lines = path.read_text().splitlines() if path.is_file() else []
+    for line in reversed(lines):
         try:
             row = json.loads(line)
         except ValueError:
             # The writer may be in the middle of the last line.
+            steps.clear()
+            continue
+        if row["step"] <= after:
             break
         steps.append(StepProgress(**{key: v for key, v in row.items() if key in known}))
-    return steps
+    return steps[::-1]

@@ -49,7 +49,7 @@ _FINAL_STEPS = 20
 # Where and how durably the work runs decides no weight.
 _NO_IDENTITY = (
     "resume_from", "max_failures", "keep_checkpoints", "checkpoint_every", "accelerator",
-    "trackers", "min_workers", "resize_interval_s", "pass_tokens",
+    "trackers", "min_workers", "resize_interval_s", "pass_tokens", "peak_flops",
 )  # fmt: skip
 # Defaults, which fingerprints leave out.
 _EARLIER_EVERY, _EARLIER_SAMPLE = 100, 48
