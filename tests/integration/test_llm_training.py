@@ -145,7 +145,8 @@ def _work(
 def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The unbroken run of each parallelism, and that of an adapter."""
     folder = tmp_path_factory.mktemp("trained")
-    tasks = {kind: _work(start, folder / kind, KINDS[kind]) for kind in KINDS}
+    # Too little: the progress has to show its share.
+    tasks = {kind: _work(start, folder / kind, KINDS[kind], peak_flops=1e9) for kind in KINDS}
     for kind in ("ddp", "fsdp", "zero2"):
         name = f"{kind}_accumulated"
         tasks[name] = _work(start, folder / name, KINDS[kind], **ACCUMULATED)
@@ -406,6 +407,20 @@ def test_the_gradient_norm_is_recorded_alike(trained: Trained) -> None:
     assert all(norm is not None and norm > 0 for norm in norms[0])
     for other in norms[1:]:
         assert other == pytest.approx(norms[0], rel=2e-2)
+
+
+def test_the_share_of_the_devices_peak_is_recorded(trained: Trained) -> None:
+    # Of 48 channels, 2 layers, 64 inside the feed-forward blocks, and the head over the vocabulary.
+    model = load_model(str(trained.folder("ddp") / "export"))
+    weights = 2 * (4 * 48 * 48 + 3 * 48 * 64) + 48 * model.config.vocab_size
+    lengths = TokenRows(trained.tasks["ddp"].data).lengths.tolist()
+    for kind in KINDS:
+        plan = plan_batches(lengths, trained.tasks[kind].training, 0)
+        seen = [lengths[row] for batch in plan for row in batch]
+        operations = sum(6 * weights * n + 12 * 2 * 48 * n * n for n in seen)
+        last = read_progress(trained.folder(kind))[-1]
+        assert last.mfu == pytest.approx(operations / (2 * 1e9 * last.seconds), rel=0.02)
+    assert read_progress(trained.folder("adapter"))[-1].mfu is None
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(

@@ -16,13 +16,14 @@ from sunloom.config import Settings, load_config
 from pathlib import Path
 
 from sunloom.core.plugins import plugin_names
-from sunloom.core.progress import StepProgress, open_trackers
+from sunloom.core.progress import StepProgress
+from sunloom.core.trackers import TrackedRun, open_trackers
 from sunloom.core.alerts import Alert, emit_alert
 from sunloom.llm.conversations import load_conversation_source
 
 assert "weather" in plugin_names("sunloom.conversations")
 assert len(load_conversation_source("weather").train(3, 0)) == 3
-with open_trackers(("file", "memo"), Path.cwd(), 2) as trackers:
+with open_trackers(("file", "memo"), TrackedRun(Path.cwd(), 2)) as trackers:
     for tracker in trackers:
         tracker.log(StepProgress(step=3, loss=0.5))
 assert Path("memo-from-2").read_text() == "3 0.5\\nend\\n"

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from sunloom.cli import output
-from sunloom.cli.gateway import GatewayConnection, Key, Url
+from sunloom.cli.gateway import GatewayConnection, Key, ServerSentEvent, Url
 from sunloom.cli.options import (
     Env,
     Json,
@@ -20,6 +20,8 @@ from sunloom.cli.options import (
     load_recipe,
     load_settings,
 )
+
+JobId = Annotated[str, typer.Argument(metavar="JOB_ID")]
 
 app = typer.Typer(help="Train, judge, merge and ask language models.", no_args_is_help=True)
 
@@ -166,6 +168,70 @@ def generate(
     # A model that calls a tool may answer without text.
     text = answer["text"] or output.format_cell(answer["tool_calls"])
     output.print_result(answer, json, line=text)
+
+
+@app.command()
+def watch(
+    job_id: JobId,
+    after: Annotated[int, typer.Option(help="Only steps after this one.")] = 0,
+    url: Url = None,
+    key: Key = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Follow a training of the gateway to its end, step by step; exit 1 if it failed."""
+    gateway = GatewayConnection(load_settings(env=env), url, key)
+    events: list[ServerSentEvent] = []
+    for event in gateway.stream_events(f"/llm/training/{job_id}/events", after):
+        events.append(event)
+        if not json:
+            _print_progress(event)
+    if json:
+        output.print_json(events)
+    # An event of the type error ends the stream of a key that was revoked.
+    if not events or events[-1].event != "end" or events[-1].data["status"] != "succeeded":
+        raise typer.Exit(1)
+
+
+@app.command()
+def stop(
+    job_id: JobId, url: Url = None, key: Key = None, env: Env = None, json: Json = False
+) -> None:
+    """Stop a training of the gateway; its checkpoints are kept."""
+    gateway = GatewayConnection(load_settings(env=env), url, key)
+    stopped = gateway.call("POST", f"/llm/training/{job_id}/stop")
+    output.print_result(stopped, json, line=f"{job_id} {stopped['status']}")
+
+
+@app.command()
+def resume(
+    job_id: JobId, url: Url = None, key: Key = None, env: Env = None, json: Json = False
+) -> None:
+    """Go on with a stopped or failed training of the gateway; prints the new job's id."""
+    gateway = GatewayConnection(load_settings(env=env), url, key)
+    accepted = gateway.call("POST", f"/llm/training/{job_id}/resume")
+    output.print_result(accepted, json, line=accepted["job_id"])
+
+
+def _print_progress(event: ServerSentEvent) -> None:
+    data = event.data
+    if event.event != "step":
+        text = data.get("message") or data.get("error") or data.get("status")
+        output.print_note(f"{event.event}: {text}")
+        return
+    figures = {
+        "loss": data.get("loss"),
+        "held out": data.get("eval_loss"),
+        "lr": data.get("learning_rate"),
+        "norm": data.get("gradient_norm"),
+        "tokens/s": data.get("tokens_per_second"),
+        "MFU": data.get("mfu"),
+        "s left": data.get("eta_s"),
+    }
+    listed = "  ".join(
+        f"{name} {value:.4g}" for name, value in figures.items() if value is not None
+    )
+    output.print_line(f"step {data['step']}/{data.get('steps', '?')}  {listed}")
 
 
 def _show(result: dict[str, Any], json: bool) -> None:

@@ -481,7 +481,11 @@ class TrainingConfig(Model):
     """How often a broken worker group is started again from the last whole checkpoint."""
     trackers: tuple[str, ...] = ("file",)
     """Trackers that get each step: built in (``file``, which the progress bar and the gateway
-    read) or from entry points of ``sunloom.trackers``."""
+    read; ``mlflow`` and ``wandb`` as ``telemetry.tracking`` says; ``tensorboard``, in the run's
+    folder) or from entry points of ``sunloom.trackers``."""
+    peak_flops: float | None = Field(default=None, gt=0)
+    """Operations a second of a worker's device in the number format used, of which the progress
+    shows the share (MFU); empty is what the maker of a known GPU says, and else there is no MFU."""
     resume_from: Path | None = None
     """Run folder whose newest whole checkpoint is the start."""
     early_stopping: EarlyStopping | None = None

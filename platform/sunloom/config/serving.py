@@ -103,6 +103,9 @@ class TrainingServing(Model):
     """Bounds of every tenant that has none of its own."""
     tenants: dict[str, TrainingBounds] = Field(default_factory=dict)
     """Bounds of single tenants, whole."""
+    event_streams: int = Field(default=20, ge=1)
+    """Streams of ``GET /llm/training/{job_id}/events`` that a key and those delegated from it may
+    have open at once, over all replicas."""
     keep_secrets: tuple[str, ...] = ()
     """Environment variables with secrets that such jobs get, such as ``HF_TOKEN``; those of Ray,
     of the database, of the artifact store and of ``conf/`` they have in any case."""

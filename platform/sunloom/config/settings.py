@@ -15,6 +15,7 @@ from sunloom.config.alerts import WebhookConfig
 from sunloom.config.feature_store import StoresConfig
 from sunloom.config.loading.model import Model
 from sunloom.config.serving import ServingConfig
+from sunloom.config.tracking import TrackingConfig
 
 
 class Paths(Model):
@@ -88,6 +89,8 @@ class TelemetryConfig(Model):
     """Where the sink ``webhook`` posts alerts as JSON."""
     slack: WebhookConfig | None = None
     """Where the sink ``slack`` posts alerts in the form of Slack's incoming webhooks."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Where the trackers of a recipe send a run's progress."""
 
 
 class Settings(Model):

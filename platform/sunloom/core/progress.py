@@ -1,20 +1,15 @@
-"""Progress of a run step by step: trackers that record it, and the reader of the run's file."""
+"""Progress of a run step by step, in the run's folder: its writer and its reader."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
-
-from sunloom.core.plugins import load_plugin
-from sunloom.errors import PluginError
+from typing import Protocol, runtime_checkable
 
 PROGRESS_FILE = "progress.jsonl"
 """In a run's folder: one JSON object a line, one line a step."""
-TRACKER_GROUP = "sunloom.trackers"
 
 
 @dataclass(frozen=True)
@@ -29,6 +24,7 @@ class StepProgress:
         gradient_norm: Of the step, before it was clipped.
         eval_loss: Loss on held-out data, where the run was evaluated after the step.
         tokens_per_second: Since the start of the process, over all workers.
+        mfu: Model FLOPs utilization since then, 0 to 1, where the device's peak is known.
         seconds: Since the start of the process.
         eta_s: Estimated seconds to the end.
         figures: Further ones of the step by name, such as ``rewards/margins``.
@@ -41,6 +37,7 @@ class StepProgress:
     gradient_norm: float | None = None
     eval_loss: float | None = None
     tokens_per_second: float | None = None
+    mfu: float | None = None
     seconds: float | None = None
     eta_s: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -98,56 +95,26 @@ class FileTracker:
         self._file.close()
 
 
-TRACKERS: Mapping[str, type[Tracker]] = {"file": FileTracker}
-"""The built-in trackers; plugins add theirs."""
-
-
-@contextmanager
-def open_trackers(
-    names: Sequence[str], directory: Path, steps_done: int
-) -> Iterator[tuple[Tracker, ...]]:
-    """Build the named trackers of a run; they are closed when the block ends.
-
-    Args:
-        names: Built-in trackers or entry points of ``sunloom.trackers``.
-        directory: The run's folder.
-        steps_done: Steps done before this start.
-
-    Raises:
-        NotFoundError: There is no such tracker; the known ones are listed.
-        PluginError: What the entry point builds is not a tracker.
-    """
-    trackers: list[Tracker] = []
-    for name in names:
-        build: Any = TRACKERS[name] if name in TRACKERS else load_plugin(TRACKER_GROUP, name)
-        tracker = build(directory, steps_done)
-        if not isinstance(tracker, Tracker):
-            raise PluginError(
-                f"The tracker {name!r} has no methods log and close.", param="trackers"
-            )
-        trackers.append(tracker)
-    try:
-        yield tuple(trackers)
-    finally:
-        for tracker in trackers:
-            tracker.close()
-
-
-def read_progress(directory: Path) -> list[StepProgress]:
+def read_progress(directory: Path, after: int = 0) -> list[StepProgress]:
     """The steps that a run has recorded so far, oldest first; [] before the first one.
 
     Args:
         directory: The run's folder.
+        after: Only those above this number; the earlier ones are not read.
     """
     path = directory / PROGRESS_FILE
     # A file that another version wrote may have further keys.
     known = {one.name for one in fields(StepProgress)}
-    steps = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    steps: list[StepProgress] = []
+    lines = path.read_text().splitlines() if path.is_file() else []
+    for line in reversed(lines):
         try:
             row = json.loads(line)
         except ValueError:
             # The writer may be in the middle of the last line.
+            steps.clear()
+            continue
+        if row["step"] <= after:
             break
         steps.append(StepProgress(**{key: v for key, v in row.items() if key in known}))
-    return steps
+    return steps[::-1]

@@ -17,6 +17,7 @@ import sunloom
 from sunloom.config import Settings, save_resolved
 from sunloom.core.database import utc_now
 from sunloom.core.files import write_atomic
+from sunloom.core.trackers import read_tracked
 
 Status = Literal["running", "succeeded", "failed"]
 
@@ -98,6 +99,7 @@ class Run:
             "seconds": (ended - self.started_at).total_seconds(),
             "sunloom": sunloom.__version__,
             "python": platform.python_version(),
+            "trackers": read_tracked(self.directory),
             "machine": {"cores": os.cpu_count(), "system": platform.platform()},
         }
         write_atomic(self.directory / "run.json", json.dumps(record, indent=2))

@@ -33,6 +33,8 @@ QUIET_ENVIRONMENT: Mapping[str, str] = {
     "ANONYMIZED_TELEMETRY": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DS_DISABLE_TELEMETRY": "1",
+    # It heeds DO_NOT_TRACK only where that is "true".
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     # Threads of the tokenizers library can deadlock in forked processes.
     "TOKENIZERS_PARALLELISM": "false",
     # Tasks without a GPU keep CUDA_VISIBLE_DEVICES as it is (ray-project/ray#54868).

@@ -20,6 +20,7 @@ from sunloom.core.interrupts import keep_signal_handlers
 from sunloom.core.progress import read_progress
 from sunloom.core.runs import Run
 from sunloom.core.telemetry import progress_bar
+from sunloom.core.trackers import require_trackers, resolve_tracking
 from sunloom.errors import DataError, DivergedError, TrainingError, UsageError
 from sunloom.llm.checkpoints import newest_whole
 from sunloom.llm.conversation_split import ConversationSplit
@@ -82,6 +83,8 @@ def train_on_workers(
         DivergedError: The loss or its gradient was not finite.
         TrainingError: The workers failed.
     """
+    tracking = resolve_tracking(recipe)
+    require_trackers(recipe.training.trackers, tracking)
     if recipe.training.packing:
         require_packing(build_without_weights(location, recipe.model))
     if recipe.is_adapter and recipe.lora.modules_to_save and adapter is None:
@@ -116,6 +119,7 @@ def train_on_workers(
             evaluations=_plan_evaluations(recipe, run, data, tokenizer),
             options=recipe.model,
             adapter=adapter,
+            tracking=tracking,
         )
         outcome = launch(
             task,

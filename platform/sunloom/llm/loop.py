@@ -24,8 +24,10 @@ from sunloom.config.llm import (
     ModelConfig,
     TrainingConfig,
 )
+from sunloom.config.tracking import TrackingConfig
 from sunloom.core.files import write_atomic
-from sunloom.core.progress import StepProgress, Tracker, open_trackers
+from sunloom.core.progress import StepProgress, Tracker
+from sunloom.core.trackers import TrackedRun, open_trackers
 from sunloom.llm.checkpoints import CheckpointWriter, WholeCheckpoint, newest_whole
 from sunloom.llm.conversations import Conversation
 from sunloom.llm.distributed import Parallel, build_parallel
@@ -40,6 +42,7 @@ from sunloom.llm.preference_loss import PreferenceLoss
 from sunloom.llm.probe import DtypeProbe, probe_dtype
 from sunloom.llm.resuming import EVALUATIONS_FILE
 from sunloom.llm.token_store import TokenRows
+from sunloom.llm.utilization import ModelOperations, count_operations, find_peak
 
 _EVALUATED_AT_ONCE = 8
 # Without a limit the hand-written loop of `benchmarks/llm/train.py` was 6 to 10 % slower.
@@ -81,6 +84,7 @@ class TrainingTask:
         evaluations: What is measured between the steps, and may end the run before its last.
         options: How the model is loaded: its revision on the hub, and whether its code may run.
         adapter: Folder of the adapter that is trained on; a new one where there is none.
+        tracking: Where trackers send the progress.
     """
 
     model: str
@@ -94,6 +98,7 @@ class TrainingTask:
     evaluations: Evaluations | None = None
     options: ModelConfig = field(default_factory=ModelConfig)
     adapter: Path | None = None
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,8 @@ def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
         model = continue_lora(model, task.adapter, task.lora, task.base)
     elif task.lora is not None:
         model = add_lora(model, task.lora, task.seed, task.base)
+    # Before it is spread: of sharded weights a worker has a part.
+    operations = count_operations(model)
     if isinstance(task.training.distributed, Ddp):
         # Sharded weights come and go around the forward pass of a layer.
         fuse_lora(model)
@@ -167,9 +174,16 @@ def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
     steps_done = checkpoint.step if checkpoint is not None else 0
     # One writer: every worker knows the loss over all workers.
     trackers = task.training.trackers if dist.get_rank() == 0 else ()
-    with open_trackers(trackers, task.directory, steps_done) as opened:
+    with open_trackers(trackers, TrackedRun(task.directory, steps_done, task.tracking)) as opened:
         loop = _TrainingLoop(
-            task, module, parallel, rows, held_out, steps_done=steps_done, trackers=opened
+            task,
+            module,
+            parallel,
+            rows,
+            held_out,
+            steps_done=steps_done,
+            trackers=opened,
+            operations=operations,
         )
         outcome = loop.run(dtype)
     # The weights of the lowest evaluation loss have been exported when they were there.
@@ -232,6 +246,7 @@ class _TrainingLoop:
         *,
         steps_done: int,
         trackers: Sequence[Tracker],
+        operations: ModelOperations,
     ) -> None:
         self._task, self._module, self._parallel = task, module, parallel
         self._model: Any = module.model
@@ -239,7 +254,9 @@ class _TrainingLoop:
         self._rows, self._held_out = rows, held_out
         self._rank, self._workers = dist.get_rank(), dist.get_world_size()
         self._losses: list[float] = []
-        self._tokens = 0
+        self._tokens = self._operations = 0
+        self._count_operations = operations.of_rows
+        self._peak: float | None = None
         self._figures: dict[str, float] = {}
         self._history = _EvaluationHistory(task.directory, steps_done)
         self._checkpoints = CheckpointWriter(self._rank, self._workers)
@@ -247,6 +264,7 @@ class _TrainingLoop:
 
     def run(self, dtype: str) -> TrainingOutcome:
         config = self._task.training
+        self._peak = config.peak_flops or find_peak(probe_dtype().device, dtype)
         started = time.perf_counter()
         diverged = None
         # Planned from step 0 on: a resumed run continues with the batches that are left.
@@ -320,7 +338,9 @@ class _TrainingLoop:
         terms, rewards = split_sums(sums.tolist(), counts)
         loss = sum(terms)
         self._figures = self._module.figures(rewards, rows) if rewards else {}
-        self._tokens += sum(len(row.ids) for row in rows)
+        lengths = [len(row.ids) for row in rows]
+        self._tokens += sum(lengths)
+        self._operations += self._count_operations(lengths)
         norm = math.nan
         # Every worker sees the same sum, so all stop at the same step and none waits for another.
         if math.isfinite(loss):
@@ -416,6 +436,9 @@ class _TrainingLoop:
             gradient_norm=round(norm, 6),
             eval_loss=self._history.loss_at(step),
             tokens_per_second=round(self._tokens / seconds, 1),
+            mfu=round(self._operations / (seconds * self._workers * self._peak), 6)
+            if self._peak
+            else None,
             seconds=round(seconds, 2),
             # From the pace of this start alone: steps before a resume took another process's time.
             eta_s=round(seconds / (step - self._steps_done) * (steps - step), 1),

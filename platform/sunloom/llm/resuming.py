@@ -19,6 +19,7 @@ from sunloom.config.llm import LlmRecipe
 from sunloom.core.files import write_atomic
 from sunloom.core.progress import PROGRESS_FILE
 from sunloom.core.telemetry import get_logger
+from sunloom.core.trackers import TRACKERS_FILE
 from sunloom.llm.checkpoints import newest_whole
 
 EVALUATIONS_FILE = "evaluations.jsonl"
@@ -82,7 +83,7 @@ def continue_unfinished(recipe: LlmRecipe, directory: Path, identity: RunIdentit
                     shutil.copyfile(earlier / store / START_FILE, directory / store / START_FILE)
     if earlier is None:
         return recipe
-    for name in (PROGRESS_FILE, EVALUATIONS_FILE):
+    for name in (PROGRESS_FILE, EVALUATIONS_FILE, TRACKERS_FILE):
         if (earlier / name).is_file():
             shutil.copyfile(earlier / name, directory / name)
     # Where early stopping has kept the best weights so far, they may stay the best.

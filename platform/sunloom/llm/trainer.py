@@ -7,7 +7,8 @@ passes the recipe's gate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from sunloom.core.plugins import plugin_value
 from sunloom.core.progress import read_progress
 from sunloom.core.runs import Run, run_of_this_process
 from sunloom.core.telemetry import get_logger
+from sunloom.core.trackers import end_tracked, resolve_tracking
 from sunloom.errors import UsageError
 from sunloom.llm.base_models import require_start, resolve_adapter, resolve_model
 from sunloom.llm.conversation_files import hash_files
@@ -55,7 +57,7 @@ _FINAL_STEPS = 20
 # Where and how durably the work runs decides no weight.
 _NO_IDENTITY = (
     "resume_from", "max_failures", "keep_checkpoints", "checkpoint_every", "accelerator",
-    "trackers", "min_workers", "resize_interval_s", "pass_tokens",
+    "trackers", "min_workers", "resize_interval_s", "pass_tokens", "peak_flops",
 )  # fmt: skip
 # Defaults, which fingerprints leave out.
 _EARLIER_EVERY, _EARLIER_SAMPLE = 100, 48
@@ -148,7 +150,7 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
     # Torch loads here: a reused model must not wait for it.
     from sunloom.llm.launch import train_on_workers
 
-    with run_of_this_process(recipe, "llm-base") as run:
+    with run_of_this_process(recipe, "llm-base") as run, _note_failure(recipe, run):
         tokenizer, start = _starting_point(recipe, location, run, data)
         judge, judges = None, Judges()
         if recipe.is_judged:
@@ -223,7 +225,7 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
     # Torch loads here: a reused model must not wait for it.
     from sunloom.llm.launch import train_on_workers
 
-    with run_of_this_process(recipe, "llm-adapter") as run:
+    with run_of_this_process(recipe, "llm-adapter") as run, _note_failure(recipe, run):
         tokenizer = load_tokenizer(location, recipe.model)
         # Before the first step: what cannot be judged would only be met after the last one.
         judges = load_judges(recipe)
@@ -401,13 +403,27 @@ def _publish(
         if (path := folder / REPORT).is_file():
             write_report(decide_in(read_report(path), decision), path, folder / PAGE)
     names = {"report": REPORT, "report_page": PAGE, "loss_plot": "loss.png"}
-    return TrainingResult(
+    result = TrainingResult(
         version=version,
         promoted=registry.promote_if_passed(version, recipe.output.alias, failures),
         reused=reused,
         failures=failures,
         files={key: str(folder / name) for key, name in names.items() if (folder / name).is_file()},
     )
+    if not reused:
+        tags = {"model": version.ref, "uri": version.uri, "promoted": str(result.promoted)}
+        end_tracked(folder, resolve_tracking(recipe), "FINISHED", version.metrics, tags)
+    return result
+
+
+@contextmanager
+def _note_failure(recipe: LlmRecipe, run: Run) -> Iterator[None]:
+    """Let trackers know that a run ends without a result."""
+    try:
+        yield
+    except BaseException:
+        end_tracked(run.directory, resolve_tracking(recipe), "FAILED")
+        raise
 
 
 def measure_training(

@@ -130,7 +130,7 @@ def test_a_key_has_a_bounded_number_of_streams(settings: Settings) -> None:
         for task_of_stream in reading:
             task_of_stream.cancel()
         await asyncio.gather(*reading, return_exceptions=True)
-        assert not streams._open
+        assert not streams.limit._open
 
     asyncio.run(walk())
 

@@ -19,6 +19,13 @@ EVENTS = (
 )
 
 
+TRAINING = (
+    'event: status\ndata: {"status": "running"}\n\n'
+    'id: 4\nevent: step\ndata: {"step": 4, "steps": 9, "loss": 0.25, "gradient_norm": 1.5}\n\n'
+    'event: end\ndata: {"status": "{end}", "error": null}\n\n'
+)
+
+
 class Answers(BaseHTTPRequestHandler):
     """Routes of the agents app, with one agent and one task."""
 
@@ -40,7 +47,12 @@ class Answers(BaseHTTPRequestHandler):
         self.answer(200, {"agent_id": "agent_1", "deleted": True, "cancelled_tasks": []})
 
     def do_GET(self) -> None:
-        if self.path.endswith("/events"):
+        if self.path == "/llm/training/raysubmit_1/events":
+            self.seen.append((self.path, self.headers["Last-Event-ID"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(TRAINING.replace("{end}", self.end).encode())
+        elif self.path.endswith("/events"):
             self.send_response(200)
             self.end_headers()
             self.wfile.write(EVENTS.replace("{end}", self.end).encode())

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sunloom.core.progress import StepProgress, open_trackers, read_progress
+from sunloom.core.progress import StepProgress, read_progress
+from sunloom.core.trackers import TrackedRun, open_trackers
 from sunloom.errors import NotFoundError
 
 
 def write_steps(folder: Path, steps: dict[int, float], steps_done: int = 0) -> None:
-    with open_trackers(("file",), folder, steps_done) as [tracker]:
+    with open_trackers(("file",), TrackedRun(folder, steps_done)) as [tracker]:
         for step, loss in steps.items():
             tracker.log(StepProgress(step=step, loss=loss))
 
@@ -47,6 +48,6 @@ def test_a_line_keeps_its_keys_and_later_keys_are_passed_over(tmp_path: Path) ->
 def test_an_unknown_tracker_names_the_group(tmp_path: Path) -> None:
     with (
         pytest.raises(NotFoundError, match=r"'memory'.*sunloom\.trackers"),
-        open_trackers(("memory",), tmp_path, 0),
+        open_trackers(("memory",), TrackedRun(tmp_path, 0)),
     ):
         pass

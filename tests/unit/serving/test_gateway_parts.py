@@ -15,7 +15,7 @@ from sunloom.core.database import open_database
 from sunloom.core.model_registry import open_registry
 from sunloom.serving.apps.gateway.app import build_gateway_app
 from sunloom.serving.apps.gateway.openapi_docs import merge_documents, render_page
-from sunloom.serving.apps.gateway.training_routes import progress_of_log
+from sunloom.serving.apps.gateway.training_views import progress_of_log
 from sunloom.serving.asgi import ASGIApp
 from sunloom.serving.auth.middleware import GatewayMiddleware
 from sunloom.serving.deploy.fast_path import FastPath
@@ -65,8 +65,10 @@ def test_progress_is_read_from_the_folder_that_the_log_names(tmp_path: Path) -> 
         for step in range(1, 11)
     ]  # fmt: skip
     text = "\n".join(json.dumps(row) for row in rows) + '\n{"step": 11, "lo'
-    (tmp_path / "progress.jsonl").write_text(text)
-    found = progress_of_log(f"12:00 INFO run llm-1 writes to {tmp_path}\nmore\n")
+    folder = tmp_path / "llm-1"
+    folder.mkdir()
+    (folder / "progress.jsonl").write_text(text)
+    found = progress_of_log(f"12:00 INFO run llm-1 writes to {folder}\nmore\n")
     assert (found["run_id"], found["step"], found["steps"]) == ("llm-1", 10, 40)
     assert found["eta_s"] == 15.0
     assert found["loss_history"][0] == {"step": 1, "loss": 2.0}

@@ -16,7 +16,7 @@ from busy_replica import CountedTokens, busy_key, send_until_quota, take_and_kee
 
 from sunloom.core.database import Database
 from sunloom.errors import RateLimitError
-from sunloom.serving.apps.event_streams import EventStreams
+from sunloom.serving.apps.event_streams import StreamLimit
 from sunloom.serving.apps.llm.key_budget import KeyBudget
 from sunloom.serving.apps.llm.request_checks import Work
 from sunloom.serving.auth.key_holds import KeyHolds
@@ -131,15 +131,14 @@ def test_a_request_that_is_cancelled_while_it_is_refused_stays_cancelled(url: st
 
 def test_streams_of_two_replicas_share_a_bound(url: str) -> None:
     database, key = Database(url), busy_key(None)
-    store: Any = object()
-    first, second = (EventStreams(store, 1, KeyHolds(database, "streams")) for _ in range(2))
+    first, second = (StreamLimit(1, KeyHolds(database, "streams")) for _ in range(2))
 
     async def walk() -> None:
-        async with first._count_open(key):
+        async with first.hold(key):
             with pytest.raises(RateLimitError, match="1 streams"):
-                async with second._count_open(key):
+                async with second.hold(key):
                     pass
-        async with second._count_open(key):
+        async with second.hold(key):
             pass
 
     asyncio.run(walk())

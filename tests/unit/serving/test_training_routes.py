@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
 import pytest
+from patience import patience
 from small_gateway import small_gateway
 from small_job_server import SmallJobServer, small_job_server
 
+from sunloom.cli.gateway import parse_events
 from sunloom.config import Settings, load_config
 from sunloom.core.jobs import job_client, withheld_secrets
 from sunloom.core.model_registry import open_registry
-from sunloom.serving.auth.api_keys import create_key
+from sunloom.core.progress import StepProgress
+from sunloom.serving.auth.api_keys import create_key, revoke_key
 
 ROOT = Path(__file__).parents[3]
 Send = Callable[..., httpx.Response]
@@ -36,7 +42,7 @@ def settings(jobs: SmallJobServer, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("training")
     sets = [f"paths.state={folder / 'state'}", f"paths.outputs={folder / 'outputs'}"]
     sets += [f"cluster.job_address={jobs.url}", "cluster.address=127.0.0.1:6399"]
-    sets += [f"serving.training.bounds={json.dumps(BOUNDS)}"]
+    sets += [f"serving.training.bounds={json.dumps(BOUNDS)}", "serving.training.event_streams=2"]
     sets += ["serving.training.models=[Qwen/Qwen3-0.6B]"]
     sets += ["serving.training.tenants={rich: {max_steps: 9000, max_running: 100}}"]
     return load_config(Settings, sets=sets, conf_dir=ROOT / "conf").config
@@ -70,7 +76,7 @@ def send(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
         def request(tenant: str, method: str, path: str, **more: Any) -> httpx.Response:
             headers = more.pop("headers", {})
-            if tenant != "admin":
+            if tenant in keys:
                 headers = {"Authorization": f"Bearer {keys[tenant]}", **headers}
             return client.request(method, path, headers=headers, **more)
 
@@ -192,6 +198,7 @@ def test_a_request_within_its_bounds_is_submitted_with_its_tenant_and_address(
         "sunloom_job": "llm_train",
         "tenant": "rich",
         "recipe": "retail_agent",
+        "overrides": json.dumps(given | {"model.base_model": "small-base@1"}),
     }
     variables = submitted["runtime_env"]["env_vars"]
     # Over what Ray gives the job, the first cluster of the machine that it finds, and over conf/.
@@ -250,7 +257,8 @@ def test_two_tenants_reach_only_their_own(
     assert seen("acme") == ["of-acme"]
     assert seen("default") == ["of-operator"]
     assert seen("admin") == ["of-operator", "of-evil", "of-acme"]
-    routes = [("GET", ""), ("GET", "/logs"), ("POST", "/stop")]
+    routes = [("GET", ""), ("GET", "/logs"), ("GET", "/events")]
+    routes += [("POST", "/stop"), ("POST", "/resume")]
     for method, rest in routes:
         for job_id in ("of-acme", "of-operator", "of-other-kind", "never-was"):
             refused = send("evil", method, f"/llm/training/{job_id}{rest}")
@@ -268,6 +276,99 @@ def test_two_tenants_reach_only_their_own(
     ended = send("acme", "GET", "/llm/training/of-acme").json()
     assert (ended["status"], ended["artifacts"]) == ("stopped", {"uri": "…/1"})
     assert send("admin", "POST", "/llm/training/of-evil/stop").json()["status"] == "stopped"
+
+
+def follow(send: Send, job_id: str, *, after: int | None = None, tenant: str = "acme") -> list[Any]:
+    headers = {} if after is None else {"Last-Event-ID": str(after)}
+    answer = send(tenant, "GET", f"/llm/training/{job_id}/events", headers=headers)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    return list(parse_events(iter(answer.text.split("\n"))))
+
+
+def test_progress_is_streamed_to_its_end_and_resumed(
+    send: Send, jobs: SmallJobServer, tmp_path: Path
+) -> None:
+    jobs.add("of-acme", {"sunloom_job": "llm_train", "recipe": "r", "tenant": "acme"}, "PENDING")
+    folder = tmp_path / "llm-1"
+    folder.mkdir()
+
+    def work() -> None:
+        time.sleep(0.5)
+        jobs.jobs["of-acme"]["status"] = "RUNNING"
+        jobs.logs["of-acme"] = f"run llm-1 writes to {folder}\n"
+        with (folder / "progress.jsonl").open("a", buffering=1) as file:
+            for step in (1, 2, 3):
+                time.sleep(0.2)
+                file.write(StepProgress(step=step, steps=3, loss=1 / step).to_json() + "\n")
+        result = {"run_id": "llm-1", "status": "succeeded", "artifacts": {"uri": "/srv/m/1"}}
+        jobs.logs["of-acme"] += json.dumps(result)
+        jobs.jobs["of-acme"]["status"] = "SUCCEEDED"
+
+    worker = Thread(target=work)
+    worker.start()
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda after: follow(send, "of-acme", after=after), (None, 2))
+    worker.join()
+    assert (first[0].event, first[-1].event) == ("status", "end")
+    steps = [event for event in first if event.event == "step"]
+    assert [(event.id, event.data["loss"]) for event in steps] == [
+        ("1", 1.0), ("2", 0.5), ("3", 1 / 3),
+    ]  # fmt: skip
+    statuses = [event.data["status"] for event in first if event.event == "status"]
+    # A busy machine looks late.
+    assert statuses[-1] == "succeeded"
+    assert statuses == [s for s in ("pending", "running", "succeeded") if s in statuses]
+    assert first[-1].data["artifacts"] == {"uri": "…/1"}
+    assert [event.id for event in second if event.event == "step"] == ["3"]
+    # Once it has ended, whoever comes back gets what is missing and the end.
+    assert [event.event for event in follow(send, "of-acme", after=3)] == ["status", "end"]
+
+
+def test_a_key_has_a_bounded_number_of_streams_and_a_revoked_one_none(
+    send: Send, jobs: SmallJobServer, settings: Settings
+) -> None:
+    jobs.add("of-acme", {"sunloom_job": "llm_train", "recipe": "r", "tenant": "acme"})
+    secret, key = create_key(settings, ["train"], "acme")
+    headers = {"Authorization": f"Bearer {secret}"}
+
+    def stream() -> httpx.Response:
+        return send("acme", "GET", "/llm/training/of-acme/events", headers=headers)
+
+    with ThreadPoolExecutor(2) as pool:
+        opened = [pool.submit(stream) for _ in range(2)]
+        time.sleep(1)
+        refused = stream()
+        assert refused.status_code == 429
+        assert "2 streams of events" in refused.json()["error"]["message"]
+        revoked = time.monotonic()
+        revoke_key(settings, key.id)
+        texts = [one.result().text for one in opened]
+    assert time.monotonic() - revoked < patience(5)
+    assert all("event: error" in text and "revoked" in text for text in texts)
+    assert all(text.startswith("event: status") for text in texts)
+
+
+def test_a_stopped_training_is_resumed_as_it_was_asked_for(
+    send: Send, jobs: SmallJobServer, settings: Settings
+) -> None:
+    assert train(send, {**OWN, "lora": {"r": 8}, "output.reuse": False}).status_code == 202
+    resume = ("POST", "/llm/training/raysubmit_0/resume")
+    running = send("acme", *resume)
+    assert (running.status_code, running.json()["error"]["code"]) == (409, "conflict")
+    assert send("acme", "POST", "/llm/training/raysubmit_0/stop").status_code == 200
+    headers = {"Idempotency-Key": "again"}
+    for _ in range(2):
+        resumed = send("acme", *resume, headers=headers)
+        assert (resumed.status_code, resumed.json()["job_id"]) == (202, "raysubmit_1")
+    first, second = (shlex.split(job["entrypoint"]) for job in jobs.submitted)
+    assert set(first) - set(second) == {"output.reuse=false"}
+    # The run of the same recipe and data is gone on from.
+    assert set(second) - set(first) == {"output.reuse=true"}
+    assert [job["metadata"]["tenant"] for job in jobs.submitted] == ["acme", "acme"]
+    other = {"Authorization": f"Bearer {create_key(settings, ['admin'], 'ops')[0]}"}
+    assert send("ops", *resume, headers=other).status_code == 403
+    jobs.add("by-hand", {"sunloom_job": "llm_train", "tenant": "acme"}, "FAILED")
+    assert send("acme", "POST", "/llm/training/by-hand/resume").status_code == 409
 
 
 def test_an_idempotency_key_is_its_tenants(send: Send, jobs: SmallJobServer) -> None:

@@ -8,7 +8,6 @@ resume.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -17,7 +16,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import httpx
-from fastapi import APIRouter, Body, Depends, FastAPI, Header, Query, Request
+from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request
 from fastapi.openapi.models import Example
 from fastapi.responses import StreamingResponse
 
@@ -60,7 +59,12 @@ from sunloom.errors import (
     PermissionDeniedError,
     SunloomError,
 )
-from sunloom.serving.apps.event_streams import EventStreams
+from sunloom.serving.apps.event_streams import (
+    After,
+    EventStreams,
+    LastEventId,
+    resume_after,
+)
 from sunloom.serving.apps.fastapi_app import build_fastapi
 from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
 from sunloom.serving.apps.task_askers import TaskAskers
@@ -74,7 +78,6 @@ _SWEEP_S = 15.0
 _SWEPT_TASKS = 200
 _MODEL_CHECK = timedelta(seconds=5)
 _log = get_logger("serving.agents")
-_EVENT_NUMBER = re.compile("[0-9]{1,9}")
 _EXAMPLES: dict[str, Example] = {
     "retail": {
         "summary": "An agent with two tools",
@@ -93,11 +96,6 @@ _EXAMPLES: dict[str, Example] = {
     }
 }
 """Body of ``POST /agents/create`` in the OpenAPI document."""
-LastEventId = Annotated[
-    str | None, Header(alias="Last-Event-ID", description="Number of the last event seen.")
-]
-
-After = Annotated[int, Query(ge=0, lt=10**9, description="As Last-Event-ID, in the URL.")]
 
 
 def build_agents_app(settings: Settings, hosts: Hosts | None = None) -> FastAPI:
@@ -462,16 +460,12 @@ def _add_task_routes(router: APIRouter, service: AgentService) -> None:
         agent_id: str,
         task_id: str,
         last_event_id: LastEventId = None,
-        after: Annotated[
-            int, Query(ge=0, lt=10**9, description="As Last-Event-ID, in the URL.")
-        ] = 0,
+        after: After = 0,
     ) -> StreamingResponse:
         """The task's events as they happen (server-sent events); ends when the task ends."""
         task = await service.task(agent_id, task_id, key)
         await service.revive(task, key)
-        # A browser resumes with the header; clients that cannot set it use the parameter.
-        number = _EVENT_NUMBER.fullmatch(last_event_id or "")
-        start = int(number.group()) if number else after
+        start = resume_after(last_event_id, after)
         keep_awake = partial(service.revive, task, key)
         return service.streams.response(key, task_id, start, keep_awake)
 

@@ -1,14 +1,17 @@
-"""Streams of a task's events: resumable, a few for each key, one reader of the log for all."""
+"""Streams of events: resumable, a few for each key, one reader of a task's log for all."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Annotated
 
+from fastapi import Header, Query
 from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
 from typing_extensions import override
@@ -23,13 +26,68 @@ from sunloom.serving.auth.key_holds import KeyHolds
 # SQLite cannot notify readers, so the log is polled on every database.
 _POLL_S = 0.15
 # Proxies close connections on which nothing is sent for half a minute or so.
-_HEARTBEAT_S = 15.0
+HEARTBEAT_S = 15.0
+"""Longest that a stream sends nothing."""
 _KEEP_AWAKE_S = 5.0
 # A stream whose client reads slowly falls behind by these, and reads the log itself beyond.
 _MOST_EVENTS = 500
 _log = get_logger("serving.events")
 
 KeepAwake = Callable[[], Awaitable[None]]
+LastEventId = Annotated[
+    str | None, Header(alias="Last-Event-ID", description="Number of the last event seen.")
+]
+"""Header of a route that streams events: where a client resumes."""
+After = Annotated[int, Query(ge=0, lt=10**9, description="As Last-Event-ID, in the URL.")]
+"""Parameter of such a route, for clients that cannot set the header."""
+_EVENT_NUMBER = re.compile("[0-9]{1,9}")
+
+
+def resume_after(last_event_id: str | None, after: int) -> int:
+    """Number of the last event that a client has seen: the header's, else the parameter's."""
+    number = _EVENT_NUMBER.fullmatch(last_event_id or "")
+    return int(number.group()) if number else after
+
+
+class StreamLimit:
+    """Bound of the streams that a key has open at once.
+
+    Args:
+        most: That a key and those delegated from it may have.
+        shared: What is open in other replicas; None where this process is the only one.
+    """
+
+    def __init__(self, most: int, shared: KeyHolds | None = None) -> None:
+        self._most, self._shared = most, shared
+        self._open: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def hold(self, key: KeyRecord) -> AsyncIterator[None]:
+        """Count one stream of a key as open while the block runs.
+
+        Raises:
+            RateLimitError: The key has as many as it may have.
+        """
+        too_many = RateLimitError(
+            f"Key {key.id} has {self._most} streams of events open.",
+            "Close one, or ask for the state without a stream.",
+        )
+        if self._shared is not None:
+            one_more = self._shared.hold(key.account, lambda held, _: int(held < self._most))
+            async with one_more as is_held:
+                if not is_held:
+                    raise too_many
+                yield
+            return
+        if self._open[key.account] >= self._most:
+            raise too_many
+        self._open[key.account] += 1
+        try:
+            yield
+        finally:
+            self._open[key.account] -= 1
+            if not self._open[key.account]:
+                del self._open[key.account]
 
 
 class EventStreams:
@@ -39,13 +97,14 @@ class EventStreams:
         store: Tasks and their logs.
         most: Streams that a key and those delegated from it may have open at once.
         shared: What is open in other replicas; None where this process is the only one.
+
+    Attributes:
+        limit: Counts the open ones.
     """
 
     def __init__(self, store: AgentStore, most: int, shared: KeyHolds | None = None) -> None:
         self._store = store
-        self._most = most
-        self._shared = shared
-        self._open: Counter[str] = Counter()
+        self.limit = StreamLimit(most, shared)
         self._tails: dict[str, _Tail] = {}
 
     def response(
@@ -59,7 +118,8 @@ class EventStreams:
             after: Number of the last event that the client has seen.
             keep_awake: Wakes the task's agent while a client listens.
         """
-        return EventResponse(self.events(task_id, after, keep_awake), lambda: self._count_open(key))
+        events = self.events(task_id, after, keep_awake)
+        return EventResponse(events, lambda: self.limit.hold(key))
 
     async def events(
         self, task_id: str, after: int, keep_awake: KeepAwake
@@ -103,34 +163,11 @@ class EventStreams:
             if now - tail.woken_at > _KEEP_AWAKE_S:
                 tail.woken_at = now
                 await keep_awake()
-            if now - last_sent > _HEARTBEAT_S:
+            if now - last_sent > HEARTBEAT_S:
                 yield ": still running\n\n"
                 last_sent = now
             if not events:
                 await tail.wait(_KEEP_AWAKE_S)
-
-    @asynccontextmanager
-    async def _count_open(self, key: KeyRecord) -> AsyncIterator[None]:
-        too_many = RateLimitError(
-            f"Key {key.id} has {self._most} streams of events open.",
-            "Close one, or read the task's state with GET /agents/{agent_id}/tasks/{task_id}.",
-        )
-        if self._shared is not None:
-            one_more = self._shared.hold(key.account, lambda held, _: int(held < self._most))
-            async with one_more as is_held:
-                if not is_held:
-                    raise too_many
-                yield
-            return
-        if self._open[key.account] >= self._most:
-            raise too_many
-        self._open[key.account] += 1
-        try:
-            yield
-        finally:
-            self._open[key.account] -= 1
-            if not self._open[key.account]:
-                del self._open[key.account]
 
     @contextmanager
     def _follow_log(self, task_id: str, after: int) -> Iterator[_Tail]:

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import time
-from pathlib import Path
+import json
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
 from sunloom.config import Settings
 from sunloom.core.database import open_database
-from sunloom.core.host_paths import hide_paths, hide_paths_in
+from sunloom.core.host_paths import hide_paths
 from sunloom.core.jobs import (
     ENDED,
     job_client,
-    job_result,
     job_state,
     submit_job,
     withheld_secrets,
 )
-from sunloom.core.progress import read_progress
-from sunloom.errors import ConflictError, JobError, NotFoundError, RateLimitError
+from sunloom.errors import ConflictError, NotFoundError, PermissionDeniedError, RateLimitError
+from sunloom.serving.apps.event_streams import After, LastEventId, resume_after
 from sunloom.serving.apps.fastapi_app import ClosedBody
+from sunloom.serving.apps.gateway.training_events import TrainingStreams
 from sunloom.serving.apps.gateway.training_request import plan_training
+from sunloom.serving.apps.gateway.training_views import (
+    outcome_of_log,
+    progress_of_log,
+    summarize_job,
+)
 from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
 from sunloom.serving.asgi import Scope
-from sunloom.serving.auth.middleware import tenant_of
+from sunloom.serving.auth.middleware import caller, tenant_of
 from sunloom.serving.auth.tenants import OPERATOR, may_change, owner_for, reader_for
 
 JOB = "llm_train"
-# Logged when a run starts: a job's only link to the folder with its progress.
-_RUN = re.compile(r"run (\S+) writes to (\S+)")
-_MAX_LOSSES = 1000
 
 
 class TrainRequest(ClosedBody):
@@ -55,7 +56,8 @@ class TrainAccepted(BaseModel):
 def build_router(settings: Settings) -> APIRouter:
     """Routes of training jobs; a tenant sees its own, the scope ``admin`` every tenant's."""
     router = APIRouter(prefix="/llm", tags=["training"])
-    requests = IdempotentRequests(open_database(settings))
+    database = open_database(settings)
+    requests, streams = IdempotentRequests(database), TrainingStreams(settings, database)
     # Counted and submitted by one request at a time, so that many at once cannot pass the bound.
     submitting = asyncio.Lock()
 
@@ -65,35 +67,43 @@ def build_router(settings: Settings) -> APIRouter:
     ) -> TrainAccepted:
         """Start a training job."""
         scope = request.scope
-        tenant, owner, reader = tenant_of(scope), owner_for(scope), reader_for(scope)
+        return await accept(request, idempotency_key, body.model_dump(), lambda: start(scope, body))
 
-        def submit() -> str:
-            planned = plan_training(
-                settings, body.recipe, body.overrides, owner=owner, reader=reader
-            )
-            _require_room(settings, tenant, owner)
-            return submit_job(
-                settings,
-                JOB,
-                recipe=planned.recipe,
-                sets=planned.sets,
-                metadata={"tenant": tenant, "recipe": body.recipe},
-                withheld=withheld_secrets(settings, settings.serving.training.keep_secrets),
-            )
-
+    async def accept(
+        request: Request, idempotency_key: str | None, sent: Any, submit: Callable[[], str]
+    ) -> TrainAccepted:
         async def produce() -> dict[str, Any]:
             async with submitting:
                 job_id = await asyncio.to_thread(submit)
             return {"job_id": job_id, "status_url": f"/llm/training/{job_id}"}
 
-        answer = await requests.run_once(request, idempotency_key, body.model_dump(), produce)
+        answer = await requests.run_once(request, idempotency_key, sent, produce)
         return TrainAccepted.model_validate(answer)
+
+    def start(scope: Scope, body: TrainRequest) -> str:
+        owner = owner_for(scope)
+        planned = plan_training(
+            settings, body.recipe, body.overrides, owner=owner, reader=reader_for(scope)
+        )
+        _require_room(settings, tenant_of(scope), owner)
+        return submit_job(
+            settings,
+            JOB,
+            recipe=planned.recipe,
+            sets=planned.sets,
+            metadata={
+                "tenant": tenant_of(scope),
+                "recipe": body.recipe,
+                "overrides": json.dumps(body.overrides),
+            },
+            withheld=withheld_secrets(settings, settings.serving.training.keep_secrets),
+        )
 
     # These routes are no coroutines: FastAPI runs them in threads, where the job server may block.
     @router.get("/training")
     def list_training(request: Request) -> dict[str, Any]:
         """Training jobs, newest first."""
-        jobs = [_summary(job) for job in _list_jobs(settings, request.scope)]
+        jobs = [summarize_job(job) for job in _list_jobs(settings, request.scope)]
         return {"jobs": sorted(jobs, key=lambda job: -(job["started_s"] or 0))}
 
     @router.get("/training/{job_id}")
@@ -101,16 +111,7 @@ def build_router(settings: Settings) -> APIRouter:
         """Status, step, losses, tokens per second, time left and artifact of one job."""
         job = _find_job(settings, request.scope, job_id)
         logs = str(job_client(settings).get_job_logs(job_id))
-        outcome: dict[str, Any] = {"artifacts": {}, "metrics": {}, "error": None}
-        if job_state(job).status in ENDED:
-            try:
-                result = job_result(logs)
-            except JobError as error:
-                outcome["error"] = error.message
-            else:
-                outcome = {name: getattr(result, name) for name in outcome}
-        shown: dict[str, Any] = hide_paths_in(outcome)
-        return _summary(job) | progress_of_log(logs) | shown
+        return summarize_job(job) | progress_of_log(logs) | outcome_of_log(job, logs)
 
     @router.post("/training/{job_id}/stop")
     def stop_training(request: Request, job_id: str) -> dict[str, Any]:
@@ -119,7 +120,34 @@ def build_router(settings: Settings) -> APIRouter:
         if status in ENDED:
             raise ConflictError(f"Job {job_id} has ended already: {status}.")
         job_client(settings).stop_job(job_id)
-        return _summary(_find_job(settings, request.scope, job_id)) | {"stopping": True}
+        return summarize_job(_find_job(settings, request.scope, job_id)) | {"stopping": True}
+
+    @router.get("/training/{job_id}/events", response_class=StreamingResponse)
+    async def get_events(
+        request: Request, job_id: str, last_event_id: LastEventId = None, after: After = 0
+    ) -> StreamingResponse:
+        """The job's progress as it happens (server-sent events); ends when the job ends."""
+        await asyncio.to_thread(_find_job, settings, request.scope, job_id)
+        key = caller(request.scope).key
+        assert key is not None
+        return streams.response(key, job_id, resume_after(last_event_id, after))
+
+    @router.post("/training/{job_id}/resume", status_code=202)
+    async def resume_training(
+        request: Request, job_id: str, idempotency_key: IdempotencyKey = None
+    ) -> TrainAccepted:
+        """Go on, as a new job, with one that was stopped or failed, from its newest checkpoint."""
+        scope = request.scope
+
+        def submit() -> str:
+            job = _find_job(settings, scope, job_id)
+            if _owner_of(job) != owner_for(scope):
+                raise PermissionDeniedError(
+                    f"Job {job_id} is another tenant's.", "Resume it with a key of that tenant."
+                )
+            return start(scope, _read_request(job))
+
+        return await accept(request, idempotency_key, {"job_id": job_id}, submit)
 
     @router.get("/training/{job_id}/logs", response_class=PlainTextResponse)
     def show_logs(request: Request, job_id: str) -> str:
@@ -128,6 +156,29 @@ def build_router(settings: Settings) -> APIRouter:
         return hide_paths(str(job_client(settings).get_job_logs(job_id)))
 
     return router
+
+
+def _read_request(job: Any) -> TrainRequest:
+    """What was asked for with a job that has not reached its end; its unfinished run is reused.
+
+    Raises:
+        ConflictError: It runs or has succeeded, or was not submitted over HTTP.
+    """
+    status = job_state(job).status
+    if status not in ENDED or status == "SUCCEEDED":
+        raise ConflictError(
+            f"Job {job.submission_id} is {status.lower()}: only a stopped or failed one is resumed."
+        )
+    overrides = (job.metadata or {}).get("overrides")
+    if overrides is None:
+        raise ConflictError(
+            f"Job {job.submission_id} was not submitted over HTTP.",
+            "Submit the same recipe again: an unfinished run is gone on from.",
+        )
+    # The run of the same recipe and data that got furthest is gone on from.
+    asked = json.loads(overrides)
+    asked.pop("output.reuse", None)
+    return TrainRequest(recipe=job.metadata["recipe"], overrides=asked | {"output.reuse": True})
 
 
 def _all_jobs(settings: Settings) -> list[Any]:
@@ -169,40 +220,3 @@ def _find_job(settings: Settings, scope: Scope, job_id: str) -> Any:
             f"There is no job {job_id!r}.", known=list(jobs), name=job_id, param="job_id"
         )
     return jobs[job_id]
-
-
-def progress_of_log(logs: str) -> dict[str, Any]:
-    """Step, losses, tokens per second and time left, from the run folder that a log names."""
-    run = _RUN.search(logs)
-    if run is None:
-        return {"run_id": None, "step": None, "loss_history": [], "eta_s": None}
-    steps = read_progress(Path(run.group(2)))
-    last = steps[-1] if steps else None
-    # A long run has more steps than a plot can show.
-    stride = max(1, len(steps) // _MAX_LOSSES)
-    return {
-        "run_id": run.group(1),
-        "step": last and last.step,
-        "steps": last and last.steps,
-        "loss": last and last.loss,
-        "loss_history": [
-            {"step": step.step, "loss": step.loss}
-            for step in steps[::stride]
-            if step.loss is not None
-        ],
-        "figures": last.figures if last else {},
-        "tokens_per_second": last and last.tokens_per_second,
-        "eta_s": last and last.time_left_s,
-    }
-
-
-def _summary(job: Any) -> dict[str, Any]:
-    state = job_state(job)
-    seconds = (state.ended_s or time.time()) - state.started_s if state.started_s else None
-    return {
-        "job_id": state.id,
-        "status": state.status.lower(),
-        "recipe": (job.metadata or {}).get("recipe"),
-        "started_s": state.started_s,
-        "seconds": None if seconds is None else round(seconds, 1),
-    }
