@@ -52,12 +52,17 @@ class PairLabel:
         question: What was asked.
         first, second: Both answers.
         winner: Which is better.
+        first_model, second_model, number, voter: What exported votes say beside it.
     """
 
     question: str
     first: str
     second: str
     winner: Winner
+    first_model: str = ""
+    second_model: str = ""
+    number: int = 0
+    voter: str = ""
 
 
 @dataclass(frozen=True)
