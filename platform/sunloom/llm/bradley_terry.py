@@ -13,7 +13,7 @@ _STEPS = 100
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairVote:
     """One vote.
 
     Attributes:
@@ -46,7 +46,7 @@ class Strength:
     losses: int
 
 
-def fit_strengths(votes: Sequence[Comparison]) -> tuple[Strength, ...]:
+def fit_strengths(votes: Sequence[PairVote]) -> tuple[Strength, ...]:
     """Strengths of the models that were voted on, the strongest first.
 
     The likeliest ones, where a tie is half a win for both, and each two models that met have one

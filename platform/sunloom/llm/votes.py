@@ -17,7 +17,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from sunloom.config.names import check_name
 from sunloom.core.database import Base, Database, UtcDateTime, utc_now
 from sunloom.errors import ConflictError, NotFoundError, UsageError
-from sunloom.llm.bradley_terry import Comparison, Strength, fit_strengths
+from sunloom.llm.bradley_terry import PairVote, Strength, fit_strengths
 from sunloom.llm.eval_report import EvalReport
 
 Choice = Literal["left", "right", "tie"]
@@ -266,7 +266,7 @@ class Votes:
         with self._database.session() as session:
             pairs = len(self._pairs(session, name))
         rows = self.export(name)
-        votes = [Comparison(v.first_model, v.second_model, _SCORES[v.winner]) for v in rows]
+        votes = [PairVote(v.first_model, v.second_model, _SCORES[v.winner]) for v in rows]
         return VoteResults(
             evaluation=name,
             pairs=pairs,

@@ -15,7 +15,7 @@ from sunloom.config import Settings
 from sunloom.config.llm_judges import LlmJudge
 from sunloom.core.database import open_database
 from sunloom.errors import ConflictError, NotFoundError, UsageError
-from sunloom.llm.bradley_terry import Comparison, fit_strengths
+from sunloom.llm.bradley_terry import PairVote, fit_strengths
 from sunloom.llm.eval_report import EvalReport, build_report
 from sunloom.llm.llm_judge import LlmJudgment
 from sunloom.llm.measurements import JudgedText, measure_texts
@@ -25,7 +25,7 @@ from sunloom.llm.votes import Choice, Votes
 def test_strengths_are_the_likeliest_and_their_intervals_the_curvatures() -> None:
     counts = {("a", "b", 1.0): 14, ("a", "b", 0.0): 6, ("b", "c", 1.0): 9, ("b", "c", 0.5): 4,
               ("b", "c", 0.0): 3, ("c", "a", 1.0): 2, ("c", "a", 0.0): 11}  # fmt: skip
-    votes = [Comparison(*vote) for vote, count in counts.items() for _ in range(count)]
+    votes = [PairVote(*vote) for vote, count in counts.items() for _ in range(count)]
     # One tie more for each two that met.
     weighed = [
         *counts.items(),
@@ -61,11 +61,11 @@ def test_strengths_are_the_likeliest_and_their_intervals_the_curvatures() -> Non
 
 
 def test_two_models_have_the_odds_of_their_votes_and_a_winner_of_all_is_finite() -> None:
-    votes = [Comparison("a", "b", 1.0)] * 29 + [Comparison("b", "a", 1.0)] * 9
+    votes = [PairVote("a", "b", 1.0)] * 29 + [PairVote("b", "a", 1.0)] * 9
     first, second = fit_strengths(votes)
     assert first.strength - second.strength == pytest.approx(math.log(29.5 / 9.5))
     assert first.low > 0 > second.high
-    [best, worst] = fit_strengths([Comparison("a", "b", 1.0)] * 3)
+    [best, worst] = fit_strengths([PairVote("a", "b", 1.0)] * 3)
     assert best.strength - worst.strength == pytest.approx(math.log(3.5 / 0.5))
     assert best.low < 0
 
