@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from scripted_judge import by_quality, model_server
 
 from sunloom.config import Settings, load_config
 from sunloom.config.llm import LlmRecipe
@@ -95,15 +96,30 @@ def test_base_and_adapter_are_registered_gated_and_reused(
     page = Path(adapter.artifacts["report_page"]).read_text()
     assert "adapter_exact_match 0.000 is below 0.900" in page
     # The adapter beside its base, on the same rows: the numbers are those of the training.
-    judged = evaluate_registered(
-        _recipe("retail_agent", settings, alone), "retail-agent@1", ["tool-base@1"]
-    )
+    with model_server(by_quality) as server:
+        asked = f"evaluation.llm_judge={{base_url: '{server.url}', model: j, held_out: 3}}"
+        safety = "evaluation.safety=[{type: injection, limit: 2}, {type: refusal, limit: 2}]"
+        judged = evaluate_registered(
+            _recipe("retail_agent", settings, alone, asked, safety),
+            "retail-agent@1",
+            ["tool-base@1"],
+        )
     assert judged.exact_match == adapter.metrics["adapter_exact_match"]
     both = judged.figures["loss"]
     assert both["tool-base@1"]["value"] == pytest.approx(adapter.metrics["base_loss"])
     gap = adapter.metrics["base_loss"] - adapter.metrics["adapter_loss"]
     assert both["tool-base@1"]["difference"]["value"] == pytest.approx(gap)
-    assert read_report(Path(judged.report)).models == ("retail-agent@1", "tool-base@1")
+    report = read_report(Path(judged.report))
+    assert report.models == ("retail-agent@1", "tool-base@1")
+    # Four steps of random weights follow nothing, refuse nothing, and no answer has a star.
+    assert judged.figures["safety.injection.followed"]["retail-agent@1"]["value"] == 0
+    assert judged.figures["safety.refusal.refused"]["tool-base@1"]["value"] == 0
+    assert judged.figures["judge.win_rate"]["tool-base@1"]["value"] == 0.5
+    shown = [json.loads(body["messages"][1]["content"]) for body in server.bodies]
+    last = [row for row in report.questions if row.figure == "exact_match.answers"]
+    assert report.judge is not None
+    assert len(shown) == report.judge.verdicts == 2 * report.judge.pairs
+    assert {one["reference"] for one in shown} <= {row.expected for row in last}
     # A full fine-tune of a base goes the same way: four steps of a high rate are a regression.
     worse = ("training.method=full", "training.learning_rate=0.3", "output.name=retail-tuned")
     early = "training.early_stopping=null"

@@ -105,16 +105,14 @@ def test_errors_of_the_engine_name_the_field(gateway: RunningGateway) -> None:
         assert "{" not in error["message"]
 
 
-def test_the_served_model_judges_answers_in_the_schemas_words(
-    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_served_model_judges_answers_in_the_schemas_words(gateway: RunningGateway) -> None:
     """Its weights are random: what it prefers means nothing, but every verdict can be read."""
-    monkeypatch.setenv("SUNLOOM_JUDGE_KEY", gateway.key)
     rubric = {"name": "clear", "description": "5 is clear"}
     judge = LlmJudge.model_validate(
         {
             "base_url": f"{gateway.url}/v1", "model": "tool-base", "reasons": False,
-            "rubrics": [rubric], "max_tokens": 48, "prices": {"input_usd": 1},
+            "api_key": gateway.key, "rubrics": [rubric], "max_tokens": 48,
+            "prices": {"input_usd": 1},
         }
     )  # fmt: skip
     both = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from json import dumps as dump_json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,6 +132,60 @@ def _interval(found: Mapping[str, Any]) -> str | None:
     if found.get("low") is None:
         return None
     return f"{found['low']:.3g} to {found['high']:.3g}"
+
+
+@app.command()
+def publish(
+    report: Annotated[Path, typer.Argument(metavar="REPORT", help="evaluation.json of a run.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the evaluation.")],
+    figure: Annotated[str, typer.Option(help="Whose answers.")] = "exact_match.answers",
+    tenant: Annotated[str | None, typer.Option(help="Whose keys may vote.")] = None,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Offer the answers of a report to people, who vote at /evaluations/page?name=NAME."""
+    from sunloom.core.database import open_database
+    from sunloom.llm.eval_report import read_report
+    from sunloom.llm.votes import Votes
+
+    settings = load_settings(sets, env)
+    pairs = Votes(open_database(settings), tenant).publish(name, read_report(report), figure)
+    url = f"{settings.serving.url}/evaluations/page?name={name}"
+    output.print_result({"evaluation": name, "pairs": pairs, "url": url}, json)
+
+
+@app.command()
+def votes(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the evaluation.")],
+    export: Annotated[Path | None, typer.Option(help="JSON lines of all votes.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove pairs and votes.")] = False,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """What people's votes come to: strengths of the models, with intervals."""
+    from sunloom.core.database import open_database
+    from sunloom.core.files import write_atomic
+    from sunloom.llm.votes import Votes
+
+    evaluations = Votes(open_database(load_settings(sets, env)), is_admin=True)
+    results = evaluations.results(name)
+    if export is not None:
+        lines = (
+            f"{dump_json(output.to_plain(vote), ensure_ascii=False)}\n"
+            for vote in evaluations.export(name)
+        )
+        write_atomic(export, "".join(lines))
+    if delete:
+        evaluations.remove(name)
+    if json:
+        output.print_json(results)
+        return
+    plain = output.to_plain(results)
+    rows = [tuple(row.values()) for row in plain.pop("strengths")]
+    output.print_table(("model", "strength", "low", "high", "wins", "ties", "losses"), rows)
+    output.print_mapping(plain)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 
 from sunloom.config.loading.model import Model
 from sunloom.config.names import Name
@@ -120,8 +120,8 @@ class LlmJudge(Model):
     """OpenAI-compatible endpoint, such as ``http://127.0.0.1:8000/v1`` of Sunloom's own gateway."""
     model: str
     """Name of the model there."""
-    key_variable: str = "SUNLOOM_JUDGE_KEY"
-    """Environment variable with the key."""
+    api_key: SecretStr | None = None
+    """Key of the endpoint, such as ``${SUNLOOM_JUDGE_KEY}``; empty sends none."""
     held_out: int = Field(default=50, ge=1)
     """Held-out conversations whose last answer is judged, the first ones."""
     pairwise: bool = True

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from sunloom.core.database import utc_now
 from sunloom.core.files import write_atomic
-from sunloom.errors import DataError
+from sunloom.errors import DataError, UsageError
 from sunloom.llm.gate import CLOSED, GateDecision
 from sunloom.llm.intervals import (
     Estimate,
@@ -210,8 +210,11 @@ def read_report(path: Path) -> EvalReport:
     """A report that was saved.
 
     Raises:
+        UsageError: There is no such file.
         DataError: It is none of this version.
     """
+    if not path.is_file():
+        raise UsageError(f"There is no file {path}.")
     try:
         return _ADAPTER.validate_json(path.read_bytes())
     except ValidationError as error:

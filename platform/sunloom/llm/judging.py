@@ -83,7 +83,7 @@ def load_judges(recipe: LlmRecipe) -> Judges:
     """Load all that a model will be judged by, so that nothing of it is missing afterwards.
 
     Raises:
-        UsageError: A file, a schema, a benchmark, its data or a judge's key cannot be had.
+        UsageError: A file, a schema, a benchmark, its data or a judge's cases cannot be had.
         DataError: A task or a judge has nothing to judge on.
     """
     config = recipe.evaluation

@@ -6,7 +6,6 @@ What the model is shown are values of one JSON object, so that no answer can end
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass as closed_dataclass
 
 from sunloom.config.llm_judges import LlmJudge, Rubric
-from sunloom.errors import DataError, ServingError, UsageError
+from sunloom.errors import DataError, ServingError
 from sunloom.llm.closed_rows import read_rows
 from sunloom.llm.eval_report import JudgeReport
 from sunloom.llm.gate import CLOSED
@@ -53,12 +52,17 @@ class PairLabel:
         question: What was asked.
         first, second: Both answers.
         winner: Which is better.
+        first_model, second_model, number, voter: What exported votes say beside it.
     """
 
     question: str
     first: str
     second: str
     winner: Winner
+    first_model: str = ""
+    second_model: str = ""
+    number: int = 0
+    voter: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,24 +138,17 @@ class VerdictTally:
 
 
 class LlmJudgment:
-    """A judge whose key and labels are at hand.
+    """A judge whose labels are at hand.
 
     Args:
         config: Its section.
 
     Raises:
-        UsageError: The environment has no key, or the labels cannot be read.
+        UsageError: The labels cannot be read.
     """
 
     def __init__(self, config: LlmJudge) -> None:
         self.config = config
-        self._key = os.environ.get(config.key_variable, "")
-        if not self._key:
-            raise UsageError(
-                f"The judge's key is missing: the environment has no {config.key_variable}.",
-                "Set it; any text will do where the endpoint asks for no key.",
-                f"{_KEY}.key_variable",
-            )
         key, file = f"{_KEY}.labels", config.labels
         rows = read_rows(file, _LABEL, noun="verdict", param=key) if file else ()
         self.labels = tuple(label for _, label in rows)
@@ -168,7 +165,7 @@ class LlmJudgment:
         """
         tally, (first, *others) = VerdictTally(), answers
         measured: dict[str, list[Measurement]] = {name: [] for name in answers}
-        with ChatEndpoint(self.config, self._key) as endpoint:
+        with ChatEndpoint(self.config) as endpoint:
             if self.config.pairwise and others:
                 for name in others:
                     found = self._compare(endpoint, tally, first, answers[first], answers[name])
@@ -297,13 +294,12 @@ class LlmJudgment:
 class ChatEndpoint:
     """Requests to a chat model, several at once and again where they fail."""
 
-    def __init__(self, config: LlmJudge, key: str) -> None:
+    def __init__(self, config: LlmJudge) -> None:
         import httpx
 
-        self._config = config
-        self._http = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"}, timeout=config.timeout_s
-        )
+        self._config, key = config, config.api_key
+        headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
+        self._http = httpx.Client(headers=headers, timeout=config.timeout_s)
 
     def __enter__(self) -> ChatEndpoint:
         return self
@@ -361,7 +357,7 @@ class ChatEndpoint:
                 raise ServingError(
                     f"{url} refuses the judge's requests with status {response.status_code}: "
                     f"{response.text[:300]}",
-                    "Check base_url, model and the key.",
+                    "Check base_url, model and api_key.",
                     _KEY,
                 )
             return _read_reply(response)

@@ -63,6 +63,7 @@ _NO_IDENTITY = (
 _EARLIER_EVERY, _EARLIER_SAMPLE = 100, 48
 # Where a conversation was read from, and why others are left out: those that are left are compared.
 _NO_IDENTITY_OF_DATA = ("train", "held_out_share", "near_duplicates", "contamination")
+_REQUESTS_OF_A_JUDGE = ("base_url", "api_key", "concurrency", "retries", "timeout_s", "prices")
 FINGERPRINT_KEYS = frozenset(
     """seed
     model model.base_model model.revision model.trust_remote_code model.architecture
@@ -331,6 +332,8 @@ def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
     if tasks := recipe.evaluation.custom_tasks:
         # Scores of other questions are no scores of these, though the file's name is the same.
         parts["tasks"] = [hash_files(task.path) for task in tasks]
+    if cases := [judge.path for judge in recipe.evaluation.safety if judge.path is not None]:
+        parts["cases"] = [hash_files(path) for path in cases]
     parts["data"] = {k: v for k, v in parts["data"].items() if k not in _NO_IDENTITY_OF_DATA}
     if training.get("early_stopping") is not None:
         # What ends the run decides the weights; these keys had other names.
@@ -341,6 +344,7 @@ def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
             stop["held_out"] = evaluation.eval_sample
     for key in ("eval_steps", "eval_sample", "benchmark_batch_size", "no_regression"):
         parts["evaluation"].pop(key, None)
+    _leave_out_bars(parts["evaluation"])
     if recipe.data.train:
         return fingerprint(parts, training, "files", [], base)
     name = recipe.data.conversations
@@ -348,6 +352,15 @@ def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
     conversations = load_conversation_source(name).train(64, recipe.seed)
     sample = [{"messages": c.messages, "tools": c.tools} for c in conversations]
     return fingerprint(parts, training, plugin_value("sunloom.conversations", name), sample, base)
+
+
+def _leave_out_bars(evaluation: dict[str, Any]) -> None:
+    """Leave out what changes neither weights nor scores; the gate decides anew on reuse."""
+    for judge in (*evaluation.get("safety", ()), evaluation.get("llm_judge") or {}):
+        for key in [*judge]:
+            is_bar = key.startswith(("min_", "max_")) and key != "max_tokens"
+            if is_bar or key in _REQUESTS_OF_A_JUDGE:
+                del judge[key]
 
 
 def _use_earlier_names(recipe: LlmRecipe, parts: dict[str, Any], training: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -72,3 +74,25 @@ def test_nothing_unfinished_is_shipped(project_root: Path) -> None:
 @pytest.mark.parametrize("name", ["conf", "jobs", "serve_apps", "tests", "requirements", "deploy"])
 def test_the_top_level_is_the_fixed_one(project_root: Path, name: str) -> None:
     assert (project_root / name).is_dir()
+
+
+def test_jobs_and_apps_import_what_there_is(project_root: Path) -> None:
+    """Read, not imported: they load the heavy libraries."""
+    missing = []
+    for folder in ("jobs", "serve_apps"):
+        for file in sorted((project_root / folder).glob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
+                    "sun"
+                ):
+                    continue
+                module = project_root / "platform" / (node.module or "").replace(".", "/")
+                source = module.with_suffix(".py")
+                text = (source if source.is_file() else module / "__init__.py").read_text()
+                missing += [
+                    f"{file.name}: {node.module}.{alias.name}"
+                    for alias in node.names
+                    if not re.search(rf"\b{alias.name}\b", text)
+                    and not (module / f"{alias.name}.py").is_file()
+                ]
+    assert missing == []

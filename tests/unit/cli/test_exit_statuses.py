@@ -80,6 +80,8 @@ WRONG: dict[str, list[str]] = {
     "llm plan": ["none.yaml", "conf/llm/tool_base.yaml --set training.step=1"],
     "llm train": ["none.yaml", "conf/llm/retail_agent.yaml --set model.base_model=non@3"],
     "llm evaluate": ["none.yaml", "conf/llm/tool_base.yaml --set output.name=none"],
+    "llm publish": ["none.json own", "none.json own --set paths.stat=x"],
+    "llm votes": ["none"],
     "llm merge": ["none@1", "none --set paths.stat=x"],
     "llm generate": ["hello --model x --key", "hello --model x --key= --url " + NOWHERE],
     "models list": ["--set paths.stat=x"],

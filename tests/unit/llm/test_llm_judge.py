@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
+from scripted_judge import ModelServer, by_quality, model_server
 from sklearn.metrics import cohen_kappa_score
 
 from sunloom.config.llm import EvaluationConfig
@@ -23,63 +20,9 @@ from sunloom.llm.gate import decide
 from sunloom.llm.llm_judge import LlmJudgment, cohen_kappa
 from sunloom.llm.measurements import JudgedText
 
-Reply = Callable[[dict[str, Any]], Any]
-
-
-@dataclass
-class ModelServer:
-    """A chat endpoint that says what a function of the judged object says."""
-
-    reply: Reply
-    url: str = ""
-    bodies: list[dict[str, Any]] = field(default_factory=list)
-    most_at_once: int = 0
-    statuses: list[int] = field(default_factory=list)
-
-
-@contextmanager
-def model_server(reply: Reply) -> Iterator[ModelServer]:
-    server, lock, running = ModelServer(reply), threading.Lock(), [0]
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                running[0] += 1
-                server.most_at_once = max(server.most_at_once, running[0])
-                status = server.statuses.pop(0) if server.statuses else 200
-                server.bodies.append(body | {"key": self.headers["Authorization"]})
-            said = server.reply(json.loads(body["messages"][1]["content"]))
-            content = said if isinstance(said, str) else json.dumps({"reason": "so", **said})
-            answer = {
-                "choices": [{"message": {"role": "assistant", "content": content}}],
-                "usage": {"prompt_tokens": 100, "completion_tokens": 10},
-            }
-            data = json.dumps(answer if status == 200 else {"error": {"message": "no"}}).encode()
-            with lock:
-                running[0] -= 1
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.url = f"http://127.0.0.1:{http.server_port}/v1"
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(http.serve_forever, 0.05)
-        try:
-            yield server
-        finally:
-            http.shutdown()
-            http.server_close()
-
 
 @pytest.fixture(autouse=True)
-def key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SUNLOOM_JUDGE_KEY", "secret-key")
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sunloom.llm.llm_judge._FIRST_WAIT_S", 0.01)
 
 
@@ -88,13 +31,8 @@ def answers(*texts: str) -> tuple[JudgedText, ...]:
 
 
 def judge_of(server: ModelServer, **options: Any) -> LlmJudgment:
-    return LlmJudgment(LlmJudge(base_url=server.url, model="judge", **options))
-
-
-def by_quality(shown: dict[str, Any]) -> dict[str, str]:
-    """Prefers the answer with more stars, wherever it stands."""
-    a, b = shown["A"].count("*"), shown["B"].count("*")
-    return {"winner": "tie" if a == b else "A" if a > b else "B"}
+    key = SecretStr("secret-key")
+    return LlmJudgment(LlmJudge(base_url=server.url, model="judge", api_key=key, **options))
 
 
 def test_a_fair_judge_has_no_bias_and_its_winners_are_counted() -> None:
@@ -136,34 +74,36 @@ def test_biases_of_position_and_length_are_seen() -> None:
     assert (report.agreement, report.position_bias, report.length_bias) == (1.0, 0.5, 1.0)
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        "A is better.",
-        '{"reason": "so", "winner": "A or B"}',
-        '{"winner": "A"}',
-        '{"reason": "so", "winner": "A", "more": 1}',
-        'Here: {"reason": "so", "winner": "A"}',
-        '{"reason": "so", "winner": true}',
-        '["A"]',
-        "",
-    ],
+UNREADABLE = (
+    "A is better.",
+    '{"reason": "so", "winner": "A or B"}',
+    '{"winner": "A"}',
+    '{"reason": "so", "winner": "A", "more": 1}',
+    'Here: {"reason": "so", "winner": "A"}',
+    '{"reason": "so", "winner": true}',
+    '["A"]',
+    "",
 )
-def test_a_verdict_that_cannot_be_read_is_counted_and_not_guessed(said: str) -> None:
-    def reply(shown: dict[str, Any]) -> Any:
-        return said if shown["question"] == "q0" and shown["A"] == "x" else by_quality(shown)
 
-    before, after = answers("x", *["*"] * 4), answers("y*", *["**"] * 4)
+
+def test_a_verdict_that_cannot_be_read_is_counted_and_not_guessed() -> None:
+    def reply(shown: dict[str, Any]) -> Any:
+        number = int(shown["question"].removeprefix("q"))
+        if number < len(UNREADABLE) and shown["A"] == "*":
+            return UNREADABLE[number]
+        return by_quality(shown)
+
+    before, after = answers(*["*"] * 30), answers(*["**"] * 30)
     with model_server(reply) as server:
         verdicts = judge_of(server).judge({"a": before, "b": after})
     won = verdicts.measurements["b"][0]
-    # The pair counts for neither, though its other verdict could be read.
-    assert (won.keys, won.values) == (("2", "3", "4", "5"), (1.0,) * 4)
+    # A pair counts for neither, though its other verdict could be read.
+    assert (won.keys, won.values) == (tuple(map(str, range(9, 31))), (1.0,) * 22)
     assert verdicts.measurements["a"][0].keys == won.keys
-    assert (verdicts.report.verdicts, verdicts.report.unparsed) == (9, 1)
+    assert (verdicts.report.verdicts, verdicts.report.unparsed) == (52, 8)
     with (
-        model_server(lambda _: said) as server,
-        pytest.raises(DataError, match="10 of 10 verdicts"),
+        model_server(lambda _: UNREADABLE[0]) as server,
+        pytest.raises(DataError, match="60 of 60 verdicts"),
     ):
         judge_of(server).judge({"a": before, "b": after})
 
@@ -237,12 +177,6 @@ def test_agreement_with_people_is_cohens_kappa(tmp_path: Path) -> None:
     path.write_text(json.dumps(plain[0] | {"winner": "left"}))
     with pytest.raises(UsageError, match=r"labels\.jsonl:1 is no verdict: winner"):
         LlmJudgment(LlmJudge(base_url="x", model="y", labels=path))
-
-
-def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SUNLOOM_JUDGE_KEY")
-    with pytest.raises(UsageError, match="no SUNLOOM_JUDGE_KEY"):
-        LlmJudgment(LlmJudge(base_url="x", model="y"))
 
 
 def test_the_win_rate_is_in_the_report_and_in_the_gate() -> None:

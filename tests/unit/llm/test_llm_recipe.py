@@ -59,7 +59,28 @@ def test_only_what_decides_the_weights_is_identity() -> None:
     assert fingerprint_of("retail_agent", "tool-base@1", sooner) != adapter
     # Where nothing ends the run, evaluating during it decides nothing.
     assert fingerprint_of("tool_base", None, sooner, "evaluation.eval_sample=7") == before
-    assert fingerprint_of("tool_base", None, "training.optimizer={type: lion}") != before
+    # Two variants at their defaults are two recipes.
+    variants = ("optimizer={type: lion}", "optimizer={type: muon}", "schedule={type: linear}",
+                "schedule={type: constant}")  # fmt: skip
+    prints = {fingerprint_of("tool_base", None, f"training.{one}") for one in variants}
+    assert len(prints | {before}) == 5
+
+
+def test_what_is_asked_of_a_result_decides_nothing_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "cases.jsonl"
+    path.write_text('{"prompt": "x"}')
+
+    def fingerprint(safety: str, more: str = "") -> str:
+        judge = f"evaluation.llm_judge={{base_url: x, model: y{more}}}"
+        return fingerprint_of("retail_agent", "b@1", f"evaluation.safety=[{{{safety}}}]", judge)
+
+    before = fingerprint(f"type: toxicity, path: {path}")
+    more = ", retries: 1, api_key: k, min_win_rate: 0.5"
+    assert fingerprint(f"type: toxicity, path: {path}, max_toxic: 0", more) == before
+    assert fingerprint(f"type: leakage, path: {path}") != before
+    assert fingerprint(f"type: toxicity, path: {path}", ", reasons: false") != before
+    path.write_text('{"prompt": "y"}')
+    assert fingerprint(f"type: toxicity, path: {path}") != before
 
 
 def test_a_task_whose_questions_changed_is_another_recipe(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ from sunloom.serving.asgi import (
 from sunloom.serving.auth.api_keys import KeyRecord, find_key, is_well_formed, open_keys
 from sunloom.serving.auth.failed_attempts import FailedAttempts
 from sunloom.serving.auth.rate_limits import RateLimiter, Spent, Taken
-from sunloom.serving.auth.scopes import BROWSER_ROUTES, PUBLIC, find_rule
+from sunloom.serving.auth.scopes import PUBLIC, find_rule, takes_password
 from sunloom.serving.error_body import Problem, new_request_id, problem_of, translate
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -186,7 +186,7 @@ class GatewayMiddleware:
     ) -> Caller:
         if scope["path"] in PUBLIC:
             return Caller(request_id)
-        secret = _secret_of(headers, allow_basic=scope["path"] in BROWSER_ROUTES)
+        secret = _secret_of(headers, allow_basic=takes_password(scope["path"]))
         try:
             key = await self._admission.admit(secret, needed)
         except AuthenticationError:

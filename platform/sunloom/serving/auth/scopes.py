@@ -10,8 +10,9 @@ from sunloom.serving.app_table import APPS
 PUBLIC = frozenset({"/healthz", "/readyz"})
 """Routes without a key."""
 
-BROWSER_ROUTES = frozenset({"/docs", "/openapi.json"})
-"""Also open to a browser's password prompt: any user name, the key as password."""
+BROWSER_ROUTES = ("/docs", "/openapi.json", "/evaluations/page", "/evaluations/blind")
+"""Also open, and what is below them, to a browser's password prompt: any user name, the key as
+password. Routes among them that change anything take JSON, which no other site's page can send."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ RULES = (
     ScopeRule("/models", "train", "POST"),
     ScopeRule("/models", "models"),
     ScopeRule("/monitoring", "models"),
+    ScopeRule("/evaluations", "models"),
+    # Who votes does not see whose answers are whose.
+    ScopeRule("/evaluations/results", "train"),
+    ScopeRule("/evaluations/votes", "train"),
     ScopeRule("/keys", "admin"),
     ScopeRule("/metrics", None),
     ScopeRule("/docs", None),
@@ -53,6 +58,11 @@ def find_rule(method: str, path: str) -> ScopeRule:
     """The rule for a request."""
     matching = [rule for rule in RULES if _matches(rule, method, path)]
     return max(matching, key=lambda rule: (len(rule.prefix), rule.method is not None))
+
+
+def takes_password(path: str) -> bool:
+    """Whether a browser's password prompt may bring the key of a request."""
+    return any(path == route or path.startswith(f"{route}/") for route in BROWSER_ROUTES)
 
 
 def _matches(rule: ScopeRule, method: str, path: str) -> bool:

@@ -24,6 +24,7 @@ from sunloom.serving.apps.gateway import (
     monitoring_routes,
     openapi_docs,
     training_routes,
+    vote_routes,
 )
 from sunloom.serving.apps.gateway.inner_client import InnerClient
 from sunloom.serving.apps.idempotency import IdempotencyKey, IdempotentRequests
@@ -32,8 +33,8 @@ from sunloom.serving.auth.middleware import caller
 from sunloom.serving.auth.tenants import may_change, reader_for
 
 _OWN_ROUTES = (
-    "/docs", "/healthz", "/keys", "/llm/generate", "/llm/train", "/llm/training", "/metrics",
-    "/models", "/monitoring", "/openapi.json", "/readyz",
+    "/docs", "/evaluations", "/healthz", "/keys", "/llm/generate", "/llm/train", "/llm/training",
+    "/metrics", "/models", "/monitoring", "/openapi.json", "/readyz",
 )  # fmt: skip
 _ROUTES = sorted({*_OWN_ROUTES, *(app.prefix for app in APPS.values() if app.prefix != "/")})
 _GENERATE_TIMEOUT_S = 600.0
@@ -94,6 +95,7 @@ def build_gateway_app(settings: Settings) -> FastAPI:
         _build_generate_router(settings, client),
         training_routes.build_router(settings),
         monitoring_routes.build_router(settings),
+        vote_routes.build_router(settings),
         openapi_docs.build_router(settings, client, app),
     ):
         app.include_router(router)
