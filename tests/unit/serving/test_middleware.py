@@ -301,3 +301,14 @@ def test_what_is_left_is_told_except_on_the_hot_path() -> None:
         "x-ratelimit-remaining-requests"
         not in get(GatewayMiddleware(echo, gate, "t"), "/healthz", None).headers
     )
+
+
+def test_refused_requests_are_counted_and_what_is_not_there_is_none() -> None:
+    admission = OpenGate("admin")
+    for status in (200, 404, 409, 429, 500, 400, 403, 405, 413, 422):
+        app = answering(status, b'{"detail":"x"}')
+        assert get(GatewayMiddleware(app, admission, "t"), "/x").status_code == status
+    assert admission.refused == 5
+    # Without a key nobody's.
+    get(GatewayMiddleware(answering(400, b"{}"), admission, "t"), "/healthz", key=None)
+    assert admission.refused == 5
