@@ -6,6 +6,7 @@ others' latencies is measured by ``benchmarks.serving.hostile_tenant``.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -96,6 +97,43 @@ def test_a_trick_is_refused(gateway: RunningGateway, hostile: str, name: str) ->
     assert answer.json()["error"]["message"]
     assert not [word for word in ("Traceback", "/site-packages/", "SELECT ") if word in answer.text]
     assert str(gateway.settings.paths.state.parent) not in answer.text
+
+
+def test_whoever_is_refused_in_a_loop_waits_and_others_do_not(
+    gateway: RunningGateway,
+) -> None:
+    # Of its own, as the attacks above are to be answered at once.
+    key, _ = create_key(gateway.settings, ["models"], "stubborn")
+    wide = ATTACKS["B-wide"][2]
+
+    async def walk() -> list[httpx.Response]:
+        headers = {"Authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=60) as client:
+            for _ in range(3):
+                pages = (client.post("/predict/repurchase", json=wide) for _ in range(20))
+                answers = await asyncio.gather(*pages)
+            return answers
+
+    answers = asyncio.run(walk())
+    assert {answer.status_code for answer in answers} == {422, 429}
+    late = [answer for answer in answers if answer.status_code == 429]
+    assert {answer.json()["error"]["code"] for answer in late} == {"rate_limited"}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in late)
+    began = time.monotonic()
+    assert gateway.call("GET", "/predict").status_code == 200
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.usefixtures("gateway")
+def test_the_engine_and_feature_reads_go_ahead_of_the_other_apps() -> None:
+    niceness = {
+        app: {process.nice() for process in children_titled(f"ServeReplica:{app}:")}
+        for app in ("llm", "features", "tabular", "agents", "gateway")
+    }
+    assert len(niceness["llm"]) == 1
+    assert niceness["llm"] == niceness["features"]
+    lower = {value + 4 for value in niceness["llm"]}
+    assert {niceness[app] == lower for app in ("tabular", "agents", "gateway")} == {True}
 
 
 @pytest.mark.soak

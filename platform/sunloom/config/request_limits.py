@@ -28,7 +28,7 @@ class RequestLimits(Model):
     arrival_s: float = Field(default=10.0, gt=0)
     """How long a head and a body may each take to arrive, seconds; 408 then."""
     refusals: int = Field(default=40, ge=1)
-    """Refused requests of a tenant (400, 403, 405, 413, 422 and the like) that cost it nothing;
+    """Refused requests of a tenant (400, 403, 413, 422 and the like) that cost it nothing;
     with more, a process lets its requests in one by one, the slower the more. Keys with the scope
     ``admin`` are exempt."""
     refusals_forgiven_per_s: float = Field(default=1.0, gt=0)

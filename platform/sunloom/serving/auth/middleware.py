@@ -41,7 +41,7 @@ from sunloom.serving.asgi import (
 from sunloom.serving.auth.api_keys import KeyRecord, find_key, is_well_formed, open_keys
 from sunloom.serving.auth.failed_attempts import FailedAttempts
 from sunloom.serving.auth.rate_limits import RateLimiter, Spent, Taken
-from sunloom.serving.auth.refused_requests import REFUSALS, RefusedRequests
+from sunloom.serving.auth.refused_requests import RefusedRequests, is_refusal
 from sunloom.serving.auth.scopes import BROWSER_ROUTES, PUBLIC, find_rule
 from sunloom.serving.error_body import Problem, new_request_id, problem_of, translate
 
@@ -182,7 +182,7 @@ class GatewayMiddleware:
             response.stop_watch()
             elapsed = time.perf_counter() - began
             self._admission.observe(rule.prefix, scope["method"], response.status, elapsed)
-            if response.status in REFUSALS:
+            if is_refusal(scope["method"], response.status):
                 self._count_refusal(scope)
 
     async def _admit(

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from sunloom.config.request_limits import RequestLimits
 from sunloom.errors import RateLimitError
 
-REFUSALS = frozenset({400, 403, 405, 406, 408, 411, 413, 414, 415, 422, 431})
-"""Statuses that count: of requests that would be refused again. Who asks for something that is not
-there yet, or that another has just changed, or too early, makes no such mistake."""
+# Statuses of requests that would be refused again; what another has just changed, or what comes too
+# early, is no mistake.
+_REFUSALS = frozenset({400, 403, 404, 405, 406, 408, 411, 413, 414, 415, 422, 431})
 
 # Where all of a tenant's requests are refused, its pace settles where as many are forgiven. The
 # bound lets one that makes no more mistakes go on as before within a minute.
@@ -44,6 +44,14 @@ class _Tenant:
     counted_at: float
     next_turn: float = 0.0
     waiting: int = 0
+
+
+def is_refusal(method: str, status: int) -> bool:
+    """Whether an answer counts as one to a request that is refused.
+
+    Who reads what is not there yet, and asks again, makes no mistake.
+    """
+    return status in _REFUSALS and (status != 404 or method != "GET")
 
 
 class RefusedRequests:
@@ -108,7 +116,7 @@ class RefusedRequests:
         if not has_turn:
             raise RateLimitError(
                 f"Many requests of the tenant {name!r} were refused: others have to wait.",
-                "Mend the requests that are answered 400, 403, 405, 413 or 422.",
+                "Mend the requests that are answered 400, 403, 404, 405, 413 or 422.",
                 retry_after_s=max(1, math.ceil(tenant.next_turn - self._clock())),
             )
 
