@@ -1,12 +1,13 @@
 """A tenant that does what it can to the others, beside one that reads and asks for single tokens.
 
-    python -m benchmarks.serving.hostile_tenant [--seconds 600] [--quiet 30] [--json]
+    python -m benchmarks.serving.hostile_tenant [--seconds 600] [--quiet 30] [--agents] [--json]
 
 Deploys the gateway, the features app, the tabular app and the shipped language model on this
 machine, loopback only, measures the honest tenant alone and then under attack, and prints both
 with their bars: p99 below three times the quiet one, no failed request, less than 200 MB of growth.
 Exits with 1 where one is missed. The attackers share the machine's cores with what they attack;
-they run with a lower priority.
+they run with a lower priority. With ``--agents`` the hostile tenant has an agent, too, which works
+all the time: a process that calls the model in turn with everybody else.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import random
 import sys
 import tempfile
 import time
+import zlib
+from base64 import b64encode
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -38,16 +41,27 @@ from sunloom.core.cluster import disconnect
 from sunloom.core.model_registry import open_registry
 from sunloom.core.processes import own_processes
 from sunloom.feature_store.stores.online.open import open_online_store
+from sunloom.preprocessing.artifact import register, save
+from sunloom.preprocessing.fit import fit
 from sunloom.serving.auth.api_keys import Allowance, create_key
 from sunloom.serving.deploy.deploy import deploy, shutdown
 from sunloom_retail.base_model import FOLDER
 
 BARS = {"ratio": 3.0, "failed": 0, "growth_mb": 200.0}
 _CHAT, _COMPLETIONS = "/v1/chat/completions", "/v1/completions"
-_MODEL = "tool-base"
+_MODEL, _PICTURES = "tool-base", "pictures"
 _MESSAGES = [{"role": "user", "content": "Hello"}]
 # Of each attack at once.
 _ATTACKERS = 4
+_EVENT_STREAMS = 100
+_AGENT = {
+    "name": "hostile",
+    "engine": "crewai",
+    "model": _MODEL,
+    "role": "Attacker",
+    "goal": "Work",
+    "backstory": "You answer at length.",
+}
 
 
 @dataclass(frozen=True)
@@ -65,15 +79,16 @@ class Latencies:
 # --- the deployment
 
 
-def settings_in(folder: Path, sets: list[str]) -> Settings:
-    """Everything but the agents, whose processes the machine would notice more than the attack."""
+def settings_in(folder: Path, sets: list[str], *, agents: bool = False) -> Settings:
+    """Everything but the agents, of which there is one process a tenant where there are any."""
     own = [f"paths.state={folder / 'state'}", f"paths.outputs={folder / 'outputs'}"]
-    own += ["serving.port=0", "serving.agents.enabled=false", "serving.llm.dtype=float32"]
+    own += ["serving.port=0", "serving.llm.dtype=float32"]
+    own += [f"serving.agents.enabled={str(agents).lower()}", "serving.agents.most_working=1"]
     return load_config(Settings, sets=[*own, *sets]).config
 
 
 def fill(settings: Settings) -> None:
-    """Register the language model and write the features."""
+    """Register the language model and a step for pictures, and write the features."""
     registry = open_registry(settings)
     registry.promote(_MODEL, registry.register(_MODEL, "llm", FOLDER).version)
     rng, count = np.random.default_rng(0), 1000
@@ -81,6 +96,26 @@ def fill(settings: Settings) -> None:
     when = pl.Series([datetime(2026, 11, 1, tzinfo=UTC)] * count)
     table = pl.DataFrame({"id": np.arange(count), "event_time": when, **columns})
     open_online_store(settings).write("customer", table)
+    pictures = fit(
+        [{"type": "image_statistics", "columns": ["i"]}], pl.DataFrame({"i": [white_png(8)]})
+    )
+    folder = settings.paths.outputs / "pictures"
+    save(pictures, folder)
+    register(registry, pictures, folder, _PICTURES, "production")
+
+
+def white_png(side: int) -> bytes:
+    """A PNG of one bit a pixel: four kilobytes have the pixels of half a gigabyte."""
+    parts = {
+        b"IHDR": side.to_bytes(4, "big") * 2 + b"\x01\x00\x00\x00\x00",
+        b"IDAT": zlib.compress((b"\0" + b"\xff" * (side // 8)) * side, 9),
+        b"IEND": b"",
+    }
+    chunks = (
+        len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big")
+        for name, data in parts.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 @contextmanager
@@ -142,9 +177,11 @@ async def _repeat(
 class Attacks:
     """One attack a method; each returns after one try, with the status that it met."""
 
-    def __init__(self, client: httpx.AsyncClient, address: tuple[str, int]) -> None:
+    def __init__(self, client: httpx.AsyncClient, address: tuple[str, int], agent: str) -> None:
         self._client = client
         self._address = address
+        self._agent = f"/agents/{agent}"
+        self._bombs = [b64encode(white_png(side)).decode() for side in (32_768, 2_048)]
 
     async def foreign_code(self) -> int:
         """Another's repository as the model of a training."""
@@ -274,6 +311,39 @@ class Attacks:
         headers = {"Authorization": f"Bearer sl-{random.randbytes(16).hex()}"}
         return (await self._client.get("/features", headers=headers)).status_code
 
+    async def png_bomb(self) -> int:
+        """Kilobytes that are gigabytes of pixels, in one image and in many."""
+        for bombs in (self._bombs[:1], self._bombs[1:] * 100):
+            body = {"artifact": _PICTURES, "rows": [{"i": bomb} for bomb in bombs]}
+            status = await self._post("/features/transform", body)
+        return status
+
+    async def agents_without_end(self) -> int:
+        return await self._post("/agents/create", _AGENT | {"name": random.randbytes(8).hex()})
+
+    async def agent_tasks(self) -> int:
+        return await self._post(f"{self._agent}/task", {"task": "Tell me of everything."})
+
+    async def agent_blank_tasks(self) -> int:
+        return await self._post(f"{self._agent}/task", {"task": " \n"})
+
+    async def agent_event_streams(self) -> int:
+        """By the hundred, each left open for seconds."""
+        answer = await self._client.post(f"{self._agent}/task", json={"task": "Go on."})
+        if answer.status_code != 202:
+            return answer.status_code
+        path = f"{self._agent}/tasks/{answer.json()['task_id']}/events"
+
+        async def follow() -> int:
+            async with self._client.stream("GET", path) as response:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(5):
+                        async for _ in response.aiter_lines():
+                            pass
+            return response.status_code
+
+        return max(await asyncio.gather(*(follow() for _ in range(_EVENT_STREAMS))))
+
     async def reads_in_a_burst(self) -> int:
         reads = (self._client.get("/features/customer?entity_id=3") for _ in range(20))
         return max(answer.status_code for answer in await asyncio.gather(*reads))
@@ -307,23 +377,41 @@ def _schema(levels: int, properties: int) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
 
 
-ATTACKS = tuple(sorted(name for name in vars(Attacks) if not name.startswith("_")))
+_ALL = sorted(name for name in vars(Attacks) if not name.startswith("_"))
+AGENT_ATTACKS = tuple(name for name in _ALL if name.startswith("agent"))
+ATTACKS = tuple(name for name in _ALL if name not in AGENT_ATTACKS)
 
 
-def run_attacks(url: str, key: str, seconds: float, only: tuple[str, ...], results: Any) -> None:
+@dataclass(frozen=True)
+class Hostile:
+    """The hostile tenant.
+
+    Attributes:
+        url: The gateway's.
+        key: Its key.
+        attacks: Names of methods of ``Attacks``.
+        agent: Id of its agent; empty without agents.
+    """
+
+    url: str
+    key: str
+    attacks: tuple[str, ...]
+    agent: str = ""
+
+
+def run_attacks(hostile: Hostile, seconds: float, results: Any) -> None:
     """The hostile tenant's process: every attack in a loop; puts counts of statuses."""
     # Ray runs its workers with 15: who attacks from elsewhere takes no core from them.
     os.nice(19)
-    results.put(asyncio.run(_attack(url, key, seconds, only)))
+    results.put(asyncio.run(attack(hostile, seconds)))
 
 
-async def _attack(
-    url: str, key: str, seconds: float, only: tuple[str, ...]
-) -> dict[str, dict[str, int]]:
-    statuses: dict[str, Counter[str]] = {name: Counter() for name in only}
+async def attack(hostile: Hostile, seconds: float) -> dict[str, dict[str, int]]:
+    """Try every attack in several loops; how often each was answered how."""
+    statuses: dict[str, Counter[str]] = {name: Counter() for name in hostile.attacks}
     limits = httpx.Limits(max_connections=400)
-    parsed = httpx.URL(url)
-    headers = {"Authorization": f"Bearer {key}"}
+    parsed = httpx.URL(hostile.url)
+    headers = {"Authorization": f"Bearer {hostile.key}"}
     end = time.monotonic() + seconds
 
     async def loop(attack: Callable[[], Awaitable[int]], counts: Counter[str]) -> None:
@@ -338,13 +426,13 @@ async def _attack(
                 await asyncio.sleep(0.2)
 
     async with httpx.AsyncClient(
-        base_url=url, headers=headers, timeout=60, limits=limits
+        base_url=hostile.url, headers=headers, timeout=60, limits=limits
     ) as client:
-        attacks = Attacks(client, (parsed.host, int(parsed.port or 80)))
+        attacks = Attacks(client, (parsed.host, int(parsed.port or 80)), hostile.agent)
         await asyncio.gather(
             *(
                 loop(getattr(attacks, name), statuses[name])
-                for name in only
+                for name in hostile.attacks
                 for _ in range(_ATTACKERS)
             )
         )
@@ -354,15 +442,15 @@ async def _attack(
 # --- the comparison
 
 
-def compare(url: str, honest: str, hostile: str, options: argparse.Namespace) -> dict[str, Any]:
+def compare(honest: str, hostile: Hostile, options: argparse.Namespace) -> dict[str, Any]:
     """Measure the honest tenant, by its key, alone and beside the hostile one."""
+    url = hostile.url
     asyncio.run(measure(url, honest, 3))
     quiet = asyncio.run(measure(url, honest, options.quiet))
     before_mb = memory_mb()
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-    only = tuple(options.attack or ATTACKS)
-    arguments = (url, hostile, options.seconds + 5, only, results)
+    arguments = (hostile, options.seconds + 5, results)
     attacker = context.Process(target=run_attacks, args=arguments, daemon=True)
     attacker.start()
     # Its imports.
@@ -380,6 +468,26 @@ def compare(url: str, honest: str, hostile: str, options: argparse.Namespace) ->
         "memory_mb": compare_memory(before_mb, memory_mb()),
         "attacks": statuses,
     }
+
+
+def start_agent(url: str, key: str) -> str:
+    """The id of an agent whose process runs: it is not what the attack adds."""
+    with httpx.Client(
+        base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60
+    ) as client:
+        agent = client.post("/agents/create", json=_AGENT).raise_for_status().json()["agent_id"]
+        task = client.post(f"/agents/{agent}/task", json={"task": "Hello"}).raise_for_status()
+        path = f"/agents/{agent}/tasks/{task.json()['task_id']}"
+        while client.get(path).raise_for_status().json()["status"] in ("queued", "running"):
+            time.sleep(0.5)
+    return str(agent)
+
+
+def use_pictures(url: str, key: str) -> None:
+    """Send a picture, for which the features app imports what memory it keeps."""
+    body = {"artifact": _PICTURES, "rows": [{"i": b64encode(white_png(8)).decode()}]}
+    headers = {"Authorization": f"Bearer {key}"}
+    httpx.post(f"{url}/features/transform", json=body, headers=headers).raise_for_status()
 
 
 def compare_memory(before: Counter[str], after: Counter[str]) -> dict[str, Any]:
@@ -431,18 +539,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600, help="under attack")
     parser.add_argument("--quiet", type=float, default=30, help="seconds before it")
     parser.add_argument("--rest", type=float, default=10, help="seconds until memory is read again")
-    parser.add_argument("--attack", action="append", choices=ATTACKS, help="only these")
+    parser.add_argument("--agents", action="store_true", help="with agents, and attacks by them")
+    parser.add_argument("--attack", action="append", choices=_ALL, help="only these")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with own_processes(), tempfile.TemporaryDirectory() as folder:
-        settings = settings_in(Path(folder), options.set)
+        settings = settings_in(Path(folder), options.set, agents=options.agents)
         allowance = Allowance(100_000)
         honest, _ = create_key(settings, ["features", "llm"], "honest", allowance=allowance)
-        scopes = ["features", "ingest", "llm", "models", "train"]
-        hostile, _ = create_key(settings, scopes, "hostile", allowance=allowance)
+        scopes = ["features", "ingest", "llm", "models", "train", "agents"]
+        key, _ = create_key(settings, scopes, "hostile", allowance=allowance)
+        names = options.attack or (_ALL if options.agents else ATTACKS)
         with deployment(settings) as url:
-            result = compare(url, honest, hostile, options)
+            use_pictures(url, honest)
+            agent = start_agent(url, key) if options.agents else ""
+            result = compare(honest, Hostile(url, key, tuple(names), agent), options)
     if options.json:
         print(json.dumps(result, indent=2))
     else:

@@ -6,8 +6,10 @@ others' latencies is measured by ``benchmarks.serving.hostile_tenant``.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -96,6 +98,69 @@ def test_a_trick_is_refused(gateway: RunningGateway, hostile: str, name: str) ->
     assert answer.json()["error"]["message"]
     assert not [word for word in ("Traceback", "/site-packages/", "SELECT ") if word in answer.text]
     assert str(gateway.settings.paths.state.parent) not in answer.text
+
+
+def test_whoever_is_refused_in_a_loop_waits_and_others_do_not(
+    gateway: RunningGateway,
+) -> None:
+    # Of its own, as the attacks above are to be answered at once.
+    key, _ = create_key(gateway.settings, ["models"], "stubborn")
+    wide = ATTACKS["B-wide"][2]
+
+    async def walk() -> list[httpx.Response]:
+        headers = {"Authorization": f"Bearer {key}"}
+        async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=60) as client:
+            # Forty cost nothing, and those that are on their way have passed.
+            for _ in range(4):
+                pages = (client.post("/predict/repurchase", json=wide) for _ in range(20))
+                answers = await asyncio.gather(*pages)
+            return answers
+
+    answers = asyncio.run(walk())
+    assert {answer.status_code for answer in answers} == {422, 429}
+    late = [answer for answer in answers if answer.status_code == 429]
+    assert {answer.json()["error"]["code"] for answer in late} == {"rate_limited"}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in late)
+    began = time.monotonic()
+    assert gateway.call("GET", "/predict").status_code == 200
+    assert time.monotonic() - began < 1
+
+
+def test_long_bodies_leave_no_memory_behind(gateway: RunningGateway) -> None:
+    (replica,) = children_titled("ServeReplica:tabular:")
+    before = replica.memory_info().rss
+    key, _ = create_key(gateway.settings, ["models"], "large")
+
+    async def walk() -> set[int]:
+        async def pieces() -> AsyncIterator[bytes]:
+            for _ in range(20):
+                yield b" " * (1 << 20)
+
+        async def send() -> int:
+            try:
+                return (await client.post("/predict/x", content=pieces())).status_code
+            except httpx.TransportError:
+                # Answered before all of it was sent.
+                return 413
+
+        headers = {"Authorization": f"Bearer {key}", "content-type": "application/json"}
+        async with httpx.AsyncClient(base_url=gateway.url, headers=headers, timeout=60) as client:
+            return {s for _ in range(6) for s in await asyncio.gather(*(send() for _ in range(6)))}
+
+    assert asyncio.run(walk()) == {413}
+    assert replica.memory_info().rss - before < 30e6
+
+
+@pytest.mark.usefixtures("gateway")
+def test_the_engine_and_feature_reads_go_ahead_of_the_other_apps() -> None:
+    niceness = {
+        app: {process.nice() for process in children_titled(f"ServeReplica:{app}:")}
+        for app in ("llm", "features", "tabular", "agents", "gateway")
+    }
+    assert len(niceness["llm"]) == 1
+    assert niceness["llm"] == niceness["features"]
+    lower = {value + 4 for value in niceness["llm"]}
+    assert {niceness[app] == lower for app in ("tabular", "agents", "gateway")} == {True}
 
 
 @pytest.mark.soak

@@ -8,7 +8,10 @@ from sunloom.config.loading.model import Model
 
 
 class RequestLimits(Model):
-    """Largest body of a request, the same for every app; checked before anything is built of it."""
+    """What a request may be, the same for every app, and how many of a tenant's may be refused.
+
+    Bodies are checked before anything is built of them.
+    """
 
     body_bytes: int = Field(default=8 << 20, ge=1024)
     """Bytes of a body; a longer one is refused with 413 while it arrives."""
@@ -24,6 +27,12 @@ class RequestLimits(Model):
     """Pixels of the images of one ``POST /features/transform`` in all."""
     arrival_s: float = Field(default=10.0, gt=0)
     """How long a head and a body may each take to arrive, seconds; 408 then."""
+    refusals: int = Field(default=40, ge=1)
+    """Refused requests of a tenant (400, 403, 413, 422 and the like) that cost it nothing;
+    with more, a process lets its requests in one by one, the slower the more. Keys with the scope
+    ``admin`` are exempt."""
+    refusals_forgiven_per_s: float = Field(default=1.0, gt=0)
+    """Refusals that a process forgives a tenant every second."""
 
 
 class LlmLimits(Model):

@@ -140,6 +140,10 @@ class ServingConfig(Model):
     """Trainings that ``/llm/train`` starts."""
     throughput: bool = True
     """Ray Serve's throughput switch: user code on the server's own event loop."""
+    # Ray's workers have 15: with 4 more, the engine has two of three turns where a core is short.
+    niceness: int = Field(default=4, ge=0, le=19)
+    """By how much the CPU priority of the apps at ``/``, ``/predict`` and ``/agents`` is below that
+    of the engine and of feature reads, which must not wait for what others send there."""
     loopback_only: bool = True
     """Keep HAProxy's statistics and metrics on loopback, behind 401, and hide its route list. Its
     other bounds hold in any case."""

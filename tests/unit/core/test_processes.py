@@ -11,7 +11,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sunloom.core.processes import free_port, is_alive, is_port_free, own_processes
+from sunloom.core.processes import (
+    free_port,
+    is_alive,
+    is_port_free,
+    own_processes,
+)
 
 
 def test_children_and_orphans_end_with_the_block() -> None:
@@ -117,3 +122,22 @@ def test_free_ports_are_free_until_bound() -> None:
         server.bind(("127.0.0.1", port))
         server.listen()
         assert not is_port_free(port)
+
+
+def test_every_thread_has_the_lower_priority() -> None:
+    script = """
+import os, threading
+from sunloom.core.processes import lower_priority
+before = os.getpriority(os.PRIO_PROCESS, 0)
+end = threading.Event()
+threading.Thread(target=end.wait).start()
+lower_priority(1)
+threading.Thread(target=end.wait).start()
+threads = [int(name) for name in os.listdir("/proc/self/task")]
+print(len(threads) >= 3, {os.getpriority(os.PRIO_PROCESS, name) - before for name in threads})
+lower_priority(30)
+print(os.getpriority(os.PRIO_PROCESS, 0))
+end.set()
+"""
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout.split("\n") == ["True {1}", "19", ""]

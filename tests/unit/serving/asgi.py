@@ -35,6 +35,7 @@ class OpenGate:
         self.secret = secret
         self.seen: list[tuple[str, str, int]] = []
         self.is_revoked = False
+        self.refused = 0
 
     async def admit(self, secret: str | None, scope: str | None) -> KeyRecord:
         if secret != self.secret:
@@ -48,6 +49,9 @@ class OpenGate:
 
     def limit_headers(self, key: KeyRecord) -> list[tuple[bytes, bytes]]:
         return [(b"x-ratelimit-remaining-requests", b"9")]
+
+    def count_refusal(self, key: KeyRecord) -> None:
+        self.refused += 1
 
     def observe(self, route: str, method: str, status: int, seconds: float) -> None:
         assert seconds >= 0

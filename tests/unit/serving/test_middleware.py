@@ -301,3 +301,22 @@ def test_what_is_left_is_told_except_on_the_hot_path() -> None:
         "x-ratelimit-remaining-requests"
         not in get(GatewayMiddleware(echo, gate, "t"), "/healthz", None).headers
     )
+
+
+def test_refused_requests_are_counted_and_reads_of_what_is_not_there_are_none() -> None:
+    admission = OpenGate("admin")
+
+    def refused_with(method: str, *statuses: int, key: str | None = "good") -> int:
+        before = admission.refused
+        for status in statuses:
+            guard = GatewayMiddleware(answering(status, b'{"detail":"x"}'), admission, "t")
+            path = "/x" if key else "/healthz"
+            assert asyncio.run(call(guard, method, path, key)).status_code == status
+        return admission.refused - before
+
+    assert refused_with("GET", 200, 404, 409, 429, 500) == 0
+    assert refused_with("HEAD", 404) == 0
+    assert refused_with("GET", 400, 403, 405) == 3
+    assert refused_with("POST", 404, 413, 422) == 3
+    # Without a key it is nobody's.
+    assert refused_with("GET", 400, key=None) == 0

@@ -10,7 +10,7 @@ import base64
 import binascii
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,6 +41,7 @@ from sunloom.serving.asgi import (
 from sunloom.serving.auth.api_keys import KeyRecord, find_key, is_well_formed, open_keys
 from sunloom.serving.auth.failed_attempts import FailedAttempts
 from sunloom.serving.auth.rate_limits import RateLimiter, Spent, Taken
+from sunloom.serving.auth.refused_requests import RefusedRequests, is_refusal
 from sunloom.serving.auth.scopes import PUBLIC, find_rule, takes_password
 from sunloom.serving.error_body import Problem, new_request_id, problem_of, translate
 
@@ -116,6 +117,7 @@ class GatewayMiddleware:
         self._is_hot = is_hot
         self._limits = limits
         take_bodies_of(limits.body_bytes)
+        _process.admission = admission
         self._admission = admission
         self._name = name.encode()
         self._sets_request_id = not server_sets_request_id
@@ -180,13 +182,15 @@ class GatewayMiddleware:
             response.stop_watch()
             elapsed = time.perf_counter() - began
             self._admission.observe(rule.prefix, scope["method"], response.status, elapsed)
+            if is_refusal(scope["method"], response.status):
+                self._count_refusal(scope)
 
     async def _admit(
         self, scope: Scope, headers: dict[bytes, bytes], needed: str | None, request_id: str
     ) -> Caller:
         if scope["path"] in PUBLIC:
             return Caller(request_id)
-        secret = _secret_of(headers, allow_basic=takes_password(scope["path"]))
+        secret = secret_of(headers, scope["path"])
         try:
             key = await self._admission.admit(secret, needed)
         except AuthenticationError:
@@ -198,6 +202,11 @@ class GatewayMiddleware:
             raise
         # The secret goes along: /llm/generate calls the language app with it.
         return Caller(request_id, key, secret or "")
+
+    def _count_refusal(self, scope: Scope) -> None:
+        # Without one, admission has refused, and counted.
+        if _CALLER in scope and (key := caller(scope).key) is not None:
+            self._admission.count_refusal(key)
 
     async def _end_revoked(self, admitted: Caller, response: _Response) -> None:
         """End a stream once its key is revoked or has expired."""
@@ -357,11 +366,12 @@ def _request_id(headers: dict[bytes, bytes], *, is_trusted: bool) -> str:
     return new_request_id()
 
 
-def _secret_of(headers: dict[bytes, bytes], *, allow_basic: bool) -> str | None:
+def secret_of(headers: Mapping[bytes, bytes], path: str) -> str | None:
+    """The key that a request bears; in Basic's password only where its path allows that."""
     scheme, _, value = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer":
         return value.strip().decode("latin-1") or None
-    if allow_basic and scheme.lower() == b"basic":
+    if scheme.lower() == b"basic" and takes_password(path):
         return _basic_password(value)
     return None
 
@@ -397,6 +407,7 @@ class KeyAdmission:
         self._keys = TtlCache[str, KeyRecord](settings.serving.keys.cache_s, _CACHED_KEYS)
         database = open_keys(settings)
         self._limiter = RateLimiter(database)
+        self._refused = RefusedRequests(settings.serving.limits)
         self._metrics = metrics
         self._syncing: asyncio.Task[None] | None = None
         # One lease at a time for each account, and the requests that wait for it.
@@ -420,6 +431,7 @@ class KeyAdmission:
         if not key.is_valid(utc_now()):
             raise _unknown_key()
         if not key.may(scope):
+            self.count_refusal(key)
             raise PermissionDeniedError(
                 f"Key {key.id} lacks the scope {scope!r}.",
                 f"Its scopes: {', '.join(key.scopes)}.",
@@ -430,6 +442,31 @@ class KeyAdmission:
             await self._take_slowly(key, taken)
         self._sync_soon()
         return key
+
+    @property
+    def has_slow_tenants(self) -> bool:
+        """Whether ``wait_for_turn`` would let anybody wait; costs next to nothing."""
+        return self._refused.has_slow_tenants
+
+    async def wait_for_turn(self, secret: str) -> None:
+        """Wait as long as the key's tenant has to, whose requests were refused again and again.
+
+        Raises:
+            RateLimitError: Many of the tenant's requests wait already.
+        """
+        try:
+            key = self._keys.get(secret) or await self._find(secret)
+        except (AuthenticationError, SQLAlchemyError):
+            # `admit` answers it.
+            return
+        # The operator must not be held up by a program with a key of the same tenant.
+        if "admin" not in key.scopes:
+            await self._refused.wait_for_turn(key.tenant)
+
+    def count_refusal(self, key: KeyRecord) -> None:
+        """Count a refused request against the key's tenant."""
+        if "admin" not in key.scopes:
+            self._refused.count(key.tenant)
 
     async def is_valid(self, secret: str) -> bool:
         """Whether a key that was admitted before is still neither revoked nor expired."""
@@ -541,6 +578,20 @@ class KeyAdmission:
         holds_leases = self._limiter.sync()
         self._metrics.flush()
         return holds_leases
+
+
+@dataclass
+class _Process:
+    admission: KeyAdmission | None = None
+
+
+# As for the longest body: the layer ahead of Serve is built without arguments.
+_process = _Process()
+
+
+def process_admission() -> KeyAdmission | None:
+    """The admission of this process's app."""
+    return _process.admission
 
 
 def _unknown_key() -> AuthenticationError:

@@ -1,24 +1,32 @@
 """Fast path: the outermost ASGI layer of each replica's port, ahead of Serve's routing.
 
 Serve itself answers a route list and 404s there, ahead of the app and its middleware: requests
-without a key are rejected before that. Hot reads are answered here too, because Serve's own
-bookkeeping costs more than the read.
+without a key are rejected before that, and those of a tenant that is refused again and again wait
+before Serve reads their bodies. Hot reads are answered here too, because Serve's own bookkeeping
+costs more than the read.
 """
 
 from __future__ import annotations
 
+import time
 from asyncio import Transport
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from starlette.middleware import Middleware
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from sunloom.errors import RateLimitError
 from sunloom.serving.asgi import ASGIApp, Receive, Scope, Send, hold_back, send_body
-from sunloom.serving.auth.middleware import REQUEST_ID
-from sunloom.serving.auth.scopes import PUBLIC
+from sunloom.serving.auth.middleware import (
+    REQUEST_ID,
+    KeyAdmission,
+    process_admission,
+    secret_of,
+)
+from sunloom.serving.auth.scopes import PUBLIC, find_rule
 from sunloom.serving.deploy.slow_requests import install_arrival_protocol
-from sunloom.serving.error_body import Problem, new_request_id
+from sunloom.serving.error_body import Problem, new_request_id, problem_of
 
 # Serve's own health check has no key.
 _OPEN = PUBLIC | {"/-/healthz"}
@@ -41,6 +49,8 @@ _SERVES_TEXTS = frozenset({b"x-session-id", b"x_session_id", b"traceparent", b"t
 # Serve builds the middlewares from an import path and passes them no arguments, so the replica,
 # which has one app, registers it here.
 _hot_apps: dict[str, tuple[ASGIApp, frozenset[str]]] = {}
+# What uvicorn has read of a body before it is asked for it; the rest would go on arriving.
+_READ_AHEAD_BYTES = 64 << 10
 
 
 def register_fast_path(prefix: str, app: ASGIApp, hot_routes: Iterable[str] = ()) -> None:
@@ -64,7 +74,15 @@ class FastPath:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a hot read, pass a request on, or reject it."""
+        """Answer a hot read, pass a request on, or reject it; a slow tenant's waits before."""
+        admission = process_admission()
+        if (
+            admission is not None
+            and admission.has_slow_tenants
+            and scope["type"] == "http"
+            and not await _wait_for_turn(admission, scope, send)
+        ):
+            return
         hot_app = _find_hot_app(scope) if _hot_apps and scope["type"] == "http" else None
         if hot_app is not None:
             _join_writes(send)
@@ -88,6 +106,33 @@ def middlewares() -> list[Middleware]:
     # Serve calls this in each process that serves HTTP, before it builds the server.
     install_arrival_protocol()
     return [Middleware(FastPath)]
+
+
+async def _wait_for_turn(admission: KeyAdmission, scope: Scope, send: Send) -> bool:
+    """Whether a request may pass; one that may not is answered."""
+    headers = dict(scope["headers"])
+    secret = secret_of(headers, scope["path"])
+    if secret is None or scope["path"] in _OPEN:
+        return True
+    began = time.perf_counter()
+    try:
+        await admission.wait_for_turn(secret)
+    except RateLimitError as error:
+        problem, request_id = problem_of(error), new_request_id()
+        answer = [*problem.headers, (b"x-request-id", request_id.encode())]
+        if _is_body_arriving(headers):
+            answer.append((b"connection", b"close"))
+        await send_body(send, problem.status, problem.to_json(request_id), answer)
+        rule, elapsed = find_rule(scope["method"], scope["path"]), time.perf_counter() - began
+        admission.observe(rule.prefix, scope["method"], problem.status, elapsed)
+        return False
+    return True
+
+
+def _is_body_arriving(headers: Mapping[bytes, bytes]) -> bool:
+    length = headers.get(b"content-length", b"0")
+    is_short = length.isdigit() and len(length) < 10 and int(length) <= _READ_AHEAD_BYTES
+    return b"transfer-encoding" in headers or not is_short
 
 
 def _find_hot_app(scope: Scope) -> ASGIApp | None:
