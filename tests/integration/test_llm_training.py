@@ -45,7 +45,7 @@ from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import encode
 from sunloom.llm.evaluation import mean_loss
 from sunloom.llm.launch import launch
-from sunloom.llm.loop import Evaluations, TrainingTask, plan_batches, plan_passes
+from sunloom.llm.loop import Evaluations, TrainingTask, give_word, plan_batches, plan_passes
 from sunloom.llm.models import build_llama, load_adapter, load_model, load_tokenizer
 from sunloom.llm.overlaps import Question, find_overlaps
 from sunloom.llm.token_store import TokenRows, write_tokens
@@ -173,6 +173,11 @@ def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactor
     for kind in ("ddp", "fsdp", "zero3"):
         name = f"evaluated_{kind}"
         tasks[name] = _work(start, folder / name, KINDS[kind], evaluations=_every(2, start))
+    # Told beforehand to go on after every evaluation, and to end at one.
+    for name, word in (("paced", (STEPS, True)), ("ended", (4, False))):
+        paced = replace(_every(2, start), is_paced=True)
+        tasks[name] = _work(start, folder / name, Ddp(), evaluations=paced)
+        give_word(folder / name, word[0], goes_on=word[1])
     # Nothing is lower by a hundred: the second evaluation ends the run, and the first one's weights
     # are kept.
     hopeless = EarlyStopping(metric="loss", patience=1, min_delta=100)
@@ -400,6 +405,18 @@ def test_a_run_that_its_held_out_loss_ends_keeps_the_best_weights(trained: Train
     rows = TokenRows(trained.tasks["ddp"].data.with_name("validation"))
     assert mean_loss(exported, rows, 0) == pytest.approx(outcome.eval_loss, abs=1e-4)
     assert outcome.eval_loss != trained.outcomes["evaluated_ddp"].eval_loss
+
+
+def test_a_run_that_waits_for_word_at_its_evaluations_trains_the_same(trained: Trained) -> None:
+    assert trained.outcomes["paced"] == replace(
+        trained.outcomes["evaluated_ddp"],
+        **{
+            name: getattr(trained.outcomes["paced"], name)
+            for name in ("seconds", "stall_s", "peak_bytes")
+        },
+    )
+    ended = trained.outcomes["ended"]
+    assert ended.losses == trained.outcomes["paced"].losses[:2]
 
 
 def test_the_gradient_norm_is_recorded_alike(trained: Trained) -> None:

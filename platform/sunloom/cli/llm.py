@@ -91,6 +91,25 @@ def train(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False
 
 
 @app.command()
+def tune(recipe: Recipe, sets: Sets = None, env: Env = None, json: Json = False) -> None:
+    """Search the recipe's section tune; judge and register the best trial's model."""
+    from sunloom.config.llm import LlmRecipe
+    from sunloom.llm.tuning import tune_model
+    from sunloom.llm.tuning_report import trial_columns, trial_row
+
+    config = load_recipe(LlmRecipe, recipe, sets, env)
+    with cluster_on_demand():
+        result = tune_model(config)
+    if not result.model.promoted:
+        reasons = "; ".join(result.model.failures)
+        output.print_note(f"{result.model.version.ref} is not promoted: {reasons}")
+    if config.tune is not None and not json:
+        rows = [trial_row(trial, config.tune) for trial in result.trials]
+        output.print_table(trial_columns(config.tune), rows)
+    _show({"metrics": result.metrics, "artifacts": result.artifacts}, json)
+
+
+@app.command()
 def evaluate(
     recipe: Recipe,
     model: Annotated[

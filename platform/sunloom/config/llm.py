@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sunloom.config.llm_judges import LlmJudge, NoRegression, SafetyJudge
+from sunloom.config.llm_tune import TuneConfig
 from sunloom.config.loading.model import Model
 from sunloom.config.names import Alias, Name
 from sunloom.config.settings import Settings
@@ -752,6 +753,32 @@ class LlmRecipe(Settings):
     """The judge and its bar."""
     output: LlmOutput = LlmOutput()
     """The registered result."""
+    tune: TuneConfig | None = None
+    """The search of ``sunloom llm tune``; not used otherwise."""
+
+    def with_values(self, values: Mapping[str, Any]) -> LlmRecipe:
+        """The recipe with other values at dotted keys, and without its search.
+
+        Raises:
+            ValueError: The recipe cannot have them; says which key is wrong.
+        """
+        tree = self.model_dump(exclude_unset=True, exclude={"tune"})
+        for key, value in values.items():
+            *path, name = key.split(".")
+            place: dict[str, Any] = tree
+            section: Any = self
+            for part in path:
+                section = getattr(section, part, None)
+                # Without its type, a variant could not be told.
+                kind = {"type": section.type} if hasattr(section, "type") else {}
+                place = place.setdefault(part, kind)
+            place[name] = value
+        try:
+            return LlmRecipe.model_validate(tree)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or ", ".join(values)
+            raise ValueError(f"{where}: {first['msg']}") from error
 
     @property
     def is_adapter(self) -> bool:
@@ -807,6 +834,23 @@ class LlmRecipe(Settings):
             return values
         suffix = "tuned" if training.get("method") == "full" else "lora"
         return {**values, "output": {**output, "name": _derive_name(base, suffix)}}
+
+    @model_validator(mode="after")
+    def _trials_are_recipes(self) -> LlmRecipe:
+        if self.tune is None:
+            return self
+        for key, wanted in self.tune.space.items():
+            for value in wanted.extremes:
+                try:
+                    self.with_values({key: value})
+                except ValueError as error:
+                    raise ValueError(f"tune.space has {key} {value!r}: {error}") from error
+        if self.eval_steps is None and (self.tune.metric == "eval_loss" or self.tune.asha):
+            raise ValueError(
+                "tune takes evaluation.eval_steps: trials are compared by the evaluation loss (or "
+                "tune.asha null and a figure of the gate as tune.metric)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _early_stopping_has_a_bar(self) -> LlmRecipe:

@@ -54,7 +54,7 @@ class TrackedRun:
         tree = yaml.safe_load(path.read_text()) if path.is_file() else {}
         # Secrets are masked in the file. Where the work runs is no parameter of it.
         own = {k: v for k, v in tree.items() if k == "seed" or k not in Settings.model_fields}
-        return {key: str(value)[:_LONGEST_PARAMETER] for key, value in _flatten(own)}
+        return {key: str(value)[:_LONGEST_PARAMETER] for key, value in flatten(own)}
 
 
 def resolve_tracking(settings: Settings) -> TrackingConfig:
@@ -321,7 +321,7 @@ def end_tracked(
     now = int(time.time() * 1000)
     rows = [
         Metric(f"result/{_mlflow_name(name)}", float(value), now, 0)
-        for name, value in _flatten(dict(metrics or {}))
+        for name, value in flatten(dict(metrics or {}))
         if isinstance(value, int | float)
     ]
     try:
@@ -376,9 +376,10 @@ def _mlflow_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "_-./ :" else "_" for c in name)[:250]
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings with their dotted keys."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from sunloom.llm.resuming import (
     continue_unfinished,
 )
 from sunloom.llm.token_store import TokenRows, write_tokens
+from sunloom.llm.tokenising import Tokenised
 
 # By default a report waits up to two seconds for the controller's next look.
 _HEALTH_CHECK_S = "0.2"
@@ -83,18 +85,85 @@ def train_on_workers(
         DivergedError: The loss or its gradient was not finite.
         TrainingError: The workers failed.
     """
-    tracking = resolve_tracking(recipe)
-    require_trackers(recipe.training.trackers, tracking)
+    require_trackers(recipe.training.trackers, resolve_tracking(recipe))
+    require_layers(recipe, location, adapter)
+    # Once: every worker and every restart maps the same rows.
+    stores = write_stores(recipe, data, tokenizer, run.directory)
+    data.write_quarantine(run.directory)
+    recipe = count_steps(recipe, len(stores.tokenised.rows))
+    with claim_run(run.directory, identity):
+        recipe = continue_unfinished(recipe, run.directory, identity)
+        check_resume(recipe)
+        connect(recipe)
+        task = build_task(
+            recipe,
+            run.directory,
+            stores,
+            data,
+            pad=tokenizer.pad_token_id,
+            location=location,
+            base=base,
+            adapter=adapter,
+        )
+        outcome = launch(
+            task,
+            f"training {recipe.output.name}",
+            lambda rows: data.name_places(stores.tokenised.numbers[list(rows)].tolist()),
+        )
+    tokenizer.save_pretrained(str(run.directory / "export"))
+    return outcome
+
+
+def require_layers(recipe: LlmRecipe, location: str, adapter: Path | None) -> None:
+    """Refuse packing and modules to save that the model cannot have, before anything is trained.
+
+    Args:
+        recipe: What is trained.
+        location: Folder or hub id of the starting weights.
+        adapter: Folder of the adapter that is trained on.
+
+    Raises:
+        UsageError: One of both is so.
+    """
     if recipe.training.packing:
         require_packing(build_without_weights(location, recipe.model))
     if recipe.is_adapter and recipe.lora.modules_to_save and adapter is None:
         is_quantised = recipe.training.method == "qlora"
         shape = build_without_weights(location, recipe.model)
         require_modules(shape, recipe.lora, is_quantised=is_quantised)
-    # Once: every worker and every restart maps the same rows.
-    tokens = run.directory / TOKENS
-    tokenised = data.tokenise(tokenizer, recipe.data.max_length, tokens)
-    data.write_quarantine(run.directory)
+
+
+@dataclass(frozen=True)
+class TokenStores:
+    """Tokens of a run on disk.
+
+    Attributes:
+        folder: Of what is trained on.
+        tokenised: The same.
+        validation: Folder of what is evaluated on during the run, where that is done.
+    """
+
+    folder: Path
+    tokenised: Tokenised
+    validation: Path | None
+
+
+def write_stores(
+    recipe: LlmRecipe, data: ConversationSplit, tokenizer: Any, folder: Path
+) -> TokenStores:
+    """Tokenise what a run learns from and is evaluated on.
+
+    Args:
+        recipe: The run's.
+        data: Conversations.
+        tokenizer: The model's.
+        folder: Gets the stores; all workers must see it.
+
+    Raises:
+        UsageError: There is less than one conversation for each worker.
+        DataError: No conversation can be learned from, or evaluated on.
+    """
+    tokenised = data.tokenise(tokenizer, recipe.data.max_length, folder / TOKENS)
     rows, workers = len(tokenised.rows), recipe.training.workers
     if rows < workers:
         raise UsageError(
@@ -102,32 +171,70 @@ def train_on_workers(
             "Lower training.workers, or train on more conversations.",
             "training.workers",
         )
-    recipe = count_steps(recipe, rows)
-    with claim_run(run.directory, identity):
-        recipe = continue_unfinished(recipe, run.directory, identity)
-        check_resume(recipe)
-        connect(recipe)
-        task = TrainingTask(
-            model=location,
-            base=base,
-            data=tokens,
-            directory=run.directory,
-            pad=tokenizer.pad_token_id,
-            seed=recipe.seed,
-            training=recipe.training,
-            lora=recipe.lora if recipe.is_adapter else None,
-            evaluations=_plan_evaluations(recipe, run, data, tokenizer),
-            options=recipe.model,
-            adapter=adapter,
-            tracking=tracking,
+    if recipe.eval_steps is None:
+        return TokenStores(folder / TOKENS, tokenised, None)
+    held_out = encode(tokenizer, data.validation, recipe.data.max_length)
+    if not held_out:
+        raise DataError(
+            "No held-out conversation can be evaluated during training.",
+            "sunloom llm prepare RECIPE shows what becomes of each row.",
+            "evaluation.eval_steps",
         )
-        outcome = launch(
-            task,
-            f"training {recipe.output.name}",
-            lambda rows: data.name_places(tokenised.numbers[list(rows)].tolist()),
+    write_tokens(held_out, folder / VALIDATION)
+    return TokenStores(folder / TOKENS, tokenised, folder / VALIDATION)
+
+
+def build_task(
+    recipe: LlmRecipe,
+    directory: Path,
+    stores: TokenStores,
+    data: ConversationSplit,
+    *,
+    pad: int,
+    location: str,
+    base: str,
+    adapter: Path | None = None,
+    is_paced: bool = False,
+) -> TrainingTask:
+    """What the workers are given.
+
+    Args:
+        recipe: What is trained, with its number of steps.
+        directory: The run's folder.
+        stores: Its tokens.
+        data: Its conversations, of which those that early stopping judges by go along.
+        pad: Token id that fills short rows.
+        location: Folder or hub id of the starting weights.
+        base: What an adapter names as its base.
+        adapter: Folder of the adapter that is trained on; None starts a new one.
+        is_paced: Whether each evaluation waits for word whether to go on.
+    """
+    evaluations = None
+    if recipe.eval_steps is not None and stores.validation is not None:
+        stopping = recipe.training.early_stopping
+        by_score = stopping is not None and stopping.metric == "exact_match"
+        evaluations = Evaluations(
+            every=recipe.eval_steps,
+            rows=stores.validation,
+            stopping=stopping,
+            conversations=tuple(data.validation) if by_score else (),
+            gate=recipe.evaluation,
+            is_paced=is_paced,
         )
-    tokenizer.save_pretrained(str(run.directory / "export"))
-    return outcome
+    return TrainingTask(
+        model=location,
+        base=base,
+        data=stores.folder,
+        directory=directory,
+        pad=pad,
+        seed=recipe.seed,
+        training=recipe.training,
+        lora=recipe.lora if recipe.is_adapter else None,
+        evaluations=evaluations,
+        options=recipe.model,
+        adapter=adapter,
+        tracking=resolve_tracking(recipe),
+    )
 
 
 def check_resume(recipe: LlmRecipe) -> None:
@@ -186,31 +293,6 @@ def count_steps(recipe: LlmRecipe, rows: int) -> LlmRecipe:
     size = min(training.conversations_a_step, rows)
     steps = max(1, round(training.epochs * (rows // size)))
     return recipe.model_copy(update={"training": training.model_copy(update={"max_steps": steps})})
-
-
-def _plan_evaluations(
-    recipe: LlmRecipe, run: Run, data: ConversationSplit, tokenizer: Any
-) -> Evaluations | None:
-    if recipe.eval_steps is None:
-        return None
-    rows = encode(tokenizer, data.validation, recipe.data.max_length)
-    if not rows:
-        raise DataError(
-            "No held-out conversation can be evaluated during training.",
-            "sunloom llm prepare RECIPE shows what becomes of each row.",
-            "evaluation.eval_steps",
-        )
-    path = run.directory / VALIDATION
-    write_tokens(rows, path)
-    stopping = recipe.training.early_stopping
-    by_score = stopping is not None and stopping.metric == "exact_match"
-    return Evaluations(
-        every=recipe.eval_steps,
-        rows=path,
-        stopping=stopping,
-        conversations=tuple(data.validation) if by_score else (),
-        gate=recipe.evaluation,
-    )
 
 
 def launch(

@@ -47,6 +47,9 @@ from sunloom.llm.utilization import ModelOperations, count_operations, find_peak
 _EVALUATED_AT_ONCE = 8
 # Without a limit the hand-written loop of `benchmarks/llm/train.py` was 6 to 10 % slower.
 _CPU_PASS_TOKENS = 1024
+WORD_FILE = "word.json"
+"""In a paced run's folder: the last word that it was given."""
+_WORD_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Evaluations:
         stopping: When the run ends sooner.
         conversations: The same, judged by exact match where that is what ends the run.
         gate: Bars, and the longest turn.
+        is_paced: Whether each evaluation waits for ``give_word``: a search stops runs.
     """
 
     every: int
@@ -66,6 +70,7 @@ class Evaluations:
     stopping: EarlyStopping | None
     conversations: tuple[Conversation, ...]
     gate: EvaluationConfig
+    is_paced: bool = False
 
 
 @dataclass(frozen=True)
@@ -376,6 +381,8 @@ class _TrainingLoop:
         if evaluations is None or step % evaluations.every:
             return False
         self._history.add(step, self._held_out_loss(), is_writer=self._rank == 0)
+        if evaluations.is_paced and step < self._task.training.max_steps and self._is_stopped(step):
+            return True
         stopping = evaluations.stopping
         if stopping is None:
             return False
@@ -384,6 +391,16 @@ class _TrainingLoop:
         if self._best_step == step:
             _export(self._parallel, self._model, self._task)
         return self._history.evaluations_since(self._best_step) >= stopping.patience
+
+    def _is_stopped(self, step: int) -> bool:
+        """Wait for word whether the run goes on after an evaluation; on every worker."""
+        goes_on = torch.zeros((), device=_device())
+        if self._rank == 0:
+            while (word := read_word(self._task.directory))["step"] < step:
+                time.sleep(_WORD_POLL_S)
+            goes_on.fill_(float(word["goes_on"]))
+        dist.broadcast(goes_on, src=0)
+        return not goes_on.item()
 
     def _held_out_loss(self) -> float:
         """Mean loss on the held-out conversations, over all workers."""
@@ -446,6 +463,18 @@ class _TrainingLoop:
         )
         for tracker in self._trackers:
             tracker.log(progress)
+
+
+def give_word(directory: Path, step: int, *, goes_on: bool) -> None:
+    """Let a paced run go on after its evaluation of a step, or end there."""
+    write_atomic(directory / WORD_FILE, json.dumps({"step": step, "goes_on": goes_on}))
+
+
+def read_word(directory: Path) -> dict[str, Any]:
+    """The last word that a paced run was given."""
+    path = directory / WORD_FILE
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"step": 0}
+    return found
 
 
 class _EvaluationHistory:

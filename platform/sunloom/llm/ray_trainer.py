@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import ray
@@ -38,7 +39,9 @@ class LeanTorchTrainer(TorchTrainer):
     @override
     def _register_sigint_handler(self, controller: ActorHandle[Any]) -> None:
         self._controller = controller
-        super()._register_sigint_handler(controller)
+        # A search trains beside the main thread, which alone has handlers.
+        if threading.current_thread() is threading.main_thread():
+            super()._register_sigint_handler(controller)
 
     @override
     def _create_default_callbacks(self) -> list[Any]:

@@ -121,6 +121,44 @@ class TrainingMetrics:
     best_step: int | None = None
 
 
+@dataclass(frozen=True)
+class ResolvedTraining:
+    """A training whose names are looked up and whose data are read.
+
+    Attributes:
+        recipe: Of it.
+        registry: Where the result goes.
+        kind: Of model.
+        location: Folder or hub id of the model that is trained from; None where one is built.
+        base: What lineage calls it.
+        adapter: Folder of the adapter that is trained on; None starts a new one.
+        data: Learned from and judged on.
+        identity: Fingerprint of what decides the weights.
+    """
+
+    recipe: LlmRecipe
+    registry: ModelRegistry
+    kind: str
+    location: str | None
+    base: str | None
+    adapter: Path | None
+    data: ConversationSplit
+    identity: str
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How the result of a training is judged.
+
+    Attributes:
+        judges: By which.
+        score: Scores of what training started from and of its result.
+    """
+
+    judges: Judges
+    score: Callable[[], tuple[ModelScores, ModelScores]]
+
+
 def train_base(recipe: LlmRecipe) -> TrainingResult:
     """Train every parameter of a model; without ``model.base_model`` build one first.
 
@@ -138,66 +176,7 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
         raise UsageError(
             "A base model is trained with training.method=full.", param="training.method"
         )
-    registry, output = open_registry(recipe), recipe.output
-    # Before the work, and before a registered version is reused: reuse moves an alias too.
-    kind = REWARD_KIND if recipe.is_reward_model else BASE_KIND
-    registry.check_name(output.name, kind, output.tenant)
-    named = recipe.model.base_model is not None
-    location, base = resolve_model(recipe.model, registry) if named else (None, None)
-    data = load_split(recipe)
-    identity = recipe_fingerprint(recipe, base)
-    if (reused := _reuse_registered(recipe, registry, identity, data)) is not None:
-        return reused
-    # Torch loads here: a reused model must not wait for it.
-    from sunloom.llm.launch import train_on_workers
-
-    with run_of_this_process(recipe, "llm-base") as run, _note_failure(recipe, run):
-        tokenizer, start = _starting_point(recipe, location, run, data)
-        judge, judges = None, Judges()
-        if recipe.is_judged:
-            # Before the first step: what cannot be judged would only be met after the last one.
-            judges = load_judges(recipe)
-            data.require_judgeable(tokenizer, recipe.data.max_length)
-            export = run.directory / "export"
-            judge = partial(judge_tuned, recipe, judges, data.held_out, start=start, export=export)
-        outcome = train_on_workers(
-            recipe,
-            run,
-            data,
-            identity=RunIdentity(identity, data.digest, output.tenant),
-            tokenizer=tokenizer,
-            location=start,
-            base="",
-        )
-        lineage = {"fingerprint": identity, "data": data.digest, "run": run.run_id, "base": base}
-        version = _register_judged(
-            recipe, registry, kind, run,
-            outcome=outcome, lineage=lineage, judge=judge, judges=judges,
-        )  # fmt: skip
-        plot_losses(run.directory, f"{output.name}: base")
-        return _publish(recipe, registry, version, run.directory)
-
-
-def _starting_point(
-    recipe: LlmRecipe, location: str | None, run: Run, data: ConversationSplit
-) -> tuple[Any, str]:
-    """Tokenizer and location of the starting weights; builds both where no model is named."""
-    if location is not None:
-        return load_tokenizer(location, recipe.model), location
-    shape = recipe.model.architecture
-    wanted = shape.tokenizer_conversations
-    if recipe.data.train:
-        samples = data.train.sample(wanted)
-    else:
-        # A plugin makes as many as it is asked for, whatever the steps need.
-        source = load_conversation_source(recipe.data.conversations)
-        samples = source.train(wanted, recipe.seed)[:wanted]
-    tokenizer = build_tokenizer(conversation_texts(samples), shape.vocabulary, shape.max_length)
-    # The run's folder is shared: every worker loads the start from it like any named model.
-    folder = run.directory / "start"
-    tokenizer.save_pretrained(str(folder))
-    build_llama(shape, tokenizer, recipe.seed).save_pretrained(str(folder))
-    return tokenizer, str(folder)
+    return _train(recipe, "llm-base")
 
 
 def train_adapter(recipe: LlmRecipe) -> TrainingResult:
@@ -213,61 +192,158 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
     """
     if not recipe.is_adapter:
         raise UsageError("An adapter needs training.method=lora or qlora.", param="training.method")
-    require_start(recipe)
-    registry, output = open_registry(recipe), recipe.output
-    kind = REWARD_KIND if recipe.is_reward_model else ADAPTER_KIND
-    registry.check_name(output.name, kind, output.tenant)
-    location, base = resolve_model(recipe.model, registry)
-    recipe, start = resolve_adapter(recipe, registry, base)
-    data = load_split(recipe)
-    identity = recipe_fingerprint(recipe, base)
-    if (reused := _reuse_registered(recipe, registry, identity, data)) is not None:
+    return _train(recipe, "llm-adapter")
+
+
+def _train(recipe: LlmRecipe, kind_of_run: str) -> TrainingResult:
+    training = resolve_training(recipe)
+    if (reused := reuse_registered(training)) is not None:
         return reused
     # Torch loads here: a reused model must not wait for it.
     from sunloom.llm.launch import train_on_workers
 
-    with run_of_this_process(recipe, "llm-adapter") as run, _note_failure(recipe, run):
-        tokenizer = load_tokenizer(location, recipe.model)
+    recipe = training.recipe
+    with run_of_this_process(recipe, kind_of_run) as run, _note_failure(recipe, run):
+        tokenizer, location = find_start(training, run.directory)
         # Before the first step: what cannot be judged would only be met after the last one.
-        judges = load_judges(recipe)
-        data.require_judgeable(tokenizer, recipe.data.max_length)
+        judge = prepare_judge(training, tokenizer, location, run.directory / "export")
         outcome = train_on_workers(
             recipe,
             run,
-            data,
-            identity=RunIdentity(identity, data.digest, output.tenant),
+            training.data,
+            identity=RunIdentity(training.identity, training.data.digest, recipe.output.tenant),
             tokenizer=tokenizer,
             location=location,
-            base=base,
-            adapter=start,
+            base=training.base if recipe.is_adapter and training.base else "",
+            adapter=training.adapter,
         )
-        lineage = {"fingerprint": identity, "data": data.digest, "run": run.run_id, "base": base}
-        if start is not None:
-            lineage["start"] = str(recipe.model.adapter)
-        export = run.directory / "export"
-        # Against what training started from: an earlier adapter, or the base alone.
-        judge = partial(
-            judge_adapter,
-            recipe,
+        return finish_training(training, run, outcome, judge)
+
+
+def resolve_training(recipe: LlmRecipe) -> ResolvedTraining:
+    """Look up what a recipe names, and read its data.
+
+    Raises:
+        UsageError: An adapter has no base, or the output's name is another model's.
+        NotFoundError: A name is unknown.
+    """
+    require_start(recipe)
+    registry, output = open_registry(recipe), recipe.output
+    kind = ADAPTER_KIND if recipe.is_adapter else BASE_KIND
+    kind = REWARD_KIND if recipe.is_reward_model else kind
+    # Before the work, and before a registered version is reused: reuse moves an alias too.
+    registry.check_name(output.name, kind, output.tenant)
+    location = base = adapter = None
+    if recipe.model.base_model is not None:
+        location, base = resolve_model(recipe.model, registry)
+        if recipe.is_adapter:
+            recipe, adapter = resolve_adapter(recipe, registry, base)
+    return ResolvedTraining(
+        recipe=recipe,
+        registry=registry,
+        kind=kind,
+        location=location,
+        base=base,
+        adapter=adapter,
+        data=load_split(recipe),
+        identity=recipe_fingerprint(recipe, base),
+    )
+
+
+def find_start(training: ResolvedTraining, folder: Path) -> tuple[Any, str]:
+    """Tokenizer and location of the starting weights; builds both where no model is named.
+
+    Args:
+        training: Whose.
+        folder: Gets ``start/`` with what is built; all workers must see it.
+    """
+    recipe, data = training.recipe, training.data
+    if training.location is not None:
+        return load_tokenizer(training.location, recipe.model), training.location
+    shape = recipe.model.architecture
+    wanted = shape.tokenizer_conversations
+    if recipe.data.train:
+        samples = data.train.sample(wanted)
+    else:
+        # A plugin makes as many as it is asked for, whatever the steps need.
+        source = load_conversation_source(recipe.data.conversations)
+        samples = source.train(wanted, recipe.seed)[:wanted]
+    tokenizer = build_tokenizer(conversation_texts(samples), shape.vocabulary, shape.max_length)
+    start = folder / "start"
+    tokenizer.save_pretrained(str(start))
+    build_llama(shape, tokenizer, recipe.seed).save_pretrained(str(start))
+    return tokenizer, str(start)
+
+
+def prepare_judge(
+    training: ResolvedTraining, tokenizer: Any, location: str, export: Path
+) -> Judge | None:
+    """Load all that judging needs; None where the result is not judged.
+
+    Args:
+        training: Its held-out conversations that cannot be judged are set aside.
+        tokenizer: Of the model.
+        location: Of the starting weights.
+        export: Folder that will hold the result.
+
+    Raises:
+        DataError: No held-out conversation can be judged.
+    """
+    recipe, data = training.recipe, training.data
+    if not recipe.is_judged:
+        return None
+    judges = load_judges(recipe)
+    data.require_judgeable(tokenizer, recipe.data.max_length)
+    if not recipe.is_adapter:
+        return Judge(
             judges,
-            data.held_out,
-            location=location,
-            adapter=export,
-            start=start,
+            partial(judge_tuned, recipe, judges, data.held_out, start=location, export=export),
         )
-        version = _register_judged(
-            recipe, registry, kind, run,
-            outcome=outcome, lineage=lineage, judge=judge, judges=judges,
-        )  # fmt: skip
-        if kind == ADAPTER_KIND and (own := served_by_merging(export)) is not None:
-            get_logger("llm").warning(
-                "%s has %s, which vLLM cannot add to a base: serve what sunloom llm merge %s makes",
-                version.ref,
-                own,
-                version.ref,
-            )
-        plot_losses(run.directory, f"{output.name}: adapter")
-        return _publish(recipe, registry, version, run.directory)
+    # Against what training started from: an earlier adapter, or the base alone.
+    score = partial(
+        judge_adapter,
+        recipe,
+        judges,
+        data.held_out,
+        location=location,
+        adapter=export,
+        start=training.adapter,
+    )
+    return Judge(judges, score)
+
+
+def finish_training(
+    training: ResolvedTraining, run: Run, outcome: TrainingOutcome, judge: Judge | None
+) -> TrainingResult:
+    """Judge, register, draw, and promote what a run has trained.
+
+    Args:
+        training: Of the run.
+        run: Its folder has the export and the progress; it gets the reports.
+        outcome: What the workers returned.
+        judge: None judges nothing.
+    """
+    recipe, output, export = training.recipe, training.recipe.output, run.directory / "export"
+    lineage = {
+        "fingerprint": training.identity,
+        "data": training.data.digest,
+        "run": run.run_id,
+        "base": training.base,
+    }
+    if training.adapter is not None:
+        lineage["start"] = str(recipe.model.adapter)
+    version = _register_judged(
+        recipe, training.registry, training.kind, run, outcome=outcome, lineage=lineage, judge=judge
+    )
+    if training.kind == ADAPTER_KIND and (own := served_by_merging(export)) is not None:
+        get_logger("llm").warning(
+            "%s has %s, which vLLM cannot add to a base: serve what sunloom llm merge %s makes",
+            version.ref,
+            own,
+            version.ref,
+        )
+    plot_losses(run.directory, f"{output.name}: {'adapter' if recipe.is_adapter else 'base'}")
+    return _publish(recipe, training.registry, version, run.directory)
 
 
 def _register_judged(
@@ -278,8 +354,7 @@ def _register_judged(
     *,
     outcome: TrainingOutcome,
     lineage: dict[str, Any],
-    judge: Callable[[], tuple[ModelScores, ModelScores]] | None,
-    judges: Judges,
+    judge: Judge | None,
 ) -> ModelVersion:
     """Register a run's export with its scores; the run's folder gets their report.
 
@@ -290,8 +365,7 @@ def _register_judged(
         run: Its folder has the export.
         outcome: What the workers returned.
         lineage: Of the version.
-        judge: Scores of what training started from and of its result; None judges nothing.
-        judges: By which both were judged.
+        judge: None judges nothing.
     """
     folder, output = run.directory, recipe.output
     export = folder / "export"
@@ -303,9 +377,9 @@ def _register_judged(
         return register(metrics)
     start = str(lineage.get("start") or lineage["base"] or "start")
     try:
-        before, after = judge()
+        before, after = judge.score()
         scores = {start: before, output.name: after}
-        report = report_scores(f"{output.name} and what it was trained from", scores, judges)
+        report = report_scores(f"{output.name} and what it was trained from", scores, judge.judges)
     except Exception:
         # What was learned is kept, without scores and so without the alias.
         version = register(metrics)
@@ -376,14 +450,14 @@ def _use_earlier_names(recipe: LlmRecipe, parts: dict[str, Any], training: dict[
         parts["lora"] = None
 
 
-def _reuse_registered(
-    recipe: LlmRecipe, registry: ModelRegistry, identity: str, data: ConversationSplit
-) -> TrainingResult | None:
+def reuse_registered(training: ResolvedTraining) -> TrainingResult | None:
     """The version that the same recipe and data made before, promoted if its gate holds.
 
     None where there is no such version, its files are damaged, judging it failed, or the recipe
     forbids reuse.
     """
+    recipe, registry, data = training.recipe, training.registry, training.data
+    identity = training.identity
     version = registry.find(recipe.output.name, identity) if recipe.output.reuse else None
     if version is None:
         return None
