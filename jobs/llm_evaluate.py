@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from sunloom.config.llm import LlmRecipe
-from sunloom.llm.evaluation import evaluate_registered
+from sunloom.llm.judging import evaluate_registered
 from sunloom.workflows.job import JobOutcome, run_job
 
 

@@ -1,7 +1,8 @@
-"""Commands ``sunloom llm``: prepare, plan, train, evaluate, merge and query language models."""
+"""Commands ``sunloom llm``: prepare, plan, train, evaluate, merge, quantize and generate."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ from sunloom.cli.options import (
     load_settings,
 )
 
-app = typer.Typer(help="Train, judge, merge and ask language models.", no_args_is_help=True)
+app = typer.Typer(help="Train, judge, merge, quantise and ask models.", no_args_is_help=True)
 
 
 @app.command()
@@ -110,6 +111,41 @@ def merge(
     version = merge_adapter(settings, adapter, name)
     result = {"model": version.ref, "metrics": version.metrics, "lineage": version.lineage}
     output.print_result(result, json, line=version.ref)
+
+
+@app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="name, name@3 or name@alias")],
+    recipe: Annotated[Path, typer.Option(help="Whose held-out conversations judge it.")],
+    to: Annotated[str | None, typer.Option(help="int8 or int4 (quantization.to).")] = None,
+    group_size: Annotated[int | None, typer.Option(help="Weights that share a scale.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the quantised model.")] = None,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Write a model in 8 or 4 bits, judge it beside the original, register it."""
+    from sunloom.config.llm import LlmRecipe
+
+    options = {"model": model, "to": to, "group_size": group_size, "name": name}
+    own = [f"quantization.{key}={value}" for key, value in options.items() if value is not None]
+    config = load_recipe(LlmRecipe, recipe, [*(sets or ()), *own], env)
+    # Torch loads here, which takes seconds: a wrong recipe is refused before.
+    from sunloom.llm.quantization import quantize as quantize_model
+
+    result = quantize_model(config)
+    if json:
+        output.print_json({"metrics": result.metrics, "artifacts": result.artifacts})
+        return
+    metrics = result.version.metrics
+    names = ("bytes", "perplexity", "exact_match", "answers")
+    output.print_table(
+        ("", "original", result.version.ref),
+        [(key, metrics.get(f"base_{key}"), metrics.get(f"adapter_{key}")) for key in names]
+        + [(key, task["base"], task["adapter"]) for key, task in metrics["tasks"].items()],
+    )
+    if not result.promoted:
+        output.print_note(f"{result.version.ref} is not promoted: {'; '.join(result.failures)}")
 
 
 @app.command()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sunloom.config.llm import EvaluationConfig
+from sunloom.config.llm import EvaluationConfig, LlmRecipe
 from sunloom.llm.benchmarks import compare_benchmarks, drop_is_above
 from sunloom.llm.judging import ModelScores
 
@@ -90,6 +90,40 @@ def gate_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> tuple
         *_task_failures(metrics, config),
         *_benchmark_failures(metrics, config),
     )
+
+
+def quantization_failures(metrics: Mapping[str, Any], recipe: LlmRecipe) -> tuple[str, ...]:
+    """What of a quantised model's scores is too far below its original's, in words.
+
+    Args:
+        metrics: ``ComparedScores`` with both perplexities.
+        recipe: ``quantization`` has the margins, ``evaluation`` that of the benchmarks.
+    """
+    return (
+        *_drop_failures(metrics, recipe.quantization.max_score_drop),
+        *_perplexity_failures(metrics, recipe.quantization.max_perplexity_ratio),
+        *_benchmark_failures(metrics, recipe.evaluation),
+    )
+
+
+def _drop_failures(metrics: Mapping[str, Any], most: float) -> Iterator[str]:
+    scores = {
+        name: (metrics.get(f"base_{name}"), metrics.get(f"adapter_{name}"))
+        for name in ("exact_match", "answers")
+    }
+    for name, task in (metrics.get("tasks") or {}).items():
+        scores[f"the task {name}"] = task["base"], task["adapter"]
+    for name, (before, after) in scores.items():
+        if before is not None and after is not None and before - after > most:
+            yield f"{name} {after:.3f} is more than {most:g} below the original's {before:.3f}"
+
+
+def _perplexity_failures(metrics: Mapping[str, Any], most: float) -> Iterator[str]:
+    before, after = metrics.get("base_perplexity"), metrics.get("adapter_perplexity")
+    if before is None or after is None:
+        yield "the held-out conversations have no assistant turn, so there is no perplexity"
+    elif after > most * before:
+        yield f"perplexity {after:.4g} is above {most:g} times the original's {before:.4g}"
 
 
 def _turn_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[str]:

@@ -28,6 +28,7 @@ from sunloom.llm.conversation_split import ConversationSplit, load_split
 from sunloom.llm.conversations import load_conversation_source
 from sunloom.llm.gate import compare_scores, gate_failures
 from sunloom.llm.judging import ModelScores, judge_adapter, judge_tuned, load_judges
+from sunloom.llm.model_cards import write_card
 from sunloom.llm.models import (
     ADAPTER_KIND,
     BASE_KIND,
@@ -281,9 +282,20 @@ def _register_judged(
     folder, output = run.directory, recipe.output
     export = folder / "export"
     metrics = asdict(measure_training(export, outcome, recipe.training))
-    register = partial(
-        registry.register, output.name, kind, export, lineage=lineage, tenant=output.tenant
-    )
+
+    def register(metrics: dict[str, Any]) -> ModelVersion:
+        # Over the template that PEFT writes.
+        write_card(
+            export,
+            output.name,
+            registry=registry,
+            relation=("adapter" if recipe.is_adapter else "finetune") if lineage["base"] else None,
+            metrics=metrics,
+            lineage=lineage,
+            recipe=recipe,
+        )
+        return registry.register(output.name, kind, export, metrics, lineage, tenant=output.tenant)
+
     if judge is None:
         return register(metrics)
     try:

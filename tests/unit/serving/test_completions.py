@@ -40,7 +40,7 @@ MESSAGES = [{"role": "user", "content": "a"}]
 def folder(tmp_path: Path, name: str) -> Path:
     path = tmp_path / name
     path.mkdir()
-    (path / "weights").write_text(name)
+    (path / "adapter_model.safetensors").write_text(name)
     return path
 
 
@@ -129,6 +129,18 @@ def test_an_adapter_that_vllm_cannot_add_is_refused_with_the_way(
     assert (answer.status_code, loaded) == (400, [])
     assert "sunloom llm merge own@1" in answer.text
     # Nor does its alias keep the gateway from being ready.
+    assert required_models(settings, resolver) == ["retail-agent"]
+
+
+def test_pickled_weights_are_refused(
+    settings: Settings, resolver: ModelResolver, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    path = folder(tmp_path, "own")
+    (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
+    registry.register("own", "adapter", path, lineage={"base": resolver.base.ref})
+    registry.promote("own", 1)
+    with pytest.raises(UsageError, match=r"only adapter_model\.bin, which can run code"):
+        resolve(resolver, "own")
     assert required_models(settings, resolver) == ["retail-agent"]
 
 

@@ -12,7 +12,7 @@ from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
 from sunloom.core.model_registry import ModelRegistry, ModelVersion, open_registry
 from sunloom.errors import NotFoundError, UsageError
-from sunloom.llm.models import served_by_merging
+from sunloom.llm.models import require_safetensors, served_by_merging
 
 ADAPTER = "adapter"
 
@@ -125,6 +125,7 @@ class ModelResolver:
                 "model",
             )
         folder = self._registry.path(version)
+        require_safetensors(folder)
         if (own := served_by_merging(folder)) is not None:
             raise UsageError(
                 f"{version.ref} has {own}, which vLLM cannot add to a base.",
@@ -157,7 +158,9 @@ class ModelResolver:
             version = self._registry.get(ref)
         except NotFoundError:
             return False
-        return self._fits(version) and served_by_merging(self._registry.path(version)) is None
+        folder = self._registry.path(version)
+        is_safe = any(folder.glob("*.safetensors"))
+        return self._fits(version) and is_safe and served_by_merging(folder) is None
 
     def cards(self, reader: str | None = None) -> list[dict[str, Any]]:
         """OpenAI's model list: the base model and each adapter's current version; blocking."""

@@ -21,7 +21,7 @@ from sunloom.config.request_limits import RequestLimits
 from sunloom.config.serving import LlmServing
 from sunloom.core.database import open_database
 from sunloom.core.telemetry import configure_logging, get_logger
-from sunloom.errors import ArtifactError, ServingError
+from sunloom.errors import ArtifactError, ServingError, UsageError
 from sunloom.serving.apps.llm.completions import (
     MODELS,
     ROUTES,
@@ -228,7 +228,7 @@ def build_llm_config(config: LlmServing, base: BaseLanguageModel) -> Any:
         model_loading_config={"model_id": base.name, "model_source": base.source},
         # Arguments of vLLM's engine and front end.
         engine_kwargs={
-            "dtype": choose_dtype(config),
+            "dtype": choose_dtype(config, base.source),
             "max_model_len": config.max_model_len,
             "max_num_seqs": config.max_num_seqs,
             "long_prefill_token_threshold": prompt_tokens_per_step(config) or 0,
@@ -244,8 +244,9 @@ def build_llm_config(config: LlmServing, base: BaseLanguageModel) -> Any:
             "enable_prompt_tokens_details": True,
             # With whitespace allowed, a small model fills its tokens with blanks.
             "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
-            # A model's folder must not run code of its own.
+            # A model's folder must not run code of its own, and pickled weights are code.
             "trust_remote_code": False,
+            "load_format": "safetensors",
             **config.engine,
         },
         log_engine_metrics=False,
@@ -253,8 +254,26 @@ def build_llm_config(config: LlmServing, base: BaseLanguageModel) -> Any:
     )
 
 
-def choose_dtype(config: LlmServing) -> str:
-    """The configured dtype, or the one that the probe of this machine chooses."""
+def choose_dtype(config: LlmServing, source: str) -> str:
+    """The configured dtype, or what the model's form or the probe of this machine asks for.
+
+    Args:
+        config: The app's.
+        source: Folder or hub id of the model.
+
+    Raises:
+        UsageError: A model with weights of 4 bits is to be computed in float32.
+    """
+    from sunloom.llm.models import computed_in_bfloat16
+
+    if computed_in_bfloat16(source):
+        if config.dtype == "float32":
+            raise UsageError(
+                f"The weights in {source} have 4 bits, which vLLM computes in 16 bits.",
+                "Set serving.llm.dtype=auto, or serve an int8 form.",
+                "serving.llm.dtype",
+            )
+        return "bfloat16" if config.dtype == "auto" else config.dtype
     if config.dtype != "auto":
         return config.dtype
     if config.accelerator:
