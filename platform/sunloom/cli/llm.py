@@ -19,6 +19,10 @@ from sunloom.cli.options import (
     load_recipe,
     load_settings,
 )
+from sunloom.errors import UsageError
+
+# Of an answer on the terminal.
+_MAX_TOKENS = 96
 
 app = typer.Typer(help="Train, judge, merge, quantise and ask models.", no_args_is_help=True)
 
@@ -150,21 +154,51 @@ def quantize(
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
-    model: Annotated[str, typer.Option(help="Model or adapter of the gateway.")],
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 96,
+    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="For --model.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model or adapter of the gateway; with --input, any.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe of a batch (generation).")] = None,
+    input: Annotated[Path | None, typer.Option(help="Parquet file or folder of prompts.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--output", help="Folder of the batch's answers.")
+    ] = None,
     url: Url = None,
     key: Key = None,
+    sets: Sets = None,
     env: Env = None,
     json: Json = False,
 ) -> None:
-    """Ask a served model."""
-    gateway = GatewayConnection(load_settings(env=env), url, key)
-    body = {"prompt": prompt, "model_name": model, "max_tokens": max_tokens}
+    """Ask a served model; or answer a whole Parquet file with engines of one's own."""
+    if prompt is None:
+        own = {
+            "model": model,
+            "input": input,
+            "output": folder,
+            "sampling.max_tokens": max_tokens,
+        }
+        named = [f"generation.{name}={value}" for name, value in own.items() if value is not None]
+        _generate_batch(recipe, [*(sets or ()), *named], env, json)
+        return
+    if model is None:
+        raise UsageError("Which model is asked?", "--model NAME; GET /v1/models lists them.")
+    gateway = GatewayConnection(load_settings(sets, env), url, key)
+    body = {"prompt": prompt, "model_name": model, "max_tokens": max_tokens or _MAX_TOKENS}
     answer = gateway.call("POST", "/llm/generate", body)
     # A model that calls a tool may answer without text.
     text = answer["text"] or output.format_cell(answer["tool_calls"])
     output.print_result(answer, json, line=text)
+
+
+def _generate_batch(recipe: Path | None, sets: list[str], env: str | None, json: bool) -> None:
+    from sunloom.config.generation import GenerationRecipe
+    from sunloom.llm.generation import generate_batch
+
+    config = load_recipe(GenerationRecipe, recipe, sets, env)
+    with cluster_on_demand():
+        result = generate_batch(config)
+    _show(output.to_plain(result), json)
 
 
 def _show(result: dict[str, Any], json: bool) -> None:
