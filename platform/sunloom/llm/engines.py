@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sunloom.config.serving import LlmServing
@@ -55,7 +56,7 @@ def engine_environment(config: LlmServing) -> dict[str, str]:
     return variables
 
 
-def engine_arguments(config: LlmServing, source: str, *, has_adapters: bool) -> dict[str, Any]:
+def engine_arguments(config: LlmServing, source: str, *, has_adapters: bool) -> Mapping[str, Any]:
     """Arguments of an engine that generates, ``config.engine`` left out.
 
     Args:

@@ -54,7 +54,7 @@ _SUFFIXES = (".parquet",)
 
 
 @dataclass(frozen=True)
-class Block:
+class PromptBlock:
     """A range of rows of an input file.
 
     Attributes:
@@ -113,7 +113,7 @@ class GenerationTask:
     config: BatchGeneration
     engine: LlmServing
     schema: str | None
-    blocks: tuple[Block, ...]
+    blocks: tuple[PromptBlock, ...]
 
     def __call__(self, number: pa.Table) -> BlockResult:
         """Answer a block and write its file."""
@@ -228,17 +228,17 @@ def generate_batch(recipe: GenerationRecipe) -> GenerationResult:
     )
 
 
-def plan_blocks(config: BatchGeneration) -> tuple[Block, ...]:
+def plan_blocks(config: BatchGeneration) -> tuple[PromptBlock, ...]:
     """The blocks of an input, in the order of its rows; no block spans two files."""
     import pyarrow.parquet as pq
 
-    blocks: list[Block] = []
+    blocks: list[PromptBlock] = []
     first = 0
     for file in data_files(config.input, _SUFFIXES):
         rows = pq.read_metadata(file).num_rows
         for start in range(0, rows, config.block_rows):
             size = min(config.block_rows, rows - start)
-            blocks.append(Block(len(blocks), file.absolute(), start, size, first + start))
+            blocks.append(PromptBlock(len(blocks), file.absolute(), start, size, first + start))
         first += rows
     if not blocks:
         raise UsageError(f"{config.input} has no rows.", param="generation.input")
@@ -285,7 +285,7 @@ def resolve_generator(
     return location, (version.ref, folder), version.ref
 
 
-def answer_block(task: GenerationTask, block: Block) -> BlockResult:
+def answer_block(task: GenerationTask, block: PromptBlock) -> BlockResult:
     """Answer a block's rows and write them; runs in an engine's process.
 
     Args:
@@ -344,7 +344,7 @@ def _load_engine(source: str, has_adapter: bool, engine: str) -> Any:
     from vllm import LLM
 
     arguments = engine_arguments(config, source, has_adapters=has_adapter)
-    return LLM(model=source, disable_log_stats=True, **arguments | config.engine)
+    return LLM(model=source, disable_log_stats=True, **{**arguments, **config.engine})
 
 
 def _read_prompts(
@@ -422,7 +422,7 @@ def _lora_request(task: GenerationTask) -> Any:
     return LoRARequest(lora_name=name, lora_int_id=1, lora_path=str(folder))
 
 
-def _run(task: GenerationTask, blocks: Sequence[Block]) -> list[BlockResult]:
+def _run(task: GenerationTask, blocks: Sequence[PromptBlock]) -> list[BlockResult]:
     """Answer blocks on the connected cluster."""
     if not blocks:
         return []
@@ -497,7 +497,7 @@ def _claim_folder(task: GenerationTask, ref: str) -> None:
     write_atomic(path, json.dumps(manifest, indent=1))
 
 
-def _write_quarantine(folder: Path, blocks: Sequence[Block]) -> dict[str, int]:
+def _write_quarantine(folder: Path, blocks: Sequence[PromptBlock]) -> dict[str, int]:
     """Write number and reason of every row without an answer; reason to count."""
     import pyarrow.parquet as pq
 

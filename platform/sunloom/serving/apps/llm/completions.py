@@ -209,7 +209,9 @@ class CompletionsMiddleware:
                     limited = limit_answer(path, json.loads(body), max_tokens)
                     body = json.dumps(limited).encode()
                 try:
-                    await self._send_to_engine(engine.app, scope, body, receive, send, meter)
+                    await self._send_to_engine(
+                        engine.app, scope, receive, send, body=body, meter=meter
+                    )
                 finally:
                     self._budget.spend(key, _usage_of(model, meter))
 
@@ -260,9 +262,10 @@ class CompletionsMiddleware:
         self,
         app: ASGIApp,
         scope: Scope,
-        body: bytes,
         receive: Receive,
         send: Send,
+        *,
+        body: bytes,
         meter: TokenMeter,
     ) -> None:
         """Let vLLM answer, and stop it as soon as the client has left.

@@ -271,7 +271,7 @@ def build_llm_config(
     hardware: dict[str, Any] = {"accelerator_config": {"kind": "cpu"}}
     if config.accelerator:
         hardware = {"accelerator_type": config.accelerator}
-    arguments = engine_arguments(config, base.source, has_adapters=not is_pooling)
+    arguments = {**engine_arguments(config, base.source, has_adapters=not is_pooling)}
     if is_pooling:
         arguments["runner"] = "pooling"
     else:
