@@ -37,6 +37,7 @@ KINDS = {
     "features": ("sunloom.config.features", "FeaturesConfig"),
     "tabular": ("sunloom.config.tabular", "TabularRecipe"),
     "llm": ("sunloom.config.llm", "LlmRecipe"),
+    "generation": ("sunloom.config.generation", "GenerationRecipe"),
     "agentic": ("sunloom.config.agents", "AgentsRecipe"),
     "monitoring": ("sunloom.config.monitoring", "MonitoringRecipe"),
     "validation": ("sunloom.config.data", "ValidationRecipe"),

@@ -1,4 +1,4 @@
-"""Commands ``sunloom llm``: prepare, plan, train, evaluate, merge and query language models."""
+"""Commands ``sunloom llm``: prepare, plan, train, evaluate, merge, quantize and generate."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ from sunloom.cli.options import (
     load_recipe,
     load_settings,
 )
+from sunloom.errors import UsageError
 
+# Of an answer on the terminal.
+_MAX_TOKENS = 96
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID")]
 
-app = typer.Typer(help="Train, judge, merge and ask language models.", no_args_is_help=True)
+app = typer.Typer(help="Train, judge, merge, quantise and ask models.", no_args_is_help=True)
 
 
 @app.command()
@@ -226,22 +229,87 @@ def merge(
 
 
 @app.command()
-def generate(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
-    model: Annotated[str, typer.Option(help="Model or adapter of the gateway.")],
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 96,
-    url: Url = None,
-    key: Key = None,
+def quantize(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="name, name@3 or name@alias")],
+    recipe: Annotated[Path, typer.Option(help="Whose held-out conversations judge it.")],
+    to: Annotated[str | None, typer.Option(help="int8 or int4 (quantization.to).")] = None,
+    group_size: Annotated[int | None, typer.Option(help="Weights that share a scale.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the quantised model.")] = None,
+    sets: Sets = None,
     env: Env = None,
     json: Json = False,
 ) -> None:
-    """Ask a served model."""
-    gateway = GatewayConnection(load_settings(env=env), url, key)
-    body = {"prompt": prompt, "model_name": model, "max_tokens": max_tokens}
+    """Write a model in 8 or 4 bits, judge it beside the original, register it."""
+    from sunloom.config.llm import LlmRecipe
+
+    options = {"model": model, "to": to, "group_size": group_size, "name": name}
+    own = [f"quantization.{key}={value}" for key, value in options.items() if value is not None]
+    config = load_recipe(LlmRecipe, recipe, [*(sets or ()), *own], env)
+    # Torch loads here, which takes seconds: a wrong recipe is refused before.
+    from sunloom.llm.quantization import quantize as quantize_model
+
+    result = quantize_model(config)
+    if json:
+        output.print_json({"metrics": result.metrics, "artifacts": result.artifacts})
+        return
+    metrics = result.version.metrics
+    names = ("bytes", "perplexity", "exact_match", "answers")
+    output.print_table(
+        ("", "original", result.version.ref),
+        [(key, metrics.get(f"base_{key}"), metrics.get(f"adapter_{key}")) for key in names]
+        + [(key, task["base"], task["adapter"]) for key, task in metrics["tasks"].items()],
+    )
+    if not result.promoted:
+        output.print_note(f"{result.version.ref} is not promoted: {'; '.join(result.failures)}")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="For --model.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model or adapter of the gateway; with --input, any.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe of a batch (generation).")] = None,
+    input: Annotated[Path | None, typer.Option(help="Parquet file or folder of prompts.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--output", help="Folder of the batch's answers.")
+    ] = None,
+    url: Url = None,
+    key: Key = None,
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Ask a served model; or answer a whole Parquet file with engines of one's own."""
+    if prompt is None:
+        own = {
+            "model": model,
+            "input": input,
+            "output": folder,
+            "sampling.max_tokens": max_tokens,
+        }
+        named = [f"generation.{name}={value}" for name, value in own.items() if value is not None]
+        _generate_batch(recipe, [*(sets or ()), *named], env, json)
+        return
+    if model is None:
+        raise UsageError("Which model is asked?", "--model NAME; GET /v1/models lists them.")
+    gateway = GatewayConnection(load_settings(sets, env), url, key)
+    body = {"prompt": prompt, "model_name": model, "max_tokens": max_tokens or _MAX_TOKENS}
     answer = gateway.call("POST", "/llm/generate", body)
     # A model that calls a tool may answer without text.
     text = answer["text"] or output.format_cell(answer["tool_calls"])
     output.print_result(answer, json, line=text)
+
+
+def _generate_batch(recipe: Path | None, sets: list[str], env: str | None, json: bool) -> None:
+    from sunloom.config.generation import GenerationRecipe
+    from sunloom.llm.generation import generate_batch
+
+    config = load_recipe(GenerationRecipe, recipe, sets, env)
+    with cluster_on_demand():
+        result = generate_batch(config)
+    _show(output.to_plain(result), json)
 
 
 @app.command()

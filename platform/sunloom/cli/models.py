@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -56,6 +58,27 @@ def show(ref: Ref, sets: Sets = None, env: Env = None, json: Json = False) -> No
     version = registry.get(ref)
     result = version.to_dict() | {"aliases": registry.aliases(version.name)}
     output.print_result(result, json)
+
+
+@app.command()
+def export(
+    ref: Ref,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new one.")],
+    sets: Sets = None,
+    env: Env = None,
+    json: Json = False,
+) -> None:
+    """Copy a version's files, its model card (README.md) among them, into a folder."""
+    from sunloom.core.model_registry import open_registry
+
+    registry = open_registry(load_settings(sets, env))
+    version = registry.get(ref)
+    if folder.exists():
+        raise UsageError(f"{folder} exists already.", "Name a new folder.", "folder")
+    shutil.copytree(registry.path(version), folder)
+    output.print_result(
+        {"model": version.ref, "folder": str(folder)}, json, line=f"{version.ref} in {folder}"
+    )
 
 
 @app.command()

@@ -722,6 +722,24 @@ class EvaluationConfig(Model):
     result."""
 
 
+class QuantizationConfig(Model):
+    """A copy of a model in fewer bits."""
+
+    model: str | None = None
+    """``name``, ``name@3`` or ``name@alias`` of the registered model; ``output.name`` if empty."""
+    to: Literal["int8", "int4"] = "int8"
+    """``int8`` holds weights and computes in 8 bits, with half to a quarter of the bytes; ``int4``
+    holds the weights in 4 bits and is computed in bfloat16."""
+    group_size: int = Field(default=32, ge=16)
+    """Weights that share a scale in ``int4``; it divides the inputs of every layer."""
+    name: Name | None = None
+    """Of the quantised model; the model's with ``-int8`` or ``-int4`` if empty."""
+    max_score_drop: float = Field(default=0.02, ge=0, le=1)
+    """Most that exact match or the score of a task may be below the original's to be promoted."""
+    max_perplexity_ratio: float = Field(default=1.1, ge=1)
+    """Most that the perplexity may be, as a multiple of the original's, to be promoted."""
+
+
 class LlmOutput(Model):
     """Where the result goes."""
 
@@ -753,6 +771,8 @@ class LlmRecipe(Settings):
     """The judge and its bar."""
     output: LlmOutput = LlmOutput()
     """The registered result."""
+    quantization: QuantizationConfig = QuantizationConfig()
+    """What ``sunloom llm quantize`` makes of it."""
     tune: TuneConfig | None = None
     """The search of ``sunloom llm tune``; not used otherwise."""
 

@@ -5,21 +5,44 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sunloom.config.api_keys import KeyConfig
 from sunloom.config.loading.durations import Duration
 from sunloom.config.loading.model import Model
+from sunloom.config.names import Name
 from sunloom.config.request_limits import LlmLimits, RequestLimits, TrainingBounds
 
 
+class FurtherModel(Model):
+    """A base model that the app serves beside ``serving.llm.model``, with an engine of its own."""
+
+    model: str
+    """A name or ``name@version`` of the registry, a folder, or a hub id."""
+    name: Name | None = None
+    """What clients call it; the registry's name or the last part of folder or id if empty."""
+    task: Literal["generate", "pooling"] = "generate"
+    """``pooling`` models answer ``/v1/embeddings``, the others completions and chats."""
+    adapters: tuple[str, ...] = ()
+    """Adapters that must have answered before ``/readyz`` reports ready; all promoted ones if
+    empty."""
+    max_model_len: int | None = Field(default=None, ge=16)
+    """Longest prompt and answer together, tokens; that of ``serving.llm`` if empty, and of a
+    ``pooling`` model its own."""
+    engine: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Further arguments of vLLM's engine, passed on as they are."""
+
+
 class LlmServing(Model):
-    """The language model app: one base model and every adapter trained on it."""
+    """The language model app: base models and every adapter trained on them."""
 
     enabled: bool = True
     """Whether the app is deployed; without a base model in the registry it is left out."""
     model: str = "tool-base"
     """Base model: a name or ``name@version`` of the registry, a folder, or a hub id."""
+    models: tuple[FurtherModel, ...] = ()
+    """Further base models, on CPU; each has an engine of its own in every replica, and so its
+    memory: some 1 GB and ``kv_cache_gib``."""
     adapters: tuple[str, ...] = ()
     """Adapters that must have answered a request before ``/readyz`` reports ready; all promoted
     ones if empty."""
@@ -52,6 +75,24 @@ class LlmServing(Model):
     """Bounds of requests."""
     engine: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Further arguments of vLLM's engine, passed on as they are."""
+
+    @model_validator(mode="after")
+    def _an_accelerator_has_one_engine(self) -> LlmServing:
+        if self.models and self.accelerator is not None:
+            raise ValueError("serving.llm.models takes no serving.llm.accelerator")
+        return self
+
+    def of_further(self, further: FurtherModel) -> LlmServing:
+        """The settings of a further model's engine."""
+        own: dict[str, object] = {
+            "model": further.model,
+            "models": (),
+            "adapters": further.adapters,
+            "engine": further.engine,
+        }
+        if further.max_model_len is not None:
+            own["max_model_len"] = further.max_model_len
+        return self.model_copy(update=own)
 
 
 class AppServing(Model):

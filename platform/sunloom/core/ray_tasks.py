@@ -62,7 +62,7 @@ def map_parts(task: Callable[[Part], Done], parts: Sequence[Part]) -> Iterator[D
 
 
 def map_blocks(
-    task: Callable[[pa.Table], Done], blocks: Sequence[Any], *, actors: int = 0
+    task: Callable[[pa.Table], Done], blocks: Sequence[Any], *, actors: int = 0, gpus: float = 0
 ) -> Iterator[Done]:
     """Small results of the task for each block, in the order of the blocks.
 
@@ -71,6 +71,7 @@ def map_blocks(
         blocks: References to Arrow tables of one row, which go straight to the worker.
         actors: Processes at most that stay and run the task on one block after another; without
             them each block is a task.
+        gpus: GPUs of each task or process.
 
     Raises:
         Exception: The task's own, unwrapped.
@@ -86,6 +87,8 @@ def map_blocks(
     options: dict[str, Any] = {"fn_kwargs": {"task": task}}
     if actors:
         options["compute"] = ray.data.ActorPoolStrategy(min_size=1, max_size=actors)
+    if gpus:
+        options["num_gpus"] = gpus
     yield from _results(dataset, _BlockActor if actors else _run_block, **options)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from sunloom.config.llm import EvaluationConfig
+from sunloom.config.llm import EvaluationConfig, LlmRecipe
 
 CLOSED = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 """Of records that are read back from files."""
@@ -76,6 +76,50 @@ def decide(metrics: Mapping[str, Any], config: EvaluationConfig, alias: str) -> 
         *_regression_rules(metrics, config),
     )
     return GateDecision(all(rule.passed for rule in rules), alias, rules)
+
+
+def decide_quantized(metrics: Mapping[str, Any], recipe: LlmRecipe) -> GateDecision:
+    """Decide whether an alias may move to a quantised version.
+
+    Args:
+        metrics: ``ComparedScores`` with both perplexities; ``base`` is the original.
+        recipe: ``quantization`` has the margins, ``evaluation`` that of the benchmarks.
+    """
+    margins, evaluation = recipe.quantization, recipe.evaluation
+    rules = (
+        *_drop_rules(metrics, margins.max_score_drop),
+        _judge_perplexity(metrics, margins.max_perplexity_ratio),
+        *_regression_rules(metrics, evaluation),
+    )
+    return GateDecision(all(rule.passed for rule in rules), recipe.output.alias, rules)
+
+
+def _drop_rules(metrics: Mapping[str, Any], most: float) -> Iterator[RuleOutcome]:
+    scores = {
+        name: (metrics.get(f"base_{name}"), metrics.get(f"adapter_{name}"))
+        for name in ("exact_match", "answers")
+    }
+    for name, figure in (metrics.get("figures") or {}).items():
+        if name.startswith("tasks."):
+            scores[name] = figure["start"], figure["trained"]
+    for name, (before, after) in scores.items():
+        if before is None or after is None:
+            continue
+        reason = ""
+        if not before - after <= most:
+            reason = f"{name} {after:.3f} is more than {most:g} below the original's {before:.3f}"
+        yield _conclude("max_score_drop", name, after, before - most, reason)
+
+
+def _judge_perplexity(metrics: Mapping[str, Any], most: float) -> RuleOutcome:
+    before, after = metrics.get("base_perplexity"), metrics.get("adapter_perplexity")
+    reason = ""
+    if before is None or after is None:
+        reason = "the held-out conversations have no assistant turn, so there is no perplexity"
+    elif not after <= most * before:
+        reason = f"perplexity {after:.4g} is above {most:g} times the original's {before:.4g}"
+    bound = most if before is None else most * before
+    return _conclude("max_perplexity_ratio", "perplexity", after, bound, reason)
 
 
 def _conclude(

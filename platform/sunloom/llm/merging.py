@@ -9,6 +9,7 @@ from sunloom.config import Settings
 from sunloom.core.artifacts import fingerprint
 from sunloom.core.model_registry import ModelVersion, open_registry
 from sunloom.errors import UsageError
+from sunloom.llm.model_cards import write_card
 from sunloom.llm.models import (
     ADAPTER_KIND,
     BASE_KIND,
@@ -18,18 +19,6 @@ from sunloom.llm.models import (
     load_tokenizer,
     stored_parameter_count,
 )
-
-_CARD = """---
-base_model: {base}
-library_name: transformers
----
-
-# {name}
-
-The adapter `{adapter}` merged into its base `{base}` by `sunloom llm merge`, in float32.
-
-{metrics}
-"""
 
 
 def merge_adapter(settings: Settings, ref: str, name: str | None = None) -> ModelVersion:
@@ -72,9 +61,11 @@ def merge_adapter(settings: Settings, ref: str, name: str | None = None) -> Mode
             for key, value in adapter.metrics.items()
             if key.startswith("adapter_") and value is not None
         }
-        lines = "\n".join(f"- {key}: {value:.4g}" for key, value in scores.items())
-        card = _CARD.format(name=merged, adapter=adapter.ref, base=base, metrics=lines)
-        (path / "README.md").write_text(card)
         metrics = {"parameters": stored_parameter_count(path), **scores}
         lineage = {"fingerprint": identity, "adapter": adapter.ref, "base": base}
+        if "data" in adapter.lineage:
+            lineage["data"] = adapter.lineage["data"]
+        write_card(
+            path, merged, registry=registry, relation="merge", metrics=metrics, lineage=lineage
+        )
         return registry.register(merged, BASE_KIND, path, metrics, lineage, tenant=adapter.tenant)

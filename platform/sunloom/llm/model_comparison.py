@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sunloom.config.llm import LlmRecipe
 from sunloom.core.files import write_atomic
-from sunloom.core.model_registry import ModelRegistry, ModelVersion, open_registry
+from sunloom.core.model_registry import (
+    ModelRegistry,
+    ModelVersion,
+    TrainingResult,
+    open_registry,
+)
 from sunloom.errors import DataError, UsageError
 from sunloom.llm.base_models import resolve_model
 from sunloom.llm.conversation_split import held_out_conversations
 from sunloom.llm.conversations import Conversation
 from sunloom.llm.eval_page import render_page
-from sunloom.llm.eval_report import EvalReport, build_report
+from sunloom.llm.eval_report import EvalReport, build_report, decide_in, read_report
+from sunloom.llm.gate import GateDecision
 from sunloom.llm.intervals import Estimate, MeanDifference
 from sunloom.llm.judging import Judges, ModelScores, judge_model, load_judges
 
@@ -108,6 +114,37 @@ def compare_scores(base: ModelScores, adapter: ModelScores, report: EvalReport) 
         adapter_preference_accuracy=judged.accuracy if judged else None,
         preference_error=judged.standard_error if judged else None,
         preference_margin=judged.margin if judged else None,
+    )
+
+
+def promote_judged(
+    registry: ModelRegistry,
+    version: ModelVersion,
+    decision: GateDecision,
+    folder: Path,
+    *,
+    reused: bool = False,
+) -> TrainingResult:
+    """Keep a gate's decision with the version and in its report, and promote if it passed.
+
+    Args:
+        registry: Of the version.
+        version: Judged and registered.
+        decision: On it.
+        folder: Of the run that made it.
+        reused: Whether that was an earlier one, whose folder may be gone.
+    """
+    # On record before the alias moves.
+    version = registry.add_metrics(version, {"gate": asdict(decision)})
+    if (path := folder / REPORT).is_file():
+        write_report(decide_in(read_report(path), decision), path, folder / PAGE)
+    names = {"report": REPORT, "report_page": PAGE, "loss_plot": "loss.png"}
+    return TrainingResult(
+        version=version,
+        promoted=registry.promote_if_passed(version, decision.alias, decision.failures),
+        reused=reused,
+        failures=decision.failures,
+        files={key: str(folder / name) for key, name in names.items() if (folder / name).is_file()},
     )
 
 

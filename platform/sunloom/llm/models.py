@@ -61,7 +61,7 @@ def load_model(
     compute_dtype_4bit: str | None = None,
     head_seed: int | None = None,
 ) -> Any:
-    """A causal language model in float32, from safetensors only.
+    """A causal language model in float32, from safetensors only; in bfloat16 if it has 4 bits.
 
     Args:
         location: Folder or hub id.
@@ -82,13 +82,14 @@ def load_model(
     )
 
     options = config or ModelConfig()
-    quantization, more = None, {}
+    more: dict[str, Any] = {}
     kind: Any = AutoModelForCausalLM
     if head_seed is not None:
         torch.manual_seed(head_seed)
         kind, more = AutoModelForSequenceClassification, {"num_labels": 1}
     if compute_dtype_4bit is not None:
-        quantization = BitsAndBytesConfig(
+        # Not even None otherwise: it would hide that the folder's weights are quantised.
+        more["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
@@ -99,12 +100,11 @@ def load_model(
             location,
             **more,
             # The optimizer needs float32 weights; autocast lowers only the products' precision.
-            dtype=torch.float32,
+            dtype=torch.bfloat16 if computed_in_bfloat16(location) else torch.float32,
             revision=options.revision or "main",
             trust_remote_code=options.trust_remote_code,
             # Pickled weights can run code when they are loaded.
             use_safetensors=True,
-            quantization_config=quantization,
         )
     except (OSError, ValueError) as error:
         raise _not_loadable("model", location, error) from error
@@ -231,6 +231,7 @@ def continue_lora(model: Any, folder: Path, lora: LoraSettings, base: str = "") 
     """
     from peft import LoraConfig, PeftModel
 
+    require_safetensors(folder)
     config = LoraConfig.from_pretrained(str(folder))
     config.lora_dropout = lora.dropout
     with allow_untied_weights():
@@ -242,6 +243,8 @@ def continue_lora(model: Any, folder: Path, lora: LoraSettings, base: str = "") 
 def load_adapter(model: Any, folder: Path) -> Any:
     """The base with a trained adapter on it."""
     from peft import PeftModel
+
+    require_safetensors(folder)
 
     with allow_untied_weights():
         return PeftModel.from_pretrained(model, str(folder))
@@ -303,6 +306,33 @@ def served_by_merging(folder: Path) -> str | None:
         return "DoRA (lora.use_dora)"
     saved = config.get("modules_to_save")
     return f"modules of its own ({', '.join(saved)})" if saved else None
+
+
+def require_safetensors(folder: Path) -> None:
+    """Refuse a model's folder whose weights are pickled: to load them can run code.
+
+    Raises:
+        UsageError: The folder has no safetensors.
+    """
+    if not any(folder.glob("*.safetensors")):
+        pickled = [path.name for kind in ("bin", "pt", "pth") for path in folder.glob(f"*.{kind}")]
+        raise UsageError(
+            f"{folder} has no safetensors"
+            + (f", only {', '.join(sorted(pickled))}, which can run code." if pickled else "."),
+            "Save the model with safe_serialization=True where it was made.",
+        )
+
+
+def computed_in_bfloat16(location: str) -> bool:
+    """Whether a model's weights are held in 4 bits, which vLLM computes in 16.
+
+    Args:
+        location: Folder or hub id of the model.
+    """
+    path = Path(location) / "config.json"
+    config = json.loads(path.read_text()) if path.is_file() else {}
+    groups = (config.get("quantization_config") or {}).get("config_groups") or {}
+    return any((group.get("weights") or {}).get("num_bits") == 4 for group in groups.values())
 
 
 def stored_parameter_count(folder: Path) -> int:

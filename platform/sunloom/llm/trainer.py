@@ -28,16 +28,10 @@ from sunloom.llm.base_models import require_start, resolve_adapter, resolve_mode
 from sunloom.llm.conversation_files import hash_files
 from sunloom.llm.conversation_split import ConversationSplit, load_split
 from sunloom.llm.conversations import load_conversation_source
-from sunloom.llm.eval_report import decide_in, read_report
-from sunloom.llm.gate import decide
+from sunloom.llm.gate import GateDecision, decide
 from sunloom.llm.judging import Judges, ModelScores, judge_adapter, judge_tuned, load_judges
-from sunloom.llm.model_comparison import (
-    PAGE,
-    REPORT,
-    compare_scores,
-    report_scores,
-    write_report,
-)
+from sunloom.llm.model_cards import write_card
+from sunloom.llm.model_comparison import REPORT, compare_scores, promote_judged, report_scores
 from sunloom.llm.models import (
     ADAPTER_KIND,
     BASE_KIND,
@@ -370,9 +364,20 @@ def _register_judged(
     folder, output = run.directory, recipe.output
     export = folder / "export"
     metrics = asdict(measure_training(export, outcome, recipe.training))
-    register = partial(
-        registry.register, output.name, kind, export, lineage=lineage, tenant=output.tenant
-    )
+
+    def register(metrics: dict[str, Any]) -> ModelVersion:
+        # Over the template that PEFT writes.
+        write_card(
+            export,
+            output.name,
+            registry=registry,
+            relation=("adapter" if recipe.is_adapter else "finetune") if lineage["base"] else None,
+            metrics=metrics,
+            lineage=lineage,
+            recipe=recipe,
+        )
+        return registry.register(output.name, kind, export, metrics, lineage, tenant=output.tenant)
+
     if judge is None:
         return register(metrics)
     start = str(lineage.get("start") or lineage["base"] or "start")
@@ -480,23 +485,12 @@ def _publish(
     reused: bool = False,
 ) -> TrainingResult:
     """Promote a version whose gate holds; the decision is kept with it and in its report."""
-    failures: tuple[str, ...] = ()
+    # What is not judged has no rules to fail.
+    decision = GateDecision(passed=True, alias=recipe.output.alias, rules=())
     if recipe.is_judged:
         decision = decide(version.metrics, recipe.evaluation, recipe.output.alias)
-        failures = decision.failures
-        # On record before the alias moves.
-        version = registry.add_metrics(version, {"gate": asdict(decision)})
-        # The runs of earlier versions may have been cleared away.
-        if (path := folder / REPORT).is_file():
-            write_report(decide_in(read_report(path), decision), path, folder / PAGE)
-    names = {"report": REPORT, "report_page": PAGE, "loss_plot": "loss.png"}
-    result = TrainingResult(
-        version=version,
-        promoted=registry.promote_if_passed(version, recipe.output.alias, failures),
-        reused=reused,
-        failures=failures,
-        files={key: str(folder / name) for key, name in names.items() if (folder / name).is_file()},
-    )
+    result = promote_judged(registry, version, decision, folder, reused=reused)
+    version = result.version
     if not reused:
         tags = {"model": version.ref, "uri": version.uri, "promoted": str(result.promoted)}
         end_tracked(folder, resolve_tracking(recipe), "FINISHED", version.metrics, tags)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import torch
 from tiny_llama import build_adapter, build_base
 
 from sunloom.config import Settings
-from sunloom.config.llm import LoraSettings
+from sunloom.config.llm import LoraSettings, QuantizationConfig
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import NotFoundError, UsageError
 from sunloom.llm.merging import merge_adapter
 from sunloom.llm.models import continue_lora, load_adapter, load_model, served_by_merging
+from sunloom.llm.quantization import write_quantized
 
 
 def test_a_merged_model_answers_as_its_adapter_does(settings: Settings, tmp_path: Path) -> None:
@@ -99,3 +101,34 @@ def test_what_is_no_adapter_is_refused(settings: Settings, tmp_path: Path) -> No
     registry.register("own", "adapter", adapter, {}, {"base": "tiny@1"})
     with pytest.raises(UsageError, match="own"):
         merge_adapter(settings, "own", "own")
+
+
+def test_pickled_weights_are_never_loaded(settings: Settings, tmp_path: Path) -> None:
+    marker = tmp_path / "it ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (marker,)
+
+    base = build_base(tmp_path / "base")
+    adapter = build_adapter(base, tmp_path / "adapter", seed=1)
+    registry = open_registry(settings)
+    registry.register("tiny", "llm", base)
+    for folder in (base, adapter):
+        for path in folder.glob("*.safetensors"):
+            name = "pytorch_model.bin" if folder == base else "adapter_model.bin"
+            torch.save(Payload(), folder / name)
+            path.unlink()
+    registry.register("own", "adapter", adapter, {}, {"base": "tiny@1"})
+    loads: list[Callable[[], object]] = [
+        lambda: load_model(str(base)),
+        lambda: load_model(str(base), head_seed=0),
+        lambda: load_adapter(None, adapter),
+        lambda: continue_lora(None, adapter, LoraSettings()),
+        lambda: merge_adapter(settings, "own"),
+        lambda: write_quantized(base, tmp_path / "x", QuantizationConfig()),
+    ]
+    for load in loads:
+        with pytest.raises(UsageError):
+            load()
+    assert not marker.exists()

@@ -31,7 +31,7 @@ from sunloom.feature_store.online.registry import store_stream
 from sunloom.feature_store.stores.online.open import open_online_store
 from sunloom.features.definitions.open import plan_of
 from sunloom.serving.apps.agents import build_agents_app
-from sunloom.serving.apps.llm.completions import CompletionsMiddleware
+from sunloom.serving.apps.llm.completions import CompletionsMiddleware, ServedEngine
 from sunloom.serving.apps.llm.model_resolver import ResolvedModel, build_resolver, find_base
 from sunloom.serving.apps.llm.token_meter import count_sequence
 from sunloom.serving.apps.tabular import KIND, build_tabular_app
@@ -245,8 +245,11 @@ def build(tmp_path_factory: pytest.TempPathFactory, stack: ExitStack) -> httpx.C
     admission = KeyAdmission(settings, RequestMetrics(open_database(settings), "llm"))
     resolver = build_resolver(settings, base)
     config = settings.serving.llm
+    served = ServedEngine(
+        app=Engine(), resolver=resolver, load=load, max_model_len=config.max_model_len
+    )
     others = {
-        "llm": CompletionsMiddleware(Engine(), resolver, load, admission, config),
+        "llm": CompletionsMiddleware([served], admission, config),
         "tabular": build_tabular_app(settings),
         "agents": build_agents_app(settings, NoHosts()),
     }

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,18 @@ from sunloom.config.serving import LlmServing
 from sunloom.core.database import open_database
 from sunloom.core.model_registry import ModelRegistry, open_registry
 from sunloom.errors import NotFoundError, RequestError, UsageError
-from sunloom.serving.apps.llm.completions import CompletionsMiddleware, build_probe_request
+from sunloom.serving.apps.llm.completions import (
+    CompletionsMiddleware,
+    ServedEngine,
+    build_probe_request,
+)
 from sunloom.serving.apps.llm.model_resolver import (
     BaseLanguageModel,
     ModelResolver,
     ResolvedModel,
     build_resolver,
     find_base,
+    find_bases,
     required_models,
 )
 from sunloom.serving.apps.llm.token_meter import count_sequence
@@ -34,13 +41,14 @@ from sunloom.serving.metrics.request_metrics import RequestMetrics
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
 MESSAGES = [{"role": "user", "content": "a"}]
 
 
 def folder(tmp_path: Path, name: str) -> Path:
     path = tmp_path / name
     path.mkdir()
-    (path / "weights").write_text(name)
+    (path / "adapter_model.safetensors").write_text(name)
     return path
 
 
@@ -129,6 +137,18 @@ def test_an_adapter_that_vllm_cannot_add_is_refused_with_the_way(
     assert (answer.status_code, loaded) == (400, [])
     assert "sunloom llm merge own@1" in answer.text
     # Nor does its alias keep the gateway from being ready.
+    assert required_models(settings, resolver) == ["retail-agent"]
+
+
+def test_pickled_weights_are_refused(
+    settings: Settings, resolver: ModelResolver, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    path = folder(tmp_path, "own")
+    (path / "adapter_model.safetensors").rename(path / "adapter_model.bin")
+    registry.register("own", "adapter", path, lineage={"base": resolver.base.ref})
+    registry.promote("own", 1)
+    with pytest.raises(UsageError, match=r"only adapter_model\.bin, which can run code"):
+        resolve(resolver, "own")
     assert required_models(settings, resolver) == ["retail-agent"]
 
 
@@ -256,10 +276,104 @@ def layered(
         loaded.append(target.engine_name)
 
     config = LlmServing(max_model_len=200, limits=LlmLimits(**limits))
-    layer = CompletionsMiddleware(engine, resolver, load, counts, config)
+    served = ServedEngine(app=engine, resolver=resolver, load=load, max_model_len=200)
+    layer = CompletionsMiddleware([served], counts, config)
     gate = OpenGate("llm")
     gate.key = record("llm", tenant=tenant)
     return GatewayMiddleware(layer, gate, "llm"), loaded, counts
+
+
+def test_each_request_goes_to_the_engine_that_knows_its_model(
+    settings: Settings, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    path = folder(tmp_path, "second")
+    (path / "config.json").write_text("{}")
+    registry.register("second-base", "llm", path)
+    adapter = folder(tmp_path, "second-adapter")
+    registry.register("helper", "adapter", adapter, lineage={"base": "second-base@1"})
+    (tmp_path / "embedder").mkdir()
+    further = [
+        {"model": "second-base", "max_model_len": 32, "adapters": ["helper"]},
+        {"model": str(tmp_path / "embedder"), "name": "texts", "task": "pooling"},
+    ]
+    llm = LlmServing.model_validate({"models": further})
+    serving = settings.serving.model_copy(update={"llm": llm})
+    settings = settings.model_copy(update={"serving": serving})
+    bases = find_bases(settings)
+    assert [(base.name, base.ref) for base in bases] == [
+        ("tool-base", "tool-base@1"), ("second-base", "second-base@1"), ("texts", "embedder"),
+    ]  # fmt: skip
+    resolvers = [build_resolver(settings, base) for base in bases]
+    required = [required_models(settings, resolver) for resolver in resolvers]
+    assert required == [["retail-agent"], ["helper"], ["texts"]]
+    engines, loaded = [Engine(), Engine(), Engine()], []
+
+    async def load(target: ResolvedModel) -> None:
+        loaded.append(target.engine_name)
+
+    def document(path: str) -> dict[str, Any]:
+        return {"openapi": "3.1.0", "paths": {path: {}}, "components": {"schemas": {path: {}}}}
+
+    routes = [frozenset({CHAT, COMPLETIONS})] * 2 + [frozenset({EMBEDDINGS})]
+    served = [
+        ServedEngine(
+            app=engine,
+            resolver=resolver,
+            load=load,
+            max_model_len=200 if number == 0 else 32,
+            describe=partial(document, EMBEDDINGS if number == 2 else CHAT),
+            offered=routes[number],
+        )
+        for number, (engine, resolver) in enumerate(zip(engines, resolvers, strict=True))
+    ]
+    quota = Quota()
+    gate = OpenGate("llm")
+    gate.key = record("llm", tenant="acme")
+    guard = GatewayMiddleware(CompletionsMiddleware(served, quota, llm), gate, "llm")
+
+    async def ask() -> dict[str, httpx.Response]:
+        asked = {
+            "first": (CHAT, {"model": "retail-agent@2", "messages": MESSAGES}),
+            "second": (COMPLETIONS, {"model": "helper", "prompt": "a"}),
+            "texts": (EMBEDDINGS, {"model": "texts", "input": ["a", "b"]}),
+            "wrong": (CHAT, {"model": "texts", "messages": MESSAGES}),
+            "other": (EMBEDDINGS, {"model": "tool-base", "input": "a"}),
+            "none": (CHAT, {"model": "nobody", "messages": MESSAGES}),
+            "long": (COMPLETIONS, {"model": "second-base", "prompt": "a" * 3000}),
+        }
+        got = {n: await call(guard, "POST", path, json=body) for n, (path, body) in asked.items()}
+        got["models"] = await call(guard, "GET", "/v1/models")
+        got["card"] = await call(guard, "GET", "/v1/models/helper")
+        got["document"] = await call(guard, "GET", "/v1/openapi.json")
+        return got
+
+    got = asyncio.run(ask())
+    assert {name: answer.status_code for name, answer in got.items()} == {
+        "first": 200, "second": 200, "texts": 200, "wrong": 400, "other": 400, "none": 404,
+        "long": 400, "models": 200, "card": 200, "document": 200,
+    }  # fmt: skip
+    asked = [[request["model"] for request in engine.requests] for engine in engines]
+    assert asked == [["retail-agent@2"], ["helper@1"], ["texts"]]
+    assert loaded == ["retail-agent@2", "helper@1", "texts"]
+    assert [(s.model, s.total_tokens) for s in quota.spent] == [
+        ("retail-agent@2", 7), ("helper@1", 7), ("texts", 7),
+    ]  # fmt: skip
+    assert "'texts' does not offer /v1/chat/completions" in got["wrong"].text
+    assert "'tool-base' does not offer /v1/embeddings" in got["other"].text
+    assert "second-base, " in got["none"].json()["error"]["hint"]
+    names = ["tool-base", "retail-agent", "second-base", "helper", "texts"]
+    assert [card["id"] for card in got["models"].json()["data"]] == names
+    assert got["card"].json()["parent"] == "second-base"
+    assert set(got["document"].json()["paths"]) == {CHAT, EMBEDDINGS}
+    assert set(got["document"].json()["components"]["schemas"]) == {CHAT, EMBEDDINGS}
+    twice = [{"model": "second-base"}, {"model": "second-base"}]
+    serving = settings.serving.model_copy(
+        update={"llm": LlmServing.model_validate({"models": twice})}
+    )
+    with pytest.raises(UsageError, match="Two models are called 'second-base'"):
+        find_bases(settings.model_copy(update={"serving": serving}))
+    with pytest.raises(ValueError, match="takes no serving"):
+        LlmServing.model_validate({"models": twice, "accelerator": "H100"})
 
 
 def test_a_tenants_adapter_is_unknown_to_others(
@@ -393,7 +507,10 @@ def test_the_gateways_own_admission_counts_what_the_engine_generates(
     async def send_all() -> list[tuple[int, str, str | None]]:
         admission = KeyAdmission(settings, RequestMetrics(open_database(settings), "llm"))
         config = LlmServing(max_model_len=200, limits=LlmLimits(max_sequences=10))
-        layer = CompletionsMiddleware(engine, resolver, load, admission, config)
+        served = ServedEngine(
+            app=engine, resolver=resolver, load=load, max_model_len=config.max_model_len
+        )
+        layer = CompletionsMiddleware([served], admission, config)
         guard = GatewayMiddleware(layer, admission, "llm")
         body = {"model": "tool-base", "prompt": "a", "max_tokens": 20}
         requests = [call(guard, "POST", COMPLETIONS, secret, json=body) for _ in "12"]
@@ -462,7 +579,8 @@ def test_bodies_of_a_tenant_that_wait_are_bounded(resolver: ModelResolver) -> No
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         engine.has_ended.clear()
-        guard._app._app = Engine()  # type: ignore[attr-defined]
+        layer: Any = guard._app
+        layer._engines = (replace(layer._engines[0], app=Engine()),)
         return refused.result(), await call(guard, "POST", COMPLETIONS, json=body)
 
     refused, later = asyncio.run(send_all())

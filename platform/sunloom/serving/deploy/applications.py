@@ -4,7 +4,7 @@ The builders are for ``sunloom serve`` and for Serve's own configuration files.
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from pydantic import BaseModel, Field
@@ -16,7 +16,7 @@ from sunloom.core.processes import lower_priority
 from sunloom.core.telemetry import configure_logging
 from sunloom.errors import NotFoundError
 from sunloom.serving.app_table import APPS
-from sunloom.serving.apps.llm.model_resolver import BaseLanguageModel, find_base
+from sunloom.serving.apps.llm.model_resolver import BaseLanguageModel, find_bases
 from sunloom.serving.asgi import ASGIApp
 from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
 from sunloom.serving.deploy.environment import check_closed, serving_environment
@@ -53,10 +53,10 @@ def build_app(name: str, args: AppArgs) -> Any:
     check_closed(settings)
     if name != "llm":
         return build_application(name, settings)
-    base = find_base(settings)
-    if base is None:
+    bases = find_bases(settings)
+    if not bases:
         raise NotFoundError(f"No base model {settings.serving.llm.model!r} is registered.")
-    return build_llm_application(settings, base)
+    return build_llm_application(settings, bases)
 
 
 def build_application(name: str, settings: Settings) -> Any:
@@ -68,13 +68,10 @@ def build_application(name: str, settings: Settings) -> Any:
     return deployment.bind(app=name, settings=_portable_settings(settings))
 
 
-def build_llm_application(settings: Settings, base: BaseLanguageModel) -> Any:
-    """The Serve application of one base model and its adapters."""
-    from sunloom.serving.apps.llm.vllm_replica import (
-        LlmReplica,
-        engine_environment,
-        placement_bundle,
-    )
+def build_llm_application(settings: Settings, bases: Sequence[BaseLanguageModel]) -> Any:
+    """The Serve application of the base models and their adapters."""
+    from sunloom.llm.engines import engine_environment
+    from sunloom.serving.apps.llm.vllm_replica import LlmReplica, placement_bundle
 
     config = settings.serving.llm
     deployment = _build_deployment(LlmReplica, settings, engine_environment(config)).options(
@@ -84,7 +81,9 @@ def build_llm_application(settings: Settings, base: BaseLanguageModel) -> Any:
         placement_group_bundles=[placement_bundle(config)],
         placement_group_strategy="PACK",
     )
-    return deployment.bind(settings=_portable_settings(settings), base=vars(base))
+    return deployment.bind(
+        settings=_portable_settings(settings), bases=[vars(base) for base in bases]
+    )
 
 
 def _build_deployment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from sunloom.core.processes import (
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import ServingError
 from sunloom.serving.app_table import APPS
-from sunloom.serving.apps.llm.model_resolver import BaseLanguageModel, find_base
+from sunloom.serving.apps.llm.model_resolver import BaseLanguageModel, find_bases
 from sunloom.serving.deploy.applications import build_application, build_llm_application
 from sunloom.serving.deploy.environment import instance_folder, serving_environment
 from sunloom.serving.deploy.haproxy import INSTANCE
@@ -75,8 +76,8 @@ def deploy(settings: Settings, *, wait: bool = True) -> Deployment:
         address = {"job_address": cluster.dashboard_url, "address": cluster.address}
         with_address = settings.cluster.model_copy(update=address)
         settings = settings.model_copy(update={"cluster": with_address})
-    base = find_base(settings) if settings.serving.llm.enabled else None
-    targets = _build_targets(settings, base)
+    bases = find_bases(settings) if settings.serving.llm.enabled else []
+    targets = _build_targets(settings, bases)
     _start_serve(settings, environment)
     # The apps start in parallel; `wait_ready` waits for all of them and reports which one failed.
     try:
@@ -90,7 +91,7 @@ def deploy(settings: Settings, *, wait: bool = True) -> Deployment:
     _logger.info("deploying %s at %s", ", ".join(target.name for target in targets), url)
     if wait:
         wait_ready(url, settings.serving.ready_timeout_s)
-    return Deployment(url, _states(), base.ref if base else None)
+    return Deployment(url, _states(), bases[0].ref if bases else None)
 
 
 def with_port(settings: Settings) -> Settings:
@@ -201,14 +202,14 @@ def _controller() -> Any:
         return None
 
 
-def _build_targets(settings: Settings, base: BaseLanguageModel | None) -> list[RunTarget]:
+def _build_targets(settings: Settings, bases: Sequence[BaseLanguageModel]) -> list[RunTarget]:
     """The enabled apps' Serve applications in the order of deployment."""
     from ray.serve import RunTarget
 
     targets = []
     for name, app in APPS.items():
-        if name == "llm" and base is not None:
-            application = build_llm_application(settings, base)
+        if name == "llm" and bases:
+            application = build_llm_application(settings, bases)
         elif name != "llm" and getattr(settings.serving, name).enabled:
             application = build_application(name, settings)
         else:

@@ -6,7 +6,7 @@ Readiness is that of everything behind the gateway, probed through the gateway a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import httpx
 from fastapi import APIRouter, Request, Response
@@ -19,7 +19,13 @@ from sunloom.errors import RequestError
 from sunloom.serving.app_table import APPS
 from sunloom.serving.apps.gateway.inner_client import InnerClient
 from sunloom.serving.apps.llm.completions import build_probe_request
-from sunloom.serving.apps.llm.model_resolver import build_resolver, find_base, required_models
+from sunloom.serving.apps.llm.model_resolver import (
+    build_resolver,
+    find_base,
+    find_bases,
+    required_models,
+)
+from sunloom.serving.apps.llm.request_checks import EMBEDDINGS
 from sunloom.serving.auth.middleware import caller
 from sunloom.serving.error_body import Problem
 from sunloom.serving.metrics.request_metrics import render_metrics
@@ -104,15 +110,21 @@ class ReadinessProbe:
         states = dict(zip(paths, answers, strict=True))
         if states.get("llm") == "ok":
             # The registry's database is read in a thread: the loop serves other requests.
-            for name in await asyncio.to_thread(self._required_models):
-                states[name] = await self._probe_model(name)
+            required = await asyncio.to_thread(self._required_models)
+            for name, routes in required.items():
+                states[name] = await self._probe_model(name, routes)
         return states
 
-    def _required_models(self) -> Sequence[str]:
-        base = find_base(self._settings)
-        if base is None:
-            return []
-        return required_models(self._settings, build_resolver(self._settings, base))
+    def _required_models(self) -> Mapping[str, Collection[str]]:
+        """Names, each with the routes that its engine is known to offer; none where it is asked."""
+        required: dict[str, Collection[str]] = {}
+        for base in find_bases(self._settings):
+            further = self._settings.serving.llm.models
+            is_pooling = base.further is not None and further[base.further].task == "pooling"
+            routes = (EMBEDDINGS,) if is_pooling else ()
+            resolver = build_resolver(self._settings, base)
+            required |= dict.fromkeys(required_models(self._settings, resolver), routes)
+        return required
 
     async def _probe_app(self, path: str) -> str:
         try:
@@ -124,7 +136,7 @@ class ReadinessProbe:
         served_by = response.headers.get("x-sunloom-app")
         return "ok" if served_by not in (None, "gateway") else f"not up ({response.status_code})"
 
-    async def _probe_model(self, name: str) -> str:
+    async def _probe_model(self, name: str, routes: Collection[str]) -> str:
         # A model that has answered once stays loaded: from then on the app's probe is enough.
         if name in self._answered:
             return "ok"
@@ -132,7 +144,8 @@ class ReadinessProbe:
             document = await self._client.request("GET", APPS["llm"].openapi_path)
             if document.status_code != 200:
                 return document.text[:300]
-            path, body = build_probe_request(name, document.json()["paths"])
+            offered = document.json()["paths"]
+            path, body = build_probe_request(name, routes or offered)
             response = await self._client.request("POST", path, json=body)
         except httpx.HTTPError as error:
             return f"no answer ({type(error).__name__})"

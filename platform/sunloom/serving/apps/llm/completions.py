@@ -7,8 +7,9 @@ import hashlib
 import json
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from sunloom.config.serving import LlmServing
@@ -75,41 +76,55 @@ def build_probe_request(model: str, offered: Collection[str]) -> tuple[str, Mapp
     )
 
 
-class CompletionsMiddleware:
-    """The layer in front of vLLM's own app.
+@dataclass(frozen=True, kw_only=True)
+class ServedEngine:
+    """An engine with vLLM's own app in front of it.
 
-    Args:
+    Attributes:
         app: vLLM's ASGI app.
-        resolver: Resolves the names of models.
-        load: Loads an adapter into the engine; returns at once if it is loaded.
-        quota: Counts the tokens of keys.
-        config: Bounds of requests, and the model's longest length.
+        resolver: Resolves the names of its models.
+        load: Loads an adapter into it; returns at once if it is loaded.
+        max_model_len: Longest prompt and answer together, tokens.
         describe: Returns vLLM's OpenAPI document, for the gateway.
         offered: Routes that vLLM has for this kind of model.
+    """
+
+    app: ASGIApp
+    resolver: ModelResolver
+    load: Load
+    max_model_len: int
+    describe: Callable[[], dict[str, Any]] = dict
+    offered: frozenset[str] = frozenset(ROUTES)
+
+
+class CompletionsMiddleware:
+    """The layer in front of vLLM's own apps, one for each engine.
+
+    Args:
+        engines: At least one. A request goes to the one that knows its model.
+        quota: Counts the tokens of keys, over all engines.
+        config: Bounds of requests.
         shared: What requests in other replicas have reserved; None where this is the only one.
     """
 
     def __init__(
         self,
-        app: ASGIApp,
-        resolver: ModelResolver,
-        load: Load,
+        engines: Sequence[ServedEngine],
         quota: TokenQuota,
         config: LlmServing,
         *,
-        describe: Callable[[], dict[str, Any]] = dict,
-        offered: Collection[str] = ROUTES,
         shared: KeyHolds | None = None,
     ) -> None:
-        self._app = app
-        self._resolver = resolver
-        self._load = load
+        self._engines = tuple(engines)
         self._budget = KeyBudget(quota, shared)
         limits = config.limits
-        self._queue = FairQueue(limits.max_sequences, config.max_num_seqs, limits.max_waiting)
+        # Tenants take turns at each engine: one that fills one of them leaves the others free.
+        self._queues = [
+            FairQueue(limits.max_sequences, config.max_num_seqs, limits.max_waiting)
+            for _ in self._engines
+        ]
         self._config = config
-        self._describe = describe
-        self._offered = frozenset(offered)
+        self._offered = frozenset().union(*(engine.offered for engine in self._engines))
         # By tenant.
         self._kept_bytes: Counter[str] = Counter()
         self._salt_secret = secrets.token_bytes(32)
@@ -117,7 +132,7 @@ class CompletionsMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on with its model resolved."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._engines[0].app(scope, receive, send)
             return
         path = scope["path"].rstrip("/")
         if path == MODELS or path.startswith(MODELS + "/"):
@@ -125,37 +140,57 @@ class CompletionsMiddleware:
             await self._send_models(path.removeprefix(MODELS).lstrip("/"), scope, send)
         elif path == DOCUMENT:
             _check_method(scope, "GET")
-            await send_json(send, 200, self._describe())
+            await send_json(send, 200, _join([engine.describe() for engine in self._engines]))
         elif path in ROUTES and path in self._offered:
             _check_method(scope, "POST")
             await self._complete(path, scope, receive, send)
         elif path in ROUTES:
-            raise RequestError(
-                f"{self._resolver.base.name!r} does not offer {path}.",
-                f"It offers {', '.join(sorted(self._offered))}.",
-                "model",
-            )
+            raise _not_offered(self._engines[0], path)
         else:
             # Whatever else vLLM has, such as loading adapters, is not for clients.
             raise NotFoundError(f"There is no route {path}.", known=(MODELS, *ROUTES), name=path)
 
     async def _send_models(self, name: str, scope: Scope, send: Send) -> None:
         reader = reader_for(scope)
-        cards = await asyncio.to_thread(self._resolver.cards, reader)
+
+        def list_cards() -> list[dict[str, Any]]:
+            return [card for engine in self._engines for card in engine.resolver.cards(reader)]
+
+        cards = await asyncio.to_thread(list_cards)
         if not name:
             await send_json(send, 200, {"object": "list", "data": cards})
             return
-        await self._resolver.resolve(name, reader)
+        engine = self._engines[await self._choose(name, reader)]
+        await engine.resolver.resolve(name, reader)
         card = next(card for card in cards if card["id"] == name.partition("@")[0])
         await send_json(send, 200, {**card, "id": name})
+
+    async def _choose(self, name: str, reader: str | None) -> int:
+        """The number of the engine that a requested model is for."""
+        if len(self._engines) == 1:
+            # Its resolver says what is wrong with a name that it does not know.
+            return 0
+        for number, engine in enumerate(self._engines):
+            if await engine.resolver.knows(name, reader):
+                return number
+        known = [
+            n for e in self._engines for n in await asyncio.to_thread(e.resolver.names, reader)
+        ]
+        plain = name.partition("@")[0]
+        raise NotFoundError(f"There is no model {plain!r}.", known=known, name=plain, param="model")
 
     async def _complete(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         request = await pop_json(scope, receive)
         if not isinstance(request.get("model"), str) or not request["model"]:
             raise RequestError("The body names no model.", "GET /v1/models lists them.", "model")
-        work = check_request(path, request, self._config.limits, self._config.max_model_len)
-        model = await self._resolver.resolve(request["model"], reader_for(scope))
-        await self._load(model)
+        reader = reader_for(scope)
+        number = await self._choose(request["model"], reader)
+        engine = self._engines[number]
+        if path not in engine.offered:
+            raise _not_offered(engine, path)
+        work = check_request(path, request, self._config.limits, engine.max_model_len)
+        model = await engine.resolver.resolve(request["model"], reader)
+        await engine.load(model)
         key = caller(scope).key
         # Every route of this app needs a key.
         assert key is not None
@@ -168,13 +203,15 @@ class CompletionsMiddleware:
         ask_for(owner)
         with self._keep(key, len(body)):
             # What its other requests have used is known when its turn has come.
-            turn = self._queue.hold(owner, work.sequences)
+            turn = self._queues[number].hold(owner, work.sequences)
             async with turn, self._budget.reserve(key, work) as max_tokens:
                 if max_tokens is not None:
                     limited = limit_answer(path, json.loads(body), max_tokens)
                     body = json.dumps(limited).encode()
                 try:
-                    await self._send_to_engine(scope, body, receive, send, meter)
+                    await self._send_to_engine(
+                        engine.app, scope, receive, send, body=body, meter=meter
+                    )
                 finally:
                     self._budget.spend(key, _usage_of(model, meter))
 
@@ -222,7 +259,14 @@ class CompletionsMiddleware:
         return hashlib.blake2b(text, key=self._salt_secret, digest_size=32).hexdigest()
 
     async def _send_to_engine(
-        self, scope: Scope, body: bytes, receive: Receive, send: Send, meter: TokenMeter
+        self,
+        app: ASGIApp,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        body: bytes,
+        meter: TokenMeter,
     ) -> None:
         """Let vLLM answer, and stop it as soon as the client has left.
 
@@ -253,7 +297,7 @@ class CompletionsMiddleware:
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
         ]
-        answer = self._app({**scope, "headers": headers}, receive_body_first, send_while_connected)
+        answer = app({**scope, "headers": headers}, receive_body_first, send_while_connected)
         handler = create_metered_task(meter, _await(answer))
         listener = asyncio.create_task(listen())
         try:
@@ -265,6 +309,26 @@ class CompletionsMiddleware:
 
 
 _BODY_HEADERS = frozenset({b"content-type", b"content-length", b"content-encoding"})
+
+
+def _not_offered(engine: ServedEngine, path: str) -> RequestError:
+    return RequestError(
+        f"{engine.resolver.base.name!r} does not offer {path}.",
+        f"It offers {', '.join(sorted(engine.offered))}.",
+        "model",
+    )
+
+
+def _join(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The OpenAPI document of several engines: what an earlier one has, the later add to."""
+    first, *others = documents
+    if not others:
+        return first
+    joined: dict[str, Any] = {**first, "paths": {}, "components": {"schemas": {}}}
+    for document in reversed(documents):
+        joined["paths"] |= document.get("paths", {})
+        joined["components"]["schemas"] |= document.get("components", {}).get("schemas", {})
+    return joined
 
 
 def _check_method(scope: Scope, method: str) -> None:

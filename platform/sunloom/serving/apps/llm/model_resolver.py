@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from sunloom.config import Settings
 from sunloom.core.caching import TtlCache
 from sunloom.core.model_registry import ModelRegistry, ModelVersion, open_registry
 from sunloom.errors import NotFoundError, UsageError
-from sunloom.llm.models import served_by_merging
+from sunloom.llm.models import require_safetensors, served_by_merging
 
 ADAPTER = "adapter"
 
@@ -25,11 +25,13 @@ class BaseLanguageModel:
         name: Its name for clients.
         source: Folder or hub id with its files.
         ref: ``name@version`` if it is registered, else its name.
+        further: Its number in ``serving.llm.models``; None is ``serving.llm.model``.
     """
 
     name: str
     source: str
     ref: str
+    further: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,43 @@ class ResolvedModel:
 
 def find_base(settings: Settings) -> BaseLanguageModel | None:
     """The configured base model; None if it is a registry name without a version yet."""
-    model = settings.serving.llm.model
+    try:
+        return _locate(settings, settings.serving.llm.model)
+    except NotFoundError:
+        return None
+
+
+def find_bases(settings: Settings) -> list[BaseLanguageModel]:
+    """All base models, ``serving.llm.model`` first; none at all while that has no version.
+
+    Raises:
+        NotFoundError: A further one is a registry name without a version.
+        UsageError: Two have the same name.
+    """
+    first = find_base(settings)
+    if first is None:
+        return []
+    bases = [first]
+    for number, further in enumerate(settings.serving.llm.models):
+        found = _locate(settings, further.model)
+        name = further.name or found.name
+        if any(base.name == name for base in bases):
+            raise UsageError(
+                f"Two models are called {name!r}.",
+                f"Set serving.llm.models[{number}].name.",
+                f"serving.llm.models[{number}]",
+            )
+        bases.append(replace(found, name=name, further=number))
+    return bases
+
+
+def _locate(settings: Settings, model: str) -> BaseLanguageModel:
     if "/" in model or Path(model).is_dir():
         # A folder or a hub id, outside the registry.
         name = Path(model).name
         return BaseLanguageModel(name, source=model, ref=name)
     registry = open_registry(settings)
-    try:
-        version = registry.get(model)
-    except NotFoundError:
-        return None
+    version = registry.get(model)
     return BaseLanguageModel(version.name, source=str(registry.path(version)), ref=version.ref)
 
 
@@ -78,6 +107,22 @@ class ModelResolver:
         self._registry = registry
         self.base = base
         self._resolved = TtlCache[tuple[str, str | None], ResolvedModel](cache_s)
+        self._names = TtlCache[str | None, frozenset[str]](cache_s)
+
+    async def knows(self, name: str, reader: str | None = None) -> bool:
+        """Whether ``name``, ``name@version`` or ``name@alias`` is this engine's to resolve.
+
+        Args:
+            name: The requested name.
+            reader: The tenant that requests it.
+        """
+        plain = name.partition("@")[0]
+        if plain == self.base.name:
+            return True
+        names = await self._names.get_or_await(
+            reader, lambda: asyncio.to_thread(lambda: frozenset(self.names(reader)))
+        )
+        return plain in names
 
     async def resolve(self, name: str, reader: str | None = None) -> ResolvedModel:
         """The model that ``name``, ``name@version`` or ``name@alias`` stands for now.
@@ -125,6 +170,7 @@ class ModelResolver:
                 "model",
             )
         folder = self._registry.path(version)
+        require_safetensors(folder)
         if (own := served_by_merging(folder)) is not None:
             raise UsageError(
                 f"{version.ref} has {own}, which vLLM cannot add to a base.",
@@ -157,7 +203,9 @@ class ModelResolver:
             version = self._registry.get(ref)
         except NotFoundError:
             return False
-        return self._fits(version) and served_by_merging(self._registry.path(version)) is None
+        folder = self._registry.path(version)
+        is_safe = any(folder.glob("*.safetensors"))
+        return self._fits(version) and is_safe and served_by_merging(folder) is None
 
     def cards(self, reader: str | None = None) -> list[dict[str, Any]]:
         """OpenAI's model list: the base model and each adapter's current version; blocking."""
@@ -178,9 +226,15 @@ def build_resolver(settings: Settings, base: BaseLanguageModel) -> ModelResolver
 
 
 def required_models(settings: Settings, resolver: ModelResolver) -> Sequence[str]:
-    """Names of the models that must have answered a request before the gateway is ready."""
-    adapters = settings.serving.llm.adapters or resolver.promoted_names()
-    return list(adapters) or [resolver.base.name]
+    """Names of the models that must have answered a request before the gateway is ready.
+
+    Args:
+        settings: Name them, or all promoted ones are.
+        resolver: Of one engine.
+    """
+    config, further = settings.serving.llm, resolver.base.further
+    named = config.adapters if further is None else config.models[further].adapters
+    return list(named or resolver.promoted_names()) or [resolver.base.name]
 
 
 def _card(name: str, *, root: str, parent: str | None, created: int) -> dict[str, Any]:

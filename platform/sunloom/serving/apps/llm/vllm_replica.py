@@ -10,7 +10,7 @@ import asyncio
 import multiprocessing
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -22,10 +22,12 @@ from sunloom.config.serving import LlmServing
 from sunloom.core.database import open_database
 from sunloom.core.telemetry import configure_logging, get_logger
 from sunloom.errors import ArtifactError, ServingError
+from sunloom.llm.engines import engine_arguments
 from sunloom.serving.apps.llm.completions import (
     MODELS,
     ROUTES,
     CompletionsMiddleware,
+    ServedEngine,
     build_probe_request,
 )
 from sunloom.serving.apps.llm.grammar_checks import check_in_thread
@@ -50,52 +52,36 @@ _CPU_PROMPT_TOKENS = 64
 
 
 class LlmReplica:
-    """One engine and its HTTP app.
+    """The engines and their HTTP app.
 
     Args:
         settings: The settings as plain data.
-        base: Name, source and reference of the base model.
+        bases: ``BaseLanguageModel`` of each engine as plain data.
     """
 
-    # Serve awaits it: the replica counts as started when the engine runs.
+    # Serve awaits it: the replica counts as started when the engines run.
     async def __init__(  # type: ignore[misc]
-        self, settings: Mapping[str, Any], base: Mapping[str, str]
+        self, settings: Mapping[str, Any], bases: Sequence[Mapping[str, Any]]
     ) -> None:
         self._settings = Settings.model_validate(settings)
-        self._base = BaseLanguageModel(**base)
-        self._loading = asyncio.Lock()
-        if self._settings.serving.llm.accelerator is None:
+        config = self._settings.serving.llm
+        if config.accelerator is None:
             disable_compilation_without_compiler()
             preload_engine_core()
-        self._server = await start_server(self._settings.serving.llm, self._base)
+        # One after another: each measures the memory that the others have left.
+        self._engines = [
+            await RunningEngine.start(config, BaseLanguageModel(**base)) for base in bases
+        ]
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Called by Serve once the engine runs."""
+        """Called by Serve once the engines run."""
         configure_logging(self._settings)
-        self._app = await self._server.engine.build_asgi_app()
         database, config = open_database(self._settings), self._settings.serving.llm
-        metrics = RequestMetrics(database, "llm")
-        admission = KeyAdmission(self._settings, metrics)
-        resolver = build_resolver(self._settings, self._base)
-        engine = self._server.engine._engine_client
-        watch_engine(engine)
-        check_in_thread(engine)
-        if (tokens := prompt_tokens_per_step(config)) is not None:
-            read_prompts_in_turn(engine, tokens)
-        # A pooling model has no completions. Not asked of the OpenAPI document, which takes seconds
-        # to be made.
-        paths = {getattr(route, "path", None) for route in self._app.routes}
-        offered = [path for path in ROUTES if path in paths]
-        for name in required_models(self._settings, resolver):
-            await self._warm_up(await resolver.resolve(name), offered)
+        admission = KeyAdmission(self._settings, RequestMetrics(database, "llm"))
         app = CompletionsMiddleware(
-            self._app,
-            resolver,
-            self._load,
+            [await engine.serve(self._settings) for engine in self._engines],
             admission,
             config,
-            describe=self._describe,
-            offered=offered,
             shared=KeyHolds(database, "tokens") if config.replicas > 1 else None,
         )
         return GatewayMiddleware(
@@ -107,7 +93,68 @@ class LlmReplica:
         )
 
     async def check_health(self) -> None:
-        """Called by Serve, which replaces a replica whose engine is dead."""
+        """Called by Serve, which replaces a replica of which an engine is dead."""
+        for engine in self._engines:
+            await engine.check_health()
+
+
+class RunningEngine:
+    """One engine, and vLLM's own app in front of it.
+
+    Args:
+        base: Its base model.
+        config: Its settings.
+        server: Serve's ``LLMServer`` around it.
+    """
+
+    def __init__(self, base: BaseLanguageModel, config: LlmServing, server: Any) -> None:
+        self._base, self._config, self._server = base, config, server
+        self._loading = asyncio.Lock()
+
+    @classmethod
+    async def start(cls, config: LlmServing, base: BaseLanguageModel) -> RunningEngine:
+        """Start an engine in this process.
+
+        Args:
+            config: Of the app.
+            base: Its base model.
+        """
+        task, own = "generate", config
+        if base.further is not None:
+            further = config.models[base.further]
+            task, own = further.task, config.of_further(further)
+        is_pooling = task == "pooling"
+        llm_config = build_llm_config(own, base, is_pooling=is_pooling)
+        if is_pooling and further.max_model_len is None:
+            del llm_config.engine_kwargs["max_model_len"]
+        return cls(base, own, await start_server(own, base, llm_config))
+
+    async def serve(self, settings: Settings) -> ServedEngine:
+        """The engine's app, its models warm."""
+        engine, config = self._server.engine._engine_client, self._config
+        self._app = await self._server.engine.build_asgi_app()
+        resolver = build_resolver(settings, self._base)
+        watch_engine(engine)
+        check_in_thread(engine)
+        if (tokens := prompt_tokens_per_step(config)) is not None:
+            read_prompts_in_turn(engine, tokens)
+        # A pooling model has no completions. Not asked of the OpenAPI document, which takes seconds
+        # to be made.
+        paths = {getattr(route, "path", None) for route in self._app.routes}
+        offered = frozenset(path for path in ROUTES if path in paths)
+        for name in required_models(settings, resolver):
+            await self._warm_up(await resolver.resolve(name), offered)
+        return ServedEngine(
+            app=self._app,
+            resolver=resolver,
+            load=self._load,
+            max_model_len=engine.model_config.max_model_len,
+            describe=self._describe,
+            offered=offered,
+        )
+
+    async def check_health(self) -> None:
+        """Raise where the engine is dead."""
         await self._server.check_health()
 
     def _describe(self) -> dict[str, Any]:
@@ -153,11 +200,10 @@ class LlmReplica:
             raise ServingError(f"{model.engine_name} does not answer {path}: {response.text[:300]}")
 
 
-async def start_server(config: LlmServing, base: BaseLanguageModel) -> Any:
+async def start_server(config: LlmServing, base: BaseLanguageModel, llm_config: Any) -> Any:
     """Start the engine in this process; Serve's ``LLMServer`` around it."""
     from ray.serve.llm import LLMServer
 
-    llm_config = build_llm_config(config, base)
     server = LLMServer.sync_init(llm_config)
     if config.accelerator is None and Path(base.source).is_dir():
         # Nothing to download: saves a task that imports torch only to find the folder.
@@ -216,52 +262,35 @@ def _in_process_engine() -> Any:
     return InProcessEngine
 
 
-def build_llm_config(config: LlmServing, base: BaseLanguageModel) -> Any:
+def build_llm_config(
+    config: LlmServing, base: BaseLanguageModel, *, is_pooling: bool = False
+) -> Any:
     """The configuration for ``ray.serve.llm``."""
     from ray.serve.llm import LLMConfig
 
     hardware: dict[str, Any] = {"accelerator_config": {"kind": "cpu"}}
     if config.accelerator:
         hardware = {"accelerator_type": config.accelerator}
-    return LLMConfig(
-        # The name that the engine answers to; adapters are loaded beside it on request.
-        model_loading_config={"model_id": base.name, "model_source": base.source},
-        # Arguments of vLLM's engine and front end.
-        engine_kwargs={
-            "dtype": choose_dtype(config),
-            "max_model_len": config.max_model_len,
-            "max_num_seqs": config.max_num_seqs,
+    arguments = {**engine_arguments(config, base.source, has_adapters=not is_pooling)}
+    if is_pooling:
+        arguments["runner"] = "pooling"
+    else:
+        arguments |= {
             "long_prefill_token_threshold": prompt_tokens_per_step(config) or 0,
-            # CUDA graphs exist on GPU only.
-            "enforce_eager": config.accelerator is None,
-            "enable_lora": True,
-            "max_lora_rank": config.max_lora_rank,
-            "max_loras": config.max_loras,
             # Without a parser tool calls would stay text, and agents would see none.
             "enable_auto_tool_choice": True,
             "tool_call_parser": config.tool_parser,
             # A client sees in its usage how much of its prompt was cached.
             "enable_prompt_tokens_details": True,
-            # With whitespace allowed, a small model fills its tokens with blanks.
-            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
-            # A model's folder must not run code of its own.
-            "trust_remote_code": False,
-            **config.engine,
-        },
+        }
+    return LLMConfig(
+        # The name that the engine answers to; adapters are loaded beside it on request.
+        model_loading_config={"model_id": base.name, "model_source": base.source},
+        # Arguments of vLLM's engine and front end.
+        engine_kwargs={**arguments, **config.engine},
         log_engine_metrics=False,
         **hardware,
     )
-
-
-def choose_dtype(config: LlmServing) -> str:
-    """The configured dtype, or the one that the probe of this machine chooses."""
-    if config.dtype != "auto":
-        return config.dtype
-    if config.accelerator:
-        return "bfloat16"
-    from sunloom.llm.probe import probe_dtype
-
-    return probe_dtype().dtype
 
 
 def body_limits(settings: Settings) -> RequestLimits:
@@ -277,25 +306,6 @@ def prompt_tokens_per_step(config: LlmServing) -> int | None:
     if tokens is None and config.accelerator is None:
         tokens = _CPU_PROMPT_TOKENS
     return tokens and min(tokens, config.max_model_len)
-
-
-def engine_environment(config: LlmServing) -> dict[str, str]:
-    """Environment variables that vLLM reads when it is imported."""
-    variables = {
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_DO_NOT_TRACK": "1",
-        # Compiled grammars, of which the largest that are allowed take a megabyte, and as much
-        # again to make: half a gigabyte by default, which requests with ever new ones fill.
-        "VLLM_XGRAMMAR_CACHE_MB": "16",
-    }
-    if config.accelerator is None:
-        variables |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib),
-            # Bound threads would share their cores with whatever else runs there.
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(config.threads),
-        }
-    return variables
 
 
 def placement_bundle(config: LlmServing) -> dict[str, float]:
