@@ -39,7 +39,11 @@ from sunloom.serving.apps.llm.prompt_turns import read_prompts_in_turn
 from sunloom.serving.apps.llm.token_meter import watch_engine
 from sunloom.serving.asgi import ASGIApp
 from sunloom.serving.auth.key_holds import KeyHolds
-from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
+from sunloom.serving.auth.middleware import (
+    GatewayMiddleware,
+    KeyAdmission,
+    set_process_admission,
+)
 from sunloom.serving.metrics.request_metrics import RequestMetrics
 
 _logger = get_logger("serving.llm")
@@ -76,6 +80,7 @@ class LlmReplica:
         database, config = open_database(self._settings), self._settings.serving.llm
         metrics = RequestMetrics(database, "llm")
         admission = KeyAdmission(self._settings, metrics)
+        set_process_admission(admission)
         resolver = build_resolver(self._settings, self._base)
         engine = self._server.engine._engine_client
         watch_engine(engine)
