@@ -15,7 +15,11 @@ from sunloom.core.database import open_database
 from sunloom.errors import RateLimitError, RequestError
 from sunloom.serving.asgi import send_json
 from sunloom.serving.auth.api_keys import create_key
-from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
+from sunloom.serving.auth.middleware import (
+    GatewayMiddleware,
+    KeyAdmission,
+    set_process_admission,
+)
 from sunloom.serving.auth.refused_requests import RefusedRequests
 from sunloom.serving.deploy.fast_path import FastPath
 from sunloom.serving.metrics.request_metrics import RequestMetrics
@@ -107,6 +111,7 @@ def test_tenants_are_bounded() -> None:
 def test_requests_wait_ahead_of_their_bodies_and_of_serve(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sunloom.serving.auth.middleware._process_admission", [])
     for name, value in (("_SPACING_S", 0.005), ("_LONGEST_WAIT_S", 0.4), ("_LATE_S", 0.1)):
         monkeypatch.setattr(f"sunloom.serving.auth.refused_requests.{name}", value)
     limits = RequestLimits(refusals=5)
@@ -125,6 +130,7 @@ def test_requests_wait_ahead_of_their_bodies_and_of_serve(
 
     async def walk() -> None:
         admission = KeyAdmission(settings, RequestMetrics(open_database(settings), "llm"))
+        set_process_admission(admission)
         gate = GatewayMiddleware(app, admission, "llm")
 
         async def serve(scope: Any, receive: Any, send: Any) -> None:

@@ -117,7 +117,6 @@ class GatewayMiddleware:
         self._is_hot = is_hot
         self._limits = limits
         take_bodies_of(limits.body_bytes)
-        _process.admission = admission
         self._admission = admission
         self._name = name.encode()
         self._sets_request_id = not server_sets_request_id
@@ -580,18 +579,18 @@ class KeyAdmission:
         return holds_leases
 
 
-@dataclass
-class _Process:
-    admission: KeyAdmission | None = None
+# The layer ahead of Serve is built without arguments: the replica, which has one app, sets it here.
+_process_admission: list[KeyAdmission] = []
 
 
-# As for the longest body: the layer ahead of Serve is built without arguments.
-_process = _Process()
+def set_process_admission(admission: KeyAdmission) -> None:
+    """Let the layer ahead of Serve know the admission of this process's app."""
+    _process_admission[:] = [admission]
 
 
 def process_admission() -> KeyAdmission | None:
-    """The admission of this process's app."""
-    return _process.admission
+    """The admission of this process's app; None outside of a replica."""
+    return _process_admission[0] if _process_admission else None
 
 
 def _unknown_key() -> AuthenticationError:

@@ -81,7 +81,7 @@ class RefusedRequests:
         """Count one refused request of a tenant."""
         now = self._clock()
         tenant = self._tenants.pop(name, None) or _Tenant(0.0, now)
-        refusals = min(self._left(tenant, now) + 1, self._free + _MOST_BEYOND)
+        refusals = min(self._unforgiven_of(tenant, now) + 1, self._free + _MOST_BEYOND)
         tenant.refusals, tenant.counted_at = refusals, now
         self._tenants[name] = tenant
         if len(self._tenants) > _MOST_TENANTS:
@@ -100,7 +100,7 @@ class RefusedRequests:
         if tenant is None:
             return
         now = self._clock()
-        spacing_s = (self._left(tenant, now) - self._free) * _SPACING_S
+        spacing_s = (self._unforgiven_of(tenant, now) - self._free) * _SPACING_S
         if spacing_s <= 0:
             return
         wait_s = max(0.0, tenant.next_turn - now)
@@ -120,5 +120,5 @@ class RefusedRequests:
                 retry_after_s=max(1, math.ceil(tenant.next_turn - self._clock())),
             )
 
-    def _left(self, tenant: _Tenant, now: float) -> float:
+    def _unforgiven_of(self, tenant: _Tenant, now: float) -> float:
         return max(0.0, tenant.refusals - (now - tenant.counted_at) * self._forgiven_per_s)

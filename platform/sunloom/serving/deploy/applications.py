@@ -18,7 +18,11 @@ from sunloom.errors import NotFoundError
 from sunloom.serving.app_table import APPS
 from sunloom.serving.apps.llm.model_resolver import BaseLanguageModel, find_bases
 from sunloom.serving.asgi import ASGIApp
-from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
+from sunloom.serving.auth.middleware import (
+    GatewayMiddleware,
+    KeyAdmission,
+    set_process_admission,
+)
 from sunloom.serving.deploy.environment import check_closed, serving_environment
 from sunloom.serving.deploy.fast_path import register_fast_path
 from sunloom.serving.metrics.request_metrics import RequestMetrics
@@ -135,6 +139,7 @@ class AsgiReplica:
         app = APPS[name]
         inner = load_builder(name)(settings)
         admission = KeyAdmission(settings, RequestMetrics(open_database(settings), name))
+        set_process_admission(admission)
         if app.hot_routes is not None:
             # Ahead of Serve's server, which would have set the request id, the middleware sets it.
             limits = settings.serving.limits

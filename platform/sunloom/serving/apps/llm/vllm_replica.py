@@ -41,7 +41,11 @@ from sunloom.serving.apps.llm.prompt_turns import read_prompts_in_turn
 from sunloom.serving.apps.llm.token_meter import watch_engine
 from sunloom.serving.asgi import ASGIApp
 from sunloom.serving.auth.key_holds import KeyHolds
-from sunloom.serving.auth.middleware import GatewayMiddleware, KeyAdmission
+from sunloom.serving.auth.middleware import (
+    GatewayMiddleware,
+    KeyAdmission,
+    set_process_admission,
+)
 from sunloom.serving.metrics.request_metrics import RequestMetrics
 
 _logger = get_logger("serving.llm")
@@ -78,6 +82,7 @@ class LlmReplica:
         configure_logging(self._settings)
         database, config = open_database(self._settings), self._settings.serving.llm
         admission = KeyAdmission(self._settings, RequestMetrics(database, "llm"))
+        set_process_admission(admission)
         app = CompletionsMiddleware(
             [await engine.serve(self._settings) for engine in self._engines],
             admission,
