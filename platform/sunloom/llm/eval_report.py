@@ -49,7 +49,8 @@ class FigureScore:
     Attributes:
         estimate: With its interval; None where it has no score.
         rows: Behind it.
-        difference: From the first model; None for that, and where one of both has no score.
+        difference: From the first model; None for that, and where one of both has no score or
+            weighs the same rows otherwise, as a loss of another tokenizer's tokens does.
     """
 
     estimate: Estimate | None
@@ -293,6 +294,9 @@ def _compare(first: Measurement, second: Measurement) -> MeanDifference | None:
     weights = (first.weights, second.weights)
     if first.values and second.values:
         is_paired = first.keys == second.keys
+        # Another tokenizer counts other tokens: means over these are of unlike things.
+        if is_paired and first.weights != second.weights:
+            return None
         compare = compare_paired if is_paired else compare_unpaired
         return compare(first.values, second.values, weights)
     if first.value is None or second.value is None:

@@ -13,9 +13,6 @@ from sunloom.config.llm import EvaluationConfig, LlmRecipe
 
 CLOSED = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 """Of records that are read back from files."""
-_UNJUDGED = (
-    "has no score; output.reuse=false judges anew what was registered before it was measured"
-)
 
 
 @dataclass(frozen=True, config=CLOSED)
@@ -186,7 +183,7 @@ def _bar_rules(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator
             continue
         score, is_upper, reason = figures.get(name, {}).get("trained"), key.startswith("max"), ""
         if score is None:
-            reason = f"{name} {_UNJUDGED}"
+            reason = _say_unjudged(name, figures)
         elif not (score <= bound if is_upper else score >= bound):
             reason = f"{name} {score:.3f} is {'above' if is_upper else 'below'} {bound:.3f}"
         yield _conclude(key, name, score, bound, reason)
@@ -218,14 +215,20 @@ def _regression_rules(
         for name in names:
             yield _judge_regression(key, name, figures[name], most)
         if not names:
-            reason = f"{pattern} {_UNJUDGED}"
+            reason = _say_unjudged(pattern, figures)
             yield _conclude(key, pattern, None, most, reason)
+
+
+def _say_unjudged(name: str, figures: Mapping[str, Any]) -> str:
+    if not figures:
+        return f"{name} has no score: the version was registered before it was kept"
+    return f"{name} has no score; there are {', '.join(figures)}"
 
 
 def _judge_regression(key: str, name: str, figure: Mapping[str, Any], most: float) -> RuleOutcome:
     before, after = figure["start"], figure["trained"]
     if before is None or after is None:
-        return _conclude(key, name, after, most, f"{name} {_UNJUDGED}")
+        return _conclude(key, name, after, most, f"{name} has no score of both models")
     drop, least = after - before, figure["low"]
     if not figure["is_lower_better"]:
         drop, least = -drop, None if figure["high"] is None else -figure["high"]

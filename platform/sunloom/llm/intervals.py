@@ -68,7 +68,8 @@ def wilson(right: float, total: int) -> tuple[float, float]:
     share, z2 = right / total, _Z * _Z
     centre = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = _Z * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total)) / (1 + z2 / total)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Exactly 0 and 1 where none and all are right, which rounding would miss.
+    return centre - half if right else 0.0, centre + half if right < total else 1.0
 
 
 def estimate_mean(values: Sequence[float], weights: Sequence[float] = ()) -> Estimate:

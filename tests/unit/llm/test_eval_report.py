@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,13 @@ def test_a_figure_that_only_one_model_has_is_no_difference() -> None:
     assert report.summarise()["loss"]["trained"] is None
 
 
+def test_losses_of_unlike_tokenizers_are_not_compared() -> None:
+    other = replace(loss(1, 2, 3), weights=(2.0, 2.0, 9.0))
+    score = report_of(a=[loss(1, 2, 3)], b=[other]).figure("loss").scores[1]
+    assert score.estimate is not None
+    assert score.difference is None
+
+
 def test_a_report_is_read_back_and_its_schema_is_closed(tmp_path: Path) -> None:
     report = report_of(a=[task(1, 0), loss(1, float("nan"))], b=[task(0, 0.5), loss(1, 3)])
     decision = decide(report.summarise(), EvaluationConfig(), "production")
@@ -78,6 +86,7 @@ def test_a_report_is_read_back_and_its_schema_is_closed(tmp_path: Path) -> None:
         (plain | {"schema_version": 2}, "schema_version"),
         (plain | {"more": 1}, "more"),
         (plain | {"figures": [plain["figures"][0] | {"more": 1}]}, r"figures\.0\.more"),
+        (plain | {"gate": plain["gate"] | {"more": 1}}, r"gate\.more"),
     ):
         path.write_text(json.dumps(broken))
         with pytest.raises(DataError, match=said):

@@ -62,6 +62,13 @@ def test_exact_match_counts_turns_and_whole_conversations(tokenizer: Any) -> Non
     assert len(best.examples) == 20
     worst = exact_match(wrong_number, tokenizer, held_out)
     assert (worst.calls, worst.answers, worst.whole) == (0.0, 1.0, 0.0)
+    # For a report: the same shares, of the rows behind them.
+    measured = {one.figure: one for one in worst.measure()}
+    assert {name: (one.mean, len(one.values)) for name, one in measured.items()} == {
+        "exact_match.calls": (0.0, 10),
+        "exact_match.answers": (1.0, 10),
+        "exact_match.whole": (0.0, 10),
+    }
 
 
 def test_calls_are_read_whatever_their_spacing() -> None:

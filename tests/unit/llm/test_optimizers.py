@@ -13,6 +13,8 @@ from torch import nn
 from sunloom.config.llm import TrainingConfig
 from sunloom.core import plugins
 from sunloom.errors import PluginError
+from sunloom.llm.encoding import Encoded
+from sunloom.llm.evaluation import mean_loss, measure_loss
 from sunloom.llm.optimization import CausalLoss, learning_rate
 from sunloom.llm.optimizers import (
     OPTIMIZER_GROUP,
@@ -197,6 +199,28 @@ def test_smoothing_spreads_the_target_in_training_only() -> None:
     loss = CausalLoss(model, torch.float32, label_smoothing=0.1)
     assert loss.train()(ids, labels).item() == pytest.approx(smooth.item(), rel=1e-5)
     assert loss.eval()(ids, labels).item() == pytest.approx(hard.item(), rel=1e-5)
+
+
+def test_losses_of_rows_are_those_of_each_alone_and_sum_to_the_batchs() -> None:
+    module = CausalLoss(_tiny_llama(), torch.float32).eval()
+    rows = [
+        ([1, 2, 3, 4], [0, 1, 1, 1]),
+        ([5, 6, 0, 0], [0, 1, 0, 0]),
+        ([7, 8, 9, 0], [0, 0, 1, 0]),
+    ]
+    ids = torch.tensor([row for row, _ in rows])
+    labels = torch.where(torch.tensor([mask for _, mask in rows]) == 1, ids, -100)
+    losses = module.row_losses(ids, labels)
+    alone = [module(ids[n : n + 1], labels[n : n + 1]).item() for n in range(3)]
+    assert losses.tolist() == pytest.approx(alone, rel=1e-5)
+    assert losses.sum().item() == pytest.approx(module(ids, labels).item(), rel=1e-5)
+    encoded = [Encoded(np.array(row, np.int32), np.array(mask, bool)) for row, mask in rows]
+    # By tokens, and in the rows' own order whatever their lengths.
+    measured = measure_loss(module.model, encoded, 0)
+    assert measured is not None
+    assert measured.values == pytest.approx([alone[0] / 3, alone[1], alone[2]], rel=1e-5)
+    assert measured.weights == (3, 1, 1)
+    assert mean_loss(module.model, encoded, 0) == pytest.approx(sum(alone) / 5, rel=1e-5)
 
 
 def test_noise_on_the_embeddings_has_its_size_and_is_no_part_of_judging() -> None:
