@@ -16,7 +16,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import regex
-from typing_extensions import override
 
 # Of GPT-2, which the pre-tokenizer ByteLevel brings.
 _GPT2 = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -137,7 +136,6 @@ class _Pieces(dict[str, tuple[int, ...]]):
         self._model = model
         self._bytes = ByteLevel(add_prefix_space=False, use_regex=False)
 
-    @override
     def __missing__(self, piece: str) -> tuple[int, ...]:
         [(written, _)] = self._bytes.pre_tokenize_str(piece)
         ids = tuple(token.id for token in self._model.tokenize(written))
