@@ -45,7 +45,7 @@ from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import encode
 from sunloom.llm.evaluation import mean_loss
 from sunloom.llm.launch import launch
-from sunloom.llm.loop import Evaluations, TrainingTask, give_word, plan_batches, plan_passes
+from sunloom.llm.loop import Evaluations, TrainingTask, Word, give_word, plan_batches, plan_passes
 from sunloom.llm.models import build_llama, load_adapter, load_model, load_tokenizer
 from sunloom.llm.overlaps import Question, find_overlaps
 from sunloom.llm.token_store import TokenRows, write_tokens
@@ -174,10 +174,10 @@ def trained(ray_local: str, start: Path, tmp_path_factory: pytest.TempPathFactor
         name = f"evaluated_{kind}"
         tasks[name] = _work(start, folder / name, KINDS[kind], evaluations=_every(2, start))
     # Told beforehand to go on after every evaluation, and to end at one.
-    for name, word in (("paced", (STEPS, True)), ("ended", (4, False))):
+    for name, word in (("paced", Word(STEPS, goes_on=True)), ("ended", Word(4, goes_on=False))):
         paced = replace(_every(2, start), is_paced=True)
         tasks[name] = _work(start, folder / name, Ddp(), evaluations=paced)
-        give_word(folder / name, word[0], goes_on=word[1])
+        give_word(folder / name, word)
     # Nothing is lower by a hundred: the second evaluation ends the run, and the first one's weights
     # are kept.
     hopeless = EarlyStopping(metric="loss", patience=1, min_delta=100)

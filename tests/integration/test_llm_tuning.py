@@ -112,9 +112,9 @@ def test_bad_trials_end_early_and_finished_ones_are_kept(ray_local: str, tmp_pat
                 raise DivergedError("The loss was nan.")
             history.add(step, rate + 1 / step, is_writer=True)
             done = step
-            while step < STEPS and read_word(task.directory)["step"] < step:
+            while step < STEPS and read_word(task.directory).step < step:
                 time.sleep(0.02)
-            if step < STEPS and not read_word(task.directory)["goes_on"]:
+            if step < STEPS and not read_word(task.directory).goes_on:
                 break
         losses, loss = [1.0] * done, history.loss_of(None)
         probe = DtypeProbe("float32", 1.0, 1.0, "cpu")

@@ -7,6 +7,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,14 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from sunloom.llm.conversations import TEXT, Conversation, Message
+from sunloom.llm.piece_tokenizer import PieceTokenizer, find_pieces
 
 # The label that PyTorch and transformers leave out by default.
 IGNORED = -100
 _REASONING = "<think>"
+# From so many texts on, what their pieces save is more than the table costs; so many of them are
+# compared with the library first, which is asked for so many at once.
+_WORTH_A_TABLE, _COMPARED, _ASKED_AT_ONCE = 1000, 50, 1000
 
 
 @dataclass(frozen=True)
@@ -211,11 +216,12 @@ def encode_checked(
         except (TemplateError, TypeError) as error:
             rejected[index] = f"refused by the chat template: {error}"
     rows, kept, cut = [], [], 0
-    tokens = iter(_tokenise(tokenizer, [one.text for _, found in passages for one in found]))
+    tokens = iter(_tokenise(tokenizer, [one for _, found in passages for one in found]))
     for index, found in passages:
-        sequences = [_mark_answers(next(tokens), passage.spans) for passage in found]
-        is_long = any(len(sequence.ids) > max_length for sequence in sequences)
-        short = [Encoded(one.ids[:max_length], one.mask[:max_length]) for one in sequences]
+        short = [next(tokens) for _ in found]
+        is_long = any(len(one.ids) > max_length for one in short)
+        if is_long:
+            short = [Encoded(one.ids[:max_length], one.mask[:max_length]) for one in short]
         # The first token of a row has no token before it that could predict it.
         if not all(one.mask[1:].any() for one in short):
             where = f"within {max_length} tokens" if is_long else "to learn"
@@ -243,20 +249,20 @@ def _find_rows(tokenizer: Any, conversation: Conversation) -> list[tuple[_Passag
     return [tuple(found[0] for found in each)]
 
 
-def _mark_answers(encoding: Any, spans: Sequence[tuple[int, int]]) -> Encoded:
-    ids = np.asarray(encoding.ids, np.int32)
+def _mark_answers(ids: Sequence[int], places: Sequence[int]) -> Encoded:
+    """Ids whose answers go from each place to the next but one."""
     mask = np.zeros(len(ids), dtype=np.bool_)
-    for begin, end in spans:
-        mask[_first_from(encoding, begin) : _first_from(encoding, end)] = True
-    return Encoded(ids, mask)
+    for begin, end in zip(places[::2], places[1::2], strict=True):
+        mask[begin:end] = True
+    return Encoded(np.asarray(ids, np.int32), mask)
 
 
 def _join_sequences(sequences: Sequence[Encoded], conversation: Conversation) -> Encoded:
     """One row of a conversation's sequences."""
     feedback = conversation.feedback
     if len(sequences) == 1:
-        label = feedback is None or feedback.label is not False
-        return replace(sequences[0], label=label)
+        is_unwanted = feedback is not None and feedback.label is False
+        return replace(sequences[0], label=False) if is_unwanted else sequences[0]
     chosen, rejected = sequences
     return Encoded(
         np.concatenate([chosen.ids, rejected.ids]),
@@ -265,17 +271,54 @@ def _join_sequences(sequences: Sequence[Encoded], conversation: Conversation) ->
     )
 
 
-def _tokenise(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
-    """Each text's ``tokenizers.Encoding``."""
+def _tokenise(tokenizer: Any, passages: Sequence[_Passages]) -> list[Encoded]:
+    """Each passage's tokens, with those of its answers marked."""
+    # Whole texts, as the server tokenizes them: separate turns could merge into other tokens. The
+    # template has written the special tokens.
+    found: list[Encoded | None] = [None] * len(passages)
+    pieces = find_pieces(tokenizer) if len(passages) >= _WORTH_A_TABLE else None
+    if pieces is not None:
+        sample = passages[:_COMPARED]
+        looked_up = [_look_up(pieces, passage) for passage in sample]
+        asked = _ask_library(tokenizer, sample)
+        if all(
+            one is None or _is_same(one, two) for one, two in zip(looked_up, asked, strict=True)
+        ):
+            found = [_look_up(pieces, passage) for passage in passages]
+    left = [index for index, one in enumerate(found) if one is None]
+    # The library keeps a record of each token: not of all rows at once.
+    for start in range(0, len(left), _ASKED_AT_ONCE):
+        part = left[start : start + _ASKED_AT_ONCE]
+        for index, one in zip(
+            part, _ask_library(tokenizer, [passages[i] for i in part]), strict=True
+        ):
+            found[index] = one
+    return [one for one in found if one is not None]
+
+
+def _look_up(pieces: PieceTokenizer, passage: _Passages) -> Encoded | None:
+    found = pieces.encode(passage.text, [*chain.from_iterable(passage.spans)])
+    return None if found is None else _mark_answers(*found)
+
+
+def _ask_library(tokenizer: Any, passages: Sequence[_Passages]) -> list[Encoded]:
     backend = tokenizer.backend_tokenizer
     # Settings of an earlier call stay with it.
     backend.no_padding()
     backend.no_truncation()
-    # Whole texts, as the server tokenizes them: separate turns could merge into other tokens. The
-    # template has written the special tokens. Not through transformers, whose lists of offsets take
-    # as long as the tokens.
-    encodings: list[Any] = backend.encode_batch(list(texts), add_special_tokens=False)
-    return encodings
+    # Not through transformers, whose lists of offsets take as long as the tokens.
+    encodings = backend.encode_batch([one.text for one in passages], add_special_tokens=False)
+    return [
+        _mark_answers(
+            encoding.ids,
+            [_first_from(encoding, place) for place in chain.from_iterable(passage.spans)],
+        )
+        for encoding, passage in zip(encodings, passages, strict=True)
+    ]
+
+
+def _is_same(one: Encoded, other: Encoded) -> bool:
+    return np.array_equal(one.ids, other.ids) and np.array_equal(one.mask, other.mask)
 
 
 def _first_from(encoding: Any, character: int) -> int:

@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -396,9 +396,9 @@ class _TrainingLoop:
         """Wait for word whether the run goes on after an evaluation; on every worker."""
         goes_on = torch.zeros((), device=_device())
         if self._rank == 0:
-            while (word := read_word(self._task.directory))["step"] < step:
+            while (word := read_word(self._task.directory)).step < step:
                 time.sleep(_WORD_POLL_S)
-            goes_on.fill_(float(word["goes_on"]))
+            goes_on.fill_(float(word.goes_on))
         dist.broadcast(goes_on, src=0)
         return not goes_on.item()
 
@@ -465,16 +465,23 @@ class _TrainingLoop:
             tracker.log(progress)
 
 
-def give_word(directory: Path, step: int, *, goes_on: bool) -> None:
-    """Let a paced run go on after its evaluation of a step, or end there."""
-    write_atomic(directory / WORD_FILE, json.dumps({"step": step, "goes_on": goes_on}))
+@dataclass(frozen=True)
+class Word:
+    """Whether a paced run goes on after its evaluation of a step, and of those before it."""
+
+    step: int
+    goes_on: bool
 
 
-def read_word(directory: Path) -> dict[str, Any]:
+def give_word(directory: Path, word: Word) -> None:
+    """Let a paced run go on, or end."""
+    write_atomic(directory / WORD_FILE, json.dumps(asdict(word)))
+
+
+def read_word(directory: Path) -> Word:
     """The last word that a paced run was given."""
     path = directory / WORD_FILE
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"step": 0}
-    return found
+    return Word(**json.loads(path.read_text())) if path.is_file() else Word(0, goes_on=True)
 
 
 class _EvaluationHistory:

@@ -23,7 +23,7 @@ from sunloom.core.files import write_atomic
 from sunloom.core.trackers import end_tracked
 from sunloom.errors import DivergedError, SunloomError
 from sunloom.llm.launch import launch
-from sunloom.llm.loop import WORD_FILE, TrainingOutcome, TrainingTask, give_word
+from sunloom.llm.loop import WORD_FILE, TrainingOutcome, TrainingTask, Word, give_word
 from sunloom.llm.probe import DtypeProbe
 from sunloom.llm.resuming import EVALUATIONS_FILE
 
@@ -66,6 +66,21 @@ class TrialResult:
     def eval_loss(self) -> float | None:
         """Loss of the last evaluation."""
         return self.losses[-1][1] if self.losses else None
+
+
+@dataclass(frozen=True)
+class TrialStep:
+    """Where a trial is, as Tune is told.
+
+    Attributes:
+        step: Done.
+        eval_loss: There; infinite where it has none.
+        done: Whether the trial has ended.
+    """
+
+    step: int
+    eval_loss: float
+    done: bool
 
 
 @dataclass(frozen=True)
@@ -132,29 +147,20 @@ class TrialRun:
             self._thread = threading.Thread(target=self._train, daemon=True)
             self._thread.start()
 
-    def next_evaluation(self) -> dict[str, Any]:
-        """Let the training go on, and wait for its next evaluation or its end.
-
-        Returns:
-            ``step``, ``eval_loss`` (infinite where there is none), ``score`` and ``done``.
-        """
+    def next_evaluation(self) -> TrialStep:
+        """Let the training go on, and wait for its next evaluation or its end."""
         if self._told:
-            give_word(self._folder, self._told, goes_on=True)
+            give_word(self._folder, Word(self._told, goes_on=True))
         while True:
             # Before the evaluations: what they have afterwards is all.
             result = self._result
             for step, loss in read_losses(self._folder):
                 if step > self._told and (result is None or step < result.steps):
                     self._told = step
-                    return {"step": step, "eval_loss": loss, "score": None, "done": False}
+                    return TrialStep(step, loss, done=False)
             if result is not None:
                 last = result.eval_loss if result.state in ("finished", "stopped") else None
-                return {
-                    "step": result.steps,
-                    "eval_loss": math.inf if last is None else last,
-                    "score": result.score,
-                    "done": True,
-                }
+                return TrialStep(result.steps, math.inf if last is None else last, done=True)
             time.sleep(_POLL_S)
 
     def stop(self) -> None:
@@ -162,7 +168,7 @@ class TrialRun:
         if self._thread is not None:
             if self._result is None:
                 self._is_stopped = True
-                give_word(self._folder, self._told, goes_on=False)
+                give_word(self._folder, Word(self._told, goes_on=False))
             self._thread.join()
 
     def _train(self) -> None:

@@ -81,7 +81,7 @@ class TuningResult:
     table: Path
 
     @property
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> Mapping[str, Any]:
         """Metrics of the winner, and the search in numbers."""
         states = [trial.state for trial in self.trials]
         counts = {name: states.count(name) for name in TRIAL_STATES}
@@ -293,8 +293,8 @@ def search_trials(tune: TuneConfig, trials: Sequence[TrialTask], folder: Path) -
             self._trials = trials
             self._run = TrialRun(trials[config["number"]])
 
-        def step(self) -> dict[str, Any]:
-            return self._run.next_evaluation()
+        def step(self) -> Any:
+            return asdict(self._run.next_evaluation())
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             # The next trial in this process, which has made its imports.
