@@ -96,7 +96,7 @@ def quantization_failures(metrics: Mapping[str, Any], recipe: LlmRecipe) -> tupl
     """What of a quantised model's scores is too far below its original's, in words.
 
     Args:
-        metrics: ``ComparedScores`` with both perplexities.
+        metrics: ``ComparedScores`` with both perplexities and the standard errors of the drops.
         recipe: ``quantization`` has the margins, ``evaluation`` that of the benchmarks.
     """
     return (
@@ -108,14 +108,22 @@ def quantization_failures(metrics: Mapping[str, Any], recipe: LlmRecipe) -> tupl
 
 def _drop_failures(metrics: Mapping[str, Any], most: float) -> Iterator[str]:
     scores = {
-        name: (metrics.get(f"base_{name}"), metrics.get(f"adapter_{name}"))
+        name: (metrics.get(f"base_{name}"), metrics.get(f"adapter_{name}"), f"{name}_error")
         for name in ("exact_match", "answers")
     }
+    errors = {name: metrics.get(name) for _, _, name in scores.values()}
     for name, task in (metrics.get("tasks") or {}).items():
-        scores[f"the task {name}"] = task["base"], task["adapter"]
-    for name, (before, after) in scores.items():
-        if before is not None and after is not None and before - after > most:
-            yield f"{name} {after:.3f} is more than {most:g} below the original's {before:.3f}"
+        key = f"the task {name}"
+        scores[key] = task["base"], task["adapter"], key
+        errors[key] = task["standard_error"]
+    for name, (before, after, key) in scores.items():
+        if before is None or after is None:
+            continue
+        if drop_is_above(before - after, errors[key] or 0.0, most):
+            yield (
+                f"{name} {after:.3f} is more than {most:g} below the original's {before:.3f}, "
+                "beyond chance"
+            )
 
 
 def _perplexity_failures(metrics: Mapping[str, Any], most: float) -> Iterator[str]:

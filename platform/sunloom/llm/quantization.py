@@ -18,6 +18,7 @@ from sunloom.core.model_registry import TrainingResult, open_registry
 from sunloom.core.runs import run_of_this_process
 from sunloom.errors import DataError, UsageError
 from sunloom.llm.conversation_split import held_out_conversations
+from sunloom.llm.evaluation import ExactMatch
 from sunloom.llm.gate import compare_scores, quantization_failures
 from sunloom.llm.judging import judge_model, load_judges
 from sunloom.llm.model_cards import write_card
@@ -88,6 +89,8 @@ def quantize(recipe: LlmRecipe) -> TrainingResult:
             "parameters": original.metrics.get("parameters"),
             "base_bytes": weight_bytes(source),
             "adapter_bytes": weight_bytes(export),
+            "exact_match_error": drop_error(before.exact_match, after.exact_match, "call"),
+            "answers_error": drop_error(before.exact_match, after.exact_match, "answer"),
             "base_perplexity": _perplexity(compared["base_loss"]),
             "adapter_perplexity": _perplexity(compared["adapter_loss"]),
         }
@@ -208,6 +211,26 @@ def choose_scales(weight: torch.Tensor, args: Any) -> torch.Tensor:
             error = torch.minimum(loss, error)
     assert scales is not None
     return scales
+
+
+def drop_error(before: ExactMatch, after: ExactMatch, kind: str) -> float | None:
+    """Standard error of the difference of two models' shares of right turns.
+
+    Args:
+        before: One model's turns.
+        after: The other's, the same turns: only those that differ count.
+        kind: Of turns, ``call`` or ``answer``.
+    """
+    drops = [
+        int(earlier.right) - int(later.right)
+        for earlier, later in zip(before.examples, after.examples, strict=True)
+        if earlier.kind == kind
+    ]
+    if not drops:
+        return None
+    mean = sum(drops) / len(drops)
+    squares = sum((drop - mean) ** 2 for drop in drops)
+    return math.sqrt(squares) / len(drops)
 
 
 def weight_bytes(folder: Path) -> int:

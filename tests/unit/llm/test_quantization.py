@@ -16,9 +16,16 @@ from sunloom.config import load_config
 from sunloom.config.llm import LlmRecipe, QuantizationConfig
 from sunloom.core.model_registry import ModelRegistry, open_registry
 from sunloom.errors import DataError, UsageError
+from sunloom.llm.evaluation import ExactMatch, Example
 from sunloom.llm.gate import quantization_failures
 from sunloom.llm.models import computed_in_bfloat16, load_model
-from sunloom.llm.quantization import build_scheme, choose_scales, quantize, write_quantized
+from sunloom.llm.quantization import (
+    build_scheme,
+    choose_scales,
+    drop_error,
+    quantize,
+    write_quantized,
+)
 
 ROOT = Path(__file__).parents[3]
 LEVELS = {"int8": 127, "int4": 7}
@@ -122,17 +129,20 @@ def test_scores_beyond_the_margin_keep_the_alias(tmp_path: Path) -> None:
         "adapter_exact_match": 0.86,
         "base_answers": None,
         "adapter_answers": None,
-        "tasks": {"own": {"base": 0.5, "adapter": 0.4}},
+        "tasks": {"own": {"base": 0.5, "adapter": 0.4, "standard_error": 0.01}},
         "base_perplexity": 4.0,
         "adapter_perplexity": 4.3,
     }
     assert quantization_failures(metrics, recipe) == (
-        "the task own 0.400 is more than 0.05 below the original's 0.500",
+        "the task own 0.400 is more than 0.05 below the original's 0.500, beyond chance",
     )
     metrics |= {"tasks": {}, "adapter_perplexity": 4.5}
     assert "4.5 is above 1.1 times the original's 4" in quantization_failures(metrics, recipe)[0]
     metrics |= {"base_perplexity": None, "adapter_exact_match": 0.84}
     assert len(quantization_failures(metrics, recipe)) == 2
+    # A drop that chance explains is none: two turns of 25, with one that the copy alone has right.
+    metrics["exact_match_error"] = 0.05
+    assert len(quantization_failures(metrics, recipe)) == 1
     # With no margin at all, the random model in 4 bits falls behind itself.
     strict = recipe_for(
         tmp_path, "quantization.to=int4", "quantization.max_perplexity_ratio=1", "output.alias=best"
@@ -142,6 +152,19 @@ def test_scores_beyond_the_margin_keep_the_alias(tmp_path: Path) -> None:
     is_worse = result.version.metrics["adapter_loss"] > result.version.metrics["base_loss"]
     assert result.promoted is not is_worse
     assert registry.aliases("tiny-int4") == ({} if is_worse else {"best": 1})
+
+
+def test_only_turns_that_differ_count_for_chance() -> None:
+    def judged(*rights: bool) -> ExactMatch:
+        kinds = ["call", "call", "call", "call", "answer"]
+        examples = [Example(k, "", "", "", right) for k, right in zip(kinds, rights, strict=True)]
+        return ExactMatch(None, None, None, 5, tuple(examples))
+
+    before, after = judged(True, True, False, True, True), judged(True, False, False, True, False)
+    # 0, 1, 0, 0: a mean of 1/4 and squares of 3/4.
+    assert drop_error(before, after, "call") == pytest.approx(math.sqrt(0.75) / 4)
+    assert drop_error(before, before, "call") == 0
+    assert drop_error(before, after, "none") is None
 
 
 def test_what_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
