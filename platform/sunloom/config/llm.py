@@ -735,7 +735,8 @@ class QuantizationConfig(Model):
     name: Name | None = None
     """Of the quantised model; the model's with ``-int8`` or ``-int4`` if empty."""
     max_score_drop: float = Field(default=0.02, ge=0, le=1)
-    """Most that exact match or the score of a task may be below the original's to be promoted."""
+    """Most that exact match or the score of a task may be below the original's, beyond chance
+    (95 %, on the same turns), to be promoted."""
     max_perplexity_ratio: float = Field(default=1.1, ge=1)
     """Most that the perplexity may be, as a multiple of the original's, to be promoted."""
 

@@ -84,28 +84,15 @@ def decide_quantized(metrics: Mapping[str, Any], recipe: LlmRecipe) -> GateDecis
     """
     margins, evaluation = recipe.quantization, recipe.evaluation
     rules = (
-        *_drop_rules(metrics, margins.max_score_drop),
+        *(
+            _judge_regression("max_score_drop", name, figure, margins.max_score_drop)
+            for name, figure in (metrics.get("figures") or {}).items()
+            if name.startswith(("exact_match.", "tasks."))
+        ),
         _judge_perplexity(metrics, margins.max_perplexity_ratio),
         *_regression_rules(metrics, evaluation),
     )
     return GateDecision(all(rule.passed for rule in rules), recipe.output.alias, rules)
-
-
-def _drop_rules(metrics: Mapping[str, Any], most: float) -> Iterator[RuleOutcome]:
-    scores = {
-        name: (metrics.get(f"base_{name}"), metrics.get(f"adapter_{name}"))
-        for name in ("exact_match", "answers")
-    }
-    for name, figure in (metrics.get("figures") or {}).items():
-        if name.startswith("tasks."):
-            scores[name] = figure["start"], figure["trained"]
-    for name, (before, after) in scores.items():
-        if before is None or after is None:
-            continue
-        reason = ""
-        if not before - after <= most:
-            reason = f"{name} {after:.3f} is more than {most:g} below the original's {before:.3f}"
-        yield _conclude("max_score_drop", name, after, before - most, reason)
 
 
 def _judge_perplexity(metrics: Mapping[str, Any], most: float) -> RuleOutcome:

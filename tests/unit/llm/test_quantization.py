@@ -117,24 +117,27 @@ def test_the_nearest_scale_is_taken() -> None:
 
 def test_scores_beyond_the_margin_keep_the_alias(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, "quantization.max_score_drop=0.05")
-    metrics: dict[str, Any] = {
-        "base_exact_match": 0.9,
-        "adapter_exact_match": 0.86,
-        "base_answers": None,
-        "adapter_answers": None,
-        "figures": {"tasks.own": {"start": 0.5, "trained": 0.4}},
+
+    def figure(low: float) -> dict[str, Any]:
+        return {"metric": "exact_match", "start": 0.9, "trained": 0.8, "low": low, "high": -low,
+                "rows": 50, "is_lower_better": False}  # fmt: skip
+
+    metrics = {
+        "figures": {"exact_match.calls": figure(-0.01), "tasks.own": figure(0.06)},
         "base_perplexity": 4.0,
         "adapter_perplexity": 4.3,
     }
+    # One drop may be chance, the other's whole interval is beyond the margin.
     assert decide_quantized(metrics, recipe).failures == (
-        "tasks.own 0.400 is more than 0.05 below the original's 0.500",
+        "tasks.own (exact_match) is 0.800 on 50 rows, and was 0.900: worse by 0.100, "
+        "more than 0.05 beyond chance (95 %: 0.060)",
     )
     metrics |= {"figures": {}, "adapter_perplexity": 4.5}
-    assert (
-        "4.5 is above 1.1 times the original's 4" in decide_quantized(metrics, recipe).failures[0]
-    )
-    metrics |= {"base_perplexity": None, "adapter_exact_match": 0.84}
-    assert len(decide_quantized(metrics, recipe).failures) == 2
+    (failure,) = decide_quantized(metrics, recipe).failures
+    assert "4.5 is above 1.1 times the original's 4" in failure
+    metrics["base_perplexity"] = None
+    (failure,) = decide_quantized(metrics, recipe).failures
+    assert "no perplexity" in failure
     # With no margin at all, the random model in 4 bits falls behind itself.
     strict = recipe_for(
         tmp_path, "quantization.to=int4", "quantization.max_perplexity_ratio=1", "output.alias=best"
