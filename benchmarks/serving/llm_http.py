@@ -29,7 +29,7 @@ import httpx
 import psutil
 
 from sunloom.config import Settings, load_config
-from sunloom.core.cluster import connect, disconnect
+from sunloom.core.cluster import disconnect
 from sunloom.core.model_registry import open_registry
 from sunloom.core.processes import free_port, own_processes
 from sunloom.llm.base_models import register_packaged
@@ -191,7 +191,6 @@ def main() -> None:
             for n in range(CLIENTS)
         ]
         stack.enter_context(own_processes())
-        connect(settings)
         stack.callback(disconnect)
         stack.callback(shutdown, settings)
         gateway = deploy(settings).url

@@ -31,7 +31,7 @@ def test_a_resumed_batch_answers_each_row_once_as_the_adapter_does(
     adapter = build_adapter(base, tmp_path / "adapter", seed=1)
     prompts = [[{"role": "user", "content": f"hello {number} voucher"}] for number in range(10)]
     rows = [{"key": f"k{n}", "messages": json.dumps(p)} for n, p in enumerate(prompts)]
-    rows[5]["messages"] = json.dumps([{"role": "user", "content": "customer " * 100}])
+    rows[5]["messages"] = json.dumps([{"role": "user", "content": "customer " * 200}])
     rows[9]["messages"] = "hello"
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "input.parquet")
     sets = {
@@ -85,7 +85,8 @@ def test_a_resumed_batch_answers_each_row_once_as_the_adapter_does(
                 max_new_tokens=TOKENS,
             )[0, ids.shape[1] :]  # fmt: skip
         expected = tokenizer.decode(tokens, skip_special_tokens=True)
-        assert answers[number]["generated_text"] == expected
+        # Random tokens end within characters, which vLLM does not show.
+        assert answers[number]["generated_text"].strip("\ufffd") == expected.strip("\ufffd")
         assert answers[number]["completion_tokens"] == len(tokens)
         assert answers[number]["prompt_tokens"] == ids.shape[1]
     for number, reason in ((5, "too long"), (9, "no messages")):
