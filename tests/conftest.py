@@ -14,6 +14,7 @@ from sunloom.core.telemetry import silence_libraries
 
 # One gateway for integration and security tests: the fixture must be known to both folders.
 sys.path.insert(0, str(Path(__file__).parent / "support"))
+from browser_fixture import chromium
 from faults import pytest_addoption, pytest_generate_tests, soak_s
 from gateway_fixture import gateway, pytest_runtest_teardown
 from postgres_fixture import postgres
@@ -24,6 +25,7 @@ from slow_tests import pytest_sessionfinish, pytest_terminal_summary
 from webhook_receiver import receiver
 
 __all__ = [
+    "chromium",
     "gateway",
     "postgres",
     "pytest_addoption",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -105,7 +106,11 @@ def test_a_browser_opens_the_page_with_the_key_as_password(
     bare = {"Authorization": ""}
     refused = client.get("/evaluations/page?name=ours", headers=bare)
     assert refused.status_code == 401
-    assert "Basic" in refused.headers["www-authenticate"]
+    # Chrome reads one challenge of each line.
+    challenges = refused.headers.get_list("www-authenticate")
+    assert challenges == ['Bearer realm="sunloom"', 'Basic realm="sunloom"']
+    elsewhere = client.get("/models", headers=bare)
+    assert elsewhere.headers.get_list("www-authenticate") == challenges[:1]
     page = client.get("/evaluations/page?name=ours", auth=("me", key))
     assert page.status_code == 200
     policy = page.headers["content-security-policy"]
@@ -125,3 +130,41 @@ def test_a_browser_opens_the_page_with_the_key_as_password(
     # Elsewhere a password is no key.
     assert client.get("/evaluations/results/ours", auth=("me", key)).status_code == 401
     assert client.get("/models", auth=("me", key)).status_code == 401
+
+
+def test_people_vote_by_keyboard_in_a_browser(
+    settings: Settings, client: httpx.Client, chromium: Any, tmp_path: Path
+) -> None:
+    key = create_key(settings, ["models"], "acme")[0]
+    context = chromium.new_context(http_credentials={"username": "me", "password": key})
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(f"{client.base_url}/evaluations/page?name=ours")
+    page.locator("#progress", has_text="0 of 2").wait_for()
+    texts = {page.inner_text("#left"), page.inner_text("#right")}
+    # What a model wrote is text, whatever it looks like, and nothing names the models.
+    assert texts in ({"<b>good</b>", "bad"}, {"good", "bad"})
+    assert page.locator("main b").count() == 0
+    assert "m@" not in page.content()
+    left_is_good = "good" in page.inner_text("#left")
+    page.keyboard.press("ArrowLeft" if left_is_good else "ArrowRight")
+    page.locator("#progress", has_text="1 of 2").wait_for()
+    # While a name is typed, its letters are no votes.
+    page.fill("#voter", "")
+    page.locator("#voter").press("1")
+    assert page.inner_text("#progress") == "1 of 2"
+    page.fill("#voter", "")
+    page.locator("#voter").blur()
+    page.locator("#progress", has_text="1 of 2").wait_for()
+    page.keyboard.press("2")
+    page.locator("#message", has_text="That was all").wait_for()
+    assert page.locator("button:disabled").count() == 3
+    assert page.screenshot(path=tmp_path / "voted.png").startswith(b"\x89PNG")
+    assert faults == []
+    context.close()
+    trainer = key_of(settings, "acme", "train")
+    votes = client.get("/evaluations/votes/ours", headers=trainer).json()["votes"]
+    mine = [vote for vote in votes if vote["first"] in ("good", "<b>good</b>")][-2:]
+    assert sorted(vote["winner"] for vote in mine) == ["first", "tie"]

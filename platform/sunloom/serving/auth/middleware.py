@@ -42,7 +42,7 @@ from sunloom.serving.auth.api_keys import KeyRecord, find_key, is_well_formed, o
 from sunloom.serving.auth.failed_attempts import FailedAttempts
 from sunloom.serving.auth.rate_limits import RateLimiter, Spent, Taken
 from sunloom.serving.auth.refused_requests import RefusedRequests, is_refusal
-from sunloom.serving.auth.scopes import PUBLIC, find_rule, takes_password
+from sunloom.serving.auth.scopes import PUBLIC, find_rule, list_challenges, takes_password
 from sunloom.serving.error_body import Problem, new_request_id, problem_of, translate
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -150,7 +150,7 @@ class GatewayMiddleware:
         extra = [(b"x-sunloom-app", self._name)]
         if self._sets_request_id:
             extra.append((b"x-request-id", request_id.encode()))
-        response = _Response(send, request_id, extra, is_head=is_head)
+        response = _Response(send, request_id, extra, path=scope["path"], is_head=is_head)
         began = time.perf_counter()
         try:
             admitted = await self._admit(scope, headers, rule.scope, request_id)
@@ -241,9 +241,16 @@ class _Response:
     """Passes a response through; an error is collected first and sent with the common body."""
 
     def __init__(
-        self, send: Send, request_id: str, extra: list[tuple[bytes, bytes]], *, is_head: bool
+        self,
+        send: Send,
+        request_id: str,
+        extra: list[tuple[bytes, bytes]],
+        *,
+        path: str,
+        is_head: bool,
     ) -> None:
         self._send = send
+        self._path = path
         self._extra = extra
         self._is_head = is_head
         self._error_start: Message | None = None
@@ -340,7 +347,7 @@ class _Response:
             *headers,
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
-            *_EXTRA_HEADERS.get(problem.status, ()),
+            *(list_challenges(self._path) if problem.status == 401 else ()),
             *self._extra,
         ]
         await self._send(
@@ -351,10 +358,6 @@ class _Response:
 
 # They describe the app's own body, which the common one replaces.
 _REPLACED = frozenset({b"content-type", b"content-length", b"content-encoding"})
-_EXTRA_HEADERS = {
-    # Basic lets a browser show its password prompt for the documentation.
-    401: ((b"www-authenticate", b'Bearer realm="sunloom", Basic realm="sunloom"'),),
-}
 
 
 def _request_id(headers: dict[bytes, bytes], *, is_trusted: bool) -> str:

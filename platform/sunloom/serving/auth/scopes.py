@@ -65,6 +65,15 @@ def takes_password(path: str) -> bool:
     return any(path == route or path.startswith(f"{route}/") for route in BROWSER_ROUTES)
 
 
+def list_challenges(path: str) -> list[tuple[bytes, bytes]]:
+    """Headers of an answer 401: where a browser may bring the key, it shows its prompt for it."""
+    challenges = [(b"www-authenticate", b'Bearer realm="sunloom"')]
+    if takes_password(path):
+        # A line of its own: Chrome reads the first challenge of each line, and knows no Bearer.
+        challenges.append((b"www-authenticate", b'Basic realm="sunloom"'))
+    return challenges
+
+
 def _matches(rule: ScopeRule, method: str, path: str) -> bool:
     if rule.method not in (None, method):
         return False

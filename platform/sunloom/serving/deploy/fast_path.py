@@ -24,7 +24,7 @@ from sunloom.serving.auth.middleware import (
     process_admission,
     secret_of,
 )
-from sunloom.serving.auth.scopes import PUBLIC, find_rule
+from sunloom.serving.auth.scopes import PUBLIC, find_rule, list_challenges
 from sunloom.serving.deploy.slow_requests import install_arrival_protocol
 from sunloom.serving.error_body import Problem, new_request_id, problem_of
 
@@ -93,7 +93,7 @@ class FastPath:
         if scope["type"] == "http" and not _has_key_or_is_public(scope):
             request_id = new_request_id()
             headers = [
-                (b"www-authenticate", b'Bearer realm="sunloom"'),
+                *list_challenges(scope["path"]),
                 (b"x-request-id", request_id.encode()),
             ]
             await send_body(send, 401, _REFUSAL.to_json(request_id), headers)
