@@ -149,6 +149,8 @@ VARIABLES = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # By default Ray's workers have the lowest priority but one, and wait for all other work here.
+    "RAY_worker_niceness": "0",
     "HF_HUB_OFFLINE": "1",
 }
 
