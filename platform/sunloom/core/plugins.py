@@ -25,6 +25,7 @@ GROUPS = (
     "sunloom.trackers",
     "sunloom.optimizers",
     "sunloom.metrics",
+    "sunloom.rewards",
     "sunloom.checks",
 )
 

@@ -27,6 +27,11 @@ class ComparedScores:
         adapter_preference_accuracy: Share of held-out preferences in their right order.
         preference_error: Its standard error.
         preference_margin: Mean of the chosen completions' rewards less that of the rejected ones'.
+        base_reward: Mean on held-out prompts of what training started from; None where completions
+            are not rewarded.
+        adapter_reward: Of the result.
+        reward_error: Its standard error.
+        reward_gain_error: Standard error of what it has risen by, on the same prompts.
     """
 
     held_out: int
@@ -43,6 +48,10 @@ class ComparedScores:
     adapter_preference_accuracy: float | None = None
     preference_error: float | None = None
     preference_margin: float | None = None
+    base_reward: float | None = None
+    adapter_reward: float | None = None
+    reward_error: float | None = None
+    reward_gain_error: float | None = None
 
 
 def compare_scores(base: ModelScores, adapter: ModelScores) -> ComparedScores:
@@ -56,6 +65,15 @@ def compare_scores(base: ModelScores, adapter: ModelScores) -> ComparedScores:
     benchmarks = {}
     if base.benchmarks is not None and adapter.benchmarks is not None:
         benchmarks = compare_benchmarks(base.benchmarks.scores, adapter.benchmarks.scores)
+    rewards: dict[str, float] = {}
+    if base.rewards is not None and adapter.rewards is not None:
+        mean, error = adapter.rewards.mean
+        rewards = {
+            "base_reward": base.rewards.mean[0],
+            "adapter_reward": mean,
+            "reward_error": error,
+            "reward_gain_error": adapter.rewards.gain_over(base.rewards)[1],
+        }
     return ComparedScores(
         held_out=after.held_out,
         base_exact_match=before.calls,
@@ -79,6 +97,7 @@ def compare_scores(base: ModelScores, adapter: ModelScores) -> ComparedScores:
         adapter_preference_accuracy=judged.accuracy if judged else None,
         preference_error=judged.standard_error if judged else None,
         preference_margin=judged.margin if judged else None,
+        **rewards,
     )
 
 
@@ -95,6 +114,9 @@ def gate_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> tuple
 def _turn_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[str]:
     if metrics.get("adapter_preference_accuracy") is not None:
         yield from _preference_failures(metrics, config)
+        return
+    if metrics.get("adapter_reward") is not None:
+        yield from _reward_failures(metrics, config)
         return
     bars = {"adapter_exact_match": config.min_exact_match, "adapter_whole": config.min_whole}
     for name, bar in bars.items():
@@ -118,6 +140,22 @@ def _preference_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -
         yield (
             f"adapter_preference_accuracy {accuracy:.3f}, less its standard error {error:.3f}, is "
             f"below {bar:.3f}"
+        )
+
+
+def _reward_failures(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[str]:
+    before, after = metrics["base_reward"], metrics["adapter_reward"]
+    error, gain_error = metrics["reward_error"], metrics["reward_gain_error"]
+    if config.min_reward is not None and after - error < config.min_reward:
+        yield (
+            f"adapter_reward {after:.3f}, less its standard error {error:.3f}, is below "
+            f"{config.min_reward:.3f}"
+        )
+    least = config.min_reward_gain
+    if least is not None and after - before - gain_error <= least:
+        yield (
+            f"adapter_reward {after:.3f} is {after - before:.3f} above the start's {before:.3f}, "
+            f"which less its standard error {gain_error:.3f} is not above {least:.3f}"
         )
 
 

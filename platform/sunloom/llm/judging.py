@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sunloom.config.llm import LlmRecipe
+from sunloom.config.llm import Grpo, LlmRecipe
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import DataError
 from sunloom.llm.base_models import resolve_model
@@ -20,6 +20,7 @@ from sunloom.llm.encoding import encode
 from sunloom.llm.evaluation import ExactMatch, exact_match, greedy, mean_loss
 from sunloom.llm.models import load_adapter, load_model, load_tokenizer
 from sunloom.llm.preference_scores import PreferenceScores
+from sunloom.llm.rewards import RewardScores, judge_rewards
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,18 @@ class ModelScores:
         tasks: By name.
         benchmarks: The harness's.
         preferences: On held-out preferences, where these are learned.
+        rewards: On held-out prompts, where completions are rewarded.
     """
 
     exact_match: ExactMatch
     tasks: dict[str, TaskScore] = field(default_factory=dict)
     benchmarks: BenchmarkResults | None = None
     preferences: PreferenceScores | None = None
+    rewards: RewardScores | None = None
 
     def save_report(self, path: Path) -> Path:
         """Write figures and examples of the held-out rows as JSON."""
-        return (self.preferences or self.exact_match).save(path)
+        return (self.rewards or self.preferences or self.exact_match).save(path)
 
     def save_tasks(self, path: Path) -> None:
         """Write every example of the tasks as JSON; nothing where there is none."""
@@ -84,6 +87,7 @@ class ModelEvaluation:
         benchmarks: Score of each benchmark of ``evaluation.benchmarks``.
         preference_accuracy: Share of held-out preferences that it orders rightly, where the recipe
             learns from these; against the model that it was trained from.
+        reward: Mean on held-out prompts, where the recipe rewards completions.
     """
 
     model: str
@@ -96,6 +100,7 @@ class ModelEvaluation:
     tasks: dict[str, float] = field(default_factory=dict)
     benchmarks: dict[str, float] = field(default_factory=dict)
     preference_accuracy: float | None = None
+    reward: float | None = None
 
 
 def load_judges(recipe: LlmRecipe) -> Judges:
@@ -205,9 +210,9 @@ def _judge(
 ) -> ModelScores:
     model.eval()
     generate = greedy(model, tokenizer, recipe.evaluation.max_new_tokens)
-    rows = encode(tokenizer, conversations, recipe.data.max_length)
+    rows = encode(tokenizer, conversations, recipe.longest_row)
     benchmarks, objective = judges.benchmarks, recipe.training.objective
-    preferences = None
+    preferences = rewards = None
     if recipe.learns_preferences:
         # Torch loads here.
         from sunloom.llm.preference_judge import judge_preferences
@@ -220,12 +225,17 @@ def _judge(
             calls=None, answers=None, whole=None, held_out=len(rows), examples=(),
             loss=preferences.loss,
         )  # fmt: skip
+    elif isinstance(objective, Grpo):
+        answer = greedy(model, tokenizer, objective.max_completion_length)
+        rewards = judge_rewards(objective.rewards, conversations, answer, tokenizer)
+        scores = ExactMatch(calls=None, answers=None, whole=None, held_out=len(rows), examples=())
     else:
         scores = exact_match(generate, tokenizer, conversations)
         scores = replace(scores, loss=mean_loss(model, rows, tokenizer.pad_token_id))
     return ModelScores(
         exact_match=scores,
         preferences=preferences,
+        rewards=rewards,
         tasks={judge.task.name: judge.run(generate, tokenizer) for judge in judges.tasks},
         benchmarks=benchmarks.run(model, tokenizer) if benchmarks is not None else None,
     )
@@ -284,4 +294,5 @@ def evaluate_registered(recipe: LlmRecipe) -> ModelEvaluation:
         tasks={name: score.score for name, score in scores.tasks.items()},
         benchmarks={name: score.score for name, score in found.items()},
         preference_accuracy=scores.preferences.accuracy if scores.preferences else None,
+        reward=scores.rewards.mean[0] if scores.rewards else None,
     )

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sunloom.config.llm import LlmRecipe, TrainingConfig
+from sunloom.config.llm import Grpo, JsonSchema, LlmRecipe, RewardTerm, TrainingConfig
 from sunloom.config.loading.model import dump_identity
 from sunloom.core.artifacts import fingerprint
 from sunloom.core.model_registry import ModelRegistry, ModelVersion, TrainingResult, open_registry
@@ -37,7 +37,8 @@ from sunloom.llm.models import (
     served_by_merging,
     stored_parameter_count,
 )
-from sunloom.llm.resuming import RunIdentity
+from sunloom.llm.resuming import SAMPLES, RunIdentity
+from sunloom.llm.rewards import REWARD_GROUP
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def train_base(recipe: LlmRecipe) -> TrainingResult:
         if recipe.is_judged:
             # Before the first step: what cannot be judged would only be met after the last one.
             judges = load_judges(recipe)
-            data.require_judgeable(tokenizer, recipe.data.max_length)
+            data.require_judgeable(tokenizer, recipe.longest_row)
             export = run.directory / "export"
             judge = partial(judge_tuned, recipe, judges, data.held_out, start=start, export=export)
         outcome = train_on_workers(
@@ -218,7 +219,7 @@ def train_adapter(recipe: LlmRecipe) -> TrainingResult:
         tokenizer = load_tokenizer(location, recipe.model)
         # Before the first step: what cannot be judged would only be met after the last one.
         judges = load_judges(recipe)
-        data.require_judgeable(tokenizer, recipe.data.max_length)
+        data.require_judgeable(tokenizer, recipe.longest_row)
         outcome = train_on_workers(
             recipe,
             run,
@@ -296,6 +297,8 @@ def _register_judged(
     version = register(metrics | asdict(compare_scores(before, after)))
     for name, judged in (("base", before), ("adapter", after)):
         report = "preferences" if recipe.learns_preferences else "exact_match"
+        if recipe.learns_rewards:
+            report = "rewards"
         judged.save_report(folder / f"{name}_{report}.json")
         judged.save_tasks(folder / f"{name}_tasks.json")
         judged.save_benchmarks(folder / f"{name}_benchmarks.json")
@@ -328,6 +331,8 @@ def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
             stop["held_out"] = evaluation.eval_sample
     for key in ("eval_steps", "eval_sample", "benchmark_batch_size"):
         parts["evaluation"].pop(key, None)
+    if isinstance(recipe.training.objective, Grpo):
+        parts["rewards"] = [_reward_identity(term) for term in recipe.training.objective.rewards]
     if recipe.data.train:
         return fingerprint(parts, training, "files", [], base)
     name = recipe.data.conversations
@@ -335,6 +340,13 @@ def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
     conversations = load_conversation_source(name).train(64, recipe.seed)
     sample = [{"messages": c.messages, "tools": c.tools} for c in conversations]
     return fingerprint(parts, training, plugin_value("sunloom.conversations", name), sample, base)
+
+
+def _reward_identity(term: RewardTerm) -> str:
+    """What a name or a path alone does not tell: the function behind it, or the schema in it."""
+    if term.name is not None:
+        return plugin_value(REWARD_GROUP, term.name)
+    return hash_files(term.metric.path) if isinstance(term.metric, JsonSchema) else ""
 
 
 def _use_earlier_names(recipe: LlmRecipe, parts: dict[str, Any], training: dict[str, Any]) -> None:
@@ -388,6 +400,8 @@ def _publish(
         "adapter_benchmarks": "adapter_benchmarks.json",
         "adapter_tasks": "adapter_tasks.json",
         "adapter_preferences": "adapter_preferences.json",
+        "adapter_rewards": "adapter_rewards.json",
+        "samples": SAMPLES,
         "loss_plot": "loss.png",
     }
     return TrainingResult(
@@ -430,7 +444,7 @@ def measure_training(
 
 
 def plot_losses(run_dir: Path, title: str) -> Path:
-    """Draw the loss over the steps of a run as ``loss.png`` in its folder."""
+    """Draw the loss, or the reward, over the steps of a run as ``loss.png`` in its folder."""
     # Without pyplot there is no global state and no display is looked for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -440,13 +454,17 @@ def plot_losses(run_dir: Path, title: str) -> Path:
     panel = figure.subplots()
     rows = read_progress(run_dir)
     points = [(row.step, row.loss) for row in rows if row.loss is not None]
+    # A loss of advantages is about zero, whatever is learned.
+    rewards = [(row.step, row.figures["reward"]) for row in rows if "reward" in row.figures]
+    points = rewards or points
     panel.plot([step for step, _ in points], [loss for _, loss in points], linewidth=0.9)
     if held_out := [(row.step, row.eval_loss) for row in rows if row.eval_loss is not None]:
         panel.lines[0].set_label("training")
         steps, losses = zip(*held_out, strict=True)
         panel.plot(steps, losses, marker="o", markersize=3, linewidth=0.9, label="held out")
         panel.legend()
-    panel.set(title=title, xlabel="step", ylabel="loss", yscale="log")
+    panel.set(title=title, xlabel="step", ylabel="reward" if rewards else "loss")
+    panel.set_yscale("linear" if rewards else "log")
     panel.grid(alpha=0.3)
     path = run_dir / "loss.png"
     figure.savefig(path, dpi=120)

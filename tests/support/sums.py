@@ -1,0 +1,58 @@
+"""Sums modulo five as prompts with answers, and a tiny model that answers them by chance."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+CHOICES = 5
+LONGEST = 4
+
+
+def rows_of_sums(n: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Prompts with the right ``answer``, and in ``shuffled`` one that another prompt has."""
+    draw = random.Random(seed)
+    rows = []
+    for number in range(n):
+        a, b = draw.randrange(CHOICES), draw.randrange(CHOICES)
+        rows.append({
+            "prompt": f"{a} {b}",
+            "answer": str((a + b) % CHOICES),
+            "shuffled": str(draw.randrange(CHOICES)),
+            # Equal rows would count once.
+            "number": number,
+        })  # fmt: skip
+    return rows
+
+
+def build_guesser(folder: Path, steps: int = 60) -> Path:
+    """Write a Llama of 140,000 parameters that answers each sum with any of the five digits."""
+    import torch
+    from tiny_llama import build_base
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    build_base(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = LlamaForCausalLM.from_pretrained(folder)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    draw = random.Random(0)
+    torch.manual_seed(0)
+    for _ in range(steps):
+        texts = []
+        for row in rows_of_sums(32, draw.randrange(10**9)):
+            prompt = [{"role": "user", "content": row["prompt"]}]
+            asked = tokenizer.apply_chat_template(
+                prompt, tokenize=False, add_generation_prompt=True
+            )
+            texts.append(f"{asked}{draw.randrange(CHOICES)}</s>")
+        ids = tokenizer(texts, return_tensors="pt", add_special_tokens=False)["input_ids"]
+        logits = model(ids).logits[:, -3:-1]
+        loss = torch.nn.functional.cross_entropy(
+            logits.reshape(-1, logits.shape[-1]), ids[:, -2:].reshape(-1)
+        )
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    return folder
