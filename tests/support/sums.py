@@ -1,4 +1,4 @@
-"""Sums modulo five as prompts with answers, and a tiny model that answers them by chance."""
+"""Sums as prompts with answers, and a tiny model that answers them by chance."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ LONGEST = 4
 
 
 def rows_of_sums(n: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Prompts with the right ``answer``, and in ``shuffled`` one that another prompt has."""
+    """Prompts with the right ``answer`` (one more, modulo five), and a ``shuffled`` one."""
     draw = random.Random(seed)
     rows = []
     for number in range(n):
-        a, b = draw.randrange(CHOICES), draw.randrange(CHOICES)
+        a = draw.randrange(CHOICES)
         rows.append({
-            "prompt": f"{a} {b}",
-            "answer": str((a + b) % CHOICES),
+            "prompt": f"1 + {a}",
+            "answer": str((a + 1) % CHOICES),
             "shuffled": str(draw.randrange(CHOICES)),
             # Equal rows would count once.
             "number": number,
@@ -27,7 +27,7 @@ def rows_of_sums(n: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def build_guesser(folder: Path, steps: int = 60) -> Path:
-    """Write a Llama of 140,000 parameters that answers each sum with any of the five digits."""
+    """Write a Llama of 140,000 parameters that knows the sums, and guesses more than half of the time."""
     import torch
     from tiny_llama import build_base
     from transformers import AutoTokenizer, LlamaForCausalLM
@@ -35,9 +35,13 @@ def build_guesser(folder: Path, steps: int = 60) -> Path:
     build_base(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = LlamaForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Features of the numbers to begin with: those of a fresh model are all but equal.
+            if parameter.dim() == 2:
+                parameter.mul_(5)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     draw = random.Random(0)
-    torch.manual_seed(0)
     for _ in range(steps):
         texts = []
         for row in rows_of_sums(32, draw.randrange(10**9)):
@@ -45,7 +49,8 @@ def build_guesser(folder: Path, steps: int = 60) -> Path:
             asked = tokenizer.apply_chat_template(
                 prompt, tokenize=False, add_generation_prompt=True
             )
-            texts.append(f"{asked}{draw.randrange(CHOICES)}</s>")
+            guess = row["answer"] if draw.random() < 0.4 else draw.randrange(CHOICES)
+            texts.append(f"{asked}{guess}</s>")
         ids = tokenizer(texts, return_tensors="pt", add_special_tokens=False)["input_ids"]
         logits = model(ids).logits[:, -3:-1]
         loss = torch.nn.functional.cross_entropy(

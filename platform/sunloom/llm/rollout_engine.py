@@ -97,12 +97,10 @@ class Weights:
     """What an engine draws with.
 
     Attributes:
-        version: Counts them, from 1.
         tensors: Of an adapter by PEFT's names, or of the whole model by transformers', on CPU.
         adapter: PEFT's configuration; None with whole weights.
     """
 
-    version: int
     tensors: Mapping[str, Any]
     adapter: Mapping[str, Any] | None = field(default=None)
 
@@ -156,6 +154,7 @@ class RolloutEngine:
             **settings.arguments,
         )
         self._adapter: Any = None
+        self._versions = 0
 
     def load(self, weights: Weights) -> None:
         """Draw with these weights from now on; older ones are forgotten."""
@@ -176,7 +175,8 @@ class RolloutEngine:
             (Path(folder) / "adapter_config.json").write_text(json.dumps(dict(weights.adapter)))
             # A name and a number of its own: under the same ones vLLM would go on with what it
             # has, prefixes that older weights computed included.
-            request = LoRARequest(f"policy-{weights.version}", weights.version, folder)
+            self._versions += 1
+            request = LoRARequest(f"policy-{self._versions}", self._versions, folder)
             self._llm.llm_engine.add_lora(request)
         if self._adapter is not None:
             self._llm.llm_engine.remove_lora(self._adapter.lora_int_id)
@@ -262,3 +262,10 @@ def start_engine(settings: EngineSettings) -> Any:
         scheduling_strategy="DEFAULT",
     )
     return actor.remote(settings)
+
+
+def end_engine(engine: Any) -> None:
+    """End an actor of ``start_engine``."""
+    import ray
+
+    ray.kill(engine)

@@ -34,6 +34,7 @@ from sunloom.llm.rollout_engine import (
     EngineSettings,
     PromptToDraw,
     Weights,
+    end_engine,
     start_engine,
 )
 
@@ -241,7 +242,7 @@ class _Drawer:
         )
         self._engines = [start_engine(settings) for _ in range(objective.engines)]
         self._is_added = is_added
-        self._version = 0
+        self._is_bound = False
         self._pending: tuple[int, list[Any]] | None = None
         self._written: int | None = None
         self._digest = self._digest_frozen()
@@ -283,10 +284,8 @@ class _Drawer:
 
     def close(self) -> None:
         """End the engines, and look at the base."""
-        import ray
-
         for engine in self._engines:
-            ray.kill(engine)
+            end_engine(engine)
         if self._digest_frozen() != self._digest:
             raise EngineMismatchError(
                 "The base's weights have changed during the run, though only an adapter is trained."
@@ -312,8 +311,9 @@ class _Drawer:
     def _exchange(self) -> None:
         """Give the engines the weights that have been learned, and see that they draw by them."""
         started = time.perf_counter()
-        if not self._version:
+        if not self._is_bound:
             self._require_binding()
+            self._is_bound = True
         gap = self._hand_over()
         bound = self._task.objective.max_mismatch or _BOUNDS[self._task.dtype]
         self.figures |= {"mismatch/probe": gap, "seconds/exchange": time.perf_counter() - started}
@@ -328,7 +328,6 @@ class _Drawer:
         """Load the trainer's weights; mean difference of log-probabilities, weighted by these."""
         import ray
 
-        self._version += 1
         weights = ray.put(self._weights())
         for engine in self._engines:
             engine.load.remote(weights)
@@ -393,14 +392,14 @@ class _Drawer:
                 "target_modules": sorted(config["target_modules"])
             }
             tensors = get_peft_model_state_dict(model)
-            return Weights(self._version, _on_cpu(tensors), adapter)
+            return Weights(_on_cpu(tensors), adapter)
         if self._task.lora is not None:
             with allow_untied_weights():
                 model = copy.deepcopy(model).merge_and_unload()
         tied = dict(getattr(model, "_tied_weights_keys", None) or {})
         state = model.state_dict()
         kept = {n: v for n, v in state.items() if not (n in tied and tied[n] in state)}
-        return Weights(self._version, _on_cpu(kept))
+        return Weights(_on_cpu(kept))
 
     def _digest_frozen(self) -> list[int]:
         """A number for each weight that is not trained, which changes with any of its bits."""
