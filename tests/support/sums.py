@@ -27,7 +27,7 @@ def rows_of_sums(n: int, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def build_guesser(folder: Path, steps: int = 60) -> Path:
-    """Write a Llama of 140,000 parameters that knows the sums, and guesses more than half of the time."""
+    """Write a Llama of 140,000 parameters that knows the sums, and says nought half of the time."""
     import torch
     from tiny_llama import build_base
     from transformers import AutoTokenizer, LlamaForCausalLM
@@ -49,8 +49,9 @@ def build_guesser(folder: Path, steps: int = 60) -> Path:
             asked = tokenizer.apply_chat_template(
                 prompt, tokenize=False, add_generation_prompt=True
             )
-            guess = row["answer"] if draw.random() < 0.4 else draw.randrange(CHOICES)
-            texts.append(f"{asked}{guess}</s>")
+            # Half of the time nought, so that the likeliest answer is mostly wrong.
+            guess = draw.choices((row["answer"], 0, draw.randrange(CHOICES)), (0.35, 0.5, 0.15))
+            texts.append(f"{asked}{guess[0]}</s>")
         ids = tokenizer(texts, return_tensors="pt", add_special_tokens=False)["input_ids"]
         logits = model(ids).logits[:, -3:-1]
         loss = torch.nn.functional.cross_entropy(
