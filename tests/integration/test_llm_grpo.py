@@ -153,6 +153,11 @@ def test_engine_and_trainer_agree(trained: Trained) -> None:
     assert max(gaps[1:]) > 1e-3
 
 
+def test_an_untied_head_is_exported_with_the_model(trained: Trained) -> None:
+    stored = load_file(trained.folder("full") / "export" / "model.safetensors")
+    assert {"lm_head.weight", "model.embed_tokens.weight"} <= stored.keys()
+
+
 def test_weights_that_the_engine_does_not_take_stop_the_run(trained: Trained) -> None:
     outcome = trained.outcomes["unbound"]
     assert outcome.losses == []

@@ -520,7 +520,7 @@ class Grpo(Model):
     which the importance sampling corrects."""
     max_mismatch: float | None = Field(default=None, gt=0)
     """Most that the engine's log-probabilities of the next token may differ from the trainer's
-    after each exchange of weights, on fixed prompts, or the run stops. Empty: 0.001 in float32, 0.1
+    after each exchange of weights, on fixed prompts, or the run stops. Empty: 0.001 in float32, 0.3
     in bfloat16."""
     engines: int = Field(default=1, ge=1)
     """vLLM engines, which share the prompts of a step; with ``training.use_gpu`` each has a GPU."""

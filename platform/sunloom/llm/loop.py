@@ -687,7 +687,8 @@ def _export(parallel: Parallel, model: Any, task: TrainingTask) -> None:
             for name, value in state.items()
         }
         # safetensors refuses two names of one tensor; a tied weight is stored under one.
-        tied = dict(getattr(model, "_tied_weights_keys", None) or {})
+        # The instance's: its class names a head that could be tied, also where it is not.
+        tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
         stored = {n: v for n, v in weights.items() if not (n in tied and tied[n] in weights)}
         folder = task.directory / "export"
         model.save_pretrained(str(folder), state_dict=stored)

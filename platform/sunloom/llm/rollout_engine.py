@@ -21,7 +21,7 @@ from sunloom.llm.models import load_tokenizer
 from sunloom.llm.rewards import Columns, RewardSum
 
 # What vLLM gives at most by default; the likeliest tokens are those that are drawn.
-_CANDIDATES = 20
+CANDIDATES = 20
 # Ranks that vLLM's layers are built for.
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 LONGEST_RANK = _RANKS[-1]
@@ -190,7 +190,7 @@ class RolloutEngine:
 
         sampling = SamplingParams(
             max_tokens=1,
-            logprobs=_CANDIDATES,
+            logprobs=CANDIDATES,
             temperature=temperature,
             seed=0,
             detokenize=False,

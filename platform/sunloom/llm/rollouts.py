@@ -29,6 +29,7 @@ from sunloom.llm.grpo_loss import GrpoLoss, Rollout, group_advantages, hold_weig
 from sunloom.llm.models import allow_untied_weights
 from sunloom.llm.resuming import PROMPTS, ROLLOUTS, SAMPLES
 from sunloom.llm.rollout_engine import (
+    CANDIDATES,
     LONGEST_RANK,
     Drawn,
     EngineSettings,
@@ -40,8 +41,8 @@ from sunloom.llm.rollout_engine import (
 
 # Prompts whose next token is compared after each exchange of weights.
 _PROBES = 8
-# Measured on the demo's base: 4e-6 in float32.
-_BOUNDS = {"float32": 1e-3, "bfloat16": 0.1}
+# Measured on the demo's base: 4e-6 in float32, 0.07 in bfloat16.
+_BOUNDS = {"float32": 1e-3, "bfloat16": 0.3}
 # Share of an adapter's effect that may be missing in the engine, for what number formats take.
 _UNBOUND_SHARE = 0.2
 
@@ -325,7 +326,7 @@ class _Drawer:
             )
 
     def _hand_over(self) -> float:
-        """Load the trainer's weights; mean difference of log-probabilities, weighted by these."""
+        """Load the trainer's weights; mean difference of the likeliest tokens' log-probabilities."""
         import ray
 
         weights = ray.put(self._weights())
@@ -340,8 +341,8 @@ class _Drawer:
             for row, found in zip(ours, answer, strict=True):
                 mine = row[list(found)]
                 theirs = torch.tensor(list(found.values()), dtype=torch.float64)
-                shares = mine.softmax(0)
-                gaps.append(float((shares * (mine - theirs).abs()).sum()))
+                # Not weighted: after most prompts one token is all but certain, and right so.
+                gaps.append(float((mine - theirs).abs().mean()))
         return sum(gaps) / len(gaps)
 
     def _require_binding(self) -> None:
@@ -354,7 +355,8 @@ class _Drawer:
         with hold_weights(self._module, self._moved_weights()):
             gap = self._hand_over()
             after = self._module.score_next(self._probes, self._task.pad)
-        effect = float((after.exp() * (after - before).abs()).sum(dim=1).mean())
+        likeliest = after.topk(CANDIDATES).indices
+        effect = float((after - before).abs().gather(1, likeliest).mean())
         bound = self._task.objective.max_mismatch or _BOUNDS[self._task.dtype]
         if not gap <= max(bound, _UNBOUND_SHARE * effect):
             raise EngineMismatchError(
@@ -396,10 +398,8 @@ class _Drawer:
         if self._task.lora is not None:
             with allow_untied_weights():
                 model = copy.deepcopy(model).merge_and_unload()
-        tied = dict(getattr(model, "_tied_weights_keys", None) or {})
-        state = model.state_dict()
-        kept = {n: v for n, v in state.items() if not (n in tied and tied[n] in state)}
-        return Weights(_on_cpu(kept))
+        # A tied head, too: vLLM leaves it out itself.
+        return Weights(_on_cpu(model.state_dict()))
 
     def _digest_frozen(self) -> list[int]:
         """A number for each weight that is not trained, which changes with any of its bits."""
