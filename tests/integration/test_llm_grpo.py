@@ -196,20 +196,21 @@ def test_rewards_are_learned_judged_and_promoted(
     assert evaluate_registered(recipe).reward == metrics["adapter_reward"]
 
 
-@pytest.mark.parametrize("name", ["lagging", "repeated"])
-def test_a_resumed_run_has_the_bits_of_the_unbroken_one(
-    name: str, trained: Trained, start: Path, tmp_path: Path
+def test_resumed_runs_have_the_bits_of_the_unbroken_ones(
+    trained: Trained, start: Path, tmp_path: Path
 ) -> None:
-    first = Path(shutil.copytree(trained.folder(name), tmp_path / "first"))
-    shutil.rmtree(max((first / "train").glob("checkpoint_*")))
-    folder = tmp_path / name
-    shutil.copytree(first / ROLLOUTS, folder / ROLLOUTS)
-    task = _work(start, folder, resume_from=first, **RUNS[name])
-    resumed = train_in_turn({name: task}, tmp_path)
-    assert resumed.outcomes[name].first_step == 3
-    assert resumed.outcomes[name].losses == trained.outcomes[name].losses[2:]
-    weights, expected = (
-        load_file(run.folder(name) / "export" / "adapter_model.safetensors")
-        for run in (resumed, trained)
-    )
-    assert all(bool((weights[key] == expected[key]).all()) for key in expected)
+    tasks = {}
+    for name in ("lagging", "repeated"):
+        first = Path(shutil.copytree(trained.folder(name), tmp_path / f"first-{name}"))
+        shutil.rmtree(max((first / "train").glob("checkpoint_*")))
+        shutil.copytree(first / ROLLOUTS, tmp_path / name / ROLLOUTS)
+        tasks[name] = _work(start, tmp_path / name, resume_from=first, **RUNS[name])
+    resumed = train_in_turn(tasks, tmp_path, prepare=share_engines())
+    for name, outcome in resumed.outcomes.items():
+        assert outcome.first_step == 3
+        assert outcome.losses == trained.outcomes[name].losses[2:]
+        weights, expected = (
+            load_file(run.folder(name) / "export" / "adapter_model.safetensors")
+            for run in (resumed, trained)
+        )
+        assert all(bool((weights[key] == expected[key]).all()) for key in expected)

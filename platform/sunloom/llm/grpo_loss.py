@@ -169,7 +169,7 @@ class GrpoLoss(LossModule):
         return torch.log_softmax(self._logits(ids, keep) / self.objective.temperature, -1)
 
     @override
-    def learned(self, rows: Sequence[Encoded]) -> Sequence[Encoded]:
+    def rows_with_gradient(self, rows: Sequence[Encoded]) -> Sequence[Encoded]:
         """Rows with a gradient: of a group with equal rewards none has one, but for ``beta``."""
         if self.objective.beta:
             return rows

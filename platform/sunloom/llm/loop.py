@@ -359,7 +359,7 @@ class _TrainingLoop:
             # Where there are too few rows, a worker goes along with one that has no loss.
             one._replace(rows=one.rows or [rows[0].without_loss()])
             for one in plan_passes(
-                self._module.learned(rows),
+                self._module.rows_with_gradient(rows),
                 self._task.training,
                 rank=self._rank,
                 workers=self._workers,

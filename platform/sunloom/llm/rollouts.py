@@ -326,7 +326,7 @@ class _Drawer:
             )
 
     def _hand_over(self) -> float:
-        """Load the trainer's weights; mean difference of the likeliest tokens' log-probabilities."""
+        """Load the trainer's weights; mean gap of the likeliest tokens' log-probabilities."""
         import ray
 
         weights = ray.put(self._weights())

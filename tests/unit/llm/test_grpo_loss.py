@@ -84,7 +84,7 @@ def rollouts_of(tokenizer: Any, objective: Grpo) -> list[Rollout]:
 
 
 def loss_of(module: GrpoLoss, rows: list[Rollout]) -> tuple[torch.Tensor, dict[str, float]]:
-    sums = module(*module.collate(module.learned(rows), 0))
+    sums = module(*module.collate(module.rows_with_gradient(rows), 0))
     return sums[0] / module.counts(rows)[0], module.figures(sums[1:].tolist(), rows)
 
 
@@ -170,7 +170,7 @@ def test_loss_and_gradient_are_those_of_trl(name: str, tokenizer: Any, tmp_path:
     for ours, theirs in zip(model.parameters(), gradients, strict=True):
         assert torch.allclose(ours.grad, theirs, atol=1e-5)
     # The second group's rewards are equal: it is counted, and learned from by `beta` alone.
-    assert len(module.learned(rows)) == (8 if objective.beta else 4)
+    assert len(module.rows_with_gradient(rows)) == (8 if objective.beta else 4)
     assert figures["groups/equal_share"] == 0.5
     assert figures["reward"] == pytest.approx(1.21875)
     if objective.beta and objective.num_iterations == 1:
