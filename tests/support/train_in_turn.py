@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +24,15 @@ class Trained:
 
 
 def train_in_turn(
-    tasks: dict[str, TrainingTask], folder: Path, workers: int | None = None
+    tasks: dict[str, TrainingTask],
+    folder: Path,
+    workers: int | None = None,
+    prepare: Callable[[str], None] = lambda name: None,
 ) -> Trained:
-    """Train all tasks in one group of workers, whose start takes longer than ten steps."""
+    """Train all tasks in one group of workers, whose start takes longer than ten steps.
+
+    `prepare` is called in the workers with each name before its training.
+    """
     from ray.train import CheckpointConfig, RunConfig
     from ray.train.torch import TorchConfig
 
@@ -37,6 +44,7 @@ def train_in_turn(
     def work(config: dict[str, TrainingTask]) -> dict[str, tuple[TrainingOutcome, list[str]]]:
         done, seen = {}, set()
         for name, task in config.items():
+            prepare(name)
             outcome = run_worker({"task": task})
             # Without Ray's own list of them, a file.
             checkpoints = {path.name for path in storage.glob("checkpoint_*-*")}

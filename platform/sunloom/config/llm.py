@@ -397,7 +397,144 @@ class Reward(Model):
     """Weight of the squared sum of a pair's rewards, which keeps them around zero."""
 
 
-TrainingObjective = Annotated[Sft | Dpo | Ipo | Kto | Orpo | Reward, Field(discriminator="type")]
+class ExactText(Model):
+    """1 where the text is the expected one, without the blanks around it."""
+
+    type: Literal["exact_match"] = "exact_match"
+    """Chooses this variant."""
+    ignore_case: bool = False
+    """Whether case counts for nothing."""
+
+
+class F1(Model):
+    """Harmonic mean of precision and recall of the words, as SQuAD counts them."""
+
+    type: Literal["f1"] = "f1"
+    """Chooses this variant."""
+
+
+class Rouge(Model):
+    """ROUGE F-measure, by the package rouge-score."""
+
+    type: Literal["rouge"] = "rouge"
+    """Chooses this variant."""
+    variant: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = "rougeL"
+    """Words, pairs of words, or longest common subsequences."""
+
+
+class JsonSchema(Model):
+    """1 where the text is JSON that a schema allows."""
+
+    type: Literal["json_schema"] = "json_schema"
+    """Chooses this variant."""
+    # pydantic's models have a method of the name schema.
+    path: Path
+    """File with the JSON schema."""
+
+
+class ToolCallMatch(Model):
+    """1 where the tools called and their arguments are the expected ones."""
+
+    type: Literal["tool_call"] = "tool_call"
+    """Chooses this variant."""
+
+
+class Regex(Model):
+    """1 where an expression is found in the text."""
+
+    type: Literal["regex"] = "regex"
+    """Chooses this variant."""
+    pattern: str
+    """Python's regular expression."""
+
+
+class PluginMetric(Model):
+    """A metric of one's own."""
+
+    type: Literal["plugin"] = "plugin"
+    """Chooses this variant."""
+    name: str
+    """Entry point of the group ``sunloom.metrics``: a callable that takes the expected text and
+    the generated one and returns a score from 0 to 1."""
+
+
+TaskMetric = Annotated[
+    ExactText | F1 | Rouge | JsonSchema | ToolCallMatch | Regex | PluginMetric,
+    Field(discriminator="type"),
+]
+
+
+class RewardTerm(Model):
+    """One of the rewards whose weighted sum a completion gets."""
+
+    name: str | None = None
+    """Entry point of the group ``sunloom.rewards``: a callable that takes the completion's text,
+    and by name the ``prompt`` (its messages) and the row's other columns, and returns a number."""
+    metric: TaskMetric | None = None
+    """In place of ``name``: what compares the completion with a column of its row."""
+    column: str = "answer"
+    """The column with the expected text, or with the expected tool calls: objects with ``name`` and
+    ``arguments``. ``json_schema`` and ``regex`` read none."""
+    weight: float = 1.0
+    """Weight in the sum; a negative one is a penalty."""
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> RewardTerm:
+        if (self.name is None) == (self.metric is None):
+            raise ValueError("a reward has a name or a metric, and not both")
+        return self
+
+
+class Grpo(Model):
+    """Group relative policy optimization: completions that vLLM draws, and rewards for them."""
+
+    type: Literal["grpo"] = "grpo"
+    """Chooses this variant."""
+    rewards: tuple[RewardTerm, ...] = Field(min_length=1)
+    """What completions are rewarded for."""
+    group_size: int = Field(default=8, ge=2)
+    """Completions of a prompt, whose rewards are compared with one another. ``batch_size`` counts
+    completions: a step has as many groups as fit."""
+    max_completion_length: int = Field(default=128, ge=1)
+    """Longest completion, tokens; ``data.max_length`` holds it with its prompt."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the sampling, and of the probabilities that are trained."""
+    loss_type: Literal["dapo", "grpo", "dr_grpo"] = "dapo"
+    """What the sum over tokens is divided by: ``dapo`` by the tokens of the step, ``grpo`` by those
+    of each completion, ``dr_grpo`` by the longest that a completion may be."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """Whose standard deviation the advantages are divided by."""
+    epsilon: float = Field(default=0.2, gt=0, lt=1)
+    """How far below 1 a token's probability ratio counts, and above where ``epsilon_high`` is
+    empty. The ratio is to the weights before the first pass over the same completions."""
+    epsilon_high: float | None = Field(default=None, gt=0)
+    """How far above 1 it counts."""
+    beta: float = Field(default=0.0, ge=0)
+    """Weight of the divergence (k3) from the model that training starts from."""
+    num_iterations: int = Field(default=1, ge=1)
+    """Steps that learn from the same completions; divides ``max_steps`` and
+    ``checkpoint_every``."""
+    importance_sampling_cap: float = Field(default=3.0, gt=0)
+    """Most that a token counts for being likelier in training than in the engine that drew it
+    (truncated importance sampling)."""
+    policy_lag: Literal[0, 1] = 0
+    """1 draws the completions of the next step while this one trains: by weights one step older,
+    which the importance sampling corrects."""
+    max_mismatch: float | None = Field(default=None, gt=0)
+    """Most that the engine's log-probabilities of the next token may differ from the trainer's
+    after each exchange of weights, on fixed prompts, or the run stops. Empty: 0.001 in float32, 0.3
+    in bfloat16."""
+    engines: int = Field(default=1, ge=1)
+    """vLLM engines, which share the prompts of a step; with ``training.use_gpu`` each has a GPU."""
+    kv_cache_gib: int = Field(default=1, ge=1)
+    """Key-value cache of each engine on CPU, GiB."""
+    engine: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Further arguments of vLLM's engine, passed on as they are."""
+
+
+TrainingObjective = Annotated[
+    Sft | Dpo | Ipo | Kto | Orpo | Reward | Grpo, Field(discriminator="type")
+]
 
 
 class TrainingConfig(Model):
@@ -416,7 +553,8 @@ class TrainingConfig(Model):
     objective: TrainingObjective = Sft()
     """What a step minimises. The reference of ``dpo``, ``ipo`` and ``kto`` is the model that
     training starts from, adapter included: its log-probabilities are computed once, before the
-    first step. ``reward`` makes a model that scores texts and writes none."""
+    first step. ``reward`` makes a model that scores texts and writes none. ``grpo`` learns from
+    completions that the model draws in training, and their rewards."""
     # 400 steps of 16 took the retail adapter to 97 % exact turns on the small base model.
     max_steps: int = Field(default=400, ge=1)
     """Optimizer steps."""
@@ -498,6 +636,13 @@ class TrainingConfig(Model):
         return self.batch_size * self.gradient_accumulation_steps * self.workers
 
     @property
+    def rows_a_step(self) -> int:
+        """Of the data: conversations, or prompts of which each has a group of completions."""
+        if isinstance(self.objective, Grpo):
+            return self.conversations_a_step // self.objective.group_size
+        return self.conversations_a_step
+
+    @property
     def warmup_steps(self) -> int:
         """Steps of the linear warm-up."""
         return round(self.warmup_ratio * self.max_steps)
@@ -532,6 +677,27 @@ class TrainingConfig(Model):
                 raise ValueError("training.packing takes objective.type sft")
             if stop and stop.metric == "exact_match":
                 raise ValueError("early_stopping by exact_match takes objective.type sft")
+        return self
+
+    @model_validator(mode="after")
+    def _the_completions_can_be_drawn(self) -> TrainingConfig:
+        kind = self.objective
+        if not isinstance(kind, Grpo):
+            return self
+        if self.method == "qlora":
+            # The engine holds the base as it is: its probabilities would be another model's.
+            raise ValueError("objective.type grpo takes method lora or full")
+        if not isinstance(self.distributed, Ddp):
+            raise ValueError("objective.type grpo takes distributed.type ddp")
+        if self.neftune_alpha is not None or self.early_stopping is not None:
+            raise ValueError("objective.type grpo takes no neftune_alpha and no early_stopping")
+        if self.conversations_a_step % kind.group_size:
+            raise ValueError(
+                "objective.group_size must divide batch_size times gradient_accumulation_steps "
+                f"times workers, which is {self.conversations_a_step}"
+            )
+        if self.max_steps % kind.num_iterations or self.checkpoint_every % kind.num_iterations:
+            raise ValueError("objective.num_iterations must divide max_steps and checkpoint_every")
         return self
 
     @model_validator(mode="after")
@@ -581,73 +747,6 @@ class LoraSettings(Model):
     @classmethod
     def _in_one_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted({*value}))
-
-
-class ExactText(Model):
-    """1 where the text is the expected one, without the blanks around it."""
-
-    type: Literal["exact_match"] = "exact_match"
-    """Chooses this variant."""
-    ignore_case: bool = False
-    """Whether case counts for nothing."""
-
-
-class F1(Model):
-    """Harmonic mean of precision and recall of the words, as SQuAD counts them."""
-
-    type: Literal["f1"] = "f1"
-    """Chooses this variant."""
-
-
-class Rouge(Model):
-    """ROUGE F-measure, by the package rouge-score."""
-
-    type: Literal["rouge"] = "rouge"
-    """Chooses this variant."""
-    variant: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = "rougeL"
-    """Words, pairs of words, or longest common subsequences."""
-
-
-class JsonSchema(Model):
-    """1 where the text is JSON that a schema allows."""
-
-    type: Literal["json_schema"] = "json_schema"
-    """Chooses this variant."""
-    # pydantic's models have a method of the name schema.
-    path: Path
-    """File with the JSON schema."""
-
-
-class ToolCallMatch(Model):
-    """1 where the tools called and their arguments are the expected ones."""
-
-    type: Literal["tool_call"] = "tool_call"
-    """Chooses this variant."""
-
-
-class Regex(Model):
-    """1 where an expression is found in the text."""
-
-    type: Literal["regex"] = "regex"
-    """Chooses this variant."""
-    pattern: str
-    """Python's regular expression."""
-
-
-class PluginMetric(Model):
-    """A metric of one's own."""
-
-    type: Literal["plugin"] = "plugin"
-    """Chooses this variant."""
-    name: str
-    """Entry point of the group ``sunloom.metrics``: a callable that takes the expected text and
-    the generated one and returns a score from 0 to 1."""
-
-
-TaskMetric = Annotated[
-    ExactText | F1 | Rouge | JsonSchema | ToolCallMatch | Regex | PluginMetric,
-    Field(discriminator="type"),
-]
 
 
 class CustomTask(Model):
@@ -703,6 +802,12 @@ class EvaluationConfig(Model):
     """Examples of each benchmark task, the first ones; empty takes all."""
     benchmark_batch_size: int = Field(default=8, ge=1)
     """Texts that a benchmark runs at once."""
+    min_reward: float | None = None
+    """Mean reward on the held-out prompts, less its standard error, from which a model of
+    ``training.objective.type: grpo`` may be promoted; null asks for nothing."""
+    min_reward_gain: float | None = 0.0
+    """What this mean must have risen by more than since the start of training, less the standard
+    error of the rise on the same prompts, to be promoted; null asks for nothing."""
     max_benchmark_drop: float | None = Field(default=0.02, ge=0, le=1)
     """Most that a model's score in a benchmark may be below that of what it was trained from,
     beyond chance (95 %, on the same examples), to be promoted; null asks for nothing."""
@@ -817,6 +922,7 @@ class LlmRecipe(Settings):
         return (
             self.model.base_model is not None
             or self.learns_preferences
+            or self.learns_rewards
             or any(getattr(asked, key) for key in named)
             or bool(asked.custom_tasks or asked.benchmarks or asked.safety or asked.llm_judge)
         )
@@ -824,7 +930,19 @@ class LlmRecipe(Settings):
     @property
     def learns_preferences(self) -> bool:
         """Whether feedback on completions is learned, and not the next token."""
-        return self.training.objective.type != "sft"
+        return not isinstance(self.training.objective, Sft | Grpo)
+
+    @property
+    def learns_rewards(self) -> bool:
+        """Whether completions are drawn and rewarded in training."""
+        return isinstance(self.training.objective, Grpo)
+
+    @property
+    def longest_row(self) -> int:
+        """Most tokens of a row of the data: a prompt leaves room for its completions."""
+        kind = self.training.objective
+        drawn = kind.max_completion_length if isinstance(kind, Grpo) else 0
+        return self.data.max_length - drawn
 
     @property
     def is_reward_model(self) -> bool:
@@ -893,12 +1011,25 @@ class LlmRecipe(Settings):
     @model_validator(mode="after")
     def _feedback_comes_from_files(self) -> LlmRecipe:
         kind = self.training.objective.type
-        if self.learns_preferences and (
-            not self.data.train or self.evaluation.conversations is not None
-        ):
+        if kind != "sft" and (not self.data.train or self.evaluation.conversations is not None):
             raise ValueError(
                 f"training.objective.type {kind} takes files in data.train, and no "
                 "evaluation.conversations"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_drawing_model_is_the_one_that_is_trained(self) -> LlmRecipe:
+        kind = self.training.objective
+        if not isinstance(kind, Grpo):
+            return self
+        if self.evaluation.eval_steps is not None or self.lora.dropout:
+            raise ValueError(
+                "training.objective.type grpo takes no evaluation.eval_steps and no lora.dropout"
+            )
+        if kind.max_completion_length >= self.data.max_length:
+            raise ValueError(
+                "data.max_length must hold a prompt beside training.objective.max_completion_length"
             )
         return self
 

@@ -26,6 +26,7 @@ GROUPS = (
     "sunloom.optimizers",
     "sunloom.metrics",
     "sunloom.safety_classifiers",
+    "sunloom.rewards",
     "sunloom.checks",
 )
 

@@ -81,6 +81,11 @@ class Conversation:
             said = Feedback(**feedback | {"rejected": tuple(feedback["rejected"])})
         return cls(tuple(messages), tuple(tools), feedback=said)
 
+    @property
+    def is_prompt(self) -> bool:
+        """Whether nothing is completed yet."""
+        return self.feedback is not None and self.feedback.prompt == len(self.messages)
+
     def completions(self) -> tuple[Conversation, ...]:
         """The chosen and the rejected conversation of a pair; else this one alone."""
         if self.feedback is None or not self.feedback.rejected:

@@ -222,8 +222,11 @@ def encode_checked(
         is_long = any(len(one.ids) > max_length for one in short)
         if is_long:
             short = [Encoded(one.ids[:max_length], one.mask[:max_length]) for one in short]
+        is_prompt = conversations[index].is_prompt
+        if is_prompt and is_long:
+            rejected[index] = f"a prompt of more than {max_length} tokens"
         # The first token of a row has no token before it that could predict it.
-        if not all(one.mask[1:].any() for one in short):
+        elif not is_prompt and not all(one.mask[1:].any() for one in short):
             where = f"within {max_length} tokens" if is_long else "to learn"
             rejected[index] = f"no answer {where}"
         elif is_long and len(short) > 1 and np.array_equal(short[0].ids, short[1].ids):
@@ -240,6 +243,8 @@ def encode_checked(
 
 def _find_rows(tokenizer: Any, conversation: Conversation) -> list[tuple[_Passages, ...]]:
     """Texts of each row to learn from: one, or those of a pair's two conversations."""
+    if conversation.is_prompt:
+        return [(_Passages(render(tokenizer, conversation, prompt=True), ()),)]
     if conversation.feedback is None:
         return [(found,) for found in _find_answers(tokenizer, conversation)]
     each = [_find_answers(tokenizer, one) for one in conversation.completions()]

@@ -120,6 +120,9 @@ def _turn_rules(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterato
     if metrics.get("adapter_preference_accuracy") is not None:
         yield from _preference_rules(metrics, config)
         return
+    if metrics.get("adapter_reward") is not None:
+        yield from _reward_rules(metrics, config)
+        return
     bars = {"min_exact_match": "adapter_exact_match", "min_whole": "adapter_whole"}
     for key, name in bars.items():
         bar = getattr(config, key)
@@ -147,6 +150,27 @@ def _preference_rules(
     if accuracy - error < bar:
         reason = f"{name} {accuracy:.3f}, less its standard error {error:.3f}, is below {bar:.3f}"
     yield _conclude("min_preference_accuracy", name, accuracy, bar, reason, margin=error)
+
+
+def _reward_rules(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[RuleOutcome]:
+    before, after, name = metrics["base_reward"], metrics["adapter_reward"], "adapter_reward"
+    error, gain_error = metrics["reward_error"], metrics["reward_gain_error"]
+    if config.min_reward is not None:
+        reason = ""
+        if not after - error >= config.min_reward:
+            reason = (
+                f"{name} {after:.3f}, less its standard error {error:.3f}, is below "
+                f"{config.min_reward:.3f}"
+            )
+        yield _conclude("min_reward", name, after, config.min_reward, reason, margin=error)
+    if (least := config.min_reward_gain) is not None:
+        reason = ""
+        if not after - before - gain_error > least:
+            reason = (
+                f"{name} {after:.3f} is {after - before:.3f} above the start's {before:.3f}, "
+                f"which less its standard error {gain_error:.3f} is not above {least:.3f}"
+            )
+        yield _conclude("min_reward_gain", name, after, before + least, reason, margin=gain_error)
 
 
 def _loss_rules(metrics: Mapping[str, Any], config: EvaluationConfig) -> Iterator[RuleOutcome]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sunloom.config.llm import LlmRecipe
+from sunloom.config.llm import Grpo, LlmRecipe
 from sunloom.llm.benchmarks import BenchmarkResults, Benchmarks
 from sunloom.llm.conversations import Conversation
 from sunloom.llm.custom_tasks import LoadedTask
@@ -24,6 +24,7 @@ from sunloom.llm.llm_judge import LlmJudgment
 from sunloom.llm.measurements import JudgedText, Measurement
 from sunloom.llm.models import load_adapter, load_model, load_tokenizer
 from sunloom.llm.preference_scores import PreferenceScores
+from sunloom.llm.rewards import RewardScores, judge_rewards
 from sunloom.llm.safety.judges import LoadedSafetyJudge
 
 
@@ -54,6 +55,7 @@ class ModelScores:
         tasks: Of one's own.
         benchmarks: The harness's.
         preferences: On held-out preferences, where these are learned.
+        rewards: On held-out prompts, where completions are rewarded.
         safety: Of the judges of safety.
         answers: Last answers of held-out conversations, for a language model to judge.
     """
@@ -63,6 +65,7 @@ class ModelScores:
     tasks: tuple[Measurement, ...] = ()
     benchmarks: BenchmarkResults | None = None
     preferences: PreferenceScores | None = None
+    rewards: RewardScores | None = None
     safety: tuple[Measurement, ...] = ()
     answers: tuple[JudgedText, ...] = ()
 
@@ -71,6 +74,8 @@ class ModelScores:
         found = self.exact_match.measure()
         if self.preferences is not None:
             found += self.preferences.measure()
+        elif self.rewards is not None:
+            found.append(self.rewards.measure())
         elif self.loss is not None:
             found.append(self.loss)
         found += self.tasks
@@ -188,9 +193,9 @@ def _judge(
 ) -> ModelScores:
     model.eval()
     generate = greedy(model, tokenizer, recipe.evaluation.max_new_tokens)
-    rows = encode(tokenizer, conversations, recipe.data.max_length)
+    rows = encode(tokenizer, conversations, recipe.longest_row)
     benchmarks, objective = judges.benchmarks, recipe.training.objective
-    preferences = loss = None
+    preferences = loss = rewards = None
     if recipe.learns_preferences:
         # Torch loads here.
         from sunloom.llm.preference_judge import judge_preferences
@@ -203,6 +208,10 @@ def _judge(
             calls=None, answers=None, whole=None, held_out=len(rows), examples=(),
             loss=preferences.loss,
         )  # fmt: skip
+    elif isinstance(objective, Grpo):
+        answer = greedy(model, tokenizer, objective.max_completion_length)
+        rewards = judge_rewards(objective.rewards, conversations, answer, tokenizer)
+        scores = ExactMatch(calls=None, answers=None, whole=None, held_out=len(rows), examples=())
     else:
         scores = exact_match(generate, tokenizer, conversations)
         loss = measure_loss(model, rows, tokenizer.pad_token_id)
@@ -212,6 +221,7 @@ def _judge(
         loss=loss,
         preferences=preferences,
         tasks=tuple(task.run(generate, tokenizer) for task in judges.tasks),
+        rewards=rewards,
         benchmarks=benchmarks.run(model, tokenizer) if benchmarks is not None else None,
         safety=tuple(m for judge in judges.safety for m in judge.run(generate, tokenizer)),
         answers=_answer_last_turns(recipe, generate, tokenizer, conversations, scores),

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from sunloom.config.llm import DeepSpeed, LlmRecipe, TrainingConfig
+from sunloom.config.llm import DeepSpeed, Grpo, LlmRecipe, TrainingConfig
 from sunloom.config.loading.model import RESOLVED
 from sunloom.core.cluster import connect
 from sunloom.core.files import write_atomic
@@ -37,12 +37,15 @@ from sunloom.llm.loop import (
 from sunloom.llm.models import build_without_weights, require_modules
 from sunloom.llm.packing import require_packing
 from sunloom.llm.resuming import (
+    PROMPTS,
     TOKENS,
     VALIDATION,
     RunIdentity,
     claim_run,
     continue_unfinished,
 )
+from sunloom.llm.rewards import RewardSum, columns_of
+from sunloom.llm.rollouts import warn_of_merging
 from sunloom.llm.token_store import TokenRows, write_tokens
 from sunloom.llm.tokenising import Tokenised
 
@@ -87,6 +90,8 @@ def train_on_workers(
     """
     require_trackers(recipe.training.trackers, resolve_tracking(recipe))
     require_layers(recipe, location, adapter)
+    if isinstance(recipe.training.objective, Grpo):
+        warn_of_merging(recipe.lora if recipe.is_adapter else None)
     # Once: every worker and every restart maps the same rows.
     stores = write_stores(recipe, data, tokenizer, run.directory)
     data.write_quarantine(run.directory)
@@ -163,7 +168,7 @@ def write_stores(
         UsageError: There is less than one conversation for each worker.
         DataError: No conversation can be learned from, or evaluated on.
     """
-    tokenised = data.tokenise(tokenizer, recipe.data.max_length, folder / TOKENS)
+    tokenised = data.tokenise(tokenizer, recipe.longest_row, folder / TOKENS)
     rows, workers = len(tokenised.rows), recipe.training.workers
     if rows < workers:
         raise UsageError(
@@ -171,6 +176,8 @@ def write_stores(
             "Lower training.workers, or train on more conversations.",
             "training.workers",
         )
+    if isinstance(recipe.training.objective, Grpo):
+        _write_prompts(recipe.training.objective, data, tokenised, folder)
     if recipe.eval_steps is None:
         return TokenStores(folder / TOKENS, tokenised, None)
     held_out = encode(tokenizer, data.validation, recipe.data.max_length)
@@ -234,7 +241,29 @@ def build_task(
         options=recipe.model,
         adapter=adapter,
         tracking=resolve_tracking(recipe),
+        max_length=recipe.data.max_length,
     )
+
+
+def _write_prompts(
+    objective: Grpo, data: ConversationSplit, tokenised: Tokenised, folder: Path
+) -> None:
+    """Messages and columns of the rows in order, for rewards; checked before the first step.
+
+    Raises:
+        UsageError: A row lacks a column that a reward compares with.
+        PluginError: A reward fails on an empty completion of the first one.
+    """
+    rewards = RewardSum(objective.rewards)
+    prompts = data.train.load_all(tokenised.numbers.tolist())
+    for prompt in prompts:
+        rewards.require_columns(prompt)
+    rewards(prompts[0].messages, columns_of(prompts[0]), "")
+    lines = [
+        json.dumps({"messages": prompt.messages, "columns": columns_of(prompt)})
+        for prompt in prompts
+    ]
+    write_atomic(folder / PROMPTS, "\n".join(lines))
 
 
 def check_resume(recipe: LlmRecipe) -> None:
@@ -290,8 +319,9 @@ def count_steps(recipe: LlmRecipe, rows: int) -> LlmRecipe:
     training = recipe.training
     if training.epochs is None:
         return recipe
-    size = min(training.conversations_a_step, rows)
-    steps = max(1, round(training.epochs * (rows // size)))
+    size, objective = min(training.rows_a_step, rows), training.objective
+    passes = objective.num_iterations if isinstance(objective, Grpo) else 1
+    steps = passes * max(1, round(training.epochs * (rows // size)))
     return recipe.model_copy(update={"training": training.model_copy(update={"max_steps": steps})})
 
 
@@ -345,6 +375,14 @@ def launch(
             "training.resume_from goes on from there.",
         ) from error
     # Returned by the workers, not raised there: Ray would restart them, to diverge again.
+    if outcome.mismatch is not None:
+        raise TrainingError(
+            f"Step {outcome.first_step + len(outcome.losses)} was not made: {outcome.mismatch}",
+            "Nothing has been learned from it. See that lora.target_modules names layers that vLLM "
+            "knows; use model.torch_dtype=float32, or bound a difference that is meant by "
+            "training.objective.max_mismatch.",
+            "training.objective.max_mismatch",
+        )
     if outcome.diverged is not None:
         raise _record_divergence(task, outcome, name_rows)
     return outcome
@@ -358,7 +396,9 @@ def _record_divergence(
     """What to raise; the run's folder gets the same, with all rows of the step."""
     step = outcome.first_step + len(outcome.losses)
     lengths = TokenRows(task.data).lengths.tolist()
-    batch = plan_batches(lengths, task.training, task.seed)[step - 1]
+    objective = task.training.objective
+    passes = objective.num_iterations if isinstance(objective, Grpo) else 1
+    batch = plan_batches(lengths, task.training, task.seed)[(step - 1) // passes]
     rows = name_rows(batch) if name_rows else [f"row {number}" for number in batch]
     checkpoint = find_checkpoint(task)
     record = {

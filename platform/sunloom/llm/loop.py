@@ -20,6 +20,7 @@ from sunloom.config.llm import (
     Ddp,
     EarlyStopping,
     EvaluationConfig,
+    Grpo,
     LoraSettings,
     ModelConfig,
     TrainingConfig,
@@ -35,12 +36,14 @@ from sunloom.llm.encoding import Encoded, batches
 from sunloom.llm.evaluation import exact_match, greedy, is_clearly_above
 from sunloom.llm.feedback_rows import FeedbackRows, collate_sequences, load_start, score_rows
 from sunloom.llm.fused_lora import fuse_lora
+from sunloom.llm.grpo_loss import GrpoLoss
 from sunloom.llm.models import add_lora, continue_lora, load_model, load_tokenizer
 from sunloom.llm.objectives import OBJECTIVES
 from sunloom.llm.optimization import CausalLoss, LossModule, learning_rate
 from sunloom.llm.preference_loss import PreferenceLoss
 from sunloom.llm.probe import DtypeProbe, probe_dtype
-from sunloom.llm.resuming import EVALUATIONS_FILE
+from sunloom.llm.resuming import EVALUATIONS_FILE, PROMPTS
+from sunloom.llm.rollouts import EngineMismatchError, RolloutSource, RolloutTask
 from sunloom.llm.token_store import TokenRows
 from sunloom.llm.utilization import ModelOperations, count_operations, find_peak
 
@@ -90,6 +93,7 @@ class TrainingTask:
         options: How the model is loaded: its revision on the hub, and whether its code may run.
         adapter: Folder of the adapter that is trained on; a new one where there is none.
         tracking: Where trackers send the progress.
+        max_length: Longest prompt with completion in tokens, where completions are drawn.
     """
 
     model: str
@@ -104,6 +108,7 @@ class TrainingTask:
     options: ModelConfig = field(default_factory=ModelConfig)
     adapter: Path | None = None
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    max_length: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,8 @@ class TrainingOutcome:
         best_step: Step of the exported weights, where they are not the last.
         stall_s: Seconds of the loop that the first worker waited for checkpoints, but for the last.
         peak_bytes: Most memory that this worker has had: of the device, or of the process on CPU.
+        mismatch: Why the engine that draws completions is not the model that is trained, which
+            stopped training.
     """
 
     losses: list[float]
@@ -136,6 +143,7 @@ class TrainingOutcome:
     best_step: int | None = None
     stall_s: float = 0.0
     peak_bytes: int = 0
+    mismatch: str | None = None
 
 
 def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
@@ -173,10 +181,15 @@ def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
     held_out = (
         open_rows(task.evaluations.rows, module, parallel, task.pad) if task.evaluations else ()
     )
+    rollouts = None
+    if isinstance(module, GrpoLoss):
+        rollouts = _open_rollouts(task, module, rows, dtype)
     checkpoint = find_checkpoint(task)
     if checkpoint is not None:
         parallel.load(checkpoint.path)
     steps_done = checkpoint.step if checkpoint is not None else 0
+    if rollouts is not None:
+        rollouts.resume(steps_done)
     # One writer: every worker knows the loss over all workers.
     trackers = task.training.trackers if dist.get_rank() == 0 else ()
     with open_trackers(trackers, TrackedRun(task.directory, steps_done, task.tracking)) as opened:
@@ -189,10 +202,12 @@ def run_worker(config: Mapping[str, TrainingTask]) -> TrainingOutcome:
             steps_done=steps_done,
             trackers=opened,
             operations=operations,
+            rollouts=rollouts,
         )
         outcome = loop.run(dtype)
     # The weights of the lowest evaluation loss have been exported when they were there.
-    if outcome.diverged is None and outcome.best_step is None:
+    is_sound = outcome.diverged is None and outcome.mismatch is None
+    if is_sound and outcome.best_step is None:
         _export(parallel, model, task)
     return outcome
 
@@ -215,6 +230,8 @@ def build_loss(model: Any, dtype: torch.dtype, training: TrainingConfig) -> Loss
         dtype: Number format of the matrix products.
         training: The objective, and what is only done in training.
     """
+    if isinstance(training.objective, Grpo):
+        return GrpoLoss(model, dtype, training.objective)
     noise = training.neftune_alpha
     if OBJECTIVES[type(training.objective)].loss is not None:
         return PreferenceLoss(model, dtype, training.objective, neftune_alpha=noise)
@@ -238,6 +255,27 @@ def open_rows(folder: Path, module: LossModule, parallel: Parallel, pad: int) ->
     return compared.with_start(load_start(folder, score, _device()))
 
 
+def _open_rollouts(
+    task: TrainingTask, module: GrpoLoss, prompts: Sequence[Encoded], dtype: str
+) -> RolloutSource:
+    plan = plan_batches([len(row.ids) for row in prompts], task.training, task.seed)
+    drawn = RolloutTask(
+        model=task.model,
+        options=task.options,
+        directory=task.directory,
+        # Beside the tokens, which the trials of a search share.
+        rows=task.data.parent / PROMPTS,
+        training=task.training,
+        lora=task.lora,
+        pad=task.pad,
+        seed=task.seed,
+        max_length=task.max_length,
+        dtype=dtype,
+    )
+    count = task.training.max_steps // module.objective.num_iterations
+    return RolloutSource(drawn, module, prompts, plan[:count])
+
+
 class _TrainingLoop:
     """The steps and their counters."""
 
@@ -252,7 +290,9 @@ class _TrainingLoop:
         steps_done: int,
         trackers: Sequence[Tracker],
         operations: ModelOperations,
+        rollouts: RolloutSource | None,
     ) -> None:
+        self._rollouts = rollouts
         self._task, self._module, self._parallel = task, module, parallel
         self._model: Any = module.model
         self._steps_done, self._trackers = steps_done, trackers
@@ -271,12 +311,17 @@ class _TrainingLoop:
         config = self._task.training
         self._peak = config.peak_flops or find_peak(probe_dtype().device, dtype)
         started = time.perf_counter()
-        diverged = None
+        diverged = mismatch = None
         # Planned from step 0 on: a resumed run continues with the batches that are left.
         lengths = TokenRows(self._task.data).lengths.tolist()
         plan = plan_batches(lengths, config, self._task.seed)
         for step in range(self._steps_done, config.max_steps):
-            loss, norm = self._step([self._rows[i] for i in plan[step]], step)
+            try:
+                rows = self._rows_of(step, plan)
+            except EngineMismatchError as error:
+                mismatch = str(error)
+                break
+            loss, norm = self._step(rows, step)
             if not math.isfinite(norm):
                 what, value = ("gradient's norm", norm) if math.isfinite(loss) else ("loss", loss)
                 diverged = f"{what} was {value}"
@@ -286,10 +331,17 @@ class _TrainingLoop:
             self._track(step + 1, loss, norm, time.perf_counter() - started)
             is_last = step + 1 == config.max_steps or is_over
             if is_last or (step + 1) % config.checkpoint_every == 0:
+                if self._rollouts is not None:
+                    self._rollouts.settle()
                 self._checkpoints.write(self._parallel.save, step + 1, loss)
             if is_last:
                 break
         self._checkpoints.wait()
+        if self._rollouts is not None and mismatch is None:
+            try:
+                self._rollouts.close()
+            except EngineMismatchError as error:
+                mismatch = str(error)
         return TrainingOutcome(
             losses=self._losses,
             first_step=self._steps_done + 1,
@@ -302,6 +354,7 @@ class _TrainingLoop:
             best_step=self._best_step,
             stall_s=self._checkpoints.stall_s,
             peak_bytes=_peak_bytes(),
+            mismatch=mismatch,
         )
 
     @property
@@ -313,6 +366,11 @@ class _TrainingLoop:
             return None
         return self._history.best(stopping.min_delta)
 
+    def _rows_of(self, step: int, plan: Sequence[Sequence[int]]) -> Sequence[Encoded]:
+        if self._rollouts is not None:
+            return self._rollouts.rows_of(step)
+        return [self._rows[index] for index in plan[step]]
+
     def _step(self, rows: Sequence[Encoded], step: int) -> tuple[float, float]:
         """One update: mean loss over the rows of all workers, and gradient's norm."""
         counts = self._module.counts(rows)
@@ -320,7 +378,7 @@ class _TrainingLoop:
             # Where there are too few rows, a worker goes along with one that has no loss.
             one._replace(rows=one.rows or [rows[0].without_loss()])
             for one in plan_passes(
-                rows,
+                self._module.rows_with_gradient(rows),
                 self._task.training,
                 rank=self._rank,
                 workers=self._workers,
@@ -328,6 +386,8 @@ class _TrainingLoop:
             )
         ]
         shift = self._mean_shift([one.rows for one in passes], len(rows))
+        if self._rollouts is not None:
+            passes = [one._replace(rows=self._rollouts.complete(one.rows)) for one in passes]
         sums = torch.zeros((), device=_device())
         for done, one in enumerate(passes, 1):
             # Dropout and noise are those of the step: a resumed run needs no state of a generator.
@@ -343,6 +403,8 @@ class _TrainingLoop:
         terms, rewards = split_sums(sums.tolist(), counts)
         loss = sum(terms)
         self._figures = self._module.figures(rewards, rows) if rewards else {}
+        if self._rollouts is not None:
+            self._figures |= self._rollouts.figures
         lengths = [len(row.ids) for row in rows]
         self._tokens += sum(lengths)
         self._operations += self._count_operations(lengths)
@@ -538,7 +600,7 @@ def plan_batches(lengths: Sequence[int], config: TrainingConfig, seed: int) -> l
     plan: list[list[int]] = []
     epoch = 0
     # A batch of more rows than there are would leave every epoch empty.
-    size = min(config.conversations_a_step, len(lengths))
+    size = min(config.rows_a_step, len(lengths))
     while len(plan) < config.max_steps:
         plan += batches(lengths, size, seed + epoch)
         epoch += 1
@@ -680,7 +742,8 @@ def _export(parallel: Parallel, model: Any, task: TrainingTask) -> None:
             for name, value in state.items()
         }
         # safetensors refuses two names of one tensor; a tied weight is stored under one.
-        tied = dict(getattr(model, "_tied_weights_keys", None) or {})
+        # The instance's: its class names a head that could be tied, also where it is not.
+        tied = dict(getattr(model, "all_tied_weights_keys", None) or {})
         stored = {n: v for n, v in weights.items() if not (n in tied and tied[n] in weights)}
         folder = task.directory / "export"
         model.save_pretrained(str(folder), state_dict=stored)

@@ -24,6 +24,7 @@ from sunloom.llm.eval_report import EvalReport, build_report, decide_in, read_re
 from sunloom.llm.gate import GateDecision
 from sunloom.llm.intervals import Estimate, MeanDifference
 from sunloom.llm.judging import Judges, ModelScores, judge_model, load_judges
+from sunloom.llm.resuming import SAMPLES
 
 REPORT, PAGE = "evaluation.json", "evaluation.html"
 """Files in the folder of a run whose result was judged."""
@@ -44,6 +45,11 @@ class ComparedScores:
         adapter_preference_accuracy: Share of held-out preferences in their right order.
         preference_error: Its standard error.
         preference_margin: Mean of the chosen completions' rewards less that of the rejected ones'.
+        base_reward: Mean on held-out prompts of what training started from; None where completions
+            are not rewarded.
+        adapter_reward: Of the result.
+        reward_error: Its standard error.
+        reward_gain_error: Standard error of what it has risen by, on the same prompts.
     """
 
     held_out: int
@@ -59,6 +65,10 @@ class ComparedScores:
     adapter_preference_accuracy: float | None = None
     preference_error: float | None = None
     preference_margin: float | None = None
+    base_reward: float | None = None
+    adapter_reward: float | None = None
+    reward_error: float | None = None
+    reward_gain_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,15 @@ def compare_scores(base: ModelScores, adapter: ModelScores, report: EvalReport) 
         report: Of both.
     """
     before, after, judged = base.exact_match, adapter.exact_match, adapter.preferences
+    rewards: dict[str, float] = {}
+    if base.rewards is not None and adapter.rewards is not None:
+        mean, error = adapter.rewards.mean
+        rewards = {
+            "base_reward": base.rewards.mean[0],
+            "adapter_reward": mean,
+            "reward_error": error,
+            "reward_gain_error": adapter.rewards.gain_over(base.rewards)[1],
+        }
     return ComparedScores(
         held_out=after.held_out,
         base_exact_match=before.calls,
@@ -114,6 +133,7 @@ def compare_scores(base: ModelScores, adapter: ModelScores, report: EvalReport) 
         adapter_preference_accuracy=judged.accuracy if judged else None,
         preference_error=judged.standard_error if judged else None,
         preference_margin=judged.margin if judged else None,
+        **rewards,
     )
 
 
@@ -138,7 +158,7 @@ def promote_judged(
     version = registry.add_metrics(version, {"gate": asdict(decision)})
     if (path := folder / REPORT).is_file():
         write_report(decide_in(read_report(path), decision), path, folder / PAGE)
-    names = {"report": REPORT, "report_page": PAGE, "loss_plot": "loss.png"}
+    names = {"report": REPORT, "report_page": PAGE, "samples": SAMPLES, "loss_plot": "loss.png"}
     return TrainingResult(
         version=version,
         promoted=registry.promote_if_passed(version, decision.alias, decision.failures),

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sunloom.config.llm import Dpo, Ipo, Kto, Orpo, Reward, Sft, TrainingObjective
+from sunloom.config.llm import Dpo, Grpo, Ipo, Kto, Orpo, Reward, Sft, TrainingObjective
 from sunloom.errors import UsageError
-from sunloom.llm.conversation_formats import FORMATS, PREFERENCE, UNPAIRED
+from sunloom.llm.conversation_formats import FORMATS, PREFERENCE, PROMPT, UNPAIRED
 from sunloom.llm.conversations import TEXT
 
 if TYPE_CHECKING:
@@ -150,6 +150,8 @@ OBJECTIVES: Mapping[type[TrainingObjective], ObjectiveKind] = {
     Kto: ObjectiveKind((UNPAIRED,), kto_loss, needs_reference=True, needs_kl=True),
     Orpo: ObjectiveKind((PREFERENCE,), orpo_loss, orpo_rewards, learns_chosen=True),
     Reward: ObjectiveKind((PREFERENCE,), reward_loss, scored_rewards, has_head=True),
+    # Its loss is of tokens, and in a module of its own.
+    Grpo: ObjectiveKind((PROMPT,)),
 }
 """By the section ``training.objective``."""
 

@@ -51,6 +51,10 @@ class LossModule(nn.Module, ABC):
     def counts(self, rows: Sequence[Encoded]) -> list[int]:
         """What each term of the loss is divided by, over all rows of a step."""
 
+    def rows_with_gradient(self, rows: Sequence[Encoded]) -> Sequence[Encoded]:
+        """Rows of a step that have a gradient."""
+        return rows
+
     def figures(self, sums: Sequence[float], rows: Sequence[Encoded]) -> dict[str, float]:
         """Figures of progress by name.
 

@@ -49,6 +49,9 @@ _START_S = 30.0
 class TrainingPlan:
     """Figures of a run to come.
 
+    Where completions are drawn (``objective.type: grpo``), they are taken to be as long as they may
+    be, and the engines that draw them, a process each with the whole model, are not counted.
+
     Attributes:
         parameters: Of the whole model.
         trained_parameters: That the optimizer changes.
@@ -179,17 +182,20 @@ def _measure(recipe: LlmRecipe) -> _Shape:
         if isinstance(recipe.training.distributed, Ddp):
             # As the workers do: it keeps less.
             fuse_lora(model)
-    rows = encode(tokenizer, samples, recipe.data.max_length)
+    rows = encode(tokenizer, samples, recipe.longest_row)
     if not rows:
         raise DataError("There is no conversation to learn from.", param="data")
+    # As long as they may be: how long they will be is not known.
+    drawn = recipe.data.max_length - recipe.longest_row
+    lengths = [len(row.ids) + drawn for row in rows]
     return _Shape(
         parameters=total,
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
         added=sum(p.numel() for p in model.parameters()) - total,
         in_4_bits=packed,
         model=model,
-        lengths=[len(row.ids) for row in rows],
-        labelled=sum(int(row.mask.sum()) for row in rows) / sum(len(row.ids) for row in rows),
+        lengths=lengths,
+        labelled=sum(int(row.mask.sum()) + drawn for row in rows) / sum(lengths),
         rows=passes,
     )
 

@@ -119,12 +119,12 @@ def prepare(recipe: LlmRecipe) -> PreparedConversations:
     folder = recipe.paths.outputs / "llm" / "prepare" / recipe.output.name
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="tokens-", dir=folder.absolute()) as tokens:
-        tokenised = split.tokenise(tokenizer, recipe.data.max_length, Path(tokens))
+        tokenised = split.tokenise(tokenizer, recipe.longest_row, Path(tokens))
         lengths, examples = tokenised.rows.lengths, tokenised.rows[:_EXAMPLES]
         # Views of files that are about to go.
         examples = [replace(row, ids=row.ids.copy(), mask=row.mask.copy()) for row in examples]
     if recipe.is_judged:
-        split.require_judgeable(tokenizer, recipe.data.max_length)
+        split.require_judgeable(tokenizer, recipe.longest_row)
     quarantine = split.write_quarantine(folder)
     with QuarantineWriter(folder / _OVERLAPS) as overlaps:
         for row in split.overlaps:

@@ -28,6 +28,11 @@ TOKENS, VALIDATION = "tokens", "validation"
 """In a run's folder: stores of what is trained on, and of what is evaluated on in between."""
 START_FILE = "start.npy"
 """In a store's folder: log-probabilities of each row's completions before training ``[N, 2]``."""
+ROLLOUTS = "rollouts"
+"""Folder in a run's folder: tokens, log-probabilities and rewards of the last steps."""
+SAMPLES, PROMPTS = "samples.jsonl", "prompts.jsonl"
+"""In a run's folder: the first group of each step in words, with its rewards; and messages and
+columns of each row's prompt."""
 _IDENTITY, _LOCK = "identity.json", "lock"
 
 
@@ -83,7 +88,10 @@ def continue_unfinished(recipe: LlmRecipe, directory: Path, identity: RunIdentit
                     shutil.copyfile(earlier / store / START_FILE, directory / store / START_FILE)
     if earlier is None:
         return recipe
-    for name in (PROGRESS_FILE, EVALUATIONS_FILE, TRACKERS_FILE):
+    # The next step's may be drawn already, by weights that no checkpoint has.
+    if (earlier / ROLLOUTS).is_dir():
+        shutil.copytree(earlier / ROLLOUTS, directory / ROLLOUTS, dirs_exist_ok=True)
+    for name in (PROGRESS_FILE, EVALUATIONS_FILE, TRACKERS_FILE, SAMPLES):
         if (earlier / name).is_file():
             shutil.copyfile(earlier / name, directory / name)
     # Where early stopping has kept the best weights so far, they may stay the best.

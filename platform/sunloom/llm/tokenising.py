@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from sunloom.core.telemetry import progress_bar
 from sunloom.llm.conversation_files import FileConversations, load_checked
@@ -95,6 +96,10 @@ class TrainingConversations(ABC):
     def load(self, number: int) -> Conversation:
         """One of them, by its number in ``Tokenised``."""
 
+    def load_all(self, numbers: Sequence[int]) -> list[Conversation]:
+        """Several of them, by their numbers in ``Tokenised``."""
+        return [self.load(number) for number in numbers]
+
     @abstractmethod
     def digest_parts(self) -> Iterator[bytes]:
         """What tells them from others, order and copies included."""
@@ -171,6 +176,10 @@ class FiledConversations(TrainingConversations):
     def load(self, number: int) -> Conversation:
         """One of them, by its number in the files."""
         return self._source.load([number])[0]
+
+    @override
+    def load_all(self, numbers: Sequence[int]) -> list[Conversation]:
+        return self._source.load(numbers)
 
     def digest_parts(self) -> Iterator[bytes]:
         """The hashes of their contents."""

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sunloom.config.llm import LlmRecipe, TrainingConfig
+from sunloom.config.llm import Grpo, JsonSchema, LlmRecipe, RewardTerm, TrainingConfig
 from sunloom.config.loading.model import dump_identity
 from sunloom.core.artifacts import fingerprint
 from sunloom.core.model_registry import ModelRegistry, ModelVersion, TrainingResult, open_registry
@@ -42,6 +42,7 @@ from sunloom.llm.models import (
     stored_parameter_count,
 )
 from sunloom.llm.resuming import RunIdentity
+from sunloom.llm.rewards import REWARD_GROUP
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 
 if TYPE_CHECKING:
@@ -287,7 +288,7 @@ def prepare_judge(
     if not recipe.is_judged:
         return None
     judges = load_judges(recipe)
-    data.require_judgeable(tokenizer, recipe.data.max_length)
+    data.require_judgeable(tokenizer, recipe.longest_row)
     if not recipe.is_adapter:
         return Judge(
             judges,
@@ -424,6 +425,8 @@ def recipe_fingerprint(recipe: LlmRecipe, base: str | None) -> str:
     for key in ("eval_steps", "eval_sample", "benchmark_batch_size", "no_regression"):
         parts["evaluation"].pop(key, None)
     _leave_out_bars(parts["evaluation"])
+    if isinstance(recipe.training.objective, Grpo):
+        parts["rewards"] = [_reward_identity(term) for term in recipe.training.objective.rewards]
     if recipe.data.train:
         return fingerprint(parts, training, "files", [], base)
     name = recipe.data.conversations
@@ -440,6 +443,13 @@ def _leave_out_bars(evaluation: dict[str, Any]) -> None:
             is_bar = key.startswith(("min_", "max_")) and key != "max_tokens"
             if is_bar or key in _REQUESTS_OF_A_JUDGE:
                 del judge[key]
+
+
+def _reward_identity(term: RewardTerm) -> str:
+    """What a name or a path alone does not tell: the function behind it, or the schema in it."""
+    if term.name is not None:
+        return plugin_value(REWARD_GROUP, term.name)
+    return hash_files(term.metric.path) if isinstance(term.metric, JsonSchema) else ""
 
 
 def _use_earlier_names(recipe: LlmRecipe, parts: dict[str, Any], training: dict[str, Any]) -> None:
@@ -538,7 +548,7 @@ def measure_training(
 
 
 def plot_losses(run_dir: Path, title: str) -> Path:
-    """Draw the loss over the steps of a run as ``loss.png`` in its folder."""
+    """Draw the loss, or the reward, over the steps of a run as ``loss.png`` in its folder."""
     # Without pyplot there is no global state and no display is looked for.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -548,13 +558,17 @@ def plot_losses(run_dir: Path, title: str) -> Path:
     panel = figure.subplots()
     rows = read_progress(run_dir)
     points = [(row.step, row.loss) for row in rows if row.loss is not None]
+    # A loss of advantages is about zero, whatever is learned.
+    rewards = [(row.step, row.figures["reward"]) for row in rows if "reward" in row.figures]
+    points = rewards or points
     panel.plot([step for step, _ in points], [loss for _, loss in points], linewidth=0.9)
     if held_out := [(row.step, row.eval_loss) for row in rows if row.eval_loss is not None]:
         panel.lines[0].set_label("training")
         steps, losses = zip(*held_out, strict=True)
         panel.plot(steps, losses, marker="o", markersize=3, linewidth=0.9, label="held out")
         panel.legend()
-    panel.set(title=title, xlabel="step", ylabel="loss", yscale="log")
+    panel.set(title=title, xlabel="step", ylabel="reward" if rewards else "loss")
+    panel.set_yscale("linear" if rewards else "log")
     panel.grid(alpha=0.3)
     path = run_dir / "loss.png"
     figure.savefig(path, dpi=120)
