@@ -13,10 +13,10 @@ import pytest
 
 from sunloom.config.llm import Architecture, EvaluationConfig, LoraSettings
 from sunloom.errors import UsageError
+from sunloom.evaluation.gate import decide
+from sunloom.evaluation.report import build_report
 from sunloom.llm.benchmarks import Benchmarks, BenchmarkScore
 from sunloom.llm.conversations import GenericConversations
-from sunloom.llm.eval_report import build_report
-from sunloom.llm.gate import decide
 from sunloom.llm.models import add_lora, build_llama, load_model, load_tokenizer
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 

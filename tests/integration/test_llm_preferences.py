@@ -29,13 +29,13 @@ from sunloom.config.llm import (
 from sunloom.core.model_registry import open_registry
 from sunloom.core.progress import read_progress
 from sunloom.errors import UsageError
+from sunloom.evaluation.gate import decide
+from sunloom.evaluation.report import read_report
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.distributed import TorchParallel
 from sunloom.llm.encoding import encode
-from sunloom.llm.eval_report import read_report
 from sunloom.llm.feedback_formats import read_row
 from sunloom.llm.feedback_rows import FeedbackRows, score_rows
-from sunloom.llm.gate import decide
 from sunloom.llm.loop import Evaluations, TrainingTask, plan_batches
 from sunloom.llm.model_comparison import evaluate_registered
 from sunloom.llm.models import add_lora, build_llama, load_adapter, load_model

@@ -12,8 +12,8 @@ from sunloom.config import Settings, load_config
 from sunloom.config.llm import LlmRecipe
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import NotFoundError, UsageError
+from sunloom.evaluation.report import read_report
 from sunloom.llm.base_models import resolve_model
-from sunloom.llm.eval_report import read_report
 from sunloom.llm.model_comparison import evaluate_registered
 from sunloom.llm.trainer import recipe_fingerprint, train_adapter, train_base
 from sunloom_retail.conversations import RetailConversations

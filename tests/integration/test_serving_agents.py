@@ -15,8 +15,8 @@ from sunloom.config.agents import AgentSpec, EngineName
 from sunloom.config.llm_judges import LlmJudge
 from sunloom.core.database import open_database
 from sunloom.errors import ServingError
-from sunloom.llm.llm_judge import LlmJudgment
-from sunloom.llm.measurements import JudgedText
+from sunloom.evaluation.llm_judge import LlmJudgment
+from sunloom.evaluation.measurements import JudgedText
 from sunloom.serving.auth.api_keys import create_key
 from sunloom.serving.auth.rate_limits import UsageRow
 

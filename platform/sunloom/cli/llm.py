@@ -168,8 +168,8 @@ def publish(
 ) -> None:
     """Offer the answers of a report to people, who vote at /evaluations/page?name=NAME."""
     from sunloom.core.database import open_database
-    from sunloom.llm.eval_report import read_report
-    from sunloom.llm.votes import Votes
+    from sunloom.evaluation.report import read_report
+    from sunloom.evaluation.votes import Votes
 
     settings = load_settings(sets, env)
     pairs = Votes(open_database(settings), tenant).publish(name, read_report(report), figure)
@@ -189,7 +189,7 @@ def votes(
     """What people's votes come to: strengths of the models, with intervals."""
     from sunloom.core.database import open_database
     from sunloom.core.files import write_atomic
-    from sunloom.llm.votes import Votes
+    from sunloom.evaluation.votes import Votes
 
     evaluations = Votes(open_database(load_settings(sets, env)), is_admin=True)
     results = evaluations.results(name)

@@ -17,7 +17,7 @@ from typing import Any
 
 from sunloom.config.llm import EvaluationConfig
 from sunloom.errors import UsageError, nearest
-from sunloom.llm.measurements import Measurement
+from sunloom.evaluation.measurements import Measurement
 
 ALIASES: Mapping[str, str] = {"arc": "ai2_arc"}
 """Names that people use for what the harness calls otherwise."""

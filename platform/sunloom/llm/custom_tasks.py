@@ -23,11 +23,11 @@ from sunloom.config.llm import (
 )
 from sunloom.core.plugins import load_plugin
 from sunloom.errors import DataError, PluginError, UsageError
+from sunloom.evaluation.measurements import JudgedText, Measurement, measure_texts
 from sunloom.llm.conversation_files import FileConversations
 from sunloom.llm.conversations import TEXT, Conversation, Message
 from sunloom.llm.encoding import render
 from sunloom.llm.evaluation import Generate, called_tools, last_question, parse_calls
-from sunloom.llm.measurements import JudgedText, Measurement, measure_texts
 
 METRIC_GROUP = "sunloom.metrics"
 _KEY = "evaluation.custom_tasks"

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sunloom.evaluation.measurements import JudgedText, Measurement, measure_texts
 from sunloom.llm.conversations import Conversation, Message
 from sunloom.llm.encoding import Encoded, collate, render
-from sunloom.llm.measurements import JudgedText, Measurement, measure_texts
 
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 _KINDS = {

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sunloom.config.llm import Grpo, LlmRecipe
+from sunloom.evaluation.llm_judge import LlmJudgment
+from sunloom.evaluation.measurements import JudgedText, Measurement
 from sunloom.llm.benchmarks import BenchmarkResults, Benchmarks
 from sunloom.llm.conversations import Conversation
 from sunloom.llm.custom_tasks import LoadedTask
@@ -20,8 +22,6 @@ from sunloom.llm.evaluation import (
     last_question,
     measure_loss,
 )
-from sunloom.llm.llm_judge import LlmJudgment
-from sunloom.llm.measurements import JudgedText, Measurement
 from sunloom.llm.models import load_adapter, load_model, load_tokenizer
 from sunloom.llm.preference_scores import PreferenceScores
 from sunloom.llm.rewards import RewardScores, judge_rewards

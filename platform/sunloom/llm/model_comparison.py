@@ -16,13 +16,13 @@ from sunloom.core.model_registry import (
     open_registry,
 )
 from sunloom.errors import DataError, UsageError
+from sunloom.evaluation.gate import GateDecision
+from sunloom.evaluation.intervals import Estimate, MeanDifference
+from sunloom.evaluation.report import EvalReport, build_report, decide_in, read_report
+from sunloom.evaluation.report_page import render_page
 from sunloom.llm.base_models import resolve_model
 from sunloom.llm.conversation_split import held_out_conversations
 from sunloom.llm.conversations import Conversation
-from sunloom.llm.eval_page import render_page
-from sunloom.llm.eval_report import EvalReport, build_report, decide_in, read_report
-from sunloom.llm.gate import GateDecision
-from sunloom.llm.intervals import Estimate, MeanDifference
 from sunloom.llm.judging import Judges, ModelScores, judge_model, load_judges
 from sunloom.llm.resuming import SAMPLES
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sunloom.llm.measurements import Measurement
+from sunloom.evaluation.measurements import Measurement
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from sunloom.core.artifacts import fingerprint
 from sunloom.core.model_registry import TrainingResult, open_registry
 from sunloom.core.runs import run_of_this_process
 from sunloom.errors import DataError, UsageError
+from sunloom.evaluation.gate import decide_quantized
 from sunloom.llm.conversation_split import held_out_conversations
-from sunloom.llm.gate import decide_quantized
 from sunloom.llm.judging import judge_model, load_judges
 from sunloom.llm.model_cards import write_card
 from sunloom.llm.model_comparison import (

@@ -11,11 +11,11 @@ from typing import Any
 from sunloom.config.llm import JsonSchema, Regex, RewardTerm
 from sunloom.core.plugins import load_plugin
 from sunloom.errors import PluginError, UsageError
+from sunloom.evaluation.measurements import JudgedText, Measurement, measure_texts
 from sunloom.llm.conversations import Conversation, Message, call_message
 from sunloom.llm.custom_tasks import METRICS
 from sunloom.llm.encoding import render
 from sunloom.llm.evaluation import Generate, parse_calls
-from sunloom.llm.measurements import JudgedText, Measurement, measure_texts
 
 REWARD_GROUP = "sunloom.rewards"
 _KEY = "training.objective.rewards"

@@ -24,11 +24,11 @@ from sunloom.core.runs import Run, run_of_this_process
 from sunloom.core.telemetry import get_logger
 from sunloom.core.trackers import end_tracked, resolve_tracking
 from sunloom.errors import UsageError
+from sunloom.evaluation.gate import GateDecision, decide
 from sunloom.llm.base_models import require_start, resolve_adapter, resolve_model
 from sunloom.llm.conversation_files import hash_files
 from sunloom.llm.conversation_split import ConversationSplit, load_split
 from sunloom.llm.conversations import load_conversation_source
-from sunloom.llm.gate import GateDecision, decide
 from sunloom.llm.judging import Judges, ModelScores, judge_adapter, judge_tuned, load_judges
 from sunloom.llm.model_cards import write_card
 from sunloom.llm.model_comparison import REPORT, compare_scores, promote_judged, report_scores

@@ -11,10 +11,10 @@ import pytest
 from sunloom.config import Settings, load_config
 from sunloom.config.llm import LlmRecipe
 from sunloom.errors import ConfigError, DataError, UsageError
+from sunloom.evaluation.gate import decide
 from sunloom.llm.conversation_split import load_split
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import encode_checked
-from sunloom.llm.gate import decide
 from sunloom.llm.launch import check_resume
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 from sunloom.llm.trainer import recipe_fingerprint

@@ -11,11 +11,11 @@ import pytest
 from sunloom.config import Settings, load_config
 from sunloom.config.llm import EvaluationConfig, LlmRecipe, LoraSettings, RewardTerm
 from sunloom.errors import ConfigError, NotFoundError, PluginError, UsageError
+from sunloom.evaluation.gate import decide
 from sunloom.llm.conversation_split import load_split
 from sunloom.llm.conversations import GenericConversations
 from sunloom.llm.encoding import encode_checked
 from sunloom.llm.feedback_formats import read_row
-from sunloom.llm.gate import gate_failures
 from sunloom.llm.models import add_lora, build_llama
 from sunloom.llm.planning import plan_training
 from sunloom.llm.preparation import prepare
@@ -186,11 +186,11 @@ def test_what_vllm_cannot_add_is_merged() -> None:
 def test_the_gate_takes_a_rise_that_chance_does_not_explain() -> None:
     judged = {"base_reward": 0.5, "adapter_reward": 0.6, "reward_error": 0.05}
     clear, unclear = (judged | {"reward_gain_error": error} for error in (0.04, 0.1))
-    assert gate_failures(clear, EvaluationConfig()) == ()
-    (said,) = gate_failures(unclear, EvaluationConfig())
+    assert decide(clear, EvaluationConfig(), "production").failures == ()
+    (said,) = decide(unclear, EvaluationConfig(), "production").failures
     assert "is 0.100 above the start's 0.500" in said
-    assert gate_failures(unclear, EvaluationConfig(min_reward_gain=None)) == ()
-    (said,) = gate_failures(clear, EvaluationConfig(min_reward=0.56))
+    assert decide(unclear, EvaluationConfig(min_reward_gain=None), "production").failures == ()
+    (said,) = decide(clear, EvaluationConfig(min_reward=0.56), "production").failures
     assert "0.600, less its standard error 0.050, is below 0.560" in said
     same = {"base_reward": 0.5, "adapter_reward": 0.5, "reward_error": 0, "reward_gain_error": 0}
-    assert len(gate_failures(same, EvaluationConfig())) == 1
+    assert len(decide(same, EvaluationConfig(), "production").failures) == 1

@@ -13,11 +13,11 @@ from sunloom.config import Settings, load_config
 from sunloom.config.llm import EvaluationConfig, LlmRecipe
 from sunloom.core.model_registry import open_registry
 from sunloom.errors import ConfigError, DataError, UsageError
+from sunloom.evaluation.gate import decide
 from sunloom.llm.base_models import resolve_adapter
 from sunloom.llm.checkpoints import seal
 from sunloom.llm.conversation_split import load_split
 from sunloom.llm.conversations import GenericConversations
-from sunloom.llm.gate import decide
 from sunloom.llm.resuming import START_FILE, TOKENS, RunIdentity, claim_run, continue_unfinished
 from sunloom.llm.tokenizer import build_tokenizer, conversation_texts
 from sunloom.llm.trainer import recipe_fingerprint

@@ -16,7 +16,7 @@ from sunloom.config import load_config
 from sunloom.config.llm import LlmRecipe, QuantizationConfig
 from sunloom.core.model_registry import ModelRegistry, open_registry
 from sunloom.errors import DataError, UsageError
-from sunloom.llm.gate import decide_quantized
+from sunloom.evaluation.gate import decide_quantized
 from sunloom.llm.models import computed_in_bfloat16, load_model
 from sunloom.llm.quantization import build_scheme, choose_scales, quantize, write_quantized
 

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter
 from sunloom.config.llm import EvaluationConfig
 from sunloom.config.llm_judges import SafetyJudge
 from sunloom.errors import DataError, NotFoundError, PluginError, UsageError
-from sunloom.llm.gate import decide
-from sunloom.llm.measurements import Measurement
+from sunloom.evaluation.gate import decide
+from sunloom.evaluation.measurements import Measurement
 from sunloom.llm.safety.detectors import find_personal_data, is_card, is_iban
 from sunloom.llm.safety.judges import LoadedSafetyJudge
 from sunloom.llm.safety.refusals import is_refusal

@@ -13,9 +13,9 @@ from small_gateway import small_gateway
 
 from sunloom.config import Settings, load_config
 from sunloom.core.database import open_database
-from sunloom.llm.eval_report import build_report
-from sunloom.llm.measurements import JudgedText, measure_texts
-from sunloom.llm.votes import Votes
+from sunloom.evaluation.measurements import JudgedText, measure_texts
+from sunloom.evaluation.report import build_report
+from sunloom.evaluation.votes import Votes
 from sunloom.serving.auth.api_keys import create_key
 
 CONF = Path(__file__).parents[3] / "conf"

@@ -22,12 +22,12 @@ from sunloom.config.llm_judges import (
 from sunloom.core.plugins import load_plugin
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import DataError, PluginError, UsageError
-from sunloom.llm.closed_rows import read_rows
+from sunloom.evaluation.closed_rows import read_rows
+from sunloom.evaluation.gate import CLOSED
+from sunloom.evaluation.measurements import JudgedText, Measurement
 from sunloom.llm.conversations import ROLES, Conversation
 from sunloom.llm.encoding import render
 from sunloom.llm.evaluation import Generate, last_question
-from sunloom.llm.gate import CLOSED
-from sunloom.llm.measurements import JudgedText, Measurement
 from sunloom.llm.safety.detectors import contains_secret, find_personal_data
 from sunloom.llm.safety.refusals import is_refusal
 

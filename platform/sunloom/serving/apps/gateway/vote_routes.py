@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints
 
 from sunloom.config import Settings
 from sunloom.core.database import open_database
-from sunloom.llm.votes import Choice, Votes
+from sunloom.evaluation.votes import Choice, Votes
 from sunloom.serving.apps.fastapi_app import ClosedBody
 from sunloom.serving.asgi import Scope
 from sunloom.serving.auth.middleware import caller

@@ -12,15 +12,15 @@ from sunloom.core.html_page import (
     table_head,
     tile_figures,
 )
-from sunloom.llm.eval_report import (
+from sunloom.evaluation.gate import GateDecision
+from sunloom.evaluation.intervals import Estimate, MeanDifference
+from sunloom.evaluation.report import (
     AnsweredQuestion,
     EvalReport,
     Figure,
     FigureScore,
     JudgeReport,
 )
-from sunloom.llm.gate import GateDecision
-from sunloom.llm.intervals import Estimate, MeanDifference
 
 _SHOWN = 8
 # Of a text: a page of a thousand long answers is not read.

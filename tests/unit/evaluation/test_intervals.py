@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sunloom.llm.intervals import compare_paired, compare_unpaired, estimate_mean, wilson
+from sunloom.evaluation.intervals import compare_paired, compare_unpaired, estimate_mean, wilson
 
 RNG = np.random.default_rng(0)
 

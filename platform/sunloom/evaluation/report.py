@@ -14,15 +14,15 @@ from pydantic.dataclasses import dataclass
 from sunloom.core.database import utc_now
 from sunloom.core.files import write_atomic
 from sunloom.errors import DataError, UsageError
-from sunloom.llm.gate import CLOSED, GateDecision
-from sunloom.llm.intervals import (
+from sunloom.evaluation.gate import CLOSED, GateDecision
+from sunloom.evaluation.intervals import (
     Estimate,
     MeanDifference,
     compare_paired,
     compare_unpaired,
     estimate_mean,
 )
-from sunloom.llm.measurements import Measurement
+from sunloom.evaluation.measurements import Measurement
 
 _Z = 1.96
 

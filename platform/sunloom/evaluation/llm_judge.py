@@ -18,10 +18,10 @@ from pydantic.dataclasses import dataclass as closed_dataclass
 
 from sunloom.config.llm_judges import LlmJudge, Rubric
 from sunloom.errors import DataError, ServingError
-from sunloom.llm.closed_rows import read_rows
-from sunloom.llm.eval_report import JudgeReport
-from sunloom.llm.gate import CLOSED
-from sunloom.llm.measurements import JudgedText, Measurement
+from sunloom.evaluation.closed_rows import read_rows
+from sunloom.evaluation.gate import CLOSED
+from sunloom.evaluation.measurements import JudgedText, Measurement
+from sunloom.evaluation.report import JudgeReport
 
 _KEY = "evaluation.llm_judge"
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}

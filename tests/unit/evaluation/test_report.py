@@ -12,11 +12,11 @@ import pytest
 from sunloom.config.llm import EvaluationConfig
 from sunloom.config.llm_judges import NoRegression
 from sunloom.errors import DataError
-from sunloom.llm.eval_page import render_page
-from sunloom.llm.eval_report import EvalReport, build_report, decide_in, read_report
-from sunloom.llm.gate import decide
-from sunloom.llm.intervals import compare_paired, compare_unpaired, wilson
-from sunloom.llm.measurements import JudgedText, Measurement, measure_texts
+from sunloom.evaluation.gate import decide
+from sunloom.evaluation.intervals import compare_paired, compare_unpaired, wilson
+from sunloom.evaluation.measurements import JudgedText, Measurement, measure_texts
+from sunloom.evaluation.report import EvalReport, build_report, decide_in, read_report
+from sunloom.evaluation.report_page import render_page
 
 BAD = "<script>alert('x')</script>"
 

@@ -15,15 +15,15 @@ from sklearn.metrics import cohen_kappa_score
 from sunloom.config.llm import EvaluationConfig
 from sunloom.config.llm_judges import LlmJudge
 from sunloom.errors import DataError, ServingError, UsageError
-from sunloom.llm.eval_report import build_report
-from sunloom.llm.gate import decide
-from sunloom.llm.llm_judge import LlmJudgment, cohen_kappa
-from sunloom.llm.measurements import JudgedText
+from sunloom.evaluation.gate import decide
+from sunloom.evaluation.llm_judge import LlmJudgment, cohen_kappa
+from sunloom.evaluation.measurements import JudgedText
+from sunloom.evaluation.report import build_report
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sunloom.llm.llm_judge._FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("sunloom.evaluation.llm_judge._FIRST_WAIT_S", 0.01)
 
 
 def answers(*texts: str) -> tuple[JudgedText, ...]:

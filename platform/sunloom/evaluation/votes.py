@@ -17,8 +17,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from sunloom.config.names import check_name
 from sunloom.core.database import Base, Database, UtcDateTime, utc_now
 from sunloom.errors import ConflictError, NotFoundError, UsageError
-from sunloom.llm.bradley_terry import PairVote, Strength, fit_strengths
-from sunloom.llm.eval_report import EvalReport
+from sunloom.evaluation.bradley_terry import PairVote, Strength, fit_strengths
+from sunloom.evaluation.report import EvalReport
 
 Choice = Literal["left", "right", "tie"]
 _SCORES = {"first": 1.0, "tie": 0.5, "second": 0.0}

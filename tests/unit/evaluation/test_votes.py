@@ -15,11 +15,11 @@ from sunloom.config import Settings
 from sunloom.config.llm_judges import LlmJudge
 from sunloom.core.database import open_database
 from sunloom.errors import ConflictError, NotFoundError, UsageError
-from sunloom.llm.bradley_terry import PairVote, fit_strengths
-from sunloom.llm.eval_report import EvalReport, build_report
-from sunloom.llm.llm_judge import LlmJudgment
-from sunloom.llm.measurements import JudgedText, measure_texts
-from sunloom.llm.votes import Choice, Votes
+from sunloom.evaluation.bradley_terry import PairVote, fit_strengths
+from sunloom.evaluation.llm_judge import LlmJudgment
+from sunloom.evaluation.measurements import JudgedText, measure_texts
+from sunloom.evaluation.report import EvalReport, build_report
+from sunloom.evaluation.votes import Choice, Votes
 
 
 def test_strengths_are_the_likeliest_and_their_intervals_the_curvatures() -> None:
