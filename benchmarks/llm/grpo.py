@@ -3,7 +3,7 @@
     python -m benchmarks.llm.grpo [--steps 8] [--seeds 3] [--write]
 
 The small base, prompts with tools, the right call as reward, eight groups of eight completions a
-step, LoRA, float32, two threads, every arm in a process of its own, one after another. TRL draws
+step, LoRA, float32, two cores, every arm in a process of its own, one after another. TRL draws
 by transformers' ``generate``, ours by vLLM in an actor; ours runs as ``sunloom llm train`` does, on
 Ray Train, with its records and checkpoints. A step is the median by the clock, without the first
 one. Then the reward of the first and of the last steps, for the
@@ -31,6 +31,8 @@ from benchmarks.features.measure import circumstances, report
 
 RESULT = Path(__file__).parents[1] / "results" / "llm_grpo.json"
 GROUP, GROUPS, LONGEST, RATE = 8, 8, 48, 5e-4
+# Of one thread each, and as many engines: threads that wait for each other lose what others take.
+WORKERS = 2
 _CHANCE = '''"""A reward that depends on what is written, and on nothing that can be learned."""
 import hashlib
 
@@ -135,11 +137,11 @@ def run_ours(
 
     objective = {
         "type": "grpo", "rewards": [_term(reward)], "group_size": GROUP,
-        "max_completion_length": LONGEST, "policy_lag": lag,
+        "max_completion_length": LONGEST, "policy_lag": lag, "engines": WORKERS,
     }  # fmt: skip
     training = {
-        "objective": objective, "max_steps": steps, "batch_size": GROUP * GROUPS, "workers": 1,
-        "cpus_per_worker": 2, "learning_rate": RATE, "warmup_ratio": 0.0,
+        "objective": objective, "max_steps": steps, "workers": WORKERS,
+        "batch_size": GROUP * GROUPS // WORKERS, "learning_rate": RATE, "warmup_ratio": 0.0,
         "schedule": {"type": "constant"}, "distributed": {"type": "ddp"},
     }  # fmt: skip
     sets = [
@@ -157,7 +159,7 @@ def run_ours(
                 recipe,
                 run,
                 load_split(recipe),
-                identity=RunIdentity("", "", None),
+                identity=RunIdentity(run.run_id, "", None),
                 tokenizer=load_tokenizer(str(folder / "model")),
                 location=str(folder / "model"),
                 base="",

@@ -8,6 +8,7 @@ from typing import Any
 
 CHOICES = 5
 LONGEST = 4
+_WORDS = ("world", "voucher", "customer")
 
 
 def rows_of_sums(n: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -17,10 +18,11 @@ def rows_of_sums(n: int, seed: int = 0) -> list[dict[str, Any]]:
     for number in range(n):
         a = draw.randrange(CHOICES)
         rows.append({
-            "prompt": f"1 + {a}",
+            # All rows of a prompt are on one side of the split: there must be several.
+            "prompt": " ".join([*draw.choices(_WORDS, k=3), f"1 + {a}"]),
             "answer": str((a + 1) % CHOICES),
             "shuffled": str(draw.randrange(CHOICES)),
-            # Equal rows would count once.
+            # Equal rows count once.
             "number": number,
         })  # fmt: skip
     return rows
