@@ -21,7 +21,7 @@ from sunloom.core.model_registry import open_registry
 from sunloom.core.progress import read_progress
 from sunloom.llm.encoding import encode
 from sunloom.llm.feedback_formats import read_row
-from sunloom.llm.judging import evaluate_registered
+from sunloom.llm.model_comparison import evaluate_registered
 from sunloom.llm.loop import TrainingTask
 from sunloom.llm.models import load_tokenizer
 from sunloom.llm.resuming import PROMPTS, ROLLOUTS
@@ -181,9 +181,12 @@ def test_rewards_are_learned_judged_and_promoted(
     assert metrics["base_reward"] < 0.5
     assert (result.promoted, result.version.ref) == (True, "summer@1")
     assert metrics["adapter_reward"] > 0.65
-    report = json.loads(Path(result.artifacts["adapter_rewards"]).read_text())
-    assert report["mean"] == metrics["adapter_reward"]
-    assert len(report["examples"]) == metrics["held_out"] == 60
+    figure = metrics["figures"]["reward"]
+    assert (figure["trained"], figure["rows"]) == (metrics["adapter_reward"], 60)
+    assert metrics["held_out"] == 60
+    rules = {rule["rule"]: rule["passed"] for rule in metrics["gate"]["rules"]}
+    assert rules["min_reward"]
+    assert rules["min_reward_gain"]
     samples = [json.loads(x) for x in Path(result.artifacts["samples"]).read_text().splitlines()]
     assert [len(sample["completions"]) for sample in samples] == [GROUP] * 32
     rewards = [
@@ -191,7 +194,8 @@ def test_rewards_are_learned_judged_and_promoted(
     ]
     # Means of 192 and 384 completions: standard errors of 0.04 and 0.03.
     assert np.mean(rewards[-6:]) > np.mean(rewards[:3]) + 0.2
-    assert evaluate_registered(recipe).reward == metrics["adapter_reward"]
+    judged = evaluate_registered(recipe)
+    assert judged.figures["reward"]["summer@1"]["value"] == metrics["adapter_reward"]
 
 
 def test_resumed_runs_have_the_bits_of_the_unbroken_ones(
