@@ -21,8 +21,8 @@ from sunloom.core.model_registry import open_registry
 from sunloom.core.progress import read_progress
 from sunloom.llm.encoding import encode
 from sunloom.llm.feedback_formats import read_row
-from sunloom.llm.model_comparison import evaluate_registered
 from sunloom.llm.loop import TrainingTask
+from sunloom.llm.model_comparison import evaluate_registered
 from sunloom.llm.models import load_tokenizer
 from sunloom.llm.resuming import PROMPTS, ROLLOUTS
 from sunloom.llm.token_store import write_tokens
