@@ -257,7 +257,11 @@ def quantize(
     output.print_table(
         ("", "original", result.version.ref),
         [(key, metrics.get(f"base_{key}"), metrics.get(f"adapter_{key}")) for key in names]
-        + [(key, task["base"], task["adapter"]) for key, task in metrics["tasks"].items()],
+        + [
+            (key, figure["start"], figure["trained"])
+            for key, figure in metrics["figures"].items()
+            if key.startswith("tasks.")
+        ],
     )
     if not result.promoted:
         output.print_note(f"{result.version.ref} is not promoted: {'; '.join(result.failures)}")

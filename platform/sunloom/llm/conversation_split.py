@@ -207,10 +207,21 @@ def judging_source(
 
 
 def held_out_conversations(recipe: LlmRecipe) -> list[Conversation]:
-    """The checked held-out conversations of a recipe."""
+    """The checked held-out conversations of a recipe.
+
+    Raises:
+        DataError: There is none.
+    """
     judge = judging_source(recipe)
     found = judge.held_out(recipe.evaluation.held_out, recipe.seed)
-    return _check_all(judge, found, "held_out", [])
+    conversations = _check_all(judge, found, "held_out", [])
+    if not conversations:
+        raise DataError(
+            "There is no held-out conversation to judge on.",
+            "Raise data.held_out_share or evaluation.held_out, or add conversations.",
+            "evaluation",
+        )
+    return conversations
 
 
 def _choose_validation(

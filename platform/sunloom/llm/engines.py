@@ -47,13 +47,23 @@ def engine_environment(config: LlmServing) -> dict[str, str]:
         "VLLM_XGRAMMAR_CACHE_MB": "16",
     }
     if config.accelerator is None:
-        variables |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib),
-            # Bound threads would share their cores with whatever else runs there.
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(config.threads),
-        }
+        variables |= cpu_environment(config.threads, config.kv_cache_gib)
     return variables
+
+
+def cpu_environment(threads: int, kv_cache_gib: int) -> dict[str, str]:
+    """What of it an engine on CPU needs.
+
+    Args:
+        threads: That compute.
+        kv_cache_gib: Memory of keys and values.
+    """
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib),
+        # Bound threads would share their cores with whatever else runs there.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(threads),
+    }
 
 
 def engine_arguments(config: LlmServing, source: str, *, has_adapters: bool) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from sunloom.core.model_registry import (
     TrainingResult,
     open_registry,
 )
-from sunloom.errors import DataError, UsageError
+from sunloom.errors import UsageError
 from sunloom.evaluation.gate import GateDecision
 from sunloom.evaluation.intervals import Estimate, MeanDifference
 from sunloom.evaluation.report import EvalReport, build_report, decide_in, read_report
@@ -154,8 +154,9 @@ def promote_judged(
         folder: Of the run that made it.
         reused: Whether that was an earlier one, whose folder may be gone.
     """
-    # On record before the alias moves.
-    version = registry.add_metrics(version, {"gate": asdict(decision)})
+    # On record before the alias moves; without a rule nothing was decided.
+    if decision.rules:
+        version = registry.add_metrics(version, {"gate": asdict(decision)})
     if (path := folder / REPORT).is_file():
         write_report(decide_in(read_report(path), decision), path, folder / PAGE)
     names = {"report": REPORT, "report_page": PAGE, "samples": SAMPLES, "loss_plot": "loss.png"}
@@ -228,12 +229,6 @@ def evaluate_registered(
     if len({*refs}) < len(refs):
         raise UsageError(f"A model is named twice: {', '.join(refs)}.", param="compare")
     conversations = held_out_conversations(recipe)
-    if not conversations:
-        raise DataError(
-            "There is no held-out conversation to judge on.",
-            "Raise data.held_out_share or evaluation.held_out, or add conversations.",
-            "evaluation",
-        )
     judges = load_judges(recipe)
     scores = {
         version.ref: _judge_version(recipe, registry, judges, conversations, version)

@@ -16,7 +16,7 @@ from sunloom.config.llm import LlmRecipe, QuantizationConfig
 from sunloom.core.artifacts import fingerprint
 from sunloom.core.model_registry import TrainingResult, open_registry
 from sunloom.core.runs import run_of_this_process
-from sunloom.errors import DataError, UsageError
+from sunloom.errors import UsageError
 from sunloom.evaluation.gate import decide_quantized
 from sunloom.llm.conversation_split import held_out_conversations
 from sunloom.llm.judging import judge_model, load_judges
@@ -69,12 +69,6 @@ def quantize(recipe: LlmRecipe) -> TrainingResult:
     name = config.name or f"{original.name}-{config.to}"
     registry.check_name(name, BASE_KIND, original.tenant)
     conversations = held_out_conversations(recipe)
-    if not conversations:
-        raise DataError(
-            "There is no held-out conversation to judge on.",
-            "Raise data.held_out_share or evaluation.held_out, or add conversations.",
-            "evaluation",
-        )
     scheme = config.model_dump(include={"to", "group_size"} if config.to == "int4" else {"to"})
     judged = [{"messages": c.messages, "tools": c.tools} for c in conversations]
     identity = fingerprint("quantized", original.ref, scheme, judged)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from sunloom.config.llm import Grpo, ModelConfig
 from sunloom.core.telemetry import silence_libraries
 from sunloom.llm.conversations import Message
+from sunloom.llm.engines import cpu_environment
 from sunloom.llm.models import load_tokenizer
 from sunloom.llm.rewards import Columns, RewardSum
 
@@ -105,16 +106,6 @@ class Weights:
     adapter: Mapping[str, Any] | None = field(default=None)
 
 
-def engine_variables(threads: int, kv_cache_gib: int) -> dict[str, str]:
-    """Environment variables that vLLM reads when it is imported on CPU."""
-    return {
-        "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib),
-        # Bound threads would share their cores with whatever else runs there.
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(threads),
-    }
-
-
 class RolloutEngine:
     """An engine and the weights that it draws with, in this process.
 
@@ -128,7 +119,7 @@ class RolloutEngine:
         # The engine's own process would be one more that imports torch.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         if not settings.use_gpu:
-            os.environ |= engine_variables(settings.threads, settings.kv_cache_gib)
+            os.environ |= cpu_environment(settings.threads, settings.kv_cache_gib)
         from vllm import LLM
 
         self._tokenizer = load_tokenizer(settings.model, settings.options)
@@ -141,6 +132,8 @@ class RolloutEngine:
             model=settings.model,
             revision=settings.options.revision,
             trust_remote_code=settings.options.trust_remote_code,
+            # Pickled weights are code.
+            load_format="safetensors",
             dtype=settings.dtype,
             max_model_len=settings.max_length,
             max_num_seqs=settings.max_sequences,
@@ -252,7 +245,7 @@ def start_engine(settings: EngineSettings) -> Any:
 
     variables = {"TOKENIZERS_PARALLELISM": "false"}
     if not settings.use_gpu:
-        variables |= engine_variables(settings.threads, settings.kv_cache_gib)
+        variables |= cpu_environment(settings.threads, settings.kv_cache_gib)
     actor = ray.remote(RolloutEngine).options(
         # The trainers wait while it draws: it shares their cores.
         num_cpus=0,

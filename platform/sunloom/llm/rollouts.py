@@ -7,6 +7,7 @@ where every worker reads them: so a run that goes on from a checkpoint has those
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import random
@@ -403,15 +404,14 @@ class _Drawer:
         # A tied head, too: vLLM leaves it out itself.
         return Weights(_on_cpu(model.state_dict()))
 
-    def _digest_frozen(self) -> list[int]:
-        """A number for each weight that is not trained, which changes with any of its bits."""
-        return [
-            int(p.detach().reshape(-1).view(torch.uint8).sum(dtype=torch.int64))
-            if p.element_size() not in (2, 4)
-            else int(p.detach().view(_INTEGERS[p.element_size()]).sum(dtype=torch.int64))
-            for p in self._module.parameters()
-            if not p.requires_grad
-        ]
+    def _digest_frozen(self) -> str:
+        """A hash of the weights that are not trained."""
+        digest = hashlib.blake2b()
+        for parameter in self._module.parameters():
+            if not parameter.requires_grad:
+                whole = parameter.detach().cpu().contiguous().reshape(-1)
+                digest.update(whole.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def _write(self, number: int, groups: Sequence[Sequence[Drawn]]) -> None:
         prompts = [self._prompts[index].ids for index in self._plan[number]]
@@ -438,9 +438,6 @@ class _Drawer:
         training = self._task.training
         kept = (training.keep_checkpoints + 1) * training.checkpoint_every + 1
         _path(self._task.directory, number - kept).unlink(missing_ok=True)
-
-
-_INTEGERS = {2: torch.int16, 4: torch.int32}
 
 
 def _on_cpu(tensors: Any) -> dict[str, torch.Tensor]:

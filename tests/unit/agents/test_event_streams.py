@@ -79,7 +79,7 @@ def test_all_streams_of_a_task_share_one_reader(settings: Settings) -> None:
     async def walk() -> tuple[int, list[list[str]]]:
         reading = [asyncio.create_task(texts(streams, task.id)) for _ in range(40)]
         resumed = asyncio.create_task(texts(streams, task.id, after=1))
-        while task.id not in streams._tails or streams._tails[task.id].streams < 41:
+        while streams._tails._streams[task.id] < 41:
             await asyncio.sleep(0.02)
         with counted_reads(database) as statements:
             await asyncio.sleep(0.5)
@@ -93,7 +93,7 @@ def test_all_streams_of_a_task_share_one_reader(settings: Settings) -> None:
     assert [text.split("\n")[0] for text in results[0]] == ["id: 1", "id: 2", "id: 3"]
     assert results[:40] == [results[0]] * 40
     assert results[40] == results[0][1:]
-    assert not streams._tails
+    assert not streams._tails._readers
 
 
 def test_a_key_has_a_bounded_number_of_streams(settings: Settings) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from commands import run_here
 from safetensors import safe_open
 from tiny_llama import build_adapter, build_base
 
@@ -38,8 +39,14 @@ def recipe_for(folder: Path, *sets: str) -> LlmRecipe:
         "data.held_out_share=0.3",
         "evaluation.held_out=8",
         "evaluation.max_new_tokens=8",
+        f"evaluation.custom_tasks=[{{name: own, path: {folder / 'rows.jsonl'}, limit: 4}}]",
         "quantization.model=tiny",
     ]
+    recipe: dict[str, dict[str, Any]] = {}
+    for key, _, value in (one.partition("=") for one in own):
+        section, _, name = key.partition(".")
+        recipe.setdefault(section, {})[name] = yaml.safe_load(value)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return load_config(LlmRecipe, sets=[*own, *sets], conf_dir=ROOT / "conf").config
 
 
@@ -53,7 +60,9 @@ def registered(recipe: LlmRecipe, folder: Path) -> ModelRegistry:
 
 
 @pytest.mark.parametrize("to", ["int8", "int4"])
-def test_what_is_stored_is_judged_gated_and_described(to: str, tmp_path: Path) -> None:
+def test_what_is_stored_is_judged_gated_and_described(
+    to: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     recipe = recipe_for(tmp_path, f"quantization.to={to}", "quantization.max_perplexity_ratio=2")
     registry = registered(recipe, tmp_path)
     result = quantize(recipe)
@@ -93,8 +102,13 @@ def test_what_is_stored_is_judged_gated_and_described(to: str, tmp_path: Path) -
     assert (header["base_model"], header["base_model_relation"]) == ("tiny@1", "quantized")
     assert "| data | abc |" in text
     assert f"to: {to}" in text or to == "int8"
-    again = quantize(recipe)
-    assert (again.version.ref, again.reused) == (version.ref, True)
+    # The command takes the same version, and shows each score beside the original's.
+    words = ["llm", "quantize", "tiny", "--to", to, "--set", "quantization.max_perplexity_ratio=2"]
+    shown = run_here([*words, "--recipe", str(tmp_path / "recipe.yaml")], capfd)
+    assert shown.status == 0
+    assert version.ref in shown.out
+    assert [name for name in ("perplexity", "tasks.own") if name not in shown.out] == []
+    assert [one.ref for one in registry.list(name=version.name)] == [version.ref]
 
 
 def test_the_nearest_scale_is_taken() -> None:

@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Annotated
+from typing import Annotated, Generic, Protocol, TypeVar
 
 from fastapi import Header, Query
 from fastapi.responses import StreamingResponse
@@ -90,6 +90,44 @@ class StreamLimit:
                 del self._open[key.account]
 
 
+class StoppableReader(Protocol):
+    """Reads what several streams send."""
+
+    def stop(self) -> None:
+        """Read no more."""
+
+
+R = TypeVar("R", bound=StoppableReader)
+
+
+class SharedReaders(Generic[R]):
+    """One reader for all streams of the same thing, for as long as one of them is open."""
+
+    def __init__(self) -> None:
+        self._readers: dict[str, R] = {}
+        self._streams: Counter[str] = Counter()
+
+    @contextmanager
+    def follow(self, name: str, start: Callable[[], R]) -> Iterator[R]:
+        """The reader of a thing while the block runs.
+
+        Args:
+            name: Of the thing.
+            start: Makes the reader, where no other stream has one.
+        """
+        reader = self._readers.get(name)
+        if reader is None:
+            reader = self._readers[name] = start()
+        self._streams[name] += 1
+        try:
+            yield reader
+        finally:
+            self._streams[name] -= 1
+            if not self._streams[name]:
+                reader.stop()
+                del self._readers[name], self._streams[name]
+
+
 class EventStreams:
     """The streams of one process.
 
@@ -105,7 +143,7 @@ class EventStreams:
     def __init__(self, store: AgentStore, most: int, shared: KeyHolds | None = None) -> None:
         self._store = store
         self.limit = StreamLimit(most, shared)
-        self._tails: dict[str, _Tail] = {}
+        self._tails: SharedReaders[_Tail] = SharedReaders()
 
     def response(
         self, key: KeyRecord, task_id: str, after: int, keep_awake: KeepAwake
@@ -140,7 +178,7 @@ class EventStreams:
         # A client that resumes after the last event would otherwise be kept waiting for ever.
         if await asyncio.to_thread(_has_ended, self._store, task_id, after):
             return
-        with self._follow_log(task_id, after) as tail:
+        with self._tails.follow(task_id, lambda: _Tail(self._store, task_id, after)) as tail:
             async for text in self._follow(tail, task_id, after, keep_awake):
                 yield text
 
@@ -168,20 +206,6 @@ class EventStreams:
                 last_sent = now
             if not events:
                 await tail.wait(_KEEP_AWAKE_S)
-
-    @contextmanager
-    def _follow_log(self, task_id: str, after: int) -> Iterator[_Tail]:
-        tail = self._tails.get(task_id)
-        if tail is None:
-            tail = self._tails[task_id] = _Tail(self._store, task_id, after)
-        tail.streams += 1
-        try:
-            yield tail
-        finally:
-            tail.streams -= 1
-            if not tail.streams:
-                tail.stop()
-                del self._tails[task_id]
 
 
 class EventResponse(StreamingResponse):
@@ -224,7 +248,6 @@ class _Tail:
     """The end of one task's log, polled once for all streams that follow it."""
 
     def __init__(self, store: AgentStore, task_id: str, after: int) -> None:
-        self.streams = 0
         self.woken_at = time.monotonic()
         self._events: deque[EventRow] = deque(maxlen=_MOST_EVENTS)
         # All events above it, up to the newest that was read, are among the kept ones.

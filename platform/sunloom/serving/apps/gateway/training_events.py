@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,12 @@ from sunloom.core.jobs import ENDED, job_client, job_state
 from sunloom.core.progress import read_progress
 from sunloom.core.telemetry import get_logger
 from sunloom.errors import SunloomError
-from sunloom.serving.apps.event_streams import HEARTBEAT_S, EventResponse, StreamLimit
+from sunloom.serving.apps.event_streams import (
+    HEARTBEAT_S,
+    EventResponse,
+    SharedReaders,
+    StreamLimit,
+)
 from sunloom.serving.apps.gateway.training_views import outcome_of_log, run_folder, summarize_job
 from sunloom.serving.auth.api_keys import KeyRecord
 from sunloom.serving.auth.key_holds import KeyHolds
@@ -54,7 +58,7 @@ class TrainingStreams:
         # Of their own: a key's streams of agents' tasks leave it as many of trainings.
         shared = KeyHolds(database, "trainings") if settings.serving.gateway.replicas > 1 else None
         self.limit = StreamLimit(settings.serving.training.event_streams, shared)
-        self._watches: dict[str, _Watch] = {}
+        self._watches: SharedReaders[_Watch] = SharedReaders()
 
     def response(self, key: KeyRecord, job_id: str, after: int) -> EventResponse:
         """The response that streams a job's progress.
@@ -72,7 +76,7 @@ class TrainingStreams:
         A step has its number as SSE id. One that is done again from a checkpoint is sent once.
         """
         status, last_sent = None, time.monotonic()
-        with self._follow(job_id) as watch:
+        with self._watches.follow(job_id, lambda: _Watch(self._settings, job_id)) as watch:
             while True:
                 view, texts = watch.view, []
                 if view is not None:
@@ -93,26 +97,11 @@ class TrainingStreams:
                     return
                 await watch.wait()
 
-    @contextmanager
-    def _follow(self, job_id: str) -> Iterator[_Watch]:
-        watch = self._watches.get(job_id)
-        if watch is None:
-            watch = self._watches[job_id] = _Watch(self._settings, job_id)
-        watch.streams += 1
-        try:
-            yield watch
-        finally:
-            watch.streams -= 1
-            if not watch.streams:
-                watch.stop()
-                del self._watches[job_id]
-
 
 class _Watch:
     """Looks at one job for all streams that follow it."""
 
     def __init__(self, settings: Settings, job_id: str) -> None:
-        self.streams = 0
         self.view: _View | None = None
         self._settings, self._job_id = settings, job_id
         self._looked = asyncio.Event()
